@@ -1,0 +1,250 @@
+//! The checked configuration: what the rest of pgweir is built from.
+//!
+//! `raw` reads TOML, `check` turns it into these types and reports every mistake at once with its line and the nearest valid
+//! name; `units` reads durations and sizes; `diff` says what a reload changes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::shard::map::ShardMap;
+use crate::sql::facts::RouteHint;
+
+/// A whole configuration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// Settings of the process and defaults of the databases.
+    pub general: General,
+    /// Databases by the name that clients use.
+    pub databases: BTreeMap<String, Database>,
+    /// Users of `[users]`, by name: overrides, and passwords beside those of the auth file.
+    pub users: BTreeMap<String, User>,
+    /// What was accepted though it means nothing here.
+    pub warnings: Vec<String>,
+}
+
+/// When a server connection goes back to the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PoolMode {
+    /// When the client disconnects.
+    Session,
+    /// When the transaction ends.
+    Transaction,
+    /// After every statement; transaction blocks are refused.
+    Statement,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuthType {
+    /// The user must exist in the auth file; no password is asked.
+    Trust,
+    /// No check at all: every user name is let in, and servers are logged in to as the database's `user`.
+    Any,
+    /// Clear-text password.
+    Plain,
+    /// MD5 challenge; SCRAM is used for users with a SCRAM verifier.
+    Md5,
+    /// SCRAM-SHA-256.
+    ScramSha256,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogFormat {
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// `[pgweir]`: the process, and defaults for every database. The names are those of the settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct General {
+    /// Addresses to listen on; `*` is every address; empty: no TCP.
+    pub listen_addr: Vec<String>,
+    /// TCP port, also the number in the unix socket's name.
+    pub listen_port: u16,
+    /// Directory of the unix socket `.s.PGSQL.PORT`.
+    pub unix_socket_dir: Option<PathBuf>,
+    /// Mode bits of the unix socket (default 0777).
+    pub unix_socket_mode: u32,
+    /// Worker threads; 0: one per core.
+    pub workers: u16,
+    /// How clients authenticate.
+    pub auth_type: AuthType,
+    /// File of `"user" "secret"` lines: clear text, `md5...` or `SCRAM-SHA-256$...`.
+    pub auth_file: Option<PathBuf>,
+    /// Users who may run every console command.
+    pub admin_users: Vec<String>,
+    /// Users who may run SHOW on the console.
+    pub stats_users: Vec<String>,
+    /// Client connections at most, over all.
+    pub max_client_conn: u32,
+    /// Default of [`Database::pool_mode`].
+    pub pool_mode: PoolMode,
+    /// Server connections per (user, database, server) at most (default 20).
+    pub default_pool_size: u32,
+    /// Server connections kept open per pool that is in use (default 0).
+    pub min_pool_size: u32,
+    /// Prepared statements kept on a server connection (default 200); 0: named statements are not followed across servers.
+    pub max_prepared_statements: u32,
+    /// Largest message taken from a client, in bytes (default 1 GiB).
+    pub max_packet_size: u32,
+    /// How long a statement may wait for a server (default 120 s); zero: for ever.
+    pub query_wait_timeout: Duration,
+    /// Idle server connections are closed after this (default 600 s); zero: never.
+    pub server_idle_timeout: Duration,
+    /// Server connections older than this are closed when they become idle (default 3600 s); zero: never.
+    pub server_lifetime: Duration,
+    /// How long connecting and logging in to a server may take (default 15 s).
+    pub server_connect_timeout: Duration,
+    /// How long to wait after a failed login to a server before the next try (default 15 s).
+    pub server_login_retry: Duration,
+    /// How long a client may take to log in (default 60 s); zero: for ever.
+    pub client_login_timeout: Duration,
+    /// A client in a transaction that sends nothing for this long is closed (default 0: never).
+    pub idle_transaction_timeout: Duration,
+    /// Statements that reset a server connection whose client left state behind (default `DISCARD ALL`).
+    pub server_reset_query: String,
+    /// Run `server_reset_query` also in transaction mode at every release (default false).
+    pub server_reset_query_always: bool,
+    /// Startup parameters taken from clients and thrown away.
+    pub ignore_startup_parameters: Vec<String>,
+    /// Prefer the server connection that has rested longest (default false: the one used last).
+    pub server_round_robin: bool,
+    /// How long SIGTERM waits for transactions to end (default 30 s).
+    pub shutdown_timeout: Duration,
+    /// Console statistics are averaged over this period (default 60 s).
+    pub stats_period: Duration,
+    /// Address of the HTTP listener for /metrics and /health, e.g. `127.0.0.1:9127`.
+    pub http_listen: Option<std::net::SocketAddr>,
+    /// Log connects (default true).
+    pub log_connections: bool,
+    /// Log disconnects (default true).
+    pub log_disconnections: bool,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// A tracing filter, e.g. `info` or `pgweir=debug` (default `info`).
+    pub log_level: String,
+    /// TCP keep-alive on both sides (default true).
+    pub tcp_keepalive: bool,
+    /// Pending connections of a listener (default 128).
+    pub listen_backlog: u32,
+    /// How replicas are probed and judged; a database may override it.
+    pub health: HealthSettings,
+}
+
+/// How replicas are probed and judged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthSettings {
+    /// Time between two probes of a server (`probe_interval`, default 1 s).
+    pub probe_interval: Duration,
+    /// Deadline of a probe (`probe_timeout`, default 2 s).
+    pub probe_timeout: Duration,
+    /// Consecutive failures that open a breaker (`breaker_failures`, default 5).
+    pub breaker_failures: u32,
+    /// How long an open breaker keeps traffic away at first (`breaker_cooldown`, default 60 s).
+    pub breaker_cooldown: Duration,
+    /// A replica further behind than this gets no reads (`max_lag`, default 0: no limit).
+    pub max_lag: Duration,
+    /// Whether a session's reads wait for its writes to reach a replica (`consistency = "session"`, the default) or not (`"eventual"`).
+    pub read_your_writes: bool,
+}
+
+/// A database that clients connect to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    /// The name that clients use.
+    pub name: String,
+    /// When servers go back to the pool.
+    pub pool_mode: PoolMode,
+    /// Server connections per (user, server) at most.
+    pub pool_size: u32,
+    /// Server connections kept open per pool in use.
+    pub min_pool_size: u32,
+    /// User to log in to servers as; none: the client's own name.
+    pub user: Option<String>,
+    /// Password for that user; none: from `[users]` or the auth file.
+    pub password: Option<String>,
+    /// User of the prober; none: `user`, or else the first user with a known password is not guessed: probes are off and said so.
+    pub probe_user: Option<String>,
+    /// Password of the prober.
+    pub probe_password: Option<String>,
+    /// Where statements go that say nothing themselves (`route`, default auto).
+    pub route: RouteHint,
+    /// Probing and breakers.
+    pub health: HealthSettings,
+    /// The shards; exactly one for a database that is not sharded.
+    pub shards: Vec<Shard>,
+    /// Slots, tables and the default shard.
+    pub map: ShardMap,
+}
+
+/// One shard: its primary and replicas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shard {
+    /// Its name, unique within the database (the only shard of an unsharded database is called `default`).
+    pub name: String,
+    /// Its servers; the primary first.
+    pub servers: Vec<Server>,
+}
+
+/// What a server is configured to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Takes writes.
+    Primary,
+    /// Takes reads.
+    Replica,
+}
+
+impl Role {
+    /// The word of SHOW and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// A name or address.
+    Tcp(String),
+    /// A directory with the unix socket.
+    Unix(PathBuf),
+}
+
+/// A PostgreSQL server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// Where.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// The database's name on it.
+    pub dbname: String,
+    /// What it is.
+    pub role: Role,
+    /// Share of the reads relative to the other replicas (default 1.0; 0: none unless nothing else is left).
+    pub weight: f64,
+}
+
+/// `[users.NAME]`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct User {
+    /// Clear text, `md5...` or `SCRAM-SHA-256$...`.
+    pub password: Option<String>,
+    /// Override of the pool mode.
+    pub pool_mode: Option<PoolMode>,
+    /// Override of the pool size.
+    pub pool_size: Option<u32>,
+    /// Override of the database's `route`.
+    pub route: Option<RouteHint>,
+}

@@ -1,0 +1,294 @@
+//! The facts of a statement that the rest of pgweir asks for. Plain data; no parser type leaves
+//! `sql/`.
+
+/// What a statement does to data. Ordered: the access of several statements is their maximum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// Goes wherever the session already is: SHOW, SET, transaction control, the empty statement.
+    Neutral,
+    /// Runs on a standby.
+    Read,
+    /// Needs the primary. Whatever is not understood is a write.
+    Write,
+}
+
+/// What a statement does to the transaction block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TransactionEffect {
+    /// Nothing.
+    None,
+    /// BEGIN or START TRANSACTION; `read_only` when it says READ ONLY.
+    Begin {
+        /// Whether READ ONLY is among its modes.
+        read_only: bool,
+    },
+    /// COMMIT or END.
+    Commit {
+        /// AND CHAIN: a new block begins at once.
+        chain: bool,
+    },
+    /// ROLLBACK or ABORT.
+    Rollback {
+        /// AND CHAIN: a new block begins at once.
+        chain: bool,
+    },
+    /// SAVEPOINT.
+    Savepoint,
+    /// ROLLBACK TO SAVEPOINT.
+    RollbackTo,
+    /// RELEASE SAVEPOINT.
+    Release,
+    /// PREPARE TRANSACTION.
+    PrepareTransaction,
+    /// COMMIT PREPARED or ROLLBACK PREPARED.
+    FinishPrepared,
+}
+
+/// Why a session must keep its server: state that only this server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PinReason {
+    /// CREATE TEMP ..., SELECT INTO TEMP, a name in pg_temp.
+    TempObject,
+    /// DECLARE ... WITH HOLD.
+    HoldCursor,
+    /// pg_advisory_lock and the other session-level advisory locks.
+    AdvisoryLock,
+    /// LISTEN.
+    Listen,
+    /// LOAD.
+    Load,
+    /// SQL-level PREPARE.
+    SqlPrepare,
+    /// SET ROLE, SET SESSION AUTHORIZATION, SET SESSION CHARACTERISTICS.
+    Identity,
+    /// A setting changed in a way that cannot be followed: set_config(), SET within a transaction, SET x FROM CURRENT.
+    Setting,
+    /// currval, lastval or setseed, which speak of this session's past.
+    SequenceState,
+    /// An open large-object descriptor, an exported snapshot or a replication slot.
+    Handle,
+}
+
+impl PinReason {
+    /// A word for SHOW and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TempObject => "temp_object",
+            Self::HoldCursor => "hold_cursor",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::Listen => "listen",
+            Self::Load => "load",
+            Self::SqlPrepare => "sql_prepare",
+            Self::Identity => "identity",
+            Self::Setting => "setting",
+            Self::SequenceState => "sequence_state",
+            Self::Handle => "handle",
+        }
+    }
+}
+
+/// What a statement leaves behind in its session when it succeeds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SessionEffect {
+    /// `SET [SESSION] name = value`: the name in lower case, the value as `set_config` would take it
+    /// (list items joined by ", " each quoted as an identifier where PostgreSQL would).
+    Set {
+        /// The setting, lower case.
+        name: String,
+        /// The value as one string.
+        value: String,
+    },
+    /// `RESET name` and `SET name TO DEFAULT`.
+    Reset {
+        /// The setting, lower case.
+        name: String,
+    },
+    /// `RESET ALL`.
+    ResetAll,
+    /// `DISCARD ALL`: all state is gone, pins too.
+    DiscardAll,
+    /// `DEALLOCATE ALL` or `DISCARD PLANS`-like loss of every prepared statement (DEALLOCATE ALL only).
+    DeallocateAll,
+    /// `DEALLOCATE name`.
+    Deallocate {
+        /// The statement's name.
+        name: String,
+    },
+    /// State that only this server has.
+    Pin(PinReason),
+}
+
+/// Where a hint or a setting sends statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RouteHint {
+    /// By what the statement does.
+    #[default]
+    Auto,
+    /// To the primary.
+    Primary,
+    /// To a replica, even if it looks like a write (the replica refuses real ones).
+    Replica,
+}
+
+/// What the comment hints of a text ask for: `/* pgweir: primary */`, `/* pgweir: sharding_key=42, replica */`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Hints {
+    /// `primary` or `replica`.
+    pub route: Option<RouteHint>,
+    /// `sharding_key=...`.
+    pub sharding_key: Option<String>,
+    /// `shard=...`.
+    pub shard: Option<String>,
+    /// Why a hint comment could not be read: the statement is refused with it.
+    pub error: Option<String>,
+}
+
+/// A table as a statement names it. Names are folded as PostgreSQL folds them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TableRef {
+    /// The schema, when the statement says it.
+    pub schema: Option<String>,
+    /// The table.
+    pub name: String,
+    /// The alias it goes by in the statement.
+    pub alias: Option<String>,
+}
+
+/// A column as a statement names it: `key`, `t.key`, `s.t.key`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ColumnRef {
+    /// What stands before the column, outermost first; empty when it stands alone.
+    pub qualifier: Vec<String>,
+    /// The column.
+    pub column: String,
+}
+
+/// What kind of literal a constant was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LiteralKind {
+    /// `42`, `-42` (also beyond int4: digits only).
+    Integer,
+    /// `4.2`, `1e3`: no key type takes it.
+    Float,
+    /// `'42'`.
+    String,
+    /// `true`, `B'0'`, anything else.
+    Other,
+}
+
+/// The value that a key column is compared with or given.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum KeyValue {
+    /// A literal, with the type of an immediate cast (`'42'::bigint`, `bigint '42'`): its last name, lower case, without a modifier.
+    Literal {
+        /// What kind.
+        kind: LiteralKind,
+        /// Its text: digits with a sign, or the string's content.
+        text: String,
+        /// The cast's type, e.g. `int8` or `bigint`.
+        cast: Option<String>,
+    },
+    /// `$n`, counted from 1.
+    Param {
+        /// Which.
+        number: u16,
+        /// The cast's type, if cast.
+        cast: Option<String>,
+    },
+    /// NULL.
+    Null,
+    /// DEFAULT.
+    Default,
+    /// Any other expression: not a constant to us.
+    Expression,
+}
+
+/// A statement as the shard planner sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ShardShape {
+    /// Touches no table: `SELECT 1`, SET, transaction control.
+    NoTables,
+    /// SELECT, UPDATE or DELETE whose top-level WHERE conjuncts (and inner-join ON conjuncts) are known.
+    Filtered {
+        /// Which.
+        verb: Verb,
+        /// Every table anywhere in the statement, sub-queries and CTEs included; CTE names are not tables.
+        tables: Vec<TableRef>,
+        /// The tables of the top-level FROM (SELECT), or the target first and then FROM/USING: those that `equalities` may speak of.
+        top: Vec<TableRef>,
+        /// `column = value` among the top-level AND conjuncts, either way round.
+        equalities: Vec<(ColumnRef, KeyValue)>,
+        /// The columns an UPDATE assigns.
+        assigned: Vec<String>,
+        /// Whether a table occurs below the top level (sub-query, CTE, set operation arm) or under an outer join.
+        nested: Option<&'static str>,
+    },
+    /// INSERT ... VALUES.
+    Insert {
+        /// Every table anywhere in the statement, the target first.
+        tables: Vec<TableRef>,
+        /// The column list, if there is one.
+        columns: Option<Vec<String>>,
+        /// The rows of VALUES.
+        rows: Vec<Vec<KeyValue>>,
+        /// The columns that ON CONFLICT DO UPDATE assigns.
+        assigned: Vec<String>,
+    },
+    /// Anything else that names tables: DDL, COPY, TRUNCATE, MERGE, LOCK, INSERT ... SELECT, DECLARE CURSOR, EXPLAIN of such ...
+    Other {
+        /// Every table it names.
+        tables: Vec<TableRef>,
+        /// What it is, for the refusal: "COPY", "TRUNCATE", "INSERT ... SELECT".
+        what: &'static str,
+    },
+}
+
+/// The statement behind a [`ShardShape::Filtered`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// SELECT (also under EXPLAIN).
+    Select,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+}
+
+/// The facts of one statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatementFacts {
+    /// What it does to data.
+    pub access: Access,
+    /// What made it that: "SELECT", "INSERT", "FOR UPDATE", "calls nextval()"; for EXPLAIN ROUTE and metrics.
+    pub why: &'static str,
+    /// What it does to the transaction block.
+    pub transaction: TransactionEffect,
+    /// What it leaves in the session, in order.
+    pub effects: Vec<SessionEffect>,
+    /// What the shard planner sees.
+    pub shape: ShardShape,
+}
+
+/// The facts of one text: what a Query or Parse message carries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QueryFacts {
+    /// Its statements, in order; none for an empty text.
+    pub statements: Vec<StatementFacts>,
+    /// What its comments ask for.
+    pub hints: Hints,
+    /// The parser's message when the text is not SQL (with the position in characters, counted from 1), or why it was not
+    /// parsed (not UTF-8). The text is then a write whose effects are unknown; on a sharded database it is refused.
+    pub unparsed: Option<(String, Option<u32>)>,
+}
+
+impl QueryFacts {
+    /// The strongest access of the statements; [`Access::Write`] when the text could not be parsed.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        if self.unparsed.is_some() {
+            return Access::Write;
+        }
+        self.statements.iter().map(|s| s.access).max().unwrap_or(Access::Neutral)
+    }
+}

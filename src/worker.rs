@@ -1,0 +1,1 @@
+//! Worker threads (being written).
