@@ -1,1 +1,635 @@
-//! session (being written).
+//! A client's session: what its messages mean, what is sent to a server for them, and what comes back.
+//!
+//! Pure: no IO, no clock. A message of the client goes through [`Session::intake`], which says what it asks for, so that a
+//! server can be chosen, and then through [`Session::forward`], which writes what that server is sent. Every message of the
+//! server goes through [`Session::on_server`]. [`Session::may_release`] is the one rule by which a server is given back.
+//!
+//! ```text
+//!               intake                forward                      on_server
+//!   client ──▶ Intake ──▶ (route) ──▶ bytes + Pipeline ──▶ server ──▶ Action ──▶ client
+//! ```
+
+pub mod intake;
+pub mod pipeline;
+pub mod prepared;
+pub mod server_state;
+pub mod settings;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Severity, SqlState};
+use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, TransactionEffect};
+use crate::wire::encode;
+use crate::wire::message::{self, TransactionStatus};
+
+pub use intake::Intake;
+use pipeline::{Answer, Kind, Pipeline, Request, Undo};
+use prepared::Statement;
+pub use server_state::ServerState;
+use settings::{ClientSettings, is_reported};
+
+/// What is sent in place of a statement that is refused while a server is linked: it fails there, so that the transaction fails as
+/// it would have, and its error is replaced by the refusal.
+const REFUSED_SQL: &[u8] = b"pgweir refused this statement";
+
+/// How long the session keeps a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Until the client leaves.
+    Session,
+    /// Until the transaction ends.
+    Transaction,
+}
+
+/// What becomes of a server's message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It goes to the client as it is.
+    Forward,
+    /// It goes nowhere.
+    Swallow,
+    /// These bytes go to the client in its place.
+    Replace(Vec<u8>),
+}
+
+/// The server sent what no request explains: nothing it says can be trusted to be this client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Desync {
+    /// Type of the message that came.
+    pub tag: u8,
+}
+
+/// A client's session.
+#[derive(Debug)]
+pub struct Session {
+    keep: Keep,
+    /// Whether prepared statements are followed across servers; if not, names are sent as they are.
+    follow: bool,
+    status: TransactionStatus,
+    pipeline: Pipeline,
+    /// Messages of the extended protocol were sent since the last Sync: the server holds portals or skips for us.
+    unsynced: bool,
+    /// An error since the last ReadyForQuery: what the implicit transaction did is undone.
+    failed: bool,
+    names: HashMap<Box<[u8]>, Arc<Statement>>,
+    unnamed: Option<Arc<Statement>>,
+    portals: HashMap<Box<[u8]>, Arc<Statement>>,
+    settings: ClientSettings,
+    pending: Vec<SessionEffect>,
+    pins: Vec<PinReason>,
+}
+
+impl Session {
+    /// A session that has just logged in.
+    #[must_use]
+    pub fn new(keep: Keep, follow: bool, settings: ClientSettings) -> Self {
+        Self {
+            keep,
+            follow,
+            status: TransactionStatus::Idle,
+            pipeline: Pipeline::default(),
+            unsynced: false,
+            failed: false,
+            names: HashMap::new(),
+            unnamed: None,
+            portals: HashMap::new(),
+            settings,
+            pending: Vec::new(),
+            pins: Vec::new(),
+        }
+    }
+
+    // Getters.
+
+    /// The transaction's status as the server said last.
+    #[must_use]
+    pub fn status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// Whether every request is answered.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.pipeline.is_empty()
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pipeline.len()
+    }
+
+    /// What the client wants of its settings.
+    #[must_use]
+    pub fn settings(&self) -> &ClientSettings {
+        &self.settings
+    }
+
+    /// Changes a setting that is ours alone and never needs a server.
+    pub fn set_own(&mut self, name: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.settings.set(name, value),
+            None => self.settings.reset(name),
+        }
+    }
+
+    /// Why the session keeps its server beyond the transaction.
+    #[must_use]
+    pub fn pins(&self) -> &[PinReason] {
+        &self.pins
+    }
+
+    /// Prepared statements the client has a name for.
+    #[must_use]
+    pub fn prepared_statements(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The one rule of release: outside a transaction, nothing under way (a COPY is), nothing open in the extended protocol, nothing pinned.
+    #[must_use]
+    pub fn may_release(&self) -> bool {
+        self.keep == Keep::Transaction
+            && self.status == TransactionStatus::Idle
+            && self.pipeline.is_empty()
+            && !self.unsynced
+            && self.pins.is_empty()
+    }
+
+    /// Whether the server would have to be cleaned before another client may have it, were the client to leave now.
+    #[must_use]
+    pub fn leaves_state(&self) -> bool {
+        self.keep == Keep::Session || !self.pins.is_empty()
+    }
+
+    // From the client to the server.
+
+    /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
+    pub fn forward(&mut self, intake: Intake, frame: &[u8], server: &mut ServerState, out: &mut Vec<u8>) {
+        match intake {
+            Intake::Query(facts) => {
+                self.unsynced = false;
+                server.unnamed = None;
+                self.undo_shadowed_names(&facts, server, out);
+                self.pipeline.push(Request::forward(Kind::Query { facts, done: 0 }));
+                out.extend_from_slice(frame);
+            }
+            Intake::Parse { statement, named, undo } => {
+                self.unsynced = true;
+                self.parse(&statement, named, undo, frame, server, out);
+            }
+            Intake::Bind { statement: Some(statement), named, portal } => {
+                self.unsynced = true;
+                self.ensure(&statement, named.is_some(), server, out);
+                let mut request = Request::forward(Kind::Bind);
+                match named.filter(|_| self.follow) {
+                    None => out.extend_from_slice(frame),
+                    Some(name) => {
+                        let rest = message::bind(frame.get(5..).unwrap_or_default()).map(|b| b.rest);
+                        encode::bind(out, &portal, statement.server_name().as_bytes(), rest.unwrap_or_default());
+                        request.renamed = Some((Arc::clone(&statement), name));
+                    }
+                }
+                self.portals.insert(portal, statement);
+                self.pipeline.push(request);
+            }
+            Intake::DescribeStatement { statement: Some(statement), named } => {
+                self.unsynced = true;
+                self.ensure(&statement, named.is_some(), server, out);
+                let mut request = Request::forward(Kind::Describe);
+                match named.filter(|_| self.follow) {
+                    None => out.extend_from_slice(frame),
+                    Some(name) => {
+                        encode::describe_statement(out, statement.server_name().as_bytes());
+                        request.renamed = Some((statement, name));
+                    }
+                }
+                self.pipeline.push(request);
+            }
+            Intake::CloseStatement { virtual_name: true, undo } => {
+                self.unsynced = true;
+                let mut request = Request::forward(Kind::Local(encode::CLOSE_COMPLETE));
+                request.undo.extend(undo);
+                self.pipeline.push(request);
+            }
+            Intake::Refuse { error, simple } => self.refuse(error, simple, server, out),
+            Intake::Execute { portal } => {
+                self.unsynced = true;
+                let facts = self.portals.get(&portal).map(|s| Arc::clone(&s.facts));
+                if let Some(facts) = &facts {
+                    self.undo_shadowed_names(facts, server, out);
+                }
+                self.plain(Kind::Execute(facts), frame, out);
+            }
+            Intake::Bind { statement: None, portal, .. } => {
+                self.unsynced = true;
+                self.portals.remove(&portal);
+                self.plain(Kind::Bind, frame, out);
+            }
+            Intake::DescribeStatement { statement: None, .. } | Intake::DescribePortal => {
+                self.unsynced = true;
+                self.plain(Kind::Describe, frame, out);
+            }
+            Intake::CloseStatement { .. } | Intake::ClosePortal => {
+                self.unsynced = true;
+                self.plain(Kind::Close, frame, out);
+            }
+            Intake::FunctionCall => self.plain(Kind::FunctionCall, frame, out),
+            Intake::Sync => {
+                self.unsynced = false;
+                self.plain(Kind::Sync, frame, out);
+            }
+            Intake::CopyEnd => self.plain(Kind::CopyEnd, frame, out),
+            Intake::Flush | Intake::CopyData => out.extend_from_slice(frame),
+            Intake::Terminate => {}
+        }
+    }
+
+    fn plain(&mut self, kind: Kind, frame: &[u8], out: &mut Vec<u8>) {
+        self.pipeline.push(Request::forward(kind));
+        out.extend_from_slice(frame);
+    }
+
+    fn parse(
+        &mut self,
+        statement: &Arc<Statement>,
+        named: Option<Box<[u8]>>,
+        undo: Option<Undo>,
+        frame: &[u8],
+        server: &mut ServerState,
+        out: &mut Vec<u8>,
+    ) {
+        let Some(name) = named else {
+            server.unnamed = Some(statement.id);
+            let mut request = Request::forward(Kind::Parse);
+            request.undo.push(Undo::ServerUnnamed);
+            self.pipeline.push(request);
+            out.extend_from_slice(frame);
+            return;
+        };
+        if !self.follow {
+            let mut request = Request::forward(Kind::Parse);
+            request.undo.extend(undo);
+            self.pipeline.push(request);
+            out.extend_from_slice(frame);
+            return;
+        }
+        if server.statements.touch(statement.id) {
+            let mut request = Request::forward(Kind::Local(encode::PARSE_COMPLETE));
+            request.undo.extend(undo);
+            self.pipeline.push(request);
+            return;
+        }
+        self.prepare_on_server(statement, Answer::Forward, undo, Some(name), server, out);
+    }
+
+    /// Sends Parse of a statement under its server name, making room for it first.
+    fn prepare_on_server(
+        &mut self,
+        statement: &Arc<Statement>,
+        answer: Answer,
+        undo: Option<Undo>,
+        name: Option<Box<[u8]>>,
+        server: &mut ServerState,
+        out: &mut Vec<u8>,
+    ) {
+        if let Some(evicted) = server.statements.insert(Arc::clone(statement)) {
+            encode::close_statement(out, evicted.server_name().as_bytes());
+            let mut request = Request::swallow(Kind::Close);
+            request.undo.push(Undo::ServerClose(evicted));
+            self.pipeline.push(request);
+        }
+        encode::parse(out, statement.server_name().as_bytes(), &statement.sql, &statement.types);
+        let mut request = Request { answer, ..Request::forward(Kind::Parse) };
+        request.undo.push(Undo::ServerPrepare(Arc::clone(statement)));
+        request.undo.extend(undo);
+        request.renamed = name.map(|n| (Arc::clone(statement), n));
+        self.pipeline.push(request);
+    }
+
+    /// Sees to it that the server has the statement that the next message speaks of.
+    fn ensure(&mut self, statement: &Arc<Statement>, named: bool, server: &mut ServerState, out: &mut Vec<u8>) {
+        if named {
+            if self.follow && !server.statements.touch(statement.id) {
+                self.prepare_on_server(statement, Answer::Swallow, None, None, server, out);
+            }
+        } else if server.unnamed != Some(statement.id) {
+            server.unnamed = Some(statement.id);
+            encode::parse(out, b"", &statement.sql, &statement.types);
+            let mut request = Request::swallow(Kind::Parse);
+            request.undo.push(Undo::ServerUnnamed);
+            self.pipeline.push(request);
+        }
+    }
+
+    /// `DEALLOCATE name` of a statement prepared by the protocol: the server does not know that name, so it is given an empty
+    /// statement of that name to deallocate.
+    fn undo_shadowed_names(&mut self, facts: &QueryFacts, server: &mut ServerState, out: &mut Vec<u8>) {
+        if !self.follow {
+            return;
+        }
+        for effect in facts.statements.iter().flat_map(|s| &s.effects) {
+            if let SessionEffect::Deallocate { name } = effect
+                && self.names.contains_key(name.as_bytes())
+            {
+                server.unnamed = None;
+                encode::close_statement(out, name.as_bytes());
+                self.pipeline.push(Request::swallow(Kind::Close));
+                encode::parse(out, name.as_bytes(), b"", &[0, 0]);
+                self.pipeline.push(Request::swallow(Kind::Parse));
+            }
+        }
+    }
+
+    fn refuse(&mut self, error: Box<Error>, simple: bool, server: &mut ServerState, out: &mut Vec<u8>) {
+        server.unnamed = None;
+        let mut request = if simple {
+            self.unsynced = false;
+            encode::query(out, REFUSED_SQL);
+            Request::forward(Kind::Query { facts: Arc::default(), done: 0 })
+        } else {
+            self.unsynced = true;
+            encode::parse(out, b"", REFUSED_SQL, &[0, 0]);
+            Request::forward(Kind::Parse)
+        };
+        request.refusal = Some(error);
+        self.pipeline.push(request);
+    }
+
+    // From the server to the client.
+
+    /// Answers of ours whose turn has come, appended to `out`.
+    pub fn take_local(&mut self, out: &mut Vec<u8>) {
+        while let Some((bytes, answer)) = self.pipeline.pop_local() {
+            if answer == Answer::Forward {
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// Takes a message of the server. `body` may be cut short for messages whose body is not read here
+    /// (`D`, `d`, `T`, `N`, `A`, `V`, `G`, `H`, `W`, `t`).
+    ///
+    /// # Errors
+    /// When no request explains it.
+    pub fn on_server(&mut self, tag: u8, body: &[u8], server: &mut ServerState) -> Result<Action, Desync> {
+        let desync = Err(Desync { tag });
+        match tag {
+            b'N' | b'A' => return Ok(Action::Forward),
+            b'S' => {
+                self.on_parameter_status(body, server);
+                return Ok(Action::Forward);
+            }
+            b'E' => return Ok(self.on_error(body, server)),
+            b'Z' => return self.on_ready(message::ready_for_query(body).ok_or(Desync { tag })?, server),
+            _ => {}
+        }
+        let Some(head) = self.pipeline.head() else { return desync };
+        let action = if head.answer == Answer::Forward { Action::Forward } else { Action::Swallow };
+        match (&mut head.kind, tag) {
+            (Kind::Query { facts, done }, b'C' | b'I') => {
+                let facts = Arc::clone(facts);
+                let index = *done;
+                *done += 1;
+                self.complete(&facts, index, server);
+                return Ok(Action::Forward);
+            }
+            (Kind::Execute(facts), b'C' | b'I') => {
+                let facts = facts.take();
+                self.pipeline.pop();
+                if let Some(facts) = facts {
+                    self.complete(&facts, 0, server);
+                }
+            }
+            (Kind::Query { .. }, b'T' | b'D' | b'd' | b'c' | b'H' | b'W')
+            | (Kind::Execute(_), b'D' | b'd' | b'c' | b'H' | b'W')
+            | (Kind::Describe, b't')
+            | (Kind::FunctionCall, b'V') => {}
+            (Kind::Query { .. } | Kind::Execute(_), b'G') => self.pipeline.begin_copy_in(),
+            (Kind::Parse, b'1')
+            | (Kind::Bind, b'2')
+            | (Kind::Close, b'3')
+            | (Kind::Describe, b'T' | b'n')
+            | (Kind::Execute(_), b's') => {
+                self.pipeline.pop();
+            }
+            _ => return desync,
+        }
+        Ok(action)
+    }
+
+    fn on_ready(&mut self, status: TransactionStatus, server: &mut ServerState) -> Result<Action, Desync> {
+        match self.pipeline.head() {
+            Some(Request { kind: Kind::Query { .. } | Kind::Sync | Kind::FunctionCall, .. }) => {}
+            _ => return Err(Desync { tag: b'Z' }),
+        }
+        let answer = self.pipeline.pop().map_or(Answer::Forward, |r| r.answer);
+        self.status = status;
+        if status == TransactionStatus::Idle {
+            self.portals.clear();
+        }
+        self.settle(server);
+        self.failed = false;
+        Ok(if answer == Answer::Forward { Action::Forward } else { Action::Swallow })
+    }
+
+    fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
+        self.failed = true;
+        let (refusal, renamed, extended) = match self.pipeline.head() {
+            Some(head) => (
+                head.refusal.take(),
+                head.renamed.take(),
+                !matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall | Kind::Sync),
+            ),
+            None => (None, None, false),
+        };
+        for undo in self.pipeline.fail() {
+            self.undo(undo, server);
+        }
+        if extended && self.pipeline.is_empty() {
+            self.unsynced = true;
+        }
+        if let Some(refusal) = refusal {
+            let mut out = Vec::new();
+            encode::error(&mut out, &refusal);
+            return Action::Replace(out);
+        }
+        match renamed.and_then(|(statement, name)| rename(body, &statement, &name)) {
+            Some(bytes) => Action::Replace(bytes),
+            None => Action::Forward,
+        }
+    }
+
+    /// The server is gone with all that was under way. The session goes on without a transaction.
+    pub fn on_server_lost(&mut self, server: &mut ServerState) {
+        for undo in self.pipeline.abort() {
+            self.undo(undo, server);
+        }
+        self.status = TransactionStatus::Idle;
+        self.unsynced = false;
+        self.failed = false;
+        self.pending.clear();
+        self.pins.clear();
+        self.portals.clear();
+    }
+
+    /// The server goes back to the pool; frees what an idle session does not need.
+    pub fn on_release(&mut self) {
+        self.pipeline.shrink();
+        if self.portals.is_empty() {
+            self.portals = HashMap::new();
+        }
+        self.pending = Vec::new();
+    }
+
+    /// Takes back what a request that did not happen would have changed.
+    pub fn undo(&mut self, undo: Undo, server: &mut ServerState) {
+        match undo {
+            Undo::ClientName { .. } => self.undo_name(undo),
+            Undo::ServerPrepare(statement) => server.statements.remove(statement.id),
+            Undo::ServerClose(statement) => server.statements.restore(statement),
+            Undo::ServerUnnamed => server.unnamed = None,
+        }
+    }
+
+    /// Takes back a change of the client's names; anything else is of a server that was never reached.
+    pub fn undo_name(&mut self, undo: Undo) {
+        if let Undo::ClientName { name, before } = undo {
+            match before {
+                Some(statement) => self.names.insert(name, statement),
+                None => self.names.remove(&name),
+            };
+        }
+    }
+
+    fn on_parameter_status(&mut self, body: &[u8], server: &mut ServerState) {
+        let Some((name, value)) = message::parameter_status(body) else { return };
+        let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { return };
+        server.settings.report(name, value);
+        let name = name.to_ascii_lowercase();
+        if is_reported(&name) {
+            self.settings.set(&name, value);
+        }
+    }
+
+    /// A statement has completed: its effects on the session wait for the end of its (implicit) transaction.
+    fn complete(&mut self, facts: &QueryFacts, index: usize, server: &mut ServerState) {
+        let Some(statement) = facts.statements.get(index) else { return };
+        for effect in &statement.effects {
+            match effect {
+                SessionEffect::Set { .. } | SessionEffect::Reset { .. } | SessionEffect::ResetAll => {
+                    self.pending.push(effect.clone());
+                }
+                // Not transactional, or only ever more careful than needed.
+                SessionEffect::Pin(reason) => self.pin(*reason),
+                SessionEffect::Deallocate { name } => {
+                    self.names.remove(name.as_bytes());
+                }
+                SessionEffect::DeallocateAll => {
+                    self.names.clear();
+                    server.statements.clear();
+                }
+                SessionEffect::DiscardAll => {
+                    self.names.clear();
+                    self.unnamed = None;
+                    self.pins.clear();
+                    self.pending.clear();
+                    self.settings.reset_all();
+                    server.forget_state();
+                }
+            }
+        }
+        if matches!(statement.transaction, TransactionEffect::Rollback { .. } | TransactionEffect::RollbackTo)
+            && !self.pending.is_empty()
+        {
+            // What was set in this text may have been rolled back by this text: only the server knows.
+            self.pending.clear();
+            self.pin(PinReason::Setting);
+        }
+    }
+
+    fn pin(&mut self, reason: PinReason) {
+        if !self.pins.contains(&reason) {
+            self.pins.push(reason);
+        }
+    }
+
+    /// Makes the settings of the ended (implicit) transaction the session's; within a transaction block they cannot be followed yet,
+    /// so the server is kept.
+    fn settle(&mut self, server: &mut ServerState) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        if self.failed && self.status == TransactionStatus::Idle {
+            return;
+        }
+        for effect in pending {
+            let reported = match &effect {
+                SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => is_reported(name),
+                _ => false,
+            };
+            if self.status != TransactionStatus::Idle && !reported {
+                self.pin(PinReason::Setting);
+                continue;
+            }
+            match effect {
+                SessionEffect::Set { name, value } if !reported => {
+                    self.settings.set(&name, &value);
+                    server.settings.set_other(&name, &value);
+                }
+                SessionEffect::Reset { name } => {
+                    self.settings.reset(&name);
+                    server.settings.reset_other(&name);
+                }
+                SessionEffect::ResetAll => {
+                    self.settings.reset_all();
+                    server.settings.reset_all();
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The error with the client's name for a statement in place of the server's; `None` if that does not occur in it.
+fn rename(body: &[u8], statement: &Statement, client_name: &[u8]) -> Option<Vec<u8>> {
+    let message = message::error_field(body, b'M')?;
+    let ours = format!("\"{}\"", statement.server_name());
+    let message = String::from_utf8_lossy(message);
+    if !message.contains(&ours) {
+        return None;
+    }
+    let message = message.replace(&ours, &format!("\"{}\"", String::from_utf8_lossy(client_name)));
+    let mut out = Vec::new();
+    encode::frame(&mut out, b'E', |b| {
+        for (kind, value) in message::error_fields(body) {
+            b.push(kind);
+            b.extend_from_slice(if kind == b'M' { message.as_bytes() } else { value });
+            b.push(0);
+        }
+        b.push(0);
+    });
+    Some(out)
+}
+
+/// An error of a prepared statement that does not exist, in PostgreSQL's words.
+#[must_use]
+pub fn no_such_statement(name: &[u8]) -> Error {
+    let message = if name.is_empty() {
+        "unnamed prepared statement does not exist".to_owned()
+    } else {
+        format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
+    };
+    Error::client(SqlState::INVALID_STATEMENT_NAME, message)
+}
+
+/// Whether an ErrorResponse ends the server's session, by its severity.
+#[must_use]
+pub fn is_fatal(body: &[u8]) -> bool {
+    let severity = message::error_field(body, b'V').or_else(|| message::error_field(body, b'S'));
+    severity.is_some_and(|s| s != Severity::Error.as_str().as_bytes())
+}

@@ -1,0 +1,244 @@
+//! What a message of the client asks for, its statement names resolved.
+
+use std::sync::Arc;
+
+use crate::error::{Error, SqlState};
+use crate::session::pipeline::Undo;
+use crate::session::prepared::{Registry, SERVER_NAME_PREFIX, Statement};
+use crate::session::{Session, no_such_statement};
+use crate::sql::facts::QueryFacts;
+use crate::wire::frame::Frame;
+use crate::wire::message::{self, Target};
+
+/// A message of the client.
+#[derive(Debug)]
+pub enum Intake {
+    /// Query.
+    Query(Arc<QueryFacts>),
+    /// Parse. The client's name stands for the statement from now on; `undo` takes that back.
+    Parse {
+        /// What is prepared.
+        statement: Arc<Statement>,
+        /// The client's name; `None` for the unnamed statement.
+        named: Option<Box<[u8]>>,
+        /// Takes the name back.
+        undo: Option<Undo>,
+    },
+    /// Bind.
+    Bind {
+        /// The statement; `None` when the name means nothing to us: the server is asked.
+        statement: Option<Arc<Statement>>,
+        /// The client's name of it; `None` for the unnamed statement.
+        named: Option<Box<[u8]>>,
+        /// The portal.
+        portal: Box<[u8]>,
+    },
+    /// Describe of a statement; as for Bind.
+    DescribeStatement {
+        /// The statement.
+        statement: Option<Arc<Statement>>,
+        /// The client's name of it.
+        named: Option<Box<[u8]>>,
+    },
+    /// Describe of a portal.
+    DescribePortal,
+    /// Execute.
+    Execute {
+        /// The portal.
+        portal: Box<[u8]>,
+    },
+    /// Close of a statement.
+    CloseStatement {
+        /// Whether the name was one that only we know: nothing is sent then.
+        virtual_name: bool,
+        /// Takes it back.
+        undo: Option<Undo>,
+    },
+    /// Close of a portal.
+    ClosePortal,
+    /// FunctionCall.
+    FunctionCall,
+    /// Sync.
+    Sync,
+    /// Flush.
+    Flush,
+    /// CopyData.
+    CopyData,
+    /// CopyDone or CopyFail.
+    CopyEnd,
+    /// Terminate.
+    Terminate,
+    /// A message that is answered by an error of ours.
+    Refuse {
+        /// The error.
+        error: Box<Error>,
+        /// Whether it is answered as a Query is (with ReadyForQuery) or as the extended protocol is (skipping to Sync).
+        simple: bool,
+    },
+}
+
+impl Intake {
+    /// Whether messages up to this one can be answered without waiting for more of them.
+    #[must_use]
+    pub fn ends_segment(&self) -> bool {
+        matches!(
+            self,
+            Self::Query(_) | Self::Sync | Self::Flush | Self::FunctionCall | Self::Terminate | Self::CopyData | Self::CopyEnd
+        ) || matches!(self, Self::Refuse { simple: true, .. })
+    }
+
+    /// Whether it means anything to a server on its own.
+    #[must_use]
+    pub fn needs_server(&self) -> bool {
+        !matches!(
+            self,
+            Self::Sync
+                | Self::Flush
+                | Self::CopyData
+                | Self::CopyEnd
+                | Self::Terminate
+                | Self::CloseStatement { .. }
+                | Self::Refuse { .. }
+        )
+    }
+
+    /// What the text behind it says.
+    #[must_use]
+    pub fn facts(&self) -> Option<&Arc<QueryFacts>> {
+        match self {
+            Self::Query(facts) => Some(facts),
+            Self::Parse { statement, .. }
+            | Self::Bind { statement: Some(statement), .. }
+            | Self::DescribeStatement { statement: Some(statement), .. } => Some(&statement.facts),
+            _ => None,
+        }
+    }
+}
+
+impl Session {
+    /// Reads a message of the client. `facts` gives what a text says.
+    ///
+    /// # Errors
+    /// When it is malformed or of a type that no client sends: the session is over.
+    pub fn intake(
+        &mut self,
+        frame: Frame<'_>,
+        registry: &Registry,
+        facts: impl FnOnce(&[u8]) -> Arc<QueryFacts>,
+    ) -> Result<Intake, Error> {
+        let malformed = || {
+            Error::client_fatal(
+                SqlState::PROTOCOL_VIOLATION,
+                format!("malformed message of type {:?} from the client", char::from(frame.tag)),
+            )
+        };
+        let body = frame.body();
+        Ok(match frame.tag {
+            b'Q' => {
+                // A simple query destroys the unnamed statement.
+                self.unnamed = None;
+                Intake::Query(facts(message::query(body).ok_or_else(malformed)?))
+            }
+            b'P' => self.intake_parse(&message::parse(body).ok_or_else(malformed)?, registry, facts),
+            b'B' => {
+                let bind = message::bind(body).ok_or_else(malformed)?;
+                match self.resolve(bind.statement) {
+                    Err(error) => Intake::Refuse { error: Box::new(error), simple: false },
+                    Ok((statement, named)) => Intake::Bind { statement, named, portal: bind.portal.into() },
+                }
+            }
+            b'D' => match message::target(body).ok_or_else(malformed)? {
+                Target::Portal(_) => Intake::DescribePortal,
+                Target::Statement(name) => match self.resolve(name) {
+                    Err(error) => Intake::Refuse { error: Box::new(error), simple: false },
+                    Ok((statement, named)) => Intake::DescribeStatement { statement, named },
+                },
+            },
+            b'C' => match message::target(body).ok_or_else(malformed)? {
+                Target::Portal(_) => Intake::ClosePortal,
+                Target::Statement(name) => self.intake_close(name),
+            },
+            b'E' => {
+                let execute = message::execute(body).ok_or_else(malformed)?;
+                Intake::Execute { portal: execute.portal.into() }
+            }
+            b'F' => Intake::FunctionCall,
+            b'S' if body.is_empty() => Intake::Sync,
+            b'H' if body.is_empty() => Intake::Flush,
+            b'd' => Intake::CopyData,
+            b'c' | b'f' => Intake::CopyEnd,
+            b'X' => Intake::Terminate,
+            b'S' | b'H' => return Err(malformed()),
+            other => {
+                return Err(Error::client_fatal(
+                    SqlState::PROTOCOL_VIOLATION,
+                    format!("invalid frontend message type {other}"),
+                ));
+            }
+        })
+    }
+
+    fn intake_parse(
+        &mut self,
+        parse: &message::Parse<'_>,
+        registry: &Registry,
+        facts: impl FnOnce(&[u8]) -> Arc<QueryFacts>,
+    ) -> Intake {
+        if parse.name.is_empty() {
+            let statement = registry.unnamed(parse, facts(parse.sql));
+            self.unnamed = Some(Arc::clone(&statement));
+            return Intake::Parse { statement, named: None, undo: None };
+        }
+        let name: Box<[u8]> = parse.name.into();
+        if self.follow && self.names.contains_key(&name) {
+            let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));
+            let error = Error::client(SqlState::DUPLICATE_STATEMENT, message);
+            return Intake::Refuse { error: Box::new(error), simple: false };
+        }
+        let statement = registry.intern(parse, || facts(parse.sql));
+        let before = self.names.insert(name.clone(), Arc::clone(&statement));
+        Intake::Parse { statement, named: Some(name.clone()), undo: Some(Undo::ClientName { name, before }) }
+    }
+
+    /// The statement that a client's name stands for.
+    #[expect(clippy::type_complexity, reason = "the statement and the name it goes by, both optional for their own reasons")]
+    fn resolve(&self, name: &[u8]) -> Result<(Option<Arc<Statement>>, Option<Box<[u8]>>), Error> {
+        if name.is_empty() {
+            // Another client's unnamed statement may stand on the server: it must not answer for one that is not there.
+            let statement = self.unnamed.clone().ok_or_else(|| no_such_statement(name))?;
+            return Ok((Some(statement), None));
+        }
+        match self.names.get(name) {
+            Some(statement) => Ok((Some(Arc::clone(statement)), Some(name.into()))),
+            // Names of ours on the server are nobody's to use.
+            None if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) => Err(no_such_statement(name)),
+            // SQL-level PREPARE made it, or the server says that it does not exist.
+            None => Ok((None, Some(name.into()))),
+        }
+    }
+
+    fn intake_close(&mut self, name: &[u8]) -> Intake {
+        if name.is_empty() {
+            self.unnamed = None;
+            return Intake::CloseStatement { virtual_name: false, undo: None };
+        }
+        if !self.follow {
+            return Intake::CloseStatement { virtual_name: false, undo: None };
+        }
+        let ours = name.starts_with(SERVER_NAME_PREFIX.as_bytes());
+        match self.names.remove(name) {
+            Some(before) => Intake::CloseStatement {
+                virtual_name: true,
+                undo: Some(Undo::ClientName { name: name.into(), before: Some(before) }),
+            },
+            None => Intake::CloseStatement { virtual_name: ours, undo: None },
+        }
+    }
+
+    /// Takes back what a message that will not be forwarded has changed here.
+    pub fn withdraw(&mut self, intake: Intake) {
+        if let Intake::Parse { undo: Some(undo), .. } | Intake::CloseStatement { undo: Some(undo), .. } = intake {
+            self.undo_name(undo);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The requests that the server has not answered yet, in order, and what becomes of each answer.
+//!
+//! A request enters when it is sent (or answered by us in its place) and leaves when its last message has come:
+//!
+//! ```text
+//!   Query, FunctionCall, Sync ... ReadyForQuery        Bind ...... BindComplete
+//!   Parse ....................... ParseComplete        Describe .. RowDescription | NoData
+//!   Execute ..................... CommandComplete | EmptyQueryResponse | PortalSuspended
+//!   Close ....................... CloseComplete        Local ..... at once when it is at the head
+//! ```
+//!
+//! An error of a request of the extended protocol takes all requests up to the next Sync with it: the server skips them, so
+//! what they would have changed is undone, the last first.
+//! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY>
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::session::prepared::Statement;
+use crate::sql::facts::QueryFacts;
+
+/// Who gets the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The client: it asked.
+    Forward,
+    /// Nobody: we asked for our own purposes.
+    Swallow,
+}
+
+/// What a request is.
+#[derive(Debug)]
+pub enum Kind {
+    /// Query; `done` of its statements have completed.
+    Query {
+        /// What the text says.
+        facts: Arc<QueryFacts>,
+        /// Statements completed so far.
+        done: usize,
+    },
+    /// Parse.
+    Parse,
+    /// Bind.
+    Bind,
+    /// Describe of a statement or portal.
+    Describe,
+    /// Execute, with what the portal's statement says, when that is known.
+    Execute(Option<Arc<QueryFacts>>),
+    /// Close.
+    Close,
+    /// Sync.
+    Sync,
+    /// FunctionCall.
+    FunctionCall,
+    /// CopyDone or CopyFail: has no answer; marks where a COPY ends among the requests.
+    CopyEnd,
+    /// Answered by us: these bytes go out when all before it is answered.
+    Local(&'static [u8]),
+}
+
+/// What is taken back when a request turns out not to have happened.
+#[derive(Debug, Clone)]
+pub enum Undo {
+    /// The client's name did not come to stand for this; it stands for what it did before.
+    ClientName {
+        /// The name.
+        name: Box<[u8]>,
+        /// What it stood for.
+        before: Option<Arc<Statement>>,
+    },
+    /// The server does not have this statement.
+    ServerPrepare(Arc<Statement>),
+    /// The server still has this statement.
+    ServerClose(Arc<Statement>),
+    /// The server's unnamed statement is not the client's.
+    ServerUnnamed,
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub struct Request {
+    /// What it is.
+    pub kind: Kind,
+    /// Who gets its answer.
+    pub answer: Answer,
+    /// What is taken back if it does not happen.
+    pub undo: Vec<Undo>,
+    /// The statement whose name on the server must not appear in an error, and the client's name for it.
+    pub renamed: Option<(Arc<Statement>, Box<[u8]>)>,
+    /// The request was made to fail, and this is to be its error.
+    pub refusal: Option<Box<Error>>,
+}
+
+impl Request {
+    /// A request of the client's, forwarded as it is.
+    #[must_use]
+    pub fn forward(kind: Kind) -> Self {
+        Self { kind, answer: Answer::Forward, undo: Vec::new(), renamed: None, refusal: None }
+    }
+
+    /// A request of ours.
+    #[must_use]
+    pub fn swallow(kind: Kind) -> Self {
+        Self { answer: Answer::Swallow, ..Self::forward(kind) }
+    }
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    queue: VecDeque<Request>,
+    /// The server is in copy-in mode for the request at the head.
+    copy_in: bool,
+}
+
+impl Pipeline {
+    /// Whether everything is answered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether the server takes COPY data now.
+    #[must_use]
+    pub fn copy_in(&self) -> bool {
+        self.copy_in
+    }
+
+    /// Gives back the memory; for a client that goes idle.
+    pub fn shrink(&mut self) {
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+    }
+
+    /// A request is sent.
+    pub fn push(&mut self, request: Request) {
+        if self.copy_in {
+            match request.kind {
+                // In copy-in mode the server ignores Sync, so no ReadyForQuery will answer it.
+                Kind::Sync => return,
+                Kind::CopyEnd => self.copy_in = false,
+                _ => {}
+            }
+        }
+        self.queue.push_back(request);
+    }
+
+    /// The request that is being answered.
+    #[must_use]
+    pub fn head(&mut self) -> Option<&mut Request> {
+        while matches!(self.queue.front(), Some(Request { kind: Kind::CopyEnd, .. })) {
+            self.queue.pop_front();
+        }
+        self.queue.front_mut()
+    }
+
+    /// The request at the head is answered.
+    pub fn pop(&mut self) -> Option<Request> {
+        self.queue.pop_front()
+    }
+
+    /// Takes the next answer of ours whose turn has come.
+    pub fn pop_local(&mut self) -> Option<(&'static [u8], Answer)> {
+        let Some(Request { kind: Kind::Local(bytes), answer, .. }) = self.head() else { return None };
+        let taken = (*bytes, *answer);
+        self.pop();
+        Some(taken)
+    }
+
+    /// The server asks for COPY data for the request at the head: it ignores every Sync that was sent before the end of the data.
+    pub fn begin_copy_in(&mut self) {
+        let mut ended = false;
+        let mut first = true;
+        self.queue.retain(|r| {
+            let keep = first || ended || !matches!(r.kind, Kind::Sync);
+            first = false;
+            ended |= matches!(r.kind, Kind::CopyEnd);
+            keep
+        });
+        self.copy_in = !ended;
+    }
+
+    /// An error came. Takes what is undone by it: for the extended protocol, the head and all up to the next Sync; a Query or
+    /// FunctionCall stays at the head until its ReadyForQuery.
+    pub fn fail(&mut self) -> Vec<Undo> {
+        self.copy_in = false;
+        let mut undone = Vec::new();
+        while let Some(head) = self.queue.front() {
+            let waits_for_ready = matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall) && undone.is_empty();
+            if matches!(head.kind, Kind::Sync) || waits_for_ready {
+                break;
+            }
+            if let Some(request) = self.queue.pop_front() {
+                undone.push(request.undo);
+            }
+        }
+        undone.into_iter().rev().flat_map(|u| u.into_iter().rev()).collect()
+    }
+
+    /// The server is gone: all that was under way is undone.
+    pub fn abort(&mut self) -> Vec<Undo> {
+        self.copy_in = false;
+        self.queue.drain(..).rev().flat_map(|r| r.undo.into_iter().rev()).collect()
+    }
+}

@@ -1,0 +1,187 @@
+//! Prepared statements that follow the client from server to server.
+//!
+//! A client's name stands for a [`Statement`]; equal text and parameter types are one statement whichever client
+//! prepared it, and it goes by one name on every server. A server holds a bounded number of them, the ones used last.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::id::StatementId;
+use crate::sql::facts::QueryFacts;
+use crate::wire::message::Parse;
+
+/// The prefix of the names on servers; a client's own name is never sent there.
+pub const SERVER_NAME_PREFIX: &str = "pgweir_";
+
+/// A prepared statement: its text, its parameter types and what the text says.
+#[derive(Debug)]
+pub struct Statement {
+    /// Its number, unique in the process.
+    pub id: StatementId,
+    /// The text.
+    pub sql: Box<[u8]>,
+    /// Parameter types as they stand in Parse, count included.
+    pub types: Box<[u8]>,
+    /// What the text says.
+    pub facts: Arc<QueryFacts>,
+}
+
+impl Statement {
+    /// Its name on servers.
+    #[must_use]
+    pub fn server_name(&self) -> String {
+        format!("{SERVER_NAME_PREFIX}{}", self.id)
+    }
+
+    /// The declared parameter types.
+    #[must_use]
+    pub fn oids(&self) -> Vec<u32> {
+        Parse { name: b"", sql: b"", types: &self.types }.oids()
+    }
+}
+
+type Key = (Box<[u8]>, Box<[u8]>);
+
+/// All statements that some client or server holds, by text and types.
+#[derive(Debug, Default)]
+pub struct Registry {
+    next: AtomicU64,
+    known: Mutex<HashMap<Key, Weak<Statement>>>,
+}
+
+impl Registry {
+    /// The one statement of this text and these types.
+    #[must_use]
+    pub fn intern(&self, parse: &Parse<'_>, facts: impl FnOnce() -> Arc<QueryFacts>) -> Arc<Statement> {
+        let key: Key = (parse.sql.into(), parse.types.into());
+        if let Some(statement) = self.known.lock().get(&key).and_then(Weak::upgrade) {
+            return statement;
+        }
+        let facts = facts();
+        let mut known = self.known.lock();
+        if let Some(statement) = known.get(&key).and_then(Weak::upgrade) {
+            return statement;
+        }
+        // Every doubling sweeps out what nobody holds any more, so the map stays within twice what is in use.
+        if known.len() == known.capacity() {
+            known.retain(|_, s| s.strong_count() > 0);
+        }
+        let statement = self.unnamed(parse, facts);
+        known.insert(key, Arc::downgrade(&statement));
+        statement
+    }
+
+    /// A statement that is nobody else's.
+    #[must_use]
+    pub fn unnamed(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>) -> Arc<Statement> {
+        let id = StatementId(self.next.fetch_add(1, Ordering::Relaxed));
+        Arc::new(Statement { id, sql: parse.sql.into(), types: parse.types.into(), facts })
+    }
+
+    /// Statements in use.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.lock().values().filter(|s| s.strong_count() > 0).count()
+    }
+
+    /// Whether none is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The statements prepared on one server connection.
+#[derive(Debug)]
+pub struct ServerStatements {
+    held: LruCache<StatementId, Arc<Statement>>,
+    max: usize,
+}
+
+impl ServerStatements {
+    /// Room for `max` statements (at least one).
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { held: LruCache::unbounded(), max: max.max(1) }
+    }
+
+    /// Whether the server has it; it then counts as used just now.
+    pub fn touch(&mut self, id: StatementId) -> bool {
+        self.held.get(&id).is_some()
+    }
+
+    /// Adds one; returns the one that must go for it.
+    pub fn insert(&mut self, statement: Arc<Statement>) -> Option<Arc<Statement>> {
+        self.held.put(statement.id, statement);
+        if self.held.len() > self.max { self.held.pop_lru().map(|(_, s)| s) } else { None }
+    }
+
+    /// Puts back one whose closing failed; the bound may be exceeded by it until the next insert.
+    pub fn restore(&mut self, statement: Arc<Statement>) {
+        self.held.put(statement.id, statement);
+    }
+
+    /// Forgets one.
+    pub fn remove(&mut self, id: StatementId) {
+        self.held.pop(&id);
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.held.clear();
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse<'a>(sql: &'a [u8], types: &'a [u8]) -> Parse<'a> {
+        Parse { name: b"x", sql, types }
+    }
+
+    #[test]
+    fn equal_statements_are_one_and_forgotten_ones_are_swept() {
+        let registry = Registry::default();
+        let a = registry.intern(&parse(b"SELECT 1", b"\0\0"), Arc::default);
+        let b = registry.intern(&parse(b"SELECT 1", b"\0\0"), Arc::default);
+        let c = registry.intern(&parse(b"SELECT 1", b"\0\x01\0\0\0\x17"), Arc::default);
+        assert_eq!(a.id, b.id);
+        assert_ne!(a.id, c.id);
+        drop((a, b, c));
+        assert!(registry.is_empty());
+        for i in 0..10_000 {
+            drop(registry.intern(&parse(format!("SELECT {i}").as_bytes(), b"\0\0"), Arc::default));
+        }
+        assert!(registry.known.lock().len() < 1_000, "dead entries are swept");
+    }
+
+    #[test]
+    fn a_server_holds_the_ones_used_last() {
+        let registry = Registry::default();
+        let make = |sql: &str| registry.intern(&parse(sql.as_bytes(), b"\0\0"), Arc::default);
+        let (a, b, c) = (make("a"), make("b"), make("c"));
+        let mut held = ServerStatements::new(2);
+        assert!(held.insert(a.clone()).is_none());
+        assert!(held.insert(b.clone()).is_none());
+        assert!(held.touch(a.id));
+        assert_eq!(held.insert(c.clone()).unwrap().id, b.id);
+        assert!(held.touch(a.id) && held.touch(c.id) && !held.touch(b.id));
+    }
+}
