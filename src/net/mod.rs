@@ -1,1 +1,8 @@
-//! net (being written).
+//! Sockets: listeners, streams of either kind, and the buffers that bytes wait in.
+
+pub mod buffer;
+pub mod listen;
+pub mod stream;
+
+pub use buffer::Buffer;
+pub use stream::Stream;

@@ -1,1 +1,3 @@
-//! pool (being written).
+//! Pools of server connections.
+
+pub mod ledger;

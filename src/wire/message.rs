@@ -300,8 +300,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..80)) {
-            drop((query(&body), parse(&body).map(|p| p.oids()), target(&body), execute(&body)));
-            drop((parameter_status(&body), command_complete(&body), backend_key(&body), ready_for_query(&body)));
+            let _all = (query(&body), parse(&body).map(|p| p.oids()), target(&body), execute(&body));
+            let _all = (parameter_status(&body), command_complete(&body), backend_key(&body), ready_for_query(&body));
             drop(bind(&body).and_then(|b| b.parameters()));
             prop_assert!(error_fields(&body).count() <= body.len());
         }

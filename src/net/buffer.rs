@@ -1,0 +1,164 @@
+//! Bytes that wait: read and not yet understood, or written and not yet taken.
+//!
+//! A buffer without bytes holds no memory worth mentioning, so that an idle connection costs none. Reads go through one
+//! scratch area per worker, taken within the poll only.
+
+use std::cell::Cell;
+use std::io;
+use std::task::{Context, Poll};
+
+use crate::net::Stream;
+
+/// Size of a read.
+pub const READ_SIZE: usize = 64 * 1024;
+
+/// An empty buffer with more memory than this gives it back.
+const KEEP: usize = 4 * 1024;
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// A queue of bytes.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    data: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    /// The bytes that wait.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.data.get(self.start..).unwrap_or_default()
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.data.len().saturating_sub(self.start)
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first `n` bytes are done with.
+    pub fn consume(&mut self, n: usize) {
+        self.start = self.start.saturating_add(n).min(self.data.len());
+        if self.start == self.data.len() {
+            self.data.clear();
+            self.start = 0;
+            if self.data.capacity() > KEEP {
+                self.data = Vec::new();
+            }
+        }
+    }
+
+    /// Drops all bytes after the first `n`.
+    pub fn truncate(&mut self, n: usize) {
+        self.data.truncate(self.start.saturating_add(n));
+    }
+
+    /// Gives back the memory if there are no bytes.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Adds bytes at the end.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        if self.start > READ_SIZE && self.start > self.data.len() / 2 {
+            self.data.drain(..self.start);
+            self.start = 0;
+        }
+        self.data.extend_from_slice(bytes);
+    }
+
+    /// The bytes as a vector to append to.
+    pub fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.data
+    }
+
+    /// Reads once from `stream` and appends; the number of bytes, 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        with_scratch(|scratch| {
+            stream.poll_read(cx, scratch).map_ok(|n| {
+                self.extend(scratch.get(..n).unwrap_or_default());
+                n
+            })
+        })
+    }
+
+    /// Writes to `stream` until nothing waits. `Pending` when the socket takes no more.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn poll_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            match stream.poll_write(cx, self.bytes()) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => self.consume(n),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes `bytes` behind what waits: at once as far as the socket takes them, the rest waits.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn write_through(&mut self, bytes: &[u8], stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut rest = bytes;
+        while self.is_empty() && !rest.is_empty() {
+            match stream.poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(n)) => rest = rest.get(n..).unwrap_or_default(),
+                Poll::Ready(Err(e)) => return Err(e),
+                Poll::Pending => break,
+            }
+        }
+        self.extend(rest);
+        Ok(())
+    }
+}
+
+/// Lends the worker's scratch area of [`READ_SIZE`] bytes for the time of one call.
+pub fn with_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_SIZE].into_boxed_slice());
+    let result = f(&mut scratch);
+    SCRATCH.set(Some(scratch));
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_as_they_went_in_and_memory_goes_back() {
+        let mut b = Buffer::default();
+        b.extend(b"hello ");
+        b.extend(b"world");
+        b.consume(6);
+        assert_eq!(b.bytes(), b"world");
+        b.truncate(2);
+        assert_eq!(b.bytes(), b"wo");
+        b.consume(99);
+        assert!(b.is_empty());
+        b.extend(&[7; 100_000]);
+        b.consume(99_999);
+        b.extend(&[8]);
+        assert_eq!(b.bytes(), [7, 8]);
+        b.consume(2);
+        assert_eq!(b.data.capacity(), 0);
+    }
+}

@@ -1,0 +1,115 @@
+//! A connection of either kind. TLS will be one more kind here, on either side.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix domain.
+    Unix(UnixStream),
+}
+
+/// A socket that is not registered with any worker's reactor: how connections travel between workers.
+#[derive(Debug)]
+pub enum Detached {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// Unix domain.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Detached {
+    /// Registers the socket with the reactor of the worker that calls.
+    ///
+    /// # Errors
+    /// When the reactor does not take it.
+    pub fn attach(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(s) => Stream::Tcp(TcpStream::from_std(s)?),
+            Self::Unix(s) => Stream::Unix(UnixStream::from_std(s)?),
+        })
+    }
+}
+
+impl Stream {
+    /// Takes the socket off its reactor.
+    ///
+    /// # Errors
+    /// When the reactor does not give it up.
+    pub fn detach(self) -> io::Result<Detached> {
+        Ok(match self {
+            Self::Tcp(s) => Detached::Tcp(s.into_std()?),
+            Self::Unix(s) => Detached::Unix(s.into_std()?),
+        })
+    }
+
+    /// Reads what is there into `buf`; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(buf);
+        let polled = match self {
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, &mut buf),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, &mut buf),
+        };
+        polled.map_ok(|()| buf.filled().len())
+    }
+
+    /// Writes what the socket takes of `buf`.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    /// Whether bytes, an error or the end of the stream are known to wait. Asks the reactor's memory, not the kernel.
+    #[must_use]
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Tcp(s) => s.poll_read_ready(cx).is_ready(),
+            Self::Unix(s) => s.poll_read_ready(cx).is_ready(),
+        }
+    }
+
+    /// Waits until there is something to read or the peer has gone.
+    ///
+    /// # Errors
+    /// Those of the reactor.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(s) => s.ready(Interest::READABLE).await.map(|_| ()),
+            Self::Unix(s) => s.ready(Interest::READABLE).await.map(|_| ()),
+        }
+    }
+
+    /// The peer's and our address, for TCP.
+    #[must_use]
+    pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Self::Tcp(s) => Some((s.peer_addr().ok()?, s.local_addr().ok()?)),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Sends small messages at once and finds dead peers.
+    pub fn tune(&self, keepalive: bool) {
+        if let Self::Tcp(s) = self {
+            // A socket that does not take an option still works.
+            drop(s.set_nodelay(true));
+            drop(socket2::SockRef::from(s).set_keepalive(keepalive));
+        }
+    }
+}

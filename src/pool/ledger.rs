@@ -1,0 +1,583 @@
+//! The ledger of a pool: the state of each of its server connections, who waits, and the limits. Pure; every change of state
+//! goes through a method here, so that the limits are exact and the views are derived.
+//!
+//! ```text
+//!              acquire (room)                 login_done / release
+//!    (none) ────────────────▶ Login ─────────────┬──────────────▶ Idle
+//!                               │                 │ (someone waits)  │ acquire
+//!                  login_failed │                 ▼                  ▼
+//!    (none) ◀───────────────────┴── discard ── Active ◀──────────────┘
+//!                                     │           │ release, dirty          release, cancels under way
+//!                                     ├── Resetting ◀──┤  └──────────▶ BeingCanceled ── cancel_done ──▶ (as release)
+//! ```
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use crate::id::WorkerId;
+
+/// A server connection's place in the ledger; never used again, so that word of one that is gone is never taken for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u64);
+
+/// Someone in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WaiterId(pub u64);
+
+/// State of a server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SlotState {
+    /// Connecting or logging in.
+    Login,
+    /// Free.
+    Idle,
+    /// With a client.
+    Active,
+    /// Given back while a cancel request for its last statement is still on its way.
+    BeingCanceled,
+    /// Being cleaned of what its last client left.
+    Resetting,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: SlotState,
+    worker: WorkerId,
+    cancels: u32,
+    since: Instant,
+    created: Instant,
+    /// Closed instead of becoming idle.
+    condemned: bool,
+}
+
+/// Limits of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at most.
+    pub size: usize,
+    /// Whether the connection that rested longest is used first.
+    pub round_robin: bool,
+}
+
+/// Answer to [`Ledger::acquire`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acquire {
+    /// This connection is yours.
+    Reuse(SlotId),
+    /// Wait your turn; and a connection is to be made, if one is named.
+    Queued(Option<SlotId>),
+    /// The last login failed not long ago and there is no other connection: fail at once with that error.
+    Refused,
+}
+
+/// What becomes of a connection that was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freed {
+    /// It is this waiter's now.
+    Give(WaiterId),
+    /// It rests.
+    Idle,
+    /// It rests when the cancel requests for it are done.
+    Wait,
+    /// It is to be closed; the slot is gone, and a new connection is to be made if one is named.
+    Close(Option<SlotId>),
+}
+
+/// Numbers for SHOW POOLS and the gauges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Connections in [`SlotState::Login`].
+    pub login: usize,
+    /// Connections in [`SlotState::Idle`].
+    pub idle: usize,
+    /// Connections in [`SlotState::Active`].
+    pub active: usize,
+    /// Active connections whose statement is being cancelled.
+    pub active_cancel: usize,
+    /// Connections in [`SlotState::BeingCanceled`].
+    pub being_canceled: usize,
+    /// Connections in [`SlotState::Resetting`].
+    pub resetting: usize,
+    /// Clients that wait.
+    pub waiting: usize,
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    limits: Limits,
+    slots: FxHashMap<SlotId, Slot>,
+    next: u64,
+    /// Idle slots, used last at the back.
+    idle: VecDeque<SlotId>,
+    waiters: VecDeque<(WaiterId, Instant)>,
+    paused: bool,
+    retry_at: Option<Instant>,
+}
+
+impl Ledger {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, slots: FxHashMap::default(), next: 0, idle: VecDeque::new(), waiters: VecDeque::new(), paused: false, retry_at: None }
+    }
+
+    // Getters.
+
+    /// The numbers now.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut c = Counts { waiting: self.waiters.len(), ..Counts::default() };
+        for slot in self.slots.values() {
+            *match slot.state {
+                SlotState::Login => &mut c.login,
+                SlotState::Idle => &mut c.idle,
+                SlotState::Active if slot.cancels > 0 => &mut c.active_cancel,
+                SlotState::Active => &mut c.active,
+                SlotState::BeingCanceled => &mut c.being_canceled,
+                SlotState::Resetting => &mut c.resetting,
+            } += 1;
+        }
+        c
+    }
+
+    /// State of a slot and since when.
+    #[must_use]
+    pub fn state(&self, slot: SlotId) -> Option<(SlotState, Instant)> {
+        self.slots.get(&slot).map(|s| (s.state, s.since))
+    }
+
+    /// Since when the first in the queue has waited.
+    #[must_use]
+    pub fn oldest_wait(&self) -> Option<Instant> {
+        self.waiters.front().map(|(_, since)| *since)
+    }
+
+    /// Connections of any state.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is no connection.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Whether nothing is handed out.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    // Handlers.
+
+    /// A client of `worker` wants a connection.
+    pub fn acquire(&mut self, waiter: WaiterId, worker: WorkerId, now: Instant) -> Acquire {
+        if !self.paused && self.waiters.is_empty()
+            && let Some(slot) = self.take_idle(worker)
+        {
+            self.set(slot, SlotState::Active, now);
+            return Acquire::Reuse(slot);
+        }
+        if !self.paused && self.retry_at.is_some_and(|at| now < at) && !self.has_live() {
+            return Acquire::Refused;
+        }
+        self.waiters.push_back((waiter, now));
+        Acquire::Queued(self.dial_if_needed(worker, now))
+    }
+
+    /// A waiter has gone. False if it was not in the queue: a connection is on its way to it, or was.
+    pub fn cancel_wait(&mut self, waiter: WaiterId) -> bool {
+        let before = self.waiters.len();
+        self.waiters.retain(|(w, _)| *w != waiter);
+        self.waiters.len() < before
+    }
+
+    /// A login succeeded.
+    pub fn login_done(&mut self, slot: SlotId, now: Instant) -> Freed {
+        self.retry_at = None;
+        self.freed(slot, now)
+    }
+
+    /// A login failed: the slot is gone, no login is tried before `retry` has passed. Whoever waits with nothing else to wait for is
+    /// returned, to be told.
+    pub fn login_failed(&mut self, slot: SlotId, retry: Duration, now: Instant) -> Vec<WaiterId> {
+        self.remove(slot);
+        self.retry_at = now.checked_add(retry);
+        if self.has_live() || self.paused {
+            return Vec::new();
+        }
+        self.waiters.drain(..).map(|(w, _)| w).collect()
+    }
+
+    /// A client gives its connection back, clean.
+    pub fn release(&mut self, slot: SlotId, now: Instant) -> Freed {
+        if self.slots.get(&slot).is_some_and(|s| s.cancels > 0) {
+            self.set(slot, SlotState::BeingCanceled, now);
+            return Freed::Wait;
+        }
+        self.freed(slot, now)
+    }
+
+    /// The connection is being cleaned; [`Ledger::release`] or [`Ledger::discard`] follows.
+    pub fn resetting(&mut self, slot: SlotId, now: Instant) {
+        self.set(slot, SlotState::Resetting, now);
+    }
+
+    /// The connection is closed. A new one is to be made if one is named.
+    pub fn discard(&mut self, slot: SlotId, now: Instant) -> Option<SlotId> {
+        let worker = self.slots.get(&slot).map_or(WorkerId(0), |s| s.worker);
+        self.remove(slot);
+        self.dial_if_needed(worker, now)
+    }
+
+    /// A cancel request for the statement of an active connection sets out. False if the connection is no longer with a client.
+    pub fn cancel_begins(&mut self, slot: SlotId) -> bool {
+        match self.slots.get_mut(&slot) {
+            Some(s) if s.state == SlotState::Active => {
+                s.cancels += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The cancel request is over. If the connection waited for it alone, says what becomes of it.
+    pub fn cancel_done(&mut self, slot: SlotId, now: Instant) -> Option<Freed> {
+        let s = self.slots.get_mut(&slot)?;
+        s.cancels = s.cancels.saturating_sub(1);
+        (s.state == SlotState::BeingCanceled && s.cancels == 0).then(|| self.freed(slot, now))
+    }
+
+    /// A connection moves to another worker.
+    pub fn moved(&mut self, slot: SlotId, worker: WorkerId) {
+        if let Some(s) = self.slots.get_mut(&slot) {
+            s.worker = worker;
+        }
+    }
+
+    /// Reserves a slot to keep the pool warm, if there are fewer than `min` connections and a login may be tried.
+    pub fn warm(&mut self, min: usize, worker: WorkerId, now: Instant) -> Option<SlotId> {
+        (self.slots.len() < min.min(self.limits.size) && self.may_dial(now)).then(|| self.open(worker, now))
+    }
+
+    /// A slot for someone in the queue whom nobody dials for: called now and then, after a failed login was waited out.
+    pub fn dial_overdue(&mut self, worker: WorkerId, now: Instant) -> Option<SlotId> {
+        self.dial_if_needed(worker, now)
+    }
+
+    /// Takes idle connections out that have rested or lived too long (zero: no limit), or all that are condemned.
+    pub fn expire(&mut self, idle: Duration, lifetime: Duration, now: Instant) -> Vec<SlotId> {
+        let over = |since: Instant, limit: Duration| !limit.is_zero() && now.saturating_duration_since(since) > limit;
+        let old: Vec<_> = self
+            .idle
+            .iter()
+            .copied()
+            .filter(|s| {
+                self.slots.get(s).is_some_and(|s| s.condemned || over(s.since, idle) || over(s.created, lifetime))
+            })
+            .collect();
+        for slot in &old {
+            self.remove(*slot);
+        }
+        old
+    }
+
+    /// Every connection there is now is closed when it is given back.
+    pub fn condemn_all(&mut self) {
+        for slot in self.slots.values_mut() {
+            slot.condemned = true;
+        }
+    }
+
+    /// Whether the connection outlived `lifetime` or is condemned: it is then closed rather than handed on.
+    #[must_use]
+    pub fn is_worn(&self, slot: SlotId, lifetime: Duration, now: Instant) -> bool {
+        self.slots.get(&slot).is_some_and(|s| {
+            s.condemned || (!lifetime.is_zero() && now.saturating_duration_since(s.created) > lifetime)
+        })
+    }
+
+    /// Nothing is handed out until [`Ledger::resume`].
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Handing out goes on. Returns who gets which idle connection, and the slots to dial.
+    pub fn resume(&mut self, now: Instant) -> (Vec<(WaiterId, SlotId)>, Vec<SlotId>) {
+        self.paused = false;
+        let mut given = Vec::new();
+        while !self.waiters.is_empty()
+            && let Some(slot) = self.take_idle(WorkerId(0))
+            && let Some((waiter, _)) = self.waiters.pop_front()
+        {
+            self.set(slot, SlotState::Active, now);
+            given.push((waiter, slot));
+        }
+        let dials = std::iter::from_fn(|| self.dial_if_needed(WorkerId(0), now)).collect();
+        (given, dials)
+    }
+
+    /// New limits; connections above them are closed as they are given back.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    fn freed(&mut self, slot: SlotId, now: Instant) -> Freed {
+        let condemned = self.slots.get(&slot).is_none_or(|s| s.condemned);
+        if condemned || self.slots.len() > self.limits.size {
+            return Freed::Close(self.discard(slot, now));
+        }
+        if !self.paused && let Some((waiter, _)) = self.waiters.pop_front() {
+            self.set(slot, SlotState::Active, now);
+            return Freed::Give(waiter);
+        }
+        self.set(slot, SlotState::Idle, now);
+        self.idle.push_back(slot);
+        Freed::Idle
+    }
+
+    /// The idle connection used last on `worker`, or the one used last on any; with round robin the one that rested longest.
+    fn take_idle(&mut self, worker: WorkerId) -> Option<SlotId> {
+        if self.limits.round_robin {
+            return self.idle.pop_front();
+        }
+        let own = self.idle.iter().rposition(|s| self.slots.get(s).is_some_and(|s| s.worker == worker));
+        match own {
+            Some(at) => self.idle.remove(at),
+            None => self.idle.pop_back(),
+        }
+    }
+
+    /// Connections that work or will: not those still logging in.
+    fn has_live(&self) -> bool {
+        self.slots.values().any(|s| s.state != SlotState::Login)
+    }
+
+    fn may_dial(&self, now: Instant) -> bool {
+        !self.paused && self.retry_at.is_none_or(|at| now >= at)
+    }
+
+    fn dial_if_needed(&mut self, worker: WorkerId, now: Instant) -> Option<SlotId> {
+        let dialing = self.slots.values().filter(|s| s.state == SlotState::Login).count();
+        (dialing < self.waiters.len() && self.slots.len() < self.limits.size && self.may_dial(now))
+            .then(|| self.open(worker, now))
+    }
+
+    fn open(&mut self, worker: WorkerId, now: Instant) -> SlotId {
+        let slot =
+            Slot { state: SlotState::Login, worker, cancels: 0, since: now, created: now, condemned: false };
+        self.next += 1;
+        self.slots.insert(SlotId(self.next), slot);
+        SlotId(self.next)
+    }
+
+    fn set(&mut self, slot: SlotId, state: SlotState, now: Instant) {
+        if let Some(s) = self.slots.get_mut(&slot) {
+            s.state = state;
+            s.since = now;
+        }
+    }
+
+    fn remove(&mut self, slot: SlotId) {
+        self.idle.retain(|s| *s != slot);
+        self.slots.remove(&slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const W: WorkerId = WorkerId(0);
+
+    fn ledger(size: usize) -> Ledger {
+        Ledger::new(Limits { size, round_robin: false })
+    }
+
+    fn start() -> Instant {
+        crate::clock::now()
+    }
+
+    #[test]
+    fn the_first_to_wait_is_the_first_served() {
+        let now = start();
+        let mut l = ledger(1);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        assert_eq!(l.acquire(WaiterId(2), W, now), Acquire::Queued(None));
+        assert_eq!(l.login_done(slot, now), Freed::Give(WaiterId(1)));
+        assert_eq!(l.acquire(WaiterId(3), W, now), Acquire::Queued(None));
+        assert_eq!(l.release(slot, now), Freed::Give(WaiterId(2)));
+        assert!(l.cancel_wait(WaiterId(3)));
+        assert_eq!(l.release(slot, now), Freed::Idle);
+        assert_eq!(l.acquire(WaiterId(4), W, now), Acquire::Reuse(slot));
+    }
+
+    #[test]
+    fn a_connection_rests_only_when_its_cancels_are_done() {
+        let now = start();
+        let mut l = ledger(1);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        l.login_done(slot, now);
+        assert!(l.cancel_begins(slot));
+        assert_eq!(l.acquire(WaiterId(2), W, now), Acquire::Queued(None));
+        assert_eq!(l.release(slot, now), Freed::Wait);
+        assert!(!l.cancel_begins(slot), "nobody may cancel what has ended");
+        assert_eq!(l.cancel_done(slot, now), Some(Freed::Give(WaiterId(2))));
+    }
+
+    #[test]
+    fn a_failed_login_is_told_to_all_who_wait_and_not_repeated_at_once() {
+        let now = start();
+        let mut l = ledger(2);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        let Acquire::Queued(Some(other)) = l.acquire(WaiterId(2), W, now) else { panic!() };
+        assert_eq!(l.login_failed(slot, Duration::from_secs(15), now), [WaiterId(1), WaiterId(2)]);
+        assert!(l.login_failed(other, Duration::from_secs(15), now).is_empty());
+        assert_eq!(l.acquire(WaiterId(3), W, now), Acquire::Refused);
+        let later = now + Duration::from_secs(15);
+        assert!(matches!(l.acquire(WaiterId(4), W, later), Acquire::Queued(Some(_))));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Acquire(u16),
+        Login(usize, bool),
+        Release(usize),
+        Discard(usize),
+        Cancel(usize),
+        CancelDone(usize),
+        Leave(usize),
+        Pause,
+        Resume,
+        Expire,
+        Tick,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..2_u16).prop_map(Op::Acquire),
+            3 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(i, ok)| Op::Login(i, ok)),
+            4 => any::<usize>().prop_map(Op::Release),
+            1 => any::<usize>().prop_map(Op::Discard),
+            1 => any::<usize>().prop_map(Op::Cancel),
+            1 => any::<usize>().prop_map(Op::CancelDone),
+            1 => any::<usize>().prop_map(Op::Leave),
+            1 => Just(Op::Pause),
+            2 => Just(Op::Resume),
+            1 => Just(Op::Expire),
+            1 => Just(Op::Tick),
+        ]
+    }
+
+    /// What the world around the ledger knows; used to check that the ledger agrees.
+    #[derive(Default)]
+    struct Model {
+        waiting: BTreeSet<WaiterId>,
+        dialing: Vec<SlotId>,
+        active: Vec<SlotId>,
+        cancels: Vec<SlotId>,
+    }
+
+    impl Model {
+        fn freed(&mut self, slot: SlotId, freed: Freed) {
+            match freed {
+                Freed::Give(w) => {
+                    assert!(self.waiting.remove(&w), "only who waits is served");
+                    self.active.push(slot);
+                }
+                Freed::Close(dial) => {
+                    self.cancels.retain(|c| *c != slot);
+                    self.dialing.extend(dial);
+                }
+                Freed::Idle | Freed::Wait => {}
+            }
+        }
+    }
+
+    fn pick(from: &mut Vec<SlotId>, i: usize) -> Option<SlotId> {
+        (!from.is_empty()).then(|| from.remove(i % from.len()))
+    }
+
+    proptest! {
+        #[test]
+        fn limits_are_exact_and_no_waiter_is_lost(ops in prop::collection::vec(op(), 1..200), size in 1..4_usize) {
+            let mut now = start();
+            let mut l = ledger(size);
+            let mut m = Model::default();
+            let mut next = 0;
+            for op in ops {
+                match op {
+                    Op::Acquire(worker) => {
+                        next += 1;
+                        match l.acquire(WaiterId(next), WorkerId(worker), now) {
+                            Acquire::Reuse(slot) => m.active.push(slot),
+                            Acquire::Queued(dial) => {
+                                m.waiting.insert(WaiterId(next));
+                                m.dialing.extend(dial);
+                            }
+                            Acquire::Refused => {}
+                        }
+                    }
+                    Op::Login(i, ok) => if let Some(slot) = pick(&mut m.dialing, i) {
+                        if ok {
+                            let freed = l.login_done(slot, now);
+                            m.freed(slot, freed);
+                        } else {
+                            for w in l.login_failed(slot, Duration::from_secs(5), now) {
+                                prop_assert!(m.waiting.remove(&w));
+                            }
+                        }
+                    },
+                    Op::Release(i) => if let Some(slot) = pick(&mut m.active, i) {
+                        let freed = l.release(slot, now);
+                        m.freed(slot, freed);
+                    },
+                    Op::Discard(i) => if let Some(slot) = pick(&mut m.active, i) {
+                        m.cancels.retain(|c| *c != slot);
+                        m.dialing.extend(l.discard(slot, now));
+                    },
+                    Op::Cancel(i) => if !m.active.is_empty() {
+                        let slot = m.active[i % m.active.len()];
+                        prop_assert!(l.cancel_begins(slot));
+                        m.cancels.push(slot);
+                    },
+                    Op::CancelDone(i) => if let Some(slot) = pick(&mut m.cancels, i)
+                        && let Some(freed) = l.cancel_done(slot, now) {
+                        m.freed(slot, freed);
+                    },
+                    Op::Leave(i) => if let Some(w) = m.waiting.iter().copied().nth(i % m.waiting.len().max(1)) {
+                        prop_assert!(l.cancel_wait(w));
+                        m.waiting.remove(&w);
+                    },
+                    Op::Pause => l.pause(),
+                    Op::Resume => {
+                        let (given, dials) = l.resume(now);
+                        for (w, slot) in given {
+                            prop_assert!(m.waiting.remove(&w));
+                            m.active.push(slot);
+                        }
+                        m.dialing.extend(dials);
+                    }
+                    Op::Expire => { l.expire(Duration::from_secs(1), Duration::ZERO, now); }
+                    Op::Tick => {
+                        now += Duration::from_secs(2);
+                        m.dialing.extend(l.dial_overdue(W, now));
+                    }
+                }
+                let c = l.counts();
+                prop_assert!(l.len() <= size, "never more than the limit");
+                prop_assert_eq!(c.waiting, m.waiting.len());
+                prop_assert_eq!(c.login, m.dialing.len());
+                prop_assert_eq!(c.active + c.active_cancel, m.active.len());
+                prop_assert!(l.is_paused() || c.waiting == 0 || c.idle == 0, "nobody waits beside an idle connection");
+            }
+        }
+    }
+}
