@@ -4,4 +4,5 @@
 //! that a statement touches one shard only or says why it cannot.
 
 pub mod hash;
+pub mod key;
 pub mod map;
