@@ -3,4 +3,6 @@
 //! `hash` gives a key's slot, `key` reads a key from a literal or a parameter, `map` gives the slot's owner, `plan` proves
 //! that a statement touches one shard only or says why it cannot.
 
+pub mod hash;
+pub mod key;
 pub mod map;

@@ -1,0 +1,581 @@
+//! The health of one server, shared by all workers.
+//!
+//! What routing reads for every statement is in atomics; the breaker is behind a lock that is taken only while something is
+//! held against the server. Readers may see two values of different age (a role from before, a lag from after a probe): each
+//! is a snapshot of the recent past anyway, and none is combined with another in a way that has to be exact.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::config::{HealthSettings, Role, Server};
+use crate::id::ServerIndex;
+
+use super::breaker::{Admission, Breaker, BreakerState, FailureKind, Settings};
+use super::latency::{Latency, Rise};
+use super::lsn::Lsn;
+use super::view::ServerView;
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// A time before the question was sent.
+    pub asked: Instant,
+    /// How long the answer took.
+    pub round_trip: Duration,
+    /// The timeline, where it can be known.
+    pub timeline: Option<u32>,
+    /// What the server is.
+    pub position: Position,
+}
+
+/// What a server is, and where it stands in the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// A primary.
+    Primary {
+        /// The end of the WAL, normalised ([`Lsn::behind_no_header`]).
+        insert: Lsn,
+    },
+    /// A standby.
+    Replica {
+        /// What it has replayed; `None` when it has not begun.
+        replay: Option<Lsn>,
+        /// What it has received by streaming.
+        receive: Option<Lsn>,
+        /// How long ago the last replayed commit was made, or zero when all that was received is replayed.
+        lag: Option<Duration>,
+        /// Whether a WAL receiver is running.
+        streaming: bool,
+    },
+}
+
+impl Position {
+    /// The role that it implies.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Primary { .. } => Role::Primary,
+            Self::Replica { .. } => Role::Replica,
+        }
+    }
+}
+
+/// Why a probe brought nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeFailure {
+    /// Whether that is held against the server.
+    pub verdict: Verdict,
+    /// What happened, for SHOW REPLICAS.
+    pub message: String,
+}
+
+/// What a failed probe says about the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It does not serve: no answer in time, no connection, or it is starting or stopping.
+    Down,
+    /// It answered with a refusal (a wrong password, too many connections, no permission): it lives, and clients may well be
+    /// served. Only what the probe would have found out is unknown.
+    Refused,
+}
+
+/// The outcome of a probe.
+pub type ProbeResult = Result<Observation, ProbeFailure>;
+
+/// A server as operators see it: everything for SHOW REPLICAS and the metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerSnapshot {
+    /// Its place in the shard.
+    pub index: ServerIndex,
+    /// What it is configured to be.
+    pub configured: Role,
+    /// What it last said that it is.
+    pub discovered: Option<Role>,
+    /// The timeline it last reported.
+    pub timeline: Option<u32>,
+    /// The breaker's state.
+    pub breaker: BreakerState,
+    /// How long the breaker stays open unless probes close it earlier.
+    pub open_for: Option<Duration>,
+    /// It did not answer the last probe.
+    pub suspect: bool,
+    /// Whether it is probed at all.
+    pub probed: bool,
+    /// Time since the last probe that was answered.
+    pub probe_age: Option<Duration>,
+    /// Configured share of the reads.
+    pub weight: f64,
+    /// The share as it is now: 0 while it gets no reads.
+    pub effective_weight: f64,
+    /// Replay position of a replica, insert position of a primary.
+    pub lsn: Option<Lsn>,
+    /// How far a replica's replay is behind the primary's last known position, in bytes. Filled in by the shard.
+    pub lag_bytes: Option<u64>,
+    /// How far it is behind in time, as the last probe found.
+    pub lag: Option<Duration>,
+    /// Whether a replica's WAL receiver is running.
+    pub streaming: Option<bool>,
+    /// Average response time.
+    pub latency: Option<Duration>,
+    /// Statements under way.
+    pub in_flight: u32,
+    /// Reads it has served.
+    pub reads: u64,
+    /// Failures that were held against it.
+    pub failures: u64,
+    /// The last of them, and how long ago.
+    pub last_error: Option<(String, Duration)>,
+}
+
+/// What is behind the lock.
+#[derive(Debug)]
+struct Record {
+    breaker: Breaker,
+    last_error: Option<(String, Instant)>,
+    last_probe: Option<Instant>,
+    streaming: Option<bool>,
+}
+
+/// "Not known" of the atomics that hold times and positions.
+const UNKNOWN: u64 = u64::MAX;
+
+/// The health of one server.
+#[derive(Debug)]
+pub struct ServerHealth {
+    index: ServerIndex,
+    configured: Role,
+    weight: f64,
+    max_lag: Duration,
+    /// The zero of all offsets.
+    base: Instant,
+    latency: Latency,
+    in_flight: AtomicU32,
+    reads: AtomicU64,
+    failures: AtomicU64,
+    /// 0: unknown, 1: primary, 2: replica.
+    role: AtomicU8,
+    /// 0: unknown.
+    timeline: AtomicU32,
+    lsn: AtomicU64,
+    lag_nanos: AtomicU64,
+    /// Nanoseconds after `base`.
+    covered_until: AtomicU64,
+    probed: AtomicBool,
+    suspect: AtomicBool,
+    /// The breaker is not pristine: it must be asked and told.
+    attention: AtomicBool,
+    record: Mutex<Record>,
+}
+
+impl ServerHealth {
+    /// A server of which nothing bad is known. `base` is any time not after the first probe.
+    #[must_use]
+    pub fn new(index: ServerIndex, server: &Server, settings: &HealthSettings, base: Instant) -> Self {
+        let breaker = Settings { failures: settings.breaker_failures, cooldown: settings.breaker_cooldown };
+        Self {
+            index,
+            configured: server.role,
+            weight: server.weight,
+            max_lag: settings.max_lag,
+            base,
+            latency: Latency::new(Rise::Smooth),
+            in_flight: AtomicU32::new(0),
+            reads: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            role: AtomicU8::new(0),
+            timeline: AtomicU32::new(0),
+            lsn: AtomicU64::new(UNKNOWN),
+            lag_nanos: AtomicU64::new(UNKNOWN),
+            covered_until: AtomicU64::new(UNKNOWN),
+            probed: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
+            attention: AtomicBool::new(false),
+            record: Mutex::new(Record {
+                breaker: Breaker::new(breaker),
+                last_error: None,
+                last_probe: None,
+                streaming: None,
+            }),
+        }
+    }
+
+    /// Its place in the shard.
+    #[must_use]
+    pub fn index(&self) -> ServerIndex {
+        self.index
+    }
+
+    /// Counts a statement (or transaction) sent to the server, until the guard is dropped. If the breaker waits for a trial,
+    /// this is it. `None`: another worker took the trial in the meantime, or the breaker opened; choose again.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
+        if !self.attention.load(Ordering::Relaxed) {
+            return Some(InFlight::new(self, false));
+        }
+        let mut record = self.record.lock();
+        match record.breaker.admission(now) {
+            Admission::Free => Some(InFlight::new(self, false)),
+            Admission::Trial => record.breaker.start_trial(now).ok().map(|()| InFlight::new(self, true)),
+            Admission::Refused => None,
+        }
+    }
+
+    /// The same whatever the breaker says: for the primary, and when nothing else is left.
+    #[must_use]
+    pub fn begin_anyway(self: &Arc<Self>, now: Instant) -> InFlight {
+        self.begin(now).unwrap_or_else(|| InFlight::new(self, false))
+    }
+
+    /// A connection to the server could not be made, for a reason of the server's or the network's. Not for a full pool, a
+    /// wrong password or 53300: see [`FailureKind::of_sqlstate`].
+    pub fn on_connect_failure(&self, message: &str, now: Instant) {
+        // The prober will soon say when it is back; until then it need not be tried again.
+        if self.probed.load(Ordering::Relaxed) {
+            self.suspect.store(true, Ordering::Relaxed);
+        }
+        self.fail(FailureKind::Connect, message, now);
+    }
+
+    /// A connection broke while it was in use or was found broken.
+    pub fn on_io_error(&self, message: &str, now: Instant) {
+        self.fail(FailureKind::Io, message, now);
+    }
+
+    /// The server ended a connection with 57P01 or 57P02.
+    pub fn on_admin_shutdown(&self, message: &str, now: Instant) {
+        self.fail(FailureKind::AdminShutdown, message, now);
+    }
+
+    /// The server answered a statement, with rows or with an SQL error, after `latency`.
+    pub fn on_success(&self, latency: Duration, now: Instant) {
+        self.latency.observe(latency, self.offset(now));
+        if self.suspect.load(Ordering::Relaxed) {
+            self.suspect.store(false, Ordering::Relaxed);
+        }
+        if self.attention.load(Ordering::Relaxed) {
+            let mut record = self.record.lock();
+            record.breaker.on_success(now);
+            self.pay_attention(&record, now);
+        }
+    }
+
+    /// Counts a read that it served.
+    pub fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A prober starts or ends its work. Without one nothing is suspect and nothing is known.
+    pub fn set_probed(&self, probed: bool) {
+        self.probed.store(probed, Ordering::Relaxed);
+        self.suspect.store(false, Ordering::Relaxed);
+        if !probed {
+            self.forget_position();
+        }
+    }
+
+    /// A probe ended. The shard adds what needs the primary's position: see `ShardHealth::on_probe`, which calls this.
+    pub fn on_probe(&self, result: &ProbeResult, now: Instant) {
+        match result {
+            Ok(seen) => self.on_probe_answer(seen, now),
+            Err(ProbeFailure { verdict: Verdict::Down, message }) => {
+                self.suspect.store(true, Ordering::Relaxed);
+                self.fail(FailureKind::Probe, message, now);
+            }
+            Err(ProbeFailure { verdict: Verdict::Refused, message }) => {
+                self.suspect.store(false, Ordering::Relaxed);
+                self.forget_position();
+                self.record.lock().last_error = Some((message.clone(), now));
+            }
+        }
+    }
+
+    fn on_probe_answer(&self, seen: &Observation, now: Instant) {
+        self.latency.observe(seen.round_trip, self.offset(now));
+        let (role, lsn, lag, streaming) = match seen.position {
+            Position::Primary { insert } => (1, Some(insert), Some(Duration::ZERO), None),
+            Position::Replica { replay, lag, streaming, .. } => (2, replay, lag, Some(streaming)),
+        };
+        self.role.store(role, Ordering::Relaxed);
+        self.timeline.store(seen.timeline.unwrap_or(0), Ordering::Relaxed);
+        self.lsn.store(lsn.map_or(UNKNOWN, |l| l.0), Ordering::Relaxed);
+        self.set_lag(lag);
+        self.suspect.store(false, Ordering::Relaxed);
+        let mut record = self.record.lock();
+        record.last_probe = Some(now);
+        record.streaming = streaming;
+        record.breaker.on_probe_success(now);
+        self.pay_attention(&record, now);
+    }
+
+    /// The lag as corrected by the shard; `None`: not known.
+    pub fn set_lag(&self, lag: Option<Duration>) {
+        let nanos = lag.map_or(UNKNOWN, |l| u64::try_from(l.as_nanos()).unwrap_or(UNKNOWN - 1).min(UNKNOWN - 1));
+        self.lag_nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Up to when it has every acknowledged write, as worked out by the shard.
+    pub fn set_covered_until(&self, until: Option<Instant>) {
+        let nanos =
+            until.map_or(UNKNOWN, |u| u64::try_from(self.offset(u).as_nanos()).unwrap_or(UNKNOWN - 1).min(UNKNOWN - 1));
+        // Release and Acquire: a reader that sees the new time also sees whatever went before it.
+        self.covered_until.store(nanos, Ordering::Release);
+    }
+
+    /// The position it last reported.
+    #[must_use]
+    pub fn lsn(&self) -> Option<Lsn> {
+        known(self.lsn.load(Ordering::Relaxed)).map(Lsn)
+    }
+
+    /// The role it last reported.
+    #[must_use]
+    pub fn discovered(&self) -> Option<Role> {
+        match self.role.load(Ordering::Relaxed) {
+            1 => Some(Role::Primary),
+            2 => Some(Role::Replica),
+            _ => None,
+        }
+    }
+
+    /// What routing needs to know.
+    #[must_use]
+    pub fn view(&self, now: Instant) -> ServerView {
+        let (admission, ramp) = if self.attention.load(Ordering::Relaxed) {
+            let record = self.record.lock();
+            (record.breaker.admission(now), record.breaker.ramp(now))
+        } else {
+            (Admission::Free, 1.0)
+        };
+        ServerView {
+            index: self.index,
+            configured: self.configured,
+            discovered: self.discovered(),
+            timeline: Some(self.timeline.load(Ordering::Relaxed)).filter(|t| *t != 0),
+            weight: self.weight,
+            latency: self.latency.get(),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            admission,
+            suspect: self.suspect.load(Ordering::Relaxed),
+            ramp,
+            lag_ratio: self.lag_ratio(),
+            covered_until: known(self.covered_until.load(Ordering::Acquire))
+                .and_then(|nanos| self.base.checked_add(Duration::from_nanos(nanos))),
+        }
+    }
+
+    /// Everything, for operators.
+    #[must_use]
+    pub fn snapshot(&self, now: Instant) -> ServerSnapshot {
+        let view = self.view(now);
+        let gets_reads = view.admission != Admission::Refused && !view.suspect && view.lag_ratio <= 1.0;
+        let record = self.record.lock();
+        ServerSnapshot {
+            index: self.index,
+            configured: self.configured,
+            discovered: view.discovered,
+            timeline: view.timeline,
+            breaker: record.breaker.state(now),
+            open_for: record.breaker.open_until(now).map(|until| until.saturating_duration_since(now)),
+            suspect: view.suspect,
+            probed: self.probed.load(Ordering::Relaxed),
+            probe_age: record.last_probe.map(|at| now.saturating_duration_since(at)),
+            weight: self.weight,
+            effective_weight: if gets_reads { view.effective_weight() } else { 0.0 },
+            lsn: self.lsn(),
+            lag_bytes: None,
+            lag: self.lag(),
+            streaming: record.streaming,
+            latency: view.latency,
+            in_flight: view.in_flight,
+            reads: self.reads.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            last_error: record.last_error.as_ref().map(|(m, at)| (m.clone(), now.saturating_duration_since(*at))),
+        }
+    }
+
+    fn lag(&self) -> Option<Duration> {
+        known(self.lag_nanos.load(Ordering::Relaxed)).map(Duration::from_nanos)
+    }
+
+    fn lag_ratio(&self) -> f64 {
+        if self.max_lag.is_zero() {
+            return 0.0;
+        }
+        match self.lag() {
+            Some(lag) => lag.as_secs_f64() / self.max_lag.as_secs_f64(),
+            None if self.probed.load(Ordering::Relaxed) => f64::INFINITY,
+            None => 0.0,
+        }
+    }
+
+    fn fail(&self, kind: FailureKind, message: &str, now: Instant) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let mut record = self.record.lock();
+        record.last_error = Some((message.to_owned(), now));
+        record.breaker.on_failure(kind, now, &mut rand::rng());
+        self.pay_attention(&record, now);
+    }
+
+    /// Called with the lock held, so that the flag follows the breaker in the order of its changes.
+    fn pay_attention(&self, record: &Record, now: Instant) {
+        self.attention.store(!record.breaker.is_pristine(now), Ordering::Relaxed);
+    }
+
+    /// What was known of its position is too old to be used. The role stays: it seldom changes.
+    fn forget_position(&self) {
+        self.lsn.store(UNKNOWN, Ordering::Relaxed);
+        self.set_lag(None);
+        self.set_covered_until(None);
+    }
+
+    fn offset(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.base)
+    }
+}
+
+fn known(value: u64) -> Option<u64> {
+    Some(value).filter(|v| *v != UNKNOWN)
+}
+
+/// A statement under way on a server. Dropping it counts it out; if it was the trial of a half-open breaker and nothing was
+/// reported, another may start.
+#[derive(Debug)]
+pub struct InFlight {
+    server: Arc<ServerHealth>,
+    trial: bool,
+}
+
+impl InFlight {
+    fn new(server: &Arc<ServerHealth>, trial: bool) -> Self {
+        server.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { server: Arc::clone(server), trial }
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn server(&self) -> &Arc<ServerHealth> {
+        &self.server
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.server.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.trial {
+            self.server.record.lock().breaker.abandon_trial();
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config::Host;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    pub(crate) fn settings() -> HealthSettings {
+        HealthSettings {
+            probe_interval: SECOND,
+            probe_timeout: SECOND * 2,
+            breaker_failures: 5,
+            breaker_cooldown: SECOND * 60,
+            max_lag: Duration::ZERO,
+            read_your_writes: true,
+        }
+    }
+
+    pub(crate) fn config(role: Role) -> Server {
+        Server { host: Host::Tcp("db".to_owned()), port: 5432, dbname: "app".to_owned(), role, weight: 1.0 }
+    }
+
+    fn health(settings: &HealthSettings) -> (Arc<ServerHealth>, Instant) {
+        let now = crate::clock::now();
+        (Arc::new(ServerHealth::new(ServerIndex(1), &config(Role::Replica), settings, now)), now)
+    }
+
+    fn answer(now: Instant, lag: Option<Duration>) -> ProbeResult {
+        let position = Position::Replica { replay: Some(Lsn(5)), receive: Some(Lsn(5)), lag, streaming: true };
+        Ok(Observation { asked: now, round_trip: Duration::from_millis(1), timeline: Some(1), position })
+    }
+
+    fn down() -> ProbeResult {
+        Err(ProbeFailure { verdict: Verdict::Down, message: "no answer".to_owned() })
+    }
+
+    #[test]
+    fn in_flight_is_counted_by_guards() {
+        let (h, now) = health(&settings());
+        let (a, b) = (h.begin(now), h.begin(now));
+        assert_eq!(h.view(now).in_flight, 2);
+        drop(a);
+        drop(b);
+        assert_eq!(h.view(now).in_flight, 0);
+    }
+
+    #[test]
+    fn failures_open_the_breaker_and_one_trial_is_given() {
+        let (h, now) = health(&settings());
+        for _ in 0..5 {
+            h.on_io_error("broken pipe", now);
+        }
+        assert_eq!(h.view(now).admission, Admission::Refused);
+        assert!(h.begin(now).is_none());
+        drop(h.begin_anyway(now));
+        let later = now + SECOND * 76;
+        let trial = h.begin(later).unwrap();
+        assert!(h.begin(later).is_none(), "one at a time");
+        drop(trial);
+        let trial = h.begin(later).unwrap();
+        h.on_success(SECOND, later);
+        drop(trial);
+        assert_eq!(h.view(later).admission, Admission::Free);
+        let seen = h.snapshot(later);
+        assert_eq!((seen.breaker, seen.failures), (BreakerState::Closed, 5));
+        assert_eq!(seen.last_error, Some(("broken pipe".to_owned(), SECOND * 76)));
+        assert!(seen.effective_weight < 0.2, "slow start");
+        h.on_success(Duration::ZERO, later + SECOND * 10);
+        assert!(!h.attention.load(Ordering::Relaxed), "the lock is left alone again");
+    }
+
+    #[test]
+    fn a_missed_probe_makes_it_suspect_at_once_and_any_answer_clears_it() {
+        let (h, now) = health(&settings());
+        h.set_probed(true);
+        h.on_probe(&down(), now);
+        assert!(h.view(now).suspect);
+        assert_eq!(h.view(now).admission, Admission::Free, "one failure opens no breaker");
+        h.on_success(Duration::ZERO, now);
+        assert!(!h.view(now).suspect);
+        h.on_connect_failure("refused", now);
+        assert!(h.view(now).suspect);
+        h.on_probe(&answer(now, None), now);
+        assert!(!h.view(now).suspect);
+        h.on_connect_failure("refused", now);
+        h.set_probed(false);
+        h.on_connect_failure("refused", now);
+        assert!(!h.view(now).suspect, "without a prober nobody would clear it");
+    }
+
+    #[test]
+    fn a_refused_probe_is_no_failure_but_leaves_the_lag_unknown() {
+        let (h, now) = health(&HealthSettings { max_lag: SECOND * 10, ..settings() });
+        assert!(h.view(now).lag_ratio.abs() < 1e-9, "not probed: judged by traffic alone");
+        h.set_probed(true);
+        assert!(h.view(now).lag_ratio > 1.0, "not known yet");
+        h.on_probe(&answer(now, Some(SECOND * 4)), now);
+        assert!((h.view(now).lag_ratio - 0.4).abs() < 1e-9);
+        h.set_covered_until(Some(now + SECOND));
+        assert_eq!(h.view(now).covered_until, Some(now + SECOND));
+        for _ in 0..20 {
+            h.on_probe(&Err(ProbeFailure { verdict: Verdict::Refused, message: "28P01".to_owned() }), now);
+        }
+        let view = h.view(now);
+        assert_eq!((view.admission, view.suspect, view.covered_until), (Admission::Free, false, None));
+        assert!(view.lag_ratio > 1.0);
+        assert_eq!(h.snapshot(now).failures, 0);
+    }
+}

@@ -1,0 +1,219 @@
+//! The health of a shard: its servers, and how far each replica has followed the primary.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::config::{HealthSettings, Shard};
+use crate::id::ServerIndex;
+
+use super::lsn::CausalTracker;
+use super::server::{Observation, Position, ProbeResult, ServerHealth, ServerSnapshot};
+use super::view::{ServerView, acting_primary};
+
+/// The servers of one shard.
+#[derive(Debug)]
+pub struct ShardHealth {
+    servers: Vec<Arc<ServerHealth>>,
+    history: Mutex<History>,
+    hurry: Notify,
+}
+
+/// The primary's positions, and whose they are.
+#[derive(Debug, Default)]
+struct History {
+    tracker: CausalTracker,
+    /// The server and the timeline that the samples are of.
+    source: Option<(ServerIndex, Option<u32>)>,
+}
+
+impl ShardHealth {
+    /// All servers of `shard`, nothing known of any. `base` is any time not after the first probe.
+    #[must_use]
+    pub fn new(shard: &Shard, settings: &HealthSettings, base: Instant) -> Self {
+        let servers = (0_u16..)
+            .zip(&shard.servers)
+            .map(|(at, server)| Arc::new(ServerHealth::new(ServerIndex(at), server, settings, base)))
+            .collect();
+        Self { servers, history: Mutex::default(), hurry: Notify::new() }
+    }
+
+    /// The servers, in configured order.
+    #[must_use]
+    pub fn servers(&self) -> &[Arc<ServerHealth>] {
+        &self.servers
+    }
+
+    /// One server.
+    #[must_use]
+    pub fn server(&self, index: ServerIndex) -> Option<&Arc<ServerHealth>> {
+        self.servers.get(usize::from(index.0))
+    }
+
+    /// Fills `views` with what routing needs to know, in configured order. The buffer is the caller's, to be used again.
+    pub fn views(&self, now: Instant, views: &mut Vec<ServerView>) {
+        views.clear();
+        views.extend(self.servers.iter().map(|s| s.view(now)));
+    }
+
+    /// Everything, for operators.
+    #[must_use]
+    pub fn snapshots(&self, now: Instant) -> Vec<ServerSnapshot> {
+        let newest = self.history.lock().tracker.newest();
+        let mut snapshots: Vec<_> = self.servers.iter().map(|s| s.snapshot(now)).collect();
+        for snapshot in &mut snapshots {
+            snapshot.lag_bytes = snapshot.lsn.zip(newest).map(|(lsn, newest)| lsn.behind(newest));
+        }
+        snapshots
+    }
+
+    /// The server that takes the writes.
+    #[must_use]
+    pub fn acting_primary(&self, now: Instant) -> Option<ServerIndex> {
+        let views: Vec<_> = self.servers.iter().map(|s| s.view(now)).collect();
+        acting_primary(&views).and_then(|at| views.get(at)).map(|v| v.index)
+    }
+
+    /// A session's read went to the primary because no replica has its writes yet: probe soon, so that it need not for long.
+    pub fn hurry(&self) {
+        self.hurry.notify_waiters();
+    }
+
+    /// Completes when [`ShardHealth::hurry`] is called: for the prober.
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
+    }
+
+    /// A probe of server `index` ended.
+    pub fn on_probe(&self, index: ServerIndex, result: &ProbeResult, now: Instant) {
+        let Some(server) = self.server(index) else { return };
+        server.on_probe(result, now);
+        let Ok(seen) = result else { return };
+        let is_source = self.acting_primary(now) == Some(index);
+        let mut history = self.history.lock();
+        match seen.position {
+            Position::Primary { insert } => {
+                if is_source {
+                    history.claim(index, seen.timeline);
+                    history.tracker.sample(seen.asked, insert);
+                }
+                server.set_covered_until(None);
+            }
+            Position::Replica { .. } => server.set_lag(history.lag(seen)),
+        }
+        // A sample of an idle primary moves every replica's time on; a replica's probe moves its own.
+        for replica in self.servers.iter().filter(|s| s.discovered() == Some(crate::config::Role::Replica)) {
+            let until = replica.lsn().and_then(|replay| history.tracker.covered_until(replay));
+            replica.set_covered_until(until);
+        }
+    }
+}
+
+impl History {
+    /// The samples to come are of this server on this timeline: others are worth nothing beside them, for positions of two
+    /// histories cannot be compared.
+    fn claim(&mut self, index: ServerIndex, timeline: Option<u32>) {
+        let source = Some((index, timeline));
+        if self.source != source {
+            self.tracker.reset();
+            self.source = source;
+        }
+    }
+
+    /// The lag that a replica reports, corrected by what is known of the primary.
+    fn lag(&self, seen: &Observation) -> Option<Duration> {
+        let Position::Replica { replay, lag, .. } = seen.position else { return Some(Duration::ZERO) };
+        let Some(replay) = replay else { return lag };
+        let (lower, upper) = self.tracker.lag_bounds(replay, seen.asked);
+        let lag = lag.unwrap_or(lower);
+        Some(lag.clamp(lower, upper))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Role;
+    use crate::health::lsn::Lsn;
+    use crate::health::server::tests::{config, settings};
+    use crate::health::server::{ProbeFailure, Verdict};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn shard() -> (ShardHealth, Instant) {
+        let servers = vec![config(Role::Primary), config(Role::Replica), config(Role::Replica)];
+        let shard = Shard { name: "default".to_owned(), servers };
+        let now = crate::clock::now();
+        (ShardHealth::new(&shard, &settings(), now), now)
+    }
+
+    fn primary(asked: Instant, timeline: u32, insert: u64) -> ProbeResult {
+        let position = Position::Primary { insert: Lsn(insert) };
+        Ok(Observation { asked, round_trip: Duration::ZERO, timeline: Some(timeline), position })
+    }
+
+    fn replica(asked: Instant, replay: u64, lag: u64) -> ProbeResult {
+        let lag = Some(SECOND * u32::try_from(lag).unwrap());
+        let position =
+            Position::Replica { replay: Some(Lsn(replay)), receive: Some(Lsn(replay)), lag, streaming: true };
+        Ok(Observation { asked, round_trip: Duration::ZERO, timeline: Some(1), position })
+    }
+
+    fn covered(shard: &ShardHealth, index: u16, now: Instant) -> Option<Instant> {
+        shard.server(ServerIndex(index)).unwrap().view(now).covered_until
+    }
+
+    #[test]
+    fn replicas_cover_what_they_replayed() {
+        let (s, t) = shard();
+        s.on_probe(ServerIndex(0), &primary(t, 1, 100), t);
+        s.on_probe(ServerIndex(1), &replica(t, 100, 0), t);
+        s.on_probe(ServerIndex(2), &replica(t, 99, 0), t);
+        assert_eq!((covered(&s, 1, t), covered(&s, 2, t)), (Some(t), None));
+        // The primary stays idle: the replica's time moves on without another probe of it.
+        let u = t + SECOND;
+        s.on_probe(ServerIndex(0), &primary(u, 1, 100), u);
+        assert_eq!((covered(&s, 1, u), covered(&s, 2, u)), (Some(u), None));
+        // It writes: the replica keeps what it has.
+        let v = u + SECOND;
+        s.on_probe(ServerIndex(0), &primary(v, 1, 200), v);
+        assert_eq!(covered(&s, 1, v), Some(u));
+        let lag_bytes: Vec<_> = s.snapshots(v).iter().map(|s| s.lag_bytes).collect();
+        assert_eq!(lag_bytes, [Some(0), Some(100), Some(101)]);
+    }
+
+    #[test]
+    fn a_replica_without_a_receiver_is_seen_to_lag() {
+        let (s, t) = shard();
+        s.on_probe(ServerIndex(0), &primary(t, 1, 100), t);
+        s.on_probe(ServerIndex(0), &primary(t + SECOND, 1, 200), t + SECOND);
+        let later = t + SECOND * 9;
+        // It has replayed all it received, and so believes to be up to date.
+        s.on_probe(ServerIndex(1), &replica(later, 100, 0), later);
+        assert_eq!(s.snapshots(later)[1].lag, Some(SECOND * 8));
+        // The other has it all; that its last commit is an hour old is the primary's idleness.
+        s.on_probe(ServerIndex(2), &replica(later, 200, 3600), later);
+        assert_eq!(s.snapshots(later)[2].lag, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn after_a_failover_the_new_primary_is_the_measure() {
+        let (s, t) = shard();
+        s.on_probe(ServerIndex(0), &primary(t, 1, 500), t);
+        s.on_probe(ServerIndex(2), &replica(t, 500, 0), t);
+        assert_eq!(covered(&s, 2, t), Some(t));
+        let u = t + SECOND;
+        s.on_probe(ServerIndex(0), &Err(ProbeFailure { verdict: Verdict::Down, message: String::new() }), u);
+        assert_eq!(s.acting_primary(u), Some(ServerIndex(0)));
+        s.on_probe(ServerIndex(1), &primary(u, 2, 400), u);
+        assert_eq!(s.acting_primary(u), Some(ServerIndex(1)));
+        assert_eq!(covered(&s, 2, u), Some(u), "its position is beyond the new primary's");
+        // The old primary comes back on the old timeline: its positions are of no interest, and it gets no writes.
+        let v = u + SECOND;
+        s.on_probe(ServerIndex(0), &primary(v, 1, 900), v);
+        assert_eq!(s.acting_primary(v), Some(ServerIndex(1)));
+        assert_eq!(covered(&s, 2, v), Some(u));
+    }
+}

@@ -1,0 +1,200 @@
+//! A server as routing sees it at one moment: plain data. Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::config::Role;
+use crate::id::ServerIndex;
+
+use super::breaker::Admission;
+
+/// A response time from which on a server gets the smallest share is 1.9 s: see [`ServerView::effective_weight`].
+const SMALLEST_SHARE: f64 = 0.1;
+
+/// Everything that routing knows of a server.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ServerView {
+    /// Its place in the shard.
+    pub index: ServerIndex,
+    /// What it is configured to be.
+    pub configured: Role,
+    /// What it last said that it is; `None`: it was never asked.
+    pub discovered: Option<Role>,
+    /// The timeline it last reported.
+    pub timeline: Option<u32>,
+    /// Its configured share of the reads.
+    pub weight: f64,
+    /// Its average response time.
+    pub latency: Option<Duration>,
+    /// Statements under way on it.
+    pub in_flight: u32,
+    /// What its breaker says.
+    pub admission: Admission,
+    /// It did not answer the last probe, and nothing has been heard of it since.
+    pub suspect: bool,
+    /// The part of its weight while it is starting slowly, 0.1 to 1.
+    pub ramp: f64,
+    /// Its lag in parts of `max_lag`: above 1 it gets no reads. 0 without a limit; infinite while it should be known and is not.
+    pub lag_ratio: f64,
+    /// It has every write that was acknowledged before then.
+    pub covered_until: Option<Instant>,
+}
+
+impl ServerView {
+    /// Its share of the reads: the configured weight × health. Health is `max(0.1, 2 − response time in seconds)`, times a
+    /// factor that falls from 1 at half of `max_lag` to 0.1 at all of it, times the slow start. The lag factor leaves the
+    /// first half alone because a replica in the best of health is seen to be behind by up to a probe interval.
+    #[must_use]
+    pub fn effective_weight(&self) -> f64 {
+        let seconds = self.latency.unwrap_or_default().as_secs_f64();
+        let speed = (2.0 - seconds).max(SMALLEST_SHARE);
+        let lag = (2.0 * (1.0 - self.lag_ratio)).clamp(SMALLEST_SHARE, 1.0);
+        let weight = self.weight * speed * lag * self.ramp;
+        if weight.is_finite() { weight.max(0.0) } else { 0.0 }
+    }
+
+    /// Whether it has every write that was acknowledged at or before `write`.
+    #[must_use]
+    pub fn covers(&self, write: Instant) -> bool {
+        self.covered_until.is_some_and(|until| until > write)
+    }
+
+    fn claims_primary(&self) -> bool {
+        self.discovered == Some(Role::Primary)
+    }
+}
+
+/// Which of a shard's servers takes the writes: its place in `servers`.
+///
+/// That is the configured primary, unless the probes have seen a failover:
+/// - it is in recovery, and exactly one other server is a primary: that one;
+/// - it does not answer, or claims to be a primary still, and exactly one other server is a primary *on a higher timeline*: that
+///   one. A promotion always begins a new timeline, so the higher one is the later history; the old primary is fenced, also
+///   when it comes back. A primary that never answered counts as timeline 1, which no promoted server has.
+///
+/// Servers on the same timeline have not been promoted from one another: a configuration that calls an unrelated server a
+/// replica gives it no writes.
+#[must_use]
+pub fn acting_primary(servers: &[ServerView]) -> Option<usize> {
+    let configured = servers.iter().position(|s| s.configured == Role::Primary)?;
+    let old = servers.get(configured)?;
+    let demoted = old.discovered == Some(Role::Replica) && !old.suspect;
+    let old_timeline = old.timeline.unwrap_or(1);
+    let mut heirs = servers.iter().enumerate().filter(|(at, s)| {
+        *at != configured && s.claims_primary() && (demoted || s.timeline.is_some_and(|t| t > old_timeline))
+    });
+    if demoted || old.suspect || old.claims_primary() {
+        match (heirs.next(), heirs.next()) {
+            (Some((heir, _)), None) => return Some(heir),
+            // Two heirs: which one is right is not for us to guess, and the old one is no worse.
+            (Some(_), Some(_)) | (None, _) => {}
+        }
+    }
+    Some(configured)
+}
+
+/// Whether the server at `at` may take reads as a replica: it is configured as one or was found to be one, and is not a
+/// primary by what it says or by what it does.
+#[must_use]
+pub fn acts_as_replica(servers: &[ServerView], at: usize, acting_primary: Option<usize>) -> bool {
+    let Some(server) = servers.get(at) else { return false };
+    acting_primary != Some(at)
+        && !server.claims_primary()
+        && (server.configured == Role::Replica || server.discovered == Some(Role::Replica))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A server in good health.
+    pub(crate) fn server(index: u16, configured: Role) -> ServerView {
+        ServerView {
+            index: ServerIndex(index),
+            configured,
+            discovered: None,
+            timeline: None,
+            weight: 1.0,
+            latency: None,
+            in_flight: 0,
+            admission: Admission::Free,
+            suspect: false,
+            ramp: 1.0,
+            lag_ratio: 0.0,
+            covered_until: None,
+        }
+    }
+
+    fn found(mut view: ServerView, role: Role, timeline: u32) -> ServerView {
+        view.discovered = Some(role);
+        view.timeline = Some(timeline);
+        view
+    }
+
+    fn suspect(mut view: ServerView) -> ServerView {
+        view.suspect = true;
+        view
+    }
+
+    #[test]
+    fn weight_follows_the_rule_of_response_time() {
+        let weight = |ms| {
+            let mut view = server(1, Role::Replica);
+            view.weight = 3.0;
+            view.latency = Some(Duration::from_millis(ms));
+            view.effective_weight()
+        };
+        for (ms, expected) in [(0, 6.0), (500, 4.5), (1900, 0.3), (2000, 0.3), (60_000, 0.3)] {
+            assert!((weight(ms) - expected).abs() < 1e-9, "{ms} ms: {}", weight(ms));
+        }
+    }
+
+    #[test]
+    fn weight_falls_with_the_second_half_of_the_lag() {
+        let weight = |ratio| ServerView { lag_ratio: ratio, ..server(1, Role::Replica) }.effective_weight();
+        for (ratio, expected) in [(0.0, 2.0), (0.5, 2.0), (0.75, 1.0), (1.0, 0.2), (f64::INFINITY, 0.2)] {
+            assert!((weight(ratio) - expected).abs() < 1e-9, "{ratio}: {}", weight(ratio));
+        }
+        let odd = ServerView { weight: f64::NAN, ..server(1, Role::Replica) };
+        assert!(odd.effective_weight().abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_configured_primary_is_believed_until_a_failover_is_seen() {
+        let (p, r) = (server(0, Role::Primary), server(1, Role::Replica));
+        assert_eq!(acting_primary(&[p, r]), Some(0));
+        assert_eq!(acting_primary(&[suspect(p), r]), Some(0));
+        // Both claim to be primary on one timeline: somebody else's database.
+        assert_eq!(acting_primary(&[found(p, Role::Primary, 4), found(r, Role::Primary, 4)]), Some(0));
+        assert_eq!(acting_primary(&[suspect(found(p, Role::Primary, 4)), found(r, Role::Primary, 4)]), Some(0));
+        assert_eq!(acting_primary(&[suspect(p), found(r, Role::Primary, 1)]), Some(0));
+        assert_eq!(acting_primary(&[r]), None);
+    }
+
+    #[test]
+    fn a_promoted_replica_takes_over() {
+        let (p, r, s) = (server(0, Role::Primary), server(1, Role::Replica), server(2, Role::Replica));
+        let heir = found(r, Role::Primary, 2);
+        assert_eq!(acting_primary(&[found(p, Role::Replica, 2), heir, s]), Some(1), "switched over");
+        assert_eq!(acting_primary(&[suspect(found(p, Role::Primary, 1)), heir, s]), Some(1), "failed over");
+        assert_eq!(acting_primary(&[suspect(p), heir, s]), Some(1), "failed over before we started");
+        assert_eq!(acting_primary(&[found(p, Role::Primary, 1), heir, s]), Some(1), "the old primary came back");
+        let other = found(s, Role::Primary, 2);
+        assert_eq!(acting_primary(&[found(p, Role::Replica, 1), heir, other]), Some(0), "two heirs");
+        // A newly started proxy has not probed the primary yet; that is no failover.
+        assert_eq!(acting_primary(&[p, heir, s]), Some(0));
+    }
+
+    #[test]
+    fn a_demoted_primary_takes_reads() {
+        let servers = [
+            found(server(0, Role::Primary), Role::Replica, 2),
+            found(server(1, Role::Replica), Role::Primary, 2),
+            found(server(2, Role::Replica), Role::Primary, 1),
+        ];
+        let acting = acting_primary(&servers[..2]);
+        assert_eq!(acting, Some(1));
+        assert!(acts_as_replica(&servers[..2], 0, acting));
+        assert!(!acts_as_replica(&servers[..2], 1, acting));
+        assert!(!acts_as_replica(&servers, 2, acting), "a server that says it is a primary gets no reads as a replica");
+    }
+}

@@ -1,0 +1,263 @@
+//! The decision where a statement goes. Pure: the same request, views and random numbers give the same route.
+//!
+//! Writes go to the primary, whatever its breaker says: there is nowhere else to go. Reads go to a replica; the steps are
+//! those of [`decide`]'s private `read`, tried in this order:
+//!
+//! 1. a replica in good health: it answers probes, its breaker is closed (or wants a trial), its lag is within `max_lag`, its
+//!    weight is not 0, and it has the session's own writes;
+//! 2. the primary, if it is in good health;
+//! 3. a replica that is alive by all signs but lags, or has weight 0: late rows are better than none;
+//! 4. any other replica; 5. the primary: both look dead, but then trying costs nothing.
+//!
+//! Servers already tried for the statement are left out of all steps. A replica that lacks the session's own writes is never
+//! chosen: reading one's own writes is a promise, good health a preference.
+
+use std::fmt;
+use std::time::Instant;
+
+use rand::Rng;
+
+use crate::config::Role;
+use crate::error::{Error, Result, SqlState};
+use crate::health::breaker::Admission;
+use crate::health::view::{ServerView, acting_primary, acts_as_replica};
+use crate::id::ServerIndex;
+use crate::sql::facts::{Access, RouteHint};
+
+use super::pick::weighted;
+
+/// What is to be routed: a statement, a pipeline up to Sync, or the start of a transaction block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// The strongest access in it. A block that was not begun READ ONLY may write later on whatever its first statement is:
+    /// for it the caller says [`Access::Write`].
+    pub access: Access,
+    /// What a hint comment, the session or the configuration asks for.
+    pub hint: RouteHint,
+    /// It opens with BEGIN READ ONLY. A first statement that counts as a write goes to the primary even so: a function that
+    /// is not known to be harmless, an advisory lock and a temporary table all work there as they would without a proxy.
+    pub begin_read_only: bool,
+    /// Whether `last_write` counts (`consistency = "session"`).
+    pub read_your_writes: bool,
+    /// When the session's last write was acknowledged by its server (a time taken after the acknowledgement came).
+    pub last_write: Option<Instant>,
+}
+
+/// Why a statement went where it did: for EXPLAIN ROUTE, logs and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// To the primary: it writes, or may.
+    Write,
+    /// To a replica: it only reads.
+    Read,
+    /// To a replica: it opens a READ ONLY transaction.
+    ReadOnlyTransaction,
+    /// To the primary: the hint says so.
+    HintPrimary,
+    /// To a replica: the hint says so.
+    HintReplica,
+    /// A read to the primary: the shard has no replica.
+    NoReplica,
+    /// A read to the primary: every replica is down, away or already tried.
+    NoHealthyReplica,
+    /// A read to the primary: the replicas that are up are further behind than `max_lag`.
+    ReplicasLag,
+    /// A read to the primary: no replica is known to have the session's own writes.
+    OwnWritesNotReplayed,
+    /// A read to a server that is not in good health, because none is.
+    LastResort,
+    /// To where the session already is. Never decided here: the caller asks only when there is a choice.
+    SessionAffinity,
+    /// To the primary: the text could not be parsed. Never decided here: the caller knows it from the facts.
+    Unparsed,
+}
+
+impl Why {
+    /// Every reason, for metrics that name them all.
+    pub const ALL: [Self; 12] = [
+        Self::Write,
+        Self::Read,
+        Self::ReadOnlyTransaction,
+        Self::HintPrimary,
+        Self::HintReplica,
+        Self::NoReplica,
+        Self::NoHealthyReplica,
+        Self::ReplicasLag,
+        Self::OwnWritesNotReplayed,
+        Self::LastResort,
+        Self::SessionAffinity,
+        Self::Unparsed,
+    ];
+
+    /// A word for SHOW and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::ReadOnlyTransaction => "read_only_transaction",
+            Self::HintPrimary => "hint_primary",
+            Self::HintReplica => "hint_replica",
+            Self::NoReplica => "no_replica",
+            Self::NoHealthyReplica => "no_healthy_replica",
+            Self::ReplicasLag => "replicas_lag",
+            Self::OwnWritesNotReplayed => "own_writes_not_replayed",
+            Self::LastResort => "last_resort",
+            Self::SessionAffinity => "session_affinity",
+            Self::Unparsed => "unparsed",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a statement goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The server.
+    pub server: ServerIndex,
+    /// As what it is used: the acting primary, or a replica.
+    pub role: Role,
+    /// Why.
+    pub why: Why,
+}
+
+/// Decides where `request` goes among the servers of its shard. `excluded` are those already tried for it.
+///
+/// The chosen replica may be wanted for the one trial of its breaker: `ServerHealth::begin` takes the trial, and when it says
+/// that another worker was faster, decide again with that server excluded.
+///
+/// # Errors
+/// 08006 when no server is left to try: for a write when the primary is excluded.
+pub fn decide(
+    request: &Request,
+    servers: &[ServerView],
+    excluded: &[ServerIndex],
+    rng: &mut impl Rng,
+) -> Result<Route> {
+    let primary = acting_primary(servers);
+    let choice = Choice { request, servers, excluded, primary };
+    match (request.hint, request.access) {
+        (RouteHint::Primary, _) => choice.write(Why::HintPrimary),
+        (RouteHint::Auto, Access::Write) => choice.write(Why::Write),
+        (RouteHint::Replica, _) => choice.read(Why::HintReplica, rng),
+        (RouteHint::Auto, Access::Read | Access::Neutral) if request.begin_read_only => {
+            choice.read(Why::ReadOnlyTransaction, rng)
+        }
+        (RouteHint::Auto, Access::Read | Access::Neutral) => choice.read(Why::Read, rng),
+    }
+}
+
+/// How fit a replica is for the request, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fitness {
+    /// In good health.
+    Good,
+    /// Up, but it should get no reads: weight 0.
+    Unwanted,
+    /// Up, but too far behind.
+    Lagging,
+    /// It does not answer, or its breaker is open.
+    Down,
+    /// It is not known to have the session's writes (and is up: it will have them soon).
+    LacksOwnWrites,
+    /// The same, and down. Not to be chosen, and not why the read goes to the primary.
+    Useless,
+}
+
+struct Choice<'a> {
+    request: &'a Request,
+    servers: &'a [ServerView],
+    excluded: &'a [ServerIndex],
+    primary: Option<usize>,
+}
+
+impl Choice<'_> {
+    fn write(&self, why: Why) -> Result<Route> {
+        let primary = self.primary().ok_or_else(|| {
+            Error::server(SqlState::CONNECTION_FAILURE, "the primary server cannot be reached")
+                .hint("SHOW REPLICAS on the console shows the state of every server.")
+        })?;
+        Ok(Route { server: primary.index, role: Role::Primary, why })
+    }
+
+    fn read(&self, why: Why, rng: &mut impl Rng) -> Result<Route> {
+        let replica = |server, why| Route { server, role: Role::Replica, why };
+        if let Some(server) = self.pick(rng, |fitness| fitness == Fitness::Good) {
+            return Ok(replica(server, why));
+        }
+        let primary = self.primary();
+        if let Some(primary) = primary.filter(|p| is_up(p)) {
+            return Ok(Route { server: primary.index, role: Role::Primary, why: self.why_no_replica() });
+        }
+        self.pick(rng, |fitness| matches!(fitness, Fitness::Unwanted | Fitness::Lagging))
+            .or_else(|| self.pick(rng, |fitness| fitness == Fitness::Down))
+            .map(|server| replica(server, Why::LastResort))
+            .or_else(|| primary.map(|p| Route { server: p.index, role: Role::Primary, why: Why::LastResort }))
+            .ok_or_else(|| {
+                Error::server(SqlState::CONNECTION_FAILURE, "no server can be reached for a read")
+                    .hint("SHOW REPLICAS on the console shows the state of every server.")
+            })
+    }
+
+    /// The acting primary, if it has not been tried.
+    fn primary(&self) -> Option<&ServerView> {
+        self.primary.and_then(|at| self.servers.get(at)).filter(|p| !self.excluded.contains(&p.index))
+    }
+
+    /// The replicas that have not been tried.
+    fn replicas(&self) -> impl Iterator<Item = &ServerView> + Clone {
+        self.servers.iter().enumerate().filter_map(|(at, server)| {
+            let candidate = acts_as_replica(self.servers, at, self.primary) && !self.excluded.contains(&server.index);
+            candidate.then_some(server)
+        })
+    }
+
+    /// Picks by effective weight among the replicas whose fitness is `wanted`; evenly, where none has weight.
+    fn pick(&self, rng: &mut impl Rng, wanted: impl Fn(Fitness) -> bool) -> Option<ServerIndex> {
+        let fit = self.replicas().filter(|s| wanted(self.fitness(s)));
+        weighted(fit.clone().map(|s| (s.index, s.effective_weight())), rng)
+            .or_else(|| weighted(fit.map(|s| (s.index, 1.0)), rng))
+    }
+
+    fn fitness(&self, server: &ServerView) -> Fitness {
+        let own_writes = match self.request.last_write {
+            Some(write) if self.request.read_your_writes => server.covers(write),
+            Some(_) | None => true,
+        };
+        match (own_writes, is_up(server)) {
+            (false, false) => Fitness::Useless,
+            (false, true) => Fitness::LacksOwnWrites,
+            (true, false) => Fitness::Down,
+            (true, true) if server.lag_ratio > 1.0 => Fitness::Lagging,
+            (true, true) if server.effective_weight() <= 0.0 => Fitness::Unwanted,
+            (true, true) => Fitness::Good,
+        }
+    }
+
+    fn why_no_replica(&self) -> Why {
+        let any = |wanted| self.replicas().any(|s| self.fitness(s) == wanted);
+        let none_at_all = !(0..self.servers.len()).any(|at| acts_as_replica(self.servers, at, self.primary));
+        if none_at_all {
+            Why::NoReplica
+        } else if any(Fitness::LacksOwnWrites) {
+            Why::OwnWritesNotReplayed
+        } else if any(Fitness::Lagging) {
+            Why::ReplicasLag
+        } else {
+            Why::NoHealthyReplica
+        }
+    }
+}
+
+/// Whether there is no sign that it does not serve.
+fn is_up(server: &ServerView) -> bool {
+    !server.suspect && server.admission != Admission::Refused
+}
+
+#[cfg(test)]
+mod tests;
