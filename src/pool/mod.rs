@@ -1,3 +1,480 @@
-//! Pools of server connections.
+//! A pool: the connections to one server as one user, lent to clients for as long as [`crate::session::Session`] needs them.
+//!
+//! [`ledger`] decides; this module holds the connections, wakes those who wait, dials and resets.
 
+pub mod checkout;
 pub mod ledger;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::error::{Error, SqlState};
+use crate::health::server::ServerHealth;
+use crate::id::{ServerIndex, ShardIndex, WorkerId};
+use crate::metrics::counters::PoolCounters;
+use crate::server::connection::Secret;
+use crate::server::login::{self, LoginSettings};
+use crate::server::{Connection, Target};
+pub use checkout::{Checkout, Verdict};
+use ledger::{Acquire, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
+
+/// What a pool is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// The database, as clients name it.
+    pub database: String,
+    /// The user, as clients name it.
+    pub user: String,
+    /// The shard.
+    pub shard: ShardIndex,
+    /// The server among the shard's.
+    pub server: ServerIndex,
+}
+
+/// The settings of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Connections at most.
+    pub limits: Limits,
+    /// Connections kept open while the pool is in use.
+    pub min_size: usize,
+    /// For logins.
+    pub login: LoginSettings,
+    /// Time between a failed login and the next try.
+    pub login_retry: Duration,
+    /// Idle connections are closed after this; zero: never.
+    pub idle_timeout: Duration,
+    /// Connections are closed when idle after this; zero: never.
+    pub lifetime: Duration,
+    /// Run when a client leaves state behind.
+    pub reset_query: String,
+}
+
+/// A connection as SHOW SERVERS lists it.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Its slot.
+    pub slot: SlotId,
+    /// Its state.
+    pub state: SlotState,
+    /// Since when.
+    pub since: Instant,
+    /// When the login was done; `None` before.
+    pub created: Option<Instant>,
+    /// The server process.
+    pub pid: u32,
+    /// Our end, for TCP.
+    pub local: Option<std::net::SocketAddr>,
+    /// The server's end, for TCP.
+    pub peer: Option<std::net::SocketAddr>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    created: Instant,
+    pid: u32,
+    secret: Secret,
+    addresses: Option<(std::net::SocketAddr, std::net::SocketAddr)>,
+}
+
+type Waiting = oneshot::Sender<Result<Checkout, Error>>;
+
+#[derive(Debug)]
+struct Inner {
+    ledger: Ledger,
+    idle: FxHashMap<SlotId, Box<Connection>>,
+    known: FxHashMap<SlotId, Known>,
+    waiting: HashMap<WaiterId, Waiting>,
+    last_error: Option<Error>,
+    last_used: Instant,
+}
+
+/// The connections to one server as one user.
+#[derive(Debug)]
+pub struct Pool {
+    /// What it is for.
+    pub key: PoolKey,
+    /// Whom it logs in to.
+    pub target: Target,
+    /// Its settings.
+    pub settings: PoolSettings,
+    /// How its server is.
+    pub health: Arc<ServerHealth>,
+    /// What it has done.
+    pub counters: PoolCounters,
+    inner: Mutex<Inner>,
+    next_waiter: AtomicU64,
+}
+
+/// A place in the queue; dropping it leaves the queue.
+#[derive(Debug)]
+pub struct Ticket {
+    pool: Arc<Pool>,
+    waiter: WaiterId,
+    receiver: oneshot::Receiver<Result<Checkout, Error>>,
+}
+
+/// A connection at once, or a place in the queue.
+#[derive(Debug)]
+pub enum Asked {
+    /// Here it is.
+    Now(Checkout),
+    /// Wait.
+    Later(Ticket),
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(key: PoolKey, target: Target, settings: PoolSettings, health: Arc<ServerHealth>) -> Arc<Self> {
+        let inner = Inner {
+            ledger: Ledger::new(settings.limits),
+            idle: FxHashMap::default(),
+            known: FxHashMap::default(),
+            waiting: HashMap::new(),
+            last_error: None,
+            last_used: clock::now(),
+        };
+        let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
+        Arc::new(Self { key, target, settings, health, counters, inner, next_waiter })
+    }
+
+    /// Asks for a connection for a client on `worker`.
+    ///
+    /// # Errors
+    /// When logins to the server have been failing: the error of the last one.
+    pub fn ask(self: &Arc<Self>, worker: WorkerId) -> Result<Asked, Error> {
+        loop {
+            let now = clock::now();
+            let waiter = WaiterId(self.next_waiter.fetch_add(1, Ordering::Relaxed));
+            let mut inner = self.inner.lock();
+            inner.last_used = now;
+            match inner.ledger.acquire(waiter, worker, now) {
+                Acquire::Reuse(slot) => {
+                    let connection = inner.idle.remove(&slot);
+                    let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
+                    drop(inner);
+                    let Some(connection) = connection else {
+                        self.discard(slot);
+                        continue;
+                    };
+                    let checkout = Checkout::new(Arc::clone(self), slot, connection);
+                    if let Some(checkout) = checkout.prepare(worker, worn) {
+                        return Ok(Asked::Now(checkout));
+                    }
+                }
+                Acquire::Queued(dial) => {
+                    let (sender, receiver) = oneshot::channel();
+                    inner.waiting.insert(waiter, sender);
+                    drop(inner);
+                    self.dial(dial, worker);
+                    return Ok(Asked::Later(Ticket { pool: Arc::clone(self), waiter, receiver }));
+                }
+                Acquire::Refused => {
+                    return Err(inner.last_error.clone().unwrap_or_else(|| {
+                        Error::server(SqlState::CONNECTION_FAILURE, "logins to the server have been failing")
+                    }));
+                }
+            }
+        }
+    }
+
+    fn dial(self: &Arc<Self>, slot: Option<SlotId>, worker: WorkerId) {
+        let Some(slot) = slot else { return };
+        let pool = Arc::clone(self);
+        tokio::task::spawn_local(async move {
+            match login::login(&pool.target, pool.settings.login, worker).await {
+                Ok(connection) => pool.dialled(slot, connection),
+                Err(error) => pool.dial_failed(slot, error),
+            }
+        });
+    }
+
+    fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>) {
+        tracing::debug!(pool = %self.name(), pid = connection.pid, "new server connection");
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        inner.last_error = None;
+        inner.known.insert(
+            slot,
+            Known {
+                created: connection.created,
+                pid: connection.pid,
+                secret: connection.secret.clone(),
+                addresses: connection.stream.addresses(),
+            },
+        );
+        let freed = inner.ledger.login_done(slot, now);
+        self.settle(inner, slot, Some(connection), freed);
+    }
+
+    fn dial_failed(self: &Arc<Self>, slot: SlotId, error: Error) {
+        tracing::warn!(pool = %self.name(), %error, "login to the server failed");
+        let now = clock::now();
+        // A refusal by a server that is up (a wrong password, too many connections) says nothing against the server.
+        if matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT) {
+            self.health.on_connect_failure(&error.message, now);
+        }
+        let mut inner = self.inner.lock();
+        inner.last_error = Some(error.clone());
+        let told = inner.ledger.login_failed(slot, self.settings.login_retry, now);
+        let senders: Vec<_> = told.iter().filter_map(|w| inner.waiting.remove(w)).collect();
+        drop(inner);
+        for sender in senders {
+            // A waiter that has left needs no answer.
+            drop(sender.send(Err(error.clone())));
+        }
+    }
+
+    /// Carries out what the ledger decided about a connection that became free.
+    fn settle(
+        self: &Arc<Self>,
+        mut inner: parking_lot::MutexGuard<'_, Inner>,
+        slot: SlotId,
+        connection: Option<Box<Connection>>,
+        freed: Freed,
+    ) {
+        match freed {
+            Freed::Give(waiter) => {
+                let sender = inner.waiting.remove(&waiter);
+                let connection = connection.or_else(|| inner.idle.remove(&slot));
+                drop(inner);
+                let Some(connection) = connection else { return self.discard(slot) };
+                let checkout = Checkout::new(Arc::clone(self), slot, connection);
+                match sender {
+                    // Who left in this very moment gives it back by dropping what was sent.
+                    Some(sender) => {
+                        if let Err(Ok(checkout)) = sender.send(Ok(checkout)) {
+                            checkout.release(Verdict::Clean);
+                        }
+                    }
+                    None => checkout.release(Verdict::Clean),
+                }
+            }
+            Freed::Idle | Freed::Wait => {
+                if let Some(connection) = connection {
+                    inner.idle.insert(slot, connection);
+                }
+            }
+            Freed::Close(dial) => {
+                inner.known.remove(&slot);
+                let connection = connection.or_else(|| inner.idle.remove(&slot));
+                drop(inner);
+                let worker = connection.as_ref().map_or(WorkerId(0), |c| c.worker);
+                drop(connection);
+                self.dial(dial, worker);
+            }
+        }
+    }
+
+    fn release(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, verdict: Verdict) {
+        if verdict == Verdict::Dirty {
+            return self.reset(slot, connection);
+        }
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
+        if worn {
+            inner.known.remove(&slot);
+            let dial = inner.ledger.discard(slot, now);
+            drop(inner);
+            return self.dial(dial, connection.worker);
+        }
+        let freed = inner.ledger.release(slot, now);
+        self.settle(inner, slot, Some(connection), freed);
+    }
+
+    /// Cleans a connection of what its client left, then frees it; a connection that cannot be cleaned is closed.
+    fn reset(self: &Arc<Self>, slot: SlotId, mut connection: Box<Connection>) {
+        self.inner.lock().ledger.resetting(slot, clock::now());
+        let pool = Arc::clone(self);
+        tokio::task::spawn_local(async move {
+            let sql = &pool.settings.reset_query;
+            let done = tokio::time::timeout(pool.settings.login.timeout, connection.run(sql)).await;
+            if matches!(done, Ok(Ok(Ok(())))) {
+                connection.state.forget_state();
+                pool.release(slot, connection, Verdict::Clean);
+            } else {
+                tracing::warn!(pool = %pool.name(), "server connection could not be reset and is closed");
+                pool.discard(slot);
+            }
+        });
+    }
+
+    fn discard(self: &Arc<Self>, slot: SlotId) {
+        let mut inner = self.inner.lock();
+        inner.known.remove(&slot);
+        inner.idle.remove(&slot);
+        let dial = inner.ledger.discard(slot, clock::now());
+        drop(inner);
+        self.dial(dial, WorkerId(0));
+    }
+
+    /// Cancels the statement that a client runs on `slot`. The connection goes to nobody else until the request is done.
+    pub async fn cancel(self: &Arc<Self>, slot: SlotId) {
+        let (pid, secret) = {
+            let mut inner = self.inner.lock();
+            if !inner.ledger.cancel_begins(slot) {
+                return;
+            }
+            match inner.known.get(&slot) {
+                Some(known) => (known.pid, known.secret.clone()),
+                None => (0, Secret::default()),
+            }
+        };
+        self.counters.cancel_requests.inc();
+        let timeout = self.settings.login.timeout.min(Duration::from_secs(10));
+        if let Err(error) = crate::server::cancel::cancel(self.target.address(), pid, &secret, timeout).await {
+            tracing::warn!(pool = %self.name(), %error, "cancel request failed");
+        }
+        let mut inner = self.inner.lock();
+        if let Some(freed) = inner.ledger.cancel_done(slot, clock::now()) {
+            self.settle(inner, slot, None, freed);
+        }
+    }
+
+    /// Closes what has rested or lived too long or died while resting, keeps the pool warm, and retries logins for those who wait.
+    /// To be called about once a second, on one worker.
+    pub fn maintain(self: &Arc<Self>, worker: WorkerId) {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let mut closed: Vec<Box<Connection>> = Vec::new();
+        for slot in inner.ledger.expire(self.settings.idle_timeout, self.settings.lifetime, now) {
+            inner.known.remove(&slot);
+            closed.extend(inner.idle.remove(&slot));
+        }
+        let resting: Vec<SlotId> = inner.idle.keys().copied().collect();
+        let mut dials = Vec::new();
+        for slot in resting {
+            let idle = inner.ledger.state(slot).is_some_and(|(s, _)| s == SlotState::Idle);
+            if idle && inner.idle.get_mut(&slot).is_some_and(|c| !c.is_usable()) {
+                inner.known.remove(&slot);
+                closed.extend(inner.idle.remove(&slot));
+                dials.extend(inner.ledger.discard(slot, now));
+            }
+        }
+        let in_use = self.settings.idle_timeout.is_zero()
+            || now.saturating_duration_since(inner.last_used) < self.settings.idle_timeout;
+        dials.extend(inner.ledger.dial_overdue(worker, now));
+        if in_use {
+            dials.extend(inner.ledger.warm(self.settings.min_size, worker, now));
+        }
+        drop(inner);
+        drop(closed);
+        for slot in dials {
+            self.dial(Some(slot), worker);
+        }
+    }
+
+    /// Nothing is lent any more until [`Pool::resume`].
+    pub fn pause(&self) {
+        self.inner.lock().ledger.pause();
+    }
+
+    /// Lending goes on.
+    pub fn resume(self: &Arc<Self>, worker: WorkerId) {
+        let mut inner = self.inner.lock();
+        let (given, dials) = inner.ledger.resume(clock::now());
+        drop(inner);
+        for (waiter, slot) in given {
+            let inner = self.inner.lock();
+            self.settle(inner, slot, None, Freed::Give(waiter));
+        }
+        for slot in dials {
+            self.dial(Some(slot), worker);
+        }
+    }
+
+    /// Closes every connection: the idle ones now, the others when they come back.
+    pub fn close_all(&self) {
+        let mut inner = self.inner.lock();
+        inner.ledger.condemn_all();
+        let slots = inner.ledger.expire(Duration::ZERO, Duration::ZERO, clock::now());
+        let closed: Vec<_> = slots.iter().filter_map(|s| inner.idle.remove(s)).collect();
+        for slot in &slots {
+            inner.known.remove(slot);
+        }
+        drop(inner);
+        drop(closed);
+    }
+
+    /// Whether no connection is lent, being cleaned or logging in.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let c = self.counts();
+        c.active + c.active_cancel + c.being_canceled + c.resetting + c.login == 0
+    }
+
+    /// The numbers now.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.inner.lock().ledger.counts()
+    }
+
+    /// How long the first in the queue has waited.
+    #[must_use]
+    pub fn oldest_wait(&self) -> Duration {
+        let oldest = self.inner.lock().ledger.oldest_wait();
+        oldest.map_or(Duration::ZERO, |since| clock::now().saturating_duration_since(since))
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let inner = self.inner.lock();
+        let infos = inner.known.iter().filter_map(|(slot, known)| {
+            let (state, since) = inner.ledger.state(*slot)?;
+            Some(ConnectionInfo {
+                slot: *slot,
+                state,
+                since,
+                created: Some(known.created),
+                pid: known.pid,
+                peer: known.addresses.map(|a| a.0),
+                local: known.addresses.map(|a| a.1),
+            })
+        });
+        infos.collect()
+    }
+
+    /// `database/user@server`, for logs.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}@{}", self.key.database, self.key.user, self.target.address())
+    }
+}
+
+impl Ticket {
+    /// Waits for the connection.
+    ///
+    /// # Errors
+    /// When logins to the server fail.
+    pub async fn wait(&mut self, worker: WorkerId) -> Result<Checkout, Error> {
+        let closed = || Error::us(SqlState::ADMIN_SHUTDOWN, "the pool was closed");
+        let checkout = (&mut self.receiver).await.map_err(|_| closed())??;
+        // A connection that was just given back by another client has been vetted by that.
+        checkout.prepare(worker, false).ok_or_else(|| {
+            Error::server(SqlState::CONNECTION_FAILURE, "the server connection was lost before it could be used")
+        })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut inner = self.pool.inner.lock();
+        inner.ledger.cancel_wait(self.waiter);
+        inner.waiting.remove(&self.waiter);
+        drop(inner);
+        // A connection that was sent in this moment is given back.
+        if let Ok(Ok(checkout)) = self.receiver.try_recv() {
+            checkout.release(Verdict::Clean);
+        }
+    }
+}

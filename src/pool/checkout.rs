@@ -1,0 +1,88 @@
+//! A connection that is lent.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use crate::id::WorkerId;
+use crate::pool::Pool;
+use crate::pool::ledger::SlotId;
+use crate::server::Connection;
+
+/// In what state a connection is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Outside a transaction, nothing under way, nothing of its client's left.
+    Clean,
+    /// The same, but its client's state is still there.
+    Dirty,
+}
+
+/// A connection that is lent. Dropping it without [`Checkout::release`] closes the connection.
+#[derive(Debug)]
+pub struct Checkout {
+    pool: Arc<Pool>,
+    slot: SlotId,
+    connection: Option<Box<Connection>>,
+}
+
+impl Checkout {
+    pub(super) fn new(pool: Arc<Pool>, slot: SlotId, connection: Box<Connection>) -> Self {
+        Self { pool, slot, connection: Some(connection) }
+    }
+
+    /// Makes it usable on `worker`; `None` if it is not (it is closed then).
+    pub(super) fn prepare(mut self, worker: WorkerId, worn: bool) -> Option<Self> {
+        let mut connection = self.connection.take()?;
+        if worn || !connection.is_usable() {
+            return None;
+        }
+        if connection.worker != worker {
+            connection = connection.move_to(worker).ok()?;
+            self.pool.inner.lock().ledger.moved(self.slot, worker);
+        }
+        self.connection = Some(connection);
+        Some(self)
+    }
+
+    /// The pool it belongs to.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Its slot.
+    #[must_use]
+    pub fn slot(&self) -> SlotId {
+        self.slot
+    }
+
+    /// Gives it back.
+    pub fn release(mut self, verdict: Verdict) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.release(self.slot, connection, verdict);
+        }
+    }
+}
+
+impl Deref for Checkout {
+    type Target = Option<Box<Connection>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.connection
+    }
+}
+
+impl DerefMut for Checkout {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.connection
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        // Whatever it is in the middle of, nobody else may have it.
+        if !std::thread::panicking() || self.connection.is_some() {
+            self.pool.close_slot(self.slot, self.connection.take());
+        }
+    }
+}

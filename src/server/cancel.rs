@@ -1,0 +1,32 @@
+//! Cancelling what a server process is doing.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::net::Buffer;
+use crate::server::connection::{Secret, write_all};
+use crate::server::{Address, dial};
+use crate::wire::encode;
+
+/// Asks the server to cancel the statement of process `pid`, and waits until the server has closed the connection of the request:
+/// the signal is then sent, so it cannot hit what the process does next.
+///
+/// # Errors
+/// When the server cannot be reached within `timeout`.
+pub async fn cancel(address: Address<'_>, pid: u32, secret: &Secret, timeout: Duration) -> Result<(), Error> {
+    let mut stream = dial::dial(address, timeout, false).await?;
+    let mut request = Vec::new();
+    encode::cancel_request(&mut request, pid, &secret.0);
+    let exchange = async {
+        write_all(&mut stream, &request).await?;
+        let mut input = Buffer::default();
+        while poll_fn(|cx| input.poll_fill(&mut stream, cx)).await? > 0 {
+            input = Buffer::default();
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // A server that takes the request and then stalls has been asked all the same.
+    drop(tokio::time::timeout(timeout, exchange).await);
+    Ok(())
+}

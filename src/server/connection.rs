@@ -1,0 +1,165 @@
+//! A logged-in connection to a server.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use crate::error::{Error, SqlState};
+use crate::id::{ConnectionId, WorkerId};
+use crate::net::{Buffer, Stream};
+use crate::session::ServerState;
+use crate::wire::{encode, frame, message};
+
+/// Longest message that is taken whole from a server outside of a client's results: errors, notices, parameters.
+const MAX_OWN_MESSAGE: usize = 1 << 20;
+
+/// A connection to a server.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its number.
+    pub id: ConnectionId,
+    /// The socket.
+    pub stream: Stream,
+    /// Bytes of a frame that is not whole yet.
+    pub input: Buffer,
+    /// Bytes that the socket has not taken yet.
+    pub output: Buffer,
+    /// What is prepared and set on it.
+    pub state: ServerState,
+    /// The server process.
+    pub pid: u32,
+    /// What cancels its statements. Never printed.
+    pub secret: Secret,
+    /// The worker whose reactor has the socket.
+    pub worker: WorkerId,
+    /// When the login was done.
+    pub created: Instant,
+    /// Settings reported at login, as the server spells them.
+    pub welcome: Vec<(String, String)>,
+}
+
+/// A cancel key.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Reads the next whole message: its type and its body.
+///
+/// # Errors
+/// Those of the socket, its end, and frames that no server sends.
+pub async fn read_message(stream: &mut Stream, input: &mut Buffer) -> io::Result<(u8, Vec<u8>)> {
+    loop {
+        let whole = frame::next(input.bytes(), MAX_OWN_MESSAGE)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?
+            .map(|f| (f.tag, f.body().to_vec(), f.bytes.len()));
+        if let Some((tag, body, len)) = whole {
+            input.consume(len);
+            return Ok((tag, body));
+        }
+        if poll_fn(|cx| input.poll_fill(stream, cx)).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "server closed the connection unexpectedly"));
+        }
+    }
+}
+
+/// Writes all of `bytes`.
+///
+/// # Errors
+/// Those of the socket.
+pub async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    let mut output = Buffer::default();
+    output.extend(bytes);
+    poll_fn(|cx| output.poll_flush(stream, cx)).await
+}
+
+/// An ErrorResponse of a server, as an error to pass on.
+#[must_use]
+pub fn server_error(body: &[u8]) -> Error {
+    let text = |kind| message::error_field(body, kind).map(|v| String::from_utf8_lossy(v).into_owned());
+    let sqlstate = SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default());
+    let mut error = Error::server(sqlstate, text(b'M').unwrap_or_else(|| "unknown error of the server".to_owned()));
+    error.detail = text(b'D');
+    error.hint = text(b'H');
+    error
+}
+
+impl Connection {
+    /// Runs `sql` for our own purposes and waits for its end; rows are thrown away.
+    ///
+    /// # Errors
+    /// The server's error (the connection can still be used when the origin is the statement), or a broken connection: `Err(Err(_))`
+    /// of the inner result tells the first.
+    pub async fn run(&mut self, sql: &str) -> io::Result<Result<(), Error>> {
+        let mut bytes = Vec::with_capacity(sql.len() + 8);
+        encode::query(&mut bytes, sql.as_bytes());
+        self.state.unnamed = None;
+        write_all(&mut self.stream, &bytes).await?;
+        let mut outcome = Ok(());
+        loop {
+            match read_message(&mut self.stream, &mut self.input).await? {
+                (b'Z', _) => return Ok(outcome),
+                (b'E', body) => outcome = Err(server_error(&body)),
+                (b'S', body) => self.report(&body),
+                _ => {}
+            }
+        }
+    }
+
+    fn report(&mut self, body: &[u8]) {
+        if let Some((name, value)) = message::parameter_status(body) {
+            self.state.settings.report(&String::from_utf8_lossy(name), &String::from_utf8_lossy(value));
+        }
+    }
+
+    /// Whether the resting connection can be used: it is not closed, and what came meanwhile (reported settings, notices) is taken in.
+    /// Asks no system call when nothing came.
+    #[must_use]
+    pub fn is_usable(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.input.is_empty() && !self.stream.poll_readable(&mut cx) {
+            return true;
+        }
+        loop {
+            match self.input.poll_fill(&mut self.stream, &mut cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => return false,
+            }
+        }
+        loop {
+            let taken = match frame::next(self.input.bytes(), MAX_OWN_MESSAGE) {
+                Ok(Some(f)) => Some((f.tag, f.body().to_vec(), f.bytes.len())),
+                Ok(None) => None,
+                Err(_) => return false,
+            };
+            match taken {
+                None => return self.input.is_empty(),
+                Some((b'S', body, len)) => {
+                    self.report(&body);
+                    self.input.consume(len);
+                }
+                Some((b'N' | b'A', _, len)) => self.input.consume(len),
+                Some(_) => return false,
+            }
+        }
+    }
+
+    /// Moves the socket to the reactor of the calling worker, if it is at another's.
+    ///
+    /// # Errors
+    /// When a reactor refuses.
+    pub fn move_to(self: Box<Self>, worker: WorkerId) -> io::Result<Box<Self>> {
+        if self.worker == worker {
+            return Ok(self);
+        }
+        let this = *self;
+        let stream = this.stream.detach()?.attach()?;
+        Ok(Box::new(Self { stream, worker, ..this }))
+    }
+}

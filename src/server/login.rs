@@ -1,0 +1,132 @@
+//! Logging in to a server.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::auth::scram;
+use crate::auth::server_login::{Reply, ServerLogin};
+use crate::clock;
+use crate::error::{Error, SqlState};
+use crate::id::{ConnectionId, WorkerId};
+use crate::net::Buffer;
+use crate::server::connection::{Secret, read_message, server_error, write_all};
+use crate::server::{Connection, Target, dial};
+use crate::session::ServerState;
+use crate::wire::{encode, message};
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// What every login needs beside its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginSettings {
+    /// For connecting and logging in together.
+    pub timeout: Duration,
+    /// TCP keep-alive.
+    pub keepalive: bool,
+    /// Prepared statements kept on the connection.
+    pub max_statements: usize,
+}
+
+/// Connects and logs in.
+///
+/// # Errors
+/// What went wrong, with the server's address; origin `Server`.
+pub async fn login(target: &Target, settings: LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
+    let address = target.address();
+    match tokio::time::timeout(settings.timeout, exchange(target, settings, worker)).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::server(
+            SqlState::CANNOT_CONNECT,
+            format!("could not log in to server {address}: no answer within {} s", settings.timeout.as_secs_f64()),
+        )),
+    }
+}
+
+async fn exchange(target: &Target, settings: LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
+    let address = target.address();
+    let broken = |e: std::io::Error| {
+        Error::server(SqlState::CONNECTION_FAILURE, format!("connection to server {address} failed during login: {e}"))
+    };
+    let mut stream = dial::dial(address, settings.timeout, settings.keepalive).await?;
+    let mut hello = Vec::new();
+    encode::startup(&mut hello, &[("user", &target.user), ("database", &target.dbname)]);
+    write_all(&mut stream, &hello).await.map_err(broken)?;
+
+    let nonce = scram::nonce(&rand::random());
+    let mut login = Some(ServerLogin::new(&target.user, target.credential.clone(), &nonce));
+    let mut input = Buffer::default();
+    let mut state = ServerState::new(settings.max_statements);
+    let mut welcome = Vec::new();
+    let (mut pid, mut secret) = (0, Secret::default());
+    let mut let_in = false;
+    loop {
+        match read_message(&mut stream, &mut input).await.map_err(broken)? {
+            (b'R', body) => {
+                let mut r = message::Reader::new(&body);
+                let code = r.u32().ok_or_else(|| garbled(target))?;
+                let mut machine = login.take().ok_or_else(|| garbled(target))?;
+                let rest = r.rest().to_vec();
+                let (machine, reply) = if machine.next_is_costly() {
+                    tokio::task::spawn_blocking(move || {
+                        let reply = machine.request(code, &rest);
+                        (machine, reply)
+                    })
+                    .await
+                    .map_err(|_| Error::us(SqlState::INTERNAL_ERROR, "the login to the server was interrupted"))?
+                } else {
+                    let reply = machine.request(code, &rest);
+                    (machine, reply)
+                };
+                match reply? {
+                    Reply::Send(answer) => {
+                        let mut out = Vec::new();
+                        encode::password(&mut out, &answer.0);
+                        write_all(&mut stream, &out).await.map_err(broken)?;
+                    }
+                    Reply::Wait => {}
+                    Reply::Done => let_in = true,
+                }
+                login = Some(machine);
+            }
+            (b'E', body) => {
+                let error = server_error(&body);
+                let message = format!("login to server {address} failed: {}", error.message);
+                return Err(Error { message, ..error });
+            }
+            (b'S', body) if let_in => {
+                let (name, value) = message::parameter_status(&body).ok_or_else(|| garbled(target))?;
+                let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+                state.settings.report_default(&name, &value);
+                welcome.push((name.into_owned(), value.into_owned()));
+            }
+            (b'K', body) if let_in => {
+                let key = message::backend_key(&body).ok_or_else(|| garbled(target))?;
+                (pid, secret) = (key.0, Secret(key.1.to_vec()));
+            }
+            (b'Z', body) if let_in && message::ready_for_query(&body).is_some() => {
+                return Ok(Box::new(Connection {
+                    id: ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed)),
+                    stream,
+                    input,
+                    output: Buffer::default(),
+                    state,
+                    pid,
+                    secret,
+                    worker,
+                    created: clock::now(),
+                    welcome,
+                }));
+            }
+            (b'N' | b'v', _) => {}
+            _ => return Err(garbled(target)),
+        }
+    }
+}
+
+fn garbled(target: &Target) -> Error {
+    Error::server(
+        SqlState::PROTOCOL_VIOLATION,
+        format!("server {} does not speak the PostgreSQL protocol as it should during login", target.address()),
+    )
+    .hint("Check that host and port are those of a PostgreSQL server.")
+}
