@@ -6,9 +6,6 @@
 
 pub mod averages;
 pub mod counters;
-pub mod families;
-pub mod http;
-pub mod snapshot;
 
 #[cfg(test)]
 pub(crate) mod example;

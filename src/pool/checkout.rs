@@ -23,11 +23,12 @@ pub struct Checkout {
     pool: Arc<Pool>,
     slot: SlotId,
     connection: Option<Box<Connection>>,
+    lent: bool,
 }
 
 impl Checkout {
     pub(super) fn new(pool: Arc<Pool>, slot: SlotId, connection: Box<Connection>) -> Self {
-        Self { pool, slot, connection: Some(connection) }
+        Self { pool, slot, connection: Some(connection), lent: true }
     }
 
     /// Makes it usable on `worker`; `None` if it is not (it is closed then).
@@ -59,6 +60,7 @@ impl Checkout {
     /// Gives it back.
     pub fn release(mut self, verdict: Verdict) {
         if let Some(connection) = self.connection.take() {
+            self.lent = false;
             self.pool.release(self.slot, connection, verdict);
         }
     }
@@ -80,9 +82,10 @@ impl DerefMut for Checkout {
 
 impl Drop for Checkout {
     fn drop(&mut self) {
-        // Whatever it is in the middle of, nobody else may have it.
-        if !std::thread::panicking() || self.connection.is_some() {
-            self.pool.close_slot(self.slot, self.connection.take());
+        if self.lent {
+            // Whatever it is in the middle of, nobody else may have it.
+            self.connection = None;
+            self.pool.discard(self.slot);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`ledger`] decides; this module holds the connections, wakes those who wait, dials and resets.
 
 pub mod checkout;
+pub mod counters;
 pub mod ledger;
 
 use std::collections::HashMap;
@@ -18,11 +19,11 @@ use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::health::server::ServerHealth;
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
-use crate::metrics::counters::PoolCounters;
 use crate::server::connection::Secret;
 use crate::server::login::{self, LoginSettings};
 use crate::server::{Connection, Target};
 pub use checkout::{Checkout, Verdict};
+use counters::PoolCounters;
 use ledger::{Acquire, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
 
 /// What a pool is for.
@@ -329,7 +330,7 @@ impl Pool {
                 None => (0, Secret::default()),
             }
         };
-        self.counters.cancel_requests.inc();
+        self.counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
         let timeout = self.settings.login.timeout.min(Duration::from_secs(10));
         if let Err(error) = crate::server::cancel::cancel(self.target.address(), pid, &secret, timeout).await {
             tracing::warn!(pool = %self.name(), %error, "cancel request failed");
