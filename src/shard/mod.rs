@@ -6,3 +6,4 @@
 pub mod hash;
 pub mod key;
 pub mod map;
+pub mod plan;

@@ -1,0 +1,519 @@
+//! The shard planner: a statement is proven to belong to one shard, or refused with the reason and what to do instead.
+//!
+//! There is no third outcome in which a statement is sent somewhere in the hope that it is right. The planner sees shapes
+//! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
+//! conjuncts, or given in every row of VALUES.
+//!
+//! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key.
+
+mod proof;
+mod refusal;
+mod relations;
+
+use std::fmt;
+
+use crate::error::{Error, SqlState};
+use crate::id::{ShardIndex, Slot};
+pub use crate::shard::key::BoundParams;
+use crate::shard::key::{Key, KeyError};
+use crate::shard::map::{KeyType, ShardMap, Table};
+use crate::sql::facts::{
+    Access, ColumnRef, KeyValue, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef,
+    TransactionEffect, Verb,
+};
+use relations::{Home, Relations};
+
+/// What a plan depends on beside the statement.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanContext<'a> {
+    /// The database's map.
+    pub map: &'a ShardMap,
+    /// The parameters; none while they are not known: Parse without Bind, EXPLAIN ROUTE of a text with `$1`.
+    pub bound: Option<BoundParams<'a>>,
+    /// `SET pgweir.sharding_key`; a hint of the text takes its place. Empty is as good as none.
+    pub sharding_key: Option<&'a str>,
+    /// `SET pgweir.shard`; a hint of the text takes its place. Empty is as good as none.
+    pub shard: Option<&'a str>,
+    /// Whether client_encoding is UTF8; a text key beyond ASCII is refused otherwise.
+    pub utf8: bool,
+    /// Whether search_path is as the server starts with. If not, an unqualified name that is also a listed table's is refused.
+    pub default_search_path: bool,
+}
+
+/// Why a statement goes to the shard it goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// There is only one shard.
+    Unsharded,
+    /// The key of its one sharded table has this slot.
+    Key(Slot),
+    /// The keys of all this many rows belong there.
+    Rows(usize),
+    /// `pgweir.shard` says so.
+    ShardSetting,
+    /// `pgweir.sharding_key` has this slot.
+    KeySetting(Slot),
+    /// Its tables are not listed: they live on the default shard.
+    Unlisted,
+    /// It has effects that only one shard can see, and names no table.
+    DefaultShard,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsharded => f.write_str("the database is not sharded"),
+            Self::Key(slot) => write!(f, "its sharding key is in slot {slot}"),
+            Self::Rows(count) => write!(f, "the sharding keys of its {count} rows belong there"),
+            Self::ShardSetting => f.write_str("pgweir.shard names it"),
+            Self::KeySetting(slot) => write!(f, "pgweir.sharding_key is in slot {slot}"),
+            Self::Unlisted => f.write_str("its tables are not listed and live on the default shard"),
+            Self::DefaultShard => f.write_str("it names no table but has effects, which belong to the default shard"),
+        }
+    }
+}
+
+/// Where a statement goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardPlan {
+    /// To this shard.
+    Single {
+        /// Which.
+        shard: ShardIndex,
+        /// Why.
+        why: Why,
+    },
+    /// To any shard, the one in use first: all would answer alike, or the session decides.
+    AnyShard {
+        /// Why.
+        why: &'static str,
+    },
+    /// The shard depends on a parameter that is not bound yet ([`PlanContext::bound`] is none). Such a statement may be
+    /// parsed and described on any shard; to run it, plan it again with its parameters. Never the outcome when they are given.
+    NeedsParameter {
+        /// Which, counted from 1.
+        number: u16,
+    },
+    /// Nowhere.
+    Reject(Error),
+}
+
+impl ShardPlan {
+    fn single(shard: ShardIndex, why: Why) -> Self {
+        Self::Single { shard, why }
+    }
+}
+
+impl From<Stop> for ShardPlan {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Refuse(error) => Self::Reject(error),
+            Stop::Unbound(number) => Self::NeedsParameter { number },
+        }
+    }
+}
+
+/// Why planning ends without a shard.
+#[derive(Debug)]
+enum Stop {
+    Refuse(Error),
+    Unbound(u16),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Refuse(error)
+    }
+}
+
+/// Plans a whole text. Its statements travel in one message, so all must agree on the shard; SET, SHOW and transaction control
+/// agree with any. A `SET pgweir.shard` or `SET pgweir.sharding_key` in the text holds from the next statement on.
+#[must_use]
+pub fn plan_query(facts: &QueryFacts, cx: &PlanContext<'_>) -> ShardPlan {
+    if let Some(error) = &facts.hints.error {
+        return ShardPlan::Reject(refusal::bad_hint(error));
+    }
+    if !cx.map.is_sharded() {
+        return ShardPlan::single(cx.map.default_shard, Why::Unsharded);
+    }
+    if let Some((message, position)) = &facts.unparsed {
+        return ShardPlan::Reject(refusal::unparsed(message, *position));
+    }
+    let hints = &facts.hints;
+    let mut cx = PlanContext {
+        shard: hints.shard.as_deref().or(cx.shard),
+        sharding_key: hints.sharding_key.as_deref().or(cx.sharding_key),
+        ..*cx
+    };
+    let mut whole = ShardPlan::AnyShard { why: "there is no statement" };
+    for statement in &facts.statements {
+        whole = join(whole, plan_statement(statement, &cx), "statements of one text");
+        if matches!(whole, ShardPlan::Reject(_)) {
+            break;
+        }
+        statement.effects.iter().for_each(|effect| follow(effect, &mut cx));
+    }
+    whole
+}
+
+/// Plans one statement by its shape and the settings; hints are the caller's affair (see [`plan_query`]).
+#[must_use]
+pub fn plan_statement(statement: &StatementFacts, cx: &PlanContext<'_>) -> ShardPlan {
+    if !cx.map.is_sharded() {
+        return ShardPlan::single(cx.map.default_shard, Why::Unsharded);
+    }
+    plan_sharded(statement, cx).unwrap_or_else(Into::into)
+}
+
+/// The plan of two statements that travel together: those of a pipeline.
+#[must_use]
+pub fn combine(a: ShardPlan, b: ShardPlan) -> ShardPlan {
+    join(a, b, "statements of one pipeline")
+}
+
+fn join(a: ShardPlan, b: ShardPlan, what: &str) -> ShardPlan {
+    use ShardPlan::{AnyShard, NeedsParameter, Reject, Single};
+    match (a, b) {
+        (Single { shard: a, .. }, Single { shard: b, .. }) if a != b => Reject(refusal::disagree(what)),
+        (Reject(error), _) | (_, Reject(error)) => Reject(error),
+        (NeedsParameter { number }, _) | (_, NeedsParameter { number }) => NeedsParameter { number },
+        (plan @ Single { .. }, _) | (_, plan @ Single { .. }) => plan,
+        // A real statement's reason says more than that there was none before it.
+        (AnyShard { .. }, b @ AnyShard { .. }) => b,
+    }
+}
+
+/// Follows a setting of the text itself to the statements after it. What search_path a reset goes back to is not known here,
+/// so a changed one stays changed.
+fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
+    match effect {
+        SessionEffect::Set { name, value } => match name.as_str() {
+            "pgweir.shard" => cx.shard = Some(value),
+            "pgweir.sharding_key" => cx.sharding_key = Some(value),
+            "search_path" => cx.default_search_path = false,
+            _ => {}
+        },
+        SessionEffect::Reset { name } => match name.as_str() {
+            "pgweir.shard" => cx.shard = None,
+            "pgweir.sharding_key" => cx.sharding_key = None,
+            _ => {}
+        },
+        SessionEffect::ResetAll | SessionEffect::DiscardAll => (cx.shard, cx.sharding_key) = (None, None),
+        // It may have been search_path.
+        SessionEffect::Pin(PinReason::Setting) => cx.default_search_path = false,
+        SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => {}
+    }
+}
+
+/// The shard that the user has chosen by `pgweir.shard` or `pgweir.sharding_key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Chosen {
+    shard: ShardIndex,
+    /// The slot of `pgweir.sharding_key`, if that is what was set.
+    slot: Option<Slot>,
+}
+
+impl Chosen {
+    fn plan(self) -> ShardPlan {
+        ShardPlan::single(self.shard, self.slot.map_or(Why::ShardSetting, Why::KeySetting))
+    }
+
+    /// Holds a key found in the statement against the choice.
+    fn check(self, slot: Slot, map: &ShardMap) -> Result<(), Error> {
+        match self.slot {
+            Some(chosen) if chosen != slot => Err(refusal::contradicts_key(chosen, slot)),
+            _ if map.owner(slot) != self.shard => {
+                Err(refusal::contradicts_shard(map.name(self.shard), map.name(map.owner(slot))))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads the settings. A key is read by the type of the statement's sharded tables, if it has any.
+fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Option<Chosen>, Error> {
+    let by_name = match cx.shard.filter(|name| !name.is_empty()) {
+        None => None,
+        Some(name) => Some(cx.map.shard_by_name(name).ok_or_else(|| refusal::no_such_shard(name, cx.map))?),
+    };
+    let Some(text) = cx.sharding_key.filter(|text| !text.is_empty()) else {
+        return Ok(by_name.map(|shard| Chosen { shard, slot: None }));
+    };
+    let key_type = relations.map_or(Ok(None), Relations::key_type)?;
+    let key_type = key_type.or_else(|| relations::common_key_type(cx.map)).ok_or_else(refusal::untyped_key_setting)?;
+    // The column's width is no matter: a key beyond it is in no row.
+    let key_type = if let KeyType::Integer { .. } = key_type { KeyType::Integer { width: 8 } } else { key_type };
+    let slot = match Key::from_text(text.as_bytes(), key_type, cx.utf8) {
+        Ok(key) => key.slot(),
+        Err(error) => return Err(refusal::bad_key_setting(error)),
+    };
+    let shard = cx.map.owner(slot);
+    match by_name {
+        Some(named) if named != shard => Err(refusal::contradicts_shard(cx.map.name(named), cx.map.name(shard))),
+        _ => Ok(Some(Chosen { shard, slot: Some(slot) })),
+    }
+}
+
+fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    match &statement.shape {
+        ShardShape::NoTables => plan_no_tables(statement, cx),
+        ShardShape::Filtered { verb, tables, top, equalities, assigned, nested } => {
+            let relations = Relations::of(tables, cx)?;
+            let filtered = Filtered { statement, verb: *verb, top, equalities, assigned, nested: *nested };
+            if relations.sharded() == 0 {
+                filtered.plan_unsharded(&relations, cx)
+            } else {
+                filtered.plan(&relations, cx)
+            }
+        }
+        ShardShape::Insert { tables, columns, rows, assigned } => {
+            let relations = Relations::of(tables, cx)?;
+            Insert { tables, columns: columns.as_deref(), rows, assigned }.plan(&relations, cx)
+        }
+        ShardShape::Other { tables, what } => {
+            let relations = Relations::of(tables, cx)?;
+            plan_other(statement, what, &relations, cx)
+        }
+    }
+}
+
+/// A statement without tables. What only reads is answered alike by every shard; what has effects (sequences, advisory locks,
+/// notifications, functions that write) means one place, the default shard, like a table that is not listed.
+fn plan_no_tables(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    match statement.transaction {
+        TransactionEffect::None => {}
+        TransactionEffect::FinishPrepared => {
+            return Ok(chosen(cx, None)?.ok_or_else(refusal::finish_prepared)?.plan());
+        }
+        TransactionEffect::Begin { .. }
+        | TransactionEffect::Commit { .. }
+        | TransactionEffect::Rollback { .. }
+        | TransactionEffect::Savepoint
+        | TransactionEffect::RollbackTo
+        | TransactionEffect::Release
+        | TransactionEffect::PrepareTransaction => {
+            return Ok(ShardPlan::AnyShard { why: "it controls the transaction" });
+        }
+    }
+    let bound_to_one_place = statement.effects.iter().any(|effect| match effect {
+        SessionEffect::Pin(pin) => match pin {
+            PinReason::AdvisoryLock | PinReason::Listen | PinReason::SequenceState | PinReason::Handle => true,
+            PinReason::TempObject
+            | PinReason::HoldCursor
+            | PinReason::Load
+            | PinReason::SqlPrepare
+            | PinReason::Identity
+            | PinReason::Setting => false,
+        },
+        _ => false,
+    });
+    // SET itself must work whatever the settings say, or a wrong one could not be set right.
+    if statement.access == Access::Neutral && !bound_to_one_place {
+        return Ok(ShardPlan::AnyShard { why: "it speaks of the session" });
+    }
+    if let Some(chosen) = chosen(cx, None)? {
+        return Ok(chosen.plan());
+    }
+    if bound_to_one_place || (statement.access == Access::Write && statement.effects.is_empty()) {
+        return Ok(ShardPlan::single(cx.map.default_shard, Why::DefaultShard));
+    }
+    Ok(ShardPlan::AnyShard { why: "it names no table" })
+}
+
+/// Anything that is not understood in detail. On the shard that the user has chosen it may run, so that an operator can run
+/// DDL shard by shard; but not if it puts rows into a sharded table, whose keys are not checked.
+fn plan_other(
+    statement: &StatementFacts,
+    what: &str,
+    relations: &Relations<'_>,
+    cx: &PlanContext<'_>,
+) -> Result<ShardPlan, Stop> {
+    if let Some(chosen) = chosen(cx, Some(relations))? {
+        let adds_rows = ["INSERT", "COPY", "MERGE"].iter().any(|word| what.starts_with(word));
+        return match relations.first_sharded() {
+            Some(table) if adds_rows && statement.access == Access::Write => {
+                Err(refusal::rows_unchecked(what, &table.name).into())
+            }
+            _ => Ok(chosen.plan()),
+        };
+    }
+    match relations.first_listed() {
+        Some(table) => Err(refusal::other(what, &table.name).into()),
+        None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
+    }
+}
+
+/// A [`ShardShape::Filtered`], without its list of tables.
+struct Filtered<'a> {
+    statement: &'a StatementFacts,
+    verb: Verb,
+    top: &'a [TableRef],
+    equalities: &'a [(ColumnRef, KeyValue)],
+    assigned: &'a [String],
+    nested: Option<&'static str>,
+}
+
+impl Filtered<'_> {
+    /// The table that UPDATE or DELETE writes.
+    fn target(&self) -> Option<&TableRef> {
+        match self.verb {
+            Verb::Select => None,
+            Verb::Update | Verb::Delete => self.top.first(),
+        }
+    }
+
+    /// No table of it is sharded.
+    fn plan_unsharded(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        if let Some(chosen) = chosen(cx, None)? {
+            return Ok(chosen.plan());
+        }
+        let writes = self.statement.access == Access::Write;
+        if let Some(reference) = relations.first_reference() {
+            let target = self.target().map(|table| relations::home(table, cx.map));
+            // Below the top level a WITH may write it unseen.
+            let may_write = target == Some(Home::Reference) || (self.nested.is_some() && writes);
+            if may_write || (writes && relations.unlisted() == 0) {
+                return Err(refusal::reference_write(&reference.name).into());
+            }
+        }
+        if relations.unlisted() > 0 {
+            return Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted));
+        }
+        if writes {
+            return Ok(ShardPlan::single(cx.map.default_shard, Why::DefaultShard));
+        }
+        Ok(ShardPlan::AnyShard { why: "it reads only reference tables" })
+    }
+
+    /// At least one table of it is sharded.
+    fn plan(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        if let Some(target) = self.target()
+            && let Home::Sharded { key, .. } = relations::home(target, cx.map)
+            && self.assigned.iter().any(|column| column == key)
+        {
+            return Err(refusal::key_assigned(&target.name, key).into());
+        }
+        match chosen(cx, Some(relations))? {
+            Some(chosen) => self.plan_chosen(chosen, cx),
+            None => self.plan_by_key(relations, cx),
+        }
+    }
+
+    /// The user has chosen the shard: the statement means the rows of that shard, unless its keys say otherwise.
+    fn plan_chosen(&self, chosen: Chosen, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        if let Some(nested) = self.nested
+            && self.statement.access == Access::Write
+        {
+            // A WITH could insert rows or move keys unseen.
+            return Err(refusal::nested_write(nested).into());
+        }
+        for key in proof::keys(self.top, self.equalities, cx) {
+            match key {
+                Ok(key) => chosen.check(key.slot(), cx.map)?,
+                Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
+                // It proves nothing, and nothing needs proof.
+                Err(KeyError::Null | KeyError::Default | KeyError::NotConstant(_) | KeyError::Invalid(_)) => {}
+            }
+        }
+        Ok(chosen.plan())
+    }
+
+    fn plan_by_key(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        let Some(table) = relations.only_sharded()? else {
+            return Err(refusal::lost().into());
+        };
+        if let Some(nested) = self.nested {
+            return Err(refusal::nested(&table.name, nested).into());
+        }
+        // What `top` does not list is below the top level, whatever `nested` says.
+        let on_top = self.top.iter().filter(|t| matches!(relations::home(t, cx.map), Home::Sharded { .. })).count();
+        if on_top != 1 {
+            return Err(refusal::nested(&table.name, "a sub-query").into());
+        }
+        if let Some(target) = self.target()
+            && relations::home(target, cx.map) == Home::Reference
+        {
+            return Err(refusal::reference_write(&target.name).into());
+        }
+        let slot = proof::slot(self.top, self.equalities, cx)?;
+        Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot)))
+    }
+}
+
+/// A [`ShardShape::Insert`].
+struct Insert<'a> {
+    tables: &'a [TableRef],
+    columns: Option<&'a [String]>,
+    rows: &'a [Vec<KeyValue>],
+    assigned: &'a [String],
+}
+
+impl Insert<'_> {
+    fn plan(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        let Some(target) = self.tables.first() else {
+            return Err(Error::us(SqlState::INTERNAL_ERROR, "an INSERT without a table").into());
+        };
+        let home = relations::home(target, cx.map);
+        let others_sharded = relations.sharded().saturating_sub(usize::from(matches!(home, Home::Sharded { .. })));
+        let chosen = chosen(cx, Some(relations))?;
+        if others_sharded > 0 {
+            // Also on a chosen shard: a WITH may write that table unseen.
+            return Err(refusal::insert_reads_sharded(&target.name).into());
+        }
+        if chosen.is_none() && self.tables.len() > 1 && relations.listed() > 0 {
+            // A reference table may be written by a WITH, which would reach one copy only.
+            return Err(refusal::insert_reads_others(&target.name).into());
+        }
+        match home {
+            Home::Sharded { key, key_type } => self.plan_rows(&target.name, key, key_type, chosen, cx),
+            Home::Reference => Ok(chosen.ok_or_else(|| refusal::reference_write(&target.name))?.plan()),
+            Home::Unlisted => {
+                Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))
+            }
+        }
+    }
+
+    /// Every row must say its key, and all must belong to one shard.
+    fn plan_rows(
+        &self,
+        table: &str,
+        key: &str,
+        key_type: KeyType,
+        chosen: Option<Chosen>,
+        cx: &PlanContext<'_>,
+    ) -> Result<ShardPlan, Stop> {
+        if self.assigned.iter().any(|column| column == key) {
+            return Err(refusal::key_assigned(table, key).into());
+        }
+        let columns = self.columns.ok_or_else(|| refusal::no_column_list(table, key))?;
+        let place = columns.iter().position(|column| column == key).ok_or_else(|| refusal::no_key_given(table, key))?;
+        let mut found: Option<(Slot, ShardIndex)> = None;
+        for row in self.rows {
+            let value = row.get(place).ok_or_else(|| refusal::no_key_given(table, key))?;
+            let key_value = match Key::from_value(value, key_type, cx.bound, cx.utf8) {
+                Ok(Key::Text(bytes)) if bytes.ends_with(b" ") => return Err(refusal::trailing_space(table, key).into()),
+                Ok(key_value) => key_value,
+                Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
+                Err(error) => return Err(refusal::bad_key(table, key, error).into()),
+            };
+            let slot = key_value.slot();
+            let shard = cx.map.owner(slot);
+            if let Some(chosen) = chosen {
+                chosen.check(slot, cx.map)?;
+            }
+            match found {
+                Some((_, first)) if first != shard => {
+                    return Err(refusal::rows_disagree(table, cx.map.name(first), cx.map.name(shard)).into());
+                }
+                Some(_) => {}
+                None => found = Some((slot, shard)),
+            }
+        }
+        let (slot, shard) = found.ok_or_else(|| refusal::no_key_given(table, key))?;
+        let why = if self.rows.len() == 1 { Why::Key(slot) } else { Why::Rows(self.rows.len()) };
+        Ok(ShardPlan::single(shard, why))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! Finds the keys that a statement's equalities tie its sharded tables to.
+
+use super::relations::{self, Home};
+use super::{PlanContext, Slot, Stop, TableRef, refusal};
+use crate::shard::key::{Key, KeyError};
+use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
+use crate::sql::facts::{ColumnRef, KeyValue};
+
+/// The equalities that speak of the key of one of the sharded tables in `top`, read as keys. A column without a qualifier is
+/// taken for a table's only if there is no other table.
+pub(super) fn keys<'a>(
+    top: &'a [TableRef],
+    equalities: &'a [(ColumnRef, KeyValue)],
+    cx: &PlanContext<'a>,
+) -> impl Iterator<Item = Result<Key<'a>, KeyError>> {
+    equalities.iter().filter_map(move |(column, value)| {
+        let key_type = key_type_of(column, top, cx)?;
+        Some(Key::from_value(value, key_type, cx.bound, cx.utf8))
+    })
+}
+
+/// The slot that the only sharded table of `top` is tied to.
+///
+/// One constant is proof enough, whatever else is said of the key: rows that pass a conjunction pass each of its terms.
+///
+/// # Errors
+/// There is no constant, or two that differ.
+pub(super) fn slot(top: &[TableRef], equalities: &[(ColumnRef, KeyValue)], cx: &PlanContext<'_>) -> Result<Slot, Stop> {
+    let mut proven: Option<Slot> = None;
+    let mut unbound: Option<u16> = None;
+    let mut failed: Option<KeyError> = None;
+    for key in keys(top, equalities, cx) {
+        match key {
+            Ok(key) => {
+                let slot = key.slot();
+                if proven.is_some_and(|before| before != slot) {
+                    return Err(refusal::contradictory().into());
+                }
+                proven = Some(slot);
+            }
+            Err(KeyError::Unbound(number)) => unbound = Some(number),
+            Err(error) => failed = Some(error),
+        }
+    }
+    if let Some(number) = unbound {
+        // It may turn out to contradict what is proven.
+        return Err(Stop::Unbound(number));
+    }
+    if let Some(slot) = proven {
+        return Ok(slot);
+    }
+    let (table, key) = top
+        .iter()
+        .find_map(|table| match relations::home(table, cx.map) {
+            Home::Sharded { key, .. } => Some((table.name.as_str(), key)),
+            Home::Reference | Home::Unlisted => None,
+        })
+        .unwrap_or(("?", "?"));
+    if let Some(error) = failed {
+        return Err(refusal::bad_key(table, key, error).into());
+    }
+    let unqualified = equalities.iter().any(|(column, _)| column.qualifier.is_empty() && column.column == key);
+    Err(if unqualified { refusal::ambiguous(table, key) } else { refusal::no_key(table, key) }.into())
+}
+
+/// The type of the key that a column is, if it is one.
+fn key_type_of(column: &ColumnRef, top: &[TableRef], cx: &PlanContext<'_>) -> Option<KeyType> {
+    let mut spoken_of = top.iter().filter(|table| speaks_of(&column.qualifier, table, top));
+    let table = spoken_of.next()?;
+    if spoken_of.next().is_some() {
+        return None;
+    }
+    match relations::home(table, cx.map) {
+        Home::Sharded { key, key_type } if key == column.column => Some(key_type),
+        Home::Sharded { .. } | Home::Reference | Home::Unlisted => None,
+    }
+}
+
+/// Whether a column so qualified is one of `table`: by its alias, which hides the name; by its name; by schema and name.
+fn speaks_of(qualifier: &[String], table: &TableRef, top: &[TableRef]) -> bool {
+    match qualifier {
+        [] => top.len() == 1,
+        [name] => table.alias.as_ref().unwrap_or(&table.name) == name,
+        [schema, name] | [_, schema, name] => {
+            table.alias.is_none() && table.name == *name && table.schema.as_deref().unwrap_or(DEFAULT_SCHEMA) == schema
+        }
+        _ => false,
+    }
+}

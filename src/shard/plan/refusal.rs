@@ -1,0 +1,227 @@
+//! The words of the refusals: what cannot be done, why, and what to do instead.
+
+use super::{ShardMap, Slot};
+use crate::error::{Error, SqlState};
+use crate::shard::key::KeyError;
+
+/// Most refusals: pgweir cannot do it.
+fn refuse(message: String, hint: &str) -> Error {
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).hint(hint)
+}
+
+const GIVE_KEY: &str = "Add a condition key = constant or key = $n that is ANDed at the top level of WHERE, \
+    or choose one shard with SET pgweir.shard = 'name'.";
+const PER_SHARD: &str = "Run it on each shard in turn after SET pgweir.shard = 'name'.";
+
+pub(super) fn bad_hint(error: &str) -> Error {
+    Error::client(SqlState::INVALID_PARAMETER_VALUE, format!("pgweir hint cannot be read: {error}"))
+        .hint("Hints look like /* pgweir: primary */, /* pgweir: sharding_key=42 */ or /* pgweir: shard=s0 */.")
+}
+
+pub(super) fn unparsed(message: &str, position: Option<u32>) -> Error {
+    let error = Error::client(SqlState::SYNTAX_ERROR, message);
+    match position {
+        Some(position) => error.detail(format!("The error is at character {position} of the query.")),
+        None => error,
+    }
+}
+
+pub(super) fn disagree(what: &str) -> Error {
+    refuse(
+        format!("{what} belong to different shards"),
+        "Send them one by one, each outside of a transaction of the other.",
+    )
+}
+
+pub(super) fn no_such_shard(name: &str, map: &ShardMap) -> Error {
+    Error::client(SqlState::INVALID_PARAMETER_VALUE, format!("shard \"{name}\" does not exist"))
+        .hint(format!("The shards are {}. RESET pgweir.shard chooses none.", map.names.join(", ")))
+}
+
+pub(super) fn untyped_key_setting() -> Error {
+    refuse(
+        "pgweir.sharding_key has no type here: the statement names no sharded table, and the database's differ in key type".to_owned(),
+        "RESET pgweir.sharding_key for this statement, or use pgweir.shard.",
+    )
+}
+
+pub(super) fn key_types_differ() -> Error {
+    refuse(
+        "the sharded tables of the statement have keys of different types".to_owned(),
+        "Send one statement for each table.",
+    )
+}
+
+pub(super) fn bad_key_setting(error: KeyError) -> Error {
+    match error {
+        KeyError::Invalid(error) => error.detail("This is the value of pgweir.sharding_key."),
+        KeyError::NotConstant(what) => refuse(format!("pgweir.sharding_key is {what}"), "Set client_encoding to UTF8."),
+        KeyError::Null | KeyError::Default | KeyError::Unbound(_) => {
+            Error::us(SqlState::INTERNAL_ERROR, "pgweir.sharding_key cannot be read")
+        }
+    }
+}
+
+pub(super) fn contradicts_shard(chosen: &str, derived: &str) -> Error {
+    refuse(
+        format!("shard \"{chosen}\" is chosen, but the sharding key belongs to shard \"{derived}\""),
+        "RESET pgweir.shard, or drop the hint, and the key alone decides.",
+    )
+}
+
+pub(super) fn contradicts_key(chosen: Slot, derived: Slot) -> Error {
+    refuse(
+        format!("pgweir.sharding_key is in slot {chosen}, but the statement's own sharding key is in slot {derived}"),
+        "RESET pgweir.sharding_key, or drop the hint, and the statement's own key decides.",
+    )
+}
+
+pub(super) fn finish_prepared() -> Error {
+    refuse(
+        "cannot tell which shard holds the prepared transaction".to_owned(),
+        "Choose the shard with SET pgweir.shard = 'name'.",
+    )
+}
+
+pub(super) fn search_path(table: &str) -> Error {
+    refuse(
+        format!("search_path was changed, so \"{table}\" may or may not be the sharded table of that name"),
+        "Write the table's schema, or RESET search_path.",
+    )
+}
+
+pub(super) fn other(what: &str, table: &str) -> Error {
+    refuse(format!("{what} on table \"{table}\" of a sharded database is not supported yet"), PER_SHARD)
+}
+
+pub(super) fn rows_unchecked(what: &str, table: &str) -> Error {
+    refuse(
+        format!("{what} into sharded table \"{table}\" is not supported: its rows could land on the wrong shard"),
+        "Use INSERT ... VALUES with the sharding key in every row.",
+    )
+}
+
+pub(super) fn reference_write(table: &str) -> Error {
+    refuse(format!("a write to reference table \"{table}\" on all shards is not supported yet"), PER_SHARD)
+}
+
+pub(super) fn mixed(sharded: &str, unlisted: &str) -> Error {
+    refuse(
+        format!(
+            "table \"{unlisted}\" lives on the default shard only and cannot be joined with sharded table \"{sharded}\""
+        ),
+        "Send one statement for each table, or make it a reference table in the configuration.",
+    )
+}
+
+pub(super) fn several(table: &str) -> Error {
+    refuse(
+        format!("a statement on more than one sharded table, or twice on \"{table}\", is not supported yet"),
+        "Send one statement for each, or choose one shard with SET pgweir.shard = 'name' to see its rows only.",
+    )
+}
+
+pub(super) fn nested(table: &str, nested: &str) -> Error {
+    refuse(
+        format!("cannot tell the shard of table \"{table}\" in a statement with {nested}"),
+        "Ask for the sharded table at the top level, with its key in WHERE, or choose one shard with SET pgweir.shard = 'name'.",
+    )
+}
+
+pub(super) fn nested_write(nested: &str) -> Error {
+    refuse(
+        format!("a write to sharded tables with {nested} is not supported: its keys cannot be checked"),
+        "Split it into plain statements.",
+    )
+}
+
+pub(super) fn lost() -> Error {
+    Error::us(SqlState::INTERNAL_ERROR, "the statement's sharded table was lost")
+}
+
+pub(super) fn no_key(table: &str, key: &str) -> Error {
+    refuse(format!("cannot tell the shard: no condition ties \"{key}\" of table \"{table}\" to one constant"), GIVE_KEY)
+}
+
+pub(super) fn ambiguous(table: &str, key: &str) -> Error {
+    refuse(
+        format!("column \"{key}\" is not qualified, so it may not be the sharding key of table \"{table}\""),
+        "Qualify the column with the table's name or alias.",
+    )
+}
+
+pub(super) fn contradictory() -> Error {
+    refuse(
+        "the statement compares its sharding key with two different values".to_owned(),
+        "No row can match both: ask for one.",
+    )
+}
+
+pub(super) fn key_assigned(table: &str, key: &str) -> Error {
+    refuse(
+        format!(
+            "the sharding key \"{key}\" of table \"{table}\" cannot be changed: the row may belong to another shard then"
+        ),
+        "Delete the row and insert it with the new key.",
+    )
+}
+
+pub(super) fn no_column_list(table: &str, key: &str) -> Error {
+    refuse(
+        format!("INSERT into sharded table \"{table}\" without a column list: cannot tell which value is \"{key}\""),
+        "Write the column list.",
+    )
+}
+
+pub(super) fn no_key_given(table: &str, key: &str) -> Error {
+    refuse(
+        format!("INSERT into sharded table \"{table}\" does not give its sharding key \"{key}\""),
+        "Give the key as a constant or a parameter in every row.",
+    )
+}
+
+pub(super) fn trailing_space(table: &str, key: &str) -> Error {
+    refuse(
+        format!("the sharding key \"{key}\" of table \"{table}\" ends in a space, which varchar(n) may cut"),
+        "Cut the spaces before the insert.",
+    )
+}
+
+pub(super) fn bad_key(table: &str, key: &str, error: KeyError) -> Error {
+    let refused = |what: &str| {
+        refuse(
+            format!("cannot tell the shard: the sharding key \"{key}\" of table \"{table}\" is {what}"),
+            "Give the key as a constant of its type or as a parameter.",
+        )
+    };
+    match error {
+        KeyError::Invalid(error) => error,
+        KeyError::Null => refused("NULL"),
+        KeyError::Default => refused("DEFAULT, which only the server knows"),
+        KeyError::NotConstant(what) => refused(what),
+        KeyError::Unbound(number) => refused(&format!("${number}, which is not bound")),
+    }
+}
+
+pub(super) fn rows_disagree(table: &str, one: &str, other: &str) -> Error {
+    refuse(
+        format!("the rows of an INSERT into \"{table}\" belong to different shards, \"{one}\" and \"{other}\""),
+        "Send one INSERT for each row or shard.",
+    )
+}
+
+pub(super) fn insert_reads_sharded(table: &str) -> Error {
+    refuse(
+        format!("INSERT into \"{table}\" with another sharded table in the statement is not supported yet"),
+        "Read the values first and insert them as constants.",
+    )
+}
+
+pub(super) fn insert_reads_others(table: &str) -> Error {
+    refuse(
+        format!(
+            "INSERT into \"{table}\" with another table in the statement is not supported yet on a sharded database"
+        ),
+        "Read the values first and insert them as constants.",
+    )
+}

@@ -1,0 +1,127 @@
+//! Where the tables of a statement live.
+
+use super::{KeyType, PlanContext, ShardMap, Table, TableRef, refusal};
+use crate::error::Error;
+
+/// Where a table lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home<'m> {
+    /// By the slot of its key.
+    Sharded { key: &'m str, key_type: KeyType },
+    /// On every shard, in full.
+    Reference,
+    /// On the default shard.
+    Unlisted,
+}
+
+/// Where one table lives.
+pub(super) fn home<'m>(table: &TableRef, map: &'m ShardMap) -> Home<'m> {
+    match map.table(table.schema.as_deref(), &table.name) {
+        Some(Table::Sharded { key, key_type }) => Home::Sharded { key, key_type: *key_type },
+        Some(Table::Reference) => Home::Reference,
+        None => Home::Unlisted,
+    }
+}
+
+/// The family of key types that all sharded tables of the map share; none if they differ or there are none.
+pub(super) fn common_key_type(map: &ShardMap) -> Option<KeyType> {
+    let mut types = map.tables.values().filter_map(|table| match table {
+        Table::Sharded { key_type, .. } => Some(*key_type),
+        Table::Reference => None,
+    });
+    let first = types.next()?;
+    types.all(|key_type| key_type.same_family(first)).then_some(first)
+}
+
+/// The tables of a statement, counted by where they live; a table named twice counts twice.
+#[derive(Debug, Default)]
+pub(super) struct Relations<'a> {
+    sharded: Group<'a>,
+    reference: Group<'a>,
+    unlisted: Group<'a>,
+    key_type: Option<KeyType>,
+    key_types_differ: bool,
+}
+
+#[derive(Debug, Default)]
+struct Group<'a> {
+    first: Option<&'a TableRef>,
+    count: usize,
+}
+
+impl<'a> Group<'a> {
+    fn add(&mut self, table: &'a TableRef) {
+        self.first.get_or_insert(table);
+        self.count = self.count.saturating_add(1);
+    }
+}
+
+impl<'a> Relations<'a> {
+    /// Counts them.
+    ///
+    /// # Errors
+    /// A name without a schema that may or may not be a listed table, as search_path was changed.
+    pub(super) fn of(tables: &'a [TableRef], cx: &PlanContext<'_>) -> Result<Self, Error> {
+        let mut relations = Self::default();
+        for table in tables {
+            if !cx.default_search_path && table.schema.is_none() && cx.map.lists_name(&table.name) {
+                return Err(refusal::search_path(&table.name));
+            }
+            match home(table, cx.map) {
+                Home::Sharded { key_type, .. } => {
+                    let first = *relations.key_type.get_or_insert(key_type);
+                    relations.key_types_differ |= !first.same_family(key_type);
+                    relations.sharded.add(table);
+                }
+                Home::Reference => relations.reference.add(table),
+                Home::Unlisted => relations.unlisted.add(table),
+            }
+        }
+        Ok(relations)
+    }
+
+    pub(super) fn sharded(&self) -> usize {
+        self.sharded.count
+    }
+
+    pub(super) fn unlisted(&self) -> usize {
+        self.unlisted.count
+    }
+
+    /// Sharded and reference tables.
+    pub(super) fn listed(&self) -> usize {
+        self.sharded.count.saturating_add(self.reference.count)
+    }
+
+    pub(super) fn first_sharded(&self) -> Option<&'a TableRef> {
+        self.sharded.first
+    }
+
+    pub(super) fn first_reference(&self) -> Option<&'a TableRef> {
+        self.reference.first
+    }
+
+    pub(super) fn first_listed(&self) -> Option<&'a TableRef> {
+        self.sharded.first.or(self.reference.first)
+    }
+
+    /// The type of the sharded tables' keys; none without sharded tables.
+    ///
+    /// # Errors
+    /// They differ, so one sharding key cannot speak of all.
+    pub(super) fn key_type(&self) -> Result<Option<KeyType>, Error> {
+        if self.key_types_differ { Err(refusal::key_types_differ()) } else { Ok(self.key_type) }
+    }
+
+    /// The one sharded table, beside which there are only reference tables.
+    ///
+    /// # Errors
+    /// There are several, or tables that only the default shard has.
+    pub(super) fn only_sharded(&self) -> Result<Option<&'a TableRef>, Error> {
+        match (self.sharded.first, self.unlisted.first) {
+            (Some(sharded), Some(unlisted)) => Err(refusal::mixed(&sharded.name, &unlisted.name)),
+            (Some(sharded), None) if self.sharded.count > 1 => Err(refusal::several(&sharded.name)),
+            (sharded, _) => Ok(sharded),
+        }
+    }
+}
