@@ -1,5 +1,7 @@
 //! Tests of the test kit itself: what it promises to the other tests.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::time::Duration;
@@ -147,7 +149,7 @@ fn check_password(method: &str, requests: &str) {
     let asked: Vec<_> = client.greeting.iter().filter(|message| message.tag == b'R').cloned().collect();
     assert_eq!(show(&asked), requests);
     assert_eq!(client.value("SELECT current_user"), "user");
-    assert_eq!(login.clone().password("wrong").connect().map(|_| ()).unwrap_err().code(), "28P01");
+    assert_eq!(login.clone().password("wrong").connect().unwrap_err().code(), "28P01");
     assert!(matches!(login.connect(), Err(LoginError::Unexpected(_))));
 }
 
@@ -171,7 +173,7 @@ fn login_refused_by_hba() {
     let cluster = Cluster::start();
     cluster.set_hba("host all all 127.0.0.1/32 reject");
     let refused = Login::new(Address::Tcp(cluster.port()), "postgres", "postgres").connect();
-    assert_eq!(refused.map(|_| ()).unwrap_err().code(), "28000");
+    assert_eq!(refused.unwrap_err().code(), "28000");
 }
 
 // The raw client against the real thing.
@@ -343,7 +345,7 @@ fn fake_server_resets_and_breaks_off() {
         [Step::login(), vec![Step::Stall]].concat(),
     ]);
     let address = Address::Tcp(server.port());
-    let reset = Login::new(address.clone(), "u", "d").connect();
+    let reset = Login::new(address, "u", "d").connect();
     assert!(matches!(reset, Err(LoginError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset));
     let mut client = RawClient::connect(server.port(), "u", "d");
     client.query("x");

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::guard::{self, Guardian};
 use super::install::{account, install, unprivileged};
 use super::ports::Port;
-use super::raw::{Address, Login, RawClient};
+use super::raw::{Address, Login, LoginError, RawClient};
 use super::wire::ServerError;
 use super::{eventually, tail};
 
@@ -66,7 +66,7 @@ impl Cluster {
     pub fn with_config(settings: &[(&str, &str)]) -> Self {
         let cluster = Self::prepare(settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect());
         let mut copy = unprivileged("cp");
-        run(copy.args(["-a", "--reflink=auto"]).arg(template()).arg(cluster.data()));
+        cluster.fill(copy.args(["-a", "--reflink=auto"]).arg(template()).arg(cluster.data()));
         cluster.launch();
         cluster
     }
@@ -84,7 +84,7 @@ impl Cluster {
         let mut backup = install().command("pg_basebackup");
         backup.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "--no-manifest", "-U", "postgres"]);
         backup.arg("-h").arg(self.socket_dir()).args(["-p", &self.port().to_string()]).arg("-D").arg(replica.data());
-        run(&mut backup);
+        replica.fill(&mut backup);
         replica.write_upstream(self);
         replica.launch();
         self.wait_streaming(&replica);
@@ -101,6 +101,18 @@ impl Cluster {
         }
         let name = format!("c{}", COUNT.fetch_add(1, Ordering::Relaxed));
         Self { dir, port: Port::claim(), settings, process: Mutex::new(None), guardian, name }
+    }
+
+    /// Runs the command that makes the data directory, under the watchdog's eyes: it must not go on writing into a
+    /// directory that is being removed.
+    fn fill(&self, command: &mut Command) {
+        let errors = self.dir.join("fill.log");
+        let child = command.stderr(File::create(&errors).unwrap()).stdout(Stdio::null()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        self.guardian.watch(child.id());
+        let status = child.wait().unwrap();
+        self.guardian.forget();
+        assert!(status.success(), "{command:?}: {}", fs::read_to_string(&errors).unwrap_or_default());
     }
 
     // What it is.
@@ -133,6 +145,12 @@ impl Cluster {
     /// All it has logged.
     pub fn log_text(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the log contains `text`.
+    pub fn wait_log(&self, text: &str) {
+        let what = format!("{text:?} in the log of PostgreSQL");
+        eventually(&what, Duration::from_secs(15), || self.log_text().contains(text).then_some(()));
     }
 
     fn log_path(&self) -> PathBuf {
@@ -168,8 +186,13 @@ impl Cluster {
 
     /// A connection as `postgres` over the unix socket, which pg_hba.conf always lets in.
     pub fn client(&self, database: &str) -> RawClient {
+        self.try_client(database).unwrap_or_else(|error| panic!("cluster {}: {error:?}", self.name))
+    }
+
+    /// [`Self::client`] of a cluster that may be down.
+    pub fn try_client(&self, database: &str) -> Result<RawClient, LoginError> {
         let socket = self.dir.join(format!(".s.PGSQL.{}", self.port()));
-        Login::new(Address::Unix(socket), "postgres", database).connect().unwrap()
+        Login::new(Address::Unix(socket), "postgres", database).connect()
     }
 
     // Replication.

@@ -44,7 +44,7 @@ if [ -f "$dir/data/postmaster.pid" ]; then
     set -- $(sed -n 7p "$dir/data/postmaster.pid")
     [ -n "$2" ] && ipcrm -m "$2"
 fi
-rm -rf "$dir"
+rm -rf "$dir" || { sleep 1; rm -rf "$dir"; }
 "#;
 
 /// The watchdog of one directory and of at most one process at a time.

@@ -8,6 +8,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary compiles this module and uses only a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of the test kit is a failed test")]
+#![allow(clippy::print_stderr, reason = "logs are shown with the test that failed")]
 
 pub mod cluster;
 pub mod fake;

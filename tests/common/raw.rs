@@ -1,6 +1,7 @@
 //! A client that sends what it is told, frame by frame, and blocks with a timeout when it reads.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -154,6 +155,12 @@ pub struct RawClient {
     pub params: BTreeMap<String, String>,
     /// What came during the login.
     pub greeting: Vec<Message>,
+}
+
+impl fmt::Debug for RawClient {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "RawClient of {:?}, pid {}", self.address, self.pid)
+    }
 }
 
 impl RawClient {
