@@ -124,8 +124,8 @@ pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// RFC 5802's SaltedPassword: PBKDF2 of the SASLprepped password. This is the one costly computation of SCRAM, about
-/// half a microsecond per iteration.
+/// RFC 5802's SaltedPassword: PBKDF2 of the SASLprepped password. This is the one costly computation of SCRAM: two
+/// SHA-256 blocks per iteration, about a millisecond for PostgreSQL's count.
 ///
 /// A password that SASLprep refuses, or that is not UTF-8, or of which nothing is left is used as it is:
 /// PostgreSQL's rule (`pg_saslprep` and its callers).

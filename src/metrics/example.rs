@@ -1,0 +1,168 @@
+//! A snapshot with something in every list, for the tests of the console, the metrics and the health pages.
+
+use std::time::Duration;
+
+use super::counters::{Counts, Histogram, HistogramSnapshot};
+use super::snapshot::*;
+use crate::config::{PoolMode, Role};
+use crate::id::{ClientId, ConnectionId};
+
+/// 2026-11-20 10:00:00 UTC.
+pub(crate) const MOMENT: Duration = Duration::from_secs(1_795_168_800);
+
+pub(crate) fn snapshot() -> Snapshot {
+    Snapshot {
+        taken_at: MOMENT,
+        uptime: Duration::from_secs(3600),
+        version: "0.1.0".to_owned(),
+        databases: vec![database("shop"), DatabaseSnapshot { force_user: Some("svc".to_owned()), ..database("logs") }],
+        pools: vec![
+            PoolSnapshot { max_wait: Duration::from_micros(2_500_001), ..pool("shop", "alice", "p1:5432", Role::Primary) },
+            pool("shop", "alice", "r1:5432", Role::Replica),
+            pool("shop", "bob", "p1:5432", Role::Primary),
+            pool("logs", "svc", "p2:5433", Role::Primary),
+        ],
+        logins: vec![login("shop", "alice", 10), login("shop", "bob", 3), login("logs", "svc", 2), login("logs", "new", 1)],
+        clients_logging_in: 2,
+        clients: vec![ClientSnapshot {
+            id: ClientId(7),
+            state: ClientState::Waiting,
+            wait: Duration::from_micros(3_000_004),
+            server: Some(ConnectionId(42)),
+            connection: connection("alice", "10.0.0.9", 40_000),
+        }],
+        servers: vec![ServerConnectionSnapshot {
+            id: ConnectionId(42),
+            state: ServerState::Active,
+            client: Some(ClientId(7)),
+            connection: ConnectionSnapshot { remote_pid: Some(4711), ..connection("alice", "10.0.0.1", 5432) },
+        }],
+        users: vec![
+            UserSnapshot { name: "alice".to_owned(), pool_size: Some(5), ..UserSnapshot::default() },
+            UserSnapshot { name: "svc".to_owned(), pool_mode: Some(PoolMode::Session), ..UserSnapshot::default() },
+        ],
+        replicas: vec![
+            server("shop", "p1", 5432, Role::Primary),
+            ReplicaSnapshot {
+                latency: Some(Duration::from_micros(1500)),
+                lag_bytes: Some(8192),
+                lag: Some(Duration::from_millis(250)),
+                effective_weight: 1.75,
+                breaker: BreakerState::HalfOpen,
+                last_error: Some("connection refused".to_owned()),
+                ..server("shop", "r1", 5432, Role::Replica)
+            },
+            server("logs", "p2", 5433, Role::Primary),
+        ],
+        shards: vec![shard("shop", "p1:5432"), shard("logs", "p2:5433")],
+        stats: vec![stats("shop", 100), stats("logs", 200)],
+        settings: vec![
+            Setting { key: "workers", value: "0".to_owned(), default: "0".to_owned(), changeable: false },
+            Setting { key: "max_client_conn", value: "50".to_owned(), default: "100".to_owned(), changeable: true },
+        ],
+        refused: vec![("cross_shard", 3), ("ddl", 0)],
+        pins: vec![("temp_object", 4)],
+        prepared_statements: 12,
+        cancel_requests: 5,
+        reloads: Reloads { succeeded: 2, failed: 1, loaded_at: MOMENT },
+        ..Snapshot::default()
+    }
+}
+
+fn database(name: &str) -> DatabaseSnapshot {
+    DatabaseSnapshot {
+        name: name.to_owned(),
+        host: Some("p1".to_owned()),
+        port: 5432,
+        dbname: format!("{name}_prod"),
+        force_user: None,
+        pool_size: 20,
+        min_pool_size: 1,
+        reserve_pool_size: 0,
+        server_lifetime: Duration::from_secs(3600),
+        pool_mode: PoolMode::Transaction,
+        max_connections: 0,
+        max_client_connections: 0,
+        paused: name == "logs",
+        disabled: false,
+    }
+}
+
+fn pool(database: &str, user: &str, server: &str, role: Role) -> PoolSnapshot {
+    PoolSnapshot {
+        database: database.to_owned(),
+        user: user.to_owned(),
+        shard: "default".to_owned(),
+        server: server.to_owned(),
+        role,
+        pool_mode: PoolMode::Transaction,
+        servers: ServerStates { active: 1, active_cancel: 2, being_canceled: 3, idle: 4, used: 5, tested: 6, login: 7 },
+        clients: ClientStates { active: 1, waiting: 2, active_cancel_req: 3, waiting_cancel_req: 4 },
+        max_wait: Duration::from_millis(10),
+        totals: Counts { query_count: 30, xact_count: 20, received: 1000, sent: 2000, ..Counts::default() },
+        query_time: times(&[50, 300, 70_000_000]),
+        wait_time: times(&[0]),
+        prepared_statements: 3,
+    }
+}
+
+fn times(us: &[u64]) -> HistogramSnapshot {
+    let h = Histogram::new();
+    us.iter().for_each(|us| h.record(Duration::from_micros(*us)));
+    h.snapshot()
+}
+
+fn login(database: &str, user: &str, clients: u32) -> LoginSnapshot {
+    LoginSnapshot { database: database.to_owned(), user: user.to_owned(), clients }
+}
+
+fn connection(user: &str, addr: &str, port: u16) -> ConnectionSnapshot {
+    ConnectionSnapshot {
+        user: user.to_owned(),
+        database: "shop".to_owned(),
+        remote: Endpoint { addr: addr.to_owned(), port },
+        local: Endpoint { addr: "10.0.0.2".to_owned(), port: 6432 },
+        connected_at: MOMENT,
+        requested_at: MOMENT + Duration::from_secs(86_400),
+        close_needed: false,
+        remote_pid: None,
+        tls: String::new(),
+        application_name: "psql".to_owned(),
+        prepared_statements: 3,
+    }
+}
+
+fn server(database: &str, host: &str, port: u16, role: Role) -> ReplicaSnapshot {
+    ReplicaSnapshot {
+        database: database.to_owned(),
+        shard: "default".to_owned(),
+        host: host.to_owned(),
+        port,
+        role,
+        weight: 1.0,
+        effective_weight: 1.0,
+        latency: None,
+        lag_bytes: None,
+        lag: None,
+        in_flight: 1,
+        breaker: BreakerState::Closed,
+        last_error: None,
+        reads: 9,
+        writes: 8,
+    }
+}
+
+fn shard(database: &str, server: &str) -> ShardSnapshot {
+    ShardSnapshot {
+        database: database.to_owned(),
+        name: "default".to_owned(),
+        slots: vec![0..=99, 200..=16383],
+        servers: vec![server.to_owned(), "r1:5432".to_owned()],
+        is_default: true,
+    }
+}
+
+fn stats(database: &str, base: u64) -> StatsSnapshot {
+    let figures = |from: u64| Counts::from_order(std::array::from_fn(|i| from + i as u64));
+    StatsSnapshot { database: database.to_owned(), totals: figures(base), averages: figures(base / 10) }
+}

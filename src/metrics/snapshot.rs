@@ -1,0 +1,651 @@
+//! A picture of the whole process at one moment: plain data that the console, Prometheus and the health pages read.
+//!
+//! Whoever owns the live state fills it. Moments of wall time are durations since the Unix epoch. Nothing here ever holds
+//! a password.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::counters::{Counts, HistogramSnapshot};
+use crate::config::{PoolMode, Role};
+use crate::id::{ClientId, ConnectionId};
+use crate::shard::map::ShardMap;
+
+/// Gives snapshots to those who ask.
+pub trait SnapshotSource: Send + Sync {
+    /// The state now. `detail` says whether the lists of single connections are wanted.
+    fn snapshot(&self, detail: Detail) -> Snapshot;
+}
+
+/// How much of a snapshot is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Detail {
+    /// Everything but [`Snapshot::clients`] and [`Snapshot::servers`], which stay empty: enough for metrics and health,
+    /// and its cost does not grow with the number of connections.
+    Summary,
+    /// Everything.
+    Full,
+}
+
+/// The process at one moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Snapshot {
+    /// Wall time since the Unix epoch.
+    pub taken_at: Duration,
+    /// Since the start of the process.
+    pub uptime: Duration,
+    /// pgweir's version, e.g. `0.1.0`.
+    pub version: String,
+    /// What the process as a whole is doing.
+    pub state: State,
+    /// Whether it should be given new clients; see [`Readiness::judge`].
+    pub readiness: Readiness,
+    /// The configured databases; the console is not one of them.
+    pub databases: Vec<DatabaseSnapshot>,
+    /// One per (database, user, shard, server).
+    pub pools: Vec<PoolSnapshot>,
+    /// Clients logged in, one entry per (database, user).
+    pub logins: Vec<LoginSnapshot>,
+    /// Clients that are connected but not logged in yet.
+    pub clients_logging_in: u32,
+    /// Every client ([`Detail::Full`] only).
+    pub clients: Vec<ClientSnapshot>,
+    /// Every server connection ([`Detail::Full`] only).
+    pub servers: Vec<ServerConnectionSnapshot>,
+    /// The known users.
+    pub users: Vec<UserSnapshot>,
+    /// Every server, primaries included.
+    pub replicas: Vec<ReplicaSnapshot>,
+    /// Every shard; an unsharded database has one.
+    pub shards: Vec<ShardSnapshot>,
+    /// Totals and averages, one entry per database. They outlive the pools that counted them.
+    pub stats: Vec<StatsSnapshot>,
+    /// The settings in force, as SHOW CONFIG lists them.
+    pub settings: Vec<Setting>,
+    /// Statements refused since the start, by reason (a short fixed word such as `cross_shard`, never client text).
+    pub refused: Vec<(&'static str, u64)>,
+    /// Session pins since the start, by reason.
+    pub pins: Vec<(&'static str, u64)>,
+    /// Shared prepared statements now known.
+    pub prepared_statements: u64,
+    /// Cancel requests received since the start.
+    pub cancel_requests: u64,
+    /// Configuration reloads.
+    pub reloads: Reloads,
+}
+
+/// What the process as a whole is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum State {
+    /// Serving.
+    #[default]
+    Active,
+    /// PAUSE without a database: queries wait.
+    Paused,
+    /// SUSPEND.
+    Suspended,
+    /// Shutting down: no new clients.
+    Draining,
+}
+
+impl State {
+    /// Its word for the health pages and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Suspended => "suspended",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// Whether a load balancer should send clients here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Readiness {
+    /// It should.
+    #[default]
+    Ready,
+    /// It should not; why, a line each.
+    NotReady(Vec<String>),
+}
+
+impl Readiness {
+    /// Not ready while the process is paused or draining, or while a shard has no primary that takes traffic.
+    #[must_use]
+    pub fn judge(state: State, shards: &[ShardSnapshot], servers: &[ReplicaSnapshot]) -> Self {
+        let mut reasons = Vec::new();
+        if state != State::Active {
+            reasons.push(format!("the process is {}", state.as_str()));
+        }
+        for shard in shards {
+            let reachable = servers.iter().any(|s| {
+                s.database == shard.database
+                    && s.shard == shard.name
+                    && s.role == Role::Primary
+                    && s.breaker != BreakerState::Open
+            });
+            if !reachable {
+                reasons
+                    .push(format!("database \"{}\" has no reachable primary on shard \"{}\"", shard.database, shard.name));
+            }
+        }
+        if reasons.is_empty() { Self::Ready } else { Self::NotReady(reasons) }
+    }
+}
+
+/// A configured database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DatabaseSnapshot {
+    /// The name that clients use.
+    pub name: String,
+    /// The hosts of its primaries, comma-separated; none for the console.
+    pub host: Option<String>,
+    /// The port of its first primary.
+    pub port: u16,
+    /// The database's name on the server.
+    pub dbname: String,
+    /// The user that servers are logged in to as, if not the client's own.
+    pub force_user: Option<String>,
+    /// Server connections per (user, server) at most.
+    pub pool_size: u32,
+    /// Server connections kept open per pool.
+    pub min_pool_size: u32,
+    /// Additional connections when clients wait long; 0: none.
+    pub reserve_pool_size: u32,
+    /// Age at which idle server connections are closed; zero: never.
+    pub server_lifetime: Duration,
+    /// When servers go back to the pool.
+    pub pool_mode: PoolMode,
+    /// Server connections at most over all users; 0: no limit.
+    pub max_connections: u32,
+    /// Clients at most; 0: no limit.
+    pub max_client_connections: u32,
+    /// PAUSE db.
+    pub paused: bool,
+    /// DISABLE db.
+    pub disabled: bool,
+}
+
+/// The connections of one (database, user, shard, server).
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSnapshot {
+    /// The database.
+    pub database: String,
+    /// The user that its servers are logged in to as.
+    pub user: String,
+    /// The shard's name.
+    pub shard: String,
+    /// The server as `host:port`.
+    pub server: String,
+    /// The server's role.
+    pub role: Role,
+    /// When servers go back to the pool.
+    pub pool_mode: PoolMode,
+    /// Its server connections by state.
+    pub servers: ServerStates,
+    /// The clients that are in it now, by state.
+    pub clients: ClientStates,
+    /// How long the first in the queue has waited; zero when nobody waits.
+    pub max_wait: Duration,
+    /// What went through it since the start.
+    pub totals: Counts,
+    /// Time of queries.
+    pub query_time: HistogramSnapshot,
+    /// Time that clients waited for one of its servers.
+    pub wait_time: HistogramSnapshot,
+    /// Prepared statements on its servers, over all of them.
+    pub prepared_statements: u64,
+}
+
+/// Server connections by state, as SHOW POOLS names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ServerStates {
+    /// Given to a client.
+    pub active: u32,
+    /// Forwarding a cancel request.
+    pub active_cancel: u32,
+    /// Could be idle, but a cancel request aimed at them is still under way.
+    pub being_canceled: u32,
+    /// Ready for a client.
+    pub idle: u32,
+    /// Idle for so long that they are checked before use.
+    pub used: u32,
+    /// Being reset or checked.
+    pub tested: u32,
+    /// Connecting or logging in.
+    pub login: u32,
+}
+
+impl ServerStates {
+    /// With the states' words.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u32); 7] {
+        [
+            ("active", self.active),
+            ("active_cancel", self.active_cancel),
+            ("being_canceled", self.being_canceled),
+            ("idle", self.idle),
+            ("used", self.used),
+            ("tested", self.tested),
+            ("login", self.login),
+        ]
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.named().iter().fold(0, |sum, (_, n)| sum.saturating_add(*n))
+    }
+}
+
+impl std::ops::AddAssign for ServerStates {
+    fn add_assign(&mut self, other: Self) {
+        self.active = self.active.saturating_add(other.active);
+        self.active_cancel = self.active_cancel.saturating_add(other.active_cancel);
+        self.being_canceled = self.being_canceled.saturating_add(other.being_canceled);
+        self.idle = self.idle.saturating_add(other.idle);
+        self.used = self.used.saturating_add(other.used);
+        self.tested = self.tested.saturating_add(other.tested);
+        self.login = self.login.saturating_add(other.login);
+    }
+}
+
+/// Clients that are in a pool, by state. Clients that are logged in and ask for nothing are in none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientStates {
+    /// Have a server.
+    pub active: u32,
+    /// Wait for a server.
+    pub waiting: u32,
+    /// Cancel requests forwarded, the server's answer outstanding.
+    pub active_cancel_req: u32,
+    /// Cancel requests not forwarded yet.
+    pub waiting_cancel_req: u32,
+}
+
+impl ClientStates {
+    /// With the states' words.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u32); 4] {
+        [
+            ("active", self.active),
+            ("waiting", self.waiting),
+            ("active_cancel_req", self.active_cancel_req),
+            ("waiting_cancel_req", self.waiting_cancel_req),
+        ]
+    }
+}
+
+impl std::ops::AddAssign for ClientStates {
+    fn add_assign(&mut self, other: Self) {
+        self.active = self.active.saturating_add(other.active);
+        self.waiting = self.waiting.saturating_add(other.waiting);
+        self.active_cancel_req = self.active_cancel_req.saturating_add(other.active_cancel_req);
+        self.waiting_cancel_req = self.waiting_cancel_req.saturating_add(other.waiting_cancel_req);
+    }
+}
+
+/// How many clients of a user are logged in to a database, whatever they do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginSnapshot {
+    /// The database.
+    pub database: String,
+    /// The user, as in [`PoolSnapshot::user`].
+    pub user: String,
+    /// How many.
+    pub clients: u32,
+}
+
+/// An address as SHOW CLIENTS writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address without a port; `unix` for a unix socket.
+    pub addr: String,
+    /// The port; the listen port for a unix socket.
+    pub port: u16,
+}
+
+/// What the lists of clients and of servers have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionSnapshot {
+    /// The user.
+    pub user: String,
+    /// The database that the client asked for.
+    pub database: String,
+    /// The other end.
+    pub remote: Endpoint,
+    /// Our end.
+    pub local: Endpoint,
+    /// When it was made: wall time since the Unix epoch.
+    pub connected_at: Duration,
+    /// When the latest request came: wall time since the Unix epoch.
+    pub requested_at: Duration,
+    /// It will be closed as soon as it is free.
+    pub close_needed: bool,
+    /// The other end's process, where known: a server's backend, a client on a unix socket.
+    pub remote_pid: Option<u32>,
+    /// Version and cipher, or empty.
+    pub tls: String,
+    /// The client's `application_name` (for a server: of the client that has it), or empty.
+    pub application_name: String,
+    /// Prepared statements: those the client made, or those on the server.
+    pub prepared_statements: u32,
+}
+
+/// One client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSnapshot {
+    /// Which.
+    pub id: ClientId,
+    /// What it does.
+    pub state: ClientState,
+    /// How long it has waited for a server; zero if it does not.
+    pub wait: Duration,
+    /// The server it has.
+    pub server: Option<ConnectionId>,
+    /// The rest.
+    pub connection: ConnectionSnapshot,
+}
+
+/// What a client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClientState {
+    /// Has a server.
+    Active,
+    /// Asks for nothing.
+    Idle,
+    /// Waits for a server.
+    Waiting,
+    /// A cancel request, forwarded.
+    ActiveCancel,
+    /// A cancel request, not forwarded yet.
+    WaitingCancel,
+}
+
+impl ClientState {
+    /// The word of SHOW CLIENTS.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Idle => "idle",
+            Self::Waiting => "waiting",
+            Self::ActiveCancel => "active_cancel_req",
+            Self::WaitingCancel => "waiting_cancel_req",
+        }
+    }
+}
+
+/// One server connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConnectionSnapshot {
+    /// Which.
+    pub id: ConnectionId,
+    /// What it does.
+    pub state: ServerState,
+    /// The client that has it.
+    pub client: Option<ClientId>,
+    /// The rest.
+    pub connection: ConnectionSnapshot,
+}
+
+/// What a server connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ServerState {
+    /// Connecting or logging in.
+    New,
+    /// Given to a client.
+    Active,
+    /// Ready.
+    Idle,
+    /// Idle for so long that it is checked before use.
+    Used,
+    /// Being reset or checked.
+    Tested,
+    /// Forwarding a cancel request.
+    ActiveCancel,
+    /// Waits for a cancel request that aims at it.
+    BeingCanceled,
+}
+
+impl ServerState {
+    /// The word of SHOW SERVERS.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Active => "active",
+            Self::Idle => "idle",
+            Self::Used => "used",
+            Self::Tested => "tested",
+            Self::ActiveCancel => "active_cancel",
+            Self::BeingCanceled => "being_canceled",
+        }
+    }
+}
+
+/// A known user and the overrides of `[users]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UserSnapshot {
+    /// The name.
+    pub name: String,
+    /// Override of the pool size.
+    pub pool_size: Option<u32>,
+    /// Override of the reserve pool's size.
+    pub reserve_pool_size: Option<u32>,
+    /// Override of the pool mode.
+    pub pool_mode: Option<PoolMode>,
+    /// Server connections at most; 0: no limit.
+    pub max_connections: u32,
+    /// Clients at most; 0: no limit.
+    pub max_client_connections: u32,
+}
+
+/// A server and its health.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaSnapshot {
+    /// The database.
+    pub database: String,
+    /// The shard's name.
+    pub shard: String,
+    /// Name, address or socket directory.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Its role.
+    pub role: Role,
+    /// The configured weight.
+    pub weight: f64,
+    /// The weight after its health.
+    pub effective_weight: f64,
+    /// Smoothed response time; none before the first measure.
+    pub latency: Option<Duration>,
+    /// How far its replay is behind the primary's WAL, in bytes; none if not known.
+    pub lag_bytes: Option<u64>,
+    /// How far in time; none if not known.
+    pub lag: Option<Duration>,
+    /// Queries under way.
+    pub in_flight: u32,
+    /// Its circuit breaker.
+    pub breaker: BreakerState,
+    /// What went wrong last; stays after it recovered.
+    pub last_error: Option<String>,
+    /// Reads sent to it since the start.
+    pub reads: u64,
+    /// Writes sent to it since the start.
+    pub writes: u64,
+}
+
+/// A circuit breaker's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BreakerState {
+    /// Traffic flows.
+    Closed,
+    /// One probe is let through.
+    HalfOpen,
+    /// No traffic.
+    Open,
+}
+
+impl BreakerState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// A shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardSnapshot {
+    /// The database.
+    pub database: String,
+    /// Its name.
+    pub name: String,
+    /// The slots it owns, as [`slot_ranges`] gives them.
+    pub slots: Vec<RangeInclusive<u16>>,
+    /// Its servers as `host:port`, the primary first.
+    pub servers: Vec<String>,
+    /// Whether tables that are not listed live here.
+    pub is_default: bool,
+}
+
+/// The slots of each shard as ranges: ascending, disjoint, none adjacent to the next. One entry per shard of the map.
+#[must_use]
+pub fn slot_ranges(map: &ShardMap) -> Vec<Vec<RangeInclusive<u16>>> {
+    let mut ranges: Vec<Vec<RangeInclusive<u16>>> = vec![Vec::new(); map.names.len()];
+    let mut first = 0;
+    for run in map.owners.chunk_by(|a, b| a == b) {
+        let last = first + run.len() - 1;
+        if let (Some(owner), Ok(from), Ok(to)) = (run.first(), u16::try_from(first), u16::try_from(last))
+            && let Some(list) = ranges.get_mut(usize::from(owner.0))
+        {
+            list.push(from..=to);
+        }
+        first = last + 1;
+    }
+    ranges
+}
+
+/// What went through a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatsSnapshot {
+    /// The database.
+    pub database: String,
+    /// Since the start.
+    pub totals: Counts,
+    /// Over the last full `stats_period`: [`super::averages::Averages::of`].
+    pub averages: Counts,
+}
+
+/// A setting as SHOW CONFIG lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub key: &'static str,
+    /// Its value in the form of the configuration file.
+    pub value: String,
+    /// The value when it is not set.
+    pub default: String,
+    /// Whether a reload changes it.
+    pub changeable: bool,
+}
+
+/// Configuration reloads since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reloads {
+    /// How many took effect.
+    pub succeeded: u64,
+    /// How many were refused, the old configuration staying in force.
+    pub failed: u64,
+    /// When the configuration in force was loaded: wall time since the Unix epoch.
+    pub loaded_at: Duration,
+}
+
+/// The word of SHOW and metrics for a pool mode.
+#[must_use]
+pub fn pool_mode_word(mode: PoolMode) -> &'static str {
+    match mode {
+        PoolMode::Session => "session",
+        PoolMode::Transaction => "transaction",
+        PoolMode::Statement => "statement",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::ShardIndex;
+    use crate::metrics::example;
+    use crate::shard::map::SLOTS;
+
+    fn map(owners: Vec<ShardIndex>) -> ShardMap {
+        ShardMap {
+            epoch: 1,
+            owners,
+            names: (0..4).map(|i| format!("s{i}")).collect(),
+            tables: BTreeMap::new(),
+            default_shard: ShardIndex(0),
+        }
+    }
+
+    #[test]
+    fn not_ready_names_every_reason() {
+        let s = example::snapshot();
+        assert_eq!(Readiness::judge(State::Active, &s.shards, &s.replicas), Readiness::Ready);
+        let mut servers = s.replicas.clone();
+        for server in servers.iter_mut().filter(|s| s.database == "shop" && s.role == Role::Primary) {
+            server.breaker = BreakerState::Open;
+        }
+        let judged = Readiness::judge(State::Draining, &s.shards, &servers);
+        let Readiness::NotReady(reasons) = judged else { panic!("{judged:?}") };
+        assert_eq!(
+            reasons,
+            ["the process is draining", "database \"shop\" has no reachable primary on shard \"default\""]
+        );
+    }
+
+    #[test]
+    fn an_open_replica_does_not_make_the_process_unready() {
+        let s = example::snapshot();
+        let mut servers = s.replicas.clone();
+        servers.iter_mut().filter(|s| s.role == Role::Replica).for_each(|s| s.breaker = BreakerState::Open);
+        assert_eq!(Readiness::judge(State::Active, &s.shards, &servers), Readiness::Ready);
+    }
+
+    proptest! {
+        #[test]
+        fn slot_ranges_hold_each_slot_once_at_its_owner(cuts in prop::collection::vec((0..SLOTS, 0..4_u16), 0..12)) {
+            let mut owners = vec![ShardIndex(0); usize::from(SLOTS)];
+            for (from, owner) in cuts {
+                owners[usize::from(from)..].fill(ShardIndex(owner));
+            }
+            let map = map(owners);
+            let ranges = slot_ranges(&map);
+            let mut seen = 0_usize;
+            for (shard, list) in ranges.iter().enumerate() {
+                for pair in list.windows(2) {
+                    prop_assert!(pair[0].end() + 1 < *pair[1].start());
+                }
+                for slot in list.iter().cloned().flatten() {
+                    prop_assert_eq!(usize::from(map.owners[usize::from(slot)].0), shard);
+                    seen += 1;
+                }
+            }
+            prop_assert_eq!(seen, usize::from(SLOTS));
+        }
+    }
+}
