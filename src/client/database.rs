@@ -1,0 +1,203 @@
+//! The live side of the configuration: users' credentials, databases with the health of their servers, and pools.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use crate::auth::login::PassThrough;
+use crate::auth::secret::{Credential, Mock, Secret};
+use crate::auth::server_login::ServerCredential;
+use crate::clock;
+use crate::config::{Config, Database, PoolMode, Role, User};
+use crate::health::shard::ShardHealth;
+use crate::id::{ServerIndex, ShardIndex};
+use crate::pool::ledger::Limits;
+use crate::pool::{Pool, PoolKey, PoolSettings};
+use crate::server::Target;
+use crate::server::login::LoginSettings;
+use crate::sql::facts::RouteHint;
+
+/// All that is made from one configuration.
+#[derive(Debug)]
+pub struct Live {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Who may log in, from the auth file and `[users]`.
+    pub users: BTreeMap<String, Arc<Credential>>,
+    /// What users who do not exist are shown.
+    pub mock: Arc<Mock>,
+    /// The databases.
+    pub databases: BTreeMap<String, Arc<LiveDatabase>>,
+}
+
+/// A database at work.
+#[derive(Debug)]
+pub struct LiveDatabase {
+    /// Its configuration.
+    pub config: Database,
+    /// Health of the servers, by shard.
+    pub health: Vec<Arc<ShardHealth>>,
+    /// Whether PAUSE holds it.
+    pub paused: AtomicBool,
+    /// Whether a reload has replaced it: its pools serve nobody new.
+    pub retired: AtomicBool,
+    general: Arc<Config>,
+    users: Mutex<HashMap<String, Arc<UserPools>>>,
+}
+
+/// The pools of one user of a database.
+#[derive(Debug)]
+pub struct UserPools {
+    /// The user, as clients name it.
+    pub user: String,
+    /// How long servers are kept.
+    pub mode: PoolMode,
+    /// Where statements go that say nothing themselves.
+    pub route: RouteHint,
+    /// What servers report at login, once one has; and what they made of settings that clients gave at startup.
+    pub welcome: Mutex<Welcome>,
+    credential: ServerCredential,
+    server_user: String,
+    settings: PoolSettings,
+    pools: Vec<Vec<OnceLock<Arc<Pool>>>>,
+}
+
+/// What servers say at login.
+#[derive(Debug, Default)]
+pub struct Welcome {
+    /// Settings reported at login, as the server spells them.
+    pub parameters: Option<Arc<Vec<(String, String)>>>,
+    /// What a server made of a setting: `(name, value)` as the client gave it, and the value as the server took it.
+    pub accepted: HashMap<(String, String), String>,
+}
+
+impl LiveDatabase {
+    /// Starts with no connection.
+    #[must_use]
+    pub fn new(config: Database, general: Arc<Config>) -> Arc<Self> {
+        let now = clock::now();
+        let health = config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect();
+        Arc::new(Self {
+            config,
+            health,
+            paused: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            general,
+            users: Mutex::default(),
+        })
+    }
+
+    /// The pools of `user`. `pass_through` is what its login taught us, `secret` what is stored of it.
+    #[must_use]
+    pub fn user_pools(&self, user: &str, secret: Option<&Secret>, pass_through: &PassThrough) -> Arc<UserPools> {
+        let mut users = self.users.lock();
+        let credential = self.server_credential(secret, pass_through);
+        if let Some(pools) = users.get(user).filter(|p| p.credential == credential) {
+            return Arc::clone(pools);
+        }
+        let pools = Arc::new(self.make(user, credential));
+        if let Some(old) = users.insert(user.to_owned(), Arc::clone(&pools)) {
+            old.each(&mut |pool| pool.close_all());
+        }
+        pools
+    }
+
+    /// With a `user` of its own the database's servers are logged in to with the database's password, else as the client.
+    fn server_credential(&self, secret: Option<&Secret>, pass_through: &PassThrough) -> ServerCredential {
+        let own = self.config.password.as_deref().and_then(|p| Secret::parse(p).ok());
+        match (&self.config.user, own) {
+            (_, Some(own)) => ServerCredential::new(Some(&own), &PassThrough::Nothing),
+            (Some(user), None) => {
+                let listed = self.general.users.get(user).and_then(|u| u.password.as_deref());
+                ServerCredential::new(listed.and_then(|p| Secret::parse(p).ok()).as_ref(), &PassThrough::Nothing)
+            }
+            (None, None) => ServerCredential::new(secret, pass_through),
+        }
+    }
+
+    fn make(&self, user: &str, credential: ServerCredential) -> UserPools {
+        let general = &self.general.general;
+        let own = self.general.users.get(user);
+        let settings = PoolSettings {
+            limits: Limits {
+                size: own.and_then(|u: &User| u.pool_size).unwrap_or(self.config.pool_size) as usize,
+                round_robin: general.server_round_robin,
+            },
+            min_size: self.config.min_pool_size as usize,
+            login: LoginSettings {
+                timeout: general.server_connect_timeout,
+                keepalive: general.tcp_keepalive,
+                max_statements: general.max_prepared_statements.max(1) as usize,
+            },
+            login_retry: general.server_login_retry,
+            idle_timeout: general.server_idle_timeout,
+            lifetime: general.server_lifetime,
+            reset_query: general.server_reset_query.clone(),
+        };
+        UserPools {
+            user: user.to_owned(),
+            mode: own.and_then(|u| u.pool_mode).unwrap_or(self.config.pool_mode),
+            route: own.and_then(|u| u.route).unwrap_or(self.config.route),
+            welcome: Mutex::default(),
+            credential,
+            server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),
+            settings,
+            pools: self.config.shards.iter().map(|s| s.servers.iter().map(|_| OnceLock::new()).collect()).collect(),
+        }
+    }
+
+    /// The pool to a server.
+    #[must_use]
+    pub fn pool(&self, pools: &UserPools, shard: ShardIndex, server: ServerIndex) -> Option<Arc<Pool>> {
+        let cell = pools.pools.get(usize::from(shard.0))?.get(usize::from(server.0))?;
+        let config = self.config.shards.get(usize::from(shard.0))?.servers.get(usize::from(server.0))?;
+        let health = self.health.get(usize::from(shard.0))?.server(server)?;
+        let pool = cell.get_or_init(|| {
+            let key = PoolKey { database: self.config.name.clone(), user: pools.user.clone(), shard, server };
+            let target = Target {
+                host: config.host.clone(),
+                port: config.port,
+                dbname: config.dbname.clone(),
+                user: pools.server_user.clone(),
+                credential: pools.credential.clone(),
+            };
+            let pool = Pool::new(key, target, pools.settings.clone(), Arc::clone(health));
+            if self.paused.load(Ordering::Acquire) {
+                pool.pause();
+            }
+            pool
+        });
+        Some(Arc::clone(pool))
+    }
+
+    /// Every pool there is.
+    #[must_use]
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        let mut all = Vec::new();
+        for user in self.users.lock().values() {
+            user.each(&mut |pool| all.push(Arc::clone(pool)));
+        }
+        all
+    }
+
+    /// Every user there are pools for.
+    #[must_use]
+    pub fn users(&self) -> Vec<Arc<UserPools>> {
+        self.users.lock().values().cloned().collect()
+    }
+
+    /// Role that a server is configured for.
+    #[must_use]
+    pub fn role(&self, shard: ShardIndex, server: ServerIndex) -> Role {
+        let shard = self.config.shards.get(usize::from(shard.0));
+        shard.and_then(|s| s.servers.get(usize::from(server.0))).map_or(Role::Primary, |s| s.role)
+    }
+}
+
+impl UserPools {
+    fn each(&self, f: &mut dyn FnMut(&Arc<Pool>)) {
+        self.pools.iter().flatten().filter_map(OnceLock::get).for_each(f);
+    }
+}

@@ -1,0 +1,104 @@
+//! pgweir's own settings: `SET pgweir.route`, `SET pgweir.sharding_key`, `SET pgweir.shard`.
+
+use crate::error::{Error, SqlState};
+use crate::session::settings::{ClientSettings, OWN_PREFIX};
+use crate::shard::map::ShardMap;
+use crate::sql::facts::{QueryFacts, RouteHint, SessionEffect};
+
+/// Names of the settings.
+pub const NAMES: [&str; 3] = ["pgweir.route", "pgweir.shard", "pgweir.sharding_key"];
+
+/// Checks a value before anything believes it.
+///
+/// # Errors
+/// 42704 for a name that there is not, 22023 for a value that it does not take.
+pub fn check(name: &str, value: &str, map: &ShardMap) -> Result<(), Error> {
+    match name {
+        "pgweir.route" => route(value).map(|_| ()),
+        "pgweir.shard" if value.is_empty() || map.shard_by_name(value).is_some() => Ok(()),
+        "pgweir.shard" => Err(Error::us(SqlState::INVALID_PARAMETER_VALUE, format!("there is no shard \"{value}\""))
+            .hint(format!("The shards are {}.", map.names.join(", ")))),
+        "pgweir.sharding_key" => Ok(()),
+        _ => Err(Error::us(SqlState::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"{name}\""))
+            .hint(format!("pgweir's own settings are {}.", NAMES.join(", ")))),
+    }
+}
+
+/// Reads a value of `pgweir.route`.
+///
+/// # Errors
+/// 22023.
+pub fn route(value: &str) -> Result<RouteHint, Error> {
+    match value.to_ascii_lowercase().as_str() {
+        "auto" => Ok(RouteHint::Auto),
+        "primary" => Ok(RouteHint::Primary),
+        "replica" => Ok(RouteHint::Replica),
+        _ => Err(Error::us(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid value for parameter \"pgweir.route\": \"{value}\""),
+        )
+        .hint("Available values: auto, primary, replica.")),
+    }
+}
+
+/// The value to show.
+#[must_use]
+pub fn shown(name: &str, settings: &ClientSettings) -> String {
+    settings.get(name).unwrap_or(if name == "pgweir.route" { "auto" } else { "" }).to_owned()
+}
+
+/// A text that concerns pgweir alone: one SET or RESET of a setting of ours.
+#[must_use]
+pub fn sole_change(facts: &QueryFacts) -> Option<(&str, Option<&str>)> {
+    let [statement] = facts.statements.as_slice() else { return None };
+    match statement.effects.as_slice() {
+        [SessionEffect::Set { name, value }] if name.starts_with(OWN_PREFIX) => Some((name, Some(value))),
+        [SessionEffect::Reset { name }] if name.starts_with(OWN_PREFIX) => Some((name, None)),
+        _ => None,
+    }
+}
+
+/// `SHOW pgweir.x` alone in a text: the name.
+#[must_use]
+pub fn sole_show(text: &[u8]) -> Option<&'static str> {
+    let text = std::str::from_utf8(text).ok()?.trim().trim_end_matches(';').trim_end();
+    let (verb, name) = text.split_once(char::is_whitespace)?;
+    let name = name.trim().to_ascii_lowercase();
+    (verb.eq_ignore_ascii_case("show")).then(|| NAMES.into_iter().find(|n| **n == name))?
+}
+
+/// Checks every SET of ours in a text.
+///
+/// # Errors
+/// Those of [`check`].
+pub fn check_all(facts: &QueryFacts, map: &ShardMap) -> Result<(), Error> {
+    for effect in facts.statements.iter().flat_map(|s| &s.effects) {
+        if let SessionEffect::Set { name, value } = effect
+            && name.starts_with(OWN_PREFIX)
+        {
+            check(name, value, map)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_of_ours_are_found() {
+        assert_eq!(sole_show(b" show  PGWEIR.route ; "), Some("pgweir.route"));
+        assert_eq!(sole_show(b"SHOW pgweir.nothing"), None);
+        assert_eq!(sole_show(b"SHOW work_mem"), None);
+    }
+
+    #[test]
+    fn values_are_checked() {
+        let map = ShardMap::single();
+        assert!(check("pgweir.route", "replica", &map).is_ok());
+        assert_eq!(check("pgweir.route", "master", &map).unwrap_err().sqlstate, SqlState::INVALID_PARAMETER_VALUE);
+        assert_eq!(check("pgweir.shard", "s9", &map).unwrap_err().sqlstate, SqlState::INVALID_PARAMETER_VALUE);
+        assert_eq!(check("pgweir.rout", "x", &map).unwrap_err().sqlstate, SqlState::UNDEFINED_OBJECT);
+    }
+}

@@ -1,0 +1,298 @@
+//! What all clients share: the live configuration, who is connected, and the keys that cancel.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::error::{Error, SqlState};
+use crate::id::{ClientId, WorkerId};
+use crate::pool::Pool;
+use crate::pool::ledger::SlotId;
+use crate::server::connection::Secret;
+use crate::session::prepared::Registry;
+
+use super::database::Live;
+
+/// What all clients share.
+#[derive(Debug)]
+pub struct Shared {
+    /// All that is made from the configuration; replaced by a reload.
+    pub live: ArcSwap<Live>,
+    /// Grows with every replacement of `live`.
+    pub generation: AtomicU64,
+    /// Prepared statements.
+    pub registry: Registry,
+    /// Who is connected and logged in.
+    pub clients: DashMap<ClientId, Arc<ClientHandle>>,
+    /// Who can be cancelled, by the process id that the client was given.
+    keys: DashMap<u32, (Secret, Arc<ClientHandle>)>,
+    /// Connections that count for `max_client_conn`, those logging in included.
+    pub connections: AtomicU32,
+    /// Clients logging in.
+    pub logging_in: AtomicU32,
+    /// Statements refused, by reason.
+    pub refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Whether new statements are refused because the process ends.
+    pub draining: AtomicBool,
+    /// When the process started.
+    pub started: Instant,
+    next_id: AtomicU64,
+}
+
+/// What a client is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing; no server.
+    Idle,
+    /// In the queue for a server.
+    Waiting,
+    /// With a server.
+    Active,
+}
+
+/// What a client is told to do by someone else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing.
+    None,
+    /// Give up waiting: its statement was cancelled.
+    Cancel,
+    /// End when no transaction is open: the process ends.
+    Drain,
+    /// End now.
+    Kill,
+}
+
+/// A client as others see it.
+#[derive(Debug)]
+pub struct ClientHandle {
+    /// Its number.
+    pub id: ClientId,
+    /// The user it logged in as.
+    pub user: String,
+    /// The database it asked for.
+    pub database: String,
+    /// Its address and ours; `None` for a unix socket.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// When it logged in, as time since the Unix epoch.
+    pub connected: Duration,
+    /// The process id it was given.
+    pub pid: u32,
+    /// Its worker.
+    pub worker: WorkerId,
+    /// `application_name`.
+    pub application_name: Mutex<String>,
+    /// When it last sent a statement, as time since the Unix epoch in microseconds.
+    pub requested_us: AtomicU64,
+    /// Since when it waits, in microseconds since the start of the process; 0: it does not.
+    pub waits_since_us: AtomicU64,
+    /// Its prepared statements.
+    pub prepared: AtomicU32,
+    /// Why it keeps its server, joined by commas; empty: it does not.
+    pub pins: Mutex<String>,
+    /// Woken for an order.
+    pub wake: Notify,
+    activity: AtomicU8,
+    order: AtomicU8,
+    link: Mutex<Option<(Arc<Pool>, SlotId)>>,
+}
+
+impl ClientHandle {
+    /// What it is doing.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        match self.activity.load(Ordering::Relaxed) {
+            0 => Activity::Idle,
+            1 => Activity::Waiting,
+            _ => Activity::Active,
+        }
+    }
+
+    /// It does something else now.
+    pub fn set_activity(&self, activity: Activity) {
+        let value = match activity {
+            Activity::Idle => 0,
+            Activity::Waiting => 1,
+            Activity::Active => 2,
+        };
+        self.activity.store(value, Ordering::Relaxed);
+    }
+
+    /// The server it has.
+    #[must_use]
+    pub fn link(&self) -> Option<(Arc<Pool>, SlotId)> {
+        self.link.lock().clone()
+    }
+
+    /// It has got a server, or has one no more. While this is being changed no cancel request can start.
+    pub fn set_link(&self, link: Option<(Arc<Pool>, SlotId)>) {
+        *self.link.lock() = link;
+    }
+
+    /// Gives it an order.
+    pub fn order(&self, order: Order) {
+        let value = match order {
+            Order::None => 0,
+            Order::Cancel => 1,
+            Order::Drain => 2,
+            Order::Kill => 3,
+        };
+        // A lesser order never replaces a greater one.
+        self.order.fetch_max(value, Ordering::AcqRel);
+        self.wake.notify_waiters();
+    }
+
+    /// The order that stands.
+    #[must_use]
+    pub fn standing_order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::None,
+            1 => Order::Cancel,
+            2 => Order::Drain,
+            _ => Order::Kill,
+        }
+    }
+
+    /// A cancel order is carried out (or has come too late).
+    pub fn cancel_is_done(&self) {
+        drop(self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed));
+    }
+
+    /// Cancels what it is doing: its statement on a server, or its wait for one.
+    pub async fn cancel(&self) {
+        match self.link() {
+            Some((pool, slot)) => pool.cancel(slot).await,
+            None if self.activity() == Activity::Waiting => self.order(Order::Cancel),
+            None => {}
+        }
+    }
+}
+
+impl Shared {
+    /// The state of a process that has just started with `live`.
+    #[must_use]
+    pub fn new(live: Live) -> Arc<Self> {
+        Arc::new(Self {
+            live: ArcSwap::from_pointee(live),
+            generation: AtomicU64::new(0),
+            registry: Registry::default(),
+            clients: DashMap::new(),
+            keys: DashMap::new(),
+            connections: AtomicU32::new(0),
+            logging_in: AtomicU32::new(0),
+            refused: Mutex::default(),
+            draining: AtomicBool::new(false),
+            started: clock::now(),
+            next_id: AtomicU64::new(1),
+        })
+    }
+
+    /// Replaces what was made from the configuration.
+    pub fn install(&self, live: Live) {
+        self.live.store(Arc::new(live));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts a refused statement.
+    pub fn count_refusal(&self, reason: &'static str) {
+        *self.refused.lock().entry(reason).or_default() += 1;
+    }
+
+    /// Counts a connection in, if there is room for one more.
+    ///
+    /// # Errors
+    /// 53300 when `max` connections are there.
+    pub fn admit(self: &Arc<Self>, max: u32) -> Result<Admitted, Error> {
+        let admitted = self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
+        match admitted {
+            Ok(_) => Ok(Admitted(Arc::clone(self))),
+            Err(_) => Err(Error::us_fatal(
+                SqlState::TOO_MANY_CONNECTIONS,
+                format!("no more connections allowed: {max} clients are connected"),
+            )
+            .hint("Raise max_client_conn, or let clients share connections.")),
+        }
+    }
+
+    /// Enters a client that has logged in; it leaves when the result is dropped.
+    #[must_use]
+    pub fn register(
+        self: &Arc<Self>,
+        user: &str,
+        database: &str,
+        worker: WorkerId,
+        addresses: Option<(SocketAddr, SocketAddr)>,
+        secret_len: usize,
+    ) -> Registered {
+        let id = ClientId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let secret = Secret((0..secret_len).map(|_| rand::random()).collect());
+        loop {
+            // Positive as an int4, as clients read it.
+            let pid = rand::random_range(1..0x7fff_ffff_u32);
+            let dashmap::Entry::Vacant(vacant) = self.keys.entry(pid) else { continue };
+            let handle = Arc::new(ClientHandle {
+                id,
+                user: user.to_owned(),
+                database: database.to_owned(),
+                addresses,
+                connected: clock::wall(),
+                pid,
+                worker,
+                application_name: Mutex::default(),
+                requested_us: AtomicU64::new(0),
+                waits_since_us: AtomicU64::new(0),
+                prepared: AtomicU32::new(0),
+                pins: Mutex::default(),
+                wake: Notify::new(),
+                activity: AtomicU8::new(0),
+                order: AtomicU8::new(0),
+                link: Mutex::new(None),
+            });
+            vacant.insert((secret.clone(), Arc::clone(&handle)));
+            self.clients.insert(id, Arc::clone(&handle));
+            return Registered { shared: Arc::clone(self), handle, secret };
+        }
+    }
+
+    /// The client that a cancel key belongs to.
+    #[must_use]
+    pub fn by_key(&self, pid: u32, secret: &[u8]) -> Option<Arc<ClientHandle>> {
+        let entry = self.keys.get(&pid)?;
+        bool::from(entry.0.0.as_slice().ct_eq(secret)).then(|| Arc::clone(&entry.1))
+    }
+}
+
+/// A connection that is counted; counted out when dropped.
+#[derive(Debug)]
+pub struct Admitted(Arc<Shared>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A client that is entered; leaves when dropped.
+#[derive(Debug)]
+pub struct Registered {
+    shared: Arc<Shared>,
+    /// As others see it.
+    pub handle: Arc<ClientHandle>,
+    /// The other half of its cancel key.
+    pub secret: Secret,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.shared.keys.remove(&self.handle.pid);
+        self.shared.clients.remove(&self.handle.id);
+    }
+}
