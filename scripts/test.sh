@@ -27,8 +27,8 @@ scripts/install-deps.sh build postgres demo test ${fuzz:+fuzz}
 # The driver tests run under whichever Python has the driver.
 for python in python3 /usr/bin/python3; do
     if "$python" -c 'import psycopg' >/dev/null 2>&1; then
-        PGWEIR_TEST_PYTHON=$(command -v "$python")
-        export PGWEIR_TEST_PYTHON
+        PGWEIR_PYTHON=$("$python" -c 'import sys; print(sys.executable)')
+        export PGWEIR_PYTHON
         break
     fi
 done
