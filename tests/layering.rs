@@ -39,6 +39,9 @@ const IMPURE: &[(&str, &str)] = &[
     ("thread::spawn", "no threads"),
 ];
 
+/// What marks an item as a test's.
+const MARK: &str = "#[cfg(test)]";
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -70,7 +73,7 @@ fn row_of<'r>(rows: &'r [Row], module: &[String]) -> Option<&'r Row> {
     rows.iter().filter(|row| module.starts_with(&row.module)).max_by_key(|row| row.module.len())
 }
 
-/// Every module file under `src/`, with its module path; files that hold nothing but tests are left out.
+/// Every module file under `src/`, with its module path; modules declared under `#[cfg(test)]` are left out.
 fn sources() -> Vec<(PathBuf, Vec<String>)> {
     let src = root().join("src");
     let mut found = Vec::new();
@@ -87,14 +90,28 @@ fn sources() -> Vec<(PathBuf, Vec<String>)> {
                 if module.last().is_some_and(|last| last == "mod") {
                     module.pop();
                 }
-                if !module.iter().any(|part| part == "tests") && module != ["lib"] && module != ["main"] {
+                if module != ["lib"] && module != ["main"] {
                     found.push((path, module));
                 }
             }
         }
     }
+    let tests: Vec<Vec<String>> = found.iter().flat_map(|(path, module)| test_modules(&read(path), module)).collect();
+    found.retain(|(_, module)| !tests.iter().any(|test| module.starts_with(test)));
     found.sort();
     found
+}
+
+/// The modules that a file declares under `#[cfg(test)]`, by their paths.
+fn test_modules(source: &str, module: &[String]) -> Vec<Vec<String>> {
+    let code = without_comments_and_literals(source);
+    let declared = code.split(MARK).skip(1).filter_map(|rest| {
+        let item = rest.trim_start().strip_prefix("pub ").unwrap_or(rest.trim_start());
+        let item = item.strip_prefix("pub(crate) ").unwrap_or(item);
+        let name: String = item.strip_prefix("mod ")?.chars().take_while(|c| is_word(*c)).collect();
+        Some(module.iter().cloned().chain([name]).collect())
+    });
+    declared.collect()
 }
 
 /// Blanks out comments, string and character literals, keeping lines.
@@ -192,7 +209,6 @@ fn character(text: &str) -> usize {
 
 /// Blanks out what stands under `#[cfg(test)]`: up to the end of its braces, or to the semicolon when it has none.
 fn without_tests(source: &str) -> String {
-    const MARK: &str = "#[cfg(test)]";
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find(MARK) {
@@ -291,6 +307,9 @@ fn rows_name_only_rows_above_them() {
         if !unknown.is_empty() {
             wrong.push(format!("{name} imports {unknown:?}, which no row above it names"));
         }
+        if row.pure && row.imports.contains("clock") {
+            wrong.push(format!("{name} is pure, and asks for the time"));
+        }
         if let [top, _, ..] = row.module.as_slice() {
             let parent = rows.iter().find(|row| row.module == [top.clone()]).expect("a row for the whole module");
             if !row.imports.is_subset(&parent.imports) {
@@ -370,6 +389,12 @@ fn the_scanner_sees_paths_and_nothing_else() {
     assert_eq!(found, ["auth", "error", "id", "route", "shard", "sql", "top", "wire"]);
     let found: Vec<String> = imports(&code, &module[..1]).into_iter().collect();
     assert!(found.contains(&"sibling".to_owned()) && found.contains(&"other".to_owned()));
+}
+
+#[test]
+fn test_only_files_are_known_by_their_declaration() {
+    let source = "mod a;\n#[cfg(test)]\nmod b;\n#[cfg(test)]\npub(crate) mod c { fn f() {} }\n#[cfg(test)]\nuse x;";
+    assert_eq!(test_modules(source, &["m".to_owned()]), [["m", "b"], ["m", "c"]]);
 }
 
 #[test]
