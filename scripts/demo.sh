@@ -153,7 +153,7 @@ start_pgweir() {
         cp "$program" "$PG_DIR/pgweir"
         program=$PG_DIR/pgweir
     fi
-    "${PG_AS[@]}" "$program" "$PG_DIR/pgweir.toml" </dev/null >"$PG_DIR/pgweir.log" 2>&1 &
+    "${PG_AS[@]}" --pdeathsig KILL "$program" "$PG_DIR/pgweir.toml" </dev/null >"$PG_DIR/pgweir.log" 2>&1 &
     PGWEIR_PID=$!
     local try
     for ((try = 0; try < 100; try++)); do

@@ -84,8 +84,7 @@ install_crates() {
     local crate
     for crate in ${crates[@]+"${crates[@]}"}; do
         echo "installing $crate (a debug build: it is a build tool, its own speed does not matter)" >&2
-        # Built beside the project, so that a second try after a failure does not begin at the beginning.
-        CARGO_TARGET_DIR="$(mktemp -d)" cargo install --quiet --locked --debug "$crate"
+        env -u CARGO_TARGET_DIR cargo install --quiet --locked --debug "$crate"
     done
 }
 

@@ -10,7 +10,7 @@
 
 PG_BIN=
 PG_DIR=
-# Prefix of a command that runs as an unprivileged user (PostgreSQL refuses root) and dies with this script.
+# Prefix of a command that runs as an unprivileged user (PostgreSQL refuses root).
 PG_AS=()
 declare -A PG_PID=() PG_PORT=()
 
@@ -25,11 +25,11 @@ pg_setup() {
         return 1
     }
     PG_DIR=$(mktemp -d "${TMPDIR:-/tmp}/pgweir.XXXXXX")
-    PG_AS=(setpriv --pdeathsig QUIT --)
+    PG_AS=(setpriv)
     if ((EUID == 0)); then
         local user=nobody
         ! id postgres >/dev/null 2>&1 || user=postgres
-        PG_AS=(setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups --pdeathsig QUIT --)
+        PG_AS=(setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups)
         chown "$user" "$PG_DIR"
     fi
     chmod 755 "$PG_DIR"
@@ -81,7 +81,8 @@ pg_replica() {
 
 pg_start() {
     local name=$1 data=$PG_DIR/$1 port=${PG_PORT[$1]}
-    "${PG_AS[@]}" "$PG_BIN/postgres" -D "$data" -c "port=$port" </dev/null >>"$PG_DIR/$name.log" 2>&1 &
+    # Should this script be killed, the server goes too.
+    "${PG_AS[@]}" --pdeathsig QUIT "$PG_BIN/postgres" -D "$data" -c "port=$port" </dev/null >>"$PG_DIR/$name.log" 2>&1 &
     PG_PID[$name]=$!
     local try
     for ((try = 0; try < 300; try++)); do
