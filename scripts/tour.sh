@@ -172,7 +172,7 @@ tour_stops() {
     stop "The console: replicas" "psql -X '$CONSOLE' -c 'show replicas'" check_show_replicas
     stop "The console: shards" "psql -X '$CONSOLE' -c 'show shards'" check_show_shards
     stop "Why a statement goes where it goes" \
-        "psql -X '$CONSOLE' -c \"explain route app 'select * from counter'\"" check_explain
+        "psql -X '$CONSOLE' -c \"explain route for app 'select * from counter'\"" check_explain
     stop "Metrics for Prometheus" "curl -sf http://127.0.0.1:$HTTP_PORT/metrics | grep -v '^#' | head -n 20" check_metrics
     stop "Health for a load balancer" "curl -sf http://127.0.0.1:$HTTP_PORT/health/ready" check_health
 }
