@@ -4,17 +4,22 @@
 //! upwards in this list (`tests/layering.rs` holds them to it). ARCHITECTURE.md follows one query
 //! through all of them.
 
-pub mod clock;
 pub mod error;
 pub mod id;
 
+pub mod clock;
+
 pub mod wire;
 
-pub mod auth;
 pub mod sql;
 
-pub mod session;
 pub mod shard;
+
+pub mod config;
+
+pub mod auth;
+
+pub mod session;
 
 pub mod health;
 pub mod route;
@@ -22,14 +27,12 @@ pub mod route;
 pub mod net;
 pub mod server;
 
+pub mod metrics;
 pub mod pool;
 
+pub mod admin;
 pub mod client;
 
-pub mod config;
-
-pub mod admin;
-pub mod metrics;
+pub mod worker;
 
 pub mod app;
-pub mod worker;

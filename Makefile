@@ -1,0 +1,56 @@
+# `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Arguments of demo: ARGS=--tour runs every line that the demo offers and checks it.
+ARGS ?=
+# How long each fuzz target runs under `make fuzz`, in seconds.
+FUZZ_SECONDS ?= 600
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Bring up a throwaway cluster with pgweir before it, and print what to try (ARGS=--tour: run it).
+	@scripts/demo.sh $(ARGS)
+
+.PHONY: test
+test: ## Install what is missing and run everything: format, lints, docs, a short fuzz run, all tests.
+	@scripts/test.sh
+
+.PHONY: test-fast
+test-fast: ## The same without the fuzz targets.
+	@scripts/test.sh --no-fuzz
+
+.PHONY: build
+build: ## Build a debug binary.
+	@scripts/install-deps.sh build
+	cargo build --locked
+
+.PHONY: release
+release: ## Build the release binary.
+	@scripts/install-deps.sh build
+	cargo build --locked --release
+
+.PHONY: lint
+lint: ## Format check, clippy, docs, and cargo-deny where it is installed.
+	@scripts/install-deps.sh build
+	@scripts/lint.sh
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZ_SECONDS (600).
+	@scripts/install-deps.sh build fuzz
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: bench
+bench: ## Micro-benchmarks, then pgbench against PostgreSQL, PgBouncer and pgweir.
+	@scripts/install-deps.sh build postgres bench
+	cargo bench --locked
+	cargo build --locked --release
+	benches/relay.py
+
+.PHONY: clean
+clean: ## Remove what was built.
+	cargo clean
+	rm -rf fuzz/target fuzz/artifacts fuzz/coverage
