@@ -61,6 +61,7 @@ pub enum LogFormat {
 }
 
 /// `[pgweir]`: the process, and defaults for every database. The names are those of the settings.
+#[expect(clippy::struct_excessive_bools, reason = "the settings are what they are: independent switches")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct General {
     /// Addresses to listen on; `*` is every address; empty: no TCP.
