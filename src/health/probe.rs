@@ -73,6 +73,14 @@ pub async fn run(
         let hurry = result.is_ok().then_some(prober.server.role);
         tokio::select! {
             () = rest(settings.probe_interval, hurry, &shard) => {}
+            () = prober.lost() => {
+                // Most likely the server died. What it had replayed counts no more (see `ServerHealth::forget_position`),
+                // and asking again now tells at once whether it is down.
+                if let Some(health) = shard.server(index) {
+                    health.forget_position();
+                }
+                sleep(SHORTEST_INTERVAL).await;
+            }
             () = stopped(&mut shutdown) => return,
         }
     }
@@ -147,7 +155,7 @@ struct Link {
     client: Client,
     question: Statement,
     segment_size: u64,
-    _driver: Driver,
+    driver: Driver,
 }
 
 /// The task that moves the connection's bytes; it ends with the link. A server that hangs would keep it, and its socket, for
@@ -175,6 +183,16 @@ impl Prober {
                 Err(ProbeFailure { verdict: Verdict::Down, message: format!("no answer within {:?}", self.deadline) })
             }
         }
+    }
+
+    /// Completes when the connection ends while nothing is asked; never while there is none.
+    async fn lost(&mut self) {
+        match &mut self.link {
+            // The task returns nothing, and whether it panicked makes no difference.
+            Some(link) => drop((&mut link.driver.0).await),
+            None => std::future::pending().await,
+        }
+        self.link = None;
     }
 
     async fn ask(&self, link: Option<Link>) -> Result<(Link, Observation), ProbeFailure> {
@@ -209,7 +227,7 @@ impl Prober {
         let row = client.query_one(ABOUT, &[]).await?;
         let (segment_size, checkpoint): (i64, bool) = (row.try_get(0)?, row.try_get(1)?);
         let question = client.prepare(&question(checkpoint)).await?;
-        Ok(Link { client, question, segment_size: u64::try_from(segment_size).unwrap_or(0), _driver: driver })
+        Ok(Link { client, question, segment_size: u64::try_from(segment_size).unwrap_or(0), driver })
     }
 }
 
