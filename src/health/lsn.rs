@@ -317,7 +317,7 @@ mod tests {
         #[test]
         fn only_headers_are_taken_back(n in any::<u64>()) {
             let back = n - Lsn(n).behind_no_header(MB16).0;
-            let header = if (n - back) % MB16 == 0 { LONG_HEADER } else { SHORT_HEADER };
+            let header = if (n - back).is_multiple_of(MB16) { LONG_HEADER } else { SHORT_HEADER };
             prop_assert!(back == 0 || back == header);
         }
     }

@@ -83,10 +83,9 @@ pub fn acting_primary(servers: &[ServerView]) -> Option<usize> {
         *at != configured && s.claims_primary() && (demoted || s.timeline.is_some_and(|t| t > old_timeline))
     });
     if demoted || old.suspect || old.claims_primary() {
-        match (heirs.next(), heirs.next()) {
-            (Some((heir, _)), None) => return Some(heir),
-            // Two heirs: which one is right is not for us to guess, and the old one is no worse.
-            (Some(_), Some(_)) | (None, _) => {}
+        // Of two heirs, which one is right is not for us to guess, and the old one is no worse.
+        if let (Some((heir, _)), None) = (heirs.next(), heirs.next()) {
+            return Some(heir);
         }
     }
     Some(configured)
