@@ -59,8 +59,11 @@ pub(super) enum Field<'a> {
     Consistency(&'a mut bool),
 }
 
-const POOL_MODES: [(&str, PoolMode); 3] =
-    [("session", PoolMode::Session), ("transaction", PoolMode::Transaction), ("statement", PoolMode::Statement)];
+const POOL_MODES: [(&str, PoolMode); 3] = [
+    (PoolMode::Session.as_str(), PoolMode::Session),
+    (PoolMode::Transaction.as_str(), PoolMode::Transaction),
+    (PoolMode::Statement.as_str(), PoolMode::Statement),
+];
 const AUTH_TYPES: [(&str, AuthType); 5] = [
     ("trust", AuthType::Trust),
     ("any", AuthType::Any),
@@ -165,18 +168,6 @@ impl Field<'_> {
             Self::Route(route) => name_of(**route, &ROUTES),
             Self::RouteOver(route) => route.map(|route| name_of(route, &ROUTES)).unwrap_or_default(),
             Self::Consistency(session) => name_of(**session, &CONSISTENCIES),
-        }
-    }
-}
-
-impl PoolMode {
-    /// The word of the setting and of SHOW.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Session => "session",
-            Self::Transaction => "transaction",
-            Self::Statement => "statement",
         }
     }
 }

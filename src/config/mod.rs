@@ -50,6 +50,18 @@ pub enum PoolMode {
     Statement,
 }
 
+impl PoolMode {
+    /// The word of the setting and of SHOW.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+            Self::Statement => "statement",
+        }
+    }
+}
+
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuthType {
