@@ -211,7 +211,8 @@ impl Shared {
     /// # Errors
     /// 53300 when `max` connections are there.
     pub fn admit(self: &Arc<Self>, max: u32) -> Result<Admitted, Error> {
-        let admitted = self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
+        let admitted =
+            self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
         match admitted {
             Ok(_) => Ok(Admitted(Arc::clone(self))),
             Err(_) => Err(Error::us_fatal(
