@@ -6,6 +6,7 @@
 
 pub mod averages;
 pub mod counters;
+pub mod describe;
 pub mod families;
 pub mod http;
 pub mod snapshot;
