@@ -21,15 +21,16 @@ impl Right {
     /// proves anything, and everyone may look.
     #[must_use]
     pub fn of(user: &str, general: &General) -> Option<Self> {
-        if general.auth_type == AuthType::Any {
-            return Some(Self::Stats);
-        }
-        if general.admin_users.iter().any(|u| u == user) {
-            Some(Self::Admin)
-        } else if general.stats_users.iter().any(|u| u == user) {
-            Some(Self::Stats)
-        } else {
-            None
+        Self::among(user, general.auth_type, &general.admin_users, &general.stats_users)
+    }
+
+    fn among(user: &str, auth_type: AuthType, admins: &[String], stats: &[String]) -> Option<Self> {
+        let is_in = |list: &[String]| list.iter().any(|u| u == user);
+        match auth_type {
+            AuthType::Any => Some(Self::Stats),
+            _ if is_in(admins) => Some(Self::Admin),
+            _ if is_in(stats) => Some(Self::Stats),
+            _ => None,
         }
     }
 }
@@ -104,6 +105,18 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lists_say_who_is_who() {
+        let (admins, stats) = (["root".to_owned(), "both".to_owned()], ["eye".to_owned(), "both".to_owned()]);
+        let of = |user, auth_type| Right::among(user, auth_type, &admins, &stats);
+        assert_eq!(of("root", AuthType::ScramSha256), Some(Right::Admin));
+        assert_eq!(of("both", AuthType::Md5), Some(Right::Admin));
+        assert_eq!(of("eye", AuthType::Trust), Some(Right::Stats));
+        assert_eq!(of("Root", AuthType::ScramSha256), None);
+        assert_eq!(of("", AuthType::ScramSha256), None);
+        assert_eq!(of("root", AuthType::Any), Some(Right::Stats), "whoever says root is not proven to be root");
+    }
 
     #[test]
     fn those_who_may_look_may_only_look() {
