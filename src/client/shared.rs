@@ -163,7 +163,7 @@ impl ClientHandle {
 
     /// A cancel order is carried out (or has come too late).
     pub fn cancel_is_done(&self) {
-        drop(self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed));
+        let _stood = self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Cancels what it is doing: its statement on a server, or its wait for one.

@@ -64,6 +64,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ],
         shards: vec![shard("shop", "p1:5432"), shard("logs", "p2:5433")],
         stats: vec![stats("shop", 100), stats("logs", 200)],
+        overall_averages: Counts { query_count: 77, ..Counts::default() },
         settings: vec![
             Setting { key: "workers", value: "0".to_owned(), default: "0".to_owned(), changeable: false },
             Setting { key: "max_client_conn", value: "50".to_owned(), default: "100".to_owned(), changeable: true },
