@@ -457,9 +457,10 @@ impl Session {
     fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
         self.failed = true;
         // PostgreSQL drops the unnamed statement before it reads the text of the next.
-        let unnamed_failed = self.pipeline.head().is_some_and(|r| {
-            matches!(r.kind, Kind::Parse) && r.undo.iter().any(|u| matches!(u, Undo::ServerUnnamed))
-        });
+        let unnamed_failed = self
+            .pipeline
+            .head()
+            .is_some_and(|r| matches!(r.kind, Kind::Parse) && r.undo.iter().any(|u| matches!(u, Undo::ServerUnnamed)));
         let (refusal, renamed, extended) = match self.pipeline.head() {
             Some(head) => (
                 head.refusal.take(),
