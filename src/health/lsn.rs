@@ -71,6 +71,8 @@ impl FromStr for Lsn {
 /// Every write that was acknowledged before `asked` ends at or before `lsn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sample {
+    /// When the position was first asked for: it had been reached soon after.
+    first: Instant,
     asked: Instant,
     lsn: Lsn,
 }
@@ -93,24 +95,24 @@ impl CausalTracker {
     /// Takes a sample: to a question sent not before `asked`, the primary answered `lsn` (its insert position, normalised).
     /// A position that goes back is another history (a failover, a restore): all that came before is forgotten.
     pub fn sample(&mut self, asked: Instant, lsn: Lsn) {
-        while let Some(last) = self.samples.back() {
+        if let Some(last) = self.samples.back_mut() {
             if last.asked >= asked {
                 // Questions are asked one after the other; one that overtook another says nothing new.
                 return;
             }
+            if last.lsn == lsn {
+                // Nothing was written in between: the later time is the better one.
+                last.asked = asked;
+                return;
+            }
             if last.lsn > lsn {
                 self.samples.clear();
-            } else if last.lsn == lsn {
-                // Nothing was written in between: the later time is the better one.
-                self.samples.pop_back();
-            } else {
-                break;
             }
         }
         if self.samples.len() >= SAMPLES {
             self.thin_out();
         }
-        self.samples.push_back(Sample { asked, lsn });
+        self.samples.push_back(Sample { first: asked, asked, lsn });
     }
 
     /// Forgets everything: another server is the primary now.
@@ -132,6 +134,12 @@ impl CausalTracker {
         self.samples.back().map(|s| s.lsn)
     }
 
+    /// When the oldest sample kept was asked for.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        self.samples.front().map(|s| s.first)
+    }
+
     /// What the samples prove about the lag of a replica that reported `replay` to a question sent at `asked`, as lower and
     /// upper bound. It is behind at least since the first sample that it has not reached, and at most since the last that it
     /// has. A replica whose WAL receiver is gone believes itself up to date (all that it received is replayed); the lower
@@ -140,7 +148,7 @@ impl CausalTracker {
     #[must_use]
     pub fn lag_bounds(&self, replay: Lsn, asked: Instant) -> (Duration, Duration) {
         let reached = self.samples.partition_point(|s| s.lsn <= replay);
-        let missed = self.samples.get(reached).map(|s| asked.saturating_duration_since(s.asked));
+        let missed = self.samples.get(reached).map(|s| asked.saturating_duration_since(s.first));
         let had = reached.checked_sub(1).and_then(|last| self.samples.get(last));
         let upper = had.map(|s| asked.saturating_duration_since(s.asked));
         let lower = missed.unwrap_or(Duration::ZERO);
@@ -238,6 +246,9 @@ mod tests {
         assert_eq!(tracker.lag_bounds(Lsn(30), asked), (ms(0), ms(0)), "idle primary");
         assert_eq!(tracker.lag_bounds(Lsn(25), asked), (ms(3000), ms(4000)), "no longer fed");
         assert_eq!(tracker.lag_bounds(Lsn(5), asked), (ms(5000), Duration::MAX), "behind all that is known");
+        // The primary has been idle since: the replica is behind since the write.
+        tracker.sample(start + ms(4000), Lsn(30));
+        assert_eq!(tracker.lag_bounds(Lsn(25), asked), (ms(3000), ms(4000)));
         // Asked before the sample that it has not reached: not proven to be behind at all.
         assert_eq!(tracker.lag_bounds(Lsn(20), start + ms(1500)), (ms(0), ms(500)));
     }
@@ -306,7 +317,7 @@ mod tests {
         #[test]
         fn only_headers_are_taken_back(n in any::<u64>()) {
             let back = n - Lsn(n).behind_no_header(MB16).0;
-            let header = if (n - back) % MB16 == 0 { LONG_HEADER } else { SHORT_HEADER };
+            let header = if (n - back).is_multiple_of(MB16) { LONG_HEADER } else { SHORT_HEADER };
             prop_assert!(back == 0 || back == header);
         }
     }

@@ -16,7 +16,7 @@ use crate::id::ServerIndex;
 use super::breaker::{Admission, Breaker, BreakerState, FailureKind, Settings};
 use super::latency::{Latency, Rise};
 use super::lsn::Lsn;
-use super::view::ServerView;
+use super::view::{Duty, ServerView};
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +92,8 @@ pub struct ServerSnapshot {
     pub index: ServerIndex,
     /// What it is configured to be.
     pub configured: Role,
+    /// What it is used for, beside the others of its shard.
+    pub duty: Duty,
     /// What it last said that it is.
     pub discovered: Option<Role>,
     /// The timeline it last reported.
@@ -112,7 +114,7 @@ pub struct ServerSnapshot {
     pub effective_weight: f64,
     /// Replay position of a replica, insert position of a primary.
     pub lsn: Option<Lsn>,
-    /// How far a replica's replay is behind the primary's last known position, in bytes. Filled in by the shard.
+    /// How far a replica's replay is behind the primary's last known position, in bytes.
     pub lag_bytes: Option<u64>,
     /// How far it is behind in time, as the last probe found.
     pub lag: Option<Duration>,
@@ -273,6 +275,7 @@ impl ServerHealth {
         self.suspect.store(false, Ordering::Relaxed);
         if !probed {
             self.forget_position();
+            self.set_lag(None);
         }
     }
 
@@ -287,6 +290,7 @@ impl ServerHealth {
             Err(ProbeFailure { verdict: Verdict::Refused, message }) => {
                 self.suspect.store(false, Ordering::Relaxed);
                 self.forget_position();
+                self.set_lag(None);
                 self.record.lock().last_error = Some((message.clone(), now));
             }
         }
@@ -316,18 +320,29 @@ impl ServerHealth {
         self.lag_nanos.store(nanos, Ordering::Relaxed);
     }
 
-    /// Up to when it has every acknowledged write, as worked out by the shard.
-    pub fn set_covered_until(&self, until: Option<Instant>) {
+    /// Works out anew up to when it has every acknowledged write, from the position that it last reported. Under the lock, so
+    /// that a failure that comes in between is not undone.
+    pub fn update_covered(&self, covered_until: impl FnOnce(Lsn) -> Option<Instant>) {
+        let _record = self.record.lock();
+        self.set_covered_until(self.lsn().and_then(covered_until));
+    }
+
+    fn set_covered_until(&self, until: Option<Instant>) {
         let nanos =
             until.map_or(UNKNOWN, |u| u64::try_from(self.offset(u).as_nanos()).unwrap_or(UNKNOWN - 1).min(UNKNOWN - 1));
-        // Release and Acquire: a reader that sees the new time also sees whatever went before it.
-        self.covered_until.store(nanos, Ordering::Release);
+        self.covered_until.store(nanos, Ordering::Relaxed);
     }
 
     /// The position it last reported.
     #[must_use]
     pub fn lsn(&self) -> Option<Lsn> {
         known(self.lsn.load(Ordering::Relaxed)).map(Lsn)
+    }
+
+    /// The timeline it last reported.
+    #[must_use]
+    pub fn timeline(&self) -> Option<u32> {
+        Some(self.timeline.load(Ordering::Relaxed)).filter(|t| *t != 0)
     }
 
     /// The role it last reported.
@@ -353,7 +368,7 @@ impl ServerHealth {
             index: self.index,
             configured: self.configured,
             discovered: self.discovered(),
-            timeline: Some(self.timeline.load(Ordering::Relaxed)).filter(|t| *t != 0),
+            timeline: self.timeline(),
             weight: self.weight,
             latency: self.latency.get(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
@@ -361,20 +376,22 @@ impl ServerHealth {
             suspect: self.suspect.load(Ordering::Relaxed),
             ramp,
             lag_ratio: self.lag_ratio(),
-            covered_until: known(self.covered_until.load(Ordering::Acquire))
+            covered_until: known(self.covered_until.load(Ordering::Relaxed))
                 .and_then(|nanos| self.base.checked_add(Duration::from_nanos(nanos))),
         }
     }
 
-    /// Everything, for operators.
+    /// Everything, for operators. `duty` and the primary's position are the shard's to know.
     #[must_use]
-    pub fn snapshot(&self, now: Instant) -> ServerSnapshot {
+    pub fn snapshot(&self, duty: Duty, primary: Option<Lsn>, now: Instant) -> ServerSnapshot {
         let view = self.view(now);
-        let gets_reads = view.admission != Admission::Refused && !view.suspect && view.lag_ratio <= 1.0;
+        let gets_reads =
+            duty == Duty::Replica && view.admission != Admission::Refused && !view.suspect && view.lag_ratio <= 1.0;
         let record = self.record.lock();
         ServerSnapshot {
             index: self.index,
             configured: self.configured,
+            duty,
             discovered: view.discovered,
             timeline: view.timeline,
             breaker: record.breaker.state(now),
@@ -385,7 +402,7 @@ impl ServerHealth {
             weight: self.weight,
             effective_weight: if gets_reads { view.effective_weight() } else { 0.0 },
             lsn: self.lsn(),
-            lag_bytes: None,
+            lag_bytes: self.lsn().zip(primary).map(|(lsn, primary)| lsn.behind(primary)),
             lag: self.lag(),
             streaming: record.streaming,
             latency: view.latency,
@@ -414,6 +431,7 @@ impl ServerHealth {
     fn fail(&self, kind: FailureKind, message: &str, now: Instant) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let mut record = self.record.lock();
+        self.forget_position_locked();
         record.last_error = Some((message.to_owned(), now));
         record.breaker.on_failure(kind, now, &mut rand::rng());
         self.pay_attention(&record, now);
@@ -424,10 +442,17 @@ impl ServerHealth {
         self.attention.store(!record.breaker.is_pristine(now), Ordering::Relaxed);
     }
 
-    /// What was known of its position is too old to be used. The role stays: it seldom changes.
-    fn forget_position(&self) {
+    /// The position that it last reported counts no more, until the next probe. The lag is left: it is a preference, no promise.
+    ///
+    /// So it is whenever the server may have crashed: a standby that restarts lets clients in as soon as it is consistent,
+    /// which may be short of what it had replayed before. (Without a prober there is nothing to forget.)
+    pub fn forget_position(&self) {
+        let _record = self.record.lock();
+        self.forget_position_locked();
+    }
+
+    fn forget_position_locked(&self) {
         self.lsn.store(UNKNOWN, Ordering::Relaxed);
-        self.set_lag(None);
         self.set_covered_until(None);
     }
 
@@ -533,7 +558,7 @@ pub(crate) mod tests {
         h.on_success(SECOND, later);
         drop(trial);
         assert_eq!(h.view(later).admission, Admission::Free);
-        let seen = h.snapshot(later);
+        let seen = h.snapshot(Duty::Replica, None, later);
         assert_eq!((seen.breaker, seen.failures), (BreakerState::Closed, 5));
         assert_eq!(seen.last_error, Some(("broken pipe".to_owned(), SECOND * 76)));
         assert!(seen.effective_weight < 0.2, "slow start");
@@ -561,6 +586,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn after_any_failure_its_position_is_not_trusted() {
+        // A standby that crashed and is back may show less than it did.
+        let (h, now) = health(&settings());
+        h.set_probed(true);
+        let failures: [&dyn Fn(); 4] = [
+            &|| h.on_io_error("reset", now),
+            &|| h.on_admin_shutdown("57P02", now),
+            &|| h.on_connect_failure("refused", now),
+            &|| h.on_probe(&down(), now),
+        ];
+        for fail in failures {
+            h.on_probe(&answer(now, None), now);
+            h.update_covered(|_| Some(now));
+            assert_eq!((h.view(now).covered_until, h.lsn()), (Some(now), Some(Lsn(5))));
+            fail();
+            assert_eq!((h.view(now).covered_until, h.lsn()), (None, None));
+        }
+    }
+
+    #[test]
     fn a_refused_probe_is_no_failure_but_leaves_the_lag_unknown() {
         let (h, now) = health(&HealthSettings { max_lag: SECOND * 10, ..settings() });
         assert!(h.view(now).lag_ratio.abs() < 1e-9, "not probed: judged by traffic alone");
@@ -568,7 +613,7 @@ pub(crate) mod tests {
         assert!(h.view(now).lag_ratio > 1.0, "not known yet");
         h.on_probe(&answer(now, Some(SECOND * 4)), now);
         assert!((h.view(now).lag_ratio - 0.4).abs() < 1e-9);
-        h.set_covered_until(Some(now + SECOND));
+        h.update_covered(|_| Some(now + SECOND));
         assert_eq!(h.view(now).covered_until, Some(now + SECOND));
         for _ in 0..20 {
             h.on_probe(&Err(ProbeFailure { verdict: Verdict::Refused, message: "28P01".to_owned() }), now);
@@ -576,6 +621,6 @@ pub(crate) mod tests {
         let view = h.view(now);
         assert_eq!((view.admission, view.suspect, view.covered_until), (Admission::Free, false, None));
         assert!(view.lag_ratio > 1.0);
-        assert_eq!(h.snapshot(now).failures, 0);
+        assert_eq!(h.snapshot(Duty::Replica, None, now).failures, 0);
     }
 }

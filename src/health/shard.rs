@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::config::{HealthSettings, Shard};
+use crate::config::{HealthSettings, Role, Shard};
 use crate::id::ServerIndex;
 
 use super::lsn::CausalTracker;
 use super::server::{Observation, Position, ProbeResult, ServerHealth, ServerSnapshot};
-use super::view::{ServerView, acting_primary};
+use super::view::{ServerView, acting_primary, duty};
 
 /// The servers of one shard.
 #[derive(Debug)]
@@ -62,11 +62,10 @@ impl ShardHealth {
     #[must_use]
     pub fn snapshots(&self, now: Instant) -> Vec<ServerSnapshot> {
         let newest = self.history.lock().tracker.newest();
-        let mut snapshots: Vec<_> = self.servers.iter().map(|s| s.snapshot(now)).collect();
-        for snapshot in &mut snapshots {
-            snapshot.lag_bytes = snapshot.lsn.zip(newest).map(|(lsn, newest)| lsn.behind(newest));
-        }
-        snapshots
+        let views: Vec<_> = self.servers.iter().map(|s| s.view(now)).collect();
+        let primary = acting_primary(&views);
+        let duties = (0..).map(|at| duty(&views, at, primary));
+        self.servers.iter().zip(duties).map(|(s, duty)| s.snapshot(duty, newest, now)).collect()
     }
 
     /// The server that takes the writes.
@@ -99,14 +98,14 @@ impl ShardHealth {
                     history.claim(index, seen.timeline);
                     history.tracker.sample(seen.asked, insert);
                 }
-                server.set_covered_until(None);
+                server.update_covered(|_| None);
             }
             Position::Replica { .. } => server.set_lag(history.lag(seen)),
         }
         // A sample of an idle primary moves every replica's time on; a replica's probe moves its own.
-        for replica in self.servers.iter().filter(|s| s.discovered() == Some(crate::config::Role::Replica)) {
-            let until = replica.lsn().and_then(|replay| history.tracker.covered_until(replay));
-            replica.set_covered_until(until);
+        for replica in self.servers.iter().filter(|s| s.discovered() == Some(Role::Replica)) {
+            let comparable = history.is_of(replica.timeline());
+            replica.update_covered(|replay| history.tracker.covered_until(replay).filter(|_| comparable));
         }
     }
 }
@@ -122,10 +121,25 @@ impl History {
         }
     }
 
+    /// Whether positions on `timeline` can be compared with the samples. A standby that received more of the old primary's
+    /// WAL than the new one had is *ahead* by the numbers, in a history that is no longer true. (A prober without
+    /// pg_monitor hears of a standby's new timeline only at its next restart point; until then the answer is a careful no.)
+    fn is_of(&self, timeline: Option<u32>) -> bool {
+        match (self.source, timeline) {
+            (Some((_, Some(ours))), Some(theirs)) => ours == theirs,
+            (Some(_) | None, _) => true,
+        }
+    }
+
     /// The lag that a replica reports, corrected by what is known of the primary.
     fn lag(&self, seen: &Observation) -> Option<Duration> {
-        let Position::Replica { replay, lag, .. } = seen.position else { return Some(Duration::ZERO) };
+        let Position::Replica { replay, lag, streaming, .. } = seen.position else { return Some(Duration::ZERO) };
         let Some(replay) = replay else { return lag };
+        if !self.is_of(seen.timeline) {
+            // Left behind in the old history, as it seems: since the new one began at least.
+            let age = self.tracker.oldest().map(|at| seen.asked.saturating_duration_since(at));
+            return if streaming { lag } else { lag.max(age) };
+        }
         let (lower, upper) = self.tracker.lag_bounds(replay, seen.asked);
         let lag = lag.unwrap_or(lower);
         Some(lag.clamp(lower, upper))
@@ -135,10 +149,10 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Role;
     use crate::health::lsn::Lsn;
     use crate::health::server::tests::{config, settings};
     use crate::health::server::{ProbeFailure, Verdict};
+    use crate::health::view::Duty;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -209,11 +223,29 @@ mod tests {
         assert_eq!(s.acting_primary(u), Some(ServerIndex(0)));
         s.on_probe(ServerIndex(1), &primary(u, 2, 400), u);
         assert_eq!(s.acting_primary(u), Some(ServerIndex(1)));
-        assert_eq!(covered(&s, 2, u), Some(u), "its position is beyond the new primary's");
+        assert_eq!(covered(&s, 2, u), None, "ahead of the new primary, but in another history");
+        let mut followed = replica(u, 400, 0).unwrap();
+        followed.timeline = Some(2);
+        s.on_probe(ServerIndex(2), &Ok(followed), u);
+        assert_eq!(covered(&s, 2, u), Some(u));
         // The old primary comes back on the old timeline: its positions are of no interest, and it gets no writes.
         let v = u + SECOND;
         s.on_probe(ServerIndex(0), &primary(v, 1, 900), v);
         assert_eq!(s.acting_primary(v), Some(ServerIndex(1)));
         assert_eq!(covered(&s, 2, v), Some(u));
+        let duties: Vec<_> = s.snapshots(v).iter().map(|s| s.duty).collect();
+        assert_eq!(duties, [Duty::Fenced, Duty::Primary, Duty::Replica]);
+    }
+
+    #[test]
+    fn a_replica_left_in_the_old_history_lags_since_the_new_began() {
+        let (s, t) = shard();
+        s.on_probe(ServerIndex(0), &primary(t, 2, 400), t);
+        let later = t + SECOND * 30;
+        let Ok(mut lost) = replica(later, 500, 0) else { unreachable!() };
+        let Position::Replica { streaming, .. } = &mut lost.position else { unreachable!() };
+        *streaming = false;
+        s.on_probe(ServerIndex(1), &Ok(lost), later);
+        assert_eq!(s.snapshots(later)[1].lag, Some(SECOND * 30));
     }
 }

@@ -83,23 +83,47 @@ pub fn acting_primary(servers: &[ServerView]) -> Option<usize> {
         *at != configured && s.claims_primary() && (demoted || s.timeline.is_some_and(|t| t > old_timeline))
     });
     if demoted || old.suspect || old.claims_primary() {
-        match (heirs.next(), heirs.next()) {
-            (Some((heir, _)), None) => return Some(heir),
-            // Two heirs: which one is right is not for us to guess, and the old one is no worse.
-            (Some(_), Some(_)) | (None, _) => {}
+        // Of two heirs, which one is right is not for us to guess, and the old one is no worse.
+        if let (Some((heir, _)), None) = (heirs.next(), heirs.next()) {
+            return Some(heir);
         }
     }
     Some(configured)
 }
 
-/// Whether the server at `at` may take reads as a replica: it is configured as one or was found to be one, and is not a
-/// primary by what it says or by what it does.
+/// What a server is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Duty {
+    /// Takes the writes.
+    Primary,
+    /// Takes reads.
+    Replica,
+    /// Nothing: it is a primary, or is configured as one, while another is the primary.
+    Fenced,
+}
+
+impl Duty {
+    /// The word of SHOW and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Fenced => "fenced",
+        }
+    }
+}
+
+/// What the server at `at` is used for. It takes reads as a replica if it is configured as one or was found to be one, and is
+/// not a primary by what it says or by what it does.
 #[must_use]
-pub fn acts_as_replica(servers: &[ServerView], at: usize, acting_primary: Option<usize>) -> bool {
-    let Some(server) = servers.get(at) else { return false };
-    acting_primary != Some(at)
-        && !server.claims_primary()
-        && (server.configured == Role::Replica || server.discovered == Some(Role::Replica))
+pub fn duty(servers: &[ServerView], at: usize, acting_primary: Option<usize>) -> Duty {
+    match servers.get(at) {
+        Some(_) if acting_primary == Some(at) => Duty::Primary,
+        Some(s) if s.claims_primary() => Duty::Fenced,
+        Some(s) if s.configured == Role::Replica || s.discovered == Some(Role::Replica) => Duty::Replica,
+        Some(_) | None => Duty::Fenced,
+    }
 }
 
 #[cfg(test)]
@@ -193,8 +217,12 @@ pub(crate) mod tests {
         ];
         let acting = acting_primary(&servers[..2]);
         assert_eq!(acting, Some(1));
-        assert!(acts_as_replica(&servers[..2], 0, acting));
-        assert!(!acts_as_replica(&servers[..2], 1, acting));
-        assert!(!acts_as_replica(&servers, 2, acting), "a server that says it is a primary gets no reads as a replica");
+        assert_eq!(duty(&servers[..2], 0, acting), Duty::Replica);
+        assert_eq!(duty(&servers[..2], 1, acting), Duty::Primary);
+        assert_eq!(
+            duty(&servers, 2, acting),
+            Duty::Fenced,
+            "a server that says it is a primary gets no reads as a replica"
+        );
     }
 }

@@ -20,7 +20,7 @@ use rand::Rng;
 use crate::config::Role;
 use crate::error::{Error, Result, SqlState};
 use crate::health::breaker::Admission;
-use crate::health::view::{ServerView, acting_primary, acts_as_replica};
+use crate::health::view::{Duty, ServerView, acting_primary, duty};
 use crate::id::ServerIndex;
 use crate::sql::facts::{Access, RouteHint};
 
@@ -212,7 +212,8 @@ impl Choice<'_> {
     /// The replicas that have not been tried.
     fn replicas(&self) -> impl Iterator<Item = &ServerView> + Clone {
         self.servers.iter().enumerate().filter_map(|(at, server)| {
-            let candidate = acts_as_replica(self.servers, at, self.primary) && !self.excluded.contains(&server.index);
+            let candidate =
+                duty(self.servers, at, self.primary) == Duty::Replica && !self.excluded.contains(&server.index);
             candidate.then_some(server)
         })
     }
@@ -241,7 +242,7 @@ impl Choice<'_> {
 
     fn why_no_replica(&self) -> Why {
         let any = |wanted| self.replicas().any(|s| self.fitness(s) == wanted);
-        let none_at_all = !(0..self.servers.len()).any(|at| acts_as_replica(self.servers, at, self.primary));
+        let none_at_all = !(0..self.servers.len()).any(|at| duty(self.servers, at, self.primary) == Duty::Replica);
         if none_at_all {
             Why::NoReplica
         } else if any(Fitness::LacksOwnWrites) {

@@ -48,7 +48,7 @@ mod tests {
             prop_assume!(total > 0.0);
             let mut counts = vec![0_u32; weights.len()];
             for _ in 0..40_000 {
-                counts[weighted(weights.iter().copied().enumerate().map(|(i, w)| (i, w)), &mut rng).unwrap()] += 1;
+                counts[weighted(weights.iter().copied().enumerate(), &mut rng).unwrap()] += 1;
             }
             for (count, weight) in counts.iter().zip(&weights) {
                 let (share, expected) = (f64::from(*count) / 40_000.0, weight / total);
