@@ -104,6 +104,18 @@ impl LiveDatabase {
         pools
     }
 
+    /// The pools here of a user who came under another configuration of the database.
+    #[must_use]
+    pub fn adopt(&self, old: &UserPools) -> Arc<UserPools> {
+        let mut users = self.users.lock();
+        if let Some(pools) = users.get(&old.user) {
+            return Arc::clone(pools);
+        }
+        let pools = Arc::new(self.make(&old.user, old.credential.clone()));
+        users.insert(old.user.clone(), Arc::clone(&pools));
+        pools
+    }
+
     /// With a `user` of its own the database's servers are logged in to with the database's password, else as the client.
     fn server_credential(&self, secret: Option<&Secret>, pass_through: &PassThrough) -> ServerCredential {
         let own = self.config.password.as_deref().and_then(|p| Secret::parse(p).ok());

@@ -1,10 +1,24 @@
 //! The checked configuration: what the rest of pgweir is built from.
 //!
-//! `raw` reads TOML, `check` turns it into these types and reports every mistake at once with its line and the nearest valid
-//! name; `units` reads durations and sizes; `diff` says what a reload changes.
+//! `raw` reads TOML into a tree that knows its lines; `check` turns that into these types, with `database`, `sharding` and
+//! `address` for the servers, and reports every mistake at once with its line and the nearest valid name. `settings` is the
+//! table of settings, `field` reads and writes one value, `units` durations and sizes; `diff` says what a reload changes.
+
+mod address;
+mod check;
+mod database;
+pub mod diff;
+mod field;
+mod raw;
+pub mod settings;
+mod sharding;
+#[cfg(test)]
+mod tests;
+pub mod units;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::shard::map::ShardMap;
@@ -36,6 +50,18 @@ pub enum PoolMode {
     Statement,
 }
 
+impl PoolMode {
+    /// The word of the setting and of SHOW.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+            Self::Statement => "statement",
+        }
+    }
+}
+
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuthType {
@@ -63,6 +89,7 @@ pub enum LogFormat {
 /// `[pgweir]`: the process, and defaults for every database. The names are those of the settings.
 #[expect(clippy::struct_excessive_bools, reason = "the settings are what they are: independent switches")]
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct General {
     /// Addresses to listen on; `*` is every address; empty: no TCP.
     pub listen_addr: Vec<String>,
@@ -155,8 +182,8 @@ pub struct HealthSettings {
     pub read_your_writes: bool,
 }
 
-/// A database that clients connect to.
-#[derive(Debug, Clone, PartialEq)]
+/// A database that clients connect to. Its `Debug` hides the passwords.
+#[derive(Clone, PartialEq)]
 pub struct Database {
     /// The name that clients use.
     pub name: String,
@@ -237,8 +264,8 @@ pub struct Server {
     pub weight: f64,
 }
 
-/// `[users.NAME]`.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// `[users.NAME]`. Its `Debug` hides the password.
+#[derive(Clone, PartialEq, Default)]
 pub struct User {
     /// Clear text, `md5...` or `SCRAM-SHA-256$...`.
     pub password: Option<String>,
@@ -248,4 +275,123 @@ pub struct User {
     pub pool_size: Option<u32>,
     /// Override of the database's `route`.
     pub route: Option<RouteHint>,
+}
+
+impl Server {
+    /// The server in messages: `host:port/dbname`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match &self.host {
+            Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}/{}", self.port, self.dbname),
+            Host::Tcp(host) => format!("{host}:{}/{}", self.port, self.dbname),
+            Host::Unix(directory) => format!("{}:{}/{}", directory.display(), self.port, self.dbname),
+        }
+    }
+}
+
+/// Stands where a secret is or is not.
+struct Hidden(bool);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "Some(********)" } else { "None" })
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Every field by name, so that a new one is not forgotten.
+        let Self {
+            name,
+            pool_mode,
+            pool_size,
+            min_pool_size,
+            user,
+            password,
+            probe_user,
+            probe_password,
+            route,
+            health,
+            shards,
+            map,
+        } = self;
+        f.debug_struct("Database")
+            .field("name", name)
+            .field("pool_mode", pool_mode)
+            .field("pool_size", pool_size)
+            .field("min_pool_size", min_pool_size)
+            .field("user", user)
+            .field("password", &Hidden(password.is_some()))
+            .field("probe_user", probe_user)
+            .field("probe_password", &Hidden(probe_password.is_some()))
+            .field("route", route)
+            .field("health", health)
+            .field("shards", shards)
+            // The owners of 16384 slots are no reading matter.
+            .field("map.names", &map.names)
+            .field("map.tables", &map.tables)
+            .field("map.default_shard", &map.default_shard)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { password, pool_mode, pool_size, route } = self;
+        f.debug_struct("User")
+            .field("password", &Hidden(password.is_some()))
+            .field("pool_mode", pool_mode)
+            .field("pool_size", pool_size)
+            .field("route", route)
+            .finish()
+    }
+}
+
+/// A mistake in a configuration file. Never quotes a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, counted from 1; 0: the file as a whole.
+    pub line: usize,
+    /// What is wrong, and what may have been meant.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.path.display(), self.message),
+            line => write!(f, "{}:{line}: {}", self.path.display(), self.message),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads and checks a TOML file. The auth file is not opened.
+///
+/// # Errors
+/// Every mistake of the file at once, by line; or that it cannot be read.
+pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
+    let error = |line: usize, message: String| vec![ConfigError { path: path.to_owned(), line, message }];
+    let bytes = std::fs::read(path).map_err(|why| error(0, format!("cannot read the file: {why}")))?;
+    let text = String::from_utf8(bytes).map_err(|why| {
+        let good = why.as_bytes().iter().take(why.utf8_error().valid_up_to());
+        let line = good.filter(|byte| **byte == b'\n').count().saturating_add(1);
+        error(line, "not valid UTF-8".to_owned())
+    })?;
+    parse(&text, path)
+}
+
+/// Checks the text of a TOML file; `path` is where it came from: errors name it, and relative file names start there.
+///
+/// # Errors
+/// Every mistake at once, by line. A syntax error stands alone.
+pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigError>> {
+    let root =
+        raw::from_toml(text).map_err(|(line, message)| vec![ConfigError { path: path.to_owned(), line, message }])?;
+    let mut mistakes = raw::Mistakes::new(path);
+    let config = check::config(&root, path, &mut mistakes);
+    if mistakes.count() > 0 { Err(mistakes.into_sorted()) } else { Ok(config) }
 }

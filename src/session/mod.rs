@@ -165,7 +165,19 @@ impl Session {
         self.keep == Keep::Session || !self.pins.is_empty()
     }
 
+    /// Whether the extended protocol is between two Syncs, or COPY data is under way.
+    #[must_use]
+    pub fn is_mid_exchange(&self) -> bool {
+        self.unsynced || self.pipeline.copy_in()
+    }
+
     // From the client to the server.
+
+    /// Sends a BEGIN that the client believes to have been done already.
+    pub fn begin(&mut self, frame: &[u8], facts: Arc<QueryFacts>, out: &mut Vec<u8>) {
+        self.pipeline.push(Request::swallow(Kind::Query { facts, done: 0 }));
+        out.extend_from_slice(frame);
+    }
 
     /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
     pub fn forward(&mut self, intake: Intake, frame: &[u8], server: &mut ServerState, out: &mut Vec<u8>) {
@@ -395,7 +407,6 @@ impl Session {
                 let index = *done;
                 *done += 1;
                 self.complete(&facts, index, server);
-                return Ok(Action::Forward);
             }
             (Kind::Execute(facts), b'C' | b'I') => {
                 let facts = facts.take();

@@ -1,3 +1,23 @@
 //! What a statement's text says about it: read by PostgreSQL's own grammar, cached per text.
+//!
+//! [`parse::facts`] is the door; [`cache::FactsCache`] stands before it. The parser is the crate `pg_raw_parse`, and no
+//! type of it leaves this module.
+//!
+//! A text goes through `hints` (its comments) and the parser; then each statement through `statement` (what kind it is),
+//! which asks `walk` for the tables and calls in it, `functions` for what the calls mean, `settings` and `utility` for
+//! the statements of those kinds, and `shape` for what the shard planner sees.
 
+mod builtins;
+pub mod cache;
 pub mod facts;
+mod functions;
+pub mod hints;
+pub mod parse;
+pub mod settings;
+mod shape;
+mod statement;
+mod utility;
+mod walk;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! Letting a client in: who it is, which database, and what a server makes of its startup settings.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::auth::login::{Login, LoginRandom, Step};
+use crate::auth::login::{MAX_ANSWER, PassThrough};
+use crate::client::database::{Live, LiveDatabase, UserPools};
+use crate::client::own;
+use crate::config::Role;
+use crate::error::{Error, SqlState};
+use crate::id::{ServerIndex, ShardIndex, WorkerId};
+use crate::net::{Buffer, Stream};
+use crate::pool::{Asked, Checkout, Verdict};
+use crate::server::connection::{read_message, write_all};
+use crate::session::settings::{ClientSettings, OWN_PREFIX, Values, is_reported, quote};
+use crate::wire::encode;
+use crate::wire::startup::Startup;
+
+/// Settings remembered as accepted, per user and database.
+const MAX_ACCEPTED: usize = 1000;
+
+/// What goes wrong during a login.
+#[derive(Debug)]
+pub enum Failed {
+    /// The socket.
+    Io(io::Error),
+    /// To be told to the client.
+    Error(Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(e: Error) -> Self {
+        Self::Error(e)
+    }
+}
+
+/// Finds out whether the client is who it says.
+///
+/// # Errors
+/// When it is not.
+pub async fn authenticate(
+    live: &Live,
+    user: &str,
+    stream: &mut Stream,
+    input: &mut Buffer,
+) -> Result<PassThrough, Failed> {
+    let random = LoginRandom { md5_salt: rand::random(), scram_nonce: rand::random() };
+    let credential = live.users.get(user).cloned();
+    let mut login = Login::new(live.config.general.auth_type, user, credential, Arc::clone(&live.mock), random);
+    let mut step = login.start();
+    loop {
+        let mut out = Vec::new();
+        match step {
+            Step::Ask(request) => {
+                encode::frame(&mut out, b'R', |b| b.extend_from_slice(&request.body()));
+                write_all(stream, &out).await?;
+            }
+            Step::Accepted(accepted) => {
+                for request in &accepted.send {
+                    encode::frame(&mut out, b'R', |b| b.extend_from_slice(&request.body()));
+                }
+                write_all(stream, &out).await?;
+                return Ok(accepted.pass_through);
+            }
+            Step::Failed(error) => return Err(error.into()),
+        }
+        let (tag, body) = read_message(stream, input).await?;
+        if tag != b'p' || body.len() > MAX_ANSWER {
+            let message = format!("expected password response, got message type {:?}", char::from(tag));
+            return Err(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, message).into());
+        }
+        let (machine, next) = if login.next_is_costly() {
+            // Deriving a key takes milliseconds that other clients of this worker should not wait for.
+            let mut moved = login;
+            tokio::task::spawn_blocking(move || {
+                let next = moved.answer(&body);
+                (moved, next)
+            })
+            .await
+            .map_err(|_| Error::us_fatal(SqlState::INTERNAL_ERROR, "the login was interrupted"))?
+        } else {
+            let next = login.answer(&body);
+            (login, next)
+        };
+        (login, step) = (machine, next);
+    }
+}
+
+/// A connection to ask things of: the primary of the default shard's, or any server of it.
+async fn any_server(
+    database: &LiveDatabase,
+    pools: &UserPools,
+    worker: WorkerId,
+) -> Result<Checkout, Error> {
+    let shard: ShardIndex = database.config.map.default_shard;
+    let servers = database.config.shards.get(usize::from(shard.0)).map_or(0, |s| s.servers.len());
+    let mut last = Error::us(SqlState::INTERNAL_ERROR, "the database has no server");
+    let mut order: Vec<_> = (0..u16::try_from(servers).unwrap_or(u16::MAX)).map(ServerIndex).collect();
+    order.sort_by_key(|s| database.role(shard, *s) == Role::Replica);
+    for server in order {
+        let Some(pool) = database.pool(pools, shard, server) else { continue };
+        let asked = match pool.ask(worker) {
+            Ok(Asked::Now(checkout)) => return Ok(checkout),
+            Ok(Asked::Later(mut ticket)) => ticket.wait(worker).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(checkout) => return Ok(checkout),
+            // A server that refuses the user or the database says so for all of them.
+            Err(error) if !matches!(error.sqlstate.class(), "08" | "57") => return Err(error),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// What the client is told at the end of its login, and what its session starts with.
+pub struct Settled {
+    /// ParameterStatus messages.
+    pub parameters: Vec<(String, String)>,
+    /// The session's settings.
+    pub settings: ClientSettings,
+}
+
+/// Finds out what servers report at login and whether they take the client's startup settings, asking one where it is not known yet.
+///
+/// # Errors
+/// When no server can be asked, or a server does not take a setting: its own error.
+pub async fn settle(
+    live: &Live,
+    database: &LiveDatabase,
+    pools: &UserPools,
+    startup: &Startup,
+    worker: WorkerId,
+) -> Result<Settled, Error> {
+    let ignored = &live.config.general.ignore_startup_parameters;
+    let wanted: Vec<_> = startup.settings.iter().filter(|(n, _)| !ignored.contains(n)).cloned().collect();
+    for (name, value) in wanted.iter().filter(|(n, _)| n.starts_with(OWN_PREFIX)) {
+        own::check(name, value, &database.config.map)?;
+    }
+    let known = {
+        let welcome = pools.welcome.lock();
+        welcome.parameters.is_some() && wanted.iter().all(|w| is_plain(w) || welcome.accepted.contains_key(w))
+    };
+    if !known {
+        let mut checkout = any_server(database, pools, worker).await?;
+        ask(&mut checkout, pools, &wanted).await?;
+        checkout.release(Verdict::Dirty);
+    }
+    let welcome = pools.welcome.lock();
+    let mut parameters = welcome.parameters.as_ref().map(|p| p.to_vec()).unwrap_or_default();
+    let mut values = Values::new();
+    for (name, value) in wanted {
+        let value = match welcome.accepted.get(&(name.clone(), value.clone())) {
+            Some(accepted) => accepted.clone(),
+            None => value,
+        };
+        match parameters.iter_mut().find(|(n, _)| n.eq_ignore_ascii_case(&name)) {
+            // What every server has anyway needs no care later.
+            Some(reported) if reported.1 == value => continue,
+            Some(reported) => reported.1.clone_from(&value),
+            None => {}
+        }
+        values.insert(name, value);
+    }
+    Ok(Settled { parameters, settings: ClientSettings::new(values) })
+}
+
+/// Settings that a server takes as they are, whatever it is.
+fn is_plain((name, value): &(String, String)) -> bool {
+    name.starts_with(OWN_PREFIX)
+        || (name == "application_name" && value.len() < 64 && value.bytes().all(|b| (32..127).contains(&b)))
+}
+
+async fn ask(checkout: &mut Checkout, pools: &UserPools, wanted: &[(String, String)]) -> Result<(), Error> {
+    let lost = |e: io::Error| Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {e}"));
+    let Some(connection) = checkout.as_mut() else {
+        return Err(Error::us(SqlState::INTERNAL_ERROR, "a connection was lent that is not there"));
+    };
+    pools.welcome.lock().parameters = Some(Arc::new(connection.welcome.clone()));
+    for (name, value) in wanted.iter().filter(|w| !is_plain(w)) {
+        let sql = format!("SELECT pg_catalog.set_config({},{},false)", quote(name), quote(value));
+        connection.run(&sql).await.map_err(lost)??;
+        let taken = if is_reported(name) { connection.state.settings.reported(name) } else { None };
+        let taken = taken.unwrap_or(value).to_owned();
+        let mut welcome = pools.welcome.lock();
+        if welcome.accepted.len() >= MAX_ACCEPTED {
+            welcome.accepted.clear();
+        }
+        welcome.accepted.insert((name.clone(), value.clone()), taken);
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! What a segment needs: which shard, and the primary or a replica.
+
+use crate::client::own;
+use crate::client::segment::Segment;
+use crate::config::PoolMode;
+use crate::error::{Error, SqlState};
+use crate::session::{Intake, Session};
+use crate::shard::map::ShardMap;
+use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
+use crate::sql::facts::{Access, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::wire::message;
+
+/// What a segment needs.
+#[derive(Debug)]
+pub struct Need {
+    /// The strongest access of its statements.
+    pub access: Access,
+    /// Where hints, settings and configuration send it.
+    pub hint: RouteHint,
+    /// It begins with BEGIN READ ONLY.
+    pub begin_read_only: bool,
+    /// Its shard.
+    pub plan: ShardPlan,
+}
+
+/// What planning depends on.
+#[derive(Clone, Copy)]
+pub struct Planner<'a> {
+    /// The database's map.
+    pub map: &'a ShardMap,
+    /// The session.
+    pub session: &'a Session,
+    /// How long servers are kept.
+    pub mode: PoolMode,
+    /// Where statements go that say nothing.
+    pub default_route: RouteHint,
+}
+
+impl Planner<'_> {
+    /// Plans a segment whose messages stand at the front of `bytes`.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn plan(&self, segment: &Segment, bytes: &[u8]) -> Result<Need, Error> {
+        let mut need = Need {
+            access: if segment.is_cut() { Access::Write } else { Access::Neutral },
+            hint: self.hint()?,
+            begin_read_only: false,
+            plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
+        };
+        let mut at = 0;
+        for (intake, len) in &segment.items {
+            let frame = bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
+            at = at.saturating_add(*len);
+            match intake {
+                Intake::Refuse { error, .. } => return Err((**error).clone()),
+                Intake::FunctionCall => {
+                    need.access = Access::Write;
+                    if self.map.is_sharded() {
+                        return Err(Error::us(
+                            SqlState::FEATURE_NOT_SUPPORTED,
+                            "function calls by the fast path are not supported on a sharded database",
+                        )
+                        .hint("Call the function by SELECT."));
+                    }
+                }
+                _ => {}
+            }
+            let Some(facts) = intake.facts() else { continue };
+            self.text(facts, &mut need)?;
+            let plan = self.shard(intake, facts, frame)?;
+            let so_far = std::mem::replace(&mut need.plan, ShardPlan::AnyShard { why: "" });
+            need.plan = combine(so_far, plan);
+        }
+        match need.plan {
+            ShardPlan::Reject(error) => Err(error),
+            _ => Ok(need),
+        }
+    }
+
+    /// `SET pgweir.route`, else the default of user and database.
+    fn hint(&self) -> Result<RouteHint, Error> {
+        match self.session.settings().get("pgweir.route") {
+            Some(value) => own::route(value),
+            None => Ok(self.default_route),
+        }
+    }
+
+    fn text(&self, facts: &QueryFacts, need: &mut Need) -> Result<(), Error> {
+        own::check_all(facts, self.map)?;
+        if let Some(error) = &facts.hints.error {
+            return Err(Error::us(SqlState::INVALID_PARAMETER_VALUE, error.clone())
+                .hint("Hints are written /* pgweir: primary */, replica, shard=NAME, sharding_key=VALUE."));
+        }
+        if let Some(route) = facts.hints.route {
+            need.hint = route;
+        }
+        need.access = need.access.max(facts.access());
+        for statement in &facts.statements {
+            if self.mode == PoolMode::Statement && statement.transaction != TransactionEffect::None {
+                return Err(Error::us(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    "transaction blocks are not allowed in statement pooling mode",
+                )
+                .hint("Use pool_mode = \"transaction\" for this database or user."));
+            }
+            match statement.transaction {
+                TransactionEffect::Begin { read_only: true } => need.begin_read_only = true,
+                // What follows is not known yet, and it all goes where the block begins.
+                TransactionEffect::Begin { read_only: false } => need.access = Access::Write,
+                _ => {}
+            }
+            // State that keeps the server is kept where everything can be done.
+            if statement.effects.iter().any(|e| matches!(e, SessionEffect::Pin(_))) {
+                need.access = Access::Write;
+            }
+        }
+        if self.mode == PoolMode::Session {
+            need.access = Access::Write;
+        }
+        Ok(())
+    }
+
+    fn shard(&self, intake: &Intake, facts: &QueryFacts, frame: &[u8]) -> Result<ShardPlan, Error> {
+        let settings = self.session.settings();
+        let mut cx = PlanContext {
+            map: self.map,
+            bound: None,
+            sharding_key: settings.get("pgweir.sharding_key"),
+            shard: settings.get("pgweir.shard"),
+            utf8: settings.get("client_encoding").is_none_or(|e| e.eq_ignore_ascii_case("utf8")),
+            default_search_path: settings.get("search_path").is_none(),
+        };
+        let Intake::Bind { statement: Some(statement), .. } = intake else { return Ok(plan_query(facts, &cx)) };
+        if !self.map.is_sharded() {
+            return Ok(plan_query(facts, &cx));
+        }
+        let malformed = || Error::client_fatal(SqlState::PROTOCOL_VIOLATION, "malformed Bind message from the client");
+        let bind = message::bind(frame.get(5..).unwrap_or_default()).ok_or_else(malformed)?;
+        let parameters = bind.parameters().ok_or_else(malformed)?;
+        let types = statement.oids();
+        cx.bound = Some(BoundParams { values: &parameters.values, formats: &parameters.formats, types: &types });
+        Ok(plan_query(facts, &cx))
+    }
+}

@@ -1,0 +1,569 @@
+//! Moving bytes between a client and its server, both ways at once, until the server can be given back.
+//!
+//! Written as one poll function: whatever can move moves, then the task sleeps until either socket can do more. Nothing is awaited
+//! with a message half handled, so being dropped at any point loses nothing but the connection.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::client::plan::Planner;
+use crate::client::shared::{Activity, Order};
+use crate::client::task::{Client, End, HIGH_WATER, lost, micros};
+use crate::clock;
+use crate::config::Role;
+use crate::error::{Error, SqlState};
+use crate::health::breaker::FailureKind;
+use crate::health::server::InFlight;
+use crate::id::{ServerIndex, ShardIndex};
+use crate::metrics::counters::Counts;
+use crate::net::buffer::with_scratch;
+use crate::pool::{Checkout, Verdict};
+use crate::server::Connection;
+use crate::session::{Action, Intake, is_fatal};
+use crate::shard::plan::ShardPlan;
+use crate::sql::facts::{Access, RouteHint};
+use crate::wire::message::{self, TransactionStatus};
+use crate::wire::frame;
+
+/// Longest message of a server that is collected; rows and COPY data are passed on in pieces instead.
+const MAX_COLLECTED: usize = 1 << 30;
+
+/// How long a client's open transaction may take to roll back after it has gone.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a relay ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The server was given back.
+    Released,
+    /// The client's session is over.
+    Client(End),
+    /// The segment is to be tried on another server: nothing of its answer was sent on. Its bytes are in the input again.
+    Retry {
+        /// It must be the primary.
+        primary: bool,
+    },
+}
+
+/// A segment that can be tried again, as long as nothing of its answer has been sent.
+#[derive(Debug)]
+struct Replay {
+    bytes: Vec<u8>,
+}
+
+/// A server lent to a client.
+pub(super) struct Link {
+    checkout: Checkout,
+    in_flight: InFlight,
+    role: Role,
+    shard: ShardIndex,
+    server: ServerIndex,
+    since: Instant,
+    query_since: Option<Instant>,
+    counts: Counts,
+    replay: Option<Replay>,
+    wrote: bool,
+    /// Bytes still to come of a message that is passed on in pieces, from the client and from the server.
+    client_rest: usize,
+    server_rest: usize,
+    /// The server has said why it goes.
+    farewell: bool,
+}
+
+/// Why the poll function returns.
+enum Event {
+    Release,
+    ClientGone,
+    ServerLost(Error),
+    Retry { primary: bool },
+    Stop(Error),
+}
+
+impl Link {
+    pub(super) fn new(
+        checkout: Checkout,
+        in_flight: InFlight,
+        role: Role,
+        shard: ShardIndex,
+        server: ServerIndex,
+        since: Instant,
+    ) -> Self {
+        Self {
+            checkout,
+            in_flight,
+            role,
+            shard,
+            server,
+            since,
+            query_since: None,
+            counts: Counts::default(),
+            replay: None,
+            wrote: false,
+            client_rest: 0,
+            server_rest: 0,
+            farewell: false,
+        }
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(super) fn server(&self) -> ServerIndex {
+        self.server
+    }
+}
+
+impl Client {
+    /// Relays the segment and what follows it, until the server is given back or something breaks. Also tells whether the client wrote.
+    pub(super) async fn relay(&mut self, mut link: Link, write: bool) -> (Ended, bool) {
+        let handle = Arc::clone(self.handle());
+        handle.set_link(Some((Arc::clone(link.checkout.pool()), link.checkout.slot())));
+        handle.set_activity(Activity::Active);
+        link.wrote = write;
+        let event = self.relay_until(&mut link).await;
+        // From here on no cancel request can start for this server; those under way are waited for by the ledger.
+        handle.set_link(None);
+        handle.set_activity(Activity::Idle);
+        self.account(&mut link);
+        let wrote = link.wrote;
+        (self.conclude(link, event).await, wrote)
+    }
+
+    async fn relay_until(&mut self, link: &mut Link) -> Event {
+        let Some(mut connection) = link.checkout.take() else { return Event::ServerLost(lost("it was never there")) };
+        if link.role == Role::Replica && self.output.is_empty() {
+            let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
+            link.replay = Some(Replay { bytes });
+        }
+        if let Some((begin, facts)) = self.take_held_begin() {
+            self.session.begin(&begin, facts, connection.output.tail());
+        }
+        self.forward_segment(link, &mut connection);
+        let handle = Arc::clone(self.handle());
+        let limit = self.live.config.general.idle_transaction_timeout;
+        let event = {
+            let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+            let mut idle = pin!(tokio::time::sleep(Duration::ZERO));
+            let mut idle_armed = false;
+            poll_fn(|cx| {
+                while woken.as_mut().poll(cx).is_ready() {
+                    woken = Box::pin(handle.wake.notified());
+                }
+                if let Some(error) = self.ordered(&handle) {
+                    return Poll::Ready(Event::Stop(error));
+                }
+                if let Poll::Ready(event) = self.poll_relay(link, &mut connection, cx) {
+                    return Poll::Ready(event);
+                }
+                let waits = !limit.is_zero() && self.session.is_drained() && self.session.status() != TransactionStatus::Idle;
+                if !waits {
+                    idle_armed = false;
+                } else if !idle_armed {
+                    idle_armed = true;
+                    idle.set(tokio::time::sleep(limit));
+                }
+                if idle_armed && idle.as_mut().poll(cx).is_ready() {
+                    let error = Error::us_fatal(
+                        SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
+                        "terminating connection due to idle-in-transaction timeout",
+                    );
+                    return Poll::Ready(Event::Stop(error));
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        *link.checkout = Some(connection);
+        event
+    }
+
+    fn ordered(&self, handle: &super::shared::ClientHandle) -> Option<Error> {
+        let terminated = || {
+            Error::us_fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+        };
+        match handle.standing_order() {
+            Order::None => None,
+            Order::Cancel => {
+                // It was for the wait that is over.
+                handle.cancel_is_done();
+                None
+            }
+            Order::Drain => {
+                (self.session.is_drained() && self.session.status() == TransactionStatus::Idle).then(terminated)
+            }
+            Order::Kill => Some(terminated()),
+        }
+    }
+
+    fn poll_relay(&mut self, link: &mut Link, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            let mut moved = false;
+            if let Poll::Ready(Err(e)) = connection.output.poll_flush(&mut connection.stream, cx) {
+                // What the server said before it went explains more than our failure to write.
+                return Poll::Ready(match self.pump_server(link, connection, cx) {
+                    Err(event) => event,
+                    Ok(_) => Event::ServerLost(lost(&e.to_string())),
+                });
+            }
+            if self.output.len() < HIGH_WATER {
+                match self.pump_server(link, connection, cx) {
+                    Ok(more) => moved |= more,
+                    Err(event) => return Poll::Ready(event),
+                }
+            }
+            if link.replay.is_none()
+                && let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx)
+            {
+                return Poll::Ready(Event::ClientGone);
+            }
+            if self.session.may_release() && connection.output.is_empty() && link.client_rest == 0 {
+                return Poll::Ready(Event::Release);
+            }
+            if connection.output.is_empty() {
+                match self.pump_client(link, connection, cx) {
+                    Ok(more) => moved |= more,
+                    Err(event) => return Poll::Ready(event),
+                }
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads once from the server and passes on what came. Whether anything came.
+    fn pump_server(&mut self, link: &mut Link, connection: &mut Connection, cx: &mut Context<'_>) -> Result<bool, Event> {
+        if connection.input.is_empty() {
+            return with_scratch(|scratch| match connection.stream.poll_read(cx, scratch) {
+                Poll::Pending => Ok(false),
+                Poll::Ready(read) => {
+                    let bytes = self.arrived(link, read, scratch)?;
+                    let taken = self.from_server(bytes, link, connection, cx)?;
+                    connection.input.extend(bytes.get(taken..).unwrap_or_default());
+                    Ok(true)
+                }
+            });
+        }
+        let mut input = std::mem::take(&mut connection.input);
+        let result = match input.poll_fill(&mut connection.stream, cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(read) => match self.arrived(link, read, &[]) {
+                Err(event) => Err(event),
+                Ok(_) => self.from_server(input.bytes(), link, connection, cx).map(|taken| {
+                    input.consume(taken);
+                    true
+                }),
+            },
+        };
+        connection.input = input;
+        result
+    }
+
+    /// What a read brought; its end is the server's.
+    fn arrived<'a>(&self, link: &Link, read: std::io::Result<usize>, bytes: &'a [u8]) -> Result<&'a [u8], Event> {
+        let why = match read {
+            Ok(n) if n > 0 => return Ok(bytes.get(..n).unwrap_or_default()),
+            Ok(_) => "server closed the connection unexpectedly".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        if link.replay.is_some() { Err(Event::Retry { primary: false }) } else { Err(Event::ServerLost(lost(&why))) }
+    }
+
+    /// Passes the server's messages on; returns how many bytes are done with.
+    fn from_server(
+        &mut self,
+        bytes: &[u8],
+        link: &mut Link,
+        connection: &mut Connection,
+        cx: &mut Context<'_>,
+    ) -> Result<usize, Event> {
+        let mut at = link.server_rest.min(bytes.len());
+        link.server_rest -= at;
+        // Bytes from here to `at` go to the client as they are.
+        let mut run = 0;
+        while let Some(header) = frame::peek(bytes.get(at..).unwrap_or_default(), MAX_COLLECTED)
+            .map_err(|e| Event::ServerLost(lost(&e.to_string())))?
+        {
+            let end = at.saturating_add(header.len);
+            let here = end.min(bytes.len());
+            if here < end && !matches!(header.tag, b'D' | b'd') {
+                break;
+            }
+            let body = bytes.get(at.saturating_add(frame::HEADER_LEN)..here).unwrap_or_default();
+            if let Some(event) = judge(link, header.tag, body) {
+                return Err(event);
+            }
+            let action = self.session.on_server(header.tag, body, &mut connection.state).map_err(|desync| {
+                tracing::error!(pool = %link.checkout.pool().name(), tag = %char::from(desync.tag), "unexpected message of the server");
+                Event::ServerLost(lost("the server sent a message that nobody asked for"))
+            })?;
+            if action != Action::Forward {
+                self.output.extend(bytes.get(run..at).unwrap_or_default());
+                run = here;
+            }
+            if let Action::Replace(replacement) = action {
+                self.output.extend(&replacement);
+            }
+            let mut local = Vec::new();
+            self.session.take_local(&mut local);
+            if !local.is_empty() {
+                self.output.extend(bytes.get(run..here).unwrap_or_default());
+                self.output.extend(&local);
+                run = here;
+            }
+            link.server_rest = end - here;
+            at = here;
+            if header.tag == b'Z' {
+                self.on_ready(link);
+            }
+        }
+        let passed = bytes.get(run..at).unwrap_or_default();
+        link.counts.sent += passed.len() as u64;
+        if link.replay.is_some() {
+            self.output.extend(passed);
+        } else if self.output.write_through(passed, &mut self.stream, cx).is_err() {
+            return Err(Event::ClientGone);
+        }
+        Ok(at)
+    }
+
+    fn on_ready(&mut self, link: &mut Link) {
+        link.counts.query_count += 1;
+        if self.session.status() == TransactionStatus::Idle {
+            link.counts.xact_count += 1;
+        }
+        if self.session.is_drained()
+            && let Some(since) = link.query_since.take()
+        {
+            let now = clock::now();
+            let took = now.saturating_duration_since(since);
+            link.counts.query_time += micros(took);
+            link.checkout.pool().counters.query_time.record(took);
+            link.in_flight.server().on_success(took, now);
+        }
+    }
+
+    /// Reads from the client and sends on what it may send now. Whether anything happened.
+    fn pump_client(&mut self, link: &mut Link, connection: &mut Connection, cx: &mut Context<'_>) -> Result<bool, Event> {
+        let mut moved = false;
+        if link.replay.is_none() {
+            moved |= self.stream_copy_data(link, connection);
+            if link.client_rest == 0 {
+                self.gather().map_err(Event::Stop)?;
+                if self.segment.complete {
+                    moved |= self.send_segment(link, connection)?;
+                }
+            }
+        }
+        if self.input.len() < self.segment.len + HIGH_WATER || !self.segment.complete {
+            match self.input.poll_fill(&mut self.stream, cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(n)) if n > 0 => moved = true,
+                Poll::Ready(_) => return Err(Event::ClientGone),
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Passes COPY data on in pieces, without collecting the message.
+    fn stream_copy_data(&mut self, link: &mut Link, connection: &mut Connection) -> bool {
+        if link.client_rest == 0 {
+            let max = self.live.config.general.max_packet_size as usize;
+            match frame::peek(self.input.bytes(), max) {
+                Ok(Some(header)) if header.tag == b'd' && self.segment.items.is_empty() => link.client_rest = header.len,
+                _ => return false,
+            }
+        }
+        let n = link.client_rest.min(self.input.len());
+        connection.output.extend(self.input.bytes().get(..n).unwrap_or_default());
+        self.input.consume(n);
+        link.client_rest -= n;
+        link.counts.received += n as u64;
+        n > 0
+    }
+
+    /// Sends the complete segment if it may go to the linked server; whether it was sent.
+    fn send_segment(&mut self, link: &mut Link, connection: &mut Connection) -> Result<bool, Event> {
+        if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
+            return Err(Event::ClientGone);
+        }
+        let planner = Planner {
+            map: &self.database.config.map,
+            session: &self.session,
+            mode: self.pools.mode,
+            default_route: self.pools.route,
+        };
+        match planner.plan(&self.segment, self.input.bytes()) {
+            Ok(need) => {
+                let same_shard = match need.plan {
+                    ShardPlan::Single { shard, .. } => shard == link.shard,
+                    _ => true,
+                };
+                let writes = need.access == Access::Write || need.hint == RouteHint::Primary;
+                let same_role = link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
+                if !(same_shard && same_role) && !self.session.is_drained() {
+                    // When what is under way is answered, it shows whether the server is free to go.
+                    return Ok(false);
+                }
+                link.wrote |= need.access == Access::Write;
+                if !same_shard {
+                    self.cx.shared.count_refusal("leaves_shard");
+                    self.replace_by_refusal(leaves_shard(&self.database.config.map.names, &need.plan, link.shard));
+                }
+            }
+            Err(error) if error.severity == crate::error::Severity::Fatal => return Err(Event::Stop(error)),
+            Err(error) => {
+                self.cx.shared.count_refusal("in_transaction");
+                self.replace_by_refusal(error);
+            }
+        }
+        self.forward_segment(link, connection);
+        Ok(true)
+    }
+
+    /// Writes the segment for the server.
+    fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
+        let segment = self.segment.take();
+        let mut at = 0_usize;
+        for (intake, len) in segment.items {
+            match &intake {
+                Intake::Parse { named: Some(_), .. } => link.counts.client_parse_count += 1,
+                Intake::Bind { .. } => link.counts.bind_count += 1,
+                _ => {}
+            }
+            let end = at.saturating_add(len);
+            let frame = self.input.bytes().get(at..end).unwrap_or_default();
+            self.session.forward(intake, frame, &mut connection.state, connection.output.tail());
+            at = end;
+        }
+        self.input.consume(segment.len);
+        link.counts.received += segment.len as u64;
+        if link.query_since.is_none() {
+            link.query_since = Some(clock::now());
+        }
+        self.session.take_local(self.output.tail());
+    }
+
+    fn account(&self, link: &mut Link) {
+        link.counts.xact_time = micros(clock::now().saturating_duration_since(link.since));
+        link.checkout.pool().counters.totals.add(&link.counts);
+        let handle = self.handle();
+        handle.prepared.store(u32::try_from(self.session.prepared_statements()).unwrap_or(u32::MAX), std::sync::atomic::Ordering::Relaxed);
+        if let Some(name) = self.session.settings().get("application_name") {
+            let mut shown = handle.application_name.lock();
+            if *shown != name {
+                name.clone_into(&mut shown);
+            }
+        }
+    }
+
+    /// Decides what becomes of the server, and of the client.
+    async fn conclude(&mut self, mut link: Link, event: Event) -> Ended {
+        match event {
+            Event::Release => {
+                self.session.on_release();
+                let always = self.live.config.general.server_reset_query_always;
+                link.checkout.release(if always { Verdict::Dirty } else { Verdict::Clean });
+                Ended::Released
+            }
+            Event::Retry { primary } => {
+                if let Some(connection) = link.checkout.as_mut() {
+                    self.session.on_server_lost(&mut connection.state);
+                }
+                if !primary {
+                    link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
+                }
+                let mut input = crate::net::Buffer::default();
+                input.extend(&link.replay.take().map(|r| r.bytes).unwrap_or_default());
+                input.extend(self.input.bytes());
+                self.input = input;
+                self.output = crate::net::Buffer::default();
+                let behind = self.segment.take();
+                for (intake, _) in behind.items.into_iter().rev() {
+                    self.session.withdraw(intake);
+                }
+                Ended::Retry { primary }
+            }
+            Event::ServerLost(error) => {
+                if !link.farewell {
+                    link.in_flight.server().on_io_error(&error.message, clock::now());
+                }
+                tracing::warn!(pool = %link.checkout.pool().name(), %error, "server connection lost");
+                Ended::Client(if link.farewell { End::Gone } else { End::Told(error.fatal()) })
+            }
+            Event::ClientGone => {
+                self.clean_up(link).await;
+                Ended::Client(End::Gone)
+            }
+            Event::Stop(error) => {
+                self.clean_up(link).await;
+                Ended::Client(End::Told(error))
+            }
+        }
+    }
+
+    /// The client has gone: its transaction is rolled back and the server given back, if nothing else is under way.
+    async fn clean_up(&mut self, mut link: Link) {
+        let quiet = self.session.is_drained() && !self.session.is_mid_exchange() && link.client_rest == 0 && link.server_rest == 0;
+        if !quiet {
+            return;
+        }
+        if self.session.status() != TransactionStatus::Idle {
+            let Some(connection) = link.checkout.as_mut() else { return };
+            let rolled_back = tokio::time::timeout(ROLLBACK_TIMEOUT, connection.run("ROLLBACK")).await;
+            if !matches!(rolled_back, Ok(Ok(Ok(())))) {
+                return;
+            }
+        }
+        let dirty = self.session.leaves_state() || self.live.config.general.server_reset_query_always;
+        link.checkout.release(if dirty { Verdict::Dirty } else { Verdict::Clean });
+    }
+}
+
+/// Looks at a message for what it says about the server, and whether the segment should be tried elsewhere.
+fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
+    match tag {
+        // Say nothing of how it will end.
+        b'1' | b'2' | b'3' | b't' | b'T' | b'n' | b'N' | b'S' => return None,
+        b'E' => {
+            let state = SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default());
+            let fatal = is_fatal(body);
+            if fatal && FailureKind::of_sqlstate(state).is_some() {
+                let text = message::error_field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
+                link.in_flight.server().on_admin_shutdown(&text, clock::now());
+            }
+            if link.replay.is_some() {
+                if state == SqlState::READ_ONLY_TRANSACTION {
+                    return Some(Event::Retry { primary: true });
+                }
+                let text = message::error_field(body, b'M').unwrap_or_default();
+                let conflict = state.class() == "40" && text.ends_with(b"conflict with recovery");
+                if fatal || conflict {
+                    return Some(Event::Retry { primary: false });
+                }
+            }
+            link.farewell |= fatal;
+        }
+        _ => {}
+    }
+    link.replay = None;
+    None
+}
+
+fn leaves_shard(names: &[String], plan: &ShardPlan, bound: ShardIndex) -> Error {
+    let name = |shard: ShardIndex| names.get(usize::from(shard.0)).map_or("?", String::as_str);
+    let wanted = match plan {
+        ShardPlan::Single { shard, .. } => name(*shard),
+        _ => "another",
+    };
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("this transaction is bound to shard \"{}\", the statement belongs to shard \"{wanted}\"", name(bound)),
+    )
+    .detail("A transaction stays on the shard of its first statement.")
+    .hint("End the transaction first, or keep statements of one sharding key in one transaction.")
+}

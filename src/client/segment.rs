@@ -1,0 +1,51 @@
+//! A segment: the client's messages up to the next point where it may wait for answers. It is planned and routed as a whole, because
+//! one write in it makes it a write.
+
+use crate::session::Intake;
+
+/// A segment longer than this, in bytes, is planned by what is there of it, and as a write.
+pub const MAX_HELD: usize = 256 * 1024;
+
+/// Messages that were read but not yet sent on. Their bytes stand at the front of the client's input.
+#[derive(Debug, Default)]
+pub struct Segment {
+    /// The messages, each with its length in bytes.
+    pub items: Vec<(Intake, usize)>,
+    /// Their length together.
+    pub len: usize,
+    /// Whether the client may wait for answers now, or too much was held.
+    pub complete: bool,
+}
+
+impl Segment {
+    /// Adds a message.
+    pub fn push(&mut self, intake: Intake, len: usize) {
+        self.len += len;
+        self.complete = intake.ends_segment() || self.len > MAX_HELD;
+        self.items.push((intake, len));
+    }
+
+    /// Whether it was cut off before its end.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.complete && !self.items.last().is_some_and(|(i, _)| i.ends_segment())
+    }
+
+    /// Whether any of it means something to a server.
+    #[must_use]
+    pub fn needs_server(&self) -> bool {
+        self.items.iter().any(|(i, _)| i.needs_server())
+    }
+
+    /// Whether it ends with Sync.
+    #[must_use]
+    pub fn ends_with_sync(&self) -> bool {
+        matches!(self.items.last(), Some((Intake::Sync, _)))
+    }
+
+    /// Takes it, leaving an empty one.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+}

@@ -1,0 +1,661 @@
+//! The life of a logged-in client: gather a segment, plan it, get a server for it, relay until the server can go back.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use crate::client::WorkerContext;
+use crate::client::database::{Live, LiveDatabase, UserPools};
+use crate::client::own;
+use crate::client::plan::{Need, Planner};
+use crate::client::relay::{Ended, Link};
+use crate::client::segment::Segment;
+use crate::client::shared::{Activity, ClientHandle, Order, Registered};
+use crate::clock;
+use crate::config::{PoolMode, Role};
+use crate::error::{Error, Severity, SqlState};
+use crate::health::server::InFlight;
+use crate::health::view::ServerView;
+use crate::id::{ServerIndex, ShardIndex};
+use crate::net::{Buffer, Stream};
+use crate::pool::{Asked, Checkout, Pool, Ticket, Verdict};
+use crate::route::decide::{self, Request, Route, Why};
+use crate::session::{Intake, Session};
+use crate::shard::plan::ShardPlan;
+use crate::sql::facts::{Access, QueryFacts, RouteHint, TransactionEffect};
+use crate::wire::message::TransactionStatus;
+use crate::wire::{encode, frame};
+
+/// A client is not read from while this many bytes wait to be sent to it.
+pub const HIGH_WATER: usize = 256 * 1024;
+
+/// Why a client's session ends.
+#[derive(Debug)]
+pub enum End {
+    /// It said goodbye, or its socket is gone.
+    Gone,
+    /// It is told why.
+    Told(Error),
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+/// A client.
+pub struct Client {
+    pub(super) stream: Stream,
+    pub(super) input: Buffer,
+    pub(super) output: Buffer,
+    pub(super) session: Session,
+    pub(super) segment: Segment,
+    pub(super) cx: Rc<WorkerContext>,
+    pub(super) live: Arc<Live>,
+    pub(super) database: Arc<LiveDatabase>,
+    pub(super) pools: Arc<UserPools>,
+    registered: Registered,
+    generation: u64,
+    last_write: Option<Instant>,
+    /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
+    skipping: bool,
+    /// BEGIN that was answered but is sent only when the first statement shows the shard.
+    held_begin: Option<(Box<[u8]>, Arc<QueryFacts>, bool)>,
+}
+
+/// What a retry of a segment must do differently.
+#[derive(Debug, Default)]
+struct Attempt {
+    excluded: Vec<ServerIndex>,
+    primary: bool,
+}
+
+impl Client {
+    /// A client that has logged in.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a client, each made at another stage of its login")]
+    pub(super) fn new(
+        stream: Stream,
+        input: Buffer,
+        session: Session,
+        cx: Rc<WorkerContext>,
+        live: Arc<Live>,
+        database: Arc<LiveDatabase>,
+        pools: Arc<UserPools>,
+        registered: Registered,
+    ) -> Self {
+        let generation = cx.shared.generation.load(Ordering::Acquire);
+        Self {
+            stream,
+            input,
+            output: Buffer::default(),
+            session,
+            segment: Segment::default(),
+            cx,
+            live,
+            database,
+            pools,
+            registered,
+            generation,
+            last_write: None,
+            skipping: false,
+            held_begin: None,
+        }
+    }
+
+    /// As others see it.
+    pub(super) fn handle(&self) -> &Arc<ClientHandle> {
+        &self.registered.handle
+    }
+
+    /// Serves the client until it leaves or must go.
+    pub(super) async fn run(mut self) {
+        let end = loop {
+            if let Err(end) = self.turn().await {
+                break end;
+            }
+        };
+        if let End::Told(error) = end {
+            tracing::debug!(client = %self.handle().id, %error, "client is closed");
+            encode::error(self.output.tail(), &error.fatal());
+        }
+        // A client that does not take its last bytes within a second does without.
+        let flush = poll_fn(|cx| self.output.poll_flush(&mut self.stream, cx));
+        drop(tokio::time::timeout(Duration::from_secs(1), flush).await);
+    }
+
+    /// Waits for a segment and serves it.
+    async fn turn(&mut self) -> Result<(), End> {
+        self.gather().map_err(End::Told)?;
+        if self.segment.complete {
+            self.refresh()?;
+            return self.serve().await;
+        }
+        self.rest().await
+    }
+
+    /// Sends what waits and reads more; follows orders.
+    async fn rest(&mut self) -> Result<(), End> {
+        if self.output.is_empty() {
+            self.output.shrink();
+        }
+        if self.input.is_empty() {
+            self.input.shrink();
+            self.segment = Segment::default();
+        }
+        let handle = Arc::clone(self.handle());
+        let mut woken = pin!(handle.wake.notified());
+        poll_fn(|cx| {
+            match handle.standing_order() {
+                Order::None => {}
+                // It came too late: nothing is under way.
+                Order::Cancel => handle.cancel_is_done(),
+                Order::Drain if self.held_begin.is_some() => {}
+                Order::Drain | Order::Kill => return Poll::Ready(Err(End::Told(terminated()))),
+            }
+            if let Poll::Ready(Err(e)) = self.output.poll_flush(&mut self.stream, cx) {
+                return Poll::Ready(Err(e.into()));
+            }
+            if self.output.len() < HIGH_WATER
+                && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx)
+            {
+                return Poll::Ready(match read {
+                    Ok(0) => Err(End::Gone),
+                    Ok(_) => Ok(()),
+                    Err(e) => Err(e.into()),
+                });
+            }
+            if woken.as_mut().poll(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Reads messages from the input into the segment, as far as they are whole and the segment goes.
+    pub(super) fn gather(&mut self) -> Result<(), Error> {
+        let max = self.live.config.general.max_packet_size as usize;
+        while !self.segment.complete {
+            let bytes = self.input.bytes().get(self.segment.len..).unwrap_or_default();
+            let next = frame::next(bytes, max)
+                .map_err(|e| Error::client_fatal(SqlState::PROTOCOL_VIOLATION, format!("invalid frontend message: {e}")))?;
+            let Some(frame) = next else { break };
+            let len = frame.bytes.len();
+            let cx = &self.cx;
+            let intake = self.session.intake(frame, &cx.shared.registry, |text| cx.facts.borrow_mut().get(text))?;
+            self.segment.push(intake, len);
+        }
+        Ok(())
+    }
+
+    /// Follows a reload: the database may be another now.
+    fn refresh(&mut self) -> Result<(), End> {
+        let generation = self.cx.shared.generation.load(Ordering::Acquire);
+        if generation == self.generation {
+            return Ok(());
+        }
+        self.generation = generation;
+        self.live = self.cx.shared.live.load_full();
+        let name = &self.handle().database;
+        let Some(database) = self.live.databases.get(name) else {
+            return Err(End::Told(Error::us_fatal(
+                SqlState::ADMIN_SHUTDOWN,
+                format!("database \"{name}\" was removed from the configuration"),
+            )));
+        };
+        if !Arc::ptr_eq(database, &self.database) {
+            self.database = Arc::clone(database);
+            self.pools = self.database.adopt(&self.pools);
+        }
+        Ok(())
+    }
+
+    /// Serves the complete segment.
+    async fn serve(&mut self) -> Result<(), End> {
+        if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
+            return Err(End::Gone);
+        }
+        if self.skipping {
+            self.skip();
+            return Ok(());
+        }
+        self.handle().requested_us.store(micros(clock::wall()), Ordering::Relaxed);
+        if self.answer_locally() {
+            return Ok(());
+        }
+        let planner = Planner {
+            map: &self.database.config.map,
+            session: &self.session,
+            mode: self.pools.mode,
+            default_route: self.pools.route,
+        };
+        let need = match planner.plan(&self.segment, self.input.bytes()) {
+            Ok(need) => need,
+            Err(error) => return self.refuse(error).await,
+        };
+        if self.hold_begin(&need) {
+            return Ok(());
+        }
+        self.execute(need).await
+    }
+
+    /// Passes over a segment after a refusal.
+    fn skip(&mut self) {
+        let segment = self.segment.take();
+        let synced = segment.ends_with_sync();
+        self.input.consume(segment.len);
+        for (intake, _) in segment.items.into_iter().rev() {
+            self.session.withdraw(intake);
+        }
+        if synced {
+            self.skipping = false;
+            encode::ready_for_query(self.output.tail(), self.idle_status());
+        }
+    }
+
+    /// The status that the client believes in while it has no server.
+    fn idle_status(&self) -> TransactionStatus {
+        if self.held_begin.is_some() { TransactionStatus::InTransaction } else { TransactionStatus::Idle }
+    }
+
+    /// Answers a segment that concerns no server.
+    fn answer_locally(&mut self) -> bool {
+        let status = self.idle_status();
+        if let [(Intake::Query(facts), _)] = self.segment.items.as_slice() {
+            let facts = Arc::clone(facts);
+            let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
+            if let Some(name) = text.and_then(own::sole_show) {
+                let value = own::shown(name, self.session.settings());
+                let out = self.output.tail();
+                encode::row_description(out, &[(name, 25)]);
+                encode::data_row(out, &[Some(value)]);
+                encode::command_complete(out, "SHOW");
+                encode::ready_for_query(out, status);
+            } else if let Some((name, value)) = own::sole_change(&facts) {
+                let map = &self.database.config.map;
+                let checked = value.map_or(Ok(()), |v| own::check(name, v, map));
+                let out = self.output.tail();
+                match checked {
+                    Ok(()) => {
+                        self.session.set_own(name, value);
+                        encode::command_complete(out, if value.is_some() { "SET" } else { "RESET" });
+                    }
+                    Err(_) if self.held_begin.is_some() => return false,
+                    Err(error) => encode::error(out, &error),
+                }
+                encode::ready_for_query(out, status);
+            } else if self.held_begin.is_some() {
+                return self.end_held_begin(&facts);
+            } else {
+                return false;
+            }
+            let segment = self.segment.take();
+            self.input.consume(segment.len);
+            return true;
+        }
+        if self.segment.needs_server() || self.segment.items.iter().any(|(i, _)| matches!(i, Intake::Refuse { .. })) {
+            return false;
+        }
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        for (intake, _) in segment.items {
+            match intake {
+                Intake::CloseStatement { .. } => self.output.extend(encode::CLOSE_COMPLETE),
+                Intake::Sync => encode::ready_for_query(self.output.tail(), status),
+                // PostgreSQL ignores these outside of a COPY.
+                _ => {}
+            }
+        }
+        true
+    }
+
+    /// COMMIT or ROLLBACK of a block that no server has seen.
+    fn end_held_begin(&mut self, facts: &QueryFacts) -> bool {
+        let [statement] = facts.statements.as_slice() else { return false };
+        let tag = match statement.transaction {
+            TransactionEffect::Commit { chain: false } => "COMMIT",
+            TransactionEffect::Rollback { chain: false } => "ROLLBACK",
+            _ => return false,
+        };
+        self.held_begin = None;
+        encode::command_complete(self.output.tail(), tag);
+        encode::ready_for_query(self.output.tail(), TransactionStatus::Idle);
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        true
+    }
+
+    /// On a sharded database a BEGIN alone is answered here and sent with the first statement, which shows the shard.
+    fn hold_begin(&mut self, need: &Need) -> bool {
+        if !self.database.config.map.is_sharded() || self.pools.mode == PoolMode::Session || self.held_begin.is_some() {
+            return false;
+        }
+        let [(Intake::Query(facts), len)] = self.segment.items.as_slice() else { return false };
+        let [statement] = facts.statements.as_slice() else { return false };
+        let (TransactionEffect::Begin { read_only }, ShardPlan::AnyShard { .. }) = (statement.transaction, &need.plan) else {
+            return false;
+        };
+        let bytes = self.input.bytes().get(..*len).unwrap_or_default();
+        let text = String::from_utf8_lossy(bytes.get(5..).unwrap_or_default()).trim_start().to_ascii_lowercase();
+        let tag = if text.starts_with("start") { "START TRANSACTION" } else { "BEGIN" };
+        self.held_begin = Some((bytes.into(), Arc::clone(facts), read_only));
+        encode::command_complete(self.output.tail(), tag);
+        encode::ready_for_query(self.output.tail(), TransactionStatus::InTransaction);
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        true
+    }
+
+    /// Refuses the segment. In a block that no server has seen, a server is made to fail in the client's name, so that the block
+    /// fails as PostgreSQL's would.
+    async fn refuse(&mut self, error: Error) -> Result<(), End> {
+        self.cx.shared.count_refusal(reason(&error));
+        if error.severity == Severity::Fatal {
+            return Err(End::Told(error));
+        }
+        if self.held_begin.is_some() {
+            self.replace_by_refusal(error);
+            let plan = ShardPlan::AnyShard { why: "refused" };
+            let need = Need { access: Access::Write, hint: RouteHint::Auto, begin_read_only: false, plan };
+            return self.execute(need).await;
+        }
+        self.refuse_here(&error);
+        Ok(())
+    }
+
+    /// Answers the segment by an error of ours; nothing of it has reached a server.
+    fn refuse_here(&mut self, error: &Error) {
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        let simple = matches!(segment.items.last(), Some((Intake::Query(_) | Intake::FunctionCall, _)));
+        let synced = segment.ends_with_sync();
+        for (intake, _) in segment.items.into_iter().rev() {
+            self.session.withdraw(intake);
+        }
+        encode::error(self.output.tail(), error);
+        if simple || synced {
+            encode::ready_for_query(self.output.tail(), self.idle_status());
+        } else {
+            self.skipping = true;
+        }
+    }
+
+    /// Puts a refusal in the place of the segment's first message that asks for something; the rest is skipped by the server.
+    pub(super) fn replace_by_refusal(&mut self, error: Error) {
+        let mut error = Some(Box::new(error));
+        for (intake, _) in &mut self.segment.items {
+            let simple = matches!(intake, Intake::Query(_) | Intake::FunctionCall);
+            if (intake.needs_server() || matches!(intake, Intake::Refuse { .. }))
+                && let Some(error) = error.take()
+            {
+                let refused = std::mem::replace(intake, Intake::Refuse { error, simple });
+                self.session.withdraw(refused);
+            }
+        }
+    }
+
+    /// Gets a server and relays; again on another where that is certain to be unnoticed.
+    async fn execute(&mut self, need: Need) -> Result<(), End> {
+        let mut attempt = Attempt::default();
+        loop {
+            let (shard, request) = self.request(&need, &attempt);
+            let link = match self.link(shard, &request, &mut attempt).await {
+                Ok(link) => link,
+                Err(Stopped::Refused(error)) => {
+                    self.refuse_here(&error);
+                    // The block never began, and it has failed.
+                    if self.held_begin.take().is_some() {
+                        return Err(End::Told(error.fatal()));
+                    }
+                    return Ok(());
+                }
+                Err(Stopped::End(end)) => return Err(end),
+            };
+            let role = link.role();
+            let server = link.server();
+            let (ended, wrote) = self.relay(link, need.access == Access::Write).await;
+            if wrote {
+                self.last_write = Some(clock::now());
+            }
+            match ended {
+                Ended::Released => return Ok(()),
+                Ended::Client(end) => return Err(end),
+                Ended::Retry { primary } => {
+                    tracing::info!(client = %self.handle().id, ?role, primary, "statement is retried on another server");
+                    attempt.primary |= primary;
+                    attempt.excluded.push(server);
+                    self.gather().map_err(End::Told)?;
+                    if attempt.excluded.len() > 16 {
+                        return Err(End::Told(lost("too many servers failed")));
+                    }
+                }
+            }
+        }
+    }
+
+    fn request(&self, need: &Need, attempt: &Attempt) -> (ShardIndex, Request) {
+        let shard = match &need.plan {
+            ShardPlan::Single { shard, .. } => *shard,
+            _ => self.database.config.map.default_shard,
+        };
+        let begun = self.held_begin.as_ref();
+        let begin_read_only = need.begin_read_only || begun.is_some_and(|(_, _, read_only)| *read_only);
+        let in_block = begun.is_some() && !begin_read_only;
+        let access = if attempt.primary || in_block { Access::Write } else { need.access };
+        let request = Request {
+            access,
+            hint: if attempt.primary { RouteHint::Primary } else { need.hint },
+            begin_read_only,
+            read_your_writes: self.database.config.health.read_your_writes,
+            last_write: self.last_write,
+        };
+        (shard, request)
+    }
+
+    /// Chooses a server and gets a connection to it that has the client's settings.
+    async fn link(&mut self, shard: ShardIndex, request: &Request, attempt: &mut Attempt) -> Result<Link, Stopped> {
+        let mut last_error: Option<Error> = None;
+        loop {
+            let now = clock::now();
+            let (route, in_flight) = match self.choose(shard, request, attempt, now) {
+                Ok(chosen) => chosen,
+                Err(error) => return Err(Stopped::Refused(last_error.unwrap_or(error))),
+            };
+            let Some(pool) = self.database.pool(&self.pools, shard, route.server) else {
+                return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "the route names no server")));
+            };
+            match self.checkout(&pool, now).await {
+                Ok(checkout) => {
+                    self.count_checkout(&pool, &in_flight, route, now);
+                    return Ok(Link::new(checkout, in_flight, route.role, shard, route.server, now));
+                }
+                Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {
+                    tracing::debug!(pool = %pool.name(), %error, "server cannot be used, another is tried");
+                    attempt.excluded.push(route.server);
+                    last_error = Some(error);
+                }
+                Err(stopped) => return Err(stopped),
+            }
+        }
+    }
+
+    fn choose(
+        &self,
+        shard: ShardIndex,
+        request: &Request,
+        attempt: &mut Attempt,
+        now: Instant,
+    ) -> Result<(Route, InFlight), Error> {
+        let internal = || Error::us(SqlState::INTERNAL_ERROR, "the route names no server");
+        let health = self.database.health.get(usize::from(shard.0)).ok_or_else(internal)?;
+        let mut views: Vec<ServerView> = Vec::new();
+        health.views(now, &mut views);
+        loop {
+            let route = decide::decide(request, &views, &attempt.excluded, &mut *self.cx.rng.borrow_mut())?;
+            let server = health.server(route.server).ok_or_else(internal)?;
+            if route.why == Why::OwnWritesNotReplayed {
+                health.hurry();
+            }
+            if route.role == Role::Primary || route.why == Why::LastResort {
+                return Ok((route, server.begin_anyway(now)));
+            }
+            match server.begin(now) {
+                Some(in_flight) => return Ok((route, in_flight)),
+                None => attempt.excluded.push(route.server),
+            }
+        }
+    }
+
+    fn count_checkout(&self, pool: &Pool, in_flight: &InFlight, route: Route, asked: Instant) {
+        let waited = clock::now().saturating_duration_since(asked);
+        pool.counters.wait_time.record(waited);
+        if route.role == Role::Replica {
+            in_flight.server().count_read();
+        }
+        pool.counters.totals.add(&crate::metrics::counters::Counts {
+            server_assignment_count: 1,
+            wait_time: micros(waited),
+            ..Default::default()
+        });
+    }
+
+    /// A connection of the pool, with the client's settings.
+    async fn checkout(&mut self, pool: &Arc<Pool>, since: Instant) -> Result<Checkout, Stopped> {
+        let mut tries = 0;
+        loop {
+            let mut checkout = match pool.ask(self.cx.id).map_err(Stopped::Refused)? {
+                Asked::Now(checkout) => checkout,
+                Asked::Later(ticket) => self.wait(ticket, pool, since).await?,
+            };
+            let Some(connection) = checkout.as_mut() else { continue };
+            let Some(sql) = connection.state.settings.catch_up(self.session.settings()) else { return Ok(checkout) };
+            let limit = pool.settings.login.timeout;
+            match tokio::time::timeout(limit, connection.run(&sql)).await {
+                Ok(Ok(Ok(()))) => {
+                    connection.state.settings.caught_up(self.session.settings());
+                    return Ok(checkout);
+                }
+                Ok(Ok(Err(error))) => {
+                    checkout.release(Verdict::Dirty);
+                    let message = format!("a setting of the session could not be applied: {}", error.message);
+                    return Err(Stopped::Refused(Error { message, ..error }));
+                }
+                // A connection that died while it rested: another is tried, but not for ever.
+                _ if tries < 3 => tries += 1,
+                _ => return Err(Stopped::Refused(lost("the server closed every connection that was tried"))),
+            }
+        }
+    }
+
+    /// Waits in the queue, while the client is there, nobody cancels and the time is not up.
+    async fn wait(&mut self, mut ticket: Ticket, pool: &Pool, since: Instant) -> Result<Checkout, Stopped> {
+        let handle = Arc::clone(self.handle());
+        handle.set_activity(Activity::Waiting);
+        let started = since.saturating_duration_since(self.cx.shared.started);
+        handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
+        let limit = self.live.config.general.query_wait_timeout;
+        let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
+        let outcome = {
+            let mut granted = pin!(ticket.wait(self.cx.id));
+            let mut late = pin!(tokio::time::sleep(limit));
+            let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+            poll_fn(|cx| {
+                if let Poll::Ready(granted) = granted.as_mut().poll(cx) {
+                    return Poll::Ready(granted.map_err(Stopped::Refused));
+                }
+                while woken.as_mut().poll(cx).is_ready() {
+                    woken = Box::pin(handle.wake.notified());
+                }
+                match handle.standing_order() {
+                    Order::Cancel => {
+                        let error =
+                            Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
+                        return Poll::Ready(Err(Stopped::Refused(error)));
+                    }
+                    Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated())))),
+                    Order::None | Order::Drain => {}
+                }
+                if late.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(Stopped::Refused(pool_full(pool, limit))));
+                }
+                // What the client sends meanwhile waits in the kernel, beyond one read; its leaving is noticed.
+                while self.input.len() < self.segment.len + HIGH_WATER {
+                    match self.input.poll_fill(&mut self.stream, cx) {
+                        Poll::Ready(Ok(n)) if n > 0 => {}
+                        Poll::Ready(_) => return Poll::Ready(Err(Stopped::End(End::Gone))),
+                        Poll::Pending => break,
+                    }
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        handle.waits_since_us.store(0, Ordering::Relaxed);
+        handle.cancel_is_done();
+        handle.set_activity(Activity::Idle);
+        outcome
+    }
+
+    /// Takes the BEGIN that is to be sent before anything else.
+    pub(super) fn take_held_begin(&mut self) -> Option<(Box<[u8]>, Arc<QueryFacts>)> {
+        self.held_begin.take().map(|(bytes, facts, _)| (bytes, facts))
+    }
+}
+
+/// Why no server was got.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The segment is answered by this error.
+    Refused(Error),
+    /// The session ends.
+    End(End),
+}
+
+/// Microseconds, as counters keep them.
+pub(super) fn micros(d: Duration) -> u64 {
+    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whether another server may do better: this one could not be reached or is not taking connections.
+fn is_unreachable(error: &Error) -> bool {
+    error.severity == Severity::Error && matches!(error.sqlstate.class(), "08" | "57") && error.sqlstate != SqlState::QUERY_CANCELED
+}
+
+fn terminated() -> Error {
+    Error::us_fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
+
+/// The error of a lost server connection.
+pub(super) fn lost(why: &str) -> Error {
+    Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {why}"))
+}
+
+fn pool_full(pool: &Pool, limit: Duration) -> Error {
+    let c = pool.counts();
+    Error::us(
+        SqlState::TOO_MANY_CONNECTIONS,
+        format!(
+            "no server connection became free within {} s (query_wait_timeout): {} of {} are in use and {} clients wait",
+            limit.as_secs_f64(),
+            c.active + c.active_cancel,
+            pool.settings.limits.size,
+            c.waiting
+        ),
+    )
+    .hint("Raise default_pool_size, shorten transactions, or raise query_wait_timeout.")
+}
+
+/// A word for the metric of refused statements.
+fn reason(error: &Error) -> &'static str {
+    match error.sqlstate {
+        SqlState::FEATURE_NOT_SUPPORTED => "not_supported",
+        SqlState::SYNTAX_ERROR => "syntax",
+        SqlState::INVALID_PARAMETER_VALUE | SqlState::UNDEFINED_OBJECT => "setting",
+        SqlState::INVALID_STATEMENT_NAME | SqlState::DUPLICATE_STATEMENT => "statement_name",
+        SqlState::PROTOCOL_VIOLATION => "protocol",
+        _ => "other",
+    }
+}

@@ -1,0 +1,166 @@
+//! From the tree of a file to the checked [`Config`]; every mistake is noted, and then all are told at once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::database::database;
+use super::raw::{Entry, Mistakes, Value, suggest};
+use super::settings::{self, Setting};
+use super::{AuthType, Config, Database, General, User};
+
+const SECTIONS: [&str; 3] = ["pgweir", "databases", "users"];
+
+/// Checks a whole file.
+///
+/// Notes mistakes in `mistakes`; the result is of use only when there are none.
+pub(super) fn config(root: &[Entry], path: &Path, mistakes: &mut Mistakes) -> Config {
+    let section = |name: &str| root.iter().find(|entry| entry.key == name);
+    for entry in root.iter().filter(|entry| !SECTIONS.contains(&entry.key.as_str())) {
+        mistakes.add(entry.line, unknown_section(&entry.key));
+    }
+    let general = general(section("pgweir"), path, mistakes);
+    let mut warnings = Vec::new();
+    let mut databases = BTreeMap::new();
+    if let Some(found) = section("databases") {
+        for entry in mistakes.table("[databases]", &found.value).unwrap_or_default() {
+            if let Some(database) = database(entry, &general, &mut warnings, mistakes) {
+                databases.insert(entry.key.clone(), database);
+            }
+        }
+    }
+    if databases.is_empty() && mistakes.count() == 0 {
+        warnings.push("no databases are configured: only the console can be connected to".to_owned());
+    }
+    let users = section("users").map(|found| users(&found.value, mistakes)).unwrap_or_default();
+    authentication(&general, &databases, &users, root, mistakes);
+    Config { path: path.to_owned(), general, databases, users, warnings }
+}
+
+/// What is wrong with a key at the top of the file.
+fn unknown_section(key: &str) -> String {
+    if settings::settings().any(|info| info.name == key) {
+        return format!("{key:?} stands outside of a section; it belongs in [pgweir]");
+    }
+    if key == "pgbouncer" {
+        return "unknown section [pgbouncer]; did you mean [pgweir]?".to_owned();
+    }
+    format!("unknown section {key:?}{}", suggest(key, SECTIONS))
+}
+
+/// `[pgweir]` over the defaults.
+fn general(section: Option<&Entry>, path: &Path, mistakes: &mut Mistakes) -> General {
+    let mut general = General::default();
+    let Some(section) = section else { return general };
+    let Some(entries) = mistakes.table("[pgweir]", &section.value) else { return general };
+    for entry in entries {
+        match settings::set_general(&mut general, &entry.key, &entry.value.node) {
+            Some(Ok(())) => {}
+            Some(Err(why)) => mistakes.add(entry.value.line, format!("{} {why}", entry.key)),
+            None => {
+                let names = settings::settings().map(|info| info.name);
+                mistakes.add(entry.line, unknown_key(&entry.key, "[pgweir]", names));
+            }
+        }
+    }
+    if let Some(file) = general.auth_file.take() {
+        general.auth_file = Some(path.parent().unwrap_or(Path::new("")).join(file));
+    }
+    let line =
+        |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section.line, |entry| entry.value.line);
+    if general.listen_addr.is_empty() && general.unix_socket_dir.is_none() {
+        mistakes.add(line("listen_addr"), "nothing to listen on: listen_addr and unix_socket_dir are both empty");
+    }
+    if general.min_pool_size > general.default_pool_size {
+        let (min, size) = (general.min_pool_size, general.default_pool_size);
+        mistakes.add(line("min_pool_size"), format!("min_pool_size = {min} is more than default_pool_size = {size}"));
+    }
+    general
+}
+
+/// `[users]`.
+fn users(section: &Value, mistakes: &mut Mistakes) -> BTreeMap<String, User> {
+    let mut users = BTreeMap::new();
+    for entry in mistakes.table("[users]", section).unwrap_or_default() {
+        let place = format!("[users.{}]", name(&entry.key));
+        if entry.key.is_empty() {
+            mistakes.add(entry.line, "a user needs a name");
+        }
+        let Some(keys) = mistakes.table(&place, &entry.value) else { continue };
+        let mut user = User::default();
+        for key in keys {
+            if !apply(settings::USER, &mut user, key, mistakes) {
+                let names = settings::USER.iter().map(|setting| setting.name);
+                mistakes.add(key.line, unknown_key(&key.key, &place, names));
+            }
+        }
+        users.insert(entry.key.clone(), user);
+    }
+    users
+}
+
+/// What `auth_type` needs of the rest of the file.
+fn authentication(
+    general: &General,
+    databases: &BTreeMap<String, Database>,
+    users: &BTreeMap<String, User>,
+    root: &[Entry],
+    mistakes: &mut Mistakes,
+) {
+    let section = root.iter().find(|entry| entry.key == "pgweir");
+    let entry = section.and_then(|section| match &section.value.node {
+        super::raw::Node::Table(entries) => entries.iter().find(|entry| entry.key == "auth_type"),
+        _ => None,
+    });
+    let line = entry.or(section).map_or(0, |entry| entry.line);
+    let known = match general.auth_type {
+        AuthType::Trust => !users.is_empty(),
+        AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => users.values().any(|user| user.password.is_some()),
+        AuthType::Any => {
+            for database in databases.values().filter(|database| database.user.is_none()) {
+                let name = name(&database.name);
+                mistakes.add(line, format!("auth_type = \"any\" needs user in [databases.{name}]"));
+            }
+            true
+        }
+    };
+    if !known && general.auth_file.is_none() {
+        let auth = settings::values(general, |field| field.show()).into_iter();
+        let auth = auth.filter(|(info, _)| info.name == "auth_type").map(|(_, value)| value).next().unwrap_or_default();
+        let what = if general.auth_type == AuthType::Trust { "users" } else { "users with passwords" };
+        mistakes.add(line, format!("auth_type = \"{auth}\" needs auth_file, or {what} in [users]"));
+    }
+}
+
+/// Sets a setting of a section's table; false when the table has no such setting.
+pub(super) fn apply<T>(table: &[Setting<T>], target: &mut T, entry: &Entry, mistakes: &mut Mistakes) -> bool {
+    let Some(setting) = table.iter().find(|setting| setting.name == entry.key) else { return false };
+    if let Err(why) = setting.set(target, &entry.value.node) {
+        mistakes.add(entry.value.line, format!("{} {why}", entry.key));
+    }
+    true
+}
+
+/// The message for a key that its section does not have.
+pub(super) fn unknown_key<'n>(key: &str, place: &str, names: impl IntoIterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    let near = suggest(key, names.iter().copied());
+    if near.starts_with("; did") {
+        return format!("unknown setting {key:?} in {place}{near}");
+    }
+    if place != "[pgweir]" && settings::settings().any(|info| info.name == key) {
+        return format!("unknown setting {key:?} in {place}; it belongs in [pgweir]");
+    }
+    if settings::DATABASE.iter().any(|setting| setting.name == key) {
+        return format!("unknown setting {key:?} in {place}; it belongs in [databases.NAME]");
+    }
+    if settings::PGBOUNCER_ONLY.contains(&key) {
+        return format!("unknown setting {key:?} in {place}; it is PgBouncer's and not supported here");
+    }
+    format!("unknown setting {key:?} in {place}{near}")
+}
+
+/// A name as a table header writes it: bare, or in quotes when it must be.
+pub(super) fn name(text: &str) -> String {
+    let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if bare { text.to_owned() } else { format!("{text:?}") }
+}

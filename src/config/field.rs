@@ -1,0 +1,301 @@
+//! One setting's value: how it is read from the file, written back to it, and shown on the console.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::raw::{Node, suggest};
+use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
+use super::{AuthType, LogFormat, PoolMode, address};
+use crate::sql::facts::RouteHint;
+
+/// The place where a setting's value lives, with the rules for it.
+pub(super) enum Field<'a> {
+    /// Any text.
+    Text(&'a mut String),
+    /// Text that may be absent; written as an empty string.
+    Name(&'a mut Option<String>),
+    /// As `Name`, never shown and never quoted in a message.
+    Secret(&'a mut Option<String>),
+    /// Names, as a list or separated by commas.
+    Names(&'a mut Vec<String>),
+    /// Addresses to listen on, as a list or separated by commas.
+    Listen(&'a mut Vec<String>),
+    /// A file or directory; an empty string is none.
+    Path(&'a mut Option<PathBuf>),
+    /// `ADDRESS:PORT`; an empty string is none.
+    Socket(&'a mut Option<SocketAddr>),
+    /// A whole number of 16 bits, with the least and the greatest.
+    Small(&'a mut u16, u16, u16),
+    /// A whole number, with the least and the greatest.
+    Count(&'a mut u32, u32, u32),
+    /// A whole number that overrides a default.
+    CountOver(&'a mut Option<u32>, u32, u32),
+    /// Mode bits, in octal.
+    Mode(&'a mut u32),
+    /// Yes or no.
+    Flag(&'a mut bool),
+    /// A duration.
+    Time(&'a mut Duration),
+    /// A duration that is not zero.
+    TimeAbove(&'a mut Duration),
+    /// A size in bytes, with the least and the greatest.
+    Size(&'a mut u32, u32, u32),
+    /// A tracing filter.
+    Filter(&'a mut String),
+    /// When servers go back to the pool.
+    Pool(&'a mut PoolMode),
+    /// The same, overriding a default.
+    PoolOver(&'a mut Option<PoolMode>),
+    /// How clients authenticate.
+    Auth(&'a mut AuthType),
+    /// The form of the log.
+    Log(&'a mut LogFormat),
+    /// Where statements go.
+    Route(&'a mut RouteHint),
+    /// The same, overriding a default.
+    RouteOver(&'a mut Option<RouteHint>),
+    /// `session` (true) or `eventual` (false).
+    Consistency(&'a mut bool),
+}
+
+const POOL_MODES: [(&str, PoolMode); 3] = [
+    (PoolMode::Session.as_str(), PoolMode::Session),
+    (PoolMode::Transaction.as_str(), PoolMode::Transaction),
+    (PoolMode::Statement.as_str(), PoolMode::Statement),
+];
+const AUTH_TYPES: [(&str, AuthType); 5] = [
+    ("trust", AuthType::Trust),
+    ("any", AuthType::Any),
+    ("plain", AuthType::Plain),
+    ("md5", AuthType::Md5),
+    ("scram-sha-256", AuthType::ScramSha256),
+];
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const ROUTES: [(&str, RouteHint); 3] =
+    [("auto", RouteHint::Auto), ("primary", RouteHint::Primary), ("replica", RouteHint::Replica)];
+const CONSISTENCIES: [(&str, bool); 2] = [("session", true), ("eventual", false)];
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+impl Field<'_> {
+    /// Reads a value into the place; leaves it alone on an error.
+    ///
+    /// # Errors
+    /// What is wrong with the value, as a phrase that follows the setting's name.
+    pub(super) fn set(self, node: &Node) -> Result<(), String> {
+        match self {
+            Self::Text(place) => *place = string(node)?.to_owned(),
+            Self::Name(place) => *place = filled(string(node)?),
+            Self::Secret(place) => {
+                let secret = string(node)?;
+                if secret.is_empty() {
+                    return Err("is empty".into());
+                }
+                *place = Some(secret.to_owned());
+            }
+            Self::Names(place) => *place = names(node)?,
+            Self::Listen(place) => *place = listen(node)?,
+            Self::Path(place) => *place = filled(string(node)?).map(PathBuf::from),
+            Self::Socket(place) => *place = socket(string(node)?)?,
+            Self::Small(place, least, most) => *place = number(node, least.into(), most.into())?,
+            Self::Count(place, least, most) => *place = number(node, least.into(), most.into())?,
+            Self::CountOver(place, least, most) => *place = Some(number(node, least.into(), most.into())?),
+            Self::Mode(place) => *place = mode(node)?,
+            Self::Flag(place) => *place = flag(node)?,
+            Self::Time(place) => *place = parse_duration(plain(node)?).map_err(phrase)?,
+            Self::TimeAbove(place) => {
+                let time = parse_duration(plain(node)?).map_err(phrase)?;
+                if time.is_zero() {
+                    return Err("must be more than zero".into());
+                }
+                *place = time;
+            }
+            Self::Size(place, least, most) => *place = size(node, least, most)?,
+            Self::Filter(place) => *place = filter(string(node)?)?,
+            Self::Pool(place) => *place = word(node, &POOL_MODES)?,
+            Self::PoolOver(place) => *place = Some(word(node, &POOL_MODES)?),
+            Self::Auth(place) => *place = word(node, &AUTH_TYPES)?,
+            Self::Log(place) => *place = word(node, &LOG_FORMATS)?,
+            Self::Route(place) => *place = word(node, &ROUTES)?,
+            Self::RouteOver(place) => *place = Some(word(node, &ROUTES)?),
+            Self::Consistency(place) => *place = word(node, &CONSISTENCIES)?,
+        }
+        Ok(())
+    }
+
+    /// The value as PgBouncer's SHOW CONFIG writes it: seconds, bytes, 0 and 1.
+    pub(super) fn show(&self) -> String {
+        match self {
+            Self::Time(time) | Self::TimeAbove(time) => format_seconds(**time),
+            Self::Size(bytes, ..) => bytes.to_string(),
+            Self::Flag(flag) => u8::from(**flag).to_string(),
+            _ => self.plain_text(),
+        }
+    }
+
+    /// The value as the file writes it.
+    pub(super) fn write(&self) -> String {
+        match self {
+            Self::Small(..) | Self::Count(..) | Self::CountOver(..) => self.plain_text(),
+            Self::Flag(flag) => flag.to_string(),
+            Self::Names(names) | Self::Listen(names) if names.len() != 1 => {
+                let quoted: Vec<String> = names.iter().map(|name| toml_string(name)).collect();
+                format!("[{}]", quoted.join(", "))
+            }
+            _ => toml_string(&self.plain_text()),
+        }
+    }
+
+    fn plain_text(&self) -> String {
+        match self {
+            Self::Text(text) | Self::Filter(text) => (*text).clone(),
+            Self::Name(name) => name.as_deref().unwrap_or_default().to_owned(),
+            Self::Secret(secret) => secret.as_ref().map_or("", |_| "********").to_owned(),
+            Self::Names(names) | Self::Listen(names) => names.join(", "),
+            Self::Path(path) => path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            Self::Socket(socket) => socket.map(|socket| socket.to_string()).unwrap_or_default(),
+            Self::Small(number, ..) => number.to_string(),
+            Self::Count(number, ..) => number.to_string(),
+            Self::CountOver(number, ..) => number.map(|number| number.to_string()).unwrap_or_default(),
+            Self::Mode(bits) => format!("{bits:04o}"),
+            Self::Flag(flag) => flag.to_string(),
+            Self::Time(time) | Self::TimeAbove(time) => format_duration(**time),
+            Self::Size(bytes, ..) => format_size((**bytes).into()),
+            Self::Pool(mode) => name_of(**mode, &POOL_MODES),
+            Self::PoolOver(mode) => mode.map(|mode| name_of(mode, &POOL_MODES)).unwrap_or_default(),
+            Self::Auth(auth) => name_of(**auth, &AUTH_TYPES),
+            Self::Log(format) => name_of(**format, &LOG_FORMATS),
+            Self::Route(route) => name_of(**route, &ROUTES),
+            Self::RouteOver(route) => route.map(|route| name_of(route, &ROUTES)).unwrap_or_default(),
+            Self::Consistency(session) => name_of(**session, &CONSISTENCIES),
+        }
+    }
+}
+
+fn name_of<T: PartialEq>(value: T, words: &[(&str, T)]) -> String {
+    words.iter().find(|(_, other)| *other == value).map(|(name, _)| (*name).to_owned()).unwrap_or_default()
+}
+
+/// A string in TOML's double quotes.
+fn toml_string(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn filled(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// The messages of `units` begin with the text; after a setting's name they need no more.
+fn phrase(message: String) -> String {
+    format!("= {message}")
+}
+
+fn string(node: &Node) -> Result<&str, String> {
+    match node {
+        Node::Text(text) if text.contains('\0') => Err("must not contain a zero byte".into()),
+        Node::Text(text) => Ok(text),
+        other => Err(format!("must be a string, not {}", other.kind())),
+    }
+}
+
+/// A string or a number, as text.
+fn plain(node: &Node) -> Result<&str, String> {
+    match node {
+        Node::Text(text) | Node::Number(text) => Ok(text),
+        other => Err(format!("must be a number or a string, not {}", other.kind())),
+    }
+}
+
+fn number<T: TryFrom<u64>>(node: &Node, least: u64, most: u64) -> Result<T, String> {
+    let text = plain(node)?;
+    let found = text.trim().parse::<u64>().ok().filter(|n| (least..=most).contains(n));
+    found
+        .and_then(|n| T::try_from(n).ok())
+        .ok_or_else(|| format!("= {text:?} is not a whole number from {least} to {most}"))
+}
+
+fn size(node: &Node, least: u32, most: u32) -> Result<u32, String> {
+    let text = plain(node)?;
+    let bytes = parse_size(text).map_err(phrase)?;
+    u32::try_from(bytes).ok().filter(|bytes| (least..=most).contains(bytes)).ok_or_else(|| {
+        format!("= {text:?} is not between {} and {}", format_size(least.into()), format_size(most.into()))
+    })
+}
+
+fn mode(node: &Node) -> Result<u32, String> {
+    let wrong = || "must be a string of octal digits, like \"0777\"".to_owned();
+    let Node::Text(text) = node else { return Err(wrong()) };
+    let digits = text.trim();
+    u32::from_str_radix(digits, 8).ok().filter(|bits| *bits <= 0o777 && !digits.starts_with('+')).ok_or_else(wrong)
+}
+
+fn flag(node: &Node) -> Result<bool, String> {
+    let text = match node {
+        Node::Bool(flag) => return Ok(*flag),
+        Node::Text(text) | Node::Number(text) => text.as_str(),
+        other => return Err(format!("must be true or false, not {}", other.kind())),
+    };
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err(format!("= {text:?} is neither true nor false")),
+    }
+}
+
+fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
+    let text = string(node)?;
+    words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names = words.iter().map(|(name, _)| *name);
+        format!("= {text:?} is not known{}", suggest(text, names))
+    })
+}
+
+/// A list of strings, or one string whose parts are separated by commas.
+fn names(node: &Node) -> Result<Vec<String>, String> {
+    match node {
+        Node::Text(_) => {
+            let parts = string(node)?.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Ok(parts.map(str::to_owned).collect())
+        }
+        Node::List(items) => items
+            .iter()
+            .map(|item| match string(&item.node) {
+                Ok(text) if text.trim().is_empty() => Err("has an empty item".to_owned()),
+                Ok(text) => Ok(text.to_owned()),
+                Err(why) => Err(format!("has an item that {why}")),
+            })
+            .collect(),
+        other => Err(format!("must be a string or a list of strings, not {}", other.kind())),
+    }
+}
+
+fn listen(node: &Node) -> Result<Vec<String>, String> {
+    let found = names(node)?;
+    match found.iter().find(|text| text.as_str() != "*" && !address::is_host(text)) {
+        None => Ok(found),
+        Some(wrong) => Err(format!("= {wrong:?} is not an IP address, a host name or \"*\" (the port is listen_port)")),
+    }
+}
+
+fn socket(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = || format!("= {text:?} is not ADDRESS:PORT, like \"127.0.0.1:9127\"");
+    text.parse().map(Some).map_err(|_| wrong())
+}
+
+/// A bare word that is no level would be taken by the filter for the name of a module, so it is looked at first.
+fn filter(text: &str) -> Result<String, String> {
+    let wrong = |text: &str| format!("= {text:?} is not a log level{}", suggest(text, LOG_LEVELS));
+    for part in text.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+        if !LOG_LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
+            return Err(wrong(level));
+        }
+    }
+    match tracing_subscriber::EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(wrong(text)),
+    }
+}

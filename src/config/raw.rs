@@ -1,0 +1,229 @@
+//! The file as a tree in which every key and value knows its line, and the list in which mistakes are collected.
+//!
+//! Nothing here knows a setting. Values may be secrets, so no message of this module quotes one.
+
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::ConfigError;
+
+/// A value and the line where it begins, counted from 1.
+#[derive(Clone)]
+pub(super) struct Value {
+    pub(super) line: usize,
+    pub(super) node: Node,
+}
+
+/// What a value is.
+#[derive(Clone)]
+pub(super) enum Node {
+    /// A quoted string.
+    Text(String),
+    /// An integer or a float, in decimal (an integer that does not fit 128 bits keeps its own digits).
+    Number(String),
+    Bool(bool),
+    /// A date or time: no setting takes one.
+    Date,
+    List(Vec<Value>),
+    Table(Vec<Entry>),
+}
+
+/// A key, the line where it stands, and its value.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) line: usize,
+    pub(super) value: Value,
+}
+
+impl Node {
+    /// The kind, with its article, for "expected ..., not ...".
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Number(_) => "a number",
+            Self::Bool(_) => "a boolean",
+            Self::Date => "a date",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+/// The mistakes found so far in one file.
+pub(super) struct Mistakes {
+    path: PathBuf,
+    found: Vec<ConfigError>,
+}
+
+impl Mistakes {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), found: Vec::new() }
+    }
+
+    /// Notes a mistake; line 0 is the file as a whole.
+    pub(super) fn add(&mut self, line: usize, message: impl Into<String>) {
+        self.found.push(ConfigError { path: self.path.clone(), line, message: message.into() });
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.found.len()
+    }
+
+    /// All of them, by line.
+    pub(super) fn into_sorted(mut self) -> Vec<ConfigError> {
+        self.found.sort_by_key(|error| error.line);
+        self.found
+    }
+
+    /// The entries of a table; a mistake and none when the value is something else.
+    pub(super) fn table<'v>(&mut self, what: &str, value: &'v Value) -> Option<&'v [Entry]> {
+        match &value.node {
+            Node::Table(entries) => Some(entries),
+            other => {
+                self.add(value.line, format!("{what} must be a table, not {}", other.kind()));
+                None
+            }
+        }
+    }
+
+    /// The items of a list; a mistake and none when the value is something else.
+    pub(super) fn list<'v>(&mut self, what: &str, value: &'v Value) -> Option<&'v [Value]> {
+        match &value.node {
+            Node::List(items) => Some(items),
+            other => {
+                self.add(value.line, format!("{what} must be a list, not {}", other.kind()));
+                None
+            }
+        }
+    }
+
+    /// A string; a mistake and none when the value is something else.
+    pub(super) fn text<'v>(&mut self, what: &str, value: &'v Value) -> Option<&'v str> {
+        match &value.node {
+            Node::Text(text) => Some(text),
+            other => {
+                self.add(value.line, format!("{what} must be a string, not {}", other.kind()));
+                None
+            }
+        }
+    }
+}
+
+/// Reads TOML into a tree.
+///
+/// # Errors
+/// The first syntax error: its line and what is wrong.
+pub(super) fn from_toml(text: &str) -> Result<Vec<Entry>, (usize, String)> {
+    let lines = Lines::of(text);
+    match DeTable::parse(text) {
+        Ok(root) => Ok(entries(root.get_ref(), &lines)),
+        Err(error) => {
+            let line = error.span().map_or(1, |span| lines.at(span.start));
+            // `message` alone: the full form quotes the line, which may hold a password.
+            Err((line, format!("not valid TOML: {}", error.message().replace('\n', ", "))))
+        }
+    }
+}
+
+/// The name nearest to a misspelt one, when it is near enough to be meant.
+pub(super) fn nearest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let wrong = wrong.to_lowercase();
+    // A third of the letters may differ: "listen_prot" is meant for "listen_port", "foo" for nothing.
+    let most = (wrong.chars().count() / 3).max(1);
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&wrong, name), name))
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// `; did you mean "x"?` when a name is near, the whole list when it is short, or nothing.
+pub(super) fn suggest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    match nearest(wrong, names.iter().copied()) {
+        Some(name) => format!("; did you mean {name:?}?"),
+        None if !names.is_empty() && names.len() <= 8 => {
+            let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+            format!("; expected {}", quoted.join(", "))
+        }
+        None => String::new(),
+    }
+}
+
+/// Where lines begin, to turn a byte offset into a line.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line of a byte offset, counted from 1.
+    fn at(&self, offset: usize) -> usize {
+        self.0.partition_point(|newline| *newline < offset).saturating_add(1)
+    }
+}
+
+fn entries(table: &DeTable<'_>, lines: &Lines) -> Vec<Entry> {
+    table
+        .iter()
+        .map(|(key, found)| {
+            let line = lines.at(key.span().start);
+            Entry { key: key.get_ref().to_string(), line, value: value(found, line, lines) }
+        })
+        .collect()
+}
+
+/// `key_line` stands in for tables, whose own span may be empty or begin elsewhere.
+fn value(found: &toml::Spanned<DeValue<'_>>, key_line: usize, lines: &Lines) -> Value {
+    let line = lines.at(found.span().start);
+    match found.get_ref() {
+        DeValue::String(text) => Value { line, node: Node::Text(text.to_string()) },
+        DeValue::Integer(number) => {
+            let digits = number.as_str();
+            let decimal = i128::from_str_radix(digits, number.radix()).map_or(digits.to_owned(), |n| n.to_string());
+            Value { line, node: Node::Number(decimal) }
+        }
+        DeValue::Float(number) => Value { line, node: Node::Number(number.as_str().to_owned()) },
+        DeValue::Boolean(flag) => Value { line, node: Node::Bool(*flag) },
+        DeValue::Datetime(_) => Value { line, node: Node::Date },
+        DeValue::Array(items) => {
+            let list = items.iter().map(|item| value(item, lines.at(item.span().start), lines)).collect();
+            Value { line: key_line, node: Node::List(list) }
+        }
+        DeValue::Table(table) => Value { line: key_line, node: Node::Table(entries(table, lines)) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values_know_their_lines() {
+        let tree = from_toml("\n[a]\nx = 1\ny = [\n  true,\n]\n[[a.s]]\nn = 0x10\n[[a.s]]\n").ok().unwrap();
+        assert_eq!((tree[0].key.as_str(), tree[0].line), ("a", 2));
+        let Node::Table(a) = &tree[0].value.node else { panic!("a table") };
+        let find = |key: &str| a.iter().find(|entry| entry.key == key).unwrap();
+        assert_eq!(find("x").line, 3);
+        let Node::List(y) = &find("y").value.node else { panic!("a list") };
+        assert_eq!(y[0].line, 5);
+        let Node::List(s) = &find("s").value.node else { panic!("a list") };
+        assert_eq!((s[0].line, s[1].line), (7, 9));
+        let Node::Table(first) = &s[0].node else { panic!("a table") };
+        assert!(matches!(&first[0].value.node, Node::Number(n) if n == "16"));
+    }
+
+    #[test]
+    fn near_names_are_suggested() {
+        let names = ["listen_port", "listen_addr", "workers"];
+        assert_eq!(nearest("listen_prot", names), Some("listen_port"));
+        assert_eq!(nearest("Workers", names), Some("workers"));
+        assert_eq!(nearest("foo", names), None);
+        assert_eq!(suggest("foo", ["a", "b"]), "; expected \"a\", \"b\"");
+    }
+}

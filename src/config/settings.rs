@@ -1,0 +1,414 @@
+//! The table of settings: one row a setting. Parsing, SHOW CONFIG, SET and `conf/pgweir.full.toml` all read it.
+//!
+//! Defaults live in `General::default()`; their texts are derived, so they cannot disagree.
+
+use std::time::Duration;
+
+use super::field::Field;
+use super::raw::{Node, suggest};
+use super::{AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, User};
+
+/// One setting of a section.
+pub struct Setting<T: 'static> {
+    /// Its name in the file and on the console.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub description: &'static str,
+    /// Whether a reload takes it over; the others need a restart.
+    pub changeable: bool,
+    field: fn(&mut T) -> Field<'_>,
+}
+
+/// What is known of a setting of `[pgweir]`, without its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Info {
+    /// Its name in the file and on the console.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub description: &'static str,
+    /// Whether a reload takes it over; the others need a restart.
+    pub changeable: bool,
+}
+
+impl<T> Setting<T> {
+    fn info(&self) -> Info {
+        Info { name: self.name, description: self.description, changeable: self.changeable }
+    }
+
+    pub(super) fn set(&self, target: &mut T, node: &Node) -> Result<(), String> {
+        (self.field)(target).set(node)
+    }
+}
+
+const fn row<T>(name: &'static str, description: &'static str, field: fn(&mut T) -> Field<'_>) -> Setting<T> {
+    Setting { name, description, changeable: true, field }
+}
+
+const fn fixed<T>(name: &'static str, description: &'static str, field: fn(&mut T) -> Field<'_>) -> Setting<T> {
+    Setting { name, description, changeable: false, field }
+}
+
+/// The largest message of the protocol: its length is a signed 32-bit number.
+const LARGEST_PACKET: u32 = i32::MAX as u32;
+/// More connections than this are a mistake of typing.
+const MANY: u32 = 1_000_000;
+
+/// `[pgweir]`, without the settings of [`HEALTH`].
+pub(super) static GENERAL: &[Setting<General>] = &[
+    fixed("listen_addr", "Addresses to listen on, separated by commas; \"*\" is all; empty: no TCP.", |g| {
+        Field::Listen(&mut g.listen_addr)
+    }),
+    fixed("listen_port", "TCP port, also the number in the unix socket's name.", |g| {
+        Field::Small(&mut g.listen_port, 1, u16::MAX)
+    }),
+    fixed("unix_socket_dir", "Directory of the unix socket .s.PGSQL.PORT; empty: none.", |g| {
+        Field::Path(&mut g.unix_socket_dir)
+    }),
+    fixed("unix_socket_mode", "Mode bits of the unix socket, in octal.", |g| Field::Mode(&mut g.unix_socket_mode)),
+    fixed("workers", "Worker threads; 0: one per core.", |g| Field::Small(&mut g.workers, 0, 1024)),
+    row("auth_type", "How clients authenticate: trust, any, plain, md5 or scram-sha-256.", |g| {
+        Field::Auth(&mut g.auth_type)
+    }),
+    row("auth_file", "File of \"user\" \"password\" lines; relative to the directory of this file.", |g| {
+        Field::Path(&mut g.auth_file)
+    }),
+    row("admin_users", "Users who may run every command of the console.", |g| Field::Names(&mut g.admin_users)),
+    row("stats_users", "Users who may run SHOW on the console.", |g| Field::Names(&mut g.stats_users)),
+    row("max_client_conn", "Client connections at most, over all.", |g| Field::Count(&mut g.max_client_conn, 1, MANY)),
+    row("pool_mode", "When a server goes back to the pool: session, transaction or statement.", |g| {
+        Field::Pool(&mut g.pool_mode)
+    }),
+    row("default_pool_size", "Server connections per user, database and server at most.", |g| {
+        Field::Count(&mut g.default_pool_size, 1, MANY)
+    }),
+    row("min_pool_size", "Server connections kept open per pool in use.", |g| {
+        Field::Count(&mut g.min_pool_size, 0, MANY)
+    }),
+    row("max_prepared_statements", "Prepared statements kept on a server connection; 0: they are not followed.", |g| {
+        Field::Count(&mut g.max_prepared_statements, 0, MANY)
+    }),
+    row("max_packet_size", "Largest message taken from a client.", |g| {
+        Field::Size(&mut g.max_packet_size, 1024, LARGEST_PACKET)
+    }),
+    row("query_wait_timeout", "How long a statement may wait for a server; 0: for ever.", |g| {
+        Field::Time(&mut g.query_wait_timeout)
+    }),
+    row("server_idle_timeout", "Idle server connections are closed after this; 0: never.", |g| {
+        Field::Time(&mut g.server_idle_timeout)
+    }),
+    row("server_lifetime", "Server connections older than this are closed once idle; 0: never.", |g| {
+        Field::Time(&mut g.server_lifetime)
+    }),
+    row("server_connect_timeout", "How long connecting and logging in to a server may take.", |g| {
+        Field::TimeAbove(&mut g.server_connect_timeout)
+    }),
+    row("server_login_retry", "How long to wait after a failed login to a server before the next try.", |g| {
+        Field::Time(&mut g.server_login_retry)
+    }),
+    row("client_login_timeout", "How long a client may take to log in; 0: for ever.", |g| {
+        Field::Time(&mut g.client_login_timeout)
+    }),
+    row("idle_transaction_timeout", "A client silent for this long in a transaction is closed; 0: never.", |g| {
+        Field::Time(&mut g.idle_transaction_timeout)
+    }),
+    row("server_reset_query", "Resets a server connection whose client left state behind.", |g| {
+        Field::Text(&mut g.server_reset_query)
+    }),
+    row("server_reset_query_always", "Run server_reset_query at every release, also in transaction mode.", |g| {
+        Field::Flag(&mut g.server_reset_query_always)
+    }),
+    row("ignore_startup_parameters", "Startup parameters taken from clients and thrown away.", |g| {
+        Field::Names(&mut g.ignore_startup_parameters)
+    }),
+    row("server_round_robin", "Prefer the server connection that has rested longest to the one used last.", |g| {
+        Field::Flag(&mut g.server_round_robin)
+    }),
+    row("shutdown_timeout", "How long a shutdown waits for transactions to end.", |g| {
+        Field::Time(&mut g.shutdown_timeout)
+    }),
+    row("stats_period", "Averages of the console are taken over this period.", |g| {
+        Field::TimeAbove(&mut g.stats_period)
+    }),
+    fixed("http_listen", "ADDRESS:PORT of the HTTP listener for /metrics and /health; empty: none.", |g| {
+        Field::Socket(&mut g.http_listen)
+    }),
+    row("log_connections", "Log when clients connect.", |g| Field::Flag(&mut g.log_connections)),
+    row("log_disconnections", "Log when clients disconnect, and why.", |g| Field::Flag(&mut g.log_disconnections)),
+    fixed("log_format", "Form of the log: text or json.", |g| Field::Log(&mut g.log_format)),
+    fixed("log_level", "Log level, also by module: \"info\", \"warn,pgweir::pool=debug\".", |g| {
+        Field::Filter(&mut g.log_level)
+    }),
+    row("tcp_keepalive", "TCP keep-alive on client and server connections.", |g| Field::Flag(&mut g.tcp_keepalive)),
+    fixed("listen_backlog", "Pending connections of a listener.", |g| Field::Count(&mut g.listen_backlog, 1, 65_535)),
+];
+
+/// How replicas are probed and judged: settings of `[pgweir]` that a database may override.
+pub(super) static HEALTH: &[Setting<HealthSettings>] = &[
+    row("probe_interval", "Time between two probes of a server.", |h| Field::TimeAbove(&mut h.probe_interval)),
+    row("probe_timeout", "Deadline of a probe.", |h| Field::TimeAbove(&mut h.probe_timeout)),
+    row("breaker_failures", "Failures in a row after which a server gets no traffic for a while.", |h| {
+        Field::Count(&mut h.breaker_failures, 1, MANY)
+    }),
+    row("breaker_cooldown", "How long a failed server gets no traffic at first.", |h| {
+        Field::TimeAbove(&mut h.breaker_cooldown)
+    }),
+    row("max_lag", "A replica further behind than this gets no reads; 0: no limit.", |h| Field::Time(&mut h.max_lag)),
+    row("consistency", "\"session\": reads wait for the session's own writes; \"eventual\": they do not.", |h| {
+        Field::Consistency(&mut h.read_your_writes)
+    }),
+];
+
+/// `[databases.NAME]`, without [`HEALTH`] and the servers.
+pub(super) static DATABASE: &[Setting<Database>] = &[
+    row("pool_mode", "Overrides pool_mode of [pgweir].", |d| Field::Pool(&mut d.pool_mode)),
+    row("pool_size", "Server connections per user and server at most; default: default_pool_size.", |d| {
+        Field::Count(&mut d.pool_size, 1, MANY)
+    }),
+    row("min_pool_size", "Overrides min_pool_size of [pgweir].", |d| Field::Count(&mut d.min_pool_size, 0, MANY)),
+    row("user", "User to log in to servers as; default: the client's own name.", |d| Field::Name(&mut d.user)),
+    row("password", "Password of that user; default: from [users] or auth_file.", |d| Field::Secret(&mut d.password)),
+    row("probe_user", "User of the prober; default: user.", |d| Field::Name(&mut d.probe_user)),
+    row("probe_password", "Password of the prober.", |d| Field::Secret(&mut d.probe_password)),
+    row("route", "Where statements go that say nothing themselves: auto, primary or replica.", |d| {
+        Field::Route(&mut d.route)
+    }),
+];
+
+/// Keys of `[databases.NAME]` that say where the servers are and what lives on them.
+pub(super) static DATABASE_SHAPE: &[(&str, &str)] = &[
+    ("host", "Simple form: the server's host name, address or socket directory."),
+    ("port", "Simple form: the server's port; default 5432."),
+    ("dbname", "Simple form: the database's name on the server; default: the name clients use."),
+    ("primary", "The primary: \"postgres://[user[:password]@]host[:port][/dbname]\"."),
+    ("replicas", "The replicas: addresses, or { url = ..., weight = ... }."),
+    ("shards", "[[databases.NAME.shards]]: the shards of a sharded database."),
+    ("tables", "[databases.NAME.tables]: the tables of a sharded database."),
+    ("default_shard", "The shard of the tables that are not listed; default: the first."),
+];
+
+/// Keys of `[[databases.NAME.shards]]`.
+pub(super) static SHARD: &[(&str, &str)] = &[
+    ("name", "The shard's name."),
+    ("slots", "Its slots: ranges of 0 to 16383, both ends included."),
+    ("primary", "Its primary."),
+    ("replicas", "Its replicas."),
+];
+
+/// Keys of a replica written as a table.
+pub(super) static REPLICA: &[(&str, &str)] =
+    &[("url", "Its address."), ("weight", "Its share of the reads relative to the others; default 1.0.")];
+
+/// Keys of a table of `[databases.NAME.tables]`.
+pub(super) static TABLE: &[(&str, &str)] = &[
+    ("key", "The sharding key: a column."),
+    ("type", "The column's type."),
+    ("reference", "true: a full copy on every shard, no key."),
+];
+
+/// `[users.NAME]`.
+pub(super) static USER: &[Setting<User>] = &[
+    row("password", "Clear text, \"md5...\" or \"SCRAM-SHA-256$...\".", |u| Field::Secret(&mut u.password)),
+    row("pool_mode", "Overrides pool_mode of the database.", |u| Field::PoolOver(&mut u.pool_mode)),
+    row("pool_size", "Overrides pool_size of the database.", |u| Field::CountOver(&mut u.pool_size, 1, MANY)),
+    row("route", "Overrides route of the database.", |u| Field::RouteOver(&mut u.route)),
+];
+
+/// Settings of PgBouncer that have no counterpart here, so that a message can say so.
+pub(super) static PGBOUNCER_ONLY: &[&str] = &[
+    "application_name_add_host",
+    "auth_dbname",
+    "auth_hba_file",
+    "auth_ident_file",
+    "auth_query",
+    "auth_user",
+    "autodb_idle_timeout",
+    "cancel_wait_timeout",
+    "client_encoding",
+    "client_idle_timeout",
+    "client_tls_ca_file",
+    "client_tls_cert_file",
+    "client_tls_ciphers",
+    "client_tls_key_file",
+    "client_tls_protocols",
+    "client_tls_sslmode",
+    "conffile",
+    "connect_query",
+    "datestyle",
+    "disable_pqexec",
+    "dns_max_ttl",
+    "dns_nxdomain_ttl",
+    "dns_zone_check_period",
+    "job_name",
+    "load_balance_hosts",
+    "log_pooler_errors",
+    "log_stats",
+    "logfile",
+    "max_db_client_connections",
+    "max_db_connections",
+    "max_user_client_connections",
+    "max_user_connections",
+    "peer_id",
+    "pidfile",
+    "pkt_buf",
+    "query_timeout",
+    "query_wait_notify",
+    "reserve_pool_size",
+    "reserve_pool_timeout",
+    "resolv_conf",
+    "sbuf_loopcnt",
+    "server_check_delay",
+    "server_check_query",
+    "server_fast_close",
+    "server_tls_ca_file",
+    "server_tls_cert_file",
+    "server_tls_ciphers",
+    "server_tls_key_file",
+    "server_tls_protocols",
+    "server_tls_sslmode",
+    "service_name",
+    "so_reuseport",
+    "suspend_timeout",
+    "syslog",
+    "syslog_facility",
+    "syslog_ident",
+    "tcp_defer_accept",
+    "tcp_keepcnt",
+    "tcp_keepidle",
+    "tcp_keepintvl",
+    "tcp_socket_buffer",
+    "tcp_user_timeout",
+    "timezone",
+    "track_extra_parameters",
+    "transaction_timeout",
+    "unix_socket_group",
+    "verbose",
+];
+
+impl Default for General {
+    fn default() -> Self {
+        Self {
+            listen_addr: vec!["127.0.0.1".to_owned()],
+            listen_port: 6432,
+            unix_socket_dir: None,
+            unix_socket_mode: 0o777,
+            workers: 0,
+            auth_type: AuthType::ScramSha256,
+            auth_file: None,
+            admin_users: Vec::new(),
+            stats_users: Vec::new(),
+            max_client_conn: 1000,
+            pool_mode: PoolMode::Transaction,
+            default_pool_size: 20,
+            min_pool_size: 0,
+            max_prepared_statements: 200,
+            max_packet_size: 1 << 30,
+            query_wait_timeout: Duration::from_secs(120),
+            server_idle_timeout: Duration::from_secs(600),
+            server_lifetime: Duration::from_secs(3600),
+            server_connect_timeout: Duration::from_secs(15),
+            server_login_retry: Duration::from_secs(15),
+            client_login_timeout: Duration::from_secs(60),
+            idle_transaction_timeout: Duration::ZERO,
+            server_reset_query: "DISCARD ALL".to_owned(),
+            server_reset_query_always: false,
+            ignore_startup_parameters: Vec::new(),
+            server_round_robin: false,
+            shutdown_timeout: Duration::from_secs(30),
+            stats_period: Duration::from_secs(60),
+            http_listen: None,
+            log_connections: true,
+            log_disconnections: true,
+            log_format: LogFormat::Text,
+            log_level: "info".to_owned(),
+            tcp_keepalive: true,
+            listen_backlog: 128,
+            health: HealthSettings::default(),
+        }
+    }
+}
+
+impl Default for HealthSettings {
+    fn default() -> Self {
+        Self {
+            probe_interval: Duration::from_secs(1),
+            probe_timeout: Duration::from_secs(2),
+            breaker_failures: 5,
+            breaker_cooldown: Duration::from_secs(60),
+            max_lag: Duration::ZERO,
+            read_your_writes: true,
+        }
+    }
+}
+
+/// Every setting of `[pgweir]`, in the order of the documentation.
+pub fn settings() -> impl Iterator<Item = Info> {
+    GENERAL.iter().map(Setting::info).chain(HEALTH.iter().map(Setting::info))
+}
+
+/// The rows of SHOW CONFIG, sorted: name, value, default and whether a reload or SET changes it. Values are written as
+/// PgBouncer does: durations in seconds, sizes in bytes, flags as 0 and 1.
+#[must_use]
+pub fn show_config(config: &Config) -> Vec<(&'static str, String, String, bool)> {
+    let shown = values(&config.general, |field| field.show());
+    let defaults = values(&General::default(), |field| field.show());
+    let mut rows: Vec<_> = shown
+        .into_iter()
+        .zip(defaults)
+        .map(|((info, value), (_, default))| (info.name, value, default, info.changeable))
+        .collect();
+    rows.sort_unstable();
+    rows
+}
+
+/// Changes one setting of `[pgweir]` by its text, as the console's SET does. Databases that took their own value from the
+/// old one are not changed.
+///
+/// # Errors
+/// There is no such setting, it needs a restart, or the value is wrong: the message says which.
+pub fn set(general: &mut General, name: &str, text: &str) -> Result<(), String> {
+    let info = settings()
+        .find(|info| info.name == name)
+        .ok_or_else(|| format!("unknown setting {name:?}{}", suggest(name, settings().map(|info| info.name))))?;
+    if !info.changeable {
+        return Err(format!("{name} cannot be changed without a restart"));
+    }
+    set_general(general, name, &Node::Text(text.to_owned())).unwrap_or(Ok(())).map_err(|why| format!("{name} {why}"))
+}
+
+/// The section `[pgweir]` with every setting at its default, each under a line that explains it.
+#[must_use]
+pub fn document() -> String {
+    let mut text = String::from("[pgweir]\n");
+    for (info, value) in values(&General::default(), |field| field.write()) {
+        let restart = if info.changeable { "" } else { " Needs a restart." };
+        text.push_str(&format!("# {}{restart}\n{} = {value}\n", info.description, info.name));
+    }
+    text
+}
+
+/// Sets a setting of `[pgweir]`; none when there is no such setting.
+pub(super) fn set_general(general: &mut General, name: &str, node: &Node) -> Option<Result<(), String>> {
+    match GENERAL.iter().find(|setting| setting.name == name) {
+        Some(setting) => Some(setting.set(general, node)),
+        None => set_health(&mut general.health, name, node),
+    }
+}
+
+/// Sets a setting of [`HEALTH`]; none when there is no such setting.
+pub(super) fn set_health(health: &mut HealthSettings, name: &str, node: &Node) -> Option<Result<(), String>> {
+    HEALTH.iter().find(|setting| setting.name == name).map(|setting| setting.set(health, node))
+}
+
+/// Every setting of `[pgweir]` with its value, written by `text`.
+pub(super) fn values(general: &General, text: impl Fn(&Field<'_>) -> String) -> Vec<(Info, String)> {
+    // A field is a place to write to; a copy serves to read it.
+    let mut copy = general.clone();
+    let mut rows = Vec::with_capacity(GENERAL.len() + HEALTH.len());
+    for setting in GENERAL {
+        rows.push((setting.info(), text(&(setting.field)(&mut copy))));
+    }
+    for setting in HEALTH {
+        rows.push((setting.info(), text(&(setting.field)(&mut copy.health))));
+    }
+    rows
+}

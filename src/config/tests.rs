@@ -1,0 +1,732 @@
+//! The whole way from text to configuration, and the mistakes on it.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::settings::{document, settings, show_config};
+use super::*;
+use crate::id::ShardIndex;
+use crate::shard::map::{KeyType, Table};
+use crate::sql::facts::RouteHint;
+
+const SMALL: &str = include_str!("../../conf/pgweir.toml");
+const FULL: &str = include_str!("../../conf/pgweir.full.toml");
+
+/// What a file must have to be right beside the part under test.
+const USERS: &str = "[users.u]\npassword = \"HUNTER2\"\n";
+
+fn read(text: &str) -> Config {
+    parse(text, Path::new("etc/pgweir.toml")).unwrap_or_else(|errors| panic!("{}", said(&errors).join("\n")))
+}
+
+fn said(errors: &[ConfigError]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+/// The mistakes of a text, as `line: message`.
+fn mistakes(text: &str) -> Vec<String> {
+    let errors = parse(text, Path::new("c")).err().unwrap_or_else(|| panic!("taken: {text}"));
+    said(&errors).into_iter().map(|error| error.strip_prefix("c:").unwrap().to_owned()).collect()
+}
+
+/// Asserts that a text with `[users]` after it has this one mistake.
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    assert_eq!(mistakes(&format!("{text}\n{USERS}")), [expected], "{text}");
+}
+
+#[test]
+fn the_small_file_is_right() {
+    let config = read(SMALL);
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let server = &config.databases["postgres"].shards[0].servers[0];
+    assert_eq!((server.address().as_str(), server.role), ("127.0.0.1:5432/postgres", Role::Primary));
+    assert_eq!(config.general.http_listen.unwrap().port(), 9127);
+    assert!(config.users["postgres"].password.is_some());
+}
+
+#[test]
+fn the_full_file_holds_every_setting_at_its_default() {
+    let config = read(FULL);
+    assert_eq!(config.general, General::default());
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert!(FULL.contains(&document()), "[pgweir] is not as the table of settings has it:\n{}", document());
+}
+
+#[test]
+fn the_full_file_shows_every_key_of_the_other_sections() {
+    let section = |from: &str, to: &str| {
+        let start = FULL.find(from).unwrap();
+        &FULL[start..FULL[start..].find(to).map_or(FULL.len(), |end| start + end)]
+    };
+    let databases = section("[databases.simple]", "[users.");
+    let names = settings::DATABASE.iter().map(|s| s.name).chain(settings::HEALTH.iter().map(|s| s.name));
+    let shape = [settings::DATABASE_SHAPE, settings::SHARD, settings::REPLICA, settings::TABLE].concat();
+    for name in names.chain(shape.into_iter().map(|(name, _)| name)).filter(|name| !["shards", "tables"].contains(name))
+    {
+        assert!(databases.contains(&format!("{name} = ")), "{name}");
+    }
+    let users = section("[users.", "\0");
+    for setting in settings::USER {
+        assert!(users.contains(&format!("{} = ", setting.name)), "{}", setting.name);
+    }
+}
+
+#[test]
+fn every_default_reads_back() {
+    let mut general = General::default();
+    for (info, text) in settings::values(&General::default(), |field| field.show()) {
+        let taken = settings::set_general(&mut general, info.name, &raw::Node::Text(text.clone()));
+        assert_eq!(taken, Some(Ok(())), "{} = {text:?}", info.name);
+    }
+    assert_eq!(general, General::default());
+}
+
+#[test]
+fn names_of_settings_are_unique_and_none_is_said_to_be_unsupported() {
+    let mut names: Vec<_> = settings().map(|info| info.name).collect();
+    assert!(settings().all(|info| !settings::PGBOUNCER_ONLY.contains(&info.name)));
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn every_setting_of_the_process_is_read() {
+    let general = read(&format!(
+        r#"
+[pgweir]
+listen_addr = "127.0.0.1, ::1"
+listen_port = 7000
+unix_socket_dir = "/run/pgweir"
+unix_socket_mode = "0700"
+workers = 4
+auth_type = "md5"
+auth_file = "userlist.txt"
+admin_users = "root, boss"
+stats_users = ["viewer"]
+max_client_conn = 10
+pool_mode = "session"
+default_pool_size = 7
+min_pool_size = 2
+max_prepared_statements = 0
+max_packet_size = "64kB"
+query_wait_timeout = "500ms"
+server_idle_timeout = 5
+server_lifetime = "1h"
+server_connect_timeout = 2.5
+server_login_retry = "0"
+client_login_timeout = "5min"
+idle_transaction_timeout = "1d"
+server_reset_query = ""
+server_reset_query_always = 1
+ignore_startup_parameters = "extra_float_digits"
+server_round_robin = true
+shutdown_timeout = "0s"
+stats_period = "10s"
+http_listen = "[::1]:9127"
+log_connections = false
+log_disconnections = "no"
+log_format = "json"
+log_level = "warn,pgweir::pool=debug"
+tcp_keepalive = false
+listen_backlog = 4096
+probe_interval = "2s"
+probe_timeout = "3s"
+breaker_failures = 1
+breaker_cooldown = "4s"
+max_lag = "5s"
+consistency = "eventual"
+{USERS}"#
+    ))
+    .general;
+    let seconds = Duration::from_secs;
+    let expected = General {
+        listen_addr: vec!["127.0.0.1".into(), "::1".into()],
+        listen_port: 7000,
+        unix_socket_dir: Some("/run/pgweir".into()),
+        unix_socket_mode: 0o700,
+        workers: 4,
+        auth_type: AuthType::Md5,
+        auth_file: Some("etc/userlist.txt".into()),
+        admin_users: vec!["root".into(), "boss".into()],
+        stats_users: vec!["viewer".into()],
+        max_client_conn: 10,
+        pool_mode: PoolMode::Session,
+        default_pool_size: 7,
+        min_pool_size: 2,
+        max_prepared_statements: 0,
+        max_packet_size: 65_536,
+        query_wait_timeout: Duration::from_millis(500),
+        server_idle_timeout: seconds(5),
+        server_lifetime: seconds(3600),
+        server_connect_timeout: Duration::from_millis(2500),
+        server_login_retry: Duration::ZERO,
+        client_login_timeout: seconds(300),
+        idle_transaction_timeout: seconds(86_400),
+        server_reset_query: String::new(),
+        server_reset_query_always: true,
+        ignore_startup_parameters: vec!["extra_float_digits".into()],
+        server_round_robin: true,
+        shutdown_timeout: Duration::ZERO,
+        stats_period: seconds(10),
+        http_listen: Some("[::1]:9127".parse().unwrap()),
+        log_connections: false,
+        log_disconnections: false,
+        log_format: LogFormat::Json,
+        log_level: "warn,pgweir::pool=debug".into(),
+        tcp_keepalive: false,
+        listen_backlog: 4096,
+        health: HealthSettings {
+            probe_interval: seconds(2),
+            probe_timeout: seconds(3),
+            breaker_failures: 1,
+            breaker_cooldown: seconds(4),
+            max_lag: seconds(5),
+            read_your_writes: false,
+        },
+    };
+    assert_eq!(general, expected);
+    // Every setting of the table took part: none is left at its default.
+    let values = |general: &General| settings::values(general, |field| field.write());
+    for ((info, value), (_, default)) in values(&general).into_iter().zip(values(&General::default())) {
+        if info.name != "server_lifetime" {
+            assert_ne!(value, default, "{}", info.name);
+        }
+    }
+}
+
+#[test]
+fn a_database_with_replicas_is_read() {
+    let config = read(&format!(
+        r#"
+[pgweir]
+default_pool_size = 9
+max_lag = "7s"
+[databases.app]
+primary = "postgres://joe:se%63ret@10.0.0.1:5433/real"
+replicas = ["postgres:///?host=/tmp", {{ url = "postgres://[::1]/x", weight = 2.5 }}]
+min_pool_size = 3
+route = "replica"
+probe_interval = "3s"
+[databases.plain]
+host = "/var/run/postgresql"
+port = 5555
+pool_mode = "session"
+{USERS}"#
+    ));
+    let app = &config.databases["app"];
+    assert_eq!((app.pool_size, app.min_pool_size, app.route), (9, 3, RouteHint::Replica));
+    assert_eq!((app.user.as_deref(), app.password.as_deref()), (Some("joe"), Some("secret")));
+    assert_eq!((app.health.probe_interval, app.health.max_lag), (Duration::from_secs(3), Duration::from_secs(7)));
+    assert_eq!(app.health.probe_timeout, HealthSettings::default().probe_timeout);
+    assert_eq!((app.shards.len(), app.shards[0].name.as_str()), (1, "default"));
+    let seen: Vec<_> = app.shards[0].servers.iter().map(|s| (s.address(), s.role, s.weight)).collect();
+    assert_eq!(
+        seen,
+        [
+            ("10.0.0.1:5433/real".to_owned(), Role::Primary, 1.0),
+            ("/tmp:5432/app".to_owned(), Role::Replica, 1.0),
+            ("[::1]:5432/x".to_owned(), Role::Replica, 2.5),
+        ]
+    );
+    let plain = &config.databases["plain"];
+    assert_eq!(plain.pool_mode, PoolMode::Session);
+    assert_eq!(plain.shards[0].servers[0].host, Host::Unix("/var/run/postgresql".into()));
+    assert_eq!((plain.shards[0].servers[0].port, plain.shards[0].servers[0].dbname.as_str()), (5555, "plain"));
+}
+
+#[test]
+fn a_sharded_database_is_read() {
+    let config = read(&format!("{BIG}tables.sales.refunds = {{ key = \"id\", type = \"uuid\" }}\n{USERS}"));
+    let big = &config.databases["big"];
+    assert_eq!(big.map.names, ["s0", "s1"]);
+    assert_eq!((big.map.owners[8191], big.map.owners[8192]), (ShardIndex(0), ShardIndex(1)));
+    assert_eq!(big.map.default_shard, ShardIndex(1));
+    assert_eq!(big.shards[1].servers.len(), 2);
+    let table = |schema: &str, name: &str| big.map.tables.get(&(schema.to_owned(), name.to_owned())).cloned();
+    let key = |key: &str, key_type| Some(Table::Sharded { key: key.to_owned(), key_type });
+    assert_eq!(table("public", "orders"), key("customer_id", KeyType::Integer { width: 8 }));
+    assert_eq!(table("sales", "items"), key("sku", KeyType::Text));
+    assert_eq!(table("sales", "refunds"), key("id", KeyType::Uuid));
+    assert_eq!(table("public", "countries"), Some(Table::Reference));
+}
+
+#[test]
+fn users_are_read() {
+    let config = read("[users.alice]\npassword = \"p\"\npool_mode = \"session\"\npool_size = 5\nroute = \"primary\"\n");
+    let expected = User {
+        password: Some("p".into()),
+        pool_mode: Some(PoolMode::Session),
+        pool_size: Some(5),
+        route: Some(RouteHint::Primary),
+    };
+    assert_eq!(config.users["alice"], expected);
+    assert_eq!(config.warnings, ["no databases are configured: only the console can be connected to"]);
+}
+
+#[test]
+fn three_mistakes_are_three_errors_in_the_order_of_the_file() {
+    let text = "[pgweir]\nlisten_prot = 1\nworkers = -1\n[databases.app]\nhost = \"h\"\npool_mode = \"transction\"\n";
+    let errors = parse(&format!("{text}{USERS}"), Path::new("conf/pgweir.toml")).unwrap_err();
+    assert_eq!(
+        said(&errors),
+        [
+            "conf/pgweir.toml:2: unknown setting \"listen_prot\" in [pgweir]; did you mean \"listen_port\"?",
+            "conf/pgweir.toml:3: workers = \"-1\" is not a whole number from 0 to 1024",
+            "conf/pgweir.toml:6: pool_mode = \"transction\" is not known; did you mean \"transaction\"?",
+        ]
+    );
+}
+
+#[test]
+fn a_syntax_error_is_one_error_with_its_line() {
+    let found = mistakes("[pgweir]\nlisten_prot = 1\n\n[users.u]\npassword = \"HUNTER2\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("5: not valid TOML: "), "{found:?}");
+    for secret in
+        ["HUNTER2", "\"x\\HUNTER2\"", "\"x\"HUNTER2", "HUNTER2\"", "= HUNTER2", "[HUNTER2", "{ HUNTER2", "1HUNTER2"]
+    {
+        let found = mistakes(&format!("[users.u]\npassword = {secret}\n"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(!found[0].contains("HUNTER2") && found[0].contains("not valid TOML"), "{found:?}");
+    }
+    let found = mistakes("[pgweir]\nworkers = 1\nworkers = 2\n");
+    assert_eq!(found, ["3: not valid TOML: duplicate key"]);
+}
+
+#[test]
+fn unknown_names_are_refused() {
+    for (text, expected) in [
+        ("[pgweri]", "1: unknown section \"pgweri\"; did you mean \"pgweir\"?"),
+        ("[pgbouncer]", "1: unknown section [pgbouncer]; did you mean [pgweir]?"),
+        ("[other]", "1: unknown section \"other\"; expected \"pgweir\", \"databases\", \"users\""),
+        ("listen_port = 1", "1: \"listen_port\" stands outside of a section; it belongs in [pgweir]"),
+        ("[pgweir]\nfoo = 1", "2: unknown setting \"foo\" in [pgweir]"),
+        (
+            "[pgweir]\npkt_buf = 1",
+            "2: unknown setting \"pkt_buf\" in [pgweir]; it is PgBouncer's and not supported here",
+        ),
+        ("[pgweir]\n\"a\\nb\" = 1", "2: unknown setting \"a\\nb\" in [pgweir]"),
+        ("[pgweir]\nprobe_user = 1", "2: unknown setting \"probe_user\" in [pgweir]; it belongs in [databases.NAME]"),
+        (
+            "[databases.a]\nhost = \"h\"\nlisten_port = 1",
+            "3: unknown setting \"listen_port\" in [databases.a]; it belongs in [pgweir]",
+        ),
+        (
+            "[databases.\"a b\"]\nhost = \"h\"\nmax_lga = 1",
+            "3: unknown setting \"max_lga\" in [databases.\"a b\"]; did you mean \"max_lag\"?",
+        ),
+        ("[users.a]\npasword = \"x\"", "2: unknown setting \"pasword\" in [users.a]; did you mean \"password\"?"),
+        (
+            "[users.a]\nx = \"x\"",
+            "2: unknown setting \"x\" in [users.a]; expected \"password\", \"pool_mode\", \"pool_size\", \"route\"",
+        ),
+        (
+            "[databases.a]\nprimary = \"postgres://h\"\nreplicas = [{ url = \"postgres://g\", wieght = 1 }]",
+            "3: unknown setting \"wieght\" in a replica of [databases.a]; did you mean \"weight\"?",
+        ),
+    ] {
+        refused(text, expected);
+    }
+}
+
+#[test]
+fn wrong_values_of_the_process_are_refused() {
+    for (line, expected) in [
+        ("listen_addr = \"127.0.0.1:6432\"", LISTEN_WITH_PORT),
+        (
+            "listen_addr = [\"10.0.0.256\"]",
+            "listen_addr = \"10.0.0.256\" is not an IP address, a host name or \"*\" (the port is listen_port)",
+        ),
+        ("listen_addr = [1]", "listen_addr has an item that must be a string, not a number"),
+        ("listen_addr = \"\"", "nothing to listen on: listen_addr and unix_socket_dir are both empty"),
+        ("listen_port = 0", "listen_port = \"0\" is not a whole number from 1 to 65535"),
+        ("listen_port = 65536", "listen_port = \"65536\" is not a whole number from 1 to 65535"),
+        ("listen_port = 1.5", "listen_port = \"1.5\" is not a whole number from 1 to 65535"),
+        ("listen_port = true", "listen_port must be a number or a string, not a boolean"),
+        ("unix_socket_mode = 777", "unix_socket_mode must be a string of octal digits, like \"0777\""),
+        ("unix_socket_mode = \"0798\"", "unix_socket_mode must be a string of octal digits, like \"0777\""),
+        ("auth_type = \"scram\"", AUTH_LIST),
+        ("auth_type = \"mdd5\"", "auth_type = \"mdd5\" is not known; did you mean \"md5\"?"),
+        ("default_pool_size = 0", "default_pool_size = \"0\" is not a whole number from 1 to 1000000"),
+        ("min_pool_size = 21", "min_pool_size = 21 is more than default_pool_size = 20"),
+        ("max_packet_size = \"1 lot\"", BAD_SIZE),
+        ("max_packet_size = \"4GB\"", "max_packet_size = \"4GB\" is not between 1kB and 2147483647B"),
+        ("query_wait_timeout = \"soon\"", BAD_DURATION),
+        ("query_wait_timeout = \"5m\"", BAD_MINUTES),
+        ("query_wait_timeout = -1", BAD_NEGATIVE),
+        ("query_wait_timeout = inf", BAD_INFINITE),
+        ("probe_interval = 0", "probe_interval must be more than zero"),
+        ("server_round_robin = \"maybe\"", "server_round_robin = \"maybe\" is neither true nor false"),
+        ("server_round_robin = []", "server_round_robin must be true or false, not a list"),
+        ("http_listen = \"9127\"", "http_listen = \"9127\" is not ADDRESS:PORT, like \"127.0.0.1:9127\""),
+        ("log_level = \"inof\"", "log_level = \"inof\" is not a log level; did you mean \"info\"?"),
+        ("log_level = \"pgweir=x\"", LEVEL_LIST),
+        ("log_format = \"jsn\"", "log_format = \"jsn\" is not known; did you mean \"json\"?"),
+        ("consistency = \"sesion\"", "consistency = \"sesion\" is not known; did you mean \"session\"?"),
+        ("server_reset_query = 5", "server_reset_query must be a string, not a number"),
+        ("admin_users = 2020-01-01", "admin_users must be a string or a list of strings, not a date"),
+        ("auth_file = \"a\\u0000b\"", "auth_file must not contain a zero byte"),
+    ] {
+        refused(&format!("[pgweir]\n{line}"), &format!("2: {expected}"));
+    }
+}
+
+const LISTEN_WITH_PORT: &str =
+    "listen_addr = \"127.0.0.1:6432\" is not an IP address, a host name or \"*\" (the port is listen_port)";
+const AUTH_LIST: &str =
+    "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\"";
+const LEVEL_LIST: &str =
+    "log_level = \"x\" is not a log level; expected \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\"";
+const BAD_SIZE: &str = "max_packet_size = \"1 lot\" is not a size; write it like \"65536\", \"64kB\" or \"1MB\"";
+const BAD_DURATION: &str =
+    "query_wait_timeout = \"soon\" is not a duration; write it like \"500ms\", \"30s\", \"5min\" or \"1h\"";
+const BAD_NEGATIVE: &str =
+    "query_wait_timeout = \"-1\" is not a duration; write it like \"500ms\", \"30s\", \"5min\" or \"1h\"";
+const BAD_INFINITE: &str =
+    "query_wait_timeout = \"inf\" is not a duration; write it like \"500ms\", \"30s\", \"5min\" or \"1h\"";
+const BAD_MINUTES: &str =
+    "query_wait_timeout = \"5m\" has the unit \"m\"; write \"min\" for minutes or \"ms\" for milliseconds";
+
+#[test]
+fn wrong_databases_are_refused() {
+    let s = "host = \"h\"\n";
+    let p = "primary = \"postgres://h\"\n";
+    for (text, expected) in [
+        ("[databases.pgweir]\n".to_owned() + s, "1: a database cannot be called \"pgweir\": that is the admin console"),
+        ("[databases.pgbouncer]".into(), "1: a database cannot be called \"pgbouncer\": that is the admin console"),
+        (
+            "[databases.\"*\"]\n".to_owned() + s,
+            "1: the wildcard database \"*\" is not supported yet; list each database by its name",
+        ),
+        ("[databases.\"\"]\n".to_owned() + s, "1: a database needs a name"),
+        ("databases = 1".into(), "1: [databases] must be a table, not a number"),
+        (
+            "[databases]\na = \"host=h password=HUNTER2\"".into(),
+            "2: [databases.a] must be a table with host, port and dbname, not a connection string",
+        ),
+        ("[databases.a]".into(), "1: [databases.a] has no server: it needs host, primary or shards"),
+        ("[databases.a]\nport = 1".into(), "1: [databases.a] has no server: it needs host, primary or shards"),
+        (format!("[databases.a]\n{p}{s}"), "3: host and primary exclude each other: [databases.a] has both"),
+        ("[databases.a]\nreplicas = []".into(), "1: [databases.a] has no primary"),
+        (
+            "[databases.a]\nhost = \"h,g\"".into(),
+            "2: host = \"h,g\" is not one host; write further servers as primary and replicas",
+        ),
+        (
+            "[databases.a]\nhost = \"1.2.3.400\"".into(),
+            "2: host = \"1.2.3.400\" is not a host name, an IP address or the directory of a unix socket",
+        ),
+        (
+            "[databases.a]\nhost = \"postgres://u:HUNTER2@h\"".into(),
+            "2: host must be a host name, an IP address or the directory of a unix socket; \
+             a \"postgres://\" address belongs in primary",
+        ),
+        (format!("[databases.a]\n{s}port = 70000"), "3: port must be a number from 1 to 65535"),
+        (format!("[databases.a]\n{s}dbname = \"\""), "3: dbname is empty or contains a zero byte"),
+        ("[databases.a]\nprimary = \"h:5432\"".into(), "2: primary: a server address must begin with \"postgres://\""),
+        (
+            "[databases.a]\nprimary = \"postgres://u:HUNTER2@h:x/d\"".into(),
+            "2: primary: the port of the server address is not a number from 1 to 65535",
+        ),
+        (format!("[databases.a]\n{s}pool_size = 0"), "3: pool_size = \"0\" is not a whole number from 1 to 1000000"),
+        (
+            format!("[databases.a]\n{s}pool_size = 2\nmin_pool_size = 3"),
+            "4: min_pool_size = 3 is more than pool_size = 2 in [databases.a]",
+        ),
+        (
+            format!("[databases.a]\n{s}route = \"primery\""),
+            "3: route = \"primery\" is not known; did you mean \"primary\"?",
+        ),
+        (format!("[databases.a]\n{s}password = \"HUNTER2\""), "3: [databases.a] has password but no user"),
+        (
+            format!("[databases.a]\n{s}probe_password = \"HUNTER2\""),
+            "3: [databases.a] has probe_password but no probe_user",
+        ),
+        (format!("[databases.a]\n{s}user = \"u\"\npassword = \"\""), "4: password is empty"),
+        (
+            "[databases.a]\nprimary = \"postgres://x:HUNTER2@h\"\nreplicas = [\n \"postgres://y:HUNTER2@h\"]".into(),
+            "4: the user of this address is not that of [databases.a]; all servers take one",
+        ),
+        (
+            "[databases.a]\nuser = \"x\"\npassword = \"HUNTER2\"\nprimary = \"postgres://x:HUNTER3@h\"".into(),
+            "4: the password of this address is not that of [databases.a]; all servers take one",
+        ),
+        (format!("[databases.a]\n{p}replicas = \"postgres://g\""), "3: replicas must be a list, not a string"),
+        (
+            format!("[databases.a]\n{p}replicas = [3]"),
+            "3: a replica must be an address or { url = ..., weight = ... }, not a number",
+        ),
+        (format!("[databases.a]\n{p}replicas = [{{ weight = 1 }}]"), "3: a replica needs url"),
+        (weighted("-1"), "5: weight = -1 is not a number from 0 to 1000000"),
+        (weighted("nan"), "5: weight = NaN is not a number from 0 to 1000000"),
+        (weighted("inf"), "5: weight = inf is not a number from 0 to 1000000"),
+        (weighted("\"much\""), "5: weight must be a number from 0 to 1000000, not a string"),
+        (format!("[databases.a]\n{s}default_shard = \"x\""), "3: [databases.a] has default_shard but no shards"),
+        (
+            format!("[databases.a]\n{s}[databases.a.tables]\nt = {{ key = \"k\", type = \"int\" }}"),
+            "3: [databases.a] has tables but no shards",
+        ),
+    ] {
+        refused(&text, expected);
+    }
+}
+
+/// A database whose replica on line 5 has this weight.
+fn weighted(weight: &str) -> String {
+    let head = "[databases.a]\nprimary = \"postgres://h\"\nreplicas = [\n\"postgres://g\",";
+    format!("{head}\n{{ url = \"postgres://i\", weight = {weight} }}]")
+}
+
+const BIG: &str = r#"[[databases.big.shards]]
+name = "s0"
+slots = [[0, 8191]]
+primary = "postgres://h0"
+[[databases.big.shards]]
+name = "s1"
+slots = [[8192, 16383]]
+primary = "postgres://h1"
+replicas = ["postgres://h2"]
+[databases.big]
+default_shard = "s1"
+tables.orders = { key = "customer_id", type = "bigint" }
+tables.countries = { reference = true }
+tables."sales.items" = { key = "sku", type = "VARCHAR" }
+"#;
+
+#[test]
+fn wrong_shards_are_refused() {
+    for (from, to, expected) in [
+        ("\"s0\"\nslots", "\"s1\"\nslots", "6: [databases.big]: two shards are called \"s1\""),
+        ("[[0, 8191]]", "[[0, 8192]]", OVERLAP),
+        ("[[0, 8191]]", "[[0, 8190]]", "10: [databases.big]: slot 8191 belongs to no shard"),
+        ("[[0, 8191]]", "[[8191, 0]]", "3: shard \"s0\" of [databases.big]: the range [8191, 0] ends before it begins"),
+        ("16383]]", "16384]]", BAD_SLOTS),
+        ("[[0, 8191]]", "3", "3: slots must be a list, not a number"),
+        ("slots = [[0, 8191]]\n", "", "1: shard \"s0\" of [databases.big] has no slots"),
+        ("name = \"s0\"\n", "", "1: a shard of [databases.big] has no name"),
+        ("\"s0\"\n", "\"\"\n", "2: a shard of [databases.big] has an empty name"),
+        ("primary = \"postgres://h0\"\n", "", "1: shard \"s0\" of [databases.big] has no primary"),
+        (
+            "primary = \"postgres://h0\"",
+            "primary = \"postgres://h0\"\nprimery = 1",
+            "5: unknown setting \"primery\" in a shard of [databases.big]; did you mean \"primary\"?",
+        ),
+        ("[databases.big]\n", "[databases.big]\nprimary = \"postgres://x\"\n", MIXED_PRIMARY),
+        ("[databases.big]\n", "[databases.big]\nhost = \"x\"\n", MIXED_HOST),
+        (
+            "default_shard = \"s1\"",
+            "default_shard = \"t1\"",
+            "11: default_shard = \"t1\" is not a shard of [databases.big]; did you mean \"s1\"?",
+        ),
+        (
+            "\"bigint\"",
+            "\"bigit\"",
+            "12: table orders of [databases.big]: type = \"bigit\" cannot be a sharding key; did you mean \"bigint\"?",
+        ),
+        (
+            "\"bigint\"",
+            "\"numeric\"",
+            "12: table orders of [databases.big]: type = \"numeric\" cannot be a sharding key; a key is an integer, text or uuid",
+        ),
+        (", type = \"bigint\"", "", "12: table orders of [databases.big] has a key but no type"),
+        ("key = \"customer_id\", ", "", "12: table orders of [databases.big] needs key and type, or reference = true"),
+        (
+            "reference = true",
+            "reference = true, key = \"a\"",
+            "13: table countries of [databases.big] has both reference and key",
+        ),
+        ("reference = true", "reference = 1", "13: reference must be true or false, not a number"),
+        ("reference = true", "referense = true", ""),
+        (
+            "\"customer_id\"",
+            "[\"a\", \"b\"]",
+            "12: table orders of [databases.big]: keys of more than one column are not supported yet",
+        ),
+        ("\"customer_id\"", "\"\"", "12: table orders of [databases.big]: key is empty"),
+        ("sales.items", ".items", "14: table \".items\" of [databases.big]: the name must be TABLE or SCHEMA.TABLE"),
+        ("\"sales.items\"", "\"public.orders\"", "14: table orders of [databases.big] is listed twice"),
+    ] {
+        assert!(BIG.contains(from), "{from}");
+        let text = BIG.replacen(from, to, 1);
+        if expected.is_empty() {
+            // A misspelt key is one mistake and the table without it another.
+            assert_eq!(
+                mistakes(&format!("{text}{USERS}")),
+                [
+                    "13: unknown setting \"referense\" in table countries of [databases.big]; did you mean \"reference\"?",
+                    "13: table countries of [databases.big] needs key and type, or reference = true",
+                ]
+            );
+        } else {
+            refused(&text, expected);
+        }
+    }
+}
+
+#[test]
+fn all_mistakes_of_a_sharded_database_are_told_at_once() {
+    let text = BIG
+        .replace("\"postgres://h0\"", "1")
+        .replace("8192, ", "8000, ")
+        .replace("= \"s1\"\nt", "= \"s2\"\nt")
+        .replace("\"bigint\"", "\"float\"");
+    assert_eq!(
+        mistakes(&format!("{text}{USERS}")),
+        [
+            "4: primary must be a string, not a number",
+            "7: [databases.big]: slots 8000 to 8191 belong to more than one shard: \"s0\", \"s1\"",
+            "11: default_shard = \"s2\" is not a shard of [databases.big]; did you mean \"s0\"?",
+            "12: table orders of [databases.big]: type = \"float\" cannot be a sharding key; \
+             a key is an integer, text or uuid",
+        ]
+    );
+}
+
+const OVERLAP: &str = "7: [databases.big]: slot 8192 belongs to more than one shard: \"s0\", \"s1\"";
+const BAD_SLOTS: &str =
+    "7: shard \"s1\" of [databases.big]: slots must be ranges like [[0, 16383]], of slots 0 to 16383";
+const MIXED_PRIMARY: &str = "11: primary and shards exclude each other: [databases.big] has both";
+const MIXED_HOST: &str = "11: host and shards exclude each other: [databases.big] has both";
+
+#[test]
+fn authentication_needs_somebody_to_know() {
+    let found = mistakes("[databases.a]\nhost = \"h\"\n[pgweir]\nworkers = 1\n");
+    assert_eq!(found, ["3: auth_type = \"scram-sha-256\" needs auth_file, or users with passwords in [users]"]);
+    let found = mistakes("[pgweir]\nworkers = 1\nauth_type = \"md5\"\n[users.x]\n");
+    assert_eq!(found, ["3: auth_type = \"md5\" needs auth_file, or users with passwords in [users]"]);
+    let found = mistakes("[pgweir]\nauth_type = \"trust\"\n");
+    assert_eq!(found, ["2: auth_type = \"trust\" needs auth_file, or users in [users]"]);
+    let found = mistakes("[pgweir]\nauth_type = \"any\"\n[databases.a]\nhost = \"h\"\n");
+    assert_eq!(found, ["2: auth_type = \"any\" needs user in [databases.a]"]);
+    for good in ["auth_type = \"trust\"\n[users.x]", "auth_type = \"any\"", "auth_file = \"/x\""] {
+        assert!(parse(&format!("[pgweir]\n{good}\n"), Path::new("c")).is_ok(), "{good}");
+    }
+    assert_eq!(read("[pgweir]\nauth_file = \"/x\"\n").general.auth_file, Some("/x".into()));
+}
+
+#[test]
+fn an_empty_file_names_no_line() {
+    let errors = parse("", Path::new("c")).unwrap_err();
+    assert_eq!(said(&errors), ["c: auth_type = \"scram-sha-256\" needs auth_file, or users with passwords in [users]"]);
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let twice = "[databases.a]\nprimary = \"postgres://h\"\nreplicas = [\"postgres://h\"]\n";
+    assert_eq!(
+        read(&format!("{twice}{USERS}")).warnings,
+        [
+            "[databases.a] has replicas but neither probe_user nor user: its servers are not probed",
+            "[databases.a] lists the server h:5432/a twice",
+        ]
+    );
+}
+
+#[test]
+fn passwords_are_not_shown() {
+    let config = read(&format!(
+        "[databases.a]\nprimary = \"postgres://u:HUNTER2@h\"\nprobe_user = \"p\"\nprobe_password = \"HUNTER2\"\n{USERS}"
+    ));
+    assert_eq!(config.databases["a"].password.as_deref(), Some("HUNTER2"));
+    let shown = format!("{config:?} {config:#?}");
+    assert!(!shown.contains("HUNTER2") && shown.contains("********"), "{shown}");
+}
+
+#[test]
+fn show_config_is_sorted_and_in_pgbouncers_units() {
+    let config = read(&format!("[pgweir]\nmax_client_conn = 5\nquery_wait_timeout = \"1500ms\"\n{USERS}"));
+    let rows = show_config(&config);
+    assert!(rows.is_sorted_by(|a, b| a.0 < b.0));
+    assert_eq!(rows.len(), settings().count());
+    let row = |name: &str| rows.iter().find(|row| row.0 == name).cloned().unwrap();
+    let text = |a: &'static str, b: &str, c: &str, d| (a, b.to_owned(), c.to_owned(), d);
+    assert_eq!(row("max_client_conn"), text("max_client_conn", "5", "1000", true));
+    assert_eq!(row("query_wait_timeout"), text("query_wait_timeout", "1.5", "120", true));
+    assert_eq!(row("max_packet_size"), text("max_packet_size", "1073741824", "1073741824", true));
+    assert_eq!(row("tcp_keepalive"), text("tcp_keepalive", "1", "1", true));
+    assert_eq!(row("unix_socket_mode"), text("unix_socket_mode", "0777", "0777", false));
+    assert_eq!(row("listen_addr"), text("listen_addr", "127.0.0.1", "127.0.0.1", false));
+    assert_eq!(row("auth_file"), text("auth_file", "", "", true));
+}
+
+#[test]
+fn settings_are_set_by_name() {
+    let mut general = General::default();
+    assert_eq!(settings::set(&mut general, "max_lag", "3s"), Ok(()));
+    assert_eq!(settings::set(&mut general, "max_client_conn", "7"), Ok(()));
+    assert_eq!((general.health.max_lag, general.max_client_conn), (Duration::from_secs(3), 7));
+    let refused = |general: &mut General, name: &str, text: &str| settings::set(general, name, text).unwrap_err();
+    assert_eq!(refused(&mut general, "workers", "3"), "workers cannot be changed without a restart");
+    assert_eq!(refused(&mut general, "max_lga", "3"), "unknown setting \"max_lga\"; did you mean \"max_lag\"?");
+    assert_eq!(
+        refused(&mut general, "max_client_conn", "0"),
+        "max_client_conn = \"0\" is not a whole number from 1 to 1000000"
+    );
+    assert_eq!(general.max_client_conn, 7);
+}
+
+#[test]
+fn files_are_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pgweir.toml");
+    let error = load(&path).unwrap_err();
+    assert!(error[0].to_string().starts_with(&format!("{}: cannot read the file: ", path.display())), "{error:?}");
+    std::fs::write(&path, SMALL).unwrap();
+    assert_eq!(load(&path).unwrap().databases, read(SMALL).databases);
+    std::fs::write(&path, b"[pgweir]\n# \xff\n").unwrap();
+    assert_eq!(said(&load(&path).unwrap_err()), [format!("{}:2: not valid UTF-8", path.display())]);
+}
+
+proptest! {
+    /// Whatever is cut out of a good file or put in: an answer, and each mistake on a line of the file.
+    #[test]
+    fn mutated_files_never_panic(
+        full: bool,
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), 0_usize..12, "[a-z0-9\"'=\\[\\]{}.,\n#*-]{0,4}"), 1..6),
+    ) {
+        let mut text = if full { FULL.replace("change me", "HUNTER2") } else { SMALL.to_owned() };
+        for (at, cut, put) in edits {
+            let bounds: Vec<usize> = text.char_indices().map(|(i, _)| i).collect();
+            let start = if bounds.is_empty() { 0 } else { *at.get(&bounds) };
+            let end = text.char_indices().map(|(i, _)| i).find(|i| *i >= start + cut).unwrap_or(text.len());
+            text.replace_range(start..end, &put);
+        }
+        match parse(&text, Path::new("c")) {
+            Ok(config) => prop_assert!(!config.databases.contains_key("*")),
+            Err(errors) => {
+                prop_assert!(!errors.is_empty());
+                let lines = text.bytes().filter(|b| *b == b'\n').count() + 1;
+                prop_assert!(errors.iter().all(|error| error.line <= lines));
+                prop_assert!(errors.is_sorted_by_key(|error| error.line));
+            }
+        }
+    }
+
+    /// Whole values swapped for others: every setting meets every kind of value.
+    #[test]
+    fn any_value_of_any_setting_is_taken_or_refused(
+        at in any::<prop::sample::Index>(),
+        value in prop_oneof![
+            Just("1".to_owned()), Just("-1".to_owned()), Just("0.5".to_owned()), Just("nan".to_owned()), Just("inf".to_owned()),
+            Just("true".to_owned()), Just("[]".to_owned()), Just("[1, [2]]".to_owned()), Just("{ a = 1 }".to_owned()),
+            Just("99999999999999999999999999999999999999999999".to_owned()), Just("1979-05-27".to_owned()),
+            "\"[ -!#-\\[\\]-~]{0,12}\"",
+        ],
+    ) {
+        let lines: Vec<&str> = FULL.lines().collect();
+        let settings: Vec<usize> = (0..lines.len()).filter(|i| lines[*i].contains(" = ") && !lines[*i].starts_with('#')).collect();
+        let chosen = *at.get(&settings);
+        let key = lines[chosen].split(" = ").next().unwrap();
+        let mut lines: Vec<String> = lines.into_iter().map(str::to_owned).collect();
+        lines[chosen] = format!("{key} = {value}");
+        if let Err(errors) = parse(&lines.join("\n"), Path::new("c")) {
+            for error in &errors {
+                prop_assert!(!error.message.contains("not valid TOML") || value.contains("999"), "{}: {}", lines[chosen], error);
+            }
+        }
+    }
+}

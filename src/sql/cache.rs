@@ -1,0 +1,188 @@
+//! Facts per text, so that a text that comes often is parsed once. One cache per worker: no locks.
+//!
+//! The whole text is the key. The hash is the map's own, seeded at random per cache: clients choose the texts, and must not
+//! be able to make them collide.
+
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use super::facts::{QueryFacts, SessionEffect, ShardShape};
+use super::parse;
+
+/// Texts longer than this share of the byte limit are not kept: one of them would drive out too many others.
+const LARGEST_SHARE: usize = 16;
+
+/// The facts of the texts seen last, by text.
+pub struct FactsCache {
+    entries: LruCache<Box<[u8]>, Entry>,
+    max_entries: usize,
+    max_bytes: usize,
+    bytes: usize,
+    hits: u64,
+    misses: u64,
+}
+
+struct Entry {
+    facts: Arc<QueryFacts>,
+    /// What the entry counts towards `max_bytes`.
+    bytes: usize,
+}
+
+impl FactsCache {
+    /// A cache of at most `max_entries` texts that take about `max_bytes` bytes with their facts. Zero of either keeps
+    /// nothing.
+    #[must_use]
+    pub fn new(max_entries: usize, max_bytes: usize) -> Self {
+        Self { entries: LruCache::unbounded(), max_entries, max_bytes, bytes: 0, hits: 0, misses: 0 }
+    }
+
+    /// The facts of `text`, parsed unless they are here.
+    pub fn get(&mut self, text: &[u8]) -> Arc<QueryFacts> {
+        if let Some(entry) = self.entries.get(text) {
+            self.hits += 1;
+            return Arc::clone(&entry.facts);
+        }
+        self.misses += 1;
+        let facts = Arc::new(parse::facts(text));
+        self.insert(text, &facts);
+        facts
+    }
+
+    /// How many times [`Self::get`] found a text.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    /// How many times [`Self::get`] had to parse.
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        self.misses
+    }
+
+    /// How many texts are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no text is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// About how many bytes the kept texts and their facts take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Forgets every text, as after a change of what texts mean. The counters stay.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    fn insert(&mut self, text: &[u8], facts: &Arc<QueryFacts>) {
+        let bytes = weight(text, facts);
+        if self.max_entries == 0 || bytes > self.max_bytes / LARGEST_SHARE {
+            return;
+        }
+        self.bytes += bytes;
+        self.entries.put(text.into(), Entry { facts: Arc::clone(facts), bytes });
+        while self.entries.len() > self.max_entries || self.bytes > self.max_bytes {
+            let Some((_, oldest)) = self.entries.pop_lru() else { break };
+            self.bytes -= oldest.bytes;
+        }
+    }
+}
+
+/// About what an entry takes: the text, the facts, and the lists in them at a flat rate an element.
+fn weight(text: &[u8], facts: &QueryFacts) -> usize {
+    const PER_ENTRY: usize = 200;
+    const PER_STATEMENT: usize = 300;
+    const PER_ITEM: usize = 120;
+    let mut bytes = PER_ENTRY + text.len();
+    for statement in &facts.statements {
+        let items = match &statement.shape {
+            ShardShape::NoTables => 0,
+            ShardShape::Filtered { tables, top, equalities, assigned, .. } => {
+                tables.len() + top.len() + equalities.len() + assigned.len()
+            }
+            ShardShape::Insert { tables, columns, rows, assigned } => {
+                let columns = columns.as_ref().map_or(0, Vec::len);
+                tables.len() + columns + rows.iter().map(|row| 1 + row.len()).sum::<usize>() + assigned.len()
+            }
+            ShardShape::Other { tables, .. } => tables.len(),
+        };
+        let values = statement.effects.iter().map(|effect| match effect {
+            SessionEffect::Set { value, .. } => PER_ITEM + value.len(),
+            _ => PER_ITEM,
+        });
+        bytes += PER_STATEMENT + items * PER_ITEM + values.sum::<usize>();
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_text_is_parsed_once() {
+        let mut cache = FactsCache::new(10, 1 << 20);
+        let first = cache.get(b"SELECT 1");
+        let again = cache.get(b"SELECT 1");
+        assert!(Arc::ptr_eq(&first, &again));
+        assert!(!Arc::ptr_eq(&first, &cache.get(b"SELECT 2")));
+        assert_eq!((cache.hits(), cache.misses(), cache.len()), (1, 2, 2));
+        cache.clear();
+        assert!(cache.is_empty());
+        assert_eq!(cache.bytes(), 0);
+        assert!(!Arc::ptr_eq(&first, &cache.get(b"SELECT 1")));
+    }
+
+    #[test]
+    fn the_oldest_goes_first() {
+        let mut cache = FactsCache::new(2, 1 << 20);
+        let one = cache.get(b"SELECT 1");
+        cache.get(b"SELECT 2");
+        cache.get(b"SELECT 1");
+        cache.get(b"SELECT 3");
+        assert!(Arc::ptr_eq(&one, &cache.get(b"SELECT 1")), "used last, kept");
+        let before = cache.misses();
+        cache.get(b"SELECT 2");
+        assert_eq!(cache.misses(), before + 1, "driven out");
+    }
+
+    #[test]
+    fn long_texts_are_not_kept() {
+        let mut cache = FactsCache::new(10, 16 * 1000);
+        let long = format!("SELECT '{}'", "x".repeat(1000));
+        cache.get(long.as_bytes());
+        assert!(cache.is_empty());
+        cache.get(b"SELECT 1");
+        assert_eq!(cache.len(), 1);
+        let mut none = FactsCache::new(0, 1 << 20);
+        none.get(b"SELECT 1");
+        assert!(none.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_limits_hold(texts in proptest::collection::vec(0_usize..400, 1..60)) {
+            let mut cache = FactsCache::new(7, 20_000);
+            for n in texts {
+                let text = format!("SELECT '{}'", "x".repeat(n));
+                prop_assert_eq!(&*cache.get(text.as_bytes()), &parse::facts(text.as_bytes()));
+                prop_assert!(cache.len() <= 7);
+                prop_assert!(cache.bytes() <= 20_000);
+                let sum: usize = cache.entries.iter().map(|(_, e)| e.bytes).sum();
+                prop_assert_eq!(sum, cache.bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! From a text to its facts: the only caller of the parser.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pg_raw_parse::Error;
+
+use super::facts::QueryFacts;
+use super::{hints, statement};
+
+/// The longest text that is parsed, in bytes.
+const MAX_BYTES: usize = 1 << 20;
+/// The longest INSERT that is parsed, in bytes: long literals are common in them.
+const MAX_INSERT_BYTES: usize = 16 << 20;
+/// How many commas, parentheses and operators a text may have. Each may cost the parser some hundred bytes of memory.
+const MAX_SEPARATORS: usize = 1 << 20;
+
+/// The facts of a text, as a Query or Parse message carries it (without its final NUL).
+///
+/// Never panics, never fails, and uses a bounded part of the stack whatever the text: what cannot be read is in
+/// [`QueryFacts::unparsed`], and then a write. Texts are read as UTF-8 with `standard_conforming_strings` on.
+#[must_use]
+pub fn facts(text: &[u8]) -> QueryFacts {
+    let mut facts = QueryFacts { hints: hints::read(text), ..QueryFacts::default() };
+    let text = match check(text) {
+        Ok(text) => text,
+        Err(why) => {
+            facts.unparsed = Some((why.to_owned(), None));
+            return facts;
+        }
+    };
+    // The parser's bindings assert what they believe of the tree. A belief that proves wrong costs one statement its
+    // facts, not a worker its life.
+    let parsed = catch_unwind(AssertUnwindSafe(|| {
+        let tree = pg_raw_parse::parse(text).map_err(|e| message(&e))?;
+        Ok(tree.stmts().map(statement::facts).collect())
+    }));
+    match parsed {
+        Ok(Ok(statements)) => facts.statements = statements,
+        Ok(Err(message)) => facts.unparsed = Some((message, None)),
+        Err(_) => facts.unparsed = Some(("the parser failed on this text".to_owned(), None)),
+    }
+    facts
+}
+
+fn check(text: &[u8]) -> Result<&str, &'static str> {
+    let text = std::str::from_utf8(text).map_err(|_| "not valid UTF-8")?;
+    if text.as_bytes().contains(&0) {
+        return Err("contains a NUL byte");
+    }
+    if text.len() > MAX_BYTES {
+        let insert = text.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("insert"));
+        if !insert || text.len() > MAX_INSERT_BYTES {
+            return Err("longer than is parsed");
+        }
+        let separators = text.bytes().filter(|c| matches!(c, b',' | b'(' | b'+' | b'-' | b'[')).count();
+        if separators > MAX_SEPARATORS {
+            return Err("more parts than are parsed");
+        }
+    }
+    Ok(text)
+}
+
+fn message(error: &Error) -> String {
+    match error {
+        Error::Parse(inner) => inner.to_string(),
+        other => other.to_string(),
+    }
+}

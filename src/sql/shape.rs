@@ -1,0 +1,329 @@
+//! What the shard planner sees of a SELECT, INSERT, UPDATE or DELETE.
+//!
+//! An equality is only taken from where it must hold for every row that the statement touches: the top-level AND
+//! conjuncts of WHERE, and of ON in inner joins. Two columns that such a conjunct equates share their constants.
+
+use pg_raw_parse::{ConstValue, Node, nodes, raw};
+
+use super::facts::{ColumnRef, KeyValue, LiteralKind, ShardShape, TableRef, Verb};
+use super::walk::{Found, Seen, join_barrier, set_operation};
+
+/// Equalities between columns that are followed; what a machine writes beyond them only loses a proof.
+const MAX_TIES: usize = 64;
+
+/// The shape of a statement that is neither DML nor SELECT: every table it names.
+pub(super) fn other(seen: Seen<'_>, what: &'static str) -> ShardShape {
+    ShardShape::Other { tables: tables(seen.tables), what }
+}
+
+/// The shape of a SELECT, INSERT, UPDATE, DELETE or MERGE, after the walk over it.
+pub(super) fn of_query(node: Node<'_>, seen: Seen<'_>) -> ShardShape {
+    if seen.unknown {
+        return other(seen, "a statement with unknown syntax");
+    }
+    if seen.tables.is_empty() {
+        return ShardShape::NoTables;
+    }
+    if seen.current_of {
+        return other(seen, "WHERE CURRENT OF");
+    }
+    match node {
+        Node::SelectStmt(_) if !seen.into.is_empty() => other(seen, "SELECT INTO"),
+        Node::SelectStmt(select) => {
+            let mut conjuncts = Conjuncts::default();
+            if set_operation(select).is_none() {
+                conjuncts.add(select.where_clause());
+                conjuncts.add_joins(select.from_clause().iter());
+            }
+            filtered(Verb::Select, seen, conjuncts, Vec::new())
+        }
+        Node::UpdateStmt(update) => {
+            let mut conjuncts = Conjuncts::default();
+            conjuncts.add(update.where_clause());
+            conjuncts.add_joins(update.from_clause().iter());
+            let assigned = assigned(update.target_list().iter());
+            filtered(Verb::Update, seen, conjuncts, assigned)
+        }
+        Node::DeleteStmt(delete) => {
+            let mut conjuncts = Conjuncts::default();
+            conjuncts.add(delete.where_clause());
+            conjuncts.add_joins(delete.using_clause().iter());
+            filtered(Verb::Delete, seen, conjuncts, Vec::new())
+        }
+        Node::InsertStmt(insert) => of_insert(insert, seen),
+        Node::MergeStmt(_) => other(seen, "MERGE"),
+        _ => other(seen, "this statement"),
+    }
+}
+
+/// INSERT with rows we can read. `INSERT ... DEFAULT VALUES` has the empty column list and no row: every column takes its
+/// default.
+fn of_insert(insert: &nodes::InsertStmt, seen: Seen<'_>) -> ShardShape {
+    let names: Vec<String> = column_names(insert.cols().iter());
+    let on_conflict = insert.on_conflict_clause().map(|c| assigned(c.target_list().iter())).unwrap_or_default();
+    let (columns, rows) = match insert.select_stmt() {
+        Node::None => (Some(Vec::new()), Vec::new()),
+        Node::SelectStmt(select) if is_bare_values(select) => {
+            let rows = select.values_lists().iter().filter_map(|row| row.as_node_list());
+            let rows = rows.map(|row| row.iter().map(key_value).collect()).collect();
+            ((!names.is_empty()).then_some(names), rows)
+        }
+        _ => return other(seen, "INSERT ... SELECT"),
+    };
+    ShardShape::Insert { tables: tables(seen.tables), columns, rows, assigned: on_conflict }
+}
+
+/// VALUES whose rows are all inserted: no LIMIT, no OFFSET, no set operation.
+fn is_bare_values(select: &nodes::SelectStmt) -> bool {
+    !select.values_lists().is_empty()
+        && set_operation(select).is_none()
+        && matches!((select.limit_count(), select.limit_offset()), (Node::None, Node::None))
+}
+
+fn filtered(verb: Verb, seen: Seen<'_>, conjuncts: Conjuncts, assigned: Vec<String>) -> ShardShape {
+    let nested = seen.tables.iter().find_map(|f| f.nested);
+    let top = seen.tables.iter().filter(|f| f.nested.is_none()).map(|f| f.table.clone()).collect();
+    let equalities = conjuncts.close();
+    ShardShape::Filtered { verb, tables: tables(seen.tables), top, equalities, assigned, nested }
+}
+
+fn tables(found: Vec<Found>) -> Vec<TableRef> {
+    found.into_iter().map(|f| f.table).collect()
+}
+
+fn assigned<'a>(targets: impl Iterator<Item = &'a nodes::ResTarget>) -> Vec<String> {
+    targets.filter_map(|t| t.name().map(str::to_owned)).collect()
+}
+
+fn column_names<'a>(targets: impl Iterator<Item = Node<'a>>) -> Vec<String> {
+    let names = targets.filter_map(|node| match node {
+        Node::ResTarget(target) => target.name().map(str::to_owned),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// The equalities that hold for every row.
+#[derive(Default)]
+struct Conjuncts {
+    constants: Vec<(ColumnRef, KeyValue)>,
+    ties: Vec<(ColumnRef, ColumnRef)>,
+}
+
+impl Conjuncts {
+    fn add(&mut self, condition: Node<'_>) {
+        let mut stack = vec![condition];
+        while let Some(node) = stack.pop() {
+            match node {
+                Node::BoolExpr(b) if b.boolop == raw::BoolExprType::AND_EXPR => {
+                    let at = stack.len();
+                    stack.extend(b.args());
+                    stack[at..].reverse();
+                }
+                Node::A_Expr(expr) => self.add_comparison(expr),
+                _ => {}
+            }
+        }
+    }
+
+    /// The ON conditions of inner joins that are not below anything else.
+    fn add_joins<'a>(&mut self, from: impl Iterator<Item = Node<'a>>) {
+        let mut stack: Vec<_> = from.collect();
+        while let Some(node) = stack.pop() {
+            let Node::JoinExpr(join) = node else { continue };
+            if join_barrier(join).is_none() {
+                self.add(join.quals());
+                self.add_using(join);
+                stack.push(join.rarg());
+                stack.push(join.larg());
+            }
+        }
+    }
+
+    /// `a JOIN b USING (x)` is `a.x = b.x`, where both sides are plain tables.
+    fn add_using(&mut self, join: &nodes::JoinExpr) {
+        let (Node::RangeVar(left), Node::RangeVar(right)) = (join.larg(), join.rarg()) else { return };
+        for column in join.using_clause() {
+            let Some(column) = column.sval() else { continue };
+            let of = |var: &nodes::RangeVar| {
+                let name = var.alias().and_then(|a| a.aliasname()).or(var.relname()).unwrap_or_default();
+                ColumnRef { qualifier: vec![name.to_owned()], column: column.to_owned() }
+            };
+            let merged = ColumnRef { qualifier: Vec::new(), column: column.to_owned() };
+            self.ties.push((of(left), of(right)));
+            self.ties.push((of(left), merged));
+        }
+    }
+
+    fn add_comparison(&mut self, expr: &nodes::A_Expr) {
+        if !is_operator(expr, "=") {
+            return;
+        }
+        let (left, right) = (expr.lexpr(), expr.rexpr());
+        let right = match expr.kind {
+            raw::A_Expr_Kind::AEXPR_OP => right,
+            raw::A_Expr_Kind::AEXPR_IN => match right.as_node_list() {
+                Some(list) if list.len() == 1 => list.get(0).unwrap_or(Node::None),
+                _ => return,
+            },
+            _ => return,
+        };
+        match (column(left), column(right)) {
+            (Some(a), Some(b)) => self.ties.push((a, b)),
+            (Some(a), None) => self.constants.push((a, key_value(right))),
+            (None, Some(b)) => self.constants.push((b, key_value(left))),
+            (None, None) => {}
+        }
+    }
+
+    /// The constants, and those of columns that are equal to a column with a constant.
+    fn close(mut self) -> Vec<(ColumnRef, KeyValue)> {
+        self.ties.truncate(MAX_TIES);
+        // A tie hands on what the ties before it found; once per tie is enough for any chain of them.
+        for _ in 0..self.ties.len() {
+            let mut grown = false;
+            for (a, b) in &self.ties {
+                for (from, to) in [(a, b), (b, a)] {
+                    let of_to = self.constants.iter().any(|(c, v)| c == to && is_constant(v));
+                    let of_from = self.constants.iter().find(|(c, v)| c == from && is_constant(v));
+                    if let (Some((_, value)), false) = (of_from, of_to) {
+                        let value = value.clone();
+                        self.constants.push((to.clone(), value));
+                        grown = true;
+                    }
+                }
+            }
+            if !grown {
+                break;
+            }
+        }
+        self.constants
+    }
+}
+
+fn is_constant(value: &KeyValue) -> bool {
+    matches!(value, KeyValue::Literal { .. } | KeyValue::Param { .. })
+}
+
+/// Whether the expression's operator is `name`, without a schema or with that of PostgreSQL's own.
+fn is_operator(expr: &nodes::A_Expr, name: &str) -> bool {
+    let mut parts = expr.name().iter();
+    match (parts.next().and_then(Node::as_str), parts.next().and_then(Node::as_str), parts.next()) {
+        (Some(op), None, None) => op == name,
+        (Some("pg_catalog"), Some(op), None) => op == name,
+        _ => false,
+    }
+}
+
+fn column(node: Node<'_>) -> Option<ColumnRef> {
+    let Node::ColumnRef(reference) = node else { return None };
+    let mut qualifier = Vec::new();
+    for field in reference.fields() {
+        qualifier.push(field.as_str()?.to_owned());
+    }
+    let column = qualifier.pop()?;
+    Some(ColumnRef { qualifier, column })
+}
+
+/// The value of an expression, where it is a constant, perhaps under one cast.
+fn key_value(node: Node<'_>) -> KeyValue {
+    match node {
+        Node::TypeCast(cast) => match cast.type_name().and_then(cast_name) {
+            Some(name) => with_cast(uncast_value(cast.arg()), name),
+            None => KeyValue::Expression,
+        },
+        // The minus of `-42::bigint` binds looser than the cast.
+        Node::A_Expr(expr) if expr.kind == raw::A_Expr_Kind::AEXPR_OP && matches!(expr.lexpr(), Node::None) => {
+            let inner = match expr.rexpr() {
+                Node::TypeCast(cast) => match cast.type_name().and_then(cast_name) {
+                    Some(name) => with_cast(uncast_value(cast.arg()), name),
+                    None => KeyValue::Expression,
+                },
+                inner => uncast_value(inner),
+            };
+            if is_operator(expr, "-") {
+                negate(inner)
+            } else if is_operator(expr, "+") && is_integer(&inner) {
+                inner
+            } else {
+                KeyValue::Expression
+            }
+        }
+        _ => uncast_value(node),
+    }
+}
+
+fn is_integer(value: &KeyValue) -> bool {
+    matches!(value, KeyValue::Literal { kind: LiteralKind::Integer, .. })
+}
+
+fn negate(value: KeyValue) -> KeyValue {
+    match value {
+        KeyValue::Literal { kind: LiteralKind::Integer, text, cast } => {
+            let text = match text.strip_prefix('-') {
+                Some(positive) => positive.to_owned(),
+                None if text == "0" => text,
+                None => format!("-{text}"),
+            };
+            KeyValue::Literal { kind: LiteralKind::Integer, text, cast }
+        }
+        _ => KeyValue::Expression,
+    }
+}
+
+fn with_cast(value: KeyValue, name: String) -> KeyValue {
+    match value {
+        KeyValue::Literal { kind, text, cast: _ } => KeyValue::Literal { kind, text, cast: Some(name) },
+        KeyValue::Param { number, cast: _ } => KeyValue::Param { number, cast: Some(name) },
+        KeyValue::Null => KeyValue::Null,
+        KeyValue::Default | KeyValue::Expression => KeyValue::Expression,
+    }
+}
+
+fn uncast_value(node: Node<'_>) -> KeyValue {
+    match node {
+        Node::A_Const(constant) => constant.val().map_or(KeyValue::Null, literal),
+        Node::ParamRef(param) => match u16::try_from(param.number) {
+            Ok(number) if number > 0 => KeyValue::Param { number, cast: None },
+            _ => KeyValue::Expression,
+        },
+        Node::SetToDefault(_) => KeyValue::Default,
+        _ => KeyValue::Expression,
+    }
+}
+
+fn literal(value: ConstValue<'_>) -> KeyValue {
+    let (kind, text) = match value {
+        ConstValue::Integer(i) => (LiteralKind::Integer, i.to_string()),
+        ConstValue::Float(text) => {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            // Beyond int4 an integer comes as a "float" of digits; so do 0x... and 1_000_000_000_000, which older servers
+            // read differently.
+            if digits.bytes().all(|c| c.is_ascii_digit()) {
+                (LiteralKind::Integer, text.to_owned())
+            } else if digits.contains(['x', 'X', 'o', 'O', 'b', 'B', '_']) {
+                return KeyValue::Expression;
+            } else {
+                (LiteralKind::Float, text.to_owned())
+            }
+        }
+        ConstValue::String(text) => (LiteralKind::String, text.to_owned()),
+        ConstValue::Boolean(value) => (LiteralKind::Other, value.to_string()),
+        ConstValue::BitString(text) => (LiteralKind::Other, text.to_owned()),
+        _ => return KeyValue::Expression,
+    };
+    KeyValue::Literal { kind, text, cast: None }
+}
+
+/// The name of a built-in type without a modifier. A cast to `varchar(3)` cuts its value, one to an array or to somebody's
+/// own type does who knows what: they have no name here, and the value under them is an expression.
+fn cast_name(name: &nodes::TypeName) -> Option<String> {
+    if name.setof || name.pct_type || !name.typmods().is_empty() || !name.array_bounds().is_empty() {
+        return None;
+    }
+    let mut parts = name.names().iter().filter_map(|part| part.sval());
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(last), None, None) | (Some("pg_catalog"), Some(last), None) => Some(last.to_lowercase()),
+        _ => None,
+    }
+}

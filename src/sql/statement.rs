@@ -1,0 +1,349 @@
+//! From one parsed statement to its facts.
+//!
+//! Two rules stand above the table of statements. Whatever is not understood is a write. And a statement that leaves state
+//! on its server is a write too, because the session then keeps that server for its later writes.
+
+use pg_raw_parse::{ConstValue, Node, nodes, raw};
+
+use super::facts::{Access, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect};
+use super::functions::call;
+use super::utility;
+use super::walk::{Seen, walk};
+use super::{settings, shape};
+
+/// Facts under construction: access only ever rises, and the first cause of it is kept.
+pub(super) struct Draft {
+    access: Access,
+    why: &'static str,
+    transaction: TransactionEffect,
+    effects: Vec<SessionEffect>,
+    shape: ShardShape,
+}
+
+impl Draft {
+    fn new(access: Access, why: &'static str) -> Self {
+        Self { access, why, transaction: TransactionEffect::None, effects: Vec::new(), shape: ShardShape::NoTables }
+    }
+
+    fn raise(&mut self, access: Access, why: &'static str) {
+        if access > self.access {
+            self.access = access;
+            self.why = why;
+        }
+    }
+
+    /// Adds an effect; a pin that is there already is not repeated.
+    fn effect(&mut self, effect: SessionEffect) {
+        if !matches!(effect, SessionEffect::Pin(_)) || !self.effects.contains(&effect) {
+            self.effects.push(effect);
+        }
+    }
+
+    fn pin(&mut self, reason: PinReason) {
+        self.effect(SessionEffect::Pin(reason));
+    }
+
+    fn finish(mut self) -> StatementFacts {
+        let pin = self.effects.iter().find_map(|e| match e {
+            SessionEffect::Pin(reason) => Some(*reason),
+            _ => None,
+        });
+        if let Some(reason) = pin {
+            self.raise(Access::Write, pin_why(reason));
+        }
+        StatementFacts {
+            access: self.access,
+            why: self.why,
+            transaction: self.transaction,
+            effects: self.effects,
+            shape: self.shape,
+        }
+    }
+}
+
+fn pin_why(reason: PinReason) -> &'static str {
+    match reason {
+        PinReason::TempObject => "makes a temporary object",
+        PinReason::HoldCursor => "DECLARE WITH HOLD",
+        PinReason::AdvisoryLock => "takes an advisory lock",
+        PinReason::Listen => "LISTEN",
+        PinReason::Load => "LOAD",
+        PinReason::SqlPrepare => "PREPARE",
+        PinReason::Identity => "changes who the session is",
+        PinReason::Setting => "changes a setting in a way that cannot be followed",
+        PinReason::SequenceState => "depends on the session's sequence or random state",
+        PinReason::Handle => "opens a handle",
+    }
+}
+
+/// The facts of one statement.
+pub(super) fn facts(node: Node<'_>) -> StatementFacts {
+    draft(node).finish()
+}
+
+fn draft(node: Node<'_>) -> Draft {
+    match node {
+        Node::SelectStmt(_) => query(node, "SELECT"),
+        Node::InsertStmt(_) => query(node, "INSERT"),
+        Node::UpdateStmt(_) => query(node, "UPDATE"),
+        Node::DeleteStmt(_) => query(node, "DELETE"),
+        Node::MergeStmt(_) => query(node, "MERGE"),
+        Node::TransactionStmt(stmt) => transaction(stmt),
+        Node::VariableSetStmt(stmt) => set(stmt),
+        Node::VariableShowStmt(_) => Draft::new(Access::Neutral, "SHOW"),
+        Node::ConstraintsSetStmt(_) => Draft::new(Access::Neutral, "SET CONSTRAINTS"),
+        Node::FetchStmt(stmt) => Draft::new(Access::Neutral, if stmt.ismove { "MOVE" } else { "FETCH" }),
+        Node::ClosePortalStmt(_) => Draft::new(Access::Neutral, "CLOSE"),
+        Node::DiscardStmt(stmt) => {
+            let mut draft = Draft::new(Access::Neutral, "DISCARD");
+            if stmt.target == raw::DiscardMode::DISCARD_ALL {
+                draft.effect(SessionEffect::DiscardAll);
+            }
+            draft
+        }
+        Node::DeallocateStmt(stmt) => {
+            let mut draft = Draft::new(Access::Neutral, "DEALLOCATE");
+            draft.effect(match stmt.name() {
+                Some(name) if !stmt.isall => SessionEffect::Deallocate { name: name.to_owned() },
+                _ => SessionEffect::DeallocateAll,
+            });
+            draft
+        }
+        Node::ExplainStmt(stmt) => explain(stmt),
+        Node::CopyStmt(stmt) => copy(stmt),
+        Node::DeclareCursorStmt(stmt) => {
+            let mut draft = of_inner(stmt.query(), "DECLARE CURSOR");
+            if u32::try_from(stmt.options).is_ok_and(|o| o & raw::CURSOR_OPT_HOLD != 0) {
+                draft.pin(PinReason::HoldCursor);
+            }
+            draft
+        }
+        Node::PrepareStmt(stmt) => {
+            // Its query does not run yet: only what it names counts.
+            let mut draft = Draft::new(Access::Write, "PREPARE");
+            draft.shape = of_inner(stmt.query(), "PREPARE").shape;
+            draft.pin(PinReason::SqlPrepare);
+            draft
+        }
+        Node::ExecuteStmt(stmt) => {
+            let mut draft = Draft::new(Access::Write, "EXECUTE");
+            let mut seen = Seen::default();
+            for param in stmt.params() {
+                walk(param, &mut seen);
+            }
+            judge(&seen, &mut draft);
+            draft
+        }
+        Node::CreateTableAsStmt(stmt) => create_table_as(stmt),
+        Node::CallStmt(stmt) => {
+            let mut draft = Draft::new(Access::Write, "CALL");
+            let mut seen = Seen::default();
+            if let Some(call) = stmt.funccall() {
+                walk(Node::FuncCall(call), &mut seen);
+            }
+            judge(&seen, &mut draft);
+            draft.shape = shape::other(seen, "CALL");
+            draft
+        }
+        _ => {
+            let found = utility::describe(node);
+            let mut draft = Draft::new(Access::Write, found.what);
+            if let Some(reason) = found.pin {
+                draft.pin(reason);
+            }
+            if !found.tableless {
+                draft.shape = ShardShape::Other { tables: found.tables, what: found.what };
+            }
+            draft
+        }
+    }
+}
+
+/// SELECT or DML.
+fn query(node: Node<'_>, what: &'static str) -> Draft {
+    let mut seen = Seen::default();
+    walk(node, &mut seen);
+    let mut draft = Draft::new(Access::Read, what);
+    judge(&seen, &mut draft);
+    draft.shape = shape::of_query(node, seen);
+    draft
+}
+
+/// A query inside another statement, which then shows its tables without their filters.
+fn of_inner(node: Node<'_>, what: &'static str) -> Draft {
+    let mut draft = draft(node);
+    let tables = match std::mem::replace(&mut draft.shape, ShardShape::NoTables) {
+        ShardShape::NoTables => return draft,
+        ShardShape::Filtered { tables, .. } | ShardShape::Insert { tables, .. } | ShardShape::Other { tables, .. } => {
+            tables
+        }
+    };
+    draft.shape = ShardShape::Other { tables, what };
+    draft
+}
+
+/// What the walk saw decides access and effects.
+fn judge(seen: &Seen<'_>, draft: &mut Draft) {
+    if let Some(why) = seen.writes {
+        draft.raise(Access::Write, why);
+    }
+    for found in &seen.tables {
+        if utility::is_temp_schema(found.table.schema.as_deref()) {
+            draft.pin(PinReason::TempObject);
+        }
+    }
+    for into in &seen.into {
+        if utility::makes_temp(into.rel(), into.on_commit) {
+            draft.pin(PinReason::TempObject);
+        }
+    }
+    for function in &seen.calls {
+        judge_call(function, draft);
+    }
+    if seen.unknown {
+        draft.raise(Access::Write, "has syntax that is not understood");
+    }
+}
+
+fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
+    let mut name = None;
+    let mut schema = None;
+    for part in function.funcname() {
+        // With a database name in front there are three: the one before the last is the schema.
+        schema = name;
+        name = part.as_str();
+    }
+    let name = name.unwrap_or_default();
+    let called = call(schema, name);
+    draft.raise(called.access, called.why);
+    if let Some(reason) = called.pin {
+        draft.pin(reason);
+    }
+    if name == "set_config" && called.access == Access::Read && !is_local(function) {
+        draft.pin(PinReason::Setting);
+    }
+}
+
+/// Whether the third argument of set_config is the constant true: the change then ends with the transaction.
+fn is_local(function: &nodes::FuncCall) -> bool {
+    let Some(mut arg) = function.args().get(2) else { return false };
+    if let Node::TypeCast(cast) = arg {
+        arg = cast.arg();
+    }
+    let Node::A_Const(constant) = arg else { return false };
+    match constant.val() {
+        Some(ConstValue::Boolean(value)) => value,
+        Some(ConstValue::String(value)) => matches!(value, "t" | "true"),
+        _ => false,
+    }
+}
+
+fn transaction(stmt: &nodes::TransactionStmt) -> Draft {
+    use raw::TransactionStmtKind as Kind;
+    let (access, why, effect) = match stmt.kind {
+        Kind::TRANS_STMT_BEGIN | Kind::TRANS_STMT_START => {
+            (Access::Neutral, "BEGIN", TransactionEffect::Begin { read_only: begins_read_only(stmt) })
+        }
+        Kind::TRANS_STMT_COMMIT => (Access::Neutral, "COMMIT", TransactionEffect::Commit { chain: stmt.chain }),
+        Kind::TRANS_STMT_ROLLBACK => (Access::Neutral, "ROLLBACK", TransactionEffect::Rollback { chain: stmt.chain }),
+        Kind::TRANS_STMT_SAVEPOINT => (Access::Neutral, "SAVEPOINT", TransactionEffect::Savepoint),
+        Kind::TRANS_STMT_RELEASE => (Access::Neutral, "RELEASE", TransactionEffect::Release),
+        Kind::TRANS_STMT_ROLLBACK_TO => (Access::Neutral, "ROLLBACK TO", TransactionEffect::RollbackTo),
+        Kind::TRANS_STMT_PREPARE => (Access::Write, "PREPARE TRANSACTION", TransactionEffect::PrepareTransaction),
+        Kind::TRANS_STMT_COMMIT_PREPARED => (Access::Write, "COMMIT PREPARED", TransactionEffect::FinishPrepared),
+        Kind::TRANS_STMT_ROLLBACK_PREPARED => (Access::Write, "ROLLBACK PREPARED", TransactionEffect::FinishPrepared),
+        _ => (Access::Write, "transaction control", TransactionEffect::None),
+    };
+    let mut draft = Draft::new(access, why);
+    draft.transaction = effect;
+    draft
+}
+
+/// READ ONLY among the modes of BEGIN; of several, the last counts.
+fn begins_read_only(stmt: &nodes::TransactionStmt) -> bool {
+    let mut read_only = false;
+    for option in stmt.options() {
+        if let Node::DefElem(option) = option
+            && option.defname() == Some("transaction_read_only")
+            && let Node::A_Const(constant) = option.arg()
+        {
+            read_only = matches!(constant.val(), Some(ConstValue::Integer(1) | ConstValue::Boolean(true)));
+        }
+    }
+    read_only
+}
+
+fn set(stmt: &nodes::VariableSetStmt) -> Draft {
+    let reset = matches!(stmt.kind, raw::VariableSetKind::VAR_RESET | raw::VariableSetKind::VAR_RESET_ALL);
+    let mut draft = Draft::new(Access::Neutral, if reset { "RESET" } else { "SET" });
+    if stmt.kind == raw::VariableSetKind::VAR_SET_MULTI && stmt.name() == Some("TRANSACTION SNAPSHOT") {
+        // The snapshot was exported by another session on the primary.
+        draft.raise(Access::Write, "SET TRANSACTION SNAPSHOT");
+    }
+    settings::effects(stmt, &mut draft.effects);
+    draft
+}
+
+/// EXPLAIN runs its statement only with ANALYZE; without it, even a write is only planned, which a standby can do.
+fn explain(stmt: &nodes::ExplainStmt) -> Draft {
+    let inner = draft(stmt.query());
+    let analyze = stmt.options().iter().any(|o| o.defname() == Some("analyze") && is_on(o.arg()));
+    if analyze || matches!(stmt.query(), Node::ExecuteStmt(_)) {
+        return inner;
+    }
+    let mut draft = Draft::new(Access::Read, "EXPLAIN");
+    draft.shape = inner.shape;
+    draft
+}
+
+/// A boolean option, which is on when it has no value.
+fn is_on(arg: Node<'_>) -> bool {
+    match arg {
+        Node::Integer(i) => i.ival != 0,
+        Node::Boolean(b) => b.boolval,
+        Node::String(s) => !s.sval().is_some_and(|s| s.eq_ignore_ascii_case("off") || s.eq_ignore_ascii_case("false")),
+        _ => true,
+    }
+}
+
+fn copy(stmt: &nodes::CopyStmt) -> Draft {
+    let mut draft = match stmt.relation() {
+        None => of_inner(stmt.query(), "COPY"),
+        Some(var) => {
+            let mut draft =
+                if stmt.is_from { Draft::new(Access::Write, "COPY FROM") } else { Draft::new(Access::Read, "COPY TO") };
+            let table = super::walk::table_ref(var);
+            if utility::is_temp_schema(table.schema.as_deref()) {
+                draft.pin(PinReason::TempObject);
+            }
+            draft.shape = ShardShape::Other { tables: vec![table], what: "COPY" };
+            draft
+        }
+    };
+    if stmt.filename().is_some() {
+        draft.raise(Access::Write, "COPY with a file or program of the server");
+    }
+    draft
+}
+
+fn create_table_as(stmt: &nodes::CreateTableAsStmt) -> Draft {
+    let what =
+        if stmt.objtype == raw::ObjectType::OBJECT_MATVIEW { "CREATE MATERIALIZED VIEW" } else { "CREATE TABLE AS" };
+    let mut inner = of_inner(stmt.query(), what);
+    inner.access = Access::Write;
+    inner.why = what;
+    let mut tables = match std::mem::replace(&mut inner.shape, ShardShape::NoTables) {
+        ShardShape::Other { tables, .. } => tables,
+        _ => Vec::new(),
+    };
+    if let Some(into) = stmt.into() {
+        if let Some(var) = into.rel() {
+            tables.insert(0, super::walk::table_ref(var));
+        }
+        if utility::makes_temp(into.rel(), into.on_commit) {
+            inner.pin(PinReason::TempObject);
+        }
+    }
+    inner.shape = ShardShape::Other { tables, what };
+    inner
+}

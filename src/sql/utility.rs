@@ -1,0 +1,192 @@
+//! The statements that are writes whatever they say: DDL, maintenance, LISTEN and the like. What remains to be read off
+//! them is the tables they name and the state they make.
+
+use pg_raw_parse::{Node, nodes, raw};
+
+use super::facts::{PinReason, TableRef};
+use super::walk::table_ref;
+
+/// What a utility statement is.
+pub(super) struct Utility {
+    pub(super) what: &'static str,
+    pub(super) tables: Vec<TableRef>,
+    pub(super) pin: Option<PinReason>,
+    /// It has nothing to do with tables at all, unlike DDL whose tables the grammar does not show.
+    pub(super) tableless: bool,
+}
+
+impl Utility {
+    fn new(what: &'static str) -> Self {
+        Self { what, tables: Vec::new(), pin: None, tableless: false }
+    }
+
+    fn tableless(what: &'static str, pin: Option<PinReason>) -> Self {
+        Self { what, tables: Vec::new(), pin, tableless: true }
+    }
+
+    fn on<'a>(what: &'static str, vars: impl IntoIterator<Item = &'a nodes::RangeVar>) -> Self {
+        let mut this = Self::new(what);
+        for var in vars {
+            this.add(var);
+        }
+        this
+    }
+
+    fn add(&mut self, var: &nodes::RangeVar) {
+        if is_temp_schema(var.schemaname()) {
+            self.pin = Some(PinReason::TempObject);
+        }
+        self.tables.push(table_ref(var));
+    }
+
+    /// Makes an object of the (perhaps qualified) name.
+    fn naming<'a>(mut self, name: impl Iterator<Item = &'a str>) -> Self {
+        let mut parts: Vec<_> = name.collect();
+        parts.pop();
+        if is_temp_schema(parts.last().copied()) {
+            self.pin = Some(PinReason::TempObject);
+        }
+        self
+    }
+
+    fn pinned_if(mut self, temp: bool) -> Self {
+        if temp {
+            self.pin = Some(PinReason::TempObject);
+        }
+        self
+    }
+}
+
+/// Whether a schema is that of the session's temporary objects: `pg_temp` or `pg_temp_3`.
+pub(super) fn is_temp_schema(schema: Option<&str>) -> bool {
+    schema.is_some_and(|s| s == "pg_temp" || s.starts_with("pg_temp_"))
+}
+
+/// Whether a new table lives in the session and outlives the transaction.
+pub(super) fn makes_temp(var: Option<&nodes::RangeVar>, on_commit: raw::OnCommitAction::Type) -> bool {
+    on_commit != raw::OnCommitAction::ONCOMMIT_DROP && var.is_some_and(is_temp)
+}
+
+fn is_temp(var: &nodes::RangeVar) -> bool {
+    u8::try_from(var.relpersistence) == Ok(b't') || is_temp_schema(var.schemaname())
+}
+
+/// What a statement without facts of its own is.
+pub(super) fn describe(node: Node<'_>) -> Utility {
+    match node {
+        Node::CreateStmt(stmt) => create_table(stmt),
+        Node::ViewStmt(stmt) => Utility::on("CREATE VIEW", stmt.view()).pinned_if(stmt.view().is_some_and(is_temp)),
+        Node::CreateSeqStmt(stmt) => {
+            Utility::on("CREATE SEQUENCE", stmt.sequence()).pinned_if(stmt.sequence().is_some_and(is_temp))
+        }
+        Node::AlterSeqStmt(stmt) => Utility::on("ALTER SEQUENCE", stmt.sequence()),
+        Node::AlterTableStmt(stmt) => Utility::on("ALTER TABLE", stmt.relation()),
+        Node::RenameStmt(stmt) => Utility::on("ALTER ... RENAME", stmt.relation()),
+        Node::AlterObjectSchemaStmt(stmt) => Utility::on("ALTER ... SET SCHEMA", stmt.relation()),
+        Node::IndexStmt(stmt) => Utility::on("CREATE INDEX", stmt.relation()),
+        Node::CreateTrigStmt(stmt) => Utility::on("CREATE TRIGGER", stmt.relation()),
+        Node::CreatePolicyStmt(stmt) => Utility::on("CREATE POLICY", stmt.table()),
+        Node::RuleStmt(stmt) => Utility::on("CREATE RULE", stmt.relation()),
+        Node::DropStmt(stmt) => drop(stmt),
+        Node::TruncateStmt(stmt) => Utility::on("TRUNCATE", range_vars(stmt.relations().iter())),
+        Node::LockStmt(stmt) => Utility::on("LOCK", range_vars(stmt.relations().iter())),
+        Node::VacuumStmt(stmt) => {
+            let what = if stmt.is_vacuumcmd { "VACUUM" } else { "ANALYZE" };
+            Utility::on(what, stmt.rels().iter().filter_map(|r| r.relation()))
+        }
+        Node::ClusterStmt(stmt) => Utility::on("CLUSTER", stmt.relation()),
+        Node::ReindexStmt(stmt) => Utility::on("REINDEX", stmt.relation()),
+        Node::RefreshMatViewStmt(stmt) => Utility::on("REFRESH MATERIALIZED VIEW", stmt.relation()),
+        Node::GrantStmt(stmt) => grant(stmt),
+        Node::ListenStmt(_) => Utility::tableless("LISTEN", Some(PinReason::Listen)),
+        Node::UnlistenStmt(_) => Utility::tableless("UNLISTEN", None),
+        Node::NotifyStmt(_) => Utility::tableless("NOTIFY", None),
+        Node::LoadStmt(_) => Utility::tableless("LOAD", Some(PinReason::Load)),
+        Node::CheckPointStmt(_) => Utility::new("CHECKPOINT"),
+        Node::DoStmt(_) => Utility::new("DO"),
+        Node::CreateFunctionStmt(stmt) => {
+            Utility::new("CREATE FUNCTION").naming(stmt.funcname().iter().filter_map(Node::as_str))
+        }
+        Node::DefineStmt(stmt) => Utility::new("CREATE").naming(strings(stmt.defnames().iter())),
+        Node::CompositeTypeStmt(stmt) => Utility::new("CREATE TYPE").pinned_if(stmt.typevar().is_some_and(is_temp)),
+        Node::CreateEnumStmt(stmt) => Utility::new("CREATE TYPE").naming(strings(stmt.type_name().iter())),
+        Node::CreateRangeStmt(stmt) => Utility::new("CREATE TYPE").naming(strings(stmt.type_name().iter())),
+        Node::CreateDomainStmt(stmt) => Utility::new("CREATE DOMAIN").naming(strings(stmt.domainname().iter())),
+        Node::CreateSchemaStmt(_) => Utility::new("CREATE SCHEMA"),
+        Node::CreateExtensionStmt(_) => Utility::new("CREATE EXTENSION"),
+        Node::AlterSystemStmt(_) => Utility::new("ALTER SYSTEM"),
+        Node::CreateRoleStmt(_) => Utility::new("CREATE ROLE"),
+        Node::AlterRoleStmt(_) | Node::AlterRoleSetStmt(_) => Utility::new("ALTER ROLE"),
+        Node::DropRoleStmt(_) => Utility::new("DROP ROLE"),
+        Node::CreatedbStmt(_) => Utility::new("CREATE DATABASE"),
+        Node::DropdbStmt(_) => Utility::new("DROP DATABASE"),
+        Node::CommentStmt(_) => Utility::new("COMMENT"),
+        _ => Utility::new("DDL"),
+    }
+}
+
+fn strings<'a>(names: impl Iterator<Item = &'a nodes::String>) -> impl Iterator<Item = &'a str> {
+    names.filter_map(|n| n.sval())
+}
+
+fn range_vars<'a>(list: impl Iterator<Item = Node<'a>>) -> impl Iterator<Item = &'a nodes::RangeVar> {
+    list.filter_map(|node| match node {
+        Node::RangeVar(var) => Some(var),
+        _ => None,
+    })
+}
+
+fn create_table(stmt: &nodes::CreateStmt) -> Utility {
+    let mut found = Utility::on("CREATE TABLE", stmt.relation());
+    // ON COMMIT DROP: on() may have pinned for the schema pg_temp.
+    found.pin = makes_temp(stmt.relation(), stmt.oncommit).then_some(PinReason::TempObject);
+    for var in range_vars(stmt.inh_relations().iter()) {
+        found.add(var);
+    }
+    for element in stmt.table_elts() {
+        match element {
+            Node::Constraint(constraint) => constraint.pktable().into_iter().for_each(|var| found.add(var)),
+            Node::TableLikeClause(like) => like.relation().into_iter().for_each(|var| found.add(var)),
+            Node::ColumnDef(column) => {
+                for constraint in column.constraints() {
+                    if let Node::Constraint(constraint) = constraint {
+                        constraint.pktable().into_iter().for_each(|var| found.add(var));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// DROP: the objects are names in parts, of tables and the like only when its type says so.
+fn drop(stmt: &nodes::DropStmt) -> Utility {
+    use raw::ObjectType as Type;
+    let what = match stmt.remove_type {
+        Type::OBJECT_TABLE => "DROP TABLE",
+        Type::OBJECT_VIEW => "DROP VIEW",
+        Type::OBJECT_MATVIEW => "DROP MATERIALIZED VIEW",
+        Type::OBJECT_FOREIGN_TABLE => "DROP FOREIGN TABLE",
+        Type::OBJECT_SEQUENCE => "DROP SEQUENCE",
+        Type::OBJECT_INDEX => "DROP INDEX",
+        _ => return Utility::new("DROP"),
+    };
+    let mut found = Utility::new(what);
+    for object in stmt.objects() {
+        let Node::NodeList(parts) = object else { continue };
+        let mut parts: Vec<_> = parts.iter().filter_map(Node::as_str).map(str::to_owned).collect();
+        if let Some(name) = parts.pop() {
+            found.tables.push(TableRef { schema: parts.pop(), name, alias: None });
+        }
+    }
+    found
+}
+
+fn grant(stmt: &nodes::GrantStmt) -> Utility {
+    let what = if stmt.is_grant { "GRANT" } else { "REVOKE" };
+    // For other kinds of objects the list holds other kinds of names.
+    let on_tables =
+        stmt.objtype == raw::ObjectType::OBJECT_TABLE && stmt.targtype == raw::GrantTargetType::ACL_TARGET_OBJECT;
+    if on_tables { Utility::on(what, stmt.objects()) } else { Utility::new(what) }
+}
