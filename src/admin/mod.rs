@@ -1,1 +1,11 @@
-//! admin (being written).
+//! The admin console: what an operator can ask in psql, and the tables that answer it.
+//!
+//! `parse` reads a command, `rights` says who may run it, `show` draws the answer from a snapshot,
+//! `explain` finds the database of an EXPLAIN ROUTE. All of it is pure; the connection that carries it lives elsewhere.
+
+pub mod explain;
+pub mod parse;
+pub mod rights;
+pub mod show;
+
+mod lex;

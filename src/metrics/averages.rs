@@ -10,6 +10,7 @@ use super::counters::Counts;
 pub struct Averages {
     previous: Option<(Instant, BTreeMap<String, Counts>)>,
     averages: BTreeMap<String, Counts>,
+    overall: Counts,
 }
 
 impl Averages {
@@ -25,13 +26,14 @@ impl Averages {
         let totals: BTreeMap<String, Counts> = totals.into_iter().collect();
         if let Some((then, before)) = &self.previous {
             let period_us = u64::try_from(now.saturating_duration_since(*then).as_micros()).unwrap_or(u64::MAX);
-            self.averages = totals
-                .iter()
-                .map(|(database, now)| {
-                    let delta = now.since(&before.get(database).copied().unwrap_or_default());
-                    (database.clone(), average(&delta, period_us))
-                })
-                .collect();
+            let mut sum = Counts::default();
+            self.averages.clear();
+            for (database, total) in &totals {
+                let delta = total.since(&before.get(database).copied().unwrap_or_default());
+                sum += delta;
+                self.averages.insert(database.clone(), average(&delta, period_us));
+            }
+            self.overall = average(&sum, period_us);
         }
         self.previous = Some((now, totals));
     }
@@ -40,6 +42,12 @@ impl Averages {
     #[must_use]
     pub fn of(&self, database: &str) -> Counts {
         self.averages.get(database).copied().unwrap_or_default()
+    }
+
+    /// The averages over all databases together: a busy database weighs more in the mean times than a quiet one.
+    #[must_use]
+    pub fn overall(&self) -> Counts {
+        self.overall
     }
 }
 
@@ -118,6 +126,17 @@ mod tests {
     }
 
     #[test]
+    fn the_overall_mean_is_weighted_by_events() {
+        let (start, mut averages) = (clock::now(), Averages::new());
+        averages.sample(start, []);
+        let busy = Counts { query_count: 90, query_time: 90 * 10, ..Counts::default() };
+        let slow = Counts { query_count: 10, query_time: 10 * 1000, ..Counts::default() };
+        averages.sample(start + Duration::from_secs(1), [("busy".to_owned(), busy), ("slow".to_owned(), slow)]);
+        assert_eq!((averages.of("busy").query_time, averages.of("slow").query_time), (10, 1000));
+        assert_eq!((averages.overall().query_time, averages.overall().query_count), (109, 100));
+    }
+
+    #[test]
     fn no_time_and_no_events_divide_nothing_by_zero() {
         let start = clock::now();
         let mut averages = Averages::new();
@@ -140,6 +159,7 @@ mod tests {
             ],
         );
         assert_eq!((averages.of("shop").query_count, averages.of("new").query_count), (0, 5));
+        assert_eq!(averages.overall().query_count, 5);
         averages.sample(later + Duration::from_secs(10), vec![]);
         assert_eq!(averages.of("shop"), Counts::default(), "a database that is gone has no averages");
     }

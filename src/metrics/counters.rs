@@ -276,7 +276,9 @@ mod tests {
         let totals = Totals::new();
         std::thread::scope(|s| {
             for _ in 0..4 {
-                s.spawn(|| (0..1000).for_each(|_| totals.add(&Counts { query_count: 1, sent: 3, ..Counts::default() })));
+                s.spawn(|| {
+                    (0..1000).for_each(|_| totals.add(&Counts { query_count: 1, sent: 3, ..Counts::default() }))
+                });
             }
         });
         assert_eq!(totals.snapshot(), Counts { query_count: 4000, sent: 12_000, ..Counts::default() });

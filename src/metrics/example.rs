@@ -17,12 +17,20 @@ pub(crate) fn snapshot() -> Snapshot {
         version: "0.1.0".to_owned(),
         databases: vec![database("shop"), DatabaseSnapshot { force_user: Some("svc".to_owned()), ..database("logs") }],
         pools: vec![
-            PoolSnapshot { max_wait: Duration::from_micros(2_500_001), ..pool("shop", "alice", "p1:5432", Role::Primary) },
+            PoolSnapshot {
+                max_wait: Duration::from_micros(2_500_001),
+                ..pool("shop", "alice", "p1:5432", Role::Primary)
+            },
             pool("shop", "alice", "r1:5432", Role::Replica),
             pool("shop", "bob", "p1:5432", Role::Primary),
             pool("logs", "svc", "p2:5433", Role::Primary),
         ],
-        logins: vec![login("shop", "alice", 10), login("shop", "bob", 3), login("logs", "svc", 2), login("logs", "new", 1)],
+        logins: vec![
+            login("shop", "alice", 10),
+            login("shop", "bob", 3),
+            login("logs", "svc", 2),
+            login("logs", "new", 1),
+        ],
         clients_logging_in: 2,
         clients: vec![ClientSnapshot {
             id: ClientId(7),
@@ -56,6 +64,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ],
         shards: vec![shard("shop", "p1:5432"), shard("logs", "p2:5433")],
         stats: vec![stats("shop", 100), stats("logs", 200)],
+        overall_averages: Counts { query_count: 77, ..Counts::default() },
         settings: vec![
             Setting { key: "workers", value: "0".to_owned(), default: "0".to_owned(), changeable: false },
             Setting { key: "max_client_conn", value: "50".to_owned(), default: "100".to_owned(), changeable: true },

@@ -256,7 +256,8 @@ fn traffic(s: &Snapshot, out: &mut Families) {
             family.count(labels, figure(&traffic.totals));
         }
     }
-    let mut query = out.histogram("query_duration_seconds", "Time of queries, from request to the last byte of the answer.");
+    let mut query =
+        out.histogram("query_duration_seconds", "Time of queries, from request to the last byte of the answer.");
     for (labels, traffic) in &by_server {
         query.durations(labels, &traffic.query_time);
     }

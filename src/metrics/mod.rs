@@ -6,6 +6,10 @@
 
 pub mod averages;
 pub mod counters;
+pub mod describe;
+pub mod families;
+pub mod http;
+pub mod snapshot;
 
 #[cfg(test)]
 pub(crate) mod example;

@@ -60,6 +60,8 @@ pub struct Snapshot {
     pub shards: Vec<ShardSnapshot>,
     /// Totals and averages, one entry per database. They outlive the pools that counted them.
     pub stats: Vec<StatsSnapshot>,
+    /// Averages over all databases together: [`super::averages::Averages::overall`].
+    pub overall_averages: Counts,
     /// The settings in force, as SHOW CONFIG lists them.
     pub settings: Vec<Setting>,
     /// Statements refused since the start, by reason (a short fixed word such as `cross_shard`, never client text).
@@ -127,8 +129,10 @@ impl Readiness {
                     && s.breaker != BreakerState::Open
             });
             if !reachable {
-                reasons
-                    .push(format!("database \"{}\" has no reachable primary on shard \"{}\"", shard.database, shard.name));
+                reasons.push(format!(
+                    "database \"{}\" has no reachable primary on shard \"{}\"",
+                    shard.database, shard.name
+                ));
             }
         }
         if reasons.is_empty() { Self::Ready } else { Self::NotReady(reasons) }
@@ -558,6 +562,13 @@ pub struct Setting {
     pub default: String,
     /// Whether a reload changes it.
     pub changeable: bool,
+}
+
+impl From<(&'static str, String, String, bool)> for Setting {
+    /// From a row of the configuration's table of settings: key, value, default, changeable.
+    fn from((key, value, default, changeable): (&'static str, String, String, bool)) -> Self {
+        Self { key, value, default, changeable }
+    }
 }
 
 /// Configuration reloads since the start.
