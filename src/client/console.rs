@@ -8,8 +8,8 @@ use std::pin::Pin;
 use crate::error::{Error, SqlState};
 use crate::net::{Buffer, Stream};
 use crate::server::connection::{read_message, write_all};
-use crate::wire::message::{self, TransactionStatus};
 use crate::wire::encode;
+use crate::wire::message::{self, TransactionStatus};
 
 /// Databases that are the console.
 pub const DATABASES: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -56,7 +56,10 @@ pub async fn serve(console: &dyn Console, user: &str, stream: &mut Stream, input
                     SqlState::FEATURE_NOT_SUPPORTED,
                     "the console takes commands by the simple query protocol only",
                 );
-                encode::error(&mut out, &error.hint("Use psql, or your driver's way to send a query without parameters."));
+                encode::error(
+                    &mut out,
+                    &error.hint("Use psql, or your driver's way to send a query without parameters."),
+                );
             }
         }
         write_all(stream, &out).await?;

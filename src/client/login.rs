@@ -94,11 +94,7 @@ pub async fn authenticate(
 }
 
 /// A connection to ask things of: the primary of the default shard's, or any server of it.
-async fn any_server(
-    database: &LiveDatabase,
-    pools: &UserPools,
-    worker: WorkerId,
-) -> Result<Checkout, Error> {
+async fn any_server(database: &LiveDatabase, pools: &UserPools, worker: WorkerId) -> Result<Checkout, Error> {
     let shard: ShardIndex = database.config.map.default_shard;
     let servers = database.config.shards.get(usize::from(shard.0)).map_or(0, |s| s.servers.len());
     let mut last = Error::us(SqlState::INTERNAL_ERROR, "the database has no server");

@@ -5,20 +5,42 @@
 
 pub mod console;
 pub mod database;
+pub mod greet;
+pub mod login;
 pub mod own;
+pub mod plan;
+pub mod relay;
+pub mod segment;
 pub mod shared;
+pub mod task;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 
+use crate::auth::login::PassThrough;
+use crate::config::PoolMode;
+use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
+use crate::net::{Buffer, Stream};
+use crate::server::connection::write_all;
+use crate::session::{Keep, Session};
 use crate::sql::cache::FactsCache;
+use crate::wire::encode;
+use crate::wire::message::TransactionStatus;
+use crate::wire::startup::{NEWEST_MINOR, Startup};
 
 pub use console::Console;
+use database::{Live, LiveDatabase, UserPools};
+use greet::Greeting;
+use login::{Failed, Settled};
 pub use shared::Shared;
+use shared::{Admitted, Registered};
+use task::Client;
 
 /// What the clients of one worker share; stays on its thread.
 pub struct WorkerContext {
@@ -32,4 +54,177 @@ pub struct WorkerContext {
     pub rng: RefCell<SmallRng>,
     /// Answers those who connect to the console.
     pub console: Rc<dyn Console>,
+}
+
+/// Serves a connection that was just accepted, to its end.
+pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
+    let live = cx.shared.live.load_full();
+    stream.tune(live.config.general.tcp_keepalive);
+    let limit = live.config.general.client_login_timeout;
+    let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
+    let mut stream = stream;
+    let mut input = Buffer::default();
+    cx.shared.logging_in.fetch_add(1, Ordering::Relaxed);
+    let entered = tokio::time::timeout(limit, Box::pin(enter(&mut stream, &mut input, &cx, &live))).await;
+    cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
+    let error = match entered {
+        Ok(Ok(Entered::Nothing)) => return,
+        Ok(Ok(Entered::Console { user, _admitted })) => {
+            drop(console::serve(&*cx.console, &user, &mut stream, &mut input).await);
+            return;
+        }
+        Ok(Ok(Entered::Client(parts))) => return run(*parts, stream, input, cx, live).await,
+        Ok(Err(Failed::Io(error))) => return tracing::debug!(%error, "connection lost during login"),
+        Ok(Err(Failed::Error(error))) => error.fatal(),
+        Err(_) => Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)"),
+    };
+    if live.config.general.log_connections {
+        tracing::info!(peer = ?stream.addresses().map(|a| a.0), %error, "login failed");
+    }
+    let mut out = Vec::new();
+    encode::error(&mut out, &error);
+    // The client may have gone already; one that does not read is not waited for.
+    drop(tokio::time::timeout(Duration::from_secs(1), write_all(&mut stream, &out)).await);
+}
+
+/// What a login led to.
+enum Entered {
+    Nothing,
+    Console { user: String, _admitted: Admitted },
+    Client(Box<Parts>),
+}
+
+/// What a login made.
+struct Parts {
+    registered: Registered,
+    database: Arc<LiveDatabase>,
+    pools: Arc<UserPools>,
+    settled: Settled,
+    admitted: Admitted,
+}
+
+async fn run(parts: Parts, stream: Stream, input: Buffer, cx: Rc<WorkerContext>, live: Arc<Live>) {
+    let Parts { registered, database, pools, settled, admitted } = parts;
+    let keep = if pools.mode == PoolMode::Session { Keep::Session } else { Keep::Transaction };
+    let follow = live.config.general.max_prepared_statements > 0;
+    let handle = Arc::clone(&registered.handle);
+    let (log_in, log_out) = (live.config.general.log_connections, live.config.general.log_disconnections);
+    if log_in {
+        tracing::info!(client = %handle.id, user = handle.user, database = handle.database, "client connected");
+    }
+    let session = Session::new(keep, follow, settled.settings);
+    Box::pin(Client::new(stream, input, session, cx, live, database, pools, registered).run()).await;
+    drop(admitted);
+    if log_out {
+        tracing::info!(client = %handle.id, user = handle.user, database = handle.database, "client disconnected");
+    }
+}
+
+async fn enter(
+    stream: &mut Stream,
+    input: &mut Buffer,
+    cx: &Rc<WorkerContext>,
+    live: &Arc<Live>,
+) -> Result<Entered, Failed> {
+    let startup = match greet::greet(stream, input).await?? {
+        Greeting::Nothing => return Ok(Entered::Nothing),
+        Greeting::Cancel { pid, secret } => {
+            if let Some(handle) = cx.shared.by_key(pid, &secret) {
+                handle.cancel().await;
+            }
+            return Ok(Entered::Nothing);
+        }
+        Greeting::Startup(startup) => startup,
+    };
+    if startup.minor > NEWEST_MINOR || !startup.unknown_options.is_empty() {
+        let mut out = Vec::new();
+        encode::negotiate_protocol(&mut out, startup.minor.min(NEWEST_MINOR), &startup.unknown_options);
+        write_all(stream, &out).await?;
+    }
+    if cx.shared.draining.load(Ordering::Acquire) {
+        return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").into());
+    }
+    if startup.replication {
+        return Err(Error::us_fatal(SqlState::FEATURE_NOT_SUPPORTED, "replication connections are not supported yet")
+            .hint("Connect to the server itself for replication.")
+            .into());
+    }
+    if console::DATABASES.contains(&startup.database.as_str()) {
+        return enter_console(stream, input, cx, live, &startup).await;
+    }
+    let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
+    let pass_through = login::authenticate(live, &startup.user, stream, input).await?;
+    let Some(database) = live.databases.get(&startup.database).cloned() else {
+        return Err(Error::us_fatal(
+            SqlState::UNDEFINED_DATABASE,
+            format!("database \"{}\" does not exist", startup.database),
+        )
+        .hint("SHOW DATABASES on the console lists the configured ones.")
+        .into());
+    };
+    let (pools, settled) = settle(live, &database, &startup, &pass_through, cx).await?;
+    let secret_len = if startup.minor >= 2 { 32 } else { 4 };
+    let registered = cx.shared.register(&startup.user, &startup.database, cx.id, stream.addresses(), secret_len);
+    if let Some(name) = settled.settings.get("application_name") {
+        name.clone_into(&mut registered.handle.application_name.lock());
+    }
+    let mut out = Vec::new();
+    for (name, value) in &settled.parameters {
+        encode::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
+    }
+    encode::backend_key(&mut out, registered.handle.pid, &registered.secret.0);
+    encode::ready_for_query(&mut out, TransactionStatus::Idle);
+    write_all(stream, &out).await?;
+    Ok(Entered::Client(Box::new(Parts { registered, database, pools, settled, admitted })))
+}
+
+async fn settle(
+    live: &Live,
+    database: &Arc<LiveDatabase>,
+    startup: &Startup,
+    pass_through: &PassThrough,
+    cx: &Rc<WorkerContext>,
+) -> Result<(Arc<UserPools>, Settled), Error> {
+    let secret = live.users.get(&startup.user).map(|c| c.secret());
+    let pools = database.user_pools(&startup.user, secret, pass_through);
+    let settled = login::settle(live, database, &pools, startup, cx.id).await?;
+    Ok((pools, settled))
+}
+
+async fn enter_console(
+    stream: &mut Stream,
+    input: &mut Buffer,
+    cx: &Rc<WorkerContext>,
+    live: &Arc<Live>,
+    startup: &Startup,
+) -> Result<Entered, Failed> {
+    // Operators get in when clients are too many: that is when they are needed.
+    let admitted = cx.shared.admit(u32::MAX)?;
+    login::authenticate(live, &startup.user, stream, input).await?;
+    if !cx.console.admits(&startup.user) {
+        return Err(Error::us_fatal(
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            format!("user \"{}\" may not use the console", startup.user),
+        )
+        .hint("Add the user to admin_users or stats_users.")
+        .into());
+    }
+    let mut out = Vec::new();
+    let version = concat!("15.0 (pgweir ", env!("CARGO_PKG_VERSION"), ")");
+    for (name, value) in [
+        ("server_version", version),
+        ("client_encoding", "UTF8"),
+        ("server_encoding", "UTF8"),
+        ("DateStyle", "ISO, MDY"),
+        ("TimeZone", "UTC"),
+        ("integer_datetimes", "on"),
+        ("standard_conforming_strings", "on"),
+        ("is_superuser", "off"),
+    ] {
+        encode::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
+    }
+    encode::backend_key(&mut out, 0, &[0; 4]);
+    encode::ready_for_query(&mut out, TransactionStatus::Idle);
+    write_all(stream, &out).await?;
+    Ok(Entered::Console { user: startup.user.clone(), _admitted: admitted })
 }

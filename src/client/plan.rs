@@ -48,7 +48,7 @@ impl Planner<'_> {
             begin_read_only: false,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
-        let mut at = 0;
+        let mut at = 0_usize;
         for (intake, len) in &segment.items {
             let frame = bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
             at = at.saturating_add(*len);

@@ -25,8 +25,8 @@ use crate::server::Connection;
 use crate::session::{Action, Intake, is_fatal};
 use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, RouteHint};
-use crate::wire::message::{self, TransactionStatus};
 use crate::wire::frame;
+use crate::wire::message::{self, TransactionStatus};
 
 /// Longest message of a server that is collected; rows and COPY data are passed on in pieces instead.
 const MAX_COLLECTED: usize = 1 << 30;
@@ -159,7 +159,8 @@ impl Client {
                 if let Poll::Ready(event) = self.poll_relay(link, &mut connection, cx) {
                     return Poll::Ready(event);
                 }
-                let waits = !limit.is_zero() && self.session.is_drained() && self.session.status() != TransactionStatus::Idle;
+                let waits =
+                    !limit.is_zero() && self.session.is_drained() && self.session.status() != TransactionStatus::Idle;
                 if !waits {
                     idle_armed = false;
                 } else if !idle_armed {
@@ -182,9 +183,8 @@ impl Client {
     }
 
     fn ordered(&self, handle: &super::shared::ClientHandle) -> Option<Error> {
-        let terminated = || {
-            Error::us_fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-        };
+        let terminated =
+            || Error::us_fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command");
         match handle.standing_order() {
             Order::None => None,
             Order::Cancel => {
@@ -236,7 +236,12 @@ impl Client {
     }
 
     /// Reads once from the server and passes on what came. Whether anything came.
-    fn pump_server(&mut self, link: &mut Link, connection: &mut Connection, cx: &mut Context<'_>) -> Result<bool, Event> {
+    fn pump_server(
+        &mut self,
+        link: &mut Link,
+        connection: &mut Connection,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Event> {
         if connection.input.is_empty() {
             return with_scratch(|scratch| match connection.stream.poll_read(cx, scratch) {
                 Poll::Pending => Ok(false),
@@ -348,7 +353,12 @@ impl Client {
     }
 
     /// Reads from the client and sends on what it may send now. Whether anything happened.
-    fn pump_client(&mut self, link: &mut Link, connection: &mut Connection, cx: &mut Context<'_>) -> Result<bool, Event> {
+    fn pump_client(
+        &mut self,
+        link: &mut Link,
+        connection: &mut Connection,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Event> {
         let mut moved = false;
         if link.replay.is_none() {
             moved |= self.stream_copy_data(link, connection);
@@ -374,7 +384,9 @@ impl Client {
         if link.client_rest == 0 {
             let max = self.live.config.general.max_packet_size as usize;
             match frame::peek(self.input.bytes(), max) {
-                Ok(Some(header)) if header.tag == b'd' && self.segment.items.is_empty() => link.client_rest = header.len,
+                Ok(Some(header)) if header.tag == b'd' && self.segment.items.is_empty() => {
+                    link.client_rest = header.len
+                }
                 _ => return false,
             }
         }
@@ -404,7 +416,8 @@ impl Client {
                     _ => true,
                 };
                 let writes = need.access == Access::Write || need.hint == RouteHint::Primary;
-                let same_role = link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
+                let same_role =
+                    link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
                 if !(same_shard && same_role) && !self.session.is_drained() {
                     // When what is under way is answered, it shows whether the server is free to go.
                     return Ok(false);
@@ -452,7 +465,10 @@ impl Client {
         link.counts.xact_time = micros(clock::now().saturating_duration_since(link.since));
         link.checkout.pool().counters.totals.add(&link.counts);
         let handle = self.handle();
-        handle.prepared.store(u32::try_from(self.session.prepared_statements()).unwrap_or(u32::MAX), std::sync::atomic::Ordering::Relaxed);
+        handle.prepared.store(
+            u32::try_from(self.session.prepared_statements()).unwrap_or(u32::MAX),
+            std::sync::atomic::Ordering::Relaxed,
+        );
         if let Some(name) = self.session.settings().get("application_name") {
             let mut shown = handle.application_name.lock();
             if *shown != name {
@@ -508,7 +524,10 @@ impl Client {
 
     /// The client has gone: its transaction is rolled back and the server given back, if nothing else is under way.
     async fn clean_up(&mut self, mut link: Link) {
-        let quiet = self.session.is_drained() && !self.session.is_mid_exchange() && link.client_rest == 0 && link.server_rest == 0;
+        let quiet = self.session.is_drained()
+            && !self.session.is_mid_exchange()
+            && link.client_rest == 0
+            && link.server_rest == 0;
         if !quiet {
             return;
         }

@@ -163,7 +163,7 @@ impl ClientHandle {
 
     /// A cancel order is carried out (or has come too late).
     pub fn cancel_is_done(&self) {
-        drop(self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed));
+        let _stood = self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Cancels what it is doing: its statement on a server, or its wait for one.
@@ -211,7 +211,8 @@ impl Shared {
     /// # Errors
     /// 53300 when `max` connections are there.
     pub fn admit(self: &Arc<Self>, max: u32) -> Result<Admitted, Error> {
-        let admitted = self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
+        let admitted =
+            self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
         match admitted {
             Ok(_) => Ok(Admitted(Arc::clone(self))),
             Err(_) => Err(Error::us_fatal(

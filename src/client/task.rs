@@ -180,8 +180,9 @@ impl Client {
         let max = self.live.config.general.max_packet_size as usize;
         while !self.segment.complete {
             let bytes = self.input.bytes().get(self.segment.len..).unwrap_or_default();
-            let next = frame::next(bytes, max)
-                .map_err(|e| Error::client_fatal(SqlState::PROTOCOL_VIOLATION, format!("invalid frontend message: {e}")))?;
+            let next = frame::next(bytes, max).map_err(|e| {
+                Error::client_fatal(SqlState::PROTOCOL_VIOLATION, format!("invalid frontend message: {e}"))
+            })?;
             let Some(frame) = next else { break };
             let len = frame.bytes.len();
             let cx = &self.cx;
@@ -252,7 +253,8 @@ impl Client {
         }
         if synced {
             self.skipping = false;
-            encode::ready_for_query(self.output.tail(), self.idle_status());
+            let status = self.idle_status();
+            encode::ready_for_query(self.output.tail(), status);
         }
     }
 
@@ -335,7 +337,8 @@ impl Client {
         }
         let [(Intake::Query(facts), len)] = self.segment.items.as_slice() else { return false };
         let [statement] = facts.statements.as_slice() else { return false };
-        let (TransactionEffect::Begin { read_only }, ShardPlan::AnyShard { .. }) = (statement.transaction, &need.plan) else {
+        let (TransactionEffect::Begin { read_only }, ShardPlan::AnyShard { .. }) = (statement.transaction, &need.plan)
+        else {
             return false;
         };
         let bytes = self.input.bytes().get(..*len).unwrap_or_default();
@@ -377,7 +380,8 @@ impl Client {
         }
         encode::error(self.output.tail(), error);
         if simple || synced {
-            encode::ready_for_query(self.output.tail(), self.idle_status());
+            let status = self.idle_status();
+            encode::ready_for_query(self.output.tail(), status);
         } else {
             self.skipping = true;
         }
@@ -571,8 +575,7 @@ impl Client {
                 }
                 match handle.standing_order() {
                     Order::Cancel => {
-                        let error =
-                            Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
+                        let error = Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
                         return Poll::Ready(Err(Stopped::Refused(error)));
                     }
                     Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated())))),
@@ -621,7 +624,9 @@ pub(super) fn micros(d: Duration) -> u64 {
 
 /// Whether another server may do better: this one could not be reached or is not taking connections.
 fn is_unreachable(error: &Error) -> bool {
-    error.severity == Severity::Error && matches!(error.sqlstate.class(), "08" | "57") && error.sqlstate != SqlState::QUERY_CANCELED
+    error.severity == Severity::Error
+        && matches!(error.sqlstate.class(), "08" | "57")
+        && error.sqlstate != SqlState::QUERY_CANCELED
 }
 
 fn terminated() -> Error {

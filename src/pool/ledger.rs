@@ -121,7 +121,15 @@ impl Ledger {
     /// An empty pool.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, slots: FxHashMap::default(), next: 0, idle: VecDeque::new(), waiters: VecDeque::new(), paused: false, retry_at: None }
+        Self {
+            limits,
+            slots: FxHashMap::default(),
+            next: 0,
+            idle: VecDeque::new(),
+            waiters: VecDeque::new(),
+            paused: false,
+            retry_at: None,
+        }
     }
 
     // Getters.
@@ -177,7 +185,8 @@ impl Ledger {
 
     /// A client of `worker` wants a connection.
     pub fn acquire(&mut self, waiter: WaiterId, worker: WorkerId, now: Instant) -> Acquire {
-        if !self.paused && self.waiters.is_empty()
+        if !self.paused
+            && self.waiters.is_empty()
             && let Some(slot) = self.take_idle(worker)
         {
             self.set(slot, SlotState::Active, now);
@@ -332,7 +341,9 @@ impl Ledger {
         if condemned || self.slots.len() > self.limits.size {
             return Freed::Close(self.discard(slot, now));
         }
-        if !self.paused && let Some((waiter, _)) = self.waiters.pop_front() {
+        if !self.paused
+            && let Some((waiter, _)) = self.waiters.pop_front()
+        {
             self.set(slot, SlotState::Active, now);
             return Freed::Give(waiter);
         }
@@ -369,8 +380,7 @@ impl Ledger {
     }
 
     fn open(&mut self, worker: WorkerId, now: Instant) -> SlotId {
-        let slot =
-            Slot { state: SlotState::Login, worker, cancels: 0, since: now, created: now, condemned: false };
+        let slot = Slot { state: SlotState::Login, worker, cancels: 0, since: now, created: now, condemned: false };
         self.next += 1;
         self.slots.insert(SlotId(self.next), slot);
         SlotId(self.next)

@@ -83,7 +83,13 @@ impl Intake {
     pub fn ends_segment(&self) -> bool {
         matches!(
             self,
-            Self::Query(_) | Self::Sync | Self::Flush | Self::FunctionCall | Self::Terminate | Self::CopyData | Self::CopyEnd
+            Self::Query(_)
+                | Self::Sync
+                | Self::Flush
+                | Self::FunctionCall
+                | Self::Terminate
+                | Self::CopyData
+                | Self::CopyEnd
         ) || matches!(self, Self::Refuse { simple: true, .. })
     }
 
@@ -201,7 +207,10 @@ impl Session {
     }
 
     /// The statement that a client's name stands for.
-    #[expect(clippy::type_complexity, reason = "the statement and the name it goes by, both optional for their own reasons")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "the statement and the name it goes by, both optional for their own reasons"
+    )]
     fn resolve(&self, name: &[u8]) -> Result<(Option<Arc<Statement>>, Option<Box<[u8]>>), Error> {
         if name.is_empty() {
             // Another client's unnamed statement may stand on the server: it must not answer for one that is not there.

@@ -1,1 +1,562 @@
+//! The session between a scripted client and a small model of a server, joined in memory.
 
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::session::prepared::Registry;
+use crate::wire::encode;
+use crate::wire::frame::{self, Frame};
+use crate::wire::message::Target;
+
+/// A server as far as the protocol goes: it knows names, fails where PostgreSQL would, and skips to Sync.
+#[derive(Default)]
+struct Server {
+    names: HashSet<Vec<u8>>,
+    portals: HashSet<Vec<u8>>,
+    skipping: bool,
+    status: Option<u8>,
+}
+
+impl Server {
+    fn status(&self) -> u8 {
+        self.status.unwrap_or(b'I')
+    }
+
+    fn error(out: &mut Vec<u8>, code: &str, message: &str) {
+        let state = SqlState::from_bytes(code.as_bytes());
+        encode::error(out, &Error::server(state, message));
+    }
+
+    fn ready(&self, out: &mut Vec<u8>) {
+        encode::frame(out, b'Z', |b| b.push(self.status()));
+    }
+
+    fn fail(&mut self, out: &mut Vec<u8>, code: &str, message: &str) {
+        Self::error(out, code, message);
+        self.skipping = true;
+        if self.status() == b'T' {
+            self.status = Some(b'E');
+        }
+    }
+
+    fn run(&mut self, sql: &[u8]) -> Result<&'static str, ()> {
+        match sql {
+            b"BEGIN" => {
+                self.status = Some(b'T');
+                Ok("BEGIN")
+            }
+            b"COMMIT" => {
+                self.status = Some(b'I');
+                Ok("COMMIT")
+            }
+            b"BAD" | REFUSED_SQL => Err(()),
+            _ => Ok("SELECT 1"),
+        }
+    }
+
+    fn answer(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) {
+        let body = frame.body();
+        if self.skipping && frame.tag != b'S' {
+            return;
+        }
+        match frame.tag {
+            b'Q' => {
+                let sql = message::query(body).unwrap();
+                match self.run(sql) {
+                    Ok(tag) => encode::command_complete(out, tag),
+                    Err(()) => {
+                        Self::error(out, "42601", "syntax error");
+                        if self.status() == b'T' {
+                            self.status = Some(b'E');
+                        }
+                    }
+                }
+                self.ready(out);
+            }
+            b'P' => {
+                let parse = message::parse(body).unwrap();
+                if parse.sql == REFUSED_SQL || parse.sql == b"BAD" {
+                    self.fail(out, "42601", "syntax error");
+                } else if !parse.name.is_empty() && !self.names.insert(parse.name.to_vec()) {
+                    let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));
+                    self.fail(out, "42P05", &text);
+                } else {
+                    self.names.insert(parse.name.to_vec());
+                    out.extend_from_slice(encode::PARSE_COMPLETE);
+                }
+            }
+            b'B' => {
+                let bind = message::bind(body).unwrap();
+                if self.names.contains(bind.statement) {
+                    self.portals.insert(bind.portal.to_vec());
+                    out.extend_from_slice(encode::BIND_COMPLETE);
+                } else {
+                    let text =
+                        format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(bind.statement));
+                    self.fail(out, "26000", &text);
+                }
+            }
+            b'E' => {
+                if self.portals.contains(message::execute(body).unwrap().portal) {
+                    encode::command_complete(out, "SELECT 1");
+                } else {
+                    self.fail(out, "34000", "portal does not exist");
+                }
+            }
+            b'D' => match message::target(body).unwrap() {
+                Target::Statement(name) if self.names.contains(name) => {
+                    encode::frame(out, b't', |b| b.extend_from_slice(&[0, 0]));
+                    out.extend_from_slice(encode::NO_DATA);
+                }
+                Target::Portal(name) if self.portals.contains(name) => out.extend_from_slice(encode::NO_DATA),
+                _ => self.fail(out, "26000", "does not exist"),
+            },
+            b'C' => {
+                match message::target(body).unwrap() {
+                    Target::Statement(name) => self.names.remove(name),
+                    Target::Portal(name) => self.portals.remove(name),
+                };
+                out.extend_from_slice(encode::CLOSE_COMPLETE);
+            }
+            b'S' => {
+                self.skipping = false;
+                self.portals.clear();
+                self.ready(out);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Client, session and server.
+struct World {
+    session: Session,
+    registry: Registry,
+    state: ServerState,
+    server: Server,
+}
+
+impl World {
+    fn new(max_statements: usize) -> Self {
+        Self {
+            session: Session::new(Keep::Transaction, true, ClientSettings::default()),
+            registry: Registry::default(),
+            state: ServerState::new(max_statements),
+            server: Server::default(),
+        }
+    }
+
+    /// Another server, with nothing prepared; only between transactions.
+    fn switch_server(&mut self, max_statements: usize) {
+        if self.session.may_release() {
+            self.state = ServerState::new(max_statements);
+            self.server = Server::default();
+        }
+    }
+
+    /// The client sends `bytes`; what it receives. All is forwarded first, so that the pipeline is as long as it gets.
+    fn send(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut to_server = Vec::new();
+        let mut rest = bytes;
+        let mut received = Vec::new();
+        while let Some(frame) = frame::next(rest, 1 << 20).unwrap() {
+            let intake = self.session.intake(frame, &self.registry, |_| Arc::default()).unwrap();
+            self.session.forward(intake, frame.bytes, &mut self.state, &mut to_server);
+            rest = &rest[frame.bytes.len()..];
+        }
+        self.session.take_local(&mut received);
+        let mut replies = Vec::new();
+        let mut rest = &to_server[..];
+        while let Some(frame) = frame::next(rest, 1 << 20).unwrap() {
+            self.server.answer(frame, &mut replies);
+            rest = &rest[frame.bytes.len()..];
+        }
+        let mut rest = &replies[..];
+        while let Some(frame) = frame::next(rest, 1 << 20).unwrap() {
+            match self.session.on_server(frame.tag, frame.body(), &mut self.state).expect("the model is in step") {
+                Action::Forward => received.extend_from_slice(frame.bytes),
+                Action::Swallow => {}
+                Action::Replace(bytes) => received.extend_from_slice(&bytes),
+            }
+            self.session.take_local(&mut received);
+            rest = &rest[frame.bytes.len()..];
+        }
+        received
+    }
+}
+
+/// The types of messages, an error with its code: `1 2 C Z`, `E26000 Z`.
+fn show(mut bytes: &[u8]) -> String {
+    let mut words = Vec::new();
+    while let Some(frame) = frame::next(bytes, 1 << 20).unwrap() {
+        words.push(match frame.tag {
+            b'E' => format!("E{}", String::from_utf8_lossy(message::error_field(frame.body(), b'C').unwrap())),
+            b'Z' => format!("Z{}", char::from(frame.body()[0])),
+            tag => char::from(tag).to_string(),
+        });
+        bytes = &bytes[frame.bytes.len()..];
+    }
+    words.join(" ")
+}
+
+fn parse(out: &mut Vec<u8>, name: &str, sql: &str) {
+    encode::parse(out, name.as_bytes(), sql.as_bytes(), &[0, 0]);
+}
+
+fn bind(out: &mut Vec<u8>, name: &str) {
+    encode::bind(out, b"", name.as_bytes(), &[0, 0, 0, 0, 0, 0]);
+}
+
+fn execute(out: &mut Vec<u8>) {
+    encode::frame(out, b'E', |b| b.extend_from_slice(&[0, 0, 0, 0, 0]));
+}
+
+fn send(world: &mut World, write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    write(&mut out);
+    show(&world.send(&out))
+}
+
+#[test]
+fn a_statement_follows_the_client_to_another_server() {
+    let mut w = World::new(10);
+    assert_eq!(
+        send(&mut w, |o| {
+            parse(o, "s", "SELECT 1");
+            encode::sync(o)
+        }),
+        "1 ZI"
+    );
+    w.switch_server(10);
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "s");
+            execute(o);
+            encode::sync(o)
+        }),
+        "2 C ZI"
+    );
+    assert_eq!(w.state.statements.len(), 1);
+    assert!(w.session.may_release());
+}
+
+#[test]
+fn a_duplicate_name_is_an_error_and_the_session_lives_on() {
+    let mut w = World::new(10);
+    send(&mut w, |o| {
+        parse(o, "s", "SELECT 1");
+        encode::sync(o)
+    });
+    let bytes = {
+        let mut o = Vec::new();
+        parse(&mut o, "s", "SELECT 2");
+        encode::sync(&mut o);
+        w.send(&o)
+    };
+    assert_eq!(show(&bytes), "E42P05 ZI");
+    assert!(String::from_utf8_lossy(&bytes).contains("prepared statement \"s\" already exists"));
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "s");
+            execute(o);
+            encode::sync(o)
+        }),
+        "2 C ZI"
+    );
+}
+
+#[test]
+fn a_name_whose_parse_failed_is_free_again() {
+    let mut w = World::new(10);
+    assert_eq!(
+        send(&mut w, |o| {
+            parse(o, "s", "BAD");
+            encode::sync(o)
+        }),
+        "E42601 ZI"
+    );
+    assert_eq!(
+        send(&mut w, |o| {
+            parse(o, "s", "SELECT 1");
+            encode::sync(o)
+        }),
+        "1 ZI"
+    );
+}
+
+#[test]
+fn parse_that_was_skipped_did_not_happen() {
+    let mut w = World::new(10);
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "none");
+            parse(o, "s", "SELECT 1");
+            encode::sync(o)
+        }),
+        "E26000 ZI"
+    );
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "s");
+            encode::sync(o)
+        }),
+        "E26000 ZI"
+    );
+    assert!(w.state.statements.is_empty());
+}
+
+#[test]
+fn an_eviction_that_was_skipped_leaves_the_statement() {
+    let mut w = World::new(1);
+    send(&mut w, |o| {
+        parse(o, "a", "SELECT 1");
+        encode::sync(o)
+    });
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "none");
+            parse(o, "b", "SELECT 2");
+            encode::sync(o)
+        }),
+        "E26000 ZI"
+    );
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "a");
+            execute(o);
+            encode::sync(o)
+        }),
+        "2 C ZI"
+    );
+}
+
+#[test]
+fn the_unnamed_statement_is_the_clients_own() {
+    let mut w = World::new(10);
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "");
+            encode::sync(o)
+        }),
+        "E26000 ZI"
+    );
+    send(&mut w, |o| {
+        parse(o, "", "SELECT 1");
+        encode::sync(o)
+    });
+    w.switch_server(10);
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "");
+            execute(o);
+            encode::sync(o)
+        }),
+        "2 C ZI"
+    );
+    send(&mut w, |o| encode::query(o, b"SELECT 1"));
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "");
+            encode::sync(o)
+        }),
+        "E26000 ZI"
+    );
+}
+
+#[test]
+fn close_is_answered_in_order_and_never_reaches_the_server() {
+    let mut w = World::new(10);
+    send(&mut w, |o| {
+        parse(o, "s", "SELECT 1");
+        encode::sync(o)
+    });
+    let shown = send(&mut w, |o| {
+        bind(o, "s");
+        encode::close_statement(o, b"s");
+        encode::close_statement(o, b"never");
+        encode::sync(o);
+    });
+    assert_eq!(shown, "2 3 3 ZI");
+    assert_eq!(w.state.statements.len(), 1, "the server keeps it for others");
+    assert_eq!(
+        send(&mut w, |o| {
+            bind(o, "s");
+            encode::sync(o)
+        }),
+        "E26000 ZI"
+    );
+}
+
+#[test]
+fn a_server_is_kept_between_flush_and_sync() {
+    let mut w = World::new(10);
+    assert_eq!(
+        send(&mut w, |o| {
+            parse(o, "", "SELECT 1");
+            bind(o, "")
+        }),
+        "1 2"
+    );
+    assert!(w.session.is_drained() && !w.session.may_release());
+    assert_eq!(
+        send(&mut w, |o| {
+            execute(o);
+            encode::sync(o)
+        }),
+        "C ZI"
+    );
+    assert!(w.session.may_release());
+}
+
+#[test]
+fn a_refusal_fails_the_transaction_as_postgresql_would() {
+    let mut w = World::new(10);
+    send(&mut w, |o| encode::query(o, b"BEGIN"));
+    let mut out = Vec::new();
+    let error = Box::new(Error::us(SqlState::FEATURE_NOT_SUPPORTED, "no"));
+    w.session.forward(Intake::Refuse { error, simple: true }, b"", &mut w.state, &mut out);
+    let mut replies = Vec::new();
+    w.server.answer(frame::next(&out, 1000).unwrap().unwrap(), &mut replies);
+    let mut shown = Vec::new();
+    let mut rest = &replies[..];
+    while let Some(f) = frame::next(rest, 1000).unwrap() {
+        match w.session.on_server(f.tag, f.body(), &mut w.state).unwrap() {
+            Action::Replace(bytes) => shown.extend_from_slice(&bytes),
+            Action::Forward => shown.extend_from_slice(f.bytes),
+            Action::Swallow => {}
+        }
+        rest = &rest[f.bytes.len()..];
+    }
+    assert_eq!(show(&shown), "E0A000 ZE");
+}
+
+#[test]
+fn sync_sent_before_copy_data_is_not_waited_for() {
+    let mut s = Session::new(Keep::Transaction, true, ClientSettings::default());
+    let (registry, mut state, mut out) = (Registry::default(), ServerState::new(10), Vec::new());
+    let mut o = Vec::new();
+    parse(&mut o, "", "COPY t FROM STDIN");
+    bind(&mut o, "");
+    execute(&mut o);
+    encode::sync(&mut o);
+    encode::frame(&mut o, b'c', |_| {});
+    encode::sync(&mut o);
+    let mut rest = &o[..];
+    while let Some(f) = frame::next(rest, 1000).unwrap() {
+        let intake = s.intake(f, &registry, |_| Arc::default()).unwrap();
+        s.forward(intake, f.bytes, &mut state, &mut out);
+        rest = &rest[f.bytes.len()..];
+    }
+    for (tag, body) in [(b'1', &b""[..]), (b'2', b""), (b'G', b"\0\0\0"), (b'C', b"COPY 0\0"), (b'Z', b"I")] {
+        assert_eq!(s.on_server(tag, body, &mut state), Ok(Action::Forward));
+    }
+    assert!(s.is_drained() && s.may_release());
+}
+
+#[test]
+fn a_message_that_nobody_asked_for_is_a_desync() {
+    let mut s = Session::new(Keep::Transaction, true, ClientSettings::default());
+    let mut state = ServerState::new(10);
+    assert_eq!(s.on_server(b'D', b"", &mut state), Err(Desync { tag: b'D' }));
+    assert_eq!(s.on_server(b'Z', b"I", &mut state), Err(Desync { tag: b'Z' }));
+}
+
+#[derive(Debug, Clone)]
+enum Sent {
+    Query(&'static str),
+    Parse(&'static str, &'static str),
+    Bind(&'static str),
+    Execute,
+    Describe(&'static str),
+    Close(&'static str),
+    Sync,
+    Flush,
+    Switch,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let name = prop::sample::select(vec!["", "a", "b", "c"]);
+    let sql = prop::sample::select(vec!["SELECT 1", "SELECT 2", "SELECT 3", "BAD"]);
+    prop_oneof![
+        1 => prop::sample::select(vec!["SELECT 1", "BAD", "BEGIN", "COMMIT"]).prop_map(Sent::Query),
+        3 => (name.clone(), sql).prop_map(|(n, s)| Sent::Parse(n, s)),
+        3 => name.clone().prop_map(Sent::Bind),
+        2 => Just(Sent::Execute),
+        1 => name.clone().prop_map(Sent::Describe),
+        1 => name.prop_map(Sent::Close),
+        3 => Just(Sent::Sync),
+        1 => Just(Sent::Flush),
+        1 => Just(Sent::Switch),
+    ]
+}
+
+proptest! {
+    /// What a client sees of its own names is what one server with its own names would have shown it.
+    #[test]
+    fn a_client_sees_what_a_server_of_its_own_would_show(
+        script in prop::collection::vec(prop::collection::vec(sent(), 0..8), 0..12),
+        max in 1..4_usize,
+    ) {
+        let mut w = World::new(max);
+        let mut own = Server::default();
+        for batch in script {
+            let mut out = Vec::new();
+            for message in &batch {
+                match message {
+                    // A query without Sync before it is legal but unlike anything a driver does.
+                    Sent::Query(sql) => { encode::sync(&mut out); encode::query(&mut out, sql.as_bytes()) }
+                    Sent::Parse(name, sql) => parse(&mut out, name, sql),
+                    Sent::Bind(name) => bind(&mut out, name),
+                    Sent::Execute => execute(&mut out),
+                    Sent::Describe(name) => encode::describe_statement(&mut out, name.as_bytes()),
+                    Sent::Close(name) => encode::close_statement(&mut out, name.as_bytes()),
+                    Sent::Sync => encode::sync(&mut out),
+                    Sent::Flush => encode::frame(&mut out, b'H', |_| {}),
+                    Sent::Switch => {}
+                }
+            }
+            encode::sync(&mut out);
+            let mut expected = Vec::new();
+            let mut rest = &out[..];
+            while let Some(frame) = frame::next(rest, 1 << 20).unwrap() {
+                let skipped = own.skipping && frame.tag != b'S';
+                own.answer(frame, &mut expected);
+                if frame.tag == b'Q' && !skipped {
+                    own.names.remove(&b""[..]);
+                }
+                rest = &rest[frame.bytes.len()..];
+            }
+            let received = w.send(&out);
+            prop_assert_eq!(show(&received), show(&expected));
+            prop_assert!(w.session.is_drained());
+            if batch.iter().any(|m| matches!(m, Sent::Switch)) {
+                w.switch_server(max);
+            }
+        }
+    }
+
+    #[test]
+    fn no_client_and_no_server_bytes_panic(
+        client in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..30)), 0..12),
+        server in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..30)), 0..12),
+    ) {
+        let mut w = World::new(2);
+        let mut out = Vec::new();
+        for (tag, body) in client {
+            let mut bytes = Vec::new();
+            encode::frame(&mut bytes, tag, |b| b.extend_from_slice(&body));
+            let frame = frame::next(&bytes, 1000).unwrap().unwrap();
+            if let Ok(intake) = w.session.intake(frame, &w.registry, |_| Arc::default()) {
+                w.session.forward(intake, &bytes, &mut w.state, &mut out);
+            }
+        }
+        for (tag, body) in server {
+            if w.session.on_server(tag, &body, &mut w.state).is_err() {
+                break;
+            }
+            w.session.take_local(&mut out);
+        }
+    }
+}

@@ -202,8 +202,12 @@ mod tests {
 
     #[test]
     fn a_startup_message_is_read() {
-        let s = read(&[("user", "ann"), ("DateStyle", "ISO"), ("options", r"-c work_mem=1MB --search-path=a\ b -cgeqo=off")])
-            .unwrap();
+        let s = read(&[
+            ("user", "ann"),
+            ("DateStyle", "ISO"),
+            ("options", r"-c work_mem=1MB --search-path=a\ b -cgeqo=off"),
+        ])
+        .unwrap();
         assert_eq!((s.user.as_str(), s.database.as_str()), ("ann", "ann"));
         let settings: Vec<_> = s.settings.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(settings, [("datestyle", "ISO"), ("work_mem", "1MB"), ("search_path", "a b"), ("geqo", "off")]);
