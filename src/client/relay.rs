@@ -362,7 +362,9 @@ impl Client {
         let mut moved = false;
         if link.replay.is_none() {
             moved |= self.stream_copy_data(link, connection);
-            if link.client_rest == 0 {
+            // Before the Sync the server may hold its answers back, so there is nothing to wait for.
+            let wait = self.session.names_in_doubt() && !self.session.is_mid_exchange();
+            if link.client_rest == 0 && !wait {
                 self.gather().map_err(Event::Stop)?;
                 if self.segment.complete {
                     moved |= self.send_segment(link, connection)?;
@@ -418,7 +420,7 @@ impl Client {
                 let writes = need.access == Access::Write || need.hint == RouteHint::Primary;
                 let same_role =
                     link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
-                if !(same_shard && same_role) && !self.session.is_drained() {
+                if !(same_shard && same_role) && !self.session.is_drained() && !self.session.is_mid_exchange() {
                     // When what is under way is answered, it shows whether the server is free to go.
                     return Ok(false);
                 }

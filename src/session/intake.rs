@@ -192,8 +192,8 @@ impl Session {
     ) -> Intake {
         if parse.name.is_empty() {
             let statement = registry.unnamed(parse, facts(parse.sql));
-            self.unnamed = Some(Arc::clone(&statement));
-            return Intake::Parse { statement, named: None, undo: None };
+            let before = self.unnamed.replace(Arc::clone(&statement));
+            return Intake::Parse { statement, named: None, undo: Some(Undo::ClientUnnamed { before }) };
         }
         let name: Box<[u8]> = parse.name.into();
         if self.follow && self.names.contains_key(&name) {

@@ -165,6 +165,12 @@ impl Session {
         self.keep == Keep::Session || !self.pins.is_empty()
     }
 
+    /// Whether an answer is awaited that may change what the client's names stand for: what follows the next Sync is not read before.
+    #[must_use]
+    pub fn names_in_doubt(&self) -> bool {
+        self.pipeline.names_in_doubt()
+    }
+
     /// Whether the extended protocol is between two Syncs, or COPY data is under way.
     #[must_use]
     pub fn is_mid_exchange(&self) -> bool {
@@ -278,6 +284,7 @@ impl Session {
             server.unnamed = Some(statement.id);
             let mut request = Request::forward(Kind::Parse);
             request.undo.push(Undo::ServerUnnamed);
+            request.undo.extend(undo);
             self.pipeline.push(request);
             out.extend_from_slice(frame);
             return;
@@ -449,6 +456,11 @@ impl Session {
 
     fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
         self.failed = true;
+        // PostgreSQL drops the unnamed statement before it reads the text of the next.
+        let unnamed_failed = self
+            .pipeline
+            .head()
+            .is_some_and(|r| matches!(r.kind, Kind::Parse) && r.undo.iter().any(|u| matches!(u, Undo::ServerUnnamed)));
         let (refusal, renamed, extended) = match self.pipeline.head() {
             Some(head) => (
                 head.refusal.take(),
@@ -459,6 +471,9 @@ impl Session {
         };
         for undo in self.pipeline.fail() {
             self.undo(undo, server);
+        }
+        if unnamed_failed {
+            self.unnamed = None;
         }
         if extended && self.pipeline.is_empty() {
             self.unsynced = true;
@@ -499,7 +514,7 @@ impl Session {
     /// Takes back what a request that did not happen would have changed.
     pub fn undo(&mut self, undo: Undo, server: &mut ServerState) {
         match undo {
-            Undo::ClientName { .. } => self.undo_name(undo),
+            Undo::ClientName { .. } | Undo::ClientUnnamed { .. } => self.undo_name(undo),
             Undo::ServerPrepare(statement) => server.statements.remove(statement.id),
             Undo::ServerClose(statement) => server.statements.restore(statement),
             Undo::ServerUnnamed => server.unnamed = None,
@@ -508,11 +523,15 @@ impl Session {
 
     /// Takes back a change of the client's names; anything else is of a server that was never reached.
     pub fn undo_name(&mut self, undo: Undo) {
-        if let Undo::ClientName { name, before } = undo {
-            match before {
-                Some(statement) => self.names.insert(name, statement),
-                None => self.names.remove(&name),
-            };
+        match undo {
+            Undo::ClientName { name, before: Some(statement) } => {
+                self.names.insert(name, statement);
+            }
+            Undo::ClientName { name, before: None } => {
+                self.names.remove(&name);
+            }
+            Undo::ClientUnnamed { before } => self.unnamed = before,
+            Undo::ServerPrepare(_) | Undo::ServerClose(_) | Undo::ServerUnnamed => {}
         }
     }
 

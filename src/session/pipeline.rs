@@ -69,6 +69,11 @@ pub enum Undo {
         /// What it stood for.
         before: Option<Arc<Statement>>,
     },
+    /// The client's unnamed statement is what it was before.
+    ClientUnnamed {
+        /// What it was.
+        before: Option<Arc<Statement>>,
+    },
     /// The server does not have this statement.
     ServerPrepare(Arc<Statement>),
     /// The server still has this statement.
@@ -131,6 +136,12 @@ impl Pipeline {
     #[must_use]
     pub fn copy_in(&self) -> bool {
         self.copy_in
+    }
+
+    /// Whether a request is under way whose failure would change what the client's names stand for.
+    #[must_use]
+    pub fn names_in_doubt(&self) -> bool {
+        self.queue.iter().any(|r| r.undo.iter().any(|u| matches!(u, Undo::ClientName { .. })))
     }
 
     /// Gives back the memory; for a client that goes idle.

@@ -77,11 +77,12 @@ impl Server {
             }
             b'P' => {
                 let parse = message::parse(body).unwrap();
-                if parse.sql == REFUSED_SQL || parse.sql == b"BAD" {
-                    self.fail(out, "42601", "syntax error");
-                } else if !parse.name.is_empty() && !self.names.insert(parse.name.to_vec()) {
+                // PostgreSQL looks at the text first; a bad text under a taken name fails either way.
+                if !parse.name.is_empty() && self.names.contains(parse.name) {
                     let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));
                     self.fail(out, "42P05", &text);
+                } else if parse.sql == REFUSED_SQL || parse.sql == b"BAD" {
+                    self.fail(out, "42601", "syntax error");
                 } else {
                     self.names.insert(parse.name.to_vec());
                     out.extend_from_slice(encode::PARSE_COMPLETE);
@@ -156,8 +157,26 @@ impl World {
         }
     }
 
-    /// The client sends `bytes`; what it receives. All is forwarded first, so that the pipeline is as long as it gets.
+    /// The client sends `bytes`; what it receives. As in the relay, what follows a Sync waits while names are in doubt; otherwise all
+    /// is forwarded first, so that the pipeline is as long as it gets.
     fn send(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut received = Vec::new();
+        let mut from = 0;
+        let mut to = 0;
+        let mut unnamed = false;
+        while let Some(frame) = frame::next(&bytes[to..], 1 << 20).unwrap() {
+            to += frame.bytes.len();
+            unnamed |= frame.tag == b'P';
+            if matches!(frame.tag, b'S' | b'Q') && unnamed {
+                received.extend(self.send_at_once(&bytes[from..to]));
+                (from, unnamed) = (to, false);
+            }
+        }
+        received.extend(self.send_at_once(&bytes[from..]));
+        received
+    }
+
+    fn send_at_once(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut to_server = Vec::new();
         let mut rest = bytes;
         let mut received = Vec::new();
