@@ -158,7 +158,7 @@ fn pause_waits_for_servers_and_holds_statements_until_resume() {
 #[test]
 fn a_reload_takes_over_what_is_right_and_nothing_else() {
     let cluster = Cluster::start();
-    let mut weir = Weir::builder().cluster("app", &cluster, &[]).start();
+    let mut weir = Weir::builder().general("default_pool_size = 1").cluster("app", &cluster, &[]).start();
     let mut client = weir.client("app");
     let before = client.value("SELECT pg_backend_pid()");
     weir.reconfigure(|b| b.cluster("more", &cluster, &[]));
