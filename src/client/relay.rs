@@ -349,6 +349,9 @@ impl Client {
 
     fn on_ready(&mut self, link: &mut Link) {
         if self.session.pins().len() != link.pins_shown {
+            for reason in self.session.pins().iter().skip(link.pins_shown) {
+                self.cx.shared.count_pin(reason.as_str());
+            }
             link.pins_shown = self.session.pins().len();
             let words: Vec<_> = self.session.pins().iter().map(|p| p.as_str()).collect();
             *self.handle().pins.lock() = words.join(",");
