@@ -1,8 +1,8 @@
 //! The corpus: what each kind of statement is, leaves behind, and shows to the shard planner.
 
-use std::fmt::Write as _;
-
 use proptest::prelude::*;
+
+use std::fmt::Write as _;
 
 use super::facts::*;
 use super::parse::facts;
