@@ -62,6 +62,11 @@ impl Userlist {
         if errors.is_empty() { Ok(list) } else { Err(errors) }
     }
 
+    /// Adds a user from elsewhere, or replaces one.
+    pub fn insert(&mut self, user: &str, secret: Secret) {
+        self.users.insert(user.to_owned(), secret);
+    }
+
     /// The secret of a user; none if he is not listed.
     #[must_use]
     pub fn get(&self, user: &str) -> Option<&Secret> {

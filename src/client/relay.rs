@@ -71,6 +71,7 @@ pub(super) struct Link {
     server_rest: usize,
     /// The server has said why it goes.
     farewell: bool,
+    pins_shown: usize,
 }
 
 /// Why the poll function returns.
@@ -105,6 +106,7 @@ impl Link {
             client_rest: 0,
             server_rest: 0,
             farewell: false,
+            pins_shown: 0,
         }
     }
 
@@ -125,6 +127,9 @@ impl Client {
         handle.set_activity(Activity::Active);
         link.wrote = write;
         let event = self.relay_until(&mut link).await;
+        if link.pins_shown > 0 {
+            handle.pins.lock().clear();
+        }
         // From here on no cancel request can start for this server; those under way are waited for by the ledger.
         handle.set_link(None);
         handle.set_activity(Activity::Idle);
@@ -135,12 +140,14 @@ impl Client {
 
     async fn relay_until(&mut self, link: &mut Link) -> Event {
         let Some(mut connection) = link.checkout.take() else { return Event::ServerLost(lost("it was never there")) };
-        if link.role == Role::Replica && self.output.is_empty() {
-            let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
-            link.replay = Some(Replay { bytes });
-        }
-        if let Some((begin, facts)) = self.take_held_begin() {
-            self.session.begin(&begin, facts, connection.output.tail());
+        match self.take_held_begin() {
+            // A block that has begun stays where it began.
+            Some((begin, facts)) => self.session.begin(&begin, facts, connection.output.tail()),
+            None if link.role == Role::Replica && self.output.is_empty() => {
+                let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
+                link.replay = Some(Replay { bytes });
+            }
+            None => {}
         }
         self.forward_segment(link, &mut connection);
         let handle = Arc::clone(self.handle());
@@ -247,7 +254,7 @@ impl Client {
                 Poll::Pending => Ok(false),
                 Poll::Ready(read) => {
                     let bytes = self.arrived(link, read, scratch)?;
-                    let taken = self.from_server(bytes, link, connection, cx)?;
+                    let taken = self.take_from_server(bytes, link, connection, cx)?;
                     connection.input.extend(bytes.get(taken..).unwrap_or_default());
                     Ok(true)
                 }
@@ -258,7 +265,7 @@ impl Client {
             Poll::Pending => Ok(false),
             Poll::Ready(read) => match self.arrived(link, read, &[]) {
                 Err(event) => Err(event),
-                Ok(_) => self.from_server(input.bytes(), link, connection, cx).map(|taken| {
+                Ok(_) => self.take_from_server(input.bytes(), link, connection, cx).map(|taken| {
                     input.consume(taken);
                     true
                 }),
@@ -279,7 +286,7 @@ impl Client {
     }
 
     /// Passes the server's messages on; returns how many bytes are done with.
-    fn from_server(
+    fn take_from_server(
         &mut self,
         bytes: &[u8],
         link: &mut Link,
@@ -337,6 +344,11 @@ impl Client {
     }
 
     fn on_ready(&mut self, link: &mut Link) {
+        if self.session.pins().len() != link.pins_shown {
+            link.pins_shown = self.session.pins().len();
+            let words: Vec<_> = self.session.pins().iter().map(|p| p.as_str()).collect();
+            *self.handle().pins.lock() = words.join(",");
+        }
         link.counts.query_count += 1;
         if self.session.status() == TransactionStatus::Idle {
             link.counts.xact_count += 1;
@@ -420,7 +432,9 @@ impl Client {
                 let writes = need.access == Access::Write || need.hint == RouteHint::Primary;
                 let same_role =
                     link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
-                if !(same_shard && same_role) && !self.session.is_drained() && !self.session.is_mid_exchange() {
+                let fits = same_shard && same_role;
+                let undecided = !self.session.is_drained() && !self.session.is_mid_exchange();
+                if undecided && !fits {
                     // When what is under way is answered, it shows whether the server is free to go.
                     return Ok(false);
                 }
@@ -511,15 +525,18 @@ impl Client {
                     link.in_flight.server().on_io_error(&error.message, clock::now());
                 }
                 tracing::warn!(pool = %link.checkout.pool().name(), %error, "server connection lost");
-                Ended::Client(if link.farewell { End::Gone } else { End::Told(error.fatal()) })
+                // In the middle of a message nothing can be said any more.
+                let mute = link.farewell || link.server_rest > 0;
+                Ended::Client(if mute { End::Gone } else { End::Told(error.fatal()) })
             }
             Event::ClientGone => {
                 self.clean_up(link).await;
                 Ended::Client(End::Gone)
             }
             Event::Stop(error) => {
+                let mute = link.server_rest > 0;
                 self.clean_up(link).await;
-                Ended::Client(End::Told(error))
+                Ended::Client(if mute { End::Gone } else { End::Told(error) })
             }
         }
     }

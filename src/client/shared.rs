@@ -40,6 +40,8 @@ pub struct Shared {
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
     pub refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Sessions that had to keep their server, by reason.
+    pub pinned: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Whether new statements are refused because the process ends.
     pub draining: AtomicBool,
     /// When the process started.
@@ -189,6 +191,7 @@ impl Shared {
             connections: AtomicU32::new(0),
             logging_in: AtomicU32::new(0),
             refused: Mutex::default(),
+            pinned: Mutex::default(),
             draining: AtomicBool::new(false),
             started: clock::now(),
             next_id: AtomicU64::new(1),
@@ -204,6 +207,11 @@ impl Shared {
     /// Counts a refused statement.
     pub fn count_refusal(&self, reason: &'static str) {
         *self.refused.lock().entry(reason).or_default() += 1;
+    }
+
+    /// Counts a session that must keep its server from now on.
+    pub fn count_pin(&self, reason: &'static str) {
+        *self.pinned.lock().entry(reason).or_default() += 1;
     }
 
     /// Counts a connection in, if there is room for one more.

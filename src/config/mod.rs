@@ -87,7 +87,6 @@ pub enum LogFormat {
 }
 
 /// `[pgweir]`: the process, and defaults for every database. The names are those of the settings.
-#[expect(clippy::struct_excessive_bools, reason = "the settings are what they are: independent switches")]
 #[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct General {

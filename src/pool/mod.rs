@@ -300,7 +300,12 @@ impl Pool {
             let sql = &pool.settings.reset_query;
             let done = tokio::time::timeout(pool.settings.login.timeout, connection.run(sql)).await;
             if matches!(done, Ok(Ok(Ok(())))) {
-                connection.state.forget_state();
+                let sql = sql.to_ascii_uppercase();
+                if sql.contains("DISCARD ALL") {
+                    connection.state.forget_state();
+                } else if sql.contains("RESET ALL") {
+                    connection.state.settings.reset_all();
+                }
                 pool.release(slot, connection, Verdict::Clean);
             } else {
                 tracing::warn!(pool = %pool.name(), "server connection could not be reset and is closed");

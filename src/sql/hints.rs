@@ -1,10 +1,10 @@
 //! Hints in comments: `/* pgweir: primary */`, `/* pgweir: sharding_key=42, shard=s0 */`.
 //!
 //! Only block comments outside of literals count, so a value that an application writes into a string cannot steer its
-//! statement. That takes a lexer which knows where literals end; it follows
-//! <https://www.postgresql.org/docs/current/sql-syntax-lexical.html>.
+//! statement; `scan` knows where literals end.
 
 use super::facts::{Hints, RouteHint};
+use super::scan::Lexer;
 
 /// What a comment must start with, after white space, to be a hint.
 const PREFIX: &[u8] = b"pgweir:";
@@ -20,7 +20,7 @@ pub fn read(text: &[u8]) -> Hints {
     if !text.windows(2).any(|pair| pair == b"/*") {
         return hints;
     }
-    let mut lexer = Lexer { text, at: 0 };
+    let mut lexer = Lexer::new(text);
     while let Some(comment) = lexer.next_comment() {
         let comment = comment.trim_ascii();
         let Some((prefix, words)) = comment.split_at_checked(PREFIX.len()) else { continue };
@@ -106,135 +106,6 @@ fn unquote(value: &str) -> String {
         Some(inner) => inner.replace("''", "'"),
         None => value.to_owned(),
     }
-}
-
-/// Finds the block comments of a text by stepping over everything that may hide their marks.
-struct Lexer<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Lexer<'a> {
-    /// The content of the next block comment that is closed.
-    fn next_comment(&mut self) -> Option<&'a [u8]> {
-        while let Some(&c) = self.text.get(self.at) {
-            match (c, self.text.get(self.at + 1)) {
-                (b'/', Some(b'*')) => return self.block_comment(),
-                (b'-', Some(b'-')) => self.line_comment(),
-                (b'\'', _) => self.quoted(b'\'', false),
-                (b'"', _) => self.quoted(b'"', false),
-                (b'e' | b'E', Some(b'\'')) => {
-                    self.at += 1;
-                    self.escape_string();
-                }
-                (b'$', _) => self.dollar_quoted(),
-                _ if is_identifier_start(c) => self.word(),
-                // `1e'..'` and `$1` need no care: a number never swallows a quote.
-                _ => self.at += 1,
-            }
-        }
-        None
-    }
-
-    fn block_comment(&mut self) -> Option<&'a [u8]> {
-        self.at += 2;
-        let from = self.at;
-        let mut depth = 1;
-        while self.at < self.text.len() {
-            match self.text.get(self.at..self.at + 2) {
-                Some(b"/*") => {
-                    depth += 1;
-                    self.at += 2;
-                }
-                Some(b"*/") => {
-                    depth -= 1;
-                    self.at += 2;
-                    if depth == 0 {
-                        return self.text.get(from..self.at - 2);
-                    }
-                }
-                _ => self.at += 1,
-            }
-        }
-        None
-    }
-
-    fn line_comment(&mut self) {
-        while !matches!(self.text.get(self.at), None | Some(b'\n' | b'\r')) {
-            self.at += 1;
-        }
-    }
-
-    /// A literal or identifier in quotes; a doubled quote simply opens the next one.
-    fn quoted(&mut self, quote: u8, backslash: bool) {
-        self.at += 1;
-        while let Some(&c) = self.text.get(self.at) {
-            self.at += 1;
-            if c == quote {
-                return;
-            }
-            if c == b'\\' && backslash {
-                self.at += 1;
-            }
-        }
-    }
-
-    /// `E'...'`, whose backslashes also count in the pieces that continue it: `''` at once, or `'` on a later line.
-    fn escape_string(&mut self) {
-        loop {
-            self.quoted(b'\'', true);
-            let end = self.at;
-            let mut newline = false;
-            loop {
-                match self.text.get(self.at) {
-                    Some(b'\n' | b'\r') => {
-                        newline = true;
-                        self.at += 1;
-                    }
-                    Some(b' ' | b'\t' | 0x0b | 0x0c) => self.at += 1,
-                    Some(b'-') if self.text.get(self.at + 1) == Some(&b'-') => self.line_comment(),
-                    _ => break,
-                }
-            }
-            let continued = self.text.get(self.at) == Some(&b'\'') && (newline || self.at == end);
-            if !continued {
-                self.at = end;
-                return;
-            }
-        }
-    }
-
-    /// `$tag$...$tag$`, or a parameter, or a lone dollar.
-    fn dollar_quoted(&mut self) {
-        let from = self.at;
-        self.at += 1;
-        while self.text.get(self.at).is_some_and(|&c| is_identifier_start(c) || c.is_ascii_digit()) {
-            self.at += 1;
-        }
-        let is_tag = self.text.get(self.at) == Some(&b'$') && !self.text[from + 1].is_ascii_digit();
-        if !is_tag {
-            self.at = self.at.max(from + 1);
-            return;
-        }
-        self.at += 1;
-        let tag = &self.text[from..self.at];
-        let rest = &self.text[self.at..];
-        self.at += match rest.windows(tag.len()).position(|w| w == tag) {
-            Some(end) => end + tag.len(),
-            None => rest.len(),
-        };
-    }
-
-    /// An unquoted identifier, whose dollars open nothing.
-    fn word(&mut self) {
-        while self.text.get(self.at).is_some_and(|&c| is_identifier_start(c) || c.is_ascii_digit() || c == b'$') {
-            self.at += 1;
-        }
-    }
-}
-
-fn is_identifier_start(c: u8) -> bool {
-    c.is_ascii_alphabetic() || c == b'_' || c >= 0x80
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! [`parse::facts`] is the door; [`cache::FactsCache`] stands before it. The parser is the crate `pg_raw_parse`, and no
 //! type of it leaves this module.
 //!
-//! A text goes through `hints` (its comments) and the parser; then each statement through `statement` (what kind it is),
+//! A text goes through `hints` (its comments, found by `scan`) and the parser; then each statement through `statement` (what kind it is),
 //! which asks `walk` for the tables and calls in it, `functions` for what the calls mean, `settings` and `utility` for
 //! the statements of those kinds, and `shape` for what the shard planner sees.
 
@@ -13,6 +13,7 @@ pub mod facts;
 mod functions;
 pub mod hints;
 pub mod parse;
+mod scan;
 pub mod settings;
 mod shape;
 mod statement;

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pg_raw_parse::Error;
 
 use super::facts::QueryFacts;
+use super::scan::{Lexer, MAX_WORK};
 use super::{hints, statement};
 
 /// The longest text that is parsed, in bytes.
@@ -56,6 +57,10 @@ fn check(text: &[u8]) -> Result<&str, &'static str> {
         if separators > MAX_SEPARATORS {
             return Err("more parts than are parsed");
         }
+    }
+    // In a short text, even the longest run of operators is cheap.
+    if text.len() > 2048 && Lexer::new(text.as_bytes()).total_work() > MAX_WORK {
+        return Err("has a run of operators too long to be parsed");
     }
     Ok(text)
 }

@@ -8,8 +8,10 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 use super::facts::{ColumnRef, KeyValue, LiteralKind, ShardShape, TableRef, Verb};
 use super::walk::{Found, Seen, join_barrier, set_operation};
 
-/// Equalities between columns that are followed; what a machine writes beyond them only loses a proof.
-const MAX_TIES: usize = 64;
+/// How many equalities between columns are followed, and among how many constants: the work is the square of the one times
+/// the other. What lies beyond only loses a proof.
+const MAX_TIES: usize = 32;
+const MAX_CONSTANTS: usize = 200;
 
 /// The shape of a statement that is neither DML nor SELECT: every table it names.
 pub(super) fn other(seen: Seen<'_>, what: &'static str) -> ShardShape {
@@ -178,6 +180,9 @@ impl Conjuncts {
 
     /// The constants, and those of columns that are equal to a column with a constant.
     fn close(mut self) -> Vec<(ColumnRef, KeyValue)> {
+        if self.constants.len() > MAX_CONSTANTS {
+            return self.constants;
+        }
         self.ties.truncate(MAX_TIES);
         // A tie hands on what the ties before it found; once per tie is enough for any chain of them.
         for _ in 0..self.ties.len() {

@@ -1,0 +1,207 @@
+//! Runs console commands. What they are and who may run them is decided in [`crate::admin`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::admin::explain;
+use crate::admin::parse::{Command, ShutdownMode};
+use crate::admin::rights::Right;
+use crate::admin::show::{self, Answer, Table};
+use crate::client::Console;
+use crate::client::database::LiveDatabase;
+use crate::error::{Error, Result, SqlState};
+use crate::id::WorkerId;
+use crate::metrics::snapshot::SnapshotSource;
+use crate::wire::encode;
+
+use super::explain_route;
+use super::state::{Request, State};
+
+/// How often PAUSE looks whether the servers are free.
+const LOOK: Duration = Duration::from_millis(20);
+/// The code of `config_file_error`: see <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+const CONFIG_FILE_ERROR: SqlState = SqlState(*b"F0000");
+/// The code of `successful_completion`, for notices.
+const SUCCESS: SqlState = SqlState(*b"00000");
+
+/// Answers console commands on one worker.
+#[derive(Debug)]
+pub struct Answerer {
+    state: Arc<State>,
+    worker: WorkerId,
+}
+
+impl Console for Answerer {
+    fn admits(&self, user: &str) -> bool {
+        self.right(user).is_some()
+    }
+
+    fn run<'a>(&'a self, user: &'a str, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {
+        Box::pin(async move {
+            self.command(user, sql).await.unwrap_or_else(|error| {
+                let mut out = Vec::new();
+                encode::error(&mut out, &error);
+                out
+            })
+        })
+    }
+}
+
+impl Answerer {
+    /// For the console users of `worker`.
+    #[must_use]
+    pub fn new(state: Arc<State>, worker: WorkerId) -> Self {
+        Self { state, worker }
+    }
+
+    fn right(&self, user: &str) -> Option<Right> {
+        Right::of(user, &self.state.shared.live.load().config.general)
+    }
+
+    /// Runs a command: the messages of its answer.
+    async fn command(&self, user: &str, sql: &str) -> Result<Vec<u8>> {
+        let command = Command::parse(sql)?;
+        // Asked anew for every command: a reload may have taken the right away.
+        let right = self.right(user).ok_or_else(|| {
+            Error::us(SqlState::INSUFFICIENT_PRIVILEGE, format!("user \"{user}\" may not use the console any more"))
+        })?;
+        command.authorise(right)?;
+        command.check_available()?;
+        let mut out = Vec::new();
+        match &command {
+            Command::Empty => {
+                out.extend_from_slice(encode::EMPTY_QUERY);
+                return Ok(out);
+            }
+            Command::NoOp { .. } => {}
+            Command::Show(show) => match show::show(*show, &self.state.snapshot(show::detail(*show)))? {
+                Answer::Table(rows) => table(&mut out, &rows),
+                Answer::Notice(notice) => {
+                    encode::notice(&mut out, "NOTICE", &Error::us(SUCCESS, notice.message).detail(notice.detail));
+                }
+            },
+            Command::ExplainRoute { sql, database } => {
+                let live = self.state.shared.live.load_full();
+                let name = explain::database(database.as_deref(), live.databases.keys().map(String::as_str))?;
+                let database = known(&live.databases, name)?;
+                table(&mut out, &explain::table(explain_route::explain(database, sql)));
+            }
+            Command::Reload => self.reload().await?,
+            Command::Pause(name) => self.pause(name.as_deref()).await?,
+            Command::Resume(name) => self.resume(name.as_deref())?,
+            Command::Shutdown(mode) => self.shutdown(*mode)?,
+            other => {
+                let message = format!("{} is not supported yet", other.tag());
+                return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message));
+            }
+        }
+        if right == Right::Admin && command.required_right() == Right::Admin {
+            tracing::info!(user, command = command.tag(), "console command");
+        }
+        encode::command_complete(&mut out, command.tag());
+        Ok(out)
+    }
+
+    async fn reload(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::Reload(answer))?;
+        match answered.await {
+            Ok(Ok(_changes)) => Ok(()),
+            Ok(Err(mistakes)) => {
+                Err(Error::us(CONFIG_FILE_ERROR, "the configuration was not reloaded: it has mistakes")
+                    .detail(mistakes.join("\n"))
+                    .hint("The old configuration stays in force."))
+            }
+            Err(_) => Err(Error::us(SqlState::ADMIN_SHUTDOWN, "pgweir is shutting down")),
+        }
+    }
+
+    fn shutdown(&self, mode: ShutdownMode) -> Result<()> {
+        self.ask(Request::Shutdown(mode))
+    }
+
+    fn ask(&self, request: Request) -> Result<()> {
+        let busy = |_| Error::us(SqlState::OBJECT_NOT_IN_STATE, "the main thread is busy with other commands");
+        self.state.requests.try_send(request).map_err(busy)
+    }
+
+    /// The databases that a command means: those of the name, or all. Those that a reload has replaced are among them as long as
+    /// they have connections.
+    fn databases(&self, name: Option<&str>) -> Result<Vec<Arc<LiveDatabase>>> {
+        if let Some(name) = name {
+            known(&self.state.shared.live.load().databases, name)?;
+        }
+        let all = self.state.databases().into_iter();
+        Ok(all.filter(|db| name.is_none_or(|name| db.config.name == name)).collect())
+    }
+
+    /// Holds back statements that have no server yet, waits until all servers are free, and closes their connections.
+    async fn pause(&self, name: Option<&str>) -> Result<()> {
+        let state_error = |message: String| Error::us(SqlState::OBJECT_NOT_IN_STATE, message);
+        match name {
+            None if self.state.paused.swap(true, Ordering::AcqRel) => {
+                return Err(state_error("pgweir is already paused".to_owned()));
+            }
+            Some(name) if known(&self.state.shared.live.load().databases, name)?.paused.load(Ordering::Acquire) => {
+                return Err(state_error(format!("database \"{name}\" is already paused")));
+            }
+            _ => {}
+        }
+        for database in self.databases(name)? {
+            // In this order: a pool that is made meanwhile sees the flag.
+            database.paused.store(true, Ordering::Release);
+            database.pools().iter().for_each(|pool| pool.pause());
+        }
+        loop {
+            // Asked for anew every time: a reload may put others in their place, which are born paused.
+            let databases = self.databases(name)?;
+            if databases.iter().any(|db| !db.paused.load(Ordering::Acquire)) {
+                return Err(state_error("RESUME came before PAUSE was done".to_owned()));
+            }
+            let pools: Vec<_> = databases.iter().flat_map(|db| db.pools()).collect();
+            pools.iter().for_each(|pool| pool.close_all());
+            if pools.iter().all(|pool| pool.is_quiet()) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn resume(&self, name: Option<&str>) -> Result<()> {
+        let databases = self.databases(name)?;
+        let was_paused = databases.iter().any(|db| db.paused.load(Ordering::Acquire));
+        let all_paused = name.is_none() && self.state.paused.swap(false, Ordering::AcqRel);
+        if !was_paused && !all_paused {
+            let what = name.map_or_else(|| "pgweir".to_owned(), |name| format!("database \"{name}\""));
+            return Err(Error::us(SqlState::OBJECT_NOT_IN_STATE, format!("{what} is not paused")));
+        }
+        for database in databases {
+            database.paused.store(false, Ordering::Release);
+            database.pools().iter().for_each(|pool| pool.resume(self.worker));
+        }
+        Ok(())
+    }
+}
+
+fn known<'a>(
+    databases: &'a std::collections::BTreeMap<String, Arc<LiveDatabase>>,
+    name: &str,
+) -> Result<&'a Arc<LiveDatabase>> {
+    databases.get(name).ok_or_else(|| {
+        Error::client(SqlState::UNDEFINED_DATABASE, format!("database \"{name}\" is not configured"))
+            .hint("SHOW DATABASES lists them.")
+    })
+}
+
+fn table(out: &mut Vec<u8>, table: &Table) {
+    let columns: Vec<_> = table.columns.iter().map(|c| (c.name, c.type_oid)).collect();
+    encode::row_description(out, &columns);
+    for row in &table.rows {
+        encode::data_row(out, row);
+    }
+}

@@ -1,0 +1,189 @@
+//! From a configuration to what works by it, at the start and at a reload.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::auth::secret::{Credential, Secret};
+use crate::auth::userlist::Userlist;
+use crate::client::database::{Live, LiveDatabase};
+use crate::config::{AuthType, Config, Database, General};
+
+/// Random bytes of this process that the salts shown to unknown users are made from.
+pub type MockKey = [u8; 32];
+
+/// Builds what works by `config`. What `old` has and the configuration leaves as it was is taken over: databases with their pools and
+/// what is known of their servers, and credentials with what was derived from them.
+///
+/// # Errors
+/// Every mistake of the auth file and of the passwords in `[users]`; never with a password in it.
+pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, Vec<String>> {
+    let list = users(&config)?;
+    let mock = Arc::new(list.mock(key));
+    let users = list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, old))).collect();
+    let config = Arc::new(config);
+    let databases = config.databases.values().map(|db| (db.name.clone(), database(db, &config, old))).collect();
+    Ok(Live { config, users, mock, databases })
+}
+
+/// The users of the auth file and of `[users]`; where a user is in both, `[users]` counts.
+fn users(config: &Config) -> Result<Userlist, Vec<String>> {
+    let mut mistakes = Vec::new();
+    let mut list = Userlist::default();
+    if let Some(path) = &config.general.auth_file {
+        let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+        match std::fs::read_to_string(path) {
+            Err(why) => mistakes.push(named(&format!("cannot read the file: {why}"))),
+            Ok(text) => match Userlist::parse(&text) {
+                Ok(parsed) => list = parsed,
+                Err(errors) => mistakes.extend(errors.iter().map(|e| named(e))),
+            },
+        }
+        for warning in &list.warnings {
+            tracing::warn!("{}", named(warning));
+        }
+    }
+    for (name, user) in &config.users {
+        match user.password.as_deref().map(Secret::parse) {
+            Some(Ok(secret)) => list.insert(name, secret),
+            Some(Err(why)) => {
+                mistakes.push(format!("{}: password of user \"{name}\": {why}", config.path.display()));
+            }
+            None => {}
+        }
+    }
+    if mistakes.is_empty() { Ok(list) } else { Err(mistakes) }
+}
+
+fn credential(name: &str, secret: &Secret, old: Option<&Live>) -> Arc<Credential> {
+    let known = old.and_then(|live| live.users.get(name)).filter(|known| known.secret() == secret);
+    known.map_or_else(|| Arc::new(Credential::from(secret.clone())), Arc::clone)
+}
+
+fn database(new: &Database, config: &Arc<Config>, old: Option<&Live>) -> Arc<LiveDatabase> {
+    let Some(old) = old else { return LiveDatabase::new(new.clone(), Arc::clone(config)) };
+    let Some(known) = old.databases.get(&new.name) else { return LiveDatabase::new(new.clone(), Arc::clone(config)) };
+    if known.config == *new && old.config.users == config.users && pools_alike(&old.config.general, &config.general) {
+        return Arc::clone(known);
+    }
+    let fresh = LiveDatabase::new(new.clone(), Arc::clone(config));
+    // A reload is no RESUME.
+    fresh.paused.store(known.paused.load(Ordering::Acquire), Ordering::Release);
+    fresh
+}
+
+/// Whether pools made by either would be the same; databases carry the rest of their settings themselves.
+fn pools_alike(a: &General, b: &General) -> bool {
+    let settings = |g: &General| {
+        (
+            g.server_round_robin,
+            g.server_connect_timeout,
+            g.tcp_keepalive,
+            g.max_prepared_statements,
+            g.server_login_retry,
+            g.server_idle_timeout,
+            g.server_lifetime,
+            g.server_reset_query.clone(),
+        )
+    };
+    settings(a) == settings(b)
+}
+
+/// Puts the settings that need a restart back to what is in force.
+pub fn keep_fixed(new: &mut General, old: &General) {
+    new.listen_addr.clone_from(&old.listen_addr);
+    new.listen_port = old.listen_port;
+    new.unix_socket_dir.clone_from(&old.unix_socket_dir);
+    new.unix_socket_mode = old.unix_socket_mode;
+    new.workers = old.workers;
+    new.http_listen = old.http_listen;
+    new.log_format = old.log_format;
+    new.log_level.clone_from(&old.log_level);
+    new.listen_backlog = old.listen_backlog;
+}
+
+/// Derives the verifiers of clear passwords ahead of the first logins, on a thread of its own: a first login that took longer than
+/// one of a user who does not exist would tell them apart.
+pub fn derive_ahead(live: &Arc<Live>) {
+    if live.config.general.auth_type != AuthType::ScramSha256 {
+        return;
+    }
+    let costly: BTreeMap<_, _> =
+        live.users.iter().filter(|(_, c)| c.scram_is_costly()).map(|(n, c)| (n.clone(), Arc::clone(c))).collect();
+    if costly.is_empty() {
+        return;
+    }
+    let mock = Arc::clone(&live.mock);
+    let derive = move || costly.iter().for_each(|(name, credential)| drop(credential.scram(name, &mock).cloned()));
+    if let Err(error) = std::thread::Builder::new().name("derive".to_owned()).spawn(derive) {
+        tracing::warn!(%error, "no thread for deriving verifiers: first logins take longer");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{diff, parse};
+
+    const BASE: &str = "[pgweir]\nauth_type = \"trust\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\n\
+                        [databases.b]\nprimary = \"postgres://127.0.0.1:1/b\"\n";
+
+    fn config(text: &str) -> Config {
+        parse(text, Path::new("test.toml")).unwrap()
+    }
+
+    #[test]
+    fn what_did_not_change_is_kept() {
+        let key = [0; 32];
+        let old = build(config(&format!("{BASE}[users.u]\npassword = \"x\"\n")), None, key).unwrap();
+        old.databases["b"].paused.store(true, Ordering::Release);
+        let same = build((*old.config).clone(), Some(&old), key).unwrap();
+        assert!(Arc::ptr_eq(&old.databases["a"], &same.databases["a"]));
+        assert!(Arc::ptr_eq(&old.users["u"], &same.users["u"]));
+        let mut changed = (*old.config).clone();
+        changed.databases.get_mut("b").unwrap().pool_size += 1;
+        changed.users.get_mut("u").unwrap().password = Some("y".to_owned());
+        changed.general.max_client_conn += 1;
+        let new = build(changed.clone(), Some(&old), key).unwrap();
+        assert!(!Arc::ptr_eq(&old.databases["b"], &new.databases["b"]));
+        assert!(new.databases["b"].paused.load(Ordering::Acquire), "a reload is no RESUME");
+        assert!(!Arc::ptr_eq(&old.users["u"], &new.users["u"]));
+        let mut only = (*old.config).clone();
+        only.databases.get_mut("b").unwrap().pool_size += 1;
+        let new = build(only.clone(), Some(&old), key).unwrap();
+        assert!(Arc::ptr_eq(&old.databases["a"], &new.databases["a"]), "the other database keeps its pools");
+        only.general.server_reset_query = "RESET ALL".to_owned();
+        let new = build(only, Some(&old), key).unwrap();
+        assert!(!Arc::ptr_eq(&old.databases["a"], &new.databases["a"]), "pools are made with the query");
+    }
+
+    #[test]
+    fn mistakes_are_told_without_the_secret() {
+        let wrong = config(&format!(
+            "{BASE}[users.u]\npassword = \"SCRAM-SHA-256$hunter2\"\n[users.v]\npassword = \"SCRAM-SHA-256$hunter3\"\n"
+        ));
+        let mistakes = build(wrong, None, [0; 32]).unwrap_err();
+        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+        assert!(mistakes[0].contains("\"u\"") && !mistakes.concat().contains("hunter"), "{mistakes:?}");
+        let mut missing = config(BASE);
+        missing.general.auth_file = Some("/nowhere/userlist.txt".into());
+        let mistakes = build(missing, None, [0; 32]).unwrap_err();
+        assert!(mistakes[0].starts_with("/nowhere/userlist.txt: cannot read the file"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn every_setting_that_needs_a_restart_keeps_its_value() {
+        let old = config(BASE);
+        let mut new = config(
+            "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.2\"\nlisten_port = 7000\nunix_socket_dir = \"/tmp\"\n\
+             unix_socket_mode = \"0700\"\nworkers = 3\nhttp_listen = \"127.0.0.1:9\"\nlog_format = \"json\"\n\
+             log_level = \"debug\"\nlisten_backlog = 7\n",
+        );
+        let fixed = crate::config::settings::settings().filter(|s| !s.changeable).count();
+        assert_eq!(diff::diff(&old, &new).needs_restart.len(), fixed, "the test changes all of them");
+        keep_fixed(&mut new.general, &old.general);
+        assert_eq!(diff::diff(&old, &new).needs_restart, []);
+    }
+}

@@ -1,0 +1,102 @@
+//! Which probers run: one for each server of each database at work that says as whom to probe.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::auth::secret::Secret;
+use crate::client::database::{Live, LiveDatabase};
+use crate::config::Database;
+use crate::health::probe::{self, Credentials};
+use crate::id::ServerIndex;
+
+/// The probers that run; dropping it stops them.
+#[derive(Debug, Default)]
+pub struct Probers {
+    running: Vec<(Arc<LiveDatabase>, Credentials, watch::Sender<bool>)>,
+}
+
+impl Probers {
+    /// Stops the probers of databases that are no more, and starts those of new ones. Needs the runtime that they are to run on.
+    pub fn follow(&mut self, live: &Live) {
+        self.running.retain(|(database, credentials, _)| {
+            live.databases.get(&database.config.name).is_some_and(|now| Arc::ptr_eq(now, database))
+                && credentials_of(&database.config, live).as_ref() == Some(credentials)
+        });
+        for database in live.databases.values() {
+            if self.running.iter().any(|(running, ..)| Arc::ptr_eq(running, database)) {
+                continue;
+            }
+            match credentials_of(&database.config, live) {
+                Some(credentials) => self.start(database, credentials),
+                None => tracing::warn!(
+                    database = database.config.name,
+                    "servers are not probed: probe_user is not set, and neither is user with a password in clear text; \
+                     lag and failovers are not seen"
+                ),
+            }
+        }
+    }
+
+    fn start(&mut self, database: &Arc<LiveDatabase>, credentials: Credentials) {
+        let (stop, stopped) = watch::channel(false);
+        for (shard, health) in database.config.shards.iter().zip(&database.health) {
+            for (index, server) in (0_u16..).map(ServerIndex).zip(&shard.servers) {
+                let (server, health) = (server.clone(), Arc::clone(health));
+                let (credentials, settings) = (credentials.clone(), database.config.health.clone());
+                let stopped = stopped.clone();
+                tokio::task::spawn_local(async move {
+                    Box::pin(probe::run(index, server, credentials, health, settings, stopped)).await;
+                });
+            }
+        }
+        self.running.push((Arc::clone(database), credentials, stop));
+    }
+}
+
+/// As whom a database's servers are probed: `probe_user`; or else `user`, if its password is known in clear text.
+fn credentials_of(database: &Database, live: &Live) -> Option<Credentials> {
+    if let Some(user) = &database.probe_user {
+        return Some(Credentials { user: user.clone(), password: database.probe_password.clone() });
+    }
+    let user = database.user.as_ref()?;
+    let own = database.password.as_deref().and_then(|p| Secret::parse(p).ok());
+    let secret = own.as_ref().or_else(|| live.users.get(user).map(|c| c.secret()))?;
+    let password = match secret {
+        Secret::Clear(password) => Some(String::from_utf8(password.as_bytes().to_vec()).ok()?),
+        // An empty entry: the servers trust this user.
+        Secret::Absent => None,
+        Secret::Md5(_) | Secret::Scram(_) => return None,
+    };
+    Some(Credentials { user: user.clone(), password })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::app::live;
+
+    fn found(keys: &str, users: &str) -> Option<(String, Option<String>)> {
+        let text = format!(
+            "[pgweir]\nauth_type = \"trust\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\n{keys}\n{users}"
+        );
+        let config = crate::config::parse(&text, Path::new("t.toml")).unwrap();
+        let live = live::build(config, None, [0; 32]).unwrap();
+        credentials_of(&live.databases["a"].config, &live).map(|c| (c.user, c.password))
+    }
+
+    #[test]
+    fn a_prober_is_who_the_configuration_says() {
+        let some = |user: &str, password: Option<&str>| Some((user.to_owned(), password.map(str::to_owned)));
+        assert_eq!(found("", ""), None);
+        assert_eq!(found("probe_user = \"p\"\nprobe_password = \"x\"\nuser = \"u\"", ""), some("p", Some("x")));
+        assert_eq!(found("probe_user = \"p\"", ""), some("p", None));
+        assert_eq!(found("user = \"u\"\npassword = \"y\"", ""), some("u", Some("y")));
+        assert_eq!(found("user = \"u\"", "[users.u]\npassword = \"z\""), some("u", Some("z")));
+        let hashed = "[users.u]\npassword = \"md50123456789abcdef0123456789abcdef\"";
+        assert_eq!(found("user = \"u\"", hashed), None, "a hash does not log in");
+        assert_eq!(found("user = \"u\"", ""), None, "an unknown password is not guessed");
+    }
+}

@@ -1,0 +1,165 @@
+//! What the parts of the process have in common beside the clients: replaced databases, statistics, and the way to the main thread.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admin::parse::ShutdownMode;
+use crate::client::Shared;
+use crate::client::database::LiveDatabase;
+use crate::clock;
+use crate::id::{ConnectionId, WorkerId};
+use crate::metrics::averages::Averages;
+use crate::metrics::counters::Counts;
+use crate::metrics::snapshot::Reloads;
+use crate::pool::Pool;
+use crate::pool::ledger::SlotId;
+
+/// Bits of a connection's number that its slot in the pool takes; the pool's number has the rest.
+const SLOT_BITS: u32 = 20;
+
+/// What someone asks of the main thread.
+#[derive(Debug)]
+pub enum Request {
+    /// Read the configuration again; the answer is what changed, or every mistake.
+    Reload(oneshot::Sender<Result<String, Vec<String>>>),
+    /// End.
+    Shutdown(ShutdownMode),
+}
+
+/// The state of the process.
+#[derive(Debug)]
+pub struct State {
+    /// Clients and what they share.
+    pub shared: Arc<Shared>,
+    /// The averages of SHOW STATS.
+    pub averages: Mutex<Averages>,
+    /// Reloads so far.
+    pub reloads: Mutex<Reloads>,
+    /// Whether PAUSE without a name is in force.
+    pub paused: AtomicBool,
+    /// To the main thread.
+    pub requests: mpsc::Sender<Request>,
+    retired: Mutex<Retired>,
+    numbers: Mutex<Numbers>,
+}
+
+/// Databases that a reload has replaced, and what was counted by those that are gone.
+#[derive(Debug, Default)]
+struct Retired {
+    databases: Vec<Arc<LiveDatabase>>,
+    past: BTreeMap<String, Counts>,
+}
+
+/// Numbers of pools, for as long as they live.
+#[derive(Debug, Default)]
+struct Numbers {
+    next: u64,
+    known: HashMap<usize, (Weak<Pool>, u64)>,
+}
+
+impl State {
+    /// The state of a process that starts.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, requests: mpsc::Sender<Request>) -> Arc<Self> {
+        let reloads = Reloads { loaded_at: clock::wall(), ..Reloads::default() };
+        Arc::new(Self {
+            shared,
+            averages: Mutex::new(Averages::new()),
+            reloads: Mutex::new(reloads),
+            paused: AtomicBool::new(false),
+            requests,
+            retired: Mutex::default(),
+            numbers: Mutex::default(),
+        })
+    }
+
+    /// The databases at work and then those that were replaced and still have connections.
+    #[must_use]
+    pub fn databases(&self) -> Vec<Arc<LiveDatabase>> {
+        let mut all: Vec<_> = self.shared.live.load().databases.values().cloned().collect();
+        all.extend(self.retired.lock().databases.iter().cloned());
+        all
+    }
+
+    /// A reload has replaced these: connections that are lent end when they come back.
+    pub fn retire(&self, databases: Vec<Arc<LiveDatabase>>) {
+        for database in &databases {
+            database.retired.store(true, Ordering::Release);
+            database.pools().iter().for_each(|pool| pool.close_all());
+        }
+        self.retired.lock().databases.extend(databases);
+    }
+
+    /// Looks after all pools; to be called about once a second on one worker.
+    pub fn tick(&self, worker: WorkerId) {
+        for database in self.shared.live.load().databases.values() {
+            database.pools().iter().for_each(|pool| pool.maintain(worker));
+        }
+        let mut retired = self.retired.lock();
+        let Retired { databases, past } = &mut *retired;
+        databases.retain(|database| {
+            let pools = database.pools();
+            for pool in &pools {
+                // Who waited before the reload still gets a connection; nobody else does, so none is kept.
+                if pool.counts().waiting > 0 {
+                    pool.maintain(worker);
+                }
+                pool.close_all();
+            }
+            let needed = Arc::strong_count(database) > 1 || !pools.iter().all(|pool| pool.is_quiet());
+            if !needed {
+                *past.entry(database.config.name.clone()).or_default() += totals_of(&pools);
+            }
+            needed
+        });
+    }
+
+    /// What went through each database since the start. Databases that are no more are in it.
+    #[must_use]
+    pub fn totals(&self) -> BTreeMap<String, Counts> {
+        // Both under one lock, so that what moves from one to the other is counted once.
+        let retired = self.retired.lock();
+        let mut totals = retired.past.clone();
+        let live = self.shared.live.load();
+        for database in live.databases.values().chain(&retired.databases) {
+            *totals.entry(database.config.name.clone()).or_default() += totals_of(&database.pools());
+        }
+        totals
+    }
+
+    /// Takes a sample for the averages.
+    pub fn sample(&self) {
+        let totals = self.totals();
+        self.averages.lock().sample(clock::now(), totals);
+    }
+
+    /// The number of a server connection, unique as long as the process lives (and its pools make less than a million each).
+    #[must_use]
+    pub fn connection_id(&self, pool: &Arc<Pool>, slot: SlotId) -> ConnectionId {
+        let number = self.numbers.lock().of(pool);
+        ConnectionId((number << SLOT_BITS) | (slot.0 & ((1 << SLOT_BITS) - 1)))
+    }
+}
+
+impl Numbers {
+    fn of(&mut self, pool: &Arc<Pool>) -> u64 {
+        let place = Arc::as_ptr(pool) as usize;
+        // The weak pointer keeps the place from being used again.
+        if let Some((_, number)) = self.known.get(&place) {
+            return *number;
+        }
+        self.known.retain(|_, (pool, _)| pool.strong_count() > 0);
+        let number = self.next;
+        self.next += 1;
+        self.known.insert(place, (Arc::downgrade(pool), number));
+        number
+    }
+}
+
+fn totals_of(pools: &[Arc<Pool>]) -> Counts {
+    pools.iter().map(|pool| pool.counters.totals.snapshot()).sum()
+}
