@@ -100,8 +100,8 @@ check_placement() {
 }
 
 check_join() {
-    SEEN="customer 42 is from Spain and has two orders"
-    ((STATUS == 0)) && (($(grep -c 'customer 42|Spain' <<<"$OUT") == 2))
+    SEEN="customer 42 is from Spain"
+    ((STATUS == 0)) && [[ $OUT == *"customer 42|Spain"* ]]
 }
 
 check_refusal() {
@@ -163,9 +163,9 @@ tour_stops() {
     stop "The sample orders were loaded through pgweir: here are those of three customers (the check counts both shards)" \
         "for id in 1 2 3; do psql -XAt '$SHOP' -c \"select customer_id, item from orders where customer_id = \$id\"; done" \
         check_placement
-    stop "Tables with the same key join on their shard, and so do reference tables" \
-        "psql -XAt '$SHOP' -c 'select c.name, k.name, o.item from customers c join orders o on o.customer_id = c.id
-    join countries k on k.code = c.country where c.id = 42'" check_join
+    stop "A reference table has a copy on every shard, so it joins there" \
+        "psql -XAt '$SHOP' -c 'select c.name, k.name from customers c join countries k on k.code = c.country where c.id = 42'" \
+        check_join
     stop "What cannot be proven right is refused: this count would need every shard" \
         "psql -X -v VERBOSITY=verbose '$SHOP' -c 'select count(*) from orders'" check_refusal
     stop "The console: pools" "psql -X '$CONSOLE' -c 'show pools'" check_pools

@@ -331,6 +331,10 @@ impl Client {
             at = here;
             if header.tag == b'Z' {
                 self.on_ready(link);
+                if self.session.may_release() {
+                    // What follows is not this client's: the pool looks at it.
+                    break;
+                }
             }
         }
         let passed = bytes.get(run..at).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! The corpus: what each kind of statement is, leaves behind, and shows to the shard planner.
 
-use std::fmt::Write as _;
-
 use proptest::prelude::*;
+
+use std::fmt::Write as _;
 
 use super::facts::*;
 use super::parse::facts;
@@ -673,36 +673,6 @@ fn depth_costs_no_stack() {
         let text = format!("SELECT nextval('s'){}", " + 1".repeat(N));
         assert_eq!(facts(text.as_bytes()).statements[0].why, "calls nextval()");
     });
-}
-
-#[test]
-#[ignore = "a search for slow texts, for whoever changes the parser"]
-fn no_pair_of_fragments_is_slow() {
-    #[rustfmt::skip]
-    let fragments = [
-        "", " ", "+", "-", "*", "/", "/*", "*/", "--", "\n", "'", "''", "E'", "\\", "\"", "$a$", "$", "$1", "(", ")", "[1]", ",",
-        ";", ".", "..", ":", "::int", "=", "@", "!", "1", "1.", "1e", "0x", "a", "\u{e9}", "U&'", "U&\"", "B'", "X'", "N'", "UESCAPE",
-        "\u{0}", " SELECT ", " NOT ", " AND ", " OR ", " UNION ", " NULLS ", " WITH ", " a=1", " IS NULL", "a.", " JOIN t ON a=b ",
-        " COLLATE a", " IN (1)", " AS a", "SET a=1;", " a int COLLATE b,", " f(", "_", "\t", "\r", "\u{b}", "%", "WITH a AS (",
-    ];
-    let mut slow = String::new();
-    for start in
-        ["", "SELECT ", "SELECT * FROM t WHERE a=1", "CREATE TABLE t (a int", "INSERT INTO t VALUES (1)", "/*", "E'"]
-    {
-        for a in fragments {
-            for b in fragments {
-                let piece = format!("{a}{b}");
-                let text = format!("{start}{}", piece.repeat(50_000 / piece.len().max(1)));
-                let before = crate::clock::now();
-                let unparsed = facts(text.as_bytes()).unparsed.map(|u| u.0.chars().take(40).collect::<String>());
-                let took = crate::clock::now().saturating_duration_since(before);
-                if took.as_millis() > 300 {
-                    let _ = writeln!(slow, "{start:?} {piece:?}: {took:?} {unparsed:?}");
-                }
-            }
-        }
-    }
-    assert!(slow.is_empty(), "\n{slow}");
 }
 
 #[test]
