@@ -222,10 +222,13 @@ impl Client {
                     Err(event) => return Poll::Ready(event),
                 }
             }
-            if link.replay.is_none()
-                && let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx)
-            {
-                return Poll::Ready(Event::ClientGone);
+            if link.replay.is_none() {
+                let full = self.output.len() >= HIGH_WATER;
+                if let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx) {
+                    return Poll::Ready(Event::ClientGone);
+                }
+                // The server was not read from for want of room, so nothing would wake us when it has more.
+                moved |= full && self.output.len() < HIGH_WATER;
             }
             if self.session.may_release() && connection.output.is_empty() && link.client_rest == 0 {
                 return Poll::Ready(Event::Release);
