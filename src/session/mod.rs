@@ -502,6 +502,12 @@ impl Session {
         self.portals.clear();
     }
 
+    /// The block that the server was in has been rolled back behind the client's back, to begin again elsewhere.
+    pub fn on_block_moved(&mut self) {
+        self.status = TransactionStatus::Idle;
+        self.pending.clear();
+    }
+
     /// The server goes back to the pool; frees what an idle session does not need.
     pub fn on_release(&mut self) {
         self.pipeline.shrink();
