@@ -599,7 +599,6 @@ fn empty_blocks_reach_no_server() {
     // An error of the first statement is the block's.
     assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
     let key = sharded.keys(1, 1)[0];
-    assert_eq!(client.run(&format!("SELECT 1/0 FROM t WHERE k = {key}")), "T(?column?:23) C(SELECT 0) Z(T)");
     assert_eq!(client.run(&format!("INSERT INTO t (k, n) VALUES ({key}, 1/0)")), "E(22012) Z(E)");
     assert_eq!(client.run("COMMIT"), "C(ROLLBACK) Z(I)");
     // COMMIT by the extended protocol.
