@@ -170,7 +170,7 @@ impl World {
         let mut unnamed = false;
         while let Some(frame) = frame::next(&bytes[to..], 1 << 20).unwrap() {
             to += frame.bytes.len();
-            unnamed |= frame.tag == b'P';
+            unnamed |= matches!(frame.tag, b'P' | b'C');
             if matches!(frame.tag, b'S' | b'Q') && unnamed {
                 received.extend(self.send_at_once(&bytes[from..to]));
                 (from, unnamed) = (to, false);
