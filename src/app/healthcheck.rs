@@ -45,7 +45,8 @@ fn status_line(url: &Url) -> io::Result<String> {
 fn ask(mut stream: TcpStream, host: &str, port: u16, path: &str) -> io::Result<String> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut head = Vec::new();
     while !head.contains(&b'\n') && (head.len() as u64) < HEAD {
         let mut piece = [0; 64];

@@ -128,7 +128,7 @@ mod tests {
     use crate::config::{diff, parse};
 
     const BASE: &str = "[pgweir]\nauth_type = \"trust\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\n\
-                        [databases.b]\nprimary = \"postgres://127.0.0.1:1/b\"\n";
+                        [databases.b]\nprimary = \"postgres://127.0.0.1:1/b\"\n[users.someone]\n";
 
     fn config(text: &str) -> Config {
         parse(text, Path::new("test.toml")).unwrap()
@@ -179,7 +179,7 @@ mod tests {
         let mut new = config(
             "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.2\"\nlisten_port = 7000\nunix_socket_dir = \"/tmp\"\n\
              unix_socket_mode = \"0700\"\nworkers = 3\nhttp_listen = \"127.0.0.1:9\"\nlog_format = \"json\"\n\
-             log_level = \"debug\"\nlisten_backlog = 7\n",
+             log_level = \"debug\"\nlisten_backlog = 7\n[users.someone]\n",
         );
         let fixed = crate::config::settings::settings().filter(|s| !s.changeable).count();
         assert_eq!(diff::diff(&old, &new).needs_restart.len(), fixed, "the test changes all of them");

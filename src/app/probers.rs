@@ -80,7 +80,8 @@ mod tests {
 
     fn found(keys: &str, users: &str) -> Option<(String, Option<String>)> {
         let text = format!(
-            "[pgweir]\nauth_type = \"trust\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\n{keys}\n{users}"
+            "[pgweir]\nauth_type = \"trust\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\n{keys}\n\
+             [users.someone]\n{users}"
         );
         let config = crate::config::parse(&text, Path::new("t.toml")).unwrap();
         let live = live::build(config, None, [0; 32]).unwrap();

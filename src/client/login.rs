@@ -148,7 +148,8 @@ pub async fn settle(
     if !known {
         let mut checkout = any_server(database, pools, worker).await?;
         ask(&mut checkout, pools, &wanted).await?;
-        checkout.release(Verdict::Dirty);
+        let touched = wanted.iter().any(|w| !is_plain(w));
+        checkout.release(if touched { Verdict::Dirty } else { Verdict::Clean });
     }
     let welcome = pools.welcome.lock();
     let mut parameters = welcome.parameters.as_ref().map(|p| p.to_vec()).unwrap_or_default();

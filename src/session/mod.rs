@@ -73,6 +73,8 @@ pub struct Session {
     pipeline: Pipeline,
     /// Messages of the extended protocol were sent since the last Sync: the server holds portals or skips for us.
     unsynced: bool,
+    /// The server passes over everything up to the next Sync, which has not been sent yet.
+    skipping: bool,
     /// An error since the last ReadyForQuery: what the implicit transaction did is undone.
     failed: bool,
     names: HashMap<Box<[u8]>, Arc<Statement>>,
@@ -93,6 +95,7 @@ impl Session {
             status: TransactionStatus::Idle,
             pipeline: Pipeline::default(),
             unsynced: false,
+            skipping: false,
             failed: false,
             names: HashMap::new(),
             unnamed: None,
@@ -187,6 +190,12 @@ impl Session {
 
     /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
     pub fn forward(&mut self, intake: Intake, frame: &[u8], server: &mut ServerState, out: &mut Vec<u8>) {
+        if self.skipping {
+            if !matches!(intake, Intake::Sync) {
+                return self.withdraw(intake);
+            }
+            self.skipping = false;
+        }
         match intake {
             Intake::Query(facts) => {
                 self.unsynced = false;
@@ -477,6 +486,7 @@ impl Session {
         }
         if extended && self.pipeline.is_empty() {
             self.unsynced = true;
+            self.skipping = true;
         }
         if let Some(refusal) = refusal {
             let mut out = Vec::new();
@@ -496,10 +506,17 @@ impl Session {
         }
         self.status = TransactionStatus::Idle;
         self.unsynced = false;
+        self.skipping = false;
         self.failed = false;
         self.pending.clear();
         self.pins.clear();
         self.portals.clear();
+    }
+
+    /// The block that the server was in has been rolled back behind the client's back, to begin again elsewhere.
+    pub fn on_block_moved(&mut self) {
+        self.status = TransactionStatus::Idle;
+        self.pending.clear();
     }
 
     /// The server goes back to the pool; frees what an idle session does not need.

@@ -77,6 +77,10 @@ impl Server {
             }
             b'P' => {
                 let parse = message::parse(body).unwrap();
+                // The unnamed statement goes before the next one's text is read.
+                if parse.name.is_empty() {
+                    self.names.remove(&b""[..]);
+                }
                 // PostgreSQL looks at the text first; a bad text under a taken name fails either way.
                 if !parse.name.is_empty() && self.names.contains(parse.name) {
                     let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));

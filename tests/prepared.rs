@@ -1,0 +1,360 @@
+//! Prepared statements follow their client from server to server, are shared where they are equal, and never mix.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::cluster::Cluster;
+use common::raw::RawClient;
+use common::tools;
+use common::weir::{Builder, Weir};
+use common::wire::show;
+use tokio_postgres::types::ToSql;
+
+fn over(cluster: &Cluster, size: u32) -> Builder {
+    Weir::builder().general("server_round_robin = true").database(&format!(
+        "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = {size}",
+        cluster.port()
+    ))
+}
+
+/// Opens both connections of a pool of two: they then take turns.
+fn warm(weir: &Weir) {
+    let mut both = [weir.client("app"), weir.client("app")];
+    both.iter_mut().for_each(|client| assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)"));
+    both.iter_mut().for_each(|client| assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)"));
+}
+
+fn prepare(client: &mut RawClient, name: &str, sql: &str) {
+    client.parse(name, sql, &[]);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "1 Z(I)", "{name}: {sql}");
+}
+
+/// Bind, Execute, Sync of a named statement: the compact answer.
+fn execute(client: &mut RawClient, name: &str, values: &[Option<&str>]) -> String {
+    client.bind("", name, values);
+    client.execute("", 0);
+    client.sync();
+    show(&client.read_until_ready())
+}
+
+/// Statements prepared on the server that this client's next transaction gets.
+fn on_server(client: &mut RawClient) -> usize {
+    client.value("SELECT count(*) FROM pg_prepared_statements").parse().unwrap()
+}
+
+#[test]
+fn statements_follow_their_clients() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).start();
+    warm(&weir);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    prepare(&mut a, "s", "SELECT 'a', pg_backend_pid(), $1::int");
+    prepare(&mut b, "s", "SELECT 'b', pg_backend_pid(), $1::int");
+    prepare(&mut a, "only a", "SELECT 'only a'");
+    let mut servers = [BTreeSet::new(), BTreeSet::new()];
+    for turn in 0..12 {
+        let number = turn.to_string();
+        for (client, who) in [(&mut a, 0), (&mut b, 1)] {
+            client.bind("", "s", &[Some(&number)]);
+            client.execute("", 0);
+            client.sync();
+            let messages = client.read_until_ready();
+            let row = messages.iter().find_map(|m| m.row()).unwrap_or_else(|| panic!("{}", show(&messages)));
+            assert_eq!(row[0].as_deref(), Some(["a", "b"][who]));
+            assert_eq!(row[2].as_deref(), Some(number.as_str()));
+            servers[who].insert(row[1].clone().unwrap());
+        }
+        // Every third turn one server is skipped, so that both see both.
+        if turn % 3 == 0 {
+            b.run("SELECT 1");
+        }
+    }
+    assert!(servers.iter().all(|seen| seen.len() == 2), "{servers:?}");
+    assert_eq!(execute(&mut a, "only a", &[]), "2 D(only a) C(SELECT 1) Z(I)");
+    assert_eq!(execute(&mut b, "only a", &[]), "E(26000) Z(I)");
+}
+
+#[test]
+fn describe_on_a_server_that_has_not_seen_it() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).start();
+    warm(&weir);
+    let mut client = weir.client("app");
+    prepare(&mut client, "d", "SELECT $1::int8 AS n");
+    for _ in 0..4 {
+        client.describe_statement("d");
+        client.sync();
+        assert_eq!(show(&client.read_until_ready()), "t(20) T(n:20) Z(I)");
+    }
+}
+
+#[test]
+fn equal_statements_are_shared() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let mut clients: Vec<_> = (0..5).map(|_| weir.client("app")).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        prepare(client, &format!("name {number}"), "SELECT $1::int + 1");
+        assert_eq!(execute(client, &format!("name {number}"), &[Some("1")]), "2 D(2) C(SELECT 1) Z(I)");
+    }
+    assert_eq!(on_server(&mut clients[0]), 1);
+    // Other types of parameters are another statement.
+    clients[0].parse("typed", "SELECT $1::int + 1", &[23]);
+    clients[0].sync();
+    assert_eq!(show(&clients[0].read_until_ready()), "1 Z(I)");
+    assert_eq!(on_server(&mut clients[0]), 2);
+    // One closes it, one leaves: the others still have it.
+    clients[1].close_statement("name 1");
+    clients[1].sync();
+    assert_eq!(show(&clients[1].read_until_ready()), "3 Z(I)");
+    assert_eq!(execute(&mut clients[1], "name 1", &[Some("1")]), "E(26000) Z(I)");
+    clients.remove(2);
+    assert_eq!(execute(&mut clients[0], "name 0", &[Some("5")]), "2 D(6) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn deallocate_concerns_its_own_client() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for sql in ["DEALLOCATE s", "DEALLOCATE PREPARE s", "DEALLOCATE ALL", "DISCARD ALL"] {
+        prepare(&mut a, "s", "SELECT 'shared'");
+        prepare(&mut b, "s", "SELECT 'shared'");
+        let tag = match sql {
+            "DISCARD ALL" => "DISCARD ALL",
+            "DEALLOCATE ALL" => "DEALLOCATE ALL",
+            _ => "DEALLOCATE",
+        };
+        assert_eq!(a.run(sql), format!("C({tag}) Z(I)"));
+        assert_eq!(execute(&mut a, "s", &[]), "E(26000) Z(I)", "{sql}");
+        assert_eq!(execute(&mut b, "s", &[]), "2 D(shared) C(SELECT 1) Z(I)", "{sql}");
+        b.close_statement("s");
+        b.sync();
+        assert_eq!(show(&b.read_until_ready()), "3 Z(I)");
+    }
+    // By the extended protocol; one that fails changes nothing.
+    prepare(&mut a, "s", "SELECT 'shared'");
+    for (sql, answer) in [("DEALLOCATE nope", "1 E(26000) Z(I)"), ("DEALLOCATE s", "1 2 C(DEALLOCATE) Z(I)")] {
+        a.parse("", sql, &[]);
+        a.bind("", "", &[]);
+        a.execute("", 0);
+        a.sync();
+        let said = show(&a.read_until_ready());
+        assert!(said == answer || said == answer.replace("1 E", "1 2 E"), "{sql}: {said}");
+        let expected = if sql.ends_with("nope") { "2 D(shared) C(SELECT 1) Z(I)" } else { "E(26000) Z(I)" };
+        assert_eq!(execute(&mut a, "s", &[]), expected, "{sql}");
+    }
+}
+
+#[test]
+fn server_holds_no_more_than_the_cap() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("max_prepared_statements = 3").start();
+    let mut client = weir.client("app");
+    for number in 0..10 {
+        prepare(&mut client, &format!("s{number}"), &format!("SELECT {number}"));
+    }
+    assert_eq!(on_server(&mut client), 3);
+    for _ in 0..2 {
+        for number in 0..10 {
+            let answer = execute(&mut client, &format!("s{number}"), &[]);
+            assert_eq!(answer, format!("2 D({number}) C(SELECT 1) Z(I)"));
+        }
+    }
+    // All ten in one pipeline.
+    for number in 0..10 {
+        client.bind("", &format!("s{number}"), &[]);
+        client.execute("", 0);
+    }
+    client.sync();
+    let expected: String = (0..10).map(|number| format!("2 D({number}) C(SELECT 1) ")).collect();
+    assert_eq!(show(&client.read_until_ready()), format!("{expected}Z(I)"));
+    assert_eq!(on_server(&mut client), 3);
+}
+
+#[test]
+fn eviction_that_fails_is_undone() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("max_prepared_statements = 2").start();
+    let mut client = weir.client("app");
+    for name in ["a", "b", "c", "d"] {
+        prepare(&mut client, name, &format!("SELECT '{name}'"));
+    }
+    for round in 0..4 {
+        // The server fails first; what would make room and prepare anew is skipped there.
+        client.parse("", "SELECT 1/0", &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+        for name in ["a", "b"] {
+            client.bind("", name, &[]);
+            client.execute("", 0);
+        }
+        let new = format!("new {round}");
+        client.parse(&new, "SELECT 'new'", &[]);
+        client.sync();
+        assert_eq!(show(&client.read_until_ready()).replace("1 2 E", "1 E"), "1 E(22012) Z(I)");
+        assert_eq!(execute(&mut client, &new, &[]), "E(26000) Z(I)");
+        for name in ["d", "c", "a", "b"] {
+            assert_eq!(execute(&mut client, name, &[]), format!("2 D({name}) C(SELECT 1) Z(I)"), "round {round}");
+        }
+        assert!(on_server(&mut client) <= 2);
+    }
+}
+
+#[test]
+fn table_changes_between_executions() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE t AS SELECT 1 AS a");
+    let weir = over(&cluster, 2).start();
+    warm(&weir);
+    let mut client = weir.client("app");
+    prepare(&mut client, "all", "SELECT * FROM t");
+    for _ in 0..2 {
+        assert_eq!(execute(&mut client, "all", &[]), "2 D(1) C(SELECT 1) Z(I)");
+    }
+    cluster.sql("ALTER TABLE t ADD b int DEFAULT 2");
+    // PostgreSQL refuses the old plan; drivers then close the statement and prepare it anew, which must help on every server.
+    for _ in 0..2 {
+        let answer = execute(&mut client, "all", &[]);
+        if answer == "E(0A000) Z(I)" {
+            client.close_statement("all");
+            client.parse("all", "SELECT * FROM t", &[]);
+            client.sync();
+            assert_eq!(show(&client.read_until_ready()), "3 1 Z(I)");
+        } else {
+            assert_eq!(answer, "2 D(1|2) C(SELECT 1) Z(I)");
+        }
+    }
+    for _ in 0..4 {
+        assert_eq!(execute(&mut client, "all", &[]), "2 D(1|2) C(SELECT 1) Z(I)");
+    }
+    // A newcomer who prepares the same text gets the new table.
+    let mut other = weir.client("app");
+    other.parse("x", "SELECT * FROM t", &[]);
+    other.describe_statement("x");
+    other.sync();
+    assert_eq!(show(&other.read_until_ready()), "1 t() T(a:23,b:23) Z(I)");
+}
+
+#[test]
+fn names_are_sent_as_they_are_when_not_followed() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("max_prepared_statements = 0\npool_mode = \"session\"").start();
+    let mut client = weir.client("app");
+    prepare(&mut client, "plain", "SELECT 'as is'");
+    assert_eq!(client.value("SELECT name FROM pg_prepared_statements"), "plain");
+    assert_eq!(execute(&mut client, "plain", &[]), "2 D(as is) C(SELECT 1) Z(I)");
+    client.parse("plain", "SELECT 2", &[]);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "E(42P05) Z(I)");
+}
+
+#[test]
+fn parses_are_counted() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for client in [&mut a, &mut b] {
+        prepare(client, "s", "SELECT 1");
+        for _ in 0..3 {
+            assert_eq!(execute(client, "s", &[]), "2 D(1) C(SELECT 1) Z(I)");
+        }
+    }
+    let stats = weir.admin_table("SHOW STATS");
+    let app = stats.iter().find(|row| row["database"] == "app").unwrap();
+    let count = |name: &str| app[name].parse::<u64>().unwrap();
+    assert_eq!(count("total_client_parse_count"), 2);
+    assert_eq!(count("total_bind_count"), 6);
+    assert_eq!(count("total_server_parse_count"), 1);
+}
+
+// Drivers.
+
+#[test]
+fn pgbench_prepared() {
+    let cluster = Cluster::start();
+    tools::pgbench(cluster.port(), "postgres", &["-i", "-q", "-s", "1"]).ok();
+    let weir = over(&cluster, 2).start();
+    for mode in ["prepared", "extended", "simple"] {
+        for script in ["-S", "-N"] {
+            let args = ["-M", mode, script, "-n", "-c", "8", "-j", "2", "-t", "50"];
+            let report = tools::pgbench(weir.port(), "app", &args).ok();
+            assert!(report.contains("number of transactions actually processed: 400/400"), "{report}");
+        }
+    }
+}
+
+#[test]
+fn psycopg_prepared() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).start();
+    warm(&weir);
+    let script = r#"
+import psycopg
+with psycopg.connect(autocommit=True, prepare_threshold=0) as a, psycopg.connect(autocommit=True, prepare_threshold=0) as b:
+    for i in range(20):
+        assert a.execute("SELECT %s::int + 1", (i,)).fetchone() == (i + 1,)
+        assert b.execute("SELECT %s::int + 2", (i,)).fetchone() == (i + 2,)
+    a.execute("CREATE TABLE t (id int, v text)")
+    with a.cursor() as cur:
+        cur.executemany("INSERT INTO t VALUES (%s, %s)", [(i, str(i)) for i in range(100)])
+        with cur.copy("COPY t FROM STDIN") as copy:
+            copy.write_row((100, "copied"))
+    with b.pipeline():
+        cursors = [b.execute("SELECT v FROM t WHERE id = %s", (i,)) for i in (1, 50, 100)]
+    assert [c.fetchone() for c in cursors] == [("1",), ("50",), ("copied",)]
+    with b.transaction():
+        b.execute("DELETE FROM t WHERE id = %s", (1,))
+    try:
+        b.execute("SELECT 1 / %s", (0,))
+    except psycopg.errors.DivisionByZero:
+        pass
+    print(b.execute("SELECT count(*) FROM t", prepare=True).fetchone()[0])
+"#;
+    assert_eq!(tools::python(weir.port(), "app", script).ok(), "100\n");
+}
+
+#[test]
+fn tokio_postgres_prepared() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).start();
+    warm(&weir);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = format!("host=127.0.0.1 port={} user=postgres dbname=app", weir.port());
+        let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await.unwrap();
+        let (other, other_connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await.unwrap();
+        let tasks = [tokio::spawn(connection), tokio::spawn(other_connection)];
+        let add = client.prepare("SELECT $1::int4 + $2::int4").await.unwrap();
+        let multiply = other.prepare("SELECT $1::int4 * $2::int4").await.unwrap();
+        for number in 0..20_i32 {
+            // Both at once: the driver pipelines what is asked for at the same time.
+            let (one, two, three) = (1_i32, 2_i32, 3_i32);
+            let (first, second): ([&(dyn ToSql + Sync); 2], [&(dyn ToSql + Sync); 2]) =
+                ([&number, &one], [&number, &two]);
+            let third: [&(dyn ToSql + Sync); 2] = [&number, &three];
+            let (sum, sum_again, product) = tokio::join!(
+                client.query_one(&add, &first),
+                client.query_one(&add, &second),
+                other.query_one(&multiply, &third),
+            );
+            assert_eq!(sum.unwrap().get::<_, i32>(0), number + 1);
+            assert_eq!(sum_again.unwrap().get::<_, i32>(0), number + 2);
+            assert_eq!(product.unwrap().get::<_, i32>(0), number * 3);
+        }
+        // Dropping it closes it on the server's side of the driver.
+        drop(add);
+        let again = client.prepare("SELECT $1::int4 + $2::int4").await.unwrap();
+        assert_eq!(client.query_one(&again, &[&1_i32, &1_i32]).await.unwrap().get::<_, i32>(0), 2);
+        let error = client.query_one("SELECT 1/$1::int4", &[&0_i32]).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "22012");
+        drop((client, other, again, multiply));
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    });
+}

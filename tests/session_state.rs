@@ -1,0 +1,311 @@
+//! Two clients that share one server: what one sets is neither seen by the other (a leak) nor gone for itself (a loss).
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::raw::RawClient;
+use common::weir::{Builder, Weir};
+use common::wire::show;
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn over(cluster: &Cluster, size: u32) -> Builder {
+    Weir::builder().database(&format!(
+        "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = {size}",
+        cluster.port()
+    ))
+}
+
+/// The setting as each of the two sees it, several times in turn.
+fn in_turn(name: &str, a: (&mut RawClient, &str), b: (&mut RawClient, &str)) {
+    for _ in 0..3 {
+        assert_eq!(a.0.value(&format!("SHOW {name}")), a.1, "{name} of the first");
+        assert_eq!(b.0.value(&format!("SHOW {name}")), b.1, "{name} of the second");
+    }
+}
+
+/// Settings, two values each as SHOW tells them, and whether PostgreSQL reports their changes.
+const SETTINGS: &[(&str, &str, &str)] = &[
+    ("application_name", "one app", "it's \"another\""),
+    ("DateStyle", "German, DMY", "SQL, MDY"),
+    ("IntervalStyle", "iso_8601", "sql_standard"),
+    ("TimeZone", "Asia/Tokyo", "America/New_York"),
+    ("client_encoding", "LATIN1", "WIN1252"),
+    ("standard_conforming_strings", "off", "on"),
+    ("work_mem", "5MB", "6MB"),
+    ("statement_timeout", "50s", "1min"),
+    ("app.tenant", "tenant 'a'", "back\\slash"),
+];
+
+fn literal(value: &str) -> String {
+    format!("E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[test]
+fn settings_neither_leak_nor_get_lost() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b, mut bystander) = (weir.client("app"), weir.client("app"), weir.client("app"));
+    let server = bystander.value("SELECT pg_backend_pid()");
+    for (name, first, second) in SETTINGS {
+        let default = bystander.rows(&format!("SELECT current_setting('{name}', true)")).unwrap().concat().concat();
+        assert!(a.run(&format!("SET {name} = {}", literal(first))).starts_with("C(SET) "));
+        let seen = bystander.rows(&format!("SELECT current_setting('{name}', true)")).unwrap().concat().concat();
+        assert_eq!(seen, default, "{name} leaks");
+        assert!(b.run(&format!("SET {name} TO {}", literal(second))).starts_with("C(SET) "));
+        in_turn(name, (&mut a, first), (&mut b, second));
+        let seen = bystander.rows(&format!("SELECT current_setting('{name}', true)")).unwrap().concat().concat();
+        assert_eq!(seen, default, "{name} leaks");
+    }
+    // All of them are still there, and RESET brings back the default.
+    for (name, first, second) in SETTINGS {
+        in_turn(name, (&mut a, first), (&mut b, second));
+    }
+    let default = bystander.value("SHOW work_mem");
+    assert!(a.run("RESET work_mem").starts_with("C(RESET)"));
+    in_turn("work_mem", (&mut a, &default), (&mut b, "6MB"));
+    assert!(a.run("RESET ALL").starts_with("C(RESET)"));
+    let zone = bystander.value("SHOW TimeZone");
+    in_turn("TimeZone", (&mut a, &zone), (&mut b, "America/New_York"));
+    assert!(b.run("DISCARD ALL").contains("C(DISCARD ALL)"));
+    in_turn("TimeZone", (&mut a, &zone), (&mut b, &zone));
+    in_turn("work_mem", (&mut a, &default), (&mut b, &default));
+    assert_eq!(bystander.value("SELECT pg_backend_pid()"), server, "all of it on one server");
+    assert_eq!(cluster.value("SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL"), "1");
+}
+
+#[test]
+fn search_path_follows_its_client() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE SCHEMA s1; CREATE SCHEMA \"S 2\"; CREATE TABLE s1.t AS SELECT 1 AS v; CREATE TABLE \"S 2\".t AS SELECT 2 AS v");
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b, mut c) = (weir.client("app"), weir.client("app"), weir.client("app"));
+    assert_eq!(a.run("SET search_path = s1, public"), "C(SET) Z(I)");
+    assert_eq!(b.run("SET search_path TO \"S 2\", s1"), "C(SET) Z(I)");
+    for _ in 0..3 {
+        assert_eq!((a.value("SELECT v FROM t"), b.value("SELECT v FROM t")), ("1".into(), "2".into()));
+        assert_eq!(c.run("SELECT v FROM t"), "E(42P01) Z(I)");
+    }
+    // By the extended protocol, in one exchange with its use.
+    c.parse("", "SET search_path = \"S 2\"", &[]);
+    c.bind("", "", &[]);
+    c.execute("", 0);
+    c.parse("", "SELECT v FROM t", &[]);
+    c.bind("", "", &[]);
+    c.execute("", 0);
+    c.sync();
+    assert_eq!(show(&c.read_until_ready()), "1 2 C(SET) 1 2 D(2) C(SELECT 1) Z(I)");
+    assert_eq!(a.value("SELECT v FROM t"), "1");
+    assert_eq!(c.value("SELECT v FROM t"), "2");
+}
+
+#[test]
+fn settings_follow_transactions() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for (name, before, after) in [("work_mem", "5MB", "6MB"), ("TimeZone", "Asia/Tokyo", "Europe/Rome")] {
+        let default = b.value(&format!("SHOW {name}"));
+        a.run(&format!("SET {name} = '{before}'"));
+        b.run("SELECT 1");
+        // Undone by ROLLBACK, kept by COMMIT.
+        a.run("BEGIN");
+        a.run(&format!("SET {name} = '{after}'"));
+        assert_eq!(a.value(&format!("SHOW {name}")), after);
+        a.run("ROLLBACK");
+        in_turn(name, (&mut a, before), (&mut b, &default));
+        a.run("BEGIN");
+        a.run(&format!("SET {name} = '{after}'"));
+        a.run("COMMIT");
+        assert_eq!(a.value(&format!("SHOW {name}")), after);
+        a.run(&format!("SET {name} = '{before}'"));
+        // LOCAL ends with the transaction.
+        a.run("BEGIN");
+        a.run(&format!("SET LOCAL {name} = '{after}'"));
+        assert_eq!(a.value(&format!("SHOW {name}")), after);
+        a.run("COMMIT");
+        assert_eq!(a.value(&format!("SHOW {name}")), before);
+        // Undone to a savepoint.
+        a.run("BEGIN");
+        a.run("SAVEPOINT s");
+        a.run(&format!("SET {name} = '{after}'"));
+        a.run("ROLLBACK TO s");
+        a.run("COMMIT");
+        assert_eq!(a.value(&format!("SHOW {name}")), before);
+        // Undone with the implicit transaction of one text.
+        a.run(&format!("SET {name} = '{after}'; SELECT 1/0"));
+        assert_eq!(a.value(&format!("SHOW {name}")), before);
+        a.run(&format!("BEGIN; SET {name} = '{after}'; ROLLBACK"));
+        assert_eq!(a.value(&format!("SHOW {name}")), before);
+        // A RESET is undone too.
+        a.run(&format!("BEGIN; RESET {name}"));
+        assert_eq!(a.value(&format!("SHOW {name}")), default);
+        a.run("ROLLBACK");
+        assert_eq!(a.value(&format!("SHOW {name}")), before);
+    }
+    drop(a);
+    assert_eq!(b.value("SHOW work_mem"), cluster.value("SHOW work_mem"));
+    assert_eq!(b.value("SHOW TimeZone"), cluster.value("SHOW TimeZone"));
+}
+
+#[test]
+fn set_config_and_identity_stay_with_their_client() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE tenant; GRANT tenant TO postgres");
+    let weir = over(&cluster, 2).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("SELECT set_config('app.user', '42', false)");
+    a.run("SET ROLE tenant");
+    for _ in 0..3 {
+        assert_eq!(b.rows("SELECT current_setting('app.user', true), current_user").unwrap(), [["", "postgres"]]);
+        assert_eq!(a.rows("SELECT current_setting('app.user'), current_user").unwrap(), [["42", "tenant"]]);
+    }
+    drop(a);
+    let mut others: Vec<_> = (0..2).map(|_| weir.client("app")).collect();
+    eventually("both servers are free", SOON, || {
+        let rows: Vec<_> = others.iter_mut().map(|c| c.run("BEGIN")).collect();
+        let seen: Vec<_> = others
+            .iter_mut()
+            .map(|c| c.rows("SELECT coalesce(current_setting('app.user', true), ''), current_user").unwrap())
+            .collect();
+        others.iter_mut().for_each(|c| assert_eq!(c.run("COMMIT"), "C(COMMIT) Z(I)"));
+        assert!(seen.iter().all(|rows| *rows == [["", "postgres"]]), "{seen:?}");
+        (rows.len() == 2).then_some(())
+    });
+}
+
+#[test]
+fn settings_given_at_startup() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let login = || weir.login("postgres", "app");
+    let mut plain = login().connect().unwrap();
+    let mut a = login()
+        .param("application_name", "starter")
+        .param("DateStyle", "German")
+        .param("client_encoding", "utf-8")
+        .param("client_min_messages", "error")
+        .param("options", "-c work_mem=5MB -c search_path=a\\ b --statement-timeout=7000 -capp.x=1")
+        .param("extra_float_digits", "2")
+        .connect()
+        .unwrap();
+    // Reported as the server spells them.
+    assert_eq!(a.params["application_name"], "starter");
+    assert_eq!(a.params["DateStyle"], "German, DMY");
+    assert_eq!(a.params["client_encoding"], "UTF8");
+    assert_eq!(plain.params["DateStyle"], "ISO, MDY");
+    let default = cluster.value("SHOW work_mem");
+    for _ in 0..2 {
+        in_turn("application_name", (&mut a, "starter"), (&mut plain, ""));
+        in_turn("DateStyle", (&mut a, "German, DMY"), (&mut plain, "ISO, MDY"));
+        in_turn("work_mem", (&mut a, "5MB"), (&mut plain, &default));
+        in_turn("statement_timeout", (&mut a, "7s"), (&mut plain, "0"));
+        in_turn("extra_float_digits", (&mut a, "2"), (&mut plain, "1"));
+        in_turn("client_min_messages", (&mut a, "error"), (&mut plain, "notice"));
+        assert_eq!(a.value("SHOW app.x"), "1");
+        // RESET returns to what startup gave.
+        a.run("SET work_mem = '9MB'");
+        a.run("SET DateStyle = 'SQL'");
+        in_turn("work_mem", (&mut a, "9MB"), (&mut plain, &default));
+        a.run("RESET work_mem");
+        in_turn("work_mem", (&mut a, "5MB"), (&mut plain, &default));
+        a.run("RESET ALL");
+    }
+    // One that the server does not take is the server's own error, and nothing remains of it.
+    let refused = login().param("options", "-c work_mem=nonsense").connect().unwrap_err();
+    assert_eq!(refused.code(), "22023");
+    assert_eq!(login().param("no_such_setting", "1").connect().unwrap_err().code(), "42704");
+    assert_eq!(plain.value("SHOW work_mem"), default);
+    // Taken and thrown away when so configured.
+    let weir = over(&cluster, 1).general("ignore_startup_parameters = [\"work_mem\", \"no_such_setting\"]").start();
+    let mut client =
+        weir.login("postgres", "app").param("work_mem", "5MB").param("no_such_setting", "1").connect().unwrap();
+    assert_eq!(client.value("SHOW work_mem"), default);
+}
+
+/// The first client does `keep`; until it has done `end` the other waits for the only server. Afterwards `trace` is empty.
+fn pins(keep: &str, end: Option<&str>, trace: &str) {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE SEQUENCE seq");
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    let answer = a.run(keep);
+    assert!(answer.ends_with("Z(I)") && !answer.contains("E("), "{answer}");
+    b.query(trace);
+    b.expect_silence(Duration::from_millis(150));
+    // Its owner still has it.
+    let rows = a.rows(trace).unwrap();
+    assert!(!rows.is_empty(), "{keep} is lost");
+    match end {
+        Some(end) => assert!(!a.run(end).contains("E("), "{end}"),
+        None => drop(a),
+    }
+    let messages = b.read_until_ready();
+    assert!(!messages.iter().any(|m| matches!(m.tag, b'D' | b'E')), "{keep}: {}", show(&messages));
+    assert_eq!(b.value("SELECT 1"), "1");
+}
+
+const TEMP: &str = "SELECT relname FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'";
+const LOCKS: &str = "SELECT objid FROM pg_locks WHERE locktype = 'advisory'";
+
+#[test]
+fn temporary_table_keeps_the_server() {
+    pins("CREATE TEMP TABLE mine (id int)", None, TEMP);
+    pins("CREATE TEMP TABLE mine AS SELECT 1", Some("DISCARD ALL"), TEMP);
+}
+
+#[test]
+fn advisory_lock_keeps_the_server() {
+    pins("SELECT pg_advisory_lock(7)", None, LOCKS);
+    pins("SELECT pg_try_advisory_lock(7)", Some("DISCARD ALL"), LOCKS);
+}
+
+#[test]
+fn listen_keeps_the_server() {
+    pins("LISTEN channel", None, "SELECT pg_listening_channels()");
+}
+
+#[test]
+fn cursor_and_sql_prepare_keep_the_server() {
+    pins("DECLARE c CURSOR WITH HOLD FOR SELECT 1", None, "SELECT name FROM pg_cursors WHERE is_holdable");
+    pins("PREPARE p AS SELECT 1", None, "SELECT name FROM pg_prepared_statements WHERE from_sql");
+}
+
+#[test]
+fn second_server_serves_the_others() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).start();
+    let (mut a, mut b, mut c) = (weir.client("app"), weir.client("app"), weir.client("app"));
+    a.run("CREATE TEMP TABLE mine AS SELECT 'a' AS v");
+    a.run("LISTEN news");
+    for _ in 0..3 {
+        assert_eq!(b.run("SELECT v FROM mine"), "E(42P01) Z(I)");
+        assert_eq!(c.value("SELECT 1"), "1");
+        assert_eq!(a.value("SELECT v FROM mine"), "a");
+    }
+    // What it listens for arrives while it does nothing.
+    assert_eq!(b.run("NOTIFY news, 'hello'"), "C(NOTIFY) Z(I)");
+    assert_eq!(a.read_message().to_string(), "A(news,hello)");
+}
+
+#[test]
+fn transactional_kinds_do_not_keep_the_server() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for sql in [
+        "BEGIN; CREATE TEMP TABLE gone (id int) ON COMMIT DROP; COMMIT",
+        "SELECT pg_advisory_xact_lock(1)",
+        "BEGIN; SET LOCAL work_mem = '1MB'; COMMIT",
+        "SET work_mem = '2MB'",
+        "NOTIFY x",
+    ] {
+        assert!(!a.run(sql).contains("E("), "{sql}");
+        assert_eq!(b.value("SELECT 1"), "1", "{sql}");
+    }
+}
