@@ -85,11 +85,7 @@ impl Site {
         rows.into_iter().find(|row| row["database"] == "app" && row["port"] == port.to_string()).unwrap()
     }
 
-    /// Where a statement that yields the port runs for a client that has done nothing yet.
-    fn place_of(&self, sql: &str) -> Place {
-        self.place(&self.client().value(sql), sql)
-    }
-
+    /// What the server on `port` is.
     fn place(&self, port: &str, sql: &str) -> Place {
         if port == self.primary_port() {
             Place::Primary
@@ -324,7 +320,7 @@ fn one_write_takes_the_whole_text_and_pipeline_along() {
     let ports = site.client().rows("SELECT inet_server_port(); SELECT inet_server_port()").unwrap();
     assert!(ports[0] == ports[1] && site.is_replica(&ports[0][0]), "{ports:?}");
 
-    let mut pipeline = |last: &str| {
+    let pipeline = |last: &str| {
         let mut client = site.client();
         for sql in [PORT, PORT, last] {
             client.parse("", sql, &[]);
