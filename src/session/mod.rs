@@ -449,9 +449,22 @@ impl Session {
             | (Kind::Describe, b't')
             | (Kind::FunctionCall, b'V') => {}
             (Kind::Query { .. } | Kind::Execute(_), b'G') => self.pipeline.begin_copy_in(),
-            (Kind::Parse, b'1')
-            | (Kind::Bind, b'2')
-            | (Kind::Close, b'3')
+            (Kind::Parse, b'1') => {
+                // An earlier Parse of it may have been skipped, and taken it out of the list.
+                for undo in self.pipeline.pop().into_iter().flat_map(|r| r.undo) {
+                    if let Undo::ServerPrepare(statement) = undo {
+                        server.statements.restore(statement);
+                    }
+                }
+            }
+            (Kind::Close, b'3') => {
+                for undo in self.pipeline.pop().into_iter().flat_map(|r| r.undo) {
+                    if let Undo::ServerClose(statement) = undo {
+                        server.statements.remove(statement.id);
+                    }
+                }
+            }
+            (Kind::Bind, b'2')
             | (Kind::Describe, b'T' | b'n')
             | (Kind::Execute(_), b's') => {
                 self.pipeline.pop();
