@@ -1,278 +1,570 @@
-//! The process from outside: the command line, the console, signals, reloads and the HTTP pages.
+//! The console as PgBouncer's users know it: psql and drivers on the databases `pgweir` and `pgbouncer`, what SHOW shows and that
+//! it is true, PAUSE and RESUME, RELOAD, SHUTDOWN, and who may do what.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
 use common::cluster::Cluster;
-use common::eventually;
-use common::weir::Weir;
+use common::raw::{Address, RawClient};
+use common::tools;
+use common::weir::{ADMIN, CONSOLE, Weir};
+use common::wire::{Message, ServerError, show};
+use common::{eventually, guard};
 
-const WAIT: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(10);
 
-fn pgweir(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_pgweir")).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.code(), text)
+fn over(cluster: &Cluster) -> common::weir::Builder {
+    Weir::builder().cluster("app", cluster, &[])
 }
 
-fn lines(weir: &Weir, sql: &str) -> std::collections::BTreeMap<String, String> {
-    let rows = weir.admin(&format!("EXPLAIN ROUTE FOR app $${sql}$$"));
-    rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect()
-}
-
-// The command line.
-
-#[test]
-fn mistakes_of_the_configuration_are_printed_one_a_line() {
-    let dir = common::guard::temp_dir();
-    let path = dir.join("bad.toml");
-    std::fs::write(&path, "[pgweir]\nlisten_prot = 1\npool_mode = \"often\"\n").unwrap();
-    for arguments in [vec![path.to_str().unwrap()], vec!["check", path.to_str().unwrap()]] {
-        let (code, text) = pgweir(&arguments);
-        assert_eq!(code, Some(1), "{text}");
-        assert!(text.contains("bad.toml:2:") && text.contains("bad.toml:3:"), "{text}");
+/// Columns with their types, `name:oid`.
+fn columns(client: &mut RawClient, command: &str) -> String {
+    client.query(command);
+    let messages = client.read_until_ready();
+    let head = messages.first().unwrap_or_else(|| panic!("{command}: no answer"));
+    assert_eq!(head.tag, b'T', "{command}: {}", show(&messages));
+    let end = show(&messages[messages.len() - 2..]);
+    assert_eq!(end, "C(SHOW) Z(I)", "{command}");
+    let width = head.columns().unwrap().len();
+    for row in messages.iter().filter_map(Message::row) {
+        assert_eq!(row.len(), width, "{command}: {row:?}");
     }
-    let (code, text) = pgweir(&["--version"]);
-    assert_eq!((code, text.trim()), (Some(0), concat!("pgweir ", env!("CARGO_PKG_VERSION"))));
-    assert_eq!(pgweir(&["--help"]).0, Some(0));
-    assert_eq!(pgweir(&[]).0, Some(2), "a file must be named");
+    head.to_string()
 }
 
-#[test]
-fn a_port_in_use_is_told_at_the_start() {
-    let cluster = Cluster::start();
-    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
-    let (code, text) = pgweir(&["check", weir.config_path().to_str().unwrap()]);
-    assert_eq!((code, text.ends_with("ok\n")), (Some(0), true), "{text}");
-    let (code, text) = pgweir(&[weir.config_path().to_str().unwrap()]);
-    assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains(&format!("cannot listen on 127.0.0.1:{}", weir.port())), "{text}");
+fn error(client: &mut RawClient, command: &str) -> ServerError {
+    client.query(command);
+    let messages = client.read_until_ready();
+    assert!(show(&messages).ends_with("Z(I)"), "{command}: {}", show(&messages));
+    let error = messages.iter().find_map(Message::error).filter(|e| e.severity == "ERROR");
+    error.unwrap_or_else(|| panic!("{command}: {}", show(&messages)))
 }
 
-#[test]
-fn the_health_check_follows_the_page() {
-    let cluster = Cluster::start();
-    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
-    let url = |path: &str| format!("http://127.0.0.1:{}{path}", weir.http_port());
-    assert_eq!(pgweir(&["healthcheck", "--url", &url("/health/live")]).0, Some(0));
-    assert_eq!(pgweir(&["healthcheck", "--url", &url("/health/ready")]).0, Some(0));
-    assert_eq!(pgweir(&["healthcheck", "--url", &url("/nothing")]).0, Some(1));
+fn by<'a>(rows: &'a [BTreeMap<String, String>], column: &str, value: &str) -> &'a BTreeMap<String, String> {
+    rows.iter().find(|row| row[column] == value).unwrap_or_else(|| panic!("no row with {column} {value}: {rows:?}"))
 }
 
-// The console.
+fn number(row: &BTreeMap<String, String>, column: &str) -> u64 {
+    row[column].parse().unwrap_or_else(|_| panic!("{column} of {row:?}"))
+}
+
+// Columns.
 
 #[test]
-fn shows_speak_of_what_is_there() {
+fn columns_are_those_of_pgbouncer() {
     let cluster = Cluster::start();
-    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
-    let mut client = weir.client("app");
-    assert_eq!(client.value("SELECT 1"), "1");
-    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
-    let pools = weir.admin_table("SHOW POOLS");
-    let pool = pools.iter().find(|p| p["database"] == "app").expect("the pool");
-    assert_eq!((pool["user"].as_str(), pool["cl_active"].as_str(), pool["sv_active"].as_str()), ("postgres", "1", "1"));
-    let clients = weir.admin_table("SHOW CLIENTS");
-    let servers = weir.admin_table("SHOW SERVERS");
-    assert_eq!(clients.len(), 1);
-    // Another may have been made by the login.
-    let lent: Vec<_> = servers.iter().filter(|s| s["state"] == "active").collect();
-    assert_eq!(lent.len(), 1, "{servers:?}");
-    assert_eq!((&clients[0]["link"], &lent[0]["link"]), (&lent[0]["ptr"], &clients[0]["ptr"]));
-    assert_eq!(lent[0]["remote_pid"], client.value("SELECT pg_backend_pid()"));
-    client.run("COMMIT");
-    let config = weir.admin_table("SHOW CONFIG");
-    let port = config.iter().find(|row| row["key"] == "listen_port").expect("the port");
-    assert_eq!(port["value"], weir.port().to_string());
-    for show in ["STATS", "LISTS", "DATABASES", "USERS", "REPLICAS", "SHARDS", "TOTALS", "VERSION", "STATE", "SOCKETS"]
-    {
-        assert!(!weir.admin(&format!("SHOW {show}")).is_empty(), "SHOW {show}");
+    let weir = over(&cluster).start();
+    let _client = weir.client("app");
+    for database in [CONSOLE, "pgbouncer"] {
+        let mut console = weir.login(ADMIN, database).connect().unwrap();
+        let typed = |names: &str, oid: u32| {
+            names.split_whitespace().map(|name| format!("{name}:{oid}")).collect::<Vec<_>>().join(",")
+        };
+        let columns = &mut |command: &str| columns(&mut console, command);
+        assert_eq!(
+            columns("SHOW POOLS"),
+            format!(
+                "T({},{},{})",
+                typed("database user", 25),
+                typed(
+                    "cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active sv_active_cancel \
+                     sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us",
+                    23
+                ),
+                typed("pool_mode load_balance_hosts", 25)
+            )
+        );
+        let sockets = "type:25,user:25,database:25,replication:25,state:25,addr:25,port:23,local_addr:25,local_port:23,\
+             connect_time:25,request_time:25,wait:23,wait_us:23,close_needed:23,ptr:25,link:25,remote_pid:23,tls:25,\
+             application_name:25,prepared_statements:23,id:23";
+        assert_eq!(columns("SHOW CLIENTS"), format!("T({sockets})"));
+        assert_eq!(columns("SHOW SERVERS"), format!("T({sockets})"));
+        let buffers = typed("recv_pos pkt_pos pkt_remain send_pos send_remain pkt_avail send_avail", 23);
+        assert_eq!(columns("SHOW SOCKETS"), format!("T({sockets},{buffers})"));
+        assert_eq!(
+            columns("SHOW DATABASES"),
+            "T(name:25,host:25,port:23,database:25,force_user:25,pool_size:23,min_pool_size:23,reserve_pool_size:23,\
+             server_lifetime:23,pool_mode:25,load_balance_hosts:25,max_connections:23,current_connections:23,\
+             max_client_connections:23,current_client_connections:23,paused:23,disabled:23)"
+        );
+        let plain = "server_assignment_count xact_count query_count";
+        let rest = "xact_time query_time wait_time client_parse_count server_parse_count bind_count";
+        let prefixed = |prefix: &str, names: &str| {
+            typed(&names.split_whitespace().map(|n| format!("{prefix}{n} ")).collect::<String>(), 1700)
+        };
+        assert_eq!(
+            columns("SHOW STATS"),
+            format!(
+                "T(database:25,{},{})",
+                prefixed("total_", &format!("{plain} received sent {rest}")),
+                prefixed("avg_", &format!("{plain} recv sent {rest}"))
+            )
+        );
+        assert_eq!(
+            columns("SHOW STATS_TOTALS"),
+            format!("T(database:25,{})", prefixed("", &format!("{plain} bytes_received bytes_sent {rest}")))
+        );
+        assert_eq!(columns("SHOW LISTS"), "T(list:25,items:23)");
+        assert_eq!(columns("SHOW CONFIG"), "T(key:25,value:25,default:25,changeable:25)");
+        assert_eq!(columns("SHOW VERSION"), "T(version:25)");
+        assert_eq!(columns("SHOW STATE"), "T(key:25,value:25)");
+        assert_eq!(
+            columns("SHOW USERS"),
+            "T(name:25,pool_size:25,reserve_pool_size:25,pool_mode:25,max_user_connections:23,current_connections:23,\
+             max_user_client_connections:23,current_client_connections:23)"
+        );
+        assert_eq!(columns("SHOW TOTALS"), "T(name:25,value:1700)");
+        assert!(columns("SHOW REPLICAS").starts_with("T(database:25,shard:25,host:25,port:23,role:25,weight:1700"));
+        assert!(columns("SHOW SHARDS").starts_with("T(database:25,shard:25,slots:25,slot_count:23"));
+        assert_eq!(columns("select version"), "T(version:25)", "SELECT x is SHOW x, in any case");
+
+        console.query("SHOW HELP;");
+        let help = console.read_until_ready();
+        assert!(show(&help).ends_with("C(SHOW) Z(I)") && help[0].tag == b'N', "{}", show(&help));
+        let text = help[0].error().unwrap().fields[&'D'].clone();
+        for word in ["POOLS", "REPLICAS", "RELOAD", "PAUSE", "RESUME", "SHUTDOWN", "EXPLAIN ROUTE"] {
+            assert!(text.contains(word), "{word} is not in {text}");
+        }
+        assert_eq!(console.run(""), "I Z(I)");
+        assert!(console.run("SET application_name = 'x'").starts_with("C(SET)"));
+        console.terminate();
+        assert_eq!(show(&console.read_to_end()), "");
     }
-    let (status, metrics) = weir.http_get("/metrics");
-    assert_eq!(status, 200);
-    assert!(metrics.contains("pgweir_pool_server_connections{"), "{metrics}");
 }
 
 #[test]
-fn explain_route_says_where_statements_go() {
-    let primary = Cluster::start();
-    let replica = primary.replica();
-    let weir = Weir::builder().cluster("app", &primary, &[&replica]).start();
-    let read = lines(&weir, "select 'x'");
-    assert_eq!((read["class"].as_str(), read["server"].as_str()), ("read", &*format!("127.0.0.1:{}", replica.port())));
-    let write = lines(&weir, "create table t ()");
+fn psql_speaks_to_the_console() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    for database in [CONSOLE, "pgbouncer"] {
+        let run = |sql: &str| {
+            let mut command: Command = tools::psql_command(weir.port(), database, &["-Atc", sql]);
+            tools::Running::start(command.env("PGUSER", ADMIN)).wait(tools::TIMEOUT)
+        };
+        assert_eq!(run("SHOW VERSION").ok(), format!("pgweir {}\n", env!("CARGO_PKG_VERSION")));
+        let databases = run("SHOW DATABASES").ok();
+        assert!(databases.contains(&format!("app|127.0.0.1|{}|postgres|", cluster.port())), "{databases}");
+        let lists = run("SHOW LISTS").ok();
+        assert!(lists.contains("databases|1\n"), "{lists}");
+        assert!(run("SHOW HELP").stderr.contains("NOTICE"));
+        let wrong = run("SHOW POOL");
+        assert!(!wrong.status.success() && wrong.stderr.contains("SHOW POOLS"), "{}", wrong.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_driver_speaks_to_the_console() {
+    use tokio_postgres::SimpleQueryMessage;
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let target = format!("host=127.0.0.1 port={} user={ADMIN} dbname={CONSOLE}", weir.port());
+    let (client, connection) = tokio_postgres::connect(&target, tokio_postgres::NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let messages = client.simple_query("SHOW LISTS").await.unwrap();
+    let rows: Vec<_> = messages
+        .iter()
+        .filter_map(|m| match m {
+            SimpleQueryMessage::Row(row) => Some((row.get("list")?.to_owned(), row.get("items")?.to_owned())),
+            _ => None,
+        })
+        .collect();
+    let names: Vec<&str> = rows.iter().map(|(name, _)| &**name).collect();
     assert_eq!(
-        (write["class"].as_str(), write["server"].as_str()),
-        ("write", &*format!("127.0.0.1:{}", primary.port()))
+        names.join(" "),
+        "databases users peers pools peer_pools free_clients used_clients login_clients free_servers used_servers \
+         dns_names dns_zones dns_queries dns_pending"
     );
+    // By the extended protocol: refused, with a way out, and the session goes on.
+    let refused = client.query("SHOW POOLS", &[]).await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "0A000");
+    assert!(client.simple_query("SHOW STATE").await.is_ok());
+    drop(client);
+    driver.await.unwrap().unwrap();
 }
 
+// Live values.
+
 #[test]
-fn rights_and_errors() {
+fn what_is_shown_is_what_happens() {
     let cluster = Cluster::start();
-    let weir = Weir::builder()
-        .general("stats_users = \"looker\"")
-        .users("\"looker\" \"\"")
-        .cluster("app", &cluster, &[])
-        .start();
-    let mut looker = weir.login("looker", "pgbouncer").connect().unwrap();
-    assert!(!looker.rows("SHOW POOLS; ").unwrap().iter().any(Vec::is_empty));
-    assert_eq!(looker.rows("PAUSE").unwrap_err().code, "42501");
-    assert_eq!(weir.login("postgres", "pgweir").connect().unwrap_err().code(), "42501");
-    let mut admin = weir.console().unwrap();
-    assert_eq!(admin.rows("SHOW POLLS").unwrap_err().code, "42601");
-    assert_eq!(admin.rows("PAUSE nowhere").unwrap_err().code, "3D000");
-    assert_eq!(admin.rows("RESUME app").unwrap_err().code, "55000");
-    assert_eq!(admin.run("SHOW HELP").split('(').next(), Some("N"));
-    assert_eq!(admin.run(""), "I Z(I)");
-}
+    let weir = over(&cluster).start();
+    let pool = || {
+        let pools = weir.admin_table("SHOW POOLS");
+        by(&pools, "database", "app").clone()
+    };
+    let mut client = weir.login("postgres", "app").param("application_name", "shown").connect().unwrap();
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    client.value("SELECT 1");
+    let row = pool();
+    assert_eq!((&*row["user"], &*row["pool_mode"]), ("postgres", "transaction"));
+    let states = |row: &BTreeMap<String, String>| {
+        ["cl_active", "cl_waiting", "sv_active", "sv_idle"].map(|column| number(row, column))
+    };
+    assert_eq!(states(&row), [1, 0, 1, 0]);
+    let clients = weir.admin_table("SHOW CLIENTS");
+    let shown = by(&clients, "application_name", "shown").clone();
+    let wanted = [("type", "C"), ("user", "postgres"), ("database", "app"), ("state", "active"), ("addr", "127.0.0.1")];
+    for (column, value) in wanted {
+        assert_eq!(shown[column], value, "{column}: {shown:?}");
+    }
+    assert_eq!(shown["local_port"], weir.port().to_string());
+    let servers = weir.admin_table("SHOW SERVERS");
+    let server = by(&servers, "state", "active").clone();
+    assert_eq!((&server["link"], &server["ptr"]), (&shown["ptr"], &shown["link"]));
+    assert_eq!((&*server["type"], &*server["port"]), ("S", &*cluster.port().to_string()));
+    let pid = client.value("SELECT pg_backend_pid()");
+    assert_eq!(server["remote_pid"], pid, "the process on the server");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    eventually("the server is back", SOON, || (states(&pool()) == [1, 0, 0, 1]).then_some(()));
 
-#[test]
-fn pause_waits_for_servers_and_holds_statements_until_resume() {
-    let cluster = Cluster::start();
-    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
-    let mut busy = weir.client("app");
-    busy.run("BEGIN");
-    let before = busy.value("SELECT pg_backend_pid()");
-    let mut admin = weir.console().unwrap();
-    admin.query("PAUSE app");
-    admin.expect_silence(Duration::from_millis(300));
-    let mut held = weir.client("app");
-    held.query("SELECT pg_backend_pid()");
-    held.expect_silence(Duration::from_millis(200));
-    busy.run("COMMIT");
-    assert_eq!(common::wire::show(&admin.read_until_ready()), "C(PAUSE) Z(I)");
-    held.expect_silence(Duration::from_millis(200));
-    assert_eq!(weir.admin_table("SHOW DATABASES")[0]["paused"], "1");
-    weir.admin("RESUME app");
-    let answer = held.read_until_ready();
-    let after = answer.iter().find_map(common::wire::Message::row).expect("a row")[0].clone().unwrap();
-    assert_ne!(before, after, "the server was closed");
-}
-
-// Reloads.
-
-#[test]
-fn a_reload_takes_over_what_is_right_and_nothing_else() {
-    let cluster = Cluster::start();
-    let mut weir = Weir::builder().general("default_pool_size = 1").cluster("app", &cluster, &[]).start();
-    let mut client = weir.client("app");
-    let before = client.value("SELECT pg_backend_pid()");
-    weir.reconfigure(|b| b.cluster("more", &cluster, &[]));
-    weir.hup();
-    weir.wait_log("configuration reloaded");
-    assert_eq!(weir.client("more").value("SELECT 2"), "2");
-    assert_eq!(client.value("SELECT pg_backend_pid()"), before, "an unchanged database keeps its connections");
-
-    weir.reconfigure(|b| b.general("pool_mode = \"often\""));
-    let error = weir.console().unwrap().rows("RELOAD").unwrap_err();
-    assert_eq!(error.code, "F0000");
-    weir.wait_log("the old one stays in force");
-    assert_eq!(client.value("SELECT 3"), "3");
-    let (_, metrics) = weir.http_get("/metrics");
-    assert!(metrics.contains("pgweir_config_reloads_total{result=\"failure\"} 1"), "{metrics}");
-}
-
-#[test]
-fn a_changed_database_gets_new_connections_once_transactions_end() {
-    let (first, second) = (Cluster::start(), Cluster::start());
-    let mut weir = Weir::builder().database(&section(&first)).start();
-    let (mut in_block, mut idle) = (weir.client("app"), weir.client("app"));
-    in_block.run("BEGIN");
-    let port = |cluster: &Cluster| cluster.port().to_string();
-    assert_eq!(in_block.value("SHOW port"), port(&first));
-    assert_eq!(idle.value("SHOW port"), port(&first));
-    weir.reconfigure(|_| Weir::builder().database(&section(&second)));
-    weir.admin("RELOAD");
-    assert_eq!(in_block.value("SHOW port"), port(&first), "a transaction ends where it began");
-    assert_eq!(idle.value("SHOW port"), port(&second));
-    in_block.run("COMMIT");
-    assert_eq!(in_block.value("SHOW port"), port(&second));
-    eventually("the old connections are closed", WAIT, || {
-        let open = first.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'");
-        (open == "1").then_some(())
-    });
-}
-
-fn section(cluster: &Cluster) -> String {
-    format!("[databases.app]\nprimary = \"{}\"", format_args!("postgres://127.0.0.1:{}/postgres", cluster.port()))
-}
-
-// The end.
-
-#[test]
-fn sigterm_lets_transactions_end() {
-    let cluster = Cluster::start();
-    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
-    let (mut busy, mut idle) = (weir.client("app"), weir.client("app"));
-    busy.run("BEGIN");
-    weir.term();
-    let end = idle.read_to_end();
-    assert!(common::wire::show(&end).contains("57P01"), "{}", common::wire::show(&end));
-    assert_eq!(weir.http_get("/health/ready").0, 503);
-    assert_eq!(weir.http_get("/health/live").0, 200);
-    assert!(std::net::TcpStream::connect(("127.0.0.1", weir.port())).is_err(), "it accepts no more");
-    assert_eq!(busy.value("SELECT 1"), "1");
-    busy.run("COMMIT");
-    assert_eq!(weir.wait_exit(WAIT).code(), Some(0));
-}
-
-#[test]
-fn shutdown_timeout_and_a_second_signal_cut_it_short() {
-    let cluster = Cluster::start();
-    let weir = Weir::builder().general("shutdown_timeout = \"300ms\"").cluster("app", &cluster, &[]).start();
-    let mut busy = weir.client("app");
-    busy.run("BEGIN");
-    weir.term();
-    assert_eq!(weir.wait_exit(WAIT).code(), Some(0));
-
-    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
-    let mut busy = weir.client("app");
-    busy.run("BEGIN");
-    weir.int();
-    weir.wait_log("shutting down");
-    weir.int();
-    assert_eq!(weir.wait_exit(WAIT).code(), Some(0));
-    busy.read_to_end();
-}
-
-#[test]
-fn shutdown_from_the_console() {
-    let cluster = Cluster::start();
-    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
-    let mut busy = weir.client("app");
-    busy.run("BEGIN");
-    assert_eq!(weir.console().unwrap().run("SHUTDOWN WAIT_FOR_CLIENTS"), "C(SHUTDOWN) Z(I)");
-    assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
-    assert_eq!(busy.value("SELECT 1"), "1", "it may stay as long as it likes");
-    busy.terminate();
-    assert_eq!(weir.wait_exit(WAIT).code(), Some(0));
-}
-
-// The log.
-
-#[test]
-fn no_secret_is_logged() {
-    let cluster = Cluster::start();
-    let secret = "hunter2hunter2";
-    let mut weir = Weir::builder()
-        .general("log_level = \"trace\"\nauth_type = \"plain\"\nlog_format = \"json\"")
-        .users(&format!("\"postgres\" \"{secret}\"\n\"admin\" \"{secret}\""))
+    // Who waits.
+    let small = Weir::builder()
         .database(&format!(
-            "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\nuser = \"postgres\"\npassword = \"{secret}\"",
+            "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1",
             cluster.port()
         ))
         .start();
-    let mut client = weir.login("postgres", "app").password(secret).connect().unwrap();
+    let mut first = small.client("app");
+    first.run("BEGIN; SELECT 1");
+    let mut second = small.client("app");
+    second.query("SELECT 2");
+    let waiting = |weir: &Weir| {
+        let pools = weir.admin_table("SHOW POOLS");
+        let row = by(&pools, "database", "app");
+        (states(row), number(row, "maxwait") * 1_000_000 + number(row, "maxwait_us"))
+    };
+    let waited = eventually("the second waits", SOON, || {
+        let (states, waited) = waiting(&small);
+        (states == [1, 1, 1, 0]).then_some(waited)
+    });
+    eventually("it waits longer", SOON, || (waiting(&small).1 > waited).then_some(()));
+    assert_eq!(by(&small.admin_table("SHOW CLIENTS"), "state", "waiting")["database"], "app");
+    first.run("COMMIT");
+    assert_eq!(show(&second.read_until_ready()), "T(?column?:23) D(2) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn counters_grow_by_what_was_run() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let mut client = weir.client("app");
+    client.value("SELECT 1");
+    let stats = || {
+        let rows = weir.admin_table("SHOW STATS");
+        let row = by(&rows, "database", "app");
+        ["total_xact_count", "total_query_count", "total_bind_count", "total_client_parse_count"]
+            .map(|column| number(row, column))
+    };
+    let bytes = || {
+        let rows = weir.admin_table("SHOW STATS_TOTALS");
+        let row = by(&rows, "database", "app");
+        [number(row, "bytes_received"), number(row, "bytes_sent")]
+    };
+    let settled = |wanted: [u64; 2], before: [u64; 4]| {
+        eventually(&format!("{wanted:?} after {before:?}"), SOON, || {
+            let now = stats();
+            ([now[0] - before[0], now[1] - before[1]] == wanted).then_some(now)
+        })
+    };
+    let before = stats();
+    let sizes = bytes();
+    for _ in 0..10 {
+        client.value("SELECT 2");
+    }
+    let now = settled([10, 10], before);
+    let text = "SELECT 2";
+    let after = bytes();
+    assert_eq!(after[0] - sizes[0], 10 * (5 + text.len() as u64 + 1), "bytes received");
+    assert!(after[1] - sizes[1] > 10 * 20, "bytes sent: {sizes:?} {after:?}");
+
+    // A transaction of three statements.
+    client.run("BEGIN");
+    client.run("SELECT 1");
+    client.run("COMMIT");
+    let now = settled([1, 3], now);
+    // Prepared once, run five times.
+    client.parse("s", "SELECT $1::int4", &[]);
+    client.sync();
+    client.read_until_ready();
+    let parsed = stats();
+    assert_eq!(parsed[3] - now[3], 1, "a Parse of the client");
+    for _ in 0..5 {
+        client.bind("", "s", &[Some("1")]);
+        client.execute("", 0);
+        client.sync();
+        client.read_until_ready();
+    }
+    let after = eventually("five binds", SOON, || Some(stats()).filter(|now| now[2] - parsed[2] == 5));
+    assert!(after[1] - parsed[1] >= 5, "{parsed:?} {after:?}");
+    let totals = weir.admin_table("SHOW TOTALS");
+    assert!(number(by(&totals, "name", "total_query_count"), "value") >= 18, "{totals:?}");
+    let replicas = weir.admin_table("SHOW REPLICAS");
+    assert_eq!((&*replicas[0]["role"], &*replicas[0]["breaker"]), ("primary", "closed"));
+    let lists = weir.admin_table("SHOW LISTS");
+    assert_eq!(number(by(&lists, "list", "used_clients"), "items"), 1);
+    let config = weir.admin_table("SHOW CONFIG");
+    assert_eq!(by(&config, "key", "listen_port")["value"], weir.port().to_string());
+    let keys: Vec<&String> = config.iter().map(|row| &row["key"]).collect();
+    assert!(keys.is_sorted());
+    for key in ["max_client_conn", "default_pool_size"] {
+        number(by(&config, "key", key), "value");
+    }
+}
+
+// EXPLAIN ROUTE.
+
+#[test]
+fn explain_route_says_where_and_why() {
+    let primary = Cluster::start();
+    let replica = primary.replica();
+    let weir = Weir::builder()
+        .database(&format!(
+            "[databases.app]\nprimary = \"postgres://127.0.0.1:{p}/postgres\"\nreplicas = [\"postgres://127.0.0.1:{r}/postgres\"]\n\
+             probe_user = \"postgres\"\nprobe_interval = \"50ms\"\n\
+             [databases.big]\nprobe_user = \"postgres\"\n\
+             [[databases.big.shards]]\nname = \"s0\"\nslots = [[0, 8191]]\nprimary = \"postgres://127.0.0.1:{p}/postgres\"\n\
+             [[databases.big.shards]]\nname = \"s1\"\nslots = [[8192, 16383]]\nprimary = \"postgres://127.0.0.1:{r}/postgres\"\n\
+             [databases.big.tables]\nt = {{ key = \"k\", type = \"bigint\" }}\n",
+            p = primary.port(),
+            r = replica.port()
+        ))
+        .start();
+    let explain = |database: &str, sql: &str| -> BTreeMap<String, String> {
+        let sql = sql.replace('\'', "''");
+        let rows = weir.admin(&format!("EXPLAIN ROUTE FOR {database} '{sql}'"));
+        rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect()
+    };
+    eventually("reads go to the replica", SOON, || (explain("app", "SELECT 1 FROM t")["role"] == "replica").then_some(()));
+    let read = explain("app", "SELECT v FROM t WHERE v = 'x'");
+    assert_eq!((&*read["class"], &*read["server"]), ("read", &*format!("127.0.0.1:{}", replica.port())), "{read:?}");
+    let write = explain("app", "UPDATE t SET v = 'x'");
+    assert_eq!((&*write["class"], &*write["role"]), ("write", "primary"), "{write:?}");
+    assert_eq!(write["server"], format!("127.0.0.1:{}", primary.port()));
+    let locked = explain("app", "SELECT v FROM t FOR UPDATE");
+    assert_eq!((&*locked["class"], &*locked["role"]), ("write", "primary"), "{locked:?}");
+    let hinted = explain("app", "/* pgweir: primary */ SELECT 1");
+    assert_eq!((&*hinted["hint"], &*hinted["role"]), ("primary", "primary"), "{hinted:?}");
+    // 0 hashes to slot 6576, 2 to slot 8570: see the vectors of the hash.
+    for (key, shard) in [("0", "s0"), ("2", "s1")] {
+        let sharded = explain("big", &format!("SELECT v FROM t WHERE k = {key}"));
+        assert_eq!(sharded["shard"], shard, "{sharded:?}");
+    }
+    let refused = explain("big", "UPDATE t SET v = 'x'");
+    assert_eq!(refused["plan"], "refused");
+    assert!(refused["error"].starts_with("0A000") && refused.contains_key("hint"), "{refused:?}");
+    let mut console = weir.console().unwrap();
+    assert_eq!(error(&mut console, "EXPLAIN ROUTE 'SELECT 1'").code, "42601", "two databases: one must be named");
+    let unknown = error(&mut console, "EXPLAIN ROUTE FOR appp 'SELECT 1'");
+    assert_eq!(unknown.code, "3D000");
+    assert!(unknown.fields[&'H'].contains("\"app\""), "{unknown:?}");
+}
+
+// PAUSE and RESUME.
+
+#[test]
+fn pause_waits_and_resume_lets_go() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let mut holder = weir.client("app");
+    holder.run("BEGIN");
+    holder.value("SELECT 1");
+    let mut console = weir.console().unwrap();
+    console.query("PAUSE");
+    // It waits for the transaction, which may go on.
+    console.expect_silence(Duration::from_millis(150));
+    assert_eq!(holder.value("SELECT 2"), "2");
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(show(&console.read_until_ready()), "C(PAUSE) Z(I)");
+    assert_eq!(by(&weir.admin_table("SHOW DATABASES"), "name", "app")["paused"], "1");
+    assert_eq!(by(&weir.admin_table("SHOW STATE"), "key", "paused")["value"], "yes");
+    eventually("the servers are gone", SOON, || {
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0";
+        (cluster.value(sessions) == "0").then_some(())
+    });
+    // Statements queue, without an error; a new client does, too.
+    holder.query("SELECT 3");
+    holder.expect_silence(Duration::from_millis(150));
+    let port = weir.port();
+    let late = std::thread::spawn(move || RawClient::connect(port, "postgres", "app").value("SELECT 4"));
+    assert_eq!(error(&mut console, "PAUSE").code, "55000");
+    // The server may be restarted now, and nobody sees it.
+    cluster.restart();
+    assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
+    assert_eq!(show(&holder.read_until_ready()), "T(?column?:23) D(3) C(SELECT 1) Z(I)");
+    assert_eq!(late.join().unwrap(), "4");
+    assert_eq!(error(&mut console, "RESUME").code, "55000");
+
+    // One database only.
+    assert_eq!(console.run("PAUSE app"), "C(PAUSE) Z(I)");
+    holder.query("SELECT 5");
+    holder.expect_silence(Duration::from_millis(100));
+    assert_eq!(console.run("RESUME app"), "C(RESUME) Z(I)");
+    assert_eq!(show(&holder.read_until_ready()), "T(?column?:23) D(5) C(SELECT 1) Z(I)");
+    assert_eq!(error(&mut console, "PAUSE nothing").code, "3D000");
+}
+
+// RELOAD.
+
+#[test]
+fn reload_takes_over_what_is_new() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE DATABASE second");
+    cluster.sql("CREATE ROLE carol LOGIN");
+    let mut weir = over(&cluster).start();
+    let mut client = weir.client("app");
+    client.run("BEGIN");
+    client.value("SELECT 1");
+    assert_eq!(weir.login("postgres", "second").connect().unwrap_err().code(), "3D000");
+    assert_eq!(weir.login("carol", "app").connect().unwrap_err().code(), "28000");
+    let port = cluster.port();
+    weir.reconfigure(|builder| {
+        builder
+            .general("default_pool_size = 7")
+            .users("\"carol\" \"\"")
+            .database(&format!("[databases.second]\nprimary = \"postgres://127.0.0.1:{port}/second\""))
+    });
+    assert_eq!(weir.console().unwrap().run("RELOAD"), "C(RELOAD) Z(I)");
+    assert_eq!(client.value("SELECT 2"), "2", "the transaction goes on");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(client.value("SELECT current_database()"), "postgres");
+    assert_eq!(weir.client("second").value("SELECT current_database()"), "second");
+    assert_eq!(weir.login("carol", "app").connect().unwrap().value("SELECT current_user"), "carol");
+    assert_eq!(by(&weir.admin_table("SHOW DATABASES"), "name", "app")["pool_size"], "7");
+    assert_eq!(by(&weir.admin_table("SHOW CONFIG"), "key", "default_pool_size")["value"], "7");
+    by(&weir.admin_table("SHOW USERS"), "name", "carol");
+}
+
+#[test]
+fn reload_with_mistakes_keeps_the_old_configuration() {
+    let cluster = Cluster::start();
+    let mut weir = over(&cluster).start();
+    let mut client = weir.client("app");
+    weir.reconfigure(|builder| {
+        builder.general("default_pool_sise = 7\nserver_idle_timeout = \"soon\"").database("[databases.half]\npool_size = 1")
+    });
+    let failed = error(&mut weir.console().unwrap(), "RELOAD");
+    assert_eq!(failed.code, "F0000");
+    let detail = &failed.fields[&'D'];
+    for word in ["default_pool_sise", "default_pool_size", "server_idle_timeout", "half", "pgweir.toml:"] {
+        assert!(detail.contains(word), "{word} is not in {detail}");
+    }
     assert_eq!(client.value("SELECT 1"), "1");
-    assert!(weir.login("postgres", "app").password("hunter2wrong").connect().is_err());
-    weir.reconfigure(|b| b.users("\"broken\" \"SCRAM-SHA-256$hunter2hunter2\""));
-    weir.hup();
-    weir.wait_log("the old one stays in force");
-    let log = weir.log_text();
-    assert!(!log.contains("hunter2"), "{log}");
-    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
+    assert_eq!(weir.client("app").value("SELECT 2"), "2");
+    assert_eq!(by(&weir.admin_table("SHOW CONFIG"), "key", "default_pool_size")["value"], "20");
+    weir.wait_log("default_pool_sise");
+}
+
+// SHUTDOWN.
+
+#[test]
+fn shutdown_ends_the_process() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let mut client = weir.client("app");
+    client.value("SELECT 1");
+    let mut console = weir.console().unwrap();
+    console.query("SHUTDOWN");
+    let last = client.read_to_end();
+    assert_eq!(show(&last), "E(FATAL 57P01)");
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
+    drop(console);
+
+    weir.restart();
+    let mut busy = weir.client("app");
+    busy.run("BEGIN");
+    busy.value("SELECT 1");
+    let mut idle = weir.client("app");
+    weir.console().unwrap().query("SHUTDOWN WAIT_FOR_SERVERS");
+    assert_eq!(show(&idle.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(busy.value("SELECT 2"), "2");
+    assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(show(&busy.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
+}
+
+// Rights.
+
+#[test]
+fn who_may_do_what() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster)
+        .general("stats_users = [\"watcher\"]\nauth_type = \"plain\"")
+        .users(&format!(
+            "\"{ADMIN}\" \"hunter-admin\"\n\"watcher\" \"hunter-watcher\"\n\"postgres\" \"hunter-postgres\"\n\
+             \"hashed\" \"md50123456789abcdef0123456789abcdef\""
+        ))
+        .database(
+            "[users.extra]\npassword = \"hunter-extra\"\n[databases.other]\nprimary = \"postgres://u:hunter-url@127.0.0.1:1/x\"\n\
+             probe_user = \"p\"\nprobe_password = \"hunter-probe\"",
+        )
+        .start();
+    let login = |user: &str, password: &str| weir.login(user, CONSOLE).password(password).connect();
+    assert_eq!(login(ADMIN, "wrong").unwrap_err().code(), "28P01");
+    assert_eq!(login("postgres", "hunter-postgres").unwrap_err().code(), "42501");
+    assert_eq!(weir.login("postgres", "pgbouncer").password("hunter-postgres").connect().unwrap_err().code(), "42501");
+    let mut watcher = login("watcher", "hunter-watcher").unwrap();
+    for command in ["SHOW POOLS", "SHOW STATS", "SHOW CONFIG", "SHOW CLIENTS", "SHOW USERS"] {
+        columns(&mut watcher, command);
+    }
+    let forbidden =
+        ["RELOAD", "PAUSE", "PAUSE app", "RESUME", "SHUTDOWN", "SHUTDOWN WAIT_FOR_CLIENTS", "KILL app", "KILL_CLIENT 1"];
+    for command in forbidden.iter().chain(&["DISABLE app", "ENABLE app", "RECONNECT", "SUSPEND", "SET log_level = 'x'", "SHOW FDS"]) {
+        assert_eq!(error(&mut watcher, command).code, "42501", "{command}");
+    }
+    assert_eq!(by(&weir_rows(&mut watcher, "SHOW STATE"), "key", "active")["value"], "yes");
+
+    // No secret in anything that is shown, to anyone.
+    let mut admin = login(ADMIN, "hunter-admin").unwrap();
+    for what in ["POOLS", "CLIENTS", "SERVERS", "SOCKETS", "DATABASES", "STATS", "LISTS", "CONFIG", "VERSION", "USERS", "HELP", "REPLICAS", "SHARDS", "TOTALS", "STATE"] {
+        admin.query(&format!("SHOW {what}"));
+        let messages = admin.read_until_ready();
+        for message in &messages {
+            let text = String::from_utf8_lossy(&message.body);
+            assert!(!text.contains("hunter") && !text.contains("0123456789abcdef"), "SHOW {what}: {text}");
+        }
+    }
+    assert!(!weir.log_text().contains("hunter"), "{}", weir.log_text());
+}
+
+fn weir_rows(client: &mut RawClient, command: &str) -> Vec<BTreeMap<String, String>> {
+    client.query(command);
+    let messages = client.read_until_ready();
+    let columns = messages.iter().find_map(Message::columns).unwrap();
+    let rows = messages.iter().filter_map(Message::row);
+    rows.map(|row| columns.iter().cloned().zip(row.into_iter().map(Option::unwrap_or_default)).collect()).collect()
+}
+
+#[test]
+fn unknown_commands_are_told_the_nearest() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let mut console = weir.console().unwrap();
+    for (command, nearest) in
+        [("SHOW POOL", "SHOW POOLS"), ("RELAOD", "RELOAD"), ("SHOW CLEINTS", "SHOW CLIENTS"), ("PAUS app", "PAUSE")]
+    {
+        let error = error(&mut console, command);
+        assert_eq!(error.code, "42601", "{command}");
+        assert!(error.fields[&'H'].contains(nearest), "{command}: {error:?}");
+    }
+    assert_eq!(error(&mut console, "SELECT 1; SHOW POOLS").code, "42601");
+    assert_eq!(error(&mut console, "DROP TABLE x").code, "42601");
+    // The console lives on, also after messages that it does not take.
+    console.parse("", "SHOW POOLS", &[]);
+    console.bind("", "", &[]);
+    console.execute("", 0);
+    console.sync();
+    assert_eq!(show(&console.read_until_ready()), "E(0A000) Z(I)");
+    assert_eq!(console.value("SHOW VERSION"), format!("pgweir {}", env!("CARGO_PKG_VERSION")));
+    assert!(guard::alive(weir.pid()));
+    // Garbage costs its own connection only.
+    let mut vandal = weir.console().unwrap();
+    vandal.send_bytes(&[b'Q', 0xff, 0xff, 0xff, 0xff, 1, 2, 3]);
+    vandal.read_to_end();
+    assert!(RawClient::open(Address::Tcp(weir.port())).is_ok());
+    assert_eq!(weir.admin("SHOW VERSION").len(), 1);
 }

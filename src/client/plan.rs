@@ -131,7 +131,15 @@ impl Planner<'_> {
             utf8: settings.get("client_encoding").is_none_or(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
         };
-        let Intake::Bind { statement: Some(statement), .. } = intake else { return Ok(plan_query(facts, &cx)) };
+        let Intake::Bind { statement: Some(statement), .. } = intake else {
+            return Ok(match (plan_query(facts, &cx), intake) {
+                // The Bind that follows, perhaps in the same segment, has the last word.
+                (ShardPlan::NeedsParameter { .. }, Intake::Parse { .. } | Intake::DescribeStatement { .. }) => {
+                    ShardPlan::AnyShard { why: "it is only prepared" }
+                }
+                (plan, _) => plan,
+            });
+        };
         if !self.map.is_sharded() {
             return Ok(plan_query(facts, &cx));
         }

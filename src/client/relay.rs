@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::plan::Planner;
 use crate::client::shared::{Activity, Order};
-use crate::client::task::{Client, End, HIGH_WATER, lost, micros};
+use crate::client::task::{Client, End, HIGH_WATER, HeldBegin, lost, micros};
 use crate::clock;
 use crate::config::Role;
 use crate::error::{Error, SqlState};
@@ -72,6 +72,8 @@ pub(super) struct Link {
     /// The server has said why it goes.
     farewell: bool,
     pins_shown: usize,
+    /// The BEGIN that was held back, as long as the block has done nothing but prepare statements: it can still move to another shard.
+    begun: Option<HeldBegin>,
 }
 
 /// Why the poll function returns.
@@ -80,6 +82,8 @@ enum Event {
     ClientGone,
     ServerLost(Error),
     Retry { primary: bool },
+    /// The block has done nothing yet and its first statement belongs to another shard.
+    Move,
     Stop(Error),
 }
 
@@ -107,6 +111,7 @@ impl Link {
             server_rest: 0,
             farewell: false,
             pins_shown: 0,
+            begun: None,
         }
     }
 
@@ -142,7 +147,10 @@ impl Client {
         let Some(mut connection) = link.checkout.take() else { return Event::ServerLost(lost("it was never there")) };
         match self.take_held_begin() {
             // A block that has begun stays where it began.
-            Some((begin, facts)) => self.session.begin(&begin, facts, connection.output.tail()),
+            Some(held) => {
+                self.session.begin(&held.0, Arc::clone(&held.1), connection.output.tail());
+                link.begun = Some(held);
+            }
             None if link.role == Role::Replica && self.output.is_empty() => {
                 let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
                 link.replay = Some(Replay { bytes });
@@ -435,6 +443,7 @@ impl Client {
         };
         match planner.plan(&self.segment, self.input.bytes()) {
             Ok(need) => {
+                let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
                 let same_shard = match need.plan {
                     ShardPlan::Single { shard, .. } => shard == link.shard,
                     _ => true,
@@ -449,9 +458,18 @@ impl Client {
                     return Ok(false);
                 }
                 link.wrote |= need.access == Access::Write;
+                let can_move = link.begun.is_some()
+                    && self.session.status() == TransactionStatus::InTransaction
+                    && self.session.is_drained()
+                    && !self.session.is_mid_exchange();
+                if !same_shard && can_move {
+                    return Err(Event::Move);
+                }
                 if !same_shard {
                     self.cx.shared.count_refusal("leaves_shard");
-                    self.replace_by_refusal(leaves_shard(&self.database.config.map.names, &need.plan, link.shard));
+                    let names = &self.database.config.map.names;
+                    let error = if failed { aborted() } else { leaves_shard(names, &need.plan, link.shard) };
+                    self.replace_by_refusal(error);
                 }
             }
             Err(error) if error.severity == crate::error::Severity::Fatal => return Err(Event::Stop(error)),
@@ -467,6 +485,9 @@ impl Client {
     /// Writes the segment for the server.
     fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
         let segment = self.segment.take();
+        if !segment.only_prepares() {
+            link.begun = None;
+        }
         let mut at = 0_usize;
         for (intake, len) in segment.items {
             match &intake {
@@ -532,6 +553,12 @@ impl Client {
                     self.session.withdraw(intake);
                 }
                 Ended::Retry { primary }
+            }
+            Event::Move => {
+                self.hold_again(link.begun.take());
+                self.clean_up(link).await;
+                self.session.on_block_moved();
+                Ended::Released
             }
             Event::ServerLost(error) => {
                 if !link.farewell {
@@ -603,6 +630,14 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
     }
     link.replay = None;
     None
+}
+
+/// What PostgreSQL says to everything in a failed block, before it looks at what is asked.
+fn aborted() -> Error {
+    Error::us(
+        SqlState::IN_FAILED_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
 }
 
 fn leaves_shard(names: &[String], plan: &ShardPlan, bound: ShardIndex) -> Error {

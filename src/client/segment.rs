@@ -37,6 +37,21 @@ impl Segment {
         self.items.iter().any(|(i, _)| i.needs_server())
     }
 
+    /// Whether it does no more than prepare and describe statements, which leaves no trace of it in a transaction.
+    #[must_use]
+    pub fn only_prepares(&self) -> bool {
+        self.items.iter().all(|(i, _)| {
+            matches!(
+                i,
+                Intake::Parse { .. }
+                    | Intake::DescribeStatement { .. }
+                    | Intake::CloseStatement { .. }
+                    | Intake::Sync
+                    | Intake::Flush
+            )
+        })
+    }
+
     /// Whether it ends with Sync.
     #[must_use]
     pub fn ends_with_sync(&self) -> bool {

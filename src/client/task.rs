@@ -66,8 +66,11 @@ pub struct Client {
     /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
     skipping: bool,
     /// BEGIN that was answered but is sent only when the first statement shows the shard.
-    held_begin: Option<(Box<[u8]>, Arc<QueryFacts>, bool)>,
+    held_begin: Option<HeldBegin>,
 }
+
+/// BEGIN as the client sent it, what it says, and whether it is READ ONLY.
+pub(super) type HeldBegin = (Box<[u8]>, Arc<QueryFacts>, bool);
 
 /// What a retry of a segment must do differently.
 #[derive(Debug, Default)]
@@ -603,8 +606,13 @@ impl Client {
     }
 
     /// Takes the BEGIN that is to be sent before anything else.
-    pub(super) fn take_held_begin(&mut self) -> Option<(Box<[u8]>, Arc<QueryFacts>)> {
-        self.held_begin.take().map(|(bytes, facts, _)| (bytes, facts))
+    pub(super) fn take_held_begin(&mut self) -> Option<HeldBegin> {
+        self.held_begin.take()
+    }
+
+    /// Holds a BEGIN back once more.
+    pub(super) fn hold_again(&mut self, held: Option<HeldBegin>) {
+        self.held_begin = held;
     }
 }
 

@@ -237,8 +237,8 @@ impl Session {
 
     fn intake_close(&mut self, name: &[u8]) -> Intake {
         if name.is_empty() {
-            self.unnamed = None;
-            return Intake::CloseStatement { virtual_name: false, undo: None };
+            let undo = Some(Undo::ClientUnnamed { before: self.unnamed.take() });
+            return Intake::CloseStatement { virtual_name: false, undo };
         }
         if !self.follow {
             return Intake::CloseStatement { virtual_name: false, undo: None };

@@ -260,7 +260,14 @@ impl Session {
                 self.unsynced = true;
                 self.plain(Kind::Describe, frame, out);
             }
-            Intake::CloseStatement { .. } | Intake::ClosePortal => {
+            Intake::CloseStatement { undo, .. } => {
+                self.unsynced = true;
+                let mut request = Request::forward(Kind::Close);
+                request.undo.extend(undo);
+                self.pipeline.push(request);
+                out.extend_from_slice(frame);
+            }
+            Intake::ClosePortal => {
                 self.unsynced = true;
                 self.plain(Kind::Close, frame, out);
             }
@@ -305,7 +312,7 @@ impl Session {
             out.extend_from_slice(frame);
             return;
         }
-        if server.statements.touch(statement.id) {
+        if server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id)) {
             let mut request = Request::forward(Kind::Local(encode::PARSE_COMPLETE));
             request.undo.extend(undo);
             self.pipeline.push(request);
@@ -330,6 +337,11 @@ impl Session {
             request.undo.push(Undo::ServerClose(evicted));
             self.pipeline.push(request);
         }
+        if self.pipeline.concerns(statement.id) {
+            // It may be there or not, as what is under way turns out: closing it first is right either way.
+            encode::close_statement(out, statement.server_name().as_bytes());
+            self.pipeline.push(Request::swallow(Kind::Close));
+        }
         encode::parse(out, statement.server_name().as_bytes(), &statement.sql, &statement.types);
         server.parses += 1;
         let mut request = Request { answer, ..Request::forward(Kind::Parse) };
@@ -342,10 +354,11 @@ impl Session {
     /// Sees to it that the server has the statement that the next message speaks of.
     fn ensure(&mut self, statement: &Arc<Statement>, named: bool, server: &mut ServerState, out: &mut Vec<u8>) {
         if named {
-            if self.follow && !server.statements.touch(statement.id) {
+            let there = server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id));
+            if self.follow && !there {
                 self.prepare_on_server(statement, Answer::Swallow, None, None, server, out);
             }
-        } else if server.unnamed != Some(statement.id) {
+        } else if server.unnamed != Some(statement.id) || self.pipeline.prepared_in_doubt(None) {
             server.unnamed = Some(statement.id);
             encode::parse(out, b"", &statement.sql, &statement.types);
             let mut request = Request::swallow(Kind::Parse);
@@ -519,6 +532,12 @@ impl Session {
         self.pending.clear();
         self.pins.clear();
         self.portals.clear();
+    }
+
+    /// The block that the server was in has been rolled back behind the client's back, to begin again elsewhere.
+    pub fn on_block_moved(&mut self) {
+        self.status = TransactionStatus::Idle;
+        self.pending.clear();
     }
 
     /// The server goes back to the pool; frees what an idle session does not need.

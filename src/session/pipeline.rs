@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::id::StatementId;
 use crate::session::prepared::Statement;
 use crate::sql::facts::QueryFacts;
 
@@ -142,6 +143,26 @@ impl Pipeline {
     #[must_use]
     pub fn names_in_doubt(&self) -> bool {
         self.queue.iter().any(|r| r.undo.iter().any(|u| matches!(u, Undo::ClientName { .. })))
+    }
+
+    /// Whether the server may turn out not to have what a Parse before the last Sync was to give it: an error takes that Parse away, but
+    /// not what follows the Sync. `None` speaks of the unnamed statement.
+    #[must_use]
+    pub fn prepared_in_doubt(&self, id: Option<StatementId>) -> bool {
+        let gives = |u: &Undo| match (u, id) {
+            (Undo::ServerPrepare(statement), Some(id)) => statement.id == id,
+            (Undo::ServerUnnamed, None) => true,
+            _ => false,
+        };
+        let before_sync = self.queue.iter().rposition(|r| matches!(r.kind, Kind::Sync)).unwrap_or(0);
+        self.queue.iter().take(before_sync).any(|r| r.undo.iter().any(gives))
+    }
+
+    /// Whether a Parse or Close of this statement on the server is not answered yet.
+    #[must_use]
+    pub fn concerns(&self, id: StatementId) -> bool {
+        let of = |u: &Undo| matches!(u, Undo::ServerPrepare(s) | Undo::ServerClose(s) if s.id == id);
+        self.queue.iter().any(|r| r.undo.iter().any(of))
     }
 
     /// Gives back the memory; for a client that goes idle.

@@ -77,6 +77,10 @@ impl Server {
             }
             b'P' => {
                 let parse = message::parse(body).unwrap();
+                // The unnamed statement goes before the next one's text is read.
+                if parse.name.is_empty() {
+                    self.names.remove(&b""[..]);
+                }
                 // PostgreSQL looks at the text first; a bad text under a taken name fails either way.
                 if !parse.name.is_empty() && self.names.contains(parse.name) {
                     let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));
@@ -166,7 +170,7 @@ impl World {
         let mut unnamed = false;
         while let Some(frame) = frame::next(&bytes[to..], 1 << 20).unwrap() {
             to += frame.bytes.len();
-            unnamed |= frame.tag == b'P';
+            unnamed |= matches!(frame.tag, b'P' | b'C');
             if matches!(frame.tag, b'S' | b'Q') && unnamed {
                 received.extend(self.send_at_once(&bytes[from..to]));
                 (from, unnamed) = (to, false);

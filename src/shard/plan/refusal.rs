@@ -94,6 +94,10 @@ pub(super) fn other(what: &str, table: &str) -> Error {
     refuse(format!("{what} on table \"{table}\" of a sharded database is not supported yet"), PER_SHARD)
 }
 
+pub(super) fn code() -> Error {
+    refuse("DO on a sharded database is not supported: its code may touch sharded tables".to_owned(), PER_SHARD)
+}
+
 pub(super) fn rows_unchecked(what: &str, table: &str) -> Error {
     refuse(
         format!("{what} into sharded table \"{table}\" is not supported: its rows could land on the wrong shard"),

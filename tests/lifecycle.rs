@@ -1,0 +1,295 @@
+//! The process from its command line to its end: mistakes in the configuration, ports in use, reload under load, drain, logs.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::raw::{Address, RawClient};
+use common::tools::{self, Output, Running};
+use common::weir::{Builder, Weir};
+use common::wire::show;
+use common::eventually;
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn over(cluster: &Cluster) -> Builder {
+    Weir::builder().cluster("app", cluster, &[])
+}
+
+fn pgweir(args: &[&str]) -> Output {
+    Running::start(Command::new(env!("CARGO_BIN_EXE_pgweir")).args(args)).wait(SOON)
+}
+
+/// A configuration file of its own.
+struct File {
+    dir: tempfile::TempDir,
+}
+
+impl File {
+    fn new(text: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("pgweir.toml"), text).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self) -> String {
+        self.dir.path().join("pgweir.toml").display().to_string()
+    }
+}
+
+// The command line.
+
+#[test]
+fn help_and_version() {
+    let version = pgweir(&["--version"]).ok();
+    assert_eq!(version, format!("pgweir {}\n", env!("CARGO_PKG_VERSION")));
+    let help = pgweir(&["--help"]).ok();
+    for word in ["check", "healthcheck", "FILE.toml"] {
+        assert!(help.contains(word), "{word} is not in {help}");
+    }
+    let nothing = pgweir(&[]);
+    assert!(!nothing.status.success() && nothing.stderr.contains("FILE.toml"), "{nothing:?}");
+    let missing = pgweir(&["/nowhere/pgweir.toml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(missing.stderr.contains("/nowhere/pgweir.toml"), "{missing:?}");
+}
+
+const MISTAKES: &str = "[pgweir]\n\
+    auth_type = \"trust\"\n\
+    listen_prot = 6432\n\
+    server_idle_timeout = \"soon\"\n\
+    [databases.app]\n\
+    primary = \"postgres://127.0.0.1/app\"\n\
+    pool_mod = \"session\"\n";
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let file = File::new(MISTAKES);
+    for args in [vec![file.path()], vec!["check".to_owned(), file.path()]] {
+        let output = pgweir(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let lines: Vec<&str> = output.stderr.lines().collect();
+        assert_eq!(lines.len(), 3, "{output:?}");
+        for (line, number, words) in [
+            (lines[0], 3, ["listen_prot", "listen_port"]),
+            (lines[1], 4, ["server_idle_timeout", "soon"]),
+            (lines[2], 7, ["pool_mod", "pool_mode"]),
+        ] {
+            assert!(line.starts_with(&format!("{}:{number}: ", file.path())), "{line}");
+            assert!(words.iter().all(|word| line.contains(word)), "{line}");
+        }
+    }
+}
+
+#[test]
+fn check_says_ok_to_the_examples() {
+    for name in ["pgweir.toml", "pgweir.full.toml"] {
+        let text = std::fs::read_to_string(format!("{}/conf/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let output = pgweir(&["check", &File::new(&text).path()]);
+        assert!(output.status.success() && output.stdout.ends_with("ok\n"), "{name}: {output:?}");
+    }
+    // The auth file belongs to the configuration.
+    let text = "[pgweir]\nauth_type = \"trust\"\nauth_file = \"missing.txt\"\n[databases.a]\nprimary = \"postgres://h/a\"\n";
+    let output = pgweir(&["check", &File::new(text).path()]);
+    assert!(!output.status.success() && output.stderr.contains("missing.txt"), "{output:?}");
+}
+
+#[test]
+fn healthcheck_by_exit_code() {
+    let weir = Weir::builder().start();
+    let ask = |path: &str| pgweir(&["healthcheck", "--url", &format!("http://127.0.0.1:{}{path}", weir.http_port())]);
+    assert!(ask("/health/live").status.success());
+    let missing = ask("/nothing");
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(missing.stderr.contains("404"), "{missing:?}");
+    weir.kill9();
+    assert_eq!(ask("/health/live").status.code(), Some(1));
+}
+
+#[test]
+fn a_port_in_use_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let text = format!(
+        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = {port}\n[databases.a]\nprimary = \"postgres://h/a\"\n"
+    );
+    let output = pgweir(&[&File::new(&text).path()]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stderr.contains(&format!("127.0.0.1:{port}")) && output.stderr.contains("in use"), "{output:?}");
+    // The port of HTTP, too.
+    let text = format!(
+        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = 0\nhttp_listen = \"127.0.0.1:{port}\"\n[databases.a]\nprimary = \"postgres://h/a\"\n"
+    );
+    let output = pgweir(&[&File::new(&text).path()]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(!output.stderr.is_empty() && !output.stderr.contains("panicked"), "{output:?}");
+}
+
+// The end.
+
+#[test]
+fn term_lets_transactions_finish() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE t (id int4)");
+    let weir = over(&cluster).start();
+    let mut busy = weir.client("app");
+    busy.run("BEGIN");
+    busy.run("INSERT INTO t VALUES (1)");
+    let mut running = weir.client("app");
+    running.query("SELECT pg_sleep(0.5), 7");
+    let mut idle = weir.client("app");
+    idle.value("SELECT 1");
+    let mut fresh = weir.client("app");
+    eventually("the query runs", SOON, || {
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(0.5)%' AND state = 'active'";
+        (!cluster.sql(sql).is_empty()).then_some(())
+    });
+    weir.term();
+    for client in [&mut idle, &mut fresh] {
+        assert_eq!(show(&client.read_to_end()), "E(FATAL 57P01)");
+    }
+    let reply = show(&running.read_to_end());
+    assert!(reply.contains("D(|7) C(SELECT 1) Z(I) E(FATAL 57P01)"), "{reply}");
+    // New clients are kept out, by a refusal or by a closed port.
+    let late = weir.login("postgres", "app").connect().unwrap_err();
+    assert!(["", "57P03"].contains(&late.code()), "{late:?}");
+    assert_eq!(busy.run("INSERT INTO t VALUES (2)"), "C(INSERT 0 1) Z(T)");
+    assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(show(&busy.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
+    assert_eq!(cluster.value("SELECT count(*) FROM t"), "2");
+    assert!(weir.log_text().contains("pgweir has ended"), "{}", weir.log_text());
+    assert!(RawClient::open(Address::Tcp(weir.port())).is_err());
+}
+
+#[test]
+fn shutdown_timeout_ends_what_does_not_end_itself() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).general("shutdown_timeout = \"300ms\"").start();
+    let mut busy = weir.client("app");
+    busy.run("BEGIN");
+    busy.value("SELECT 1");
+    weir.term();
+    assert_eq!(show(&busy.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
+    eventually("its transaction is rolled back", SOON, || {
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0";
+        cluster.sql(sql).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let cluster = Cluster::start();
+    // Ten minutes: only the second signal can end it in time.
+    let weir = over(&cluster).general("shutdown_timeout = \"10min\"").start();
+    let mut busy = weir.client("app");
+    busy.run("BEGIN");
+    busy.value("SELECT 1");
+    weir.int();
+    weir.wait_log("shutting down");
+    busy.value("SELECT 2");
+    weir.int();
+    assert_eq!(show(&busy.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
+}
+
+// Reload.
+
+#[test]
+fn reload_under_load_drops_nothing() {
+    let cluster = Cluster::start();
+    tools::pgbench(cluster.port(), "postgres", &["-i", "-q", "-s", "1"]).ok();
+    let mut weir = over(&cluster).start();
+    let args = ["-n", "-S", "-c", "4", "-j", "1", "-T", "3", "-M", "prepared"];
+    let mut load = Running::start(&mut tools::pgbench_command(weir.port(), "app", &args));
+    let args = ["-n", "-c", "2", "-T", "3", "-b", "simple-update"];
+    let writes = Running::start(&mut tools::pgbench_command(weir.port(), "app", &args));
+    let mut reloads = 0;
+    while load.runs() {
+        // The pools are remade each time.
+        weir.reconfigure(|builder| builder.general(&format!("# {reloads}")));
+        let size = 5 + reloads % 3;
+        let text = std::fs::read_to_string(weir.config_path()).unwrap();
+        std::fs::write(weir.config_path(), text.replace("[databases.app]", &format!("[databases.app]\npool_size = {size}"))).unwrap();
+        weir.hup();
+        reloads += 1;
+        eventually("it is reloaded", SOON, || {
+            (weir.log_text().matches("configuration reloaded").count() >= reloads).then_some(())
+        });
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for output in [load.wait(SOON), writes.wait(SOON)] {
+        assert!(output.status.success() && !output.stderr.contains("ERROR"), "{output:?}");
+        assert!(output.stdout.contains("number of failed transactions: 0 (0.000%)"), "{output:?}");
+    }
+    assert!(reloads >= 3, "{reloads}");
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0";
+    eventually("replaced servers are closed", SOON, || {
+        (cluster.value(open).parse::<u32>().unwrap() <= 7).then_some(())
+    });
+}
+
+#[test]
+fn a_bad_reload_changes_nothing() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let mut client = weir.client("app");
+    std::fs::write(weir.config_path(), MISTAKES).unwrap();
+    weir.hup();
+    weir.wait_log("the old one stays in force");
+    let log = weir.log_text();
+    for word in ["listen_prot", "server_idle_timeout", "pool_mod"] {
+        assert!(log.contains(word), "{word} is not in {log}");
+    }
+    assert_eq!(client.value("SELECT 1"), "1");
+    assert_eq!(weir.client("app").value("SELECT 2"), "2");
+    std::fs::remove_file(weir.config_path()).unwrap();
+    weir.hup();
+    eventually("told again", SOON, || (weir.log_text().matches("the old one stays in force").count() == 2).then_some(()));
+    assert_eq!(client.value("SELECT 3"), "3");
+}
+
+// Logs.
+
+#[test]
+fn logs_are_json_and_tell_no_secret() {
+    let cluster = Cluster::with_config(&[("password_encryption", "scram-sha-256")]);
+    cluster.sql("CREATE ROLE alice LOGIN PASSWORD 'hunter-alice'");
+    cluster.set_hba("host all alice all scram-sha-256\nhost all all all trust");
+    for auth_type in ["plain", "md5", "scram-sha-256"] {
+        let weir = over(&cluster)
+            .general(&format!("auth_type = \"{auth_type}\"\nlog_format = \"json\"\nlog_level = \"trace\""))
+            .users("\"alice\" \"hunter-alice\"")
+            .start();
+        let mut client = weir.login("alice", "app").password("hunter-alice").connect().unwrap();
+        assert_eq!(client.value("SELECT current_user"), "alice", "{auth_type}");
+        let wrong = weir.login("alice", "app").password("hunter-wrong").connect().unwrap_err();
+        assert_eq!(wrong.code(), "28P01", "{auth_type}");
+        let unknown = weir.login("nobody", "app").password("hunter-nobody").connect().unwrap_err();
+        assert_eq!(unknown.code(), "28P01", "{auth_type}");
+        client.run("ALTER ROLE alice PASSWORD 'hunter-alice'");
+        client.terminate();
+        client.read_to_end();
+        weir.hup();
+        weir.wait_log("configuration reloaded");
+        weir.term();
+        assert!(weir.wait_exit(SOON).success());
+        let log = weir.log_text();
+        assert!(!log.contains("hunter"), "{auth_type}: {log}");
+        let mut messages = Vec::new();
+        for line in log.lines() {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(value["timestamp"].is_string() && value["level"].is_string(), "{line}");
+            messages.extend(value["message"].as_str().map(str::to_owned));
+        }
+        for message in ["pgweir is ready", "client connected", "login failed", "pgweir has ended"] {
+            assert!(messages.iter().any(|m| m == message), "{message} is not in {messages:?}");
+        }
+    }
+}
