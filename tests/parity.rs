@@ -156,7 +156,9 @@ fn simple_queries() {
             "DO $$ BEGIN RAISE EXCEPTION 'own' USING ERRCODE = 'P0042', DETAIL = 'd'; END $$",
             "PREPARE st AS SELECT $1::int + 1; EXECUTE st(41); DEALLOCATE st",
             "EXECUTE st(1)",
-            "LISTEN c; NOTIFY c, 'self'; UNLISTEN *",
+            "LISTEN c",
+            "NOTIFY c, 'self'",
+            "UNLISTEN *",
         ] {
             talk.q(sql);
         }
@@ -339,7 +341,7 @@ fn errors_skip_to_sync() {
         talk.q("TABLE skipped");
         talk.q("DROP TABLE skipped");
     });
-    for part in ["42601", "D(now good)", "22P02", "prepared statement \"after\" does not exist", "34000", "08P01"] {
+    for part in ["42601", "D(now good)", "22P02", r#"prepared statement \"after\" does not exist"#, "34000", "08P01"] {
         assert!(heard.contains(part), "{part}: {heard}");
     }
     assert!(heard.contains("T(id:23) C(SELECT 0) Z(I)"), "{heard}");
@@ -428,15 +430,15 @@ fn names_of_statements() {
         talk.ready();
     });
     for part in [
-        "\"C\": \"42P05\"",
-        "prepared statement \\\"twice\\\" already exists",
-        "prepared statement \\\"never\\\" does not exist",
+        "42P05",
+        r#"prepared statement \"twice\" already exists"#,
+        r#"prepared statement \"never\" does not exist"#,
         "unnamed prepared statement does not exist",
         "D(first) C(SELECT 1) 3 1 2 D(second)",
         "D(unnamed)",
         "25P02",
     ] {
-        assert!(heard.contains(&part.replace("\\\"", "\"")) || heard.contains(part), "{part}: {heard}");
+        assert!(heard.contains(part), "{part}: {heard}");
     }
 }
 

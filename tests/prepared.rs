@@ -281,7 +281,8 @@ fn pgbench_prepared() {
     let weir = over(&cluster, 2).start();
     for mode in ["prepared", "extended", "simple"] {
         for script in ["-S", "-N"] {
-            let args = ["-M", mode, script, "-n", "-c", "8", "-j", "2", "-t", "50"];
+            // A thread each: pgbench prepares by blocking calls, which would stop those of its thread who hold a server.
+            let args = ["-M", mode, script, "-n", "-c", "8", "-j", "8", "-t", "50"];
             let report = tools::pgbench(weir.port(), "app", &args).ok();
             assert!(report.contains("number of transactions actually processed: 400/400"), "{report}");
         }

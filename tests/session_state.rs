@@ -107,9 +107,10 @@ fn search_path_follows_its_client() {
 #[test]
 fn settings_follow_transactions() {
     let cluster = Cluster::start();
-    let weir = over(&cluster, 1).start();
-    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
-    for (name, before, after) in [("work_mem", "5MB", "6MB"), ("TimeZone", "Asia/Tokyo", "Europe/Rome")] {
+    // What the server reports is followed on one server. Other settings changed within a block keep it, so there are two.
+    for (name, before, after, size) in [("TimeZone", "Asia/Tokyo", "Europe/Rome", 1_u8), ("work_mem", "5MB", "6MB", 2)] {
+        let weir = over(&cluster, size.into()).start();
+        let (mut a, mut b) = (weir.client("app"), weir.client("app"));
         let default = b.value(&format!("SHOW {name}"));
         a.run(&format!("SET {name} = '{before}'"));
         b.run("SELECT 1");
@@ -147,10 +148,17 @@ fn settings_follow_transactions() {
         assert_eq!(a.value(&format!("SHOW {name}")), default);
         a.run("ROLLBACK");
         assert_eq!(a.value(&format!("SHOW {name}")), before);
+        // Nothing of it is left, on whichever server.
+        drop(a);
+        let mut both = [b, weir.client("app")];
+        for _ in 0..2 {
+            both.iter_mut().take(size.into()).for_each(|client| assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)"));
+            for client in both.iter_mut().take(size.into()) {
+                assert_eq!(client.value(&format!("SHOW {name}")), default);
+                assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+            }
+        }
     }
-    drop(a);
-    assert_eq!(b.value("SHOW work_mem"), cluster.value("SHOW work_mem"));
-    assert_eq!(b.value("SHOW TimeZone"), cluster.value("SHOW TimeZone"));
 }
 
 #[test]
@@ -190,7 +198,7 @@ fn settings_given_at_startup() {
         .param("DateStyle", "German")
         .param("client_encoding", "utf-8")
         .param("client_min_messages", "error")
-        .param("options", "-c work_mem=5MB -c search_path=a\\ b --statement-timeout=7000 -capp.x=1")
+        .param("options", "-c work_mem=5MB -c search_path=a,\\ b --statement-timeout=7000 -capp.x=1")
         .param("extra_float_digits", "2")
         .connect()
         .unwrap();

@@ -510,6 +510,9 @@ impl Client {
 
     fn account(&self, link: &mut Link) {
         link.counts.xact_time = micros(clock::now().saturating_duration_since(link.since));
+        if let Some(connection) = link.checkout.as_mut() {
+            link.counts.server_parse_count += std::mem::take(&mut connection.state.parses);
+        }
         link.checkout.pool().counters.totals.add(&link.counts);
         let handle = self.handle();
         handle.prepared.store(

@@ -148,14 +148,14 @@ impl Session {
             b'P' => self.intake_parse(&message::parse(body).ok_or_else(malformed)?, registry, facts),
             b'B' => {
                 let bind = message::bind(body).ok_or_else(malformed)?;
-                match self.resolve(bind.statement) {
+                match self.resolve(bind.statement, registry) {
                     Err(error) => Intake::Refuse { error: Box::new(error), simple: false },
                     Ok((statement, named)) => Intake::Bind { statement, named, portal: bind.portal.into() },
                 }
             }
             b'D' => match message::target(body).ok_or_else(malformed)? {
                 Target::Portal(_) => Intake::DescribePortal,
-                Target::Statement(name) => match self.resolve(name) {
+                Target::Statement(name) => match self.resolve(name, registry) {
                     Err(error) => Intake::Refuse { error: Box::new(error), simple: false },
                     Ok((statement, named)) => Intake::DescribeStatement { statement, named },
                 },
@@ -211,14 +211,23 @@ impl Session {
         clippy::type_complexity,
         reason = "the statement and the name it goes by, both optional for their own reasons"
     )]
-    fn resolve(&self, name: &[u8]) -> Result<(Option<Arc<Statement>>, Option<Box<[u8]>>), Error> {
+    fn resolve(
+        &mut self,
+        name: &[u8],
+        registry: &Registry,
+    ) -> Result<(Option<Arc<Statement>>, Option<Box<[u8]>>), Error> {
         if name.is_empty() {
             // Another client's unnamed statement may stand on the server: it must not answer for one that is not there.
             let statement = self.unnamed.clone().ok_or_else(|| no_such_statement(name))?;
             return Ok((Some(statement), None));
         }
-        match self.names.get(name) {
-            Some(statement) => Ok((Some(Arc::clone(statement)), Some(name.into()))),
+        match self.names.get_mut(name) {
+            Some(statement) => {
+                if statement.is_outdated() {
+                    *statement = registry.current(statement);
+                }
+                Ok((Some(Arc::clone(statement)), Some(name.into())))
+            }
             // Names of ours on the server are nobody's to use.
             None if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) => Err(no_such_statement(name)),
             // SQL-level PREPARE made it, or the server says that it does not exist.

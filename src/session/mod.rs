@@ -343,6 +343,7 @@ impl Session {
             self.pipeline.push(Request::swallow(Kind::Close));
         }
         encode::parse(out, statement.server_name().as_bytes(), &statement.sql, &statement.types);
+        server.parses += 1;
         let mut request = Request { answer, ..Request::forward(Kind::Parse) };
         request.undo.push(Undo::ServerPrepare(Arc::clone(statement)));
         request.undo.extend(undo);
@@ -518,6 +519,13 @@ impl Session {
             let mut out = Vec::new();
             encode::error(&mut out, &refusal);
             return Action::Replace(out);
+        }
+        if let Some((statement, _)) = &renamed
+            && message::error_field(body, b'C') == Some(b"0A000")
+        {
+            // "cached plan must not change result type": it fails for as long as the server has it. (The message may be
+            // translated; preparing anew after another error of this class does no harm.)
+            statement.set_outdated();
         }
         match renamed.and_then(|(statement, name)| rename(body, &statement, &name)) {
             Some(bytes) => Action::Replace(bytes),

@@ -4,7 +4,7 @@
 //! prepared it, and it goes by one name on every server. A server holds a bounded number of them, the ones used last.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use lru::LruCache;
@@ -28,9 +28,22 @@ pub struct Statement {
     pub types: Box<[u8]>,
     /// What the text says.
     pub facts: Arc<QueryFacts>,
+    /// A server has refused it because a table has changed since it was prepared.
+    outdated: AtomicBool,
 }
 
 impl Statement {
+    /// From now on whoever uses it gets a new one in its place, which no server has yet.
+    pub fn set_outdated(&self) {
+        self.outdated.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Statement::set_outdated`] was called.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Relaxed)
+    }
+
     /// Its name on servers.
     #[must_use]
     pub fn server_name(&self) -> String {
@@ -58,12 +71,13 @@ impl Registry {
     #[must_use]
     pub fn intern(&self, parse: &Parse<'_>, facts: impl FnOnce() -> Arc<QueryFacts>) -> Arc<Statement> {
         let key: Key = (parse.sql.into(), parse.types.into());
-        if let Some(statement) = self.known.lock().get(&key).and_then(Weak::upgrade) {
+        let live = |s: &Weak<Statement>| s.upgrade().filter(|s| !s.is_outdated());
+        if let Some(statement) = self.known.lock().get(&key).and_then(live) {
             return statement;
         }
         let facts = facts();
         let mut known = self.known.lock();
-        if let Some(statement) = known.get(&key).and_then(Weak::upgrade) {
+        if let Some(statement) = known.get(&key).and_then(live) {
             return statement;
         }
         // Every doubling sweeps out what nobody holds any more, so the map stays within twice what is in use.
@@ -79,7 +93,23 @@ impl Registry {
     #[must_use]
     pub fn unnamed(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>) -> Arc<Statement> {
         let id = StatementId(self.next.fetch_add(1, Ordering::Relaxed));
-        Arc::new(Statement { id, sql: parse.sql.into(), types: parse.types.into(), facts })
+        Arc::new(Statement {
+            id,
+            sql: parse.sql.into(),
+            types: parse.types.into(),
+            facts,
+            outdated: AtomicBool::new(false),
+        })
+    }
+
+    /// The statement to use for this one: itself, or after [`Statement::set_outdated`] its successor.
+    #[must_use]
+    pub fn current(&self, statement: &Arc<Statement>) -> Arc<Statement> {
+        if !statement.is_outdated() {
+            return Arc::clone(statement);
+        }
+        let parse = Parse { name: b"", sql: &statement.sql, types: &statement.types };
+        self.intern(&parse, || Arc::clone(&statement.facts))
     }
 
     /// Statements in use.
@@ -170,6 +200,17 @@ mod tests {
             drop(registry.intern(&parse(format!("SELECT {i}").as_bytes(), b"\0\0"), Arc::default));
         }
         assert!(registry.known.lock().len() < 1_000, "dead entries are swept");
+    }
+
+    #[test]
+    fn outdated_statement_has_one_successor() {
+        let registry = Registry::default();
+        let old = registry.intern(&parse(b"SELECT 1", b"\0\0"), Arc::default);
+        assert_eq!(registry.current(&old).id, old.id);
+        old.set_outdated();
+        let new = registry.intern(&parse(b"SELECT 1", b"\0\0"), Arc::default);
+        assert_ne!(new.id, old.id);
+        assert_eq!(registry.current(&old).id, new.id);
     }
 
     #[test]

@@ -13,13 +13,20 @@ pub struct ServerState {
     pub unnamed: Option<StatementId>,
     /// Its settings.
     pub settings: ServerSettings,
+    /// Named statements sent to it that nobody has counted yet.
+    pub parses: u64,
 }
 
 impl ServerState {
     /// A fresh connection that keeps at most `max_statements` prepared.
     #[must_use]
     pub fn new(max_statements: usize) -> Self {
-        Self { statements: ServerStatements::new(max_statements), unnamed: None, settings: ServerSettings::default() }
+        Self {
+            statements: ServerStatements::new(max_statements),
+            unnamed: None,
+            settings: ServerSettings::default(),
+            parses: 0,
+        }
     }
 
     /// DISCARD ALL ran on it.
