@@ -63,7 +63,8 @@ impl Bed {
     /// Everybody else goes on, and so does the database of the bad server.
     fn assert_well(mut self) {
         self.assert_calm();
-        let mut next = eventually("the next client gets in", SOON, || self.weir.login("postgres", "bad").connect().ok());
+        let mut next =
+            eventually("the next client gets in", SOON, || self.weir.login("postgres", "bad").connect().ok());
         assert_eq!(next.run("SELECT 1"), "T(v:25) D(fresh) C(SELECT 1) Z(I)");
         self.assert_calm();
     }
@@ -106,7 +107,11 @@ fn a_server_that_breaks_the_protocol_is_one_clear_error() {
         ("authentication in mid-session", vec![Step::Send(backend::auth_ok()), Step::Stall], ""),
         ("close without a word", vec![Step::Close], ""),
         ("reset", vec![Step::Reset], ""),
-        ("close after a row", vec![Step::Send([&description[..], &row].concat()), Step::Close], "T(v:25) D(half of this) "),
+        (
+            "close after a row",
+            vec![Step::Send([&description[..], &row].concat()), Step::Close],
+            "T(v:25) D(half of this) ",
+        ),
         ("close in a description", vec![Step::Send(description[..9].to_vec()), Step::Close], ""),
         ("a bad transaction status", vec![Step::Send(backend::ready(b'?')), Step::Stall], ""),
         ("ReadyForQuery without a body", vec![Step::Send(wire::frame(b'Z', b"")), Step::Stall], ""),
@@ -132,7 +137,8 @@ fn a_row_that_breaks_off_is_never_completed() {
             let value = "x".repeat(size);
             let whole = [backend::row_description(&[("v", 25)]), backend::data_row(&[Some(&value)])].concat();
             let half = whole[..whole.len() - missing].to_vec();
-            let bed = Bed::new(after_login(vec![Step::Send(half), Step::Sleep(Duration::from_millis(50)), end.clone()]));
+            let bed =
+                Bed::new(after_login(vec![Step::Send(half), Step::Sleep(Duration::from_millis(50)), end.clone()]));
             let mut client = bed.weir.client("bad");
             let messages = boom(&mut client);
             let rows = messages.iter().filter(|m| m.tag == b'D').count();
@@ -158,7 +164,12 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
             let steps = if together {
                 vec![Step::Send([&answer[..], &extra].concat()), Step::Stall]
             } else {
-                vec![Step::Send(answer.clone()), Step::Sleep(Duration::from_millis(100)), Step::Send(extra.clone()), Step::Stall]
+                vec![
+                    Step::Send(answer.clone()),
+                    Step::Sleep(Duration::from_millis(100)),
+                    Step::Send(extra.clone()),
+                    Step::Stall,
+                ]
             };
             let mut bed = Bed::new(after_login(steps));
             let mut client = bed.weir.client("bad");
@@ -211,21 +222,41 @@ fn servers_that_fail_at_login() {
         ("reset", vec![Step::ExpectStartup, Step::Reset], "08"),
         ("garbage", vec![Step::ExpectStartup, Step::Send(vec![0xee; 100]), Step::Stall], "08"),
         ("a short authentication", vec![Step::ExpectStartup, Step::Send(wire::frame(b'R', b"\0")), Step::Stall], "08"),
-        ("an unknown authentication", vec![Step::ExpectStartup, Step::Send(wire::frame(b'R', &99_u32.to_be_bytes())), Step::Stall], ""),
+        (
+            "an unknown authentication",
+            vec![Step::ExpectStartup, Step::Send(wire::frame(b'R', &99_u32.to_be_bytes())), Step::Stall],
+            "",
+        ),
         ("no authentication", vec![Step::ExpectStartup, Step::Send(backend::ready(b'I')), Step::Stall], "08"),
-        ("half a key", vec![Step::ExpectStartup, Step::Send([backend::auth_ok(), wire::frame(b'K', b"\0\0")].concat()), Step::Stall], "08"),
+        (
+            "half a key",
+            vec![
+                Step::ExpectStartup,
+                Step::Send([backend::auth_ok(), wire::frame(b'K', b"\0\0")].concat()),
+                Step::Stall,
+            ],
+            "08",
+        ),
         ("close after AuthenticationOk", vec![Step::ExpectStartup, Step::Send(backend::auth_ok()), Step::Close], "08"),
         ("stall before the startup", vec![Step::Stall], "08"),
         ("stall after the startup", vec![Step::ExpectStartup, Step::Stall], "08"),
         ("stall after AuthenticationOk", vec![Step::ExpectStartup, Step::Send(backend::auth_ok()), Step::Stall], "08"),
-        ("huge ParameterStatus, then close", vec![Step::ExpectStartup, Step::Send(parameters(5_000_000)), Step::Close], "08"),
+        (
+            "huge ParameterStatus, then close",
+            vec![Step::ExpectStartup, Step::Send(parameters(5_000_000)), Step::Close],
+            "08",
+        ),
         ("a refusal", vec![Step::ExpectStartup, Step::Send(refusal), Step::Close], "53300"),
     ];
     for (name, steps, code) in cases {
         eprintln!("case: {name}");
-        let mut bed = Bed::with("server_connect_timeout = \"300ms\"", move |number| {
-            if number == 0 { steps.clone() } else { healthy("fresh") }
-        });
+        let mut bed =
+            Bed::with(
+                "server_connect_timeout = \"300ms\"",
+                move |number| {
+                    if number == 0 { steps.clone() } else { healthy("fresh") }
+                },
+            );
         let error = bed.weir.login("postgres", "bad").connect().unwrap_err();
         let LoginError::Server(error) = error else { panic!("{name}: {error:?}") };
         assert_eq!(error.severity, "FATAL", "{name}");
@@ -242,7 +273,9 @@ fn a_huge_parameter_is_survived() {
     let mut hello = backend::auth_ok();
     hello.extend(backend::parameter_status("application_name", &huge));
     hello.extend(&greeting(1, &[1, 2, 3, 4])[backend::auth_ok().len()..]);
-    let script = [vec![Step::ExpectStartup, Step::Send(hello)], vec![Step::Loop(Step::reply(backend::one_value("v", "fresh")))]].concat();
+    let script =
+        [vec![Step::ExpectStartup, Step::Send(hello)], vec![Step::Loop(Step::reply(backend::one_value("v", "fresh")))]]
+            .concat();
     let mut bed = Bed::with("", move |_| script.clone());
     match bed.weir.login("postgres", "bad").connect() {
         Ok(mut client) => assert_eq!(client.value("SELECT 1"), "fresh"),
@@ -277,7 +310,10 @@ fn scram_cannot_be_cut_short() {
 // Clients.
 
 fn over(cluster: &Cluster) -> Weir {
-    Weir::builder().general("max_packet_size = \"1MB\"\nclient_login_timeout = \"2s\"").cluster("app", cluster, &[]).start()
+    Weir::builder()
+        .general("max_packet_size = \"1MB\"\nclient_login_timeout = \"2s\"")
+        .cluster("app", cluster, &[])
+        .start()
 }
 
 #[test]

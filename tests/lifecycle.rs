@@ -9,11 +9,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::cluster::Cluster;
+use common::eventually;
 use common::raw::{Address, RawClient};
 use common::tools::{self, Output, Running};
 use common::weir::{Builder, Weir};
 use common::wire::show;
-use common::eventually;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -94,7 +94,8 @@ fn check_says_ok_to_the_examples() {
         assert!(output.status.success() && output.stdout.ends_with("ok\n"), "{name}: {output:?}");
     }
     // The auth file belongs to the configuration.
-    let text = "[pgweir]\nauth_type = \"trust\"\nauth_file = \"missing.txt\"\n[databases.a]\nprimary = \"postgres://h/a\"\n";
+    let text =
+        "[pgweir]\nauth_type = \"trust\"\nauth_file = \"missing.txt\"\n[databases.a]\nprimary = \"postgres://h/a\"\n";
     let output = pgweir(&["check", &File::new(text).path()]);
     assert!(!output.status.success() && output.stderr.contains("missing.txt"), "{output:?}");
 }
@@ -216,7 +217,11 @@ fn reload_under_load_drops_nothing() {
         weir.reconfigure(|builder| builder.general(&format!("# {reloads}")));
         let size = 5 + reloads % 3;
         let text = std::fs::read_to_string(weir.config_path()).unwrap();
-        std::fs::write(weir.config_path(), text.replace("[databases.app]", &format!("[databases.app]\npool_size = {size}"))).unwrap();
+        std::fs::write(
+            weir.config_path(),
+            text.replace("[databases.app]", &format!("[databases.app]\npool_size = {size}")),
+        )
+        .unwrap();
         weir.hup();
         reloads += 1;
         eventually("it is reloaded", SOON, || {
@@ -251,7 +256,9 @@ fn a_bad_reload_changes_nothing() {
     assert_eq!(weir.client("app").value("SELECT 2"), "2");
     std::fs::remove_file(weir.config_path()).unwrap();
     weir.hup();
-    eventually("told again", SOON, || (weir.log_text().matches("the old one stays in force").count() == 2).then_some(()));
+    eventually("told again", SOON, || {
+        (weir.log_text().matches("the old one stays in force").count() == 2).then_some(())
+    });
     assert_eq!(client.value("SELECT 3"), "3");
 }
 

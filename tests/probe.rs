@@ -175,16 +175,10 @@ fn promoted_replica_is_the_primary() {
     replica.promote();
     wait(&weir, &replica, "the promotion is seen", |row| row["role"] == "primary");
     let mut client = weir.client("app");
-    assert_eq!(
-        client.value("INSERT INTO t VALUES (1) RETURNING inet_server_port()"),
-        replica.port().to_string()
-    );
+    assert_eq!(client.value("INSERT INTO t VALUES (1) RETURNING inet_server_port()"), replica.port().to_string());
     // The old primary comes back as what it was, and gets nothing.
     primary.restart();
     wait(&weir, &primary, "the old primary is probed", |row| row["breaker"] == "closed" && row["role"] != "primary");
-    assert_eq!(
-        client.value("INSERT INTO t VALUES (2) RETURNING inet_server_port()"),
-        replica.port().to_string()
-    );
+    assert_eq!(client.value("INSERT INTO t VALUES (2) RETURNING inet_server_port()"), replica.port().to_string());
     assert_eq!(client.value("SELECT count(*) FROM t"), "2");
 }

@@ -425,7 +425,11 @@ fn many_write_then_read_pairs_are_never_stale() {
                     if number % 25 == 0 {
                         // Time for the replicas to be trusted again.
                         std::thread::sleep(Duration::from_millis(40));
-                        assert_eq!(client.value(&format!("SELECT count(*) FROM t WHERE id = {id}")), "1", "stale: {id}");
+                        assert_eq!(
+                            client.value(&format!("SELECT count(*) FROM t WHERE id = {id}")),
+                            "1",
+                            "stale: {id}"
+                        );
                     }
                 }
             });
@@ -513,9 +517,7 @@ fn frozen_replica_is_left_within_the_probe_deadline() {
     clients.iter_mut().for_each(|client| drop(client.value(PORT)));
     frozen.freeze();
     // Its breaker is opened by probes that got no answer; the reads need not even fail.
-    eventually("the probes notice", PATIENCE, || {
-        (!site.state(frozen.port())["last_error"].is_empty()).then_some(())
-    });
+    eventually("the probes notice", PATIENCE, || (!site.state(frozen.port())["last_error"].is_empty()).then_some(()));
     for client in &mut clients {
         for _ in 0..25 {
             assert_eq!(client.value(PORT), survivor.port().to_string());

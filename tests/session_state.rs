@@ -108,7 +108,8 @@ fn search_path_follows_its_client() {
 fn settings_follow_transactions() {
     let cluster = Cluster::start();
     // What the server reports is followed on one server. Other settings changed within a block keep it, so there are two.
-    for (name, before, after, size) in [("TimeZone", "Asia/Tokyo", "Europe/Rome", 1_u8), ("work_mem", "5MB", "6MB", 2)] {
+    for (name, before, after, size) in [("TimeZone", "Asia/Tokyo", "Europe/Rome", 1_u8), ("work_mem", "5MB", "6MB", 2)]
+    {
         let weir = over(&cluster, size.into()).start();
         let (mut a, mut b) = (weir.client("app"), weir.client("app"));
         let default = b.value(&format!("SHOW {name}"));

@@ -441,7 +441,11 @@ fn uuid_and_text_keys() {
                 assert_eq!(show(&client.read_until_ready()), "1 2 C(INSERT 0 1) Z(I)", "{table} {text}");
             }
             let home = sharded.shard_of_bytes(plain.as_bytes());
-            assert_eq!(sharded.found_on(&format!("SELECT 1 FROM {table} WHERE k = '{text}'")), [home], "{table} {text}");
+            assert_eq!(
+                sharded.found_on(&format!("SELECT 1 FROM {table} WHERE k = '{text}'")),
+                [home],
+                "{table} {text}"
+            );
             let sql = format!("SELECT v FROM {table} WHERE k = '{text}'");
             assert_eq!(client.run(&sql), format!("T(v:25) D({number}) C(SELECT 1) Z(I)"), "{sql}");
         }
@@ -951,7 +955,11 @@ fn right_or_refused() {
                 answered.insert(*template);
                 let theirs = ask(&mut direct, &sql, extended);
                 if normal(&sql, &ours) != normal(&sql, &theirs) {
-                    wrong.push(format!("{sql} (extended: {extended})\n    ours:   {}\n    theirs: {}", show(&ours), show(&theirs)));
+                    wrong.push(format!(
+                        "{sql} (extended: {extended})\n    ours:   {}\n    theirs: {}",
+                        show(&ours),
+                        show(&theirs)
+                    ));
                 }
             }
             if client.run("ROLLBACK; SELECT 1").ends_with("D(1) C(SELECT 1) Z(I)") {

@@ -45,15 +45,48 @@ fn psql_describes_the_same() {
          CREATE ROLE reader; GRANT SELECT ON t TO reader",
     );
     for command in [
-        "\\d", "\\dt", "\\d t", "\\d+ t", "\\d child", "\\d by_name", "\\d+ v", "\\di", "\\di+", "\\ds", "\\dv", "\\df", "\\df+ twice", "\\sf twice", "\\sv v",
-        "\\l", "\\du", "\\du+", "\\dn", "\\dn+", "\\dp", "\\dT", "\\dx", "\\do +", "\\dC", "\\da max", "\\db", "\\dd", "\\drds", "\\dS pg_class", "\\z t", "\\encoding",
+        "\\d",
+        "\\dt",
+        "\\d t",
+        "\\d+ t",
+        "\\d child",
+        "\\d by_name",
+        "\\d+ v",
+        "\\di",
+        "\\di+",
+        "\\ds",
+        "\\dv",
+        "\\df",
+        "\\df+ twice",
+        "\\sf twice",
+        "\\sv v",
+        "\\l",
+        "\\du",
+        "\\du+",
+        "\\dn",
+        "\\dn+",
+        "\\dp",
+        "\\dT",
+        "\\dx",
+        "\\do +",
+        "\\dC",
+        "\\da max",
+        "\\db",
+        "\\dd",
+        "\\drds",
+        "\\dS pg_class",
+        "\\z t",
+        "\\encoding",
     ] {
         // The size of a database changes by itself, and \l does not show it.
         let (direct, through) = (psql(cluster.port(), "postgres", command), psql(weir.port(), "app", command));
         assert_eq!(through, direct, "{command}");
     }
     let info = psql(weir.port(), "app", "\\conninfo");
-    assert!(info.contains(&format!("at port \"{}\"", weir.port())) || info.contains(&weir.port().to_string()), "{info}");
+    assert!(
+        info.contains(&format!("at port \"{}\"", weir.port())) || info.contains(&weir.port().to_string()),
+        "{info}"
+    );
 }
 
 #[test]
@@ -82,11 +115,19 @@ fn psql_copies_watches_and_scripts() {
     // \bind came with psql 16.
     let version = psql(weir.port(), "app", "\\echo :VERSION_NUM");
     let old = version.trim().parse::<u32>().unwrap() < 160_000;
-    let script: String = script.lines().filter(|line| !(old && line.contains("\\bind"))).map(|l| format!("{}\n", l.trim_start())).collect();
+    let script: String = script
+        .lines()
+        .filter(|line| !(old && line.contains("\\bind")))
+        .map(|l| format!("{}\n", l.trim_start()))
+        .collect();
     let out = psql(weir.port(), "app", &script);
     assert_eq!(std::fs::read_to_string(&to).unwrap(), rows);
     assert!(out.contains("COPY 5000") && out.contains("COPY 1"), "{}", common::tail(&out, 20));
-    assert!(out.contains("count 5001") && out.contains("answer") && out.contains("42"), "{}", &out[..400.min(out.len())]);
+    assert!(
+        out.contains("count 5001") && out.contains("answer") && out.contains("42"),
+        "{}",
+        &out[..400.min(out.len())]
+    );
     assert!(out.contains("90000"), "the fetched rows are not all there");
     assert_eq!(cluster.value("SELECT count(*) FROM t"), "5001");
 
@@ -104,11 +145,17 @@ fn psql_copies_watches_and_scripts() {
 fn psql_shows_errors_and_goes_on() {
     let (_cluster, weir) = site();
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(b"SELECT 1/0;\nSELEC;\nBEGIN;\nSELECT nothing;\nSELECT 1;\nROLLBACK;\nSELECT 'still here';\n").unwrap();
+    file.write_all(b"SELECT 1/0;\nSELEC;\nBEGIN;\nSELECT nothing;\nSELECT 1;\nROLLBACK;\nSELECT 'still here';\n")
+        .unwrap();
     let mut command = tools::psql_command(weir.port(), "app", &["-At", "-f", file.path().to_str().unwrap()]);
     let out = Running::start(&mut command).wait(tools::TIMEOUT);
     assert_eq!(out.stdout, "BEGIN\nROLLBACK\nstill here\n");
-    for text in ["division by zero", "syntax error at or near \"SELEC\"", "LINE 1: SELECT nothing", "current transaction is aborted"] {
+    for text in [
+        "division by zero",
+        "syntax error at or near \"SELEC\"",
+        "LINE 1: SELECT nothing",
+        "current transaction is aborted",
+    ] {
         assert!(out.stderr.contains(text), "{text}: {}", out.stderr);
     }
 }
@@ -342,7 +389,8 @@ with connect(autocommit=True) as a, connect(autocommit=True) as b:
 #[test]
 fn psycopg_clients_share_servers_with_their_prepared_statements() {
     let (cluster, weir) = site();
-    cluster.sql("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT n, 0 FROM generate_series(1, 30) AS n");
+    cluster
+        .sql("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT n, 0 FROM generate_series(1, 30) AS n");
     let out = python(
         &weir,
         r#"
@@ -393,7 +441,10 @@ fn tokio_postgres_types_and_transactions() {
     let (_cluster, weir) = site();
     block_on(async {
         let mut client = connect(&weir).await;
-        client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, b text, c float8[]); CREATE TYPE mood AS ENUM ('sad')").await.unwrap();
+        client
+            .batch_execute("CREATE TABLE t (id int PRIMARY KEY, b text, c float8[]); CREATE TYPE mood AS ENUM ('sad')")
+            .await
+            .unwrap();
         let insert = client.prepare("INSERT INTO t VALUES ($1, $2, $3)").await.unwrap();
         for id in 0..10_i32 {
             let done = client.execute(&insert, &[&id, &format!("b{id}"), &vec![0.5, f64::from(id)]]).await.unwrap();
@@ -405,7 +456,11 @@ fn tokio_postgres_types_and_transactions() {
         // A type that the driver asks the catalog about, with statements of its own.
         let row = client.query_one("SELECT 'sad'::mood", &[]).await.unwrap();
         assert_eq!(row.columns()[0].type_().name(), "mood");
-        assert_eq!(client.query_typed("SELECT $1", &[(&5_i64, tokio_postgres::types::Type::INT8)]).await.unwrap()[0].get::<_, i64>(0), 5);
+        assert_eq!(
+            client.query_typed("SELECT $1", &[(&5_i64, tokio_postgres::types::Type::INT8)]).await.unwrap()[0]
+                .get::<_, i64>(0),
+            5
+        );
 
         let mut transaction = client.transaction().await.unwrap();
         transaction.execute(&insert, &[&100_i32, &"x", &Vec::<f64>::new()]).await.unwrap();
@@ -477,7 +532,10 @@ fn tokio_postgres_pipelines_copies_and_cancels() {
 
         let token = client.cancel_token();
         let cancel = async {
-            while cluster.sql("SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'").is_empty() {
+            while cluster
+                .sql("SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'")
+                .is_empty()
+            {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             token.cancel_query(tokio_postgres::NoTls).await.unwrap();

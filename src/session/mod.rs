@@ -27,7 +27,7 @@ use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
 pub use intake::Intake;
-use pipeline::{Answer, Kind, Pipeline, Request, Undo};
+use pipeline::{Answer, Done, Kind, Pipeline, Request, Undo};
 use prepared::Statement;
 pub use server_state::ServerState;
 use settings::{ClientSettings, is_reported};
@@ -331,21 +331,29 @@ impl Session {
         server: &mut ServerState,
         out: &mut Vec<u8>,
     ) {
+        let again = server.statements.touch(statement.id);
         if let Some(evicted) = server.statements.insert(Arc::clone(statement)) {
             encode::close_statement(out, evicted.server_name().as_bytes());
             let mut request = Request::swallow(Kind::Close);
+            request.done = Some(Done::Closed(Arc::clone(&evicted)));
             request.undo.push(Undo::ServerClose(evicted));
             self.pipeline.push(request);
         }
         if self.pipeline.concerns(statement.id) {
             // It may be there or not, as what is under way turns out: closing it first is right either way.
             encode::close_statement(out, statement.server_name().as_bytes());
-            self.pipeline.push(Request::swallow(Kind::Close));
+            let mut request = Request::swallow(Kind::Close);
+            request.done = Some(Done::Closed(Arc::clone(statement)));
+            self.pipeline.push(request);
         }
         encode::parse(out, statement.server_name().as_bytes(), &statement.sql, &statement.types);
         server.parses += 1;
         let mut request = Request { answer, ..Request::forward(Kind::Parse) };
-        request.undo.push(Undo::ServerPrepare(Arc::clone(statement)));
+        request.done = Some(Done::Prepared(Arc::clone(statement)));
+        if !again {
+            // Else it is the earlier Parse that says whether the server has it, should this one be skipped.
+            request.undo.push(Undo::ServerPrepare(Arc::clone(statement)));
+        }
         request.undo.extend(undo);
         request.renamed = name.map(|n| (Arc::clone(statement), n));
         self.pipeline.push(request);
@@ -450,24 +458,12 @@ impl Session {
             | (Kind::Describe, b't')
             | (Kind::FunctionCall, b'V') => {}
             (Kind::Query { .. } | Kind::Execute(_), b'G') => self.pipeline.begin_copy_in(),
-            (Kind::Parse, b'1') => {
-                // An earlier Parse of it may have been skipped, and taken it out of the list.
-                for undo in self.pipeline.pop().into_iter().flat_map(|r| r.undo) {
-                    if let Undo::ServerPrepare(statement) = undo {
-                        server.statements.restore(statement);
-                    }
-                }
-            }
-            (Kind::Close, b'3') => {
-                for undo in self.pipeline.pop().into_iter().flat_map(|r| r.undo) {
-                    if let Undo::ServerClose(statement) = undo {
-                        server.statements.remove(statement.id);
-                    }
-                }
-            }
-            (Kind::Bind, b'2')
-            | (Kind::Describe, b'T' | b'n')
-            | (Kind::Execute(_), b's') => {
+            (Kind::Parse, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
+                Some(Done::Prepared(statement)) => server.statements.restore(statement),
+                Some(Done::Closed(statement)) => server.statements.remove(statement.id),
+                None => {}
+            },
+            (Kind::Bind, b'2') | (Kind::Describe, b'T' | b'n') | (Kind::Execute(_), b's') => {
                 self.pipeline.pop();
             }
             _ => return desync,

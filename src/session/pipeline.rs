@@ -83,6 +83,15 @@ pub enum Undo {
     ServerUnnamed,
 }
 
+/// What is certain of a server's statements once a request is answered.
+#[derive(Debug, Clone)]
+pub enum Done {
+    /// The server has it.
+    Prepared(Arc<Statement>),
+    /// The server does not have it.
+    Closed(Arc<Statement>),
+}
+
 /// A request on its way.
 #[derive(Debug)]
 pub struct Request {
@@ -92,6 +101,8 @@ pub struct Request {
     pub answer: Answer,
     /// What is taken back if it does not happen.
     pub undo: Vec<Undo>,
+    /// What its success makes certain.
+    pub done: Option<Done>,
     /// The statement whose name on the server must not appear in an error, and the client's name for it.
     pub renamed: Option<(Arc<Statement>, Box<[u8]>)>,
     /// The request was made to fail, and this is to be its error.
@@ -102,7 +113,7 @@ impl Request {
     /// A request of the client's, forwarded as it is.
     #[must_use]
     pub fn forward(kind: Kind) -> Self {
-        Self { kind, answer: Answer::Forward, undo: Vec::new(), renamed: None, refusal: None }
+        Self { kind, answer: Answer::Forward, undo: Vec::new(), done: None, renamed: None, refusal: None }
     }
 
     /// A request of ours.
@@ -149,20 +160,20 @@ impl Pipeline {
     /// not what follows the Sync. `None` speaks of the unnamed statement.
     #[must_use]
     pub fn prepared_in_doubt(&self, id: Option<StatementId>) -> bool {
-        let gives = |u: &Undo| match (u, id) {
-            (Undo::ServerPrepare(statement), Some(id)) => statement.id == id,
-            (Undo::ServerUnnamed, None) => true,
+        let gives = |r: &Request| match (&r.done, id) {
+            (Some(Done::Prepared(statement)), Some(id)) => statement.id == id,
+            (_, None) => r.undo.iter().any(|u| matches!(u, Undo::ServerUnnamed)),
             _ => false,
         };
         let before_sync = self.queue.iter().rposition(|r| matches!(r.kind, Kind::Sync)).unwrap_or(0);
-        self.queue.iter().take(before_sync).any(|r| r.undo.iter().any(gives))
+        self.queue.iter().take(before_sync).any(gives)
     }
 
     /// Whether a Parse or Close of this statement on the server is not answered yet.
     #[must_use]
     pub fn concerns(&self, id: StatementId) -> bool {
-        let of = |u: &Undo| matches!(u, Undo::ServerPrepare(s) | Undo::ServerClose(s) if s.id == id);
-        self.queue.iter().any(|r| r.undo.iter().any(of))
+        let of = |d: &Done| matches!(d, Done::Prepared(s) | Done::Closed(s) if s.id == id);
+        self.queue.iter().any(|r| r.done.as_ref().is_some_and(of))
     }
 
     /// Gives back the memory; for a client that goes idle.
