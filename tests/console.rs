@@ -339,7 +339,9 @@ fn explain_route_says_where_and_why() {
         let rows = weir.admin(&format!("EXPLAIN ROUTE FOR {database} '{sql}'"));
         rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect()
     };
-    eventually("reads go to the replica", SOON, || (explain("app", "SELECT 1 FROM t")["role"] == "replica").then_some(()));
+    eventually("reads go to the replica", SOON, || {
+        (explain("app", "SELECT 1 FROM t")["role"] == "replica").then_some(())
+    });
     let read = explain("app", "SELECT v FROM t WHERE v = 'x'");
     assert_eq!((&*read["class"], &*read["server"]), ("read", &*format!("127.0.0.1:{}", replica.port())), "{read:?}");
     let write = explain("app", "UPDATE t SET v = 'x'");
@@ -383,7 +385,8 @@ fn pause_waits_and_resume_lets_go() {
     assert_eq!(by(&weir.admin_table("SHOW DATABASES"), "name", "app")["paused"], "1");
     assert_eq!(by(&weir.admin_table("SHOW STATE"), "key", "paused")["value"], "yes");
     eventually("the servers are gone", SOON, || {
-        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0";
+        let sessions =
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0";
         (cluster.value(sessions) == "0").then_some(())
     });
     // Statements queue, without an error; a new client does, too.
@@ -445,7 +448,9 @@ fn reload_with_mistakes_keeps_the_old_configuration() {
     let mut weir = over(&cluster).start();
     let mut client = weir.client("app");
     weir.reconfigure(|builder| {
-        builder.general("default_pool_sise = 7\nserver_idle_timeout = \"soon\"").database("[databases.half]\npool_size = 1")
+        builder
+            .general("default_pool_sise = 7\nserver_idle_timeout = \"soon\"")
+            .database("[databases.half]\npool_size = 1")
     });
     let failed = error(&mut weir.console().unwrap(), "RELOAD");
     assert_eq!(failed.code, "F0000");
@@ -511,16 +516,47 @@ fn who_may_do_what() {
     for command in ["SHOW POOLS", "SHOW STATS", "SHOW CONFIG", "SHOW CLIENTS", "SHOW USERS"] {
         columns(&mut watcher, command);
     }
-    let forbidden =
-        ["RELOAD", "PAUSE", "PAUSE app", "RESUME", "SHUTDOWN", "SHUTDOWN WAIT_FOR_CLIENTS", "KILL app", "KILL_CLIENT 1"];
-    for command in forbidden.iter().chain(&["DISABLE app", "ENABLE app", "RECONNECT", "SUSPEND", "SET log_level = 'x'", "SHOW FDS"]) {
+    let forbidden = [
+        "RELOAD",
+        "PAUSE",
+        "PAUSE app",
+        "RESUME",
+        "SHUTDOWN",
+        "SHUTDOWN WAIT_FOR_CLIENTS",
+        "KILL app",
+        "KILL_CLIENT 1",
+    ];
+    for command in forbidden.iter().chain(&[
+        "DISABLE app",
+        "ENABLE app",
+        "RECONNECT",
+        "SUSPEND",
+        "SET log_level = 'x'",
+        "SHOW FDS",
+    ]) {
         assert_eq!(error(&mut watcher, command).code, "42501", "{command}");
     }
     assert_eq!(by(&weir_rows(&mut watcher, "SHOW STATE"), "key", "active")["value"], "yes");
 
     // No secret in anything that is shown, to anyone.
     let mut admin = login(ADMIN, "hunter-admin").unwrap();
-    for what in ["POOLS", "CLIENTS", "SERVERS", "SOCKETS", "DATABASES", "STATS", "LISTS", "CONFIG", "VERSION", "USERS", "HELP", "REPLICAS", "SHARDS", "TOTALS", "STATE"] {
+    for what in [
+        "POOLS",
+        "CLIENTS",
+        "SERVERS",
+        "SOCKETS",
+        "DATABASES",
+        "STATS",
+        "LISTS",
+        "CONFIG",
+        "VERSION",
+        "USERS",
+        "HELP",
+        "REPLICAS",
+        "SHARDS",
+        "TOTALS",
+        "STATE",
+    ] {
         admin.query(&format!("SHOW {what}"));
         let messages = admin.read_until_ready();
         for message in &messages {

@@ -65,7 +65,11 @@ fn metrics(weir: &Weir) -> Vec<Sample> {
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
         assert!(kinds.contains_key(name) || kinds.get(base) == Some(&"histogram"), "sample before its type: {line}");
         assert!(!samples.iter().any(|s| s.name == name && s.labels == labels), "sample twice: {line}");
-        samples.push(Sample { name: name.to_owned(), labels, value: value.parse().unwrap_or_else(|_| panic!("{line}")) });
+        samples.push(Sample {
+            name: name.to_owned(),
+            labels,
+            value: value.parse().unwrap_or_else(|_| panic!("{line}")),
+        });
     }
     samples
 }
@@ -87,7 +91,8 @@ fn metrics_are_complete_and_move_with_the_traffic() {
     let (p, r) = (format!("127.0.0.1:{}", primary.port()), format!("127.0.0.1:{}", replica.port()));
     let probed = || {
         let samples = metrics(&weir);
-        samples.iter().any(|s| s.name == "pgweir_server_replay_lag_bytes").then_some(samples)
+        let known = |s: &Sample| s.name == "pgweir_server_replay_lag_bytes" && s.labels["server"] == r;
+        samples.iter().any(known).then_some(samples)
     };
     let samples = eventually("the replica is probed", SOON, probed);
     assert_eq!(sample(&samples, "pgweir_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);
@@ -108,7 +113,8 @@ fn metrics_are_complete_and_move_with_the_traffic() {
         let of = samples.iter().filter(|s| s.name == "pgweir_queries_total" && s.labels["server"] == server);
         of.map(|s| s.value).sum()
     };
-    let before = eventually("five inserts are counted", SOON, || Some(metrics(&weir)).filter(|m| queries(m, &p) >= 5.0));
+    let before =
+        eventually("five inserts are counted", SOON, || Some(metrics(&weir)).filter(|m| queries(m, &p) >= 5.0));
     // The next reads wait for the session's own writes, which take no time here.
     primary.wait_replayed(&replica);
     let reads = |samples: &[Sample]| sample(samples, "pgweir_routed_total", &[("server", &r), ("access", "read")]);
@@ -120,9 +126,11 @@ fn metrics_are_complete_and_move_with_the_traffic() {
     let after = metrics(&weir);
     let writes = |samples: &[Sample]| sample(samples, "pgweir_routed_total", &[("server", &p), ("access", "write")]);
     assert!(writes(&before) >= 5.0);
-    for (name, labels) in
-        [("pgweir_transactions_total", [("server", &*p)]), ("pgweir_received_bytes_total", [("server", &p)]), ("pgweir_sent_bytes_total", [("server", &p)])]
-    {
+    for (name, labels) in [
+        ("pgweir_transactions_total", [("server", &*p)]),
+        ("pgweir_received_bytes_total", [("server", &p)]),
+        ("pgweir_sent_bytes_total", [("server", &p)]),
+    ] {
         assert!(sample(&after, name, &labels) >= 5.0, "{name}");
     }
     for histogram in ["pgweir_query_duration_seconds", "pgweir_wait_duration_seconds"] {
@@ -183,9 +191,8 @@ fn ready_says_no_while_the_primary_is_dead() {
     assert_eq!(servers[1]["breaker"], "closed");
 
     primary.kill9();
-    let (status, text) = eventually("not ready", SOON, || {
-        Some(weir.http_get("/health/ready")).filter(|(status, _)| *status != 200)
-    });
+    let (status, text) =
+        eventually("not ready", SOON, || Some(weir.http_get("/health/ready")).filter(|(status, _)| *status != 200));
     assert_eq!(status, 503);
     assert!(text.contains("database \"app\" has no reachable primary"), "{text}");
     let sick = detailed();
@@ -241,7 +248,10 @@ fn what_is_no_request_is_refused() {
         String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
     };
     assert_eq!(weir.http_get("/nothing").0, 404);
-    assert_eq!(raw(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
+    assert_eq!(
+        raw(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
+        "HTTP/1.1 405 Method Not Allowed"
+    );
     assert_eq!(raw(b"HEAD /health/live HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 200 OK");
     assert_eq!(raw(b"\x00\x00\x00\x08\x04\xd2\x16\x2f\r\n\r\n"), "HTTP/1.1 400 Bad Request");
     // Half a request holds nobody up.

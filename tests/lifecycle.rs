@@ -9,11 +9,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::cluster::Cluster;
+use common::eventually;
 use common::raw::{Address, RawClient};
 use common::tools::{self, Output, Running};
 use common::weir::{Builder, Weir};
 use common::wire::show;
-use common::eventually;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -65,7 +65,8 @@ const MISTAKES: &str = "[pgweir]\n\
     server_idle_timeout = \"soon\"\n\
     [databases.app]\n\
     primary = \"postgres://127.0.0.1/app\"\n\
-    pool_mod = \"session\"\n";
+    pool_mod = \"session\"\n\
+    [users.u]\n";
 
 #[test]
 fn all_mistakes_are_told_at_once() {
@@ -94,7 +95,7 @@ fn check_says_ok_to_the_examples() {
         assert!(output.status.success() && output.stdout.ends_with("ok\n"), "{name}: {output:?}");
     }
     // The auth file belongs to the configuration.
-    let text = "[pgweir]\nauth_type = \"trust\"\nauth_file = \"missing.txt\"\n[databases.a]\nprimary = \"postgres://h/a\"\n";
+    let text = "[pgweir]\nauth_type = \"trust\"\nauth_file = \"missing.txt\"\n[databases.a]\nprimary = \"postgres://h/a\"\n[users.u]\n";
     let output = pgweir(&["check", &File::new(text).path()]);
     assert!(!output.status.success() && output.stderr.contains("missing.txt"), "{output:?}");
 }
@@ -116,14 +117,14 @@ fn a_port_in_use_is_told() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let text = format!(
-        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = {port}\n[databases.a]\nprimary = \"postgres://h/a\"\n"
+        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = {port}\n[databases.a]\nprimary = \"postgres://h/a\"\n[users.u]\n"
     );
     let output = pgweir(&[&File::new(&text).path()]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stderr.contains(&format!("127.0.0.1:{port}")) && output.stderr.contains("in use"), "{output:?}");
     // The port of HTTP, too.
     let text = format!(
-        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = 0\nhttp_listen = \"127.0.0.1:{port}\"\n[databases.a]\nprimary = \"postgres://h/a\"\n"
+        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = 0\nhttp_listen = \"127.0.0.1:{port}\"\n[databases.a]\nprimary = \"postgres://h/a\"\n[users.u]\n"
     );
     let output = pgweir(&[&File::new(&text).path()]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -216,7 +217,11 @@ fn reload_under_load_drops_nothing() {
         weir.reconfigure(|builder| builder.general(&format!("# {reloads}")));
         let size = 5 + reloads % 3;
         let text = std::fs::read_to_string(weir.config_path()).unwrap();
-        std::fs::write(weir.config_path(), text.replace("[databases.app]", &format!("[databases.app]\npool_size = {size}"))).unwrap();
+        std::fs::write(
+            weir.config_path(),
+            text.replace("[databases.app]", &format!("[databases.app]\npool_size = {size}")),
+        )
+        .unwrap();
         weir.hup();
         reloads += 1;
         eventually("it is reloaded", SOON, || {
@@ -251,7 +256,9 @@ fn a_bad_reload_changes_nothing() {
     assert_eq!(weir.client("app").value("SELECT 2"), "2");
     std::fs::remove_file(weir.config_path()).unwrap();
     weir.hup();
-    eventually("told again", SOON, || (weir.log_text().matches("the old one stays in force").count() == 2).then_some(()));
+    eventually("told again", SOON, || {
+        (weir.log_text().matches("the old one stays in force").count() == 2).then_some(())
+    });
     assert_eq!(client.value("SELECT 3"), "3");
 }
 
