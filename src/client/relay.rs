@@ -81,7 +81,9 @@ enum Event {
     Release,
     ClientGone,
     ServerLost(Error),
-    Retry { primary: bool },
+    Retry {
+        primary: bool,
+    },
     /// The block has done nothing yet and its first statement belongs to another shard.
     Move,
     Stop(Error),
