@@ -25,14 +25,9 @@ fn healthy(value: &str) -> Vec<Step> {
     [Step::login(), vec![Step::Loop(Step::reply(backend::one_value("v", value)))]].concat()
 }
 
-/// Logs in, lets itself be reset after the login of the first client, and then meets the first statement like this.
+/// Logs in and meets the first statement like this.
 fn after_login(then: Vec<Step>) -> Vec<Step> {
-    let reset = vec![
-        Step::ExpectText(b'Q', "DISCARD ALL".into()),
-        Step::Send([backend::complete("DISCARD ALL"), backend::ready(b'I')].concat()),
-        Step::ExpectText(b'Q', "boom".into()),
-    ];
-    [Step::login(), reset, then].concat()
+    [Step::login(), vec![Step::ExpectText(b'Q', "boom".into())], then].concat()
 }
 
 /// pgweir before a server whose first connection runs `script` and whose others are healthy, and before one that is healthy.
@@ -98,7 +93,7 @@ fn a_server_that_breaks_the_protocol_is_one_clear_error() {
     let row = backend::data_row(&[Some("half of this")]);
     let description = backend::row_description(&[("v", 25)]);
     let cases: Vec<(&str, Vec<Step>, &str)> = vec![
-        ("garbage", vec![Step::Send(vec![0xff; 64]), Step::Stall], ""),
+        ("garbage", vec![Step::TrySend(vec![0xff; 64]), Step::Stall], ""),
         ("zeros", vec![Step::Send(vec![0; 64]), Step::Stall], ""),
         ("length below four", vec![Step::Send(b"D\0\0\0\x03".to_vec()), Step::Stall], ""),
         ("length beyond a gigabyte", vec![Step::Send(b"T\x7f\xff\xff\xff".to_vec()), Step::Stall], ""),
@@ -243,7 +238,7 @@ fn servers_that_fail_at_login() {
         ("stall after AuthenticationOk", vec![Step::ExpectStartup, Step::Send(backend::auth_ok()), Step::Stall], "08"),
         (
             "huge ParameterStatus, then close",
-            vec![Step::ExpectStartup, Step::Send(parameters(5_000_000)), Step::Close],
+            vec![Step::ExpectStartup, Step::TrySend(parameters(5_000_000)), Step::Close],
             "08",
         ),
         ("a refusal", vec![Step::ExpectStartup, Step::Send(refusal), Step::Close], "53300"),
@@ -273,9 +268,11 @@ fn a_huge_parameter_is_survived() {
     let mut hello = backend::auth_ok();
     hello.extend(backend::parameter_status("application_name", &huge));
     hello.extend(&greeting(1, &[1, 2, 3, 4])[backend::auth_ok().len()..]);
-    let script =
-        [vec![Step::ExpectStartup, Step::Send(hello)], vec![Step::Loop(Step::reply(backend::one_value("v", "fresh")))]]
-            .concat();
+    let script = [
+        vec![Step::ExpectStartup, Step::TrySend(hello)],
+        vec![Step::Loop(Step::reply(backend::one_value("v", "fresh")))],
+    ]
+    .concat();
     let mut bed = Bed::with("", move |_| script.clone());
     match bed.weir.login("postgres", "bad").connect() {
         Ok(mut client) => assert_eq!(client.value("SELECT 1"), "fresh"),
@@ -335,7 +332,12 @@ fn clients_that_break_the_protocol_cost_themselves() {
         ("negative length", b"Q\xff\xff\xff\xff".to_vec(), "E(FATAL 08P01)"),
         ("a query without an end", wire::frame(b'Q', b"SELECT 1"), "E(FATAL 08P01)"),
         ("a Parse without an end", wire::frame(b'P', b"a"), "E(FATAL 08P01)"),
-        ("a Bind cut short", wire::frame(b'B', &bind[5..bind.len() - 3]), "E(FATAL 08P01)"),
+        (
+            "a Bind cut short",
+            [frontend::parse("", "SELECT $1", &[]), wire::frame(b'B', &bind[5..bind.len() - 3])].concat(),
+            "E(FATAL 08P01)",
+        ),
+        ("a Bind cut short, of nothing", wire::frame(b'B', &bind[5..bind.len() - 3]), "E(26000)"),
         ("a Describe of nothing", wire::frame(b'D', b"Xa\0"), "E(FATAL 08P01)"),
     ];
     for (name, bytes, wanted) in cases {
@@ -344,11 +346,11 @@ fn clients_that_break_the_protocol_cost_themselves() {
         client.send_bytes(&bytes);
         // PostgreSQL says ERROR for a body that it cannot read and goes on after the Sync; to close is right, too.
         drop(client.try_send_bytes(&wire::frame(b'S', b"")));
-        let first = client.read_message();
+        let first = client.read_until(b'E').pop().unwrap();
         let shown = first.to_string();
         assert!(shown == wanted || shown == "E(08P01)", "{name}: {shown}");
         assert!(!first.error().unwrap().message.is_empty());
-        if shown == wanted {
+        if shown.contains("FATAL") {
             assert_eq!(show(&client.read_to_end()), "", "{name}");
         }
         assert_eq!(bystander.value("SELECT pg_backend_pid()"), pid, "{name}: the bystander keeps its transaction");

@@ -91,7 +91,8 @@ fn metrics_are_complete_and_move_with_the_traffic() {
     let (p, r) = (format!("127.0.0.1:{}", primary.port()), format!("127.0.0.1:{}", replica.port()));
     let probed = || {
         let samples = metrics(&weir);
-        samples.iter().any(|s| s.name == "pgweir_server_replay_lag_bytes").then_some(samples)
+        let known = |s: &Sample| s.name == "pgweir_server_replay_lag_bytes" && s.labels["server"] == r;
+        samples.iter().any(known).then_some(samples)
     };
     let samples = eventually("the replica is probed", SOON, probed);
     assert_eq!(sample(&samples, "pgweir_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);

@@ -65,7 +65,8 @@ const MISTAKES: &str = "[pgweir]\n\
     server_idle_timeout = \"soon\"\n\
     [databases.app]\n\
     primary = \"postgres://127.0.0.1/app\"\n\
-    pool_mod = \"session\"\n";
+    pool_mod = \"session\"\n\
+    [users.u]\n";
 
 #[test]
 fn all_mistakes_are_told_at_once() {
@@ -94,8 +95,7 @@ fn check_says_ok_to_the_examples() {
         assert!(output.status.success() && output.stdout.ends_with("ok\n"), "{name}: {output:?}");
     }
     // The auth file belongs to the configuration.
-    let text =
-        "[pgweir]\nauth_type = \"trust\"\nauth_file = \"missing.txt\"\n[databases.a]\nprimary = \"postgres://h/a\"\n";
+    let text = "[pgweir]\nauth_type = \"trust\"\nauth_file = \"missing.txt\"\n[databases.a]\nprimary = \"postgres://h/a\"\n[users.u]\n";
     let output = pgweir(&["check", &File::new(text).path()]);
     assert!(!output.status.success() && output.stderr.contains("missing.txt"), "{output:?}");
 }
@@ -117,14 +117,14 @@ fn a_port_in_use_is_told() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let text = format!(
-        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = {port}\n[databases.a]\nprimary = \"postgres://h/a\"\n"
+        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = {port}\n[databases.a]\nprimary = \"postgres://h/a\"\n[users.u]\n"
     );
     let output = pgweir(&[&File::new(&text).path()]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stderr.contains(&format!("127.0.0.1:{port}")) && output.stderr.contains("in use"), "{output:?}");
     // The port of HTTP, too.
     let text = format!(
-        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = 0\nhttp_listen = \"127.0.0.1:{port}\"\n[databases.a]\nprimary = \"postgres://h/a\"\n"
+        "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.1\"\nlisten_port = 0\nhttp_listen = \"127.0.0.1:{port}\"\n[databases.a]\nprimary = \"postgres://h/a\"\n[users.u]\n"
     );
     let output = pgweir(&[&File::new(&text).path()]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

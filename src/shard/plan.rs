@@ -339,8 +339,8 @@ fn plan_other(
     }
     match relations.first_listed() {
         Some(table) => Err(refusal::other(what, &table.name).into()),
-        // A block of code may touch any table, unseen.
-        None if what == "DO" => Err(refusal::code().into()),
+        // Code may touch any table, unseen.
+        None if matches!(what, "DO" | "CALL") => Err(refusal::code(what).into()),
         None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
     }
 }

@@ -34,6 +34,8 @@ pub enum Step {
     ExpectClose,
     /// Bytes as they are.
     Send(Vec<u8>),
+    /// Bytes as far as the client takes them; it may close before their end.
+    TrySend(Vec<u8>),
     /// Pause.
     Sleep(Duration),
     /// The steps again and again until the client closes between two rounds.
@@ -296,6 +298,7 @@ impl<'a> Actor<'a> {
                 return Ok(Next::End);
             }
             Step::Send(bytes) => self.stream().write_all(bytes).map_err(|error| error.to_string())?,
+            Step::TrySend(bytes) => drop(self.stream().write_all(bytes)),
             Step::Sleep(time) => self.pause(Some(*time)),
             Step::Loop(steps) => loop {
                 if self.at_end()? || self.play_all(steps)? == Next::End {
@@ -390,7 +393,11 @@ impl<'a> Actor<'a> {
     /// Whether the client has closed, by Terminate or without, instead of sending another request. Waits for either as
     /// long as it takes.
     fn at_end(&mut self) -> Result<bool, String> {
-        let next = self.patiently(None, |reader, stream| reader.peek(stream))?;
+        let next = self.patiently(None, |reader, stream| match reader.peek(stream) {
+            // It closed with bytes of ours unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            other => other,
+        })?;
         Ok(next.is_none_or(|tag| tag == b'X'))
     }
 }

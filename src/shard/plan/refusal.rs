@@ -94,8 +94,8 @@ pub(super) fn other(what: &str, table: &str) -> Error {
     refuse(format!("{what} on table \"{table}\" of a sharded database is not supported yet"), PER_SHARD)
 }
 
-pub(super) fn code() -> Error {
-    refuse("DO on a sharded database is not supported: its code may touch sharded tables".to_owned(), PER_SHARD)
+pub(super) fn code(what: &str) -> Error {
+    refuse(format!("{what} on a sharded database is not supported: its code may touch sharded tables"), PER_SHARD)
 }
 
 pub(super) fn rows_unchecked(what: &str, table: &str) -> Error {
