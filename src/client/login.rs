@@ -71,7 +71,12 @@ pub async fn authenticate(
             }
             Step::Failed(error) => return Err(error.into()),
         }
-        let (tag, body) = read_message(stream, input).await?;
+        let (tag, body) = match read_message(stream, input).await {
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                return Err(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, e.to_string()).into());
+            }
+            read => read?,
+        };
         if tag != b'p' || body.len() > MAX_ANSWER {
             let message = format!("expected password response, got message type {:?}", char::from(tag));
             return Err(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, message).into());

@@ -22,6 +22,7 @@ use crate::metrics::counters::Counts;
 use crate::net::buffer::with_scratch;
 use crate::pool::{Checkout, Verdict};
 use crate::server::Connection;
+use crate::session::pipeline::Undo;
 use crate::session::{Action, Intake, is_fatal};
 use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, RouteHint};
@@ -52,6 +53,8 @@ pub(super) enum Ended {
 #[derive(Debug)]
 struct Replay {
     bytes: Vec<u8>,
+    /// What the segment has done to the client's names, in order; confirmed by a server or not, it has not happened then.
+    names: Vec<Undo>,
 }
 
 /// A server lent to a client.
@@ -155,7 +158,8 @@ impl Client {
             }
             None if link.role == Role::Replica && self.output.is_empty() => {
                 let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
-                link.replay = Some(Replay { bytes });
+                let names = self.segment.items.iter().filter_map(|(intake, _)| intake.names_undo().cloned()).collect();
+                link.replay = Some(Replay { bytes, names });
             }
             None => {}
         }
@@ -545,15 +549,20 @@ impl Client {
                 if !primary {
                     link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
                 }
-                let mut input = crate::net::Buffer::default();
-                input.extend(&link.replay.take().map(|r| r.bytes).unwrap_or_default());
-                input.extend(self.input.bytes());
-                self.input = input;
-                self.output = crate::net::Buffer::default();
                 let behind = self.segment.take();
                 for (intake, _) in behind.items.into_iter().rev() {
                     self.session.withdraw(intake);
                 }
+                let mut input = crate::net::Buffer::default();
+                if let Some(replay) = link.replay.take() {
+                    for undo in replay.names.into_iter().rev() {
+                        self.session.undo_name(undo);
+                    }
+                    input.extend(&replay.bytes);
+                }
+                input.extend(self.input.bytes());
+                self.input = input;
+                self.output = crate::net::Buffer::default();
                 Ended::Retry { primary }
             }
             Event::Move => {

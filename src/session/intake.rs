@@ -108,6 +108,15 @@ impl Intake {
         )
     }
 
+    /// What takes back its change of the client's names.
+    #[must_use]
+    pub fn names_undo(&self) -> Option<&Undo> {
+        match self {
+            Self::Parse { undo, .. } | Self::CloseStatement { undo, .. } => undo.as_ref(),
+            _ => None,
+        }
+    }
+
     /// What the text behind it says.
     #[must_use]
     pub fn facts(&self) -> Option<&Arc<QueryFacts>> {
