@@ -65,6 +65,7 @@ pub struct Desync {
 
 /// A client's session.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent marks of one conversation, each explained at its field")]
 pub struct Session {
     keep: Keep,
     /// Whether prepared statements are followed across servers; if not, names are sent as they are.
