@@ -618,7 +618,7 @@ fn write_that_looks_like_a_read_is_done_on_the_primary() {
     assert!(site.replicas.iter().any(|replica| replica.log_text().contains(REFUSAL)), "no replica was ever tried");
     // In a transaction that said READ ONLY it is an error, as without a proxy.
     client.run("BEGIN READ ONLY");
-    assert_eq!(client.run(operator), "E(25006) Z(E)");
+    assert_eq!(client.run(operator), "T(?column?:20) E(25006) Z(E)");
     assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
 }
 

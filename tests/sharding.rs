@@ -1,6 +1,7 @@
 //! Sharding against real servers: every row lies where PostgreSQL's own hash says, and a statement on sharded tables is answered
 //! as one unsharded server would answer it, or refused with 0A000 and a hint. It is never answered wrongly.
 
+#![allow(clippy::needless_range_loop, reason = "the number is part of what is checked")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod common;
