@@ -1,6 +1,6 @@
 //! Who is let in, by which proof, and how pgweir proves to servers that it may act for them; and the packets before that.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

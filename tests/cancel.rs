@@ -1,6 +1,6 @@
 //! Cancel requests reach the statement they mean, and no other.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

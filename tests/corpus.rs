@@ -2,7 +2,7 @@
 //! not a write is then run on a real standby, which must not refuse it as a write. So must every built-in function that can be
 //! called without arguments.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

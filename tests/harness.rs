@@ -1,6 +1,6 @@
 //! Tests of the test kit itself: what it promises to the other tests.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! The process from outside: the command line, the console, signals, reloads and the HTTP pages.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! The pool keeps its promises: never a connection too many, service in turn, clear errors when there is none to be had, and no
 //! trace of clients that leave in the middle of something.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Prepared statements follow their client from server to server, are shared where they are equal, and never mix.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

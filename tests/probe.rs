@@ -1,6 +1,6 @@
 //! What the prober finds out about real servers, as SHOW REPLICAS shows it: role, lag, latency, breaker and the last error.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

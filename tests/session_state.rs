@@ -1,6 +1,6 @@
 //! Two clients that share one server: what one sets is neither seen by the other (a leak) nor gone for itself (a loss).
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

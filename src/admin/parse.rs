@@ -18,7 +18,7 @@ pub enum Command {
     },
     /// SHOW what, or SELECT what.
     Show(Show),
-    /// EXPLAIN ROUTE [[FOR] database] 'sql'.
+    /// `EXPLAIN ROUTE [[FOR] database] 'sql'`.
     ExplainRoute {
         /// The statement.
         sql: String,
@@ -27,9 +27,9 @@ pub enum Command {
     },
     /// RELOAD.
     Reload,
-    /// PAUSE [db].
+    /// `PAUSE [db]`.
     Pause(Option<String>),
-    /// RESUME [db].
+    /// `RESUME [db]`.
     Resume(Option<String>),
     /// SHUTDOWN.
     Shutdown(ShutdownMode),
@@ -37,15 +37,15 @@ pub enum Command {
     Disable(String),
     /// ENABLE db.
     Enable(String),
-    /// RECONNECT [db].
+    /// `RECONNECT [db]`.
     Reconnect(Option<String>),
-    /// KILL [db].
+    /// `KILL [db]`.
     Kill(Option<String>),
     /// KILL_CLIENT id.
     KillClient(u64),
     /// SUSPEND.
     Suspend,
-    /// WAIT_CLOSE [db].
+    /// `WAIT_CLOSE [db]`.
     WaitClose(Option<String>),
     /// SET key = value, of one of our settings.
     Set {
