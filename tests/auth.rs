@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::cluster::Cluster;
 use common::raw::{Address, Login, LoginError, RawClient};
 use common::weir::Weir;
-use common::wire::{self, PROTOCOL_3_2, ServerError, frontend, show};
+use common::wire::{self, ServerError, frontend, show};
 
 /// Methods of pg_hba.conf, each for a database of its name.
 const SERVER_METHODS: [&str; 4] = ["trust", "password", "md5", "scram-sha-256"];
@@ -197,7 +197,7 @@ fn console_is_for_those_who_are_named() {
         .start();
     for database in ["pgweir", "pgbouncer"] {
         let mut boss = weir.login("boss", database).password("b").connect().unwrap();
-        assert!(!boss.rows("SHOW POOLS").is_err());
+        assert!(boss.rows("SHOW POOLS").is_ok());
         assert_eq!(weir.login("boss", database).password("x").connect().unwrap_err().code(), "28P01");
         let mut watcher = weir.login("watcher", database).password("w").connect().unwrap();
         assert!(watcher.rows("SHOW POOLS").is_ok());

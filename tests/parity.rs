@@ -3,6 +3,7 @@
 //! Every script runs against PostgreSQL itself and through pgweir, over a pool of one server and over a pool of two that
 //! take turns, and must give the same messages, with all fields of errors and notices.
 
+#![allow(clippy::useless_format, reason = "the same form for every statement")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
