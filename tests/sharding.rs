@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 
 use common::cluster::Cluster;
 use common::raw::RawClient;
-use common::tools;
 use common::weir::Weir;
 use common::wire::{Message, ServerError, show};
 use pgweir::id::Slot;
