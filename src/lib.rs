@@ -21,10 +21,11 @@ pub mod auth;
 
 pub mod session;
 
+pub mod net;
+
 pub mod health;
 pub mod route;
 
-pub mod net;
 pub mod server;
 
 pub mod metrics;

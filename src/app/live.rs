@@ -8,6 +8,7 @@ use crate::auth::secret::{Credential, Secret};
 use crate::auth::userlist::Userlist;
 use crate::client::database::{Live, LiveDatabase};
 use crate::config::{AuthType, Config, Database, General};
+use crate::net::tls::{Acceptor, Connector, ServerTls};
 
 /// Random bytes of this process that the salts shown to unknown users are made from.
 pub type MockKey = [u8; 32];
@@ -16,14 +17,32 @@ pub type MockKey = [u8; 32];
 /// what is known of their servers, and credentials with what was derived from them.
 ///
 /// # Errors
-/// Every mistake of the auth file and of the passwords in `[users]`; never with a password in it.
+/// Every mistake of the auth file, of the passwords in `[users]` (never with a password in it), and of certificates and keys.
 pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, Vec<String>> {
     let list = users(&config)?;
     let mock = Arc::new(list.mock(key));
     let users = list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, old))).collect();
+    let (acceptor, connector) = tls(&config.general)?;
     let config = Arc::new(config);
-    let databases = config.databases.values().map(|db| (db.name.clone(), database(db, &config, old))).collect();
-    Ok(Live { config, users, mock, databases })
+    // From here on nothing can fail: what is shared with the pools of before may change.
+    let server_tls = match old {
+        Some(old) => {
+            old.server_tls.replace(connector);
+            Arc::clone(&old.server_tls)
+        }
+        None => Arc::new(ServerTls::new(connector)),
+    };
+    let fresh = |db: &Database| LiveDatabase::new(db.clone(), Arc::clone(&config), Arc::clone(&server_tls));
+    let databases = config.databases.values().map(|db| (db.name.clone(), database(db, &config, old, fresh))).collect();
+    Ok(Live { config, users, acceptor, server_tls, mock, databases })
+}
+
+/// Reads the certificates and keys.
+fn tls(general: &General) -> Result<(Option<Acceptor>, Connector), Vec<String>> {
+    match (Acceptor::new(&general.client_tls), Connector::new(&general.server_tls)) {
+        (Ok(acceptor), Ok(connector)) => Ok((acceptor, connector)),
+        (acceptor, connector) => Err(acceptor.err().into_iter().chain(connector.err()).collect()),
+    }
 }
 
 /// The users of the auth file and of `[users]`; where a user is in both, `[users]` counts.
@@ -60,13 +79,18 @@ fn credential(name: &str, secret: &Secret, old: Option<&Live>) -> Arc<Credential
     known.map_or_else(|| Arc::new(Credential::from(secret.clone())), Arc::clone)
 }
 
-fn database(new: &Database, config: &Arc<Config>, old: Option<&Live>) -> Arc<LiveDatabase> {
-    let Some(old) = old else { return LiveDatabase::new(new.clone(), Arc::clone(config)) };
-    let Some(known) = old.databases.get(&new.name) else { return LiveDatabase::new(new.clone(), Arc::clone(config)) };
+fn database(
+    new: &Database,
+    config: &Config,
+    old: Option<&Live>,
+    fresh: impl Fn(&Database) -> Arc<LiveDatabase>,
+) -> Arc<LiveDatabase> {
+    let Some(old) = old else { return fresh(new) };
+    let Some(known) = old.databases.get(&new.name) else { return fresh(new) };
     if known.config == *new && old.config.users == config.users && pools_alike(&old.config.general, &config.general) {
         return Arc::clone(known);
     }
-    let fresh = LiveDatabase::new(new.clone(), Arc::clone(config));
+    let fresh = fresh(new);
     // A reload is no RESUME.
     fresh.paused.store(known.paused.load(Ordering::Acquire), Ordering::Release);
     fresh
@@ -84,6 +108,7 @@ fn pools_alike(a: &General, b: &General) -> bool {
             g.server_idle_timeout,
             g.server_lifetime,
             g.server_reset_query.clone(),
+            g.server_tls.clone(),
         )
     };
     settings(a) == settings(b)

@@ -9,6 +9,7 @@ use crate::client::database::{Live, LiveDatabase};
 use crate::config::Database;
 use crate::health::probe::{self, Credentials};
 use crate::id::ServerIndex;
+use crate::net::tls::ServerTls;
 
 /// The probers that run; dropping it stops them.
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ impl Probers {
                 continue;
             }
             match credentials_of(&database.config, live) {
-                Some(credentials) => self.start(database, credentials),
+                Some(credentials) => self.start(database, credentials, &live.server_tls),
                 None => tracing::warn!(
                     database = database.config.name,
                     "servers are not probed: probe_user is not set, and neither is user with a password in clear text; \
@@ -38,15 +39,15 @@ impl Probers {
         }
     }
 
-    fn start(&mut self, database: &Arc<LiveDatabase>, credentials: Credentials) {
+    fn start(&mut self, database: &Arc<LiveDatabase>, credentials: Credentials, tls: &Arc<ServerTls>) {
         let (stop, stopped) = watch::channel(false);
         for (shard, health) in database.config.shards.iter().zip(&database.health) {
             for (index, server) in (0_u16..).map(ServerIndex).zip(&shard.servers) {
                 let (server, health) = (server.clone(), Arc::clone(health));
                 let (credentials, settings) = (credentials.clone(), database.config.health.clone());
-                let stopped = stopped.clone();
+                let (tls, stopped) = (Arc::clone(tls), stopped.clone());
                 tokio::task::spawn_local(async move {
-                    Box::pin(probe::run(index, server, credentials, health, settings, stopped)).await;
+                    Box::pin(probe::run(index, server, credentials, health, settings, tls, stopped)).await;
                 });
             }
         }

@@ -1,7 +1,7 @@
 //! The login of a client: what to ask, and whether the answers prove who it is.
 //!
 //! ```text
-//!   start() ---- trust, any -----------------------------------------------> Accepted
+//!   start() ---- trust, any, cert -----------------------------------------> Accepted
 //!      |------- plain ----> Password --answer--------------------------+---> Accepted
 //!      |------- md5 ------> Md5 -------answer--------------------------+---> Failed
 //!      '------- SCRAM ----> SaslInitial --answer--> SaslFinal --answer-+
@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use super::md5::Md5Hash;
-use super::scram::{self, MAX_MESSAGE, MECHANISM, ScramKeys, ServerScram, ServerScramSecond};
+use super::scram::{self, Binding, MAX_MESSAGE, MECHANISM, MECHANISM_PLUS, ScramKeys, ServerScram, ServerScramSecond};
 use super::secret::{Credential, Mock, MockKind, Password, Secret};
 use crate::config::AuthType;
 use crate::error::{Error, SqlState};
@@ -97,6 +97,15 @@ pub enum Step {
     Failed(Error),
 }
 
+/// What TLS says of a client's connection; nothing without TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Channel {
+    /// The common name of the client's certificate, which has been checked.
+    pub peer_name: Option<String>,
+    /// `tls-server-end-point`: our certificate, hashed. SCRAM can bind to it.
+    pub end_point: Option<Arc<[u8]>>,
+}
+
 /// Random bytes for one login, fresh every time.
 #[derive(Debug, Clone, Copy)]
 pub struct LoginRandom {
@@ -109,6 +118,7 @@ pub struct LoginRandom {
 /// One client's login. Owned and `Send`, so that a costly step can be made on another thread.
 #[derive(Debug)]
 pub struct Login {
+    channel: Channel,
     auth_type: AuthType,
     user: String,
     credential: Option<Arc<Credential>>,
@@ -125,7 +135,7 @@ enum State {
     /// Waits for SASLInitialResponse.
     SaslInitial,
     /// Waits for the client-first-message, which did not come with the initial response.
-    SaslFirst,
+    SaslFirst(Binding),
     SaslFinal(ServerScramSecond),
     Done,
 }
@@ -150,7 +160,14 @@ impl Login {
         mock: Arc<Mock>,
         random: LoginRandom,
     ) -> Self {
-        Self { auth_type, user: user.to_owned(), credential, mock, random, state: State::Start }
+        let channel = Channel::default();
+        Self { channel, auth_type, user: user.to_owned(), credential, mock, random, state: State::Start }
+    }
+
+    /// The login comes through this channel.
+    #[must_use]
+    pub fn over(self, channel: Channel) -> Self {
+        Self { channel, ..self }
     }
 
     /// The first step; cheap.
@@ -163,10 +180,19 @@ impl Login {
                 let message = format!("user \"{}\" does not exist", self.user);
                 return self.fail(Error::client_fatal(SqlState::INVALID_AUTHORIZATION, message));
             }
+            AuthType::Cert if self.credential.is_some() && self.channel.peer_name.as_ref() == Some(&self.user) => {
+                return self.accept(None, PassThrough::Nothing);
+            }
+            AuthType::Cert => {
+                let message = format!("certificate authentication failed for user \"{}\"", self.user);
+                return self.fail(Error::client_fatal(SqlState::INVALID_AUTHORIZATION, message));
+            }
             AuthType::Plain => (State::Password, AuthRequest::CleartextPassword),
             AuthType::Md5 if !self.md5_means_scram() => (State::Md5, AuthRequest::Md5 { salt: self.random.md5_salt }),
             AuthType::Md5 | AuthType::ScramSha256 => {
-                (State::SaslInitial, AuthRequest::Sasl { mechanisms: &[MECHANISM] })
+                let mechanisms: &[_] =
+                    if self.channel.end_point.is_some() { &[MECHANISM_PLUS, MECHANISM] } else { &[MECHANISM] };
+                (State::SaslInitial, AuthRequest::Sasl { mechanisms })
             }
         };
         self.state = state;
@@ -183,7 +209,7 @@ impl Login {
                 Some(Secret::Clear(_) | Secret::Md5(_)) => false,
                 Some(Secret::Absent) | None => self.mock.kind() == MockKind::Scram,
             },
-            State::SaslInitial | State::SaslFirst => {
+            State::SaslInitial | State::SaslFirst(_) => {
                 self.credential.as_ref().is_some_and(|credential| credential.scram_is_costly())
             }
             State::Start | State::Md5 | State::SaslFinal(_) | State::Done => false,
@@ -196,7 +222,7 @@ impl Login {
             State::Password => self.password(body),
             State::Md5 => self.md5(body),
             State::SaslInitial => self.sasl_initial(body),
-            State::SaslFirst => self.scram_first(body),
+            State::SaslFirst(binding) => self.scram_first(body, binding),
             State::SaslFinal(scram) => self.scram_final(scram, body),
             State::Start | State::Done => Err(protocol("unexpected password message")),
         };
@@ -264,26 +290,29 @@ impl Login {
     /// SASLInitialResponse: the mechanism's name and NUL, a length (-1: no response), the response.
     fn sasl_initial(&mut self, body: &[u8]) -> Result<Step, Error> {
         let malformed = || protocol("malformed SASL initial response");
-        if body.len() > MAX_MESSAGE + MECHANISM.len() + 5 {
+        if body.len() > MAX_MESSAGE + MECHANISM_PLUS.len() + 5 {
             return Err(protocol("the SASL message is too long"));
         }
         let end = body.iter().position(|byte| *byte == 0).ok_or_else(malformed)?;
         let (mechanism, rest) = body.split_at_checked(end).ok_or_else(malformed)?;
         let [0, l0, l1, l2, l3, response @ ..] = rest else { return Err(malformed()) };
-        if mechanism != MECHANISM.as_bytes() {
-            return Err(protocol("client selected an invalid SASL authentication mechanism"));
-        }
+        let binding = match &self.channel.end_point {
+            Some(end_point) if mechanism == MECHANISM_PLUS.as_bytes() => Binding::EndPoint(Arc::clone(end_point)),
+            Some(_) if mechanism == MECHANISM.as_bytes() => Binding::Unused,
+            None if mechanism == MECHANISM.as_bytes() => Binding::Unavailable,
+            _ => return Err(protocol("client selected an invalid SASL authentication mechanism")),
+        };
         match i32::from_be_bytes([*l0, *l1, *l2, *l3]) {
             -1 if response.is_empty() => {
-                self.state = State::SaslFirst;
+                self.state = State::SaslFirst(binding);
                 Ok(Step::Ask(AuthRequest::SaslContinue(Vec::new())))
             }
-            length if usize::try_from(length) == Ok(response.len()) => self.scram_first(response),
+            length if usize::try_from(length) == Ok(response.len()) => self.scram_first(response, binding),
             _ => Err(malformed()),
         }
     }
 
-    fn scram_first(&mut self, message: &[u8]) -> Result<Step, Error> {
+    fn scram_first(&mut self, message: &[u8], binding: Binding) -> Result<Step, Error> {
         let nonce = scram::nonce(&self.random.scram_nonce);
         let secret = self.credential.as_ref().and_then(|credential| credential.scram(&self.user, &self.mock));
         let server = match secret {
@@ -291,7 +320,8 @@ impl Login {
             // No such user, or an MD5 hash or no password: PostgreSQL's mock authentication.
             None => ServerScram::mock(&self.mock, &self.user, &nonce),
         };
-        let (second, reply) = server.client_first(message).map_err(|error| error.of_client(&self.user))?;
+        let (second, reply) =
+            server.bind(binding).client_first(message).map_err(|error| error.of_client(&self.user))?;
         self.state = State::SaslFinal(second);
         Ok(Step::Ask(AuthRequest::SaslContinue(reply)))
     }

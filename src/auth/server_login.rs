@@ -9,9 +9,13 @@
 //! Whatever else comes is refused; above all an Ok in the middle of a SCRAM exchange, by which an impostor would get out of
 //! proving that it knows the user's password.
 
+use std::sync::Arc;
+
 use super::login::PassThrough;
 use super::md5::Md5Hash;
-use super::scram::{ClientScram, ClientScramFirst, ClientScramSecond, ClientSecret, MECHANISM, ScramKeys};
+use super::scram::{
+    Binding, ClientScram, ClientScramFirst, ClientScramSecond, ClientSecret, MECHANISM, MECHANISM_PLUS, ScramKeys,
+};
 use super::secret::{Password, Secret};
 use crate::error::{Error, SqlState};
 
@@ -89,6 +93,8 @@ pub struct ServerLogin {
     user: String,
     credential: ServerCredential,
     nonce: String,
+    /// The server's certificate, hashed, if there is TLS.
+    end_point: Option<Arc<[u8]>>,
     state: State,
     keys: Option<ScramKeys>,
 }
@@ -111,7 +117,15 @@ impl ServerLogin {
     /// A login as `user`. `nonce` must be fresh: [`super::scram::nonce`].
     #[must_use]
     pub fn new(user: &str, credential: ServerCredential, nonce: &str) -> Self {
-        Self { user: user.to_owned(), credential, nonce: nonce.to_owned(), state: State::Start, keys: None }
+        let (user, nonce) = (user.to_owned(), nonce.to_owned());
+        Self { user, credential, nonce, end_point: None, state: State::Start, keys: None }
+    }
+
+    /// The login goes through TLS with a server whose certificate has this `tls-server-end-point`: SCRAM binds to it if the server
+    /// offers that.
+    #[must_use]
+    pub fn over(self, end_point: Option<Arc<[u8]>>) -> Self {
+        Self { end_point, ..self }
     }
 
     /// The SCRAM keys of this login once it is done; keep them for the next one to the same server as the same user.
@@ -187,7 +201,13 @@ impl ServerLogin {
         let Some(names) = rest.strip_suffix(&[0, 0]) else {
             return Err(violation("server sent a malformed list of SASL mechanisms"));
         };
-        if !names.split(|byte| *byte == 0).any(|name| name == MECHANISM.as_bytes()) {
+        let offers = |mechanism: &str| names.split(|byte| *byte == 0).any(|name| name == mechanism.as_bytes());
+        let (mechanism, binding) = match &self.end_point {
+            Some(end_point) if offers(MECHANISM_PLUS) => (MECHANISM_PLUS, Binding::EndPoint(Arc::clone(end_point))),
+            Some(_) => (MECHANISM, Binding::Unused),
+            None => (MECHANISM, Binding::Unavailable),
+        };
+        if !offers(mechanism) {
             return Err(Error::server_fatal(
                 SqlState::CANNOT_CONNECT,
                 "server offers no SASL mechanism that is supported here",
@@ -195,10 +215,10 @@ impl ServerLogin {
             .hint(format!("Only {MECHANISM} is supported.")));
         }
         let secret = self.credential.scram().ok_or_else(|| self.nothing_fits("SCRAM keys"))?;
-        let (scram, message) = ClientScram::new(secret, &self.nonce).first();
+        let (scram, message) = ClientScram::new(secret, &self.nonce).bind(binding).first();
         // Our own message: far below the limit of an i32.
         let length = i32::try_from(message.len()).unwrap_or(i32::MAX);
-        let body = [MECHANISM.as_bytes(), &[0], &length.to_be_bytes(), &message].concat();
+        let body = [mechanism.as_bytes(), &[0], &length.to_be_bytes(), &message].concat();
         Ok((State::SaslFirst(scram), Reply::Send(Answer(body))))
     }
 

@@ -6,8 +6,9 @@ use std::io;
 use std::pin::Pin;
 
 use crate::error::{Error, SqlState};
+use crate::net::buffer::write_all;
 use crate::net::{Buffer, Stream};
-use crate::server::connection::{read_message, write_all};
+use crate::server::connection::read_message;
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 

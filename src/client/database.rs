@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::{Config, Database, PoolMode, Role, User};
 use crate::health::shard::ShardHealth;
 use crate::id::{ServerIndex, ShardIndex};
+use crate::net::tls::{Acceptor, ServerTls};
 use crate::pool::ledger::Limits;
 use crate::pool::{Pool, PoolKey, PoolSettings};
 use crate::server::Target;
@@ -26,6 +27,10 @@ pub struct Live {
     pub config: Arc<Config>,
     /// Who may log in, from the auth file and `[users]`.
     pub users: BTreeMap<String, Arc<Credential>>,
+    /// Makes TLS with clients; none: it is off.
+    pub acceptor: Option<Acceptor>,
+    /// Makes TLS with servers.
+    pub server_tls: Arc<ServerTls>,
     /// What users who do not exist are shown.
     pub mock: Arc<Mock>,
     /// The databases.
@@ -44,6 +49,7 @@ pub struct LiveDatabase {
     /// Whether a reload has replaced it: its pools serve nobody new.
     pub retired: AtomicBool,
     general: Arc<Config>,
+    server_tls: Arc<ServerTls>,
     users: Mutex<HashMap<String, Arc<UserPools>>>,
 }
 
@@ -76,7 +82,7 @@ pub struct Welcome {
 impl LiveDatabase {
     /// Starts with no connection.
     #[must_use]
-    pub fn new(config: Database, general: Arc<Config>) -> Arc<Self> {
+    pub fn new(config: Database, general: Arc<Config>, server_tls: Arc<ServerTls>) -> Arc<Self> {
         let now = clock::now();
         let health = config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect();
         Arc::new(Self {
@@ -85,6 +91,7 @@ impl LiveDatabase {
             paused: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             general,
+            server_tls,
             users: Mutex::default(),
         })
     }
@@ -142,6 +149,7 @@ impl LiveDatabase {
                 timeout: general.server_connect_timeout,
                 keepalive: general.tcp_keepalive,
                 max_statements: general.max_prepared_statements.max(1) as usize,
+                tls: Arc::clone(&self.server_tls),
             },
             login_retry: general.server_login_retry,
             idle_timeout: general.server_idle_timeout,

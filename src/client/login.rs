@@ -3,16 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::auth::login::{Login, LoginRandom, Step};
+use crate::auth::login::{Channel, Login, LoginRandom, Step};
 use crate::auth::login::{MAX_ANSWER, PassThrough};
 use crate::client::database::{Live, LiveDatabase, UserPools};
 use crate::client::own;
 use crate::config::Role;
 use crate::error::{Error, SqlState};
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
+use crate::net::buffer::write_all;
 use crate::net::{Buffer, Stream};
 use crate::pool::{Asked, Checkout, Verdict};
-use crate::server::connection::{read_message, write_all};
+use crate::server::connection::read_message;
 use crate::session::settings::{ClientSettings, OWN_PREFIX, Values, is_reported, quote};
 use crate::wire::encode;
 use crate::wire::startup::Startup;
@@ -54,6 +55,9 @@ pub async fn authenticate(
     let random = LoginRandom { md5_salt: rand::random(), scram_nonce: rand::random() };
     let credential = live.users.get(user).cloned();
     let mut login = Login::new(live.config.general.auth_type, user, credential, Arc::clone(&live.mock), random);
+    if let Some(tls) = stream.tls() {
+        login = login.over(Channel { peer_name: tls.peer_name(), end_point: tls.end_point() });
+    }
     let mut step = login.start();
     loop {
         let mut out = Vec::new();

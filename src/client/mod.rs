@@ -15,6 +15,7 @@ pub mod shared;
 pub mod task;
 
 use std::cell::RefCell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,10 +25,12 @@ use rand::rngs::SmallRng;
 
 use crate::auth::login::PassThrough;
 use crate::config::PoolMode;
+use crate::config::tls::SslMode;
 use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
+use crate::net::buffer::write_all;
+use crate::net::tls::Tls;
 use crate::net::{Buffer, Stream};
-use crate::server::connection::write_all;
 use crate::session::{Keep, Session};
 use crate::sql::cache::FactsCache;
 use crate::wire::encode;
@@ -39,7 +42,7 @@ use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
 use login::{Failed, Settled};
 pub use shared::Shared;
-use shared::{Admitted, Registered};
+use shared::{Admitted, Registered, Way};
 use task::Client;
 
 /// What the clients of one worker share; stays on its thread.
@@ -62,11 +65,14 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
     stream.tune(live.config.general.tcp_keepalive);
     let limit = live.config.general.client_login_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
-    let mut stream = stream;
+    let peer = stream.addresses().map(|a| a.0);
+    let mut slot = Some(stream);
     let mut input = Buffer::default();
     cx.shared.logging_in.fetch_add(1, Ordering::Relaxed);
-    let entered = tokio::time::timeout(limit, Box::pin(enter(&mut stream, &mut input, &cx, &live))).await;
+    let entered = tokio::time::timeout(limit, Box::pin(enter(&mut slot, &mut input, &cx, &live))).await;
     cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
+    // Without a stream the client failed to make TLS.
+    let Some(mut stream) = slot else { return };
     let error = match entered {
         Ok(Ok(Entered::Nothing)) => return,
         Ok(Ok(Entered::Console { user, _admitted })) => {
@@ -79,7 +85,7 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
         Err(_) => Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)"),
     };
     if live.config.general.log_connections {
-        tracing::info!(peer = ?stream.addresses().map(|a| a.0), %error, "login failed");
+        tracing::info!(?peer, %error, "login failed");
     }
     let mut out = Vec::new();
     encode::error(&mut out, &error);
@@ -121,12 +127,12 @@ async fn run(parts: Parts, stream: Stream, input: Buffer, cx: Rc<WorkerContext>,
 }
 
 async fn enter(
-    stream: &mut Stream,
+    slot: &mut Option<Stream>,
     input: &mut Buffer,
     cx: &Rc<WorkerContext>,
     live: &Arc<Live>,
 ) -> Result<Entered, Failed> {
-    let startup = match greet::greet(stream, input).await?? {
+    let startup = match greet::greet(slot, input, live.acceptor.as_ref()).await?? {
         Greeting::Nothing => return Ok(Entered::Nothing),
         Greeting::Cancel { pid, secret } => {
             if let Some(handle) = cx.shared.by_key(pid, &secret) {
@@ -136,6 +142,12 @@ async fn enter(
         }
         Greeting::Startup(startup) => startup,
     };
+    let stream = slot.as_mut().ok_or(io::Error::from(io::ErrorKind::NotConnected))?;
+    if live.config.general.client_tls.mode >= SslMode::Require && stream.is_remote() && stream.tls().is_none() {
+        return Err(Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "connections without TLS are not accepted")
+            .hint("Set sslmode to require or more in the client; client_tls_sslmode demands it.")
+            .into());
+    }
     if startup.minor > NEWEST_MINOR || !startup.unknown_options.is_empty() {
         let mut out = Vec::new();
         encode::negotiate_protocol(&mut out, startup.minor.min(NEWEST_MINOR), &startup.unknown_options);
@@ -164,7 +176,8 @@ async fn enter(
     };
     let (pools, settled) = settle(live, &database, &startup, &pass_through, cx).await?;
     let secret_len = if startup.minor >= 2 { 32 } else { 4 };
-    let registered = cx.shared.register(&startup.user, &startup.database, cx.id, stream.addresses(), secret_len);
+    let way = Way { worker: cx.id, addresses: stream.addresses(), tls: stream.tls().and_then(Tls::negotiated) };
+    let registered = cx.shared.register(&startup.user, &startup.database, way, secret_len);
     if let Some(name) = settled.settings.get("application_name") {
         name.clone_into(&mut registered.handle.application_name.lock());
     }

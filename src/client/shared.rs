@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::id::{ClientId, WorkerId};
+use crate::net::tls::Negotiated;
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
 use crate::server::connection::Secret;
@@ -73,6 +74,17 @@ pub enum Order {
     Kill,
 }
 
+/// How a client comes in.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// Its worker.
+    pub worker: WorkerId,
+    /// Its address and ours; `None` for a unix socket.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// What TLS agreed on.
+    pub tls: Option<Negotiated>,
+}
+
 /// A client as others see it.
 #[derive(Debug)]
 pub struct ClientHandle {
@@ -84,6 +96,8 @@ pub struct ClientHandle {
     pub database: String,
     /// Its address and ours; `None` for a unix socket.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// What TLS agreed on; none: it has no TLS.
+    pub tls: Option<Negotiated>,
     /// When it logged in, as time since the Unix epoch.
     pub connected: Duration,
     /// The process id it was given.
@@ -233,14 +247,8 @@ impl Shared {
 
     /// Enters a client that has logged in; it leaves when the result is dropped.
     #[must_use]
-    pub fn register(
-        self: &Arc<Self>,
-        user: &str,
-        database: &str,
-        worker: WorkerId,
-        addresses: Option<(SocketAddr, SocketAddr)>,
-        secret_len: usize,
-    ) -> Registered {
+    pub fn register(self: &Arc<Self>, user: &str, database: &str, way: Way, secret_len: usize) -> Registered {
+        let Way { worker, addresses, tls } = way;
         let id = ClientId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let secret = Secret((0..secret_len).map(|_| rand::random()).collect());
         loop {
@@ -252,6 +260,7 @@ impl Shared {
                 user: user.to_owned(),
                 database: database.to_owned(),
                 addresses,
+                tls,
                 connected: clock::wall(),
                 pid,
                 worker,

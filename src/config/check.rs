@@ -6,7 +6,7 @@ use std::path::Path;
 use super::database::database;
 use super::raw::{Entry, Mistakes, Value, suggest};
 use super::settings::{self, Setting};
-use super::{AuthType, Config, Database, General, User};
+use super::{AuthType, Config, Database, General, User, tls};
 
 const SECTIONS: [&str; 3] = ["pgweir", "databases", "users"];
 
@@ -20,6 +20,7 @@ pub(super) fn config(root: &[Entry], path: &Path, mistakes: &mut Mistakes) -> Co
     }
     let general = general(section("pgweir"), path, mistakes);
     let mut warnings = Vec::new();
+    tls::warn(&general, &mut warnings);
     let mut databases = BTreeMap::new();
     if let Some(found) = section("databases") {
         for entry in mistakes.table("[databases]", &found.value).unwrap_or_default() {
@@ -70,6 +71,7 @@ fn general(section: Option<&Entry>, path: &Path, mistakes: &mut Mistakes) -> Gen
     if general.listen_addr.is_empty() && general.unix_socket_dir.is_none() {
         mistakes.add(line("listen_addr"), "nothing to listen on: listen_addr and unix_socket_dir are both empty");
     }
+    tls::check(&mut general, path, entries, section.line, mistakes);
     if general.min_pool_size > general.default_pool_size {
         let (min, size) = (general.min_pool_size, general.default_pool_size);
         mistakes.add(line("min_pool_size"), format!("min_pool_size = {min} is more than default_pool_size = {size}"));
@@ -113,7 +115,7 @@ fn authentication(
     });
     let line = entry.or(section).map_or(0, |entry| entry.line);
     let known = match general.auth_type {
-        AuthType::Trust => !users.is_empty(),
+        AuthType::Trust | AuthType::Cert => !users.is_empty(),
         AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => users.values().any(|user| user.password.is_some()),
         AuthType::Any => {
             for database in databases.values().filter(|database| database.user.is_none()) {
@@ -126,7 +128,11 @@ fn authentication(
     if !known && general.auth_file.is_none() {
         let auth = settings::values(general, |field| field.show()).into_iter();
         let auth = auth.filter(|(info, _)| info.name == "auth_type").map(|(_, value)| value).next().unwrap_or_default();
-        let what = if general.auth_type == AuthType::Trust { "users" } else { "users with passwords" };
+        let what = if matches!(general.auth_type, AuthType::Trust | AuthType::Cert) {
+            "users"
+        } else {
+            "users with passwords"
+        };
         mistakes.add(line, format!("auth_type = \"{auth}\" needs auth_file, or {what} in [users]"));
     }
 }

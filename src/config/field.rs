@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::raw::{Node, suggest};
+use super::tls::{Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
-use super::{AuthType, LogFormat, PoolMode, address};
+use super::{AuthType, LogFormat, PoolMode, address, tls};
 use crate::sql::facts::RouteHint;
 
 /// The place where a setting's value lives, with the rules for it.
@@ -57,6 +58,12 @@ pub(super) enum Field<'a> {
     RouteOver(&'a mut Option<RouteHint>),
     /// `session` (true) or `eventual` (false).
     Consistency(&'a mut bool),
+    /// When TLS is spoken.
+    Ssl(&'a mut SslMode),
+    /// Versions of TLS.
+    Protocols(&'a mut Protocols),
+    /// Cipher suites.
+    Ciphers(&'a mut Vec<&'static Suite>),
 }
 
 const POOL_MODES: [(&str, PoolMode); 3] = [
@@ -64,12 +71,13 @@ const POOL_MODES: [(&str, PoolMode); 3] = [
     (PoolMode::Transaction.as_str(), PoolMode::Transaction),
     (PoolMode::Statement.as_str(), PoolMode::Statement),
 ];
-const AUTH_TYPES: [(&str, AuthType); 5] = [
+const AUTH_TYPES: [(&str, AuthType); 6] = [
     ("trust", AuthType::Trust),
     ("any", AuthType::Any),
     ("plain", AuthType::Plain),
     ("md5", AuthType::Md5),
     ("scram-sha-256", AuthType::ScramSha256),
+    ("cert", AuthType::Cert),
 ];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const ROUTES: [(&str, RouteHint); 3] =
@@ -119,6 +127,9 @@ impl Field<'_> {
             Self::Route(place) => *place = word(node, &ROUTES)?,
             Self::RouteOver(place) => *place = Some(word(node, &ROUTES)?),
             Self::Consistency(place) => *place = word(node, &CONSISTENCIES)?,
+            Self::Ssl(place) => *place = word(node, &tls::SSL_MODES)?,
+            Self::Protocols(place) => *place = tls::protocols(&names(node)?.join(","))?,
+            Self::Ciphers(place) => *place = tls::ciphers(&names(node)?.join(","))?,
         }
         Ok(())
     }
@@ -168,6 +179,9 @@ impl Field<'_> {
             Self::Route(route) => name_of(**route, &ROUTES),
             Self::RouteOver(route) => route.map(|route| name_of(route, &ROUTES)).unwrap_or_default(),
             Self::Consistency(session) => name_of(**session, &CONSISTENCIES),
+            Self::Ssl(mode) => mode.as_str().to_owned(),
+            Self::Protocols(protocols) => protocols.as_str().to_owned(),
+            Self::Ciphers(ciphers) => tls::ciphers_text(ciphers),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `raw` reads TOML into a tree that knows its lines; `check` turns that into these types, with `database`, `sharding` and
 //! `address` for the servers, and reports every mistake at once with its line and the nearest valid name. `settings` is the
-//! table of settings, `field` reads and writes one value, `units` durations and sizes; `diff` says what a reload changes.
+//! table of settings, `field` reads and writes one value, `units` durations and sizes, `tls` what TLS needs; `diff` says what a reload changes.
 
 mod address;
 mod check;
@@ -14,6 +14,7 @@ pub mod settings;
 mod sharding;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use crate::shard::map::ShardMap;
 use crate::sql::facts::RouteHint;
+use tls::TlsSettings;
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +77,8 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+    /// A TLS certificate whose common name is the user's.
+    Cert,
 }
 
 /// The form of log lines.
@@ -160,6 +164,10 @@ pub struct General {
     pub tcp_keepalive: bool,
     /// Pending connections of a listener (default 128).
     pub listen_backlog: u32,
+    /// TLS with clients (default: off).
+    pub client_tls: TlsSettings,
+    /// TLS with servers (default: where they offer it).
+    pub server_tls: TlsSettings,
     /// How replicas are probed and judged; a database may override it.
     pub health: HealthSettings,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::field::Field;
 use super::raw::{Node, suggest};
+use super::tls::{SslMode, TlsSettings};
 use super::{AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, User};
 
 /// One setting of a section.
@@ -66,7 +67,7 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     fixed("unix_socket_mode", "Mode bits of the unix socket, in octal.", |g| Field::Mode(&mut g.unix_socket_mode)),
     fixed("workers", "Worker threads; 0: one per core.", |g| Field::Small(&mut g.workers, 0, 1024)),
-    row("auth_type", "How clients authenticate: trust, any, plain, md5 or scram-sha-256.", |g| {
+    row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256 or cert.", |g| {
         Field::Auth(&mut g.auth_type)
     }),
     row("auth_file", "File of \"user\" \"password\" lines; relative to the directory of this file.", |g| {
@@ -140,6 +141,46 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row("tcp_keepalive", "TCP keep-alive on client and server connections.", |g| Field::Flag(&mut g.tcp_keepalive)),
     fixed("listen_backlog", "Pending connections of a listener.", |g| Field::Count(&mut g.listen_backlog, 1, 65_535)),
+    row("client_tls_sslmode", "TLS with clients: disable, allow, prefer, require, verify-ca or verify-full.", |g| {
+        Field::Ssl(&mut g.client_tls.mode)
+    }),
+    row("client_tls_cert_file", "Our certificate for clients, followed by its chain, in PEM.", |g| {
+        Field::Path(&mut g.client_tls.cert_file)
+    }),
+    row("client_tls_key_file", "The private key of that certificate, in PEM.", |g| {
+        Field::Path(&mut g.client_tls.key_file)
+    }),
+    row(
+        "client_tls_ca_file",
+        "Authorities that clients' certificates must be of, in PEM (verify-ca, verify-full).",
+        |g| Field::Path(&mut g.client_tls.ca_file),
+    ),
+    row("client_tls_protocols", "Versions of TLS with clients: secure (both), tlsv1.2 or tlsv1.3.", |g| {
+        Field::Protocols(&mut g.client_tls.protocols)
+    }),
+    row("client_tls_ciphers", "Cipher suites with clients, the preferred first; default: all of rustls.", |g| {
+        Field::Ciphers(&mut g.client_tls.ciphers)
+    }),
+    row("server_tls_sslmode", "TLS with servers: disable, allow, prefer, require, verify-ca or verify-full.", |g| {
+        Field::Ssl(&mut g.server_tls.mode)
+    }),
+    row(
+        "server_tls_ca_file",
+        "Authorities that servers' certificates must be of, in PEM (verify-ca, verify-full).",
+        |g| Field::Path(&mut g.server_tls.ca_file),
+    ),
+    row("server_tls_cert_file", "Our certificate for servers that ask for one, followed by its chain, in PEM.", |g| {
+        Field::Path(&mut g.server_tls.cert_file)
+    }),
+    row("server_tls_key_file", "The private key of that certificate, in PEM.", |g| {
+        Field::Path(&mut g.server_tls.key_file)
+    }),
+    row("server_tls_protocols", "Versions of TLS with servers: secure (both), tlsv1.2 or tlsv1.3.", |g| {
+        Field::Protocols(&mut g.server_tls.protocols)
+    }),
+    row("server_tls_ciphers", "Cipher suites with servers, the preferred first; default: all of rustls.", |g| {
+        Field::Ciphers(&mut g.server_tls.ciphers)
+    }),
 ];
 
 /// How replicas are probed and judged: settings of `[pgweir]` that a database may override.
@@ -225,12 +266,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "cancel_wait_timeout",
     "client_encoding",
     "client_idle_timeout",
-    "client_tls_ca_file",
-    "client_tls_cert_file",
-    "client_tls_ciphers",
-    "client_tls_key_file",
-    "client_tls_protocols",
-    "client_tls_sslmode",
     "conffile",
     "connect_query",
     "datestyle",
@@ -259,12 +294,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "server_check_delay",
     "server_check_query",
     "server_fast_close",
-    "server_tls_ca_file",
-    "server_tls_cert_file",
-    "server_tls_ciphers",
-    "server_tls_key_file",
-    "server_tls_protocols",
-    "server_tls_sslmode",
     "service_name",
     "so_reuseport",
     "suspend_timeout",
@@ -322,6 +351,8 @@ impl Default for General {
             log_level: "info".to_owned(),
             tcp_keepalive: true,
             listen_backlog: 128,
+            client_tls: TlsSettings::new(SslMode::Disable),
+            server_tls: TlsSettings::new(SslMode::Prefer),
             health: HealthSettings::default(),
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::settings::{document, settings, show_config};
+use super::tls::{Protocols, SUITES, SslMode};
 use super::*;
 use crate::id::ShardIndex;
 use crate::shard::map::{KeyType, Table};
@@ -133,6 +134,18 @@ log_format = "json"
 log_level = "warn,pgweir::pool=debug"
 tcp_keepalive = false
 listen_backlog = 4096
+client_tls_sslmode = "verify-ca"
+client_tls_cert_file = "etc/c.crt"
+client_tls_key_file = "etc/c.key"
+client_tls_ca_file = "/etc/ca.crt"
+client_tls_protocols = "tlsv1.3"
+client_tls_ciphers = ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"]
+server_tls_sslmode = "verify-full"
+server_tls_ca_file = "ca.crt"
+server_tls_cert_file = "s.crt"
+server_tls_key_file = "s.key"
+server_tls_protocols = ["tlsv1.2"]
+server_tls_ciphers = "ECDHE-RSA-AES256-GCM-SHA384"
 probe_interval = "2s"
 probe_timeout = "3s"
 breaker_failures = 1
@@ -179,6 +192,22 @@ consistency = "eventual"
         log_level: "warn,pgweir::pool=debug".into(),
         tcp_keepalive: false,
         listen_backlog: 4096,
+        client_tls: TlsSettings {
+            mode: SslMode::VerifyCa,
+            cert_file: Some("etc/etc/c.crt".into()),
+            key_file: Some("etc/etc/c.key".into()),
+            ca_file: Some("/etc/ca.crt".into()),
+            protocols: Protocols::Tls13,
+            ciphers: vec![&SUITES[1], &SUITES[0]],
+        },
+        server_tls: TlsSettings {
+            mode: SslMode::VerifyFull,
+            cert_file: Some("etc/s.crt".into()),
+            key_file: Some("etc/s.key".into()),
+            ca_file: Some("etc/ca.crt".into()),
+            protocols: Protocols::Tls12,
+            ciphers: vec![&SUITES[6]],
+        },
         health: HealthSettings {
             probe_interval: seconds(2),
             probe_timeout: seconds(3),

@@ -11,6 +11,8 @@ use rand::Rng;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState as SqlErrorState;
 use tokio_postgres::types::FromSql;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
@@ -18,6 +20,9 @@ use crate::clock;
 use crate::config::{HealthSettings, Host, Role, Server};
 use crate::error::SqlState;
 use crate::id::ServerIndex;
+use crate::net::Stream;
+use crate::net::connect::{Attempt, Failure, connect};
+use crate::net::tls::ServerTls;
 
 use super::breaker::FailureKind;
 use super::lsn::Lsn;
@@ -56,10 +61,11 @@ pub async fn run(
     credentials: Credentials,
     shard: Arc<ShardHealth>,
     settings: HealthSettings,
+    tls: Arc<ServerTls>,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let _marked = Marked::new(&shard, index);
-    let mut prober = Prober { server, credentials, deadline: settings.probe_timeout, link: None };
+    let mut prober = Prober { server, credentials, deadline: settings.probe_timeout, tls, link: None };
     loop {
         let result = tokio::select! {
             result = prober.probe() => result,
@@ -147,6 +153,7 @@ struct Prober {
     server: Server,
     credentials: Credentials,
     deadline: Duration,
+    tls: Arc<ServerTls>,
     link: Option<Link>,
 }
 
@@ -198,7 +205,7 @@ impl Prober {
     async fn ask(&self, link: Option<Link>) -> Result<(Link, Observation), ProbeFailure> {
         let link = match link {
             Some(link) => link,
-            None => self.dial().await.map_err(|e| judge(&e))?,
+            None => self.dial().await?,
         };
         let asked = clock::now();
         let row = link.client.query_one(&link.question, &[]).await.map_err(|e| judge(&e))?;
@@ -206,22 +213,49 @@ impl Prober {
         Ok((link, seen))
     }
 
-    async fn dial(&self) -> Result<Link, tokio_postgres::Error> {
+    /// Connects as the pools do: without or with TLS, in the order of the mode (see `server::login`).
+    async fn dial(&self) -> Result<Link, ProbeFailure> {
+        let connector = self.tls.get();
+        let mut first = None;
+        for attempt in Attempt::of(connector.mode, &self.server.host) {
+            match connect(&self.server.host, self.server.port, true, *attempt, &connector).await {
+                Ok(stream) => {
+                    let was_plain = stream.tls().is_none();
+                    let error = match Box::pin(self.log_in(stream)).await {
+                        Ok(link) => return Ok(link),
+                        Err(error) => error,
+                    };
+                    let refused = error.code() == Some(&SqlErrorState::INVALID_AUTHORIZATION_SPECIFICATION);
+                    if !refused || (was_plain && *attempt == Attempt::Offered) {
+                        return Err(judge(&error));
+                    }
+                    first = first.or(Some(judge(&error)));
+                }
+                Err(why) => {
+                    // Without TLS as it must be, the server is of as much use as one that is down.
+                    let down = ProbeFailure { verdict: Verdict::Down, message: why.to_string() };
+                    if matches!(why, Failure::Socket(_)) {
+                        return Err(down);
+                    }
+                    first = first.or(Some(down));
+                }
+            }
+        }
+        Err(first.unwrap_or_else(|| odd("no way to connect was tried")))
+    }
+
+    async fn log_in(&self, stream: Stream) -> Result<Link, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config
             .user(&self.credentials.user)
             .dbname(&self.server.dbname)
-            .port(self.server.port)
             .application_name("pgweir probe")
-            .connect_timeout(self.deadline);
+            // The stream has what it is to have.
+            .ssl_mode(SslMode::Disable);
         if let Some(password) = &self.credentials.password {
             config.password(password);
         }
-        match &self.server.host {
-            Host::Tcp(host) => config.host(host),
-            Host::Unix(directory) => config.host_path(directory),
-        };
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = config.connect_raw(stream, NoTls).await?;
         // Its error is also that of the query under way, and reported there.
         let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
         let row = client.query_one(ABOUT, &[]).await?;

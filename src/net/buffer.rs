@@ -4,8 +4,10 @@
 //! scratch area per worker, taken within the poll only.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
+use std::thread::LocalKey;
 
 use crate::net::Stream;
 
@@ -17,6 +19,8 @@ const KEEP: usize = 4 * 1024;
 
 thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+    /// For bytes that are still to be decrypted into the other.
+    static CIPHER_SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
 /// A queue of bytes.
@@ -96,7 +100,7 @@ impl Buffer {
         })
     }
 
-    /// Writes to `stream` until nothing waits. `Pending` when the socket takes no more.
+    /// Writes to `stream` until nothing waits, in its TLS layer neither. `Pending` when the socket takes no more.
     ///
     /// # Errors
     /// Those of the socket.
@@ -109,10 +113,11 @@ impl Buffer {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        Poll::Ready(Ok(()))
+        stream.poll_flush(cx)
     }
 
-    /// Writes `bytes` behind what waits: at once as far as the socket takes them, the rest waits.
+    /// Writes `bytes` behind what waits: at once as far as the socket takes them, the rest waits. What a TLS layer holds back goes
+    /// with the next [`Self::poll_flush`]; the task is woken for it.
     ///
     /// # Errors
     /// Those of the socket.
@@ -131,11 +136,30 @@ impl Buffer {
     }
 }
 
+/// Writes all of `bytes`.
+///
+/// # Errors
+/// Those of the socket.
+pub async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    let mut output = Buffer::default();
+    output.extend(bytes);
+    poll_fn(|cx| output.poll_flush(stream, cx)).await
+}
+
 /// Lends the worker's scratch area of [`READ_SIZE`] bytes for the time of one call.
 pub fn with_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
-    let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_SIZE].into_boxed_slice());
+    lend(&SCRATCH, f)
+}
+
+/// The same of the area for encrypted bytes, which is needed while the other is lent.
+pub(super) fn with_cipher_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
+    lend(&CIPHER_SCRATCH, f)
+}
+
+fn lend<T>(area: &'static LocalKey<Cell<Option<Box<[u8]>>>>, f: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut scratch = area.take().unwrap_or_else(|| vec![0; READ_SIZE].into_boxed_slice());
     let result = f(&mut scratch);
-    SCRATCH.set(Some(scratch));
+    area.set(Some(scratch));
     result
 }
 

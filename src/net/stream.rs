@@ -1,20 +1,24 @@
-//! A connection of either kind. TLS will be one more kind here, on either side.
+//! A connection of any kind.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connected socket.
+use crate::net::tls::{DetachedTls, Tls};
+
+/// A connection.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
     /// Unix domain.
     Unix(UnixStream),
+    /// TLS over one of the others.
+    Tls(Tls),
 }
 
 /// A socket that is not registered with any worker's reactor: how connections travel between workers.
@@ -24,6 +28,8 @@ pub enum Detached {
     Tcp(std::net::TcpStream),
     /// Unix domain.
     Unix(std::os::unix::net::UnixStream),
+    /// TLS over one of the others, with all that is under way in it.
+    Tls(Box<DetachedTls>),
 }
 
 impl Detached {
@@ -35,6 +41,7 @@ impl Detached {
         Ok(match self {
             Self::Tcp(s) => Stream::Tcp(TcpStream::from_std(s)?),
             Self::Unix(s) => Stream::Unix(UnixStream::from_std(s)?),
+            Self::Tls(s) => Stream::Tls(s.attach()?),
         })
     }
 }
@@ -48,6 +55,7 @@ impl Stream {
         Ok(match self {
             Self::Tcp(s) => Detached::Tcp(s.into_std()?),
             Self::Unix(s) => Detached::Unix(s.into_std()?),
+            Self::Tls(s) => Detached::Tls(Box::new(s.detach()?)),
         })
     }
 
@@ -60,11 +68,12 @@ impl Stream {
         let polled = match self {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, &mut buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, &mut buf),
+            Self::Tls(s) => return s.poll_read(cx, buf.initialize_unfilled()),
         };
         polled.map_ok(|()| buf.filled().len())
     }
 
-    /// Writes what the socket takes of `buf`.
+    /// Writes what the connection takes of `buf`. TLS may hold it back until [`Self::poll_flush`].
     ///
     /// # Errors
     /// Those of the socket.
@@ -72,6 +81,18 @@ impl Stream {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => s.poll_write(cx, buf),
+        }
+    }
+
+    /// Gives the kernel what TLS holds back; a plain socket holds nothing.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Tls(s) => s.poll_flush(cx),
         }
     }
 
@@ -81,17 +102,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.poll_read_ready(cx).is_ready(),
             Self::Unix(s) => s.poll_read_ready(cx).is_ready(),
-        }
-    }
-
-    /// Waits until there is something to read or the peer has gone.
-    ///
-    /// # Errors
-    /// Those of the reactor.
-    pub async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(s) => s.ready(Interest::READABLE).await.map(|_| ()),
-            Self::Unix(s) => s.ready(Interest::READABLE).await.map(|_| ()),
+            Self::Tls(s) => s.poll_readable(cx),
         }
     }
 
@@ -101,6 +112,26 @@ impl Stream {
         match self {
             Self::Tcp(s) => Some((s.peer_addr().ok()?, s.local_addr().ok()?)),
             Self::Unix(_) => None,
+            Self::Tls(s) => s.socket()?.addresses(),
+        }
+    }
+
+    /// The TLS layer, if there is one.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tls(s) => Some(s),
+        }
+    }
+
+    /// Whether it goes through the network, where others may listen.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        match self {
+            Self::Tcp(_) => true,
+            Self::Unix(_) => false,
+            Self::Tls(s) => s.socket().is_some_and(Self::is_remote),
         }
     }
 
@@ -110,6 +141,31 @@ impl Stream {
             // A socket that does not take an option still works.
             drop(s.set_nodelay(true));
             drop(socket2::SockRef::from(s).set_keepalive(keepalive));
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Self::poll_read(self.get_mut(), cx, buf.initialize_unfilled()).map_ok(|n| buf.advance(n))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Self::poll_write(self.get_mut(), cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Self::poll_flush(self.get_mut(), cx)
+    }
+
+    /// A TLS layer says goodbye when it is dropped.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => s.poll_flush(cx),
         }
     }
 }

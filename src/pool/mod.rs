@@ -19,6 +19,9 @@ use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::health::server::ServerHealth;
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
+use crate::net::connect::Attempt;
+use crate::net::tls::{Negotiated, Tls};
+use crate::server::cancel;
 use crate::server::connection::Secret;
 use crate::server::login::{self, LoginSettings};
 use crate::server::{Connection, Target};
@@ -40,7 +43,7 @@ pub struct PoolKey {
 }
 
 /// The settings of a pool.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PoolSettings {
     /// Connections at most.
     pub limits: Limits,
@@ -75,6 +78,8 @@ pub struct ConnectionInfo {
     pub local: Option<std::net::SocketAddr>,
     /// The server's end, for TCP.
     pub peer: Option<std::net::SocketAddr>,
+    /// What TLS agreed on; none: it has no TLS.
+    pub tls: Option<Negotiated>,
 }
 
 #[derive(Debug, Clone)]
@@ -83,6 +88,7 @@ struct Known {
     pid: u32,
     secret: Secret,
     addresses: Option<(std::net::SocketAddr, std::net::SocketAddr)>,
+    tls: Option<Negotiated>,
 }
 
 type Waiting = oneshot::Sender<Result<Checkout, Error>>;
@@ -191,7 +197,7 @@ impl Pool {
         let Some(slot) = slot else { return };
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
-            match login::login(&pool.target, pool.settings.login, worker).await {
+            match login::login(&pool.target, &pool.settings.login, worker).await {
                 Ok(connection) => pool.dialled(slot, connection),
                 Err(error) => pool.dial_failed(slot, error),
             }
@@ -210,6 +216,7 @@ impl Pool {
                 pid: connection.pid,
                 secret: connection.secret.clone(),
                 addresses: connection.stream.addresses(),
+                tls: connection.stream.tls().and_then(Tls::negotiated),
             },
         );
         let freed = inner.ledger.login_done(slot, now);
@@ -325,19 +332,23 @@ impl Pool {
 
     /// Cancels the statement that a client runs on `slot`. The connection goes to nobody else until the request is done.
     pub async fn cancel(self: &Arc<Self>, slot: SlotId) {
-        let (pid, secret) = {
+        let (pid, secret, tls) = {
             let mut inner = self.inner.lock();
             if !inner.ledger.cancel_begins(slot) {
                 return;
             }
             match inner.known.get(&slot) {
-                Some(known) => (known.pid, known.secret.clone()),
-                None => (0, Secret::default()),
+                Some(known) => (known.pid, known.secret.clone(), known.tls),
+                None => (0, Secret::default(), None),
             }
         };
         self.counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
         let timeout = self.settings.login.timeout.min(Duration::from_secs(10));
-        if let Err(error) = crate::server::cancel::cancel(self.target.address(), pid, &secret, timeout).await {
+        // What could not be read on the connection's own way is not sent in the clear beside it.
+        let attempt = if tls.is_some() { Attempt::Required } else { Attempt::Plain };
+        let connector = self.settings.login.tls.get();
+        let asked = cancel::cancel(self.target.address(), (pid, &secret), timeout, attempt, &connector).await;
+        if let Err(error) = asked {
             tracing::warn!(pool = %self.name(), %error, "cancel request failed");
         }
         let mut inner = self.inner.lock();
@@ -445,6 +456,7 @@ impl Pool {
                 pid: known.pid,
                 peer: known.addresses.map(|a| a.0),
                 local: known.addresses.map(|a| a.1),
+                tls: known.tls,
             })
         });
         infos.collect()

@@ -5,17 +5,26 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::net::Buffer;
-use crate::server::connection::{Secret, write_all};
+use crate::net::buffer::write_all;
+use crate::net::connect::Attempt;
+use crate::net::tls::Connector;
+use crate::server::connection::Secret;
 use crate::server::{Address, dial};
 use crate::wire::encode;
 
-/// Asks the server to cancel the statement of process `pid`, and waits until the server has closed the connection of the request:
+/// Asks the server to cancel the statement of process `pid`, over TLS where its connection has it (`attempt`), and waits until the server has closed the connection of the request:
 /// the signal is then sent, so it cannot hit what the process does next.
 ///
 /// # Errors
 /// When the server cannot be reached within `timeout`.
-pub async fn cancel(address: Address<'_>, pid: u32, secret: &Secret, timeout: Duration) -> Result<(), Error> {
-    let mut stream = dial::dial(address, timeout, false).await?;
+pub async fn cancel(
+    address: Address<'_>,
+    (pid, secret): (u32, &Secret),
+    timeout: Duration,
+    attempt: Attempt,
+    connector: &Connector,
+) -> Result<(), Error> {
+    let mut stream = dial::dial(address, timeout, false, attempt, connector).await??;
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
     let exchange = async {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::error::{Error, SqlState};
 use crate::id::{ConnectionId, WorkerId};
+use crate::net::buffer::write_all;
 use crate::net::{Buffer, Stream};
 use crate::session::ServerState;
 use crate::wire::{encode, frame, message};
@@ -66,16 +67,6 @@ pub async fn read_message(stream: &mut Stream, input: &mut Buffer) -> io::Result
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "server closed the connection unexpectedly"));
         }
     }
-}
-
-/// Writes all of `bytes`.
-///
-/// # Errors
-/// Those of the socket.
-pub async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
-    let mut output = Buffer::default();
-    output.extend(bytes);
-    poll_fn(|cx| output.poll_flush(stream, cx)).await
 }
 
 /// An ErrorResponse of a server, as an error to pass on.

@@ -1,5 +1,6 @@
 //! Logging in to a server.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,8 +9,11 @@ use crate::auth::server_login::{Reply, ServerLogin};
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::id::{ConnectionId, WorkerId};
-use crate::net::Buffer;
-use crate::server::connection::{Secret, read_message, server_error, write_all};
+use crate::net::buffer::write_all;
+use crate::net::connect::Attempt;
+use crate::net::tls::{ServerTls, Tls};
+use crate::net::{Buffer, Stream};
+use crate::server::connection::{Secret, read_message, server_error};
 use crate::server::{Connection, Target, dial};
 use crate::session::ServerState;
 use crate::wire::{encode, message};
@@ -17,7 +21,7 @@ use crate::wire::{encode, message};
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// What every login needs beside its target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LoginSettings {
     /// For connecting and logging in together.
     pub timeout: Duration,
@@ -25,15 +29,17 @@ pub struct LoginSettings {
     pub keepalive: bool,
     /// Prepared statements kept on the connection.
     pub max_statements: usize,
+    /// TLS.
+    pub tls: Arc<ServerTls>,
 }
 
 /// Connects and logs in.
 ///
 /// # Errors
 /// What went wrong, with the server's address; origin `Server`.
-pub async fn login(target: &Target, settings: LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
+pub async fn login(target: &Target, settings: &LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
     let address = target.address();
-    match tokio::time::timeout(settings.timeout, exchange(target, settings, worker)).await {
+    match tokio::time::timeout(settings.timeout, try_each(target, settings, worker)).await {
         Ok(result) => result,
         Err(_) => Err(Error::server(
             SqlState::CANNOT_CONNECT,
@@ -42,18 +48,52 @@ pub async fn login(target: &Target, settings: LoginSettings, worker: WorkerId) -
     }
 }
 
-async fn exchange(target: &Target, settings: LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
+/// Logs in without or with TLS, in the order of the mode. The next way is tried where TLS fails, or where the server's pg_hba.conf
+/// refuses this one (28000): libpq's rule.
+async fn try_each(target: &Target, settings: &LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
+    let connector = settings.tls.get();
+    let mut attempts = Attempt::of(connector.mode, target.address().host).iter();
+    let mut first = None;
+    loop {
+        let Some(attempt) = attempts.next() else {
+            return Err(first.unwrap_or_else(|| Error::us(SqlState::INTERNAL_ERROR, "no way to log in was tried")));
+        };
+        let dialled = dial::dial(target.address(), settings.timeout, settings.keepalive, *attempt, &connector).await?;
+        let failed = match dialled {
+            Err(error) => error,
+            Ok(stream) => {
+                let was_plain = stream.tls().is_none();
+                match Box::pin(exchange(target, settings, worker, stream)).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) if error.sqlstate != SqlState::INVALID_AUTHORIZATION => return Err(error),
+                    // The server does not offer TLS, so there is no other way.
+                    Err(error) if was_plain && *attempt == Attempt::Offered => return Err(error),
+                    Err(error) => error,
+                }
+            }
+        };
+        // The first way is the one preferred: its failure says more.
+        first = first.or(Some(failed));
+    }
+}
+
+async fn exchange(
+    target: &Target,
+    settings: &LoginSettings,
+    worker: WorkerId,
+    mut stream: Stream,
+) -> Result<Box<Connection>, Error> {
     let address = target.address();
     let broken = |e: std::io::Error| {
         Error::server(SqlState::CONNECTION_FAILURE, format!("connection to server {address} failed during login: {e}"))
     };
-    let mut stream = dial::dial(address, settings.timeout, settings.keepalive).await?;
     let mut hello = Vec::new();
     encode::startup(&mut hello, &[("user", &target.user), ("database", &target.dbname)]);
     write_all(&mut stream, &hello).await.map_err(broken)?;
 
+    let end_point = stream.tls().and_then(Tls::end_point);
     let nonce = scram::nonce(&rand::random());
-    let mut login = Some(ServerLogin::new(&target.user, target.credential.clone(), &nonce));
+    let mut login = Some(ServerLogin::new(&target.user, target.credential.clone(), &nonce).over(end_point));
     let mut input = Buffer::default();
     let mut state = ServerState::new(settings.max_statements);
     let mut welcome = Vec::new();

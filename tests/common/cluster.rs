@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 
+use super::certs::Pair;
 use super::guard::{self, Guardian};
 use super::install::{account, install, unprivileged};
 use super::ports::Port;
@@ -243,6 +244,21 @@ impl Cluster {
     }
 
     // Settings.
+
+    /// Turns TLS on with this certificate, or replaces the one of before; `authority` is for clients' certificates.
+    pub fn enable_tls(&mut self, pair: &Pair, authority: Option<&str>) {
+        self.write("server.crt", &pair.cert);
+        self.write("server.key", &pair.key);
+        // PostgreSQL refuses a key that others may read.
+        fs::set_permissions(self.data().join("server.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        let mut settings = vec![("ssl", "on")];
+        if let Some(authority) = authority {
+            self.write("root.crt", authority);
+            settings.push(("ssl_ca_file", "root.crt"));
+        }
+        self.configure(&settings);
+    }
 
     /// Changes settings and reloads; those that need a restart wait for [`Self::restart`].
     pub fn configure(&mut self, settings: &[(&str, &str)]) {

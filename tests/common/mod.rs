@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of the test kit is a failed test")]
 #![allow(clippy::print_stderr, reason = "logs are shown with the test that failed")]
 
+pub mod certs;
 pub mod cluster;
 pub mod fake;
 pub mod guard;

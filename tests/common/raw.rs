@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_protocol::authentication::{
@@ -27,9 +28,12 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -48,6 +52,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
             Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
+            Self::Tls(stream) => stream.sock.set_read_timeout(Some(timeout)),
         }
     }
 
@@ -55,6 +60,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream,
             Self::Unix(stream) => stream,
+            Self::Tls(stream) => &mut **stream,
         }
     }
 }
@@ -64,6 +70,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(stream) => stream.read(into),
             Self::Unix(stream) => stream.read(into),
+            Self::Tls(stream) => stream.read(into),
         }
     }
 }
@@ -102,6 +109,7 @@ pub struct Login {
     version: u32,
     params: Vec<(String, String)>,
     password: Option<String>,
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Login {
@@ -109,13 +117,20 @@ impl Login {
     pub fn new(address: Address, user: &str, database: &str) -> Self {
         let params = [("user", user), ("database", database)];
         let params = params.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        Self { address, version: PROTOCOL_3_0, params, password: None }
+        Self { address, version: PROTOCOL_3_0, params, password: None, tls: None }
     }
 
     /// Answers every request for a password with this one.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Asks for TLS first, to the host `localhost`.
+    #[must_use]
+    pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
+        self.tls = Some(config);
         self
     }
 
@@ -136,8 +151,14 @@ impl Login {
     /// Connects and logs in, up to the first ReadyForQuery.
     pub fn connect(self) -> Result<RawClient, LoginError> {
         let mut client = RawClient::open(self.address.clone())?;
-        client.stream.as_write().write_all(&frontend::startup(self.version, &self.params))?;
-        client.authenticate(&self)?;
+        if let Some(config) = &self.tls {
+            let answer = client.request_encryption(wire::SSL_REQUEST);
+            if answer != b'S' {
+                return Err(LoginError::Unexpected(format!("{:?} to an SSLRequest", char::from(answer))));
+            }
+            client = client.encrypt(Arc::clone(config))?;
+        }
+        client.log_in(&self)?;
         Ok(client)
     }
 }
@@ -182,6 +203,24 @@ impl RawClient {
             params: BTreeMap::new(),
             greeting: Vec::new(),
         })
+    }
+
+    /// Sends the startup message and what is asked for, up to the first ReadyForQuery.
+    pub fn log_in(&mut self, login: &Login) -> Result<(), LoginError> {
+        self.stream.as_write().write_all(&frontend::startup(login.version, &login.params))?;
+        self.authenticate(login)
+    }
+
+    /// Makes the TLS handshake with `localhost`.
+    pub fn encrypt(mut self, config: Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        let Stream::Tcp(mut socket) = self.stream else { return Err(io::ErrorKind::Unsupported.into()) };
+        let name = "localhost".try_into().map_err(io::Error::other)?;
+        let mut session = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut socket)?;
+        }
+        self.stream = Stream::Tls(Box::new(rustls::StreamOwned::new(session, socket)));
+        Ok(self)
     }
 
     /// From now on reads wait this long.

@@ -5,7 +5,7 @@ use std::fmt;
 use base64::Engine;
 
 use super::attributes::{Attributes, check, nonce};
-use super::{BASE64, Key, MAX_ITERATIONS, ScramError, ScramKeys};
+use super::{BASE64, Binding, END_POINT_HEADER, Key, MAX_ITERATIONS, ScramError, ScramKeys, bound};
 use crate::auth::secret::{Password, fmt_redacted};
 
 /// What we know of the user.
@@ -23,6 +23,7 @@ pub enum ClientSecret {
 pub struct ClientScram {
     secret: ClientSecret,
     client_nonce: String,
+    binding: Binding,
 }
 
 /// Waits for the server-first-message.
@@ -31,6 +32,8 @@ pub struct ClientScramFirst {
     pub(super) client_nonce: String,
     /// client-first-message-bare.
     pub(super) bare: String,
+    /// The `c=` value that will follow.
+    pub(super) channel_binding: Vec<u8>,
 }
 
 /// Waits for the server-final-message.
@@ -55,15 +58,27 @@ impl ClientScram {
     /// `client_nonce` must be fresh, printable and without commas: [`super::nonce`].
     #[must_use]
     pub fn new(secret: ClientSecret, client_nonce: &str) -> Self {
-        Self { secret, client_nonce: client_nonce.to_owned() }
+        Self { secret, client_nonce: client_nonce.to_owned(), binding: Binding::Unavailable }
+    }
+
+    /// The exchange binds to a channel, or could.
+    #[must_use]
+    pub fn bind(self, binding: Binding) -> Self {
+        Self { binding, ..self }
     }
 
     /// The client-first-message. The user's name stays empty, as libpq leaves it: the server goes by the startup message.
     #[must_use]
     pub fn first(self) -> (ClientScramFirst, Vec<u8>) {
         let bare = format!("n=,r={}", self.client_nonce);
-        let message = format!("n,,{bare}").into_bytes();
-        (ClientScramFirst { secret: self.secret, client_nonce: self.client_nonce, bare }, message)
+        let (header, channel_binding) = match &self.binding {
+            Binding::Unavailable => (&b"n,,"[..], b"biws".to_vec()),
+            // We could bind and the server does not offer it. One that does then knows that its offer was removed on the way.
+            Binding::Unused => (&b"y,,"[..], b"eSws".to_vec()),
+            Binding::EndPoint(end_point) => (END_POINT_HEADER, bound(end_point)),
+        };
+        let message = [header, bare.as_bytes()].concat();
+        (ClientScramFirst { secret: self.secret, client_nonce: self.client_nonce, bare, channel_binding }, message)
     }
 }
 
@@ -98,7 +113,7 @@ impl ClientScramFirst {
         }
 
         let keys = keys(self.secret, &salt, iterations)?;
-        let mut reply = [b"c=biws,r=", nonce].concat();
+        let mut reply = [b"c=", self.channel_binding.as_slice(), b",r=", nonce].concat();
         let auth_message = [self.bare.as_bytes(), b",", message, b",", &reply].concat();
         let proof = keys.client_key.xor(&keys.client_key.sha256().hmac(&auth_message));
         reply.extend_from_slice(b",p=");

@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677) as PostgreSQL speaks it, both sides, without channel binding.
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677) as PostgreSQL speaks it, both sides, with channel binding where there is TLS.
 //!
 //! ```text
 //!   client (ClientScram)                              server (ServerScram)
@@ -7,6 +7,9 @@
 //!                    -- c=biws,r=CS,p=proof -------->  client_final()
 //!   server_final()  <------------- v=signature ----
 //! ```
+//!
+//! `n,,` says that the client does not bind, `c=biws` repeats it. With SCRAM-SHA-256-PLUS it is `p=tls-server-end-point,,`, and `c=` has
+//! the hash of the server's certificate behind that: who sits between with another certificate cannot pass the proof on.
 //!
 //! Each step consumes its state, so none can be repeated or skipped.
 //! See <https://www.postgresql.org/docs/current/sasl-authentication.html>.
@@ -18,6 +21,7 @@ mod server;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -34,6 +38,29 @@ use crate::error::{Error, SqlState};
 
 /// The mechanism's name in the SASL messages.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// The mechanism with channel binding.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+
+/// The gs2 header of a client that binds to the server's certificate: the only type that PostgreSQL knows.
+const END_POINT_HEADER: &[u8] = b"p=tls-server-end-point,,";
+
+/// What a side can do about channel binding. The bytes are `tls-server-end-point`: the server's certificate, hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Binding {
+    /// Nothing: there is no TLS, or the certificate has no hash.
+    #[default]
+    Unavailable,
+    /// It could be done, but the mechanism without it was chosen.
+    Unused,
+    /// It is done.
+    EndPoint(Arc<[u8]>),
+}
+
+/// The `c=` value of a client that binds to `end_point`.
+fn bound(end_point: &[u8]) -> Vec<u8> {
+    BASE64.encode([END_POINT_HEADER, end_point].concat()).into_bytes()
+}
 
 /// What every stored verifier begins with.
 pub(super) const SECRET_PREFIX: &str = "SCRAM-SHA-256$";
@@ -261,9 +288,12 @@ pub enum ScramError {
     /// A well-formed message asks for something that is not done here.
     #[error("unsupported SCRAM feature: {0}")]
     Unsupported(&'static str),
-    /// The client's last message repeats another channel-binding header than its first had.
+    /// The client's last message repeats another channel binding than its first announced, or is bound to another certificate.
     #[error("SCRAM channel binding check failed")]
     ChannelBinding,
+    /// The client could bind and believes that we cannot, though it was offered: someone may have removed the offer.
+    #[error("SCRAM channel binding negotiation error")]
+    Downgraded,
     /// The peer's nonce is not the one agreed, or does not extend ours.
     #[error("the SCRAM nonce does not match")]
     Nonce,
@@ -298,6 +328,14 @@ impl ScramError {
             Self::ChannelBinding => {
                 Error::client_fatal(SqlState::INVALID_AUTHORIZATION, "SCRAM channel binding check failed")
             }
+            Self::Downgraded => Error::client_fatal(
+                SqlState::INVALID_AUTHORIZATION,
+                "SCRAM channel binding negotiation error",
+            )
+            .detail(
+                "The client supports SCRAM channel binding but thinks the server does not. However, this server does \
+                     support channel binding.",
+            ),
             Self::Nonce => Error::client_fatal(SqlState::PROTOCOL_VIOLATION, "invalid SCRAM response")
                 .detail("The nonce does not match."),
             Self::WrongProof | Self::Iterations | Self::OtherVerifier | Self::WrongSignature | Self::Refused => {
@@ -320,6 +358,7 @@ impl ScramError {
             Self::Malformed(_)
             | Self::Unsupported(_)
             | Self::ChannelBinding
+            | Self::Downgraded
             | Self::Nonce
             | Self::WrongProof
             | Self::Iterations

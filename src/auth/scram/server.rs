@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::attributes::{Attributes, check, nonce};
-use super::{BASE64, Key, ScramError, ScramKeys, ScramSecret};
+use super::{BASE64, Binding, Key, ScramError, ScramKeys, ScramSecret, bound};
 use crate::auth::secret::{Mock, fmt_redacted};
 use base64::Engine;
 
@@ -21,14 +21,15 @@ pub struct ServerScram {
     pub(super) secret: ScramSecret,
     pub(super) standing: Standing,
     pub(super) server_nonce: String,
+    pub(super) binding: Binding,
 }
 
 /// Waits for the client-final-message.
 pub struct ServerScramSecond {
     secret: ScramSecret,
     standing: Standing,
-    /// The `c=` value that the client must repeat: its gs2 header in base64.
-    channel_binding: &'static [u8],
+    /// The `c=` value that the client must send: its gs2 header, and what it binds to, in base64.
+    channel_binding: Vec<u8>,
     /// Client's and server's nonce, joined.
     nonce: Vec<u8>,
     /// `client-first-message-bare,server-first-message,`: the begin of the AuthMessage.
@@ -56,13 +57,21 @@ impl ServerScram {
     /// An exchange for a user with a verifier. `server_nonce` must be fresh, printable and without commas: [`super::nonce`].
     #[must_use]
     pub fn new(secret: &ScramSecret, server_nonce: &str) -> Self {
-        Self { secret: secret.clone(), standing: Standing::Genuine, server_nonce: server_nonce.to_owned() }
+        let binding = Binding::Unavailable;
+        Self { secret: secret.clone(), standing: Standing::Genuine, server_nonce: server_nonce.to_owned(), binding }
     }
 
     /// The same exchange for a user without one. It looks like any other and always ends in [`ScramError::WrongProof`].
     #[must_use]
     pub fn mock(mock: &Mock, user: &str, server_nonce: &str) -> Self {
-        Self { secret: mock.verifier(user), standing: Standing::Mock, server_nonce: server_nonce.to_owned() }
+        let binding = Binding::Unavailable;
+        Self { secret: mock.verifier(user), standing: Standing::Mock, server_nonce: server_nonce.to_owned(), binding }
+    }
+
+    /// The exchange binds to a channel, or could.
+    #[must_use]
+    pub fn bind(self, binding: Binding) -> Self {
+        Self { binding, ..self }
     }
 
     /// Takes the client-first-message and makes the server-first-message.
@@ -70,10 +79,10 @@ impl ServerScram {
     /// The user's name in it is ignored, as in PostgreSQL: the one of the startup message counts.
     ///
     /// # Errors
-    /// If the message is malformed, asks for channel binding (which was not offered), or names an authorization identity.
+    /// If the message is malformed, says of channel binding what does not fit the mechanism, or names an authorization identity.
     pub fn client_first(self, message: &[u8]) -> Result<(ServerScramSecond, Vec<u8>), ScramError> {
         check(message)?;
-        let (channel_binding, bare) = gs2_header(message)?;
+        let (channel_binding, bare) = gs2_header(message, &self.binding)?;
         let mut attributes = Attributes::new(bare);
         attributes.expect(b'n')?;
         let client_nonce = nonce(attributes.expect(b'r')?)?;
@@ -93,13 +102,23 @@ impl ServerScram {
     }
 }
 
-/// Splits the gs2 header from a client-first-message. Gives what the client must repeat as `c=`, and the bare message.
-fn gs2_header(message: &[u8]) -> Result<(&'static [u8], &[u8]), ScramError> {
-    let (channel_binding, rest): (&'static [u8], _) = match message {
-        [b'n', b',', rest @ ..] => (b"biws", rest),
-        // The client could bind but believes that we cannot, which is so: SCRAM-SHA-256-PLUS is not offered.
-        [b'y', b',', rest @ ..] => (b"eSws", rest),
-        [b'p', b'=', ..] => {
+/// Splits the gs2 header from a client-first-message. Gives what the client must send as `c=`, and the bare message.
+fn gs2_header<'m>(message: &'m [u8], binding: &Binding) -> Result<(Vec<u8>, &'m [u8]), ScramError> {
+    let (channel_binding, rest) = match (message, binding) {
+        ([b'n' | b'y', b',', ..], Binding::EndPoint(_)) => {
+            return Err(ScramError::Malformed("channel binding was chosen, but the message does not bind"));
+        }
+        ([b'n', b',', rest @ ..], _) => (b"biws".to_vec(), rest),
+        // The client could bind but believes that we cannot.
+        ([b'y', b',', ..], Binding::Unused) => return Err(ScramError::Downgraded),
+        ([b'y', b',', rest @ ..], _) => (b"eSws".to_vec(), rest),
+        ([b'p', b'=', rest @ ..], Binding::EndPoint(end_point)) => {
+            let rest = rest
+                .strip_prefix(b"tls-server-end-point,")
+                .ok_or(ScramError::Unsupported("the channel-binding type is not tls-server-end-point"))?;
+            (bound(end_point), rest)
+        }
+        ([b'p', b'=', ..], _) => {
             return Err(ScramError::Malformed("channel binding was asked for, but not offered"));
         }
         _ => return Err(ScramError::Malformed("an unexpected channel-binding flag was found")),

@@ -91,6 +91,7 @@ fn rfc_7677_as_client() {
         secret: password(b"pencil"),
         client_nonce: "rOprNGfwEbeRWgbNEkqO".to_owned(),
         bare: "n=user,r=rOprNGfwEbeRWgbNEkqO".to_owned(),
+        channel_binding: b"biws".to_vec(),
     };
     let (second, message) = first.server_first(RFC_SERVER_FIRST).unwrap();
     assert_eq!(message, RFC_CLIENT_FINAL);
@@ -258,7 +259,12 @@ fn a_mock_looks_the_same_and_fails_even_with_its_own_keys() {
 
     // Even if someone held a password that fits the verifier, a mock must not let him in.
     let secret = ScramSecret::from_password(b"pencil", &[7; SALT_LEN], 2);
-    let server = ServerScram { secret, standing: server::Standing::Mock, server_nonce: "srv".to_owned() };
+    let server = ServerScram {
+        secret,
+        standing: server::Standing::Mock,
+        server_nonce: "srv".to_owned(),
+        binding: Binding::Unavailable,
+    };
     assert_eq!(Exchange::HONEST.run(server, password(b"pencil")), Err(ScramError::WrongProof));
 }
 

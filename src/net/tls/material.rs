@@ -1,0 +1,231 @@
+//! From settings and files to what makes handshakes: for clients that connect to us, and for our connections to servers.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion, version,
+};
+
+use super::verify::{Trust, Verifier};
+use super::{ALPN, Tls};
+use crate::config::Host;
+use crate::config::tls::{Protocols, SslMode, TlsSettings};
+use crate::net::{Stream, x509};
+
+/// Makes handshakes with clients.
+#[derive(Debug)]
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    end_point: Option<Arc<[u8]>>,
+}
+
+/// Makes handshakes with servers.
+#[derive(Debug)]
+pub struct Connector {
+    /// When it is to be used.
+    pub mode: SslMode,
+    config: Arc<ClientConfig>,
+}
+
+/// The connector in force. All pools share it, so that a reload brings new certificates to pools that stay.
+#[derive(Debug)]
+pub struct ServerTls(ArcSwap<Connector>);
+
+impl ServerTls {
+    /// Starts with a connector.
+    #[must_use]
+    pub fn new(connector: Connector) -> Self {
+        Self(ArcSwap::from_pointee(connector))
+    }
+
+    /// The connector in force.
+    #[must_use]
+    pub fn get(&self) -> Arc<Connector> {
+        self.0.load_full()
+    }
+
+    /// Replaces it; connections that stand are left alone.
+    pub fn replace(&self, connector: Connector) {
+        self.0.store(Arc::new(connector));
+    }
+}
+
+impl Acceptor {
+    /// Reads the files of `client_tls_*`; none if TLS is off.
+    ///
+    /// # Errors
+    /// What is wrong with which file, as a line for the log.
+    pub fn new(settings: &TlsSettings) -> Result<Option<Self>, String> {
+        let (Some(cert_file), Some(key_file)) = (&settings.cert_file, &settings.key_file) else { return Ok(None) };
+        if settings.mode == SslMode::Disable {
+            return Ok(None);
+        }
+        let provider = provider(settings);
+        let (chain, key) = identity(("client", cert_file, key_file))?;
+        let end_point = chain.first().and_then(|own| x509::end_point(own)).map(Arc::from);
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&versions(settings.protocols))
+            .map_err(|why| format!("client_tls_protocols and client_tls_ciphers do not go together: {why}"))?;
+        let config = match &settings.ca_file {
+            Some(file) if settings.mode >= SslMode::VerifyCa => {
+                let (roots, _) = authorities("client_tls_ca_file", file)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .map_err(|why| format!("client_tls_ca_file {}: {why}", file.display()))?;
+                config.with_client_cert_verifier(verifier)
+            }
+            _ => config.with_no_client_auth(),
+        };
+        let mut config = config.with_single_cert(chain, key).map_err(|why| {
+            let (cert, key) = (cert_file.display(), key_file.display());
+            format!("client_tls_cert_file {cert} and client_tls_key_file {key} cannot be used together: {why}")
+        })?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // As PostgreSQL: no session is taken up again, and no memory kept for that.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Some(Self { config: Arc::new(config), end_point }))
+    }
+
+    /// Makes the handshake with a client; `already` is what was read of it.
+    ///
+    /// # Errors
+    /// Those of the socket, and why the handshake failed.
+    pub async fn accept(&self, socket: Stream, already: &[u8]) -> io::Result<Stream> {
+        let session = ServerConnection::new(Arc::clone(&self.config)).map_err(io::Error::other)?;
+        let end_point = self.end_point.clone();
+        Tls::handshake(socket, session.into(), already, end_point).await.map(Stream::Tls)
+    }
+}
+
+impl Connector {
+    /// Reads the files of `server_tls_*`.
+    ///
+    /// # Errors
+    /// What is wrong with which file, as a line for the log.
+    pub fn new(settings: &TlsSettings) -> Result<Self, String> {
+        let provider = provider(settings);
+        let trust = match &settings.ca_file {
+            Some(file) if settings.mode >= SslMode::VerifyCa => {
+                let (roots, certificates) = authorities("server_tls_ca_file", file)?;
+                Trust::Known { roots, certificates, host: settings.mode == SslMode::VerifyFull }
+            }
+            _ if settings.mode >= SslMode::VerifyCa => {
+                return Err(format!("server_tls_sslmode = \"{}\" needs server_tls_ca_file", settings.mode.as_str()));
+            }
+            _ => Trust::Anyone,
+        };
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&versions(settings.protocols))
+            .map_err(|why| format!("server_tls_protocols and server_tls_ciphers do not go together: {why}"))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier { trust, provider }));
+        let mut config = match (&settings.cert_file, &settings.key_file) {
+            (Some(cert_file), Some(key_file)) => {
+                let (chain, key) = identity(("server", cert_file, key_file))?;
+                config.with_client_auth_cert(chain, key).map_err(|why| {
+                    let (cert, key) = (cert_file.display(), key_file.display());
+                    format!("server_tls_cert_file {cert} and server_tls_key_file {key} cannot be used together: {why}")
+                })?
+            }
+            _ => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Self { mode: settings.mode, config: Arc::new(config) })
+    }
+
+    /// Makes the handshake with a server that has agreed to it.
+    ///
+    /// # Errors
+    /// Those of the socket, and why the handshake failed.
+    pub(in crate::net) async fn connect(&self, socket: Stream, host: &Host) -> io::Result<Stream> {
+        let name = match host {
+            Host::Tcp(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()),
+            Host::Unix(_) => ServerName::try_from("localhost".to_owned()),
+        };
+        let name =
+            name.map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, format!("no name for TLS: {why}")))?;
+        let session = ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
+        Tls::handshake(socket, session.into(), &[], None).await.map(Stream::Tls)
+    }
+}
+
+/// ring, with the suites that the settings name, in their order.
+fn provider(settings: &TlsSettings) -> Arc<CryptoProvider> {
+    let mut provider = ring::default_provider();
+    if !settings.ciphers.is_empty() {
+        let called = |name: &str| ring::ALL_CIPHER_SUITES.iter().find(|s| format!("{:?}", s.suite()) == name).copied();
+        provider.cipher_suites = settings.ciphers.iter().filter_map(|suite| called(suite.name)).collect();
+    }
+    Arc::new(provider)
+}
+
+fn versions(protocols: Protocols) -> Vec<&'static SupportedProtocolVersion> {
+    match protocols {
+        Protocols::Both => vec![&version::TLS13, &version::TLS12],
+        Protocols::Tls12 => vec![&version::TLS12],
+        Protocols::Tls13 => vec![&version::TLS13],
+    }
+}
+
+/// The certificates of a PEM file; at least one.
+fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |why: String| format!("{setting} {}: {why}", file.display());
+    let text = std::fs::read(file).map_err(|why| wrong(format!("cannot read the file: {why}")))?;
+    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(wrong("there is no certificate in it; it must be in PEM".to_owned())),
+        Ok(found) => Ok(found),
+        Err(why) => Err(wrong(format!("not valid PEM: {why}"))),
+    }
+}
+
+/// A certificate with its chain, and its private key.
+fn identity(
+    (side, cert_file, key_file): (&str, &Path, &Path),
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let chain = certificates(&format!("{side}_tls_cert_file"), cert_file)?;
+    let wrong = |why: String| format!("{side}_tls_key_file {}: {why}", key_file.display());
+    let text = std::fs::read(key_file).map_err(|why| wrong(format!("cannot read the file: {why}")))?;
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|why| match why {
+        pem::Error::NoItemsFound if text.windows(9).any(|w| w == b"ENCRYPTED") => {
+            wrong("the key is encrypted; decrypt it with `openssl pkey`".to_owned())
+        }
+        pem::Error::NoItemsFound => wrong("there is no private key in it; it must be in PEM".to_owned()),
+        why => wrong(format!("not valid PEM: {why}")),
+    })?;
+    Ok((chain, key))
+}
+
+type Authorities = (RootCertStore, Vec<CertificateDer<'static>>);
+
+fn authorities(setting: &str, file: &Path) -> Result<Authorities, String> {
+    let certificates = certificates(setting, file)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        let added = roots.add(certificate.clone());
+        added.map_err(|why| format!("{setting} {}: a certificate cannot be used: {why}", file.display()))?;
+    }
+    Ok((roots, certificates))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tls::SUITES;
+
+    #[test]
+    fn the_settings_know_every_suite() {
+        let ours: Vec<_> = ring::ALL_CIPHER_SUITES.iter().map(|s| format!("{:?}", s.suite())).collect();
+        assert_eq!(ours, SUITES.iter().map(|suite| suite.name).collect::<Vec<_>>());
+    }
+}
