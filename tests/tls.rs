@@ -119,7 +119,7 @@ fn without_tls_it_is_refused_where_it_is_demanded() {
 #[test]
 fn versions_and_suites_are_those_of_the_settings_and_shown() {
     let cluster = Cluster::start();
-    let mut front = front(&cluster, "require", |b| b);
+    let mut front = front(&cluster, "prefer", |b| b);
     {
         let _client = front.client();
         assert_eq!(shown(&front.weir), "TLSv1.3/TLS_AES_256_GCM_SHA384");
@@ -158,7 +158,7 @@ fn encryption_is_not_asked_for_twice() {
     assert_eq!(client.request_encryption(wire::SSL_REQUEST), b'S');
     let mut client = client.encrypt(front.authority.client("")).unwrap();
     client.send_bytes(&frontend::startup_packet(wire::SSL_REQUEST, &[]));
-    assert_eq!(show(&client.read_to_end()), "E(08P01)");
+    assert_eq!(show(&client.read_to_end()), "E(FATAL 08P01)");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn tls_may_come_first_if_it_names_the_protocol() {
     client.log_in(&front.weir.login("postgres", "app")).unwrap();
     assert_eq!(client.value("SELECT 1"), "1");
     let mut silent = open().encrypt(front.authority.client("")).unwrap();
-    assert_eq!(show(&silent.read_to_end()), "E(08P01)");
+    assert_eq!(show(&silent.read_to_end()), "E(FATAL 08P01)");
     let wrong = open().encrypt(front.authority.client("http/1.1")).unwrap_err();
     assert!(wrong.to_string().contains("NoApplicationProtocol"), "{wrong}");
 }
@@ -220,7 +220,7 @@ fn much_is_copied_both_ways() {
 #[test]
 fn a_reload_brings_a_new_certificate_and_drops_nobody() {
     let cluster = Cluster::start();
-    let front = front(&cluster, "require", |b| b);
+    let front = front(&cluster, "prefer", |b| b);
     let mut old = front.client();
     let next = Authority::new("the next house");
     next.issue("localhost", &["localhost"]).write(front.dir.path(), "weir");
@@ -411,7 +411,7 @@ fn workers_share_connections_with_tls() {
     let (cluster, _) = server("localhost", &["localhost"]);
     cluster.sql("CREATE TABLE hits (who int)");
     let authority = Authority::new("the house");
-    let (_dir, lines) = client_tls(&authority, "require");
+    let (_dir, lines) = client_tls(&authority, "prefer");
     let weir = Weir::builder()
         .general(&format!("{lines}\nworkers = 2\nserver_tls_sslmode = \"require\""))
         .database(&format!(
@@ -476,6 +476,47 @@ fn servers_are_probed_with_tls() {
     primary.reload();
     primary.enable_tls(&authority.issue("localhost", &["localhost"]), None);
     assert_eq!(weir.client("app").value(MY_TLS), "t");
+}
+
+// Logins that are bound to the channel.
+
+#[test]
+fn logins_of_clients_are_bound_to_the_certificate() {
+    let cluster = Cluster::start();
+    let front =
+        front(&cluster, "prefer", |b| b.general("auth_type = \"scram-sha-256\"").users("\"postgres\" \"secret\""));
+    for (options, let_in) in [
+        ("sslmode=require channel_binding=require password=secret", true),
+        ("sslmode=require channel_binding=prefer password=secret", true),
+        ("sslmode=require channel_binding=disable password=secret", true),
+        ("sslmode=disable channel_binding=prefer password=secret", true),
+        ("sslmode=disable channel_binding=require password=secret", false),
+        ("sslmode=require channel_binding=require password=wrong", false),
+    ] {
+        let output = front.psql(options, "SELECT 1");
+        assert_eq!(output.status.success(), let_in, "{options}: {output:?}");
+    }
+}
+
+#[test]
+fn logins_to_servers_are_bound_where_they_offer_it() {
+    let (cluster, _) = server("localhost", &["localhost"]);
+    cluster.sql("SET password_encryption = 'scram-sha-256'; ALTER USER postgres PASSWORD 'secret'");
+    cluster.set_hba("hostssl all all 127.0.0.1/32 scram-sha-256");
+    for (password, let_in) in [("secret", true), ("wrong", false)] {
+        let weir = Weir::builder()
+            .general("server_login_retry = 0\nserver_tls_sslmode = \"require\"")
+            .database(&format!(
+                "[databases.app]\nuser = \"postgres\"\npassword = \"{password}\"\n\
+                 primary = \"postgres://127.0.0.1:{}/postgres\"",
+                cluster.port()
+            ))
+            .start();
+        match weir.login("postgres", "app").connect() {
+            Ok(mut client) => assert_eq!((let_in, client.value(MY_TLS).as_str()), (true, "t")),
+            Err(error) => assert_eq!((let_in, error.code()), (false, "28P01")),
+        }
+    }
 }
 
 // The configuration.

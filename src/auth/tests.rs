@@ -436,3 +436,21 @@ proptest! {
         prop_assert!(done <= 1);
     }
 }
+
+#[test]
+fn the_better_mechanism_is_taken_where_there_is_tls() {
+    let end_point: Arc<[u8]> = Arc::from([7; 32]);
+    let credential = ServerCredential::new(Some(&Secret::Clear(Password::new(b"x"))), &PassThrough::Nothing);
+    let chosen = |end_point: Option<&Arc<[u8]>>, offer: &[u8]| {
+        let mut login = ServerLogin::new("u", credential.clone(), "nonce").over(end_point.cloned());
+        let Ok(Reply::Send(answer)) = login.request(10, offer) else { panic!("an answer") };
+        let name = answer.0.split(|b| *b == 0).next().unwrap().to_vec();
+        let header = answer.0[name.len() + 5..].iter().copied().take_while(|b| *b != b',').collect();
+        (String::from_utf8(name).unwrap(), String::from_utf8(header).unwrap())
+    };
+    let pair = |name: &str, header: &str| (name.to_owned(), header.to_owned());
+    let both = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+    assert_eq!(chosen(Some(&end_point), both), pair("SCRAM-SHA-256-PLUS", "p=tls-server-end-point"));
+    assert_eq!(chosen(Some(&end_point), b"SCRAM-SHA-256\0\0"), pair("SCRAM-SHA-256", "y"));
+    assert_eq!(chosen(None, both), pair("SCRAM-SHA-256", "n"));
+}

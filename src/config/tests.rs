@@ -407,7 +407,7 @@ fn wrong_values_of_the_process_are_refused() {
 const LISTEN_WITH_PORT: &str =
     "listen_addr = \"127.0.0.1:6432\" is not an IP address, a host name or \"*\" (the port is listen_port)";
 const AUTH_LIST: &str =
-    "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\"";
+    "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\"";
 const LEVEL_LIST: &str =
     "log_level = \"x\" is not a log level; expected \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\"";
 const BAD_SIZE: &str = "max_packet_size = \"1 lot\" is not a size; write it like \"65536\", \"64kB\" or \"1MB\"";

@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(plain.common_name.as_deref(), Some("db.example.com"));
         assert!(!plain.has_alt_names);
         // By `date -u +%s`.
-        assert_eq!((plain.not_before, plain.not_after), (946_598_400, 2_529_792_000));
+        assert_eq!((plain.not_before, plain.not_after), (946_598_400, 2_529_705_600));
         assert!(facts(&certificate(&rcgen::PKCS_ECDSA_P256_SHA256, &["other"])).unwrap().has_alt_names);
         assert!(facts(&certificate(&rcgen::PKCS_ECDSA_P256_SHA256, &["10.0.0.1"])).unwrap().has_alt_names);
     }

@@ -338,3 +338,27 @@ proptest! {
 fn cheap_secret() -> ScramSecret {
     ScramSecret::from_password(b"pencil", b"salt", 1)
 }
+
+/// An exchange in which each side sees a certificate of its own: the outcome.
+fn bound_exchange(client: Binding, server: Binding) -> Result<(), ScramError> {
+    let (client, first) = ClientScram::new(password(b"pencil"), "cli").bind(client).first();
+    let (server, reply) = ServerScram::new(&rfc_secret(), "srv").bind(server).client_first(&first)?;
+    let (client, last) = client.server_first(&reply)?;
+    client.server_final(&server.client_final(&last)?.message).map(drop)
+}
+
+#[test]
+fn a_proof_is_bound_to_the_certificate() {
+    let seen = |byte: u8| Binding::EndPoint(Arc::from([byte; 32]));
+    assert_eq!(bound_exchange(seen(1), seen(1)), Ok(()));
+    assert_eq!(bound_exchange(seen(1), seen(2)), Err(ScramError::ChannelBinding), "someone sits between");
+    assert_eq!(bound_exchange(Binding::Unavailable, Binding::Unused), Ok(()), "a client that cannot bind");
+    assert_eq!(bound_exchange(Binding::Unused, Binding::Unavailable), Ok(()), "a server that cannot");
+    assert_eq!(bound_exchange(Binding::Unused, Binding::Unused), Err(ScramError::Downgraded), "the offer was removed");
+    for (client, server) in [(Binding::Unavailable, seen(1)), (Binding::Unused, seen(1)), (seen(1), Binding::Unused)] {
+        assert!(matches!(bound_exchange(client, server), Err(ScramError::Malformed(_))));
+    }
+    let other = ServerScram::new(&rfc_secret(), "srv").bind(seen(1));
+    let refused = other.client_first(b"p=tls-unique,,n=,r=abc").map(drop);
+    assert!(matches!(refused, Err(ScramError::Unsupported(_))));
+}
