@@ -80,7 +80,7 @@ pub async fn connect(
     if attempt == Attempt::Plain {
         return Ok(stream);
     }
-    match ask(&mut stream).await.map_err(Failure::Tls)? {
+    match ask(&mut stream).await.map_err(Failure::Socket)? {
         b'S' => Box::pin(connector.connect(stream, host)).await.map_err(Failure::Tls),
         b'N' if attempt == Attempt::Offered => Ok(stream),
         b'N' => Err(Failure::NotOffered),
