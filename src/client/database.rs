@@ -1,7 +1,7 @@
 //! The live side of the configuration: users' credentials, databases with the health of their servers, and pools.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use crate::pool::ledger::Limits;
 use crate::pool::{Pool, PoolKey, PoolSettings};
 use crate::server::Target;
 use crate::server::login::LoginSettings;
+use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
 
 /// All that is made from one configuration.
@@ -43,6 +44,8 @@ pub struct LiveDatabase {
     pub paused: AtomicBool,
     /// Whether a reload has replaced it: its pools serve nobody new.
     pub retired: AtomicBool,
+    /// Counts the statements that may have changed what the servers' catalogs say.
+    pub catalog_epoch: AtomicU64,
     general: Arc<Config>,
     users: Mutex<HashMap<String, Arc<UserPools>>>,
 }
@@ -58,6 +61,10 @@ pub struct UserPools {
     pub route: RouteHint,
     /// What servers report at login, once one has; and what they made of settings that clients gave at startup.
     pub welcome: Mutex<Welcome>,
+    /// What is known of functions and relations, as this user sees them.
+    pub catalog: Mutex<Catalog>,
+    /// Held by who asks for more of it.
+    pub looking_up: tokio::sync::Mutex<()>,
     credential: ServerCredential,
     server_user: String,
     settings: PoolSettings,
@@ -84,6 +91,7 @@ impl LiveDatabase {
             health,
             paused: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            catalog_epoch: AtomicU64::new(0),
             general,
             users: Mutex::default(),
         })
@@ -153,6 +161,8 @@ impl LiveDatabase {
             mode: own.and_then(|u| u.pool_mode).unwrap_or(self.config.pool_mode),
             route: own.and_then(|u| u.route).unwrap_or(self.config.route),
             welcome: Mutex::default(),
+            catalog: Mutex::default(),
+            looking_up: tokio::sync::Mutex::default(),
             credential,
             server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),
             settings,

@@ -183,10 +183,10 @@ impl Session {
 
     // From the client to the server.
 
-    /// Sends a BEGIN that the client believes to have been done already.
-    pub fn begin(&mut self, frame: &[u8], facts: Arc<QueryFacts>, out: &mut Vec<u8>) {
+    /// Sends the beginning of a block that the client believes to have been done already.
+    pub fn begin(&mut self, text: &[u8], facts: Arc<QueryFacts>, out: &mut Vec<u8>) {
         self.pipeline.push(Request::swallow(Kind::Query { facts, done: 0 }));
-        out.extend_from_slice(frame);
+        encode::query(out, text);
     }
 
     /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
