@@ -20,6 +20,8 @@ use crate::server::login::LoginSettings;
 use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
 
+static NEXT_POOLS: AtomicU64 = AtomicU64::new(1);
+
 /// All that is made from one configuration.
 #[derive(Debug)]
 pub struct Live {
@@ -53,6 +55,8 @@ pub struct LiveDatabase {
 /// The pools of one user of a database.
 #[derive(Debug)]
 pub struct UserPools {
+    /// A number of their own in the process, never zero.
+    pub id: u64,
     /// The user, as clients name it.
     pub user: String,
     /// How long servers are kept.
@@ -157,6 +161,7 @@ impl LiveDatabase {
             reset_query: general.server_reset_query.clone(),
         };
         UserPools {
+            id: NEXT_POOLS.fetch_add(1, Ordering::Relaxed),
             user: user.to_owned(),
             mode: own.and_then(|u| u.pool_mode).unwrap_or(self.config.pool_mode),
             route: own.and_then(|u| u.route).unwrap_or(self.config.route),

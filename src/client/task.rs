@@ -84,7 +84,7 @@ impl Client {
     pub(super) fn new(
         stream: Stream,
         input: Buffer,
-        session: Session,
+        mut session: Session,
         cx: Rc<WorkerContext>,
         live: Arc<Live>,
         database: Arc<LiveDatabase>,
@@ -92,6 +92,7 @@ impl Client {
         registered: Registered,
     ) -> Self {
         let generation = cx.shared.generation.load(Ordering::Acquire);
+        session.serves(pools.id);
         Self {
             stream,
             input,
@@ -212,6 +213,7 @@ impl Client {
         if !Arc::ptr_eq(database, &self.database) {
             self.database = Arc::clone(database);
             self.pools = self.database.adopt(&self.pools);
+            self.session.serves(self.pools.id);
         }
         Ok(())
     }
@@ -301,13 +303,24 @@ impl Client {
             self.input.consume(segment.len);
             return true;
         }
-        if self.segment.needs_server() || self.segment.items.iter().any(|(i, _)| matches!(i, Intake::Refuse { .. })) {
+        let prepares_here = self.held_begin.is_none() && self.segment.ends_with_sync();
+        let answered_here = |intake: &Intake| match intake {
+            Intake::Parse { statement, named: Some(_), .. } => prepares_here && self.session.is_accepted(statement),
+            Intake::Refuse { .. } => false,
+            intake => !intake.needs_server(),
+        };
+        if !self.segment.items.iter().all(|(intake, _)| answered_here(intake)) {
             return false;
         }
         let segment = self.segment.take();
         self.input.consume(segment.len);
         for (intake, _) in segment.items {
             match intake {
+                // Another server of the same pools has it; the one that gets the first Bind is sent it then.
+                Intake::Parse { .. } => {
+                    self.count_parse();
+                    self.output.extend(encode::PARSE_COMPLETE);
+                }
                 Intake::CloseStatement { .. } => self.output.extend(encode::CLOSE_COMPLETE),
                 Intake::Sync => encode::ready_for_query(self.output.tail(), status),
                 // PostgreSQL ignores these outside of a COPY.
@@ -315,6 +328,15 @@ impl Client {
             }
         }
         true
+    }
+
+    /// Counts a Parse that no server saw where others of the database are counted.
+    fn count_parse(&self) {
+        let shard = self.database.config.map.default_shard;
+        if let Some(pool) = self.database.pool(&self.pools, shard, ServerIndex(0)) {
+            let one = crate::metrics::counters::Counts { client_parse_count: 1, ..Default::default() };
+            pool.counters.totals.add(&one);
+        }
     }
 
     /// COMMIT or ROLLBACK of a block that no server has seen.
