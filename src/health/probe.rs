@@ -353,7 +353,7 @@ fn chain(error: &tokio_postgres::Error) -> String {
     text
 }
 
-fn address(server: &Server) -> String {
+pub(super) fn address(server: &Server) -> String {
     match &server.host {
         Host::Tcp(host) => format!("{host}:{}", server.port),
         Host::Unix(directory) => format!("{}:{}", directory.display(), server.port),
