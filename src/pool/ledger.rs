@@ -251,7 +251,8 @@ impl Ledger {
             self.failures = self.failures.saturating_add(1);
             self.retry_at = now.checked_add(backoff.after(self.failures));
         }
-        self.strand(now)
+        // Told even if the next login may be tried at once: else they would wait on, and never learn why.
+        if self.paused || self.has_live() { Vec::new() } else { self.take_waiters() }
     }
 
     /// Takes out who waits with nothing to wait for, to be told: there is no connection, and none can be made for a while.
@@ -259,6 +260,10 @@ impl Ledger {
         if self.paused || self.has_live() || self.retry_at.is_none_or(|at| now >= at) {
             return Vec::new();
         }
+        self.take_waiters()
+    }
+
+    fn take_waiters(&mut self) -> Vec<WaiterId> {
         self.waiters.drain(..).map(|(w, _)| w).collect()
     }
 
@@ -515,6 +520,16 @@ mod tests {
         let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(11), W, now) else { panic!() };
         l.login_failed(slot, BACKOFF, now);
         assert_eq!(l.retry_at(), Some(now + BACKOFF.first), "it starts from the beginning");
+    }
+
+    #[test]
+    fn who_waits_is_told_of_a_failed_login_also_when_the_next_may_follow_at_once() {
+        let now = start();
+        let mut l = ledger(2);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        let at_once = Backoff { first: Duration::ZERO, most: Duration::ZERO };
+        assert_eq!(l.login_failed(slot, at_once, now), [WaiterId(1)]);
+        assert!(matches!(l.acquire(WaiterId(2), W, now), Acquire::Queued(Some(_))));
     }
 
     #[test]
