@@ -107,6 +107,9 @@ pub(super) struct NotAHost {
 impl NotAHost {
     /// The message with the text, unless that looks like an address, which may hold a password.
     pub(super) fn with_text(&self) -> String {
+        if self.text.starts_with('@') && !self.text.contains(':') {
+            return format!("= {:?} is an abstract unix socket: these are not supported yet", self.text);
+        }
         if self.text.contains(['@', '=', '/']) {
             return format!("must be {}; a \"postgres://\" address belongs in primary", self.why);
         }

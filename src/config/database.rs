@@ -1,7 +1,7 @@
 //! `[databases.NAME]`: settings, servers, and the checks that span them.
 
 use super::address::{self, Url};
-use super::check::{apply, name, unknown_key};
+use super::check::{Dialect, apply, unknown_key};
 use super::raw::{Entry, Mistakes, Node, Value};
 use super::sharding;
 use super::{Database, General, Role, Server, Shard, settings};
@@ -41,12 +41,13 @@ impl<'a> Scope<'a> {
 /// Reads one database; none when it cannot be a database at all. The mistakes are noted.
 pub(super) fn database(
     entry: &Entry,
+    dialect: Dialect,
     general: &General,
     warnings: &mut Vec<String>,
     mistakes: &mut Mistakes,
 ) -> Option<Database> {
     refuse_names(entry, mistakes)?;
-    let place = format!("[databases.{}]", name(&entry.key));
+    let place = dialect.database(&entry.key);
     if let Node::Text(_) = entry.value.node {
         let why = format!("{place} must be a table with host, port and dbname, not a connection string");
         mistakes.add(entry.value.line, why);
@@ -58,9 +59,12 @@ pub(super) fn database(
     let mut database = settings_of(&scope, general, mistakes);
     shape(&mut scope, &mut database, mistakes);
     login(&scope, &mut database, mistakes);
+    if dialect == Dialect::Ini {
+        database.min_pool_size = database.min_pool_size.min(database.pool_size);
+    }
     sizes(&scope, &database, general, mistakes);
     if mistakes.count() == before {
-        warn(&database, warnings);
+        warn(&scope.place, &database, warnings);
     }
     Some(database)
 }
@@ -320,8 +324,7 @@ fn sizes(scope: &Scope<'_>, database: &Database, general: &General, mistakes: &m
 }
 
 /// What is allowed but probably not meant.
-fn warn(database: &Database, warnings: &mut Vec<String>) {
-    let place = format!("[databases.{}]", name(&database.name));
+fn warn(place: &str, database: &Database, warnings: &mut Vec<String>) {
     let replicas = |shard: &Shard| shard.servers.iter().any(|server| server.role == Role::Replica);
     if database.shards.iter().any(replicas) && database.user.is_none() && database.probe_user.is_none() {
         warnings.push(format!("{place} has replicas but neither probe_user nor user: its servers are not probed"));
@@ -332,8 +335,11 @@ fn warn(database: &Database, warnings: &mut Vec<String>) {
                 (&other.host, other.port, &other.dbname) == (&server.host, server.port, &server.dbname)
             };
             if shard.servers.iter().take(i).any(|other| same(&other)) {
-                let what =
-                    if shard.name == ONLY_SHARD { place.clone() } else { format!("shard {:?} of {place}", shard.name) };
+                let what = if shard.name == ONLY_SHARD {
+                    place.to_owned()
+                } else {
+                    format!("shard {:?} of {place}", shard.name)
+                };
                 warnings.push(format!("{what} lists the server {} twice", server.address()));
             }
         }

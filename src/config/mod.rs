@@ -9,6 +9,7 @@ mod check;
 mod database;
 pub mod diff;
 mod field;
+mod ini;
 mod raw;
 pub mod settings;
 mod sharding;
@@ -368,13 +369,18 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads and checks a TOML file. The auth file is not opened.
+/// Reads and checks a configuration file, ours or pgbouncer.ini. The auth file is not opened.
+///
+/// A file is taken for pgbouncer.ini by its extension `.ini`, or by a section `[pgbouncer]` when it is not `.toml` either.
 ///
 /// # Errors
 /// Every mistake of the file at once, by line; or that it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
     let error = |line: usize, message: String| vec![ConfigError { path: path.to_owned(), line, message }];
     let bytes = std::fs::read(path).map_err(|why| error(0, format!("cannot read the file: {why}")))?;
+    if ini::is_ini(path, &bytes) {
+        return ini::load(path, &|path| std::fs::read(path));
+    }
     let text = String::from_utf8(bytes).map_err(|why| {
         let good = why.as_bytes().iter().take(why.utf8_error().valid_up_to());
         let line = good.filter(|byte| **byte == b'\n').count().saturating_add(1);
@@ -391,6 +397,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigError>> {
     let root =
         raw::from_toml(text).map_err(|(line, message)| vec![ConfigError { path: path.to_owned(), line, message }])?;
     let mut mistakes = raw::Mistakes::new(path);
-    let config = check::config(&root, path, &mut mistakes);
+    let origin = check::Origin { base: General::default(), dialect: check::Dialect::Toml, path };
+    let config = check::config(&root, origin, &mut mistakes);
     if mistakes.count() > 0 { Err(mistakes.into_sorted()) } else { Ok(config) }
 }
