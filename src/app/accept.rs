@@ -13,6 +13,8 @@ use crate::net::listen::{self, SocketFile};
 use crate::net::stream::Detached;
 use crate::worker::{Refused, Worker};
 
+use super::process;
+
 /// Rest after a failed accept, which is mostly for want of descriptors: trying again at once would fail again.
 const REST: Duration = Duration::from_millis(100);
 /// Failed accepts are logged this often at most.
@@ -39,15 +41,20 @@ pub enum Listener {
 pub fn bind(general: &General) -> Result<Vec<Listener>, Vec<String>> {
     let (mut listeners, mut mistakes) = (Vec::new(), Vec::new());
     for host in &general.listen_addr {
-        match listen::tcp(host, general.listen_port, general.listen_backlog) {
+        match listen::tcp(host, general.listen_port, general.listen_backlog, general.so_reuseport) {
             Ok(bound) => listeners.extend(bound.into_iter().map(Listener::Tcp)),
             Err(error) => mistakes.push(error.to_string()),
         }
     }
     if let Some(dir) = &general.unix_socket_dir {
-        match listen::unix(dir, general.listen_port, general.unix_socket_mode) {
+        let group = general.unix_socket_group.as_deref().map(process::group).transpose();
+        let bound = group.and_then(|group| {
+            let (port, mode) = (general.listen_port, general.unix_socket_mode);
+            listen::unix(dir, port, mode, group).map_err(|error| error.to_string())
+        });
+        match bound {
             Ok((listener, file)) => listeners.push(Listener::Unix { listener, _file: file }),
-            Err(error) => mistakes.push(error.to_string()),
+            Err(why) => mistakes.push(why),
         }
     }
     if listeners.is_empty() && mistakes.is_empty() {

@@ -13,7 +13,7 @@ use crate::admin::parse::{Command, ShutdownMode};
 use crate::admin::rights::Right;
 use crate::admin::show::{self, Answer, Table};
 use crate::client::Console;
-use crate::client::database::LiveDatabase;
+use crate::client::database::{Live, LiveDatabase};
 use crate::error::{Error, Result, SqlState};
 use crate::id::WorkerId;
 use crate::metrics::snapshot::SnapshotSource;
@@ -87,9 +87,10 @@ impl Answerer {
             },
             Command::ExplainRoute { sql, database } => {
                 let live = self.state.shared.live.load_full();
-                let name = explain::database(database.as_deref(), live.databases.keys().map(String::as_str))?;
-                let database = known(&live.databases, name)?;
-                table(&mut out, &explain::table(explain_route::explain(database, sql)));
+                let all = live.all();
+                let name = explain::database(database.as_deref(), all.iter().map(|db| db.config.name.as_str()))?;
+                let database = known(&live, name)?;
+                table(&mut out, &explain::table(explain_route::explain(&database, sql)));
             }
             Command::Reload => self.reload().await?,
             Command::Pause(name) => self.pause(name.as_deref()).await?,
@@ -134,7 +135,7 @@ impl Answerer {
     /// they have connections.
     fn databases(&self, name: Option<&str>) -> Result<Vec<Arc<LiveDatabase>>> {
         if let Some(name) = name {
-            known(&self.state.shared.live.load().databases, name)?;
+            known(&self.state.shared.live.load(), name)?;
         }
         let all = self.state.databases().into_iter();
         Ok(all.filter(|db| name.is_none_or(|name| db.config.name == name)).collect())
@@ -147,10 +148,13 @@ impl Answerer {
             None if self.state.paused.swap(true, Ordering::AcqRel) => {
                 return Err(state_error("pgweir is already paused".to_owned()));
             }
-            Some(name) if known(&self.state.shared.live.load().databases, name)?.paused.load(Ordering::Acquire) => {
+            Some(name) if known(&self.state.shared.live.load(), name)?.paused.load(Ordering::Acquire) => {
                 return Err(state_error(format!("database \"{name}\" is already paused")));
             }
             _ => {}
+        }
+        if name.is_none() {
+            self.state.shared.live.load().made.paused.store(true, Ordering::Release);
         }
         for database in self.databases(name)? {
             // In this order: a pool that is made meanwhile sees the flag.
@@ -173,6 +177,9 @@ impl Answerer {
     }
 
     fn resume(&self, name: Option<&str>) -> Result<()> {
+        if name.is_none() {
+            self.state.shared.live.load().made.paused.store(false, Ordering::Release);
+        }
         let databases = self.databases(name)?;
         let was_paused = databases.iter().any(|db| db.paused.load(Ordering::Acquire));
         let all_paused = name.is_none() && self.state.paused.swap(false, Ordering::AcqRel);
@@ -188,11 +195,8 @@ impl Answerer {
     }
 }
 
-fn known<'a>(
-    databases: &'a std::collections::BTreeMap<String, Arc<LiveDatabase>>,
-    name: &str,
-) -> Result<&'a Arc<LiveDatabase>> {
-    databases.get(name).ok_or_else(|| {
+fn known(live: &Live, name: &str) -> Result<Arc<LiveDatabase>> {
+    live.database(name).ok_or_else(|| {
         Error::client(SqlState::UNDEFINED_DATABASE, format!("database \"{name}\" is not configured"))
             .hint("SHOW DATABASES lists them.")
     })

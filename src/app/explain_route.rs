@@ -150,7 +150,7 @@ mod tests {
     fn lines(sql: &str) -> BTreeMap<&'static str, String> {
         let text = "[users.someone]\npassword = \"x\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\nreplicas = [\"postgres://127.0.0.1:2/a\"]\n";
         let config = Arc::new(crate::config::parse(text, Path::new("t.toml")).unwrap());
-        let database = LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config));
+        let database = LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config), None);
         explain(&database, sql).into_iter().collect()
     }
 

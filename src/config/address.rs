@@ -121,6 +121,15 @@ impl NotAHost {
     }
 }
 
+/// Reads a host as [`parse_host`] does, or several, separated by commas.
+pub(super) fn parse_hosts(text: &str) -> Result<Host, NotAHost> {
+    let hosts: Vec<&str> = text.split(',').map(str::trim).filter(|host| !host.is_empty()).collect();
+    match hosts.as_slice() {
+        [] | [_] => parse_host(hosts.first().copied().unwrap_or_default()),
+        several => Ok(Host::Several(several.iter().map(|host| parse_host(host)).collect::<Result<_, _>>()?)),
+    }
+}
+
 /// Reads a host: a name, an address (IPv6 without brackets) or the directory of a unix socket.
 pub(super) fn parse_host(text: &str) -> Result<Host, NotAHost> {
     if text.starts_with('/') {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::database::database;
 use super::raw::{Entry, Mistakes, Value, suggest};
 use super::settings::{self, Setting};
-use super::{AuthType, Config, Database, General, User};
+use super::{AuthType, Config, Database, General, User, WILDCARD};
 
 const SECTIONS: [&str; 3] = ["pgweir", "databases", "users"];
 
@@ -67,19 +67,23 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
     let general = general(section("pgweir"), base, dialect, path, mistakes);
     let mut warnings = Vec::new();
     let mut databases = BTreeMap::new();
+    let mut wildcard = None;
     if let Some(found) = section("databases") {
         for entry in mistakes.table("[databases]", &found.value).unwrap_or_default() {
             if let Some(database) = database(entry, dialect, &general, &mut warnings, mistakes) {
-                databases.insert(entry.key.clone(), database);
+                match entry.key.as_str() {
+                    WILDCARD => wildcard = Some(database),
+                    name => drop(databases.insert(name.to_owned(), database)),
+                }
             }
         }
     }
-    if databases.is_empty() && mistakes.count() == 0 {
+    if databases.is_empty() && wildcard.is_none() && mistakes.count() == 0 {
         warnings.push("no databases are configured: only the console can be connected to".to_owned());
     }
     let users = section("users").map(|found| users(&found.value, dialect, mistakes)).unwrap_or_default();
-    authentication(&general, &databases, &users, (root, dialect), mistakes);
-    Config { path: path.to_owned(), general, databases, users, warnings }
+    authentication(&general, databases.values().chain(&wildcard), &users, (root, dialect), mistakes);
+    Config { path: path.to_owned(), general, databases, wildcard, users, warnings }
 }
 
 /// What is wrong with a key at the top of the file.
@@ -97,7 +101,7 @@ fn unknown_section(key: &str) -> String {
 fn general(section: Option<&Entry>, base: General, dialect: Dialect, path: &Path, mistakes: &mut Mistakes) -> General {
     let mut general = base;
     let Some(section) = section else { return general };
-    let Some(entries) = mistakes.table("[pgweir]", &section.value) else { return general };
+    let Some(entries) = mistakes.table(dialect.general(), &section.value) else { return general };
     for entry in entries {
         match settings::set_general(&mut general, &entry.key, &entry.value.node) {
             Some(Ok(())) => {}
@@ -108,8 +112,9 @@ fn general(section: Option<&Entry>, base: General, dialect: Dialect, path: &Path
             }
         }
     }
-    if let Some(file) = general.auth_file.take() {
-        general.auth_file = Some(path.parent().unwrap_or(Path::new("")).join(file));
+    let directory = path.parent().unwrap_or(Path::new(""));
+    for file in [&mut general.auth_file, &mut general.logfile, &mut general.pidfile].into_iter().flatten() {
+        *file = directory.join(&*file);
     }
     let line =
         |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section.line, |entry| entry.value.line);
@@ -148,9 +153,9 @@ fn users(section: &Value, dialect: Dialect, mistakes: &mut Mistakes) -> BTreeMap
 }
 
 /// What `auth_type` needs of the rest of the file.
-fn authentication(
+fn authentication<'d>(
     general: &General,
-    databases: &BTreeMap<String, Database>,
+    databases: impl Iterator<Item = &'d Database>,
     users: &BTreeMap<String, User>,
     (root, dialect): (&[Entry], Dialect),
     mistakes: &mut Mistakes,
@@ -165,7 +170,7 @@ fn authentication(
         AuthType::Trust => !users.is_empty(),
         AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => users.values().any(|user| user.password.is_some()),
         AuthType::Any => {
-            for database in databases.values().filter(|database| database.user.is_none()) {
+            for database in databases.filter(|database| database.user.is_none()) {
                 let place = dialect.database(&database.name);
                 mistakes.add(line, format!("auth_type = \"any\" needs user in {place}"));
             }

@@ -277,7 +277,8 @@ fn whole(text: &str) -> Result<i64, String> {
 /// The entry of a setting of `[pgbouncer]`, where its meaning here is another.
 fn translate(name: &str, place: usize, value: String, mistakes: &mut Mistakes) -> Option<Entry> {
     Some(match (name, value.as_str()) {
-        ("verbose", "0") => return None,
+        // Whatever a client sets is its own here: there is nothing to choose.
+        ("verbose", "0") | ("track_extra_parameters", _) => return None,
         ("verbose", "1") => entry("log_level", place, "debug".to_owned()),
         ("verbose", _) => entry("log_level", place, "trace".to_owned()),
         // In PgBouncer: used once, then closed. Here 0 means: never closed.

@@ -217,10 +217,13 @@ impl Prober {
         if let Some(password) = &self.credentials.password {
             config.password(password);
         }
-        match &self.server.host {
-            Host::Tcp(host) => config.host(host),
-            Host::Unix(directory) => config.host_path(directory),
-        };
+        // Of several hosts the first that answers is asked: they are as good as each other.
+        for host in self.server.host.each() {
+            match host {
+                Host::Unix(directory) => config.host_path(directory),
+                host => config.host(host.to_string()),
+            };
+        }
         let (client, connection) = config.connect(NoTls).await?;
         // Its error is also that of the query under way, and reported there.
         let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
@@ -320,8 +323,5 @@ fn chain(error: &tokio_postgres::Error) -> String {
 }
 
 fn address(server: &Server) -> String {
-    match &server.host {
-        Host::Tcp(host) => format!("{host}:{}", server.port),
-        Host::Unix(directory) => format!("{}:{}", directory.display(), server.port),
-    }
+    format!("{}:{}", server.host, server.port)
 }

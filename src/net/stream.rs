@@ -4,9 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::TcpSettings;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -37,6 +40,20 @@ impl Detached {
             Self::Unix(s) => Stream::Unix(UnixStream::from_std(s)?),
         })
     }
+}
+
+fn keepalive(tcp: &TcpSettings) -> socket2::TcpKeepalive {
+    let mut options = socket2::TcpKeepalive::new();
+    if tcp.keepidle > 0 {
+        options = options.with_time(Duration::from_secs(tcp.keepidle.into()));
+    }
+    if tcp.keepintvl > 0 {
+        options = options.with_interval(Duration::from_secs(tcp.keepintvl.into()));
+    }
+    if tcp.keepcnt > 0 {
+        options = options.with_retries(tcp.keepcnt);
+    }
+    options
 }
 
 impl Stream {
@@ -104,12 +121,22 @@ impl Stream {
         }
     }
 
-    /// Sends small messages at once and finds dead peers.
-    pub fn tune(&self, keepalive: bool) {
-        if let Self::Tcp(s) = self {
-            // A socket that does not take an option still works.
-            drop(s.set_nodelay(true));
-            drop(socket2::SockRef::from(s).set_keepalive(keepalive));
+    /// Sends small messages at once, and sets the configured options. A socket that does not take one still works.
+    pub fn tune(&self, tcp: &TcpSettings) {
+        let Self::Tcp(s) = self else { return };
+        drop(s.set_nodelay(true));
+        let s = socket2::SockRef::from(s);
+        if tcp.keepalive {
+            drop(s.set_tcp_keepalive(&keepalive(tcp)));
+        } else {
+            drop(s.set_keepalive(false));
+        }
+        if tcp.user_timeout > 0 {
+            drop(s.set_tcp_user_timeout(Some(Duration::from_millis(tcp.user_timeout.into()))));
+        }
+        if let Some(bytes) = usize::try_from(tcp.socket_buffer).ok().filter(|bytes| *bytes > 0) {
+            drop(s.set_recv_buffer_size(bytes));
+            drop(s.set_send_buffer_size(bytes));
         }
     }
 }

@@ -8,7 +8,7 @@ pub mod ledger;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,12 +16,13 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::clock;
+use crate::config::{Host, LoadBalance};
 use crate::error::{Error, SqlState};
 use crate::health::server::ServerHealth;
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
 use crate::server::connection::Secret;
 use crate::server::login::{self, LoginSettings};
-use crate::server::{Connection, Target};
+use crate::server::{Address, Connection, Target};
 pub use checkout::{Checkout, Verdict};
 use counters::PoolCounters;
 use ledger::{Acquire, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
@@ -54,8 +55,10 @@ pub struct PoolSettings {
     pub idle_timeout: Duration,
     /// Connections are closed when idle after this; zero: never.
     pub lifetime: Duration,
-    /// Run when a client leaves state behind.
+    /// Run when a client leaves state behind; empty: the connection is closed instead.
     pub reset_query: String,
+    /// Which of several hosts a new connection goes to.
+    pub load_balance: LoadBalance,
 }
 
 /// A connection as SHOW SERVERS lists it.
@@ -83,6 +86,8 @@ struct Known {
     pid: u32,
     secret: Secret,
     addresses: Option<(std::net::SocketAddr, std::net::SocketAddr)>,
+    /// Where it leads: of several hosts, the one.
+    host: Host,
 }
 
 type Waiting = oneshot::Sender<Result<Checkout, Error>>;
@@ -112,6 +117,8 @@ pub struct Pool {
     pub counters: PoolCounters,
     inner: Mutex<Inner>,
     next_waiter: AtomicU64,
+    /// Counts to the host that the next connection goes to.
+    turn: AtomicUsize,
 }
 
 /// A place in the queue; dropping it leaves the queue.
@@ -144,7 +151,7 @@ impl Pool {
             last_used: clock::now(),
         };
         let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
-        Arc::new(Self { key, target, settings, health, counters, inner, next_waiter })
+        Arc::new(Self { key, target, settings, health, counters, inner, next_waiter, turn: AtomicUsize::new(0) })
     }
 
     /// Asks for a connection for a client on `worker`.
@@ -191,14 +198,36 @@ impl Pool {
         let Some(slot) = slot else { return };
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
-            match login::login(&pool.target, pool.settings.login, worker).await {
-                Ok(connection) => pool.dialled(slot, connection),
+            match pool.login(worker).await {
+                Ok((connection, host)) => pool.dialled(slot, connection, host),
                 Err(error) => pool.dial_failed(slot, error),
             }
         });
     }
 
-    fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>) {
+    /// Logs in at the host whose turn it is, or at the next that can be reached.
+    async fn login(&self, worker: WorkerId) -> Result<(Box<Connection>, Host), Error> {
+        let balanced = self.settings.load_balance == LoadBalance::RoundRobin;
+        let turn = if balanced { self.turn.fetch_add(1, Ordering::Relaxed) } else { self.turn.load(Ordering::Relaxed) };
+        let mut outcome = Err(Error::server(SqlState::CONNECTION_FAILURE, "the server has no host"));
+        for (step, target) in self.target.each(turn).enumerate() {
+            outcome = login::login(&target, self.settings.login, worker).await.map(|c| (c, target.host.clone()));
+            match &outcome {
+                Err(error) if unreachable(error) => {
+                    tracing::debug!(pool = %self.name(), %error, "this host cannot be reached");
+                }
+                _ => {
+                    if !balanced {
+                        self.turn.store(turn.wrapping_add(step), Ordering::Relaxed);
+                    }
+                    return outcome;
+                }
+            }
+        }
+        outcome
+    }
+
+    fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, host: Host) {
         tracing::debug!(pool = %self.name(), pid = connection.pid, "new server connection");
         let now = clock::now();
         let mut inner = self.inner.lock();
@@ -210,6 +239,7 @@ impl Pool {
                 pid: connection.pid,
                 secret: connection.secret.clone(),
                 addresses: connection.stream.addresses(),
+                host,
             },
         );
         let freed = inner.ledger.login_done(slot, now);
@@ -220,7 +250,7 @@ impl Pool {
         tracing::warn!(pool = %self.name(), %error, "login to the server failed");
         let now = clock::now();
         // A refusal by a server that is up (a wrong password, too many connections) says nothing against the server.
-        if matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT) {
+        if unreachable(&error) {
             self.health.on_connect_failure(&error.message, now);
         }
         let mut inner = self.inner.lock();
@@ -294,6 +324,9 @@ impl Pool {
 
     /// Cleans a connection of what its client left, then frees it; a connection that cannot be cleaned is closed.
     fn reset(self: &Arc<Self>, slot: SlotId, mut connection: Box<Connection>) {
+        if self.settings.reset_query.trim().is_empty() {
+            return self.discard(slot);
+        }
         self.inner.lock().ledger.resetting(slot, clock::now());
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
@@ -325,19 +358,20 @@ impl Pool {
 
     /// Cancels the statement that a client runs on `slot`. The connection goes to nobody else until the request is done.
     pub async fn cancel(self: &Arc<Self>, slot: SlotId) {
-        let (pid, secret) = {
+        let (pid, secret, host) = {
             let mut inner = self.inner.lock();
             if !inner.ledger.cancel_begins(slot) {
                 return;
             }
             match inner.known.get(&slot) {
-                Some(known) => (known.pid, known.secret.clone()),
-                None => (0, Secret::default()),
+                Some(known) => (known.pid, known.secret.clone(), known.host.clone()),
+                None => (0, Secret::default(), self.target.host.clone()),
             }
         };
         self.counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
         let timeout = self.settings.login.timeout.min(Duration::from_secs(10));
-        if let Err(error) = crate::server::cancel::cancel(self.target.address(), pid, &secret, timeout).await {
+        let address = Address { host: &host, port: self.target.port };
+        if let Err(error) = crate::server::cancel::cancel(address, pid, &secret, timeout).await {
             tracing::warn!(pool = %self.name(), %error, "cancel request failed");
         }
         let mut inner = self.inner.lock();
@@ -455,6 +489,11 @@ impl Pool {
     pub fn name(&self) -> String {
         format!("{}/{}@{}", self.key.database, self.key.user, self.target.address())
     }
+}
+
+/// Whether a login failed because nobody answered.
+fn unreachable(error: &Error) -> bool {
+    matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT)
 }
 
 impl Ticket {

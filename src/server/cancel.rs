@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
+use crate::config::TcpSettings;
 use crate::error::Error;
 use crate::net::Buffer;
 use crate::server::connection::{Secret, write_all};
@@ -15,7 +16,7 @@ use crate::wire::encode;
 /// # Errors
 /// When the server cannot be reached within `timeout`.
 pub async fn cancel(address: Address<'_>, pid: u32, secret: &Secret, timeout: Duration) -> Result<(), Error> {
-    let mut stream = dial::dial(address, timeout, false).await?;
+    let mut stream = dial::dial(address, timeout, &TcpSettings::default()).await?;
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
     let exchange = async {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::config::Host;
+use crate::config::{Host, TcpSettings};
 use crate::error::{Error, SqlState};
 use crate::net::Stream;
 use crate::server::Address;
@@ -14,11 +14,11 @@ use crate::server::Address;
 ///
 /// # Errors
 /// 08006 when the server is not there, 08001 when it does not answer in time; the message says what was tried.
-pub async fn dial(address: Address<'_>, timeout: Duration, keepalive: bool) -> Result<Stream, Error> {
+pub async fn dial(address: Address<'_>, timeout: Duration, tcp: &TcpSettings) -> Result<Stream, Error> {
     let connected = tokio::time::timeout(timeout, connect(address)).await;
     match connected {
         Ok(Ok(stream)) => {
-            stream.tune(keepalive);
+            stream.tune(tcp);
             Ok(stream)
         }
         Ok(Err(e)) => {
@@ -34,6 +34,7 @@ pub async fn dial(address: Address<'_>, timeout: Duration, keepalive: bool) -> R
 async fn connect(address: Address<'_>) -> io::Result<Stream> {
     Ok(match address.host {
         Host::Tcp(host) => Stream::Tcp(TcpStream::connect((host.as_str(), address.port)).await?),
+        Host::Several(_) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "one host must be chosen first")),
         Host::Unix(dir) => Stream::Unix(UnixStream::connect(dir.join(format!(".s.PGSQL.{}", address.port))).await?),
     })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::auth::scram;
 use crate::auth::server_login::{Reply, ServerLogin};
 use crate::clock;
+use crate::config::TcpSettings;
 use crate::error::{Error, SqlState};
 use crate::id::{ConnectionId, WorkerId};
 use crate::net::Buffer;
@@ -21,8 +22,8 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 pub struct LoginSettings {
     /// For connecting and logging in together.
     pub timeout: Duration,
-    /// TCP keep-alive.
-    pub keepalive: bool,
+    /// Options of the socket.
+    pub tcp: TcpSettings,
     /// Prepared statements kept on the connection.
     pub max_statements: usize,
 }
@@ -33,11 +34,33 @@ pub struct LoginSettings {
 /// What went wrong, with the server's address; origin `Server`.
 pub async fn login(target: &Target, settings: LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
     let address = target.address();
-    match tokio::time::timeout(settings.timeout, exchange(target, settings, worker)).await {
+    let ready = async {
+        let mut connection = exchange(target, settings, worker).await?;
+        if let Some(sql) = &target.connect_query {
+            first_query(&mut connection, target, sql).await?;
+        }
+        Ok(connection)
+    };
+    match tokio::time::timeout(settings.timeout, ready).await {
         Ok(result) => result,
         Err(_) => Err(Error::server(
             SqlState::CANNOT_CONNECT,
             format!("could not log in to server {address}: no answer within {} s", settings.timeout.as_secs_f64()),
+        )),
+    }
+}
+
+/// Runs `connect_query`. What the server says against it is logged and forgotten, as in PgBouncer.
+async fn first_query(connection: &mut Connection, target: &Target, sql: &str) -> Result<(), Error> {
+    match connection.run(sql).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            tracing::warn!(server = %target.address(), database = target.dbname, %error, "connect_query failed");
+            Ok(())
+        }
+        Err(error) => Err(Error::server(
+            SqlState::CONNECTION_FAILURE,
+            format!("connection to server {} failed during connect_query: {error}", target.address()),
         )),
     }
 }
@@ -47,9 +70,11 @@ async fn exchange(target: &Target, settings: LoginSettings, worker: WorkerId) ->
     let broken = |e: std::io::Error| {
         Error::server(SqlState::CONNECTION_FAILURE, format!("connection to server {address} failed during login: {e}"))
     };
-    let mut stream = dial::dial(address, settings.timeout, settings.keepalive).await?;
+    let mut stream = dial::dial(address, settings.timeout, &settings.tcp).await?;
     let mut hello = Vec::new();
-    encode::startup(&mut hello, &[("user", &target.user), ("database", &target.dbname)]);
+    let mut parameters = vec![("user", target.user.as_str()), ("database", target.dbname.as_str())];
+    parameters.extend(target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    encode::startup(&mut hello, &parameters);
     write_all(&mut stream, &hello).await.map_err(broken)?;
 
     let nonce = scram::nonce(&rand::random());

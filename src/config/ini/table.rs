@@ -85,7 +85,7 @@ const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN N
 /// `[pgbouncer]`.
 pub(super) static GENERAL: &[Row] = &[
     row("admin_users", &[""], Text, ""),
-    row("application_name_add_host", &["0"], Flag, "").later(),
+    row("application_name_add_host", &["0"], Flag, ""),
     row("auth_dbname", &[""], Text, "").later().unless(without_auth_user),
     row("auth_file", &[""], File, "the same `userlist.txt`; every mistake in it is told"),
     row("auth_hba_file", &[""], File, "").later().unless(without_hba),
@@ -94,7 +94,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("auth_query", &[AUTH_QUERY], Text, "").later().unless(without_auth_user),
     row("auth_type", &["md5"], Word, "any, trust, plain, md5, scram-sha-256; not yet: cert, hba, ldap, pam"),
     row("auth_user", &[""], Text, "").later(),
-    row("autodb_idle_timeout", &["3600"], Seconds, "").later(),
+    row("autodb_idle_timeout", &["3600"], Seconds, ""),
     row("cancel_wait_timeout", &["10"], Seconds, "").later(),
     row("client_idle_timeout", &["0"], Seconds, "").later(),
     row("client_login_timeout", &["60"], Seconds, ""),
@@ -122,19 +122,19 @@ pub(super) static GENERAL: &[Row] = &[
     row("listen_port", &["6432"], Whole, ""),
     row("log_connections", &["1"], Flag, ""),
     row("log_disconnections", &["1"], Flag, ""),
-    row("log_pooler_errors", &["1"], Flag, "").later(),
-    row("log_stats", &["1"], Flag, "").later(),
-    row("logfile", &[""], File, "").later(),
+    row("log_pooler_errors", &["1"], Flag, ""),
+    row("log_stats", &["1"], Flag, ""),
+    row("logfile", &[""], File, ""),
     row("max_client_conn", &["100"], Whole, "console connections are not counted: an operator always gets in").better(),
-    row("max_db_client_connections", &["0"], Whole, "").later(),
+    row("max_db_client_connections", &["0"], Whole, ""),
     row("max_db_connections", &["0"], Whole, "").later(),
     row("max_packet_size", &["2147483647"], Whole, "for what clients send; results are never held"),
     row("max_prepared_statements", &["200"], Whole, "SQL's own PREPARE and EXECUTE work as well").better(),
-    row("max_user_client_connections", &["0"], Whole, "").later(),
+    row("max_user_client_connections", &["0"], Whole, ""),
     row("max_user_connections", &["0"], Whole, "").later(),
     row("min_pool_size", &["0"], Whole, "capped at the pool size"),
     row("peer_id", &["0"], Whole, "").later(),
-    row("pidfile", &[""], File, "").later(),
+    row("pidfile", &[""], File, ""),
     row("pkt_buf", &["4096"], Whole, "buffers are as large as what is in them").idle(),
     row("pool_mode", &["session"], Word, ""),
     row("query_timeout", &["0"], Seconds, "").later(),
@@ -163,7 +163,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("server_tls_protocols", &["secure"], Text, "").later().unless(without_server_tls),
     row("server_tls_sslmode", &["prefer", "disable", "allow"], Word, "").later(),
     row("service_name", &["pgbouncer"], Text, "it named a Windows service").idle(),
-    row("so_reuseport", &["0"], Flag, "").later(),
+    row("so_reuseport", &["0"], Flag, ""),
     row("stats_period", &["60"], Seconds, ""),
     row("stats_users", &[""], Text, ""),
     row("suspend_timeout", &["10"], Seconds, "").later(),
@@ -172,34 +172,34 @@ pub(super) static GENERAL: &[Row] = &[
     row("syslog_ident", &["pgbouncer"], Text, "").later().unless(without_syslog),
     row("tcp_defer_accept", &["1"], Flag, "a connection that says nothing costs next to nothing").idle(),
     row("tcp_keepalive", &["1"], Flag, ""),
-    row("tcp_keepcnt", &["0"], Whole, "").later(),
-    row("tcp_keepidle", &["0"], Whole, "").later(),
-    row("tcp_keepintvl", &["0"], Whole, "").later(),
-    row("tcp_socket_buffer", &["0"], Whole, "").later(),
-    row("tcp_user_timeout", &["0"], Whole, "").later(),
+    row("tcp_keepcnt", &["0"], Whole, ""),
+    row("tcp_keepidle", &["0"], Whole, ""),
+    row("tcp_keepintvl", &["0"], Whole, ""),
+    row("tcp_socket_buffer", &["0"], Whole, ""),
+    row("tcp_user_timeout", &["0"], Whole, ""),
     row("track_extra_parameters", &["IntervalStyle"], Text, "every setting stays with its client, listed or not")
         .better(),
     row("transaction_timeout", &["0"], Seconds, "").later(),
     row("unix_socket_dir", &["/tmp"], File, "not yet: abstract sockets (`@`)"),
-    row("unix_socket_group", &[""], Text, "").later(),
+    row("unix_socket_group", &[""], Text, ""),
     row("unix_socket_mode", &["0777"], Mode, ""),
-    row("user", &[""], Text, "").later(),
+    row("user", &[""], Text, ""),
     row("verbose", &["0"], Whole, "1 is `log_level = \"debug\"`, 2 and more \"trace\""),
 ];
 
 /// A database of `[databases]`.
 pub(super) static DATABASE: &[Row] = &[
-    row("application_name", &[], Text, "").later(),
+    row("application_name", &[], Text, ""),
     row("auth_dbname", &[], Text, "").later(),
     row("auth_query", &[], Text, "").later(),
     row("auth_user", &[], Text, "").later(),
-    row("client_encoding", &[], Text, "").later(),
-    row("connect_query", &[], Text, "").later(),
-    row("datestyle", &[], Text, "").later(),
+    row("client_encoding", &[], Text, ""),
+    row("connect_query", &[], Text, ""),
+    row("datestyle", &[], Text, ""),
     row("dbname", &[], Text, ""),
     row("host", &[], Text, "not yet: abstract sockets (`@`)"),
-    row("load_balance_hosts", &["round-robin"], Word, "").later(),
-    row("max_db_client_connections", &["-1", "0"], Whole, "").later(),
+    row("load_balance_hosts", &["round-robin"], Word, ""),
+    row("max_db_client_connections", &["-1", "0"], Whole, ""),
     row("max_db_connections", &["-1", "0"], Whole, "").later(),
     row("min_pool_size", &["-1"], Whole, "capped at the pool size"),
     row("password", &[], Text, ""),
@@ -209,9 +209,9 @@ pub(super) static DATABASE: &[Row] = &[
     row("query_wait_timeout", &["-1"], Seconds, "").later(),
     row("reserve_pool", &["-1", "0"], Whole, "").later(),
     row("reserve_pool_size", &["-1", "0"], Whole, "").later(),
-    row("server_lifetime", &["-1"], Seconds, "").later(),
+    row("server_lifetime", &["-1"], Seconds, ""),
     row("target_session_attrs", &["any"], Word, "").later(),
-    row("timezone", &[], Text, "").later(),
+    row("timezone", &[], Text, ""),
     row("user", &[], Text, ""),
 ];
 
@@ -219,7 +219,7 @@ pub(super) static DATABASE: &[Row] = &[
 pub(super) static USER: &[Row] = &[
     row("client_idle_timeout", &["0"], Seconds, "").later(),
     row("idle_transaction_timeout", &["0"], Seconds, "").later(),
-    row("max_user_client_connections", &["-1", "0"], Whole, "").later(),
+    row("max_user_client_connections", &["-1", "0"], Whole, ""),
     row("max_user_connections", &["-1", "0"], Whole, "").later(),
     row("pool_mode", &[], Word, ""),
     row("pool_size", &["-1"], Whole, ""),
@@ -283,7 +283,7 @@ const SECTIONS: [Section; 4] = [
 
 /// The tables of `docs/pgbouncer.md`.
 #[must_use]
-pub(crate) fn document() -> String {
+pub fn document() -> String {
     let mut text = String::new();
     for (title, rows, here) in SECTIONS {
         text.push_str(&format!("## {title}\n\n| setting | here | |\n|---|---|---|\n"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{AuthType, Config, Host, PoolMode, settings};
+use super::super::{AuthType, Config, Host, PoolMode, User, settings};
 use super::*;
 
 /// Reads `pgbouncer.ini` of these files.
@@ -283,5 +283,76 @@ proptest! {
     #[test]
     fn no_text_panics(text in "(\\[databases\\]|\\[pgbouncer\\]|\n|=| |'|\"|a|%include|host|1|;){0,30}") {
         drop(parsed(&text));
+    }
+}
+
+/// What `pgweir convert` prints reads back as the same configuration.
+fn converts(text: &str) -> String {
+    let config = parsed(text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+    let toml = super::super::convert::to_toml(&config);
+    let back = super::super::parse(&toml, Path::new("/elsewhere/pgweir.toml"));
+    let mut back = back.unwrap_or_else(|errors| panic!("{toml}\n{errors:?}"));
+    (back.path, back.warnings) = (config.path.clone(), config.warnings.clone());
+    assert_eq!(back, config, "{toml}");
+    toml
+}
+
+#[test]
+fn a_converted_file_is_the_same_configuration() {
+    converts("[pgbouncer]\nauth_file = u\n");
+    let toml = converts(
+        "[databases]\n* = host=/run/pg port=6000\nlist = host=a,b load_balance_hosts=disable dbname='it''s \"it\"'\n\
+         \"my \"\"db\" = user=u password='p w' connect_query='select ''x\\y''' timezone=UTC datestyle=ISO pool_size=3\n\
+         six = host=::1 server_lifetime=0 client_encoding=utf8 application_name=app max_db_client_connections=4\n\
+         [users]\nbob = pool_mode=session pool_size=4 max_user_client_connections=5\n\"o'b\" =\n[pgbouncer]\n\
+         listen_addr = *\nauth_file = /etc/users.txt\npkt_buf = 1\nverbose = 1\nserver_reset_query =\nlogfile = log\n\
+         pidfile = pid\nunix_socket_dir =\nserver_connect_timeout = 0\nmax_lag = 7\nunix_socket_dir = /run/b\n",
+    );
+    assert!(toml.contains("[databases.\"*\"]\nhost = \"/run/pg\"\nport = 6000\n\n[users.bob]"), "{toml}");
+    assert!(toml.contains("# settings that have no meaning here and change nothing: pkt_buf\n"), "{toml}");
+}
+
+/// A value of a setting of `[pgbouncer]` or a database that is right, and not the default.
+fn right(row: &Row) -> &'static str {
+    match row.name {
+        "auth_type" => "trust",
+        "pool_mode" => "statement",
+        "listen_addr" => "10.0.0.1",
+        "load_balance_hosts" => "disable",
+        "max_packet_size" => "4096",
+        _ => other(row),
+    }
+}
+
+#[test]
+fn every_setting_does_something_and_is_converted() {
+    let general = |line: &str| format!("[pgbouncer]\nauth_file = u\n{line}\n");
+    for row in table::GENERAL.iter().filter(|row| row.standing(&table::in_general) != Standing::NotYet) {
+        let text = general(&format!("{} = {}", row.name, right(row)));
+        converts(&text);
+        // That everything is tracked needs no setting.
+        if row.standing(&table::in_general) != Standing::NoMeaning && row.name != "track_extra_parameters" {
+            let (set, unset) = (parsed(&text).unwrap(), parsed(&general("")).unwrap());
+            assert_ne!(set.general, unset.general, "{}", row.name);
+        }
+    }
+    for row in table::DATABASE.iter().filter(|row| row.standing(&table::in_database) != Standing::NotYet) {
+        let database = |more: &str| {
+            let given = format!("[databases]\na = host=h user=u pool_mode=session {more}");
+            parsed(&format!("{given}\n[pgbouncer]\nauth_file = u")).unwrap().databases["a"].clone()
+        };
+        let more = format!("{}={}", row.name, right(row));
+        // The smaller of the two counts.
+        let (set, unset) = match row.name {
+            "min_pool_size" => (database("min_pool_size=3"), database("")),
+            _ => (database(&more), database("")),
+        };
+        assert_ne!(set, unset, "{}", row.name);
+        converts(&format!("[databases]\na = host=h user=u {more}\n{}", general("")));
+    }
+    for row in table::USER.iter().filter(|row| row.standing(&table::in_user) != Standing::NotYet) {
+        let text = format!("[users]\na = {}={}\n{}", row.name, right(row), general(""));
+        converts(&text);
+        assert_ne!(parsed(&text).unwrap().users["a"], User::default(), "{}", row.name);
     }
 }
