@@ -389,7 +389,7 @@ pub enum Host {
     /// A directory with the unix socket.
     Unix(PathBuf),
     /// Several that are as good as each other.
-    Several(Vec<Host>),
+    Several(Vec<Self>),
 }
 
 impl Host {

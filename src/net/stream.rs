@@ -140,3 +140,37 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn options_reach_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = || async { Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()) };
+        let tcp = TcpSettings {
+            keepalive: true,
+            keepidle: 61,
+            keepintvl: 7,
+            keepcnt: 5,
+            user_timeout: 12_345,
+            socket_buffer: 32_768,
+        };
+        let stream = connect().await;
+        stream.tune(&tcp);
+        let Stream::Tcp(socket) = &stream else { unreachable!() };
+        let socket = socket2::SockRef::from(socket);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(61));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(12_345)));
+        // The kernel doubles what it is asked for.
+        assert_eq!((socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap()), (65_536, 65_536));
+        let stream = connect().await;
+        stream.tune(&TcpSettings { keepalive: false, ..TcpSettings::default() });
+        let Stream::Tcp(socket) = &stream else { unreachable!() };
+        assert!(!socket2::SockRef::from(socket).keepalive().unwrap());
+    }
+}
