@@ -294,3 +294,25 @@ fn what_the_log_is_told() {
     let log = quiet.log_text();
     assert!(!log.contains("login failed") && !log.contains("stats:"), "{log}");
 }
+
+#[test]
+fn the_reserve_serves_those_who_wait_long() {
+    let cluster = Cluster::start();
+    let general =
+        "default_pool_size = 1\nreserve_pool_size = 1\nreserve_pool_timeout = \"500ms\"\npool_mode = \"session\"";
+    let weir = wildcard(&cluster, general).start();
+    let mut first = weir.client("postgres");
+    let server = pid(&mut first);
+    let mut second = weir.client("postgres");
+    assert_ne!(pid(&mut second), server, "a connection of the reserve");
+    // There is no third one.
+    let mut third = weir.client("postgres");
+    third.query("SELECT 3");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(
+        cluster.value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'postgres' AND application_name = ''"),
+        "2"
+    );
+    drop(first);
+    assert!(third.read_until_ready().iter().any(|m| m.row().is_some()));
+}

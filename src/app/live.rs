@@ -112,6 +112,7 @@ fn pools_alike(a: &General, b: &General) -> bool {
     let settings = |g: &General| {
         (
             g.server_round_robin,
+            g.reserve_pool_timeout,
             g.server_connect_timeout,
             g.tcp,
             g.max_prepared_statements,

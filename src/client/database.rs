@@ -231,8 +231,10 @@ impl LiveDatabase {
         let settings = PoolSettings {
             limits: Limits {
                 size: own.and_then(|u: &User| u.pool_size).unwrap_or(self.config.pool_size) as usize,
+                reserve: own.and_then(|u| u.reserve_pool_size).unwrap_or(self.config.reserve_pool_size) as usize,
                 round_robin: general.server_round_robin,
             },
+            reserve_after: general.reserve_pool_timeout,
             min_size: self.config.min_pool_size as usize,
             login: LoginSettings {
                 timeout: general.server_connect_timeout,

@@ -277,8 +277,8 @@ fn whole(text: &str) -> Result<i64, String> {
 /// The entry of a setting of `[pgbouncer]`, where its meaning here is another.
 fn translate(name: &str, place: usize, value: String, mistakes: &mut Mistakes) -> Option<Entry> {
     Some(match (name, value.as_str()) {
-        // Whatever a client sets is its own here: there is nothing to choose.
-        ("verbose", "0") | ("track_extra_parameters", _) => return None,
+        // Whatever a client sets is its own here, and no connection is lent that the server has closed: nothing to choose.
+        ("verbose", "0") | ("track_extra_parameters" | "server_check_delay", _) => return None,
         ("verbose", "1") => entry("log_level", place, "debug".to_owned()),
         ("verbose", _) => entry("log_level", place, "trace".to_owned()),
         // In PgBouncer: used once, then closed. Here 0 means: never closed.
@@ -361,7 +361,10 @@ fn connection(
             continue;
         };
         match judge(row, &text, false, here) {
-            Ok(Some(value)) => entries.push(entry(row.name, given.place, value)),
+            Ok(Some(value)) => {
+                let name = if row.name == "reserve_pool" { "reserve_pool_size" } else { row.name };
+                entries.push(entry(name, given.place, value));
+            }
             Ok(None) => {}
             Err(why) => mistakes.add(given.place, format!("{place}: {why}")),
         }

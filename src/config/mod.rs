@@ -136,6 +136,10 @@ pub struct General {
     pub default_pool_size: u32,
     /// Server connections kept open per pool that is in use (default 0).
     pub min_pool_size: u32,
+    /// Server connections per pool beyond its size, for clients that wait long (default 0).
+    pub reserve_pool_size: u32,
+    /// How long such a client has waited (default 5 s); zero: the reserve is not used.
+    pub reserve_pool_timeout: Duration,
     /// Prepared statements kept on a server connection (default 200); 0: named statements are not followed across servers.
     pub max_prepared_statements: u32,
     /// Largest message taken from a client, in bytes (default 1 GiB).
@@ -237,6 +241,8 @@ pub struct Database {
     pub pool_size: u32,
     /// Server connections kept open per pool in use.
     pub min_pool_size: u32,
+    /// Server connections beyond `pool_size` for clients that have waited for `reserve_pool_timeout`.
+    pub reserve_pool_size: u32,
     /// User to log in to servers as; none: the client's own name.
     pub user: Option<String>,
     /// Password for that user; none: from `[users]` or the auth file.
@@ -324,6 +330,7 @@ impl Database {
             pool_mode: general.pool_mode,
             pool_size: general.default_pool_size,
             min_pool_size: general.min_pool_size,
+            reserve_pool_size: general.reserve_pool_size,
             user: None,
             password: None,
             probe_user: None,
@@ -445,6 +452,8 @@ pub struct User {
     pub route: Option<RouteHint>,
     /// Client connections at most, over all databases; 0: no limit.
     pub max_user_client_connections: Option<u32>,
+    /// Override of the reserve's size.
+    pub reserve_pool_size: Option<u32>,
 }
 
 impl Server {
@@ -475,6 +484,7 @@ impl fmt::Debug for Database {
             pool_mode,
             pool_size,
             min_pool_size,
+            reserve_pool_size,
             user,
             password,
             probe_user,
@@ -494,6 +504,7 @@ impl fmt::Debug for Database {
             .field("pool_mode", pool_mode)
             .field("pool_size", pool_size)
             .field("min_pool_size", min_pool_size)
+            .field("reserve_pool_size", reserve_pool_size)
             .field("user", user)
             .field("password", &Hidden(password.is_some()))
             .field("probe_user", probe_user)
@@ -516,13 +527,14 @@ impl fmt::Debug for Database {
 
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { password, pool_mode, pool_size, route, max_user_client_connections } = self;
+        let Self { password, pool_mode, pool_size, route, max_user_client_connections, reserve_pool_size } = self;
         f.debug_struct("User")
             .field("password", &Hidden(password.is_some()))
             .field("pool_mode", pool_mode)
             .field("pool_size", pool_size)
             .field("route", route)
             .field("max_user_client_connections", max_user_client_connections)
+            .field("reserve_pool_size", reserve_pool_size)
             .finish()
     }
 }

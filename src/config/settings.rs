@@ -110,6 +110,12 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("min_pool_size", "Server connections kept open per pool in use.", |g| {
         Field::Count(&mut g.min_pool_size, 0, MANY)
     }),
+    row("reserve_pool_size", "Server connections per pool beyond its size, for clients that wait long.", |g| {
+        Field::Count(&mut g.reserve_pool_size, 0, MANY)
+    }),
+    row("reserve_pool_timeout", "How long a client waits for one of the reserve; 0: the reserve is not used.", |g| {
+        Field::Time(&mut g.reserve_pool_timeout)
+    }),
     row("max_prepared_statements", "Prepared statements kept on a server connection; 0: they are not followed.", |g| {
         Field::Count(&mut g.max_prepared_statements, 0, MANY)
     }),
@@ -218,6 +224,9 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Field::Count(&mut d.pool_size, 1, MANY)
     }),
     row("min_pool_size", "Overrides min_pool_size of [pgweir].", |d| Field::Count(&mut d.min_pool_size, 0, MANY)),
+    row("reserve_pool_size", "Overrides reserve_pool_size of [pgweir].", |d| {
+        Field::Count(&mut d.reserve_pool_size, 0, MANY)
+    }),
     row("user", "User to log in to servers as; default: the client's own name.", |d| Field::Name(&mut d.user)),
     row("password", "Password of that user; default: from [users] or auth_file.", |d| Field::Secret(&mut d.password)),
     row("connect_query", "Run on every new server connection; an error of it is logged.", |d| {
@@ -278,6 +287,9 @@ pub(super) static USER: &[Setting<User>] = &[
     row("pool_mode", "Overrides pool_mode of the database.", |u| Field::PoolOver(&mut u.pool_mode)),
     row("pool_size", "Overrides pool_size of the database.", |u| Field::CountOver(&mut u.pool_size, 1, MANY)),
     row("route", "Overrides route of the database.", |u| Field::RouteOver(&mut u.route)),
+    row("reserve_pool_size", "Overrides reserve_pool_size of the database.", |u| {
+        Field::CountOver(&mut u.reserve_pool_size, 0, MANY)
+    }),
     row("max_user_client_connections", "Overrides max_user_client_connections of [pgweir].", |u| {
         Field::CountOver(&mut u.max_user_client_connections, 0, MANY)
     }),
@@ -310,8 +322,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "pkt_buf",
     "query_timeout",
     "query_wait_notify",
-    "reserve_pool_size",
-    "reserve_pool_timeout",
     "resolv_conf",
     "sbuf_loopcnt",
     "server_check_delay",
@@ -357,6 +367,8 @@ impl Default for General {
             pool_mode: PoolMode::Transaction,
             default_pool_size: 20,
             min_pool_size: 0,
+            reserve_pool_size: 0,
+            reserve_pool_timeout: Duration::from_secs(5),
             max_prepared_statements: 200,
             max_packet_size: 1 << 30,
             query_wait_timeout: Duration::from_secs(120),

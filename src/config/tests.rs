@@ -157,6 +157,8 @@ log_disconnections = "no"
 log_format = "json"
 log_level = "warn,pgweir::pool=debug"
 tcp_keepalive = false
+reserve_pool_size = 4
+reserve_pool_timeout = 1.5
 tcp_keepidle = 1
 tcp_keepintvl = 2
 tcp_keepcnt = 3
@@ -237,6 +239,8 @@ consistency = "eventual"
         autodb_idle_timeout: seconds(60),
         log_pooler_errors: false,
         log_stats: false,
+        reserve_pool_size: 4,
+        reserve_pool_timeout: Duration::from_millis(1500),
         listen_backlog: 4096,
         health: HealthSettings {
             probe_interval: seconds(2),
@@ -317,7 +321,7 @@ fn a_sharded_database_is_read() {
 fn users_are_read() {
     let config = read(
         "[users.alice]\npassword = \"p\"\npool_mode = \"session\"\npool_size = 5\nroute = \"primary\"\n\
-         max_user_client_connections = 3\n",
+         max_user_client_connections = 3\nreserve_pool_size = 2\n",
     );
     let expected = User {
         password: Some("p".into()),
@@ -325,6 +329,7 @@ fn users_are_read() {
         pool_size: Some(5),
         route: Some(RouteHint::Primary),
         max_user_client_connections: Some(3),
+        reserve_pool_size: Some(2),
     };
     assert_eq!(config.users["alice"], expected);
     assert_eq!(config.warnings, ["no databases are configured: only the console can be connected to"]);
@@ -386,7 +391,7 @@ fn unknown_names_are_refused() {
         (
             "[users.a]\nx = \"x\"",
             "2: unknown setting \"x\" in [users.a]; expected \"password\", \"pool_mode\", \"pool_size\", \"route\", \
-             \"max_user_client_connections\"",
+             \"reserve_pool_size\", \"max_user_client_connections\"",
         ),
         (
             "[databases.a]\nprimary = \"postgres://h\"\nreplicas = [{ url = \"postgres://g\", wieght = 1 }]",

@@ -22,7 +22,7 @@ pub fn database(db: &Database) -> DatabaseSnapshot {
         force_user: db.user.clone(),
         pool_size: db.pool_size,
         min_pool_size: db.min_pool_size,
-        reserve_pool_size: 0,
+        reserve_pool_size: db.reserve_pool_size,
         server_lifetime: db.server_lifetime,
         pool_mode: db.pool_mode,
         load_balance_hosts: balanced.then_some(db.load_balance_hosts),
@@ -58,6 +58,7 @@ pub fn user(name: &str, user: &User) -> UserSnapshot {
         name: name.to_owned(),
         pool_size: user.pool_size,
         pool_mode: user.pool_mode,
+        reserve_pool_size: user.reserve_pool_size,
         max_client_connections: user.max_user_client_connections.unwrap_or(0),
         ..UserSnapshot::default()
     }
@@ -106,6 +107,7 @@ mod tests {
             pool_mode: PoolMode::Transaction,
             pool_size: 20,
             min_pool_size: 2,
+            reserve_pool_size: 1,
             user: Some("svc".to_owned()),
             password: Some(SECRET.to_owned()),
             probe_user: Some("probe".to_owned()),

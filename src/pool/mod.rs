@@ -45,6 +45,8 @@ pub struct PoolKey {
 pub struct PoolSettings {
     /// Connections at most.
     pub limits: Limits,
+    /// How long a client waits before a connection of the reserve is made for it; zero: none is.
+    pub reserve_after: Duration,
     /// Connections kept open while the pool is in use.
     pub min_size: usize,
     /// For logins.
@@ -403,6 +405,8 @@ impl Pool {
         let in_use = self.settings.idle_timeout.is_zero()
             || now.saturating_duration_since(inner.last_used) < self.settings.idle_timeout;
         dials.extend(inner.ledger.dial_overdue(worker, now));
+        let after = self.settings.reserve_after;
+        dials.extend(std::iter::from_fn(|| inner.ledger.open_reserve(after, worker, now)));
         if in_use {
             dials.extend(inner.ledger.warm(self.settings.min_size, worker, now));
         }
