@@ -297,3 +297,21 @@ fn the_command_line_of_pgbouncer() {
         assert!(!output.status.success() && output.stderr.contains("-R is not supported"), "{output:?}");
     }
 }
+
+#[test]
+fn the_owner_at_the_console() {
+    let (cluster, users) = cluster();
+    let weir = Weir::builder().ini(&ini(&cluster)).users(&users).start();
+    let come = |user: &str, database: &str| {
+        let path = weir.dir().join(format!(".s.PGSQL.{}", weir.port()));
+        Login::new(Address::Unix(path), user, database).password("wrong").connect()
+    };
+    for user in ["pgbouncer", "pgweir"] {
+        let mut owner = come(user, "pgbouncer").unwrap();
+        assert!(owner.rows("SHOW CLIENTS").is_ok() && owner.rows("PAUSE").is_ok() && owner.rows("RESUME").is_ok());
+        // Not to the databases, and not from elsewhere.
+        assert_eq!(come(user, "app").unwrap_err().code(), "28P01");
+        assert_eq!(weir.login(user, "pgbouncer").password("wrong").connect().unwrap_err().code(), "28P01");
+    }
+    assert_eq!(come("boss", "pgbouncer").unwrap_err().code(), "28P01", "another name needs its password");
+}

@@ -39,6 +39,8 @@ pub enum Listener {
 /// # Errors
 /// One line for each that cannot be bound, or that there is none.
 pub fn bind(general: &General) -> Result<Vec<Listener>, Vec<String>> {
+    // Before anything listens: no client should reach a process that is about to end.
+    let group = general.unix_socket_group.as_deref().map(process::group).transpose().map_err(|why| vec![why])?;
     let (mut listeners, mut mistakes) = (Vec::new(), Vec::new());
     for host in &general.listen_addr {
         match listen::tcp(host, general.listen_port, general.listen_backlog, general.so_reuseport) {
@@ -47,14 +49,9 @@ pub fn bind(general: &General) -> Result<Vec<Listener>, Vec<String>> {
         }
     }
     if let Some(dir) = &general.unix_socket_dir {
-        let group = general.unix_socket_group.as_deref().map(process::group).transpose();
-        let bound = group.and_then(|group| {
-            let (port, mode) = (general.listen_port, general.unix_socket_mode);
-            listen::unix(dir, port, mode, group).map_err(|error| error.to_string())
-        });
-        match bound {
+        match listen::unix(dir, general.listen_port, general.unix_socket_mode, group) {
             Ok((listener, file)) => listeners.push(Listener::Unix { listener, _file: file }),
-            Err(why) => mistakes.push(why),
+            Err(error) => mistakes.push(error.to_string()),
         }
     }
     if listeners.is_empty() && mistakes.is_empty() {

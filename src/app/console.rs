@@ -12,8 +12,8 @@ use crate::admin::explain;
 use crate::admin::parse::{Command, ShutdownMode};
 use crate::admin::rights::Right;
 use crate::admin::show::{self, Answer, Table};
-use crate::client::Console;
 use crate::client::database::{Live, LiveDatabase};
+use crate::client::{Console, Visitor};
 use crate::error::{Error, Result, SqlState};
 use crate::id::WorkerId;
 use crate::metrics::snapshot::SnapshotSource;
@@ -37,13 +37,13 @@ pub struct Answerer {
 }
 
 impl Console for Answerer {
-    fn admits(&self, user: &str) -> bool {
-        self.right(user).is_some()
+    fn admits(&self, visitor: &Visitor) -> bool {
+        self.right(visitor).is_some()
     }
 
-    fn run<'a>(&'a self, user: &'a str, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {
+    fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {
         Box::pin(async move {
-            self.command(user, sql).await.unwrap_or_else(|error| {
+            self.command(visitor, sql).await.unwrap_or_else(|error| {
                 let mut out = Vec::new();
                 encode::error(&mut out, &error);
                 out
@@ -59,15 +59,19 @@ impl Answerer {
         Self { state, worker }
     }
 
-    fn right(&self, user: &str) -> Option<Right> {
-        Right::of(user, &self.state.shared.live.load().config.general)
+    fn right(&self, visitor: &Visitor) -> Option<Right> {
+        if visitor.owner {
+            return Some(Right::Admin);
+        }
+        Right::of(&visitor.user, &self.state.shared.live.load().config.general)
     }
 
     /// Runs a command: the messages of its answer.
-    async fn command(&self, user: &str, sql: &str) -> Result<Vec<u8>> {
+    async fn command(&self, visitor: &Visitor, sql: &str) -> Result<Vec<u8>> {
         let command = Command::parse(sql)?;
         // Asked anew for every command: a reload may have taken the right away.
-        let right = self.right(user).ok_or_else(|| {
+        let right = self.right(visitor).ok_or_else(|| {
+            let user = &visitor.user;
             Error::us(SqlState::INSUFFICIENT_PRIVILEGE, format!("user \"{user}\" may not use the console any more"))
         })?;
         command.authorise(right)?;
@@ -102,7 +106,7 @@ impl Answerer {
             }
         }
         if right == Right::Admin && command.required_right() == Right::Admin {
-            tracing::info!(user, command = command.tag(), "console command");
+            tracing::info!(user = visitor.user, command = command.tag(), "console command");
         }
         encode::command_complete(&mut out, command.tag());
         Ok(out)

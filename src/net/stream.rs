@@ -121,6 +121,15 @@ impl Stream {
         }
     }
 
+    /// The system user of the peer's process, for a unix socket.
+    #[must_use]
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Self::Unix(s) => Some(s.peer_cred().ok()?.uid()),
+            Self::Tcp(_) => None,
+        }
+    }
+
     /// Sends small messages at once, and sets the configured options. A socket that does not take one still works.
     pub fn tune(&self, tcp: &TcpSettings) {
         let Self::Tcp(s) = self else { return };
