@@ -6,6 +6,8 @@ SHELL := /bin/bash
 ARGS ?=
 # How long each fuzz target runs under `make fuzz`, in seconds.
 FUZZ_SECONDS ?= 600
+# How long each load runs under `make soak`, in seconds.
+SOAK_SECONDS ?= 60
 
 .PHONY: help
 help: ## List the targets.
@@ -42,6 +44,11 @@ lint: ## Format check, clippy, docs, and cargo-deny where it is installed.
 fuzz: ## Run each fuzz target for FUZZ_SECONDS (600).
 	@scripts/install-deps.sh build fuzz
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: soak
+soak: ## Run the load tests for SOAK_SECONDS (60) each.
+	@scripts/install-deps.sh build postgres test
+	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --no-capture --test tools -E 'test(pgbench)'
 
 .PHONY: bench
 bench: ## Micro-benchmarks, then pgbench against PostgreSQL, PgBouncer and pgweir.

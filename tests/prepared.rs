@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use common::cluster::Cluster;
 use common::raw::RawClient;
@@ -76,6 +77,42 @@ fn statements_follow_their_clients() {
     assert!(servers.iter().all(|seen| seen.len() == 2), "{servers:?}");
     assert_eq!(execute(&mut a, "only a", &[]), "2 D(only a) C(SELECT 1) Z(I)");
     assert_eq!(execute(&mut b, "only a", &[]), "E(26000) Z(I)");
+}
+
+/// Preparing what is prepared elsewhere waits for no server; what is new does, and so does a statement whose names may mean
+/// something else here.
+#[test]
+fn known_statements_are_prepared_without_a_server() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE t (a int)");
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b, mut c) = (weir.client("app"), weir.client("app"), weir.client("app"));
+    c.run("SET search_path = public");
+    prepare(&mut a, "s", "SELECT count(*) FROM t");
+    assert_eq!(a.run("BEGIN"), "C(BEGIN) Z(T)");
+    // The only server is taken.
+    prepare(&mut b, "mine", "SELECT count(*) FROM t");
+    b.parse("mine", "SELECT count(*) FROM t", &[]);
+    b.sync();
+    b.close_statement("mine");
+    b.parse("mine", "SELECT count(*) FROM t", &[]);
+    b.sync();
+    c.parse("s", "SELECT count(*) FROM t", &[]);
+    c.sync();
+    // The search_path of c is another.
+    c.expect_silence(Duration::from_millis(200));
+    a.run("INSERT INTO t VALUES (1)");
+    assert_eq!(a.run("COMMIT"), "C(COMMIT) Z(I)");
+    // A name twice is an error, from whoever says it.
+    assert_eq!(show(&b.read_until_ready()), "E(42P05) Z(I)");
+    assert_eq!(show(&b.read_until_ready()), "3 1 Z(I)");
+    assert_eq!(show(&c.read_until_ready()), "1 Z(I)");
+    assert_eq!(execute(&mut b, "mine", &[]), "2 D(1) C(SELECT 1) Z(I)");
+    // What a server would refuse by now is refused when it is run.
+    cluster.sql("DROP TABLE t");
+    prepare(&mut b, "again", "SELECT count(*) FROM t");
+    assert_eq!(execute(&mut b, "again", &[]), "E(42P01) Z(I)");
+    assert_eq!(b.run("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
 }
 
 #[test]

@@ -283,6 +283,40 @@ fn statements_go_where_they_belong() {
     site.assert_no_refusals();
 }
 
+/// What a user's function may do is looked up once, and again after it has changed.
+#[test]
+fn functions_go_by_their_volatility() {
+    let site = Site::start();
+    site.primary.sql(
+        "CREATE SCHEMA tools;
+         CREATE FUNCTION pure() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
+         CREATE FUNCTION looks() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM t';
+         CREATE FUNCTION tools.looks(int) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM t';
+         CREATE FUNCTION writes() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM t';
+         CREATE FUNCTION twofold(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
+         CREATE FUNCTION twofold(text) RETURNS int VOLATILE LANGUAGE sql AS 'SELECT 1'",
+    );
+    site.replicas.iter().for_each(|replica| site.primary.wait_replayed(replica));
+    let check = |sql: &str, expected: Place| {
+        for _ in 0..3 {
+            // A session of its own: one that may have written stays with the primary for a while.
+            let port = site.client().value(sql);
+            assert_eq!(site.place(&port, sql), expected, "{sql}");
+        }
+    };
+    check("SELECT inet_server_port() + pure() - 1", Place::Replica);
+    check("SELECT inet_server_port() + 0 * looks()", Place::Replica);
+    check("SELECT inet_server_port() + 0 * tools.looks(1)", Place::Replica);
+    check("SELECT inet_server_port() + 0 * writes()", Place::Primary);
+    check("SELECT inet_server_port() + 0 * twofold(1)", Place::Primary);
+    check("SELECT inet_server_port() + 0 * (looks() + writes())", Place::Primary);
+    assert_eq!(site.client().run("ALTER FUNCTION writes() STABLE"), "C(ALTER FUNCTION) Z(I)");
+    site.replicas.iter().for_each(|replica| site.primary.wait_replayed(replica));
+    check("SELECT inet_server_port() + 0 * writes()", Place::Replica);
+    assert_eq!(site.client().run("SELECT no_such_function()"), "E(42883) Z(I)");
+    site.assert_no_refusals();
+}
+
 #[test]
 fn transactions_stay_where_they_begin() {
     let site = Site::start();
@@ -564,11 +598,19 @@ fn full_pool_opens_no_breaker() {
         });
         holders.push(holder);
     }
+    let mut refused = 0;
     for _ in 0..8 {
-        let error = site.client().rows(PORT).unwrap_err();
-        assert_eq!(error.code, "53300", "{error}");
-        assert!(error.message.contains("query_wait_timeout"), "{error}");
+        match site.client().rows(PORT) {
+            // On a machine with other things to do a probe may come too late, and its server is passed over for that.
+            Ok(rows) => assert_eq!(rows[0][0], site.primary_port(), "a pool that is full lends nothing"),
+            Err(error) => {
+                assert_eq!(error.code, "53300", "{error}");
+                assert!(error.message.contains("query_wait_timeout"), "{error}");
+                refused += 1;
+            }
+        }
     }
+    assert!(refused > 0, "every read found another way");
     for replica in &site.replicas {
         let state = site.state(replica.port());
         assert_eq!((state["breaker"].as_str(), state["last_error"].as_str()), ("closed", ""), "{state:?}");

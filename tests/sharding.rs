@@ -30,6 +30,16 @@ const SCHEMA: &str = "
     CREATE TABLE vc (k varchar(40) PRIMARY KEY, v text);
     CREATE TABLE ref (code int4 PRIMARY KEY, name text);
     CREATE PROCEDURE clear_all() LANGUAGE sql AS 'DELETE FROM t';
+    CREATE VIEW all_t AS SELECT * FROM t;
+    CREATE VIEW all_t_again AS SELECT k, v FROM all_t WHERE n > 0;
+    CREATE VIEW names AS SELECT code, upper(name) AS name FROM ref;
+    CREATE FUNCTION total() RETURNS int8 STABLE LANGUAGE sql AS 'SELECT count(*) FROM t';
+    CREATE FUNCTION twice(int4) RETURNS int4 IMMUTABLE LANGUAGE sql AS 'SELECT 2 * $1';
+    CREATE VIEW counted AS SELECT total() AS n;
+    CREATE TABLE child (extra int4) INHERITS (orders);
+    CREATE AGGREGATE add_up(int4) (SFUNC = int4pl, STYPE = int4);
+    CREATE FUNCTION add_total(int8, int4) RETURNS int8 STABLE LANGUAGE sql AS 'SELECT $1 + total()';
+    CREATE AGGREGATE add_totals(int4) (SFUNC = add_total, STYPE = int8, INITCOND = '0');
     INSERT INTO ref SELECT i, 'name ' || i FROM generate_series(1, 5) i;";
 
 /// A sharded database `app` over real clusters, the slots in equal parts.
@@ -509,6 +519,102 @@ fn a_transaction_by_the_extended_protocol() {
     assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
 }
 
+/// What belongs to no shard does not bind a block to one.
+#[test]
+fn a_block_waits_for_its_first_key() {
+    let sharded = Sharded::start(2);
+    let mut client = sharded.client();
+    let extended = |client: &mut RawClient, sql: &str| show(&ask(client, sql, true));
+    for shard in [1, 0] {
+        let keys = sharded.keys(shard, 5);
+        let insert = |key: i64| format!("INSERT INTO t (k, v) VALUES ({key}, current_setting('app.tenant', true))");
+        let tenant = |key: i64| format!("SELECT v FROM t WHERE k = {key}");
+        // BEGIN alone by the extended protocol.
+        assert_eq!(extended(&mut client, "BEGIN"), "1 2 n C(BEGIN) Z(T)");
+        assert_eq!(client.run(&insert(keys[0])), "C(INSERT 0 1) Z(T)");
+        assert_eq!(extended(&mut client, "COMMIT"), "1 2 n C(COMMIT) Z(I)");
+        // BEGIN with more in the same text.
+        assert!(client.run("BEGIN; SELECT 1").ends_with("D(1) C(SELECT 1) Z(T)"));
+        assert_eq!(client.run(&insert(keys[1])), "C(INSERT 0 1) Z(T)");
+        assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+        // Settings of the transaction, by either protocol, go along.
+        for (key, by) in [(keys[2], false), (keys[3], true)] {
+            assert!(show(&ask(&mut client, "BEGIN", by)).ends_with("C(BEGIN) Z(T)"));
+            let isolation = ask(&mut client, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ -- as it were", by);
+            assert!(show(&isolation).ends_with("C(SET) Z(T)"), "{}", show(&isolation));
+            assert!(show(&ask(&mut client, "SET LOCAL app.tenant = 'one'", by)).ends_with("C(SET) Z(T)"));
+            assert!(show(&ask(&mut client, "SELECT set_config('app.tenant', 'two', true)", by)).contains("D(two)"));
+            assert_eq!(client.run(&insert(key)), "C(INSERT 0 1) Z(T)");
+            assert_eq!(client.value(&tenant(key)), "two");
+            assert_eq!(client.value("SHOW transaction_isolation"), "repeatable read");
+            assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+        }
+        // What was set with the transaction ended with it, on both shards.
+        for key in [keys[0], keys[2]] {
+            let left = format!("SELECT coalesce(current_setting('app.tenant', true), '') FROM t WHERE k = {key}");
+            assert_eq!(client.value(&left), "");
+        }
+        // A setting that fails fails the block.
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        assert_eq!(client.run("SET LOCAL statement_timeout = 'soon'"), "E(22023) Z(E)");
+        assert_eq!(client.run(&insert(keys[4])), "E(25P02) Z(E)");
+        assert_eq!(client.run("COMMIT"), "C(ROLLBACK) Z(I)");
+        // Once something has been done there, the block stays.
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        assert_eq!(client.run("INSERT INTO plain VALUES (1, 'x')"), "C(INSERT 0 1) Z(T)");
+        let other = client.run(&insert(keys[4]));
+        assert_eq!(other, if shard == 0 { "C(INSERT 0 1) Z(T)" } else { "E(0A000) Z(E)" });
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    }
+    assert_eq!(sharded.counts("t"), [4, 4]);
+    sharded.assert_at_home("t", "hashint8extended");
+}
+
+/// The catalog is asked in the middle of a transaction too, and again after it has changed.
+#[test]
+fn views_and_functions_are_looked_up() {
+    let sharded = Sharded::start(2);
+    let mut client = sharded.client();
+    let key = sharded.keys(0, 1)[0];
+    client.run("BEGIN");
+    client.run(&format!("UPDATE t SET n = 1 WHERE k = {key}"));
+    assert_eq!(client.value("SELECT name FROM names WHERE code = 2"), "NAME 2");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    let key = sharded.keys(1, 1)[0];
+    client.run("BEGIN");
+    assert_eq!(client.run(&format!("INSERT INTO t (k, n) VALUES ({key}, 4)")), "C(INSERT 0 1) Z(T)");
+    assert_eq!(client.value(&format!("SELECT twice(n) FROM t WHERE k = {key}")), "8");
+    client.query("SELECT count(*) FROM all_t");
+    let messages = client.read_until_ready();
+    assert_eq!(show(&messages), "E(0A000) Z(E)");
+    assert!(error(&messages).message.contains("\"all_t\" is made of table \"public.t\""), "{}", error(&messages));
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+
+    // By the client's own search_path.
+    for shard in &sharded.shards {
+        shard.sql("CREATE SCHEMA app; CREATE TABLE app.t (k int8, v text); CREATE TABLE app.mine (a int4)");
+    }
+    client.run("SET search_path = app");
+    assert_eq!(client.value("SELECT count(*) FROM mine"), "0");
+    let refused = assert_refused(&mut client, "SELECT count(*) FROM t");
+    assert!(refused.message.contains("search_path"), "{refused}");
+    client.run("RESET search_path");
+    assert_eq!(client.run("SELECT count(*) FROM mine"), "E(42P01) Z(I)");
+
+    // What changes by a statement of ours is known at once.
+    assert_eq!(client.value("SELECT count(*) FROM plain"), "0");
+    assert_eq!(client.run("DROP TABLE plain"), "C(DROP TABLE) Z(I)");
+    assert_eq!(client.run("SELECT count(*) FROM plain"), "E(42P01) Z(I)");
+    assert_eq!(client.run("/* pgweir: shard=s0 */ CREATE VIEW plain AS SELECT * FROM t"), "C(CREATE VIEW) Z(I)");
+    assert_refused(&mut client, "SELECT count(*) FROM plain");
+    assert_eq!(
+        client.run("CREATE OR REPLACE FUNCTION twice(int4) RETURNS int4 STABLE LANGUAGE sql AS 'SELECT 1'"),
+        "C(CREATE FUNCTION) Z(I)"
+    );
+    assert_refused(&mut client, "SELECT twice(1)");
+    assert_eq!(client.value("/* pgweir: shard=s1 */ SELECT twice(1)"), "2");
+}
+
 #[test]
 fn leaving_the_shard_fails_the_transaction() {
     let sharded = Sharded::start(2);
@@ -670,6 +776,28 @@ fn reference_and_unlisted_tables() {
 
 /// What peers answer wrongly (`K` and `L`: keys of different shards), and more of the kind.
 const DOUBTFUL: &[&str] = &[
+    "SELECT count(*) FROM all_t",
+    "SELECT count(*) FROM public.all_t_again",
+    "SELECT v FROM all_t WHERE k = K",
+    "WITH a AS (SELECT * FROM all_t) SELECT count(*) FROM a",
+    "SELECT name FROM ref WHERE code IN (SELECT n FROM all_t)",
+    "UPDATE all_t SET v = 'x'",
+    "INSERT INTO all_t (k, v) VALUES (L, 'x')",
+    "SELECT total()",
+    "SELECT public.total() + 1",
+    "SELECT v FROM t WHERE k = K AND total() > 0",
+    "SELECT n FROM counted",
+    "SELECT count(*) FROM child",
+    "INSERT INTO child (id, k) VALUES (1, L)",
+    "SELECT add_totals(code) FROM ref",
+    "SELECT add_up(code) FROM ref",
+    "SELECT name FROM names WHERE code = 2",
+    "SELECT twice(21)",
+    "SELECT v FROM t WHERE k = K AND twice(1) = 2",
+    "SELECT query_to_xml('SELECT count(*) FROM t', true, false, '')",
+    "SELECT table_to_xml('t', true, false, '')",
+    "SELECT nothing_of_the_kind()",
+    "SELECT * FROM nothing_of_the_kind",
     "SELECT count(*) FILTER (WHERE k = K) FROM t",
     "SELECT sum(CASE WHEN k = K THEN 1 ELSE 0 END) FROM t",
     "SELECT CASE WHEN k = K THEN 'a' ELSE 'b' END FROM t",
@@ -833,6 +961,12 @@ const DOUBTFUL: &[&str] = &[
 
 /// Those among [`DOUBTFUL`] that must be answered: refusing everything would be no feat.
 const ANSWERED: &[&str] = &[
+    "SELECT add_up(code) FROM ref",
+    "SELECT name FROM names WHERE code = 2",
+    "SELECT twice(21)",
+    "SELECT v FROM t WHERE k = K AND twice(1) = 2",
+    "SELECT nothing_of_the_kind()",
+    "SELECT * FROM nothing_of_the_kind",
     "SELECT v FROM t WHERE K = k",
     "SELECT v FROM t WHERE k = 'K'",
     "SELECT v FROM t WHERE k = K::int8",

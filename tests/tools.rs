@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![allow(clippy::panic, reason = "a failed step is a failed test")]
 
+#![allow(clippy::print_stderr, reason = "a soak tells what it did")]
+
 mod common;
 
 use std::io::Write;
@@ -162,16 +164,19 @@ fn psql_shows_errors_and_goes_on() {
 
 // pgbench.
 
-/// pgbench with 50 clients for two seconds; panics unless all of it went well.
+/// pgbench with 50 clients for two seconds, or as many as `make soak` says; panics unless all of it went well.
 fn bench(weir: &Weir, args: &[&str]) {
-    let mut all = vec!["-n", "-c", "50", "-j", "2", "-T", "2"];
+    let seconds = std::env::var("PGWEIR_SOAK_SECONDS").unwrap_or_else(|_| "2".to_owned());
+    let mut all = vec!["-n", "-c", "50", "-j", "2", "-T", &seconds];
     all.extend(args);
-    let out = tools::pgbench(weir.port(), "app", &all);
+    let limit = Duration::from_secs(60 + seconds.parse::<u64>().unwrap());
+    let out = Running::start(&mut tools::pgbench_command(weir.port(), "app", &all)).wait(limit);
     assert!(out.status.success(), "{args:?}: {}\n{}\n{}", out.status, out.stdout, common::tail(&out.stderr, 5));
     assert!(out.stdout.contains("number of failed transactions: 0 "), "{args:?}: {}", out.stdout);
     assert!(!out.stderr.contains("ERROR") && !out.stderr.contains("aborted"), "{args:?}: {}", out.stderr);
     let done = out.stdout.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
     assert!(done.unwrap().parse::<u64>().unwrap() >= 50, "{}", out.stdout);
+    eprintln!("pgbench {args:?} for {seconds} s: {} transactions, none failed", done.unwrap());
 }
 
 fn check_pgbench(protocol: &str) {
@@ -221,11 +226,9 @@ fn pgbench_extended() {
 
 #[test]
 fn pgbench_prepared() {
-    // pgbench prepares by a call that waits, in the midst of a transaction: with more clients than servers its own threads would wait
-    // for each other, behind any pooler in transaction mode. So only what is one statement long is run with more clients.
-    let (_cluster, weir) = site();
-    tools::pgbench(weir.port(), "app", &["-i", "-q", "-s", "2"]).ok();
-    bench(&weir, &["-M", "prepared", "-S"]);
+    // pgbench prepares by calls that wait while other clients of the same thread are in a transaction. They end because a statement
+    // that one client has prepared is prepared for the next without a server.
+    check_pgbench("prepared");
 }
 
 // psycopg 3.

@@ -1,7 +1,7 @@
 //! The live side of the configuration: users' credentials, databases with the health of their servers, and pools.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -18,7 +18,10 @@ use crate::pool::ledger::Limits;
 use crate::pool::{Pool, PoolKey, PoolSettings};
 use crate::server::Target;
 use crate::server::login::LoginSettings;
+use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
+
+static NEXT_POOLS: AtomicU64 = AtomicU64::new(1);
 
 /// All that is made from one configuration.
 #[derive(Debug)]
@@ -140,6 +143,8 @@ pub struct LiveDatabase {
     /// What is stored of its `user`: see [`stored_secret`].
     pub secret: Option<Secret>,
     last_used: Mutex<Instant>,
+    /// Counts the statements that may have changed what the servers' catalogs say.
+    pub catalog_epoch: AtomicU64,
     general: Arc<Config>,
     users: Mutex<HashMap<String, Arc<UserPools>>>,
 }
@@ -147,6 +152,8 @@ pub struct LiveDatabase {
 /// The pools of one user of a database.
 #[derive(Debug)]
 pub struct UserPools {
+    /// A number of their own in the process, never zero.
+    pub id: u64,
     /// The user, as clients name it.
     pub user: String,
     /// How long servers are kept.
@@ -155,6 +162,10 @@ pub struct UserPools {
     pub route: RouteHint,
     /// What servers report at login, once one has; and what they made of settings that clients gave at startup.
     pub welcome: Mutex<Welcome>,
+    /// What is known of functions and relations, as this user sees them.
+    pub catalog: Mutex<Catalog>,
+    /// Held by who asks for more of it.
+    pub looking_up: tokio::sync::Mutex<()>,
     credential: ServerCredential,
     server_user: String,
     settings: PoolSettings,
@@ -183,6 +194,7 @@ impl LiveDatabase {
             retired: AtomicBool::new(false),
             secret,
             last_used: Mutex::new(now),
+            catalog_epoch: AtomicU64::new(0),
             general,
             users: Mutex::default(),
         })
@@ -248,10 +260,13 @@ impl LiveDatabase {
             load_balance: self.config.load_balance_hosts,
         };
         UserPools {
+            id: NEXT_POOLS.fetch_add(1, Ordering::Relaxed),
             user: user.to_owned(),
             mode: own.and_then(|u| u.pool_mode).unwrap_or(self.config.pool_mode),
             route: own.and_then(|u| u.route).unwrap_or(self.config.route),
             welcome: Mutex::default(),
+            catalog: Mutex::default(),
+            looking_up: tokio::sync::Mutex::default(),
             credential,
             server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),
             settings,

@@ -7,6 +7,7 @@ use crate::error::{Error, SqlState};
 use crate::session::{Intake, Session};
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
+use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{Access, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::wire::message;
 
@@ -19,6 +20,8 @@ pub struct Need {
     pub hint: RouteHint,
     /// It begins with BEGIN READ ONLY.
     pub begin_read_only: bool,
+    /// It may change what the server's catalog says.
+    pub changes_catalog: bool,
     /// Its shard.
     pub plan: ShardPlan,
 }
@@ -34,6 +37,8 @@ pub struct Planner<'a> {
     pub mode: PoolMode,
     /// Where statements go that say nothing.
     pub default_route: RouteHint,
+    /// What is known of functions and of relations that are not listed. Without it functions write, and names are believed.
+    pub catalog: Option<CatalogView<'a>>,
 }
 
 impl Planner<'_> {
@@ -46,6 +51,7 @@ impl Planner<'_> {
             access: if segment.is_cut() { Access::Write } else { Access::Neutral },
             hint: self.hint()?,
             begin_read_only: false,
+            changes_catalog: false,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
         let mut at = 0_usize;
@@ -95,7 +101,8 @@ impl Planner<'_> {
         if let Some(route) = facts.hints.route {
             need.hint = route;
         }
-        need.access = need.access.max(facts.access());
+        need.access = need.access.max(self.catalog.map_or_else(|| facts.access(), |c| c.text_access(facts)));
+        need.changes_catalog |= facts.changes_catalog();
         for statement in &facts.statements {
             if self.mode == PoolMode::Statement && statement.transaction != TransactionEffect::None {
                 return Err(Error::us(
@@ -130,6 +137,7 @@ impl Planner<'_> {
             shard: settings.get("pgweir.shard"),
             utf8: settings.get("client_encoding").is_none_or(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
+            catalog: self.catalog,
         };
         let Intake::Bind { statement: Some(statement), .. } = intake else {
             return Ok(match (plan_query(facts, &cx), intake) {

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::client::plan::Planner;
+use crate::client::block::{self, Block, Portable};
+use crate::client::catalog::{LookUp, Planned};
+use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
-use crate::client::task::{Client, End, HIGH_WATER, HeldBegin, lost, micros};
+use crate::client::task::{Client, End, HIGH_WATER, lost, micros};
 use crate::clock;
-use crate::config::Role;
+use crate::config::{PoolMode, Role};
 use crate::error::{Error, SqlState};
 use crate::health::breaker::FailureKind;
 use crate::health::server::InFlight;
@@ -69,14 +71,18 @@ pub(super) struct Link {
     counts: Counts,
     replay: Option<Replay>,
     wrote: bool,
+    /// Something was sent that may change what the server's catalog says.
+    changes_catalog: bool,
+    /// What the segment that waits must know first.
+    look_up: Option<LookUp>,
     /// Bytes still to come of a message that is passed on in pieces, from the client and from the server.
     client_rest: usize,
     server_rest: usize,
     /// The server has said why it goes.
     farewell: bool,
     pins_shown: usize,
-    /// The BEGIN that was held back, as long as the block has done nothing but prepare statements: it can still move to another shard.
-    begun: Option<HeldBegin>,
+    /// The block, as long as it belongs to no shard: it can still move to another.
+    begun: Option<Block>,
 }
 
 /// Why the poll function returns.
@@ -112,6 +118,8 @@ impl Link {
             counts: Counts::default(),
             replay: None,
             wrote: false,
+            changes_catalog: false,
+            look_up: None,
             client_rest: 0,
             server_rest: 0,
             farewell: false,
@@ -131,11 +139,12 @@ impl Link {
 
 impl Client {
     /// Relays the segment and what follows it, until the server is given back or something breaks. Also tells whether the client wrote.
-    pub(super) async fn relay(&mut self, mut link: Link, write: bool) -> (Ended, bool) {
+    pub(super) async fn relay(&mut self, mut link: Link, need: &Need) -> (Ended, bool) {
         let handle = Arc::clone(self.handle());
         handle.set_link(Some((Arc::clone(link.checkout.pool()), link.checkout.slot())));
         handle.set_activity(Activity::Active);
-        link.wrote = write;
+        link.wrote = need.access == Access::Write;
+        link.changes_catalog = need.changes_catalog;
         let event = self.relay_until(&mut link).await;
         if link.pins_shown > 0 {
             handle.pins.lock().clear();
@@ -153,7 +162,7 @@ impl Client {
         match self.take_held_begin() {
             // A block that has begun stays where it began.
             Some(held) => {
-                self.session.begin(&held.0, Arc::clone(&held.1), connection.output.tail());
+                self.session.begin(&held.text, Arc::clone(&held.facts), connection.output.tail());
                 link.begun = Some(held);
             }
             None if link.role == Role::Replica && self.output.is_empty() => {
@@ -375,6 +384,8 @@ impl Client {
         }
         link.counts.query_count += 1;
         if self.session.status() == TransactionStatus::Idle {
+            // Before the client hears of it: whoever it tells must not meet old answers.
+            self.note_catalog_change(link);
             link.counts.xact_count += 1;
         }
         if self.session.is_drained()
@@ -396,6 +407,15 @@ impl Client {
         cx: &mut Context<'_>,
     ) -> Result<bool, Event> {
         let mut moved = false;
+        if let Some(look_up) = &mut link.look_up {
+            let Poll::Ready(looked_up) = look_up.as_mut().poll(cx) else { return Ok(false) };
+            link.look_up = None;
+            if let Err(error) = looked_up {
+                self.replace_by_refusal(error);
+                self.forward_segment(link, connection);
+            }
+            moved = true;
+        }
         if link.replay.is_none() {
             moved |= self.stream_copy_data(link, connection);
             // Before the Sync the server may hold its answers back, so there is nothing to wait for.
@@ -441,14 +461,13 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
         }
-        let planner = Planner {
-            map: &self.database.config.map,
-            session: &self.session,
-            mode: self.pools.mode,
-            default_route: self.pools.route,
-        };
-        match planner.plan(&self.segment, self.input.bytes()) {
-            Ok(need) => {
+        match self.plan(true) {
+            Planned::Ask(questions) => {
+                link.look_up = Some(self.look_up(questions));
+                // Back to ask it.
+                return Ok(true);
+            }
+            Planned::Need(need) => {
                 let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
                 let same_shard = match need.plan {
                     ShardPlan::Single { shard, .. } => shard == link.shard,
@@ -464,6 +483,7 @@ impl Client {
                     return Ok(false);
                 }
                 link.wrote |= need.access == Access::Write;
+                link.changes_catalog |= need.changes_catalog;
                 let can_move = link.begun.is_some()
                     && self.session.status() == TransactionStatus::InTransaction
                     && self.session.is_drained()
@@ -478,8 +498,10 @@ impl Client {
                     self.replace_by_refusal(error);
                 }
             }
-            Err(error) if error.severity == crate::error::Severity::Fatal => return Err(Event::Stop(error)),
-            Err(error) => {
+            Planned::Refused(error) if error.severity == crate::error::Severity::Fatal => {
+                return Err(Event::Stop(error));
+            }
+            Planned::Refused(error) => {
                 self.cx.shared.count_refusal("in_transaction");
                 self.replace_by_refusal(error);
             }
@@ -488,12 +510,31 @@ impl Client {
         Ok(true)
     }
 
+    /// Keeps what the block consists of, as long as it can still move to another shard.
+    fn follow_block(&self, link: &mut Link) {
+        if !self.database.config.map.is_sharded() || self.pools.mode != PoolMode::Transaction {
+            return;
+        }
+        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
+        match block::portable(&self.segment, self.input.bytes()) {
+            Portable::Untouched => {}
+            Portable::Bound => link.begun = None,
+            Portable::Again(text) => {
+                link.begun = match link.begun.take() {
+                    Some(block) => block.and(text, facts),
+                    None if self.session.is_drained() && self.session.status() == TransactionStatus::Idle => {
+                        Block::begin(text, facts(text))
+                    }
+                    None => None,
+                };
+            }
+        }
+    }
+
     /// Writes the segment for the server.
     fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
+        self.follow_block(link);
         let segment = self.segment.take();
-        if !segment.only_prepares() {
-            link.begun = None;
-        }
         let mut at = 0_usize;
         for (intake, len) in segment.items {
             match &intake {
@@ -514,7 +555,14 @@ impl Client {
         self.session.take_local(self.output.tail());
     }
 
+    fn note_catalog_change(&self, link: &mut Link) {
+        if std::mem::take(&mut link.changes_catalog) {
+            self.database.catalog_epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        }
+    }
+
     fn account(&self, link: &mut Link) {
+        self.note_catalog_change(link);
         link.counts.xact_time = micros(clock::now().saturating_duration_since(link.since));
         if let Some(connection) = link.checkout.as_mut() {
             link.counts.server_parse_count += std::mem::take(&mut connection.state.parses);

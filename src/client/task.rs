@@ -10,9 +10,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::client::WorkerContext;
+use crate::client::block::Block;
+use crate::client::catalog::Planned;
 use crate::client::database::{Live, LiveDatabase, UserPools};
 use crate::client::own;
-use crate::client::plan::{Need, Planner};
+use crate::client::plan::Need;
 use crate::client::relay::{Ended, Link};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
@@ -65,12 +67,9 @@ pub struct Client {
     last_write: Option<Instant>,
     /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
     skipping: bool,
-    /// BEGIN that was answered but is sent only when the first statement shows the shard.
-    held_begin: Option<HeldBegin>,
+    /// A block that was answered for but begins only when the first statement shows the shard.
+    held_begin: Option<Block>,
 }
-
-/// BEGIN as the client sent it, what it says, and whether it is READ ONLY.
-pub(super) type HeldBegin = (Box<[u8]>, Arc<QueryFacts>, bool);
 
 /// What a retry of a segment must do differently.
 #[derive(Debug, Default)]
@@ -85,7 +84,7 @@ impl Client {
     pub(super) fn new(
         stream: Stream,
         input: Buffer,
-        session: Session,
+        mut session: Session,
         cx: Rc<WorkerContext>,
         live: Arc<Live>,
         database: Arc<LiveDatabase>,
@@ -93,6 +92,7 @@ impl Client {
         registered: Registered,
     ) -> Self {
         let generation = cx.shared.generation.load(Ordering::Acquire);
+        session.serves(pools.id);
         Self {
             stream,
             input,
@@ -215,6 +215,7 @@ impl Client {
         if !Arc::ptr_eq(&database, &self.database) {
             self.database = database;
             self.pools = self.database.adopt(&self.pools);
+            self.session.serves(self.pools.id);
         }
         Ok(())
     }
@@ -232,15 +233,16 @@ impl Client {
         if self.answer_locally() {
             return Ok(());
         }
-        let planner = Planner {
-            map: &self.database.config.map,
-            session: &self.session,
-            mode: self.pools.mode,
-            default_route: self.pools.route,
-        };
-        let need = match planner.plan(&self.segment, self.input.bytes()) {
-            Ok(need) => need,
-            Err(error) => return self.refuse(error).await,
+        let need = loop {
+            match self.plan(false) {
+                Planned::Need(need) => break need,
+                Planned::Refused(error) => return self.refuse(error).await,
+                Planned::Ask(questions) => {
+                    if let Err(error) = self.look_up(questions).await {
+                        return self.refuse(error).await;
+                    }
+                }
+            }
         };
         if self.hold_begin(&need) {
             return Ok(());
@@ -303,13 +305,24 @@ impl Client {
             self.input.consume(segment.len);
             return true;
         }
-        if self.segment.needs_server() || self.segment.items.iter().any(|(i, _)| matches!(i, Intake::Refuse { .. })) {
+        let prepares_here = self.held_begin.is_none() && self.segment.ends_with_sync();
+        let answered_here = |intake: &Intake| match intake {
+            Intake::Parse { statement, named: Some(_), .. } => prepares_here && self.session.is_accepted(statement),
+            Intake::Refuse { .. } => false,
+            intake => !intake.needs_server(),
+        };
+        if !self.segment.items.iter().all(|(intake, _)| answered_here(intake)) {
             return false;
         }
         let segment = self.segment.take();
         self.input.consume(segment.len);
         for (intake, _) in segment.items {
             match intake {
+                // Another server of the same pools has it; the one that gets the first Bind is sent it then.
+                Intake::Parse { .. } => {
+                    self.count_parse();
+                    self.output.extend(encode::PARSE_COMPLETE);
+                }
                 Intake::CloseStatement { .. } => self.output.extend(encode::CLOSE_COMPLETE),
                 Intake::Sync => encode::ready_for_query(self.output.tail(), status),
                 // PostgreSQL ignores these outside of a COPY.
@@ -317,6 +330,15 @@ impl Client {
             }
         }
         true
+    }
+
+    /// Counts a Parse that no server saw where others of the database are counted.
+    fn count_parse(&self) {
+        let shard = self.database.config.map.default_shard;
+        if let Some(pool) = self.database.pool(&self.pools, shard, ServerIndex(0)) {
+            let one = crate::metrics::counters::Counts { client_parse_count: 1, ..Default::default() };
+            pool.counters.totals.add(&one);
+        }
     }
 
     /// COMMIT or ROLLBACK of a block that no server has seen.
@@ -342,14 +364,15 @@ impl Client {
         }
         let [(Intake::Query(facts), len)] = self.segment.items.as_slice() else { return false };
         let [statement] = facts.statements.as_slice() else { return false };
-        let (TransactionEffect::Begin { read_only }, ShardPlan::AnyShard { .. }) = (statement.transaction, &need.plan)
-        else {
+        let (TransactionEffect::Begin { .. }, ShardPlan::AnyShard { .. }) = (statement.transaction, &need.plan) else {
             return false;
         };
-        let bytes = self.input.bytes().get(..*len).unwrap_or_default();
-        let text = String::from_utf8_lossy(bytes.get(5..).unwrap_or_default()).trim_start().to_ascii_lowercase();
-        let tag = if text.starts_with("start") { "START TRANSACTION" } else { "BEGIN" };
-        self.held_begin = Some((bytes.into(), Arc::clone(facts), read_only));
+        let body = self.input.bytes().get(5..*len).unwrap_or_default();
+        let text = crate::wire::message::query(body).unwrap_or_default();
+        let Some(block) = Block::begin(text, Arc::clone(facts)) else { return false };
+        let tag = statement.why;
+        self.held_begin = Some(block);
+        // The kind of statement is the tag of its answer.
         encode::command_complete(self.output.tail(), tag);
         encode::ready_for_query(self.output.tail(), TransactionStatus::InTransaction);
         let segment = self.segment.take();
@@ -370,7 +393,13 @@ impl Client {
         if self.held_begin.is_some() {
             self.replace_by_refusal(error);
             let plan = ShardPlan::AnyShard { why: "refused" };
-            let need = Need { access: Access::Write, hint: RouteHint::Auto, begin_read_only: false, plan };
+            let need = Need {
+                access: Access::Write,
+                hint: RouteHint::Auto,
+                begin_read_only: false,
+                changes_catalog: false,
+                plan,
+            };
             return self.execute(need).await;
         }
         self.refuse_here(&error);
@@ -428,7 +457,7 @@ impl Client {
             };
             let role = link.role();
             let server = link.server();
-            let (ended, wrote) = self.relay(link, need.access == Access::Write).await;
+            let (ended, wrote) = self.relay(link, &need).await;
             if wrote {
                 self.last_write = Some(clock::now());
             }
@@ -454,7 +483,7 @@ impl Client {
             _ => self.database.config.map.default_shard,
         };
         let begun = self.held_begin.as_ref();
-        let begin_read_only = need.begin_read_only || begun.is_some_and(|(_, _, read_only)| *read_only);
+        let begin_read_only = need.begin_read_only || begun.is_some_and(|block| block.read_only);
         let in_block = begun.is_some() && !begin_read_only;
         let access = if attempt.primary || in_block { Access::Write } else { need.access };
         let request = Request {
@@ -610,13 +639,13 @@ impl Client {
         outcome
     }
 
-    /// Takes the BEGIN that is to be sent before anything else.
-    pub(super) fn take_held_begin(&mut self) -> Option<HeldBegin> {
+    /// Takes the block that is to begin before anything else.
+    pub(super) fn take_held_begin(&mut self) -> Option<Block> {
         self.held_begin.take()
     }
 
-    /// Holds a BEGIN back once more.
-    pub(super) fn hold_again(&mut self, held: Option<HeldBegin>) {
+    /// Holds a block back once more.
+    pub(super) fn hold_again(&mut self, held: Option<Block>) {
         self.held_begin = held;
     }
 }

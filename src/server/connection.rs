@@ -93,9 +93,22 @@ impl Connection {
     /// Runs `sql` for our own purposes and waits for its end; rows are thrown away.
     ///
     /// # Errors
-    /// The server's error (the connection can still be used when the origin is the statement), or a broken connection: `Err(Err(_))`
-    /// of the inner result tells the first.
+    /// Of the connection (outer), after which it cannot be used, or of the statement (inner), after which it can.
     pub async fn run(&mut self, sql: &str) -> io::Result<Result<(), Error>> {
+        self.exchange(sql, |_| ()).await
+    }
+
+    /// Runs `sql` for our own purposes and returns its rows, as text; bytes that are not UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    pub async fn rows(&mut self, sql: &str) -> io::Result<Result<Vec<Vec<Option<String>>>, Error>> {
+        let mut rows = Vec::new();
+        let done = self.exchange(sql, |row| rows.push(message::data_row(row))).await?;
+        Ok(done.map(|()| rows.into_iter().flatten().collect()))
+    }
+
+    async fn exchange(&mut self, sql: &str, mut row: impl FnMut(&[u8])) -> io::Result<Result<(), Error>> {
         let mut bytes = Vec::with_capacity(sql.len() + 8);
         encode::query(&mut bytes, sql.as_bytes());
         self.state.unnamed = None;
@@ -106,6 +119,7 @@ impl Connection {
                 (b'Z', _) => return Ok(outcome),
                 (b'E', body) => outcome = Err(server_error(&body)),
                 (b'S', body) => self.report(&body),
+                (b'D', body) => row(&body),
                 _ => {}
             }
         }

@@ -1,6 +1,7 @@
 //! Connections to servers: dialling, logging in, small exchanges of our own, cancelling.
 
 pub mod cancel;
+pub mod catalog;
 pub mod connection;
 pub mod dial;
 pub mod login;

@@ -84,6 +84,7 @@ pub struct Session {
     settings: ClientSettings,
     pending: Vec<SessionEffect>,
     pins: Vec<PinReason>,
+    pools: u64,
 }
 
 impl Session {
@@ -104,7 +105,24 @@ impl Session {
             settings,
             pending: Vec::new(),
             pins: Vec::new(),
+            pools: 0,
         }
+    }
+
+    /// Tells whose servers it uses from now on: a number for the pools of one user of one database, not zero.
+    pub fn serves(&mut self, pools: u64) {
+        self.pools = pools;
+    }
+
+    /// Whether a Parse of `statement` can be answered without a server: servers of the same pools have parsed it, and names in
+    /// it mean the same to this session.
+    #[must_use]
+    pub fn is_accepted(&self, statement: &Statement) -> bool {
+        self.follow
+            && self.keep != Keep::Session
+            && self.settings.get("search_path").is_none()
+            && statement.is_accepted_by(self.pools)
+            && !statement.is_outdated()
     }
 
     // Getters.
@@ -183,10 +201,10 @@ impl Session {
 
     // From the client to the server.
 
-    /// Sends a BEGIN that the client believes to have been done already.
-    pub fn begin(&mut self, frame: &[u8], facts: Arc<QueryFacts>, out: &mut Vec<u8>) {
+    /// Sends the beginning of a block that the client believes to have been done already.
+    pub fn begin(&mut self, text: &[u8], facts: Arc<QueryFacts>, out: &mut Vec<u8>) {
         self.pipeline.push(Request::swallow(Kind::Query { facts, done: 0 }));
-        out.extend_from_slice(frame);
+        encode::query(out, text);
     }
 
     /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
@@ -460,7 +478,12 @@ impl Session {
             | (Kind::FunctionCall, b'V') => {}
             (Kind::Query { .. } | Kind::Execute(_), b'G') => self.pipeline.begin_copy_in(),
             (Kind::Parse, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
-                Some(Done::Prepared(statement)) => server.statements.restore(statement),
+                Some(Done::Prepared(statement)) => {
+                    if self.settings.get("search_path").is_none() {
+                        statement.accept(self.pools);
+                    }
+                    server.statements.restore(statement);
+                }
                 Some(Done::Closed(statement)) => server.statements.remove(statement.id),
                 None => {}
             },

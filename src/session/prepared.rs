@@ -30,9 +30,22 @@ pub struct Statement {
     pub facts: Arc<QueryFacts>,
     /// A server has refused it because a table has changed since it was prepared.
     outdated: AtomicBool,
+    /// Whose servers have parsed it last: a number of [`crate::session::Session::serves`].
+    accepted_by: AtomicU64,
 }
 
 impl Statement {
+    /// A server of `pools` has parsed it.
+    pub fn accept(&self, pools: u64) {
+        self.accepted_by.store(pools, Ordering::Relaxed);
+    }
+
+    /// Whether a server of `pools` is known to have parsed it. It may not be known although it has.
+    #[must_use]
+    pub fn is_accepted_by(&self, pools: u64) -> bool {
+        pools != 0 && self.accepted_by.load(Ordering::Relaxed) == pools
+    }
+
     /// From now on whoever uses it gets a new one in its place, which no server has yet.
     pub fn set_outdated(&self) {
         self.outdated.store(true, Ordering::Relaxed);
@@ -99,6 +112,7 @@ impl Registry {
             types: parse.types.into(),
             facts,
             outdated: AtomicBool::new(false),
+            accepted_by: AtomicU64::new(0),
         })
     }
 

@@ -4,11 +4,13 @@
 //! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
 //! conjuncts, or given in every row of VALUES.
 //!
-//! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key.
+//! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key; `unseen` looks for
+//! tables that the text does not show.
 
 mod proof;
 mod refusal;
 mod relations;
+mod unseen;
 
 use std::fmt;
 
@@ -17,6 +19,7 @@ use crate::id::{ShardIndex, Slot};
 pub use crate::shard::key::BoundParams;
 use crate::shard::key::{Key, KeyError};
 use crate::shard::map::{KeyType, ShardMap, Table};
+use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{
     Access, ColumnRef, KeyValue, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef,
     TransactionEffect, Verb,
@@ -38,6 +41,8 @@ pub struct PlanContext<'a> {
     pub utf8: bool,
     /// Whether search_path is as the server starts with. If not, an unqualified name that is also a listed table's is refused.
     pub default_search_path: bool,
+    /// What is known of functions and of relations that are not listed. Without it their names are believed: EXPLAIN ROUTE.
+    pub catalog: Option<CatalogView<'a>>,
 }
 
 /// Why a statement goes to the shard it goes to.
@@ -255,6 +260,7 @@ fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Opt
 }
 
 fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    unseen::check(statement, cx)?;
     match &statement.shape {
         ShardShape::NoTables => plan_no_tables(statement, cx),
         ShardShape::Filtered { verb, tables, top, equalities, assigned, nested } => {
@@ -275,6 +281,11 @@ fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Shar
             plan_other(statement, what, &relations, cx)
         }
     }
+}
+
+/// What the statement does, as far as the catalog tells of its functions.
+fn access(statement: &StatementFacts, cx: &PlanContext<'_>) -> Access {
+    cx.catalog.map_or(statement.access, |catalog| catalog.access(statement))
 }
 
 /// A statement without tables. What only reads is answered alike by every shard; what has effects (sequences, advisory locks,
@@ -308,13 +319,13 @@ fn plan_no_tables(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Sh
         _ => false,
     });
     // SET itself must work whatever the settings say, or a wrong one could not be set right.
-    if statement.access == Access::Neutral && !bound_to_one_place {
+    if access(statement, cx) == Access::Neutral && !bound_to_one_place {
         return Ok(ShardPlan::AnyShard { why: "it speaks of the session" });
     }
     if let Some(chosen) = chosen(cx, None)? {
         return Ok(chosen.plan());
     }
-    if bound_to_one_place || (statement.access == Access::Write && statement.effects.is_empty()) {
+    if bound_to_one_place || (access(statement, cx) == Access::Write && statement.effects.is_empty()) {
         return Ok(ShardPlan::single(cx.map.default_shard, Why::DefaultShard));
     }
     Ok(ShardPlan::AnyShard { why: "it names no table" })
@@ -331,7 +342,7 @@ fn plan_other(
     if let Some(chosen) = chosen(cx, Some(relations))? {
         let adds_rows = ["INSERT", "COPY", "MERGE"].iter().any(|word| what.starts_with(word));
         return match relations.first_sharded() {
-            Some(table) if adds_rows && statement.access == Access::Write => {
+            Some(table) if adds_rows && access(statement, cx) == Access::Write => {
                 Err(refusal::rows_unchecked(what, &table.name).into())
             }
             _ => Ok(chosen.plan()),
@@ -369,7 +380,7 @@ impl Filtered<'_> {
         if let Some(chosen) = chosen(cx, None)? {
             return Ok(chosen.plan());
         }
-        let writes = self.statement.access == Access::Write;
+        let writes = access(self.statement, cx) == Access::Write;
         if let Some(reference) = relations.first_reference() {
             let target = self.target().map(|table| relations::home(table, cx.map));
             // Below the top level a WITH may write it unseen.
@@ -404,7 +415,7 @@ impl Filtered<'_> {
     /// The user has chosen the shard: the statement means the rows of that shard, unless its keys say otherwise.
     fn plan_chosen(&self, chosen: Chosen, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
         if let Some(nested) = self.nested
-            && self.statement.access == Access::Write
+            && access(self.statement, cx) == Access::Write
         {
             // A WITH could insert rows or move keys unseen.
             return Err(refusal::nested_write(nested).into());

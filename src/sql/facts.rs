@@ -155,6 +155,17 @@ pub struct TableRef {
     pub alias: Option<String>,
 }
 
+/// A function that is not PostgreSQL's own, or one of its own that runs SQL given as text. Names are folded as PostgreSQL folds them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FunctionRef {
+    /// The schema, when the statement says it.
+    pub schema: Option<String>,
+    /// The function.
+    pub name: String,
+    /// It is known to run SQL that it gets as text (dblink, query_to_xml), so that the catalog need not be asked.
+    pub runs_text: bool,
+}
+
 /// A column as a statement names it: `key`, `t.key`, `s.t.key`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ColumnRef {
@@ -244,6 +255,17 @@ pub enum ShardShape {
     },
 }
 
+impl ShardShape {
+    /// Every table that the statement names.
+    #[must_use]
+    pub fn tables(&self) -> &[TableRef] {
+        match self {
+            Self::NoTables => &[],
+            Self::Filtered { tables, .. } | Self::Insert { tables, .. } | Self::Other { tables, .. } => tables,
+        }
+    }
+}
+
 /// The statement behind a [`ShardShape::Filtered`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
@@ -260,12 +282,18 @@ pub enum Verb {
 pub struct StatementFacts {
     /// What it does to data.
     pub access: Access,
+    /// What it would be if none of [`Self::functions`] wrote; the catalog tells whether that is so.
+    pub own_access: Access,
+    /// The functions it calls whose code is not known, each once.
+    pub functions: Vec<FunctionRef>,
     /// What made it that: "SELECT", "INSERT", "FOR UPDATE", "calls nextval()"; for EXPLAIN ROUTE and metrics.
     pub why: &'static str,
     /// What it does to the transaction block.
     pub transaction: TransactionEffect,
     /// What it leaves in the session, in order.
     pub effects: Vec<SessionEffect>,
+    /// It may change what the catalog says of functions and relations: DDL, DO, CALL.
+    pub changes_catalog: bool,
     /// What the shard planner sees.
     pub shape: ShardShape,
 }
@@ -290,5 +318,11 @@ impl QueryFacts {
             return Access::Write;
         }
         self.statements.iter().map(|s| s.access).max().unwrap_or(Access::Neutral)
+    }
+
+    /// Whether it may change what the catalog says: see [`StatementFacts::changes_catalog`].
+    #[must_use]
+    pub fn changes_catalog(&self) -> bool {
+        self.unparsed.is_some() || self.statements.iter().any(|s| s.changes_catalog)
     }
 }

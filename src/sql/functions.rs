@@ -19,9 +19,22 @@ pub(super) struct Call {
     pub(super) why: &'static str,
     /// The session state that it makes.
     pub(super) pin: Option<PinReason>,
+    /// What is not known of it.
+    pub(super) unknown: Unknown,
 }
 
-const READ: Call = Call { access: Access::Read, why: "SELECT", pin: None };
+/// What is not known of a function from its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// Nothing: it is PostgreSQL's own.
+    Nothing,
+    /// What it does; the catalog can tell whether it may write.
+    Code,
+    /// The tables it touches: it runs SQL given as text, or reads tables by their name.
+    Tables,
+}
+
+const READ: Call = Call { access: Access::Read, why: "SELECT", pin: None, unknown: Unknown::Nothing };
 
 /// A call of the function `schema.name`.
 ///
@@ -30,14 +43,18 @@ pub(super) fn call(schema: Option<&str>, name: &str) -> Call {
     // An extension lives in whatever schema it was given.
     if let Some(rest) = name.strip_prefix("dblink") {
         let pin = rest.starts_with("_connect").then_some(PinReason::Handle);
-        return Call { access: Access::Write, why: "calls dblink", pin };
+        return Call { access: Access::Write, why: "calls dblink", pin, unknown: Unknown::Tables };
     }
     if schema.is_some_and(|s| s != "pg_catalog") {
         return unknown();
     }
     if let Ok(at) = WRITES.binary_search_by(|(n, ..)| (*n).cmp(name)) {
         let (_, why, pin) = WRITES[at];
-        return Call { access: Access::Write, why, pin };
+        let unknown = if RUNS_TEXT.contains(&name) { Unknown::Tables } else { Unknown::Nothing };
+        return Call { access: Access::Write, why, pin, unknown };
+    }
+    if READS_BY_NAME.contains(&name) {
+        return Call { unknown: Unknown::Tables, ..READ };
     }
     if BUILTINS.binary_search(&name).is_ok() || LATER_READS.binary_search(&name).is_ok() {
         return READ;
@@ -46,8 +63,28 @@ pub(super) fn call(schema: Option<&str>, name: &str) -> Call {
 }
 
 fn unknown() -> Call {
-    Call { access: Access::Write, why: "calls a function that is not built in", pin: None }
+    Call { access: Access::Write, why: "calls a function that is not built in", pin: None, unknown: Unknown::Code }
 }
+
+/// Those of [`WRITES`] that run SQL which they get as text.
+static RUNS_TEXT: &[&str] =
+    &["query_to_xml", "query_to_xml_and_xmlschema", "query_to_xmlschema", "ts_rewrite", "ts_stat"];
+
+/// Built-in functions that read tables which they get by name.
+/// See <https://www.postgresql.org/docs/current/functions-xml.html#FUNCTIONS-XML-MAPPING>.
+static READS_BY_NAME: &[&str] = &[
+    "cursor_to_xml",
+    "cursor_to_xmlschema",
+    "database_to_xml",
+    "database_to_xml_and_xmlschema",
+    "database_to_xmlschema",
+    "schema_to_xml",
+    "schema_to_xml_and_xmlschema",
+    "schema_to_xmlschema",
+    "table_to_xml",
+    "table_to_xml_and_xmlschema",
+    "table_to_xmlschema",
+];
 
 /// One line of [`WRITES`].
 macro_rules! write_fn {

@@ -9,6 +9,7 @@
 
 mod builtins;
 pub mod cache;
+pub mod catalog;
 pub mod facts;
 mod functions;
 pub mod hints;

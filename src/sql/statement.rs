@@ -5,8 +5,8 @@
 
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
-use super::facts::{Access, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect};
-use super::functions::call;
+use super::facts::{Access, FunctionRef, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect};
+use super::functions::{Unknown, call};
 use super::utility;
 use super::walk::{Seen, walk};
 use super::{settings, shape};
@@ -14,18 +14,36 @@ use super::{settings, shape};
 /// Facts under construction: access only ever rises, and the first cause of it is kept.
 pub(super) struct Draft {
     access: Access,
+    own_access: Access,
+    functions: Vec<FunctionRef>,
     why: &'static str,
     transaction: TransactionEffect,
     effects: Vec<SessionEffect>,
+    changes_catalog: bool,
     shape: ShardShape,
 }
 
 impl Draft {
     fn new(access: Access, why: &'static str) -> Self {
-        Self { access, why, transaction: TransactionEffect::None, effects: Vec::new(), shape: ShardShape::NoTables }
+        Self {
+            access,
+            own_access: access,
+            functions: Vec::new(),
+            why,
+            transaction: TransactionEffect::None,
+            effects: Vec::new(),
+            changes_catalog: false,
+            shape: ShardShape::NoTables,
+        }
     }
 
     fn raise(&mut self, access: Access, why: &'static str) {
+        self.own_access = self.own_access.max(access);
+        self.raise_if_unknown(access, why);
+    }
+
+    /// Raises the access as long as nobody knows better.
+    fn raise_if_unknown(&mut self, access: Access, why: &'static str) {
         if access > self.access {
             self.access = access;
             self.why = why;
@@ -53,13 +71,33 @@ impl Draft {
         }
         StatementFacts {
             access: self.access,
+            own_access: self.own_access,
+            functions: self.functions,
             why: self.why,
             transaction: self.transaction,
             effects: self.effects,
+            // Temporary objects are seen by their own session alone, which keeps its server.
+            changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             shape: self.shape,
         }
     }
 }
+
+/// Utility statements that leave functions and relations what they are.
+const CHANGES_NO_NAME: [&str; 12] = [
+    "TRUNCATE",
+    "LOCK",
+    "VACUUM",
+    "ANALYZE",
+    "CLUSTER",
+    "REINDEX",
+    "REFRESH MATERIALIZED VIEW",
+    "LISTEN",
+    "UNLISTEN",
+    "NOTIFY",
+    "LOAD",
+    "CHECKPOINT",
+];
 
 fn pin_why(reason: PinReason) -> &'static str {
     match reason {
@@ -121,7 +159,8 @@ fn draft(node: Node<'_>) -> Draft {
         Node::PrepareStmt(stmt) => {
             // Its query does not run yet: only what it names counts.
             let mut draft = Draft::new(Access::Write, "PREPARE");
-            draft.shape = of_inner(stmt.query(), "PREPARE").shape;
+            let inner = of_inner(stmt.query(), "PREPARE");
+            (draft.shape, draft.functions) = (inner.shape, inner.functions);
             draft.pin(PinReason::SqlPrepare);
             draft
         }
@@ -137,6 +176,7 @@ fn draft(node: Node<'_>) -> Draft {
         Node::CreateTableAsStmt(stmt) => create_table_as(stmt),
         Node::CallStmt(stmt) => {
             let mut draft = Draft::new(Access::Write, "CALL");
+            draft.changes_catalog = true;
             let mut seen = Seen::default();
             if let Some(call) = stmt.funccall() {
                 walk(Node::FuncCall(call), &mut seen);
@@ -148,6 +188,7 @@ fn draft(node: Node<'_>) -> Draft {
         _ => {
             let found = utility::describe(node);
             let mut draft = Draft::new(Access::Write, found.what);
+            draft.changes_catalog = !CHANGES_NO_NAME.contains(&found.what);
             if let Some(reason) = found.pin {
                 draft.pin(reason);
             }
@@ -192,6 +233,7 @@ fn judge(seen: &Seen<'_>, draft: &mut Draft) {
             draft.pin(PinReason::TempObject);
         }
     }
+    draft.changes_catalog |= !seen.into.is_empty();
     for into in &seen.into {
         if utility::makes_temp(into.rel(), into.on_commit) {
             draft.pin(PinReason::TempObject);
@@ -215,7 +257,18 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     }
     let name = name.unwrap_or_default();
     let called = call(schema, name);
-    draft.raise(called.access, called.why);
+    if called.unknown == Unknown::Code {
+        draft.raise_if_unknown(called.access, called.why);
+    } else {
+        draft.raise(called.access, called.why);
+    }
+    if called.unknown != Unknown::Nothing {
+        let runs_text = called.unknown == Unknown::Tables;
+        let function = FunctionRef { schema: schema.map(str::to_owned), name: name.to_owned(), runs_text };
+        if !draft.functions.contains(&function) {
+            draft.functions.push(function);
+        }
+    }
     if let Some(reason) = called.pin {
         draft.pin(reason);
     }
@@ -241,8 +294,11 @@ fn is_local(function: &nodes::FuncCall) -> bool {
 fn transaction(stmt: &nodes::TransactionStmt) -> Draft {
     use raw::TransactionStmtKind as Kind;
     let (access, why, effect) = match stmt.kind {
-        Kind::TRANS_STMT_BEGIN | Kind::TRANS_STMT_START => {
+        Kind::TRANS_STMT_BEGIN => {
             (Access::Neutral, "BEGIN", TransactionEffect::Begin { read_only: begins_read_only(stmt) })
+        }
+        Kind::TRANS_STMT_START => {
+            (Access::Neutral, "START TRANSACTION", TransactionEffect::Begin { read_only: begins_read_only(stmt) })
         }
         Kind::TRANS_STMT_COMMIT => (Access::Neutral, "COMMIT", TransactionEffect::Commit { chain: stmt.chain }),
         Kind::TRANS_STMT_ROLLBACK => (Access::Neutral, "ROLLBACK", TransactionEffect::Rollback { chain: stmt.chain }),
@@ -292,6 +348,7 @@ fn explain(stmt: &nodes::ExplainStmt) -> Draft {
         return inner;
     }
     let mut draft = Draft::new(Access::Read, "EXPLAIN");
+    // Planning folds the calls of immutable functions, which read no table, and of no others.
     draft.shape = inner.shape;
     draft
 }
@@ -330,8 +387,9 @@ fn create_table_as(stmt: &nodes::CreateTableAsStmt) -> Draft {
     let what =
         if stmt.objtype == raw::ObjectType::OBJECT_MATVIEW { "CREATE MATERIALIZED VIEW" } else { "CREATE TABLE AS" };
     let mut inner = of_inner(stmt.query(), what);
-    inner.access = Access::Write;
+    inner.raise(Access::Write, what);
     inner.why = what;
+    inner.changes_catalog = true;
     let mut tables = match std::mem::replace(&mut inner.shape, ShardShape::NoTables) {
         ShardShape::Other { tables, .. } => tables,
         _ => Vec::new(),

@@ -765,3 +765,47 @@ proptest! {
         prop_assert_eq!(one(&text).effects, vec![SessionEffect::Deallocate { name }]);
     }
 }
+
+#[test]
+fn functions_and_what_changes_the_catalog() {
+    let functions = |text: &str| {
+        let facts = one(text);
+        let names: Vec<_> =
+            facts.functions.iter().map(|f| format!("{}{}", f.name, if f.runs_text { "!" } else { "" })).collect();
+        (names.join(" "), facts.own_access, facts.access)
+    };
+    use Access::{Read, Write};
+    assert_eq!(functions("SELECT lower('A'), count(*)"), (String::new(), Read, Read));
+    assert_eq!(functions("SELECT f(g(1)), s.f(1), f(2)"), ("f g f".into(), Read, Write));
+    assert_eq!(functions("SELECT f(1), nextval('s')"), ("f".into(), Write, Write));
+    assert_eq!(functions("SELECT f(1) FOR UPDATE"), ("f".into(), Write, Write));
+    assert_eq!(functions("INSERT INTO t VALUES (f(1))"), ("f".into(), Write, Write));
+    assert_eq!(functions("SELECT query_to_xml('', true, true, '')"), ("query_to_xml!".into(), Write, Write));
+    assert_eq!(functions("SELECT table_to_xml('t', true, true, '')"), ("table_to_xml!".into(), Read, Read));
+    assert_eq!(functions("PREPARE p AS SELECT f(1)").0, "f");
+    assert_eq!(functions("COPY (SELECT f(1)) TO STDOUT"), ("f".into(), Read, Write));
+    for text in [
+        "CREATE VIEW v AS SELECT 1",
+        "DROP TABLE t",
+        "ALTER TABLE t RENAME TO u",
+        "DO 'x'",
+        "CALL p()",
+        "SELECT 1 INTO t",
+        "CREATE TABLE t AS SELECT 1",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS '1'",
+    ] {
+        assert!(one(text).changes_catalog, "{text}");
+    }
+    for text in [
+        "SELECT 1",
+        "INSERT INTO t VALUES (1)",
+        "TRUNCATE t",
+        "VACUUM t",
+        "CREATE TEMP TABLE t (a int)",
+        "SET a.b = 1",
+        "BEGIN",
+        "SELECT 1 INTO TEMP t",
+    ] {
+        assert!(!one(text).changes_catalog, "{text}");
+    }
+}

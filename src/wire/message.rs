@@ -61,6 +61,20 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The cells of a DataRow in text format; `None` when it is malformed.
+#[must_use]
+pub fn data_row(body: &[u8]) -> Option<Vec<Option<String>>> {
+    let mut reader = Reader::new(body);
+    let count = reader.count(4)?;
+    let mut cells = Vec::with_capacity(count);
+    for _ in 0..count {
+        let len = reader.i32()?;
+        let cell = if len < 0 { None } else { Some(reader.bytes(usize::try_from(len).ok()?)?) };
+        cells.push(cell.map(|bytes| String::from_utf8_lossy(bytes).into_owned()));
+    }
+    Some(cells)
+}
+
 /// What ReadyForQuery says of the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransactionStatus {

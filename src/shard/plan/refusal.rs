@@ -98,6 +98,42 @@ pub(super) fn code(what: &str) -> Error {
     refuse(format!("{what} on a sharded database is not supported: its code may touch sharded tables"), PER_SHARD)
 }
 
+pub(super) fn function_unseen(name: &str) -> Error {
+    refuse(
+        format!(
+            "function {name} on a sharded database is not supported without a shard: it may read or write tables that the statement does not name"
+        ),
+        "Choose the shard by /* pgweir: sharding_key=VALUE */ or SET pgweir.shard = 'name', or declare the function IMMUTABLE if it reads no table.",
+    )
+}
+
+pub(super) fn view_function_unseen(view: &str, function: &str) -> Error {
+    refuse(
+        format!(
+            "view \"{view}\" on a sharded database is not supported without a shard: it calls function {function}, which may read any table"
+        ),
+        "Choose the shard by /* pgweir: sharding_key=VALUE */ or SET pgweir.shard = 'name', or declare the function IMMUTABLE if it reads no table.",
+    )
+}
+
+pub(super) fn reaches_listed(name: &str, schema: &str, table: &str) -> Error {
+    refuse(
+        format!("\"{name}\" is made of table \"{schema}.{table}\", which is spread over the shards"),
+        "Query that table itself with its sharding key, or choose one shard with SET pgweir.shard = 'name'.",
+    )
+}
+
+pub(super) fn is_listed(name: &str, schema: &str) -> Error {
+    refuse(
+        format!("\"{name}\" is table \"{schema}.{name}\" by the search_path, which is listed under that schema"),
+        "Write the table's schema.",
+    )
+}
+
+pub(super) fn not_looked_up(name: &str) -> Error {
+    Error::us(SqlState::INTERNAL_ERROR, format!("\"{name}\" was not looked up in the catalog"))
+}
+
 pub(super) fn rows_unchecked(what: &str, table: &str) -> Error {
     refuse(
         format!("{what} into sharded table \"{table}\" is not supported: its rows could land on the wrong shard"),

@@ -29,7 +29,15 @@ fn map() -> ShardMap {
 }
 
 fn context(map: &ShardMap) -> PlanContext<'_> {
-    PlanContext { map, bound: None, sharding_key: None, shard: None, utf8: true, default_search_path: true }
+    PlanContext {
+        map,
+        bound: None,
+        sharding_key: None,
+        shard: None,
+        utf8: true,
+        default_search_path: true,
+        catalog: None,
+    }
 }
 
 fn table(name: &str) -> TableRef {
@@ -62,7 +70,16 @@ fn param(number: u16) -> KeyValue {
 }
 
 fn statement(access: Access, shape: ShardShape) -> StatementFacts {
-    StatementFacts { access, why: "", transaction: TransactionEffect::None, effects: Vec::new(), shape }
+    StatementFacts {
+        access,
+        own_access: access,
+        functions: Vec::new(),
+        why: "",
+        transaction: TransactionEffect::None,
+        effects: Vec::new(),
+        changes_catalog: false,
+        shape,
+    }
 }
 
 fn filtered(verb: Verb, names: &str, equalities: &[(&str, KeyValue)]) -> StatementFacts {
@@ -723,5 +740,72 @@ proptest! {
         } else {
             prop_assert_eq!(word(&plan), NO);
         }
+    }
+}
+
+/// What the catalog says decides over functions and over relations that are not listed, unless a shard is chosen.
+#[test]
+fn what_the_text_does_not_show() {
+    use crate::sql::catalog::{Answers, Catalog, CatalogView, Function, Relation};
+    use crate::sql::parse::facts;
+
+    let map = map();
+    let now = crate::clock::now();
+    let mut catalog = Catalog::default();
+    let texts =
+        "SELECT pure(); SELECT seen(); SELECT gone(); SELECT * FROM plain, view, ref_view, code_view, app_log, missing";
+    let questions =
+        CatalogView { catalog: &catalog, search_path: None, now }.ask_all(&facts(texts.as_bytes()), |_| true);
+    let function = |exists, reads_unseen| Function { exists, volatile: false, reads_unseen };
+    let reach = |names: &[(&str, &str)], code: Option<&str>| Relation {
+        reaches: names.iter().map(|(s, n)| ((*s).to_owned(), (*n).to_owned())).collect(),
+        reads_unseen: code.map(str::to_owned),
+    };
+    let answers = Answers {
+        functions: vec![function(true, false), function(true, true), function(false, false)],
+        relations: vec![
+            reach(&[("public", "plain")], None),
+            reach(&[("public", "view"), ("public", "plain"), ("public", "orders")], None),
+            reach(&[("public", "ref_view"), ("public", "countries")], None),
+            reach(&[("public", "code_view")], Some("total()")),
+            reach(&[("audit", "log")], None),
+            reach(&[], None),
+        ],
+    };
+    catalog.learn(questions, answers, now);
+    let cx = PlanContext { catalog: Some(CatalogView { catalog: &catalog, search_path: None, now }), ..context(&map) };
+    let plan = |text: &str, cx: &PlanContext<'_>| match plan_query(&facts(text.as_bytes()), cx) {
+        ShardPlan::Reject(error) => error.message,
+        plan => word(&plan),
+    };
+    for (text, expected) in [
+        ("SELECT pure()", "any"),
+        ("SELECT * FROM orders WHERE customer_id = 2 AND pure() = 1", "s1"),
+        ("SELECT gone()", "s0"),
+        ("SELECT * FROM plain", "s0"),
+        ("SELECT * FROM missing", "s0"),
+        ("SELECT * FROM ref_view", "s0"),
+        ("SELECT * FROM pg_catalog.pg_class", "s0"),
+    ] {
+        assert_eq!(plan(text, &cx), expected, "{text}");
+    }
+    for (text, expected) in [
+        ("SELECT seen()", "function seen() on a sharded"),
+        ("SELECT * FROM orders WHERE customer_id = 2 AND seen() = 1", "function seen() on a sharded"),
+        ("SELECT query_to_xml('select 1', true, true, '')", "function query_to_xml() on a sharded"),
+        ("SELECT table_to_xml('orders', true, true, '')", "function table_to_xml() on a sharded"),
+        ("SELECT count(*) FROM view", "\"view\" is made of table \"public.orders\""),
+        ("SELECT count(*) FROM plain, view", "\"view\" is made of table \"public.orders\""),
+        ("DROP VIEW view", "\"view\" is made of table \"public.orders\""),
+        ("UPDATE ref_view SET a = 1", "\"ref_view\" is made of table \"public.countries\""),
+        ("SELECT * FROM code_view", "view \"code_view\" on a sharded"),
+        ("SELECT * FROM app_log", "\"log\" is table \"audit.log\" by the search_path"),
+        ("SELECT * FROM never_asked", "\"never_asked\" was not looked up"),
+        ("SELECT never_asked()", "\"never_asked\" was not looked up"),
+    ] {
+        let message = plan(text, &cx);
+        assert!(message.starts_with(expected), "{text}: {message}");
+        let chosen = PlanContext { shard: Some("s1"), ..cx };
+        assert_eq!(plan(text, &chosen), "s1", "{text}");
     }
 }

@@ -1,0 +1,156 @@
+//! A transaction block on a sharded database that has not shown its shard yet.
+//!
+//! BEGIN alone is answered here and sent with the first statement. What then still belongs to no shard (SET LOCAL, SET
+//! TRANSACTION, `SELECT 1`) runs on some server, and the block can begin again elsewhere as long as it consists of such: its
+//! text is kept and run once more there, unseen.
+
+use std::sync::Arc;
+
+use crate::client::segment::Segment;
+use crate::session::Intake;
+use crate::sql::facts::{Access, QueryFacts, ShardShape, StatementFacts, TransactionEffect};
+use crate::wire::message;
+
+/// A block whose text is longer, in bytes, stays where it is.
+const MAX_TEXT: usize = 16 * 1024;
+
+/// What a block consists of so far.
+#[derive(Debug)]
+pub(super) struct Block {
+    /// The statements, as one text.
+    pub(super) text: Vec<u8>,
+    /// What the text says.
+    pub(super) facts: Arc<QueryFacts>,
+    /// Whether it began READ ONLY.
+    pub(super) read_only: bool,
+}
+
+/// What a segment means to a block that can still begin again elsewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Portable<'a> {
+    /// Nothing: it only prepares and describes.
+    Untouched,
+    /// This text would have to be run again.
+    Again(&'a [u8]),
+    /// The block stays where it is.
+    Bound,
+}
+
+impl Block {
+    /// A block that begins with `text`, if it does begin one.
+    pub(super) fn begin(text: &[u8], facts: Arc<QueryFacts>) -> Option<Self> {
+        let Some(TransactionEffect::Begin { read_only }) = facts.statements.first().map(|s| s.transaction) else {
+            return None;
+        };
+        (text.len() <= MAX_TEXT).then(|| Self { text: text.to_vec(), facts, read_only })
+    }
+
+    /// The block with `text` after it, unless it gets too long. `facts` says what the whole says.
+    pub(super) fn and(mut self, text: &[u8], facts: impl FnOnce(&[u8]) -> Arc<QueryFacts>) -> Option<Self> {
+        // The line break ends a comment that the text before may end with.
+        self.text.extend_from_slice(b"\n;");
+        self.text.extend_from_slice(text);
+        if self.text.len() > MAX_TEXT {
+            return None;
+        }
+        self.facts = facts(&self.text);
+        Some(self)
+    }
+}
+
+/// What the segment, whose messages stand at the front of `bytes`, means to its block.
+pub(super) fn portable<'a>(segment: &'a Segment, bytes: &'a [u8]) -> Portable<'a> {
+    if segment.only_prepares() {
+        return Portable::Untouched;
+    }
+    let text = match segment.items.as_slice() {
+        [(Intake::Query(facts), len)] => {
+            let body = bytes.get(5..*len).unwrap_or_default();
+            message::query(body).map(|text| (text, facts))
+        }
+        [(Intake::Parse { statement, .. }, parse), rest @ ..] => {
+            sole_execution(rest, bytes.get(*parse..).unwrap_or_default()).then_some((&*statement.sql, &statement.facts))
+        }
+        _ => None,
+    };
+    match text {
+        Some((text, facts)) if belongs_nowhere(facts) => Portable::Again(text),
+        _ => Portable::Bound,
+    }
+}
+
+/// Whether what follows a Parse runs that statement once, to its end and without parameters.
+fn sole_execution(items: &[(Intake, usize)], bytes: &[u8]) -> bool {
+    let [(Intake::Bind { .. }, len), rest @ ..] = items else { return false };
+    let bind = message::bind(bytes.get(5..*len).unwrap_or_default());
+    let no_parameters = bind.and_then(|b| b.parameters().map(|p| p.values.is_empty())).unwrap_or(false);
+    let rest = match rest {
+        [(Intake::DescribePortal | Intake::DescribeStatement { .. }, _), rest @ ..] => rest,
+        rest => rest,
+    };
+    no_parameters && matches!(rest, [(Intake::Execute { .. }, _), (Intake::Sync, _)])
+}
+
+/// Whether running the text once more elsewhere is as good as having run it there.
+fn belongs_nowhere(facts: &QueryFacts) -> bool {
+    let nowhere = |s: &StatementFacts| {
+        let begins = matches!(s.transaction, TransactionEffect::Begin { .. });
+        (begins || s.transaction == TransactionEffect::None)
+            && s.shape == ShardShape::NoTables
+            && s.effects.is_empty()
+            && s.functions.is_empty()
+            && (begins || s.access == Access::Read || matches!(s.why, "SET" | "SHOW"))
+    };
+    let hints = &facts.hints;
+    let chosen = hints.shard.is_some() || hints.sharding_key.is_some() || hints.error.is_some();
+    facts.unparsed.is_none() && !chosen && !facts.statements.is_empty() && facts.statements.iter().all(nowhere)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::parse;
+
+    #[test]
+    fn what_can_be_run_again() {
+        for text in [
+            "BEGIN",
+            "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1",
+            "SET LOCAL statement_timeout = '5s'",
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "SELECT set_config('app.tenant', '1', true)",
+            "SHOW search_path",
+        ] {
+            assert!(belongs_nowhere(&parse::facts(text.as_bytes())), "{text}");
+        }
+        for text in [
+            "",
+            "COMMIT",
+            "SAVEPOINT a",
+            "SET statement_timeout = '5s'",
+            "SET ROLE someone",
+            "SELECT * FROM t",
+            "SELECT f(1)",
+            "SELECT nextval('s')",
+            "SELECT pg_advisory_xact_lock(1)",
+            "FETCH c",
+            "/* pgweir: shard=s0 */ SELECT 1",
+            "SELECT set_config('app.tenant', '1', false)",
+            "no sql",
+        ] {
+            assert!(!belongs_nowhere(&parse::facts(text.as_bytes())), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_are_joined() {
+        let facts = |text: &[u8]| Arc::new(parse::facts(text));
+        assert!(Block::begin(b"SELECT 1", facts(b"SELECT 1")).is_none());
+        let text = b"BEGIN READ ONLY -- so";
+        let block = Block::begin(text, facts(text)).unwrap();
+        assert!(block.read_only);
+        let block = block.and(b"SET LOCAL a.b = 1;", facts).unwrap().and(b"SELECT 1", facts).unwrap();
+        assert_eq!(block.facts.statements.len(), 3, "{:?}", String::from_utf8_lossy(&block.text));
+        assert!(block.and(&[b' '; MAX_TEXT], facts).is_none());
+    }
+}

@@ -1,0 +1,153 @@
+//! What a segment needs to know of the server's catalog before it can be planned.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::client::database::{LiveDatabase, UserPools};
+use crate::client::plan::{Need, Planner};
+use crate::client::task::Client;
+use crate::clock;
+use crate::config::PoolMode;
+use crate::error::Error;
+use crate::id::WorkerId;
+use crate::route::decide::{self, Request};
+use crate::server;
+use crate::sql::catalog::{Answers, CatalogView, Function, Questions};
+use crate::sql::facts::{Access, QueryFacts, RouteHint};
+
+/// The outcome of planning.
+#[derive(Debug)]
+pub(super) enum Planned {
+    /// What the segment needs.
+    Need(Need),
+    /// These must be asked first.
+    Ask(Questions),
+    /// It is refused.
+    Refused(Error),
+}
+
+/// A question under way.
+pub(super) type LookUp = Pin<Box<dyn Future<Output = Result<(), Error>>>>;
+
+impl Client {
+    /// Plans the segment by what is known of the catalog. `linked`: a server is lent already.
+    pub(super) fn plan(&self, linked: bool) -> Planned {
+        let planner = Planner {
+            map: &self.database.config.map,
+            session: &self.session,
+            mode: self.pools.mode,
+            default_route: self.pools.route,
+            catalog: None,
+        };
+        let map = &self.database.config.map;
+        let texts = || self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+        let calls = |facts: &QueryFacts| facts.statements.iter().any(|s| !s.functions.is_empty());
+        // Without functions nothing is undecided, and elsewhere than on a sharded database a view is as good as a table.
+        let matters = if map.is_sharded() {
+            texts().any(|f| calls(f) || f.statements.iter().any(|s| !s.shape.tables().is_empty()))
+        } else {
+            !linked && self.pools.mode != PoolMode::Session && self.has_replicas() && texts().any(|f| calls(f))
+        };
+        if !matters {
+            return finish(planner.plan(&self.segment, self.input.bytes()));
+        }
+        let mut catalog = self.pools.catalog.lock();
+        catalog.follow(self.database.catalog_epoch.load(Ordering::Acquire));
+        let settings = self.session.settings();
+        let view = CatalogView { catalog: &catalog, search_path: settings.get("search_path"), now: clock::now() };
+        let chosen = |name| settings.get(name).is_some_and(|value| !value.is_empty());
+        let chosen = chosen("pgweir.shard") || chosen("pgweir.sharding_key");
+        let mut questions = Questions::default();
+        for facts in texts() {
+            let chosen = chosen || facts.hints.shard.is_some() || facts.hints.sharding_key.is_some();
+            let more = if map.is_sharded() && !chosen {
+                view.ask_all(facts, |table| map.table(table.schema.as_deref(), &table.name).is_none())
+            } else {
+                view.ask_functions(facts)
+            };
+            questions.add(more);
+        }
+        if !questions.is_empty() {
+            return Planned::Ask(questions);
+        }
+        finish(Planner { catalog: Some(view), ..planner }.plan(&self.segment, self.input.bytes()))
+    }
+
+    fn has_replicas(&self) -> bool {
+        self.database.config.shards.iter().any(|shard| shard.servers.len() > 1)
+    }
+
+    /// Asks the catalog. Where the answer only decides between primary and replica, no answer means the primary.
+    pub(super) fn look_up(&self, questions: Questions) -> LookUp {
+        let (database, pools) = (Arc::clone(&self.database), Arc::clone(&self.pools));
+        let worker = self.cx.id;
+        Box::pin(async move { look_up(&database, &pools, worker, questions).await })
+    }
+}
+
+fn finish(planned: Result<Need, Error>) -> Planned {
+    match planned {
+        Ok(need) => Planned::Need(need),
+        Err(error) => Planned::Refused(error),
+    }
+}
+
+async fn look_up(
+    database: &LiveDatabase,
+    pools: &UserPools,
+    worker: WorkerId,
+    questions: Questions,
+) -> Result<(), Error> {
+    // One at a time for each user: what many clients want to know at once is mostly the same.
+    let _turn = pools.looking_up.lock().await;
+    let questions = {
+        let mut catalog = pools.catalog.lock();
+        catalog.follow(database.catalog_epoch.load(Ordering::Acquire));
+        catalog.unanswered(questions, clock::now())
+    };
+    if questions.is_empty() {
+        return Ok(());
+    }
+    let epoch = database.catalog_epoch.load(Ordering::Acquire);
+    let answers = match ask(database, pools, worker, &questions).await {
+        Ok(answers) => answers,
+        Err(error) if database.config.map.is_sharded() => return Err(error),
+        Err(error) => {
+            tracing::warn!(database = database.config.name, %error, "functions are taken to write: the catalog cannot be asked");
+            let unknown = Function { exists: false, volatile: true, reads_unseen: true };
+            Answers { functions: vec![unknown; questions.functions.len()], relations: Vec::new() }
+        }
+    };
+    let mut catalog = pools.catalog.lock();
+    catalog.follow(epoch);
+    catalog.learn(questions, answers, clock::now());
+    Ok(())
+}
+
+/// Asks the primary of the default shard.
+async fn ask(
+    database: &LiveDatabase,
+    pools: &UserPools,
+    worker: WorkerId,
+    questions: &Questions,
+) -> Result<Answers, Error> {
+    let shard = database.config.map.default_shard;
+    let mut views = Vec::new();
+    if let Some(health) = database.health.get(usize::from(shard.0)) {
+        health.views(clock::now(), &mut views);
+    }
+    let request = Request {
+        access: Access::Write,
+        hint: RouteHint::Auto,
+        begin_read_only: false,
+        read_your_writes: database.config.health.read_your_writes,
+        last_write: None,
+    };
+    let route = decide::decide(&request, &views, &[], &mut rand::rng())?;
+    let pool = database
+        .pool(pools, shard, route.server)
+        .ok_or_else(|| Error::us(crate::error::SqlState::INTERNAL_ERROR, "the route names no server"))?;
+    server::catalog::ask(&pool.target, pool.settings.login, worker, questions).await
+}

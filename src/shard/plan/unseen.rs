@@ -1,0 +1,61 @@
+//! Tables that a statement touches without naming them: behind views, by inheritance, in the code of functions.
+//!
+//! Where the user has chosen the shard, that is what he gets. Else a statement is only let through when the catalog shows that
+//! what it cannot see is no listed table. Not seen even so: triggers, rules of row-level security, and what operators, casts and
+//! column defaults call; they run where the row is.
+
+use super::{PlanContext, StatementFacts, Table, TableRef, access, refusal};
+use crate::error::Error;
+use crate::sql::catalog::{Relation, is_unexplained};
+use crate::sql::facts::Access;
+
+/// Looks at every function and every unlisted relation of the statement.
+///
+/// # Errors
+/// One of them may touch a listed table.
+pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
+    let is_set = |setting: Option<&str>| setting.is_some_and(|value| !value.is_empty());
+    if is_set(cx.shard) || is_set(cx.sharding_key) {
+        return Ok(());
+    }
+    let Some(catalog) = &cx.catalog else { return Ok(()) };
+    for function in &statement.functions {
+        let called = || match &function.schema {
+            Some(schema) => format!("{schema}.{}()", function.name),
+            None => format!("{}()", function.name),
+        };
+        if function.runs_text {
+            return Err(refusal::function_unseen(&called()));
+        }
+        match catalog.function(function) {
+            None => return Err(refusal::not_looked_up(&function.name)),
+            Some(f) if f.reads_unseen => return Err(refusal::function_unseen(&called())),
+            Some(_) => {}
+        }
+    }
+    for table in statement.shape.tables() {
+        if cx.map.table(table.schema.as_deref(), &table.name).is_some() || !is_unexplained(table) {
+            continue;
+        }
+        let relation = catalog.relation(table).ok_or_else(|| refusal::not_looked_up(&table.name))?;
+        relation_reaches(table, relation, access(statement, cx) == Access::Write, cx)?;
+    }
+    Ok(())
+}
+
+fn relation_reaches(table: &TableRef, relation: &Relation, writes: bool, cx: &PlanContext<'_>) -> Result<(), Error> {
+    for (place, (schema, name)) in relation.reaches.iter().enumerate() {
+        match cx.map.table(Some(schema), name) {
+            None => {}
+            // The relation itself comes first.
+            Some(_) if place == 0 => return Err(refusal::is_listed(name, schema)),
+            // Every shard has all of it; only a write would be missing elsewhere.
+            Some(Table::Reference) if !writes => {}
+            Some(_) => return Err(refusal::reaches_listed(&table.name, schema, name)),
+        }
+    }
+    match &relation.reads_unseen {
+        Some(function) => Err(refusal::view_function_unseen(&table.name, function)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,327 @@
+//! What the server's catalog says of names that the grammar cannot explain: functions that are not built in, and relations
+//! that may be views.
+//!
+//! Answers are kept for [`KEPT`] and forgotten when a statement that may have changed them passes; a change made elsewhere is
+//! noticed that much later. What does not exist is asked again after a second.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::facts::{Access, FunctionRef, QueryFacts, StatementFacts, TableRef};
+
+/// How long an answer counts.
+pub const KEPT: Duration = Duration::from_secs(60);
+/// How long it counts that something does not exist.
+const KEPT_MISSING: Duration = Duration::from_secs(1);
+/// More names than this are a client that makes them up: all are forgotten.
+const MAX_NAMES: usize = 20_000;
+
+/// A name and what it is looked up under.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// The session's search_path, where it is not the server's default and the name has no schema.
+    pub search_path: Option<String>,
+    /// The schema, when the statement says it.
+    pub schema: Option<String>,
+    /// The name.
+    pub name: String,
+}
+
+impl Name {
+    fn new(search_path: Option<&str>, schema: Option<&str>, name: &str) -> Self {
+        let search_path = if schema.is_none() { search_path } else { None };
+        Self { search_path: search_path.map(str::to_owned), schema: schema.map(str::to_owned), name: name.to_owned() }
+    }
+}
+
+/// What the catalog says of all functions of one name together: which one a call means depends on types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Function {
+    /// There is one.
+    pub exists: bool,
+    /// One of them is VOLATILE: it may write.
+    pub volatile: bool,
+    /// One of them may read tables that the statement does not name: it is neither IMMUTABLE nor written in C.
+    pub reads_unseen: bool,
+}
+
+/// What the catalog says of a relation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Relation {
+    /// Schema and name of it, and of all that it reaches: what a view reads, what a table inherits from or is inherited by.
+    /// Empty if it does not exist.
+    pub reaches: Vec<(String, String)>,
+    /// A function that a view calls and that may read tables unseen.
+    pub reads_unseen: Option<String>,
+}
+
+/// What to ask the catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Questions {
+    /// Functions.
+    pub functions: Vec<Name>,
+    /// Relations.
+    pub relations: Vec<Name>,
+}
+
+impl Questions {
+    /// Adds those of another that are not here yet.
+    pub fn add(&mut self, other: Self) {
+        for name in other.functions {
+            if !self.functions.contains(&name) {
+                self.functions.push(name);
+            }
+        }
+        for name in other.relations {
+            if !self.relations.contains(&name) {
+                self.relations.push(name);
+            }
+        }
+    }
+
+    /// Whether there is nothing to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty() && self.relations.is_empty()
+    }
+}
+
+/// The answers, in the order of the questions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answers {
+    /// Functions.
+    pub functions: Vec<Function>,
+    /// Relations.
+    pub relations: Vec<Relation>,
+}
+
+/// The answers so far.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    functions: HashMap<Name, (Function, Instant)>,
+    relations: HashMap<Name, (Relation, Instant)>,
+    /// The state of the server's catalog that the answers are of; whoever changes it counts.
+    epoch: u64,
+}
+
+impl Catalog {
+    /// Forgets everything if the server's catalog has changed: if `epoch` is not the one of before.
+    pub fn follow(&mut self, epoch: u64) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.functions.clear();
+        self.relations.clear();
+    }
+
+    /// Those of the questions that have no answer at `now`.
+    #[must_use]
+    pub fn unanswered(&self, mut questions: Questions, now: Instant) -> Questions {
+        questions.functions.retain(|name| self.functions.get(name).is_none_or(|(_, until)| *until <= now));
+        questions.relations.retain(|name| self.relations.get(name).is_none_or(|(_, until)| *until <= now));
+        questions
+    }
+
+    /// Takes in answers at `now`.
+    pub fn learn(&mut self, questions: Questions, answers: Answers, now: Instant) {
+        if self.functions.len().max(self.relations.len()) > MAX_NAMES {
+            self.forget();
+        }
+        for (name, function) in questions.functions.into_iter().zip(answers.functions) {
+            let until = now + if function.exists { KEPT } else { KEPT_MISSING };
+            self.functions.insert(name, (function, until));
+        }
+        for (name, relation) in questions.relations.into_iter().zip(answers.relations) {
+            let until = now + if relation.reaches.is_empty() { KEPT_MISSING } else { KEPT };
+            self.relations.insert(name, (relation, until));
+        }
+    }
+}
+
+/// The catalog as a session sees it now.
+#[derive(Debug, Clone, Copy)]
+pub struct CatalogView<'a> {
+    /// The answers.
+    pub catalog: &'a Catalog,
+    /// The session's search_path, where it is not the server's default.
+    pub search_path: Option<&'a str>,
+    /// Now.
+    pub now: Instant,
+}
+
+impl<'a> CatalogView<'a> {
+    /// What is known of a function.
+    #[must_use]
+    pub fn function(&self, function: &FunctionRef) -> Option<Function> {
+        let name = Name::new(self.search_path, function.schema.as_deref(), &function.name);
+        self.catalog.functions.get(&name).filter(|(_, until)| *until > self.now).map(|(f, _)| *f)
+    }
+
+    /// What is known of a relation.
+    #[must_use]
+    pub fn relation(&self, table: &TableRef) -> Option<&'a Relation> {
+        let name = Name::new(self.search_path, table.schema.as_deref(), &table.name);
+        self.catalog.relations.get(&name).filter(|(_, until)| *until > self.now).map(|(r, _)| r)
+    }
+
+    /// The access of a statement, now that its functions may be known. One that may write, or of which nothing is known, is a
+    /// write. (One that does not exist is an error on any server; it is a write so that the primary says it.)
+    #[must_use]
+    pub fn access(&self, statement: &StatementFacts) -> Access {
+        let reads = |f: &FunctionRef| !f.runs_text && self.function(f).is_some_and(|f| f.exists && !f.volatile);
+        if statement.functions.iter().all(reads) { statement.own_access } else { statement.access }
+    }
+
+    /// The strongest access of a text's statements, as [`QueryFacts::access`], now that its functions may be known.
+    #[must_use]
+    pub fn text_access(&self, facts: &QueryFacts) -> Access {
+        if facts.unparsed.is_some() {
+            return Access::Write;
+        }
+        facts.statements.iter().map(|s| self.access(s)).max().unwrap_or(Access::Neutral)
+    }
+
+    /// The functions that stand in the way of reading on a replica.
+    #[must_use]
+    pub fn ask_functions(&self, facts: &QueryFacts) -> Questions {
+        let mut questions = Questions::default();
+        let undecided = facts.statements.iter().filter(|s| s.own_access < s.access);
+        for function in undecided.flat_map(|s| &s.functions) {
+            self.ask_function(function, &mut questions);
+        }
+        questions
+    }
+
+    /// All functions and the relations for which `matters` is true, as far as they are not known.
+    #[must_use]
+    pub fn ask_all(&self, facts: &QueryFacts, matters: impl Fn(&TableRef) -> bool) -> Questions {
+        let mut questions = Questions::default();
+        for statement in &facts.statements {
+            for function in &statement.functions {
+                self.ask_function(function, &mut questions);
+            }
+            for table in statement.shape.tables() {
+                if is_unexplained(table) && matters(table) && self.relation(table).is_none() {
+                    let name = Name::new(self.search_path, table.schema.as_deref(), &table.name);
+                    if !questions.relations.contains(&name) {
+                        questions.relations.push(name);
+                    }
+                }
+            }
+        }
+        questions
+    }
+
+    fn ask_function(&self, function: &FunctionRef, questions: &mut Questions) {
+        if function.runs_text || self.function(function).is_some() {
+            return;
+        }
+        let name = Name::new(self.search_path, function.schema.as_deref(), &function.name);
+        if !questions.functions.contains(&name) {
+            questions.functions.push(name);
+        }
+    }
+}
+
+/// Whether a relation may be somebody's view. PostgreSQL's own read only the catalog.
+#[must_use]
+pub fn is_unexplained(table: &TableRef) -> bool {
+    !table.schema.as_deref().is_some_and(|s| s == "pg_catalog" || s == "information_schema")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::facts;
+    use super::*;
+    use crate::clock;
+
+    const READS: Function = Function { exists: true, volatile: false, reads_unseen: true };
+    const WRITES: Function = Function { exists: true, volatile: true, reads_unseen: true };
+
+    fn name(name: &str) -> Name {
+        Name::new(None, None, name)
+    }
+
+    #[test]
+    fn a_function_is_a_write_until_it_is_known_not_to() {
+        let now = clock::now();
+        let mut catalog = Catalog::default();
+        let text = facts(b"SELECT f(1), g(2), f(3)");
+        let view = CatalogView { catalog: &catalog, search_path: None, now };
+        let questions = view.ask_functions(&text);
+        assert_eq!(questions, Questions { functions: vec![name("f"), name("g")], relations: vec![] });
+        assert_eq!(view.access(&text.statements[0]), Access::Write);
+        for (g, access) in
+            [(READS, Access::Read), (WRITES, Access::Write), (Function { exists: false, ..READS }, Access::Write)]
+        {
+            catalog.learn(questions.clone(), Answers { functions: vec![READS, g], relations: vec![] }, now);
+            let view = CatalogView { catalog: &catalog, search_path: None, now };
+            assert_eq!(view.access(&text.statements[0]), access);
+            assert!(view.ask_functions(&text).is_empty());
+        }
+        // A statement that writes anyway asks nothing, and stays what it is.
+        let view = CatalogView { catalog: &catalog, search_path: None, now };
+        let insert = facts(b"INSERT INTO t VALUES (f(1), h(1))");
+        assert!(view.ask_functions(&insert).is_empty());
+        assert_eq!(view.access(&insert.statements[0]), Access::Write);
+        let dblink = facts(b"SELECT dblink('', '')");
+        assert!(view.ask_functions(&dblink).is_empty());
+        assert_eq!(view.access(&dblink.statements[0]), Access::Write);
+    }
+
+    #[test]
+    fn answers_age_and_are_forgotten() {
+        let now = clock::now();
+        let mut catalog = Catalog::default();
+        let questions =
+            Questions { functions: vec![name("f"), name("gone")], relations: vec![name("v"), name("gone")] };
+        let missing = Function { exists: false, volatile: false, reads_unseen: false };
+        let view = Relation { reaches: vec![("public".into(), "v".into())], reads_unseen: None };
+        let answers = Answers { functions: vec![READS, missing], relations: vec![view, Relation::default()] };
+        catalog.learn(questions, answers, now);
+        let text = facts(b"SELECT f(1), gone() FROM v, gone");
+        let asks = |catalog: &Catalog, after: f64| {
+            let now = now + Duration::from_secs_f64(after);
+            let q = CatalogView { catalog, search_path: None, now }.ask_all(&text, |_| true);
+            (q.functions.len(), q.relations.len())
+        };
+        assert_eq!(asks(&catalog, 0.5), (0, 0));
+        assert_eq!(asks(&catalog, 2.0), (1, 1));
+        assert_eq!(asks(&catalog, 61.0), (2, 2));
+        catalog.follow(0);
+        assert_eq!(asks(&catalog, 0.5), (0, 0));
+        catalog.follow(1);
+        assert_eq!(asks(&catalog, 0.5), (2, 2));
+    }
+
+    #[test]
+    fn names_are_those_of_a_search_path() {
+        let now = clock::now();
+        let mut catalog = Catalog::default();
+        let text = facts(b"SELECT * FROM v, s.v, pg_catalog.pg_class");
+        let ask = |catalog: &Catalog, search_path| CatalogView { catalog, search_path, now }.ask_all(&text, |_| true);
+        let questions = ask(&catalog, Some("a"));
+        let qualified = Name { schema: Some("s".into()), ..name("v") };
+        let unqualified = Name { search_path: Some("a".into()), ..name("v") };
+        assert_eq!(questions.relations, [unqualified, qualified]);
+        let known = Relation { reaches: vec![("a".into(), "v".into())], reads_unseen: None };
+        catalog.learn(questions, Answers { functions: vec![], relations: vec![known.clone(), known] }, now);
+        assert!(ask(&catalog, Some("a")).is_empty());
+        assert_eq!(ask(&catalog, None).relations, [name("v")]);
+    }
+
+    #[test]
+    fn names_made_up_do_not_pile_up() {
+        let now = clock::now();
+        let mut catalog = Catalog::default();
+        for i in 0..3 * MAX_NAMES {
+            let questions = Questions { functions: vec![name(&i.to_string())], relations: vec![] };
+            catalog.learn(questions, Answers { functions: vec![READS], relations: vec![] }, now);
+        }
+        assert!(catalog.functions.len() <= MAX_NAMES + 1);
+    }
+}
