@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![allow(clippy::panic, reason = "a failed step is a failed test")]
-
 #![allow(clippy::print_stderr, reason = "a soak tells what it did")]
 
 mod common;
