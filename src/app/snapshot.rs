@@ -244,7 +244,6 @@ fn replicas(live: &Live) -> Vec<ReplicaSnapshot> {
                     shard: shard.name.clone(),
                     host: describe::host(&server.host),
                     port: server.port,
-                    // What is given to a server as the primary is a write to us, whatever it turns out to be.
                     writes: assigned.saturating_sub(seen.reads),
                     ..replica(seen)
                 });
@@ -268,6 +267,7 @@ fn replica(seen: ServerSnapshot) -> ReplicaSnapshot {
         lag_bytes: seen.lag_bytes,
         lag: seen.lag,
         in_flight: seen.in_flight,
+        unreachable: seen.unreachable,
         breaker: match seen.breaker {
             breaker::BreakerState::Closed => BreakerState::Closed,
             breaker::BreakerState::HalfOpen => BreakerState::HalfOpen,

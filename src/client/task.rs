@@ -510,7 +510,8 @@ impl Client {
             };
             match self.checkout(&pool, now).await {
                 Ok(checkout) => {
-                    self.count_checkout(&pool, &in_flight, route, now);
+                    let read = route.role == Role::Replica || request.access == Access::Read;
+                    self.count_checkout(&pool, &in_flight, read, now);
                     return Ok(Link::new(checkout, in_flight, route.role, shard, route.server, now));
                 }
                 Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {
@@ -550,10 +551,10 @@ impl Client {
         }
     }
 
-    fn count_checkout(&self, pool: &Pool, in_flight: &InFlight, route: Route, asked: Instant) {
+    fn count_checkout(&self, pool: &Pool, in_flight: &InFlight, read: bool, asked: Instant) {
         let waited = clock::now().saturating_duration_since(asked);
         pool.counters.wait_time.record(waited);
-        if route.role == Role::Replica {
+        if read {
             in_flight.server().count_read();
         }
         pool.counters.totals.add(&crate::metrics::counters::Counts {
@@ -682,11 +683,20 @@ pub(super) fn lost(why: &str) -> Error {
 
 fn pool_full(pool: &Pool, limit: Duration) -> Error {
     let c = pool.counts();
+    let in_vain = format!("no server connection became free within {} s (query_wait_timeout)", limit.as_secs_f64());
+    tracing::warn!(pool = %pool.name(), active = c.active + c.active_cancel, waiting = c.waiting, paused = pool.is_paused(), "{in_vain}");
+    if pool.is_paused() {
+        return Error::us(SqlState::TOO_MANY_CONNECTIONS, format!("{in_vain}: the database is paused"))
+            .hint("RESUME on the console ends the pause.");
+    }
+    if let Some(error) = pool.failing() {
+        return Error::us(SqlState::TOO_MANY_CONNECTIONS, format!("{in_vain}: {}", error.message))
+            .hint("New connections fail, so only those that were open are lent; the message says why.");
+    }
     Error::us(
         SqlState::TOO_MANY_CONNECTIONS,
         format!(
-            "no server connection became free within {} s (query_wait_timeout): {} of {} are in use and {} clients wait",
-            limit.as_secs_f64(),
+            "{in_vain}: {} of {} are in use and {} clients wait",
             c.active + c.active_cancel,
             pool.settings.limits.size,
             c.waiting

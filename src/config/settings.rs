@@ -134,9 +134,11 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("server_connect_timeout", "How long connecting and logging in to a server may take.", |g| {
         Field::TimeAbove(&mut g.server_connect_timeout)
     }),
-    row("server_login_retry", "How long to wait after a failed login to a server before the next try.", |g| {
-        Field::Time(&mut g.server_login_retry)
-    }),
+    row(
+        "server_login_retry",
+        "Longest wait after a failed login to a server; the first is 0.25 s, each next one twice as long, a good probe ends it.",
+        |g| Field::Time(&mut g.server_login_retry),
+    ),
     row("client_login_timeout", "How long a client may take to log in; 0: for ever.", |g| {
         Field::Time(&mut g.client_login_timeout)
     }),

@@ -322,6 +322,6 @@ fn chain(error: &tokio_postgres::Error) -> String {
     text
 }
 
-fn address(server: &Server) -> String {
+pub(super) fn address(server: &Server) -> String {
     format!("{}:{}", server.host, server.port)
 }

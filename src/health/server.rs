@@ -104,6 +104,8 @@ pub struct ServerSnapshot {
     pub open_for: Option<Duration>,
     /// It did not answer the last probe.
     pub suspect: bool,
+    /// No connection could be made a moment ago.
+    pub unreachable: bool,
     /// Whether it is probed at all.
     pub probed: bool,
     /// Time since the last probe that was answered.
@@ -141,6 +143,14 @@ struct Record {
     streaming: Option<bool>,
 }
 
+/// A failed attempt to connect says this long that the server cannot be reached. Where nothing probes it only traffic can tell that it
+/// is back, and traffic must come again for that.
+pub const UNREACHABLE: Duration = Duration::from_secs(20);
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(UNKNOWN - 1)
+}
+
 /// "Not known" of the atomics that hold times and positions.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -148,6 +158,8 @@ const UNKNOWN: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct ServerHealth {
     index: ServerIndex,
+    /// Where it is, for logs.
+    address: String,
     configured: Role,
     weight: f64,
     max_lag: Duration,
@@ -165,6 +177,8 @@ pub struct ServerHealth {
     lag_nanos: AtomicU64,
     /// Nanoseconds after `base`.
     covered_until: AtomicU64,
+    /// When no connection could be made; nanoseconds after `base`, forgotten when one could.
+    unreachable_at: AtomicU64,
     probed: AtomicBool,
     suspect: AtomicBool,
     /// The breaker is not pristine: it must be asked and told.
@@ -179,6 +193,7 @@ impl ServerHealth {
         let breaker = Settings { failures: settings.breaker_failures, cooldown: settings.breaker_cooldown };
         Self {
             index,
+            address: super::probe::address(server),
             configured: server.role,
             weight: server.weight,
             max_lag: settings.max_lag,
@@ -192,6 +207,7 @@ impl ServerHealth {
             lsn: AtomicU64::new(UNKNOWN),
             lag_nanos: AtomicU64::new(UNKNOWN),
             covered_until: AtomicU64::new(UNKNOWN),
+            unreachable_at: AtomicU64::new(UNKNOWN),
             probed: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             attention: AtomicBool::new(false),
@@ -238,7 +254,20 @@ impl ServerHealth {
         if self.probed.load(Ordering::Relaxed) {
             self.suspect.store(true, Ordering::Relaxed);
         }
+        self.unreachable_at.store(nanos(self.offset(now)), Ordering::Relaxed);
         self.fail(FailureKind::Connect, message, now);
+    }
+
+    /// A connection was made.
+    pub fn on_connected(&self) {
+        self.unreachable_at.store(UNKNOWN, Ordering::Relaxed);
+    }
+
+    /// Whether the last attempt to connect failed and is not long past ([`UNREACHABLE`]).
+    #[must_use]
+    pub fn is_unreachable(&self, now: Instant) -> bool {
+        let at = self.unreachable_at.load(Ordering::Relaxed);
+        at != UNKNOWN && nanos(self.offset(now)).saturating_sub(at) < nanos(UNREACHABLE)
     }
 
     /// A connection broke while it was in use or was found broken.
@@ -259,9 +288,16 @@ impl ServerHealth {
         }
         if self.attention.load(Ordering::Relaxed) {
             let mut record = self.record.lock();
+            let before = record.breaker.state(now);
             record.breaker.on_success(now);
-            self.pay_attention(&record, now);
+            self.tell(before, &record, now);
         }
+    }
+
+    /// Whether a probe has been answered since `time`.
+    #[must_use]
+    pub fn answered_after(&self, time: Instant) -> bool {
+        self.probed.load(Ordering::Relaxed) && self.record.lock().last_probe.is_some_and(|at| at > time)
     }
 
     /// Counts a read that it served.
@@ -307,11 +343,13 @@ impl ServerHealth {
         self.lsn.store(lsn.map_or(UNKNOWN, |l| l.0), Ordering::Relaxed);
         self.set_lag(lag);
         self.suspect.store(false, Ordering::Relaxed);
+        self.on_connected();
         let mut record = self.record.lock();
         record.last_probe = Some(now);
         record.streaming = streaming;
+        let before = record.breaker.state(now);
         record.breaker.on_probe_success(now);
-        self.pay_attention(&record, now);
+        self.tell(before, &record, now);
     }
 
     /// The lag as corrected by the shard; `None`: not known.
@@ -397,6 +435,7 @@ impl ServerHealth {
             breaker: record.breaker.state(now),
             open_for: record.breaker.open_until(now).map(|until| until.saturating_duration_since(now)),
             suspect: view.suspect,
+            unreachable: self.is_unreachable(now),
             probed: self.probed.load(Ordering::Relaxed),
             probe_age: record.last_probe.map(|at| now.saturating_duration_since(at)),
             weight: self.weight,
@@ -433,8 +472,34 @@ impl ServerHealth {
         let mut record = self.record.lock();
         self.forget_position_locked();
         record.last_error = Some((message.to_owned(), now));
+        let before = record.breaker.state(now);
         record.breaker.on_failure(kind, now, &mut rand::rng());
-        self.pay_attention(&record, now);
+        self.tell(before, &record, now);
+    }
+
+    /// Logs what became of the breaker, and does what [`Self::pay_attention`] does.
+    fn tell(&self, before: BreakerState, record: &Record, now: Instant) {
+        let after = record.breaker.state(now);
+        match (before, after) {
+            (BreakerState::Closed | BreakerState::HalfOpen, BreakerState::Open) => {
+                let error = record.last_error.as_ref().map_or("", |(message, _)| message);
+                tracing::warn!(
+                    server = self.address,
+                    role = self.configured.as_str(),
+                    error,
+                    "server gets no more traffic: its breaker is open"
+                );
+            }
+            (BreakerState::Open | BreakerState::HalfOpen, BreakerState::Closed) => {
+                tracing::info!(
+                    server = self.address,
+                    role = self.configured.as_str(),
+                    "server gets traffic again: its breaker is closed"
+                );
+            }
+            _ => {}
+        }
+        self.pay_attention(record, now);
     }
 
     /// Called with the lock held, so that the flag follows the breaker in the order of its changes.

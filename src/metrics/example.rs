@@ -158,6 +158,7 @@ fn server(database: &str, host: &str, port: u16, role: Role) -> ReplicaSnapshot 
         breaker: BreakerState::Closed,
         last_error: None,
         reads: 9,
+        unreachable: false,
         writes: 8,
     }
 }

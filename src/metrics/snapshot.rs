@@ -127,6 +127,7 @@ impl Readiness {
                     && s.shard == shard.name
                     && s.role == Role::Primary
                     && s.breaker != BreakerState::Open
+                    && !s.unreachable
             });
             if !reachable {
                 reasons.push(format!(
@@ -474,6 +475,8 @@ pub struct ReplicaSnapshot {
     pub lag: Option<Duration>,
     /// Queries under way.
     pub in_flight: u32,
+    /// No connection could be made a moment ago.
+    pub unreachable: bool,
     /// Its circuit breaker.
     pub breaker: BreakerState,
     /// What went wrong last; stays after it recovered.

@@ -124,6 +124,23 @@ pub struct Ledger {
     waiters: VecDeque<(WaiterId, Instant)>,
     paused: bool,
     retry_at: Option<Instant>,
+    /// Logins that failed one after the other, each after the wait for the one before.
+    failures: u32,
+}
+
+/// How long after a failed login the next is tried: twice as long each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// After the first.
+    pub first: Duration,
+    /// At most.
+    pub most: Duration,
+}
+
+impl Backoff {
+    fn after(self, failures: u32) -> Duration {
+        self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(self.most)
+    }
 }
 
 impl Ledger {
@@ -138,6 +155,7 @@ impl Ledger {
             waiters: VecDeque::new(),
             paused: false,
             retry_at: None,
+            failures: 0,
         }
     }
 
@@ -217,16 +235,37 @@ impl Ledger {
 
     /// A login succeeded.
     pub fn login_done(&mut self, slot: SlotId, now: Instant) -> Freed {
-        self.retry_at = None;
+        self.retry_now();
         self.freed(slot, now)
     }
 
-    /// A login failed: the slot is gone, no login is tried before `retry` has passed. Whoever waits with nothing else to wait for is
-    /// returned, to be told.
-    pub fn login_failed(&mut self, slot: SlotId, retry: Duration, now: Instant) -> Vec<WaiterId> {
+    /// The server is known to be back: the wait after failed logins is over.
+    pub fn retry_now(&mut self) {
+        self.retry_at = None;
+        self.failures = 0;
+    }
+
+    /// When the next login may be tried, after one has failed.
+    #[must_use]
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// A login failed: the slot is gone, no login is tried for a while. Whoever waits with nothing else to wait for is returned,
+    /// to be told.
+    pub fn login_failed(&mut self, slot: SlotId, backoff: Backoff, now: Instant) -> Vec<WaiterId> {
         self.remove(slot);
-        self.retry_at = now.checked_add(retry);
-        if self.has_live() || self.paused {
+        // Of logins that were under way together only one counts.
+        if self.retry_at.is_none_or(|at| now >= at) {
+            self.failures = self.failures.saturating_add(1);
+            self.retry_at = now.checked_add(backoff.after(self.failures));
+        }
+        self.strand(now)
+    }
+
+    /// Takes out who waits with nothing to wait for, to be told: there is no connection, and none can be made for a while.
+    pub fn strand(&mut self, now: Instant) -> Vec<WaiterId> {
+        if self.paused || self.has_live() || self.retry_at.is_none_or(|at| now >= at) {
             return Vec::new();
         }
         self.waiters.drain(..).map(|(w, _)| w).collect()
@@ -427,6 +466,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     const W: WorkerId = WorkerId(0);
+    const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
 
     fn ledger(size: usize) -> Ledger {
         Ledger::new(Limits { size, reserve: 1, round_robin: false })
@@ -469,10 +509,10 @@ mod tests {
         let mut l = ledger(2);
         let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(1), W, now) else { panic!() };
         let Acquire::Queued(Some(other)) = l.acquire(WaiterId(2), W, now) else { panic!() };
-        assert_eq!(l.login_failed(slot, Duration::from_secs(15), now), [WaiterId(1), WaiterId(2)]);
-        assert!(l.login_failed(other, Duration::from_secs(15), now).is_empty());
+        assert_eq!(l.login_failed(slot, BACKOFF, now), [WaiterId(1), WaiterId(2)]);
+        assert!(l.login_failed(other, BACKOFF, now).is_empty());
         assert_eq!(l.acquire(WaiterId(3), W, now), Acquire::Refused);
-        let later = now + Duration::from_secs(15);
+        let later = now + BACKOFF.first;
         assert!(matches!(l.acquire(WaiterId(4), W, later), Acquire::Queued(Some(_))));
     }
 
@@ -492,6 +532,41 @@ mod tests {
         assert_eq!(l.login_done(reserve, now + after), Freed::Give(WaiterId(2)));
         assert_eq!(l.release(slot, now + after), Freed::Give(WaiterId(3)));
         assert_eq!(l.release(reserve, now + after), Freed::Idle);
+    }
+
+    #[test]
+    fn logins_that_keep_failing_are_tried_less_and_less() {
+        let mut now = start();
+        let mut l = ledger(2);
+        let mut waits = Vec::new();
+        for waiter in 0..6 {
+            let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(waiter), W, now) else { panic!() };
+            l.login_failed(slot, BACKOFF, now);
+            let next = l.retry_at().unwrap();
+            waits.push((next - now).as_secs());
+            now = next;
+        }
+        assert_eq!(waits, [1, 2, 4, 5, 5, 5]);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(9), W, now) else { panic!() };
+        l.login_failed(slot, BACKOFF, now);
+        assert_eq!(l.acquire(WaiterId(10), W, now), Acquire::Refused);
+        l.retry_now();
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(11), W, now) else { panic!() };
+        l.login_failed(slot, BACKOFF, now);
+        assert_eq!(l.retry_at(), Some(now + BACKOFF.first), "it starts from the beginning");
+    }
+
+    #[test]
+    fn who_waits_is_told_when_the_last_connection_is_gone_and_none_can_be_made() {
+        let now = start();
+        let mut l = ledger(2);
+        let Acquire::Queued(Some(used)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        l.login_done(used, now);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(2), W, now) else { panic!() };
+        assert!(l.login_failed(slot, BACKOFF, now).is_empty(), "there is a connection to wait for");
+        assert_eq!(l.discard(used, now), None);
+        assert_eq!(l.strand(now), [WaiterId(2)]);
+        assert!(l.strand(now).is_empty());
     }
 
     #[derive(Debug, Clone)]
@@ -579,7 +654,7 @@ mod tests {
                             let freed = l.login_done(slot, now);
                             m.freed(slot, freed);
                         } else {
-                            for w in l.login_failed(slot, Duration::from_secs(5), now) {
+                            for w in l.login_failed(slot, BACKOFF, now) {
                                 prop_assert!(m.waiting.remove(&w));
                             }
                         }
@@ -621,8 +696,12 @@ mod tests {
                         m.dialing.extend(l.open_reserve(Duration::from_secs(2), W, now));
                     }
                 }
+                for w in l.strand(now) {
+                    prop_assert!(m.waiting.remove(&w));
+                }
                 let c = l.counts();
                 prop_assert!(l.len() <= size + 1, "never more than the limit and the reserve");
+                prop_assert!(c.waiting == 0 || l.is_paused() || !l.is_empty(), "nobody waits for nothing");
                 prop_assert_eq!(c.waiting, m.waiting.len());
                 prop_assert_eq!(c.login, m.dialing.len());
                 prop_assert_eq!(c.active + c.active_cancel, m.active.len());

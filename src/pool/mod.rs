@@ -25,7 +25,10 @@ use crate::server::login::{self, LoginSettings};
 use crate::server::{Address, Connection, Target};
 pub use checkout::{Checkout, Verdict};
 use counters::PoolCounters;
-use ledger::{Acquire, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
+use ledger::{Acquire, Backoff, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
+
+/// Time to the second attempt when a server cannot be reached.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
 
 /// What a pool is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,7 +54,7 @@ pub struct PoolSettings {
     pub min_size: usize,
     /// For logins.
     pub login: LoginSettings,
-    /// Time between a failed login and the next try.
+    /// Time between a failed login and the next try, at most.
     pub login_retry: Duration,
     /// Idle connections are closed after this; zero: never.
     pub idle_timeout: Duration,
@@ -101,6 +104,8 @@ struct Inner {
     known: FxHashMap<SlotId, Known>,
     waiting: HashMap<WaiterId, Waiting>,
     last_error: Option<Error>,
+    /// When the last login failed, as long as none has succeeded since.
+    failed_at: Option<Instant>,
     last_used: Instant,
 }
 
@@ -121,6 +126,23 @@ pub struct Pool {
     next_waiter: AtomicU64,
     /// Counts to the host that the next connection goes to.
     turn: AtomicUsize,
+}
+
+impl Inner {
+    /// Why there is no connection, after a login has failed, and when the next is tried.
+    fn failing(&self) -> Error {
+        let error = self
+            .last_error
+            .clone()
+            .unwrap_or_else(|| Error::server(SqlState::CONNECTION_FAILURE, "logins to the server have been failing"));
+        let left = self.ledger.retry_at().map(|at| at.saturating_duration_since(clock::now()));
+        match left.filter(|left| !left.is_zero() && error.detail.is_none()) {
+            Some(left) => {
+                error.detail(format!("The next attempt is in {:.1} s (server_login_retry).", left.as_secs_f64()))
+            }
+            None => error,
+        }
+    }
 }
 
 /// A place in the queue; dropping it leaves the queue.
@@ -150,6 +172,7 @@ impl Pool {
             known: FxHashMap::default(),
             waiting: HashMap::new(),
             last_error: None,
+            failed_at: None,
             last_used: clock::now(),
         };
         let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
@@ -187,17 +210,17 @@ impl Pool {
                     self.dial(dial, worker);
                     return Ok(Asked::Later(Ticket { pool: Arc::clone(self), waiter, receiver }));
                 }
-                Acquire::Refused => {
-                    return Err(inner.last_error.clone().unwrap_or_else(|| {
-                        Error::server(SqlState::CONNECTION_FAILURE, "logins to the server have been failing")
-                    }));
+                // The prober may know that it is back.
+                Acquire::Refused if self.health.answered_after(inner.failed_at.unwrap_or(now)) => {
+                    inner.ledger.retry_now();
                 }
+                Acquire::Refused => return Err(inner.failing()),
             }
         }
     }
 
     fn dial(self: &Arc<Self>, slot: Option<SlotId>, worker: WorkerId) {
-        let Some(slot) = slot else { return };
+        let Some(slot) = slot else { return self.tell_stranded() };
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
             match pool.login(worker).await {
@@ -229,11 +252,29 @@ impl Pool {
         outcome
     }
 
+    /// Tells those who wait in vain, so that they try another server.
+    fn tell_stranded(&self) {
+        let mut inner = self.inner.lock();
+        let told = inner.ledger.strand(clock::now());
+        if told.is_empty() {
+            return;
+        }
+        let error = inner.failing();
+        let senders: Vec<_> = told.iter().filter_map(|w| inner.waiting.remove(w)).collect();
+        drop(inner);
+        for sender in senders {
+            // A waiter that has left needs no answer.
+            drop(sender.send(Err(error.clone())));
+        }
+    }
+
     fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, host: Host) {
         tracing::debug!(pool = %self.name(), pid = connection.pid, "new server connection");
         let now = clock::now();
+        self.health.on_connected();
         let mut inner = self.inner.lock();
         inner.last_error = None;
+        inner.failed_at = None;
         inner.known.insert(
             slot,
             Known {
@@ -252,12 +293,17 @@ impl Pool {
         tracing::warn!(pool = %self.name(), %error, "login to the server failed");
         let now = clock::now();
         // A refusal by a server that is up (a wrong password, too many connections) says nothing against the server.
-        if unreachable(&error) {
+        let unreachable = unreachable(&error);
+        if unreachable {
             self.health.on_connect_failure(&error.message, now);
         }
         let mut inner = self.inner.lock();
         inner.last_error = Some(error.clone());
-        let told = inner.ledger.login_failed(slot, self.settings.login_retry, now);
+        inner.failed_at = Some(now);
+        // A server that is down may be up again soon; one that refuses us has to be told so by somebody first.
+        let most = self.settings.login_retry;
+        let first = if unreachable { FIRST_RETRY.min(most) } else { most };
+        let told = inner.ledger.login_failed(slot, Backoff { first, most }, now);
         let senders: Vec<_> = told.iter().filter_map(|w| inner.waiting.remove(w)).collect();
         drop(inner);
         for sender in senders {
@@ -404,6 +450,9 @@ impl Pool {
         }
         let in_use = self.settings.idle_timeout.is_zero()
             || now.saturating_duration_since(inner.last_used) < self.settings.idle_timeout;
+        if inner.failed_at.is_some_and(|at| self.health.answered_after(at)) {
+            inner.ledger.retry_now();
+        }
         dials.extend(inner.ledger.dial_overdue(worker, now));
         let after = self.settings.reserve_after;
         dials.extend(std::iter::from_fn(|| inner.ledger.open_reserve(after, worker, now)));
@@ -456,6 +505,19 @@ impl Pool {
         c.active + c.active_cancel + c.being_canceled + c.resetting + c.login == 0
     }
 
+    /// Whether nothing is lent because of PAUSE.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.inner.lock().ledger.is_paused()
+    }
+
+    /// Why logins have been failing, if the last one has.
+    #[must_use]
+    pub fn failing(&self) -> Option<Error> {
+        let inner = self.inner.lock();
+        inner.last_error.is_some().then(|| inner.failing())
+    }
+
     /// The numbers now.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -495,9 +557,9 @@ impl Pool {
     }
 }
 
-/// Whether a login failed because nobody answered.
+/// Whether a login failed because nobody answered, or the server is starting or stopping.
 fn unreachable(error: &Error) -> bool {
-    matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT)
+    matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT | SqlState::CANNOT_CONNECT_NOW)
 }
 
 impl Ticket {
