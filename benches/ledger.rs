@@ -11,7 +11,7 @@ fn main() {
 
 fn full(size: usize) -> Ledger {
     let now = clock::now();
-    let mut ledger = Ledger::new(Limits { size, round_robin: false });
+    let mut ledger = Ledger::new(Limits { size, reserve: 0, round_robin: false });
     let dialled: Vec<_> = (0..size as u64)
         .filter_map(|i| match ledger.acquire(WaiterId(i), WorkerId(0), now) {
             Acquire::Queued(slot) => slot,

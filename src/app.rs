@@ -12,10 +12,11 @@ pub mod healthcheck;
 pub mod live;
 pub mod logging;
 pub mod probers;
+pub mod process;
 pub mod snapshot;
 pub mod state;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::parse::ShutdownMode;
 use crate::client::Shared;
-use crate::client::database::LiveDatabase;
+use crate::client::database::{Live, LiveDatabase};
 use crate::clock;
 use crate::config::diff::{self, Changes};
 use crate::config::{self, Config};
@@ -37,7 +38,9 @@ use crate::worker::{self, Setup, Worker};
 use console::Answerer;
 use ending::{Asked, Signals};
 use live::MockKey;
+use logging::Log;
 use probers::Probers;
+use process::PidFile;
 use state::{Request, State};
 
 /// Requests that may wait for the main thread.
@@ -50,30 +53,91 @@ const END: Duration = Duration::from_secs(1);
 /// # Errors
 /// Every mistake, one a line.
 pub fn check(path: &Path) -> Result<Vec<String>, Vec<String>> {
-    let config = load(path)?;
+    let config = load(path, &Options::default())?;
     let warnings = config.warnings.clone();
     live::build(config, None, [0; 32]).map(|_| warnings)
+}
+
+/// The configuration of a pgbouncer.ini in the form of our own file.
+///
+/// # Errors
+/// Every mistake of the file, one a line.
+pub fn convert(path: &Path) -> Result<String, Vec<String>> {
+    config::convert(path).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+}
+
+/// What the command line says beside the configuration's file; it goes before what the file says.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Go to the background.
+    pub daemon: bool,
+    /// Do not log to standard error.
+    pub quiet: bool,
+    /// How much more to log: 1 is debug, 2 and more trace.
+    pub verbose: u8,
+    /// User to become.
+    pub user: Option<String>,
+}
+
+/// What a reload needs again.
+struct Launch {
+    options: Options,
+    log: Log,
+    key: MockKey,
 }
 
 /// Runs pgweir by the configuration at `path` until a signal or the console ends it.
 ///
 /// # Errors
 /// Why it could not start, one reason a line.
-pub fn run(path: &Path) -> Result<(), Vec<String>> {
-    let config = load(path)?;
-    logging::start(&config.general).map_err(|why| vec![why])?;
-    let runtime = worker::runtime().map_err(|why| vec![format!("cannot start: {why}")])?;
-    runtime.block_on(Box::pin(main(config)))
-}
-
-fn load(path: &Path) -> Result<Config, Vec<String>> {
-    config::load(path).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
-}
-
-async fn main(config: Config) -> Result<(), Vec<String>> {
+pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
+    let one = |why: String| vec![why];
+    // Absolute, so that a reload finds it whatever becomes of the working directory.
+    let path = std::path::absolute(path).map_err(|why| one(format!("{}: {why}", path.display())))?;
+    let config = load(&path, &options)?;
+    let general = &config.general;
+    if options.daemon && (general.pidfile.is_none() || general.logfile.is_none()) {
+        return Err(one("-d needs pidfile and logfile in the configuration".to_owned()));
+    }
+    if let Some(user) = &general.user {
+        process::become_user(user).map_err(one)?;
+    }
+    let log = Log::open(general, !options.quiet).map_err(one)?;
+    log.start(general).map_err(one)?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let key: MockKey = rand::random();
-    let live = live::build(config, None, key)?;
+    let pidfile = general.pidfile.clone();
+    let launch = Launch { options, log, key: rand::random() };
+    let live = live::build(config, None, launch.key)?;
+    if !launch.options.daemon {
+        return in_place(live, &launch, pidfile);
+    }
+    // No thread has been started yet: only this one would be there afterwards.
+    process::go_to_background().map_err(one)?;
+    in_place(live, &launch, pidfile).inspect_err(|whys| whys.iter().for_each(|why| tracing::error!("{why}")))
+}
+
+fn in_place(live: Live, launch: &Launch, pidfile: Option<PathBuf>) -> Result<(), Vec<String>> {
+    let _pidfile = pidfile.map(|path| PidFile::write(&path)).transpose().map_err(|why| vec![why])?;
+    let runtime = worker::runtime().map_err(|why| vec![format!("cannot start: {why}")])?;
+    runtime.block_on(Box::pin(main(live, launch)))
+}
+
+fn load(path: &Path, options: &Options) -> Result<Config, Vec<String>> {
+    let told = |mistakes: Vec<config::ConfigError>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut config = config::load(path).map_err(told)?;
+    let general = &mut config.general;
+    match options.verbose {
+        0 => {}
+        1 => "debug".clone_into(&mut general.log_level),
+        _ => "trace".clone_into(&mut general.log_level),
+    }
+    if options.user.is_some() {
+        general.user.clone_from(&options.user);
+    }
+    Ok(config)
+}
+
+async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
     // Before anything else is started: a port in use is found out while nothing has happened yet.
     let listeners = accept::bind(&live.config.general)?;
     let http = bind_http(&live.config).await?;
@@ -118,9 +182,9 @@ async fn main(config: Config) -> Result<(), Vec<String>> {
             Some(Request::Shutdown(mode)) => break mode,
             Some(Request::Reload(answer)) => {
                 // Who asked may have left.
-                drop(answer.send(reload(&state, key, &mut probers)));
+                drop(answer.send(reload(&state, launch, &mut probers)));
             }
-            None => drop(reload(&state, key, &mut probers)),
+            None => drop(reload(&state, launch, &mut probers)),
         }
     };
     let timeout = shared.live.load().config.general.shutdown_timeout;
@@ -170,14 +234,21 @@ fn start_workers(state: &Arc<State>, stop: &watch::Receiver<bool>) -> Result<Vec
 async fn average(state: Arc<State>) {
     loop {
         state.sample();
-        let period = state.shared.live.load().config.general.stats_period;
-        tokio::time::sleep(period).await;
+        let live = state.shared.live.load_full();
+        tokio::time::sleep(live.config.general.stats_period).await;
+        if live.config.general.log_stats {
+            state.log_stats();
+        }
     }
 }
 
 /// Reads the configuration again and goes by it from now on; what changed, in one line. With a mistake in it the old one stays.
-fn reload(state: &State, key: MockKey, probers: &mut Probers) -> Result<String, Vec<String>> {
-    let outcome = install(state, key, probers);
+fn reload(state: &State, launch: &Launch, probers: &mut Probers) -> Result<String, Vec<String>> {
+    let outcome = install(state, launch, probers);
+    // Also when the configuration is the old one: the file may have been rotated away.
+    if let Err(why) = launch.log.reopen(state.shared.live.load().config.general.logfile.as_deref()) {
+        tracing::error!("{why}");
+    }
     let mut reloads = state.reloads.lock();
     match &outcome {
         Ok(changes) => {
@@ -197,21 +268,21 @@ fn reload(state: &State, key: MockKey, probers: &mut Probers) -> Result<String, 
     outcome.map(|changes| changes.to_string())
 }
 
-fn install(state: &State, key: MockKey, probers: &mut Probers) -> Result<Changes, Vec<String>> {
+fn install(state: &State, launch: &Launch, probers: &mut Probers) -> Result<Changes, Vec<String>> {
     let old = state.shared.live.load_full();
-    let mut config = load(&old.config.path)?;
+    let mut config = load(&old.config.path, &launch.options)?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let changes = diff::diff(&old.config, &config);
     live::keep_fixed(&mut config.general, &old.config.general);
-    let new = live::build(config, Some(&old), key)?;
+    let new = live::build(config, Some(&old), launch.key)?;
     for change in &changes.needs_restart {
         tracing::warn!(setting = change.name, now = change.old, then = change.new, "the setting needs a restart");
     }
     let is_replaced =
-        |db: &&Arc<LiveDatabase>| !new.databases.get(&db.config.name).is_some_and(|kept| Arc::ptr_eq(kept, db));
-    let replaced: Vec<_> = old.databases.values().filter(is_replaced).cloned().collect();
+        |db: &&Arc<LiveDatabase>| !new.database(&db.config.name).is_some_and(|kept| Arc::ptr_eq(&kept, db));
+    let replaced: Vec<_> = old.all().iter().filter(is_replaced).cloned().collect();
     if state.paused.load(Ordering::Acquire) {
-        for database in new.databases.values() {
+        for database in new.all() {
             database.paused.store(true, Ordering::Release);
         }
     }

@@ -49,11 +49,11 @@ fn help_and_version() {
     let version = pgweir(&["--version"]).ok();
     assert_eq!(version, format!("pgweir {}\n", env!("CARGO_PKG_VERSION")));
     let help = pgweir(&["--help"]).ok();
-    for word in ["check", "healthcheck", "FILE.toml"] {
+    for word in ["check", "healthcheck", "convert", "FILE"] {
         assert!(help.contains(word), "{word} is not in {help}");
     }
     let nothing = pgweir(&[]);
-    assert!(!nothing.status.success() && nothing.stderr.contains("FILE.toml"), "{nothing:?}");
+    assert!(!nothing.status.success() && nothing.stderr.contains("<FILE>"), "{nothing:?}");
     let missing = pgweir(&["/nowhere/pgweir.toml"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(missing.stderr.contains("/nowhere/pgweir.toml"), "{missing:?}");

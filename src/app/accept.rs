@@ -13,6 +13,8 @@ use crate::net::listen::{self, SocketFile};
 use crate::net::stream::Detached;
 use crate::worker::{Refused, Worker};
 
+use super::process;
+
 /// Rest after a failed accept, which is mostly for want of descriptors: trying again at once would fail again.
 const REST: Duration = Duration::from_millis(100);
 /// Failed accepts are logged this often at most.
@@ -37,15 +39,17 @@ pub enum Listener {
 /// # Errors
 /// One line for each that cannot be bound, or that there is none.
 pub fn bind(general: &General) -> Result<Vec<Listener>, Vec<String>> {
+    // Before anything listens: no client should reach a process that is about to end.
+    let group = general.unix_socket_group.as_deref().map(process::group).transpose().map_err(|why| vec![why])?;
     let (mut listeners, mut mistakes) = (Vec::new(), Vec::new());
     for host in &general.listen_addr {
-        match listen::tcp(host, general.listen_port, general.listen_backlog) {
+        match listen::tcp(host, general.listen_port, general.listen_backlog, general.so_reuseport) {
             Ok(bound) => listeners.extend(bound.into_iter().map(Listener::Tcp)),
             Err(error) => mistakes.push(error.to_string()),
         }
     }
     if let Some(dir) = &general.unix_socket_dir {
-        match listen::unix(dir, general.listen_port, general.unix_socket_mode) {
+        match listen::unix(dir, general.listen_port, general.unix_socket_mode, group) {
             Ok((listener, file)) => listeners.push(Listener::Unix { listener, _file: file }),
             Err(error) => mistakes.push(error.to_string()),
         }

@@ -12,8 +12,8 @@ use crate::admin::explain;
 use crate::admin::parse::{Command, ShutdownMode};
 use crate::admin::rights::Right;
 use crate::admin::show::{self, Answer, Table};
-use crate::client::Console;
-use crate::client::database::LiveDatabase;
+use crate::client::database::{Live, LiveDatabase};
+use crate::client::{Console, Visitor};
 use crate::error::{Error, Result, SqlState};
 use crate::id::WorkerId;
 use crate::metrics::snapshot::SnapshotSource;
@@ -37,13 +37,13 @@ pub struct Answerer {
 }
 
 impl Console for Answerer {
-    fn admits(&self, user: &str) -> bool {
-        self.right(user).is_some()
+    fn admits(&self, visitor: &Visitor) -> bool {
+        self.right(visitor).is_some()
     }
 
-    fn run<'a>(&'a self, user: &'a str, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {
+    fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {
         Box::pin(async move {
-            self.command(user, sql).await.unwrap_or_else(|error| {
+            self.command(visitor, sql).await.unwrap_or_else(|error| {
                 let mut out = Vec::new();
                 encode::error(&mut out, &error);
                 out
@@ -59,15 +59,19 @@ impl Answerer {
         Self { state, worker }
     }
 
-    fn right(&self, user: &str) -> Option<Right> {
-        Right::of(user, &self.state.shared.live.load().config.general)
+    fn right(&self, visitor: &Visitor) -> Option<Right> {
+        if visitor.owner {
+            return Some(Right::Admin);
+        }
+        Right::of(&visitor.user, &self.state.shared.live.load().config.general)
     }
 
     /// Runs a command: the messages of its answer.
-    async fn command(&self, user: &str, sql: &str) -> Result<Vec<u8>> {
+    async fn command(&self, visitor: &Visitor, sql: &str) -> Result<Vec<u8>> {
         let command = Command::parse(sql)?;
         // Asked anew for every command: a reload may have taken the right away.
-        let right = self.right(user).ok_or_else(|| {
+        let right = self.right(visitor).ok_or_else(|| {
+            let user = &visitor.user;
             Error::us(SqlState::INSUFFICIENT_PRIVILEGE, format!("user \"{user}\" may not use the console any more"))
         })?;
         command.authorise(right)?;
@@ -87,9 +91,10 @@ impl Answerer {
             },
             Command::ExplainRoute { sql, database } => {
                 let live = self.state.shared.live.load_full();
-                let name = explain::database(database.as_deref(), live.databases.keys().map(String::as_str))?;
-                let database = known(&live.databases, name)?;
-                table(&mut out, &explain::table(explain_route::explain(database, sql)));
+                let all = live.all();
+                let name = explain::database(database.as_deref(), all.iter().map(|db| db.config.name.as_str()))?;
+                let database = known(&live, name)?;
+                table(&mut out, &explain::table(explain_route::explain(&database, sql)));
             }
             Command::Reload => self.reload().await?,
             Command::Pause(name) => self.pause(name.as_deref()).await?,
@@ -101,7 +106,7 @@ impl Answerer {
             }
         }
         if right == Right::Admin && command.required_right() == Right::Admin {
-            tracing::info!(user, command = command.tag(), "console command");
+            tracing::info!(user = visitor.user, command = command.tag(), "console command");
         }
         encode::command_complete(&mut out, command.tag());
         Ok(out)
@@ -134,7 +139,7 @@ impl Answerer {
     /// they have connections.
     fn databases(&self, name: Option<&str>) -> Result<Vec<Arc<LiveDatabase>>> {
         if let Some(name) = name {
-            known(&self.state.shared.live.load().databases, name)?;
+            known(&self.state.shared.live.load(), name)?;
         }
         let all = self.state.databases().into_iter();
         Ok(all.filter(|db| name.is_none_or(|name| db.config.name == name)).collect())
@@ -147,10 +152,13 @@ impl Answerer {
             None if self.state.paused.swap(true, Ordering::AcqRel) => {
                 return Err(state_error("pgweir is already paused".to_owned()));
             }
-            Some(name) if known(&self.state.shared.live.load().databases, name)?.paused.load(Ordering::Acquire) => {
+            Some(name) if known(&self.state.shared.live.load(), name)?.paused.load(Ordering::Acquire) => {
                 return Err(state_error(format!("database \"{name}\" is already paused")));
             }
             _ => {}
+        }
+        if name.is_none() {
+            self.state.shared.live.load().made.paused.store(true, Ordering::Release);
         }
         for database in self.databases(name)? {
             // In this order: a pool that is made meanwhile sees the flag.
@@ -173,6 +181,9 @@ impl Answerer {
     }
 
     fn resume(&self, name: Option<&str>) -> Result<()> {
+        if name.is_none() {
+            self.state.shared.live.load().made.paused.store(false, Ordering::Release);
+        }
         let databases = self.databases(name)?;
         let was_paused = databases.iter().any(|db| db.paused.load(Ordering::Acquire));
         let all_paused = name.is_none() && self.state.paused.swap(false, Ordering::AcqRel);
@@ -188,11 +199,8 @@ impl Answerer {
     }
 }
 
-fn known<'a>(
-    databases: &'a std::collections::BTreeMap<String, Arc<LiveDatabase>>,
-    name: &str,
-) -> Result<&'a Arc<LiveDatabase>> {
-    databases.get(name).ok_or_else(|| {
+fn known(live: &Live, name: &str) -> Result<Arc<LiveDatabase>> {
+    live.database(name).ok_or_else(|| {
         Error::client(SqlState::UNDEFINED_DATABASE, format!("database \"{name}\" is not configured"))
             .hint("SHOW DATABASES lists them.")
     })

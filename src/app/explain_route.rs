@@ -33,6 +33,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
         session: &session,
         mode: database.config.pool_mode,
         default_route: database.config.route,
+        in_block: false,
         catalog: None,
     };
     match planner.plan(&segment, &[]) {
@@ -152,8 +153,8 @@ mod tests {
     fn lines(sql: &str) -> BTreeMap<&'static str, String> {
         let text = "[users.someone]\npassword = \"x\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\nreplicas = [\"postgres://127.0.0.1:2/a\"]\n";
         let config = Arc::new(crate::config::parse(text, Path::new("t.toml")).unwrap());
-        let tls = ServerTls::new(Connector::new(&config.general.server_tls).unwrap());
-        let database = LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config), Arc::new(tls));
+        let tls = Arc::new(ServerTls::new(Connector::new(&config.general.server_tls).unwrap()));
+        let database = LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config), None, tls);
         explain(&database, sql).into_iter().collect()
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::auth::secret::{Credential, Secret};
 use crate::auth::userlist::Userlist;
-use crate::client::database::{Live, LiveDatabase};
+use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
 use crate::config::{AuthType, Config, Database, General};
 use crate::net::tls::{Acceptor, Connector, ServerTls};
 
@@ -21,7 +21,8 @@ pub type MockKey = [u8; 32];
 pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, Vec<String>> {
     let list = users(&config)?;
     let mock = Arc::new(list.mock(key));
-    let users = list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, old))).collect();
+    let users: BTreeMap<_, _> =
+        list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, old))).collect();
     let (acceptor, connector) = tls(&config.general)?;
     let config = Arc::new(config);
     // From here on nothing can fail: what is shared with the pools of before may change.
@@ -32,9 +33,15 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         }
         None => Arc::new(ServerTls::new(connector)),
     };
-    let fresh = |db: &Database| LiveDatabase::new(db.clone(), Arc::clone(&config), Arc::clone(&server_tls));
-    let databases = config.databases.values().map(|db| (db.name.clone(), database(db, &config, old, fresh))).collect();
-    Ok(Live { config, users, acceptor, server_tls, mock, databases })
+    let fresh =
+        |db: &Database, secret| LiveDatabase::new(db.clone(), Arc::clone(&config), secret, Arc::clone(&server_tls));
+    let own = |db: &Database| (db.name.clone(), database(db, &config, stored_secret(db, &users), old, fresh));
+    let databases = config.databases.values().map(own).collect();
+    let live = Live { config, users, acceptor, server_tls, mock, databases, made: Made::default() };
+    if let Some(old) = old {
+        keep_made(&live, old);
+    }
+    Ok(live)
 }
 
 /// Reads the certificates and keys.
@@ -42,6 +49,25 @@ fn tls(general: &General) -> Result<(Option<Acceptor>, Connector), Vec<String>> 
     match (Acceptor::new(&general.client_tls), Connector::new(&general.server_tls)) {
         (Ok(acceptor), Ok(connector)) => Ok((acceptor, connector)),
         (acceptor, connector) => Err(acceptor.err().into_iter().chain(connector.err()).collect()),
+    }
+}
+
+/// Databases made from the wildcard stay, as long as it would make them the same again.
+fn keep_made(live: &Live, old: &Live) {
+    live.made.paused.store(old.made.paused.load(Ordering::Acquire), Ordering::Release);
+    let Some(wildcard) = &live.config.wildcard else { return };
+    if old.config.users != live.config.users || !pools_alike(&old.config.general, &live.config.general) {
+        return;
+    }
+    for database in old.all_made() {
+        let name = &database.config.name;
+        let would_be = wildcard.named(name);
+        if !live.databases.contains_key(name)
+            && would_be == database.config
+            && stored_secret(&would_be, &live.users) == database.secret
+        {
+            live.keep_made(database);
+        }
     }
 }
 
@@ -82,15 +108,20 @@ fn credential(name: &str, secret: &Secret, old: Option<&Live>) -> Arc<Credential
 fn database(
     new: &Database,
     config: &Config,
+    secret: Option<Secret>,
     old: Option<&Live>,
-    fresh: impl Fn(&Database) -> Arc<LiveDatabase>,
+    fresh: impl Fn(&Database, Option<Secret>) -> Arc<LiveDatabase>,
 ) -> Arc<LiveDatabase> {
-    let Some(old) = old else { return fresh(new) };
-    let Some(known) = old.databases.get(&new.name) else { return fresh(new) };
-    if known.config == *new && old.config.users == config.users && pools_alike(&old.config.general, &config.general) {
+    let known = old.and_then(|old| Some((old, old.databases.get(&new.name)?)));
+    let Some((old, known)) = known else { return fresh(new, secret) };
+    if known.config == *new
+        && known.secret == secret
+        && old.config.users == config.users
+        && pools_alike(&old.config.general, &config.general)
+    {
         return Arc::clone(known);
     }
-    let fresh = fresh(new);
+    let fresh = fresh(new, secret);
     // A reload is no RESUME.
     fresh.paused.store(known.paused.load(Ordering::Acquire), Ordering::Release);
     fresh
@@ -101,12 +132,12 @@ fn pools_alike(a: &General, b: &General) -> bool {
     let settings = |g: &General| {
         (
             g.server_round_robin,
+            g.reserve_pool_timeout,
             g.server_connect_timeout,
-            g.tcp_keepalive,
+            g.tcp,
             g.max_prepared_statements,
             g.server_login_retry,
             g.server_idle_timeout,
-            g.server_lifetime,
             g.server_reset_query.clone(),
             g.server_tls.clone(),
         )
@@ -120,6 +151,10 @@ pub fn keep_fixed(new: &mut General, old: &General) {
     new.listen_port = old.listen_port;
     new.unix_socket_dir.clone_from(&old.unix_socket_dir);
     new.unix_socket_mode = old.unix_socket_mode;
+    new.unix_socket_group.clone_from(&old.unix_socket_group);
+    new.so_reuseport = old.so_reuseport;
+    new.user.clone_from(&old.user);
+    new.pidfile.clone_from(&old.pidfile);
     new.workers = old.workers;
     new.http_listen = old.http_listen;
     new.log_format = old.log_format;
@@ -204,7 +239,8 @@ mod tests {
         let mut new = config(
             "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.2\"\nlisten_port = 7000\nunix_socket_dir = \"/tmp\"\n\
              unix_socket_mode = \"0700\"\nworkers = 3\nhttp_listen = \"127.0.0.1:9\"\nlog_format = \"json\"\n\
-             log_level = \"debug\"\nlisten_backlog = 7\n[users.someone]\n",
+             log_level = \"debug\"\nlisten_backlog = 7\nunix_socket_group = \"g\"\nso_reuseport = 1\nuser = \"u\"\n\
+             pidfile = \"p\"\n[users.someone]\n",
         );
         let fixed = crate::config::settings::settings().filter(|s| !s.changeable).count();
         assert_eq!(diff::diff(&old, &new).needs_restart.len(), fixed, "the test changes all of them");

@@ -31,7 +31,7 @@ impl SnapshotSource for State {
         let live = self.shared.live.load_full();
         let databases = self.databases();
         let state = self.process_state();
-        let shards: Vec<ShardSnapshot> = live.databases.values().flat_map(|db| describe::shards(&db.config)).collect();
+        let shards: Vec<ShardSnapshot> = live.all().iter().flat_map(|db| describe::shards(&db.config)).collect();
         let replicas = replicas(&live);
         let (clients, servers) = match detail {
             Detail::Summary => (Vec::new(), Vec::new()),
@@ -44,7 +44,7 @@ impl SnapshotSource for State {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state,
             readiness: Readiness::judge(state, &shards, &replicas),
-            databases: live.databases.values().map(|db| database(db, &live)).collect(),
+            databases: live.all().iter().map(|db| database(db)).collect(),
             pools: pools(&databases),
             logins: self.logins(),
             clients_logging_in: shared.logging_in.load(Ordering::Relaxed),
@@ -87,8 +87,8 @@ impl State {
 
     fn stats(&self, live: &Live) -> Vec<StatsSnapshot> {
         let mut totals = self.totals();
-        for name in live.databases.keys() {
-            totals.entry(name.clone()).or_default();
+        for database in live.all() {
+            totals.entry(database.config.name.clone()).or_default();
         }
         let averages = self.averages.lock();
         let entry =
@@ -138,9 +138,9 @@ impl Moment {
     }
 }
 
-fn database(db: &LiveDatabase, live: &Live) -> DatabaseSnapshot {
+fn database(db: &LiveDatabase) -> DatabaseSnapshot {
     let paused = db.paused.load(Ordering::Acquire);
-    DatabaseSnapshot { paused, ..describe::database(&db.config, live.config.general.server_lifetime) }
+    DatabaseSnapshot { paused, ..describe::database(&db.config) }
 }
 
 /// Users who can log in and users with overrides.
@@ -233,7 +233,7 @@ fn cancel_requests(databases: &[Arc<LiveDatabase>]) -> u64 {
 fn replicas(live: &Live) -> Vec<ReplicaSnapshot> {
     let now = clock::now();
     let mut all = Vec::new();
-    for db in live.databases.values() {
+    for db in live.all() {
         let pools = db.pools();
         for (at, (shard, health)) in db.config.shards.iter().zip(&db.health).enumerate() {
             for (server, seen) in shard.servers.iter().zip(health.snapshots(now)) {

@@ -80,7 +80,7 @@ impl State {
     /// The databases at work and then those that were replaced and still have connections.
     #[must_use]
     pub fn databases(&self) -> Vec<Arc<LiveDatabase>> {
-        let mut all: Vec<_> = self.shared.live.load().databases.values().cloned().collect();
+        let mut all = self.shared.live.load().all();
         all.extend(self.retired.lock().databases.iter().cloned());
         all
     }
@@ -96,7 +96,17 @@ impl State {
 
     /// Looks after all pools; to be called about once a second on one worker.
     pub fn tick(&self, worker: WorkerId) {
-        for database in self.shared.live.load().databases.values() {
+        let live = self.shared.live.load_full();
+        let unused = live.expire_made();
+        if !unused.is_empty() {
+            let names: Vec<_> = unused.iter().map(|database| database.config.name.as_str()).collect();
+            tracing::info!(
+                databases = names.join(", "),
+                "databases made from the wildcard are forgotten: nobody uses them"
+            );
+            self.retire(unused);
+        }
+        for database in live.all() {
             database.pools().iter().for_each(|pool| pool.maintain(worker));
         }
         let mut retired = self.retired.lock();
@@ -125,7 +135,7 @@ impl State {
         let retired = self.retired.lock();
         let mut totals = retired.past.clone();
         let live = self.shared.live.load();
-        for database in live.databases.values().chain(&retired.databases) {
+        for database in live.all().iter().chain(&retired.databases) {
             *totals.entry(database.config.name.clone()).or_default() += totals_of(&database.pools());
         }
         totals
@@ -135,6 +145,16 @@ impl State {
     pub fn sample(&self) {
         let totals = self.totals();
         self.averages.lock().sample(clock::now(), totals);
+    }
+
+    /// Writes the averages into the log.
+    pub fn log_stats(&self) {
+        let Counts { xact_count, query_count, received, sent, xact_time, query_time, wait_time, .. } =
+            self.averages.lock().overall();
+        tracing::info!(
+            "stats: {xact_count} xacts/s, {query_count} queries/s, in {received} B/s, out {sent} B/s, \
+             xact {xact_time} us, query {query_time} us, wait {wait_time} us"
+        );
     }
 
     /// The number of a server connection, unique as long as the process lives (and its pools make less than a million each).

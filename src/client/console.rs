@@ -15,20 +15,44 @@ use crate::wire::message::{self, TransactionStatus};
 /// Databases that are the console.
 pub const DATABASES: [&str; 2] = ["pgweir", "pgbouncer"];
 
+/// Someone at the console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visitor {
+    /// The user it came as.
+    pub user: String,
+    /// Whether it runs as the same system user as this process, as the kernel says.
+    pub owner: bool,
+}
+
+impl Visitor {
+    /// Who comes over a unix socket from a process of our own system user, under one of the names of the console, is let in
+    /// without a password and may do everything, as in PgBouncer: it could end this process anyway.
+    #[must_use]
+    pub fn new(user: &str, stream: &Stream) -> Self {
+        let same = stream.peer_uid().is_some_and(|uid| uid == nix::unistd::geteuid().as_raw());
+        Self { user: user.to_owned(), owner: same && DATABASES.contains(&user) }
+    }
+}
+
 /// Answers console commands.
 pub trait Console {
-    /// Whether `user` may connect at all.
-    fn admits(&self, user: &str) -> bool;
+    /// Whether someone may connect at all.
+    fn admits(&self, visitor: &Visitor) -> bool;
 
-    /// Runs one text as `user`: the messages of the answer, ReadyForQuery left out.
-    fn run<'a>(&'a self, user: &'a str, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>>;
+    /// Runs one text: the messages of the answer, ReadyForQuery left out.
+    fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>>;
 }
 
 /// Serves a logged-in console user until it leaves.
 ///
 /// # Errors
 /// Those of the socket.
-pub async fn serve(console: &dyn Console, user: &str, stream: &mut Stream, input: &mut Buffer) -> io::Result<()> {
+pub async fn serve(
+    console: &dyn Console,
+    visitor: &Visitor,
+    stream: &mut Stream,
+    input: &mut Buffer,
+) -> io::Result<()> {
     let mut skipping = false;
     loop {
         let (tag, body) = read_message(stream, input).await?;
@@ -37,7 +61,7 @@ pub async fn serve(console: &dyn Console, user: &str, stream: &mut Stream, input
             b'X' => return Ok(()),
             b'Q' => {
                 match message::query(&body).map(std::str::from_utf8) {
-                    Some(Ok(sql)) => out = console.run(user, sql).await,
+                    Some(Ok(sql)) => out = console.run(visitor, sql).await,
                     _ => encode::error(
                         &mut out,
                         &Error::client(SqlState::PROTOCOL_VIOLATION, "the command is not valid UTF-8"),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -36,8 +37,101 @@ pub struct Live {
     pub server_tls: Arc<ServerTls>,
     /// What users who do not exist are shown.
     pub mock: Arc<Mock>,
-    /// The databases.
+    /// The configured databases.
     pub databases: BTreeMap<String, Arc<LiveDatabase>>,
+    /// Those made from the wildcard.
+    pub made: Made,
+}
+
+/// Databases that were made from the wildcard, because a client named them.
+#[derive(Debug, Default)]
+pub struct Made {
+    databases: Mutex<BTreeMap<String, Arc<LiveDatabase>>>,
+    /// Whether PAUSE without a name is in force: new ones begin paused.
+    pub paused: AtomicBool,
+}
+
+impl Live {
+    /// A database by its name: configured, or made from the wildcard before.
+    #[must_use]
+    pub fn database(&self, name: &str) -> Option<Arc<LiveDatabase>> {
+        self.databases.get(name).cloned().or_else(|| self.made.databases.lock().get(name).cloned())
+    }
+
+    /// The database that a client named; made from the wildcard when it must be.
+    #[must_use]
+    pub fn database_for_client(&self, name: &str) -> Option<Arc<LiveDatabase>> {
+        if let Some(database) = self.databases.get(name) {
+            return Some(Arc::clone(database));
+        }
+        let wildcard = self.config.wildcard.as_ref()?;
+        let mut made = self.made.databases.lock();
+        if let Some(database) = made.get(name) {
+            return Some(Arc::clone(database));
+        }
+        let config = wildcard.named(name);
+        let secret = stored_secret(&config, &self.users);
+        let database = LiveDatabase::new(config, Arc::clone(&self.config), secret, Arc::clone(&self.server_tls));
+        database.paused.store(self.made.paused.load(Ordering::Acquire), Ordering::Release);
+        tracing::info!(database = name, "database made from the wildcard");
+        made.insert(name.to_owned(), Arc::clone(&database));
+        Some(database)
+    }
+
+    /// All databases: the configured ones, then those made from the wildcard.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<LiveDatabase>> {
+        self.databases.values().cloned().chain(self.made.databases.lock().values().cloned()).collect()
+    }
+
+    /// Takes over a database that an earlier wildcard made.
+    pub fn keep_made(&self, database: Arc<LiveDatabase>) {
+        self.made.databases.lock().insert(database.config.name.clone(), database);
+    }
+
+    /// Those made from the wildcard.
+    #[must_use]
+    pub fn all_made(&self) -> Vec<Arc<LiveDatabase>> {
+        self.made.databases.lock().values().cloned().collect()
+    }
+
+    /// Forgets a database that the wildcard made for a client whose login to it then failed, if nobody else is in it.
+    pub fn forget_failed(&self, database: &Arc<LiveDatabase>) {
+        let mut made = self.made.databases.lock();
+        let is_it = made.get(&database.config.name).is_some_and(|known| Arc::ptr_eq(known, database));
+        // One is the map's, the other the caller's.
+        if is_it && Arc::strong_count(database) <= 2 && database.is_empty() {
+            made.remove(&database.config.name);
+        }
+    }
+
+    /// Takes out those made from the wildcard that nobody has used for `autodb_idle_timeout`.
+    #[must_use]
+    pub fn expire_made(&self) -> Vec<Arc<LiveDatabase>> {
+        let limit = self.config.general.autodb_idle_timeout;
+        let now = clock::now();
+        let mut expired = Vec::new();
+        self.made.databases.lock().retain(|_, database| {
+            // Whoever is connected to it has it too; nobody can come in while the map is locked.
+            if Arc::strong_count(database) > 1 || limit.is_zero() {
+                *database.last_used.lock() = now;
+            }
+            let idle = now.saturating_duration_since(*database.last_used.lock());
+            if idle > limit && !limit.is_zero() {
+                expired.push(Arc::clone(database));
+                return false;
+            }
+            true
+        });
+        expired
+    }
+}
+
+/// What is stored of the user that a database's servers are logged in to as, when the database itself has no password.
+#[must_use]
+pub fn stored_secret(database: &Database, users: &BTreeMap<String, Arc<Credential>>) -> Option<Secret> {
+    let user = database.user.as_ref().filter(|_| database.password.is_none())?;
+    users.get(user).map(|credential| credential.secret().clone())
 }
 
 /// A database at work.
@@ -51,6 +145,9 @@ pub struct LiveDatabase {
     pub paused: AtomicBool,
     /// Whether a reload has replaced it: its pools serve nobody new.
     pub retired: AtomicBool,
+    /// What is stored of its `user`: see [`stored_secret`].
+    pub secret: Option<Secret>,
+    last_used: Mutex<Instant>,
     /// Counts the statements that may have changed what the servers' catalogs say.
     pub catalog_epoch: AtomicU64,
     general: Arc<Config>,
@@ -91,9 +188,14 @@ pub struct Welcome {
 }
 
 impl LiveDatabase {
-    /// Starts with no connection.
+    /// Starts with no connection. `secret`: see [`stored_secret`].
     #[must_use]
-    pub fn new(config: Database, general: Arc<Config>, server_tls: Arc<ServerTls>) -> Arc<Self> {
+    pub fn new(
+        config: Database,
+        general: Arc<Config>,
+        secret: Option<Secret>,
+        server_tls: Arc<ServerTls>,
+    ) -> Arc<Self> {
         let now = clock::now();
         let health = config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect();
         Arc::new(Self {
@@ -101,6 +203,8 @@ impl LiveDatabase {
             health,
             paused: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            secret,
+            last_used: Mutex::new(now),
             catalog_epoch: AtomicU64::new(0),
             general,
             server_tls,
@@ -140,10 +244,7 @@ impl LiveDatabase {
         let own = self.config.password.as_deref().and_then(|p| Secret::parse(p).ok());
         match (&self.config.user, own) {
             (_, Some(own)) => ServerCredential::new(Some(&own), &PassThrough::Nothing),
-            (Some(user), None) => {
-                let listed = self.general.users.get(user).and_then(|u| u.password.as_deref());
-                ServerCredential::new(listed.and_then(|p| Secret::parse(p).ok()).as_ref(), &PassThrough::Nothing)
-            }
+            (Some(_), None) => ServerCredential::new(self.secret.as_ref(), &PassThrough::Nothing),
             (None, None) => ServerCredential::new(secret, pass_through),
         }
     }
@@ -154,19 +255,22 @@ impl LiveDatabase {
         let settings = PoolSettings {
             limits: Limits {
                 size: own.and_then(|u: &User| u.pool_size).unwrap_or(self.config.pool_size) as usize,
+                reserve: own.and_then(|u| u.reserve_pool_size).unwrap_or(self.config.reserve_pool_size) as usize,
                 round_robin: general.server_round_robin,
             },
+            reserve_after: general.reserve_pool_timeout,
             min_size: self.config.min_pool_size as usize,
             login: LoginSettings {
                 timeout: general.server_connect_timeout,
-                keepalive: general.tcp_keepalive,
+                tcp: general.tcp,
                 max_statements: general.max_prepared_statements.max(1) as usize,
                 tls: Arc::clone(&self.server_tls),
             },
             login_retry: general.server_login_retry,
             idle_timeout: general.server_idle_timeout,
-            lifetime: general.server_lifetime,
+            lifetime: self.config.server_lifetime,
             reset_query: general.server_reset_query.clone(),
+            load_balance: self.config.load_balance_hosts,
         };
         UserPools {
             id: NEXT_POOLS.fetch_add(1, Ordering::Relaxed),
@@ -197,6 +301,8 @@ impl LiveDatabase {
                 dbname: config.dbname.clone(),
                 user: pools.server_user.clone(),
                 credential: pools.credential.clone(),
+                parameters: self.config.startup.parameters(),
+                connect_query: self.config.connect_query.clone(),
             };
             let pool = Pool::new(key, target, pools.settings.clone(), Arc::clone(health));
             if self.paused.load(Ordering::Acquire) {
@@ -215,6 +321,11 @@ impl LiveDatabase {
             user.each(&mut |pool| all.push(Arc::clone(pool)));
         }
         all
+    }
+
+    /// Whether it has no connection and nobody waits for one.
+    fn is_empty(&self) -> bool {
+        self.pools().iter().all(|pool| pool.is_quiet() && pool.connections().is_empty() && pool.counts().waiting == 0)
     }
 
     /// Every user there are pools for.

@@ -134,7 +134,19 @@ pub struct Settled {
     pub settings: ClientSettings,
 }
 
+/// `application_name_add_host`: the client's address behind its name, and the name cut so that PostgreSQL keeps the address.
+fn add_host(wanted: &mut Vec<(String, String)>, peer: &str) {
+    /// PostgreSQL cuts the name to one byte less than NAMEDATALEN.
+    const LONGEST: usize = 63;
+    let given = wanted.iter().position(|(name, _)| name == "application_name").map(|at| wanted.remove(at).1);
+    let mut name = given.filter(|name| !name.is_empty()).unwrap_or_else(|| "app".to_owned());
+    let room = LONGEST.saturating_sub(peer.len() + " - ".len());
+    name.truncate(name.floor_char_boundary(room));
+    wanted.push(("application_name".to_owned(), format!("{name} - {peer}")));
+}
+
 /// Finds out what servers report at login and whether they take the client's startup settings, asking one where it is not known yet.
+/// `peer` is added to the application name.
 ///
 /// # Errors
 /// When no server can be asked, or a server does not take a setting: its own error.
@@ -143,10 +155,14 @@ pub async fn settle(
     database: &LiveDatabase,
     pools: &UserPools,
     startup: &Startup,
+    peer: Option<&str>,
     worker: WorkerId,
 ) -> Result<Settled, Error> {
     let ignored = &live.config.general.ignore_startup_parameters;
-    let wanted: Vec<_> = startup.settings.iter().filter(|(n, _)| !ignored.contains(n)).cloned().collect();
+    let mut wanted: Vec<_> = startup.settings.iter().filter(|(n, _)| !ignored.contains(n)).cloned().collect();
+    if let Some(peer) = peer {
+        add_host(&mut wanted, peer);
+    }
     for (name, value) in wanted.iter().filter(|(n, _)| n.starts_with(OWN_PREFIX)) {
         own::check(name, value, &database.config.map)?;
     }

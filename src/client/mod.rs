@@ -39,13 +39,16 @@ use crate::wire::encode;
 use crate::wire::message::TransactionStatus;
 use crate::wire::startup::{NEWEST_MINOR, Startup};
 
-pub use console::Console;
+pub use console::{Console, Visitor};
 use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
 use login::{Failed, Settled};
 pub use shared::Shared;
-use shared::{Admitted, Registered, Way};
+use shared::{Admitted, Registered, Seat, SeatOf, Way};
 use task::Client;
+
+/// The body of AuthenticationOk: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
+const AUTHENTICATION_OK: [u8; 4] = [0; 4];
 
 /// What the clients of one worker share; stays on its thread.
 pub struct WorkerContext {
@@ -64,7 +67,7 @@ pub struct WorkerContext {
 /// Serves a connection that was just accepted, to its end.
 pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
     let live = cx.shared.live.load_full();
-    stream.tune(live.config.general.tcp_keepalive);
+    stream.tune(&live.config.general.tcp);
     let limit = live.config.general.client_login_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
     let peer = stream.addresses().map(|a| a.0);
@@ -77,8 +80,8 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
     let Some(mut stream) = slot else { return };
     let error = match entered {
         Ok(Ok(Entered::Nothing)) => return,
-        Ok(Ok(Entered::Console { user, _admitted })) => {
-            drop(console::serve(&*cx.console, &user, &mut stream, &mut input).await);
+        Ok(Ok(Entered::Console { visitor, _admitted })) => {
+            drop(console::serve(&*cx.console, &visitor, &mut stream, &mut input).await);
             return;
         }
         Ok(Ok(Entered::Client(parts))) => return run(*parts, stream, input, cx, live).await,
@@ -86,7 +89,7 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
         Ok(Err(Failed::Error(error))) => error.fatal(),
         Err(_) => Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)"),
     };
-    if live.config.general.log_connections {
+    if live.config.general.log_pooler_errors {
         tracing::info!(?peer, %error, "login failed");
     }
     let mut out = Vec::new();
@@ -98,7 +101,7 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
 /// What a login led to.
 enum Entered {
     Nothing,
-    Console { user: String, _admitted: Admitted },
+    Console { visitor: Visitor, _admitted: Admitted },
     Client(Box<Parts>),
 }
 
@@ -109,10 +112,11 @@ struct Parts {
     pools: Arc<UserPools>,
     settled: Settled,
     admitted: Admitted,
+    seats: [Seat; 2],
 }
 
 async fn run(parts: Parts, stream: Stream, input: Buffer, cx: Rc<WorkerContext>, live: Arc<Live>) {
-    let Parts { registered, database, pools, settled, admitted } = parts;
+    let Parts { registered, database, pools, settled, admitted, seats } = parts;
     let keep = if pools.mode == PoolMode::Session { Keep::Session } else { Keep::Transaction };
     let follow = live.config.general.max_prepared_statements > 0;
     let handle = Arc::clone(&registered.handle);
@@ -122,6 +126,7 @@ async fn run(parts: Parts, stream: Stream, input: Buffer, cx: Rc<WorkerContext>,
     }
     let session = Session::new(keep, follow, settled.settings);
     Box::pin(Client::new(stream, input, session, cx, live, database, pools, registered).run()).await;
+    drop(seats);
     drop(admitted);
     if log_out {
         tracing::info!(client = %handle.id, user = handle.user, database = handle.database, "client disconnected");
@@ -168,7 +173,7 @@ async fn enter(
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
     let pass_through = login::authenticate(live, &startup.user, stream, input).await?;
-    let Some(database) = live.databases.get(&startup.database).cloned() else {
+    let Some(database) = live.database_for_client(&startup.database) else {
         return Err(Error::us_fatal(
             SqlState::UNDEFINED_DATABASE,
             format!("database \"{}\" does not exist", startup.database),
@@ -176,7 +181,14 @@ async fn enter(
         .hint("SHOW DATABASES on the console lists the configured ones.")
         .into());
     };
-    let (pools, settled) = settle(live, &database, &startup, &pass_through, cx).await?;
+    let seats = take_seats(cx, live, &database, &startup.user)?;
+    let (pools, settled) = match settle(live, &database, &startup, &pass_through, cx, stream).await {
+        Ok(settled) => settled,
+        Err(error) => {
+            live.forget_failed(&database);
+            return Err(error.into());
+        }
+    };
     let secret_len = if startup.minor >= 2 { 32 } else { 4 };
     let way = Way { worker: cx.id, addresses: stream.addresses(), tls: stream.tls().and_then(Tls::negotiated) };
     let registered = cx.shared.register(&startup.user, &startup.database, way, secret_len);
@@ -190,7 +202,18 @@ async fn enter(
     encode::backend_key(&mut out, registered.handle.pid, &registered.secret.0);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
     write_all(stream, &out).await?;
-    Ok(Entered::Client(Box::new(Parts { registered, database, pools, settled, admitted })))
+    Ok(Entered::Client(Box::new(Parts { registered, database, pools, settled, admitted, seats })))
+}
+
+/// Counts the client for `max_db_client_connections` and `max_user_client_connections`.
+fn take_seats(cx: &Rc<WorkerContext>, live: &Live, database: &LiveDatabase, user: &str) -> Result<[Seat; 2], Error> {
+    let general = &live.config.general;
+    let own = live.config.users.get(user).and_then(|user| user.max_user_client_connections);
+    let most = own.unwrap_or(general.max_user_client_connections);
+    Ok([
+        cx.shared.seat(SeatOf::Database(database.config.name.clone()), database.config.max_db_client_connections)?,
+        cx.shared.seat(SeatOf::User(user.to_owned()), most)?,
+    ])
 }
 
 async fn settle(
@@ -199,10 +222,15 @@ async fn settle(
     startup: &Startup,
     pass_through: &PassThrough,
     cx: &Rc<WorkerContext>,
+    stream: &Stream,
 ) -> Result<(Arc<UserPools>, Settled), Error> {
     let secret = live.users.get(&startup.user).map(|c| c.secret());
     let pools = database.user_pools(&startup.user, secret, pass_through);
-    let settled = login::settle(live, database, &pools, startup, cx.id).await?;
+    let peer = live.config.general.application_name_add_host.then(|| match stream.addresses() {
+        Some((peer, _)) => peer.to_string(),
+        None => "unix".to_owned(),
+    });
+    let settled = login::settle(live, database, &pools, startup, peer.as_deref(), cx.id).await?;
     Ok((pools, settled))
 }
 
@@ -215,8 +243,15 @@ async fn enter_console(
 ) -> Result<Entered, Failed> {
     // Operators get in when clients are too many: that is when they are needed.
     let admitted = cx.shared.admit(u32::MAX)?;
-    login::authenticate(live, &startup.user, stream, input).await?;
-    if !cx.console.admits(&startup.user) {
+    let visitor = Visitor::new(&startup.user, stream);
+    if visitor.owner {
+        let mut out = Vec::new();
+        encode::frame(&mut out, b'R', |body| body.extend_from_slice(&AUTHENTICATION_OK));
+        write_all(stream, &out).await?;
+    } else {
+        login::authenticate(live, &startup.user, stream, input).await?;
+    }
+    if !cx.console.admits(&visitor) {
         return Err(Error::us_fatal(
             SqlState::INSUFFICIENT_PRIVILEGE,
             format!("user \"{}\" may not use the console", startup.user),
@@ -241,5 +276,5 @@ async fn enter_console(
     encode::backend_key(&mut out, 0, &[0; 4]);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
     write_all(stream, &out).await?;
-    Ok(Entered::Console { user: startup.user.clone(), _admitted: admitted })
+    Ok(Entered::Console { visitor, _admitted: admitted })
 }

@@ -1,5 +1,6 @@
 //! What all clients share: the live configuration, who is connected, and the keys that cancel.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -37,6 +38,8 @@ pub struct Shared {
     keys: DashMap<u32, (Secret, Arc<ClientHandle>)>,
     /// Connections that count for `max_client_conn`, those logging in included.
     pub connections: AtomicU32,
+    /// Clients per database and per user.
+    seats: Mutex<HashMap<SeatOf, u32>>,
     /// Clients logging in.
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
@@ -203,6 +206,7 @@ impl Shared {
             clients: DashMap::new(),
             keys: DashMap::new(),
             connections: AtomicU32::new(0),
+            seats: Mutex::default(),
             logging_in: AtomicU32::new(0),
             refused: Mutex::default(),
             pinned: Mutex::default(),
@@ -243,6 +247,29 @@ impl Shared {
             )
             .hint("Raise max_client_conn, or let clients share connections.")),
         }
+    }
+
+    /// Counts a client in for a database or a user, if `max` (0: no limit) has room for one more.
+    ///
+    /// # Errors
+    /// 53300 when `max` clients are there.
+    pub fn seat(self: &Arc<Self>, of: SeatOf, max: u32) -> Result<Seat, Error> {
+        let mut seats = self.seats.lock();
+        let taken = seats.entry(of.clone()).or_default();
+        if max > 0 && *taken >= max {
+            let (what, name, setting) = match &of {
+                SeatOf::Database(name) => ("database", name, "max_db_client_connections"),
+                SeatOf::User(name) => ("user", name, "max_user_client_connections"),
+            };
+            return Err(Error::us_fatal(
+                SqlState::TOO_MANY_CONNECTIONS,
+                format!("no more connections allowed for {what} \"{name}\": {max} clients are connected"),
+            )
+            .hint(format!("Raise {setting}, or let clients share connections.")));
+        }
+        *taken = taken.saturating_add(1);
+        drop(seats);
+        Ok(Seat { shared: Arc::clone(self), of })
     }
 
     /// Enters a client that has logged in; it leaves when the result is dropped.
@@ -295,6 +322,34 @@ pub struct Admitted(Arc<Shared>);
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Whose clients are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SeatOf {
+    /// Those of a database.
+    Database(String),
+    /// Those of a user.
+    User(String),
+}
+
+/// A client that is counted for its database or user; counted out when dropped.
+#[derive(Debug)]
+pub struct Seat {
+    shared: Arc<Shared>,
+    of: SeatOf,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.shared.seats.lock();
+        if let Some(taken) = seats.get_mut(&self.of) {
+            *taken = taken.saturating_sub(1);
+            if *taken == 0 {
+                seats.remove(&self.of);
+            }
+        }
     }
 }
 

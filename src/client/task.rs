@@ -124,7 +124,9 @@ impl Client {
             }
         };
         if let End::Told(error) = end {
-            tracing::debug!(client = %self.handle().id, %error, "client is closed");
+            if self.live.config.general.log_pooler_errors {
+                tracing::warn!(client = %self.handle().id, %error, "client is closed");
+            }
             encode::error(self.output.tail(), &error.fatal());
         }
         // A client that does not take its last bytes within a second does without.
@@ -204,14 +206,14 @@ impl Client {
         self.generation = generation;
         self.live = self.cx.shared.live.load_full();
         let name = &self.handle().database;
-        let Some(database) = self.live.databases.get(name) else {
+        let Some(database) = self.live.database_for_client(name) else {
             return Err(End::Told(Error::us_fatal(
                 SqlState::ADMIN_SHUTDOWN,
                 format!("database \"{name}\" was removed from the configuration"),
             )));
         };
-        if !Arc::ptr_eq(database, &self.database) {
-            self.database = Arc::clone(database);
+        if !Arc::ptr_eq(&database, &self.database) {
+            self.database = database;
             self.pools = self.database.adopt(&self.pools);
             self.session.serves(self.pools.id);
         }
@@ -232,7 +234,7 @@ impl Client {
             return Ok(());
         }
         let need = loop {
-            match self.plan(false) {
+            match self.plan(false, false) {
                 Planned::Need(need) => break need,
                 Planned::Refused(error) => return self.refuse(error).await,
                 Planned::Ask(questions) => {
@@ -381,6 +383,9 @@ impl Client {
     /// Refuses the segment. In a block that no server has seen, a server is made to fail in the client's name, so that the block
     /// fails as PostgreSQL's would.
     async fn refuse(&mut self, error: Error) -> Result<(), End> {
+        if self.live.config.general.log_pooler_errors {
+            tracing::info!(client = %self.handle().id, %error, "statement refused");
+        }
         self.cx.shared.count_refusal(reason(&error));
         if error.severity == Severity::Fatal {
             return Err(End::Told(error));
@@ -393,6 +398,7 @@ impl Client {
                 hint: RouteHint::Auto,
                 begin_read_only: false,
                 changes_catalog: false,
+                runs_code: false,
                 plan,
             };
             return self.execute(need).await;
@@ -633,6 +639,11 @@ impl Client {
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
         outcome
+    }
+
+    /// Whether a block was answered for that no server has seen.
+    pub(super) fn holds_block(&self) -> bool {
+        self.held_begin.is_some()
     }
 
     /// Takes the block that is to begin before anything else.

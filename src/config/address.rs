@@ -107,6 +107,9 @@ pub(super) struct NotAHost {
 impl NotAHost {
     /// The message with the text, unless that looks like an address, which may hold a password.
     pub(super) fn with_text(&self) -> String {
+        if self.text.starts_with('@') && !self.text.contains(':') {
+            return format!("= {:?} is an abstract unix socket: these are not supported yet", self.text);
+        }
         if self.text.contains(['@', '=', '/']) {
             return format!("must be {}; a \"postgres://\" address belongs in primary", self.why);
         }
@@ -115,6 +118,15 @@ impl NotAHost {
 
     fn without_text(&self) -> String {
         format!("the host of the server address is not {}", self.why)
+    }
+}
+
+/// Reads a host as [`parse_host`] does, or several, separated by commas.
+pub(super) fn parse_hosts(text: &str) -> Result<Host, NotAHost> {
+    let hosts: Vec<&str> = text.split(',').map(str::trim).filter(|host| !host.is_empty()).collect();
+    match hosts.as_slice() {
+        [] | [_] => parse_host(hosts.first().copied().unwrap_or_default()),
+        several => Ok(Host::Several(several.iter().map(|host| parse_host(host)).collect::<Result<_, _>>()?)),
     }
 }
 

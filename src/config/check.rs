@@ -6,35 +6,85 @@ use std::path::Path;
 use super::database::database;
 use super::raw::{Entry, Mistakes, Value, suggest};
 use super::settings::{self, Setting};
-use super::{AuthType, Config, Database, General, User, tls};
+use super::{AuthType, Config, Database, General, User, WILDCARD, tls};
 
 const SECTIONS: [&str; 3] = ["pgweir", "databases", "users"];
+
+/// What kind of file the tree was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Our own.
+    Toml,
+    /// PgBouncer's.
+    Ini,
+}
+
+impl Dialect {
+    /// The section of the settings of the process, as messages call it.
+    pub(super) const fn general(self) -> &'static str {
+        match self {
+            Self::Toml => "[pgweir]",
+            Self::Ini => "[pgbouncer]",
+        }
+    }
+
+    /// A database, as messages call it.
+    pub(super) fn database(self, key: &str) -> String {
+        match self {
+            Self::Toml => format!("[databases.{}]", name(key)),
+            Self::Ini => format!("[databases] {}", name(key)),
+        }
+    }
+
+    /// A user, as messages call it.
+    pub(super) fn user(self, key: &str) -> String {
+        match self {
+            Self::Toml => format!("[users.{}]", name(key)),
+            Self::Ini => format!("[users] {}", name(key)),
+        }
+    }
+}
+
+/// Where a tree comes from.
+pub(super) struct Origin<'a> {
+    /// Settings of the process that the file does not name.
+    pub(super) base: General,
+    /// The kind of file.
+    pub(super) dialect: Dialect,
+    /// The file.
+    pub(super) path: &'a Path,
+}
 
 /// Checks a whole file.
 ///
 /// Notes mistakes in `mistakes`; the result is of use only when there are none.
-pub(super) fn config(root: &[Entry], path: &Path, mistakes: &mut Mistakes) -> Config {
+pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes) -> Config {
+    let Origin { base, dialect, path } = origin;
     let section = |name: &str| root.iter().find(|entry| entry.key == name);
     for entry in root.iter().filter(|entry| !SECTIONS.contains(&entry.key.as_str())) {
         mistakes.add(entry.line, unknown_section(&entry.key));
     }
-    let general = general(section("pgweir"), path, mistakes);
+    let general = general(section("pgweir"), base, dialect, path, mistakes);
     let mut warnings = Vec::new();
     tls::warn(&general, &mut warnings);
     let mut databases = BTreeMap::new();
+    let mut wildcard = None;
     if let Some(found) = section("databases") {
         for entry in mistakes.table("[databases]", &found.value).unwrap_or_default() {
-            if let Some(database) = database(entry, &general, &mut warnings, mistakes) {
-                databases.insert(entry.key.clone(), database);
+            if let Some(database) = database(entry, dialect, &general, &mut warnings, mistakes) {
+                match entry.key.as_str() {
+                    WILDCARD => wildcard = Some(database),
+                    name => drop(databases.insert(name.to_owned(), database)),
+                }
             }
         }
     }
-    if databases.is_empty() && mistakes.count() == 0 {
+    if databases.is_empty() && wildcard.is_none() && mistakes.count() == 0 {
         warnings.push("no databases are configured: only the console can be connected to".to_owned());
     }
-    let users = section("users").map(|found| users(&found.value, mistakes)).unwrap_or_default();
-    authentication(&general, &databases, &users, root, mistakes);
-    Config { path: path.to_owned(), general, databases, users, warnings }
+    let users = section("users").map(|found| users(&found.value, dialect, mistakes)).unwrap_or_default();
+    authentication(&general, databases.values().chain(&wildcard), &users, (root, dialect), mistakes);
+    Config { path: path.to_owned(), general, databases, wildcard, users, warnings }
 }
 
 /// What is wrong with a key at the top of the file.
@@ -49,10 +99,10 @@ fn unknown_section(key: &str) -> String {
 }
 
 /// `[pgweir]` over the defaults.
-fn general(section: Option<&Entry>, path: &Path, mistakes: &mut Mistakes) -> General {
-    let mut general = General::default();
+fn general(section: Option<&Entry>, base: General, dialect: Dialect, path: &Path, mistakes: &mut Mistakes) -> General {
+    let mut general = base;
     let Some(section) = section else { return general };
-    let Some(entries) = mistakes.table("[pgweir]", &section.value) else { return general };
+    let Some(entries) = mistakes.table(dialect.general(), &section.value) else { return general };
     for entry in entries {
         match settings::set_general(&mut general, &entry.key, &entry.value.node) {
             Some(Ok(())) => {}
@@ -63,8 +113,9 @@ fn general(section: Option<&Entry>, path: &Path, mistakes: &mut Mistakes) -> Gen
             }
         }
     }
-    if let Some(file) = general.auth_file.take() {
-        general.auth_file = Some(path.parent().unwrap_or(Path::new("")).join(file));
+    let directory = path.parent().unwrap_or(Path::new(""));
+    for file in [&mut general.auth_file, &mut general.logfile, &mut general.pidfile].into_iter().flatten() {
+        *file = directory.join(&*file);
     }
     let line =
         |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section.line, |entry| entry.value.line);
@@ -72,6 +123,9 @@ fn general(section: Option<&Entry>, path: &Path, mistakes: &mut Mistakes) -> Gen
         mistakes.add(line("listen_addr"), "nothing to listen on: listen_addr and unix_socket_dir are both empty");
     }
     tls::check(&mut general, path, entries, section.line, mistakes);
+    if dialect == Dialect::Ini {
+        general.min_pool_size = general.min_pool_size.min(general.default_pool_size);
+    }
     if general.min_pool_size > general.default_pool_size {
         let (min, size) = (general.min_pool_size, general.default_pool_size);
         mistakes.add(line("min_pool_size"), format!("min_pool_size = {min} is more than default_pool_size = {size}"));
@@ -80,10 +134,10 @@ fn general(section: Option<&Entry>, path: &Path, mistakes: &mut Mistakes) -> Gen
 }
 
 /// `[users]`.
-fn users(section: &Value, mistakes: &mut Mistakes) -> BTreeMap<String, User> {
+fn users(section: &Value, dialect: Dialect, mistakes: &mut Mistakes) -> BTreeMap<String, User> {
     let mut users = BTreeMap::new();
     for entry in mistakes.table("[users]", section).unwrap_or_default() {
-        let place = format!("[users.{}]", name(&entry.key));
+        let place = dialect.user(&entry.key);
         if entry.key.is_empty() {
             mistakes.add(entry.line, "a user needs a name");
         }
@@ -101,11 +155,11 @@ fn users(section: &Value, mistakes: &mut Mistakes) -> BTreeMap<String, User> {
 }
 
 /// What `auth_type` needs of the rest of the file.
-fn authentication(
+fn authentication<'d>(
     general: &General,
-    databases: &BTreeMap<String, Database>,
+    databases: impl Iterator<Item = &'d Database>,
     users: &BTreeMap<String, User>,
-    root: &[Entry],
+    (root, dialect): (&[Entry], Dialect),
     mistakes: &mut Mistakes,
 ) {
     let section = root.iter().find(|entry| entry.key == "pgweir");
@@ -118,9 +172,9 @@ fn authentication(
         AuthType::Trust | AuthType::Cert => !users.is_empty(),
         AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => users.values().any(|user| user.password.is_some()),
         AuthType::Any => {
-            for database in databases.values().filter(|database| database.user.is_none()) {
-                let name = name(&database.name);
-                mistakes.add(line, format!("auth_type = \"any\" needs user in [databases.{name}]"));
+            for database in databases.filter(|database| database.user.is_none()) {
+                let place = dialect.database(&database.name);
+                mistakes.add(line, format!("auth_type = \"any\" needs user in {place}"));
             }
             true
         }

@@ -1,12 +1,10 @@
 //! `[databases.NAME]`: settings, servers, and the checks that span them.
 
 use super::address::{self, Url};
-use super::check::{apply, name, unknown_key};
+use super::check::{Dialect, apply, unknown_key};
 use super::raw::{Entry, Mistakes, Node, Value};
 use super::sharding;
-use super::{Database, General, Role, Server, Shard, settings};
-use crate::shard::map::ShardMap;
-use crate::sql::facts::RouteHint;
+use super::{Database, General, Role, Server, Shard, WILDCARD, settings};
 
 /// The only shard of a database that is not sharded.
 const ONLY_SHARD: &str = "default";
@@ -41,12 +39,13 @@ impl<'a> Scope<'a> {
 /// Reads one database; none when it cannot be a database at all. The mistakes are noted.
 pub(super) fn database(
     entry: &Entry,
+    dialect: Dialect,
     general: &General,
     warnings: &mut Vec<String>,
     mistakes: &mut Mistakes,
 ) -> Option<Database> {
     refuse_names(entry, mistakes)?;
-    let place = format!("[databases.{}]", name(&entry.key));
+    let place = dialect.database(&entry.key);
     if let Node::Text(_) = entry.value.node {
         let why = format!("{place} must be a table with host, port and dbname, not a connection string");
         mistakes.add(entry.value.line, why);
@@ -56,11 +55,17 @@ pub(super) fn database(
     let mut scope = Scope { name: &entry.key, place, line: entry.line, keys, logins: Vec::new() };
     let before = mistakes.count();
     let mut database = settings_of(&scope, general, mistakes);
+    if scope.name == WILDCARD {
+        one_server(&scope, mistakes);
+    }
     shape(&mut scope, &mut database, mistakes);
     login(&scope, &mut database, mistakes);
+    if dialect == Dialect::Ini {
+        database.min_pool_size = database.min_pool_size.min(database.pool_size);
+    }
     sizes(&scope, &database, general, mistakes);
     if mistakes.count() == before {
-        warn(&database, warnings);
+        warn(&scope.place, &database, warnings);
     }
     Some(database)
 }
@@ -69,7 +74,6 @@ pub(super) fn database(
 fn refuse_names(entry: &Entry, mistakes: &mut Mistakes) -> Option<()> {
     let why = match entry.key.as_str() {
         "pgweir" | "pgbouncer" => format!("a database cannot be called {:?}: that is the admin console", entry.key),
-        "*" => "the wildcard database \"*\" is not supported yet; list each database by its name".to_owned(),
         "" => "a database needs a name".to_owned(),
         key if key.contains('\0') => "a database's name must not contain a zero byte".to_owned(),
         _ => return Some(()),
@@ -80,20 +84,7 @@ fn refuse_names(entry: &Entry, mistakes: &mut Mistakes) -> Option<()> {
 
 /// The defaults of the database, and its own settings over them. The servers come later.
 fn settings_of(scope: &Scope<'_>, general: &General, mistakes: &mut Mistakes) -> Database {
-    let mut database = Database {
-        name: scope.name.to_owned(),
-        pool_mode: general.pool_mode,
-        pool_size: general.default_pool_size,
-        min_pool_size: general.min_pool_size,
-        user: None,
-        password: None,
-        probe_user: None,
-        probe_password: None,
-        route: RouteHint::Auto,
-        health: general.health.clone(),
-        shards: Vec::new(),
-        map: ShardMap::single(),
-    };
+    let mut database = Database::inherited(scope.name, general);
     for entry in scope.keys {
         if apply(settings::DATABASE, &mut database, entry, mistakes)
             || apply(settings::HEALTH, &mut database.health, entry, mistakes)
@@ -109,6 +100,14 @@ fn settings_of(scope: &Scope<'_>, general: &General, mistakes: &mut Mistakes) ->
         mistakes.add(entry.line, unknown_key(&entry.key, &scope.place, names));
     }
     database
+}
+
+/// What databases are made of at any moment cannot be probed or mapped ahead.
+fn one_server(scope: &Scope<'_>, mistakes: &mut Mistakes) {
+    for entry in ["replicas", "shards"].into_iter().filter_map(|key| scope.find(key)) {
+        let why = format!("{} cannot have {}: list databases that have them by their names", scope.place, entry.key);
+        mistakes.add(entry.line, why);
+    }
 }
 
 /// Servers and shards: exactly one of the simple form, primary and replicas, or shards.
@@ -173,7 +172,7 @@ fn simple_server(scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Server> {
         return None;
     };
     let text = mistakes.text("host", &host.value)?;
-    match address::parse_host(text) {
+    match address::parse_hosts(text) {
         Ok(host) => Some(Server { host, port: port?, dbname: dbname?.to_owned(), role: Role::Primary, weight: 1.0 }),
         Err(wrong) => {
             mistakes.add(host.value.line, format!("host {}", wrong.with_text()));
@@ -320,8 +319,7 @@ fn sizes(scope: &Scope<'_>, database: &Database, general: &General, mistakes: &m
 }
 
 /// What is allowed but probably not meant.
-fn warn(database: &Database, warnings: &mut Vec<String>) {
-    let place = format!("[databases.{}]", name(&database.name));
+fn warn(place: &str, database: &Database, warnings: &mut Vec<String>) {
     let replicas = |shard: &Shard| shard.servers.iter().any(|server| server.role == Role::Replica);
     if database.shards.iter().any(replicas) && database.user.is_none() && database.probe_user.is_none() {
         warnings.push(format!("{place} has replicas but neither probe_user nor user: its servers are not probed"));
@@ -332,8 +330,11 @@ fn warn(database: &Database, warnings: &mut Vec<String>) {
                 (&other.host, other.port, &other.dbname) == (&server.host, server.port, &server.dbname)
             };
             if shard.servers.iter().take(i).any(|other| same(&other)) {
-                let what =
-                    if shard.name == ONLY_SHARD { place.clone() } else { format!("shard {:?} of {place}", shard.name) };
+                let what = if shard.name == ONLY_SHARD {
+                    place.to_owned()
+                } else {
+                    format!("shard {:?} of {place}", shard.name)
+                };
                 warnings.push(format!("{what} lists the server {} twice", server.address()));
             }
         }

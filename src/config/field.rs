@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::raw::{Node, suggest};
 use super::tls::{Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
-use super::{AuthType, LogFormat, PoolMode, address, tls};
+use super::{AuthType, LoadBalance, LogFormat, PoolMode, address, tls};
 use crate::sql::facts::RouteHint;
 
 /// The place where a setting's value lives, with the rules for it.
@@ -48,6 +48,8 @@ pub(super) enum Field<'a> {
     Pool(&'a mut PoolMode),
     /// The same, overriding a default.
     PoolOver(&'a mut Option<PoolMode>),
+    /// Which of several hosts is taken.
+    Balance(&'a mut LoadBalance),
     /// How clients authenticate.
     Auth(&'a mut AuthType),
     /// The form of the log.
@@ -70,6 +72,10 @@ const POOL_MODES: [(&str, PoolMode); 3] = [
     (PoolMode::Session.as_str(), PoolMode::Session),
     (PoolMode::Transaction.as_str(), PoolMode::Transaction),
     (PoolMode::Statement.as_str(), PoolMode::Statement),
+];
+const BALANCES: [(&str, LoadBalance); 2] = [
+    (LoadBalance::RoundRobin.as_str(), LoadBalance::RoundRobin),
+    (LoadBalance::Disable.as_str(), LoadBalance::Disable),
 ];
 const AUTH_TYPES: [(&str, AuthType); 6] = [
     ("trust", AuthType::Trust),
@@ -122,6 +128,7 @@ impl Field<'_> {
             Self::Filter(place) => *place = filter(string(node)?)?,
             Self::Pool(place) => *place = word(node, &POOL_MODES)?,
             Self::PoolOver(place) => *place = Some(word(node, &POOL_MODES)?),
+            Self::Balance(place) => *place = word(node, &BALANCES)?,
             Self::Auth(place) => *place = word(node, &AUTH_TYPES)?,
             Self::Log(place) => *place = word(node, &LOG_FORMATS)?,
             Self::Route(place) => *place = word(node, &ROUTES)?,
@@ -157,6 +164,14 @@ impl Field<'_> {
         }
     }
 
+    /// The same, a secret in clear.
+    pub(super) fn export(&self) -> String {
+        match self {
+            Self::Secret(secret) => toml_string(secret.as_deref().unwrap_or_default()),
+            _ => self.write(),
+        }
+    }
+
     fn plain_text(&self) -> String {
         match self {
             Self::Text(text) | Self::Filter(text) => (*text).clone(),
@@ -174,6 +189,7 @@ impl Field<'_> {
             Self::Size(bytes, ..) => format_size((**bytes).into()),
             Self::Pool(mode) => name_of(**mode, &POOL_MODES),
             Self::PoolOver(mode) => mode.map(|mode| name_of(mode, &POOL_MODES)).unwrap_or_default(),
+            Self::Balance(balance) => name_of(**balance, &BALANCES),
             Self::Auth(auth) => name_of(**auth, &AUTH_TYPES),
             Self::Log(format) => name_of(**format, &LOG_FORMATS),
             Self::Route(route) => name_of(**route, &ROUTES),

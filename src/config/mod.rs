@@ -6,9 +6,11 @@
 
 mod address;
 mod check;
+mod convert;
 mod database;
 pub mod diff;
 mod field;
+mod ini;
 mod raw;
 pub mod settings;
 mod sharding;
@@ -16,6 +18,8 @@ mod sharding;
 mod tests;
 pub mod tls;
 pub mod units;
+
+pub use ini::table::document as pgbouncer_settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +39,8 @@ pub struct Config {
     pub general: General,
     /// Databases by the name that clients use.
     pub databases: BTreeMap<String, Database>,
+    /// The database `*`: what a database is made of that clients name and nobody has configured.
+    pub wildcard: Option<Database>,
     /// Users of `[users]`, by name: overrides, and passwords beside those of the auth file.
     pub users: BTreeMap<String, User>,
     /// What was accepted though it means nothing here.
@@ -102,6 +108,16 @@ pub struct General {
     pub unix_socket_dir: Option<PathBuf>,
     /// Mode bits of the unix socket (default 0777).
     pub unix_socket_mode: u32,
+    /// Group of the unix socket; none: that of the process.
+    pub unix_socket_group: Option<String>,
+    /// Let other processes listen on the same TCP port (SO_REUSEPORT, default false).
+    pub so_reuseport: bool,
+    /// User to become after the start, when started by root.
+    pub user: Option<String>,
+    /// File that holds the process id for as long as the process lives.
+    pub pidfile: Option<PathBuf>,
+    /// File that the log is written to as well; opened anew by a reload.
+    pub logfile: Option<PathBuf>,
     /// Worker threads; 0: one per core.
     pub workers: u16,
     /// How clients authenticate.
@@ -114,12 +130,20 @@ pub struct General {
     pub stats_users: Vec<String>,
     /// Client connections at most, over all.
     pub max_client_conn: u32,
+    /// Default of [`Database::max_db_client_connections`].
+    pub max_db_client_connections: u32,
+    /// Client connections per user at most, over all databases; 0 (the default): no limit.
+    pub max_user_client_connections: u32,
     /// Default of [`Database::pool_mode`].
     pub pool_mode: PoolMode,
     /// Server connections per (user, database, server) at most (default 20).
     pub default_pool_size: u32,
     /// Server connections kept open per pool that is in use (default 0).
     pub min_pool_size: u32,
+    /// Server connections per pool beyond its size, for clients that wait long (default 0).
+    pub reserve_pool_size: u32,
+    /// How long such a client has waited (default 5 s); zero: the reserve is not used.
+    pub reserve_pool_timeout: Duration,
     /// Prepared statements kept on a server connection (default 200); 0: named statements are not followed across servers.
     pub max_prepared_statements: u32,
     /// Largest message taken from a client, in bytes (default 1 GiB).
@@ -146,6 +170,10 @@ pub struct General {
     pub ignore_startup_parameters: Vec<String>,
     /// Prefer the server connection that has rested longest (default false: the one used last).
     pub server_round_robin: bool,
+    /// A database made from `*` that nobody has used for this long is forgotten (default 3600 s); zero: never.
+    pub autodb_idle_timeout: Duration,
+    /// Add the client's address to the `application_name` of its startup (default false).
+    pub application_name_add_host: bool,
     /// How long SIGTERM waits for transactions to end (default 30 s).
     pub shutdown_timeout: Duration,
     /// Console statistics are averaged over this period (default 60 s).
@@ -156,12 +184,16 @@ pub struct General {
     pub log_connections: bool,
     /// Log disconnects (default true).
     pub log_disconnections: bool,
+    /// Log errors that clients are told by pgweir itself (default true).
+    pub log_pooler_errors: bool,
+    /// Log averages once per `stats_period` (default true).
+    pub log_stats: bool,
     /// Form of the log.
     pub log_format: LogFormat,
     /// A tracing filter, e.g. `info` or `pgweir=debug` (default `info`).
     pub log_level: String,
-    /// TCP keep-alive on both sides (default true).
-    pub tcp_keepalive: bool,
+    /// Options of TCP sockets, on both sides.
+    pub tcp: TcpSettings,
     /// Pending connections of a listener (default 128).
     pub listen_backlog: u32,
     /// TLS with clients (default: off).
@@ -170,6 +202,23 @@ pub struct General {
     pub server_tls: TlsSettings,
     /// How replicas are probed and judged; a database may override it.
     pub health: HealthSettings,
+}
+
+/// Options of TCP sockets towards clients and servers. Where one is 0, the system's own value stands. See tcp(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpSettings {
+    /// Keep-alive (`tcp_keepalive`, default true).
+    pub keepalive: bool,
+    /// Seconds of silence before the first keep-alive probe (`tcp_keepidle`).
+    pub keepidle: u32,
+    /// Seconds between two probes (`tcp_keepintvl`).
+    pub keepintvl: u32,
+    /// Unanswered probes after which the connection is closed (`tcp_keepcnt`).
+    pub keepcnt: u32,
+    /// Milliseconds that sent bytes may stay unacknowledged (`tcp_user_timeout`).
+    pub user_timeout: u32,
+    /// Bytes of the socket's buffers (`tcp_socket_buffer`).
+    pub socket_buffer: u32,
 }
 
 /// How replicas are probed and judged.
@@ -200,6 +249,8 @@ pub struct Database {
     pub pool_size: u32,
     /// Server connections kept open per pool in use.
     pub min_pool_size: u32,
+    /// Server connections beyond `pool_size` for clients that have waited for `reserve_pool_timeout`.
+    pub reserve_pool_size: u32,
     /// User to log in to servers as; none: the client's own name.
     pub user: Option<String>,
     /// Password for that user; none: from `[users]` or the auth file.
@@ -208,6 +259,16 @@ pub struct Database {
     pub probe_user: Option<String>,
     /// Password of the prober.
     pub probe_password: Option<String>,
+    /// Run on every new server connection; an error of it is logged.
+    pub connect_query: Option<String>,
+    /// Server connections older than this are closed when they become idle; zero: never.
+    pub server_lifetime: Duration,
+    /// Client connections at most, over all users; 0: no limit.
+    pub max_db_client_connections: u32,
+    /// Which of several hosts a new connection goes to.
+    pub load_balance_hosts: LoadBalance,
+    /// Settings asked of servers at login.
+    pub startup: StartupSettings,
     /// Where statements go that say nothing themselves (`route`, default auto).
     pub route: RouteHint,
     /// Probing and breakers.
@@ -216,6 +277,94 @@ pub struct Database {
     pub shards: Vec<Shard>,
     /// Slots, tables and the default shard.
     pub map: ShardMap,
+}
+
+/// Which of several hosts of one server entry a new connection goes to; it goes on to the next when one cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LoadBalance {
+    /// Each to the next.
+    RoundRobin,
+    /// To the one that worked last.
+    Disable,
+}
+
+impl LoadBalance {
+    /// The word of the setting and of SHOW.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Disable => "disable",
+        }
+    }
+}
+
+/// Settings that servers are asked for at login, in the place of their own defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StartupSettings {
+    /// `application_name`.
+    pub application_name: Option<String>,
+    /// `client_encoding`.
+    pub client_encoding: Option<String>,
+    /// `datestyle`.
+    pub datestyle: Option<String>,
+    /// `timezone`.
+    pub timezone: Option<String>,
+}
+
+impl StartupSettings {
+    /// Those that are set, for the startup packet.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(String, String)> {
+        let Self { application_name, client_encoding, datestyle, timezone } = self;
+        let all = [
+            ("application_name", application_name),
+            ("client_encoding", client_encoding),
+            ("datestyle", datestyle),
+            ("timezone", timezone),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
+    }
+}
+
+/// The name of the wildcard database, and the name of the database on its server when none is given.
+pub const WILDCARD: &str = "*";
+
+impl Database {
+    /// A database without servers that has all its settings from `[pgweir]`.
+    fn inherited(name: &str, general: &General) -> Self {
+        Self {
+            name: name.to_owned(),
+            pool_mode: general.pool_mode,
+            pool_size: general.default_pool_size,
+            min_pool_size: general.min_pool_size,
+            reserve_pool_size: general.reserve_pool_size,
+            user: None,
+            password: None,
+            probe_user: None,
+            probe_password: None,
+            connect_query: None,
+            server_lifetime: general.server_lifetime,
+            max_db_client_connections: general.max_db_client_connections,
+            load_balance_hosts: LoadBalance::RoundRobin,
+            startup: StartupSettings::default(),
+            route: RouteHint::Auto,
+            health: general.health.clone(),
+            shards: Vec::new(),
+            map: ShardMap::single(),
+        }
+    }
+
+    /// The database that a client gets which asks for `name` and finds only the wildcard.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        let mut own = Self { name: name.to_owned(), ..self.clone() };
+        let servers = own.shards.iter_mut().flat_map(|shard| &mut shard.servers);
+        for server in servers.filter(|server| server.dbname == WILDCARD) {
+            name.clone_into(&mut server.dbname);
+        }
+        own
+    }
 }
 
 /// One shard: its primary and replicas.
@@ -254,6 +403,33 @@ pub enum Host {
     Tcp(String),
     /// A directory with the unix socket.
     Unix(PathBuf),
+    /// Several that are as good as each other.
+    Several(Vec<Self>),
+}
+
+impl Host {
+    /// Itself, or each of several.
+    #[must_use]
+    pub fn each(&self) -> &[Self] {
+        match self {
+            Self::Several(hosts) => hosts,
+            one => std::slice::from_ref(one),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    /// The name, the socket's directory, or all of several, separated by commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(name) => f.write_str(name),
+            Self::Unix(directory) => write!(f, "{}", directory.display()),
+            Self::Several(hosts) => {
+                let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+                f.write_str(&hosts.join(","))
+            }
+        }
+    }
 }
 
 /// A PostgreSQL server.
@@ -282,6 +458,10 @@ pub struct User {
     pub pool_size: Option<u32>,
     /// Override of the database's `route`.
     pub route: Option<RouteHint>,
+    /// Client connections at most, over all databases; 0: no limit.
+    pub max_user_client_connections: Option<u32>,
+    /// Override of the reserve's size.
+    pub reserve_pool_size: Option<u32>,
 }
 
 impl Server {
@@ -290,8 +470,7 @@ impl Server {
     pub fn address(&self) -> String {
         match &self.host {
             Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}/{}", self.port, self.dbname),
-            Host::Tcp(host) => format!("{host}:{}/{}", self.port, self.dbname),
-            Host::Unix(directory) => format!("{}:{}/{}", directory.display(), self.port, self.dbname),
+            host => format!("{host}:{}/{}", self.port, self.dbname),
         }
     }
 }
@@ -313,10 +492,16 @@ impl fmt::Debug for Database {
             pool_mode,
             pool_size,
             min_pool_size,
+            reserve_pool_size,
             user,
             password,
             probe_user,
             probe_password,
+            connect_query,
+            server_lifetime,
+            max_db_client_connections,
+            load_balance_hosts,
+            startup,
             route,
             health,
             shards,
@@ -327,10 +512,16 @@ impl fmt::Debug for Database {
             .field("pool_mode", pool_mode)
             .field("pool_size", pool_size)
             .field("min_pool_size", min_pool_size)
+            .field("reserve_pool_size", reserve_pool_size)
             .field("user", user)
             .field("password", &Hidden(password.is_some()))
             .field("probe_user", probe_user)
             .field("probe_password", &Hidden(probe_password.is_some()))
+            .field("connect_query", connect_query)
+            .field("server_lifetime", server_lifetime)
+            .field("max_db_client_connections", max_db_client_connections)
+            .field("load_balance_hosts", load_balance_hosts)
+            .field("startup", startup)
             .field("route", route)
             .field("health", health)
             .field("shards", shards)
@@ -344,12 +535,14 @@ impl fmt::Debug for Database {
 
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { password, pool_mode, pool_size, route } = self;
+        let Self { password, pool_mode, pool_size, route, max_user_client_connections, reserve_pool_size } = self;
         f.debug_struct("User")
             .field("password", &Hidden(password.is_some()))
             .field("pool_mode", pool_mode)
             .field("pool_size", pool_size)
             .field("route", route)
+            .field("max_user_client_connections", max_user_client_connections)
+            .field("reserve_pool_size", reserve_pool_size)
             .finish()
     }
 }
@@ -376,19 +569,36 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads and checks a TOML file. The auth file is not opened.
+/// Reads and checks a configuration file, ours or pgbouncer.ini. The auth file is not opened.
+///
+/// A file is taken for pgbouncer.ini by its extension `.ini`, or by a section `[pgbouncer]` when it is not `.toml` either.
 ///
 /// # Errors
 /// Every mistake of the file at once, by line; or that it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
     let error = |line: usize, message: String| vec![ConfigError { path: path.to_owned(), line, message }];
     let bytes = std::fs::read(path).map_err(|why| error(0, format!("cannot read the file: {why}")))?;
+    if ini::is_ini(path, &bytes) {
+        return ini::load(path, &|path| std::fs::read(path));
+    }
     let text = String::from_utf8(bytes).map_err(|why| {
         let good = why.as_bytes().iter().take(why.utf8_error().valid_up_to());
         let line = good.filter(|byte| **byte == b'\n').count().saturating_add(1);
         error(line, "not valid UTF-8".to_owned())
     })?;
     parse(&text, path)
+}
+
+/// Reads pgbouncer.ini and writes it in the form of our own file, passwords included. What had no equal is in its comments.
+///
+/// # Errors
+/// Every mistake of the file; or that it is no pgbouncer.ini.
+pub fn convert(path: &Path) -> Result<String, Vec<ConfigError>> {
+    let config = load(path)?;
+    if std::fs::read(path).is_ok_and(|bytes| ini::is_ini(path, &bytes)) {
+        return Ok(convert::to_toml(&config));
+    }
+    Err(vec![ConfigError { path: path.to_owned(), line: 0, message: "is pgweir's own form already".to_owned() }])
 }
 
 /// Checks the text of a TOML file; `path` is where it came from: errors name it, and relative file names start there.
@@ -399,6 +609,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigError>> {
     let root =
         raw::from_toml(text).map_err(|(line, message)| vec![ConfigError { path: path.to_owned(), line, message }])?;
     let mut mistakes = raw::Mistakes::new(path);
-    let config = check::config(&root, path, &mut mistakes);
+    let origin = check::Origin { base: General::default(), dialect: check::Dialect::Toml, path };
+    let config = check::config(&root, origin, &mut mistakes);
     if mistakes.count() > 0 { Err(mistakes.into_sorted()) } else { Ok(config) }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
-use super::{AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, User};
+use super::{AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, TcpSettings, User};
 
 /// One setting of a section.
 pub struct Setting<T: 'static> {
@@ -36,6 +36,11 @@ impl<T> Setting<T> {
         Info { name: self.name, description: self.description, changeable: self.changeable }
     }
 
+    /// The value as the file writes it, secrets included.
+    pub(super) fn written(&self, target: &mut T) -> String {
+        (self.field)(target).export()
+    }
+
     pub(super) fn set(&self, target: &mut T, node: &Node) -> Result<(), String> {
         (self.field)(target).set(node)
     }
@@ -51,6 +56,8 @@ const fn fixed<T>(name: &'static str, description: &'static str, field: fn(&mut 
 
 /// The largest message of the protocol: its length is a signed 32-bit number.
 const LARGEST_PACKET: u32 = i32::MAX as u32;
+/// What the kernel takes for the times of keep-alive, in seconds: see tcp(7).
+const SHORT: u32 = 32_767;
 /// More connections than this are a mistake of typing.
 const MANY: u32 = 1_000_000;
 
@@ -66,6 +73,19 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         Field::Path(&mut g.unix_socket_dir)
     }),
     fixed("unix_socket_mode", "Mode bits of the unix socket, in octal.", |g| Field::Mode(&mut g.unix_socket_mode)),
+    fixed("unix_socket_group", "Group of the unix socket; empty: that of the process.", |g| {
+        Field::Name(&mut g.unix_socket_group)
+    }),
+    fixed("so_reuseport", "Let other processes listen on the same TCP port (SO_REUSEPORT).", |g| {
+        Field::Flag(&mut g.so_reuseport)
+    }),
+    fixed("user", "User to become after the start, when started by root; empty: stay.", |g| Field::Name(&mut g.user)),
+    fixed("pidfile", "File that holds the process id; relative to the directory of this file; empty: none.", |g| {
+        Field::Path(&mut g.pidfile)
+    }),
+    row("logfile", "File that the log is written to as well, opened anew by a reload; empty: none.", |g| {
+        Field::Path(&mut g.logfile)
+    }),
     fixed("workers", "Worker threads; 0: one per core.", |g| Field::Small(&mut g.workers, 0, 1024)),
     row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256 or cert.", |g| {
         Field::Auth(&mut g.auth_type)
@@ -76,6 +96,12 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("admin_users", "Users who may run every command of the console.", |g| Field::Names(&mut g.admin_users)),
     row("stats_users", "Users who may run SHOW on the console.", |g| Field::Names(&mut g.stats_users)),
     row("max_client_conn", "Client connections at most, over all.", |g| Field::Count(&mut g.max_client_conn, 1, MANY)),
+    row("max_db_client_connections", "Client connections per database at most; 0: no limit.", |g| {
+        Field::Count(&mut g.max_db_client_connections, 0, MANY)
+    }),
+    row("max_user_client_connections", "Client connections per user at most, over all databases; 0: no limit.", |g| {
+        Field::Count(&mut g.max_user_client_connections, 0, MANY)
+    }),
     row("pool_mode", "When a server goes back to the pool: session, transaction or statement.", |g| {
         Field::Pool(&mut g.pool_mode)
     }),
@@ -84,6 +110,12 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row("min_pool_size", "Server connections kept open per pool in use.", |g| {
         Field::Count(&mut g.min_pool_size, 0, MANY)
+    }),
+    row("reserve_pool_size", "Server connections per pool beyond its size, for clients that wait long.", |g| {
+        Field::Count(&mut g.reserve_pool_size, 0, MANY)
+    }),
+    row("reserve_pool_timeout", "How long a client waits for one of the reserve; 0: the reserve is not used.", |g| {
+        Field::Time(&mut g.reserve_pool_timeout)
     }),
     row("max_prepared_statements", "Prepared statements kept on a server connection; 0: they are not followed.", |g| {
         Field::Count(&mut g.max_prepared_statements, 0, MANY)
@@ -123,6 +155,14 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("ignore_startup_parameters", "Startup parameters taken from clients and thrown away.", |g| {
         Field::Names(&mut g.ignore_startup_parameters)
     }),
+    row("application_name_add_host", "Add the client's address to the application_name it starts with.", |g| {
+        Field::Flag(&mut g.application_name_add_host)
+    }),
+    row(
+        "autodb_idle_timeout",
+        "A database made from \"*\" that is unused for this long is forgotten; 0: never.",
+        |g| Field::Time(&mut g.autodb_idle_timeout),
+    ),
     row("server_round_robin", "Prefer the server connection that has rested longest to the one used last.", |g| {
         Field::Flag(&mut g.server_round_robin)
     }),
@@ -137,11 +177,30 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row("log_connections", "Log when clients connect.", |g| Field::Flag(&mut g.log_connections)),
     row("log_disconnections", "Log when clients disconnect, and why.", |g| Field::Flag(&mut g.log_disconnections)),
+    row("log_pooler_errors", "Log errors that clients are told by pgweir itself.", |g| {
+        Field::Flag(&mut g.log_pooler_errors)
+    }),
+    row("log_stats", "Log averages once per stats_period.", |g| Field::Flag(&mut g.log_stats)),
     fixed("log_format", "Form of the log: text or json.", |g| Field::Log(&mut g.log_format)),
     fixed("log_level", "Log level, also by module: \"info\", \"warn,pgweir::pool=debug\".", |g| {
         Field::Filter(&mut g.log_level)
     }),
-    row("tcp_keepalive", "TCP keep-alive on client and server connections.", |g| Field::Flag(&mut g.tcp_keepalive)),
+    row("tcp_keepalive", "TCP keep-alive on client and server connections.", |g| Field::Flag(&mut g.tcp.keepalive)),
+    row("tcp_keepidle", "Seconds of silence before the first keep-alive probe; 0: the system's.", |g| {
+        Field::Count(&mut g.tcp.keepidle, 0, SHORT)
+    }),
+    row("tcp_keepintvl", "Seconds between two keep-alive probes; 0: the system's.", |g| {
+        Field::Count(&mut g.tcp.keepintvl, 0, SHORT)
+    }),
+    row("tcp_keepcnt", "Unanswered keep-alive probes that close a connection; 0: the system's.", |g| {
+        Field::Count(&mut g.tcp.keepcnt, 0, 127)
+    }),
+    row("tcp_user_timeout", "Milliseconds that sent bytes may stay unacknowledged; 0: the system's.", |g| {
+        Field::Count(&mut g.tcp.user_timeout, 0, LARGEST_PACKET)
+    }),
+    row("tcp_socket_buffer", "Bytes of a TCP socket's buffers; 0: the system's.", |g| {
+        Field::Size(&mut g.tcp.socket_buffer, 0, LARGEST_PACKET)
+    }),
     fixed("listen_backlog", "Pending connections of a listener.", |g| Field::Count(&mut g.listen_backlog, 1, 65_535)),
     row("client_tls_sslmode", "TLS with clients: disable, allow, prefer, require, verify-ca or verify-full.", |g| {
         Field::Ssl(&mut g.client_tls.mode)
@@ -208,8 +267,25 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Field::Count(&mut d.pool_size, 1, MANY)
     }),
     row("min_pool_size", "Overrides min_pool_size of [pgweir].", |d| Field::Count(&mut d.min_pool_size, 0, MANY)),
+    row("reserve_pool_size", "Overrides reserve_pool_size of [pgweir].", |d| {
+        Field::Count(&mut d.reserve_pool_size, 0, MANY)
+    }),
     row("user", "User to log in to servers as; default: the client's own name.", |d| Field::Name(&mut d.user)),
     row("password", "Password of that user; default: from [users] or auth_file.", |d| Field::Secret(&mut d.password)),
+    row("connect_query", "Run on every new server connection; an error of it is logged.", |d| {
+        Field::Name(&mut d.connect_query)
+    }),
+    row("server_lifetime", "Overrides server_lifetime of [pgweir].", |d| Field::Time(&mut d.server_lifetime)),
+    row("max_db_client_connections", "Overrides max_db_client_connections of [pgweir].", |d| {
+        Field::Count(&mut d.max_db_client_connections, 0, MANY)
+    }),
+    row("load_balance_hosts", "Of several hosts, new connections take turns (round-robin) or stay (disable).", |d| {
+        Field::Balance(&mut d.load_balance_hosts)
+    }),
+    row("application_name", "Asked of servers at login.", |d| Field::Name(&mut d.startup.application_name)),
+    row("client_encoding", "Asked of servers at login.", |d| Field::Name(&mut d.startup.client_encoding)),
+    row("datestyle", "Asked of servers at login.", |d| Field::Name(&mut d.startup.datestyle)),
+    row("timezone", "Asked of servers at login.", |d| Field::Name(&mut d.startup.timezone)),
     row("probe_user", "User of the prober; default: user.", |d| Field::Name(&mut d.probe_user)),
     row("probe_password", "Password of the prober.", |d| Field::Secret(&mut d.probe_password)),
     row("route", "Where statements go that say nothing themselves: auto, primary or replica.", |d| {
@@ -219,7 +295,7 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
 
 /// Keys of `[databases.NAME]` that say where the servers are and what lives on them.
 pub(super) static DATABASE_SHAPE: &[(&str, &str)] = &[
-    ("host", "Simple form: the server's host name, address or socket directory."),
+    ("host", "Simple form: the server's host name, address or socket directory; several separated by commas."),
     ("port", "Simple form: the server's port; default 5432."),
     ("dbname", "Simple form: the database's name on the server; default: the name clients use."),
     ("primary", "The primary: \"postgres://[user[:password]@]host[:port][/dbname]\"."),
@@ -254,64 +330,48 @@ pub(super) static USER: &[Setting<User>] = &[
     row("pool_mode", "Overrides pool_mode of the database.", |u| Field::PoolOver(&mut u.pool_mode)),
     row("pool_size", "Overrides pool_size of the database.", |u| Field::CountOver(&mut u.pool_size, 1, MANY)),
     row("route", "Overrides route of the database.", |u| Field::RouteOver(&mut u.route)),
+    row("reserve_pool_size", "Overrides reserve_pool_size of the database.", |u| {
+        Field::CountOver(&mut u.reserve_pool_size, 0, MANY)
+    }),
+    row("max_user_client_connections", "Overrides max_user_client_connections of [pgweir].", |u| {
+        Field::CountOver(&mut u.max_user_client_connections, 0, MANY)
+    }),
 ];
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] = &[
-    "application_name_add_host",
     "auth_dbname",
     "auth_hba_file",
     "auth_ident_file",
     "auth_query",
     "auth_user",
-    "autodb_idle_timeout",
     "cancel_wait_timeout",
-    "client_encoding",
     "client_idle_timeout",
     "conffile",
-    "connect_query",
-    "datestyle",
     "disable_pqexec",
     "dns_max_ttl",
     "dns_nxdomain_ttl",
     "dns_zone_check_period",
     "job_name",
-    "load_balance_hosts",
-    "log_pooler_errors",
-    "log_stats",
-    "logfile",
-    "max_db_client_connections",
     "max_db_connections",
-    "max_user_client_connections",
     "max_user_connections",
     "peer_id",
-    "pidfile",
     "pkt_buf",
     "query_timeout",
     "query_wait_notify",
-    "reserve_pool_size",
-    "reserve_pool_timeout",
     "resolv_conf",
     "sbuf_loopcnt",
     "server_check_delay",
     "server_check_query",
     "server_fast_close",
     "service_name",
-    "so_reuseport",
     "suspend_timeout",
     "syslog",
     "syslog_facility",
     "syslog_ident",
     "tcp_defer_accept",
-    "tcp_keepcnt",
-    "tcp_keepidle",
-    "tcp_keepintvl",
-    "tcp_socket_buffer",
-    "tcp_user_timeout",
-    "timezone",
     "track_extra_parameters",
     "transaction_timeout",
-    "unix_socket_group",
     "verbose",
 ];
 
@@ -322,15 +382,24 @@ impl Default for General {
             listen_port: 6432,
             unix_socket_dir: None,
             unix_socket_mode: 0o777,
+            unix_socket_group: None,
+            so_reuseport: false,
+            user: None,
+            pidfile: None,
+            logfile: None,
             workers: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,
             admin_users: Vec::new(),
             stats_users: Vec::new(),
             max_client_conn: 1000,
+            max_db_client_connections: 0,
+            max_user_client_connections: 0,
             pool_mode: PoolMode::Transaction,
             default_pool_size: 20,
             min_pool_size: 0,
+            reserve_pool_size: 0,
+            reserve_pool_timeout: Duration::from_secs(5),
             max_prepared_statements: 200,
             max_packet_size: 1 << 30,
             query_wait_timeout: Duration::from_secs(120),
@@ -343,20 +412,30 @@ impl Default for General {
             server_reset_query: "DISCARD ALL".to_owned(),
             server_reset_query_always: false,
             ignore_startup_parameters: Vec::new(),
+            application_name_add_host: false,
+            autodb_idle_timeout: Duration::from_secs(3600),
             server_round_robin: false,
             shutdown_timeout: Duration::from_secs(30),
             stats_period: Duration::from_secs(60),
             http_listen: None,
             log_connections: true,
             log_disconnections: true,
+            log_pooler_errors: true,
+            log_stats: true,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
-            tcp_keepalive: true,
+            tcp: TcpSettings::default(),
             listen_backlog: 128,
             client_tls: TlsSettings::new(SslMode::Disable),
             server_tls: TlsSettings::new(SslMode::Prefer),
             health: HealthSettings::default(),
         }
+    }
+}
+
+impl Default for TcpSettings {
+    fn default() -> Self {
+        Self { keepalive: true, keepidle: 0, keepintvl: 0, keepcnt: 0, user_timeout: 0, socket_buffer: 0 }
     }
 }
 

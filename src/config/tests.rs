@@ -74,6 +74,31 @@ fn the_full_file_shows_every_key_of_the_other_sections() {
     }
 }
 
+/// With `PGWEIR_BLESS` set the page is brought up to date instead.
+#[test]
+fn settings_of_pgbouncer_are_documented() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/pgbouncer.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (head, _) = page.split_once("## [pgbouncer]").unwrap_or((&page, ""));
+    let expected = format!("{head}{}", pgbouncer_settings());
+    if std::env::var_os("PGWEIR_BLESS").is_some() {
+        std::fs::write(path, &expected).unwrap();
+    } else {
+        assert_eq!(page, expected, "docs/pgbouncer.md is not what src/config/ini/table.rs says");
+    }
+}
+
+#[test]
+fn the_wildcard_stands_for_databases_that_are_not_listed() {
+    let config = read(&format!("[databases.\"*\"]\nhost = \"a,b\"\n[databases.app]\nhost = \"c\"\n{USERS}"));
+    assert_eq!(config.databases.keys().collect::<Vec<_>>(), ["app"]);
+    let wildcard = config.wildcard.unwrap();
+    let server = |database: &Database| database.shards[0].servers[0].address();
+    assert_eq!(server(&wildcard.named("x")), "a,b:5432/x");
+    let one = read(&format!("[databases.\"*\"]\nhost = \"a\"\ndbname = \"real\"\n{USERS}")).wildcard.unwrap();
+    assert_eq!((one.named("x").name.as_str(), server(&one.named("x")).as_str()), ("x", "a:5432/real"));
+}
+
 #[test]
 fn every_default_reads_back() {
     let mut general = General::default();
@@ -133,6 +158,24 @@ log_disconnections = "no"
 log_format = "json"
 log_level = "warn,pgweir::pool=debug"
 tcp_keepalive = false
+reserve_pool_size = 4
+reserve_pool_timeout = 1.5
+tcp_keepidle = 1
+tcp_keepintvl = 2
+tcp_keepcnt = 3
+tcp_user_timeout = 4
+tcp_socket_buffer = "64kB"
+unix_socket_group = "g"
+so_reuseport = true
+user = "u"
+pidfile = "/run/pid"
+logfile = "log"
+max_db_client_connections = 8
+max_user_client_connections = 9
+application_name_add_host = true
+autodb_idle_timeout = "1min"
+log_pooler_errors = false
+log_stats = false
 listen_backlog = 4096
 client_tls_sslmode = "verify-ca"
 client_tls_cert_file = "etc/c.crt"
@@ -190,7 +233,27 @@ consistency = "eventual"
         log_disconnections: false,
         log_format: LogFormat::Json,
         log_level: "warn,pgweir::pool=debug".into(),
-        tcp_keepalive: false,
+        tcp: TcpSettings {
+            keepalive: false,
+            keepidle: 1,
+            keepintvl: 2,
+            keepcnt: 3,
+            user_timeout: 4,
+            socket_buffer: 65_536,
+        },
+        unix_socket_group: Some("g".into()),
+        so_reuseport: true,
+        user: Some("u".into()),
+        pidfile: Some("/run/pid".into()),
+        logfile: Some("etc/log".into()),
+        max_db_client_connections: 8,
+        max_user_client_connections: 9,
+        application_name_add_host: true,
+        autodb_idle_timeout: seconds(60),
+        log_pooler_errors: false,
+        log_stats: false,
+        reserve_pool_size: 4,
+        reserve_pool_timeout: Duration::from_millis(1500),
         listen_backlog: 4096,
         client_tls: TlsSettings {
             mode: SslMode::VerifyCa,
@@ -285,12 +348,17 @@ fn a_sharded_database_is_read() {
 
 #[test]
 fn users_are_read() {
-    let config = read("[users.alice]\npassword = \"p\"\npool_mode = \"session\"\npool_size = 5\nroute = \"primary\"\n");
+    let config = read(
+        "[users.alice]\npassword = \"p\"\npool_mode = \"session\"\npool_size = 5\nroute = \"primary\"\n\
+         max_user_client_connections = 3\nreserve_pool_size = 2\n",
+    );
     let expected = User {
         password: Some("p".into()),
         pool_mode: Some(PoolMode::Session),
         pool_size: Some(5),
         route: Some(RouteHint::Primary),
+        max_user_client_connections: Some(3),
+        reserve_pool_size: Some(2),
     };
     assert_eq!(config.users["alice"], expected);
     assert_eq!(config.warnings, ["no databases are configured: only the console can be connected to"]);
@@ -351,7 +419,8 @@ fn unknown_names_are_refused() {
         ("[users.a]\npasword = \"x\"", "2: unknown setting \"pasword\" in [users.a]; did you mean \"password\"?"),
         (
             "[users.a]\nx = \"x\"",
-            "2: unknown setting \"x\" in [users.a]; expected \"password\", \"pool_mode\", \"pool_size\", \"route\"",
+            "2: unknown setting \"x\" in [users.a]; expected \"password\", \"pool_mode\", \"pool_size\", \"route\", \
+             \"reserve_pool_size\", \"max_user_client_connections\"",
         ),
         (
             "[databases.a]\nprimary = \"postgres://h\"\nreplicas = [{ url = \"postgres://g\", wieght = 1 }]",
@@ -428,8 +497,8 @@ fn wrong_databases_are_refused() {
         ("[databases.pgweir]\n".to_owned() + s, "1: a database cannot be called \"pgweir\": that is the admin console"),
         ("[databases.pgbouncer]".into(), "1: a database cannot be called \"pgbouncer\": that is the admin console"),
         (
-            "[databases.\"*\"]\n".to_owned() + s,
-            "1: the wildcard database \"*\" is not supported yet; list each database by its name",
+            format!("[databases.\"*\"]\n{p}replicas = []"),
+            "3: [databases.\"*\"] cannot have replicas: list databases that have them by their names",
         ),
         ("[databases.\"\"]\n".to_owned() + s, "1: a database needs a name"),
         ("databases = 1".into(), "1: [databases] must be a table, not a number"),
@@ -442,8 +511,8 @@ fn wrong_databases_are_refused() {
         (format!("[databases.a]\n{p}{s}"), "3: host and primary exclude each other: [databases.a] has both"),
         ("[databases.a]\nreplicas = []".into(), "1: [databases.a] has no primary"),
         (
-            "[databases.a]\nhost = \"h,g\"".into(),
-            "2: host = \"h,g\" is not one host; write further servers as primary and replicas",
+            "[databases.a]\nhost = \"h,1.2.3.400\"".into(),
+            "2: host = \"1.2.3.400\" is not a host name, an IP address or the directory of a unix socket",
         ),
         (
             "[databases.a]\nhost = \"1.2.3.400\"".into(),

@@ -177,14 +177,15 @@ pub(super) fn protocols(text: &str) -> Result<Protocols, String> {
     }
 }
 
-/// Reads a list of cipher suites, by commas or colons, by any of their names; `default`, `secure` and `all` are all that rustls has.
+/// Reads a list of cipher suites, by commas or colons, by any of their names. PgBouncer's words for OpenSSL's own choice (`default`,
+/// `secure`, `fast`, `normal`) and `all` are all that rustls has.
 ///
 /// # Errors
 /// What is wrong, as a phrase that follows the setting's name.
 pub(super) fn ciphers(text: &str) -> Result<Vec<&'static Suite>, String> {
     let mut found = Vec::new();
     for word in text.split([',', ':', ' ']).map(str::trim).filter(|word| !word.is_empty()) {
-        if matches!(word.to_ascii_lowercase().as_str(), "default" | "secure" | "all") {
+        if matches!(word.to_ascii_lowercase().as_str(), "default" | "secure" | "fast" | "normal" | "all") {
             return Ok(Vec::new());
         }
         let called = |suite: &&Suite| [suite.name, suite.standard, suite.openssl].contains(&word);

@@ -17,7 +17,7 @@ use tokio_postgres::types::FromSql;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
 use crate::clock;
-use crate::config::{HealthSettings, Host, Role, Server};
+use crate::config::{HealthSettings, Host, Role, Server, TcpSettings};
 use crate::error::SqlState;
 use crate::id::ServerIndex;
 use crate::net::Stream;
@@ -213,12 +213,24 @@ impl Prober {
         Ok((link, seen))
     }
 
-    /// Connects as the pools do: without or with TLS, in the order of the mode (see `server::login`).
+    /// Connects. Of several hosts the first that answers is asked: they are as good as each other.
     async fn dial(&self) -> Result<Link, ProbeFailure> {
+        let mut last = None;
+        for host in self.server.host.each() {
+            match self.dial_host(host).await {
+                Err(failure) if failure.verdict == Verdict::Down => last = Some(failure),
+                done => return done,
+            }
+        }
+        Err(last.unwrap_or_else(|| odd("the server has no host")))
+    }
+
+    /// Connects as the pools do: without or with TLS, in the order of the mode (see `server::login`).
+    async fn dial_host(&self, host: &Host) -> Result<Link, ProbeFailure> {
         let connector = self.tls.get();
         let mut first = None;
-        for attempt in Attempt::of(connector.mode, &self.server.host) {
-            match connect(&self.server.host, self.server.port, true, *attempt, &connector).await {
+        for attempt in Attempt::of(connector.mode, host) {
+            match connect(host, self.server.port, &TcpSettings::default(), *attempt, &connector).await {
                 Ok(stream) => {
                     let was_plain = stream.tls().is_none();
                     let error = match Box::pin(self.log_in(stream)).await {
@@ -354,8 +366,5 @@ fn chain(error: &tokio_postgres::Error) -> String {
 }
 
 pub(super) fn address(server: &Server) -> String {
-    match &server.host {
-        Host::Tcp(host) => format!("{host}:{}", server.port),
-        Host::Unix(directory) => format!("{}:{}", directory.display(), server.port),
-    }
+    format!("{}:{}", server.host, server.port)
 }

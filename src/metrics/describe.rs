@@ -1,13 +1,11 @@
 //! The parts of a snapshot that follow from the configuration alone. Passwords stay behind.
 
-use std::time::Duration;
-
 use super::snapshot::{DatabaseSnapshot, ShardSnapshot, UserSnapshot, slot_ranges};
 use crate::config::{Database, Host, Role, Server, User};
 
-/// A configured database, neither paused nor disabled; `server_lifetime` is the setting of that name.
+/// A configured database, neither paused nor disabled.
 #[must_use]
-pub fn database(db: &Database, server_lifetime: Duration) -> DatabaseSnapshot {
+pub fn database(db: &Database) -> DatabaseSnapshot {
     let mut hosts: Vec<String> = Vec::new();
     for host in primaries(db).map(|p| host(&p.host)) {
         if !hosts.contains(&host) {
@@ -15,6 +13,7 @@ pub fn database(db: &Database, server_lifetime: Duration) -> DatabaseSnapshot {
         }
     }
     let first = primaries(db).next();
+    let balanced = primaries(db).any(|p| matches!(p.host, Host::Several(_)));
     DatabaseSnapshot {
         name: db.name.clone(),
         host: Some(hosts.join(",")),
@@ -23,11 +22,12 @@ pub fn database(db: &Database, server_lifetime: Duration) -> DatabaseSnapshot {
         force_user: db.user.clone(),
         pool_size: db.pool_size,
         min_pool_size: db.min_pool_size,
-        reserve_pool_size: 0,
-        server_lifetime,
+        reserve_pool_size: db.reserve_pool_size,
+        server_lifetime: db.server_lifetime,
         pool_mode: db.pool_mode,
+        load_balance_hosts: balanced.then_some(db.load_balance_hosts),
         max_connections: 0,
-        max_client_connections: 0,
+        max_client_connections: db.max_db_client_connections,
         paused: false,
         disabled: false,
     }
@@ -58,6 +58,8 @@ pub fn user(name: &str, user: &User) -> UserSnapshot {
         name: name.to_owned(),
         pool_size: user.pool_size,
         pool_mode: user.pool_mode,
+        reserve_pool_size: user.reserve_pool_size,
+        max_client_connections: user.max_user_client_connections.unwrap_or(0),
         ..UserSnapshot::default()
     }
 }
@@ -71,18 +73,16 @@ pub fn address(server: &Server) -> String {
 /// A host as text: the name, or the socket's directory.
 #[must_use]
 pub fn host(host: &Host) -> String {
-    match host {
-        Host::Tcp(name) => name.clone(),
-        Host::Unix(directory) => directory.display().to_string(),
-    }
+    host.to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::*;
-    use crate::config::{HealthSettings, PoolMode, Shard};
+    use crate::config::{HealthSettings, LoadBalance, PoolMode, Shard, StartupSettings};
     use crate::id::ShardIndex;
     use crate::metrics::families;
     use crate::metrics::snapshot::Snapshot;
@@ -107,10 +107,16 @@ mod tests {
             pool_mode: PoolMode::Transaction,
             pool_size: 20,
             min_pool_size: 2,
+            reserve_pool_size: 1,
             user: Some("svc".to_owned()),
             password: Some(SECRET.to_owned()),
             probe_user: Some("probe".to_owned()),
             probe_password: Some(SECRET.to_owned()),
+            connect_query: None,
+            server_lifetime: Duration::from_secs(60),
+            max_db_client_connections: 7,
+            load_balance_hosts: LoadBalance::RoundRobin,
+            startup: StartupSettings::default(),
             route: RouteHint::Auto,
             health: HealthSettings {
                 probe_interval: Duration::from_secs(1),
@@ -133,9 +139,14 @@ mod tests {
 
     #[test]
     fn a_sharded_database() {
-        let db = database(&sharded(), Duration::from_secs(60));
+        let db = database(&sharded());
         assert_eq!((db.host.as_deref(), db.port, db.dbname.as_str()), (Some("p1,p2"), 5433, "shop_prod"));
         assert_eq!((db.force_user.as_deref(), db.pool_size, db.min_pool_size), (Some("svc"), 20, 2));
+        assert_eq!((db.max_client_connections, db.load_balance_hosts), (7, None));
+        let mut several = sharded();
+        several.shards[0].servers[0].host = Host::Several(vec![Host::Tcp("x".to_owned()), Host::Tcp("y".to_owned())]);
+        let db = database(&several);
+        assert_eq!((db.host.as_deref(), db.load_balance_hosts), (Some("x,y,p2"), Some(LoadBalance::RoundRobin)));
         let shards = shards(&sharded());
         assert_eq!(shards[0].slots, [0..=8191]);
         assert_eq!((&shards[1].slots[..], shards[1].is_default), (&[8192..=16383][..], true));
@@ -149,7 +160,7 @@ mod tests {
     fn no_password_gets_into_a_snapshot() {
         let secret_user = User { password: Some(SECRET.to_owned()), ..User::default() };
         let snapshot = Snapshot {
-            databases: vec![database(&sharded(), Duration::ZERO)],
+            databases: vec![database(&sharded())],
             shards: shards(&sharded()),
             users: vec![user("alice", &secret_user)],
             ..Snapshot::default()

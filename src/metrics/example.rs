@@ -90,6 +90,7 @@ fn database(name: &str) -> DatabaseSnapshot {
         reserve_pool_size: 0,
         server_lifetime: Duration::from_secs(3600),
         pool_mode: PoolMode::Transaction,
+        load_balance_hosts: None,
         max_connections: 0,
         max_client_connections: 0,
         paused: name == "logs",

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::counters::{Counts, HistogramSnapshot};
-use crate::config::{PoolMode, Role};
+use crate::config::{LoadBalance, PoolMode, Role};
 use crate::id::{ClientId, ConnectionId};
 use crate::shard::map::ShardMap;
 
@@ -163,6 +163,8 @@ pub struct DatabaseSnapshot {
     pub server_lifetime: Duration,
     /// When servers go back to the pool.
     pub pool_mode: PoolMode,
+    /// Which of several hosts a connection goes to; none when there is but one.
+    pub load_balance_hosts: Option<LoadBalance>,
     /// Server connections at most over all users; 0: no limit.
     pub max_connections: u32,
     /// Clients at most; 0: no limit.

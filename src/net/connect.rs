@@ -5,8 +5,8 @@ use std::io;
 
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::config::Host;
 use crate::config::tls::SslMode;
+use crate::config::{Host, TcpSettings};
 use crate::net::Stream;
 use crate::net::buffer::write_all;
 use crate::net::tls::Connector;
@@ -60,23 +60,24 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Connects, and encrypts as `attempt` says.
+/// Connects to one host (of several one must be chosen first), and encrypts as `attempt` says.
 ///
 /// # Errors
 /// Why not.
 pub async fn connect(
     host: &Host,
     port: u16,
-    keepalive: bool,
+    tcp: &TcpSettings,
     attempt: Attempt,
     connector: &Connector,
 ) -> Result<Stream, Failure> {
     let mut stream = match host {
         Host::Tcp(host) => TcpStream::connect((host.as_str(), port)).await.map(Stream::Tcp),
         Host::Unix(dir) => UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.map(Stream::Unix),
+        Host::Several(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "one host must be chosen first")),
     }
     .map_err(Failure::Socket)?;
-    stream.tune(keepalive);
+    stream.tune(tcp);
     if attempt == Attempt::Plain {
         return Ok(stream);
     }

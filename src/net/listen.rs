@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-/// Binds `host` (a name, an address, or `*` for every address) and `port`. A name may stand for several addresses.
+/// Binds `host` (a name, an address, or `*` for every address) and `port`. A name may stand for several addresses. With
+/// `share` other processes may listen there too, and the system spreads the connections.
 ///
 /// # Errors
 /// When the name is unknown or an address cannot be bound; the text names the address.
-pub fn tcp(host: &str, port: u16, backlog: u32) -> io::Result<Vec<TcpListener>> {
+pub fn tcp(host: &str, port: u16, backlog: u32, share: bool) -> io::Result<Vec<TcpListener>> {
     let addresses: Vec<SocketAddr> = if host == "*" {
         vec![SocketAddr::from(([0_u8; 4], port)), SocketAddr::from(([0_u16; 8], port))]
     } else {
@@ -20,7 +21,7 @@ pub fn tcp(host: &str, port: u16, backlog: u32) -> io::Result<Vec<TcpListener>> 
     };
     let mut listeners = Vec::new();
     for address in addresses {
-        match bind(address, backlog) {
+        match bind(address, backlog, share) {
             Ok(listener) => listeners.push(listener),
             // A machine without IPv6 still listens on every address it has.
             Err(_) if host == "*" && address.is_ipv6() => {}
@@ -34,9 +35,10 @@ fn named(e: &io::Error, what: &str) -> io::Error {
     io::Error::new(e.kind(), format!("cannot listen on {what}: {e}"))
 }
 
-fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, backlog: u32, share: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -57,11 +59,12 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds `dir/.s.PGSQL.port`. A socket file that nobody listens on any more is replaced.
+/// Binds `dir/.s.PGSQL.port`. A socket file that nobody listens on any more is replaced. `group` is the number of the group
+/// that the file is given to.
 ///
 /// # Errors
 /// When another process listens there or the file cannot be made.
-pub fn unix(dir: &Path, port: u16, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+pub fn unix(dir: &Path, port: u16, mode: u32, group: Option<u32>) -> io::Result<(UnixListener, SocketFile)> {
     let path = dir.join(format!(".s.PGSQL.{port}"));
     if std::fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(&path).is_ok() {
@@ -73,6 +76,10 @@ pub fn unix(dir: &Path, port: u16, mode: u32) -> io::Result<(UnixListener, Socke
         std::fs::remove_file(&path)?;
     }
     let listener = UnixListener::bind(&path).map_err(|e| named(&e, &path.display().to_string()))?;
+    if let Some(group) = group {
+        let given = std::os::unix::fs::chown(&path, None, Some(group));
+        given.map_err(|e| io::Error::new(e.kind(), format!("cannot give {} to its group: {e}", path.display())))?;
+    }
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
     Ok((listener, SocketFile(path)))
 }

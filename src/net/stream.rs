@@ -4,10 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::config::TcpSettings;
 use crate::net::tls::{DetachedTls, Tls};
 
 /// A connection.
@@ -44,6 +46,20 @@ impl Detached {
             Self::Tls(s) => Stream::Tls(s.attach()?),
         })
     }
+}
+
+fn keepalive(tcp: &TcpSettings) -> socket2::TcpKeepalive {
+    let mut options = socket2::TcpKeepalive::new();
+    if tcp.keepidle > 0 {
+        options = options.with_time(Duration::from_secs(tcp.keepidle.into()));
+    }
+    if tcp.keepintvl > 0 {
+        options = options.with_interval(Duration::from_secs(tcp.keepintvl.into()));
+    }
+    if tcp.keepcnt > 0 {
+        options = options.with_retries(tcp.keepcnt);
+    }
+    options
 }
 
 impl Stream {
@@ -135,12 +151,31 @@ impl Stream {
         }
     }
 
-    /// Sends small messages at once and finds dead peers.
-    pub fn tune(&self, keepalive: bool) {
-        if let Self::Tcp(s) = self {
-            // A socket that does not take an option still works.
-            drop(s.set_nodelay(true));
-            drop(socket2::SockRef::from(s).set_keepalive(keepalive));
+    /// The system user of the peer's process, for a unix socket.
+    #[must_use]
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Self::Unix(s) => Some(s.peer_cred().ok()?.uid()),
+            Self::Tcp(_) | Self::Tls(_) => None,
+        }
+    }
+
+    /// Sends small messages at once, and sets the configured options. A socket that does not take one still works.
+    pub fn tune(&self, tcp: &TcpSettings) {
+        let Self::Tcp(s) = self else { return };
+        drop(s.set_nodelay(true));
+        let s = socket2::SockRef::from(s);
+        if tcp.keepalive {
+            drop(s.set_tcp_keepalive(&keepalive(tcp)));
+        } else {
+            drop(s.set_keepalive(false));
+        }
+        if tcp.user_timeout > 0 {
+            drop(s.set_tcp_user_timeout(Some(Duration::from_millis(tcp.user_timeout.into()))));
+        }
+        if let Some(bytes) = usize::try_from(tcp.socket_buffer).ok().filter(|bytes| *bytes > 0) {
+            drop(s.set_recv_buffer_size(bytes));
+            drop(s.set_send_buffer_size(bytes));
         }
     }
 }
@@ -167,5 +202,39 @@ impl AsyncWrite for Stream {
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
             Self::Tls(s) => s.poll_flush(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn options_reach_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = || async { Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()) };
+        let tcp = TcpSettings {
+            keepalive: true,
+            keepidle: 61,
+            keepintvl: 7,
+            keepcnt: 5,
+            user_timeout: 12_345,
+            socket_buffer: 32_768,
+        };
+        let stream = connect().await;
+        stream.tune(&tcp);
+        let Stream::Tcp(socket) = &stream else { unreachable!() };
+        let socket = socket2::SockRef::from(socket);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(61));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(12_345)));
+        // The kernel doubles what it is asked for.
+        assert_eq!((socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap()), (65_536, 65_536));
+        let stream = connect().await;
+        stream.tune(&TcpSettings { keepalive: false, ..TcpSettings::default() });
+        let Stream::Tcp(socket) = &stream else { unreachable!() };
+        assert!(!socket2::SockRef::from(socket).keepalive().unwrap());
     }
 }

@@ -57,8 +57,17 @@ struct Slot {
 pub struct Limits {
     /// Connections at most.
     pub size: usize,
+    /// As many more for clients that wait long: see [`Ledger::open_reserve`].
+    pub reserve: usize,
     /// Whether the connection that rested longest is used first.
     pub round_robin: bool,
+}
+
+impl Limits {
+    /// Connections at most, those of the reserve included.
+    fn most(self) -> usize {
+        self.size.saturating_add(self.reserve)
+    }
 }
 
 /// Answer to [`Ledger::acquire`].
@@ -323,6 +332,18 @@ impl Ledger {
         self.dial_if_needed(worker, now)
     }
 
+    /// A slot beyond the size, from the reserve, for someone who has waited for `after` (zero: never). To be called now and then;
+    /// once it is there, a connection of the reserve is like any other.
+    pub fn open_reserve(&mut self, after: Duration, worker: WorkerId, now: Instant) -> Option<SlotId> {
+        if after.is_zero() {
+            return None;
+        }
+        let overdue = self.waiters.iter().filter(|(_, since)| now.saturating_duration_since(*since) >= after).count();
+        let dialing = self.slots.values().filter(|s| s.state == SlotState::Login).count();
+        (dialing < overdue && self.slots.len() < self.limits.most() && self.may_dial(now))
+            .then(|| self.open(worker, now))
+    }
+
     /// Takes idle connections out that have rested or lived too long (zero: no limit), or all that are condemned.
     pub fn expire(&mut self, idle: Duration, lifetime: Duration, now: Instant) -> Vec<SlotId> {
         let over = |since: Instant, limit: Duration| !limit.is_zero() && now.saturating_duration_since(since) > limit;
@@ -382,7 +403,7 @@ impl Ledger {
 
     fn freed(&mut self, slot: SlotId, now: Instant) -> Freed {
         let condemned = self.slots.get(&slot).is_none_or(|s| s.condemned);
-        if condemned || self.slots.len() > self.limits.size {
+        if condemned || self.slots.len() > self.limits.most() {
             return Freed::Close(self.discard(slot, now));
         }
         if !self.paused
@@ -453,7 +474,7 @@ mod tests {
     const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
 
     fn ledger(size: usize) -> Ledger {
-        Ledger::new(Limits { size, round_robin: false })
+        Ledger::new(Limits { size, reserve: 1, round_robin: false })
     }
 
     fn start() -> Instant {
@@ -498,6 +519,24 @@ mod tests {
         assert_eq!(l.acquire(WaiterId(3), W, now), Acquire::Refused);
         let later = now + BACKOFF.first;
         assert!(matches!(l.acquire(WaiterId(4), W, later), Acquire::Queued(Some(_))));
+    }
+
+    #[test]
+    fn the_reserve_is_for_those_who_wait_long() {
+        let now = start();
+        let after = Duration::from_secs(5);
+        let mut l = ledger(1);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        l.login_done(slot, now);
+        assert_eq!(l.acquire(WaiterId(2), W, now), Acquire::Queued(None));
+        assert_eq!(l.acquire(WaiterId(3), W, now + after), Acquire::Queued(None));
+        assert_eq!(l.open_reserve(after, W, now + after / 2), None);
+        assert_eq!(l.open_reserve(Duration::ZERO, W, now + after), None);
+        let reserve = l.open_reserve(after, W, now + after).unwrap();
+        assert_eq!(l.open_reserve(after, W, now + after * 9), None, "it is one more and no more");
+        assert_eq!(l.login_done(reserve, now + after), Freed::Give(WaiterId(2)));
+        assert_eq!(l.release(slot, now + after), Freed::Give(WaiterId(3)));
+        assert_eq!(l.release(reserve, now + after), Freed::Idle);
     }
 
     #[test]
@@ -669,14 +708,15 @@ mod tests {
                     Op::Tick => {
                         now += Duration::from_secs(2);
                         m.dialing.extend(l.dial_overdue(W, now));
+                        m.dialing.extend(l.open_reserve(Duration::from_secs(2), W, now));
                     }
                 }
                 for w in l.strand(now) {
                     prop_assert!(m.waiting.remove(&w));
                 }
                 let c = l.counts();
+                prop_assert!(l.len() <= size + 1, "never more than the limit and the reserve");
                 prop_assert!(c.waiting == 0 || l.is_paused() || !l.is_empty(), "nobody waits for nothing");
-                prop_assert!(l.len() <= size, "never more than the limit");
                 prop_assert_eq!(c.waiting, m.waiting.len());
                 prop_assert_eq!(c.login, m.dialing.len());
                 prop_assert_eq!(c.active + c.active_cancel, m.active.len());

@@ -8,7 +8,7 @@ pub mod ledger;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::clock;
+use crate::config::{Host, LoadBalance};
 use crate::error::{Error, SqlState};
 use crate::health::server::ServerHealth;
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
@@ -24,7 +25,7 @@ use crate::net::tls::{Negotiated, Tls};
 use crate::server::cancel;
 use crate::server::connection::Secret;
 use crate::server::login::{self, LoginSettings};
-use crate::server::{Connection, Target};
+use crate::server::{Address, Connection, Target};
 pub use checkout::{Checkout, Verdict};
 use counters::PoolCounters;
 use ledger::{Acquire, Backoff, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
@@ -50,6 +51,8 @@ pub struct PoolKey {
 pub struct PoolSettings {
     /// Connections at most.
     pub limits: Limits,
+    /// How long a client waits before a connection of the reserve is made for it; zero: none is.
+    pub reserve_after: Duration,
     /// Connections kept open while the pool is in use.
     pub min_size: usize,
     /// For logins.
@@ -60,8 +63,10 @@ pub struct PoolSettings {
     pub idle_timeout: Duration,
     /// Connections are closed when idle after this; zero: never.
     pub lifetime: Duration,
-    /// Run when a client leaves state behind.
+    /// Run when a client leaves state behind; empty: the connection is closed instead.
     pub reset_query: String,
+    /// Which of several hosts a new connection goes to.
+    pub load_balance: LoadBalance,
 }
 
 /// A connection as SHOW SERVERS lists it.
@@ -92,6 +97,8 @@ struct Known {
     secret: Secret,
     addresses: Option<(std::net::SocketAddr, std::net::SocketAddr)>,
     tls: Option<Negotiated>,
+    /// Where it leads: of several hosts, the one.
+    host: Host,
 }
 
 type Waiting = oneshot::Sender<Result<Checkout, Error>>;
@@ -123,6 +130,8 @@ pub struct Pool {
     pub counters: PoolCounters,
     inner: Mutex<Inner>,
     next_waiter: AtomicU64,
+    /// Counts to the host that the next connection goes to.
+    turn: AtomicUsize,
 }
 
 impl Inner {
@@ -173,7 +182,7 @@ impl Pool {
             last_used: clock::now(),
         };
         let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
-        Arc::new(Self { key, target, settings, health, counters, inner, next_waiter })
+        Arc::new(Self { key, target, settings, health, counters, inner, next_waiter, turn: AtomicUsize::new(0) })
     }
 
     /// Asks for a connection for a client on `worker`.
@@ -220,11 +229,33 @@ impl Pool {
         let Some(slot) = slot else { return self.tell_stranded() };
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
-            match login::login(&pool.target, &pool.settings.login, worker).await {
-                Ok(connection) => pool.dialled(slot, connection),
+            match pool.login(worker).await {
+                Ok((connection, host)) => pool.dialled(slot, connection, host),
                 Err(error) => pool.dial_failed(slot, error),
             }
         });
+    }
+
+    /// Logs in at the host whose turn it is, or at the next that can be reached.
+    async fn login(&self, worker: WorkerId) -> Result<(Box<Connection>, Host), Error> {
+        let balanced = self.settings.load_balance == LoadBalance::RoundRobin;
+        let turn = if balanced { self.turn.fetch_add(1, Ordering::Relaxed) } else { self.turn.load(Ordering::Relaxed) };
+        let mut outcome = Err(Error::server(SqlState::CONNECTION_FAILURE, "the server has no host"));
+        for (step, target) in self.target.each(turn).enumerate() {
+            outcome = login::login(&target, &self.settings.login, worker).await.map(|c| (c, target.host.clone()));
+            match &outcome {
+                Err(error) if unreachable(error) => {
+                    tracing::debug!(pool = %self.name(), %error, "this host cannot be reached");
+                }
+                _ => {
+                    if !balanced {
+                        self.turn.store(turn.wrapping_add(step), Ordering::Relaxed);
+                    }
+                    return outcome;
+                }
+            }
+        }
+        outcome
     }
 
     /// Tells those who wait in vain, so that they try another server.
@@ -243,7 +274,7 @@ impl Pool {
         }
     }
 
-    fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>) {
+    fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, host: Host) {
         tracing::debug!(pool = %self.name(), pid = connection.pid, "new server connection");
         let now = clock::now();
         self.health.on_connected();
@@ -258,6 +289,7 @@ impl Pool {
                 secret: connection.secret.clone(),
                 addresses: connection.stream.addresses(),
                 tls: connection.stream.tls().and_then(Tls::negotiated),
+                host,
             },
         );
         let freed = inner.ledger.login_done(slot, now);
@@ -268,10 +300,7 @@ impl Pool {
         tracing::warn!(pool = %self.name(), %error, "login to the server failed");
         let now = clock::now();
         // A refusal by a server that is up (a wrong password, too many connections) says nothing against the server.
-        let unreachable = matches!(
-            error.sqlstate,
-            SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT | SqlState::CANNOT_CONNECT_NOW
-        );
+        let unreachable = unreachable(&error);
         if unreachable {
             self.health.on_connect_failure(&error.message, now);
         }
@@ -350,6 +379,9 @@ impl Pool {
 
     /// Cleans a connection of what its client left, then frees it; a connection that cannot be cleaned is closed.
     fn reset(self: &Arc<Self>, slot: SlotId, mut connection: Box<Connection>) {
+        if self.settings.reset_query.trim().is_empty() {
+            return self.discard(slot);
+        }
         self.inner.lock().ledger.resetting(slot, clock::now());
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
@@ -381,14 +413,14 @@ impl Pool {
 
     /// Cancels the statement that a client runs on `slot`. The connection goes to nobody else until the request is done.
     pub async fn cancel(self: &Arc<Self>, slot: SlotId) {
-        let (pid, secret, tls) = {
+        let (pid, secret, host, tls) = {
             let mut inner = self.inner.lock();
             if !inner.ledger.cancel_begins(slot) {
                 return;
             }
             match inner.known.get(&slot) {
-                Some(known) => (known.pid, known.secret.clone(), known.tls),
-                None => (0, Secret::default(), None),
+                Some(known) => (known.pid, known.secret.clone(), known.host.clone(), known.tls),
+                None => (0, Secret::default(), self.target.host.clone(), None),
             }
         };
         self.counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
@@ -396,7 +428,8 @@ impl Pool {
         // What could not be read on the connection's own way is not sent in the clear beside it.
         let attempt = if tls.is_some() { Attempt::Required } else { Attempt::Plain };
         let connector = self.settings.login.tls.get();
-        let asked = cancel::cancel(self.target.address(), (pid, &secret), timeout, attempt, &connector).await;
+        let address = Address { host: &host, port: self.target.port };
+        let asked = cancel::cancel(address, (pid, &secret), timeout, attempt, &connector).await;
         if let Err(error) = asked {
             tracing::warn!(pool = %self.name(), %error, "cancel request failed");
         }
@@ -432,6 +465,8 @@ impl Pool {
             inner.ledger.retry_now();
         }
         dials.extend(inner.ledger.dial_overdue(worker, now));
+        let after = self.settings.reserve_after;
+        dials.extend(std::iter::from_fn(|| inner.ledger.open_reserve(after, worker, now)));
         if in_use {
             dials.extend(inner.ledger.warm(self.settings.min_size, worker, now));
         }
@@ -532,6 +567,11 @@ impl Pool {
     pub fn name(&self) -> String {
         format!("{}/{}@{}", self.key.database, self.key.user, self.target.address())
     }
+}
+
+/// Whether a login failed because nobody answered, or the server is starting or stopping.
+fn unreachable(error: &Error) -> bool {
+    matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT | SqlState::CANNOT_CONNECT_NOW)
 }
 
 impl Ticket {

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
+use crate::config::TcpSettings;
 use crate::error::Error;
 use crate::net::Buffer;
 use crate::net::buffer::write_all;
@@ -24,7 +25,7 @@ pub async fn cancel(
     attempt: Attempt,
     connector: &Connector,
 ) -> Result<(), Error> {
-    let mut stream = dial::dial(address, timeout, false, attempt, connector).await??;
+    let mut stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector).await??;
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
     let exchange = async {

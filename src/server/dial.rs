@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::TcpSettings;
 use crate::error::{Error, SqlState};
 use crate::net::Stream;
 use crate::net::connect::{self, Attempt, Failure};
@@ -15,11 +16,11 @@ use crate::server::Address;
 pub async fn dial(
     address: Address<'_>,
     timeout: Duration,
-    keepalive: bool,
+    tcp: &TcpSettings,
     attempt: Attempt,
     connector: &Connector,
 ) -> Result<Result<Stream, Error>, Error> {
-    let connected = connect::connect(address.host, address.port, keepalive, attempt, connector);
+    let connected = connect::connect(address.host, address.port, tcp, attempt, connector);
     let failed = |why: &dyn std::fmt::Display| {
         Error::server(SqlState::CONNECTION_FAILURE, format!("could not connect to server {address}: {why}"))
     };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::auth::scram;
 use crate::auth::server_login::{Reply, ServerLogin};
 use crate::clock;
+use crate::config::TcpSettings;
 use crate::error::{Error, SqlState};
 use crate::id::{ConnectionId, WorkerId};
 use crate::net::buffer::write_all;
@@ -25,8 +26,8 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 pub struct LoginSettings {
     /// For connecting and logging in together.
     pub timeout: Duration,
-    /// TCP keep-alive.
-    pub keepalive: bool,
+    /// Options of the socket.
+    pub tcp: TcpSettings,
     /// Prepared statements kept on the connection.
     pub max_statements: usize,
     /// TLS.
@@ -39,11 +40,33 @@ pub struct LoginSettings {
 /// What went wrong, with the server's address; origin `Server`.
 pub async fn login(target: &Target, settings: &LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
     let address = target.address();
-    match tokio::time::timeout(settings.timeout, try_each(target, settings, worker)).await {
+    let ready = async {
+        let mut connection = try_each(target, settings, worker).await?;
+        if let Some(sql) = &target.connect_query {
+            first_query(&mut connection, target, sql).await?;
+        }
+        Ok(connection)
+    };
+    match tokio::time::timeout(settings.timeout, ready).await {
         Ok(result) => result,
         Err(_) => Err(Error::server(
             SqlState::CANNOT_CONNECT,
             format!("could not log in to server {address}: no answer within {} s", settings.timeout.as_secs_f64()),
+        )),
+    }
+}
+
+/// Runs `connect_query`. What the server says against it is logged and forgotten, as in PgBouncer.
+async fn first_query(connection: &mut Connection, target: &Target, sql: &str) -> Result<(), Error> {
+    match connection.run(sql).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            tracing::warn!(server = %target.address(), database = target.dbname, %error, "connect_query failed");
+            Ok(())
+        }
+        Err(error) => Err(Error::server(
+            SqlState::CONNECTION_FAILURE,
+            format!("connection to server {} failed during connect_query: {error}", target.address()),
         )),
     }
 }
@@ -58,7 +81,7 @@ async fn try_each(target: &Target, settings: &LoginSettings, worker: WorkerId) -
         let Some(attempt) = attempts.next() else {
             return Err(first.unwrap_or_else(|| Error::us(SqlState::INTERNAL_ERROR, "no way to log in was tried")));
         };
-        let dialled = dial::dial(target.address(), settings.timeout, settings.keepalive, *attempt, &connector).await?;
+        let dialled = dial::dial(target.address(), settings.timeout, &settings.tcp, *attempt, &connector).await?;
         let failed = match dialled {
             Err(error) => error,
             Ok(stream) => {
@@ -88,7 +111,9 @@ async fn exchange(
         Error::server(SqlState::CONNECTION_FAILURE, format!("connection to server {address} failed during login: {e}"))
     };
     let mut hello = Vec::new();
-    encode::startup(&mut hello, &[("user", &target.user), ("database", &target.dbname)]);
+    let mut parameters = vec![("user", target.user.as_str()), ("database", target.dbname.as_str())];
+    parameters.extend(target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    encode::startup(&mut hello, &parameters);
     write_all(&mut stream, &hello).await.map_err(broken)?;
 
     let end_point = stream.tls().and_then(Tls::end_point);

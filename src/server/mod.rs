@@ -8,6 +8,7 @@ pub mod login;
 
 pub use connection::Connection;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::auth::server_login::ServerCredential;
@@ -26,6 +27,10 @@ pub struct Target {
     pub user: String,
     /// What proves it. Never printed.
     pub credential: ServerCredential,
+    /// Settings asked for in the startup packet.
+    pub parameters: Vec<(String, String)>,
+    /// Run after the login; an error of it is logged.
+    pub connect_query: Option<String>,
 }
 
 impl Target {
@@ -33,6 +38,19 @@ impl Target {
     #[must_use]
     pub fn address(&self) -> Address<'_> {
         Address { host: &self.host, port: self.port }
+    }
+
+    /// The same target at each of its hosts in turn, beginning with the one that `first` counts to.
+    pub fn each(&self, first: usize) -> impl Iterator<Item = Cow<'_, Self>> {
+        let hosts = self.host.each();
+        let turns = hosts.iter().cycle().skip(first.checked_rem(hosts.len()).unwrap_or(0)).take(hosts.len());
+        turns.map(|host| {
+            if *host == self.host {
+                Cow::Borrowed(self)
+            } else {
+                Cow::Owned(Self { host: host.clone(), ..self.clone() })
+            }
+        })
     }
 }
 
@@ -49,7 +67,7 @@ impl fmt::Display for Address<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host {
             Host::Tcp(host) if host.contains(':') => write!(f, "[{host}]:{}", self.port),
-            Host::Tcp(host) => write!(f, "{host}:{}", self.port),
+            Host::Tcp(_) | Host::Several(_) => write!(f, "{}:{}", self.host, self.port),
             Host::Unix(dir) => write!(f, "{}/.s.PGSQL.{}", dir.display(), self.port),
         }
     }

@@ -33,6 +33,8 @@ pub struct Builder {
     sections: String,
     users: String,
     env: Vec<(String, String)>,
+    ini: Option<String>,
+    args: Vec<String>,
 }
 
 impl Builder {
@@ -70,6 +72,21 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it on this pgbouncer.ini instead of a file of ours. `PORT` in it becomes the port, `DIR` the directory, where
+    /// `userlist.txt` is.
+    #[must_use]
+    pub fn ini(mut self, text: &str) -> Self {
+        self.ini = Some(text.to_owned());
+        self
+    }
+
+    /// Adds an argument before the file.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
         self
     }
 
@@ -147,7 +164,7 @@ impl Weir {
 
     /// The configuration file.
     pub fn config_path(&self) -> PathBuf {
-        self.dir.join("pgweir.toml")
+        self.dir.join(if self.builder.ini.is_some() { "pgbouncer.ini" } else { "pgweir.toml" })
     }
 
     /// Process id; panics when it does not run.
@@ -268,14 +285,22 @@ impl Weir {
 
     fn write_files(&self) {
         fs::write(self.dir.join("userlist.txt"), self.builder.userlist()).unwrap();
-        let toml = self.builder.toml(&self.dir, self.port(), self.http_port());
-        fs::write(self.config_path(), toml).unwrap();
+        let text = match &self.builder.ini {
+            Some(ini) => in_place(ini, &self.dir, self.port()),
+            None => self.builder.toml(&self.dir, self.port(), self.http_port()),
+        };
+        fs::write(self.config_path(), text).unwrap();
     }
 
     fn launch(&self) -> Result<(), String> {
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
-        command.arg(self.config_path()).current_dir(&self.dir).stdin(Stdio::null()).process_group(0);
+        command
+            .args(&self.builder.args)
+            .arg(self.config_path())
+            .current_dir(&self.dir)
+            .stdin(Stdio::null())
+            .process_group(0);
         command.stdout(log.try_clone().unwrap()).stderr(log);
         command.envs(self.builder.env.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().unwrap();
@@ -291,6 +316,11 @@ impl Weir {
         *self.process.lock() = Some(child);
         Ok(())
     }
+}
+
+/// A pgbouncer.ini with `PORT` and `DIR` filled in.
+pub fn in_place(ini: &str, dir: &Path, port: u16) -> String {
+    ini.replace("PORT", &port.to_string()).replace("DIR", &dir.display().to_string())
 }
 
 impl Drop for Weir {

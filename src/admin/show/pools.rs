@@ -95,7 +95,7 @@ pub(super) fn databases(s: &Snapshot) -> Table {
         ("reserve_pool_size", INT4, |d| int(d.item.reserve_pool_size)),
         ("server_lifetime", INT4, |d| int(d.item.server_lifetime.as_secs())),
         ("pool_mode", TEXT, |d| mode(d.item.pool_mode)),
-        ("load_balance_hosts", TEXT, |_| None),
+        ("load_balance_hosts", TEXT, |d| d.item.load_balance_hosts.map(|l| l.as_str().to_owned())),
         ("max_connections", INT4, |d| int(d.item.max_connections)),
         ("current_connections", INT4, |d| int(d.servers)),
         ("max_client_connections", INT4, |d| int(d.item.max_client_connections)),

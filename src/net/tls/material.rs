@@ -150,7 +150,7 @@ impl Connector {
     pub(in crate::net) async fn connect(&self, socket: Stream, host: &Host) -> io::Result<Stream> {
         let name = match host {
             Host::Tcp(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()),
-            Host::Unix(_) => ServerName::try_from("localhost".to_owned()),
+            Host::Unix(_) | Host::Several(_) => ServerName::try_from("localhost".to_owned()),
         };
         let name =
             name.map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, format!("no name for TLS: {why}")))?;

@@ -78,6 +78,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         transaction: TransactionEffect::None,
         effects: Vec::new(),
         changes_catalog: false,
+        local_search_path: false,
         shape,
     }
 }

@@ -1,0 +1,127 @@
+//! The process as the system sees it: its user, its pidfile, its terminal.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::{Gid, Group, Pid, Uid, User, daemon, getuid, initgroups, setgid, setuid};
+
+/// The number of a group.
+///
+/// # Errors
+/// That there is no such group.
+pub fn group(name: &str) -> Result<u32, String> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(format!("unix_socket_group: there is no group {name:?}")),
+        Err(why) => Err(format!("unix_socket_group: cannot look up the group {name:?}: {why}")),
+    }
+}
+
+/// Becomes `name`, for good. To be called before any thread is started.
+///
+/// # Errors
+/// There is no such user, or the process is neither root nor that user already.
+pub fn become_user(name: &str) -> Result<(), String> {
+    let user = match User::from_name(name) {
+        Ok(Some(user)) => user,
+        Ok(None) => return Err(format!("there is no user {name:?} on this system")),
+        Err(why) => return Err(format!("cannot look up the user {name:?}: {why}")),
+    };
+    if getuid() == user.uid {
+        return Ok(());
+    }
+    if !getuid().is_root() {
+        return Err(format!("only root can become user {name:?}"));
+    }
+    switch(&user.name, user.uid, user.gid).map_err(|why| format!("cannot become user {name:?}: {why}"))
+}
+
+fn switch(name: &str, uid: Uid, gid: Gid) -> Result<(), String> {
+    let name = std::ffi::CString::new(name).map_err(|why| why.to_string())?;
+    // In this order: who is root no more may not change groups.
+    initgroups(&name, gid).and_then(|()| setgid(gid)).and_then(|()| setuid(uid)).map_err(|why| why.to_string())
+}
+
+/// Goes on in the background: the caller's process ends, and this one has no terminal. To be called before any thread is started.
+///
+/// # Errors
+/// When the system refuses.
+pub fn go_to_background() -> Result<(), String> {
+    // The working directory stays: names of files are relative to it.
+    daemon(true, false).map_err(|why| format!("cannot go to the background: {why}"))
+}
+
+/// A pidfile, removed when dropped.
+#[derive(Debug)]
+pub struct PidFile(PathBuf);
+
+impl PidFile {
+    /// Writes the process id into a new file. One that a process has left behind which is no more is replaced.
+    ///
+    /// # Errors
+    /// The process that the file names is there, or the file cannot be written.
+    pub fn write(path: &Path) -> Result<Self, String> {
+        let failed = |what: &str, why: io::Error| format!("cannot {what} the pidfile {}: {why}", path.display());
+        match fs::read_to_string(path) {
+            Ok(text) if is_stale(&text) => fs::remove_file(path).map_err(|why| failed("remove", why))?,
+            Ok(_) => {
+                return Err(format!("the pidfile {} is there: does pgweir run already?", path.display()));
+            }
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+            Err(why) => return Err(failed("read", why)),
+        }
+        let file = OpenOptions::new().write(true).create_new(true).open(path);
+        let written = file.and_then(|mut file: File| writeln!(file, "{}", std::process::id()));
+        written.map_err(|why| failed("write", why))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+/// Whether a pidfile's text names a process that is no more. A text that is no number is nobody's to remove.
+fn is_stale(text: &str) -> bool {
+    match text.trim().parse::<i32>() {
+        // After a restart of a container a process may find its own number.
+        Ok(pid) if pid > 0 => Pid::this().as_raw() == pid || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pidfile_is_one_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        let file = PidFile::write(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(file);
+        assert!(!path.exists());
+        // Process 1 always is; the largest number never.
+        fs::write(&path, "1\n").unwrap();
+        assert!(PidFile::write(&path).unwrap_err().contains("does pgweir run already?"));
+        fs::write(&path, "garbage").unwrap();
+        assert!(PidFile::write(&path).is_err());
+        fs::write(&path, format!("{}\n", i32::MAX)).unwrap();
+        drop(PidFile::write(&path).unwrap());
+        assert!(PidFile::write(&directory.path().join("no/pid")).unwrap_err().contains("cannot write"));
+    }
+
+    #[test]
+    fn users_and_groups_are_looked_up() {
+        assert_eq!(group("root"), Ok(0));
+        assert!(group("no-such-group").unwrap_err().contains("there is no group"));
+        assert!(become_user("no-such-user").unwrap_err().contains("there is no user"));
+    }
+}

@@ -1,0 +1,408 @@
+//! pgbouncer.ini, read as PgBouncer reads it and turned into the tree that TOML gives: from there on both are checked alike.
+//!
+//! `lex` reads lines and includes, `connstr` the values of `[databases]` and `[users]`, `table` knows every setting of
+//! PgBouncer. Here a setting finds its counterpart, or is refused: none is taken and then ignored.
+
+mod connstr;
+mod lex;
+pub(super) mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::raw::{Entry, Mistakes, Node, Value, suggest};
+use super::{Config, ConfigError, General, check, settings};
+use lex::{Item, Lines, Read};
+use table::{Kind, Row, Standing};
+
+/// Longer than any login takes: what 0 means for `server_connect_timeout` in PgBouncer.
+const NEVER: &str = "2147483647";
+
+/// Whether a file is pgbouncer.ini: by its extension, or by a section that only that has.
+pub(super) fn is_ini(path: &Path, text: &[u8]) -> bool {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("ini") => true,
+        Some("toml") => false,
+        _ => text.split(|byte| *byte == b'\n').any(|line| line.trim_ascii_start().starts_with(b"[pgbouncer]")),
+    }
+}
+
+/// Reads and checks pgbouncer.ini; `read` opens it and what it includes.
+///
+/// # Errors
+/// Every mistake at once, each with the file and line where it stands.
+pub(super) fn load(path: &Path, read: Read<'_>) -> Result<Config, Vec<ConfigError>> {
+    let mut mistakes = Mistakes::new(path);
+    let mut lines = Lines::new(read);
+    lines.file(path, &mut mistakes);
+    let mut warnings = Vec::new();
+    let sections = Sections::of(&lines, &mut warnings, &mut mistakes);
+    let root = sections.tree(&mut warnings, &mut mistakes);
+    let origin = check::Origin { base: defaults(), dialect: check::Dialect::Ini, path };
+    let mut config = check::config(&root, origin, &mut mistakes);
+    if mistakes.count() > 0 {
+        return Err(mistakes.into_sorted().into_iter().map(|mistake| placed(mistake, &lines)).collect());
+    }
+    warnings.append(&mut config.warnings);
+    Ok(Config { warnings, ..config })
+}
+
+/// A mistake counts the lines of all files: this is where it really stands.
+fn placed(mistake: ConfigError, lines: &Lines<'_>) -> ConfigError {
+    match lines.place(mistake.line) {
+        Some((path, line)) => ConfigError { path: path.clone(), line: *line, message: mistake.message },
+        None => mistake,
+    }
+}
+
+/// PgBouncer's defaults for what it has, ours for the rest.
+pub(super) fn defaults() -> General {
+    let mut general = General::default();
+    for row in table::GENERAL.iter().filter(|row| table::in_general(row.name)) {
+        let Some(default) = row.defaults.first() else { continue };
+        let node = Node::Text(normal(row.kind, default).unwrap_or_default());
+        // That each is taken is tested.
+        drop(settings::set_general(&mut general, row.name, &node));
+    }
+    general
+}
+
+/// A value and the place where it stands.
+#[derive(Debug, Clone)]
+struct Given {
+    name: String,
+    value: String,
+    place: usize,
+}
+
+/// What stands in each section, in the order of the lines.
+#[derive(Default)]
+struct Sections {
+    general: Vec<Given>,
+    databases: Vec<Given>,
+    users: Vec<Given>,
+    peers: Vec<Given>,
+    /// Where `[pgbouncer]` begins.
+    begin: Option<usize>,
+}
+
+const NAMES: [&str; 4] = ["pgbouncer", "databases", "users", "peers"];
+
+impl Sections {
+    fn of(lines: &Lines<'_>, warnings: &mut Vec<String>, mistakes: &mut Mistakes) -> Self {
+        let mut sections = Self::default();
+        let mut current: Option<&str> = None;
+        let mut outside = false;
+        for (place, item) in &lines.items {
+            match item {
+                Item::Section(name) => {
+                    current = Some(name);
+                    if !NAMES.contains(&name.as_str()) {
+                        mistakes.add(*place, format!("unknown section [{name}]{}", suggest(name, NAMES)));
+                    }
+                    if name == "pgbouncer" {
+                        sections.begin_again(*place, lines, warnings);
+                    }
+                }
+                Item::Pair(name, value) => {
+                    let given = Given { name: name.clone(), value: value.clone(), place: *place };
+                    match current {
+                        Some("pgbouncer") => sections.general.push(given),
+                        Some("databases") => sections.databases.push(given),
+                        Some("users") => sections.users.push(given),
+                        Some("peers") => sections.peers.push(given),
+                        // The section was a mistake already.
+                        Some(_) => {}
+                        None if !outside => {
+                            outside = true;
+                            mistakes.add(*place, format!("{name:?} stands before the first [section]"));
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+        sections
+    }
+
+    /// PgBouncer puts every setting back to its default where `[pgbouncer]` begins, also when it begins again.
+    fn begin_again(&mut self, place: usize, lines: &Lines<'_>, warnings: &mut Vec<String>) {
+        self.begin = Some(place);
+        let lost: BTreeSet<String> = self.general.drain(..).map(|given| given.name).collect();
+        if lost.is_empty() {
+            return;
+        }
+        let at = lines.place(place).map(|(path, line)| format!("{}:{line}", path.display())).unwrap_or_default();
+        let lost: Vec<String> = lost.into_iter().collect();
+        warnings.push(format!(
+            "{at}: [pgbouncer] begins again, which puts back to their defaults, as in PgBouncer: {}",
+            lost.join(", ")
+        ));
+    }
+
+    /// The tree that a TOML file of the same meaning gives.
+    fn tree(&self, warnings: &mut Vec<String>, mistakes: &mut Mistakes) -> Vec<Entry> {
+        let mut idle = BTreeSet::new();
+        let general = self.general_entries(&mut idle, mistakes);
+        if !idle.is_empty() {
+            let idle: Vec<&str> = idle.into_iter().collect();
+            warnings.push(format!("settings that have no meaning here and change nothing: {}", idle.join(", ")));
+        }
+        let socket_dir = self.value_of("unix_socket_dir");
+        let databases = self.databases.iter().filter_map(|given| database(given, &socket_dir, mistakes)).collect();
+        let users = self.users.iter().filter_map(|given| user(given, mistakes)).collect();
+        for given in &self.peers {
+            peer(given, mistakes);
+        }
+        let section = |name: &str, line: usize, entries: Vec<Entry>| Entry {
+            key: name.to_owned(),
+            line,
+            value: Value { line, node: Node::Table(entries) },
+        };
+        vec![
+            section("pgweir", self.begin.unwrap_or(0), general),
+            section("databases", 0, last_of_each(databases)),
+            section("users", 0, last_of_each(users)),
+        ]
+    }
+
+    /// The value in force of a setting of `[pgbouncer]`, as far as it can be read.
+    fn value_of(&self, name: &str) -> String {
+        let Some(row) = table::GENERAL.iter().find(|row| row.name == name) else { return String::new() };
+        let given = self.general.iter().rev().find(|given| given.name == name).map(|given| given.value.as_str());
+        let text = given.or(row.defaults.first().copied()).unwrap_or_default();
+        normal(row.kind, text).unwrap_or_default()
+    }
+
+    fn general_entries<'s>(&'s self, idle: &mut BTreeSet<&'s str>, mistakes: &mut Mistakes) -> Vec<Entry> {
+        let mut last: BTreeMap<&str, &Given> = BTreeMap::new();
+        for given in &self.general {
+            last.insert(&given.name, given);
+        }
+        let mut entries = Vec::new();
+        for given in last.into_values() {
+            let Some(row) = table::GENERAL.iter().find(|row| row.name == given.name) else {
+                if table::in_general(&given.name) {
+                    // A setting that only we have.
+                    entries.push(entry(&given.name, given.place, given.value.clone()));
+                } else {
+                    mistakes.add(given.place, unknown(&given.name, "[pgbouncer]", table::GENERAL));
+                }
+                continue;
+            };
+            let moot = row.moot.is_some_and(|moot| moot(&|name| self.value_of(name)));
+            match judge(row, &given.value, moot, &table::in_general) {
+                Ok(Some(value)) => entries.extend(translate(row.name, given.place, value, mistakes)),
+                Ok(None) if row.standing(&table::in_general) == Standing::NoMeaning => {
+                    idle.insert(&given.name);
+                }
+                Ok(None) => {}
+                Err(why) => mistakes.add(given.place, why),
+            }
+        }
+        entries
+    }
+}
+
+/// What a setting of ours gets from it; none when there is nothing to set.
+fn judge(row: &Row, text: &str, moot: bool, here: &dyn Fn(&str) -> bool) -> Result<Option<String>, String> {
+    let default = row.defaults.iter().any(|default| alike(row.kind, default, text));
+    match row.standing(here) {
+        // -1 stands for "as the section above says".
+        Standing::Same | Standing::Better if default && text.starts_with('-') => Ok(None),
+        // Not looked at there either.
+        Standing::Same | Standing::Better if moot => Ok(None),
+        Standing::Same | Standing::Better => {
+            normal(row.kind, text).map(Some).map_err(|why| format!("{} {why}", row.name))
+        }
+        Standing::NoMeaning => normal(row.kind, text).map(|_| None).map_err(|why| format!("{} {why}", row.name)),
+        Standing::NotYet if default || moot => Ok(None),
+        Standing::NotYet => Err(not_yet(row)),
+    }
+}
+
+fn not_yet(row: &Row) -> String {
+    let way = match (row.name, row.defaults.first()) {
+        ("conffile", _) => return "conffile is not supported: name the file on the command line".to_owned(),
+        (_, Some(default)) if default.len() < 20 && !default.is_empty() => format!("leave it out, or at {default}"),
+        _ => "leave it out to go on without it".to_owned(),
+    };
+    format!("{} is not supported yet; {way}", row.name)
+}
+
+fn alike(kind: Kind, default: &str, text: &str) -> bool {
+    default == text || normal(kind, text).is_ok_and(|text| normal(kind, default).is_ok_and(|default| default == text))
+}
+
+/// A value in the form in which our settings take it. Values of text may be secrets and are in no message.
+fn normal(kind: Kind, text: &str) -> Result<String, String> {
+    match kind {
+        Kind::Text => Ok(text.to_owned()),
+        Kind::Word => Ok(text.to_ascii_lowercase()),
+        Kind::File if text.is_empty() => Ok(String::new()),
+        Kind::File => match std::path::absolute(text) {
+            Ok(path) => Ok(path.to_string_lossy().into_owned()),
+            Err(why) => Err(format!("is not the name of a file: {why}")),
+        },
+        Kind::Whole => whole(text).map(|number| number.to_string()),
+        Kind::Mode => whole(text).map(|bits| format!("{bits:04o}")),
+        Kind::Flag => match text.to_ascii_lowercase().as_str() {
+            "yes" | "on" | "true" => Ok("1".to_owned()),
+            "no" | "off" | "false" => Ok("0".to_owned()),
+            _ => whole(text).map(|number| u8::from(number != 0).to_string()),
+        },
+        Kind::Seconds => match text.parse::<f64>() {
+            Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds.to_string()),
+            _ => Err(format!("= {text:?} is not a number of seconds, like 15 or 0.5")),
+        },
+    }
+}
+
+/// A whole number as C's strtol reads it: 0x begins a hexadecimal one, another 0 an octal one.
+fn whole(text: &str) -> Result<i64, String> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let (digits, radix) = match lower.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None if lower.len() > 1 && lower.starts_with('0') => (lower.as_str(), 8),
+        None => (lower.as_str(), 10),
+    };
+    let number = i64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with(['-', '+']));
+    number.and_then(|number| number.checked_mul(sign)).ok_or_else(|| format!("= {text:?} is not a whole number"))
+}
+
+/// The entry of a setting of `[pgbouncer]`, where its meaning here is another.
+fn translate(name: &str, place: usize, value: String, mistakes: &mut Mistakes) -> Option<Entry> {
+    Some(match (name, value.as_str()) {
+        // Whatever a client sets is its own here, and no connection is lent that the server has closed: nothing to choose.
+        ("verbose", "0") | ("track_extra_parameters" | "server_check_delay", _) => return None,
+        ("verbose", "1") => entry("log_level", place, "debug".to_owned()),
+        ("verbose", _) => entry("log_level", place, "trace".to_owned()),
+        // In PgBouncer: used once, then closed. Here 0 means: never closed.
+        ("server_lifetime", "0") => entry(name, place, "1us".to_owned()),
+        ("server_connect_timeout", "0") => entry(name, place, NEVER.to_owned()),
+        ("auth_type", "hba" | "ldap" | "pam") => {
+            mistakes.add(place, format!("auth_type = {value} is not supported yet; users can be listed in auth_file"));
+            return None;
+        }
+        _ => entry(name, place, value),
+    })
+}
+
+/// One line of `[databases]`.
+fn database(given: &Given, socket_dir: &str, mistakes: &mut Mistakes) -> Option<Entry> {
+    let here = |name: &str| table::in_database(name);
+    let place = check::Dialect::Ini.database(&given.name);
+    let mut entries = connection(given, &place, table::DATABASE, &here, mistakes)?;
+    for entry in &mut entries {
+        if let ("server_lifetime", Node::Text(text)) = (entry.key.as_str(), &mut entry.value.node)
+            && text == "0"
+        {
+            "1us".clone_into(text);
+        }
+    }
+    if !entries.iter().any(|entry| entry.key == "host") {
+        if socket_dir.is_empty() {
+            mistakes.add(given.place, format!("{place} has no host, and unix_socket_dir is empty"));
+        }
+        entries.push(entry("host", given.place, socket_dir.to_owned()));
+    }
+    Some(table_entry(given, entries))
+}
+
+/// One line of `[users]`.
+fn user(given: &Given, mistakes: &mut Mistakes) -> Option<Entry> {
+    let here = |name: &str| table::in_user(name);
+    let place = check::Dialect::Ini.user(&given.name);
+    connection(given, &place, table::USER, &here, mistakes).map(|entries| table_entry(given, entries))
+}
+
+/// One line of `[peers]`: checked alone, for without `peer_id` there are no peers.
+fn peer(given: &Given, mistakes: &mut Mistakes) {
+    if !whole(&given.name).is_ok_and(|id| (1..=0xffff).contains(&id)) {
+        mistakes.add(given.place, format!("{:?} is not the number of a peer", given.name));
+    }
+    match connstr::pairs(&given.value) {
+        Err(why) => mistakes.add(given.place, format!("[peers] {}: {why}", given.name)),
+        Ok(pairs) => {
+            for (name, _) in pairs.iter().filter(|(name, _)| !table::PEER.iter().any(|row| row.name == name)) {
+                mistakes.add(given.place, unknown(name, "[peers]", table::PEER));
+            }
+        }
+    }
+}
+
+/// The pairs of a connection string, as entries of ours; none when it cannot be split.
+fn connection(
+    given: &Given,
+    place: &str,
+    rows: &[Row],
+    here: &dyn Fn(&str) -> bool,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<Entry>> {
+    let pairs = match connstr::pairs(&given.value) {
+        Ok(pairs) => pairs,
+        Err(why) => {
+            mistakes.add(given.place, format!("{place}: {why}"));
+            return None;
+        }
+    };
+    let mut entries = Vec::new();
+    for (name, text) in pairs {
+        let Some(row) = rows.iter().find(|row| row.name == name) else {
+            if here(&name) && !["primary", "replicas", "shards", "tables", "default_shard"].contains(&name.as_str()) {
+                entries.push(entry(&name, given.place, text));
+            } else {
+                mistakes.add(given.place, unknown(&name, place, rows));
+            }
+            continue;
+        };
+        match judge(row, &text, false, here) {
+            Ok(Some(value)) => {
+                let name = if row.name == "reserve_pool" { "reserve_pool_size" } else { row.name };
+                entries.push(entry(name, given.place, value));
+            }
+            Ok(None) => {}
+            Err(why) => mistakes.add(given.place, format!("{place}: {why}")),
+        }
+    }
+    Some(last_of_each(entries))
+}
+
+fn unknown(name: &str, place: &str, rows: &[Row]) -> String {
+    let near = suggest(name, rows.iter().map(|row| row.name));
+    let elsewhere = table::GENERAL.iter().any(|row| row.name == name);
+    if elsewhere && !near.starts_with("; did") {
+        return format!("unknown setting {name:?} in {place}; it belongs in [pgbouncer]");
+    }
+    format!("unknown setting {name:?} in {place}{near}")
+}
+
+fn entry(key: &str, line: usize, text: String) -> Entry {
+    Entry { key: key.to_owned(), line, value: Value { line, node: Node::Text(text) } }
+}
+
+fn table_entry(given: &Given, entries: Vec<Entry>) -> Entry {
+    Entry { key: given.name.clone(), line: given.place, value: Value { line: given.place, node: Node::Table(entries) } }
+}
+
+/// Of entries with the same key the last one counts, as in PgBouncer.
+fn last_of_each(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut last: Vec<Entry> = Vec::with_capacity(entries.len());
+    let mut at: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in entries {
+        match at.get(&entry.key).and_then(|at| last.get_mut(*at)) {
+            Some(known) => *known = entry,
+            None => {
+                at.insert(entry.key.clone(), last.len());
+                last.push(entry);
+            }
+        }
+    }
+    last
+}

@@ -1,0 +1,391 @@
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::super::tls::{SslMode, TlsSettings};
+use super::super::{AuthType, Config, Host, PoolMode, User, settings};
+use super::*;
+
+/// Reads `pgbouncer.ini` of these files.
+fn load_all(files: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let files: HashMap<&str, &str> = files.iter().copied().collect();
+    let read = |path: &Path| {
+        let text = path.to_str().and_then(|path| files.get(path));
+        text.map(|text| text.as_bytes().to_vec()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    };
+    load(Path::new("pgbouncer.ini"), &read).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+fn parsed(text: &str) -> Result<Config, Vec<String>> {
+    load_all(&[("pgbouncer.ini", text)])
+}
+
+/// A file whose `[pgbouncer]` has these lines too.
+fn general(lines: &str) -> Result<Config, Vec<String>> {
+    parsed(&format!("[databases]\na = host=h\n[pgbouncer]\nauth_file = users.txt\n{lines}\n"))
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    parsed(text).map(|config| panic!("{text} was taken: {config:?}")).unwrap_err()
+}
+
+#[test]
+fn a_file_as_operators_write_it() {
+    let config = parsed(
+        ";; comment\n[databases]\r\nforcedb = host=localhost port=300 user=baz password='it''s' pool_size=7\r\n\
+         bar = host=/run/pg dbname=bazdb pool_mode=Transaction\nnohost =\n\"odd \"\"name\" = host=::1\n\n# users\n[users]\n\
+         bob = pool_mode=session pool_size=3\n[pgbouncer] ; the rest\nlisten_addr = 127.0.0.1, ::1\nlisten_port=6000\n\
+         auth_type = MD5\nauth_file = /etc/users.txt\npool_mode = transaction\nmax_client_conn = 0x10\n\
+         unix_socket_dir = /run/pgbouncer\nunix_socket_mode = 0770\nserver_idle_timeout = 12.5\nlog_connections = 0\n\
+         admin_users = root, boss\nverbose = 2\nserver_lifetime = 0\nmin_pool_size = 99\nserver_reset_query = DISCARD ALL; -- x\n\
+         workers = 2",
+    )
+    .unwrap();
+    let general = &config.general;
+    assert_eq!((general.listen_addr.join(" "), general.listen_port), ("127.0.0.1 ::1".to_owned(), 6000));
+    assert_eq!((general.auth_type, general.pool_mode), (AuthType::Md5, PoolMode::Transaction));
+    assert_eq!((general.max_client_conn, general.unix_socket_mode, general.workers), (16, 0o770, 2));
+    assert_eq!(general.server_idle_timeout, Duration::from_millis(12_500));
+    assert_eq!(general.server_lifetime, Duration::from_micros(1), "0: used once");
+    assert_eq!((general.min_pool_size, general.default_pool_size), (20, 20), "capped");
+    assert!(!general.log_connections && general.log_disconnections);
+    assert_eq!((general.admin_users.len(), general.log_level.as_str()), (2, "trace"));
+    assert_eq!(general.server_reset_query, "DISCARD ALL; -- x", "no comment within a value");
+    let forced = &config.databases["forcedb"];
+    assert_eq!((forced.user.as_deref(), forced.password.as_deref(), forced.pool_size), (Some("baz"), Some("it's"), 7));
+    assert_eq!(forced.min_pool_size, 7, "capped");
+    let server = |name: &str| config.databases[name].shards[0].servers[0].clone();
+    assert_eq!((server("forcedb").port, server("forcedb").dbname.as_str()), (300, "forcedb"));
+    assert_eq!((server("bar").host, server("bar").dbname.as_str()), (Host::Unix("/run/pg".into()), "bazdb"));
+    assert_eq!(server("nohost").host, Host::Unix("/run/pgbouncer".into()));
+    assert_eq!(server("odd \"name").host, Host::Tcp("::1".to_owned()));
+    assert_eq!((config.users["bob"].pool_mode, config.users["bob"].pool_size), (Some(PoolMode::Session), Some(3)));
+    assert_eq!(config.warnings, [] as [String; 0]);
+}
+
+#[test]
+fn defaults_are_pgbouncers() {
+    let config = general("").unwrap();
+    let general = &config.general;
+    assert_eq!((general.pool_mode, general.auth_type), (PoolMode::Session, AuthType::Md5));
+    assert_eq!((general.max_client_conn, general.listen_addr.len()), (100, 0));
+    assert_eq!(general.unix_socket_dir.as_deref(), Some(Path::new("/tmp")));
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(general.auth_file, Some(here.join("users.txt")), "from the working directory");
+    assert_eq!(config.databases["a"].pool_mode, PoolMode::Session);
+}
+
+#[test]
+fn every_default_is_taken_by_its_setting() {
+    for row in table::GENERAL {
+        let mut general = General::default();
+        let default = row.defaults.first().unwrap_or_else(|| panic!("{} has a default", row.name));
+        let node = Node::Text(normal(row.kind, default).unwrap());
+        if let Some(outcome) = settings::set_general(&mut general, row.name, &node) {
+            assert_eq!(outcome, Ok(()), "{} = {default}", row.name);
+        } else {
+            let standing = row.standing(&table::in_general);
+            assert!(standing != Standing::Same || row.name == "verbose", "{} is said to be the same", row.name);
+        }
+    }
+}
+
+#[test]
+fn settings_of_pgbouncer_are_all_known() {
+    let mut names: Vec<&str> = table::GENERAL.iter().map(|row| row.name).collect();
+    assert!(names.is_sorted(), "in the order of the alphabet, for the documentation");
+    names.dedup();
+    assert_eq!(names.len(), table::GENERAL.len());
+    for name in settings::PGBOUNCER_ONLY {
+        let known = [table::GENERAL, table::DATABASE].iter().any(|rows| rows.iter().any(|row| row.name == *name));
+        assert!(known, "{name}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_with_their_places() {
+    let files = [
+        (
+            "pgbouncer.ini",
+            "early = 1\n[databases]\na = host=h nosuch=1 poolsize=2\nb = password='secret\nc = host=h port=x\n\
+             d = host=h password=top secret\n%include more.ini\n%include missing.ini\n%inclde x\n[pgbuncer]\nx = 1\n",
+        ),
+        (
+            "more.ini",
+            "e = host=@abstract\npgbouncer = host=h\nmy db = host=h\n[pgbouncer]\nlisten_prot = 1\nlisten_port = 99999\n\
+             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = hba\nquery_timeout = 3\n[x\nauth_file=u",
+        ),
+    ];
+    let expected = [
+        "pgbouncer.ini:1: \"early\" stands before the first [section]",
+        "pgbouncer.ini:3: unknown setting \"nosuch\" in [databases] a",
+        "pgbouncer.ini:3: unknown setting \"poolsize\" in [databases] a; did you mean \"pool_size\"?",
+        "pgbouncer.ini:4: [databases] b: the closing single quote of password is missing",
+        "pgbouncer.ini:5: [databases] c: port = \"x\" is not a whole number",
+        "pgbouncer.ini:6: [databases] d: expected key=value pairs; a value with spaces must stand in single quotes",
+        "more.ini:1: host = \"@abstract\" is an abstract unix socket: these are not supported yet",
+        "more.ini:2: a database cannot be called \"pgbouncer\": that is the admin console",
+        "more.ini:3: a name with other characters than letters, digits and _.-* must stand in double quotes",
+        "more.ini:5: unknown setting \"listen_prot\" in [pgbouncer]; did you mean \"listen_port\"?",
+        "more.ini:6: listen_port = \"99999\" is not a whole number from 1 to 65535",
+        "more.ini:7: pool_mode = \"often\" is not known; expected \"session\", \"transaction\", \"statement\"",
+        "more.ini:8: log_connections = \"maybe\" is not a whole number",
+        "more.ini:9: server_idle_timeout = \"-1\" is not a number of seconds, like 15 or 0.5",
+        "more.ini:10: expected NAME = VALUE, [SECTION], %include FILE or a comment",
+        "more.ini:11: auth_type = hba is not supported yet; users can be listed in auth_file",
+        "more.ini:12: query_timeout is not supported yet; leave it out, or at 0",
+        "more.ini:13: the section's name is not closed: a \"]\" is missing",
+        "pgbouncer.ini:8: %include missing.ini: cannot read the file: entity not found",
+        "pgbouncer.ini:9: unknown directive; expected %include FILE",
+        "pgbouncer.ini:10: unknown section [pgbuncer]; did you mean \"pgbouncer\"?",
+    ];
+    let found = load_all(&files).unwrap_err();
+    let listing = found.join("\n");
+    assert!(!listing.contains("secret"), "{listing}");
+    for expected in expected {
+        assert!(found.iter().any(|line| line == expected), "{expected}\nis not in\n{listing}");
+    }
+    let unexpected: Vec<_> = found.iter().filter(|line| !expected.contains(&line.as_str())).collect();
+    assert!(unexpected.is_empty(), "{unexpected:?}");
+}
+
+#[test]
+fn includes_are_read_in_place() {
+    let config = load_all(&[
+        ("pgbouncer.ini", "[pgbouncer]\nauth_type = any\n%include /etc/sub.ini\npool_mode = statement\n"),
+        ("/etc/sub.ini", "listen_port = 7000\n%include dbs.ini\n[users]\nbob =\n[pgbouncer]\nauth_type=any"),
+        ("dbs.ini", "\u{feff}[databases]\na = host=h user=u"),
+    ])
+    .unwrap();
+    assert_eq!((config.general.pool_mode, config.general.listen_port), (PoolMode::Statement, 6432));
+    assert_eq!(
+        config.warnings,
+        ["/etc/sub.ini:5: [pgbouncer] begins again, which puts back to their defaults, as in PgBouncer: auth_type, \
+          listen_port"]
+    );
+    assert!(config.databases.contains_key("a") && config.users.contains_key("bob"));
+    let own = load_all(&[("pgbouncer.ini", "[pgbouncer]\nauth_file = u\n%include pgbouncer.ini\n")]).unwrap_err();
+    assert!(
+        own[0].starts_with("pgbouncer.ini:3: %include pgbouncer.ini: files are included more than 10 deep"),
+        "{own:?}"
+    );
+}
+
+#[test]
+fn the_last_value_counts() {
+    let config = parsed(
+        "[databases]\na = host=one host=two\nb = host=one\nb = host=three\n[pgbouncer]\nauth_type = trust\n\
+         auth_file = u\nauth_type = any\nauth_type = md5",
+    )
+    .unwrap();
+    let host = |name: &str| config.databases[name].shards[0].servers[0].host.clone();
+    assert_eq!((host("a"), host("b")), (Host::Tcp("two".to_owned()), Host::Tcp("three".to_owned())));
+    assert_eq!(config.general.auth_type, AuthType::Md5);
+}
+
+#[test]
+fn what_has_no_meaning_is_named_once() {
+    let config = general("pkt_buf = 8192\nsbuf_loopcnt = 0\njob_name = x").unwrap();
+    assert_eq!(
+        config.warnings,
+        ["settings that have no meaning here and change nothing: job_name, pkt_buf, sbuf_loopcnt"]
+    );
+    assert!(general("pkt_buf = x").unwrap_err()[0].contains("pkt_buf = \"x\" is not a whole number"));
+}
+
+/// A value that is not the default of a row.
+fn other(row: &Row) -> &'static str {
+    match row.kind {
+        Kind::Text | Kind::Word | Kind::File => "something-else",
+        Kind::Whole | Kind::Seconds => "77",
+        Kind::Mode => "0700",
+        Kind::Flag if row.defaults[0] == "0" => "1",
+        Kind::Flag => "0",
+    }
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused_unless_it_changes_nothing() {
+    let later = |row: &&Row| row.standing(&table::in_general) == Standing::NotYet;
+    for row in table::GENERAL.iter().filter(later) {
+        for default in row.defaults {
+            let config = general(&format!("{} = {default}", row.name));
+            let config = config.unwrap_or_else(|errors| panic!("{} = {default}: {errors:?}", row.name));
+            assert_eq!(config.warnings, [] as [String; 0], "{} = {default}", row.name);
+        }
+        let outcome = general(&format!("{} = {}", row.name, other(row)));
+        match row.moot {
+            // Others have to be set before it has an effect.
+            Some(_) if outcome.is_ok() => {}
+            _ => {
+                let errors = outcome.map(|_| panic!("{} was taken", row.name)).unwrap_err();
+                assert!(errors[0].contains(row.name) && errors[0].contains("not supported"), "{errors:?}");
+                assert_eq!(errors.len(), 1, "{errors:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_has_no_effect_without_another_is_taken_without_it() {
+    assert!(general("auth_query = SELECT x\nauth_hba_file = x\nsyslog_ident = x").is_ok());
+    let errors = general("auth_user = u\nauth_query = SELECT x").unwrap_err();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+}
+
+#[test]
+fn tls_is_taken_as_pgbouncer_has_it() {
+    let files = "client_tls_cert_file = c\nclient_tls_key_file = k\n";
+    let config = general(&format!("{files}client_tls_sslmode = allow\nclient_tls_ciphers = fast")).unwrap();
+    assert!(config.general.client_tls.ciphers.is_empty() && config.general.client_tls.cert_file.is_some());
+    // Without TLS nothing of it counts, and so nothing can be wrong.
+    let config = general(&format!("{files}client_tls_ciphers = HIGH:!aNULL")).unwrap();
+    assert_eq!(config.general.client_tls, TlsSettings::new(SslMode::Disable));
+    let errors = general(&format!("{files}client_tls_sslmode = allow\nclient_tls_ciphers = HIGH:!aNULL")).unwrap_err();
+    assert!(errors[0].contains("\"HIGH\" is not a cipher suite"), "{errors:?}");
+    let errors = general("client_tls_sslmode = require").unwrap_err();
+    assert!(errors[0].contains("needs client_tls_cert_file"), "{errors:?}");
+    let cert = format!("{files}auth_type = cert\nclient_tls_sslmode = verify-full\nclient_tls_ca_file = ca");
+    assert_eq!(general(&cert).unwrap().general.auth_type, AuthType::Cert);
+}
+
+#[test]
+fn databases_and_users_are_refused_what_is_not_there_yet() {
+    for (rows, here, section) in [
+        (table::DATABASE, table::in_database as fn(&str) -> bool, "databases"),
+        (table::USER, table::in_user as fn(&str) -> bool, "users"),
+    ] {
+        for row in rows.iter().filter(|row| row.standing(&here) == Standing::NotYet) {
+            let text = |value: &str| format!("[pgbouncer]\nauth_file = u\n[{section}]\nx = {}={value}\n", row.name);
+            for default in row.defaults {
+                assert!(parsed(&text(default)).is_ok(), "{} = {default}", row.name);
+            }
+            let found = mistakes(&text(other(row)));
+            assert!(found[0].contains(row.name) && found[0].contains("is not supported yet"), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn peers_are_of_no_use_without_a_number() {
+    let text = |general: &str, peer: &str| format!("[pgbouncer]\nauth_file = u\n{general}\n[peers]\n{peer}\n");
+    assert!(parsed(&text("", "1 = host=h port=1 pool_size=2")).is_ok());
+    assert!(mistakes(&text("peer_id = 1", "1 = host=h"))[0].contains("peer_id is not supported yet"));
+    assert!(mistakes(&text("", "x = host=h"))[0].contains("is not the number of a peer"));
+    assert!(mistakes(&text("", "1 = hots=h"))[0].contains("did you mean \"host\"?"));
+}
+
+#[test]
+fn the_kind_of_a_file_is_seen() {
+    assert!(is_ini(Path::new("a.ini"), b"[pgweir]"));
+    assert!(!is_ini(Path::new("a.toml"), b"[pgbouncer]"));
+    assert!(is_ini(Path::new("a.conf"), b"; x\n  [pgbouncer]\n"));
+    assert!(!is_ini(Path::new("a"), b"[pgweir]\nx = '[pgbouncer]'"));
+}
+
+#[test]
+fn numbers_are_read_as_c_does() {
+    for (text, number) in [("10", 10), ("010", 8), ("0x1F", 31), ("-1", -1), ("+5", 5), ("0", 0)] {
+        assert_eq!(whole(text), Ok(number), "{text}");
+    }
+    for text in ["", "x", "1x", "08", "--1", "0x", "1 2", "99999999999999999999", "0x-1"] {
+        assert!(whole(text).is_err(), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "(\\[databases\\]|\\[pgbouncer\\]|\n|=| |'|\"|a|%include|host|1|;){0,30}") {
+        drop(parsed(&text));
+    }
+}
+
+/// What `pgweir convert` prints reads back as the same configuration.
+fn converts(text: &str) -> String {
+    let config = parsed(text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+    let toml = super::super::convert::to_toml(&config);
+    let back = super::super::parse(&toml, Path::new("/elsewhere/pgweir.toml"));
+    let mut back = back.unwrap_or_else(|errors| panic!("{toml}\n{errors:?}"));
+    (back.path, back.warnings) = (config.path.clone(), config.warnings.clone());
+    assert_eq!(back, config, "{toml}");
+    toml
+}
+
+#[test]
+fn a_converted_file_is_the_same_configuration() {
+    converts("[pgbouncer]\nauth_file = u\n");
+    let toml = converts(
+        "[databases]\n* = host=/run/pg port=6000\nlist = host=a,b load_balance_hosts=disable dbname='it''s \"it\"'\n\
+         \"my \"\"db\" = user=u password='p w' connect_query='select ''x\\y''' timezone=UTC datestyle=ISO pool_size=3\n\
+         six = host=::1 server_lifetime=0 client_encoding=utf8 application_name=app max_db_client_connections=4\n\
+         [users]\nbob = pool_mode=session pool_size=4 max_user_client_connections=5\n\"o'b\" =\n[pgbouncer]\n\
+         listen_addr = *\nauth_file = /etc/users.txt\npkt_buf = 1\nverbose = 1\nserver_reset_query =\nlogfile = log\n\
+         pidfile = pid\nunix_socket_dir =\nserver_connect_timeout = 0\nmax_lag = 7\nunix_socket_dir = /run/b\n",
+    );
+    assert!(toml.contains("[databases.\"*\"]\nhost = \"/run/pg\"\nport = 6000\n\n[users.bob]"), "{toml}");
+    assert!(toml.contains("# settings that have no meaning here and change nothing: pkt_buf\n"), "{toml}");
+}
+
+/// A value of a setting of `[pgbouncer]` or a database that is right, and not the default.
+fn right(row: &Row) -> &'static str {
+    match row.name {
+        "auth_type" => "trust",
+        "pool_mode" => "statement",
+        "listen_addr" => "10.0.0.1",
+        "load_balance_hosts" => "disable",
+        "max_packet_size" => "4096",
+        "client_tls_sslmode" | "server_tls_sslmode" => "require",
+        "client_tls_protocols" | "server_tls_protocols" => "tlsv1.3",
+        "client_tls_ciphers" | "server_tls_ciphers" => "TLS_AES_128_GCM_SHA256:ECDHE-RSA-AES256-GCM-SHA384",
+        _ => other(row),
+    }
+}
+
+/// What a setting needs beside it to have an effect.
+fn beside(row: &Row) -> String {
+    let side = ["client", "server"].into_iter().find(|side| row.name.starts_with(&format!("{side}_tls_")));
+    let lines = |side| {
+        let files = ["ca", "cert", "key"].map(|file| format!("{side}_tls_{file}_file = {file}\n"));
+        format!("{side}_tls_sslmode = verify-ca\n{}", files.concat())
+    };
+    side.map(lines).unwrap_or_default()
+}
+
+#[test]
+fn every_setting_does_something_and_is_converted() {
+    let with = |lines: &str| format!("[pgbouncer]\nauth_file = u\n{lines}\n");
+    for row in table::GENERAL.iter().filter(|row| row.standing(&table::in_general) != Standing::NotYet) {
+        let general = |line: &str| with(&(beside(row) + line));
+        let text = general(&format!("{} = {}", row.name, right(row)));
+        converts(&text);
+        // That everything is tracked needs no setting.
+        if row.standing(&table::in_general) != Standing::NoMeaning
+            && !["track_extra_parameters", "server_check_delay"].contains(&row.name)
+        {
+            let (set, unset) = (parsed(&text).unwrap(), parsed(&general("")).unwrap());
+            assert_ne!(set.general, unset.general, "{}", row.name);
+        }
+    }
+    for row in table::DATABASE.iter().filter(|row| row.standing(&table::in_database) != Standing::NotYet) {
+        let database = |more: &str| {
+            let given = format!("[databases]\na = host=h user=u pool_mode=session {more}");
+            parsed(&format!("{given}\n[pgbouncer]\nauth_file = u")).unwrap().databases["a"].clone()
+        };
+        let more = format!("{}={}", row.name, right(row));
+        // The smaller of the two counts.
+        let (set, unset) = match row.name {
+            "min_pool_size" => (database("min_pool_size=3"), database("")),
+            _ => (database(&more), database("")),
+        };
+        assert_ne!(set, unset, "{}", row.name);
+        converts(&format!("[databases]\na = host=h user=u {more}\n{}", with("")));
+    }
+    for row in table::USER.iter().filter(|row| row.standing(&table::in_user) != Standing::NotYet) {
+        let text = format!("[users]\na = {}={}\n{}", row.name, right(row), with(""));
+        converts(&text);
+        assert_ne!(parsed(&text).unwrap().users["a"], User::default(), "{}", row.name);
+    }
+}

@@ -1,0 +1,316 @@
+//! Settings that PgBouncer's users rely on, at work: the wildcard, lists of hosts, limits of clients, names and logs.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::raw::RawClient;
+use common::tools::Running;
+use common::weir::{Builder, Weir};
+use common::{eventually, install};
+
+const SOON: Duration = Duration::from_secs(15);
+
+/// A wildcard database over a cluster.
+fn wildcard(cluster: &Cluster, general: &str) -> Builder {
+    let section = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    Weir::builder().general(general).database(&section)
+}
+
+fn names(weir: &Weir) -> BTreeSet<String> {
+    weir.admin("SHOW DATABASES").into_iter().map(|row| row[0].clone()).collect()
+}
+
+fn pid(client: &mut RawClient) -> String {
+    client.value("SELECT pg_backend_pid()")
+}
+
+// The wildcard.
+
+#[test]
+fn wildcard_makes_databases_and_forgets_them() {
+    let cluster = Cluster::start();
+    let weir = wildcard(&cluster, "autodb_idle_timeout = \"1s\"").start();
+    // One that does not exist, and then does: nothing is remembered of it.
+    assert_eq!(weir.login("postgres", "fresh").connect().unwrap_err().code(), "3D000");
+    assert!(!names(&weir).contains("fresh"));
+    cluster.sql("CREATE DATABASE fresh");
+    let mut client = weir.client("fresh");
+    assert_eq!(client.value("SELECT current_database()"), "fresh");
+    assert!(names(&weir).contains("fresh"));
+    // Whoever is connected keeps it, however long it is idle.
+    let server = pid(&mut client);
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(pid(&mut client), server);
+    drop(client);
+    eventually("it is forgotten", SOON, || (!names(&weir).contains("fresh")).then_some(()));
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'fresh'";
+    eventually("its connections are closed", SOON, || (cluster.value(left) == "0").then_some(()));
+    // Another time it is made anew.
+    assert_eq!(weir.client("fresh").value("SELECT 1"), "1");
+}
+
+#[test]
+fn wildcard_outlives_a_reload_that_leaves_it_alone() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE DATABASE listed");
+    let mut weir = wildcard(&cluster, "").start();
+    let mut client = weir.client("listed");
+    let server = pid(&mut client);
+    weir.hup();
+    weir.wait_log("nothing changed");
+    assert_eq!(pid(&mut client), server, "the pool is the same");
+    // Listed by its name it is another database, with a user of its own.
+    cluster.sql("CREATE USER own");
+    let section = format!("[databases.listed]\nhost = \"127.0.0.1\"\nport = {}\nuser = \"own\"", cluster.port());
+    weir.reconfigure(|builder| builder.database(&section));
+    weir.hup();
+    weir.wait_log("databases added: listed");
+    assert_eq!(client.value("SELECT current_user"), "own");
+    assert_ne!(pid(&mut client), server);
+}
+
+#[test]
+fn wildcard_obeys_pause() {
+    let cluster = Cluster::start();
+    let weir = wildcard(&cluster, "").start();
+    weir.admin("PAUSE");
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| weir.client("postgres").value("SELECT 7"));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!late.is_finished(), "a database that is made during PAUSE is paused");
+        weir.admin("RESUME");
+        assert_eq!(late.join().unwrap(), "7");
+    });
+    let mut client = weir.client("postgres");
+    weir.admin("PAUSE postgres");
+    client.query("SELECT 8");
+    weir.admin("RESUME postgres");
+    client.read_until_ready();
+}
+
+// Several hosts.
+
+/// A cluster at three addresses, and a pgweir that knows it by two and a half.
+fn hosts(list: &str, balance: &str) -> (Cluster, Weir) {
+    let cluster = Cluster::with_config(&[("listen_addresses", "127.0.0.1,127.0.0.2")]);
+    let section = format!(
+        "[databases.app]\nhost = \"{list}\"\nport = {}\ndbname = \"postgres\"\nload_balance_hosts = \"{balance}\"",
+        cluster.port()
+    );
+    let weir = Weir::builder().general("pool_mode = \"session\"").database(&section).start();
+    (cluster, weir)
+}
+
+/// The addresses that `n` clients at once are led to.
+fn addresses(weir: &Weir, n: usize) -> Vec<String> {
+    let mut clients: Vec<_> = (0..n).map(|_| weir.client("app")).collect();
+    clients.iter_mut().map(|client| client.value("SELECT host(inet_server_addr())")).collect()
+}
+
+#[test]
+fn hosts_take_turns() {
+    let (_cluster, weir) = hosts("127.0.0.1,127.0.0.2", "round-robin");
+    let led = addresses(&weir, 4);
+    assert_eq!(led.iter().filter(|address| *address == "127.0.0.2").count(), 2, "{led:?}");
+    let shown = weir.admin_table("SHOW DATABASES").into_iter().find(|row| row["name"] == "app").unwrap();
+    assert_eq!((shown["host"].as_str(), shown["load_balance_hosts"].as_str()), ("127.0.0.1,127.0.0.2", "round-robin"));
+    // A cancel request goes where the statement runs.
+    for _ in 0..2 {
+        let mut client = weir.client("app");
+        client.query("SELECT pg_sleep(60)");
+        std::thread::sleep(Duration::from_millis(100));
+        client.cancel();
+        let told = client.read_until_ready();
+        assert!(told.iter().any(|m| m.error().is_some_and(|e| e.code == "57014")), "{told:?}");
+    }
+}
+
+#[test]
+fn hosts_stay_when_they_are_told_to() {
+    let (_cluster, weir) = hosts("127.0.0.2,127.0.0.1", "disable");
+    assert_eq!(addresses(&weir, 4), ["127.0.0.2"; 4]);
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_passed_over() {
+    for balance in ["round-robin", "disable"] {
+        let (_cluster, weir) = hosts("127.0.0.9, 127.0.0.2", balance);
+        assert_eq!(addresses(&weir, 3), ["127.0.0.2"; 3], "{balance}");
+    }
+}
+
+// Clients.
+
+#[test]
+fn clients_per_database_and_per_user() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER one; CREATE USER two");
+    let weir = wildcard(&cluster, "max_db_client_connections = 2\nmax_user_client_connections = 3")
+        .users("\"one\" \"\"\n\"two\" \"\"")
+        .database("[users.two]\nmax_user_client_connections = 1")
+        .start();
+    let refused = |user: &str, database: &str, setting: &str| {
+        let error = weir.login(user, database).connect().unwrap_err();
+        assert_eq!(error.code(), "53300");
+        assert!(format!("{error:?}").contains(setting), "{error:?}");
+    };
+    let first = weir.client("postgres");
+    let _second = weir.login("one", "postgres").connect().unwrap();
+    refused("one", "postgres", "max_db_client_connections");
+    let _third = weir.login("two", "template1").connect().unwrap();
+    refused("two", "template1", "max_user_client_connections");
+    // Who leaves makes room; who was refused took none.
+    drop(first);
+    eventually("room", SOON, || weir.login("one", "postgres").connect().ok());
+    let shown = weir.admin_table("SHOW USERS").into_iter().find(|row| row["name"] == "two").unwrap();
+    assert_eq!(shown["max_user_client_connections"], "1");
+    let shown = weir.admin_table("SHOW DATABASES").into_iter().find(|row| row["name"] == "postgres").unwrap();
+    assert_eq!(shown["max_client_connections"], "2");
+}
+
+#[test]
+fn names_carry_the_address() {
+    let cluster = Cluster::start();
+    let weir = wildcard(&cluster, "application_name_add_host = true").start();
+    let mut named = weir.login("postgres", "postgres").param("application_name", "shop").connect().unwrap();
+    let name = named.value("SHOW application_name");
+    assert!(name.starts_with("shop - 127.0.0.1:"), "{name}");
+    let long = "n".repeat(62);
+    let mut long = weir.login("postgres", "postgres").param("application_name", &long).connect().unwrap();
+    let name = long.value("SHOW application_name");
+    assert!(name.len() == 63 && name.contains("nnn - 127.0.0.1:"), "{name}");
+    let name = weir.client("postgres").value("SHOW application_name");
+    assert!(name.starts_with("app - 127.0.0.1:"), "{name}");
+    named.query("SET application_name = 'mine'");
+    named.read_until_ready();
+    assert_eq!(named.value("SHOW application_name"), "mine", "only the start is changed");
+}
+
+// Servers.
+
+#[test]
+fn a_connect_query_may_fail() {
+    let cluster = Cluster::start();
+    let section = |query: &str| {
+        format!(
+            "[databases.a]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"postgres\"\nconnect_query = \"{query}\"",
+            cluster.port()
+        )
+    };
+    let weir = Weir::builder().database(&section("nonsense")).start();
+    assert_eq!(weir.client("a").value("SELECT 1"), "1");
+    weir.wait_log("connect_query failed");
+    let weir = Weir::builder().database(&section("SET work_mem = '3MB'")).start();
+    assert_eq!(weir.client("a").value("SHOW work_mem"), "3MB");
+}
+
+#[test]
+fn without_a_reset_query_what_is_left_behind_ends_with_its_connection() {
+    let cluster = Cluster::start();
+    let weir = wildcard(&cluster, "server_reset_query = \"\"\ndefault_pool_size = 1").start();
+    let mut clean = weir.client("postgres");
+    let server = pid(&mut clean);
+    drop(clean);
+    let mut dirty = weir.client("postgres");
+    assert_eq!(pid(&mut dirty), server, "nothing was left behind");
+    dirty.query("CREATE TEMP TABLE left_behind ()");
+    dirty.read_until_ready();
+    drop(dirty);
+    let mut next = weir.client("postgres");
+    assert_eq!(next.value("SELECT to_regclass('left_behind') IS NULL"), "t");
+    assert_ne!(pid(&mut next), server);
+}
+
+#[test]
+fn a_connection_for_one_use() {
+    let cluster = Cluster::start();
+    let section = format!(
+        "[databases.once]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"postgres\"\nserver_lifetime = \"1us\"",
+        cluster.port()
+    );
+    let weir = Weir::builder().database(&section).start();
+    let mut client = weir.client("once");
+    assert_ne!(pid(&mut client), pid(&mut client));
+}
+
+// The process.
+
+#[test]
+fn two_processes_on_one_port() {
+    let cluster = Cluster::start();
+    let weir = wildcard(&cluster, "so_reuseport = true").start();
+    let file = |name: &str| weir.dir().join(name).display().to_string();
+    let text = fs::read_to_string(weir.config_path()).unwrap().replace("http_listen", "logfile = \"log.2\"\n#");
+    fs::write(file("second.toml"), &text).unwrap();
+    let second = Running::start(Command::new(env!("CARGO_BIN_EXE_pgweir")).arg("-q").arg(file("second.toml")));
+    let log = || fs::read_to_string(file("log.2")).unwrap_or_default();
+    eventually("the second one is ready", SOON, || log().contains("pgweir is ready").then_some(()));
+    // The system spreads the connections: both get some.
+    eventually("both serve", SOON, || {
+        assert_eq!(weir.client("postgres").value("SELECT 1"), "1");
+        (log().contains("client connected") && weir.log_text().contains("client connected")).then_some(())
+    });
+    drop(second);
+    // Without the setting the port is one's own.
+    fs::write(file("third.toml"), text.replace("so_reuseport = true", "")).unwrap();
+    let third = Running::start(Command::new(env!("CARGO_BIN_EXE_pgweir")).arg(file("third.toml"))).wait(SOON);
+    assert!(!third.status.success() && third.stderr.contains("in use"), "{third:?}");
+}
+
+#[test]
+fn the_group_of_the_socket() {
+    let Some(account) = install::account() else { return };
+    let group = nix::unistd::Group::from_gid(account.gid.into()).unwrap().unwrap().name;
+    let dir = tempfile::tempdir().unwrap();
+    let general =
+        format!("unix_socket_dir = {:?}\nunix_socket_group = {group:?}\nunix_socket_mode = \"0770\"", dir.path());
+    let weir = Weir::builder().general(&general).start();
+    let found = fs::metadata(dir.path().join(format!(".s.PGSQL.{}", weir.port()))).unwrap();
+    assert_eq!((found.gid(), found.mode() & 0o777), (account.gid, 0o770));
+    let unknown = Weir::builder().general(&general.replace(&group, "no-such-group")).try_start().err().unwrap();
+    assert!(unknown.contains("there is no group \"no-such-group\""), "{unknown}");
+}
+
+#[test]
+fn what_the_log_is_told() {
+    let cluster = Cluster::start();
+    let weir = wildcard(&cluster, "stats_period = 1").start();
+    assert_eq!(weir.login("nobody", "postgres").connect().unwrap_err().code(), "28000");
+    weir.wait_log("login failed");
+    weir.wait_log("stats: 0 xacts/s");
+    let quiet = wildcard(&cluster, "stats_period = 1\nlog_stats = 0\nlog_pooler_errors = 0").start();
+    assert_eq!(quiet.login("nobody", "postgres").connect().unwrap_err().code(), "28000");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(quiet.client("postgres").value("SELECT 1"), "1");
+    quiet.wait_log("client connected");
+    let log = quiet.log_text();
+    assert!(!log.contains("login failed") && !log.contains("stats:"), "{log}");
+}
+
+#[test]
+fn the_reserve_serves_those_who_wait_long() {
+    let cluster = Cluster::start();
+    let general =
+        "default_pool_size = 1\nreserve_pool_size = 1\nreserve_pool_timeout = \"500ms\"\npool_mode = \"session\"";
+    let weir = wildcard(&cluster, general).start();
+    let mut first = weir.client("postgres");
+    let server = pid(&mut first);
+    let mut second = weir.client("postgres");
+    assert_ne!(pid(&mut second), server, "a connection of the reserve");
+    // There is no third one.
+    let mut third = weir.client("postgres");
+    third.query("SELECT 3");
+    std::thread::sleep(Duration::from_secs(2));
+    let pool = weir.admin_table("SHOW POOLS").into_iter().find(|row| row["database"] == "postgres").unwrap();
+    assert_eq!((pool["sv_active"].as_str(), pool["cl_waiting"].as_str()), ("2", "1"));
+    drop(first);
+    assert!(third.read_until_ready().iter().any(|m| m.row().is_some()));
+}
