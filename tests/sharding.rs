@@ -534,7 +534,7 @@ fn a_block_waits_for_its_first_key() {
         assert_eq!(client.run(&insert(keys[0])), "C(INSERT 0 1) Z(T)");
         assert_eq!(extended(&mut client, "COMMIT"), "1 2 n C(COMMIT) Z(I)");
         // BEGIN with more in the same text.
-        assert!(client.run("BEGIN; SELECT 1").ends_with("D(1) C(SELECT 1) Z(T)"));
+        assert!(client.run("BEGIN; SHOW server_encoding").ends_with("C(SHOW) Z(T)"));
         assert_eq!(client.run(&insert(keys[1])), "C(INSERT 0 1) Z(T)");
         assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
         // Settings of the transaction, by either protocol, go along.
@@ -543,9 +543,8 @@ fn a_block_waits_for_its_first_key() {
             let isolation = ask(&mut client, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ -- as it were", by);
             assert!(show(&isolation).ends_with("C(SET) Z(T)"), "{}", show(&isolation));
             assert!(show(&ask(&mut client, "SET LOCAL app.tenant = 'one'", by)).ends_with("C(SET) Z(T)"));
-            assert!(show(&ask(&mut client, "SELECT set_config('app.tenant', 'two', true)", by)).contains("D(two)"));
             assert_eq!(client.run(&insert(key)), "C(INSERT 0 1) Z(T)");
-            assert_eq!(client.value(&tenant(key)), "two");
+            assert_eq!(client.value(&tenant(key)), "one");
             assert_eq!(client.value("SHOW transaction_isolation"), "repeatable read");
             assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
         }
@@ -607,10 +606,9 @@ fn views_and_functions_are_looked_up() {
     assert_eq!(client.run("SELECT count(*) FROM plain"), "E(42P01) Z(I)");
     assert_eq!(client.run("/* pgweir: shard=s0 */ CREATE VIEW plain AS SELECT * FROM t"), "C(CREATE VIEW) Z(I)");
     assert_refused(&mut client, "SELECT count(*) FROM plain");
-    assert_eq!(
-        client.run("CREATE OR REPLACE FUNCTION twice(int4) RETURNS int4 STABLE LANGUAGE sql AS 'SELECT 1'"),
-        "C(CREATE FUNCTION) Z(I)"
-    );
+    let change = "CREATE OR REPLACE FUNCTION twice(int4) RETURNS int4 STABLE LANGUAGE sql AS 'SELECT 1'";
+    assert_refused(&mut client, change);
+    assert_eq!(client.run(&format!("/* pgweir: shard=s0 */ {change}")), "C(CREATE FUNCTION) Z(I)");
     assert_refused(&mut client, "SELECT twice(1)");
     assert_eq!(client.value("/* pgweir: shard=s1 */ SELECT twice(1)"), "2");
 }
@@ -776,6 +774,12 @@ fn reference_and_unlisted_tables() {
 
 /// What peers answer wrongly (`K` and `L`: keys of different shards), and more of the kind.
 const DOUBTFUL: &[&str] = &[
+    "SELECT count(*) FROM orders o JOIN ref r ON o.k = r.code WHERE r.code = 2",
+    "SELECT count(*) FROM t JOIN ref USING (n) WHERE n = K",
+    "INSERT INTO t (k, v) OVERRIDING USER VALUE VALUES (L, 'x')",
+    "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM public",
+    "DROP SCHEMA IF EXISTS nothing",
+    "SELECT set_config('a.b', '1', true)",
     "SELECT count(*) FROM all_t",
     "SELECT count(*) FROM public.all_t_again",
     "SELECT v FROM all_t WHERE k = K",

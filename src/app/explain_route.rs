@@ -33,6 +33,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
         session: &session,
         mode: database.config.pool_mode,
         default_route: database.config.route,
+        in_block: false,
         catalog: None,
     };
     match planner.plan(&segment, &[]) {

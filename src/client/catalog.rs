@@ -10,12 +10,13 @@ use crate::client::plan::{Need, Planner};
 use crate::client::task::Client;
 use crate::clock;
 use crate::config::PoolMode;
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::route::decide::{self, Request};
 use crate::server;
-use crate::sql::catalog::{Answers, CatalogView, Function, Questions};
-use crate::sql::facts::{Access, QueryFacts, RouteHint};
+use crate::sql::catalog::{self, Answers, CatalogView, Function, Questions};
+use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, StatementFacts, TableRef};
+use crate::wire::message::TransactionStatus;
 
 /// The outcome of planning.
 #[derive(Debug)]
@@ -32,13 +33,15 @@ pub(super) enum Planned {
 pub(super) type LookUp = Pin<Box<dyn Future<Output = Result<(), Error>>>>;
 
 impl Client {
-    /// Plans the segment by what is known of the catalog. `linked`: a server is lent already.
-    pub(super) fn plan(&self, linked: bool) -> Planned {
+    /// Plans the segment by what is known of the catalog. `linked`: a server is lent already; `changed`: and the transaction there
+    /// may have changed its catalog, which nobody else sees yet.
+    pub(super) fn plan(&self, linked: bool, changed: bool) -> Planned {
         let planner = Planner {
             map: &self.database.config.map,
             session: &self.session,
             mode: self.pools.mode,
             default_route: self.pools.route,
+            in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),
             catalog: None,
         };
         let map = &self.database.config.map;
@@ -60,13 +63,17 @@ impl Client {
         let chosen = |name| settings.get(name).is_some_and(|value| !value.is_empty());
         let chosen = chosen("pgweir.shard") || chosen("pgweir.sharding_key");
         let mut questions = Questions::default();
+        let unsure = changed
+            || self.session.pins().contains(&PinReason::TempObject)
+            || texts().any(|f| f.changes_catalog() && f.statements.len() > 1);
         for facts in texts() {
             let chosen = chosen || facts.hints.shard.is_some() || facts.hints.sharding_key.is_some();
-            let more = if map.is_sharded() && !chosen {
-                view.ask_all(facts, |table| map.table(table.schema.as_deref(), &table.name).is_none())
-            } else {
-                view.ask_functions(facts)
-            };
+            let unlisted = |table: &TableRef| map.table(table.schema.as_deref(), &table.name).is_none();
+            if map.is_sharded() && !chosen && unsure && calls_or_reads(facts, &unlisted) {
+                return Planned::Refused(own_objects());
+            }
+            let more =
+                if map.is_sharded() && !chosen { view.ask_all(facts, unlisted) } else { view.ask_functions(facts) };
             questions.add(more);
         }
         if !questions.is_empty() {
@@ -85,6 +92,23 @@ impl Client {
         let worker = self.cx.id;
         Box::pin(async move { look_up(&database, &pools, worker, questions).await })
     }
+}
+
+/// Whether the text calls a function or reads a relation that only the catalog can explain.
+fn calls_or_reads(facts: &QueryFacts, unlisted: &dyn Fn(&TableRef) -> bool) -> bool {
+    let unknown = |s: &StatementFacts| {
+        !s.functions.is_empty() || s.shape.tables().iter().any(|t| catalog::is_unexplained(t) && unlisted(t))
+    };
+    facts.statements.iter().any(|s| !s.changes_catalog && unknown(s))
+}
+
+fn own_objects() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "on a sharded database, what this session alone can see (temporary objects, or those made in this transaction) cannot be \
+         used without a shard: it may hide or read sharded tables",
+    )
+    .hint("Choose the shard with SET pgweir.shard = 'name' first, or commit before it is used.")
 }
 
 fn finish(planned: Result<Need, Error>) -> Planned {
@@ -148,6 +172,6 @@ async fn ask(
     let route = decide::decide(&request, &views, &[], &mut rand::rng())?;
     let pool = database
         .pool(pools, shard, route.server)
-        .ok_or_else(|| Error::us(crate::error::SqlState::INTERNAL_ERROR, "the route names no server"))?;
+        .ok_or_else(|| Error::us(SqlState::INTERNAL_ERROR, "the route names no server"))?;
     server::catalog::ask(&pool.target, pool.settings.login, worker, questions).await
 }

@@ -22,6 +22,8 @@ pub struct Need {
     pub begin_read_only: bool,
     /// It may change what the server's catalog says.
     pub changes_catalog: bool,
+    /// It runs code that may leave behind what nobody sees.
+    pub runs_code: bool,
     /// Its shard.
     pub plan: ShardPlan,
 }
@@ -37,6 +39,8 @@ pub struct Planner<'a> {
     pub mode: PoolMode,
     /// Where statements go that say nothing.
     pub default_route: RouteHint,
+    /// Whether a transaction block is open.
+    pub in_block: bool,
     /// What is known of functions and of relations that are not listed. Without it functions write, and names are believed.
     pub catalog: Option<CatalogView<'a>>,
 }
@@ -52,6 +56,7 @@ impl Planner<'_> {
             hint: self.hint()?,
             begin_read_only: false,
             changes_catalog: false,
+            runs_code: false,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
         let mut at = 0_usize;
@@ -93,6 +98,17 @@ impl Planner<'_> {
     }
 
     fn text(&self, facts: &QueryFacts, need: &mut Need) -> Result<(), Error> {
+        let off = |value: &str| matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
+        if self.map.is_sharded()
+            && facts.access() != Access::Neutral
+            && self.session.settings().get("standard_conforming_strings").is_some_and(off)
+        {
+            return Err(Error::us(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "standard_conforming_strings is off, so that a sharding key cannot be read as the server reads it",
+            )
+            .hint("SET standard_conforming_strings = on, and write E'...' where backslashes are escapes."));
+        }
         own::check_all(facts, self.map)?;
         if let Some(error) = &facts.hints.error {
             return Err(Error::us(SqlState::INVALID_PARAMETER_VALUE, error.clone())
@@ -103,6 +119,19 @@ impl Planner<'_> {
         }
         need.access = need.access.max(self.catalog.map_or_else(|| facts.access(), |c| c.text_access(facts)));
         need.changes_catalog |= facts.changes_catalog();
+        need.runs_code |= facts.runs_code();
+        let changes_path = |e: &SessionEffect| match e {
+            SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => name == "search_path",
+            _ => false,
+        };
+        if self.map.is_sharded() && self.in_block && facts.statements.iter().any(|s| s.effects.iter().any(changes_path))
+        {
+            return Err(Error::us(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "search_path cannot be changed within a transaction of a sharded database",
+            )
+            .hint("SET search_path before the transaction, or write the schema before each name."));
+        }
         for statement in &facts.statements {
             if self.mode == PoolMode::Statement && statement.transaction != TransactionEffect::None {
                 return Err(Error::us(

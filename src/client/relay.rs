@@ -60,6 +60,7 @@ struct Replay {
 }
 
 /// A server lent to a client.
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that has happened on the link")]
 pub(super) struct Link {
     checkout: Checkout,
     in_flight: InFlight,
@@ -73,6 +74,8 @@ pub(super) struct Link {
     wrote: bool,
     /// Something was sent that may change what the server's catalog says.
     changes_catalog: bool,
+    /// Code was run that may leave behind what nobody saw: temporary tables, settings.
+    ran_code: bool,
     /// What the segment that waits must know first.
     look_up: Option<LookUp>,
     /// Bytes still to come of a message that is passed on in pieces, from the client and from the server.
@@ -92,6 +95,8 @@ enum Event {
     ServerLost(Error),
     Retry {
         primary: bool,
+        /// The connection broke, which is held against the server.
+        lost: bool,
     },
     /// The block has done nothing yet and its first statement belongs to another shard.
     Move,
@@ -119,6 +124,7 @@ impl Link {
             replay: None,
             wrote: false,
             changes_catalog: false,
+            ran_code: false,
             look_up: None,
             client_rest: 0,
             server_rest: 0,
@@ -145,6 +151,7 @@ impl Client {
         handle.set_activity(Activity::Active);
         link.wrote = need.access == Access::Write;
         link.changes_catalog = need.changes_catalog;
+        link.ran_code = need.runs_code;
         let event = self.relay_until(&mut link).await;
         if link.pins_shown > 0 {
             handle.pins.lock().clear();
@@ -245,6 +252,10 @@ impl Client {
                     Err(event) => return Poll::Ready(event),
                 }
             }
+            if self.output.len() >= HIGH_WATER {
+                // More than can be held back: the client gets it, and the segment is not tried again.
+                link.replay = None;
+            }
             if link.replay.is_none() {
                 let full = self.output.len() >= HIGH_WATER;
                 if let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx) {
@@ -308,7 +319,11 @@ impl Client {
             Ok(_) => "server closed the connection unexpectedly".to_owned(),
             Err(e) => e.to_string(),
         };
-        if link.replay.is_some() { Err(Event::Retry { primary: false }) } else { Err(Event::ServerLost(lost(&why))) }
+        if link.replay.is_some() {
+            Err(Event::Retry { primary: false, lost: true })
+        } else {
+            Err(Event::ServerLost(lost(&why)))
+        }
     }
 
     /// Passes the server's messages on; returns how many bytes are done with.
@@ -406,7 +421,7 @@ impl Client {
         connection: &mut Connection,
         cx: &mut Context<'_>,
     ) -> Result<bool, Event> {
-        let mut moved = false;
+        let (mut moved, mut gathered) = (false, false);
         if let Some(look_up) = &mut link.look_up {
             let Poll::Ready(looked_up) = look_up.as_mut().poll(cx) else { return Ok(false) };
             link.look_up = None;
@@ -422,12 +437,13 @@ impl Client {
             let wait = self.session.names_in_doubt() && !self.session.is_mid_exchange();
             if link.client_rest == 0 && !wait {
                 self.gather().map_err(Event::Stop)?;
+                gathered = true;
                 if self.segment.complete {
                     moved |= self.send_segment(link, connection)?;
                 }
             }
         }
-        if self.input.len() < self.segment.len + HIGH_WATER || !self.segment.complete {
+        if self.input.len() < self.segment.len + HIGH_WATER || (gathered && !self.segment.complete) {
             match self.input.poll_fill(&mut self.stream, cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(n)) if n > 0 => moved = true,
@@ -461,7 +477,7 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
         }
-        match self.plan(true) {
+        match self.plan(true, link.changes_catalog) {
             Planned::Ask(questions) => {
                 link.look_up = Some(self.look_up(questions));
                 // Back to ask it.
@@ -484,6 +500,7 @@ impl Client {
                 }
                 link.wrote |= need.access == Access::Write;
                 link.changes_catalog |= need.changes_catalog;
+                link.ran_code |= need.runs_code;
                 let can_move = link.begun.is_some()
                     && self.session.status() == TransactionStatus::InTransaction
                     && self.session.is_drained()
@@ -586,15 +603,15 @@ impl Client {
         match event {
             Event::Release => {
                 self.session.on_release();
-                let always = self.live.config.general.server_reset_query_always;
+                let always = self.live.config.general.server_reset_query_always || link.ran_code;
                 link.checkout.release(if always { Verdict::Dirty } else { Verdict::Clean });
                 Ended::Released
             }
-            Event::Retry { primary } => {
+            Event::Retry { primary, lost } => {
                 if let Some(connection) = link.checkout.as_mut() {
                     self.session.on_server_lost(&mut connection.state);
                 }
-                if !primary {
+                if lost {
                     link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
                 }
                 let behind = self.segment.take();
@@ -656,7 +673,7 @@ impl Client {
                 return;
             }
         }
-        let dirty = self.session.leaves_state() || self.live.config.general.server_reset_query_always;
+        let dirty = link.ran_code || self.session.leaves_state() || self.live.config.general.server_reset_query_always;
         link.checkout.release(if dirty { Verdict::Dirty } else { Verdict::Clean });
     }
 }
@@ -674,13 +691,16 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
                 link.in_flight.server().on_admin_shutdown(&text, clock::now());
             }
             if link.replay.is_some() {
-                if state == SqlState::READ_ONLY_TRANSACTION {
-                    return Some(Event::Retry { primary: true });
-                }
                 let text = message::error_field(body, b'M').unwrap_or_default();
+                // Unlogged tables are on the primary alone.
+                let only_there = state == SqlState::FEATURE_NOT_SUPPORTED && text.ends_with(b"during recovery");
+                if state == SqlState::READ_ONLY_TRANSACTION || only_there {
+                    return Some(Event::Retry { primary: true, lost: false });
+                }
                 let conflict = state.class() == "40" && text.ends_with(b"conflict with recovery");
                 if fatal || conflict {
-                    return Some(Event::Retry { primary: false });
+                    // A conflict says nothing against the server, and its farewell has been judged above.
+                    return Some(Event::Retry { primary: false, lost: false });
                 }
             }
             link.farewell |= fatal;

@@ -90,8 +90,8 @@ impl Client {
         database: Arc<LiveDatabase>,
         pools: Arc<UserPools>,
         registered: Registered,
+        generation: u64,
     ) -> Self {
-        let generation = cx.shared.generation.load(Ordering::Acquire);
         session.serves(pools.id);
         Self {
             stream,
@@ -234,7 +234,7 @@ impl Client {
             return Ok(());
         }
         let need = loop {
-            match self.plan(false) {
+            match self.plan(false, false) {
                 Planned::Need(need) => break need,
                 Planned::Refused(error) => return self.refuse(error).await,
                 Planned::Ask(questions) => {
@@ -398,6 +398,7 @@ impl Client {
                 hint: RouteHint::Auto,
                 begin_read_only: false,
                 changes_catalog: false,
+                runs_code: false,
                 plan,
             };
             return self.execute(need).await;
@@ -638,6 +639,11 @@ impl Client {
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
         outcome
+    }
+
+    /// Whether a block was answered for that no server has seen.
+    pub(super) fn holds_block(&self) -> bool {
+        self.held_begin.is_some()
     }
 
     /// Takes the block that is to begin before anything else.

@@ -11,11 +11,12 @@ use crate::server::{Address, dial};
 use crate::wire::encode;
 
 /// Asks the server to cancel the statement of process `pid`, and waits until the server has closed the connection of the request:
-/// the signal is then sent, so it cannot hit what the process does next.
+/// the signal is then sent, so it cannot hit what the process does next. False: the server did not close it within `timeout`, and
+/// the signal may come at any time.
 ///
 /// # Errors
-/// When the server cannot be reached within `timeout`.
-pub async fn cancel(address: Address<'_>, pid: u32, secret: &Secret, timeout: Duration) -> Result<(), Error> {
+/// When the server cannot be reached within `timeout`: it has not been asked.
+pub async fn cancel(address: Address<'_>, pid: u32, secret: &Secret, timeout: Duration) -> Result<bool, Error> {
     let mut stream = dial::dial(address, timeout, &TcpSettings::default()).await?;
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
@@ -27,7 +28,6 @@ pub async fn cancel(address: Address<'_>, pid: u32, secret: &Secret, timeout: Du
         }
         Ok::<_, std::io::Error>(())
     };
-    // A server that takes the request and then stalls has been asked all the same.
-    drop(tokio::time::timeout(timeout, exchange).await);
-    Ok(())
+    // However the connection ended, the process behind it is done with the request.
+    Ok(tokio::time::timeout(timeout, exchange).await.is_ok())
 }

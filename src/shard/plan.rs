@@ -235,6 +235,12 @@ impl Chosen {
     }
 }
 
+/// Whether the user has chosen a shard, rightly or wrongly.
+fn is_chosen(cx: &PlanContext<'_>) -> bool {
+    let is_set = |setting: Option<&str>| setting.is_some_and(|value| !value.is_empty());
+    is_set(cx.shard) || is_set(cx.sharding_key)
+}
+
 /// Reads the settings. A key is read by the type of the statement's sharded tables, if it has any.
 fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Option<Chosen>, Error> {
     let by_name = match cx.shard.filter(|name| !name.is_empty()) {
@@ -260,6 +266,9 @@ fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Opt
 }
 
 fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    if statement.local_search_path && !is_chosen(cx) {
+        return Err(refusal::local_search_path().into());
+    }
     unseen::check(statement, cx)?;
     match &statement.shape {
         ShardShape::NoTables => plan_no_tables(statement, cx),
@@ -340,7 +349,7 @@ fn plan_other(
     cx: &PlanContext<'_>,
 ) -> Result<ShardPlan, Stop> {
     if let Some(chosen) = chosen(cx, Some(relations))? {
-        let adds_rows = ["INSERT", "COPY", "MERGE"].iter().any(|word| what.starts_with(word));
+        let adds_rows = ["INSERT", "COPY", "MERGE", "PREPARE"].iter().any(|word| what.starts_with(word));
         return match relations.first_sharded() {
             Some(table) if adds_rows && access(statement, cx) == Access::Write => {
                 Err(refusal::rows_unchecked(what, &table.name).into())
@@ -352,6 +361,8 @@ fn plan_other(
         Some(table) => Err(refusal::other(what, &table.name).into()),
         // Code may touch any table, unseen.
         None if matches!(what, "DO" | "CALL") => Err(refusal::code(what).into()),
+        // It names no table, so it may concern those of every shard: schemas, rights, functions, types.
+        None if relations.unlisted() == 0 => Err(refusal::everywhere(what).into()),
         None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
     }
 }

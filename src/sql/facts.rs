@@ -294,6 +294,8 @@ pub struct StatementFacts {
     pub effects: Vec<SessionEffect>,
     /// It may change what the catalog says of functions and relations: DDL, DO, CALL.
     pub changes_catalog: bool,
+    /// It changes search_path until the end of the transaction: SET LOCAL, set_config.
+    pub local_search_path: bool,
     /// What the shard planner sees.
     pub shape: ShardShape,
 }
@@ -320,9 +322,15 @@ impl QueryFacts {
         self.statements.iter().map(|s| s.access).max().unwrap_or(Access::Neutral)
     }
 
+    /// Whether it runs code that may leave behind in the session what nobody sees: DO, CALL.
+    #[must_use]
+    pub fn runs_code(&self) -> bool {
+        self.statements.iter().any(|s| matches!(s.why, "DO" | "CALL"))
+    }
+
     /// Whether it may change what the catalog says: see [`StatementFacts::changes_catalog`].
     #[must_use]
     pub fn changes_catalog(&self) -> bool {
-        self.unparsed.is_some() || self.statements.iter().any(|s| s.changes_catalog)
+        self.statements.iter().any(|s| s.changes_catalog)
     }
 }

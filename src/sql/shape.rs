@@ -1,17 +1,12 @@
 //! What the shard planner sees of a SELECT, INSERT, UPDATE or DELETE.
 //!
 //! An equality is only taken from where it must hold for every row that the statement touches: the top-level AND
-//! conjuncts of WHERE, and of ON in inner joins. Two columns that such a conjunct equates share their constants.
+//! conjuncts of WHERE, and of ON in inner joins.
 
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::facts::{ColumnRef, KeyValue, LiteralKind, ShardShape, TableRef, Verb};
 use super::walk::{Found, Seen, join_barrier, set_operation};
-
-/// How many equalities between columns are followed, and among how many constants: the work is the square of the one times
-/// the other. What lies beyond only loses a proof.
-const MAX_TIES: usize = 32;
-const MAX_CONSTANTS: usize = 200;
 
 /// The shape of a statement that is neither DML nor SELECT: every table it names.
 pub(super) fn other(seen: Seen<'_>, what: &'static str) -> ShardShape {
@@ -63,6 +58,10 @@ pub(super) fn of_query(node: Node<'_>, seen: Seen<'_>) -> ShardShape {
 fn of_insert(insert: &nodes::InsertStmt, seen: Seen<'_>) -> ShardShape {
     let names: Vec<String> = column_names(insert.cols().iter());
     let on_conflict = insert.on_conflict_clause().map(|c| assigned(c.target_list().iter())).unwrap_or_default();
+    if insert.override_ != raw::OverridingKind::OVERRIDING_NOT_SET {
+        // The values given may not be the ones that are stored.
+        return other(seen, "INSERT ... OVERRIDING");
+    }
     let (columns, rows) = match insert.select_stmt() {
         Node::None => (Some(Vec::new()), Vec::new()),
         Node::SelectStmt(select) if is_bare_values(select) => {
@@ -85,7 +84,7 @@ fn is_bare_values(select: &nodes::SelectStmt) -> bool {
 fn filtered(verb: Verb, seen: Seen<'_>, conjuncts: Conjuncts, assigned: Vec<String>) -> ShardShape {
     let nested = seen.tables.iter().find_map(|f| f.nested);
     let top = seen.tables.iter().filter(|f| f.nested.is_none()).map(|f| f.table.clone()).collect();
-    let equalities = conjuncts.close();
+    let equalities = conjuncts.constants;
     ShardShape::Filtered { verb, tables: tables(seen.tables), top, equalities, assigned, nested }
 }
 
@@ -109,7 +108,6 @@ fn column_names<'a>(targets: impl Iterator<Item = Node<'a>>) -> Vec<String> {
 #[derive(Default)]
 struct Conjuncts {
     constants: Vec<(ColumnRef, KeyValue)>,
-    ties: Vec<(ColumnRef, ColumnRef)>,
 }
 
 impl Conjuncts {
@@ -135,25 +133,9 @@ impl Conjuncts {
             let Node::JoinExpr(join) = node else { continue };
             if join_barrier(join).is_none() {
                 self.add(join.quals());
-                self.add_using(join);
                 stack.push(join.rarg());
                 stack.push(join.larg());
             }
-        }
-    }
-
-    /// `a JOIN b USING (x)` is `a.x = b.x`, where both sides are plain tables.
-    fn add_using(&mut self, join: &nodes::JoinExpr) {
-        let (Node::RangeVar(left), Node::RangeVar(right)) = (join.larg(), join.rarg()) else { return };
-        for column in join.using_clause() {
-            let Some(column) = column.sval() else { continue };
-            let of = |var: &nodes::RangeVar| {
-                let name = var.alias().and_then(|a| a.aliasname()).or(var.relname()).unwrap_or_default();
-                ColumnRef { qualifier: vec![name.to_owned()], column: column.to_owned() }
-            };
-            let merged = ColumnRef { qualifier: Vec::new(), column: column.to_owned() };
-            self.ties.push((of(left), of(right)));
-            self.ties.push((of(left), merged));
         }
     }
 
@@ -171,43 +153,13 @@ impl Conjuncts {
             _ => return,
         };
         match (column(left), column(right)) {
-            (Some(a), Some(b)) => self.ties.push((a, b)),
             (Some(a), None) => self.constants.push((a, key_value(right))),
             (None, Some(b)) => self.constants.push((b, key_value(left))),
-            (None, None) => {}
+            // Two columns: a constant is not handed on from one to the other, because equality is not transitive across types
+            // and collations.
+            (Some(_), Some(_)) | (None, None) => {}
         }
     }
-
-    /// The constants, and those of columns that are equal to a column with a constant.
-    fn close(mut self) -> Vec<(ColumnRef, KeyValue)> {
-        if self.constants.len() > MAX_CONSTANTS {
-            return self.constants;
-        }
-        self.ties.truncate(MAX_TIES);
-        // A tie hands on what the ties before it found; once per tie is enough for any chain of them.
-        for _ in 0..self.ties.len() {
-            let mut grown = false;
-            for (a, b) in &self.ties {
-                for (from, to) in [(a, b), (b, a)] {
-                    let of_to = self.constants.iter().any(|(c, v)| c == to && is_constant(v));
-                    let of_from = self.constants.iter().find(|(c, v)| c == from && is_constant(v));
-                    if let (Some((_, value)), false) = (of_from, of_to) {
-                        let value = value.clone();
-                        self.constants.push((to.clone(), value));
-                        grown = true;
-                    }
-                }
-            }
-            if !grown {
-                break;
-            }
-        }
-        self.constants
-    }
-}
-
-fn is_constant(value: &KeyValue) -> bool {
-    matches!(value, KeyValue::Literal { .. } | KeyValue::Param { .. })
 }
 
 /// Whether the expression's operator is `name`, without a schema or with that of PostgreSQL's own.

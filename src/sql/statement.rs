@@ -20,6 +20,7 @@ pub(super) struct Draft {
     transaction: TransactionEffect,
     effects: Vec<SessionEffect>,
     changes_catalog: bool,
+    local_search_path: bool,
     shape: ShardShape,
 }
 
@@ -33,6 +34,7 @@ impl Draft {
             transaction: TransactionEffect::None,
             effects: Vec::new(),
             changes_catalog: false,
+            local_search_path: false,
             shape: ShardShape::NoTables,
         }
     }
@@ -78,6 +80,7 @@ impl Draft {
             effects: self.effects,
             // Temporary objects are seen by their own session alone, which keeps its server.
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
+            local_search_path: self.local_search_path,
             shape: self.shape,
         }
     }
@@ -272,8 +275,23 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     if let Some(reason) = called.pin {
         draft.pin(reason);
     }
-    if name == "set_config" && called.access == Access::Read && !is_local(function) {
-        draft.pin(PinReason::Setting);
+    if name == "set_config" && called.access == Access::Read {
+        if is_local(function) {
+            draft.local_search_path |= may_name_search_path(function);
+        } else {
+            draft.pin(PinReason::Setting);
+        }
+    }
+}
+
+/// Whether the first argument of set_config is search_path, or something that is not known here.
+fn may_name_search_path(function: &nodes::FuncCall) -> bool {
+    match function.args().get(0) {
+        Some(Node::A_Const(constant)) => match constant.val() {
+            Some(ConstValue::String(name)) => name.eq_ignore_ascii_case("search_path"),
+            _ => true,
+        },
+        _ => true,
     }
 }
 
@@ -336,6 +354,7 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
         // The snapshot was exported by another session on the primary.
         draft.raise(Access::Write, "SET TRANSACTION SNAPSHOT");
     }
+    draft.local_search_path = stmt.is_local && stmt.name().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
     settings::effects(stmt, &mut draft.effects);
     draft
 }

@@ -134,6 +134,20 @@ pub(super) fn not_looked_up(name: &str) -> Error {
     Error::us(SqlState::INTERNAL_ERROR, format!("\"{name}\" was not looked up in the catalog"))
 }
 
+pub(super) fn local_search_path() -> Error {
+    refuse(
+        "search_path cannot be changed for a transaction of a sharded database".to_owned(),
+        "SET search_path before the transaction, or write the schema before each name.",
+    )
+}
+
+pub(super) fn everywhere(what: &str) -> Error {
+    refuse(
+        format!("{what} on a sharded database is not supported yet: it may have to be done on every shard"),
+        PER_SHARD,
+    )
+}
+
 pub(super) fn rows_unchecked(what: &str, table: &str) -> Error {
     refuse(
         format!("{what} into sharded table \"{table}\" is not supported: its rows could land on the wrong shard"),

@@ -14,8 +14,7 @@ use crate::sql::facts::Access;
 /// # Errors
 /// One of them may touch a listed table.
 pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
-    let is_set = |setting: Option<&str>| setting.is_some_and(|value| !value.is_empty());
-    if is_set(cx.shard) || is_set(cx.sharding_key) {
+    if super::is_chosen(cx) {
         return Ok(());
     }
     let Some(catalog) = &cx.catalog else { return Ok(()) };
