@@ -234,7 +234,9 @@ impl LiveDatabase {
         if let Some(pools) = users.get(&old.user) {
             return Arc::clone(pools);
         }
-        let pools = Arc::new(self.make(&old.user, old.credential.clone()));
+        let own = self.config.user.is_some() || self.config.password.is_some();
+        let credential = if own { self.server_credential(None, &PassThrough::Nothing) } else { old.credential.clone() };
+        let pools = Arc::new(self.make(&old.user, credential));
         users.insert(old.user.clone(), Arc::clone(&pools));
         pools
     }

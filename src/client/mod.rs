@@ -66,6 +66,8 @@ pub struct WorkerContext {
 
 /// Serves a connection that was just accepted, to its end.
 pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
+    // First the number: a reload in between is then noticed at the first statement.
+    let generation = cx.shared.generation.load(Ordering::Acquire);
     let live = cx.shared.live.load_full();
     stream.tune(&live.config.general.tcp);
     let limit = live.config.general.client_login_timeout;
@@ -84,7 +86,7 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
             drop(console::serve(&*cx.console, &visitor, &mut stream, &mut input).await);
             return;
         }
-        Ok(Ok(Entered::Client(parts))) => return run(*parts, stream, input, cx, live).await,
+        Ok(Ok(Entered::Client(parts))) => return run(*parts, stream, input, cx, live, generation).await,
         Ok(Err(Failed::Io(error))) => return tracing::debug!(%error, "connection lost during login"),
         Ok(Err(Failed::Error(error))) => error.fatal(),
         Err(_) => Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)"),
@@ -115,7 +117,7 @@ struct Parts {
     seats: [Seat; 2],
 }
 
-async fn run(parts: Parts, stream: Stream, input: Buffer, cx: Rc<WorkerContext>, live: Arc<Live>) {
+async fn run(parts: Parts, stream: Stream, input: Buffer, cx: Rc<WorkerContext>, live: Arc<Live>, generation: u64) {
     let Parts { registered, database, pools, settled, admitted, seats } = parts;
     let keep = if pools.mode == PoolMode::Session { Keep::Session } else { Keep::Transaction };
     let follow = live.config.general.max_prepared_statements > 0;
@@ -125,7 +127,7 @@ async fn run(parts: Parts, stream: Stream, input: Buffer, cx: Rc<WorkerContext>,
         tracing::info!(client = %handle.id, user = handle.user, database = handle.database, "client connected");
     }
     let session = Session::new(keep, follow, settled.settings);
-    Box::pin(Client::new(stream, input, session, cx, live, database, pools, registered).run()).await;
+    Box::pin(Client::new(stream, input, session, cx, live, database, pools, registered, generation).run()).await;
     drop(seats);
     drop(admitted);
     if log_out {

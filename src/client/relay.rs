@@ -60,6 +60,7 @@ struct Replay {
 }
 
 /// A server lent to a client.
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that has happened on the link")]
 pub(super) struct Link {
     checkout: Checkout,
     in_flight: InFlight,
@@ -251,6 +252,10 @@ impl Client {
                     Err(event) => return Poll::Ready(event),
                 }
             }
+            if self.output.len() >= HIGH_WATER {
+                // More than can be held back: the client gets it, and the segment is not tried again.
+                link.replay = None;
+            }
             if link.replay.is_none() {
                 let full = self.output.len() >= HIGH_WATER;
                 if let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx) {
@@ -416,7 +421,7 @@ impl Client {
         connection: &mut Connection,
         cx: &mut Context<'_>,
     ) -> Result<bool, Event> {
-        let mut moved = false;
+        let (mut moved, mut gathered) = (false, false);
         if let Some(look_up) = &mut link.look_up {
             let Poll::Ready(looked_up) = look_up.as_mut().poll(cx) else { return Ok(false) };
             link.look_up = None;
@@ -432,12 +437,13 @@ impl Client {
             let wait = self.session.names_in_doubt() && !self.session.is_mid_exchange();
             if link.client_rest == 0 && !wait {
                 self.gather().map_err(Event::Stop)?;
+                gathered = true;
                 if self.segment.complete {
                     moved |= self.send_segment(link, connection)?;
                 }
             }
         }
-        if self.input.len() < self.segment.len + HIGH_WATER || !self.segment.complete {
+        if self.input.len() < self.segment.len + HIGH_WATER || (gathered && !self.segment.complete) {
             match self.input.poll_fill(&mut self.stream, cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(n)) if n > 0 => moved = true,

@@ -187,8 +187,11 @@ impl ClientHandle {
 
     /// Cancels what it is doing: its statement on a server, or its wait for one.
     pub async fn cancel(&self) {
-        match self.link() {
-            Some((pool, slot)) => pool.cancel(slot).await,
+        // Under the lock, or the server might be another client's by the time that the request begins.
+        let begun = self.link.lock().as_ref().map(|(pool, slot)| pool.begin_cancel(*slot));
+        match begun {
+            Some(Some(request)) => request.send().await,
+            Some(None) => {}
             None if self.activity() == Activity::Waiting => self.order(Order::Cancel),
             None => {}
         }

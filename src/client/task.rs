@@ -90,8 +90,8 @@ impl Client {
         database: Arc<LiveDatabase>,
         pools: Arc<UserPools>,
         registered: Registered,
+        generation: u64,
     ) -> Self {
-        let generation = cx.shared.generation.load(Ordering::Acquire);
         session.serves(pools.id);
         Self {
             stream,

@@ -361,6 +361,13 @@ impl Ledger {
         old
     }
 
+    /// This connection is closed when it is given back.
+    pub fn condemn(&mut self, slot: SlotId) {
+        if let Some(s) = self.slots.get_mut(&slot) {
+            s.condemned = true;
+        }
+    }
+
     /// Every connection there is now is closed when it is given back.
     pub fn condemn_all(&mut self) {
         for slot in self.slots.values_mut() {

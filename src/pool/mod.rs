@@ -411,32 +411,21 @@ impl Pool {
         self.dial(dial, WorkerId(0));
     }
 
-    /// Cancels the statement that a client runs on `slot`. The connection goes to nobody else until the request is done.
-    pub async fn cancel(self: &Arc<Self>, slot: SlotId) {
-        let (pid, secret, host, tls) = {
-            let mut inner = self.inner.lock();
-            if !inner.ledger.cancel_begins(slot) {
-                return;
-            }
-            match inner.known.get(&slot) {
-                Some(known) => (known.pid, known.secret.clone(), known.host.clone(), known.tls),
-                None => (0, Secret::default(), self.target.host.clone(), None),
-            }
-        };
-        self.counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
-        let timeout = self.settings.login.timeout.min(Duration::from_secs(10));
-        // What could not be read on the connection's own way is not sent in the clear beside it.
-        let attempt = if tls.is_some() { Attempt::Required } else { Attempt::Plain };
-        let connector = self.settings.login.tls.get();
-        let address = Address { host: &host, port: self.target.port };
-        let asked = cancel::cancel(address, (pid, &secret), timeout, attempt, &connector).await;
-        if let Err(error) = asked {
-            tracing::warn!(pool = %self.name(), %error, "cancel request failed");
-        }
+    /// Begins to cancel the statement that a client runs on `slot`: from here on the connection goes to nobody else until the request
+    /// is done. `None`: no client has it any more.
+    #[must_use]
+    pub fn begin_cancel(self: &Arc<Self>, slot: SlotId) -> Option<CancelRequest> {
         let mut inner = self.inner.lock();
-        if let Some(freed) = inner.ledger.cancel_done(slot, clock::now()) {
-            self.settle(inner, slot, None, freed);
+        if !inner.ledger.cancel_begins(slot) {
+            return None;
         }
+        let (pid, secret, host, tls) = match inner.known.get(&slot) {
+            Some(known) => (known.pid, known.secret.clone(), known.host.clone(), known.tls),
+            None => (0, Secret::default(), self.target.host.clone(), None),
+        };
+        // What nobody could read on the connection itself is not sent in the clear beside it.
+        let attempt = if tls.is_some() { Attempt::Required } else { Attempt::Plain };
+        Some(CancelRequest { pool: Arc::clone(self), slot, pid, secret, host, attempt, over: false })
     }
 
     /// Closes what has rested or lived too long or died while resting, keeps the pool warm, and retries logins for those who wait.
@@ -572,6 +561,50 @@ impl Pool {
 /// Whether a login failed because nobody answered, or the server is starting or stopping.
 fn unreachable(error: &Error) -> bool {
     matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT | SqlState::CANNOT_CONNECT_NOW)
+}
+
+/// A cancel request under way. Dropped before its end, it may still be carried out: the connection is closed when its client has done
+/// with it.
+#[derive(Debug)]
+pub struct CancelRequest {
+    pool: Arc<Pool>,
+    slot: SlotId,
+    pid: u32,
+    secret: Secret,
+    host: Host,
+    attempt: Attempt,
+    over: bool,
+}
+
+impl CancelRequest {
+    /// Sends it, and waits until it can hit nothing any more.
+    pub async fn send(mut self) {
+        let pool = &self.pool;
+        pool.counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
+        let timeout = pool.settings.login.timeout.min(Duration::from_secs(10));
+        let address = Address { host: &self.host, port: pool.target.port };
+        let connector = pool.settings.login.tls.get();
+        let asked = cancel::cancel(address, (self.pid, &self.secret), timeout, self.attempt, &connector).await;
+        self.over = match asked {
+            Ok(over) => over,
+            Err(error) => {
+                tracing::warn!(pool = %pool.name(), %error, "cancel request failed");
+                true
+            }
+        };
+    }
+}
+
+impl Drop for CancelRequest {
+    fn drop(&mut self) {
+        let mut inner = self.pool.inner.lock();
+        if !self.over {
+            inner.ledger.condemn(self.slot);
+        }
+        if let Some(freed) = inner.ledger.cancel_done(self.slot, clock::now()) {
+            self.pool.settle(inner, self.slot, None, freed);
+        }
+    }
 }
 
 impl Ticket {

@@ -13,18 +13,19 @@ use crate::server::connection::Secret;
 use crate::server::{Address, dial};
 use crate::wire::encode;
 
-/// Asks the server to cancel the statement of process `pid`, over TLS where its connection has it (`attempt`), and waits until the server has closed the connection of the request:
-/// the signal is then sent, so it cannot hit what the process does next.
+/// Asks the server to cancel the statement of process `pid`, encrypted as `attempt` says, and waits until the server has closed the
+/// connection of the request: the signal is then sent, so it cannot hit what the process does next. False: the server did not close
+/// it within `timeout`, and the signal may come at any time.
 ///
 /// # Errors
-/// When the server cannot be reached within `timeout`.
+/// When the server cannot be reached within `timeout`: it has not been asked.
 pub async fn cancel(
     address: Address<'_>,
     (pid, secret): (u32, &Secret),
     timeout: Duration,
     attempt: Attempt,
     connector: &Connector,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let mut stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector).await??;
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
@@ -36,7 +37,6 @@ pub async fn cancel(
         }
         Ok::<_, std::io::Error>(())
     };
-    // A server that takes the request and then stalls has been asked all the same.
-    drop(tokio::time::timeout(timeout, exchange).await);
-    Ok(())
+    // However the connection ended, the process behind it is done with the request.
+    Ok(tokio::time::timeout(timeout, exchange).await.is_ok())
 }

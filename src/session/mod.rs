@@ -292,7 +292,8 @@ impl Session {
             }
             Intake::FunctionCall => self.plain(Kind::FunctionCall, frame, out),
             Intake::Sync => {
-                self.unsynced = false;
+                // While COPY data is awaited the server passes over Sync: what runs is not ended by it.
+                self.unsynced &= self.pipeline.copy_in();
                 self.plain(Kind::Sync, frame, out);
             }
             Intake::CopyEnd => self.plain(Kind::CopyEnd, frame, out),
@@ -476,7 +477,7 @@ impl Session {
             | (Kind::Execute(_), b'D' | b'd' | b'c' | b'H' | b'W')
             | (Kind::Describe, b't')
             | (Kind::FunctionCall, b'V') => {}
-            (Kind::Query { .. } | Kind::Execute(_), b'G') => self.pipeline.begin_copy_in(),
+            (Kind::Query { .. } | Kind::Execute(_), b'G') => self.unsynced |= self.pipeline.begin_copy_in(),
             (Kind::Parse, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
                 Some(Done::Prepared(statement)) => {
                     if self.settings.get("search_path").is_none() {
@@ -643,6 +644,12 @@ impl Session {
                 }
             }
         }
+        if matches!(statement.transaction, TransactionEffect::Commit { .. }) && !self.failed && !self.pending.is_empty()
+        {
+            // Whatever follows in this text, and fails, does not take it back.
+            let pending = std::mem::take(&mut self.pending);
+            self.make_own(pending, false, server);
+        }
         if matches!(statement.transaction, TransactionEffect::Rollback { .. } | TransactionEffect::RollbackTo)
             && !self.pending.is_empty()
         {
@@ -668,12 +675,17 @@ impl Session {
         if self.failed && self.status == TransactionStatus::Idle {
             return;
         }
+        self.make_own(pending, self.status != TransactionStatus::Idle, server);
+    }
+
+    /// Makes settings the session's.
+    fn make_own(&mut self, pending: Vec<SessionEffect>, in_block: bool, server: &mut ServerState) {
         for effect in pending {
             let reported = match &effect {
                 SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => is_reported(name),
                 _ => false,
             };
-            if self.status != TransactionStatus::Idle && !reported {
+            if in_block && !reported {
                 self.pin(PinReason::Setting);
                 continue;
             }

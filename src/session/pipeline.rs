@@ -219,7 +219,9 @@ impl Pipeline {
     }
 
     /// The server asks for COPY data for the request at the head: it ignores every Sync that was sent before the end of the data.
-    pub fn begin_copy_in(&mut self) {
+    /// Whether there was one, and none that counts has been sent after it.
+    pub fn begin_copy_in(&mut self) -> bool {
+        let before = self.queue.len();
         let mut ended = false;
         let mut first = true;
         self.queue.retain(|r| {
@@ -229,6 +231,8 @@ impl Pipeline {
             keep
         });
         self.copy_in = !ended;
+        let dropped = self.queue.len() < before;
+        dropped && !self.queue.iter().any(|r| matches!(r.kind, Kind::Sync))
     }
 
     /// An error came. Takes what is undone by it: for the extended protocol, the head and all up to the next Sync; a Query or

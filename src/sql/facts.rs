@@ -331,6 +331,6 @@ impl QueryFacts {
     /// Whether it may change what the catalog says: see [`StatementFacts::changes_catalog`].
     #[must_use]
     pub fn changes_catalog(&self) -> bool {
-        self.unparsed.is_some() || self.statements.iter().any(|s| s.changes_catalog)
+        self.statements.iter().any(|s| s.changes_catalog)
     }
 }

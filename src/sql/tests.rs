@@ -577,7 +577,7 @@ const SHAPES: &[(&str, &str)] = &[
     // DML
     ("UPDATE t SET a = 1, (b, c) = (2, 3), d[1] = 4 WHERE id = 5", "update [t] where id=5 set a, b, c, d"),
     ("UPDATE t SET f = (id = 5)", "update [t] where set f"),
-    ("UPDATE t AS x SET a = u.a FROM u JOIN v ON u.id = v.id WHERE x.id = u.id AND v.id = 1", "update [t x, u, v] where v.id=1, u.id=1, x.id=1 set a"),
+    ("UPDATE t AS x SET a = u.a FROM u JOIN v ON u.id = v.id WHERE x.id = u.id AND v.id = 1", "update [t x, u, v] where v.id=1 set a"),
     ("UPDATE t SET a = (SELECT max(a) FROM u) WHERE id = 5", "update [t] of [t, u] where id=5 set a nested sub-query"),
     ("UPDATE t SET a = 1 WHERE CURRENT OF c", "other WHERE CURRENT OF [t]"),
     ("DELETE FROM t USING u WHERE t.id = 1 AND u.id = 2", "delete [t, u] where t.id=1, u.id=2"),

@@ -351,7 +351,7 @@ fn what_is_not_listed_lives_on_the_default_shard() {
             ("insert", insert("notes", "", &[&[int(1)]]), "s1"),
             ("insert with a sub-query", insert("notes, more", "", &[&[KeyValue::Expression]]), "s1"),
             ("DDL", other("CREATE TABLE", "notes"), "s1"),
-            ("DDL without tables", other("CREATE ROLE", ""), "s1"),
+            ("DDL without tables", other("CREATE ROLE", ""), NO),
             ("SELECT 1", no_tables(Access::Read), "any"),
             ("SELECT nextval('s')", no_tables(Access::Write), "s1"),
             ("LISTEN", listen, "s1"),
