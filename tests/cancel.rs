@@ -169,7 +169,7 @@ fn storm_hits_nobody_else() {
         assert!(hit.as_ref().is_ok_and(|hit| *hit > 0), "{hit:?}");
         for bystander in bystanders {
             let turns = bystander.join().unwrap();
-            assert!(turns.as_ref().is_ok_and(|turns| *turns > 10), "{turns:?}");
+            assert!(turns.as_ref().is_ok_and(|turns| *turns > 0), "{turns:?}");
         }
     });
 }
