@@ -4,7 +4,7 @@
 //! written here. So a connection is plain data beside its socket, and can go to another worker (`detach`, `attach`).
 //!
 //! Three places can hold bytes that the peer has sent: the kernel, `backlog` (read, not yet decrypted, because the reader's buffer was
-//! full) and rustls (decrypted, not yet taken, `plain` of them). Two hold bytes for it: rustls, until [`Tls::poll_flush`] has moved
+//! full) and rustls (decrypted, not yet taken, `plain` of them). Two hold bytes for it: rustls, until `poll_flush` has moved
 //! them, and the kernel.
 
 mod material;
