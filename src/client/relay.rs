@@ -86,6 +86,19 @@ pub(super) struct Link {
     pins_shown: usize,
     /// The block, as long as it belongs to no shard: it can still move to another.
     begun: Option<Block>,
+    /// The block is being opened on the server: the segment waits until that is known to have worked.
+    opening: Opening,
+}
+
+/// How far a held-back block is on its way to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// There was none, or it stands.
+    Over,
+    /// Its text was sent.
+    Sent,
+    /// Its text failed, and a bare BEGIN was sent, so that there is a block to fail in.
+    Bare,
 }
 
 /// Why the poll function returns.
@@ -131,6 +144,7 @@ impl Link {
             farewell: false,
             pins_shown: 0,
             begun: None,
+            opening: Opening::Over,
         }
     }
 
@@ -171,6 +185,7 @@ impl Client {
             Some(held) => {
                 self.session.begin(&held.text, Arc::clone(&held.facts), connection.output.tail());
                 link.begun = Some(held);
+                link.opening = Opening::Sent;
             }
             None if link.role == Role::Replica && self.output.is_empty() => {
                 let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
@@ -179,7 +194,9 @@ impl Client {
             }
             None => {}
         }
-        self.forward_segment(link, &mut connection);
+        if link.opening == Opening::Over {
+            self.forward_segment(link, &mut connection);
+        }
         let handle = Arc::clone(self.handle());
         let limit = self.live.config.general.idle_transaction_timeout;
         let event = {
@@ -264,7 +281,8 @@ impl Client {
                 // The server was not read from for want of room, so nothing would wake us when it has more.
                 moved |= full && self.output.len() < HIGH_WATER;
             }
-            if self.session.may_release() && connection.output.is_empty() && link.client_rest == 0 {
+            let rests = connection.output.is_empty() && link.client_rest == 0 && link.opening == Opening::Over;
+            if rests && self.session.may_release() {
                 return Poll::Ready(Event::Release);
             }
             if connection.output.is_empty() {
@@ -319,7 +337,7 @@ impl Client {
             Ok(_) => "server closed the connection unexpectedly".to_owned(),
             Err(e) => e.to_string(),
         };
-        if link.replay.is_some() {
+        if link.replay.is_some() || link.opening != Opening::Over {
             Err(Event::Retry { primary: false, lost: true })
         } else {
             Err(Event::ServerLost(lost(&why)))
@@ -422,6 +440,10 @@ impl Client {
         cx: &mut Context<'_>,
     ) -> Result<bool, Event> {
         let (mut moved, mut gathered) = (false, false);
+        if link.opening != Opening::Over && self.session.is_drained() {
+            self.opened(link, connection)?;
+            moved = true;
+        }
         if let Some(look_up) = &mut link.look_up {
             let Poll::Ready(looked_up) = look_up.as_mut().poll(cx) else { return Ok(false) };
             link.look_up = None;
@@ -431,7 +453,7 @@ impl Client {
             }
             moved = true;
         }
-        if link.replay.is_none() {
+        if link.replay.is_none() && link.opening == Opening::Over {
             moved |= self.stream_copy_data(link, connection);
             // Before the Sync the server may hold its answers back, so there is nothing to wait for.
             let wait = self.session.names_in_doubt() && !self.session.is_mid_exchange();
@@ -451,6 +473,32 @@ impl Client {
             }
         }
         Ok(moved)
+    }
+
+    /// The text that opens the block is answered: the segment follows it. Had it failed, and the segment been sent behind it, then a
+    /// statement of a block would have run outside of one.
+    fn opened(&mut self, link: &mut Link, connection: &mut Connection) -> Result<(), Event> {
+        let bare = std::mem::replace(&mut link.opening, Opening::Over) == Opening::Bare;
+        if let Some(error) = self.session.take_unseen_error() {
+            if link.role == Role::Replica {
+                // A standby takes less than the primary.
+                return Err(Event::Retry { primary: true, lost: false });
+            }
+            if bare {
+                return Err(Event::Stop(error.fatal()));
+            }
+            self.replace_by_refusal(*error);
+        }
+        if self.session.status() == TransactionStatus::Idle {
+            // The client believes in a block, and is to find it failed.
+            const BEGIN: &[u8] = b"BEGIN";
+            let facts = self.cx.facts.borrow_mut().get(BEGIN);
+            self.session.begin(BEGIN, facts, connection.output.tail());
+            link.opening = Opening::Bare;
+            return Ok(());
+        }
+        self.forward_segment(link, connection);
+        Ok(())
     }
 
     /// Passes COPY data on in pieces, without collecting the message.
@@ -618,16 +666,18 @@ impl Client {
                 for (intake, _) in behind.items.into_iter().rev() {
                     self.session.withdraw(intake);
                 }
-                let mut input = crate::net::Buffer::default();
                 if let Some(replay) = link.replay.take() {
+                    let mut input = crate::net::Buffer::default();
                     for undo in replay.names.into_iter().rev() {
                         self.session.undo_name(undo);
                     }
                     input.extend(&replay.bytes);
+                    input.extend(self.input.bytes());
+                    self.input = input;
+                    self.output = crate::net::Buffer::default();
                 }
-                input.extend(self.input.bytes());
-                self.input = input;
-                self.output = crate::net::Buffer::default();
+                // Else the segment was not sent yet, and what waits for the client is the answer to what came before.
+                self.hold_again(link.begun.take());
                 Ended::Retry { primary }
             }
             Event::Move => {
@@ -689,6 +739,9 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
             if fatal && FailureKind::of_sqlstate(state).is_some() {
                 let text = message::error_field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
                 link.in_flight.server().on_admin_shutdown(&text, clock::now());
+            }
+            if fatal && link.opening != Opening::Over {
+                return Some(Event::Retry { primary: false, lost: false });
             }
             if link.replay.is_some() {
                 let text = message::error_field(body, b'M').unwrap_or_default();

@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use crate::error::{Error, SqlState};
+use crate::error::Error;
 use crate::id::{ConnectionId, WorkerId};
 use crate::net::buffer::write_all;
 use crate::net::{Buffer, Stream};
@@ -69,17 +69,6 @@ pub async fn read_message(stream: &mut Stream, input: &mut Buffer) -> io::Result
     }
 }
 
-/// An ErrorResponse of a server, as an error to pass on.
-#[must_use]
-pub fn server_error(body: &[u8]) -> Error {
-    let text = |kind| message::error_field(body, kind).map(|v| String::from_utf8_lossy(v).into_owned());
-    let sqlstate = SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default());
-    let mut error = Error::server(sqlstate, text(b'M').unwrap_or_else(|| "unknown error of the server".to_owned()));
-    error.detail = text(b'D');
-    error.hint = text(b'H');
-    error
-}
-
 impl Connection {
     /// Runs `sql` for our own purposes and waits for its end; rows are thrown away.
     ///
@@ -108,7 +97,7 @@ impl Connection {
         loop {
             match read_message(&mut self.stream, &mut self.input).await? {
                 (b'Z', _) => return Ok(outcome),
-                (b'E', body) => outcome = Err(server_error(&body)),
+                (b'E', body) => outcome = Err(message::server_error(&body)),
                 (b'S', body) => self.report(&body),
                 (b'D', body) => row(&body),
                 _ => {}

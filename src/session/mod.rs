@@ -85,6 +85,8 @@ pub struct Session {
     pending: Vec<SessionEffect>,
     pins: Vec<PinReason>,
     pools: u64,
+    /// The error of a text of ours that nobody was told yet.
+    unseen_error: Option<Box<Error>>,
 }
 
 impl Session {
@@ -106,6 +108,7 @@ impl Session {
             pending: Vec::new(),
             pins: Vec::new(),
             pools: 0,
+            unseen_error: None,
         }
     }
 
@@ -201,10 +204,16 @@ impl Session {
 
     // From the client to the server.
 
-    /// Sends the beginning of a block that the client believes to have been done already.
+    /// Sends the beginning of a block that the client believes to have been done already. Nothing may be sent behind it before it
+    /// is answered, for it may fail: see [`Session::take_unseen_error`].
     pub fn begin(&mut self, text: &[u8], facts: Arc<QueryFacts>, out: &mut Vec<u8>) {
         self.pipeline.push(Request::swallow(Kind::Query { facts, done: 0 }));
         encode::query(out, text);
+    }
+
+    /// The error that answered [`Session::begin`], if it failed.
+    pub fn take_unseen_error(&mut self) -> Option<Box<Error>> {
+        self.unseen_error.take()
     }
 
     /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
@@ -518,6 +527,10 @@ impl Session {
             .pipeline
             .head()
             .is_some_and(|r| matches!(r.kind, Kind::Parse) && r.undo.iter().any(|u| matches!(u, Undo::ServerUnnamed)));
+        if let Some(Request { kind: Kind::Query { .. }, answer: Answer::Swallow, .. }) = self.pipeline.head() {
+            self.unseen_error = Some(Box::new(message::server_error(body)));
+            return Action::Swallow;
+        }
         let (refusal, renamed, extended) = match self.pipeline.head() {
             Some(head) => (
                 head.refusal.take(),
@@ -566,6 +579,7 @@ impl Session {
         self.pending.clear();
         self.pins.clear();
         self.portals.clear();
+        self.unseen_error = None;
     }
 
     /// The block that the server was in has been rolled back behind the client's back, to begin again elsewhere.
