@@ -100,7 +100,10 @@ fn a_begin_that_a_replica_refuses_goes_to_the_primary() {
     let key = key_of_second();
     servers[1].sql(&insert(key));
     servers[1].wait_replayed(&standby);
-    let weir = weir([&servers[0], &servers[1]], &format!("replicas = [\"{}\"]", format_args!("postgres://127.0.0.1:{}/postgres", standby.port())));
+    let weir = weir(
+        [&servers[0], &servers[1]],
+        &format!("replicas = [\"{}\"]", format_args!("postgres://127.0.0.1:{}/postgres", standby.port())),
+    );
     let mut client = weir.client("app");
     let read = format!("SELECT k, pg_is_in_recovery() FROM t WHERE k = {key}");
     for begin in ["BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY", "BEGIN READ ONLY"] {
@@ -114,4 +117,99 @@ fn a_begin_that_a_replica_refuses_goes_to_the_primary() {
             assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
         }
     }
+}
+
+/// Drivers that prepare with Flush learn the types first, and only then say which key: the server that prepared it may not be the one.
+#[test]
+fn a_statement_prepared_with_flush_goes_where_its_key_is() {
+    let servers = [Cluster::start(), Cluster::start()];
+    for server in &servers {
+        server.sql("CREATE TABLE t (k int8 PRIMARY KEY)");
+    }
+    let weir = weir([&servers[0], &servers[1]], "");
+    let mut client = weir.client("app");
+    let second = key_of_second();
+    let first = (1..).find(|&k| hash::slot_of(hash::hash_integer(k)) < Slot(8192)).unwrap();
+    let prepare = |client: &mut RawClient, name: &str, sql: &str| {
+        client.parse(name, sql, &[]);
+        client.describe_statement(name);
+        client.flush();
+    };
+    let run = |client: &mut RawClient, name: &str, key: i64| {
+        client.bind("", name, &[Some(&key.to_string())]);
+        client.execute("", 0);
+        client.sync();
+    };
+    for (number, key) in [second, first, second, first].into_iter().enumerate() {
+        for (named, block) in [(false, false), (true, false), (false, true), (true, true)] {
+            let name = if named { format!("s{number}{block}") } else { String::new() };
+            if block {
+                assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+            }
+            prepare(&mut client, &name, "INSERT INTO t (k) VALUES ($1)");
+            // Its answers come before the client goes on.
+            assert_eq!(show(&client.read_until(b'n')), "1 t(20) n");
+            run(&mut client, &name, key);
+            let status = if block { "T" } else { "I" };
+            assert_eq!(show(&client.read_until_ready()), format!("2 C(INSERT 0 1) Z({status})"));
+            if block {
+                assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+            }
+            assert_eq!(client.run(&format!("DELETE FROM t WHERE k = {key}")), "C(DELETE 1) Z(I)");
+        }
+    }
+    // All at once.
+    prepare(&mut client, "", "INSERT INTO t (k) VALUES ($1)");
+    run(&mut client, "", second);
+    let answer = show(&client.read_until_ready());
+    assert!(answer.ends_with("n 2 C(INSERT 0 1) Z(I)"), "{answer}");
+    // A mistake is told once, and the rest is skipped.
+    prepare(&mut client, "", "INSERT INTO t (k) VALUES ($1, 1)");
+    run(&mut client, "", second);
+    assert_eq!(show(&client.read_until_ready()), "E(42601) Z(I)");
+    assert_eq!(servers[1].value("SELECT count(*) FROM t"), "1");
+    assert_eq!(servers[0].value("SELECT count(*) FROM t"), "0");
+}
+
+/// What follows a Flush is not known yet: what runs before it must run where a write can follow.
+#[test]
+fn a_read_with_flush_runs_where_a_write_may_follow() {
+    let primary = Cluster::start();
+    primary.sql("CREATE TABLE t (k int8)");
+    let replica = primary.replica();
+    primary.wait_replayed(&replica);
+    let weir = Weir::builder().cluster("app", &primary, &[&replica]).start();
+    let mut client = weir.client("app");
+    let piece = |client: &mut RawClient, sql: &str| {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+    };
+    for _ in 0..3 {
+        piece(&mut client, "SELECT pg_is_in_recovery() FROM t");
+        client.flush();
+        piece(&mut client, "INSERT INTO t VALUES (1)");
+        client.sync();
+        let answer = show(&client.read_until_ready());
+        assert!(answer.ends_with("1 2 C(INSERT 0 1) Z(I)"), "{answer}");
+    }
+    // A read that is prepared with Flush is answered, and (for a session that has not written) runs on the replica.
+    let mut client = weir.client("app");
+    client.parse("", "SELECT count(*), pg_is_in_recovery() FROM t", &[]);
+    client.describe_statement("");
+    client.flush();
+    assert!(show(&client.read_until(b'T')).starts_with("1 t"));
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.sync();
+    let answer = show(&client.read_until_ready());
+    assert!(answer.contains("|t)"), "{answer}");
+    // So it is when it turns out that a write follows it.
+    client.parse("", "SELECT count(*) FROM t", &[]);
+    client.describe_statement("");
+    client.flush();
+    assert!(show(&client.read_until(b'T')).starts_with("1 t"));
+    piece(&mut client, "INSERT INTO t VALUES (2)");
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "1 2 C(INSERT 0 1) Z(I)");
 }

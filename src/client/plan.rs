@@ -83,6 +83,10 @@ impl Planner<'_> {
             let so_far = std::mem::replace(&mut need.plan, ShardPlan::AnyShard { why: "" });
             need.plan = combine(so_far, plan);
         }
+        if segment.is_continued() && need.hint == RouteHint::Auto {
+            // A write may follow in the same implicit transaction.
+            need.hint = RouteHint::Primary;
+        }
         match need.plan {
             ShardPlan::Reject(error) => Err(error),
             _ => Ok(need),

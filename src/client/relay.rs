@@ -86,6 +86,8 @@ pub(super) struct Link {
     pins_shown: usize,
     /// The block, as long as it belongs to no shard: it can still move to another.
     begun: Option<Block>,
+    /// Since the client last synchronised, only statements were prepared and described: the server can be left as it was met.
+    only_prepared: bool,
     /// The block is being opened on the server: the segment waits until that is known to have worked.
     opening: Opening,
 }
@@ -111,7 +113,7 @@ enum Event {
         /// The connection broke, which is held against the server.
         lost: bool,
     },
-    /// The block has done nothing yet and its first statement belongs to another shard.
+    /// The server has done nothing yet that would have to be done again, and the segment needs another.
     Move,
     Stop(Error),
 }
@@ -144,6 +146,7 @@ impl Link {
             farewell: false,
             pins_shown: 0,
             begun: None,
+            only_prepared: false,
             opening: Opening::Over,
         }
     }
@@ -268,6 +271,10 @@ impl Client {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
                 }
+            }
+            if self.session.is_drained() && link.opening == Opening::Over {
+                // It ended with Flush: the client waits for what came, and goes on from there.
+                link.replay = None;
             }
             if self.output.len() >= HIGH_WATER {
                 // More than can be held back: the client gets it, and the segment is not tried again.
@@ -541,21 +548,16 @@ impl Client {
                 let same_role =
                     link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
                 let fits = same_shard && same_role;
-                let undecided = !self.session.is_drained() && !self.session.is_mid_exchange();
-                if undecided && !fits {
+                if !fits && !self.session.is_drained() && (link.only_prepared || !self.session.is_mid_exchange()) {
                     // When what is under way is answered, it shows whether the server is free to go.
                     return Ok(false);
+                }
+                if !fits && self.can_move(link) {
+                    return Err(Event::Move);
                 }
                 link.wrote |= need.access == Access::Write;
                 link.changes_catalog |= need.changes_catalog;
                 link.ran_code |= need.runs_code;
-                let can_move = link.begun.is_some()
-                    && self.session.status() == TransactionStatus::InTransaction
-                    && self.session.is_drained()
-                    && !self.session.is_mid_exchange();
-                if !same_shard && can_move {
-                    return Err(Event::Move);
-                }
                 if !same_shard {
                     self.cx.shared.count_refusal("leaves_shard");
                     let names = &self.database.config.map.names;
@@ -573,6 +575,21 @@ impl Client {
         }
         self.forward_segment(link, connection);
         Ok(true)
+    }
+
+    /// Whether the server, which has answered everything, can be left for another that goes on as if it had been there.
+    fn can_move(&self, link: &Link) -> bool {
+        let nothing_done = match self.session.status() {
+            TransactionStatus::Idle => self.session.is_mid_exchange(),
+            TransactionStatus::InTransaction => link.begun.is_some(),
+            TransactionStatus::Failed => false,
+        };
+        self.pools.mode == PoolMode::Transaction
+            && nothing_done
+            && self.session.is_drained()
+            && (link.only_prepared || !self.session.is_mid_exchange())
+            && !self.session.is_skipping()
+            && self.session.pins().is_empty()
     }
 
     /// Keeps what the block consists of, as long as it can still move to another shard.
@@ -599,6 +616,8 @@ impl Client {
     /// Writes the segment for the server.
     fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
         self.follow_block(link);
+        let goes_on = self.session.is_mid_exchange();
+        link.only_prepared = self.segment.only_prepares() && (link.only_prepared || !goes_on);
         let segment = self.segment.take();
         let mut at = 0_usize;
         for (intake, len) in segment.items {
@@ -682,8 +701,19 @@ impl Client {
             }
             Event::Move => {
                 self.hold_again(link.begun.take());
-                self.clean_up(link).await;
-                self.session.on_block_moved();
+                let mut synced = true;
+                if self.session.is_mid_exchange()
+                    && let Some(connection) = link.checkout.as_mut()
+                {
+                    let sync = tokio::time::timeout(ROLLBACK_TIMEOUT, connection.sync()).await;
+                    synced = matches!(sync, Ok(Ok(())));
+                    self.session.on_synced();
+                }
+                // What has not answered is closed.
+                if synced {
+                    self.clean_up(link).await;
+                }
+                self.session.on_moved();
                 Ended::Released
             }
             Event::ServerLost(error) => {

@@ -88,11 +88,26 @@ impl Connection {
         Ok(done.map(|()| rows.into_iter().flatten().collect()))
     }
 
-    async fn exchange(&mut self, sql: &str, mut row: impl FnMut(&[u8])) -> io::Result<Result<(), Error>> {
+    async fn exchange(&mut self, sql: &str, row: impl FnMut(&[u8])) -> io::Result<Result<(), Error>> {
         let mut bytes = Vec::with_capacity(sql.len() + 8);
         encode::query(&mut bytes, sql.as_bytes());
         self.state.unnamed = None;
         write_all(&mut self.stream, &bytes).await?;
+        self.until_ready(row).await
+    }
+
+    /// Sends Sync for our own purposes and waits for its answer.
+    ///
+    /// # Errors
+    /// Of the connection, after which it cannot be used.
+    pub async fn sync(&mut self) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(5);
+        encode::sync(&mut bytes);
+        write_all(&mut self.stream, &bytes).await?;
+        self.until_ready(|_| ()).await.map(|_| ())
+    }
+
+    async fn until_ready(&mut self, mut row: impl FnMut(&[u8])) -> io::Result<Result<(), Error>> {
         let mut outcome = Ok(());
         loop {
             match read_message(&mut self.stream, &mut self.input).await? {

@@ -196,6 +196,12 @@ impl Session {
         self.pipeline.names_in_doubt()
     }
 
+    /// Whether the server passes over everything up to the next Sync.
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
     /// Whether the extended protocol is between two Syncs, or COPY data is under way.
     #[must_use]
     pub fn is_mid_exchange(&self) -> bool {
@@ -582,10 +588,15 @@ impl Session {
         self.unseen_error = None;
     }
 
-    /// The block that the server was in has been rolled back behind the client's back, to begin again elsewhere.
-    pub fn on_block_moved(&mut self) {
+    /// What the server was in the middle of has been ended behind the client's back, to begin again elsewhere.
+    pub fn on_moved(&mut self) {
         self.status = TransactionStatus::Idle;
         self.pending.clear();
+    }
+
+    /// A Sync of ours has been answered.
+    pub fn on_synced(&mut self) {
+        self.unsynced = false;
     }
 
     /// The server goes back to the pool; frees what an idle session does not need.
