@@ -271,6 +271,7 @@ impl Client {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
                 }
+                self.session.send_held_sync(connection.output.tail());
             }
             if self.session.is_drained() && link.opening == Opening::Over {
                 // It ended with Flush: the client waits for what came, and goes on from there.
@@ -463,7 +464,7 @@ impl Client {
         if link.replay.is_none() && link.opening == Opening::Over {
             moved |= self.stream_copy_data(link, connection);
             // Before the Sync the server may hold its answers back, so there is nothing to wait for.
-            let wait = self.session.names_in_doubt() && !self.session.is_mid_exchange();
+            let wait = (self.session.names_in_doubt() && !self.session.is_mid_exchange()) || self.session.holds_sync();
             if link.client_rest == 0 && !wait {
                 self.gather().map_err(Event::Stop)?;
                 gathered = true;
