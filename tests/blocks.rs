@@ -213,3 +213,28 @@ fn a_read_with_flush_runs_where_a_write_may_follow() {
     client.sync();
     assert_eq!(show(&client.read_until_ready()), "1 2 C(INSERT 0 1) Z(I)");
 }
+
+/// Settings of ours are shown and set in the middle of a block, and keep no server.
+#[test]
+fn own_settings_within_a_block() {
+    let primary = Cluster::start();
+    let weir = Weir::builder().cluster("app", &primary, &[]).start();
+    let mut client = weir.client("app");
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.value("SHOW pgweir.route"), "auto");
+    assert_eq!(client.run("SET pgweir.route = 'primary'"), "C(SET) Z(T)");
+    assert_eq!(client.value("SHOW pgweir.route"), "primary");
+    assert_eq!(client.run("SET pgweir.route = 'master'"), "E(22023) Z(E)");
+    assert_eq!(client.run("SET pgweir.route = 'auto'"), "E(25P02) Z(E)");
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(client.value("SHOW pgweir.route"), "primary");
+    let clients = weir.admin_table("SHOW SERVERS");
+    assert!(clients.iter().all(|server| server["state"] == "idle"), "{clients:?}");
+    // Behind what is not answered yet, in order.
+    client.query("BEGIN");
+    client.query("SELECT 1");
+    client.query("SHOW pgweir.route");
+    client.query("SELECT 2");
+    let answers: Vec<_> = (0..4).map(|_| show(&client.read_until_ready())).collect();
+    assert!(answers[2].contains("D(primary)") && answers[3].contains("D(2)"), "{answers:?}");
+}

@@ -533,6 +533,14 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
         }
+        if self.concerns_own() && !self.session.is_mid_exchange() && self.session.status() != TransactionStatus::Failed {
+            if !self.session.is_drained() {
+                return Ok(false);
+            }
+            if self.answer_own(self.session.status()) {
+                return Ok(true);
+            }
+        }
         match self.plan(true, link.changes_catalog) {
             Planned::Ask(questions) => {
                 link.look_up = Some(self.look_up(questions));

@@ -270,40 +270,47 @@ impl Client {
         if self.held_begin.is_some() { TransactionStatus::InTransaction } else { TransactionStatus::Idle }
     }
 
+    /// Whether the segment is one text that asks for or sets a setting of ours.
+    pub(super) fn concerns_own(&self) -> bool {
+        let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
+        let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
+        own::sole_change(facts).is_some() || text.is_some_and(|text| own::sole_show(text).is_some())
+    }
+
+    /// Answers a text that concerns a setting of ours, unless it is to fail in a block; `status` is what the client is in.
+    pub(super) fn answer_own(&mut self, status: TransactionStatus) -> bool {
+        let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
+        let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
+        let out = self.output.tail();
+        if let Some(name) = text.and_then(own::sole_show) {
+            let value = own::shown(name, self.session.settings());
+            encode::row_description(out, &[(name, 25)]);
+            encode::data_row(out, &[Some(value)]);
+            encode::command_complete(out, "SHOW");
+        } else if let Some((name, value)) = own::sole_change(facts) {
+            match value.map_or(Ok(()), |v| own::check(name, v, &self.database.config.map)) {
+                Ok(()) => {
+                    self.session.set_own(name, value);
+                    encode::command_complete(out, if value.is_some() { "SET" } else { "RESET" });
+                }
+                Err(_) if status != TransactionStatus::Idle => return false,
+                Err(error) => encode::error(out, &error),
+            }
+        } else {
+            return false;
+        }
+        encode::ready_for_query(self.output.tail(), status);
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        true
+    }
+
     /// Answers a segment that concerns no server.
     fn answer_locally(&mut self) -> bool {
         let status = self.idle_status();
         if let [(Intake::Query(facts), _)] = self.segment.items.as_slice() {
             let facts = Arc::clone(facts);
-            let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
-            if let Some(name) = text.and_then(own::sole_show) {
-                let value = own::shown(name, self.session.settings());
-                let out = self.output.tail();
-                encode::row_description(out, &[(name, 25)]);
-                encode::data_row(out, &[Some(value)]);
-                encode::command_complete(out, "SHOW");
-                encode::ready_for_query(out, status);
-            } else if let Some((name, value)) = own::sole_change(&facts) {
-                let map = &self.database.config.map;
-                let checked = value.map_or(Ok(()), |v| own::check(name, v, map));
-                let out = self.output.tail();
-                match checked {
-                    Ok(()) => {
-                        self.session.set_own(name, value);
-                        encode::command_complete(out, if value.is_some() { "SET" } else { "RESET" });
-                    }
-                    Err(_) if self.held_begin.is_some() => return false,
-                    Err(error) => encode::error(out, &error),
-                }
-                encode::ready_for_query(out, status);
-            } else if self.held_begin.is_some() {
-                return self.end_held_begin(&facts);
-            } else {
-                return false;
-            }
-            let segment = self.segment.take();
-            self.input.consume(segment.len);
-            return true;
+            return self.answer_own(status) || (self.held_begin.is_some() && self.end_held_begin(&facts));
         }
         let prepares_here = self.held_begin.is_none() && self.segment.ends_with_sync();
         let answered_here = |intake: &Intake| match intake {
