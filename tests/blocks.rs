@@ -1,6 +1,8 @@
 //! Transaction blocks on a sharded database are begun behind the client's back, once their shard is known. What fails then must fail
 //! where the client sees it, and nothing of the block may run outside of it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod common;
 
 use common::cluster::Cluster;
@@ -237,4 +239,33 @@ fn own_settings_within_a_block() {
     client.query("SELECT 2");
     let answers: Vec<_> = (0..4).map(|_| show(&client.read_until_ready())).collect();
     assert!(answers[2].contains("D(primary)") && answers[3].contains("D(2)"), "{answers:?}");
+}
+
+/// While a server is asked what a function does, its client can cancel, be ended, and leave.
+#[test]
+fn a_look_up_that_is_not_answered_can_be_cancelled() {
+    let servers = [Cluster::start(), Cluster::start()];
+    for server in &servers {
+        server.sql(
+            "CREATE TABLE t (k int8 PRIMARY KEY); CREATE FUNCTION f(int8) RETURNS int8 LANGUAGE sql AS 'SELECT $1'",
+        );
+    }
+    let weir = weir([&servers[0], &servers[1]], "");
+    let mut client = weir.client("app");
+    let mut leaver = weir.client("app");
+    assert_eq!(client.run(&insert(key_of_second())), "C(INSERT 0 1) Z(I)");
+    servers[0].freeze();
+    client.query("SELECT f(1)");
+    leaver.query("SELECT f(2)");
+    client.expect_silence(std::time::Duration::from_millis(300));
+    client.cancel();
+    assert_eq!(show(&client.read_until_ready()), "E(57014) Z(I)");
+    assert_eq!(client.value(&format!("SELECT k FROM t WHERE k = {}", key_of_second())), key_of_second().to_string());
+    drop(leaver);
+    common::eventually("the one that left is gone", std::time::Duration::from_secs(5), || {
+        (weir.admin_table("SHOW CLIENTS").iter().filter(|c| c["database"] == "app").count() == 1).then_some(())
+    });
+    servers[0].thaw();
+    let last = client.run("SELECT f(3)");
+    assert!(last.ends_with("Z(I)"), "{last}");
 }

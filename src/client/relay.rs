@@ -293,7 +293,8 @@ impl Client {
             if rests && self.session.may_release() {
                 return Poll::Ready(Event::Release);
             }
-            if connection.output.is_empty() {
+            // Some of what it asks for is answered here: nothing more of it is read than it takes answers.
+            if connection.output.is_empty() && self.output.len() < HIGH_WATER {
                 match self.pump_client(link, connection, cx) {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
@@ -533,7 +534,8 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
         }
-        if self.concerns_own() && !self.session.is_mid_exchange() && self.session.status() != TransactionStatus::Failed {
+        if self.concerns_own() && !self.session.is_mid_exchange() && self.session.status() != TransactionStatus::Failed
+        {
             if !self.session.is_drained() {
                 return Ok(false);
             }

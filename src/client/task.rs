@@ -36,6 +36,9 @@ use crate::wire::{encode, frame};
 /// A client is not read from while this many bytes wait to be sent to it.
 pub const HIGH_WATER: usize = 256 * 1024;
 
+/// A wait without a limit.
+const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
+
 /// Why a client's session ends.
 #[derive(Debug)]
 pub enum End {
@@ -136,12 +139,36 @@ impl Client {
 
     /// Waits for a segment and serves it.
     async fn turn(&mut self) -> Result<(), End> {
+        if self.output.len() >= HIGH_WATER {
+            // Answers of ours, which the client does not read.
+            self.drain().await?;
+        }
         self.gather().map_err(End::Told)?;
         if self.segment.complete {
             self.refresh()?;
             return self.serve().await;
         }
         self.rest().await
+    }
+
+    /// Sends until less than [`HIGH_WATER`] waits to be sent; follows orders.
+    async fn drain(&mut self) -> Result<(), End> {
+        let handle = Arc::clone(self.handle());
+        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+        poll_fn(|cx| {
+            while woken.as_mut().poll(cx).is_ready() {
+                woken = Box::pin(handle.wake.notified());
+            }
+            if matches!(handle.standing_order(), Order::Drain | Order::Kill) {
+                return Poll::Ready(Err(End::Told(terminated())));
+            }
+            match self.output.poll_flush(&mut self.stream, cx) {
+                Poll::Ready(Err(e)) => Poll::Ready(Err(e.into())),
+                _ if self.output.len() < HIGH_WATER => Poll::Ready(Ok(())),
+                _ => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Sends what waits and reads more; follows orders.
@@ -238,8 +265,16 @@ impl Client {
                 Planned::Need(need) => break need,
                 Planned::Refused(error) => return self.refuse(error).await,
                 Planned::Ask(questions) => {
-                    if let Err(error) = self.look_up(questions).await {
-                        return self.refuse(error).await;
+                    let looking_up = self.look_up(questions);
+                    // So that a cancel request finds it.
+                    self.handle().set_activity(Activity::Waiting);
+                    let looked_up = self.attend(looking_up, FOR_EVER).await;
+                    self.handle().cancel_is_done();
+                    self.handle().set_activity(Activity::Idle);
+                    match looked_up {
+                        Ok(Some(Err(error))) | Err(Stopped::Refused(error)) => return self.refuse(error).await,
+                        Err(Stopped::End(end)) => return Err(end),
+                        Ok(Some(Ok(())) | None) => {}
                     }
                 }
             }
@@ -607,45 +642,54 @@ impl Client {
         let started = since.saturating_duration_since(self.cx.shared.started);
         handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
         let limit = self.live.config.general.query_wait_timeout;
-        let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
-        let outcome = {
-            let mut granted = pin!(ticket.wait(self.cx.id));
-            let mut late = pin!(tokio::time::sleep(limit));
-            let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
-            poll_fn(|cx| {
-                if let Poll::Ready(granted) = granted.as_mut().poll(cx) {
-                    return Poll::Ready(granted.map_err(Stopped::Refused));
-                }
-                while woken.as_mut().poll(cx).is_ready() {
-                    woken = Box::pin(handle.wake.notified());
-                }
-                match handle.standing_order() {
-                    Order::Cancel => {
-                        let error = Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
-                        return Poll::Ready(Err(Stopped::Refused(error)));
-                    }
-                    Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated())))),
-                    Order::None | Order::Drain => {}
-                }
-                if late.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(Stopped::Refused(pool_full(pool, limit))));
-                }
-                // What the client sends meanwhile waits in the kernel, beyond one read; its leaving is noticed.
-                while self.input.len() < self.segment.len + HIGH_WATER {
-                    match self.input.poll_fill(&mut self.stream, cx) {
-                        Poll::Ready(Ok(n)) if n > 0 => {}
-                        Poll::Ready(_) => return Poll::Ready(Err(Stopped::End(End::Gone))),
-                        Poll::Pending => break,
-                    }
-                }
-                Poll::Pending
-            })
-            .await
+        let limit = if limit.is_zero() { FOR_EVER } else { limit };
+        let worker = self.cx.id;
+        let outcome = match self.attend(ticket.wait(worker), limit).await {
+            Ok(Some(granted)) => granted.map_err(Stopped::Refused),
+            Ok(None) => Err(Stopped::Refused(pool_full(pool, limit))),
+            Err(stopped) => Err(stopped),
         };
         handle.waits_since_us.store(0, Ordering::Relaxed);
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
         outcome
+    }
+
+    /// Waits for `future`, while the client is there, nobody cancels and the time is not up (`None`).
+    async fn attend<T>(&mut self, future: impl Future<Output = T>, limit: Duration) -> Result<Option<T>, Stopped> {
+        let handle = Arc::clone(self.handle());
+        let mut future = pin!(future);
+        let mut late = pin!(tokio::time::sleep(limit));
+        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Some(outcome)));
+            }
+            while woken.as_mut().poll(cx).is_ready() {
+                woken = Box::pin(handle.wake.notified());
+            }
+            match handle.standing_order() {
+                Order::Cancel => {
+                    let error = Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
+                    return Poll::Ready(Err(Stopped::Refused(error)));
+                }
+                Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated())))),
+                Order::None | Order::Drain => {}
+            }
+            if late.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
+            // What the client sends meanwhile waits in the kernel, beyond one read; its leaving is noticed.
+            while self.input.len() < self.segment.len + HIGH_WATER {
+                match self.input.poll_fill(&mut self.stream, cx) {
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Err(Stopped::End(End::Gone))),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Whether a block was answered for that no server has seen.

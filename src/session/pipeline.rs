@@ -166,7 +166,15 @@ impl Request {
     /// A request of the client's, forwarded as it is.
     #[must_use]
     pub fn forward(kind: Kind) -> Self {
-        Self { kind, answer: Answer::Forward, undo: Vec::new(), done: None, renamed: None, refusal: None, marks: Marks::default() }
+        Self {
+            kind,
+            answer: Answer::Forward,
+            undo: Vec::new(),
+            done: None,
+            renamed: None,
+            refusal: None,
+            marks: Marks::default(),
+        }
     }
 
     /// A request of ours.
