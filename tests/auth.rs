@@ -317,6 +317,23 @@ fn startup_packet_in_pieces_and_nearly_as_large_as_may_be() {
 }
 
 #[test]
+fn newer_protocols_are_negotiated() {
+    let (_cluster, weir) = trusting();
+    let greeting = |login: Login| {
+        let mut client = login.connect().unwrap();
+        assert_eq!(client.value("SELECT 1"), "1");
+        let told: Vec<_> = client.greeting.iter().filter(|m| m.tag == b'v').cloned().collect();
+        (show(&told), client.key.len())
+    };
+    let login = || weir.login("postgres", "app");
+    assert_eq!(greeting(login()), (String::new(), 4));
+    assert_eq!(greeting(login().protocol(wire::PROTOCOL_3_2)), (String::new(), 32));
+    // The newest version that is spoken, whole as PostgreSQL says it, and the number of options that are not known.
+    assert_eq!(greeting(login().protocol((3 << 16) | 9)), ("v(196610,0)".to_owned(), 32));
+    assert_eq!(greeting(login().param("_pq_.nonsense", "1")), ("v(196608,1)".to_owned(), 4));
+}
+
+#[test]
 fn login_that_takes_too_long_is_ended() {
     let cluster = Cluster::start();
     let weir = Weir::builder().general("client_login_timeout = \"300ms\"").cluster("app", &cluster, &[]).start();
