@@ -368,3 +368,29 @@ fn unix_socket() {
     weir.wait_exit(Duration::from_secs(15));
     assert!(!path.exists(), "the socket is removed at the end");
 }
+
+/// When a user's password changes, those who are in already share the new pool with those who come: one limit, one line in the views.
+#[test]
+fn a_changed_password_leaves_nobody_behind() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER ann PASSWORD 'old'");
+    cluster.set_hba("host all all 127.0.0.1/32 scram-sha-256\n");
+    let url = format!("[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1", cluster.port());
+    let mut weir = Weir::builder().general("auth_type = \"plain\"").users("\"ann\" \"old\"").database(&url).start();
+    let mut before = weir.login("ann", "app").password("old").connect().unwrap();
+    assert_eq!(before.value("SELECT current_user"), "ann");
+    cluster.sql("ALTER USER ann PASSWORD 'new'");
+    weir.reconfigure(|_| Weir::builder().general("auth_type = \"plain\"").users("\"ann\" \"new\"").database(&url));
+    weir.hup();
+    let mut after = common::eventually("the new password is taken", Duration::from_secs(10), || {
+        weir.login("ann", "app").password("new").connect().ok()
+    });
+    assert_eq!(after.value("SELECT current_user"), "ann");
+    assert_eq!(before.value("SELECT current_user"), "ann");
+    // One connection for both.
+    assert_eq!(before.run("BEGIN"), "C(BEGIN) Z(T)");
+    after.query("SELECT 'at last'");
+    after.expect_silence(Duration::from_millis(300));
+    assert_eq!(before.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert!(show(&after.read_until_ready()).contains("D(at last)"));
+}

@@ -226,6 +226,10 @@ impl Client {
 
     /// Follows a reload: the database may be another now.
     fn refresh(&mut self) -> Result<(), End> {
+        if self.pools.is_replaced() {
+            self.pools = self.database.adopt(&self.pools);
+            self.session.serves(self.pools.id);
+        }
         let generation = self.cx.shared.generation.load(Ordering::Acquire);
         if generation == self.generation {
             return Ok(());
