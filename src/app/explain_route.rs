@@ -34,6 +34,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
         mode: database.config.pool_mode,
         default_route: database.config.route,
         in_block: false,
+        wrote: false,
         catalog: None,
     };
     match planner.plan(&segment, &[]) {

@@ -34,14 +34,15 @@ pub(super) type LookUp = Pin<Box<dyn Future<Output = Result<(), Error>>>>;
 
 impl Client {
     /// Plans the segment by what is known of the catalog. `linked`: a server is lent already; `changed`: and the transaction there
-    /// may have changed its catalog, which nobody else sees yet.
-    pub(super) fn plan(&self, linked: bool, changed: bool) -> Planned {
+    /// may have changed its catalog, which nobody else sees yet; `wrote`: and the client has written there.
+    pub(super) fn plan(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
         let planner = Planner {
             map: &self.database.config.map,
             session: &self.session,
             mode: self.pools.mode,
             default_route: self.pools.route,
             in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),
+            wrote,
             catalog: None,
         };
         let map = &self.database.config.map;

@@ -71,7 +71,10 @@ pub(super) struct Link {
     query_since: Option<Instant>,
     counts: Counts,
     replay: Option<Replay>,
+    /// It was treated as a write: reads that follow must see it.
     wrote: bool,
+    /// It wrote indeed, so that the server's session may know of sequences by it.
+    has_written: bool,
     /// Something was sent that may change what the server's catalog says.
     changes_catalog: bool,
     /// Code was run that may leave behind what nobody saw: temporary tables, settings.
@@ -138,6 +141,7 @@ impl Link {
             counts: Counts::default(),
             replay: None,
             wrote: false,
+            has_written: false,
             changes_catalog: false,
             ran_code: false,
             look_up: None,
@@ -169,6 +173,7 @@ impl Client {
         link.wrote = need.access == Access::Write;
         link.changes_catalog = need.changes_catalog;
         link.ran_code = need.runs_code;
+        link.has_written = need.wrote;
         let event = self.relay_until(&mut link).await;
         if link.pins_shown > 0 {
             handle.pins.lock().clear();
@@ -543,7 +548,7 @@ impl Client {
                 return Ok(true);
             }
         }
-        match self.plan(true, link.changes_catalog) {
+        match self.plan(true, link.changes_catalog, link.has_written) {
             Planned::Ask(questions) => {
                 link.look_up = Some(self.look_up(questions));
                 // Back to ask it.
@@ -569,6 +574,7 @@ impl Client {
                 link.wrote |= need.access == Access::Write;
                 link.changes_catalog |= need.changes_catalog;
                 link.ran_code |= need.runs_code;
+                link.has_written = need.wrote;
                 if !same_shard {
                     self.cx.shared.count_refusal("leaves_shard");
                     let names = &self.database.config.map.names;

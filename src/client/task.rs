@@ -265,7 +265,7 @@ impl Client {
             return Ok(());
         }
         let need = loop {
-            match self.plan(false, false) {
+            match self.plan(false, false, false) {
                 Planned::Need(need) => break need,
                 Planned::Refused(error) => return self.refuse(error).await,
                 Planned::Ask(questions) => {
@@ -445,6 +445,7 @@ impl Client {
                 begin_read_only: false,
                 changes_catalog: false,
                 runs_code: false,
+                wrote: false,
                 plan,
             };
             return self.execute(need).await;
