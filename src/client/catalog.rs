@@ -41,6 +41,7 @@ impl Client {
             session: &self.session,
             mode: self.pools.mode,
             default_route: self.pools.route,
+            server_utf8: self.pools.server_utf8.load(Ordering::Acquire),
             in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),
             catalog: None,
         };

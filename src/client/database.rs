@@ -168,6 +168,8 @@ pub struct UserPools {
     pub route: RouteHint,
     /// What servers report at login, once one has; and what they made of settings that clients gave at startup.
     pub welcome: Mutex<Welcome>,
+    /// Whether the default shard's server_encoding is UTF8, as it reports at login.
+    pub server_utf8: AtomicBool,
     /// What is known of functions and relations, as this user sees them.
     pub catalog: Mutex<Catalog>,
     /// Held by who asks for more of it.
@@ -237,6 +239,7 @@ impl LiveDatabase {
         let own = self.config.user.is_some() || self.config.password.is_some();
         let credential = if own { self.server_credential(None, &PassThrough::Nothing) } else { old.credential.clone() };
         let pools = Arc::new(self.make(&old.user, credential));
+        pools.server_utf8.store(old.server_utf8.load(Ordering::Acquire), Ordering::Release);
         users.insert(old.user.clone(), Arc::clone(&pools));
         pools
     }
@@ -280,6 +283,7 @@ impl LiveDatabase {
             mode: own.and_then(|u| u.pool_mode).unwrap_or(self.config.pool_mode),
             route: own.and_then(|u| u.route).unwrap_or(self.config.route),
             welcome: Mutex::default(),
+            server_utf8: AtomicBool::new(false),
             catalog: Mutex::default(),
             looking_up: tokio::sync::Mutex::default(),
             credential,

@@ -39,6 +39,8 @@ pub struct Planner<'a> {
     pub mode: PoolMode,
     /// Where statements go that say nothing.
     pub default_route: RouteHint,
+    /// Whether the servers' own encoding is UTF8.
+    pub server_utf8: bool,
     /// Whether a transaction block is open.
     pub in_block: bool,
     /// What is known of functions and of relations that are not listed. Without it functions write, and names are believed.
@@ -164,7 +166,8 @@ impl Planner<'_> {
             bound: None,
             sharding_key: settings.get("pgweir.sharding_key"),
             shard: settings.get("pgweir.shard"),
-            utf8: settings.get("client_encoding").is_none_or(|e| e.eq_ignore_ascii_case("utf8")),
+            // On a sharded database it is known from the login on.
+            utf8: self.server_utf8 && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
             catalog: self.catalog,
         };

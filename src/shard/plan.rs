@@ -4,9 +4,10 @@
 //! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
 //! conjuncts, or given in every row of VALUES.
 //!
-//! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key; `unseen` looks for
-//! tables that the text does not show.
+//! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
+//! parameter's type is known; `unseen` looks for tables that the text does not show.
 
+mod params;
 mod proof;
 mod refusal;
 mod relations;
@@ -21,9 +22,10 @@ use crate::shard::key::{Key, KeyError};
 use crate::shard::map::{KeyType, ShardMap, Table};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{
-    Access, ColumnRef, KeyValue, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef,
+    Access, ColumnRef, KeyValue, ParamUse, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef,
     TransactionEffect, Verb,
 };
+use params::Params;
 use relations::{Home, Relations};
 
 /// What a plan depends on beside the statement.
@@ -37,7 +39,7 @@ pub struct PlanContext<'a> {
     pub sharding_key: Option<&'a str>,
     /// `SET pgweir.shard`; a hint of the text takes its place. Empty is as good as none.
     pub shard: Option<&'a str>,
-    /// Whether client_encoding is UTF8; a text key beyond ASCII is refused otherwise.
+    /// Whether client_encoding and server_encoding are UTF8; a text key beyond ASCII is refused otherwise.
     pub utf8: bool,
     /// Whether search_path is as the server starts with. If not, an unqualified name that is also a listed table's is refused.
     pub default_search_path: bool,
@@ -283,7 +285,8 @@ fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Shar
         }
         ShardShape::Insert { tables, columns, rows, assigned } => {
             let relations = Relations::of(tables, cx)?;
-            Insert { tables, columns: columns.as_deref(), rows, assigned }.plan(&relations, cx)
+            let (columns, repeated) = (columns.as_deref(), &statement.repeated);
+            Insert { tables, columns, rows, assigned, repeated }.plan(&relations, cx)
         }
         ShardShape::Other { tables, what } => {
             let relations = Relations::of(tables, cx)?;
@@ -431,12 +434,18 @@ impl Filtered<'_> {
             // A WITH could insert rows or move keys unseen.
             return Err(refusal::nested_write(nested).into());
         }
-        for key in proof::keys(self.top, self.equalities, cx) {
+        for key in proof::keys(self.top, self.equalities, &self.statement.repeated, cx) {
             match key {
                 Ok(key) => chosen.check(key.slot(), cx.map)?,
                 Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
                 // It proves nothing, and nothing needs proof.
-                Err(KeyError::Null | KeyError::Default | KeyError::NotConstant(_) | KeyError::Invalid(_)) => {}
+                Err(
+                    KeyError::Null
+                    | KeyError::Default
+                    | KeyError::NotConstant(_)
+                    | KeyError::Undecided(_)
+                    | KeyError::Invalid(_),
+                ) => {}
             }
         }
         Ok(chosen.plan())
@@ -459,7 +468,7 @@ impl Filtered<'_> {
         {
             return Err(refusal::reference_write(&target.name).into());
         }
-        let slot = proof::slot(self.top, self.equalities, cx)?;
+        let slot = proof::slot(self.top, self.equalities, &self.statement.repeated, cx)?;
         Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot)))
     }
 }
@@ -470,6 +479,7 @@ struct Insert<'a> {
     columns: Option<&'a [String]>,
     rows: &'a [Vec<KeyValue>],
     assigned: &'a [String],
+    repeated: &'a [ParamUse],
 }
 
 impl Insert<'_> {
@@ -511,10 +521,13 @@ impl Insert<'_> {
         }
         let columns = self.columns.ok_or_else(|| refusal::no_column_list(table, key))?;
         let place = columns.iter().position(|column| column == key).ok_or_else(|| refusal::no_key_given(table, key))?;
+        let params = Params::of(self.repeated, self.rows.iter().filter_map(|row| row.get(place)));
         let mut found: Option<(Slot, ShardIndex)> = None;
         for row in self.rows {
             let value = row.get(place).ok_or_else(|| refusal::no_key_given(table, key))?;
-            let key_value = match Key::from_value(value, key_type, cx.bound, cx.utf8) {
+            let decided = params.check(value, key_type, cx.bound);
+            let read = decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8));
+            let key_value = match read {
                 Ok(Key::Text(bytes)) if bytes.ends_with(b" ") => return Err(refusal::trailing_space(table, key).into()),
                 Ok(key_value) => key_value,
                 Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),

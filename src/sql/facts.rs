@@ -188,6 +188,15 @@ pub enum LiteralKind {
     Other,
 }
 
+/// How a statement uses one of the parameters that it names more than once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ParamUse {
+    /// Which, counted from 1.
+    pub number: u16,
+    /// The type it is cast to there, as in [`KeyValue::Param`]; empty for a type that is not built in or has a modifier.
+    pub cast: Option<String>,
+}
+
 /// The value that a key column is compared with or given.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeyValue {
@@ -296,6 +305,8 @@ pub struct StatementFacts {
     pub changes_catalog: bool,
     /// It changes search_path until the end of the transaction: SET LOCAL, set_config.
     pub local_search_path: bool,
+    /// The parameters that it names more than once, at each of their places: the first of them decides a parameter's type.
+    pub repeated: Vec<ParamUse>,
     /// What the shard planner sees.
     pub shape: ShardShape,
 }

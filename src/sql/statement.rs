@@ -5,7 +5,9 @@
 
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
-use super::facts::{Access, FunctionRef, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect};
+use super::facts::{
+    Access, FunctionRef, ParamUse, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect,
+};
 use super::functions::{Unknown, call};
 use super::utility;
 use super::walk::{Seen, walk};
@@ -21,6 +23,7 @@ pub(super) struct Draft {
     effects: Vec<SessionEffect>,
     changes_catalog: bool,
     local_search_path: bool,
+    repeated: Vec<ParamUse>,
     shape: ShardShape,
 }
 
@@ -35,6 +38,7 @@ impl Draft {
             effects: Vec::new(),
             changes_catalog: false,
             local_search_path: false,
+            repeated: Vec::new(),
             shape: ShardShape::NoTables,
         }
     }
@@ -81,6 +85,7 @@ impl Draft {
             // Temporary objects are seen by their own session alone, which keeps its server.
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             local_search_path: self.local_search_path,
+            repeated: self.repeated,
             shape: self.shape,
         }
     }
@@ -209,6 +214,7 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     walk(node, &mut seen);
     let mut draft = Draft::new(Access::Read, what);
     judge(&seen, &mut draft);
+    draft.repeated = seen.repeated_params();
     draft.shape = shape::of_query(node, seen);
     draft
 }
@@ -368,7 +374,7 @@ fn explain(stmt: &nodes::ExplainStmt) -> Draft {
     }
     let mut draft = Draft::new(Access::Read, "EXPLAIN");
     // Planning folds the calls of immutable functions, which read no table, and of no others.
-    draft.shape = inner.shape;
+    (draft.shape, draft.repeated) = (inner.shape, inner.repeated);
     draft
 }
 

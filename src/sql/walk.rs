@@ -9,7 +9,8 @@ use std::rc::Rc;
 use pg_raw_parse::walk::{Recurse, walk_manual};
 use pg_raw_parse::{Node, nodes, raw};
 
-use super::facts::TableRef;
+use super::facts::{ParamUse, TableRef};
+use super::shape::cast_name;
 
 /// Name look-ups among common table expressions that one text may cost; only hostile texts come near.
 const SCOPE_BUDGET: u32 = 2_000_000;
@@ -27,6 +28,8 @@ pub(super) struct Found {
 pub(super) struct Seen<'a> {
     pub(super) tables: Vec<Found>,
     pub(super) calls: Vec<&'a nodes::FuncCall>,
+    /// The parameters.
+    pub(super) params: Vec<ParamUse>,
     /// The first thing that makes a query more than a read: a DML statement, a locking clause, INTO.
     pub(super) writes: Option<&'static str>,
     /// The targets of SELECT INTO.
@@ -36,6 +39,26 @@ pub(super) struct Seen<'a> {
     /// A node that PostgreSQL's walker does not know, or more work than a text may cause: nothing is certain.
     pub(super) unknown: bool,
     budget_used: u32,
+}
+
+impl Seen<'_> {
+    fn param(&mut self, param: &nodes::ParamRef, cast: Option<String>) {
+        // What is no parameter of a Bind is an error on the server.
+        if let Ok(number) = u16::try_from(param.number) {
+            self.params.push(ParamUse { number, cast });
+        }
+    }
+
+    /// The uses of the parameters that occur more than once.
+    pub(super) fn repeated_params(&self) -> Vec<ParamUse> {
+        let mut numbers: Vec<u16> = self.params.iter().map(|used| used.number).collect();
+        numbers.sort_unstable();
+        let repeated = |number: u16| {
+            let first = numbers.partition_point(|n| *n < number);
+            numbers.get(first.saturating_add(1)) == Some(&number)
+        };
+        self.params.iter().filter(|used| repeated(used.number)).cloned().collect()
+    }
 }
 
 /// The names of the common table expressions that can be seen from a node, innermost first.
@@ -125,6 +148,13 @@ fn visit<'a>(item: &Item<'a>, seen: &mut Seen<'a>, out: &mut Vec<Item<'a>>) {
             seen.calls.push(call);
             push_children(item.node, &item.scope, nested, None, seen, out);
         }
+        Node::ParamRef(param) => seen.param(param, None),
+        Node::TypeCast(cast) => match cast.arg() {
+            Node::ParamRef(param) => {
+                seen.param(param, Some(cast.type_name().and_then(cast_name).unwrap_or_default()));
+            }
+            _ => push_children(item.node, &item.scope, nested, None, seen, out),
+        },
         Node::SubLink(_) | Node::RangeSubselect(_) => {
             push_children(item.node, &item.scope, nested.or(Some("sub-query")), None, seen, out);
         }

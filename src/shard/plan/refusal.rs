@@ -56,7 +56,7 @@ pub(super) fn bad_key_setting(error: KeyError) -> Error {
     match error {
         KeyError::Invalid(error) => error.detail("This is the value of pgweir.sharding_key."),
         KeyError::NotConstant(what) => refuse(format!("pgweir.sharding_key is {what}"), "Set client_encoding to UTF8."),
-        KeyError::Null | KeyError::Default | KeyError::Unbound(_) => {
+        KeyError::Null | KeyError::Default | KeyError::Unbound(_) | KeyError::Undecided(_) => {
             Error::us(SqlState::INTERNAL_ERROR, "pgweir.sharding_key cannot be read")
         }
     }
@@ -254,6 +254,13 @@ pub(super) fn bad_key(table: &str, key: &str, error: KeyError) -> Error {
         KeyError::Default => refused("DEFAULT, which only the server knows"),
         KeyError::NotConstant(what) => refused(what),
         KeyError::Unbound(number) => refused(&format!("${number}, which is not bound")),
+        KeyError::Undecided(number) => refuse(
+            format!(
+                "cannot tell the shard: the type of ${number}, the sharding key \"{key}\" of table \"{table}\", depends on which of \
+                 its uses the server comes to first"
+            ),
+            "Declare the parameter's type in Parse, or cast it to the key's type wherever it stands ($1::bigint).",
+        ),
     }
 }
 

@@ -1,0 +1,265 @@
+//! What a sharded database must not believe: that a parameter is of the key's type, that a client speaks UTF-8, that a built-in
+//! name is PostgreSQL's own function, that a name is the listed table, that the servers are as the configuration says. Each is
+//! found out, or the statement is refused with a reason; the rows are never those of a wrong shard.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use common::cluster::Cluster;
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::{Message, show};
+use pgweir::shard::hash;
+
+const SCHEMA: &str = "
+    CREATE TABLE t (k int8 PRIMARY KEY, v text, n int4, f float8);
+    CREATE TABLE w (k text PRIMARY KEY, v text, c char(20));
+    CREATE TABLE ref (code int4 PRIMARY KEY, name text);";
+
+const TABLES: &str = "\
+    t = { key = \"k\", type = \"bigint\" }\n\
+    w = { key = \"k\", type = \"text\" }\n\
+    ref = { reference = true }\n";
+
+/// A sharded database `app` over real clusters, the slots in equal parts.
+struct Sharded {
+    shards: Vec<Cluster>,
+    weir: Weir,
+}
+
+impl Sharded {
+    /// Two shards with `schema` beside the common tables.
+    fn start(schema: &str) -> Self {
+        let shards = clusters(2);
+        for shard in &shards {
+            shard.sql(SCHEMA);
+            shard.sql(schema);
+        }
+        Self::over(shards, "postgres")
+    }
+
+    fn over(shards: Vec<Cluster>, dbname: &str) -> Self {
+        let weir = Weir::builder().database(&toml(&shards, dbname, TABLES)).start();
+        Self { shards, weir }
+    }
+
+    fn client(&self) -> RawClient {
+        self.weir.client("app")
+    }
+
+    fn shard_of(&self, hash: u64) -> usize {
+        usize::from(hash::slot_of(hash).0) * self.shards.len() / 16384
+    }
+
+    fn shard_of_key(&self, key: i64) -> usize {
+        self.shard_of(hash::hash_integer(key))
+    }
+
+    /// The first key from 1 on that belongs to a shard.
+    fn key(&self, shard: usize) -> i64 {
+        (1..).find(|key| self.shard_of_key(*key) == shard).unwrap()
+    }
+}
+
+fn clusters(count: usize) -> Vec<Cluster> {
+    std::thread::scope(|scope| {
+        let starting: Vec<_> = (0..count).map(|_| scope.spawn(Cluster::start)).collect();
+        starting.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn toml(shards: &[Cluster], dbname: &str, tables: &str) -> String {
+    let mut toml = "[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n".to_owned();
+    for (number, shard) in shards.iter().enumerate() {
+        let (first, last) = (16384 * number / shards.len(), 16384 * (number + 1) / shards.len() - 1);
+        toml += &format!(
+            "[[databases.app.shards]]\nname = \"s{number}\"\nslots = [[{first}, {last}]]\nprimary = \"postgres://127.0.0.1:{}/{dbname}\"\n",
+            shard.port()
+        );
+    }
+    toml + "[databases.app.tables]\n" + tables
+}
+
+/// Runs one statement by the extended protocol.
+fn extended(client: &mut RawClient, sql: &str, oids: &[u32], value: &[u8], binary: bool) -> Vec<Message> {
+    client.parse("", sql, oids);
+    if binary {
+        client.bind_binary("", "", &[Some(value)]);
+    } else {
+        client.bind("", "", &[Some(std::str::from_utf8(value).unwrap())]);
+    }
+    client.execute("", 0);
+    client.sync();
+    client.read_until_ready()
+}
+
+/// The statement is refused with 0A000 and a hint.
+#[track_caller]
+fn assert_refused(client: &mut RawClient, sql: &str) -> String {
+    client.query(sql);
+    let messages = client.read_until_ready();
+    assert_eq!(show(&messages), "E(0A000) Z(I)", "{sql}");
+    let error = messages.iter().find_map(Message::error).unwrap();
+    assert!(error.fields.get(&'H').is_some_and(|hint| !hint.is_empty()), "{sql}: no hint in {error:?}");
+    error.fields[&'M'].clone()
+}
+
+// Parameters.
+
+/// Statements whose `$1` is of another type than the key's if the server comes to another use of it first.
+const DOUBTFUL: &[&str] = &[
+    "SELECT v FROM t WHERE $1::float8 > 0 AND k = $1::int8",
+    "SELECT v FROM t WHERE k = $1::int8 AND $1::float8 > 0",
+    "SELECT v FROM t WHERE $1::text <> '' AND k = $1::int8",
+    "SELECT v FROM t WHERE k = $1 AND $1::text <> ''",
+    "SELECT v FROM t WHERE $1::text <> '' AND k = $1",
+    "SELECT $1::text FROM t WHERE k = $1::int8",
+    "SELECT v FROM t WHERE f = $1 AND k = $1",
+    "SELECT v FROM t WHERE k = $1 AND f = $1",
+    "SELECT v FROM t JOIN (SELECT 1 AS x WHERE $1::float8 > 0) s ON true WHERE k = $1",
+    "SELECT v FROM t WHERE $1::int8 > 0 AND k = $1::int4",
+    "SELECT v FROM t WHERE k = $1::int4 AND n <> $1",
+    "SELECT v FROM t WHERE k = $1 AND n IS DISTINCT FROM $1",
+    "UPDATE t SET f = $1 WHERE k = $1 RETURNING v",
+    "INSERT INTO t (f, k) VALUES ($1, $1) ON CONFLICT (k) DO UPDATE SET v = EXCLUDED.v RETURNING k",
+    "INSERT INTO t (k, f) VALUES ($1, $1) ON CONFLICT (k) DO UPDATE SET v = EXCLUDED.v RETURNING k",
+];
+
+#[test]
+fn a_parameter_is_of_the_type_that_the_server_gives_it() {
+    let sharded = Sharded::start("");
+    let single = Cluster::start();
+    single.sql(SCHEMA);
+    let (mut client, mut direct) = (sharded.client(), single.client("postgres"));
+    // What 8 bytes are as text or float8 is another number than as bigint: for each of these the shards differ.
+    let mut values: Vec<Vec<u8>> = ["4", "5", "7", "12345678", "23456789", "20000001", "20000002", "9007199254740993"]
+        .iter()
+        .map(|text| text.as_bytes().to_vec())
+        .collect();
+    let texts = values.len();
+    for number in [1.0_f64, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0] {
+        values.push(number.to_be_bytes().to_vec());
+        values.push((number as i64).to_be_bytes().to_vec());
+        values.push((number as i32).to_be_bytes().to_vec());
+    }
+    let mut keys: Vec<i64> = (1..20).chain([12_345_678, 23_456_789, 20_000_001, 20_000_002]).collect();
+    keys.extend([9_007_199_254_740_992, 9_007_199_254_740_993]);
+    for key in keys {
+        let sql = format!("INSERT INTO t (k, v, f) VALUES ({key}, 'v{key}', {key})");
+        assert_eq!(client.run(&sql), "C(INSERT 0 1) Z(I)", "{sql}");
+        direct.run(&sql);
+    }
+    let mut wrong = Vec::new();
+    let mut answered = vec![0; DOUBTFUL.len()];
+    for (number, sql) in DOUBTFUL.iter().enumerate() {
+        for oid in [0, 20, 23, 25, 701] {
+            for (place, value) in values.iter().enumerate() {
+                for binary in [false, true] {
+                    if !binary && place >= texts {
+                        continue;
+                    }
+                    // Only the key decides where, so what is written may be undone.
+                    client.run("BEGIN");
+                    direct.run("BEGIN");
+                    let ours = show(&extended(&mut client, sql, &[oid], value, binary));
+                    let theirs = show(&extended(&mut direct, sql, &[oid], value, binary));
+                    client.run("ROLLBACK");
+                    direct.run("ROLLBACK");
+                    let errors = ours.contains("E(") && theirs.contains("E(");
+                    if ours == theirs {
+                        answered[number] += usize::from(!theirs.contains("E("));
+                    } else if !errors && !ours.contains("E(0A000)") {
+                        wrong.push(format!(
+                            "{sql} [{oid}] {value:?} binary {binary}\n  ours   {ours}\n  theirs {theirs}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    // A declared type is believed, so that each is answered for some of them.
+    let never: Vec<_> = DOUBTFUL.iter().zip(&answered).filter(|(_, n)| **n == 0).map(|(sql, _)| sql).collect();
+    assert!(never.is_empty(), "refused whatever is declared: {never:?}");
+}
+
+#[test]
+fn a_parameter_used_twice_alike_is_a_key() {
+    let sharded = Sharded::start("");
+    let mut client = sharded.client();
+    let key = sharded.key(1);
+    client.run(&format!("INSERT INTO t (k, v, n) VALUES ({key}, 'v', 1)"));
+    let text = key.to_string();
+    for sql in [
+        "SELECT v FROM t WHERE k = $1 AND k = $1",
+        "SELECT v FROM t WHERE k = $1::int8 AND $1::int8 > 0",
+        // A small number is itself whatever the type.
+        "SELECT v FROM t WHERE k = $1 AND n <> $1 + 1000",
+        "UPDATE t SET n = $1 WHERE k = $1 RETURNING v",
+    ] {
+        let reply = show(&extended(&mut client, sql, &[], text.as_bytes(), false));
+        assert!(reply.contains("D(v)"), "{sql}: {reply}");
+    }
+    let binary = extended(&mut client, "SELECT v FROM t WHERE $1::int4 > 0 AND k = $1::int4", &[], &[0; 4], true);
+    assert_eq!(show(&binary), "1 2 C(SELECT 0) Z(I)");
+    // A text is nobody's small number: char(20) would cut its space.
+    client.run("INSERT INTO w (k, v, c) VALUES ('abc', 'v', 'abc')");
+    for (sql, oids, wanted) in [
+        ("SELECT v FROM w WHERE c = $1 AND k = $1", &[][..], "E(0A000) Z(I)"),
+        ("SELECT v FROM w WHERE k = $1 AND c = $1", &[], "E(0A000) Z(I)"),
+        ("SELECT v FROM w WHERE c = $1 AND k = $1", &[1042], "E(0A000) Z(I)"),
+        ("SELECT v FROM w WHERE c = $1 AND k = $1", &[25], "1 2 D(v) C(SELECT 1) Z(I)"),
+        ("SELECT v FROM w WHERE c = $1::text AND k = $1::text", &[], "1 2 D(v) C(SELECT 1) Z(I)"),
+    ] {
+        assert_eq!(show(&extended(&mut client, sql, oids, b"abc", false)), wanted, "{sql} {oids:?}");
+    }
+}
+
+// Encodings.
+
+#[test]
+fn a_silent_client_speaks_what_the_server_told_it() {
+    let shards = clusters(2);
+    for shard in &shards {
+        shard.sql(SCHEMA);
+        shard.sql("ALTER ROLE postgres SET client_encoding = 'LATIN1'");
+    }
+    let sharded = Sharded::over(shards, "postgres");
+    // "ä" of Latin-1 is one byte, which is no UTF-8; "Ã¤" of it are the two bytes of a UTF-8 "ä".
+    let mut client = sharded.client();
+    let insert = "INSERT INTO w (k, v) VALUES ($1, 'v')";
+    for key in [&b"abc"[..], "ä".as_bytes(), "Ã¤".as_bytes(), "é1".as_bytes(), "é2".as_bytes(), "é3".as_bytes()] {
+        let reply = show(&extended(&mut client, insert, &[25], key, false));
+        let wanted = if key.is_ascii() { "1 2 C(INSERT 0 1) Z(I)" } else { "E(0A000) Z(I)" };
+        assert_eq!(reply, wanted, "{key:?}");
+    }
+    let reason = assert_refused(&mut client, "SELECT v FROM w WHERE k = 'é'");
+    assert!(reason.contains("client_encoding"), "{reason}");
+    // Once it says UTF8 it is understood.
+    assert!(client.run("SET client_encoding = 'UTF8'").starts_with("C(SET)"));
+    for key in ["ä", "é1", "é2", "é3"] {
+        assert_eq!(show(&extended(&mut client, insert, &[25], key.as_bytes(), false)), "1 2 C(INSERT 0 1) Z(I)");
+        let home = sharded.shard_of(hash::hash_bytes(key.as_bytes()));
+        let mut there = sharded.shards[home].client("postgres");
+        there.run("SET client_encoding = 'UTF8'");
+        assert_eq!(there.value(&format!("SELECT count(*) FROM w WHERE k = '{key}'")), "1", "{key}");
+    }
+}
+
+#[test]
+fn texts_beyond_ascii_are_no_keys_of_servers_in_another_encoding() {
+    let shards = clusters(2);
+    for shard in &shards {
+        shard.sql("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+        shard.sql_in("latin", SCHEMA);
+    }
+    let sharded = Sharded::over(shards, "latin");
+    let mut client = sharded.client();
+    client.run("SET client_encoding = 'UTF8'");
+    let reason = assert_refused(&mut client, "INSERT INTO w (k, v) VALUES ('é', 'v')");
+    assert!(reason.contains("server_encoding"), "{reason}");
+    assert_eq!(client.run("INSERT INTO w (k, v) VALUES ('abc', 'é')"), "C(INSERT 0 1) Z(I)");
+    let home = sharded.shard_of(hash::hash_bytes(b"abc"));
+    assert_eq!(sharded.shards[home].sql_in("latin", "SELECT k FROM w"), [["abc"]]);
+}
