@@ -40,7 +40,7 @@ impl Sharded {
     }
 
     fn over(shards: Vec<Cluster>, dbname: &str) -> Self {
-        let weir = Weir::builder().database(&toml(&shards, dbname, TABLES)).start();
+        let weir = Weir::builder().users("\"bob\" \"\"\n").database(&toml(&shards, dbname, TABLES)).start();
         Self { shards, weir }
     }
 
@@ -262,4 +262,148 @@ fn texts_beyond_ascii_are_no_keys_of_servers_in_another_encoding() {
     assert_eq!(client.run("INSERT INTO w (k, v) VALUES ('abc', 'é')"), "C(INSERT 0 1) Z(I)");
     let home = sharded.shard_of(hash::hash_bytes(b"abc"));
     assert_eq!(sharded.shards[home].sql_in("latin", "SELECT k FROM w"), [["abc"]]);
+}
+
+// Names.
+
+/// Objects with innocent names that read the sharded table.
+const SHADOWS: &str = "
+    CREATE FUNCTION log(text) RETURNS int8 STABLE LANGUAGE sql AS 'SELECT count(*) FROM t';
+    CREATE FUNCTION lower(t) RETURNS int8 STABLE LANGUAGE sql AS 'SELECT count(*) FROM t';
+    CREATE FUNCTION peers(t) RETURNS int8 STABLE LANGUAGE sql AS 'SELECT count(*) FROM t';
+    CREATE FUNCTION is_in(int8, text) RETURNS bool STABLE LANGUAGE sql AS 'SELECT EXISTS (SELECT FROM t WHERE k = $1)';
+    CREATE OPERATOR === (LEFTARG = int8, RIGHTARG = text, FUNCTION = is_in);
+    CREATE SCHEMA aside;
+    CREATE OPERATOR aside.~== (LEFTARG = int8, RIGHTARG = text, FUNCTION = is_in);
+    CREATE FUNCTION aside.upper(int8) RETURNS int8 STABLE LANGUAGE sql AS 'SELECT count(*) FROM t';
+    CREATE FUNCTION uuidv7() RETURNS int8 VOLATILE LANGUAGE sql AS 'SELECT count(*) FROM t';
+    CREATE FUNCTION sqrt(text) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT 2::float8';
+    CREATE VIEW by_text AS SELECT query_to_xml('SELECT count(*) FROM t', true, true, '') AS x;
+    CREATE VIEW by_operator AS SELECT 1::int8 === 'x' AS x;
+    CREATE VIEW innocent AS SELECT lower('X') AS x;
+    CREATE EXTENSION tablefunc; CREATE EXTENSION dblink; CREATE EXTENSION xml2;
+    CREATE EXTENSION pgcrypto; CREATE EXTENSION \"uuid-ossp\"; CREATE EXTENSION pg_trgm; CREATE EXTENSION citext;
+    CREATE EXTENSION hstore; CREATE EXTENSION unaccent; CREATE EXTENSION pgstattuple;";
+
+#[test]
+fn innocent_names_hide_no_sharded_table() {
+    let sharded = Sharded::start(SHADOWS);
+    let mut client = sharded.client();
+    for key in 1..=20 {
+        assert_eq!(client.run(&format!("INSERT INTO t (k, v, n) VALUES ({key}, 'v', 1)")), "C(INSERT 0 1) Z(I)");
+    }
+    for sql in [
+        "SELECT log('x')",
+        "SELECT log('x'::text), v FROM t WHERE k = 1",
+        "SELECT lower(t) FROM t WHERE k = 1",
+        "SELECT t.peers FROM t WHERE k = 1",
+        "SELECT (t).peers FROM t WHERE k = 1",
+        "SELECT public.t.peers FROM t WHERE k = 1",
+        "SELECT s.peers FROM (SELECT t FROM t WHERE k = 1) x(s)",
+        "UPDATE t SET n = t.peers WHERE k = 1",
+        "DELETE FROM t WHERE k = 1 RETURNING t.peers",
+        "SELECT v FROM t WHERE k = 1 AND 2::int8 === 'x'",
+        "SELECT 2::int8 === 'x'",
+        "SELECT 2::int8 OPERATOR(public.===) 'x'",
+        "SELECT 2::int8 OPERATOR(aside.~==) 'x'",
+        "SELECT uuidv7()",
+        "INSERT INTO t (k, n) VALUES (1, uuidv7())",
+        "SELECT aside.upper(1)",
+        "SELECT x FROM by_text",
+        "SELECT x FROM by_operator",
+        "SELECT * FROM crosstab('SELECT v, k, n FROM t') AS c(a text, b int4)",
+        "SELECT * FROM connectby('t', 'k', 'n', '1', 0) AS c(a int8, b int4, c int4)",
+        "SELECT * FROM xpath_table('k', 'v', 't', '/a', 'true') AS c(a int8, b text)",
+        "SELECT * FROM dblink('', 'SELECT count(*) FROM t') AS c(a int8)",
+        "SELECT * FROM pgstattuple('t')",
+    ] {
+        for sql in [sql.to_owned(), format!("EXPLAIN ANALYZE {sql}")] {
+            let reason = assert_refused(&mut client, &sql);
+            assert!(reason.contains("on a sharded database is not supported"), "{sql}: {reason}");
+        }
+        assert_eq!(client.run("SET pgweir.shard = 's0'"), "C(SET) Z(I)");
+        assert!(!client.run(&format!("BEGIN; {sql}; ROLLBACK")).contains("0A000"), "{sql} on a chosen shard");
+        client.run("ROLLBACK");
+        client.run("RESET pgweir.shard");
+    }
+    // What an ordinary application does goes on.
+    for sql in [
+        "SELECT upper(v), v || 'x', n + 1 FROM t WHERE k = 1",
+        "SELECT t.v, t.n FROM t WHERE t.k = 1 AND t.n BETWEEN 1 AND 2 AND t.v LIKE 'v%' AND t.n IN (1, 2)",
+        "SELECT sqrt(4), sqrt('x'), aside FROM (SELECT 1 AS aside) x",
+        "SELECT x FROM innocent",
+        "SELECT gen_salt('md5'), gen_random_bytes(4), encode(digest(v, 'sha1'), 'hex') FROM t WHERE k = 1",
+        "SELECT pgp_sym_encrypt(v, 'x') FROM t WHERE k = 1",
+        "SELECT uuid_generate_v4(), uuid_generate_v1() FROM t WHERE k = 1",
+        "SELECT similarity(v, 'v'), v % 'v', v <-> 'v', set_limit(0.3), show_limit() FROM t WHERE k = 1",
+        "SELECT v::citext = 'V', regexp_replace(v::citext, 'a', 'b'), max(v::citext) FROM t WHERE k = 1 GROUP BY v",
+        "SELECT hstore('a', v) -> 'a', unaccent(v), hstore(t) FROM t WHERE k = 1",
+        "UPDATE t SET v = crypt('x', gen_salt('md5')) WHERE k = 1",
+        "INSERT INTO t (k, v) VALUES (1000, uuid_generate_v4()::text)",
+        "DELETE FROM t WHERE k = 1000",
+    ] {
+        let reply = client.run(sql);
+        assert!(!reply.contains("E("), "{sql}: {reply}");
+    }
+}
+
+#[test]
+fn an_own_equality_of_keys_is_not_trusted() {
+    let sharded = Sharded::start(
+        "CREATE TABLE vc (k varchar(40) PRIMARY KEY);
+         CREATE FUNCTION alike(varchar, varchar) RETURNS bool IMMUTABLE LANGUAGE sql
+             AS 'SELECT pg_catalog.lower($1::text) OPERATOR(pg_catalog.=) pg_catalog.lower($2::text)';
+         CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = alike);",
+    );
+    let mut client = sharded.client();
+    let reason = assert_refused(&mut client, "SELECT v FROM w WHERE k = 'x'");
+    assert!(reason.contains("operator ="), "{reason}");
+    assert_eq!(client.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_name_is_the_listed_table_only_if_search_path_says_so() {
+    let sharded = Sharded::start(
+        "CREATE SCHEMA postgres; CREATE TABLE postgres.t (k int8, v text);
+         CREATE SCHEMA other; CREATE TABLE other.w (k text, v text); CREATE VIEW other.ref AS SELECT 1 AS code;
+         CREATE ROLE bob LOGIN SUPERUSER; ALTER ROLE bob SET search_path = other, public;
+         CREATE ROLE carol SUPERUSER; CREATE SCHEMA carol; CREATE TABLE carol.w (k text, v text);",
+    );
+    let mut client = sharded.client();
+    for sql in ["SELECT v FROM t WHERE k = 1", "INSERT INTO t (k, v) VALUES (1, 'x')", "DELETE FROM t WHERE k = 1"] {
+        let reason = assert_refused(&mut client, sql);
+        assert!(reason.contains("\"postgres.t\""), "{sql}: {reason}");
+    }
+    assert_eq!(client.run("INSERT INTO public.t (k, v) VALUES (1, 'x')"), "C(INSERT 0 1) Z(I)");
+    assert_eq!(client.rows("SELECT v FROM public.t WHERE k = 1").unwrap(), [["x"]]);
+    assert_eq!(client.run("INSERT INTO w (k, v) VALUES ('a', 'x')"), "C(INSERT 0 1) Z(I)");
+    assert!(client.rows("SELECT code FROM ref").unwrap().is_empty());
+    // The same names mean others to somebody else.
+    let mut bob = sharded.weir.login("bob", "app").connect().unwrap();
+    for (sql, place) in [("SELECT v FROM w WHERE k = 'a'", "\"other.w\""), ("SELECT code FROM ref", "\"other.ref\"")] {
+        let reason = assert_refused(&mut bob, sql);
+        assert!(reason.contains(place), "{sql}: {reason}");
+    }
+    assert_eq!(bob.rows("SELECT v FROM t WHERE k = 1").unwrap(), [["x"]]);
+    assert_eq!(bob.rows("SELECT v FROM public.w WHERE k = 'a'").unwrap(), [["x"]]);
+    // A role may bring a schema of its name.
+    assert_eq!(client.run("SET ROLE carol"), "C(SET) Z(I)");
+    let reason = assert_refused(&mut client, "SELECT v FROM w WHERE k = 'a'");
+    assert!(reason.contains("\"carol.w\""), "{reason}");
+    assert!(client.rows("SELECT code FROM ref").unwrap().is_empty());
+}
+
+#[test]
+fn names_are_known_while_the_default_shard_is_down() {
+    let sharded = Sharded::start("");
+    let (there, key) = (sharded.key(0), sharded.key(1));
+    let mut client = sharded.client();
+    assert_eq!(client.run(&format!("INSERT INTO t (k, v) VALUES ({key}, 'v')")), "C(INSERT 0 1) Z(I)");
+    // Everything is forgotten, and the shard that is asked first is gone.
+    assert_eq!(client.run("SET pgweir.shard = 's1'"), "C(SET) Z(I)");
+    assert_eq!(client.run("CREATE TABLE something_new ()"), "C(CREATE TABLE) Z(I)");
+    assert_eq!(client.run("RESET pgweir.shard"), "C(RESET) Z(I)");
+    sharded.shards[0].stop();
+    assert_eq!(client.rows(&format!("SELECT v FROM t WHERE k = {key}")).unwrap(), [["v"]]);
+    assert!(client.run(&format!("SELECT v FROM t WHERE k = {there}")).starts_with("E("));
 }

@@ -8,7 +8,7 @@ use crate::session::{Intake, Session};
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
 use crate::sql::catalog::CatalogView;
-use crate::sql::facts::{Access, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::wire::message;
 
 /// What a segment needs.
@@ -169,6 +169,7 @@ impl Planner<'_> {
             // On a sharded database it is known from the login on.
             utf8: self.server_utf8 && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
+            changed_role: self.session.pins().contains(&PinReason::Identity),
             catalog: self.catalog,
         };
         let Intake::Bind { statement: Some(statement), .. } = intake else {

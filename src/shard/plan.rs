@@ -43,6 +43,8 @@ pub struct PlanContext<'a> {
     pub utf8: bool,
     /// Whether search_path is as the server starts with. If not, an unqualified name that is also a listed table's is refused.
     pub default_search_path: bool,
+    /// Whether the session may have another role than at its login: SET ROLE.
+    pub changed_role: bool,
     /// What is known of functions and of relations that are not listed. Without it their names are believed: EXPLAIN ROUTE.
     pub catalog: Option<CatalogView<'a>>,
 }
@@ -208,6 +210,7 @@ fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
         SessionEffect::ResetAll | SessionEffect::DiscardAll => (cx.shard, cx.sharding_key) = (None, None),
         // It may have been search_path.
         SessionEffect::Pin(PinReason::Setting) => cx.default_search_path = false,
+        SessionEffect::Pin(PinReason::Identity) => cx.changed_role = true,
         SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => {}
     }
 }

@@ -6,7 +6,7 @@
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::facts::{
-    Access, FunctionRef, ParamUse, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect,
+    Access, FunctionRef, Mentions, ParamUse, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect,
 };
 use super::functions::{Unknown, call};
 use super::utility;
@@ -18,6 +18,7 @@ pub(super) struct Draft {
     access: Access,
     own_access: Access,
     functions: Vec<FunctionRef>,
+    mentions: Mentions,
     why: &'static str,
     transaction: TransactionEffect,
     effects: Vec<SessionEffect>,
@@ -33,6 +34,7 @@ impl Draft {
             access,
             own_access: access,
             functions: Vec::new(),
+            mentions: Mentions::default(),
             why,
             transaction: TransactionEffect::None,
             effects: Vec::new(),
@@ -79,6 +81,7 @@ impl Draft {
             access: self.access,
             own_access: self.own_access,
             functions: self.functions,
+            mentions: self.mentions,
             why: self.why,
             transaction: self.transaction,
             effects: self.effects,
@@ -168,7 +171,7 @@ fn draft(node: Node<'_>) -> Draft {
             // Its query does not run yet: only what it names counts.
             let mut draft = Draft::new(Access::Write, "PREPARE");
             let inner = of_inner(stmt.query(), "PREPARE");
-            (draft.shape, draft.functions) = (inner.shape, inner.functions);
+            (draft.shape, draft.functions, draft.mentions) = (inner.shape, inner.functions, inner.mentions);
             draft.pin(PinReason::SqlPrepare);
             draft
         }
@@ -248,9 +251,12 @@ fn judge(seen: &Seen<'_>, draft: &mut Draft) {
             draft.pin(PinReason::TempObject);
         }
     }
+    draft.mentions = seen.mentions();
     for function in &seen.calls {
         judge_call(function, draft);
     }
+    draft.mentions.functions.sort_unstable();
+    draft.mentions.functions.dedup();
     if seen.unknown {
         draft.raise(Access::Write, "has syntax that is not understood");
     }
@@ -277,6 +283,9 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
         if !draft.functions.contains(&function) {
             draft.functions.push(function);
         }
+    }
+    if called.unknown == Unknown::Nothing && schema.is_none() {
+        draft.mentions.functions.push(name.to_owned());
     }
     if let Some(reason) = called.pin {
         draft.pin(reason);

@@ -107,6 +107,30 @@ pub(super) fn function_unseen(name: &str) -> Error {
     )
 }
 
+pub(super) fn operator_unseen(name: &str) -> Error {
+    refuse(
+        format!(
+            "operator {name} on a sharded database is not supported without a shard: somebody has made one whose function may read any table"
+        ),
+        "Write OPERATOR(pg_catalog.=) for PostgreSQL's own, choose the shard with SET pgweir.shard = 'name', or declare the operator's function IMMUTABLE if it reads no table.",
+    )
+}
+
+pub(super) fn own_equality() -> Error {
+    refuse(
+        "somebody has made an operator = for a type of sharding keys, so that equal keys may be on different shards"
+            .to_owned(),
+        "Drop the operator, or move it to a schema that is not in search_path.",
+    )
+}
+
+pub(super) fn listed_elsewhere(name: &str, schema: &str) -> Error {
+    refuse(
+        format!("\"{name}\" may be table \"{schema}.{name}\" by the search_path, and not the listed \"public.{name}\""),
+        "Write the table's schema.",
+    )
+}
+
 pub(super) fn view_function_unseen(view: &str, function: &str) -> Error {
     refuse(
         format!(
