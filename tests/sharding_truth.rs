@@ -407,3 +407,157 @@ fn names_are_known_while_the_default_shard_is_down() {
     assert_eq!(client.rows(&format!("SELECT v FROM t WHERE k = {key}")).unwrap(), [["v"]]);
     assert!(client.run(&format!("SELECT v FROM t WHERE k = {there}")).starts_with("E("));
 }
+
+// The servers.
+
+/// Waits until SHOW SHARDS says of a shard what `wanted` wants; what it says.
+fn wait_check(weir: &Weir, shard: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let since = std::time::Instant::now();
+    loop {
+        let rows = weir.admin_table("SHOW SHARDS");
+        let check = rows.iter().find(|row| row["shard"] == shard).unwrap()["check"].clone();
+        if wanted(&check) {
+            return check;
+        }
+        assert!(since.elapsed() < std::time::Duration::from_secs(30), "{shard}: {check}\n{}", weir.log_text());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn shards_are_checked_at_the_start() {
+    let sharded = Sharded::start("");
+    for shard in ["s0", "s1"] {
+        wait_check(&sharded.weir, shard, |check| check == "ok");
+    }
+    let (_, metrics) = sharded.weir.http_get("/metrics");
+    for line in [
+        "pgweir_shard_check_pending{database=\"app\",shard=\"s1\"} 0",
+        "pgweir_shard_check_failures{database=\"app\",shard=\"s1\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+}
+
+#[test]
+fn a_server_that_hashes_otherwise_gets_no_keys() {
+    let shards = clusters(2);
+    for shard in &shards {
+        shard.sql(SCHEMA);
+    }
+    shards[1].sql(
+        "CREATE OR REPLACE FUNCTION pg_catalog.hashint8extended(int8, int8) RETURNS int8 LANGUAGE sql IMMUTABLE
+             AS 'SELECT 7::int8'",
+    );
+    let sharded = Sharded::over(shards, "postgres");
+    let check = wait_check(&sharded.weir, "s1", |check| check.starts_with("failed"));
+    assert!(check.contains("hashes bigint keys in another way"), "{check}");
+    wait_check(&sharded.weir, "s0", |check| check == "ok");
+    let mut client = sharded.client();
+    for sql in ["SELECT v FROM t WHERE k = 1", "INSERT INTO t (k) VALUES (1)", "DELETE FROM w WHERE k = 'a'"] {
+        let reason = assert_refused(&mut client, sql);
+        assert!(reason.contains("shard \"s1\": the server hashes bigint keys in another way"), "{reason}");
+    }
+    assert_refused(&mut client, "/* pgweir: sharding_key=1 */ SELECT count(*) FROM t");
+    // What needs no key goes on.
+    assert_eq!(client.value("SELECT count(*) FROM ref"), "0");
+    assert_eq!(client.value("/* pgweir: shard=s1 */ SELECT count(*) FROM t"), "0");
+    let (_, health) = sharded.weir.http_get("/health/detailed");
+    let health: serde_json::Value = serde_json::from_str(&health).unwrap();
+    let shard = &health["databases"][0]["shards"][1];
+    assert_eq!((&shard["name"], &shard["check"]), (&"s1".into(), &"findings".into()), "{health}");
+    assert_eq!(shard["findings"][0]["refuses"], true, "{health}");
+    let (_, metrics) = sharded.weir.http_get("/metrics");
+    assert!(metrics.contains("pgweir_shard_check_failures{database=\"app\",shard=\"s1\"} 1"), "{metrics}");
+    let log = sharded.weir.log_text();
+    let line = log.lines().find(|line| line.contains("hashes bigint keys")).unwrap();
+    assert!(line.contains("ERROR") && line.contains("database=\"app\"") && line.contains("shard=\"s1\""), "{line}");
+    // It is asked again, and believed once it is right.
+    sharded.shards[1].sql(
+        "CREATE OR REPLACE FUNCTION pg_catalog.hashint8extended(int8, int8) RETURNS int8 LANGUAGE internal IMMUTABLE STRICT
+             AS 'hashint8extended'",
+    );
+    wait_check(&sharded.weir, "s1", |check| check == "ok");
+    assert_eq!(client.run("INSERT INTO t (k) VALUES (1)"), "C(INSERT 0 1) Z(I)");
+}
+
+#[test]
+fn tables_that_are_not_as_configured_are_told_of() {
+    let shards = clusters(2);
+    for shard in &shards {
+        shard.sql(
+            "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+             CREATE TABLE t (k int8, v text); CREATE TABLE w (k text COLLATE loose, v text);
+             CREATE TABLE numbers (k numeric); CREATE TABLE vc (k varchar(10)); CREATE DOMAIN id AS int8;
+             CREATE TABLE d (k id); CREATE TABLE narrow (k int4)",
+        );
+    }
+    shards[0].sql("CREATE TABLE ref (code int4)");
+    let tables = TABLES.to_owned()
+        + "numbers = { key = \"k\", type = \"bigint\" }\n\
+           vc = { key = \"k\", type = \"varchar\" }\n\
+           d = { key = \"k\", type = \"bigint\" }\n\
+           narrow = { key = \"k\", type = \"bigint\" }\n\
+           keyless = { key = \"id\", type = \"bigint\" }\n";
+    shards.iter().for_each(|shard| drop(shard.sql("CREATE TABLE keyless (k int8)")));
+    let mut weir = Weir::builder().database(&toml(&shards, "postgres", &tables)).start();
+    let check = wait_check(&weir, "s1", |check| check.starts_with("failed"));
+    for part in [
+        "column \"k\" of table \"public.w\" has a nondeterministic collation",
+        "column \"k\" of table \"public.numbers\" is numeric, configured as bigint",
+        "column \"k\" of table \"public.narrow\" is integer, configured as bigint",
+        "table \"public.keyless\" has no column \"id\"",
+        "table \"public.ref\" is listed but does not exist",
+    ] {
+        assert!(check.contains(part), "{part} in {check}");
+    }
+    assert_eq!(check.split(';').count(), 5, "{check}");
+    let check = wait_check(&weir, "s0", |check| check.starts_with("failed"));
+    assert!(!check.contains("public.ref"), "{check}");
+    let mut client = weir.client("app");
+    for (sql, part) in [
+        ("SELECT v FROM w WHERE k = 'a'", "nondeterministic"),
+        ("INSERT INTO w (k) VALUES ('a')", "nondeterministic"),
+        ("INSERT INTO numbers (k) VALUES (1)", "is numeric"),
+    ] {
+        let reason = assert_refused(&mut client, sql);
+        assert!(reason.contains(part), "{sql}: {reason}");
+    }
+    for sql in ["INSERT INTO t (k) VALUES (1)", "INSERT INTO vc (k) VALUES ('a')", "INSERT INTO d (k) VALUES (1)"] {
+        assert_eq!(client.run(sql), "C(INSERT 0 1) Z(I)", "{sql}");
+    }
+    assert_eq!(client.run("INSERT INTO narrow (k) VALUES (1)"), "C(INSERT 0 1) Z(I)", "a warning refuses nothing");
+    // A reload asks anew.
+    for shard in &shards {
+        shard.sql(
+            "DROP TABLE w, numbers, narrow, keyless; CREATE TABLE IF NOT EXISTS ref (code int4);
+             CREATE TABLE w (k text); CREATE TABLE numbers (k int8); CREATE TABLE narrow (k int8);
+             CREATE TABLE keyless (id int8)",
+        );
+    }
+    weir.reconfigure(|builder| builder);
+    weir.admin("RELOAD");
+    for shard in ["s0", "s1"] {
+        wait_check(&weir, shard, |check| check == "ok");
+    }
+    assert_eq!(client.run("INSERT INTO w (k) VALUES ('a')"), "C(INSERT 0 1) Z(I)");
+}
+
+#[test]
+fn a_shard_that_is_down_is_checked_when_it_comes() {
+    let shards = clusters(2);
+    for shard in &shards {
+        shard.sql(SCHEMA);
+    }
+    shards[1].stop();
+    // Nobody is configured to probe: the first user who comes is asked as.
+    let text = toml(&shards, "postgres", TABLES).replace("probe_user = \"postgres\"\n", "");
+    let weir = Weir::builder().database(&text).start();
+    assert_eq!(wait_check(&weir, "s0", |_| true), "pending");
+    let _client = weir.client("app");
+    wait_check(&weir, "s0", |check| check == "ok");
+    let check = wait_check(&weir, "s1", |check| check != "pending");
+    assert!(check.starts_with("pending: could not connect to server"), "{check}");
+    shards[1].restart();
+    wait_check(&weir, "s1", |check| check == "ok");
+}

@@ -30,12 +30,14 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
     let session = Session::new(keep, true, ClientSettings::new(settings));
     let mut segment = Segment::default();
     segment.push(Intake::Query(facts), 0);
+    let distrust = database.distrust.load();
     let planner = Planner {
         map: &database.config.map,
         session: &session,
         mode: database.config.pool_mode,
         default_route: database.config.route,
         server_utf8: true,
+        distrust: &distrust,
         in_block: false,
         catalog: None,
     };

@@ -38,11 +38,13 @@ impl Client {
     /// Plans the segment by what is known of the catalog. `linked`: a server is lent already; `changed`: and the transaction there
     /// may have changed its catalog, which nobody else sees yet.
     pub(super) fn plan(&self, linked: bool, changed: bool) -> Planned {
+        let distrust = self.database.distrust.load();
         let planner = Planner {
             map: &self.database.config.map,
             session: &self.session,
             mode: self.pools.mode,
             default_route: self.pools.route,
+            distrust: &distrust,
             server_utf8: self.pools.server_utf8.load(Ordering::Acquire),
             in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),
             catalog: None,

@@ -5,6 +5,7 @@ use crate::client::segment::Segment;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
 use crate::session::{Intake, Session};
+use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
 use crate::sql::catalog::CatalogView;
@@ -41,6 +42,8 @@ pub struct Planner<'a> {
     pub default_route: RouteHint,
     /// Whether the servers' own encoding is UTF8.
     pub server_utf8: bool,
+    /// What the checks of the shards have found.
+    pub distrust: &'a Distrust,
     /// Whether a transaction block is open.
     pub in_block: bool,
     /// What is known of functions and of relations that are not listed. Without it functions write, and names are believed.
@@ -167,8 +170,11 @@ impl Planner<'_> {
             sharding_key: settings.get("pgweir.sharding_key"),
             shard: settings.get("pgweir.shard"),
             // On a sharded database it is known from the login on.
-            utf8: self.server_utf8 && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
+            utf8: self.server_utf8
+                && !self.distrust.beyond_ascii
+                && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
+            distrust: self.distrust,
             changed_role: self.session.pins().contains(&PinReason::Identity),
             catalog: self.catalog,
         };

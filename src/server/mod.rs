@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod catalog;
+pub mod check;
 pub mod connection;
 pub mod dial;
 pub mod login;

@@ -276,7 +276,7 @@ pub(super) fn type_of_name(name: &str) -> Option<KeyType> {
 }
 
 /// A key type by its OID in `pg_type`.
-fn type_of_oid(oid: u32) -> Option<KeyType> {
+pub(super) fn type_of_oid(oid: u32) -> Option<KeyType> {
     Some(match oid {
         21 => KeyType::Integer { width: 2 },
         23 => KeyType::Integer { width: 4 },

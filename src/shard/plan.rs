@@ -17,9 +17,10 @@ use std::fmt;
 
 use crate::error::{Error, SqlState};
 use crate::id::{ShardIndex, Slot};
+use crate::shard::check::Distrust;
 pub use crate::shard::key::BoundParams;
 use crate::shard::key::{Key, KeyError};
-use crate::shard::map::{KeyType, ShardMap, Table};
+use crate::shard::map::{DEFAULT_SCHEMA, KeyType, ShardMap, Table};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{
     Access, ColumnRef, KeyValue, ParamUse, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef,
@@ -43,6 +44,8 @@ pub struct PlanContext<'a> {
     pub utf8: bool,
     /// Whether search_path is as the server starts with. If not, an unqualified name that is also a listed table's is refused.
     pub default_search_path: bool,
+    /// What the checks of the shards have found.
+    pub distrust: &'a Distrust,
     /// Whether the session may have another role than at its login: SET ROLE.
     pub changed_role: bool,
     /// What is known of functions and of relations that are not listed. Without it their names are believed: EXPLAIN ROUTE.
@@ -263,10 +266,28 @@ fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Opt
         Ok(key) => key.slot(),
         Err(error) => return Err(refusal::bad_key_setting(error)),
     };
+    if let Some(why) = &cx.distrust.keys {
+        return Err(refusal::keys_distrusted(why));
+    }
     let shard = cx.map.owner(slot);
     match by_name {
         Some(named) if named != shard => Err(refusal::contradicts_shard(cx.map.name(named), cx.map.name(shard))),
         _ => Ok(Some(Chosen { shard, slot: Some(slot) })),
+    }
+}
+
+/// Whether the key of a table may decide: the servers are as the configuration says, as far as they were checked.
+fn believe(table: &TableRef, cx: &PlanContext<'_>) -> Result<(), Error> {
+    if let Some(why) = &cx.distrust.keys {
+        return Err(refusal::keys_distrusted(why));
+    }
+    if cx.distrust.tables.is_empty() {
+        return Ok(());
+    }
+    let place = (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
+    match cx.distrust.tables.get(&place) {
+        Some(why) => Err(refusal::table_distrusted(&table.name, why)),
+        None => Ok(()),
     }
 }
 
@@ -471,6 +492,7 @@ impl Filtered<'_> {
         {
             return Err(refusal::reference_write(&target.name).into());
         }
+        believe(table, cx)?;
         let slot = proof::slot(self.top, self.equalities, &self.statement.repeated, cx)?;
         Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot)))
     }
@@ -502,7 +524,9 @@ impl Insert<'_> {
             return Err(refusal::insert_reads_others(&target.name).into());
         }
         match home {
-            Home::Sharded { key, key_type } => self.plan_rows(&target.name, key, key_type, chosen, cx),
+            Home::Sharded { key, key_type } => believe(target, cx)
+                .map_err(Stop::from)
+                .and_then(|()| self.plan_rows(&target.name, key, key_type, chosen, cx)),
             Home::Reference => Ok(chosen.ok_or_else(|| refusal::reference_write(&target.name))?.plan()),
             Home::Unlisted => {
                 Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))

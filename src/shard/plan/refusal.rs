@@ -213,6 +213,20 @@ pub(super) fn nested_write(nested: &str) -> Error {
     )
 }
 
+pub(super) fn keys_distrusted(why: &str) -> Error {
+    refuse(
+        format!("sharding keys cannot be trusted to say the shard: {why}"),
+        "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
+    )
+}
+
+pub(super) fn table_distrusted(table: &str, why: &str) -> Error {
+    refuse(
+        format!("the sharding key of table \"{table}\" cannot be trusted to say the shard: {why}"),
+        "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
+    )
+}
+
 pub(super) fn lost() -> Error {
     Error::us(SqlState::INTERNAL_ERROR, "the statement's sharded table was lost")
 }

@@ -28,6 +28,8 @@ fn map() -> ShardMap {
     .unwrap()
 }
 
+static TRUST: Distrust = Distrust { keys: None, beyond_ascii: false, tables: std::collections::BTreeMap::new() };
+
 fn context(map: &ShardMap) -> PlanContext<'_> {
     PlanContext {
         map,
@@ -36,6 +38,7 @@ fn context(map: &ShardMap) -> PlanContext<'_> {
         shard: None,
         utf8: true,
         default_search_path: true,
+        distrust: &TRUST,
         changed_role: false,
         catalog: None,
     }
