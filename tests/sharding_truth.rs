@@ -412,16 +412,11 @@ fn names_are_known_while_the_default_shard_is_down() {
 
 /// Waits until SHOW SHARDS says of a shard what `wanted` wants; what it says.
 fn wait_check(weir: &Weir, shard: &str, wanted: impl Fn(&str) -> bool) -> String {
-    let since = std::time::Instant::now();
-    loop {
+    common::eventually(shard, std::time::Duration::from_secs(30), || {
         let rows = weir.admin_table("SHOW SHARDS");
         let check = rows.iter().find(|row| row["shard"] == shard).unwrap()["check"].clone();
-        if wanted(&check) {
-            return check;
-        }
-        assert!(since.elapsed() < std::time::Duration::from_secs(30), "{shard}: {check}\n{}", weir.log_text());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+        wanted(&check).then_some(check)
+    })
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::shard::map::ShardMap;
 /// Why it could not be asked: those of the login and of the server, or no answer within the time of a login.
 pub async fn run(target: &Target, settings: &LoginSettings, map: &ShardMap) -> Result<Vec<Finding>, String> {
     // The connection stays with the thread that asks.
-    let mut connection = login::login(target, settings, WorkerId(0)).await.map_err(|error| error.message.clone())?;
+    let mut connection = login::login(target, settings, WorkerId(0)).await.map_err(|error| error.message)?;
     match tokio::time::timeout(settings.timeout, exchange(&mut connection, map)).await {
         Ok(Ok(Ok(findings))) => Ok(findings),
         Ok(Ok(Err(error))) => Err(format!("server {}: {}", target.address(), error.message)),

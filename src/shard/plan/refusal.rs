@@ -107,6 +107,15 @@ pub(super) fn function_unseen(name: &str) -> Error {
     )
 }
 
+pub(super) fn shadowing_function(name: &str) -> Error {
+    refuse(
+        format!(
+            "function {name}() on a sharded database is not supported without a shard: somebody has made one of this name that may read any table"
+        ),
+        "Write pg_catalog. before the name if PostgreSQL's own is meant, choose the shard by SET pgweir.shard = 'name', or declare the function IMMUTABLE if it reads no table.",
+    )
+}
+
 pub(super) fn operator_unseen(name: &str) -> Error {
     refuse(
         format!(

@@ -51,7 +51,7 @@ pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<
 fn step_into(shadows: &Shadows, statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
     match shadows.over(statement) {
         None => {}
-        Some(Shadow::Function(name)) => return Err(refusal::function_unseen(&format!("{name}()"))),
+        Some(Shadow::Function(name)) => return Err(refusal::shadowing_function(&name)),
         Some(Shadow::Operator(name)) => return Err(refusal::operator_unseen(&name)),
         Some(Shadow::Equality) => return Err(refusal::own_equality()),
     }
