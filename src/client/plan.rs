@@ -5,10 +5,11 @@ use crate::client::segment::Segment;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
 use crate::session::{Intake, Session};
+use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
 use crate::sql::catalog::CatalogView;
-use crate::sql::facts::{Access, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::wire::message;
 
 /// What a segment needs.
@@ -41,6 +42,10 @@ pub struct Planner<'a> {
     pub mode: PoolMode,
     /// Where statements go that say nothing.
     pub default_route: RouteHint,
+    /// Whether the servers' own encoding is UTF8.
+    pub server_utf8: bool,
+    /// What the checks of the shards have found.
+    pub distrust: &'a Distrust,
     /// Whether a transaction block is open.
     pub in_block: bool,
     /// Whether the client has written on the server that it has: what the server says of sequences may then be its own doing.
@@ -177,8 +182,13 @@ impl Planner<'_> {
             bound: None,
             sharding_key: settings.get("pgweir.sharding_key"),
             shard: settings.get("pgweir.shard"),
-            utf8: settings.get("client_encoding").is_none_or(|e| e.eq_ignore_ascii_case("utf8")),
+            // On a sharded database it is known from the login on.
+            utf8: self.server_utf8
+                && !self.distrust.beyond_ascii
+                && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
+            distrust: self.distrust,
+            changed_role: self.session.pins().contains(&PinReason::Identity),
             catalog: self.catalog,
         };
         let Intake::Bind { statement: Some(statement), .. } = intake else {

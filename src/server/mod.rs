@@ -2,9 +2,11 @@
 
 pub mod cancel;
 pub mod catalog;
+pub mod check;
 pub mod connection;
 pub mod dial;
 pub mod login;
+mod shadows;
 
 pub use connection::Connection;
 

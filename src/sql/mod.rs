@@ -16,6 +16,7 @@ pub mod hints;
 pub mod parse;
 mod scan;
 pub mod settings;
+pub mod shadows;
 mod shape;
 mod statement;
 mod utility;
