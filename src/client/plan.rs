@@ -14,6 +14,7 @@ use crate::wire::message;
 
 /// What a segment needs.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that the segment does")]
 pub struct Need {
     /// The strongest access of its statements.
     pub access: Access,
