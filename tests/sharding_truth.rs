@@ -556,3 +556,64 @@ fn a_shard_that_is_down_is_checked_when_it_comes() {
     shards[1].restart();
     wait_check(&weir, "s1", |check| check == "ok");
 }
+
+#[test]
+fn a_search_path_on_its_way_is_not_overtaken() {
+    let sharded = Sharded::start(
+        "CREATE SCHEMA other; CREATE TABLE other.w (k text, v text); INSERT INTO other.w VALUES ('a', 'other')",
+    );
+    let run = |client: &mut RawClient, sql: &str| {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+    };
+    let select = "SELECT v FROM w WHERE k = 'a'";
+    let mut seen = Vec::new();
+    // In one pipeline.
+    let mut client = sharded.client();
+    run(&mut client, "SET search_path = other");
+    run(&mut client, select);
+    client.sync();
+    seen.push(show(&client.read_until_ready()));
+    // In the next pipeline, sent before the first is answered.
+    let mut client = sharded.client();
+    run(&mut client, "SET search_path = other");
+    client.sync();
+    run(&mut client, select);
+    client.sync();
+    client.read_until_ready();
+    seen.push(show(&client.read_until_ready()));
+    let mut client = sharded.client();
+    client.query("SET search_path = other");
+    client.query(select);
+    client.read_until_ready();
+    seen.push(show(&client.read_until_ready()));
+    // The same of the settings that choose a shard.
+    let mut client = sharded.client();
+    run(&mut client, "SET pgweir.shard = 's1'");
+    run(&mut client, "SELECT v FROM t WHERE k = 1");
+    client.sync();
+    seen.push(show(&client.read_until_ready()));
+    assert_eq!(seen, ["E(0A000) Z(I)", "E(0A000) Z(I)", "E(0A000) Z(I)", "E(0A000) Z(I)",]);
+    // Between two Syncs nothing can be waited for.
+    let mut client = sharded.client();
+    run(&mut client, "SET search_path = other");
+    client.flush();
+    client.read_until(b'C');
+    run(&mut client, select);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(I)");
+    let mut client = sharded.client();
+    let reason = assert_refused(&mut client, "SELECT set_config('search_path', 'other', false)");
+    assert!(reason.contains("set_config"), "{reason}");
+    // What decides nothing is not in the way, nor what waits for its answer.
+    run(&mut client, "SET work_mem = '4MB'");
+    run(&mut client, "SELECT set_config('my.own', '1', true)");
+    run(&mut client, select);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "1 2 C(SET) 1 2 D(1) C(SELECT 1) 1 2 C(SELECT 0) Z(I)");
+    client.query("SET client_encoding = 'UTF8'");
+    client.query(select);
+    assert_eq!(show(&client.read_until_ready()), "C(SET) Z(I)");
+    assert_eq!(show(&client.read_until_ready()), "T(v:25) C(SELECT 0) Z(I)");
+}

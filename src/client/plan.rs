@@ -4,12 +4,14 @@ use crate::client::own;
 use crate::client::segment::Segment;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
+use crate::session::settings::decides_shard;
 use crate::session::{Intake, Session};
 use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::shadows;
 use crate::wire::message;
 
 /// What a segment needs.
@@ -64,6 +66,7 @@ impl Planner<'_> {
             runs_code: false,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
+        let mut in_doubt = self.map.is_sharded() && self.session.settings_in_doubt();
         let mut at = 0_usize;
         for (intake, len) in &segment.items {
             let frame = bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
@@ -83,6 +86,10 @@ impl Planner<'_> {
                 _ => {}
             }
             let Some(facts) = intake.facts() else { continue };
+            if in_doubt && facts.statements.iter().any(shadows::may_matter) {
+                return Err(overtakes());
+            }
+            in_doubt |= self.map.is_sharded() && effects(facts).any(decides_shard);
             self.text(facts, &mut need)?;
             let plan = self.shard(intake, facts, frame)?;
             let so_far = std::mem::replace(&mut need.plan, ShardPlan::AnyShard { why: "" });
@@ -197,4 +204,19 @@ impl Planner<'_> {
         cx.bound = Some(BoundParams { values: &parameters.values, formats: &parameters.formats, types: &types });
         Ok(plan_query(facts, &cx))
     }
+}
+
+fn effects(facts: &QueryFacts) -> impl Iterator<Item = &SessionEffect> {
+    facts.statements.iter().flat_map(|statement| &statement.effects)
+}
+
+/// The statement stands behind a SET in one pipeline.
+fn overtakes() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "the shard cannot be told: a statement sent before in the same pipeline changes a setting that decides it",
+    )
+    .hint(
+        "Send SET and RESET of search_path, client_encoding, role and pgweir's own settings with a Sync of their own.",
+    )
 }

@@ -187,10 +187,19 @@ impl Session {
         self.keep == Keep::Session || !self.pins.is_empty()
     }
 
-    /// Whether an answer is awaited that may change what the client's names stand for: what follows the next Sync is not read before.
+    /// Whether an answer is awaited that may change what the client's names stand for, or where statements go: what follows the next Sync
+    /// is not read before.
     #[must_use]
     pub fn names_in_doubt(&self) -> bool {
-        self.pipeline.names_in_doubt()
+        self.pipeline.names_in_doubt() || self.settings_in_doubt()
+    }
+
+    /// Whether something is under way, or waits for the end of its transaction, that changes where statements go: see
+    /// [`settings::decides_shard`].
+    #[must_use]
+    pub fn settings_in_doubt(&self) -> bool {
+        let under_way = self.pipeline.facts().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects);
+        self.pending.iter().chain(under_way).any(settings::decides_shard)
     }
 
     /// Whether the extended protocol is between two Syncs, or COPY data is under way.

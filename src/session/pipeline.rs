@@ -150,6 +150,14 @@ impl Pipeline {
         self.copy_in
     }
 
+    /// What the statements under way say.
+    pub fn facts(&self) -> impl Iterator<Item = &QueryFacts> {
+        self.queue.iter().filter_map(|r| match &r.kind {
+            Kind::Query { facts, .. } | Kind::Execute(Some(facts)) => Some(facts.as_ref()),
+            _ => None,
+        })
+    }
+
     /// Whether a request is under way whose failure would change what the client's names stand for.
     #[must_use]
     pub fn names_in_doubt(&self) -> bool {

@@ -169,7 +169,7 @@ pub(super) fn not_looked_up(name: &str) -> Error {
 
 pub(super) fn local_search_path() -> Error {
     refuse(
-        "search_path cannot be changed for a transaction of a sharded database".to_owned(),
+        "search_path cannot be changed by SET LOCAL or set_config() on a sharded database".to_owned(),
         "SET search_path before the transaction, or write the schema before each name.",
     )
 }
