@@ -617,3 +617,20 @@ fn a_search_path_on_its_way_is_not_overtaken() {
     assert_eq!(show(&client.read_until_ready()), "C(SET) Z(I)");
     assert_eq!(show(&client.read_until_ready()), "T(v:25) C(SELECT 0) Z(I)");
 }
+
+#[test]
+fn backslashes_are_read_as_the_server_reads_them() {
+    let shards = clusters(2);
+    for shard in &shards {
+        shard.sql(SCHEMA);
+        shard.sql("ALTER ROLE postgres SET standard_conforming_strings = off; ALTER ROLE postgres SET escape_string_warning = off");
+    }
+    let sharded = Sharded::over(shards, "postgres");
+    let mut client = sharded.client();
+    let insert = r"INSERT INTO w (k, v) VALUES ('a\\b', 'v')";
+    assert!(assert_refused(&mut client, insert).contains("standard_conforming_strings"));
+    assert!(client.run("SET standard_conforming_strings = on").starts_with("C(SET)"));
+    assert_eq!(client.run(insert), "C(INSERT 0 1) Z(I)");
+    let home = sharded.shard_of(hash::hash_bytes(br"a\\b"));
+    assert_eq!(sharded.shards[home].sql("SELECT k FROM w"), [[r"a\\b"]]);
+}

@@ -306,7 +306,7 @@ pub(super) fn bad_key(table: &str, key: &str, error: KeyError) -> Error {
                 "cannot tell the shard: the type of ${number}, the sharding key \"{key}\" of table \"{table}\", depends on which of \
                  its uses the server comes to first"
             ),
-            "Declare the parameter's type in Parse, or cast it to the key's type wherever it stands ($1::bigint).",
+            "Declare the parameter's type in Parse, or cast it to the key's type wherever it stands, as in $1::bigint.",
         ),
     }
 }
