@@ -39,6 +39,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
         server_utf8: true,
         distrust: &distrust,
         in_block: false,
+        wrote: false,
         catalog: None,
     };
     match planner.plan(&segment, &[]) {

@@ -36,8 +36,8 @@ pub(super) type LookUp = Pin<Box<dyn Future<Output = Result<(), Error>>>>;
 
 impl Client {
     /// Plans the segment by what is known of the catalog. `linked`: a server is lent already; `changed`: and the transaction there
-    /// may have changed its catalog, which nobody else sees yet.
-    pub(super) fn plan(&self, linked: bool, changed: bool) -> Planned {
+    /// may have changed its catalog, which nobody else sees yet; `wrote`: and the client has written there.
+    pub(super) fn plan(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
         let distrust = self.database.distrust.load();
         let planner = Planner {
             map: &self.database.config.map,
@@ -47,6 +47,7 @@ impl Client {
             distrust: &distrust,
             server_utf8: self.pools.server_utf8.load(Ordering::Acquire),
             in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),
+            wrote,
             catalog: None,
         };
         let map = &self.database.config.map;

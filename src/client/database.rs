@@ -180,6 +180,8 @@ pub struct UserPools {
     pub catalog: Mutex<Catalog>,
     /// Held by who asks for more of it.
     pub looking_up: tokio::sync::Mutex<()>,
+    /// Others were made for the user since, with another password: clients go over to those.
+    replaced: AtomicBool,
     credential: ServerCredential,
     server_user: String,
     settings: PoolSettings,
@@ -233,6 +235,7 @@ impl LiveDatabase {
         }
         let pools = Arc::new(self.make(user, credential));
         if let Some(old) = users.insert(user.to_owned(), Arc::clone(&pools)) {
+            old.replaced.store(true, Ordering::Release);
             old.each(&mut |pool| pool.close_all());
         }
         pools
@@ -323,6 +326,7 @@ impl LiveDatabase {
             server_utf8: AtomicBool::new(false),
             catalog: Mutex::default(),
             looking_up: tokio::sync::Mutex::default(),
+            replaced: AtomicBool::new(false),
             credential,
             server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),
             settings,
@@ -386,6 +390,12 @@ impl LiveDatabase {
 }
 
 impl UserPools {
+    /// Whether the user has others now, which [`LiveDatabase::adopt`] gives.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
     fn each(&self, f: &mut dyn FnMut(&Arc<Pool>)) {
         self.pools.iter().flatten().filter_map(OnceLock::get).for_each(f);
     }

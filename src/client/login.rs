@@ -223,6 +223,12 @@ async fn ask(checkout: &mut Checkout, pools: &UserPools, wanted: &[(String, Stri
     let utf8 = encoding.is_some_and(|(_, value)| value.eq_ignore_ascii_case("utf8"));
     pools.server_utf8.store(utf8, Ordering::Release);
     pools.welcome.lock().parameters = Some(Arc::new(connection.welcome.clone()));
+    // What another client set on it would take part in what a value comes to mean (DateStyle).
+    let nobody = ClientSettings::default();
+    if let Some(sql) = connection.state.settings.catch_up(&nobody) {
+        connection.run(&sql).await.map_err(lost)??;
+        connection.state.settings.caught_up(&nobody);
+    }
     for (name, value) in wanted.iter().filter(|w| !is_plain(w)) {
         let sql = format!("SELECT pg_catalog.set_config({},{},false)", quote(name), quote(value));
         connection.run(&sql).await.map_err(lost)??;

@@ -16,6 +16,7 @@ use crate::wire::message;
 
 /// What a segment needs.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that the segment does")]
 pub struct Need {
     /// The strongest access of its statements.
     pub access: Access,
@@ -27,6 +28,8 @@ pub struct Need {
     pub changes_catalog: bool,
     /// It runs code that may leave behind what nobody sees.
     pub runs_code: bool,
+    /// The client has written on the server when it is done, other than by BEGIN.
+    pub wrote: bool,
     /// Its shard.
     pub plan: ShardPlan,
 }
@@ -48,6 +51,8 @@ pub struct Planner<'a> {
     pub distrust: &'a Distrust,
     /// Whether a transaction block is open.
     pub in_block: bool,
+    /// Whether the client has written on the server that it has: what the server says of sequences may then be its own doing.
+    pub wrote: bool,
     /// What is known of functions and of relations that are not listed. Without it functions write, and names are believed.
     pub catalog: Option<CatalogView<'a>>,
 }
@@ -64,10 +69,12 @@ impl Planner<'_> {
             begin_read_only: false,
             changes_catalog: false,
             runs_code: false,
+            wrote: self.wrote,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
         let mut in_doubt = self.map.is_sharded() && self.session.settings_in_doubt();
         let mut at = 0_usize;
+        need.wrote |= self.mode == PoolMode::Session;
         for (intake, len) in &segment.items {
             let frame = bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
             at = at.saturating_add(*len);
@@ -91,9 +98,16 @@ impl Planner<'_> {
             }
             in_doubt |= self.map.is_sharded() && effects(facts).any(decides_shard);
             self.text(facts, &mut need)?;
+            if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
+                own_sequences(facts, &mut need.wrote)?;
+            }
             let plan = self.shard(intake, facts, frame)?;
             let so_far = std::mem::replace(&mut need.plan, ShardPlan::AnyShard { why: "" });
             need.plan = combine(so_far, plan);
+        }
+        if segment.is_continued() && need.hint == RouteHint::Auto {
+            // A write may follow in the same implicit transaction.
+            need.hint = RouteHint::Primary;
         }
         match need.plan {
             ShardPlan::Reject(error) => Err(error),
@@ -219,4 +233,27 @@ fn overtakes() -> Error {
     .hint(
         "Send SET and RESET of search_path, client_encoding, role and pgweir's own settings with a Sync of their own.",
     )
+}
+
+/// Refuses currval() and lastval() where the server cannot say anything of this client's: what it said would be of another's doing.
+fn own_sequences(facts: &QueryFacts, wrote: &mut bool) -> Result<(), Error> {
+    for statement in &facts.statements {
+        let name = match statement.why {
+            "calls currval()" => "currval",
+            "calls lastval()" => "lastval",
+            _ => {
+                *wrote |= statement.access == Access::Write;
+                continue;
+            }
+        };
+        if !*wrote {
+            return Err(Error::us(
+                SqlState::OBJECT_NOT_IN_STATE,
+                format!("{name}() is not defined here: this transaction has not called nextval()"),
+            )
+            .detail("Between transactions the server connection serves other clients, whose sequence values it would tell.")
+            .hint("Use INSERT ... RETURNING, or ask in the transaction that called nextval(), or set pool_mode = \"session\"."));
+        }
+    }
+    Ok(())
 }
