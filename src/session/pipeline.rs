@@ -113,6 +113,7 @@ pub struct Request {
 
 /// What to know of a request without looking through it again.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent marks, each counted by itself")]
 struct Marks {
     /// Its outcome changes what the client's names stand for.
     names: bool,
