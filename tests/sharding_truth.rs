@@ -556,3 +556,81 @@ fn a_shard_that_is_down_is_checked_when_it_comes() {
     shards[1].restart();
     wait_check(&weir, "s1", |check| check == "ok");
 }
+
+#[test]
+fn a_search_path_on_its_way_is_not_overtaken() {
+    let sharded = Sharded::start(
+        "CREATE SCHEMA other; CREATE TABLE other.w (k text, v text); INSERT INTO other.w VALUES ('a', 'other')",
+    );
+    let run = |client: &mut RawClient, sql: &str| {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+    };
+    let select = "SELECT v FROM w WHERE k = 'a'";
+    let mut seen = Vec::new();
+    // In one pipeline.
+    let mut client = sharded.client();
+    run(&mut client, "SET search_path = other");
+    run(&mut client, select);
+    client.sync();
+    seen.push(show(&client.read_until_ready()));
+    // In the next pipeline, sent before the first is answered.
+    let mut client = sharded.client();
+    run(&mut client, "SET search_path = other");
+    client.sync();
+    run(&mut client, select);
+    client.sync();
+    client.read_until_ready();
+    seen.push(show(&client.read_until_ready()));
+    let mut client = sharded.client();
+    client.query("SET search_path = other");
+    client.query(select);
+    client.read_until_ready();
+    seen.push(show(&client.read_until_ready()));
+    // The same of the settings that choose a shard.
+    let mut client = sharded.client();
+    run(&mut client, "SET pgweir.shard = 's1'");
+    run(&mut client, "SELECT v FROM t WHERE k = 1");
+    client.sync();
+    seen.push(show(&client.read_until_ready()));
+    assert_eq!(seen, ["E(0A000) Z(I)", "E(0A000) Z(I)", "E(0A000) Z(I)", "E(0A000) Z(I)",]);
+    // Between two Syncs nothing can be waited for.
+    let mut client = sharded.client();
+    run(&mut client, "SET search_path = other");
+    client.flush();
+    client.read_until(b'C');
+    run(&mut client, select);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(I)");
+    let mut client = sharded.client();
+    let reason = assert_refused(&mut client, "SELECT set_config('search_path', 'other', false)");
+    assert!(reason.contains("set_config"), "{reason}");
+    // What decides nothing is not in the way, nor what waits for its answer.
+    run(&mut client, "SET work_mem = '4MB'");
+    run(&mut client, "SELECT set_config('my.own', '1', true)");
+    run(&mut client, select);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "1 2 C(SET) 1 2 D(1) C(SELECT 1) 1 2 C(SELECT 0) Z(I)");
+    client.query("SET client_encoding = 'UTF8'");
+    client.query(select);
+    assert_eq!(show(&client.read_until_ready()), "C(SET) Z(I)");
+    assert_eq!(show(&client.read_until_ready()), "T(v:25) C(SELECT 0) Z(I)");
+}
+
+#[test]
+fn backslashes_are_read_as_the_server_reads_them() {
+    let shards = clusters(2);
+    for shard in &shards {
+        shard.sql(SCHEMA);
+        shard.sql("ALTER ROLE postgres SET standard_conforming_strings = off; ALTER ROLE postgres SET escape_string_warning = off");
+    }
+    let sharded = Sharded::over(shards, "postgres");
+    let mut client = sharded.client();
+    let insert = r"INSERT INTO w (k, v) VALUES ('a\\b', 'v')";
+    assert!(assert_refused(&mut client, insert).contains("standard_conforming_strings"));
+    assert!(client.run("SET standard_conforming_strings = on").starts_with("C(SET)"));
+    assert_eq!(client.run(insert), "C(INSERT 0 1) Z(I)");
+    let home = sharded.shard_of(hash::hash_bytes(br"a\\b"));
+    assert_eq!(sharded.shards[home].sql("SELECT k FROM w"), [[r"a\\b"]]);
+}

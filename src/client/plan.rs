@@ -4,12 +4,14 @@ use crate::client::own;
 use crate::client::segment::Segment;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
+use crate::session::settings::decides_shard;
 use crate::session::{Intake, Session};
 use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::shadows;
 use crate::wire::message;
 
 /// What a segment needs.
@@ -70,6 +72,7 @@ impl Planner<'_> {
             wrote: self.wrote,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
+        let mut in_doubt = self.map.is_sharded() && self.session.settings_in_doubt();
         let mut at = 0_usize;
         need.wrote |= self.mode == PoolMode::Session;
         for (intake, len) in &segment.items {
@@ -90,6 +93,10 @@ impl Planner<'_> {
                 _ => {}
             }
             let Some(facts) = intake.facts() else { continue };
+            if in_doubt && facts.statements.iter().any(shadows::may_matter) {
+                return Err(overtakes());
+            }
+            in_doubt |= self.map.is_sharded() && effects(facts).any(decides_shard);
             self.text(facts, &mut need)?;
             if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
                 own_sequences(facts, &mut need.wrote)?;
@@ -211,6 +218,21 @@ impl Planner<'_> {
         cx.bound = Some(BoundParams { values: &parameters.values, formats: &parameters.formats, types: &types });
         Ok(plan_query(facts, &cx))
     }
+}
+
+fn effects(facts: &QueryFacts) -> impl Iterator<Item = &SessionEffect> {
+    facts.statements.iter().flat_map(|statement| &statement.effects)
+}
+
+/// The statement stands behind a SET in one pipeline.
+fn overtakes() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "the shard cannot be told: a statement sent before in the same pipeline changes a setting that decides it",
+    )
+    .hint(
+        "Send SET and RESET of search_path, client_encoding, role and pgweir's own settings with a Sync of their own.",
+    )
 }
 
 /// Refuses currval() and lastval() where the server cannot say anything of this client's: what it said would be of another's doing.

@@ -196,10 +196,18 @@ impl Session {
         self.keep == Keep::Session || !self.pins.is_empty()
     }
 
-    /// Whether an answer is awaited that may change what the client's names stand for: what follows the next Sync is not read before.
+    /// Whether an answer is awaited that may change what the client's names stand for, or where statements go: what follows the next Sync
+    /// is not read before.
     #[must_use]
     pub fn names_in_doubt(&self) -> bool {
-        self.pipeline.names_in_doubt()
+        self.pipeline.names_in_doubt() || self.settings_in_doubt()
+    }
+
+    /// Whether something is under way, or waits for the end of its transaction, that changes where statements go: see
+    /// [`settings::decides_shard`].
+    #[must_use]
+    pub fn settings_in_doubt(&self) -> bool {
+        self.pipeline.settings_in_doubt() || self.pending.iter().any(settings::decides_shard)
     }
 
     /// Whether the server passes over everything up to the next Sync.

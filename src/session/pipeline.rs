@@ -19,6 +19,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::id::StatementId;
 use crate::session::prepared::Statement;
+use crate::session::settings::decides_shard;
 use crate::sql::facts::{QueryFacts, SessionEffect};
 
 /// Who gets the answer.
@@ -112,6 +113,7 @@ pub struct Request {
 
 /// What to know of a request without looking through it again.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent marks, each counted by itself")]
 struct Marks {
     /// Its outcome changes what the client's names stand for.
     names: bool,
@@ -119,6 +121,8 @@ struct Marks {
     wipes: bool,
     /// Its success makes something certain of the server's statements.
     done: bool,
+    /// It changes a setting that decides where statements go.
+    settings: bool,
 }
 
 impl Marks {
@@ -129,6 +133,7 @@ impl Marks {
         };
         let mut marks = Self { done: request.done.is_some(), ..Self::default() };
         for effect in facts.iter().flat_map(|f| &f.statements).flat_map(|s| &s.effects) {
+            marks.settings |= decides_shard(effect);
             match effect {
                 SessionEffect::DeallocateAll | SessionEffect::DiscardAll => marks.wipes = true,
                 SessionEffect::Deallocate { .. } => marks.names = true,
@@ -146,6 +151,7 @@ struct Marked {
     names: usize,
     wipes: usize,
     done: usize,
+    settings: usize,
 }
 
 impl Marked {
@@ -153,12 +159,14 @@ impl Marked {
         self.names += usize::from(marks.names);
         self.wipes += usize::from(marks.wipes);
         self.done += usize::from(marks.done);
+        self.settings += usize::from(marks.settings);
     }
 
     fn remove(&mut self, marks: Marks) {
         self.names -= usize::from(marks.names);
         self.wipes -= usize::from(marks.wipes);
         self.done -= usize::from(marks.done);
+        self.settings -= usize::from(marks.settings);
     }
 }
 
@@ -210,6 +218,12 @@ impl Pipeline {
     #[must_use]
     pub fn copy_in(&self) -> bool {
         self.copy_in
+    }
+
+    /// Whether a request is under way that changes where statements go: see [`decides_shard`].
+    #[must_use]
+    pub fn settings_in_doubt(&self) -> bool {
+        self.marked.settings > 0
     }
 
     /// Whether a request is under way whose outcome changes what the client's names stand for.

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::sql::facts::{PinReason, SessionEffect};
+
 /// Settings whose changes PostgreSQL reports and which a client may set; names in lower case.
 ///
 /// <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC>
@@ -20,6 +22,20 @@ pub fn is_reported(name: &str) -> bool {
 
 /// Prefix of the settings that are pgweir's own: they say where statements go and never need to be on a server.
 pub const OWN_PREFIX: &str = "pgweir.";
+
+/// Whether an effect changes what decides where a statement goes on a sharded database: how its names and keys are read, or what is
+/// chosen.
+#[must_use]
+pub fn decides_shard(effect: &SessionEffect) -> bool {
+    match effect {
+        SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => {
+            matches!(name.as_str(), "search_path" | "client_encoding" | "standard_conforming_strings" | "role")
+                || name.starts_with(OWN_PREFIX)
+        }
+        SessionEffect::ResetAll | SessionEffect::DiscardAll | SessionEffect::Pin(PinReason::Identity) => true,
+        SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => false,
+    }
+}
 
 /// Settings by name in lower case.
 pub type Values = BTreeMap<String, String>;

@@ -368,6 +368,36 @@ mod tests {
     }
 
     #[test]
+    fn an_old_answer_about_shadows_does_when_nobody_answers() {
+        let now = clock::now();
+        let mut catalog = Catalog::default();
+        let question = |path: Option<&str>| ShadowQuestion { search_path: path.map(str::to_owned), listed: vec![] };
+        let known = |catalog: &Catalog, search_path, after: u64| {
+            let view = CatalogView { catalog, search_path, now: now + Duration::from_secs(after) };
+            view.shadows().is_some()
+        };
+        assert!(!catalog.renew_shadows(&question(None), now));
+        let asked = || Questions { shadows: Some(question(None)), ..Questions::default() };
+        catalog.learn(asked(), Answers { shadows: Some(Shadows::default()), ..Answers::default() }, now);
+        assert!(known(&catalog, None, 59) && !known(&catalog, None, 61) && !known(&catalog, Some("a"), 0));
+        assert_eq!(catalog.unanswered(asked(), now), Questions::default());
+        let later = now + Duration::from_secs(61);
+        assert_eq!(catalog.unanswered(asked(), later), asked());
+        // Nobody answered.
+        assert!(catalog.renew_shadows(&question(None), later));
+        catalog.learn(asked(), Answers::default(), later);
+        assert!(known(&catalog, None, 70) && !known(&catalog, None, 72));
+        // What is known to have changed is not renewed.
+        catalog.follow(1);
+        assert!(!catalog.renew_shadows(&question(None), later));
+        for path in 0..3 * MAX_NAMES / NAMES_PER_PATH {
+            let asked = Questions { shadows: Some(question(Some(&path.to_string()))), ..Questions::default() };
+            catalog.learn(asked, Answers { shadows: Some(Shadows::default()), ..Answers::default() }, now);
+        }
+        assert!(catalog.shadows.len() <= MAX_NAMES / NAMES_PER_PATH + 1);
+    }
+
+    #[test]
     fn names_made_up_do_not_pile_up() {
         let now = clock::now();
         let mut catalog = Catalog::default();

@@ -327,7 +327,7 @@ pub struct StatementFacts {
     pub effects: Vec<SessionEffect>,
     /// It may change what the catalog says of functions and relations: DDL, DO, CALL.
     pub changes_catalog: bool,
-    /// It changes search_path until the end of the transaction: SET LOCAL, set_config.
+    /// It changes search_path in a way that is not followed: SET LOCAL, set_config.
     pub local_search_path: bool,
     /// The parameters that it names more than once, at each of their places: the first of them decides a parameter's type.
     pub repeated: Vec<ParamUse>,

@@ -89,3 +89,97 @@ impl Shadows {
 pub fn may_matter(statement: &StatementFacts) -> bool {
     !statement.mentions.is_empty() || !statement.shape.tables().is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::facts;
+    use super::*;
+
+    fn shadows() -> Shadows {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Shadows {
+            functions: names(&["log"]),
+            fields: names(&["peers"]),
+            operators: names(&["===", "<>"]),
+            hidden_operators: names(&["~=="]),
+            ..Shadows::default()
+        }
+    }
+
+    fn over(shadows: &Shadows, sql: &str) -> Option<Shadow> {
+        let facts = facts(sql.as_bytes());
+        assert!(facts.unparsed.is_none(), "{sql}: {:?}", facts.unparsed);
+        facts.statements.iter().find_map(|statement| shadows.over(statement))
+    }
+
+    #[test]
+    fn a_name_is_enough() {
+        let mut only = shadows();
+        only.operators.remove("<>");
+        let function = |name: &str| Some(Shadow::Function(name.to_owned()));
+        let operator = |name: &str| Some(Shadow::Operator(name.to_owned()));
+        for (sql, expected) in [
+            ("SELECT log(2)", function("log")),
+            ("SELECT pg_catalog.log(2)", None),
+            ("SELECT a FROM t WHERE log(a) = 1", function("log")),
+            ("INSERT INTO t VALUES (log(1)) RETURNING t.x", function("log")),
+            ("EXPLAIN ANALYZE SELECT log(2)", function("log")),
+            ("SELECT ln(2), log FROM t", None),
+            ("SELECT t.peers FROM t", function("peers")),
+            ("SELECT s.t.peers FROM s.t", function("peers")),
+            ("SELECT (t).peers FROM t", function("peers")),
+            ("SELECT (f(1)).a.peers", function("peers")),
+            ("SELECT peers, peers.a FROM t peers", None),
+            ("SELECT 1 ORDER BY 1 USING ===", operator("===")),
+            ("SELECT 1 === 2", operator("===")),
+            ("SELECT 1 === ANY (ARRAY[1])", operator("===")),
+            ("SELECT 1 OPERATOR(s.===) 2", operator("===")),
+            ("SELECT 1 === ALL (SELECT 2)", operator("===")),
+            ("SELECT 1 OPERATOR(pg_catalog.===) 2", None),
+            ("SELECT 1 OPERATOR(s.~==) 2", operator("~==")),
+            ("SELECT 1 ~== 2", None),
+            ("SELECT * FROM t WHERE a = 1", None),
+        ] {
+            assert_eq!(over(&only, sql), expected, "{sql}");
+        }
+        // What IN and CASE use is not written.
+        assert_eq!(over(&shadows(), "SELECT 1"), operator("<>"));
+        let equality = Shadows { equality: true, ..Shadows::default() };
+        assert_eq!(over(&equality, "SELECT * FROM t"), Some(Shadow::Equality));
+        assert_eq!(over(&equality, "SELECT 1"), None);
+    }
+
+    #[test]
+    fn only_what_has_names_is_asked_about() {
+        for (sql, expected) in [
+            ("SELECT 1", false),
+            ("SET x = 1", false),
+            ("COMMIT", false),
+            ("SELECT now()", true),
+            ("SELECT 1 + 1", true),
+            ("TABLE t", true),
+            ("TRUNCATE t", true),
+        ] {
+            assert_eq!(facts(sql.as_bytes()).statements.iter().any(may_matter), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn parameters_that_occur_twice() {
+        let repeated = |sql: &str| -> Vec<(u16, Option<String>)> {
+            let facts = facts(sql.as_bytes());
+            facts.statements[0].repeated.iter().map(|used| (used.number, used.cast.clone())).collect()
+        };
+        assert_eq!(repeated("SELECT $1, $2 FROM t WHERE k = $3"), []);
+        let cast = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            repeated(
+                "SELECT $1::text, $2 FROM t WHERE k = $1 AND a = ANY ($1::int[]) AND b = $1::varchar(3)::text LIMIT $3"
+            ),
+            [(1, cast("text")), (1, None), (1, cast("")), (1, cast(""))]
+        );
+        assert_eq!(repeated("EXPLAIN SELECT $1 FROM t WHERE k = $1::int8"), [(1, None), (1, cast("int8"))]);
+        assert_eq!(repeated("INSERT INTO t (k, v) VALUES ($1, $2), ($1, $2)").len(), 4);
+        assert_eq!(repeated("WITH c AS (SELECT $1) SELECT (SELECT $1) FROM t JOIN u ON t.a = $1 GROUP BY $1").len(), 4);
+    }
+}

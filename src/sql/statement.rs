@@ -291,9 +291,8 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
         draft.pin(reason);
     }
     if name == "set_config" && called.access == Access::Read {
-        if is_local(function) {
-            draft.local_search_path |= may_name_search_path(function);
-        } else {
+        draft.local_search_path |= may_name_search_path(function);
+        if !is_local(function) {
             draft.pin(PinReason::Setting);
         }
     }

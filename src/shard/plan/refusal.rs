@@ -169,7 +169,7 @@ pub(super) fn not_looked_up(name: &str) -> Error {
 
 pub(super) fn local_search_path() -> Error {
     refuse(
-        "search_path cannot be changed for a transaction of a sharded database".to_owned(),
+        "search_path cannot be changed by SET LOCAL or set_config() on a sharded database".to_owned(),
         "SET search_path before the transaction, or write the schema before each name.",
     )
 }
@@ -306,7 +306,7 @@ pub(super) fn bad_key(table: &str, key: &str, error: KeyError) -> Error {
                 "cannot tell the shard: the type of ${number}, the sharding key \"{key}\" of table \"{table}\", depends on which of \
                  its uses the server comes to first"
             ),
-            "Declare the parameter's type in Parse, or cast it to the key's type wherever it stands ($1::bigint).",
+            "Declare the parameter's type in Parse, or cast it to the key's type wherever it stands, as in $1::bigint.",
         ),
     }
 }

@@ -819,3 +819,124 @@ fn what_the_text_does_not_show() {
         assert_eq!(plan(text, &chosen), "s1", "{text}");
     }
 }
+
+/// What `$1` is, where Parse does not say it, hangs on all its uses.
+#[test]
+fn a_parameter_that_is_used_twice() {
+    use crate::sql::parse::facts;
+
+    let map = map();
+    let plan = |sql: &str, value: &[u8], format: i16, oid: u32| {
+        let (values, formats, types) = ([Some(value)], [format], [oid]);
+        let bound = Some(BoundParams { values: &values, formats: &formats, types: &types });
+        match plan_query(&facts(sql.as_bytes()), &PlanContext { bound, ..context(&map) }) {
+            ShardPlan::Reject(error) => error.message,
+            plan => word(&plan),
+        }
+    };
+    let undecided = "cannot tell the shard: the type of $1";
+    let two = 2_i64.to_be_bytes();
+    for sql in [
+        "SELECT 1 FROM orders WHERE customer_id = $1 AND a = $1",
+        "SELECT $1 FROM orders WHERE customer_id = $1",
+        "SELECT $1::text FROM orders WHERE customer_id = $1::int8",
+        "SELECT $1::numeric FROM orders WHERE customer_id = $1",
+        "UPDATE orders SET a = $1 WHERE customer_id = $1",
+        "INSERT INTO orders (a, customer_id) VALUES ($1, $1)",
+        "SELECT 1 FROM orders WHERE customer_id = $1::int8 AND a = $1",
+    ] {
+        assert!(plan(sql, &two, 1, 0).starts_with(undecided), "{sql}");
+        assert_eq!(plan(sql, &two, 1, 20), "s1", "{sql}, declared");
+        let text = plan(sql, b"2", 0, 0);
+        // Small and in text it is the same number in any type, unless it is cast.
+        if sql.contains("= $1::") {
+            assert!(text.starts_with(undecided), "{sql}")
+        } else {
+            assert_eq!(text, "s1", "{sql}")
+        }
+        for doubtful in ["16777217", "-2", " 2", "+2", "2.0", "9007199254740993"] {
+            assert!(plan(sql, doubtful.as_bytes(), 0, 0).starts_with(undecided), "{sql} {doubtful}");
+        }
+    }
+    for sql in [
+        "SELECT 1 FROM orders WHERE customer_id = $1 AND customer_id = $1",
+        "SELECT $1::int4 FROM orders WHERE customer_id = $1::int8 AND $1::int8 > 0",
+        "INSERT INTO orders (customer_id) VALUES ($1), ($1)",
+    ] {
+        assert_eq!(plan(sql, &two, 1, 0), "s1", "{sql}");
+        assert_eq!(plan(sql, b"-1", 0, 0), "s1", "{sql}");
+    }
+    assert!(plan("SELECT 1 FROM codes WHERE code = $1 AND a = $1", b"2", 0, 0).starts_with(undecided));
+    assert_eq!(plan("SELECT 1 FROM codes WHERE code = $1::text AND a = $1::varchar", b"abcdefgh", 0, 0), "s1");
+}
+
+#[test]
+fn what_the_checks_found_is_not_believed() {
+    let map = map();
+    let keys = Distrust { keys: Some("shard \"s1\": odd".into()), ..TRUST.clone() };
+    let orders = Distrust { tables: [(("public".into(), "orders".into()), "odd".into())].into(), ..TRUST.clone() };
+    let by_key = select("orders", &[("customer_id", int(2))]);
+    let by_other = select("customers", &[("id", int(2))]);
+    let row = insert("orders", "customer_id", &[&[int(2)]]);
+    for (distrust, statement, expected) in [
+        (&TRUST, &by_key, "s1"),
+        (&keys, &by_key, NO),
+        (&keys, &by_other, NO),
+        (&keys, &row, NO),
+        (&orders, &by_key, NO),
+        (&orders, &row, NO),
+        (&orders, &by_other, "s1"),
+    ] {
+        let cx = PlanContext { distrust, ..context(&map) };
+        assert_eq!(word(&plan_statement(statement, &cx)), expected, "{distrust:?} {statement:?}");
+    }
+    let cx = PlanContext { distrust: &keys, ..context(&map) };
+    assert_eq!(word(&plan_statement(&by_key, &PlanContext { shard: Some("s1"), ..cx })), "s1");
+    assert_eq!(word(&plan_statement(&by_key, &PlanContext { sharding_key: Some("2"), ..cx })), NO);
+    assert_eq!(word(&plan_statement(&row, &PlanContext { shard: Some("s1"), ..cx })), NO);
+}
+
+#[test]
+fn names_that_mean_something_else() {
+    use crate::sql::catalog::{Answers, Catalog, Questions};
+    use crate::sql::parse::facts;
+    use crate::sql::shadows::{ShadowQuestion, Shadows};
+
+    let map = map();
+    let now = crate::clock::now();
+    let mut catalog = Catalog::default();
+    let pair = |name: &str, schema: &str| [(name.to_owned(), schema.to_owned())].into();
+    let shadows = Shadows {
+        functions: ["lower".to_owned()].into(),
+        elsewhere: pair("orders", "ann"),
+        by_role: pair("customers", "bob"),
+        ..Shadows::default()
+    };
+    let questions = Questions { shadows: Some(ShadowQuestion::default()), ..Questions::default() };
+    catalog.learn(questions, Answers { shadows: Some(shadows), ..Answers::default() }, now);
+    let view = CatalogView { catalog: &catalog, search_path: None, now };
+    let plan = |sql: &str, changed_role| {
+        let cx = PlanContext { catalog: Some(view), changed_role, ..context(&map) };
+        word(&plan_query(&facts(sql.as_bytes()), &cx))
+    };
+    for (sql, expected) in [
+        ("SELECT 1 FROM orders WHERE customer_id = 2", NO),
+        ("SELECT 1 FROM public.orders WHERE customer_id = 2", "s1"),
+        ("INSERT INTO orders (customer_id) VALUES (2)", NO),
+        ("SELECT 1 FROM customers WHERE id = 2", "s1"),
+        ("SELECT lower('X') FROM customers WHERE id = 2", NO),
+        ("SELECT pg_catalog.lower('X') FROM customers WHERE id = 2", "s1"),
+        ("SELECT upper('X') FROM customers WHERE id = 2", "s1"),
+        ("SET ROLE bob; SELECT 1 FROM customers WHERE id = 2", NO),
+        ("/* pgweir: shard=s0 */ SELECT lower('X') FROM orders", "s0"),
+    ] {
+        assert_eq!(plan(sql, false), expected, "{sql}");
+    }
+    assert_eq!(plan("SELECT 1 FROM customers WHERE id = 2", true), NO);
+    let unasked = CatalogView { search_path: Some("x"), ..view };
+    let cx = PlanContext { catalog: Some(unasked), ..context(&map) };
+    let ShardPlan::Reject(error) = plan_query(&facts(b"SELECT 1 FROM customers WHERE id = 2"), &cx) else {
+        panic!("planned without a look-up")
+    };
+    assert!(error.message.contains("was not looked up"), "{error}");
+}
