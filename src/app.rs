@@ -151,7 +151,7 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
     let live = shared.live.load_full();
     live::derive_ahead(&live);
     let mut probers = Probers::default();
-    probers.follow(&live);
+    probers.follow(&live, &shared);
     if let Some(listener) = http {
         let source: Arc<dyn SnapshotSource> = Arc::<State>::clone(&state);
         tokio::task::spawn_local(http::serve(listener, source, std::future::pending()));
@@ -290,6 +290,6 @@ fn install(state: &State, launch: &Launch, probers: &mut Probers) -> Result<Chan
     state.retire(replaced);
     let live = state.shared.live.load_full();
     live::derive_ahead(&live);
-    probers.follow(&live);
+    probers.follow(&live, &state.shared);
     Ok(changes)
 }

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod relay;
 pub mod segment;
 pub mod shared;
+mod silence;
 pub mod task;
 
 use std::cell::RefCell;

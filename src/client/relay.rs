@@ -13,6 +13,7 @@ use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::{LookUp, Planned};
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
+use crate::client::silence::{Find, Silence};
 use crate::client::task::{Client, End, HIGH_WATER, lost, micros};
 use crate::clock;
 use crate::config::{PoolMode, Role};
@@ -68,6 +69,8 @@ pub(super) struct Link {
     shard: ShardIndex,
     server: ServerIndex,
     since: Instant,
+    /// Of a replica. Nobody is sent away from a primary: there is no other to go to.
+    silence: Option<Silence>,
     query_since: Option<Instant>,
     counts: Counts,
     replay: Option<Replay>,
@@ -112,9 +115,11 @@ impl Link {
         server: ServerIndex,
         since: Instant,
     ) -> Self {
+        let silence = (role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
         Self {
             checkout,
             in_flight,
+            silence,
             role,
             shard,
             server,
@@ -194,6 +199,9 @@ impl Client {
                     return Poll::Ready(Event::Stop(error));
                 }
                 if let Poll::Ready(event) = self.poll_relay(link, &mut connection, cx) {
+                    return Poll::Ready(event);
+                }
+                if let Some(event) = silenced(link) {
                     return Poll::Ready(event);
                 }
                 let waits =
@@ -675,6 +683,16 @@ impl Client {
         }
         let dirty = link.ran_code || self.session.leaves_state() || self.live.config.general.server_reset_query_always;
         link.checkout.release(if dirty { Verdict::Dirty } else { Verdict::Clean });
+    }
+}
+
+/// Whether the server has fallen silent, after all that it had sent was read.
+fn silenced(link: &mut Link) -> Option<Event> {
+    match (link.silence.as_mut()?.find(), &link.replay) {
+        (Find::Answers, _) | (Find::Doubtful, None) => None,
+        // What the probes found is held against it already.
+        (Find::Doubtful | Find::Gone, Some(_)) => Some(Event::Retry { primary: false, lost: false }),
+        (Find::Gone, None) => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::clock;
 use crate::error::{Error, SqlState};
+use crate::health::server::ServerHealth;
 use crate::id::{ClientId, WorkerId};
 use crate::net::tls::Negotiated;
 use crate::pool::Pool;
@@ -223,6 +224,17 @@ impl Shared {
     pub fn install(&self, live: Live) {
         self.live.store(Arc::new(live));
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Wakes the clients that wait for one of `servers`, or for a connection: see `client::silence`.
+    pub fn wake_users_of(&self, servers: &[Arc<ServerHealth>]) {
+        let of_these = |pool: &Arc<Pool>| servers.iter().any(|server| Arc::ptr_eq(server, &pool.health));
+        for client in &self.clients {
+            let linked = client.link.lock().as_ref().is_some_and(|(pool, _)| of_these(pool));
+            if linked || client.activity() != Activity::Idle {
+                client.wake.notify_waiters();
+            }
+        }
     }
 
     /// Counts a refused statement.

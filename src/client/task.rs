@@ -18,6 +18,7 @@ use crate::client::plan::Need;
 use crate::client::relay::{Ended, Link};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
+use crate::client::silence::{Find, Silence};
 use crate::clock;
 use crate::config::{PoolMode, Role};
 use crate::error::{Error, Severity, SqlState};
@@ -509,7 +510,8 @@ impl Client {
             let Some(pool) = self.database.pool(&self.pools, shard, route.server) else {
                 return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "the route names no server")));
             };
-            match self.checkout(&pool, now).await {
+            let silence = || (route.role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
+            match self.checkout(&pool, now, &silence).await {
                 Ok(checkout) => {
                     let read = route.role == Role::Replica || request.access == Access::Read;
                     self.count_checkout(&pool, &in_flight, read, now);
@@ -566,17 +568,28 @@ impl Client {
     }
 
     /// A connection of the pool, with the client's settings.
-    async fn checkout(&mut self, pool: &Arc<Pool>, since: Instant) -> Result<Checkout, Stopped> {
+    async fn checkout(
+        &mut self,
+        pool: &Arc<Pool>,
+        since: Instant,
+        silence: &dyn Fn() -> Option<Silence>,
+    ) -> Result<Checkout, Stopped> {
         let mut tries = 0;
         loop {
             let mut checkout = match pool.ask(self.cx.id).map_err(Stopped::Refused)? {
                 Asked::Now(checkout) => checkout,
-                Asked::Later(ticket) => self.wait(ticket, pool, since).await?,
+                Asked::Later(ticket) => self.wait(ticket, pool, since, silence()).await?,
             };
             let Some(connection) = checkout.as_mut() else { continue };
             let Some(sql) = connection.state.settings.catch_up(self.session.settings()) else { return Ok(checkout) };
             let limit = pool.settings.login.timeout;
-            match tokio::time::timeout(limit, connection.run(&sql)).await {
+            let run = tokio::time::timeout(limit, connection.run(&sql));
+            let ran = match silence() {
+                Some(silence) => silence.or(self.handle(), run).await,
+                None => Some(run.await),
+            };
+            let Some(ran) = ran else { return Err(Stopped::Refused(lost("it answers nothing any more"))) };
+            match ran {
                 Ok(Ok(Ok(()))) => {
                     connection.state.settings.caught_up(self.session.settings());
                     return Ok(checkout);
@@ -594,7 +607,13 @@ impl Client {
     }
 
     /// Waits in the queue, while the client is there, nobody cancels and the time is not up.
-    async fn wait(&mut self, mut ticket: Ticket, pool: &Pool, since: Instant) -> Result<Checkout, Stopped> {
+    async fn wait(
+        &mut self,
+        mut ticket: Ticket,
+        pool: &Pool,
+        since: Instant,
+        mut silence: Option<Silence>,
+    ) -> Result<Checkout, Stopped> {
         let handle = Arc::clone(self.handle());
         handle.set_activity(Activity::Waiting);
         let started = since.saturating_duration_since(self.cx.shared.started);
@@ -619,6 +638,9 @@ impl Client {
                     }
                     Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated())))),
                     Order::None | Order::Drain => {}
+                }
+                if silence.as_mut().is_some_and(|s| s.find() != Find::Answers) {
+                    return Poll::Ready(Err(Stopped::Refused(lost("it answers nothing any more"))));
                 }
                 if late.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Err(Stopped::Refused(pool_full(pool, limit))));

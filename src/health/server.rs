@@ -75,8 +75,11 @@ pub struct ProbeFailure {
 /// What a failed probe says about the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// It does not serve: no answer in time, no connection, or it is starting or stopping.
+    /// It does not serve: no connection, or it is starting or stopping.
     Down,
+    /// Nothing came of it within the deadline, not even a refusal: it hangs, or the network swallows what is sent to it. Connections
+    /// that are open may then wait for ever.
+    Silent,
     /// It answered with a refusal (a wrong password, too many connections, no permission): it lives, and clients may well be
     /// served. Only what the probe would have found out is unknown.
     Refused,
@@ -181,6 +184,8 @@ pub struct ServerHealth {
     unreachable_at: AtomicU64,
     probed: AtomicBool,
     suspect: AtomicBool,
+    /// Probes in a row of which nothing came.
+    unanswered: AtomicU32,
     /// The breaker is not pristine: it must be asked and told.
     attention: AtomicBool,
     record: Mutex<Record>,
@@ -210,6 +215,7 @@ impl ServerHealth {
             unreachable_at: AtomicU64::new(UNKNOWN),
             probed: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
+            unanswered: AtomicU32::new(0),
             attention: AtomicBool::new(false),
             record: Mutex::new(Record {
                 breaker: Breaker::new(breaker),
@@ -285,6 +291,7 @@ impl ServerHealth {
         self.latency.observe(latency, self.offset(now));
         if self.suspect.load(Ordering::Relaxed) {
             self.suspect.store(false, Ordering::Relaxed);
+            self.unanswered.store(0, Ordering::Release);
         }
         if self.attention.load(Ordering::Relaxed) {
             let mut record = self.record.lock();
@@ -292,6 +299,12 @@ impl ServerHealth {
             record.breaker.on_success(now);
             self.tell(before, &record, now);
         }
+    }
+
+    /// How many probes in a row, up to the last, brought nothing at all ([`Verdict::Silent`]).
+    #[must_use]
+    pub fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Acquire)
     }
 
     /// Whether a probe has been answered since `time`.
@@ -309,6 +322,7 @@ impl ServerHealth {
     pub fn set_probed(&self, probed: bool) {
         self.probed.store(probed, Ordering::Relaxed);
         self.suspect.store(false, Ordering::Relaxed);
+        self.unanswered.store(0, Ordering::Release);
         if !probed {
             self.forget_position();
             self.set_lag(None);
@@ -319,12 +333,18 @@ impl ServerHealth {
     pub fn on_probe(&self, result: &ProbeResult, now: Instant) {
         match result {
             Ok(seen) => self.on_probe_answer(seen, now),
-            Err(ProbeFailure { verdict: Verdict::Down, message }) => {
+            Err(ProbeFailure { verdict: verdict @ (Verdict::Down | Verdict::Silent), message }) => {
                 self.suspect.store(true, Ordering::Relaxed);
+                if *verdict == Verdict::Silent {
+                    self.unanswered.fetch_add(1, Ordering::AcqRel);
+                } else {
+                    self.unanswered.store(0, Ordering::Release);
+                }
                 self.fail(FailureKind::Probe, message, now);
             }
             Err(ProbeFailure { verdict: Verdict::Refused, message }) => {
                 self.suspect.store(false, Ordering::Relaxed);
+                self.unanswered.store(0, Ordering::Release);
                 self.forget_position();
                 self.set_lag(None);
                 self.record.lock().last_error = Some((message.clone(), now));
@@ -343,6 +363,7 @@ impl ServerHealth {
         self.lsn.store(lsn.map_or(UNKNOWN, |l| l.0), Ordering::Relaxed);
         self.set_lag(lag);
         self.suspect.store(false, Ordering::Relaxed);
+        self.unanswered.store(0, Ordering::Release);
         self.on_connected();
         let mut record = self.record.lock();
         record.last_probe = Some(now);
@@ -648,6 +669,28 @@ pub(crate) mod tests {
         h.set_probed(false);
         h.on_connect_failure("refused", now);
         assert!(!h.view(now).suspect, "without a prober nobody would clear it");
+    }
+
+    #[test]
+    fn only_probes_of_which_nothing_came_in_a_row_are_silence() {
+        let (h, now) = health(&settings());
+        h.set_probed(true);
+        let failed = |verdict| Err(ProbeFailure { verdict, message: String::new() });
+        let silent = || h.on_probe(&failed(Verdict::Silent), now);
+        let signs: [&dyn Fn(); 4] = [
+            &|| h.on_probe(&answer(now, None), now),
+            &|| h.on_probe(&failed(Verdict::Refused), now),
+            &|| h.on_probe(&failed(Verdict::Down), now),
+            &|| h.on_success(Duration::ZERO, now),
+        ];
+        for sign in signs {
+            silent();
+            silent();
+            assert!(h.view(now).suspect);
+            assert_eq!(h.unanswered(), 2);
+            sign();
+            assert_eq!(h.unanswered(), 0);
+        }
     }
 
     #[test]
