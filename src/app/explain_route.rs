@@ -91,6 +91,7 @@ fn class(access: Access) -> &'static str {
     match access {
         Access::Neutral => "neutral",
         Access::Read => "read",
+        Access::Local => "primary's own",
         Access::Write => "write",
     }
 }

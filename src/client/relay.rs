@@ -497,7 +497,7 @@ impl Client {
                     ShardPlan::Single { shard, .. } => shard == link.shard,
                     _ => true,
                 };
-                let writes = need.access == Access::Write || need.hint == RouteHint::Primary;
+                let writes = need.access >= Access::Local || need.hint == RouteHint::Primary;
                 let same_role =
                     link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
                 let fits = same_shard && same_role;

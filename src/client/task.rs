@@ -513,7 +513,7 @@ impl Client {
             let silence = || (route.role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
             match self.checkout(&pool, now, &silence).await {
                 Ok(checkout) => {
-                    let read = route.role == Role::Replica || request.access == Access::Read;
+                    let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
                     self.count_checkout(&pool, &in_flight, read, now);
                     return Ok(Link::new(checkout, in_flight, route.role, shard, route.server, now));
                 }

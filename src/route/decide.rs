@@ -48,6 +48,8 @@ pub struct Request {
 pub enum Why {
     /// To the primary: it writes, or may.
     Write,
+    /// To the primary: it asks for what is the server's own.
+    PrimarysOwn,
     /// To a replica: it only reads.
     Read,
     /// To a replica: it opens a READ ONLY transaction.
@@ -74,8 +76,9 @@ pub enum Why {
 
 impl Why {
     /// Every reason, for metrics that name them all.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Write,
+        Self::PrimarysOwn,
         Self::Read,
         Self::ReadOnlyTransaction,
         Self::HintPrimary,
@@ -94,6 +97,7 @@ impl Why {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Write => "write",
+            Self::PrimarysOwn => "primarys_own",
             Self::Read => "read",
             Self::ReadOnlyTransaction => "read_only_transaction",
             Self::HintPrimary => "hint_primary",
@@ -144,6 +148,7 @@ pub fn decide(
     match (request.hint, request.access) {
         (RouteHint::Primary, _) => choice.write(Why::HintPrimary),
         (RouteHint::Auto, Access::Write) => choice.write(Why::Write),
+        (RouteHint::Auto, Access::Local) => choice.write(Why::PrimarysOwn),
         (RouteHint::Replica, _) => choice.read(Why::HintReplica, rng),
         (RouteHint::Auto, Access::Read | Access::Neutral) if request.begin_read_only => {
             choice.read(Why::ReadOnlyTransaction, rng)

@@ -8,6 +8,9 @@ pub enum Access {
     Neutral,
     /// Runs on a standby.
     Read,
+    /// Runs on a standby, but is about what each server has of its own: statistics, locks, settings, how far a sequence is. An
+    /// application believes in one server, and that is the primary.
+    Local,
     /// Needs the primary. Whatever is not understood is a write.
     Write,
 }

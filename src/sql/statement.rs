@@ -6,7 +6,7 @@
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::facts::{Access, FunctionRef, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect};
-use super::functions::{Unknown, call};
+use super::functions::{Unknown, call, is_local_relation};
 use super::utility;
 use super::walk::{Seen, walk};
 use super::{settings, shape};
@@ -131,7 +131,10 @@ fn draft(node: Node<'_>) -> Draft {
         Node::MergeStmt(_) => query(node, "MERGE"),
         Node::TransactionStmt(stmt) => transaction(stmt),
         Node::VariableSetStmt(stmt) => set(stmt),
-        Node::VariableShowStmt(_) => Draft::new(Access::Neutral, "SHOW"),
+        Node::VariableShowStmt(stmt) => {
+            let of_session = stmt.name().is_some_and(settings::is_the_sessions);
+            Draft::new(if of_session { Access::Neutral } else { Access::Local }, "SHOW")
+        }
         Node::ConstraintsSetStmt(_) => Draft::new(Access::Neutral, "SET CONSTRAINTS"),
         Node::FetchStmt(stmt) => Draft::new(Access::Neutral, if stmt.ismove { "MOVE" } else { "FETCH" }),
         Node::ClosePortalStmt(_) => Draft::new(Access::Neutral, "CLOSE"),
@@ -235,6 +238,9 @@ fn judge(seen: &Seen<'_>, draft: &mut Draft) {
         if utility::is_temp_schema(found.table.schema.as_deref()) {
             draft.pin(PinReason::TempObject);
         }
+        if is_local_relation(found.table.schema.as_deref(), &found.table.name) {
+            draft.raise(Access::Local, "asks for what is the server's own");
+        }
     }
     draft.changes_catalog |= !seen.into.is_empty();
     for into in &seen.into {
@@ -275,6 +281,12 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     if let Some(reason) = called.pin {
         draft.pin(reason);
     }
+    if name == "current_setting"
+        && called.access == Access::Read
+        && !constant_argument(function).is_some_and(settings::is_the_sessions)
+    {
+        draft.raise(Access::Local, "asks for a setting of the server");
+    }
     if name == "set_config" && called.access == Access::Read {
         if is_local(function) {
             draft.local_search_path |= may_name_search_path(function);
@@ -286,12 +298,15 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
 
 /// Whether the first argument of set_config is search_path, or something that is not known here.
 fn may_name_search_path(function: &nodes::FuncCall) -> bool {
-    match function.args().get(0) {
-        Some(Node::A_Const(constant)) => match constant.val() {
-            Some(ConstValue::String(name)) => name.eq_ignore_ascii_case("search_path"),
-            _ => true,
-        },
-        _ => true,
+    constant_argument(function).is_none_or(|name| name.eq_ignore_ascii_case("search_path"))
+}
+
+/// The first argument, if it is a string constant.
+fn constant_argument<'a>(function: &'a nodes::FuncCall) -> Option<&'a str> {
+    let Some(Node::A_Const(constant)) = function.args().get(0) else { return None };
+    match constant.val() {
+        Some(ConstValue::String(name)) => Some(name),
+        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::facts::*;
 use super::parse::facts;
-use Access::{Neutral, Read, Write};
+use Access::{Local, Neutral, Read, Write};
 
 fn one(text: &str) -> StatementFacts {
     let mut facts = facts(text.as_bytes());
@@ -37,7 +37,7 @@ const ACCESS: &[(Access, &str)] = &[
     (Read, "SELECT * FROM t WHERE id = $1"),
     (Read, "SELECT lower(name), count(*) FILTER (WHERE x) FROM t GROUP BY 1 HAVING max(y) > 1 ORDER BY 2 LIMIT 3"),
     (Read, "SELECT row_number() OVER (PARTITION BY a ORDER BY b) FROM t WINDOW w AS (PARTITION BY z)"),
-    (Read, "SELECT random(), clock_timestamp(), gen_random_uuid(), pg_sleep(0), pg_backend_pid(), timeofday()"),
+    (Read, "SELECT random(), clock_timestamp(), gen_random_uuid(), pg_sleep(0), timeofday()"),
     (Read, "SELECT pg_catalog.lower('A')"),
     (Read, "SELECT now(), current_timestamp, current_user, localtime(3), current_schema, session_user"),
     (Read, "SELECT extract(year FROM x), position('a' IN b), substring(a FROM 1 FOR 2), overlay(a PLACING b FROM 1), trim(BOTH 'x' FROM a) FROM t"),
@@ -61,7 +61,29 @@ const ACCESS: &[(Access, &str)] = &[
     (Read, "SELECT set_config('a.b', 'c', true)"),
     (Read, "SELECT set_config('a.b', $1, 't'::bool)"),
     (Read, "SELECT current_setting('a.b')"),
-    (Read, "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn(), txid_current_if_assigned(), pg_current_snapshot()"),
+    (Read, "SELECT txid_current_if_assigned(), pg_current_snapshot(), inet_server_port()"),
+    (Read, "SELECT * FROM pg_stats, pg_class, pg_statistic_ext, app.pg_locks"),
+    (Local, "SELECT pg_is_in_recovery()"),
+    (Local, "SELECT * FROM t WHERE pg_catalog.pg_last_wal_replay_lsn() > '0/0'"),
+    (Local, "SELECT pg_backend_pid()"),
+    (Local, "SELECT pg_stat_get_numscans(1)"),
+    (Local, "SELECT count(*) FROM pg_stat_activity"),
+    (Local, "WITH a AS (SELECT * FROM pg_catalog.pg_locks) SELECT * FROM a"),
+    (Local, "SELECT * FROM public.pg_stat_statements"),
+    (Local, "SELECT * FROM pg_sequences"),
+    (Local, "SELECT * FROM t WHERE x IN (SELECT gid FROM pg_prepared_xacts)"),
+    (Local, "SELECT setting FROM pg_settings WHERE name = 'port'"),
+    (Local, "SELECT current_setting('transaction_read_only')"),
+    (Local, "SELECT current_setting($1)"),
+    (Local, "COPY (SELECT * FROM pg_statio_user_tables) TO STDOUT"),
+    (Local, "SHOW transaction_read_only"),
+    (Local, "SHOW in_hot_standby"),
+    (Local, "SHOW default_transaction_read_only"),
+    (Local, "SHOW ALL"),
+    (Write, "SELECT nextval('s') FROM pg_locks"),
+    (Neutral, "SHOW TRANSACTION ISOLATION LEVEL"),
+    (Neutral, "SHOW TIME ZONE"),
+    (Neutral, "SHOW app.tenant"),
     (Read, "SELECT 'nextval(''s'')'"),
     (Read, "SELECT \"nextval\" FROM t"),
     (Read, "EXPLAIN SELECT 1"),
@@ -77,7 +99,6 @@ const ACCESS: &[(Access, &str)] = &[
     (Read, "COPY (SELECT 1) TO STDOUT"),
     (Read, "DECLARE c CURSOR FOR SELECT 1"),
     (Neutral, "SHOW search_path"),
-    (Neutral, "SHOW ALL"),
     (Neutral, "SET LOCAL a.b = 'c'"),
     (Neutral, "SET LOCAL TIME ZONE 'UTC'"),
     (Neutral, "SET LOCAL ROLE x"),

@@ -51,6 +51,8 @@ fn hints_and_read_only_transactions() {
     let read_only = Request { begin_read_only: true, ..READ };
     assert_eq!(go(&read_only, &s, &[]), to_replica(1, Why::ReadOnlyTransaction));
     assert_eq!(go(&Request { access: Access::Write, ..read_only }, &s, &[]), to_primary(Why::Write));
+    assert_eq!(go(&Request { access: Access::Local, ..READ }, &s, &[]), to_primary(Why::PrimarysOwn));
+    assert_eq!(go(&Request { access: Access::Local, ..read_only }, &s, &[]), to_primary(Why::PrimarysOwn));
 }
 
 #[test]
@@ -189,7 +191,7 @@ fn any_shard() -> impl Strategy<Value = Vec<(ServerView, Option<u64>)>> {
 }
 
 fn any_request() -> impl Strategy<Value = (Request, Option<u64>)> {
-    let access = prop_oneof![Just(Access::Neutral), Just(Access::Read), Just(Access::Write)];
+    let access = prop_oneof![Just(Access::Neutral), Just(Access::Read), Just(Access::Local), Just(Access::Write)];
     let hint = prop_oneof![4 => Just(RouteHint::Auto), 1 => Just(RouteHint::Primary), 1 => Just(RouteHint::Replica)];
     (access, hint, any::<bool>(), any::<bool>(), proptest::option::of(0..100_u64)).prop_map(
         |(access, hint, begin_read_only, read_your_writes, wrote)| {
@@ -228,7 +230,7 @@ proptest! {
                 && s.admission != Admission::Refused
         };
         let is_write = request.hint == RouteHint::Primary
-            || (request.hint == RouteHint::Auto && request.access == Access::Write);
+            || (request.hint == RouteHint::Auto && request.access >= Access::Local);
 
         match decide(&request, &servers, &excluded, &mut StdRng::seed_from_u64(seed)) {
             Ok(route) => {
