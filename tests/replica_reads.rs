@@ -25,7 +25,7 @@ struct Pair {
 impl Pair {
     /// `sql` is what the primary has and the replica has replayed.
     fn start(sql: &str) -> Self {
-        let primary = Cluster::with_config(&[("max_prepared_transactions", "5")]);
+        let primary = Cluster::with_config(&[("max_prepared_transactions", "5"), ("log_connections", "on")]);
         let replica = primary.replica();
         primary.sql("CREATE TABLE t (id int PRIMARY KEY)");
         primary.sql(sql);
@@ -130,4 +130,105 @@ fn prepared_transactions_are_seen_on_the_primary() {
     // A standby knows a sequence only 32 values ahead.
     assert_ne!(pair.replica.value("SELECT last_value FROM pg_sequences"), "1");
     assert_eq!(pair.client().value("SELECT last_value FROM pg_sequences"), "1");
+}
+
+/// A view is what it calls: what writes or locks runs on the primary, and is not even tried on a replica.
+#[test]
+fn views_and_sequences_go_where_they_belong() {
+    let pair = Pair::start(
+        "CREATE FUNCTION writes() RETURNS int LANGUAGE plpgsql VOLATILE AS
+             'BEGIN INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t; RETURN 1; END';
+         CREATE FUNCTION looks() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM t';
+         CREATE FUNCTION writes2(int, int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT writes()';
+         CREATE OPERATOR @#@ (FUNCTION = writes2, LEFTARG = int, RIGHTARG = int);
+         CREATE SCHEMA app;
+         CREATE SEQUENCE s;
+         CREATE VIEW plain AS SELECT id, inet_server_port() AS port FROM t;
+         CREATE VIEW looking AS SELECT looks(), random(), now(), inet_server_port() AS port;
+         CREATE VIEW writing AS SELECT writes() AS w, inet_server_port() AS port;
+         CREATE VIEW app.over AS SELECT * FROM writing;
+         CREATE VIEW by_operator AS SELECT 1 @#@ 2 AS w, inet_server_port() AS port;
+         CREATE VIEW in_subquery AS SELECT 1 AS a WHERE (SELECT writes()) > 0;
+         CREATE VIEW locking AS SELECT pg_try_advisory_xact_lock(1), inet_server_port() AS port;
+         CREATE VIEW sessions AS SELECT count(*), inet_server_port() AS port FROM pg_stat_activity;
+         CREATE VIEW over_sequence AS SELECT last_value, inet_server_port() AS port FROM s;
+         CREATE MATERIALIZED VIEW stored AS SELECT writes() AS w, 1 AS port;
+         INSERT INTO t VALUES (100)",
+    );
+    for sql in ["SELECT * FROM plain", "SELECT * FROM looking", "SELECT w, inet_server_port() FROM stored"] {
+        pair.on_replica(sql);
+    }
+    for sql in [
+        "SELECT * FROM writing",
+        "SELECT * FROM app.over",
+        "SELECT * FROM by_operator",
+        "SELECT a, inet_server_port() FROM in_subquery",
+        "SELECT * FROM locking",
+        "SELECT * FROM sessions",
+        "SELECT * FROM over_sequence",
+        "SELECT last_value, inet_server_port() FROM s",
+        "SELECT p.id, w.port FROM plain AS p, (SELECT * FROM writing) AS w",
+    ] {
+        pair.on_primary(sql);
+    }
+    pair.primary.sql("SELECT nextval('s')");
+    assert_eq!(pair.client().value("SELECT last_value FROM s"), "1");
+    // By search_path, and by the extended protocol.
+    let mut client = pair.client();
+    client.run("SET search_path = app, public");
+    pair.assert_place(&mut client, "SELECT * FROM over", &pair.primary);
+    let mut client = pair.client();
+    for _ in 0..2 {
+        client.parse("s", "SELECT port FROM locking", &[]);
+        client.bind("", "s", &[]);
+        client.execute("", 0);
+        client.close_statement("s");
+        client.sync();
+        let answer = common::wire::show(&client.read_until_ready());
+        assert_eq!(answer, format!("1 2 D({}) C(SELECT 1) 3 Z(I)", pair.primary.port()));
+    }
+    let log = pair.replica.log_text();
+    assert!(!log.contains("read-only transaction"), "a view was tried on the replica:\n{log}");
+
+    // A view that changes is noticed when the change passes, and what does not exist is the server's to say.
+    assert_eq!(
+        pair.client().run("CREATE OR REPLACE VIEW writing AS SELECT 1 AS w, inet_server_port() AS port"),
+        "C(CREATE VIEW) Z(I)"
+    );
+    pair.primary.wait_replayed(&pair.replica);
+    pair.on_replica("SELECT * FROM writing");
+    assert_eq!(pair.client().run("SELECT * FROM no_such_view"), "E(42P01) Z(I)");
+}
+
+/// What relations are is asked on the side: reads go on when the primary is away, and tables of the session alone are served.
+#[test]
+fn reads_do_not_depend_on_the_catalog() {
+    let pair = Pair::start("CREATE VIEW v AS SELECT inet_server_port() AS port");
+    let mut client = pair.client();
+    client.run("CREATE TEMP TABLE mine (a int)");
+    client.run("INSERT INTO mine VALUES (5)");
+    assert_eq!(client.value("SELECT a FROM mine"), "5");
+    pair.primary.kill9();
+    pair.on_replica("SELECT * FROM v");
+    pair.on_replica("SELECT count(*), inet_server_port() FROM t");
+}
+
+/// Once known, the names of a statement cost no look-up: the primary sees no more logins.
+#[test]
+fn names_are_looked_up_once() {
+    let pair = Pair::start("CREATE VIEW v AS SELECT 1 AS a");
+    let mut client = pair.client();
+    client.value("SELECT count(*) FROM t, v");
+    let logins = || {
+        let log = pair.primary.log_text();
+        log.lines().filter(|line| line.contains("connection authorized") && !line.contains("pgweir probe")).count()
+    };
+    let before = logins();
+    assert!(before > 0, "logins are logged");
+    for _ in 0..300 {
+        client.value("SELECT count(*) FROM t, v");
+    }
+    assert_eq!(logins(), before);
+    client.value("SELECT count(*) FROM t, v, pg_class, information_schema.tables AS i WHERE false");
+    assert_eq!(logins(), before, "PostgreSQL's own relations are known");
 }

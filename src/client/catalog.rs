@@ -14,7 +14,7 @@ use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::route::decide::{self, Request};
 use crate::server;
-use crate::sql::catalog::{self, Answers, CatalogView, Function, Questions};
+use crate::sql::catalog::{self, Answers, CatalogView, Function, Name, Questions};
 use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, StatementFacts, TableRef};
 use crate::wire::message::TransactionStatus;
 
@@ -25,6 +25,8 @@ pub(super) enum Planned {
     Need(Need),
     /// These must be asked first.
     Ask(Questions),
+    /// These must be asked before it is known whether a replica may serve it.
+    Weigh(Vec<Name>),
     /// It is refused.
     Refused(Error),
 }
@@ -82,7 +84,7 @@ impl Client {
         finish(Planner { catalog: Some(view), ..planner }.plan(&self.segment, self.input.bytes()))
     }
 
-    fn has_replicas(&self) -> bool {
+    pub(super) fn has_replicas(&self) -> bool {
         self.database.config.shards.iter().any(|shard| shard.servers.len() > 1)
     }
 

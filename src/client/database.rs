@@ -21,6 +21,7 @@ use crate::server::Target;
 use crate::server::login::LoginSettings;
 use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
+use crate::sql::readings::Readings;
 
 static NEXT_POOLS: AtomicU64 = AtomicU64::new(1);
 
@@ -172,6 +173,10 @@ pub struct UserPools {
     pub catalog: Mutex<Catalog>,
     /// Held by who asks for more of it.
     pub looking_up: tokio::sync::Mutex<()>,
+    /// What is known of reading relations, as this user names them.
+    pub readings: Mutex<Readings>,
+    /// Held by who asks for more of that.
+    pub weighing: tokio::sync::Mutex<()>,
     credential: ServerCredential,
     server_user: String,
     settings: PoolSettings,
@@ -282,6 +287,8 @@ impl LiveDatabase {
             welcome: Mutex::default(),
             catalog: Mutex::default(),
             looking_up: tokio::sync::Mutex::default(),
+            readings: Mutex::default(),
+            weighing: tokio::sync::Mutex::default(),
             credential,
             server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),
             settings,

@@ -11,6 +11,7 @@ pub mod greet;
 pub mod login;
 pub mod own;
 pub mod plan;
+mod readings;
 pub mod relay;
 pub mod segment;
 pub mod shared;

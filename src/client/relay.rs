@@ -485,7 +485,15 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
         }
-        match self.plan(true, link.changes_catalog) {
+        let mut planned = self.plan(true, link.changes_catalog);
+        if link.role == Role::Replica && self.session.status() == TransactionStatus::Idle {
+            planned = self.weigh(planned);
+        }
+        match planned {
+            Planned::Weigh(names) => {
+                link.look_up = Some(self.look_up_readings(names));
+                return Ok(true);
+            }
             Planned::Ask(questions) => {
                 link.look_up = Some(self.look_up(questions));
                 // Back to ask it.

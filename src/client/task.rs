@@ -235,7 +235,7 @@ impl Client {
             return Ok(());
         }
         let need = loop {
-            match self.plan(false, false) {
+            match self.weigh(self.plan(false, false)) {
                 Planned::Need(need) => break need,
                 Planned::Refused(error) => return self.refuse(error).await,
                 Planned::Ask(questions) => {
@@ -243,6 +243,7 @@ impl Client {
                         return self.refuse(error).await;
                     }
                 }
+                Planned::Weigh(names) => drop(self.look_up_readings(names).await),
             }
         };
         if self.hold_begin(&need) {

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod connection;
 pub mod dial;
 pub mod login;
+pub mod readings;
 
 pub use connection::Connection;
 

@@ -302,7 +302,7 @@ fn may_name_search_path(function: &nodes::FuncCall) -> bool {
 }
 
 /// The first argument, if it is a string constant.
-fn constant_argument<'a>(function: &'a nodes::FuncCall) -> Option<&'a str> {
+fn constant_argument(function: &nodes::FuncCall) -> Option<&str> {
     let Some(Node::A_Const(constant)) = function.args().get(0) else { return None };
     match constant.val() {
         Some(ConstValue::String(name)) => Some(name),
