@@ -25,6 +25,11 @@ struct Pair {
 impl Pair {
     /// `sql` is what the primary has and the replica has replayed.
     fn start(sql: &str) -> Self {
+        Self::with(sql, "")
+    }
+
+    /// `lines` go into `[databases.app]`.
+    fn with(sql: &str, lines: &str) -> Self {
         let primary = Cluster::with_config(&[("max_prepared_transactions", "5"), ("log_connections", "on")]);
         let replica = primary.replica();
         primary.sql("CREATE TABLE t (id int PRIMARY KEY)");
@@ -34,7 +39,7 @@ impl Pair {
         let weir = Weir::builder()
             .general("probe_interval = \"100ms\"\nprobe_timeout = \"2s\"")
             .database(&format!(
-                "[databases.app]\nuser = \"postgres\"\nprimary = {}\nreplicas = [{}]",
+                "[databases.app]\nuser = \"postgres\"\nprimary = {}\nreplicas = [{}]\n{lines}",
                 url(&primary),
                 url(&replica)
             ))
@@ -229,6 +234,109 @@ fn names_are_looked_up_once() {
         client.value("SELECT count(*) FROM t, v");
     }
     assert_eq!(logins(), before);
-    client.value("SELECT count(*) FROM t, v, pg_class, information_schema.tables AS i WHERE false");
+    client.value("SELECT count(*) FROM t, v, pg_catalog.pg_class, information_schema.tables AS i WHERE false");
     assert_eq!(logins(), before, "PostgreSQL's own relations are known");
+}
+
+// Transactions that begin READ ONLY, and so on the replica.
+
+#[test]
+fn a_block_that_has_done_nothing_moves_to_the_primary() {
+    let pair = Pair::start("");
+    for first in [
+        "SELECT pg_try_advisory_xact_lock(1), inet_server_port()",
+        "SELECT 1 FROM pg_advisory_xact_lock(1)",
+        "SELECT pg_is_in_recovery()",
+        "/* pgweir: primary */ SELECT 1",
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SET TRANSACTION READ WRITE",
+        "SET transaction_read_only = off",
+    ] {
+        for between in ["", "SET LOCAL statement_timeout = '9s'", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"] {
+            let mut client = pair.client();
+            assert_eq!(client.run("BEGIN READ ONLY"), "C(BEGIN) Z(T)");
+            if !between.is_empty() {
+                assert_eq!(client.run(between), "C(SET) Z(T)");
+            }
+            let answer = client.run(first);
+            assert!(answer.ends_with("Z(T)"), "{between}; {first}: {answer}");
+            pair.assert_place(&mut client, PORT, &pair.primary);
+            if between.contains("statement_timeout") {
+                assert_eq!(client.value("SHOW statement_timeout"), "9s", "{first}");
+            }
+            let writes = first.contains("WRITE") || first.contains("off");
+            let expected = if writes { "C(INSERT 0 1) Z(T)" } else { "E(25006) Z(E)" };
+            assert_eq!(client.run("INSERT INTO t VALUES (1)"), expected, "{first}");
+            assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        }
+    }
+    // By the extended protocol.
+    let mut client = pair.client();
+    for sql in ["BEGIN READ ONLY", "SET TRANSACTION READ WRITE", "INSERT INTO t VALUES (2)", "COMMIT"] {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+        client.sync();
+        let answer = common::wire::show(&client.read_until_ready());
+        assert!(!answer.contains("E("), "{sql}: {answer}");
+    }
+    assert_eq!(client.value("SELECT count(*) FROM t"), "1");
+    // One that says nothing of the kind stays.
+    let mut client = pair.client();
+    client.run("BEGIN READ ONLY");
+    client.run("SET LOCAL statement_timeout = '9s'");
+    pair.assert_place(&mut client, PORT, &pair.replica);
+}
+
+#[test]
+fn no_lock_is_taken_on_a_replica() {
+    let pair = Pair::start("");
+    for lock in
+        ["SELECT pg_advisory_xact_lock(1)", "SELECT pg_try_advisory_xact_lock_shared(1)", "SELECT pg_advisory_lock(1)"]
+    {
+        let mut client = pair.client();
+        client.run("BEGIN READ ONLY");
+        pair.assert_place(&mut client, PORT, &pair.replica);
+        client.query(lock);
+        let answer = client.read_until_ready();
+        let error = answer.iter().find_map(common::wire::Message::error).unwrap_or_else(|| panic!("{lock}: no error"));
+        assert_eq!(error.code, "0A000", "{error}");
+        assert!(
+            error.message.contains("advisory lock") && format!("{error:?}").contains("pgweir: primary"),
+            "{error:?}"
+        );
+        assert_eq!(client.run("SELECT 1"), "E(25P02) Z(E)", "the transaction has failed, as after any error");
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        assert_eq!(pair.replica.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
+        assert_eq!(client.run("/* pgweir: primary */ BEGIN READ ONLY"), "C(BEGIN) Z(T)");
+        client.value(PORT);
+        assert!(client.run(lock).contains("D("), "{lock}");
+        client.run("ROLLBACK");
+    }
+}
+
+#[test]
+fn serializable_runs_on_the_primary() {
+    let pair = Pair::start("");
+    for begin in [
+        "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
+        "START TRANSACTION READ ONLY, ISOLATION LEVEL SERIALIZABLE, DEFERRABLE",
+    ] {
+        let mut client = pair.client();
+        client.run(begin);
+        pair.assert_place(&mut client, PORT, &pair.primary);
+        assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    }
+    let mut client = pair.client();
+    client.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    pair.assert_place(&mut client, PORT, &pair.replica);
+    client.run("COMMIT");
+    client.run("SET default_transaction_isolation = 'serializable'");
+    pair.assert_place(&mut client, "SELECT count(*), inet_server_port() FROM t", &pair.primary);
+    client.run("RESET default_transaction_isolation");
+    pair.assert_place(&mut client, "SELECT count(*), inet_server_port() FROM t", &pair.replica);
+    drop(pair);
+    // Where nobody here can know of it, the replica's refusal is not the last word.
+    let pair = Pair::with("", "connect_query = \"SET default_transaction_isolation = 'serializable'\"");
+    pair.on_primary("SELECT count(*), inet_server_port() FROM t");
 }

@@ -521,8 +521,14 @@ impl Client {
                     && self.session.status() == TransactionStatus::InTransaction
                     && self.session.is_drained()
                     && !self.session.is_mid_exchange();
-                if !same_shard && can_move {
+                let wrong_role = link.role == Role::Replica && writes && need.hint != RouteHint::Replica;
+                if (!same_shard || wrong_role) && can_move {
                     return Err(Event::Move);
+                }
+                let in_block = self.session.status() == TransactionStatus::InTransaction;
+                if wrong_role && in_block && self.takes_lock() {
+                    self.cx.shared.count_refusal("lock_on_replica");
+                    self.replace_by_refusal(lock_on_replica());
                 }
                 if !same_shard {
                     self.cx.shared.count_refusal("leaves_shard");
@@ -543,9 +549,14 @@ impl Client {
         Ok(true)
     }
 
-    /// Keeps what the block consists of, as long as it can still move to another shard.
+    fn takes_lock(&self) -> bool {
+        self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.takes_lock())
+    }
+
+    /// Keeps what the block consists of, as long as it can still move to another shard, or from a replica to the primary.
     fn follow_block(&self, link: &mut Link) {
-        if !self.database.config.map.is_sharded() || self.pools.mode != PoolMode::Transaction {
+        let may_move = self.database.config.map.is_sharded() || link.role == Role::Replica;
+        if !may_move || self.pools.mode != PoolMode::Transaction {
             return;
         }
         let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
@@ -718,8 +729,9 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
             }
             if link.replay.is_some() {
                 let text = message::error_field(body, b'M').unwrap_or_default();
-                // Unlogged tables are on the primary alone.
-                let only_there = state == SqlState::FEATURE_NOT_SUPPORTED && text.ends_with(b"during recovery");
+                // Unlogged tables are on the primary alone, and so is SERIALIZABLE, which may be a role's default.
+                let only_there = state == SqlState::FEATURE_NOT_SUPPORTED
+                    && (text.ends_with(b"during recovery") || text.ends_with(b"in a hot standby"));
                 if state == SqlState::READ_ONLY_TRANSACTION || only_there {
                     return Some(Event::Retry { primary: true, lost: false });
                 }
@@ -743,6 +755,14 @@ fn aborted() -> Error {
         SqlState::IN_FAILED_TRANSACTION,
         "current transaction is aborted, commands ignored until end of transaction block",
     )
+}
+
+fn lock_on_replica() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "an advisory lock cannot be taken here: this READ ONLY transaction runs on a replica, where the lock would keep nobody out",
+    )
+    .hint("Take it in the first statement, or begin on the primary: /* pgweir: primary */ BEGIN READ ONLY.")
 }
 
 fn leaves_shard(names: &[String], plan: &ShardPlan, bound: ShardIndex) -> Error {

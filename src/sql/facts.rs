@@ -299,6 +299,8 @@ pub struct StatementFacts {
     pub changes_catalog: bool,
     /// It changes search_path until the end of the transaction: SET LOCAL, set_config.
     pub local_search_path: bool,
+    /// It takes an advisory lock, of the session or of the transaction.
+    pub takes_lock: bool,
     /// What the shard planner sees.
     pub shape: ShardShape,
 }
@@ -329,6 +331,12 @@ impl QueryFacts {
     #[must_use]
     pub fn runs_code(&self) -> bool {
         self.statements.iter().any(|s| matches!(s.why, "DO" | "CALL"))
+    }
+
+    /// Whether it takes an advisory lock.
+    #[must_use]
+    pub fn takes_lock(&self) -> bool {
+        self.statements.iter().any(|s| s.takes_lock)
     }
 
     /// Whether it may change what the catalog says: see [`StatementFacts::changes_catalog`].

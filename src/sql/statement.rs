@@ -21,6 +21,7 @@ pub(super) struct Draft {
     effects: Vec<SessionEffect>,
     changes_catalog: bool,
     local_search_path: bool,
+    takes_lock: bool,
     shape: ShardShape,
 }
 
@@ -35,6 +36,7 @@ impl Draft {
             effects: Vec::new(),
             changes_catalog: false,
             local_search_path: false,
+            takes_lock: false,
             shape: ShardShape::NoTables,
         }
     }
@@ -81,6 +83,7 @@ impl Draft {
             // Temporary objects are seen by their own session alone, which keeps its server.
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             local_search_path: self.local_search_path,
+            takes_lock: self.takes_lock,
             shape: self.shape,
         }
     }
@@ -281,6 +284,10 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     if let Some(reason) = called.pin {
         draft.pin(reason);
     }
+    let built_in = called.unknown == Unknown::Nothing;
+    draft.takes_lock |= built_in
+        && (name.starts_with("pg_try_advisory_")
+            || name.strip_prefix("pg_advisory_").is_some_and(|rest| !rest.starts_with("unlock")));
     if name == "current_setting"
         && called.access == Access::Read
         && !constant_argument(function).is_some_and(settings::is_the_sessions)
@@ -348,18 +355,61 @@ fn transaction(stmt: &nodes::TransactionStmt) -> Draft {
     draft
 }
 
-/// READ ONLY among the modes of BEGIN; of several, the last counts.
+/// READ ONLY among the modes of BEGIN; of several, the last counts. SERIALIZABLE takes it back, because no standby runs that.
+/// See <https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CAVEATS>.
 fn begins_read_only(stmt: &nodes::TransactionStmt) -> bool {
-    let mut read_only = false;
-    for option in stmt.options() {
-        if let Node::DefElem(option) = option
-            && option.defname() == Some("transaction_read_only")
-            && let Node::A_Const(constant) = option.arg()
-        {
-            read_only = matches!(constant.val(), Some(ConstValue::Integer(1) | ConstValue::Boolean(true)));
+    let modes = modes(stmt.options().iter());
+    modes.read_only == Some(true) && !modes.serializable
+}
+
+/// The modes of a transaction, as BEGIN and SET TRANSACTION name them.
+#[derive(Default)]
+struct Modes {
+    read_only: Option<bool>,
+    serializable: bool,
+}
+
+fn modes<'a>(options: impl Iterator<Item = Node<'a>>) -> Modes {
+    let mut modes = Modes::default();
+    for option in options {
+        let Node::DefElem(option) = option else { continue };
+        let Node::A_Const(constant) = option.arg() else { continue };
+        match (option.defname(), constant.val()) {
+            (Some("transaction_read_only"), value) => {
+                let on = matches!(value, Some(ConstValue::Integer(1) | ConstValue::Boolean(true)));
+                modes.read_only = Some(on);
+            }
+            (Some("transaction_isolation"), Some(ConstValue::String(level))) => {
+                modes.serializable = level.eq_ignore_ascii_case("serializable");
+            }
+            _ => {}
         }
     }
-    read_only
+    modes
+}
+
+/// Whether a SET asks of the transaction at hand what a standby refuses: to write, or to be serializable.
+fn leaves_standby(stmt: &nodes::VariableSetStmt) -> bool {
+    let name = stmt.name().unwrap_or_default();
+    match stmt.kind {
+        raw::VariableSetKind::VAR_SET_MULTI if name == "TRANSACTION" => {
+            let modes = modes(stmt.args().iter());
+            modes.read_only == Some(false) || modes.serializable
+        }
+        // A value in words that is not READ ONLY's is one of READ WRITE, or an error.
+        raw::VariableSetKind::VAR_SET_VALUE if name.eq_ignore_ascii_case("transaction_read_only") => {
+            !first_word(stmt).is_some_and(|v| matches!(&*v.to_lowercase(), "on" | "true" | "yes" | "1"))
+        }
+        raw::VariableSetKind::VAR_SET_VALUE if name.eq_ignore_ascii_case("transaction_isolation") => {
+            first_word(stmt).is_some_and(|v| v.eq_ignore_ascii_case("serializable"))
+        }
+        _ => false,
+    }
+}
+
+fn first_word(stmt: &nodes::VariableSetStmt) -> Option<String> {
+    let Some(Node::A_Const(constant)) = stmt.args().get(0) else { return None };
+    constant.val().map(|value| value.to_string())
 }
 
 fn set(stmt: &nodes::VariableSetStmt) -> Draft {
@@ -368,6 +418,9 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
     if stmt.kind == raw::VariableSetKind::VAR_SET_MULTI && stmt.name() == Some("TRANSACTION SNAPSHOT") {
         // The snapshot was exported by another session on the primary.
         draft.raise(Access::Write, "SET TRANSACTION SNAPSHOT");
+    }
+    if leaves_standby(stmt) {
+        draft.raise(Access::Local, "asks for what a standby does not do");
     }
     draft.local_search_path = stmt.is_local && stmt.name().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
     settings::effects(stmt, &mut draft.effects);
