@@ -340,3 +340,46 @@ fn serializable_runs_on_the_primary() {
     let pair = Pair::with("", "connect_query = \"SET default_transaction_isolation = 'serializable'\"");
     pair.on_primary("SELECT count(*), inet_server_port() FROM t");
 }
+
+#[test]
+fn what_is_shown_of_replicas_is_true() {
+    let pair = Pair::start("");
+    let row = |server: &Cluster| {
+        let rows = pair.weir.admin_table("SHOW REPLICAS");
+        rows.into_iter().find(|row| row["port"] == server.port().to_string()).unwrap()
+    };
+    let metric = |start: &str| {
+        let (_, page) = pair.weir.http_get("/metrics");
+        let line = page.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    let primary = row(&pair.primary);
+    assert_eq!((&*primary["role"], &*primary["state"], &*primary["effective_weight"]), ("primary", "up", ""));
+    let replica = row(&pair.replica);
+    assert_eq!((&*replica["state"], &*replica["last_error"], &*replica["last_error_age_us"]), ("up", "", ""));
+    assert!(replica["effective_weight"].parse::<f64>().unwrap() > 0.0, "{replica:?}");
+
+    // Reads that went to the primary for the session's own writes, and one that was found out to write.
+    pair.replica.sql("SELECT pg_wal_replay_pause()");
+    let mut client = pair.client();
+    client.run("INSERT INTO t VALUES (1)");
+    pair.assert_place(&mut client, PORT, &pair.primary);
+    assert!(metric("pgweir_routes_total{database=\"app\",reason=\"own_writes_not_replayed\"}") >= 1.0);
+    pair.replica.sql("SELECT pg_wal_replay_resume()");
+    pair.on_primary("SELECT pg_is_in_recovery(), inet_server_port()");
+    assert!(metric("pgweir_routes_total{database=\"app\",reason=\"primarys_own\"}") >= 1.0);
+    pair.primary.sql("CREATE UNLOGGED TABLE u (a int)");
+    pair.primary.wait_replayed(&pair.replica);
+    pair.on_primary("SELECT count(*), inet_server_port() FROM u");
+    assert!(metric("pgweir_retries_total{reason=\"needs_primary\"}") >= 1.0);
+
+    pair.replica.kill9();
+    eventually("the replica is down", PATIENCE, || (row(&pair.replica)["state"] == "down").then_some(()));
+    let down = row(&pair.replica);
+    assert_eq!(down["effective_weight"], "0.000");
+    assert!(!down["last_error"].is_empty());
+    pair.replica.restart();
+    let up = eventually("the replica is up", PATIENCE, || Some(row(&pair.replica)).filter(|row| row["state"] == "up"));
+    // What went wrong is still told, and how long ago.
+    assert!(!up["last_error"].is_empty() && up["last_error_age_us"].parse::<u64>().unwrap() > 0, "{up:?}");
+}

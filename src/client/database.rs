@@ -17,6 +17,7 @@ use crate::id::{ServerIndex, ShardIndex};
 use crate::net::tls::{Acceptor, ServerTls};
 use crate::pool::ledger::Limits;
 use crate::pool::{Pool, PoolKey, PoolSettings};
+use crate::route::decide::Why;
 use crate::server::Target;
 use crate::server::login::LoginSettings;
 use crate::sql::catalog::Catalog;
@@ -151,9 +152,31 @@ pub struct LiveDatabase {
     last_used: Mutex<Instant>,
     /// Counts the statements that may have changed what the servers' catalogs say.
     pub catalog_epoch: AtomicU64,
+    /// Counts the choices of a server.
+    pub routes: RouteCounts,
     general: Arc<Config>,
     server_tls: Arc<ServerTls>,
     users: Mutex<HashMap<String, Arc<UserPools>>>,
+}
+
+/// How often a server was chosen for which reason.
+#[derive(Debug, Default)]
+pub struct RouteCounts([AtomicU64; Why::ALL.len()]);
+
+impl RouteCounts {
+    /// Counts a choice.
+    pub fn count(&self, why: Why) {
+        // The reasons are listed in the order of their numbers.
+        if let Some(count) = self.0.get(why as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Those that were made, with the name of the database.
+    pub fn counts<'a>(&'a self, database: &'a str) -> impl Iterator<Item = (String, &'static str, u64)> + 'a {
+        let all = Why::ALL.iter().zip(&self.0).map(|(why, n)| (why.as_str(), n.load(Ordering::Relaxed)));
+        all.filter(|(_, n)| *n > 0).map(|(why, n)| (database.to_owned(), why, n))
+    }
 }
 
 /// The pools of one user of a database.
@@ -211,6 +234,7 @@ impl LiveDatabase {
             secret,
             last_used: Mutex::new(now),
             catalog_epoch: AtomicU64::new(0),
+            routes: RouteCounts::default(),
             general,
             server_tls,
             users: Mutex::default(),

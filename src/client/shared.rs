@@ -45,6 +45,8 @@ pub struct Shared {
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
     pub refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Segments tried again on another server, by reason.
+    pub retried: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Sessions that had to keep their server, by reason.
     pub pinned: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Whether new statements are refused because the process ends.
@@ -213,6 +215,7 @@ impl Shared {
             seats: Mutex::default(),
             logging_in: AtomicU32::new(0),
             refused: Mutex::default(),
+            retried: Mutex::default(),
             pinned: Mutex::default(),
             draining: AtomicBool::new(false),
             started: clock::now(),
@@ -240,6 +243,11 @@ impl Shared {
     /// Counts a refused statement.
     pub fn count_refusal(&self, reason: &'static str) {
         *self.refused.lock().entry(reason).or_default() += 1;
+    }
+
+    /// Counts a segment that is tried again on another server.
+    pub fn count_retry(&self, reason: &'static str) {
+        *self.retried.lock().entry(reason).or_default() += 1;
     }
 
     /// Counts a session that must keep its server from now on.

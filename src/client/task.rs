@@ -469,6 +469,7 @@ impl Client {
                 Ended::Client(end) => return Err(end),
                 Ended::Retry { primary } => {
                     tracing::info!(client = %self.handle().id, ?role, primary, "statement is retried on another server");
+                    self.cx.shared.count_retry(if primary { "needs_primary" } else { "elsewhere" });
                     attempt.primary |= primary;
                     attempt.excluded.push(server);
                     self.gather().map_err(End::Told)?;
@@ -516,6 +517,7 @@ impl Client {
                 Ok(checkout) => {
                     let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
                     self.count_checkout(&pool, &in_flight, read, now);
+                    self.database.routes.count(route.why);
                     return Ok(Link::new(checkout, in_flight, route.role, shard, route.server, now));
                 }
                 Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {

@@ -101,6 +101,8 @@ pub struct ServerSnapshot {
     pub discovered: Option<Role>,
     /// The timeline it last reported.
     pub timeline: Option<u32>,
+    /// How it stands.
+    pub standing: Standing,
     /// The breaker's state.
     pub breaker: BreakerState,
     /// How long the breaker stays open unless probes close it earlier.
@@ -115,8 +117,8 @@ pub struct ServerSnapshot {
     pub probe_age: Option<Duration>,
     /// Configured share of the reads.
     pub weight: f64,
-    /// The share as it is now: 0 while it gets no reads.
-    pub effective_weight: f64,
+    /// The share as it is now: 0 while it gets no reads. None where it is no replica.
+    pub effective_weight: Option<f64>,
     /// Replay position of a replica, insert position of a primary.
     pub lsn: Option<Lsn>,
     /// How far a replica's replay is behind the primary's last known position, in bytes.
@@ -135,6 +137,41 @@ pub struct ServerSnapshot {
     pub failures: u64,
     /// The last of them, and how long ago.
     pub last_error: Option<(String, Duration)>,
+}
+
+/// How a server stands, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// It gets what it is there for.
+    Up,
+    /// A replica further behind than `max_lag`: it gets no reads.
+    Lagging,
+    /// It does not answer, or its breaker keeps traffic away.
+    Down,
+    /// It is or was to be a primary while another is: it gets nothing.
+    Fenced,
+}
+
+impl Standing {
+    /// The word of SHOW and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Lagging => "lagging",
+            Self::Down => "down",
+            Self::Fenced => "fenced",
+        }
+    }
+
+    fn of(duty: Duty, view: &ServerView) -> Self {
+        match duty {
+            Duty::Fenced => Self::Fenced,
+            Duty::Primary | Duty::Replica if view.suspect || view.admission == Admission::Refused => Self::Down,
+            Duty::Replica if view.lag_ratio > 1.0 => Self::Lagging,
+            Duty::Primary | Duty::Replica => Self::Up,
+        }
+    }
 }
 
 /// What is behind the lock.
@@ -444,8 +481,8 @@ impl ServerHealth {
     #[must_use]
     pub fn snapshot(&self, duty: Duty, primary: Option<Lsn>, now: Instant) -> ServerSnapshot {
         let view = self.view(now);
-        let gets_reads =
-            duty == Duty::Replica && view.admission != Admission::Refused && !view.suspect && view.lag_ratio <= 1.0;
+        let standing = Standing::of(duty, &view);
+        let share = if standing == Standing::Up { view.effective_weight() } else { 0.0 };
         let record = self.record.lock();
         ServerSnapshot {
             index: self.index,
@@ -453,6 +490,7 @@ impl ServerHealth {
             duty,
             discovered: view.discovered,
             timeline: view.timeline,
+            standing,
             breaker: record.breaker.state(now),
             open_for: record.breaker.open_until(now).map(|until| until.saturating_duration_since(now)),
             suspect: view.suspect,
@@ -460,7 +498,7 @@ impl ServerHealth {
             probed: self.probed.load(Ordering::Relaxed),
             probe_age: record.last_probe.map(|at| now.saturating_duration_since(at)),
             weight: self.weight,
-            effective_weight: if gets_reads { view.effective_weight() } else { 0.0 },
+            effective_weight: (duty == Duty::Replica).then_some(share),
             lsn: self.lsn(),
             lag_bytes: self.lsn().zip(primary).map(|(lsn, primary)| lsn.behind(primary)),
             lag: self.lag(),
@@ -647,7 +685,8 @@ pub(crate) mod tests {
         let seen = h.snapshot(Duty::Replica, None, later);
         assert_eq!((seen.breaker, seen.failures), (BreakerState::Closed, 5));
         assert_eq!(seen.last_error, Some(("broken pipe".to_owned(), SECOND * 76)));
-        assert!(seen.effective_weight < 0.2, "slow start");
+        assert!(seen.effective_weight.is_some_and(|share| share < 0.2), "slow start");
+        assert_eq!(seen.standing, Standing::Up);
         h.on_success(Duration::ZERO, later + SECOND * 10);
         assert!(!h.attention.load(Ordering::Relaxed), "the lock is left alone again");
     }

@@ -35,6 +35,13 @@ fn to_replica(index: u16, why: Why) -> Result<(u16, Role, Why)> {
 }
 
 #[test]
+fn reasons_are_listed_in_the_order_of_their_numbers() {
+    for (at, why) in Why::ALL.into_iter().enumerate() {
+        assert_eq!(why as usize, at);
+    }
+}
+
+#[test]
 fn writes_to_the_primary_and_reads_to_a_replica() {
     let s = shard(1);
     assert_eq!(go(&WRITE, &s, &[]), to_primary(Why::Write));
