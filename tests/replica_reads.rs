@@ -383,3 +383,13 @@ fn what_is_shown_of_replicas_is_true() {
     // What went wrong is still told, and how long ago.
     assert!(!up["last_error"].is_empty() && up["last_error_age_us"].parse::<u64>().unwrap() > 0, "{up:?}");
 }
+
+#[test]
+fn reads_are_balanced_as_set() {
+    for balance in ["least_inflight", "peak_ewma"] {
+        let pair = Pair::with("", &format!("load_balance = \"{balance}\""));
+        for _ in 0..5 {
+            pair.on_replica(PORT);
+        }
+    }
+}

@@ -169,6 +169,7 @@ async fn ask(
         hint: RouteHint::Auto,
         begin_read_only: false,
         read_your_writes: database.config.health.read_your_writes,
+        balance: database.config.health.balance,
         last_write: None,
     };
     let route = decide::decide(&request, &views, &[], &mut rand::rng())?;

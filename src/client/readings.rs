@@ -96,6 +96,7 @@ async fn ask(
             hint: RouteHint::Auto,
             begin_read_only: false,
             read_your_writes: false,
+            balance: database.config.health.balance,
             last_write: None,
         };
         let route = decide::decide(&request, &views, &away, &mut rand::rng())?;

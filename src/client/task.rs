@@ -495,6 +495,7 @@ impl Client {
             hint: if attempt.primary { RouteHint::Primary } else { need.hint },
             begin_read_only,
             read_your_writes: self.database.config.health.read_your_writes,
+            balance: self.database.config.health.balance,
             last_write: self.last_write,
         };
         (shard, request)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::config::{HealthSettings, Role, Server};
+use crate::config::{HealthSettings, ReadBalance, Role, Server};
 use crate::id::ServerIndex;
 
 use super::breaker::{Admission, Breaker, BreakerState, FailureKind, Settings};
@@ -240,7 +240,7 @@ impl ServerHealth {
             weight: server.weight,
             max_lag: settings.max_lag,
             base,
-            latency: Latency::new(Rise::Smooth),
+            latency: Latency::new(if settings.balance == ReadBalance::PeakEwma { Rise::Peak } else { Rise::Smooth }),
             in_flight: AtomicU32::new(0),
             reads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -634,6 +634,7 @@ pub(crate) mod tests {
             breaker_cooldown: SECOND * 60,
             max_lag: Duration::ZERO,
             read_your_writes: true,
+            balance: ReadBalance::WeightedRandom,
         }
     }
 
