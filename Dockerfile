@@ -1,9 +1,10 @@
 # The release binary on a small Debian, as a user without rights.
 #
 #   docker build -t pgweir .
-#   docker run -p 6432:6432 -v ./pgweir.toml:/etc/pgweir/pgweir.toml:ro pgweir
+#   docker run -p 6432:6432 -v ./etc:/etc/pgweir:ro pgweir
 #
-# The configuration has to listen on every address (listen_addr = "*") to be reached from outside the container, and
+# ./etc has pgweir.toml and what it names: the auth_file, certificates. A relative name in it is looked for beside it. The
+# container's user has to be able to read them. The configuration has to listen on every address (listen_addr = "*") to be reached from outside the container, and
 # http_listen has to be "0.0.0.0:9127" (or "127.0.0.1:9127", for the health check alone).
 FROM rust:1.95-bookworm AS build
 # The SQL parser is C behind bindgen.

@@ -199,5 +199,7 @@ else
     say
     say "pgweir's configuration and log: $PG_DIR/pgweir.toml, $PG_DIR/pgweir.log"
     say "Ctrl-C ends and removes everything."
+    # That is no failure.
+    trap 'exit 0' INT TERM
     wait "$PGWEIR_PID"
 fi

@@ -1,10 +1,12 @@
 //! Builds the parts from the configuration, starts them, and follows signals until the end.
 //!
 //! The main thread accepts, probes, serves HTTP, reloads and ends; clients live on [`crate::worker`]s. `live` makes what works by a
-//! configuration, `state` is what the parts have in common, `accept` hands connections out, `probers` says what is probed,
+//! configuration, `state` is what the parts have in common, `accept` hands connections out, `probers` says what is probed, `checks` whether
+//! the shards are as configured,
 //! `console` runs commands and `snapshot` is the picture that it shows; `ending` lets clients go.
 
 pub mod accept;
+pub mod checks;
 pub mod console;
 pub mod ending;
 pub mod explain_route;
@@ -35,6 +37,7 @@ use crate::id::WorkerId;
 use crate::metrics::http;
 use crate::metrics::snapshot::SnapshotSource;
 use crate::worker::{self, Setup, Worker};
+use checks::Checks;
 use console::Answerer;
 use ending::{Asked, Signals};
 use live::MockKey;
@@ -77,6 +80,20 @@ pub struct Options {
     pub verbose: u8,
     /// User to become.
     pub user: Option<String>,
+}
+
+/// What watches the servers of the databases at work.
+#[derive(Default)]
+struct Watched {
+    probers: Probers,
+    checks: Checks,
+}
+
+impl Watched {
+    fn follow(&mut self, live: &Live, shared: &Arc<Shared>) {
+        self.probers.follow(live, shared);
+        self.checks.follow(live);
+    }
 }
 
 /// What a reload needs again.
@@ -150,8 +167,8 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
     let workers = Rc::new(start_workers(&state, &workers_stop)?);
     let live = shared.live.load_full();
     live::derive_ahead(&live);
-    let mut probers = Probers::default();
-    probers.follow(&live, &shared);
+    let mut watched = Watched::default();
+    watched.follow(&live, &shared);
     if let Some(listener) = http {
         let source: Arc<dyn SnapshotSource> = Arc::<State>::clone(&state);
         tokio::task::spawn_local(http::serve(listener, source, std::future::pending()));
@@ -182,9 +199,9 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
             Some(Request::Shutdown(mode)) => break mode,
             Some(Request::Reload(answer)) => {
                 // Who asked may have left.
-                drop(answer.send(reload(&state, launch, &mut probers)));
+                drop(answer.send(reload(&state, launch, &mut watched)));
             }
-            None => drop(reload(&state, launch, &mut probers)),
+            None => drop(reload(&state, launch, &mut watched)),
         }
     };
     let timeout = shared.live.load().config.general.shutdown_timeout;
@@ -243,8 +260,8 @@ async fn average(state: Arc<State>) {
 }
 
 /// Reads the configuration again and goes by it from now on; what changed, in one line. With a mistake in it the old one stays.
-fn reload(state: &State, launch: &Launch, probers: &mut Probers) -> Result<String, Vec<String>> {
-    let outcome = install(state, launch, probers);
+fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<String, Vec<String>> {
+    let outcome = install(state, launch, watched);
     // Also when the configuration is the old one: the file may have been rotated away.
     if let Err(why) = launch.log.reopen(state.shared.live.load().config.general.logfile.as_deref()) {
         tracing::error!("{why}");
@@ -268,7 +285,7 @@ fn reload(state: &State, launch: &Launch, probers: &mut Probers) -> Result<Strin
     outcome.map(|changes| changes.to_string())
 }
 
-fn install(state: &State, launch: &Launch, probers: &mut Probers) -> Result<Changes, Vec<String>> {
+fn install(state: &State, launch: &Launch, watched: &mut Watched) -> Result<Changes, Vec<String>> {
     let old = state.shared.live.load_full();
     let mut config = load(&old.config.path, &launch.options)?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -290,6 +307,6 @@ fn install(state: &State, launch: &Launch, probers: &mut Probers) -> Result<Chan
     state.retire(replaced);
     let live = state.shared.live.load_full();
     live::derive_ahead(&live);
-    probers.follow(&live, &state.shared);
+    watched.follow(&live, &state.shared);
     Ok(changes)
 }

@@ -317,6 +317,23 @@ fn startup_packet_in_pieces_and_nearly_as_large_as_may_be() {
 }
 
 #[test]
+fn newer_protocols_are_negotiated() {
+    let (_cluster, weir) = trusting();
+    let greeting = |login: Login| {
+        let mut client = login.connect().unwrap();
+        assert_eq!(client.value("SELECT 1"), "1");
+        let told: Vec<_> = client.greeting.iter().filter(|m| m.tag == b'v').cloned().collect();
+        (show(&told), client.key.len())
+    };
+    let login = || weir.login("postgres", "app");
+    assert_eq!(greeting(login()), (String::new(), 4));
+    assert_eq!(greeting(login().protocol(wire::PROTOCOL_3_2)), (String::new(), 32));
+    // The newest version that is spoken, whole as PostgreSQL says it, and the number of options that are not known.
+    assert_eq!(greeting(login().protocol((3 << 16) | 9)), ("v(196610,0)".to_owned(), 32));
+    assert_eq!(greeting(login().param("_pq_.nonsense", "1")), ("v(196608,1)".to_owned(), 4));
+}
+
+#[test]
 fn login_that_takes_too_long_is_ended() {
     let cluster = Cluster::start();
     let weir = Weir::builder().general("client_login_timeout = \"300ms\"").cluster("app", &cluster, &[]).start();
@@ -350,4 +367,30 @@ fn unix_socket() {
     weir.term();
     weir.wait_exit(Duration::from_secs(15));
     assert!(!path.exists(), "the socket is removed at the end");
+}
+
+/// When a user's password changes, those who are in already share the new pool with those who come: one limit, one line in the views.
+#[test]
+fn a_changed_password_leaves_nobody_behind() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER ann PASSWORD 'old'");
+    cluster.set_hba("host all all 127.0.0.1/32 scram-sha-256\n");
+    let url = format!("[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1", cluster.port());
+    let mut weir = Weir::builder().general("auth_type = \"plain\"").users("\"ann\" \"old\"").database(&url).start();
+    let mut before = weir.login("ann", "app").password("old").connect().unwrap();
+    assert_eq!(before.value("SELECT current_user"), "ann");
+    cluster.sql("ALTER USER ann PASSWORD 'new'");
+    weir.reconfigure(|_| Weir::builder().general("auth_type = \"plain\"").users("\"ann\" \"new\"").database(&url));
+    weir.hup();
+    let mut after = common::eventually("the new password is taken", Duration::from_secs(10), || {
+        weir.login("ann", "app").password("new").connect().ok()
+    });
+    assert_eq!(after.value("SELECT current_user"), "ann");
+    assert_eq!(before.value("SELECT current_user"), "ann");
+    // One connection for both.
+    assert_eq!(before.run("BEGIN"), "C(BEGIN) Z(T)");
+    after.query("SELECT 'at last'");
+    after.expect_silence(Duration::from_millis(300));
+    assert_eq!(before.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert!(show(&after.read_until_ready()).contains("D(at last)"));
 }

@@ -299,7 +299,8 @@ fn scram_cannot_be_cut_short() {
     let error = weir.login("postgres", "bad").connect().unwrap_err();
     let LoginError::Server(error) = error else { panic!("{error:?}") };
     assert!(["08", "28"].contains(&&error.code[..2]), "{error}");
-    assert!(show(&fake.received(0)).starts_with('p'));
+    let heard = || show(&fake.received(0));
+    assert!(heard().starts_with('p'), "{} after {error}", heard());
     assert!(!weir.log_text().contains("hunter2"));
     assert_calm(&weir);
 }
@@ -483,4 +484,33 @@ fn a_thousand_connects_that_vanish() {
     });
     assert_eq!(bystander.value("SELECT 2"), "2");
     assert_calm(&weir);
+}
+
+/// A client that asks and never reads costs no more memory than a bound.
+#[test]
+fn answers_of_ours_that_nobody_reads_are_bounded() {
+    let primary = Cluster::start();
+    let weir = Weir::builder().cluster("app", &primary, &[]).start();
+    let mut client = weir.client("app");
+    let key = "k".repeat(100_000);
+    assert_eq!(client.run(&format!("SET pgweir.sharding_key = '{key}'")), "C(SET) Z(I)");
+    let resident = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", weir.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let before = resident();
+    let asks: Vec<u8> = (0..1_000).flat_map(|_| frontend::query("SHOW pgweir.sharding_key")).collect();
+    // 100 MB of answers; the socket takes the questions whether or not they are read.
+    client.send_bytes(&asks);
+    let mut other = weir.client("app");
+    for _ in 0..20 {
+        assert_eq!(other.value("SELECT 1"), "1");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 30_000, "{grown} kB more");
+    for _ in 0..1_000 {
+        assert!(show(&client.read_until_ready()).ends_with("C(SHOW) Z(I)"));
+    }
 }

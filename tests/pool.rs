@@ -471,3 +471,45 @@ fn server_that_was_away_is_used_again() {
     cluster.restart();
     eventually("it is used again", SOON, || client.rows("SELECT 1").ok());
 }
+
+/// A COPY that fails as it begins, its Sync sent early and its data late: the client is told once, and goes on.
+#[test]
+fn copy_that_fails_as_it_begins() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "CREATE TABLE guarded (a int);
+         CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not now''; END';
+         CREATE TRIGGER no BEFORE INSERT ON guarded FOR EACH STATEMENT EXECUTE FUNCTION no();
+         CREATE TABLE open (a int)",
+    );
+    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
+    let mut client = weir.client("app");
+    for round in 0..20 {
+        for (sql, rest) in [
+            ("COPY guarded FROM STDIN", "E(P0001) Z(I)"),
+            ("COPY missing FROM STDIN", "E(42P01) Z(I)"),
+            ("COPY open FROM STDIN", "C(COPY 1) Z(I)"),
+        ] {
+            client.parse("", sql, &[]);
+            client.bind("", "", &[]);
+            client.execute("", 0);
+            client.sync();
+            let mut answer = Vec::new();
+            if sql.contains("missing") {
+                answer = client.read_until_ready();
+            } else {
+                if round % 2 == 0 {
+                    answer = client.read_until(b'G');
+                }
+                client.copy_data(b"1\n");
+                client.copy_done();
+                client.sync();
+                answer.extend(client.read_until_ready());
+            }
+            let answer = show(&answer);
+            assert!(answer.ends_with(rest), "{sql}: {answer}");
+            assert_eq!(client.value("SELECT 1"), "1");
+        }
+    }
+    assert_eq!(cluster.value("SELECT count(*) FROM open"), "20");
+}

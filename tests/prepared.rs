@@ -187,6 +187,117 @@ fn deallocate_concerns_its_own_client() {
     }
 }
 
+/// What is prepared behind a DEALLOCATE ALL, without waiting for it, is there afterwards.
+#[test]
+fn names_given_behind_deallocate_all_stay() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    for all in ["DISCARD ALL", "DEALLOCATE ALL"] {
+        let mut client = weir.client("app");
+        prepare(&mut client, "old", "SELECT 'old'");
+        client.query(all);
+        client.parse("new", "SELECT 'new'", &[]);
+        client.parse("old", "SELECT 'again'", &[]);
+        client.sync();
+        assert!(show(&client.read_until_ready()).ends_with("ALL) Z(I)"));
+        assert_eq!(show(&client.read_until_ready()), "1 1 Z(I)");
+        assert_eq!(execute(&mut client, "new", &[]), "2 D(new) C(SELECT 1) Z(I)");
+        assert_eq!(execute(&mut client, "old", &[]), "2 D(again) C(SELECT 1) Z(I)");
+        client.run("DEALLOCATE ALL");
+    }
+    // In one pipeline; the server has both statements before.
+    let mut client = weir.client("app");
+    prepare(&mut client, "x", "SELECT 'new'");
+    assert_eq!(execute(&mut client, "x", &[]), "2 D(new) C(SELECT 1) Z(I)");
+    client.parse("", "DEALLOCATE ALL", &[]);
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.parse("y", "SELECT 'new'", &[]);
+    assert_eq!(execute(&mut client, "y", &[]), "1 2 C(DEALLOCATE ALL) 1 2 D(new) C(SELECT 1) Z(I)");
+    assert_eq!(execute(&mut client, "y", &[]), "2 D(new) C(SELECT 1) Z(I)");
+    assert_eq!(execute(&mut client, "x", &[]), "E(26000) Z(I)");
+}
+
+/// A DEALLOCATE that is never reached leaves nothing on the server.
+#[test]
+fn an_unreached_deallocate_leaves_nothing() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    prepare(&mut a, "mine", "SELECT 'a'");
+    assert_eq!(execute(&mut a, "mine", &[]), "2 D(a) C(SELECT 1) Z(I)");
+    let left = "SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'";
+    assert!(a.run("SELECT 1/0; DEALLOCATE mine").ends_with("E(22012) Z(I)"));
+    assert_eq!(b.value(left), "0");
+    assert_eq!(execute(&mut a, "mine", &[]), "2 D(a) C(SELECT 1) Z(I)");
+    for (sql, answer) in [("SELECT 1/0", "E(22012)"), ("SELECT 1", "D(1) C(SELECT 1)")] {
+        a.parse("", sql, &[]);
+        a.bind("", "", &[]);
+        a.execute("", 0);
+        a.parse("", "DEALLOCATE mine", &[]);
+        a.bind("", "", &[]);
+        a.execute("", 0);
+        a.sync();
+        assert!(show(&a.read_until_ready()).contains(answer));
+        assert_eq!(b.value(left), "0");
+    }
+    assert_eq!(execute(&mut a, "mine", &[]), "E(26000) Z(I)");
+    // In a block the answer stays right, and so does what follows.
+    prepare(&mut a, "mine", "SELECT 'a'");
+    assert_eq!(a.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert!(a.run("SELECT 1/0; DEALLOCATE mine").ends_with("E(22012) Z(E)"));
+    assert_eq!(a.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(execute(&mut a, "mine", &[]), "2 D(a) C(SELECT 1) Z(I)");
+    assert_eq!(b.value(left), "0");
+}
+
+/// Statements that go from a server unseen, or by the name they have there, are prepared again.
+#[test]
+fn lost_statements_are_prepared_again() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    prepare(&mut a, "s", "SELECT 'here'");
+    assert_eq!(execute(&mut a, "s", &[]), "2 D(here) C(SELECT 1) Z(I)");
+    let name = b.value("SELECT name FROM pg_prepared_statements WHERE statement = 'SELECT ''here'''");
+    assert_eq!(b.run(&format!("DEALLOCATE {name}")), "C(DEALLOCATE) Z(I)");
+    assert_eq!(execute(&mut a, "s", &[]), "2 D(here) C(SELECT 1) Z(I)");
+    let code = "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$";
+    assert_eq!(b.run(code), "C(DO) Z(I)");
+    assert_eq!(execute(&mut a, "s", &[]), "2 D(here) C(SELECT 1) Z(I)");
+    // Within its own transaction it fails once, as it would without us.
+    assert_eq!(a.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(a.run(code), "C(DO) Z(T)");
+    assert_eq!(execute(&mut a, "s", &[]), "E(26000) Z(E)");
+    assert_eq!(a.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(execute(&mut a, "s", &[]), "2 D(here) C(SELECT 1) Z(I)");
+}
+
+/// What is believed of a server after a reset is what the reset query says.
+#[test]
+fn a_reset_query_is_taken_by_its_word() {
+    for reset in ["RESET ALL", "deallocate all; reset all", "DISCARD ALL", "SELECT 1"] {
+        let cluster = Cluster::start();
+        let weir = Weir::builder()
+            .general(&format!("server_reset_query = \"{reset}\""))
+            .database(&format!(
+                "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1",
+                cluster.port()
+            ))
+            .start();
+        let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+        prepare(&mut a, "s", "SELECT 'here'");
+        b.run("SET work_mem = '5MB'");
+        for _ in 0..3 {
+            assert_eq!(execute(&mut a, "s", &[]), "2 D(here) C(SELECT 1) Z(I)", "{reset}");
+            assert_eq!(b.value("SHOW work_mem"), "5MB");
+            assert_eq!(b.run("DO 'BEGIN END'"), "C(DO) Z(I)");
+            assert_eq!(b.value("SHOW work_mem"), "5MB", "{reset}");
+            assert_eq!(a.value("SHOW work_mem"), "4MB", "{reset}");
+        }
+    }
+}
+
 #[test]
 fn server_holds_no_more_than_the_cap() {
     let cluster = Cluster::start();

@@ -318,3 +318,35 @@ fn transactional_kinds_do_not_keep_the_server() {
         assert_eq!(b.value("SELECT 1"), "1", "{sql}");
     }
 }
+
+/// What a server knows of sequences is the doing of whoever had it last: nobody is told another's values.
+#[test]
+fn sequence_values_are_ones_own_or_refused() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE SEQUENCE s; CREATE TABLE t (id serial, v text)");
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("INSERT INTO t (v) VALUES ('a')");
+    a.run("SELECT nextval('s')");
+    for ask in ["SELECT currval('s')", "SELECT lastval()", "SELECT 1 WHERE currval('t_id_seq') = 1"] {
+        assert_eq!(b.run(ask), "E(55000) Z(I)", "{ask}");
+        assert_eq!(b.run("BEGIN"), "C(BEGIN) Z(T)");
+        assert_eq!(b.run("SELECT 1 FROM t"), "T(?column?:23) D(1) C(SELECT 1) Z(T)");
+        assert_eq!(b.run(ask), "E(55000) Z(E)", "{ask}");
+        assert_eq!(b.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        b.parse("", ask, &[]);
+        b.bind("", "", &[]);
+        b.execute("", 0);
+        b.sync();
+        assert_eq!(show(&b.read_until_ready()), "E(55000) Z(I)", "{ask}");
+    }
+    // In one's own transaction, text or statement.
+    b.run("BEGIN");
+    b.run("INSERT INTO t (v) VALUES ('b')");
+    assert_eq!(b.value("SELECT lastval()"), "2");
+    b.run("COMMIT");
+    b.run("DISCARD ALL");
+    assert!(b.run("SELECT nextval('s'); SELECT currval('s')").contains("D(2) C(SELECT 1) Z(I)"));
+    b.run("DISCARD ALL");
+    assert!(b.run("INSERT INTO t (v) VALUES ('c') RETURNING currval('t_id_seq')").contains("D(3)"));
+}

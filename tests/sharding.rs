@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use common::cluster::Cluster;
 use common::raw::RawClient;
+use common::tools;
 use common::weir::Weir;
 use common::wire::{Message, ServerError, show};
 use pgweir::id::Slot;
@@ -152,9 +153,9 @@ fn servers_hash_as_we_do() {
     let types = [2, 4, 8].map(|width| KeyType::Integer { width }).into_iter().chain([KeyType::Text, KeyType::Uuid]);
     for key_type in types {
         let answer: Vec<i64> =
-            cluster.sql(&hash::self_test_sql(key_type)).iter().map(|row| row[0].parse().unwrap()).collect();
+            cluster.sql(&hash::self_test_sql(key_type, true)).iter().map(|row| row[0].parse().unwrap()).collect();
         assert!(!answer.is_empty());
-        assert_eq!(answer, hash::self_test_expected(key_type), "{key_type:?}");
+        assert_eq!(answer, hash::self_test_expected(key_type, true), "{key_type:?}");
     }
 
     const COUNT: usize = 10_000;
@@ -367,6 +368,38 @@ async fn a_driver_with_binary_parameters() {
     assert_eq!(sharded.counts("t"), [2, 2]);
     drop(client);
     driver.await.unwrap().unwrap();
+}
+
+#[test]
+fn psycopg_uses_both_shards() {
+    let sharded = Sharded::start(2);
+    let (a, b) = (sharded.keys(0, 2), sharded.keys(1, 2));
+    let script = format!(
+        r"
+import psycopg
+with psycopg.connect() as c:
+    for key in ({}, {}):
+        with c.transaction():
+            c.execute('INSERT INTO t (k, v) VALUES (%s, %s)', (key, 'ps'))
+        c.commit()
+    c.autocommit = True
+    for prepare in (False, True):
+        for key in ({}, {}):
+            c.execute('INSERT INTO orders (k, id) VALUES (%s, %s)', (key, 1), prepare=prepare)
+    for key in ({}, {}):
+        print(c.execute('SELECT v FROM t WHERE k = %s', (key,)).fetchone()[0])
+    try:
+        c.execute('DELETE FROM t')
+    except psycopg.errors.FeatureNotSupported as e:
+        print('refused')
+    with c.transaction():
+        c.execute('UPDATE t SET v = %s WHERE k = %s', ('x', {}))
+",
+        a[0], b[0], a[1], b[1], a[0], b[0], b[0]
+    );
+    assert_eq!(tools::python(sharded.weir.port(), "app", &script).ok(), "ps\nps\nrefused\n");
+    assert_eq!((sharded.counts("t"), sharded.counts("orders")), (vec![1, 1], vec![2, 2]));
+    assert_eq!(sharded.found_on("SELECT 1 FROM t WHERE v = 'x'"), [1]);
 }
 
 #[test]

@@ -322,6 +322,73 @@ with connect() as c:
 }
 
 #[test]
+fn psycopg_pipelines_copies_and_notifies() {
+    let (_cluster, weir) = site();
+    let out = python(
+        &weir,
+        r#"
+assert psycopg.Pipeline.is_supported()
+with connect(autocommit=True) as c:
+    c.execute("CREATE TABLE t (id int PRIMARY KEY, b text)")
+    with c.pipeline() as p:
+        for n in range(200):
+            c.execute("INSERT INTO t VALUES (%s, %s)", (n, str(n)))
+        cur = c.execute("SELECT count(*) FROM t")
+        p.sync()
+        print(cur.fetchone()[0])
+        one = [c.execute("SELECT b FROM t WHERE id = %s", (n,), prepare=True) for n in range(50)]
+        print([x.fetchone()[0] for x in one] == [str(n) for n in range(50)])
+    try:
+        with c.pipeline() as p:
+            c.execute("INSERT INTO t VALUES (1000, 'gone')")
+            c.execute("SELECT 1/0")
+            c.execute("INSERT INTO t VALUES (1001, 'skipped')")
+    except psycopg.Error as e:
+        print(type(e).__name__)
+    print(c.execute("SELECT count(*) FROM t WHERE id >= 1000").fetchone()[0], c.info.transaction_status.name)
+    # COPY in and out, in text, rows and binary.
+    with c.cursor() as cur:
+        with cur.copy("COPY t FROM STDIN") as copy:
+            for n in range(5000, 15000):
+                copy.write_row((n, "r" * (n % 50)))
+        with cur.copy("COPY (SELECT * FROM t WHERE id < 2 ORDER BY id) TO STDOUT") as copy:
+            print([bytes(x) for x in copy])
+        with cur.copy("COPY (SELECT id FROM t WHERE id >= 5000 ORDER BY id) TO STDOUT (FORMAT binary)") as copy:
+            copy.set_types(["int4"])
+            print(sum(r[0] for r in copy.rows()))
+        try:
+            with cur.copy("COPY t FROM STDIN") as copy:
+                copy.write(b"70000\tgood\n")
+                raise RuntimeError("stop")
+        except (RuntimeError, psycopg.errors.QueryCanceled) as e:
+            print(type(e).__name__)
+        try:
+            with cur.copy("COPY t FROM STDIN") as copy:
+                copy.write(b"not a number\tx\n")
+        except psycopg.errors.InvalidTextRepresentation as e:
+            print(e.sqlstate)
+    print(c.execute("SELECT count(*) FROM t").fetchone()[0])
+with connect(autocommit=True) as a, connect(autocommit=True) as b:
+    a.execute("LISTEN news")
+    b.execute("NOTIFY news, 'one'")
+    b.execute("SELECT pg_notify('news', 'two')")
+    got = []
+    for n in a.notifies():
+        got.append((n.channel, n.payload))
+        if len(got) == 2:
+            break
+    print(got)
+    a.execute("UNLISTEN *")
+"#,
+    );
+    assert_eq!(
+        out,
+        "200\nTrue\nDivisionByZero\n0 IDLE\n[b'0\\t0\\n', b'1\\t1\\n']\n99995000\nQueryCanceled\n22P02\n10200\n\
+         [('news', 'one'), ('news', 'two')]\n"
+    );
+}
+
+#[test]
 fn psycopg_clients_share_servers_with_their_prepared_statements() {
     let (cluster, weir) = site();
     cluster

@@ -16,7 +16,8 @@ use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::parse;
 
-/// The lines of the answer: item and value. The statement is taken as the first of a session that has set nothing.
+/// The lines of the answer: item and value. The statement is taken as the first of a session that speaks UTF8
+/// and has set nothing.
 #[must_use]
 pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)> {
     let facts = Arc::new(parse::facts(sql.as_bytes()));
@@ -25,15 +26,20 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
     lines.push(("why", why(&facts)));
     lines.push(("effects", effects(&facts)));
     let keep = if database.config.pool_mode == PoolMode::Session { Keep::Session } else { Keep::Transaction };
-    let session = Session::new(keep, true, ClientSettings::new(Values::new()));
+    let settings = Values::from([("client_encoding".to_owned(), "UTF8".to_owned())]);
+    let session = Session::new(keep, true, ClientSettings::new(settings));
     let mut segment = Segment::default();
     segment.push(Intake::Query(facts), 0);
+    let distrust = database.distrust.load();
     let planner = Planner {
         map: &database.config.map,
         session: &session,
         mode: database.config.pool_mode,
         default_route: database.config.route,
+        server_utf8: true,
+        distrust: &distrust,
         in_block: false,
+        wrote: false,
         catalog: None,
     };
     match planner.plan(&segment, &[]) {

@@ -76,7 +76,7 @@ async fn wake_at_silence(health: Arc<ShardHealth>, shared: Arc<Shared>, mut stop
 }
 
 /// As whom a database's servers are probed: `probe_user`; or else `user`, if its password is known in clear text.
-fn credentials_of(database: &Database, live: &Live) -> Option<Credentials> {
+pub(super) fn credentials_of(database: &Database, live: &Live) -> Option<Credentials> {
     if let Some(user) = &database.probe_user {
         return Some(Credentials { user: user.clone(), password: database.probe_password.clone() });
     }

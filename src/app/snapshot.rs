@@ -31,7 +31,7 @@ impl SnapshotSource for State {
         let live = self.shared.live.load_full();
         let databases = self.databases();
         let state = self.process_state();
-        let shards: Vec<ShardSnapshot> = live.all().iter().flat_map(|db| describe::shards(&db.config)).collect();
+        let shards: Vec<ShardSnapshot> = live.all().iter().flat_map(|db| shards(db)).collect();
         let replicas = replicas(&live);
         let (clients, servers) = match detail {
             Detail::Summary => (Vec::new(), Vec::new()),
@@ -65,6 +65,13 @@ impl SnapshotSource for State {
             reloads: *self.reloads.lock(),
         }
     }
+}
+
+/// The shards of a database and what their checks have found.
+fn shards(database: &LiveDatabase) -> Vec<ShardSnapshot> {
+    let checks = database.checks().into_iter().map(Some).chain(std::iter::repeat(None));
+    let shards = describe::shards(&database.config);
+    shards.into_iter().zip(checks).map(|(shard, check)| ShardSnapshot { check, ..shard }).collect()
 }
 
 impl State {

@@ -11,11 +11,13 @@ use crate::client::task::Client;
 use crate::clock;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
-use crate::id::WorkerId;
+use crate::id::{ShardIndex, WorkerId};
 use crate::route::decide::{self, Request};
 use crate::server;
+use crate::shard::map::{DEFAULT_SCHEMA, ShardMap};
 use crate::sql::catalog::{self, Answers, CatalogView, Function, Name, Questions};
 use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, StatementFacts, TableRef};
+use crate::sql::shadows::{self, ShadowQuestion};
 use crate::wire::message::TransactionStatus;
 
 /// The outcome of planning.
@@ -36,14 +38,18 @@ pub(super) type LookUp = Pin<Box<dyn Future<Output = Result<(), Error>>>>;
 
 impl Client {
     /// Plans the segment by what is known of the catalog. `linked`: a server is lent already; `changed`: and the transaction there
-    /// may have changed its catalog, which nobody else sees yet.
-    pub(super) fn plan(&self, linked: bool, changed: bool) -> Planned {
+    /// may have changed its catalog, which nobody else sees yet; `wrote`: and the client has written there.
+    pub(super) fn plan(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
+        let distrust = self.database.distrust.load();
         let planner = Planner {
             map: &self.database.config.map,
             session: &self.session,
             mode: self.pools.mode,
             default_route: self.pools.route,
+            distrust: &distrust,
+            server_utf8: self.pools.server_utf8.load(Ordering::Acquire),
             in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),
+            wrote,
             catalog: None,
         };
         let map = &self.database.config.map;
@@ -51,7 +57,7 @@ impl Client {
         let calls = |facts: &QueryFacts| facts.statements.iter().any(|s| !s.functions.is_empty());
         // Without functions nothing is undecided, and elsewhere than on a sharded database a view is as good as a table.
         let matters = if map.is_sharded() {
-            texts().any(|f| calls(f) || f.statements.iter().any(|s| !s.shape.tables().is_empty()))
+            texts().any(|f| calls(f) || f.statements.iter().any(shadows::may_matter))
         } else {
             !linked && self.pools.mode != PoolMode::Session && self.has_replicas() && texts().any(|f| calls(f))
         };
@@ -77,6 +83,13 @@ impl Client {
             let more =
                 if map.is_sharded() && !chosen { view.ask_all(facts, unlisted) } else { view.ask_functions(facts) };
             questions.add(more);
+            if map.is_sharded()
+                && !chosen
+                && view.shadows().is_none()
+                && facts.statements.iter().any(shadows::may_matter)
+            {
+                questions.shadows = Some(shadow_question(map, settings.get("search_path")));
+            }
         }
         if !questions.is_empty() {
             return Planned::Ask(questions);
@@ -102,6 +115,11 @@ fn calls_or_reads(facts: &QueryFacts, unlisted: &dyn Fn(&TableRef) -> bool) -> b
         !s.functions.is_empty() || s.shape.tables().iter().any(|t| catalog::is_unexplained(t) && unlisted(t))
     };
     facts.statements.iter().any(|s| !s.changes_catalog && unknown(s))
+}
+
+fn shadow_question(map: &ShardMap, search_path: Option<&str>) -> ShadowQuestion {
+    let listed = map.tables.keys().filter(|(schema, _)| schema == DEFAULT_SCHEMA).map(|(_, name)| name.clone());
+    ShadowQuestion { search_path: search_path.map(str::to_owned), listed: listed.collect() }
 }
 
 fn own_objects() -> Error {
@@ -139,17 +157,47 @@ async fn look_up(
     let epoch = database.catalog_epoch.load(Ordering::Acquire);
     let answers = match ask(database, pools, worker, &questions).await {
         Ok(answers) => answers,
-        Err(error) if database.config.map.is_sharded() => return Err(error),
+        Err(error) if database.config.map.is_sharded() => {
+            match shadows_anyway(database, pools, worker, &questions).await {
+                Some(answers) => answers,
+                None => return Err(error),
+            }
+        }
         Err(error) => {
             tracing::warn!(database = database.config.name, %error, "functions are taken to write: the catalog cannot be asked");
             let unknown = Function { exists: false, volatile: true, reads_unseen: true };
-            Answers { functions: vec![unknown; questions.functions.len()], relations: Vec::new() }
+            Answers { functions: vec![unknown; questions.functions.len()], ..Answers::default() }
         }
     };
     let mut catalog = pools.catalog.lock();
     catalog.follow(epoch);
     catalog.learn(questions, answers, clock::now());
     Ok(())
+}
+
+/// About shadows any shard can be asked when the default one does not answer: they are to have the same functions and schemas. What was
+/// known before does too, for a while.
+async fn shadows_anyway(
+    database: &LiveDatabase,
+    pools: &UserPools,
+    worker: WorkerId,
+    questions: &Questions,
+) -> Option<Answers> {
+    let question = questions.shadows.as_ref()?;
+    if !questions.functions.is_empty() || !questions.relations.is_empty() {
+        return None;
+    }
+    if pools.catalog.lock().renew_shadows(question, clock::now()) {
+        return Some(Answers::default());
+    }
+    for shard in (0..u16::try_from(database.config.shards.len()).unwrap_or(u16::MAX)).map(ShardIndex) {
+        if shard != database.config.map.default_shard
+            && let Ok(answers) = ask_shard(database, pools, worker, questions, shard).await
+        {
+            return Some(answers);
+        }
+    }
+    None
 }
 
 /// Asks the primary of the default shard.
@@ -159,7 +207,16 @@ async fn ask(
     worker: WorkerId,
     questions: &Questions,
 ) -> Result<Answers, Error> {
-    let shard = database.config.map.default_shard;
+    ask_shard(database, pools, worker, questions, database.config.map.default_shard).await
+}
+
+async fn ask_shard(
+    database: &LiveDatabase,
+    pools: &UserPools,
+    worker: WorkerId,
+    questions: &Questions,
+    shard: ShardIndex,
+) -> Result<Answers, Error> {
     let mut views = Vec::new();
     if let Some(health) = database.health.get(usize::from(shard.0)) {
         health.views(clock::now(), &mut views);

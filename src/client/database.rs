@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::auth::login::PassThrough;
@@ -20,6 +21,7 @@ use crate::pool::{Pool, PoolKey, PoolSettings};
 use crate::route::decide::Why;
 use crate::server::Target;
 use crate::server::login::LoginSettings;
+use crate::shard::check::{Check, Distrust};
 use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
 use crate::sql::readings::Readings;
@@ -143,6 +145,10 @@ pub struct LiveDatabase {
     pub config: Database,
     /// Health of the servers, by shard.
     pub health: Vec<Arc<ShardHealth>>,
+    /// How far the checks of the shards are; none for an unsharded database.
+    checks: Mutex<Vec<Check>>,
+    /// What follows from them.
+    pub distrust: ArcSwap<Distrust>,
     /// Whether PAUSE holds it.
     pub paused: AtomicBool,
     /// Whether a reload has replaced it: its pools serve nobody new.
@@ -192,6 +198,8 @@ pub struct UserPools {
     pub route: RouteHint,
     /// What servers report at login, once one has; and what they made of settings that clients gave at startup.
     pub welcome: Mutex<Welcome>,
+    /// Whether the default shard's server_encoding is UTF8, as it reports at login.
+    pub server_utf8: AtomicBool,
     /// What is known of functions and relations, as this user sees them.
     pub catalog: Mutex<Catalog>,
     /// Held by who asks for more of it.
@@ -200,6 +208,8 @@ pub struct UserPools {
     pub readings: Mutex<Readings>,
     /// Held by who asks for more of that.
     pub weighing: tokio::sync::Mutex<()>,
+    /// Others were made for the user since, with another password: clients go over to those.
+    replaced: AtomicBool,
     credential: ServerCredential,
     server_user: String,
     settings: PoolSettings,
@@ -225,10 +235,13 @@ impl LiveDatabase {
         server_tls: Arc<ServerTls>,
     ) -> Arc<Self> {
         let now = clock::now();
+        let checks = if config.map.is_sharded() { vec![Check::default(); config.shards.len()] } else { Vec::new() };
         let health = config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect();
         Arc::new(Self {
             config,
             health,
+            checks: Mutex::new(checks),
+            distrust: ArcSwap::default(),
             paused: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             secret,
@@ -251,6 +264,7 @@ impl LiveDatabase {
         }
         let pools = Arc::new(self.make(user, credential));
         if let Some(old) = users.insert(user.to_owned(), Arc::clone(&pools)) {
+            old.replaced.store(true, Ordering::Release);
             old.each(&mut |pool| pool.close_all());
         }
         pools
@@ -266,6 +280,7 @@ impl LiveDatabase {
         let own = self.config.user.is_some() || self.config.password.is_some();
         let credential = if own { self.server_credential(None, &PassThrough::Nothing) } else { old.credential.clone() };
         let pools = Arc::new(self.make(&old.user, credential));
+        pools.server_utf8.store(old.server_utf8.load(Ordering::Acquire), Ordering::Release);
         users.insert(old.user.clone(), Arc::clone(&pools));
         pools
     }
@@ -280,6 +295,39 @@ impl LiveDatabase {
         }
     }
 
+    /// What logins to its servers need.
+    #[must_use]
+    pub fn login_settings(&self) -> LoginSettings {
+        let general = &self.general.general;
+        LoginSettings {
+            timeout: general.server_connect_timeout,
+            tcp: general.tcp,
+            max_statements: general.max_prepared_statements.max(1) as usize,
+            tls: Arc::clone(&self.server_tls),
+        }
+    }
+
+    /// Takes in how far the check of a shard is; whether that is news.
+    pub fn set_check(&self, shard: ShardIndex, check: Check) -> bool {
+        let mut checks = self.checks.lock();
+        let Some(known) = checks.get_mut(usize::from(shard.0)) else { return false };
+        // What was found stays true until something else is.
+        let keeps = matches!((&known, &check), (Check::Done(_), Check::Pending(_)));
+        if keeps || *known == check {
+            return false;
+        }
+        *known = check;
+        let names = self.config.map.names.iter().map(String::as_str);
+        self.distrust.store(Arc::new(Distrust::of(names.zip(checks.iter()))));
+        true
+    }
+
+    /// How far the checks of the shards are, by shard; none for an unsharded database.
+    #[must_use]
+    pub fn checks(&self) -> Vec<Check> {
+        self.checks.lock().clone()
+    }
+
     fn make(&self, user: &str, credential: ServerCredential) -> UserPools {
         let general = &self.general.general;
         let own = self.general.users.get(user);
@@ -291,12 +339,7 @@ impl LiveDatabase {
             },
             reserve_after: general.reserve_pool_timeout,
             min_size: self.config.min_pool_size as usize,
-            login: LoginSettings {
-                timeout: general.server_connect_timeout,
-                tcp: general.tcp,
-                max_statements: general.max_prepared_statements.max(1) as usize,
-                tls: Arc::clone(&self.server_tls),
-            },
+            login: self.login_settings(),
             login_retry: general.server_login_retry,
             idle_timeout: general.server_idle_timeout,
             lifetime: self.config.server_lifetime,
@@ -309,10 +352,12 @@ impl LiveDatabase {
             mode: own.and_then(|u| u.pool_mode).unwrap_or(self.config.pool_mode),
             route: own.and_then(|u| u.route).unwrap_or(self.config.route),
             welcome: Mutex::default(),
+            server_utf8: AtomicBool::new(false),
             catalog: Mutex::default(),
             looking_up: tokio::sync::Mutex::default(),
             readings: Mutex::default(),
             weighing: tokio::sync::Mutex::default(),
+            replaced: AtomicBool::new(false),
             credential,
             server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),
             settings,
@@ -376,6 +421,12 @@ impl LiveDatabase {
 }
 
 impl UserPools {
+    /// Whether the user has others now, which [`LiveDatabase::adopt`] gives.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
     fn each(&self, f: &mut dyn FnMut(&Arc<Pool>)) {
         self.pools.iter().flatten().filter_map(OnceLock::get).for_each(f);
     }

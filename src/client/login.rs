@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::auth::login::{Channel, Login, LoginRandom, Step};
 use crate::auth::login::{MAX_ANSWER, PassThrough};
@@ -179,6 +180,7 @@ pub async fn settle(
     let welcome = pools.welcome.lock();
     let mut parameters = welcome.parameters.as_ref().map(|p| p.to_vec()).unwrap_or_default();
     let mut values = Values::new();
+    let sharded = database.config.map.is_sharded();
     for (name, value) in wanted {
         let value = match welcome.accepted.get(&(name.clone(), value.clone())) {
             Some(accepted) => accepted.clone(),
@@ -186,13 +188,24 @@ pub async fn settle(
         };
         match parameters.iter_mut().find(|(n, _)| n.eq_ignore_ascii_case(&name)) {
             // What every server has anyway needs no care later.
-            Some(reported) if reported.1 == value => continue,
+            Some(reported) if reported.1 == value && !(sharded && reads_keys(&name)) => continue,
             Some(reported) => reported.1.clone_from(&value),
             None => {}
         }
         values.insert(name, value);
     }
+    if sharded {
+        // Keys are read by them, so they must be known, and the same on all shards.
+        for (name, value) in parameters.iter().filter(|(name, _)| reads_keys(name)) {
+            values.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
     Ok(Settled { parameters, settings: ClientSettings::new(values) })
+}
+
+/// Settings that decide how a sharding key is read. Servers report them at login.
+fn reads_keys(name: &str) -> bool {
+    matches!(name, "client_encoding" | "standard_conforming_strings")
 }
 
 /// Settings that a server takes as they are, whatever it is.
@@ -206,7 +219,16 @@ async fn ask(checkout: &mut Checkout, pools: &UserPools, wanted: &[(String, Stri
     let Some(connection) = checkout.as_mut() else {
         return Err(Error::us(SqlState::INTERNAL_ERROR, "a connection was lent that is not there"));
     };
+    let encoding = connection.welcome.iter().find(|(name, _)| name == "server_encoding");
+    let utf8 = encoding.is_some_and(|(_, value)| value.eq_ignore_ascii_case("utf8"));
+    pools.server_utf8.store(utf8, Ordering::Release);
     pools.welcome.lock().parameters = Some(Arc::new(connection.welcome.clone()));
+    // What another client set on it would take part in what a value comes to mean (DateStyle).
+    let nobody = ClientSettings::default();
+    if let Some(sql) = connection.state.settings.catch_up(&nobody) {
+        connection.run(&sql).await.map_err(lost)??;
+        connection.state.settings.caught_up(&nobody);
+    }
     for (name, value) in wanted.iter().filter(|w| !is_plain(w)) {
         let sql = format!("SELECT pg_catalog.set_config({},{},false)", quote(name), quote(value));
         connection.run(&sql).await.map_err(lost)??;

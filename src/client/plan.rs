@@ -5,14 +5,16 @@ use crate::client::segment::Segment;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
 use crate::session::{Intake, Session};
+use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
 use crate::sql::catalog::CatalogView;
-use crate::sql::facts::{Access, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::wire::message;
 
 /// What a segment needs.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that the segment does")]
 pub struct Need {
     /// The strongest access of its statements.
     pub access: Access,
@@ -24,6 +26,8 @@ pub struct Need {
     pub changes_catalog: bool,
     /// It runs code that may leave behind what nobody sees.
     pub runs_code: bool,
+    /// The client has written on the server when it is done, other than by BEGIN.
+    pub wrote: bool,
     /// Its shard.
     pub plan: ShardPlan,
 }
@@ -39,8 +43,14 @@ pub struct Planner<'a> {
     pub mode: PoolMode,
     /// Where statements go that say nothing.
     pub default_route: RouteHint,
+    /// Whether the servers' own encoding is UTF8.
+    pub server_utf8: bool,
+    /// What the checks of the shards have found.
+    pub distrust: &'a Distrust,
     /// Whether a transaction block is open.
     pub in_block: bool,
+    /// Whether the client has written on the server that it has: what the server says of sequences may then be its own doing.
+    pub wrote: bool,
     /// What is known of functions and of relations that are not listed. Without it functions write, and names are believed.
     pub catalog: Option<CatalogView<'a>>,
 }
@@ -57,9 +67,11 @@ impl Planner<'_> {
             begin_read_only: false,
             changes_catalog: false,
             runs_code: false,
+            wrote: self.wrote,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
         let mut at = 0_usize;
+        need.wrote |= self.mode == PoolMode::Session;
         for (intake, len) in &segment.items {
             let frame = bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
             at = at.saturating_add(*len);
@@ -79,9 +91,16 @@ impl Planner<'_> {
             }
             let Some(facts) = intake.facts() else { continue };
             self.text(facts, &mut need)?;
+            if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
+                own_sequences(facts, &mut need.wrote)?;
+            }
             let plan = self.shard(intake, facts, frame)?;
             let so_far = std::mem::replace(&mut need.plan, ShardPlan::AnyShard { why: "" });
             need.plan = combine(so_far, plan);
+        }
+        if segment.is_continued() && need.hint == RouteHint::Auto {
+            // A write may follow in the same implicit transaction.
+            need.hint = RouteHint::Primary;
         }
         match need.plan {
             ShardPlan::Reject(error) => Err(error),
@@ -169,8 +188,13 @@ impl Planner<'_> {
             bound: None,
             sharding_key: settings.get("pgweir.sharding_key"),
             shard: settings.get("pgweir.shard"),
-            utf8: settings.get("client_encoding").is_none_or(|e| e.eq_ignore_ascii_case("utf8")),
+            // On a sharded database it is known from the login on.
+            utf8: self.server_utf8
+                && !self.distrust.beyond_ascii
+                && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
+            distrust: self.distrust,
+            changed_role: self.session.pins().contains(&PinReason::Identity),
             catalog: self.catalog,
         };
         let Intake::Bind { statement: Some(statement), .. } = intake else {
@@ -192,4 +216,27 @@ impl Planner<'_> {
         cx.bound = Some(BoundParams { values: &parameters.values, formats: &parameters.formats, types: &types });
         Ok(plan_query(facts, &cx))
     }
+}
+
+/// Refuses currval() and lastval() where the server cannot say anything of this client's: what it said would be of another's doing.
+fn own_sequences(facts: &QueryFacts, wrote: &mut bool) -> Result<(), Error> {
+    for statement in &facts.statements {
+        let name = match statement.why {
+            "calls currval()" => "currval",
+            "calls lastval()" => "lastval",
+            _ => {
+                *wrote |= statement.access == Access::Write;
+                continue;
+            }
+        };
+        if !*wrote {
+            return Err(Error::us(
+                SqlState::OBJECT_NOT_IN_STATE,
+                format!("{name}() is not defined here: this transaction has not called nextval()"),
+            )
+            .detail("Between transactions the server connection serves other clients, whose sequence values it would tell.")
+            .hint("Use INSERT ... RETURNING, or ask in the transaction that called nextval(), or set pool_mode = \"session\"."));
+        }
+    }
+    Ok(())
 }

@@ -74,7 +74,10 @@ pub(super) struct Link {
     query_since: Option<Instant>,
     counts: Counts,
     replay: Option<Replay>,
+    /// It was treated as a write: reads that follow must see it.
     wrote: bool,
+    /// It wrote indeed, so that the server's session may know of sequences by it.
+    has_written: bool,
     /// Something was sent that may change what the server's catalog says.
     changes_catalog: bool,
     /// Code was run that may leave behind what nobody saw: temporary tables, settings.
@@ -89,6 +92,21 @@ pub(super) struct Link {
     pins_shown: usize,
     /// The block, as long as it belongs to no shard: it can still move to another.
     begun: Option<Block>,
+    /// Since the client last synchronised, only statements were prepared and described: the server can be left as it was met.
+    only_prepared: bool,
+    /// The block is being opened on the server: the segment waits until that is known to have worked.
+    opening: Opening,
+}
+
+/// How far a held-back block is on its way to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// There was none, or it stands.
+    Over,
+    /// Its text was sent.
+    Sent,
+    /// Its text failed, and a bare BEGIN was sent, so that there is a block to fail in.
+    Bare,
 }
 
 /// Why the poll function returns.
@@ -101,7 +119,7 @@ enum Event {
         /// The connection broke, which is held against the server.
         lost: bool,
     },
-    /// The block has done nothing yet and its first statement belongs to another shard.
+    /// The server has done nothing yet that would have to be done again, and the segment needs another.
     Move,
     Stop(Error),
 }
@@ -128,6 +146,7 @@ impl Link {
             counts: Counts::default(),
             replay: None,
             wrote: false,
+            has_written: false,
             changes_catalog: false,
             ran_code: false,
             look_up: None,
@@ -136,6 +155,8 @@ impl Link {
             farewell: false,
             pins_shown: 0,
             begun: None,
+            only_prepared: false,
+            opening: Opening::Over,
         }
     }
 
@@ -157,6 +178,7 @@ impl Client {
         link.wrote = need.access == Access::Write;
         link.changes_catalog = need.changes_catalog;
         link.ran_code = need.runs_code;
+        link.has_written = need.wrote;
         let event = self.relay_until(&mut link).await;
         if link.pins_shown > 0 {
             handle.pins.lock().clear();
@@ -176,6 +198,7 @@ impl Client {
             Some(held) => {
                 self.session.begin(&held.text, Arc::clone(&held.facts), connection.output.tail());
                 link.begun = Some(held);
+                link.opening = Opening::Sent;
             }
             None if link.role == Role::Replica && self.output.is_empty() => {
                 let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
@@ -184,7 +207,9 @@ impl Client {
             }
             None => {}
         }
-        self.forward_segment(link, &mut connection);
+        if link.opening == Opening::Over {
+            self.forward_segment(link, &mut connection);
+        }
         let handle = Arc::clone(self.handle());
         let limit = self.live.config.general.idle_transaction_timeout;
         let event = {
@@ -259,6 +284,11 @@ impl Client {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
                 }
+                self.session.send_held_sync(connection.output.tail());
+            }
+            if self.session.is_drained() && link.opening == Opening::Over {
+                // It ended with Flush: the client waits for what came, and goes on from there.
+                link.replay = None;
             }
             if self.output.len() >= HIGH_WATER {
                 // More than can be held back: the client gets it, and the segment is not tried again.
@@ -272,10 +302,12 @@ impl Client {
                 // The server was not read from for want of room, so nothing would wake us when it has more.
                 moved |= full && self.output.len() < HIGH_WATER;
             }
-            if self.session.may_release() && connection.output.is_empty() && link.client_rest == 0 {
+            let rests = connection.output.is_empty() && link.client_rest == 0 && link.opening == Opening::Over;
+            if rests && self.session.may_release() {
                 return Poll::Ready(Event::Release);
             }
-            if connection.output.is_empty() {
+            // Some of what it asks for is answered here: nothing more of it is read than it takes answers.
+            if connection.output.is_empty() && self.output.len() < HIGH_WATER {
                 match self.pump_client(link, connection, cx) {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
@@ -327,7 +359,7 @@ impl Client {
             Ok(_) => "server closed the connection unexpectedly".to_owned(),
             Err(e) => e.to_string(),
         };
-        if link.replay.is_some() {
+        if link.replay.is_some() || link.opening != Opening::Over {
             Err(Event::Retry { primary: false, lost: true })
         } else {
             Err(Event::ServerLost(lost(&why)))
@@ -430,6 +462,10 @@ impl Client {
         cx: &mut Context<'_>,
     ) -> Result<bool, Event> {
         let (mut moved, mut gathered) = (false, false);
+        if link.opening != Opening::Over && self.session.is_drained() {
+            self.opened(link, connection)?;
+            moved = true;
+        }
         if let Some(look_up) = &mut link.look_up {
             let Poll::Ready(looked_up) = look_up.as_mut().poll(cx) else { return Ok(false) };
             link.look_up = None;
@@ -439,10 +475,10 @@ impl Client {
             }
             moved = true;
         }
-        if link.replay.is_none() {
+        if link.replay.is_none() && link.opening == Opening::Over {
             moved |= self.stream_copy_data(link, connection);
             // Before the Sync the server may hold its answers back, so there is nothing to wait for.
-            let wait = self.session.names_in_doubt() && !self.session.is_mid_exchange();
+            let wait = (self.session.names_in_doubt() && !self.session.is_mid_exchange()) || self.session.holds_sync();
             if link.client_rest == 0 && !wait {
                 self.gather().map_err(Event::Stop)?;
                 gathered = true;
@@ -459,6 +495,32 @@ impl Client {
             }
         }
         Ok(moved)
+    }
+
+    /// The text that opens the block is answered: the segment follows it. Had it failed, and the segment been sent behind it, then a
+    /// statement of a block would have run outside of one.
+    fn opened(&mut self, link: &mut Link, connection: &mut Connection) -> Result<(), Event> {
+        let bare = std::mem::replace(&mut link.opening, Opening::Over) == Opening::Bare;
+        if let Some(error) = self.session.take_unseen_error() {
+            if link.role == Role::Replica {
+                // A standby takes less than the primary.
+                return Err(Event::Retry { primary: true, lost: false });
+            }
+            if bare {
+                return Err(Event::Stop(error.fatal()));
+            }
+            self.replace_by_refusal(*error);
+        }
+        if self.session.status() == TransactionStatus::Idle {
+            // The client believes in a block, and is to find it failed.
+            const BEGIN: &[u8] = b"BEGIN";
+            let facts = self.cx.facts.borrow_mut().get(BEGIN);
+            self.session.begin(BEGIN, facts, connection.output.tail());
+            link.opening = Opening::Bare;
+            return Ok(());
+        }
+        self.forward_segment(link, connection);
+        Ok(())
     }
 
     /// Passes COPY data on in pieces, without collecting the message.
@@ -485,7 +547,16 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
         }
-        let mut planned = self.plan(true, link.changes_catalog);
+        if self.concerns_own() && !self.session.is_mid_exchange() && self.session.status() != TransactionStatus::Failed
+        {
+            if !self.session.is_drained() {
+                return Ok(false);
+            }
+            if self.answer_own(self.session.status()) {
+                return Ok(true);
+            }
+        }
+        let mut planned = self.plan(true, link.changes_catalog, link.has_written);
         if link.role == Role::Replica && self.session.status() == TransactionStatus::Idle {
             planned = self.weigh(planned);
         }
@@ -506,27 +577,27 @@ impl Client {
                     _ => true,
                 };
                 let writes = need.access >= Access::Local || need.hint == RouteHint::Primary;
-                let same_role =
-                    link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
+                // A block on a replica that has done nothing yet can begin on the primary as well.
+                let bound = match self.session.status() {
+                    TransactionStatus::Idle => false,
+                    TransactionStatus::InTransaction => link.begun.is_none() || need.hint == RouteHint::Replica,
+                    TransactionStatus::Failed => true,
+                };
+                let same_role = link.role == Role::Primary || !writes || bound;
                 let fits = same_shard && same_role;
-                let undecided = !self.session.is_drained() && !self.session.is_mid_exchange();
-                if undecided && !fits {
+                if !fits && !self.session.is_drained() && (link.only_prepared || !self.session.is_mid_exchange()) {
                     // When what is under way is answered, it shows whether the server is free to go.
                     return Ok(false);
+                }
+                if !fits && self.can_move(link) {
+                    return Err(Event::Move);
                 }
                 link.wrote |= need.access == Access::Write;
                 link.changes_catalog |= need.changes_catalog;
                 link.ran_code |= need.runs_code;
-                let can_move = link.begun.is_some()
-                    && self.session.status() == TransactionStatus::InTransaction
-                    && self.session.is_drained()
-                    && !self.session.is_mid_exchange();
-                let wrong_role = link.role == Role::Replica && writes && need.hint != RouteHint::Replica;
-                if (!same_shard || wrong_role) && can_move {
-                    return Err(Event::Move);
-                }
+                link.has_written = need.wrote;
                 let in_block = self.session.status() == TransactionStatus::InTransaction;
-                if wrong_role && in_block && self.takes_lock() {
+                if link.role == Role::Replica && in_block && self.takes_lock() {
                     self.cx.shared.count_refusal("lock_on_replica");
                     self.replace_by_refusal(lock_on_replica());
                 }
@@ -551,6 +622,21 @@ impl Client {
 
     fn takes_lock(&self) -> bool {
         self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.takes_lock())
+    }
+
+    /// Whether the server, which has answered everything, can be left for another that goes on as if it had been there.
+    fn can_move(&self, link: &Link) -> bool {
+        let nothing_done = match self.session.status() {
+            TransactionStatus::Idle => self.session.is_mid_exchange(),
+            TransactionStatus::InTransaction => link.begun.is_some(),
+            TransactionStatus::Failed => false,
+        };
+        self.pools.mode == PoolMode::Transaction
+            && nothing_done
+            && self.session.is_drained()
+            && (link.only_prepared || !self.session.is_mid_exchange())
+            && !self.session.is_skipping()
+            && self.session.pins().is_empty()
     }
 
     /// Keeps what the block consists of, as long as it can still move to another shard, or from a replica to the primary.
@@ -578,6 +664,8 @@ impl Client {
     /// Writes the segment for the server.
     fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
         self.follow_block(link);
+        let goes_on = self.session.is_mid_exchange();
+        link.only_prepared = self.segment.only_prepares() && (link.only_prepared || !goes_on);
         let segment = self.segment.take();
         let mut at = 0_usize;
         for (intake, len) in segment.items {
@@ -645,22 +733,35 @@ impl Client {
                 for (intake, _) in behind.items.into_iter().rev() {
                     self.session.withdraw(intake);
                 }
-                let mut input = crate::net::Buffer::default();
                 if let Some(replay) = link.replay.take() {
+                    let mut input = crate::net::Buffer::default();
                     for undo in replay.names.into_iter().rev() {
                         self.session.undo_name(undo);
                     }
                     input.extend(&replay.bytes);
+                    input.extend(self.input.bytes());
+                    self.input = input;
+                    self.output = crate::net::Buffer::default();
                 }
-                input.extend(self.input.bytes());
-                self.input = input;
-                self.output = crate::net::Buffer::default();
+                // Else the segment was not sent yet, and what waits for the client is the answer to what came before.
+                self.hold_again(link.begun.take());
                 Ended::Retry { primary }
             }
             Event::Move => {
                 self.hold_again(link.begun.take());
-                self.clean_up(link).await;
-                self.session.on_block_moved();
+                let mut synced = true;
+                if self.session.is_mid_exchange()
+                    && let Some(connection) = link.checkout.as_mut()
+                {
+                    let sync = tokio::time::timeout(ROLLBACK_TIMEOUT, connection.sync()).await;
+                    synced = matches!(sync, Ok(Ok(())));
+                    self.session.on_synced();
+                }
+                // What has not answered is closed.
+                if synced {
+                    self.clean_up(link).await;
+                }
+                self.session.on_moved();
                 Ended::Released
             }
             Event::ServerLost(error) => {
@@ -726,6 +827,9 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
             if fatal && FailureKind::of_sqlstate(state).is_some() {
                 let text = message::error_field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
                 link.in_flight.server().on_admin_shutdown(&text, clock::now());
+            }
+            if fatal && link.opening != Opening::Over {
+                return Some(Event::Retry { primary: false, lost: false });
             }
             if link.replay.is_some() {
                 let text = message::error_field(body, b'M').unwrap_or_default();

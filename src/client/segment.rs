@@ -52,6 +52,13 @@ impl Segment {
         })
     }
 
+    /// Whether it runs something that what follows may belong to: it ends with Flush.
+    #[must_use]
+    pub fn is_continued(&self) -> bool {
+        matches!(self.items.last(), Some((Intake::Flush, _)))
+            && self.items.iter().any(|(i, _)| matches!(i, Intake::Execute { .. }))
+    }
+
     /// Whether it ends with Sync.
     #[must_use]
     pub fn ends_with_sync(&self) -> bool {

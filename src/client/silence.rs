@@ -15,7 +15,7 @@ use crate::health::server::ServerHealth;
 
 /// What one probe without an answer may cost is only to ask elsewhere. What cannot be asked again is given up when this many
 /// probes in a row brought nothing: a machine that was busy for the length of one deadline shall cost nobody a transaction.
-const GIVE_UP: u32 = 2;
+const GIVE_UP: u32 = 3;
 
 /// How silent a server has become since a client began to wait for it.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::client::plan::Need;
 use crate::client::relay::{Ended, Link};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
-use crate::client::silence::{Find, Silence};
+use crate::client::silence::Silence;
 use crate::clock;
 use crate::config::{PoolMode, Role};
 use crate::error::{Error, Severity, SqlState};
@@ -36,6 +36,9 @@ use crate::wire::{encode, frame};
 
 /// A client is not read from while this many bytes wait to be sent to it.
 pub const HIGH_WATER: usize = 256 * 1024;
+
+/// A wait without a limit.
+const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
 
 /// Why a client's session ends.
 #[derive(Debug)]
@@ -137,12 +140,36 @@ impl Client {
 
     /// Waits for a segment and serves it.
     async fn turn(&mut self) -> Result<(), End> {
+        if self.output.len() >= HIGH_WATER {
+            // Answers of ours, which the client does not read.
+            self.drain().await?;
+        }
         self.gather().map_err(End::Told)?;
         if self.segment.complete {
             self.refresh()?;
             return self.serve().await;
         }
         self.rest().await
+    }
+
+    /// Sends until less than [`HIGH_WATER`] waits to be sent; follows orders.
+    async fn drain(&mut self) -> Result<(), End> {
+        let handle = Arc::clone(self.handle());
+        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+        poll_fn(|cx| {
+            while woken.as_mut().poll(cx).is_ready() {
+                woken = Box::pin(handle.wake.notified());
+            }
+            if matches!(handle.standing_order(), Order::Drain | Order::Kill) {
+                return Poll::Ready(Err(End::Told(terminated())));
+            }
+            match self.output.poll_flush(&mut self.stream, cx) {
+                Poll::Ready(Err(e)) => Poll::Ready(Err(e.into())),
+                _ if self.output.len() < HIGH_WATER => Poll::Ready(Ok(())),
+                _ => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Sends what waits and reads more; follows orders.
@@ -200,6 +227,10 @@ impl Client {
 
     /// Follows a reload: the database may be another now.
     fn refresh(&mut self) -> Result<(), End> {
+        if self.pools.is_replaced() {
+            self.pools = self.database.adopt(&self.pools);
+            self.session.serves(self.pools.id);
+        }
         let generation = self.cx.shared.generation.load(Ordering::Acquire);
         if generation == self.generation {
             return Ok(());
@@ -235,12 +266,20 @@ impl Client {
             return Ok(());
         }
         let need = loop {
-            match self.weigh(self.plan(false, false)) {
+            match self.weigh(self.plan(false, false, false)) {
                 Planned::Need(need) => break need,
                 Planned::Refused(error) => return self.refuse(error).await,
                 Planned::Ask(questions) => {
-                    if let Err(error) = self.look_up(questions).await {
-                        return self.refuse(error).await;
+                    let looking_up = self.look_up(questions);
+                    // So that a cancel request finds it.
+                    self.handle().set_activity(Activity::Waiting);
+                    let looked_up = self.attend(looking_up, FOR_EVER).await;
+                    self.handle().cancel_is_done();
+                    self.handle().set_activity(Activity::Idle);
+                    match looked_up {
+                        Ok(Some(Err(error))) | Err(Stopped::Refused(error)) => return self.refuse(error).await,
+                        Err(Stopped::End(end)) => return Err(end),
+                        Ok(Some(Ok(())) | None) => {}
                     }
                 }
                 Planned::Weigh(names) => drop(self.look_up_readings(names).await),
@@ -272,40 +311,47 @@ impl Client {
         if self.held_begin.is_some() { TransactionStatus::InTransaction } else { TransactionStatus::Idle }
     }
 
+    /// Whether the segment is one text that asks for or sets a setting of ours.
+    pub(super) fn concerns_own(&self) -> bool {
+        let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
+        let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
+        own::sole_change(facts).is_some() || text.is_some_and(|text| own::sole_show(text).is_some())
+    }
+
+    /// Answers a text that concerns a setting of ours, unless it is to fail in a block; `status` is what the client is in.
+    pub(super) fn answer_own(&mut self, status: TransactionStatus) -> bool {
+        let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
+        let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
+        let out = self.output.tail();
+        if let Some(name) = text.and_then(own::sole_show) {
+            let value = own::shown(name, self.session.settings());
+            encode::row_description(out, &[(name, 25)]);
+            encode::data_row(out, &[Some(value)]);
+            encode::command_complete(out, "SHOW");
+        } else if let Some((name, value)) = own::sole_change(facts) {
+            match value.map_or(Ok(()), |v| own::check(name, v, &self.database.config.map)) {
+                Ok(()) => {
+                    self.session.set_own(name, value);
+                    encode::command_complete(out, if value.is_some() { "SET" } else { "RESET" });
+                }
+                Err(_) if status != TransactionStatus::Idle => return false,
+                Err(error) => encode::error(out, &error),
+            }
+        } else {
+            return false;
+        }
+        encode::ready_for_query(self.output.tail(), status);
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        true
+    }
+
     /// Answers a segment that concerns no server.
     fn answer_locally(&mut self) -> bool {
         let status = self.idle_status();
         if let [(Intake::Query(facts), _)] = self.segment.items.as_slice() {
             let facts = Arc::clone(facts);
-            let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
-            if let Some(name) = text.and_then(own::sole_show) {
-                let value = own::shown(name, self.session.settings());
-                let out = self.output.tail();
-                encode::row_description(out, &[(name, 25)]);
-                encode::data_row(out, &[Some(value)]);
-                encode::command_complete(out, "SHOW");
-                encode::ready_for_query(out, status);
-            } else if let Some((name, value)) = own::sole_change(&facts) {
-                let map = &self.database.config.map;
-                let checked = value.map_or(Ok(()), |v| own::check(name, v, map));
-                let out = self.output.tail();
-                match checked {
-                    Ok(()) => {
-                        self.session.set_own(name, value);
-                        encode::command_complete(out, if value.is_some() { "SET" } else { "RESET" });
-                    }
-                    Err(_) if self.held_begin.is_some() => return false,
-                    Err(error) => encode::error(out, &error),
-                }
-                encode::ready_for_query(out, status);
-            } else if self.held_begin.is_some() {
-                return self.end_held_begin(&facts);
-            } else {
-                return false;
-            }
-            let segment = self.segment.take();
-            self.input.consume(segment.len);
-            return true;
+            return self.answer_own(status) || (self.held_begin.is_some() && self.end_held_begin(&facts));
         }
         let prepares_here = self.held_begin.is_none() && self.segment.ends_with_sync();
         let answered_here = |intake: &Intake| match intake {
@@ -401,6 +447,7 @@ impl Client {
                 begin_read_only: false,
                 changes_catalog: false,
                 runs_code: false,
+                wrote: false,
                 plan,
             };
             return self.execute(need).await;
@@ -616,55 +663,68 @@ impl Client {
         mut ticket: Ticket,
         pool: &Pool,
         since: Instant,
-        mut silence: Option<Silence>,
+        silence: Option<Silence>,
     ) -> Result<Checkout, Stopped> {
         let handle = Arc::clone(self.handle());
         handle.set_activity(Activity::Waiting);
         let started = since.saturating_duration_since(self.cx.shared.started);
         handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
         let limit = self.live.config.general.query_wait_timeout;
-        let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
-        let outcome = {
-            let mut granted = pin!(ticket.wait(self.cx.id));
-            let mut late = pin!(tokio::time::sleep(limit));
-            let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
-            poll_fn(|cx| {
-                if let Poll::Ready(granted) = granted.as_mut().poll(cx) {
-                    return Poll::Ready(granted.map_err(Stopped::Refused));
-                }
-                while woken.as_mut().poll(cx).is_ready() {
-                    woken = Box::pin(handle.wake.notified());
-                }
-                match handle.standing_order() {
-                    Order::Cancel => {
-                        let error = Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
-                        return Poll::Ready(Err(Stopped::Refused(error)));
-                    }
-                    Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated())))),
-                    Order::None | Order::Drain => {}
-                }
-                if silence.as_mut().is_some_and(|s| s.find() != Find::Answers) {
-                    return Poll::Ready(Err(Stopped::Refused(lost("it answers nothing any more"))));
-                }
-                if late.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(Stopped::Refused(pool_full(pool, limit))));
-                }
-                // What the client sends meanwhile waits in the kernel, beyond one read; its leaving is noticed.
-                while self.input.len() < self.segment.len + HIGH_WATER {
-                    match self.input.poll_fill(&mut self.stream, cx) {
-                        Poll::Ready(Ok(n)) if n > 0 => {}
-                        Poll::Ready(_) => return Poll::Ready(Err(Stopped::End(End::Gone))),
-                        Poll::Pending => break,
-                    }
-                }
-                Poll::Pending
-            })
-            .await
+        let limit = if limit.is_zero() { FOR_EVER } else { limit };
+        let worker = self.cx.id;
+        let granted = async {
+            match silence {
+                Some(silence) => silence.or(&handle, ticket.wait(worker)).await,
+                None => Some(ticket.wait(worker).await),
+            }
+        };
+        let outcome = match self.attend(granted, limit).await {
+            Ok(Some(Some(granted))) => granted.map_err(Stopped::Refused),
+            Ok(Some(None)) => Err(Stopped::Refused(lost("it answers nothing any more"))),
+            Ok(None) => Err(Stopped::Refused(pool_full(pool, limit))),
+            Err(stopped) => Err(stopped),
         };
         handle.waits_since_us.store(0, Ordering::Relaxed);
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
         outcome
+    }
+
+    /// Waits for `future`, while the client is there, nobody cancels and the time is not up (`None`).
+    async fn attend<T>(&mut self, future: impl Future<Output = T>, limit: Duration) -> Result<Option<T>, Stopped> {
+        let handle = Arc::clone(self.handle());
+        let mut future = pin!(future);
+        let mut late = pin!(tokio::time::sleep(limit));
+        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Some(outcome)));
+            }
+            while woken.as_mut().poll(cx).is_ready() {
+                woken = Box::pin(handle.wake.notified());
+            }
+            match handle.standing_order() {
+                Order::Cancel => {
+                    let error = Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
+                    return Poll::Ready(Err(Stopped::Refused(error)));
+                }
+                Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated())))),
+                Order::None | Order::Drain => {}
+            }
+            if late.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
+            // What the client sends meanwhile waits in the kernel, beyond one read; its leaving is noticed.
+            while self.input.len() < self.segment.len + HIGH_WATER {
+                match self.input.poll_fill(&mut self.stream, cx) {
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Err(Stopped::End(End::Gone))),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Whether a block was answered for that no server has seen.

@@ -47,6 +47,7 @@ pub fn shards(db: &Database) -> Vec<ShardSnapshot> {
         slots: slots.get_mut(index).map(std::mem::take).unwrap_or_default(),
         servers: shard.servers.iter().map(address).collect(),
         is_default: usize::from(db.map.default_shard.0) == index,
+        check: None,
     });
     shards.collect()
 }

@@ -6,6 +6,7 @@ use super::counters::{Counts, Histogram, HistogramSnapshot};
 use super::snapshot::*;
 use crate::config::{PoolMode, Role};
 use crate::id::{ClientId, ConnectionId};
+use crate::shard::check::{Check, Effect, Finding};
 
 /// 2026-11-20 10:00:00 UTC.
 pub(crate) const MOMENT: Duration = Duration::from_secs(1_795_168_800);
@@ -175,6 +176,11 @@ fn shard(database: &str, server: &str) -> ShardSnapshot {
         slots: vec![0..=99, 200..=16383],
         servers: vec![server.to_owned(), "r1:5432".to_owned()],
         is_default: true,
+        check: Some(Check::Done(vec![Finding {
+            effect: Effect::Warning,
+            message: "table \"public.t\" is listed but does not exist".to_owned(),
+            advice: "Create it.",
+        }])),
     }
 }
 

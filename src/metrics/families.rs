@@ -11,7 +11,8 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::counters::{BOUNDS_US, Counts, HistogramSnapshot};
-use super::snapshot::{BreakerState, PoolSnapshot, Readiness, ReplicaSnapshot, Snapshot, State};
+use super::snapshot::{BreakerState, PoolSnapshot, Readiness, ReplicaSnapshot, ShardSnapshot, Snapshot, State};
+use crate::shard::check::{Check, Effect};
 
 /// The `Content-Type` of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -41,6 +42,7 @@ fn all(snapshot: &Snapshot) -> Vec<MetricFamily> {
     traffic(snapshot, &mut out);
     databases(snapshot, &mut out);
     servers(&snapshot.replicas, &mut out);
+    shards(&snapshot.shards, &mut out);
     events(snapshot, &mut out);
     out.0
 }
@@ -333,6 +335,32 @@ fn servers(servers: &[ReplicaSnapshot], out: &mut Families) {
         routed.count(&[database, shard, name, role, ("access", "read")], server.reads);
         routed.count(&[database, shard, name, role, ("access", "write")], server.writes);
     }
+}
+
+/// Whether the shards of sharded databases are as configured.
+fn shards(shards: &[ShardSnapshot], out: &mut Families) {
+    type Value = fn(&Check) -> u64;
+    let gauges: [(&str, &str, Value); 3] = [
+        ("shard_check_pending", "1 until the shard's primary has been checked.", |c| {
+            u64::from(matches!(c, Check::Pending(_)))
+        }),
+        ("shard_check_failures", "Findings for which statements by key are refused.", |c| count(c, false)),
+        ("shard_check_warnings", "Findings that are only told of.", |c| count(c, true)),
+    ];
+    for (name, help, value) in gauges {
+        let mut family = out.gauge(name, help);
+        for shard in shards {
+            if let Some(check) = &shard.check {
+                family.value(&[("database", &shard.database), ("shard", &shard.name)], float(value(check)));
+            }
+        }
+    }
+}
+
+/// The findings that are mere warnings, or those that are more.
+fn count(check: &Check, warnings: bool) -> u64 {
+    let Check::Done(findings) = check else { return 0 };
+    findings.iter().filter(|finding| (finding.effect == Effect::Warning) == warnings).count() as u64
 }
 
 fn address(server: &ReplicaSnapshot) -> String {

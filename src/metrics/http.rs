@@ -22,7 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::families;
-use super::snapshot::{Detail, Readiness, ReplicaSnapshot, Snapshot, SnapshotSource};
+use super::snapshot::{Detail, Readiness, ReplicaSnapshot, ShardSnapshot, Snapshot, SnapshotSource};
+use crate::shard::check::{Check, Effect, Finding};
 
 /// Connections at once; one beyond is closed at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -149,6 +150,7 @@ fn detailed(s: &Snapshot) -> Value {
                 "clients_waiting": pools().map(|p| u64::from(p.clients.waiting)).sum::<u64>(),
                 "server_connections": pools().map(|p| u64::from(p.servers.total())).sum::<u64>(),
                 "max_wait": pools().map(|p| p.max_wait).max().unwrap_or_default().as_secs_f64(),
+                "shards": s.shards.iter().filter(|shard| shard.database == db.name).filter_map(shard_check).collect::<Vec<_>>(),
                 "servers": s.replicas.iter().filter(|r| r.database == db.name).map(server).collect::<Vec<_>>(),
             })
         })
@@ -161,6 +163,21 @@ fn detailed(s: &Snapshot) -> Value {
         "reasons": reasons,
         "databases": databases,
     })
+}
+
+/// A shard of a sharded database.
+fn shard_check(s: &ShardSnapshot) -> Option<Value> {
+    let check = s.check.as_ref()?;
+    let (state, error, findings): (_, _, &[Finding]) = match check {
+        Check::Pending(why) => ("pending", why.as_deref(), &[]),
+        Check::Done(findings) if findings.is_empty() => ("ok", None, &[]),
+        Check::Done(findings) => ("findings", None, findings),
+    };
+    let findings: Vec<Value> = findings
+        .iter()
+        .map(|f| json!({ "message": f.message, "advice": f.advice, "refuses": f.effect != Effect::Warning }))
+        .collect();
+    Some(json!({ "name": s.name, "check": state, "error": error, "findings": findings }))
 }
 
 fn server(s: &ReplicaSnapshot) -> Value {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::counters::{Counts, HistogramSnapshot};
 use crate::config::{LoadBalance, PoolMode, Role};
 use crate::id::{ClientId, ConnectionId};
+use crate::shard::check::Check;
 use crate::shard::map::ShardMap;
 
 /// Gives snapshots to those who ask.
@@ -534,6 +535,8 @@ pub struct ShardSnapshot {
     pub servers: Vec<String>,
     /// Whether tables that are not listed live here.
     pub is_default: bool,
+    /// Whether its primary is as configured; none for an unsharded database.
+    pub check: Option<Check>,
 }
 
 /// The slots of each shard as ranges: ascending, disjoint, none adjacent to the next. One entry per shard of the map.

@@ -75,15 +75,20 @@ impl Buffer {
 
     /// Adds bytes at the end.
     pub fn extend(&mut self, bytes: &[u8]) {
+        self.tail().extend_from_slice(bytes);
+    }
+
+    /// Gives the room of what is done with to what comes, where that is worth the copying.
+    fn compact(&mut self) {
         if self.start > READ_SIZE && self.start > self.data.len() / 2 {
             self.data.drain(..self.start);
             self.start = 0;
         }
-        self.data.extend_from_slice(bytes);
     }
 
     /// The bytes as a vector to append to.
     pub fn tail(&mut self) -> &mut Vec<u8> {
+        self.compact();
         &mut self.data
     }
 
@@ -184,5 +189,11 @@ mod tests {
         assert_eq!(b.bytes(), [7, 8]);
         b.consume(2);
         assert_eq!(b.data.capacity(), 0);
+        // What never gets empty does not grow for ever.
+        for _ in 0..1_000 {
+            b.tail().extend_from_slice(&[9; 1_000]);
+            b.consume(b.len() - 1);
+        }
+        assert!(b.data.len() < 2 * READ_SIZE + 2_000, "{}", b.data.len());
     }
 }

@@ -388,12 +388,7 @@ impl Pool {
             let sql = &pool.settings.reset_query;
             let done = tokio::time::timeout(pool.settings.login.timeout, connection.run(sql)).await;
             if matches!(done, Ok(Ok(Ok(())))) {
-                let sql = sql.to_ascii_uppercase();
-                if sql.contains("DISCARD ALL") {
-                    connection.state.forget_state();
-                } else if sql.contains("RESET ALL") {
-                    connection.state.settings.reset_all();
-                }
+                connection.state.ran(sql);
                 pool.release(slot, connection, Verdict::Clean);
             } else {
                 tracing::warn!(pool = %pool.name(), "server connection could not be reset and is closed");

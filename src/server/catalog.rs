@@ -6,8 +6,10 @@
 use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::server::login::{self, LoginSettings};
+use crate::server::shadows::{self, FIRST_OWN};
 use crate::server::{Connection, Target};
-use crate::sql::catalog::{Answers, Function, Name, Questions, Relation};
+use crate::sql::catalog::{Answers, Function, Name, Questions, Relation, tables_by_text};
+use crate::sql::shadows::Shadows;
 
 /// Asks the server.
 ///
@@ -38,10 +40,12 @@ async fn exchange(connection: &mut Connection, questions: &Questions) -> std::io
     let mut answers = Answers {
         functions: vec![Function { exists: false, volatile: false, reads_unseen: false }; questions.functions.len()],
         relations: vec![Relation::default(); questions.relations.len()],
+        shadows: None,
     };
     // All of one session: they have one search_path.
     let names = questions.functions.iter().chain(&questions.relations);
-    let search_path = names.filter_map(|n| n.search_path.as_deref()).next();
+    let by_shadows = questions.shadows.as_ref().and_then(|question| question.search_path.as_deref());
+    let search_path = names.filter_map(|n| n.search_path.as_deref()).next().or(by_shadows);
     let mut prepare = "SET client_encoding = 'UTF8'".to_owned();
     if let Some(path) = search_path {
         prepare.push_str(&format!("; SELECT pg_catalog.set_config('search_path', {}, false)", literal(path)));
@@ -60,6 +64,14 @@ async fn exchange(connection: &mut Connection, questions: &Questions) -> std::io
             Ok(rows) => rows.iter().for_each(|row| take_relation(row, &mut answers)),
             Err(error) => return Ok(Err(error)),
         }
+    }
+    if let Some(question) = &questions.shadows {
+        let mut found = Shadows::default();
+        match connection.rows(&shadows::query(question)).await? {
+            Ok(rows) => rows.iter().for_each(|row| shadows::take(row, &mut found)),
+            Err(error) => return Ok(Err(error)),
+        }
+        answers.shadows = Some(found);
     }
     Ok(Ok(answers))
 }
@@ -82,10 +94,68 @@ fn take_relation(row: &[Option<String>], answers: &mut Answers) {
     }
 }
 
-/// A function that may read tables which nobody named. One written in C or built in reads none unless its name says so, and an
-/// IMMUTABLE one has promised to read none.
+/// Extensions whose functions in C run no SQL and read no table that they get by name. Others in C may (dblink, crosstab, connectby,
+/// `xpath_table`, the pgstattuple kind).
+const HARMLESS: &[&str] = &[
+    "bloom",
+    "btree_gin",
+    "btree_gist",
+    "citext",
+    "cube",
+    "dict_int",
+    "dict_xsyn",
+    "earthdistance",
+    "fuzzystrmatch",
+    "h3",
+    "hll",
+    "hstore",
+    "intagg",
+    "intarray",
+    "ip4r",
+    "isn",
+    "lo",
+    "ltree",
+    "pg_hashids",
+    "pg_stat_statements",
+    "pg_trgm",
+    "pg_uuidv7",
+    "pgcrypto",
+    "postgis",
+    "postgis_raster",
+    "postgis_sfcgal",
+    "prefix",
+    "roaringbitmap",
+    "seg",
+    "semver",
+    "sslinfo",
+    "tdigest",
+    "tsm_system_rows",
+    "tsm_system_time",
+    "unaccent",
+    "uuid-ossp",
+    "vector",
+];
+
+/// Functions of the harmless that do read by name.
+const READS_BY_NAME: &[&str] = &[
+    "_postgis_index_extent",
+    "_postgis_join_selectivity",
+    "_postgis_selectivity",
+    "_postgis_stats",
+    "st_estimatedextent",
+];
+
+/// The condition on `p` and its language `l` that the function may read tables which nobody named. PostgreSQL's own reads none
+/// unless its name says so, nor does an IMMUTABLE one, which has promised it, nor the C code of extensions that are known.
 /// See <https://www.postgresql.org/docs/current/xfunc-volatility.html>.
-const UNSEEN: &str = "(p.provolatile <> 'i' AND l.lanname NOT IN ('internal', 'c'))";
+pub(super) fn unseen() -> String {
+    let list = |names: &[&str]| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    format!(
+        "(p.provolatile <> 'i' AND NOT (p.oid < {FIRST_OWN} AND l.lanname IN ('internal', 'c'))           AND NOT (l.lanname = 'c' AND p.proname::pg_catalog.text NOT IN ({}) AND EXISTS (             SELECT FROM pg_catalog.pg_depend AS e_d JOIN pg_catalog.pg_extension AS e_x ON e_x.oid = e_d.refobjid             WHERE e_d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND e_d.objid = p.oid AND e_d.deptype = 'e'               AND e_d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND e_x.extname IN ({}))))",
+        list(READS_BY_NAME),
+        list(HARMLESS)
+    )
+}
 
 /// Of each name: whether any of its functions is volatile, and whether any may read tables unseen. An aggregate is what its
 /// transition and final functions are.
@@ -97,17 +167,19 @@ fn functions_query(names: &[Name]) -> String {
         })
         .collect();
     format!(
-        "SELECT a.n, pg_catalog.bool_or(p.provolatile = 'v'), pg_catalog.bool_or{UNSEEN} \
+        "SELECT a.n, pg_catalog.bool_or(p.provolatile = 'v'), pg_catalog.bool_or{} \
          FROM (VALUES {}) AS a (n, schema, name) \
          JOIN pg_catalog.pg_proc AS f ON f.proname::pg_catalog.text = a.name \
          JOIN pg_catalog.pg_namespace AS s ON s.oid = f.pronamespace \
          LEFT JOIN pg_catalog.pg_aggregate AS g ON g.aggfnoid::pg_catalog.oid = f.oid \
          JOIN pg_catalog.pg_proc AS p \
-           ON p.oid IN (f.oid, g.aggtransfn::pg_catalog.oid, g.aggfinalfn::pg_catalog.oid) \
+           ON p.oid IN (f.oid, g.aggtransfn::pg_catalog.oid, g.aggfinalfn::pg_catalog.oid, \
+             g.aggmtransfn::pg_catalog.oid, g.aggmfinalfn::pg_catalog.oid, g.aggcombinefn::pg_catalog.oid) \
          JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang \
          WHERE CASE WHEN a.schema IS NULL THEN pg_catalog.pg_function_is_visible(f.oid) \
            ELSE s.nspname::pg_catalog.text = a.schema END \
          GROUP BY a.n",
+        unseen(),
         rows.join(", ")
     )
 }
@@ -122,6 +194,9 @@ fn relations_query(names: &[Name]) -> String {
             format!("({n}, {})", literal(&quoted))
         })
         .collect();
+    // Views do not depend on PostgreSQL's own functions, but say their OIDs.
+    let by_text: Vec<String> = tables_by_text().map(literal).collect();
+    let by_text = by_text.join(", ");
     format!(
         "WITH RECURSIVE asked (n, oid) AS ( \
            SELECT v.n, pg_catalog.to_regclass(v.name)::pg_catalog.oid FROM (VALUES {}) AS v (n, name)), \
@@ -144,21 +219,30 @@ fn relations_query(names: &[Name]) -> String {
            SELECT 'f', r.n, NULL, p.proname::pg_catalog.text, 2 \
              FROM reached AS r JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = r.oid \
              JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
-               AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass \
-             JOIN pg_catalog.pg_proc AS p ON p.oid = d.refobjid \
+               AND d.objid = w.oid \
+             LEFT JOIN pg_catalog.pg_operator AS o ON d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass \
+               AND o.oid = d.refobjid \
+             JOIN pg_catalog.pg_proc AS p ON p.oid = o.oprcode::pg_catalog.oid \
+               OR (d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = d.refobjid) \
              JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang \
-             WHERE {UNSEEN}) \
+             WHERE {} \
+           UNION ALL \
+           SELECT 'f', r.n, NULL, p.proname::pg_catalog.text, 2 \
+             FROM reached AS r JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = r.oid \
+             JOIN pg_catalog.pg_proc AS p ON p.oid < {FIRST_OWN} AND p.proname::pg_catalog.text IN ({by_text}) \
+             WHERE pg_catalog.strpos(w.ev_action::pg_catalog.text, ' :funcid ' || p.oid || ' ') > 0) \
          SELECT kind, n, schema, name FROM found ORDER BY n, place",
-        rows.join(", ")
+        rows.join(", "),
+        unseen(),
     )
 }
 
 /// A string constant that means the same whatever standard_conforming_strings is.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'::pg_catalog.text", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-fn identifier(name: &str) -> String {
+pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -177,7 +261,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_none_are_passed_over() {
-        let mut answers = Answers { functions: vec![], relations: vec![Relation::default()] };
+        let mut answers = Answers { relations: vec![Relation::default()], ..Answers::default() };
         let row = |cells: &[&str]| cells.iter().map(|c| Some((*c).to_owned())).collect::<Vec<_>>();
         take_function(&row(&["0", "t", "t"]), &mut answers);
         take_function(&row(&["x"]), &mut answers);
@@ -186,6 +270,6 @@ mod tests {
         take_relation(&[Some("f".to_owned()), Some("0".to_owned()), None, Some("g".to_owned())], &mut answers);
         let expected =
             Relation { reaches: vec![("s".to_owned(), "t".to_owned())], reads_unseen: Some("g()".to_owned()) };
-        assert_eq!(answers, Answers { functions: vec![], relations: vec![expected] });
+        assert_eq!(answers, Answers { relations: vec![expected], ..Answers::default() });
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use crate::error::{Error, SqlState};
+use crate::error::Error;
 use crate::id::{ConnectionId, WorkerId};
 use crate::net::buffer::write_all;
 use crate::net::{Buffer, Stream};
@@ -69,17 +69,6 @@ pub async fn read_message(stream: &mut Stream, input: &mut Buffer) -> io::Result
     }
 }
 
-/// An ErrorResponse of a server, as an error to pass on.
-#[must_use]
-pub fn server_error(body: &[u8]) -> Error {
-    let text = |kind| message::error_field(body, kind).map(|v| String::from_utf8_lossy(v).into_owned());
-    let sqlstate = SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default());
-    let mut error = Error::server(sqlstate, text(b'M').unwrap_or_else(|| "unknown error of the server".to_owned()));
-    error.detail = text(b'D');
-    error.hint = text(b'H');
-    error
-}
-
 impl Connection {
     /// Runs `sql` for our own purposes and waits for its end; rows are thrown away.
     ///
@@ -99,16 +88,31 @@ impl Connection {
         Ok(done.map(|()| rows.into_iter().flatten().collect()))
     }
 
-    async fn exchange(&mut self, sql: &str, mut row: impl FnMut(&[u8])) -> io::Result<Result<(), Error>> {
+    async fn exchange(&mut self, sql: &str, row: impl FnMut(&[u8])) -> io::Result<Result<(), Error>> {
         let mut bytes = Vec::with_capacity(sql.len() + 8);
         encode::query(&mut bytes, sql.as_bytes());
         self.state.unnamed = None;
         write_all(&mut self.stream, &bytes).await?;
+        self.until_ready(row).await
+    }
+
+    /// Sends Sync for our own purposes and waits for its answer.
+    ///
+    /// # Errors
+    /// Of the connection, after which it cannot be used.
+    pub async fn sync(&mut self) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(5);
+        encode::sync(&mut bytes);
+        write_all(&mut self.stream, &bytes).await?;
+        self.until_ready(|_| ()).await.map(|_| ())
+    }
+
+    async fn until_ready(&mut self, mut row: impl FnMut(&[u8])) -> io::Result<Result<(), Error>> {
         let mut outcome = Ok(());
         loop {
             match read_message(&mut self.stream, &mut self.input).await? {
                 (b'Z', _) => return Ok(outcome),
-                (b'E', body) => outcome = Err(server_error(&body)),
+                (b'E', body) => outcome = Err(message::server_error(&body)),
                 (b'S', body) => self.report(&body),
                 (b'D', body) => row(&body),
                 _ => {}

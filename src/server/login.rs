@@ -14,7 +14,7 @@ use crate::net::buffer::write_all;
 use crate::net::connect::Attempt;
 use crate::net::tls::{ServerTls, Tls};
 use crate::net::{Buffer, Stream};
-use crate::server::connection::{Secret, read_message, server_error};
+use crate::server::connection::{Secret, read_message};
 use crate::server::{Connection, Target, dial};
 use crate::session::ServerState;
 use crate::wire::{encode, message};
@@ -154,7 +154,7 @@ async fn exchange(
                 login = Some(machine);
             }
             (b'E', body) => {
-                let error = server_error(&body);
+                let error = message::server_error(&body);
                 let message = format!("login to server {address} failed: {}", error.message);
                 return Err(Error { message, ..error });
             }

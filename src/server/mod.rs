@@ -2,10 +2,12 @@
 
 pub mod cancel;
 pub mod catalog;
+pub mod check;
 pub mod connection;
 pub mod dial;
 pub mod login;
 pub mod readings;
+mod shadows;
 
 pub use connection::Connection;
 

@@ -85,6 +85,12 @@ pub struct Session {
     pending: Vec<SessionEffect>,
     pins: Vec<PinReason>,
     pools: u64,
+    /// The error of a text of ours that nobody was told yet.
+    unseen_error: Option<Box<Error>>,
+    /// Names that a server was given for a DEALLOCATE to find; what it does not take is taken back.
+    placeholders: Vec<Box<[u8]>>,
+    /// The client's Sync behind a COPY FROM STDIN, until it is known whether the server would pass over it.
+    held_sync: bool,
 }
 
 impl Session {
@@ -106,6 +112,9 @@ impl Session {
             pending: Vec::new(),
             pins: Vec::new(),
             pools: 0,
+            unseen_error: None,
+            placeholders: Vec::new(),
+            held_sync: false,
         }
     }
 
@@ -193,6 +202,12 @@ impl Session {
         self.pipeline.names_in_doubt()
     }
 
+    /// Whether the server passes over everything up to the next Sync.
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
     /// Whether the extended protocol is between two Syncs, or COPY data is under way.
     #[must_use]
     pub fn is_mid_exchange(&self) -> bool {
@@ -201,10 +216,16 @@ impl Session {
 
     // From the client to the server.
 
-    /// Sends the beginning of a block that the client believes to have been done already.
+    /// Sends the beginning of a block that the client believes to have been done already. Nothing may be sent behind it before it
+    /// is answered, for it may fail: see [`Session::take_unseen_error`].
     pub fn begin(&mut self, text: &[u8], facts: Arc<QueryFacts>, out: &mut Vec<u8>) {
         self.pipeline.push(Request::swallow(Kind::Query { facts, done: 0 }));
         encode::query(out, text);
+    }
+
+    /// The error that answered [`Session::begin`], if it failed.
+    pub fn take_unseen_error(&mut self) -> Option<Box<Error>> {
+        self.unseen_error.take()
     }
 
     /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
@@ -222,6 +243,7 @@ impl Session {
                 self.undo_shadowed_names(&facts, server, out);
                 self.pipeline.push(Request::forward(Kind::Query { facts, done: 0 }));
                 out.extend_from_slice(frame);
+                self.close_placeholders(out);
             }
             Intake::Parse { statement, named, undo } => {
                 self.unsynced = true;
@@ -291,10 +313,15 @@ impl Session {
                 self.plain(Kind::Close, frame, out);
             }
             Intake::FunctionCall => self.plain(Kind::FunctionCall, frame, out),
+            Intake::Sync if self.pipeline.ends_with_copy_from() => {
+                self.held_sync = true;
+                encode::flush(out);
+            }
             Intake::Sync => {
                 // While COPY data is awaited the server passes over Sync: what runs is not ended by it.
                 self.unsynced &= self.pipeline.copy_in();
                 self.plain(Kind::Sync, frame, out);
+                self.close_placeholders(out);
             }
             Intake::CopyEnd => self.plain(Kind::CopyEnd, frame, out),
             Intake::Flush | Intake::CopyData => out.extend_from_slice(frame),
@@ -368,7 +395,8 @@ impl Session {
         }
         encode::parse(out, statement.server_name().as_bytes(), &statement.sql, &statement.types);
         server.parses += 1;
-        let mut request = Request { answer, ..Request::forward(Kind::Parse) };
+        let mut request = Request::forward(Kind::Parse);
+        request.answer = answer;
         request.done = Some(Done::Prepared(Arc::clone(statement)));
         if !again {
             // Else it is the earlier Parse that says whether the server has it, should this one be skipped.
@@ -410,8 +438,22 @@ impl Session {
                 self.pipeline.push(Request::swallow(Kind::Close));
                 encode::parse(out, name.as_bytes(), b"", &[0, 0]);
                 self.pipeline.push(Request::swallow(Kind::Parse));
+                self.placeholders.push(name.as_bytes().into());
             }
         }
+    }
+
+    /// Behind a Query or Sync: takes back what [`Self::undo_shadowed_names`] gave, in case that no DEALLOCATE came to it.
+    fn close_placeholders(&mut self, out: &mut Vec<u8>) {
+        if self.placeholders.is_empty() {
+            return;
+        }
+        for name in std::mem::take(&mut self.placeholders) {
+            encode::close_statement(out, &name);
+            self.pipeline.push(Request::swallow(Kind::Close));
+        }
+        encode::sync(out);
+        self.pipeline.push(Request::swallow(Kind::Sync));
     }
 
     fn refuse(&mut self, error: Box<Error>, simple: bool, server: &mut ServerState, out: &mut Vec<u8>) {
@@ -427,6 +469,23 @@ impl Session {
         };
         request.refusal = Some(error);
         self.pipeline.push(request);
+    }
+
+    /// Whether a Sync of the client's is kept until the server has said how a COPY FROM STDIN begins: nothing may be sent before it.
+    #[must_use]
+    pub fn holds_sync(&self) -> bool {
+        self.held_sync
+    }
+
+    /// Sends the Sync that was kept, when the COPY turned out not to begin.
+    pub fn send_held_sync(&mut self, out: &mut Vec<u8>) {
+        if self.held_sync && !self.pipeline.ends_with_copy_from() {
+            self.held_sync = false;
+            self.skipping = false;
+            self.unsynced = false;
+            encode::sync(out);
+            self.pipeline.push(Request::forward(Kind::Sync));
+        }
     }
 
     // From the server to the client.
@@ -477,7 +536,11 @@ impl Session {
             | (Kind::Execute(_), b'D' | b'd' | b'c' | b'H' | b'W')
             | (Kind::Describe, b't')
             | (Kind::FunctionCall, b'V') => {}
-            (Kind::Query { .. } | Kind::Execute(_), b'G') => self.unsynced |= self.pipeline.begin_copy_in(),
+            (Kind::Query { .. } | Kind::Execute(_), b'G') => {
+                self.unsynced |= self.pipeline.begin_copy_in();
+                // The server would pass over it, or not, as it happens to read it before the COPY fails or after.
+                self.held_sync = false;
+            }
             (Kind::Parse, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
                 Some(Done::Prepared(statement)) => {
                     if self.settings.get("search_path").is_none() {
@@ -518,6 +581,10 @@ impl Session {
             .pipeline
             .head()
             .is_some_and(|r| matches!(r.kind, Kind::Parse) && r.undo.iter().any(|u| matches!(u, Undo::ServerUnnamed)));
+        if let Some(Request { kind: Kind::Query { .. }, answer: Answer::Swallow, .. }) = self.pipeline.head() {
+            self.unseen_error = Some(Box::new(message::server_error(body)));
+            return Action::Swallow;
+        }
         let (refusal, renamed, extended) = match self.pipeline.head() {
             Some(head) => (
                 head.refusal.take(),
@@ -540,6 +607,12 @@ impl Session {
             let mut out = Vec::new();
             encode::error(&mut out, &refusal);
             return Action::Replace(out);
+        }
+        if let Some((statement, _)) = &renamed
+            && message::error_field(body, b'C') == Some(&SqlState::INVALID_STATEMENT_NAME.0)
+        {
+            // Somebody deallocated it where we could not see it, in a function.
+            server.statements.remove(statement.id);
         }
         if let Some((statement, _)) = &renamed
             && message::error_field(body, b'C') == Some(b"0A000")
@@ -566,12 +639,20 @@ impl Session {
         self.pending.clear();
         self.pins.clear();
         self.portals.clear();
+        self.unseen_error = None;
+        self.placeholders.clear();
+        self.held_sync = false;
     }
 
-    /// The block that the server was in has been rolled back behind the client's back, to begin again elsewhere.
-    pub fn on_block_moved(&mut self) {
+    /// What the server was in the middle of has been ended behind the client's back, to begin again elsewhere.
+    pub fn on_moved(&mut self) {
         self.status = TransactionStatus::Idle;
         self.pending.clear();
+    }
+
+    /// A Sync of ours has been answered.
+    pub fn on_synced(&mut self) {
+        self.unsynced = false;
     }
 
     /// The server goes back to the pool; frees what an idle session does not need.
@@ -629,13 +710,14 @@ impl Session {
                 SessionEffect::Pin(reason) => self.pin(*reason),
                 SessionEffect::Deallocate { name } => {
                     self.names.remove(name.as_bytes());
+                    server.statements.remove_named(name);
                 }
                 SessionEffect::DeallocateAll => {
-                    self.names.clear();
+                    self.forget_names();
                     server.statements.clear();
                 }
                 SessionEffect::DiscardAll => {
-                    self.names.clear();
+                    self.forget_names();
                     self.unnamed = None;
                     self.pins.clear();
                     self.pending.clear();
@@ -657,6 +739,12 @@ impl Session {
             self.pending.clear();
             self.pin(PinReason::Setting);
         }
+    }
+
+    /// All names are gone, but for those that what is under way will give.
+    fn forget_names(&mut self) {
+        let pipeline = &self.pipeline;
+        self.names.retain(|name, _| pipeline.names_later(name));
     }
 
     fn pin(&mut self, reason: PinReason) {

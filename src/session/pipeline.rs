@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::id::StatementId;
 use crate::session::prepared::Statement;
-use crate::sql::facts::QueryFacts;
+use crate::sql::facts::{QueryFacts, SessionEffect};
 
 /// Who gets the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,13 +107,74 @@ pub struct Request {
     pub renamed: Option<(Arc<Statement>, Box<[u8]>)>,
     /// The request was made to fail, and this is to be its error.
     pub refusal: Option<Box<Error>>,
+    marks: Marks,
+}
+
+/// What to know of a request without looking through it again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks {
+    /// Its outcome changes what the client's names stand for.
+    names: bool,
+    /// Its success takes every prepared statement from the server.
+    wipes: bool,
+    /// Its success makes something certain of the server's statements.
+    done: bool,
+}
+
+impl Marks {
+    fn of(request: &Request) -> Self {
+        let facts = match &request.kind {
+            Kind::Query { facts, .. } | Kind::Execute(Some(facts)) => Some(facts),
+            _ => None,
+        };
+        let mut marks = Self { done: request.done.is_some(), ..Self::default() };
+        for effect in facts.iter().flat_map(|f| &f.statements).flat_map(|s| &s.effects) {
+            match effect {
+                SessionEffect::DeallocateAll | SessionEffect::DiscardAll => marks.wipes = true,
+                SessionEffect::Deallocate { .. } => marks.names = true,
+                _ => {}
+            }
+        }
+        marks.names |= marks.wipes || request.undo.iter().any(|u| matches!(u, Undo::ClientName { .. }));
+        marks
+    }
+}
+
+/// How many of the requests under way have which mark.
+#[derive(Debug, Default)]
+struct Marked {
+    names: usize,
+    wipes: usize,
+    done: usize,
+}
+
+impl Marked {
+    fn add(&mut self, marks: Marks) {
+        self.names += usize::from(marks.names);
+        self.wipes += usize::from(marks.wipes);
+        self.done += usize::from(marks.done);
+    }
+
+    fn remove(&mut self, marks: Marks) {
+        self.names -= usize::from(marks.names);
+        self.wipes -= usize::from(marks.wipes);
+        self.done -= usize::from(marks.done);
+    }
 }
 
 impl Request {
     /// A request of the client's, forwarded as it is.
     #[must_use]
     pub fn forward(kind: Kind) -> Self {
-        Self { kind, answer: Answer::Forward, undo: Vec::new(), done: None, renamed: None, refusal: None }
+        Self {
+            kind,
+            answer: Answer::Forward,
+            undo: Vec::new(),
+            done: None,
+            renamed: None,
+            refusal: None,
+            marks: Marks::default(),
+        }
     }
 
     /// A request of ours.
@@ -129,6 +190,7 @@ pub struct Pipeline {
     queue: VecDeque<Request>,
     /// The server is in copy-in mode for the request at the head.
     copy_in: bool,
+    marked: Marked,
 }
 
 impl Pipeline {
@@ -150,10 +212,17 @@ impl Pipeline {
         self.copy_in
     }
 
-    /// Whether a request is under way whose failure would change what the client's names stand for.
+    /// Whether a request is under way whose outcome changes what the client's names stand for.
     #[must_use]
     pub fn names_in_doubt(&self) -> bool {
-        self.queue.iter().any(|r| r.undo.iter().any(|u| matches!(u, Undo::ClientName { .. })))
+        self.marked.names > 0
+    }
+
+    /// Whether this name of the client's comes to stand for something by a request under way.
+    #[must_use]
+    pub fn names_later(&self, name: &[u8]) -> bool {
+        let gives = |u: &Undo| matches!(u, Undo::ClientName { name: given, .. } if **given == *name);
+        self.queue.iter().any(|r| r.undo.iter().any(gives))
     }
 
     /// Whether the server may turn out not to have what a Parse before the last Sync was to give it: an error takes that Parse away, but
@@ -165,15 +234,34 @@ impl Pipeline {
             (_, None) => r.undo.iter().any(|u| matches!(u, Undo::ServerUnnamed)),
             _ => false,
         };
+        if self.marked.wipes > 0 {
+            return true;
+        }
+        if id.is_some() && self.marked.done == 0 {
+            return false;
+        }
         let before_sync = self.queue.iter().rposition(|r| matches!(r.kind, Kind::Sync)).unwrap_or(0);
         self.queue.iter().take(before_sync).any(gives)
     }
 
-    /// Whether a Parse or Close of this statement on the server is not answered yet.
+    /// Whether a request that gives the server this statement or takes it away is not answered yet.
     #[must_use]
     pub fn concerns(&self, id: StatementId) -> bool {
+        if self.marked.wipes > 0 {
+            return true;
+        }
+        if self.marked.done == 0 {
+            return false;
+        }
         let of = |d: &Done| matches!(d, Done::Prepared(s) | Done::Closed(s) if s.id == id);
         self.queue.iter().any(|r| r.done.as_ref().is_some_and(of))
+    }
+
+    /// Whether the request sent last is the execution of a COPY FROM STDIN that the server has not begun.
+    #[must_use]
+    pub fn ends_with_copy_from(&self) -> bool {
+        let Some(Request { kind: Kind::Execute(Some(facts)), .. }) = self.queue.back() else { return false };
+        !self.copy_in && matches!(facts.statements.as_slice(), [statement] if statement.why == "COPY FROM")
     }
 
     /// Gives back the memory; for a client that goes idle.
@@ -193,6 +281,9 @@ impl Pipeline {
                 _ => {}
             }
         }
+        let mut request = request;
+        request.marks = Marks::of(&request);
+        self.marked.add(request.marks);
         self.queue.push_back(request);
     }
 
@@ -207,7 +298,9 @@ impl Pipeline {
 
     /// The request at the head is answered.
     pub fn pop(&mut self) -> Option<Request> {
-        self.queue.pop_front()
+        let request = self.queue.pop_front()?;
+        self.marked.remove(request.marks);
+        Some(request)
     }
 
     /// Takes the next answer of ours whose turn has come.
@@ -245,7 +338,7 @@ impl Pipeline {
             if matches!(head.kind, Kind::Sync) || waits_for_ready {
                 break;
             }
-            if let Some(request) = self.queue.pop_front() {
+            if let Some(request) = self.pop() {
                 undone.push(request.undo);
             }
         }
@@ -255,6 +348,7 @@ impl Pipeline {
     /// The server is gone: all that was under way is undone.
     pub fn abort(&mut self) -> Vec<Undo> {
         self.copy_in = false;
+        self.marked = Marked::default();
         self.queue.drain(..).rev().flat_map(|r| r.undo.into_iter().rev()).collect()
     }
 }

@@ -174,6 +174,13 @@ impl ServerStatements {
         self.held.pop(&id);
     }
 
+    /// Forgets the one that goes by this name on servers.
+    pub fn remove_named(&mut self, server_name: &str) {
+        if let Some(number) = server_name.strip_prefix(SERVER_NAME_PREFIX).and_then(|n| n.parse().ok()) {
+            self.remove(StatementId(number));
+        }
+    }
+
     /// Forgets all.
     pub fn clear(&mut self) {
         self.held.clear();

@@ -2,7 +2,9 @@
 
 use crate::id::StatementId;
 use crate::session::prepared::ServerStatements;
-use crate::session::settings::ServerSettings;
+use crate::session::settings::{ServerSettings, is_reported};
+use crate::sql::facts::SessionEffect;
+use crate::sql::parse;
 
 /// The state of a server connection that outlives a transaction.
 #[derive(Debug)]
@@ -26,6 +28,24 @@ impl ServerState {
             unnamed: None,
             settings: ServerSettings::default(),
             parses: 0,
+        }
+    }
+
+    /// A text of ours ran on it, as a whole.
+    pub fn ran(&mut self, sql: &str) {
+        self.unnamed = None;
+        let facts = parse::facts(sql.as_bytes());
+        for effect in facts.statements.iter().flat_map(|s| &s.effects) {
+            match effect {
+                SessionEffect::DiscardAll => self.forget_state(),
+                SessionEffect::DeallocateAll => self.statements.clear(),
+                SessionEffect::Deallocate { name } => self.statements.remove_named(name),
+                SessionEffect::ResetAll => self.settings.reset_all(),
+                SessionEffect::Reset { name } | SessionEffect::Set { name, .. } if is_reported(name) => {}
+                SessionEffect::Reset { name } => self.settings.reset_other(name),
+                SessionEffect::Set { name, value } => self.settings.set_other(name, value),
+                SessionEffect::Pin(_) => {}
+            }
         }
     }
 

@@ -40,6 +40,20 @@ pub struct BoundParams<'a> {
     pub types: &'a [u32],
 }
 
+impl<'a> BoundParams<'a> {
+    /// The type that Parse declared for parameter `number`, counted from 1. `unknown` (705) is as good as none.
+    pub(super) fn declared(&self, number: u16) -> Option<u32> {
+        let place = usize::from(number).checked_sub(1)?;
+        self.types.get(place).copied().filter(|oid| !matches!(oid, 0 | 705))
+    }
+
+    /// The value of parameter `number`, if it came as text.
+    pub(super) fn text(&self, number: u16) -> Option<&'a [u8]> {
+        let place = usize::from(number).checked_sub(1)?;
+        self.values.get(place).copied().flatten().filter(|_| format_of(self.formats, number) == 0)
+    }
+}
+
 /// Why a value is no key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyError {
@@ -51,6 +65,8 @@ pub enum KeyError {
     NotConstant(&'static str),
     /// It is this parameter, whose value is not known yet.
     Unbound(u16),
+    /// It is this parameter, whose type is not known: Parse declares none, and the statement uses it in several ways.
+    Undecided(u16),
     /// PostgreSQL would refuse it too, with this error.
     Invalid(Error),
 }
@@ -79,7 +95,7 @@ impl<'a> Key<'a> {
     }
 
     /// Reads what a statement compares with or gives to a key column of type `key_type`.
-    /// `utf8`: the client speaks UTF-8, so its bytes are the server's.
+    /// `utf8`: client and server speak UTF-8, so the client's bytes are those that the server hashes.
     ///
     /// # Errors
     /// Everything that is not a constant of the key's type: see [`KeyError`].
@@ -116,7 +132,9 @@ impl<'a> Key<'a> {
                 }
             }
             KeyType::Text if utf8 || text.is_ascii() => Ok(Self::Text(text)),
-            KeyType::Text => Err(KeyError::NotConstant("a text beyond ASCII in a client_encoding other than UTF8")),
+            KeyType::Text => {
+                Err(KeyError::NotConstant("a text beyond ASCII, while client_encoding or server_encoding is not UTF8"))
+            }
             KeyType::Uuid => parse_uuid(text).map(Self::Uuid).ok_or_else(|| {
                 KeyError::invalid(
                     INVALID_TEXT_REPRESENTATION,
@@ -168,13 +186,18 @@ impl<'a> Key<'a> {
                 format!("bind message has no parameter ${number}"),
             ));
         };
-        let declared = match place.and_then(|at| bound.types.get(at)).copied() {
-            // 705 is `unknown`, which PostgreSQL takes for undeclared.
-            None | Some(0 | 705) => None,
+        let declared = match bound.declared(number) {
+            None => None,
             Some(oid) => Some(type_of_oid(oid).ok_or(KeyError::NotConstant("a parameter of another type"))?),
         };
-        // The type in which the value travels: a bare $n has the type of what it stands beside.
-        let sent = declared.or(cast_to).unwrap_or(key_type);
+        // The type in which the value travels: a bare $n has the type of what it stands beside. The width of an integer may be
+        // that of another use of it, which the server checks when it reads the value.
+        let sent = match declared.or(cast_to).unwrap_or(key_type) {
+            KeyType::Integer { .. } if declared.is_none() => {
+                KeyType::Integer { width: width_sent(bound, number, value) }
+            }
+            sent => sent,
+        };
         // Its type in the statement. A text can be cast to anything, by the input function of that type.
         let meant = match cast_to {
             Some(to) if sent.same_family(to) || sent == KeyType::Text => to,
@@ -222,6 +245,15 @@ fn format_of(formats: &[i16], number: u16) -> i16 {
     }
 }
 
+/// The width of an integer of undeclared type: in binary its length tells.
+fn width_sent(bound: BoundParams<'_>, number: u16, value: &Option<&[u8]>) -> u8 {
+    match (format_of(bound.formats, number), value.map(<[u8]>::len)) {
+        (1, Some(2)) => 2,
+        (1, Some(4)) => 4,
+        _ => 8,
+    }
+}
+
 /// The type that a cast names, if it is of the key's family.
 fn cast_type(cast: Option<&str>, key_type: KeyType) -> Result<Option<KeyType>, KeyError> {
     let Some(name) = cast else { return Ok(None) };
@@ -232,7 +264,7 @@ fn cast_type(cast: Option<&str>, key_type: KeyType) -> Result<Option<KeyType>, K
 }
 
 /// A key type by its name in a cast, lower case.
-fn type_of_name(name: &str) -> Option<KeyType> {
+pub(super) fn type_of_name(name: &str) -> Option<KeyType> {
     Some(match name {
         "int2" | "smallint" => KeyType::Integer { width: 2 },
         "int4" | "integer" | "int" => KeyType::Integer { width: 4 },
@@ -244,7 +276,7 @@ fn type_of_name(name: &str) -> Option<KeyType> {
 }
 
 /// A key type by its OID in `pg_type`.
-fn type_of_oid(oid: u32) -> Option<KeyType> {
+pub(super) fn type_of_oid(oid: u32) -> Option<KeyType> {
     Some(match oid {
         21 => KeyType::Integer { width: 2 },
         23 => KeyType::Integer { width: 4 },

@@ -1,8 +1,9 @@
 //! Which shard a statement belongs to: proven, or refused.
 //!
 //! `hash` gives a key's slot, `key` reads a key from a literal or a parameter, `map` gives the slot's owner, `plan` proves
-//! that a statement touches one shard only or says why it cannot.
+//! that a statement touches one shard only or says why it cannot; `check` says whether the servers are as the map has them.
 
+pub mod check;
 pub mod hash;
 pub mod key;
 pub mod map;

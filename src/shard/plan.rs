@@ -4,9 +4,10 @@
 //! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
 //! conjuncts, or given in every row of VALUES.
 //!
-//! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key; `unseen` looks for
-//! tables that the text does not show.
+//! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
+//! parameter's type is known; `unseen` looks for tables that the text does not show.
 
+mod params;
 mod proof;
 mod refusal;
 mod relations;
@@ -16,14 +17,16 @@ use std::fmt;
 
 use crate::error::{Error, SqlState};
 use crate::id::{ShardIndex, Slot};
+use crate::shard::check::Distrust;
 pub use crate::shard::key::BoundParams;
 use crate::shard::key::{Key, KeyError};
-use crate::shard::map::{KeyType, ShardMap, Table};
+use crate::shard::map::{DEFAULT_SCHEMA, KeyType, ShardMap, Table};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{
-    Access, ColumnRef, KeyValue, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef,
+    Access, ColumnRef, KeyValue, ParamUse, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef,
     TransactionEffect, Verb,
 };
+use params::Params;
 use relations::{Home, Relations};
 
 /// What a plan depends on beside the statement.
@@ -37,10 +40,14 @@ pub struct PlanContext<'a> {
     pub sharding_key: Option<&'a str>,
     /// `SET pgweir.shard`; a hint of the text takes its place. Empty is as good as none.
     pub shard: Option<&'a str>,
-    /// Whether client_encoding is UTF8; a text key beyond ASCII is refused otherwise.
+    /// Whether client_encoding and server_encoding are UTF8; a text key beyond ASCII is refused otherwise.
     pub utf8: bool,
     /// Whether search_path is as the server starts with. If not, an unqualified name that is also a listed table's is refused.
     pub default_search_path: bool,
+    /// What the checks of the shards have found.
+    pub distrust: &'a Distrust,
+    /// Whether the session may have another role than at its login: SET ROLE.
+    pub changed_role: bool,
     /// What is known of functions and of relations that are not listed. Without it their names are believed: EXPLAIN ROUTE.
     pub catalog: Option<CatalogView<'a>>,
 }
@@ -206,6 +213,7 @@ fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
         SessionEffect::ResetAll | SessionEffect::DiscardAll => (cx.shard, cx.sharding_key) = (None, None),
         // It may have been search_path.
         SessionEffect::Pin(PinReason::Setting) => cx.default_search_path = false,
+        SessionEffect::Pin(PinReason::Identity) => cx.changed_role = true,
         SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => {}
     }
 }
@@ -258,10 +266,28 @@ fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Opt
         Ok(key) => key.slot(),
         Err(error) => return Err(refusal::bad_key_setting(error)),
     };
+    if let Some(why) = &cx.distrust.keys {
+        return Err(refusal::keys_distrusted(why));
+    }
     let shard = cx.map.owner(slot);
     match by_name {
         Some(named) if named != shard => Err(refusal::contradicts_shard(cx.map.name(named), cx.map.name(shard))),
         _ => Ok(Some(Chosen { shard, slot: Some(slot) })),
+    }
+}
+
+/// Whether the key of a table may decide: the servers are as the configuration says, as far as they were checked.
+fn believe(table: &TableRef, cx: &PlanContext<'_>) -> Result<(), Error> {
+    if let Some(why) = &cx.distrust.keys {
+        return Err(refusal::keys_distrusted(why));
+    }
+    if cx.distrust.tables.is_empty() {
+        return Ok(());
+    }
+    let place = (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
+    match cx.distrust.tables.get(&place) {
+        Some(why) => Err(refusal::table_distrusted(&table.name, why)),
+        None => Ok(()),
     }
 }
 
@@ -283,7 +309,8 @@ fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Shar
         }
         ShardShape::Insert { tables, columns, rows, assigned } => {
             let relations = Relations::of(tables, cx)?;
-            Insert { tables, columns: columns.as_deref(), rows, assigned }.plan(&relations, cx)
+            let (columns, repeated) = (columns.as_deref(), &statement.repeated);
+            Insert { tables, columns, rows, assigned, repeated }.plan(&relations, cx)
         }
         ShardShape::Other { tables, what } => {
             let relations = Relations::of(tables, cx)?;
@@ -431,12 +458,18 @@ impl Filtered<'_> {
             // A WITH could insert rows or move keys unseen.
             return Err(refusal::nested_write(nested).into());
         }
-        for key in proof::keys(self.top, self.equalities, cx) {
+        for key in proof::keys(self.top, self.equalities, &self.statement.repeated, cx) {
             match key {
                 Ok(key) => chosen.check(key.slot(), cx.map)?,
                 Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
                 // It proves nothing, and nothing needs proof.
-                Err(KeyError::Null | KeyError::Default | KeyError::NotConstant(_) | KeyError::Invalid(_)) => {}
+                Err(
+                    KeyError::Null
+                    | KeyError::Default
+                    | KeyError::NotConstant(_)
+                    | KeyError::Undecided(_)
+                    | KeyError::Invalid(_),
+                ) => {}
             }
         }
         Ok(chosen.plan())
@@ -459,7 +492,8 @@ impl Filtered<'_> {
         {
             return Err(refusal::reference_write(&target.name).into());
         }
-        let slot = proof::slot(self.top, self.equalities, cx)?;
+        believe(table, cx)?;
+        let slot = proof::slot(self.top, self.equalities, &self.statement.repeated, cx)?;
         Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot)))
     }
 }
@@ -470,6 +504,7 @@ struct Insert<'a> {
     columns: Option<&'a [String]>,
     rows: &'a [Vec<KeyValue>],
     assigned: &'a [String],
+    repeated: &'a [ParamUse],
 }
 
 impl Insert<'_> {
@@ -489,7 +524,9 @@ impl Insert<'_> {
             return Err(refusal::insert_reads_others(&target.name).into());
         }
         match home {
-            Home::Sharded { key, key_type } => self.plan_rows(&target.name, key, key_type, chosen, cx),
+            Home::Sharded { key, key_type } => believe(target, cx)
+                .map_err(Stop::from)
+                .and_then(|()| self.plan_rows(&target.name, key, key_type, chosen, cx)),
             Home::Reference => Ok(chosen.ok_or_else(|| refusal::reference_write(&target.name))?.plan()),
             Home::Unlisted => {
                 Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))
@@ -511,10 +548,13 @@ impl Insert<'_> {
         }
         let columns = self.columns.ok_or_else(|| refusal::no_column_list(table, key))?;
         let place = columns.iter().position(|column| column == key).ok_or_else(|| refusal::no_key_given(table, key))?;
+        let params = Params::of(self.repeated, self.rows.iter().filter_map(|row| row.get(place)));
         let mut found: Option<(Slot, ShardIndex)> = None;
         for row in self.rows {
             let value = row.get(place).ok_or_else(|| refusal::no_key_given(table, key))?;
-            let key_value = match Key::from_value(value, key_type, cx.bound, cx.utf8) {
+            let decided = params.check(value, key_type, cx.bound);
+            let read = decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8));
+            let key_value = match read {
                 Ok(Key::Text(bytes)) if bytes.ends_with(b" ") => return Err(refusal::trailing_space(table, key).into()),
                 Ok(key_value) => key_value,
                 Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),

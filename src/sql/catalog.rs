@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::facts::{Access, FunctionRef, QueryFacts, StatementFacts, TableRef};
+use super::functions;
+use super::shadows::{ShadowQuestion, Shadows};
 
 /// How long an answer counts.
 pub const KEPT: Duration = Duration::from_secs(60);
@@ -15,6 +17,11 @@ pub const KEPT: Duration = Duration::from_secs(60);
 const KEPT_MISSING: Duration = Duration::from_secs(1);
 /// More names than this are a client that makes them up: all are forgotten.
 const MAX_NAMES: usize = 20_000;
+
+/// How long an old answer counts when nobody answers.
+const RENEWED: Duration = Duration::from_secs(10);
+/// The answers about one search_path weigh as much as those about so many names.
+const NAMES_PER_PATH: usize = 100;
 
 /// A name and what it is looked up under.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,6 +69,8 @@ pub struct Questions {
     pub functions: Vec<Name>,
     /// Relations.
     pub relations: Vec<Name>,
+    /// What bears innocent names.
+    pub shadows: Option<ShadowQuestion>,
 }
 
 impl Questions {
@@ -77,12 +86,14 @@ impl Questions {
                 self.relations.push(name);
             }
         }
+        // All are of one session, so it is the same question.
+        self.shadows = self.shadows.take().or(other.shadows);
     }
 
     /// Whether there is nothing to ask.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.functions.is_empty() && self.relations.is_empty()
+        self.functions.is_empty() && self.relations.is_empty() && self.shadows.is_none()
     }
 }
 
@@ -93,6 +104,8 @@ pub struct Answers {
     pub functions: Vec<Function>,
     /// Relations.
     pub relations: Vec<Relation>,
+    /// What bears innocent names.
+    pub shadows: Option<Shadows>,
 }
 
 /// The answers so far.
@@ -100,6 +113,8 @@ pub struct Answers {
 pub struct Catalog {
     functions: HashMap<Name, (Function, Instant)>,
     relations: HashMap<Name, (Relation, Instant)>,
+    /// By search_path.
+    shadows: HashMap<Option<String>, (Shadows, Instant)>,
     /// The state of the server's catalog that the answers are of; whoever changes it counts.
     epoch: u64,
 }
@@ -116,6 +131,7 @@ impl Catalog {
     fn forget(&mut self) {
         self.functions.clear();
         self.relations.clear();
+        self.shadows.clear();
     }
 
     /// Those of the questions that have no answer at `now`.
@@ -123,12 +139,15 @@ impl Catalog {
     pub fn unanswered(&self, mut questions: Questions, now: Instant) -> Questions {
         questions.functions.retain(|name| self.functions.get(name).is_none_or(|(_, until)| *until <= now));
         questions.relations.retain(|name| self.relations.get(name).is_none_or(|(_, until)| *until <= now));
+        let known = |q: &ShadowQuestion| self.shadows.get(&q.search_path).is_some_and(|(_, until)| *until > now);
+        questions.shadows = questions.shadows.filter(|question| !known(question));
         questions
     }
 
     /// Takes in answers at `now`.
     pub fn learn(&mut self, questions: Questions, answers: Answers, now: Instant) {
-        if self.functions.len().max(self.relations.len()) > MAX_NAMES {
+        let paths = self.shadows.len().saturating_mul(NAMES_PER_PATH);
+        if self.functions.len().max(self.relations.len()).max(paths) > MAX_NAMES {
             self.forget();
         }
         for (name, function) in questions.functions.into_iter().zip(answers.functions) {
@@ -138,6 +157,20 @@ impl Catalog {
         for (name, relation) in questions.relations.into_iter().zip(answers.relations) {
             let until = now + if relation.reaches.is_empty() { KEPT_MISSING } else { KEPT };
             self.relations.insert(name, (relation, until));
+        }
+        if let (Some(question), Some(shadows)) = (questions.shadows, answers.shadows) {
+            self.shadows.insert(question.search_path, (shadows, now + KEPT));
+        }
+    }
+
+    /// Lets an old answer about shadows count once more, as nobody can be asked; whether there is one.
+    pub fn renew_shadows(&mut self, question: &ShadowQuestion, now: Instant) -> bool {
+        match self.shadows.get_mut(&question.search_path) {
+            Some((_, until)) => {
+                *until = (*until).max(now + RENEWED);
+                true
+            }
+            None => false,
         }
     }
 }
@@ -166,6 +199,17 @@ impl<'a> CatalogView<'a> {
     pub fn relation(&self, table: &TableRef) -> Option<&'a Relation> {
         let name = Name::new(self.search_path, table.schema.as_deref(), &table.name);
         self.catalog.relations.get(&name).filter(|(_, until)| *until > self.now).map(|(r, _)| r)
+    }
+
+    /// What bears innocent names, if that is known.
+    #[must_use]
+    pub fn shadows(&self) -> Option<&'a Shadows> {
+        // Nearly all sessions have no search_path of their own, and this is asked of every statement: no key is copied for them.
+        let found = match self.search_path {
+            None => self.catalog.shadows.get(&None),
+            Some(path) => self.catalog.shadows.get(&Some(path.to_owned())),
+        };
+        found.filter(|(_, until)| *until > self.now).map(|(shadows, _)| shadows)
     }
 
     /// The access of a statement, now that its functions may be known. One that may write, or of which nothing is known, is a
@@ -227,6 +271,11 @@ impl<'a> CatalogView<'a> {
     }
 }
 
+/// PostgreSQL's own functions that read tables by a text they get: a query, or a name.
+pub fn tables_by_text() -> impl Iterator<Item = &'static str> {
+    functions::RUNS_TEXT.iter().chain(functions::READS_BY_NAME).copied()
+}
+
 /// Whether a relation may be somebody's view. PostgreSQL's own read only the catalog.
 #[must_use]
 pub fn is_unexplained(table: &TableRef) -> bool {
@@ -253,12 +302,12 @@ mod tests {
         let text = facts(b"SELECT f(1), g(2), f(3)");
         let view = CatalogView { catalog: &catalog, search_path: None, now };
         let questions = view.ask_functions(&text);
-        assert_eq!(questions, Questions { functions: vec![name("f"), name("g")], relations: vec![] });
+        assert_eq!(questions, Questions { functions: vec![name("f"), name("g")], ..Questions::default() });
         assert_eq!(view.access(&text.statements[0]), Access::Write);
         for (g, access) in
             [(READS, Access::Read), (WRITES, Access::Write), (Function { exists: false, ..READS }, Access::Write)]
         {
-            catalog.learn(questions.clone(), Answers { functions: vec![READS, g], relations: vec![] }, now);
+            catalog.learn(questions.clone(), Answers { functions: vec![READS, g], ..Answers::default() }, now);
             let view = CatalogView { catalog: &catalog, search_path: None, now };
             assert_eq!(view.access(&text.statements[0]), access);
             assert!(view.ask_functions(&text).is_empty());
@@ -277,11 +326,15 @@ mod tests {
     fn answers_age_and_are_forgotten() {
         let now = clock::now();
         let mut catalog = Catalog::default();
-        let questions =
-            Questions { functions: vec![name("f"), name("gone")], relations: vec![name("v"), name("gone")] };
+        let questions = Questions {
+            functions: vec![name("f"), name("gone")],
+            relations: vec![name("v"), name("gone")],
+            shadows: None,
+        };
         let missing = Function { exists: false, volatile: false, reads_unseen: false };
         let view = Relation { reaches: vec![("public".into(), "v".into())], reads_unseen: None };
-        let answers = Answers { functions: vec![READS, missing], relations: vec![view, Relation::default()] };
+        let answers =
+            Answers { functions: vec![READS, missing], relations: vec![view, Relation::default()], shadows: None };
         catalog.learn(questions, answers, now);
         let text = facts(b"SELECT f(1), gone() FROM v, gone");
         let asks = |catalog: &Catalog, after: f64| {
@@ -309,7 +362,7 @@ mod tests {
         let unqualified = Name { search_path: Some("a".into()), ..name("v") };
         assert_eq!(questions.relations, [unqualified, qualified]);
         let known = Relation { reaches: vec![("a".into(), "v".into())], reads_unseen: None };
-        catalog.learn(questions, Answers { functions: vec![], relations: vec![known.clone(), known] }, now);
+        catalog.learn(questions, Answers { relations: vec![known.clone(), known], ..Answers::default() }, now);
         assert!(ask(&catalog, Some("a")).is_empty());
         assert_eq!(ask(&catalog, None).relations, [name("v")]);
     }
@@ -319,8 +372,8 @@ mod tests {
         let now = clock::now();
         let mut catalog = Catalog::default();
         for i in 0..3 * MAX_NAMES {
-            let questions = Questions { functions: vec![name(&i.to_string())], relations: vec![] };
-            catalog.learn(questions, Answers { functions: vec![READS], relations: vec![] }, now);
+            let questions = Questions { functions: vec![name(&i.to_string())], ..Questions::default() };
+            catalog.learn(questions, Answers { functions: vec![READS], ..Answers::default() }, now);
         }
         assert!(catalog.functions.len() <= MAX_NAMES + 1);
     }

@@ -191,6 +191,37 @@ pub enum LiteralKind {
     Other,
 }
 
+/// Names in a statement that mean PostgreSQL's own things, unless somebody has made others of the same name. Each once, sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mentions {
+    /// Functions with a built-in name and without a schema.
+    pub functions: Vec<String>,
+    /// What stands behind a dot: a column mostly, a function of the row perhaps.
+    pub fields: Vec<String>,
+    /// Operators without a schema.
+    pub operators: Vec<String>,
+    /// Operators with another schema than `pg_catalog`, without it.
+    pub foreign_operators: Vec<String>,
+}
+
+impl Mentions {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { functions, fields, operators, foreign_operators } = self;
+        functions.is_empty() && fields.is_empty() && operators.is_empty() && foreign_operators.is_empty()
+    }
+}
+
+/// How a statement uses one of the parameters that it names more than once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ParamUse {
+    /// Which, counted from 1.
+    pub number: u16,
+    /// The type it is cast to there, as in [`KeyValue::Param`]; empty for a type that is not built in or has a modifier.
+    pub cast: Option<String>,
+}
+
 /// The value that a key column is compared with or given.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeyValue {
@@ -289,6 +320,8 @@ pub struct StatementFacts {
     pub own_access: Access,
     /// The functions it calls whose code is not known, each once.
     pub functions: Vec<FunctionRef>,
+    /// What it names that need not be PostgreSQL's own.
+    pub mentions: Mentions,
     /// What made it that: "SELECT", "INSERT", "FOR UPDATE", "calls nextval()"; for EXPLAIN ROUTE and metrics.
     pub why: &'static str,
     /// What it does to the transaction block.
@@ -301,6 +334,8 @@ pub struct StatementFacts {
     pub local_search_path: bool,
     /// It takes an advisory lock, of the session or of the transaction.
     pub takes_lock: bool,
+    /// The parameters that it names more than once, at each of their places: the first of them decides a parameter's type.
+    pub repeated: Vec<ParamUse>,
     /// What the shard planner sees.
     pub shape: ShardShape,
 }

@@ -3,7 +3,7 @@
 //! Functions are told apart by name alone. A name that PostgreSQL itself does not ship may belong to anything, so it is a
 //! write until the catalog has been asked; so is a name in any schema but `pg_catalog`. Not seen from here: what a
 //! user-defined operator, cast or type calls, `row.function` in attribute notation, and a user's function that bears a
-//! built-in name.
+//! built-in name; but for casts and types, `shadows` sees to them where it matters.
 //! See <https://www.postgresql.org/docs/current/xfunc-volatility.html> and
 //! <https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-USERS>.
 
@@ -143,12 +143,12 @@ pub(super) fn is_local_relation(schema: Option<&str>, name: &str) -> bool {
 }
 
 /// Those of [`WRITES`] that run SQL which they get as text.
-static RUNS_TEXT: &[&str] =
+pub(super) static RUNS_TEXT: &[&str] =
     &["query_to_xml", "query_to_xml_and_xmlschema", "query_to_xmlschema", "ts_rewrite", "ts_stat"];
 
 /// Built-in functions that read tables which they get by name.
 /// See <https://www.postgresql.org/docs/current/functions-xml.html#FUNCTIONS-XML-MAPPING>.
-static READS_BY_NAME: &[&str] = &[
+pub(super) static READS_BY_NAME: &[&str] = &[
     "cursor_to_xml",
     "cursor_to_xmlschema",
     "database_to_xml",
@@ -295,7 +295,7 @@ static WRITES: &[(&str, &str, Option<PinReason>)] = &[
 ];
 
 /// Read functions that came after PostgreSQL 15, sorted by name. Writing ones need no list: what is not known is a write.
-static LATER_READS: &[&str] = &[
+pub(super) static LATER_READS: &[&str] = &[
     "any_value",
     "array_reverse",
     "array_sample",

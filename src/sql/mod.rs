@@ -17,6 +17,7 @@ pub mod parse;
 pub mod readings;
 mod scan;
 pub mod settings;
+pub mod shadows;
 mod shape;
 mod statement;
 mod utility;

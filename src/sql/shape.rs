@@ -274,7 +274,7 @@ fn literal(value: ConstValue<'_>) -> KeyValue {
 
 /// The name of a built-in type without a modifier. A cast to `varchar(3)` cuts its value, one to an array or to somebody's
 /// own type does who knows what: they have no name here, and the value under them is an expression.
-fn cast_name(name: &nodes::TypeName) -> Option<String> {
+pub(super) fn cast_name(name: &nodes::TypeName) -> Option<String> {
     if name.setof || name.pct_type || !name.typmods().is_empty() || !name.array_bounds().is_empty() {
         return None;
     }

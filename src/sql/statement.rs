@@ -5,7 +5,9 @@
 
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
-use super::facts::{Access, FunctionRef, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect};
+use super::facts::{
+    Access, FunctionRef, Mentions, ParamUse, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect,
+};
 use super::functions::{Unknown, call, is_local_relation};
 use super::utility;
 use super::walk::{Seen, walk};
@@ -16,12 +18,14 @@ pub(super) struct Draft {
     access: Access,
     own_access: Access,
     functions: Vec<FunctionRef>,
+    mentions: Mentions,
     why: &'static str,
     transaction: TransactionEffect,
     effects: Vec<SessionEffect>,
     changes_catalog: bool,
     local_search_path: bool,
     takes_lock: bool,
+    repeated: Vec<ParamUse>,
     shape: ShardShape,
 }
 
@@ -31,12 +35,14 @@ impl Draft {
             access,
             own_access: access,
             functions: Vec::new(),
+            mentions: Mentions::default(),
             why,
             transaction: TransactionEffect::None,
             effects: Vec::new(),
             changes_catalog: false,
             local_search_path: false,
             takes_lock: false,
+            repeated: Vec::new(),
             shape: ShardShape::NoTables,
         }
     }
@@ -77,6 +83,7 @@ impl Draft {
             access: self.access,
             own_access: self.own_access,
             functions: self.functions,
+            mentions: self.mentions,
             why: self.why,
             transaction: self.transaction,
             effects: self.effects,
@@ -84,6 +91,7 @@ impl Draft {
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             local_search_path: self.local_search_path,
             takes_lock: self.takes_lock,
+            repeated: self.repeated,
             shape: self.shape,
         }
     }
@@ -169,7 +177,7 @@ fn draft(node: Node<'_>) -> Draft {
             // Its query does not run yet: only what it names counts.
             let mut draft = Draft::new(Access::Write, "PREPARE");
             let inner = of_inner(stmt.query(), "PREPARE");
-            (draft.shape, draft.functions) = (inner.shape, inner.functions);
+            (draft.shape, draft.functions, draft.mentions) = (inner.shape, inner.functions, inner.mentions);
             draft.pin(PinReason::SqlPrepare);
             draft
         }
@@ -215,6 +223,7 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     walk(node, &mut seen);
     let mut draft = Draft::new(Access::Read, what);
     judge(&seen, &mut draft);
+    draft.repeated = seen.repeated_params();
     draft.shape = shape::of_query(node, seen);
     draft
 }
@@ -251,9 +260,12 @@ fn judge(seen: &Seen<'_>, draft: &mut Draft) {
             draft.pin(PinReason::TempObject);
         }
     }
+    draft.mentions = seen.mentions();
     for function in &seen.calls {
         judge_call(function, draft);
     }
+    draft.mentions.functions.sort_unstable();
+    draft.mentions.functions.dedup();
     if seen.unknown {
         draft.raise(Access::Write, "has syntax that is not understood");
     }
@@ -280,6 +292,9 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
         if !draft.functions.contains(&function) {
             draft.functions.push(function);
         }
+    }
+    if called.unknown == Unknown::Nothing && schema.is_none() {
+        draft.mentions.functions.push(name.to_owned());
     }
     if let Some(reason) = called.pin {
         draft.pin(reason);
@@ -436,7 +451,7 @@ fn explain(stmt: &nodes::ExplainStmt) -> Draft {
     }
     let mut draft = Draft::new(Access::Read, "EXPLAIN");
     // Planning folds the calls of immutable functions, which read no table, and of no others.
-    draft.shape = inner.shape;
+    (draft.shape, draft.repeated) = (inner.shape, inner.repeated);
     draft
 }
 

@@ -4,12 +4,14 @@
 //! bounds its own stack too: it answers "memory exhausted".) Children come from PostgreSQL's own list of them, one node at
 //! a time; a node that it does not know is reported as such, because an unseen child could hide a write.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use pg_raw_parse::walk::{Recurse, walk_manual};
 use pg_raw_parse::{Node, nodes, raw};
 
-use super::facts::TableRef;
+use super::facts::{Mentions, ParamUse, TableRef};
+use super::shape::cast_name;
 
 /// Name look-ups among common table expressions that one text may cost; only hostile texts come near.
 const SCOPE_BUDGET: u32 = 2_000_000;
@@ -27,6 +29,12 @@ pub(super) struct Found {
 pub(super) struct Seen<'a> {
     pub(super) tables: Vec<Found>,
     pub(super) calls: Vec<&'a nodes::FuncCall>,
+    /// The parameters.
+    pub(super) params: Vec<ParamUse>,
+    /// What stands behind a dot.
+    fields: BTreeSet<&'a str>,
+    /// Operators, and whether another schema than `pg_catalog` is written before them.
+    operators: BTreeSet<(&'a str, bool)>,
     /// The first thing that makes a query more than a read: a DML statement, a locking clause, INTO.
     pub(super) writes: Option<&'static str>,
     /// The targets of SELECT INTO.
@@ -36,6 +44,71 @@ pub(super) struct Seen<'a> {
     /// A node that PostgreSQL's walker does not know, or more work than a text may cause: nothing is certain.
     pub(super) unknown: bool,
     budget_used: u32,
+}
+
+impl<'a> Seen<'a> {
+    /// Notes the names of a node that need not be PostgreSQL's own.
+    fn mention(&mut self, node: Node<'a>) {
+        match node {
+            Node::ColumnRef(column) => {
+                if let Some(name) = column.fields().iter().skip(1).last().and_then(Node::as_str) {
+                    self.fields.insert(name);
+                }
+            }
+            Node::A_Indirection(indirection) => {
+                self.fields.extend(indirection.indirection().iter().filter_map(Node::as_str));
+            }
+            Node::A_Expr(expr) => self.operator(expr.name().iter()),
+            Node::SubLink(link) => self.operator(link.oper_name().iter()),
+            Node::SortBy(sort) => self.operator(sort.use_op().iter()),
+            _ => {}
+        }
+    }
+
+    fn operator(&mut self, parts: impl Iterator<Item = Node<'a>>) {
+        let (mut schema, mut name) = (None, None);
+        for part in parts {
+            (schema, name) = (name, part.as_str());
+        }
+        match (schema, name) {
+            // Beyond doubt.
+            (Some("pg_catalog"), _) | (_, None) => {}
+            (schema, Some(name)) => {
+                self.operators.insert((name, schema.is_some()));
+            }
+        }
+    }
+
+    /// What it all mentions, but for functions.
+    pub(super) fn mentions(&self) -> Mentions {
+        let operators = |foreign: bool| {
+            self.operators.iter().filter(|(_, f)| *f == foreign).map(|(name, _)| (*name).to_owned()).collect()
+        };
+        Mentions {
+            functions: Vec::new(),
+            fields: self.fields.iter().map(|name| (*name).to_owned()).collect(),
+            operators: operators(false),
+            foreign_operators: operators(true),
+        }
+    }
+
+    fn param(&mut self, param: &nodes::ParamRef, cast: Option<String>) {
+        // What is no parameter of a Bind is an error on the server.
+        if let Ok(number) = u16::try_from(param.number) {
+            self.params.push(ParamUse { number, cast });
+        }
+    }
+
+    /// The uses of the parameters that occur more than once.
+    pub(super) fn repeated_params(&self) -> Vec<ParamUse> {
+        let mut numbers: Vec<u16> = self.params.iter().map(|used| used.number).collect();
+        numbers.sort_unstable();
+        let repeated = |number: u16| {
+            let first = numbers.partition_point(|n| *n < number);
+            numbers.get(first.saturating_add(1)) == Some(&number)
+        };
+        self.params.iter().filter(|used| repeated(used.number)).cloned().collect()
+    }
 }
 
 /// The names of the common table expressions that can be seen from a node, innermost first.
@@ -84,6 +157,7 @@ pub(super) fn table_ref(var: &nodes::RangeVar) -> TableRef {
 
 fn visit<'a>(item: &Item<'a>, seen: &mut Seen<'a>, out: &mut Vec<Item<'a>>) {
     let nested = item.nested;
+    seen.mention(item.node);
     match item.node {
         Node::RangeVar(var) => range_var(var, item, seen),
         Node::SelectStmt(select) => {
@@ -125,6 +199,13 @@ fn visit<'a>(item: &Item<'a>, seen: &mut Seen<'a>, out: &mut Vec<Item<'a>>) {
             seen.calls.push(call);
             push_children(item.node, &item.scope, nested, None, seen, out);
         }
+        Node::ParamRef(param) => seen.param(param, None),
+        Node::TypeCast(cast) => match cast.arg() {
+            Node::ParamRef(param) => {
+                seen.param(param, Some(cast.type_name().and_then(cast_name).unwrap_or_default()));
+            }
+            _ => push_children(item.node, &item.scope, nested, None, seen, out),
+        },
         Node::SubLink(_) | Node::RangeSubselect(_) => {
             push_children(item.node, &item.scope, nested.or(Some("sub-query")), None, seen, out);
         }

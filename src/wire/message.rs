@@ -1,6 +1,8 @@
 //! Typed views of the messages that we read. A view borrows the frame's body; a body that does not
 //! have the message's form gives `None`.
 
+use crate::error::{Error, SqlState};
+
 /// A reader over a body that never goes past its end.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a>(&'a [u8]);
@@ -276,6 +278,17 @@ pub fn error_fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
         let kind = r.u8().filter(|&k| k != 0)?;
         Some((kind, r.cstr()?))
     })
+}
+
+/// An ErrorResponse of a server, as an error to pass on.
+#[must_use]
+pub fn server_error(body: &[u8]) -> Error {
+    let text = |kind| error_field(body, kind).map(|v| String::from_utf8_lossy(v).into_owned());
+    let sqlstate = SqlState::from_bytes(error_field(body, b'C').unwrap_or_default());
+    let mut error = Error::server(sqlstate, text(b'M').unwrap_or_else(|| "unknown error of the server".to_owned()));
+    error.detail = text(b'D');
+    error.hint = text(b'H');
+    error
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ struct Shard<'a> {
 }
 
 pub(super) fn shards(s: &Snapshot) -> Table {
-    let fields: [Field<Shard<'_>>; 10] = [
+    let fields: [Field<Shard<'_>>; 11] = [
         ("database", TEXT, |r| text(&r.shard.database)),
         ("shard", TEXT, |r| text(&r.shard.name)),
         ("slots", TEXT, |r| text(ranges(r.shard))),
@@ -47,6 +47,7 @@ pub(super) fn shards(s: &Snapshot) -> Table {
         ("query_count", INT8, |r| long(r.traffic.query_count)),
         ("bytes_received", INT8, |r| long(r.traffic.received)),
         ("bytes_sent", INT8, |r| long(r.traffic.sent)),
+        ("check", TEXT, |r| r.shard.check.as_ref().map(ToString::to_string)),
     ];
     let rows: Vec<_> = s
         .shards

@@ -270,7 +270,7 @@ fn replicas_and_shards() {
     let shards = table(Show::Shards, &s);
     assert_eq!(
         row(&shards, 0),
-        "shop default 0-99,200-16383 16284 1 p1:5432,r1:5432 60 90 3000 6000",
+        "shop default 0-99,200-16383 16284 1 p1:5432,r1:5432 60 90 3000 6000 warning: table \"public.t\" is listed but does not exist",
         "three pools of the shard"
     );
 }

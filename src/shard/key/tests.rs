@@ -187,6 +187,8 @@ fn parameters_in_text_and_binary() {
         (&minus_two, 1, 20, None, INT4, Key::Integer(-2)),
         (&minus_two[4..], 1, 23, None, INT8, Key::Integer(-2)),
         (&minus_two[4..], 1, 0, None, INT4, Key::Integer(-2)),
+        // Of the width that another use has given it.
+        (&minus_two[4..], 1, 0, None, INT8, Key::Integer(-2)),
         (&minus_two[4..], 1, 0, Some("int4"), INT8, Key::Integer(-2)),
         (&minus_two[6..], 1, 21, None, INT8, Key::Integer(-2)),
         (b"42", 0, 0, None, KeyType::Text, Key::Text(b"42")),
@@ -210,7 +212,8 @@ fn parameters_that_are_refused() {
         (b"70000", 0, 21, None, INT8, "22003"),
         (b"70000", 0, 20, Some("int2"), INT8, "22003"),
         (&70000_i64.to_be_bytes(), 1, 20, Some("int2"), INT8, "22003"),
-        (b"1234", 1, 0, None, INT8, "22P03"),
+        (b"123", 1, 0, None, INT8, "22P03"),
+        (b"1234", 1, 20, None, INT8, "22P03"),
         (b"12345678", 1, 23, None, INT8, "22P03"),
         (b"", 1, 21, None, INT8, "22P03"),
         (b"123456789012345", 1, 0, None, KeyType::Uuid, "22P03"),

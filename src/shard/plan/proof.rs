@@ -1,21 +1,29 @@
 //! Finds the keys that a statement's equalities tie its sharded tables to.
 
+use super::params::Params;
 use super::relations::{self, Home};
 use super::{PlanContext, Slot, Stop, TableRef, refusal};
 use crate::shard::key::{Key, KeyError};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
-use crate::sql::facts::{ColumnRef, KeyValue};
+use crate::sql::facts::{ColumnRef, KeyValue, ParamUse};
 
 /// The equalities that speak of the key of one of the sharded tables in `top`, read as keys. A column without a qualifier is
 /// taken for a table's only if there is no other table.
 pub(super) fn keys<'a>(
     top: &'a [TableRef],
     equalities: &'a [(ColumnRef, KeyValue)],
+    repeated: &'a [ParamUse],
     cx: &PlanContext<'a>,
 ) -> impl Iterator<Item = Result<Key<'a>, KeyError>> {
+    // Keys of another family than the first are not counted: their parameters are then undecided.
+    let of_keys = || equalities.iter().filter_map(|(c, value)| Some((key_type_of(c, top, cx)?, value)));
+    let first = of_keys().next().map(|(key_type, _)| key_type);
+    let alike = of_keys().filter(|(key_type, _)| first.is_some_and(|first| first.same_family(*key_type)));
+    let params = Params::of(repeated, alike.map(|(_, value)| value));
     equalities.iter().filter_map(move |(column, value)| {
         let key_type = key_type_of(column, top, cx)?;
-        Some(Key::from_value(value, key_type, cx.bound, cx.utf8))
+        let decided = params.check(value, key_type, cx.bound);
+        Some(decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8)))
     })
 }
 
@@ -25,11 +33,16 @@ pub(super) fn keys<'a>(
 ///
 /// # Errors
 /// There is no constant, or two that differ.
-pub(super) fn slot(top: &[TableRef], equalities: &[(ColumnRef, KeyValue)], cx: &PlanContext<'_>) -> Result<Slot, Stop> {
+pub(super) fn slot(
+    top: &[TableRef],
+    equalities: &[(ColumnRef, KeyValue)],
+    repeated: &[ParamUse],
+    cx: &PlanContext<'_>,
+) -> Result<Slot, Stop> {
     let mut proven: Option<Slot> = None;
     let mut unbound: Option<u16> = None;
     let mut failed: Option<KeyError> = None;
-    for key in keys(top, equalities, cx) {
+    for key in keys(top, equalities, repeated, cx) {
         match key {
             Ok(key) => {
                 let slot = key.slot();

@@ -56,7 +56,7 @@ pub(super) fn bad_key_setting(error: KeyError) -> Error {
     match error {
         KeyError::Invalid(error) => error.detail("This is the value of pgweir.sharding_key."),
         KeyError::NotConstant(what) => refuse(format!("pgweir.sharding_key is {what}"), "Set client_encoding to UTF8."),
-        KeyError::Null | KeyError::Default | KeyError::Unbound(_) => {
+        KeyError::Null | KeyError::Default | KeyError::Unbound(_) | KeyError::Undecided(_) => {
             Error::us(SqlState::INTERNAL_ERROR, "pgweir.sharding_key cannot be read")
         }
     }
@@ -104,6 +104,39 @@ pub(super) fn function_unseen(name: &str) -> Error {
             "function {name} on a sharded database is not supported without a shard: it may read or write tables that the statement does not name"
         ),
         "Choose the shard by /* pgweir: sharding_key=VALUE */ or SET pgweir.shard = 'name', or declare the function IMMUTABLE if it reads no table.",
+    )
+}
+
+pub(super) fn shadowing_function(name: &str) -> Error {
+    refuse(
+        format!(
+            "function {name}() on a sharded database is not supported without a shard: somebody has made one of this name that may read any table"
+        ),
+        "Write pg_catalog. before the name if PostgreSQL's own is meant, choose the shard by SET pgweir.shard = 'name', or declare the function IMMUTABLE if it reads no table.",
+    )
+}
+
+pub(super) fn operator_unseen(name: &str) -> Error {
+    refuse(
+        format!(
+            "operator {name} on a sharded database is not supported without a shard: somebody has made one whose function may read any table"
+        ),
+        "Write OPERATOR(pg_catalog.=) for PostgreSQL's own, choose the shard with SET pgweir.shard = 'name', or declare the operator's function IMMUTABLE if it reads no table.",
+    )
+}
+
+pub(super) fn own_equality() -> Error {
+    refuse(
+        "somebody has made an operator = for a type of sharding keys, so that equal keys may be on different shards"
+            .to_owned(),
+        "Drop the operator, or move it to a schema that is not in search_path.",
+    )
+}
+
+pub(super) fn listed_elsewhere(name: &str, schema: &str) -> Error {
+    refuse(
+        format!("\"{name}\" may be table \"{schema}.{name}\" by the search_path, and not the listed \"public.{name}\""),
+        "Write the table's schema.",
     )
 }
 
@@ -189,6 +222,20 @@ pub(super) fn nested_write(nested: &str) -> Error {
     )
 }
 
+pub(super) fn keys_distrusted(why: &str) -> Error {
+    refuse(
+        format!("sharding keys cannot be trusted to say the shard: {why}"),
+        "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
+    )
+}
+
+pub(super) fn table_distrusted(table: &str, why: &str) -> Error {
+    refuse(
+        format!("the sharding key of table \"{table}\" cannot be trusted to say the shard: {why}"),
+        "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
+    )
+}
+
 pub(super) fn lost() -> Error {
     Error::us(SqlState::INTERNAL_ERROR, "the statement's sharded table was lost")
 }
@@ -254,6 +301,13 @@ pub(super) fn bad_key(table: &str, key: &str, error: KeyError) -> Error {
         KeyError::Default => refused("DEFAULT, which only the server knows"),
         KeyError::NotConstant(what) => refused(what),
         KeyError::Unbound(number) => refused(&format!("${number}, which is not bound")),
+        KeyError::Undecided(number) => refuse(
+            format!(
+                "cannot tell the shard: the type of ${number}, the sharding key \"{key}\" of table \"{table}\", depends on which of \
+                 its uses the server comes to first"
+            ),
+            "Declare the parameter's type in Parse, or cast it to the key's type wherever it stands ($1::bigint).",
+        ),
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::sql::facts::{Hints, LiteralKind};
+use crate::sql::facts::{Hints, LiteralKind, Mentions};
 
 /// orders and customers by bigint, codes by text, devices by uuid, countries everywhere, the rest on s0. The slots of the
 /// keys used below: 1 is 4024 (s0), 2 is 8570 (s1), 42 is 6754 (s0), -1 is 12197 (s1), 'abc' is 2725, 'abcd' is 6481,
@@ -28,6 +28,8 @@ fn map() -> ShardMap {
     .unwrap()
 }
 
+static TRUST: Distrust = Distrust { keys: None, beyond_ascii: false, tables: std::collections::BTreeMap::new() };
+
 fn context(map: &ShardMap) -> PlanContext<'_> {
     PlanContext {
         map,
@@ -36,6 +38,8 @@ fn context(map: &ShardMap) -> PlanContext<'_> {
         shard: None,
         utf8: true,
         default_search_path: true,
+        distrust: &TRUST,
+        changed_role: false,
         catalog: None,
     }
 }
@@ -74,12 +78,14 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         access,
         own_access: access,
         functions: Vec::new(),
+        mentions: Mentions::default(),
         why: "",
         transaction: TransactionEffect::None,
         effects: Vec::new(),
         changes_catalog: false,
         local_search_path: false,
         takes_lock: false,
+        repeated: Vec::new(),
         shape,
     }
 }
@@ -748,8 +754,9 @@ proptest! {
 /// What the catalog says decides over functions and over relations that are not listed, unless a shard is chosen.
 #[test]
 fn what_the_text_does_not_show() {
-    use crate::sql::catalog::{Answers, Catalog, CatalogView, Function, Relation};
+    use crate::sql::catalog::{Answers, Catalog, CatalogView, Function, Questions, Relation};
     use crate::sql::parse::facts;
+    use crate::sql::shadows::{ShadowQuestion, Shadows};
 
     let map = map();
     let now = crate::clock::now();
@@ -773,7 +780,9 @@ fn what_the_text_does_not_show() {
             reach(&[("audit", "log")], None),
             reach(&[], None),
         ],
+        shadows: Some(Shadows::default()),
     };
+    let questions = Questions { shadows: Some(ShadowQuestion::default()), ..questions };
     catalog.learn(questions, answers, now);
     let cx = PlanContext { catalog: Some(CatalogView { catalog: &catalog, search_path: None, now }), ..context(&map) };
     let plan = |text: &str, cx: &PlanContext<'_>| match plan_query(&facts(text.as_bytes()), cx) {

@@ -1,13 +1,14 @@
 //! Tables that a statement touches without naming them: behind views, by inheritance, in the code of functions.
 //!
 //! Where the user has chosen the shard, that is what he gets. Else a statement is only let through when the catalog shows that
-//! what it cannot see is no listed table. Not seen even so: triggers, rules of row-level security, and what operators, casts and
-//! column defaults call; they run where the row is.
+//! what it cannot see is no listed table, and that its names mean what they seem to ([`crate::sql::shadows`]). Not seen even so:
+//! triggers, rules of row-level security, and what casts and column defaults call; they run where the row is.
 
 use super::{PlanContext, StatementFacts, Table, TableRef, access, refusal};
 use crate::error::Error;
 use crate::sql::catalog::{Relation, is_unexplained};
 use crate::sql::facts::Access;
+use crate::sql::shadows::{self, Shadow, Shadows};
 
 /// Looks at every function and every unlisted relation of the statement.
 ///
@@ -18,6 +19,10 @@ pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<
         return Ok(());
     }
     let Some(catalog) = &cx.catalog else { return Ok(()) };
+    if shadows::may_matter(statement) {
+        let shadows = catalog.shadows().ok_or_else(|| refusal::not_looked_up("search_path"))?;
+        step_into(shadows, statement, cx)?;
+    }
     for function in &statement.functions {
         let called = || match &function.schema {
             Some(schema) => format!("{schema}.{}()", function.name),
@@ -38,6 +43,24 @@ pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<
         }
         let relation = catalog.relation(table).ok_or_else(|| refusal::not_looked_up(&table.name))?;
         relation_reaches(table, relation, access(statement, cx) == Access::Write, cx)?;
+    }
+    Ok(())
+}
+
+/// Names that mean something else than they seem to.
+fn step_into(shadows: &Shadows, statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
+    match shadows.over(statement) {
+        None => {}
+        Some(Shadow::Function(name)) => return Err(refusal::shadowing_function(&name)),
+        Some(Shadow::Operator(name)) => return Err(refusal::operator_unseen(&name)),
+        Some(Shadow::Equality) => return Err(refusal::own_equality()),
+    }
+    for table in statement.shape.tables().iter().filter(|t| t.schema.is_none() && cx.map.table(None, &t.name).is_some())
+    {
+        let other = shadows.elsewhere.get(&table.name);
+        if let Some(schema) = other.or_else(|| shadows.by_role.get(&table.name).filter(|_| cx.changed_role)) {
+            return Err(refusal::listed_elsewhere(&table.name, schema));
+        }
     }
     Ok(())
 }

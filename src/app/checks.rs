@@ -1,0 +1,168 @@
+//! Checks of sharded databases at the start and at each reload: are the servers as the configuration says?
+//!
+//! One task a shard asks its primary until it has an answer without fault. It logs in as the prober does; where that is not
+//! configured, as the first user who comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::probers::credentials_of;
+use crate::auth::login::PassThrough;
+use crate::auth::secret::{Password, Secret};
+use crate::auth::server_login::ServerCredential;
+use crate::client::database::{Live, LiveDatabase};
+use crate::clock;
+use crate::config::Role;
+use crate::health::probe::Credentials;
+use crate::id::{ServerIndex, ShardIndex};
+use crate::server::login::LoginSettings;
+use crate::server::{self, Target};
+use crate::shard::check::{Check, Effect, Finding};
+
+/// The first wait before the server is asked again; each is twice the one before.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// The checks that run; dropping it stops them.
+#[derive(Debug, Default)]
+pub struct Checks {
+    stop: Option<watch::Sender<bool>>,
+}
+
+impl Checks {
+    /// Stops those of before and checks every sharded database. Needs the runtime that they are to run on.
+    pub fn follow(&mut self, live: &Live) {
+        let (stop, stopped) = watch::channel(false);
+        for database in live.databases.values().filter(|database| database.config.map.is_sharded()) {
+            let credentials = credentials_of(&database.config, live);
+            for shard in (0..u16::try_from(database.config.shards.len()).unwrap_or(u16::MAX)).map(ShardIndex) {
+                let (database, credentials) = (Arc::clone(database), credentials.clone());
+                let mut stopped = stopped.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::select! {
+                        () = Box::pin(check(&database, shard, credentials.as_ref())) => {}
+                        // An error means that the sender is gone, which is an end too.
+                        _ended = stopped.wait_for(|stop| *stop) => {}
+                    }
+                });
+            }
+        }
+        self.stop = Some(stop);
+    }
+}
+
+/// Checks one shard until there is nothing to complain of.
+async fn check(database: &LiveDatabase, shard: ShardIndex, credentials: Option<&Credentials>) {
+    let mut wait = FIRST_WAIT;
+    loop {
+        let asked = ask(database, shard, credentials).await;
+        let (check, waits_for_user) = match asked {
+            Asked::Answer(findings) => (Check::Done(findings), false),
+            Asked::Failed(why) => (Check::Pending(Some(why)), false),
+            Asked::NobodyYet => (Check::Pending(None), true),
+        };
+        let good = check == Check::Done(Vec::new());
+        if database.set_check(shard, check.clone()) {
+            tell(database, shard, &check);
+        }
+        if good {
+            return;
+        }
+        tokio::time::sleep(wait).await;
+        if !waits_for_user {
+            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+enum Asked {
+    Answer(Vec<Finding>),
+    Failed(String),
+    /// It is not known as whom to log in.
+    NobodyYet,
+}
+
+async fn ask(database: &LiveDatabase, shard: ShardIndex, credentials: Option<&Credentials>) -> Asked {
+    let mut outcome = Asked::NobodyYet;
+    for (target, settings) in targets(database, shard, credentials) {
+        match server::check::run(&target, &settings, &database.config.map).await {
+            Ok(findings) => return Asked::Answer(findings),
+            // The first is the one configured: its failure says more.
+            Err(why) if matches!(outcome, Asked::NobodyYet) => outcome = Asked::Failed(why),
+            Err(_) => {}
+        }
+    }
+    outcome
+}
+
+/// As whom the shard's primary can be asked: the prober, else a user with pools.
+fn targets(
+    database: &LiveDatabase,
+    shard: ShardIndex,
+    credentials: Option<&Credentials>,
+) -> Vec<(Target, LoginSettings)> {
+    let place = usize::from(shard.0);
+    let (Some(config), Some(health)) = (database.config.shards.get(place), database.health.get(place)) else {
+        return Vec::new();
+    };
+    let configured =
+        || config.servers.iter().position(|s| s.role == Role::Primary).and_then(|at| u16::try_from(at).ok());
+    let primary = health.acting_primary(clock::now()).or_else(|| configured().map(ServerIndex));
+    let primary = primary.unwrap_or(ServerIndex(0));
+    let own = config.servers.get(usize::from(primary.0)).zip(credentials).map(|(server, credentials)| {
+        let secret = credentials.password.as_ref().map(|password| Secret::Clear(Password::new(password.as_bytes())));
+        let target = Target {
+            host: server.host.clone(),
+            port: server.port,
+            dbname: server.dbname.clone(),
+            user: credentials.user.clone(),
+            credential: ServerCredential::new(secret.as_ref(), &PassThrough::Nothing),
+            parameters: Vec::new(),
+            connect_query: None,
+        };
+        (target, database.login_settings())
+    });
+    let user = || {
+        let pools = database.users().into_iter().next()?;
+        let pool = database.pool(&pools, shard, primary)?;
+        Some((pool.target.clone(), pool.settings.login.clone()))
+    };
+    own.into_iter().chain(user()).collect()
+}
+
+/// Tells the log of a check that came out otherwise than the one before.
+fn tell(database: &LiveDatabase, shard: ShardIndex, check: &Check) {
+    let (database, shard) = (&database.config.name, database.config.map.name(shard));
+    match check {
+        Check::Pending(None) => {}
+        Check::Pending(Some(why)) => {
+            tracing::warn!(database, shard, error = why, "the shard could not be checked yet; it is tried again");
+        }
+        Check::Done(findings) if findings.is_empty() => tracing::info!(database, shard, "the shard is as configured"),
+        Check::Done(findings) => {
+            for finding in findings {
+                let (found, advice) = (&finding.message, finding.advice);
+                match &finding.effect {
+                    Effect::Warning => tracing::warn!(database, shard, advice, "shard check: {found}"),
+                    Effect::NoKeys => {
+                        tracing::error!(database, shard, advice, "shard check: {found}; statements by key are refused");
+                    }
+                    Effect::NoTextBeyondAscii => {
+                        tracing::error!(database, shard, advice, "shard check: {found}; they are refused");
+                    }
+                    Effect::NotByKeyOf(..) => {
+                        tracing::error!(
+                            database,
+                            shard,
+                            advice,
+                            "shard check: {found}; statements by its key are refused"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

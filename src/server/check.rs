@@ -1,0 +1,53 @@
+//! Asking a shard's server whether it is as the configuration says: see [`crate::shard::check`].
+
+use std::io;
+
+use crate::error::Error;
+use crate::id::WorkerId;
+use crate::server::login::{self, LoginSettings};
+use crate::server::{Connection, Target};
+use crate::shard::check::{self, Finding};
+use crate::shard::hash;
+use crate::shard::map::ShardMap;
+
+/// Asks the server, on a connection of its own; what is wrong with it.
+///
+/// # Errors
+/// Why it could not be asked: those of the login and of the server, or no answer within the time of a login.
+pub async fn run(target: &Target, settings: &LoginSettings, map: &ShardMap) -> Result<Vec<Finding>, String> {
+    // The connection stays with the thread that asks.
+    let mut connection = login::login(target, settings, WorkerId(0)).await.map_err(|error| error.message)?;
+    match tokio::time::timeout(settings.timeout, exchange(&mut connection, map)).await {
+        Ok(Ok(Ok(findings))) => Ok(findings),
+        Ok(Ok(Err(error))) => Err(format!("server {}: {}", target.address(), error.message)),
+        Ok(Err(error)) => Err(format!("server {}: {error}", target.address())),
+        Err(_) => Err(format!("server {}: no answer within {} s", target.address(), settings.timeout.as_secs_f64())),
+    }
+}
+
+async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Result<Vec<Finding>, Error>> {
+    /// The rows, or the server's error to the caller.
+    macro_rules! rows {
+        ($sql:expr) => {
+            match connection.rows($sql).await? {
+                Ok(rows) => rows,
+                Err(error) => return Ok(Err(error)),
+            }
+        };
+    }
+    let mut findings = Vec::new();
+    let encoding = rows!(check::ENCODING_SQL).into_iter().flatten().flatten().next().unwrap_or_default();
+    findings.extend(check::judge_encoding(map, &encoding));
+    if let Err(error) = connection.run("SET client_encoding = 'UTF8'; SET standard_conforming_strings = on").await? {
+        return Ok(Err(error));
+    }
+    let utf8 = encoding.eq_ignore_ascii_case("utf8");
+    for key_type in check::key_types(map) {
+        let rows = rows!(&hash::self_test_sql(key_type, utf8));
+        findings.extend(check::judge_hash(key_type, utf8, &rows));
+    }
+    if let Some(sql) = check::tables_sql(map) {
+        findings.extend(check::judge_tables(map, &rows!(&sql)));
+    }
+    Ok(Ok(findings))
+}

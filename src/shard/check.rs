@@ -1,0 +1,342 @@
+//! Whether the servers are as the map says: what to ask each shard, what its answers mean, and what is not to be believed then.
+//!
+//! A hash of ours that is not the server's, or a key column of another type or collation than configured, would put rows where nobody
+//! finds them: statements by such keys are refused. A table that is not there yet is only told of.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::hash;
+use super::key::type_of_oid;
+use super::map::{KeyType, ShardMap, Table};
+
+/// What is wrong with a shard's server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What becomes of it.
+    pub effect: Effect,
+    /// What was found.
+    pub message: String,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+/// What becomes of a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// No statement by key is let through.
+    NoKeys,
+    /// Text keys beyond ASCII are not let through.
+    NoTextBeyondAscii,
+    /// No statement by the key of this table is let through: schema and name.
+    NotByKeyOf(String, String),
+    /// None.
+    Warning,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// How far the check of one shard is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// The server was not asked yet; why the last attempt failed, if there was one.
+    Pending(Option<String>),
+    /// It was asked; what is wrong.
+    Done(Vec<Finding>),
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Self::Pending(None)
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pending(None) => f.write_str("pending"),
+            Self::Pending(Some(why)) => write!(f, "pending: {why}"),
+            Self::Done(findings) if findings.is_empty() => f.write_str("ok"),
+            Self::Done(findings) => {
+                let failed = findings.iter().any(|finding| finding.effect != Effect::Warning);
+                f.write_str(if failed { "failed" } else { "warning" })?;
+                for (place, finding) in findings.iter().enumerate() {
+                    write!(f, "{} {finding}", if place == 0 { ":" } else { ";" })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What is not to be believed, by the checks of all shards.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Distrust {
+    /// Why no statement by key is let through.
+    pub keys: Option<String>,
+    /// Whether text keys beyond ASCII are not let through.
+    pub beyond_ascii: bool,
+    /// Why statements by the keys of these tables are not let through, by schema and name.
+    pub tables: BTreeMap<(String, String), String>,
+}
+
+impl Distrust {
+    /// What follows from the checks of the shards, each with its name.
+    pub fn of<'a>(checks: impl Iterator<Item = (&'a str, &'a Check)>) -> Self {
+        let mut distrust = Self::default();
+        for (shard, check) in checks {
+            let Check::Done(findings) = check else { continue };
+            for finding in findings {
+                let why = || format!("shard \"{shard}\": {finding}");
+                match &finding.effect {
+                    Effect::NoKeys => drop(distrust.keys.get_or_insert_with(why)),
+                    Effect::NoTextBeyondAscii => distrust.beyond_ascii = true,
+                    Effect::NotByKeyOf(schema, name) => {
+                        distrust.tables.entry((schema.clone(), name.clone())).or_insert_with(why);
+                    }
+                    Effect::Warning => {}
+                }
+            }
+        }
+        distrust
+    }
+}
+
+/// Asks for the server's own encoding: one row of one column.
+pub const ENCODING_SQL: &str = "SELECT pg_catalog.current_setting('server_encoding')";
+
+/// What the encoding means for this map.
+#[must_use]
+pub fn judge_encoding(map: &ShardMap, encoding: &str) -> Option<Finding> {
+    if encoding.eq_ignore_ascii_case("utf8") || !key_types(map).contains(&KeyType::Text) {
+        return None;
+    }
+    Some(Finding {
+        effect: Effect::NoTextBeyondAscii,
+        message: format!(
+            "server_encoding is {encoding}: text keys beyond ASCII cannot be hashed as the server hashes them"
+        ),
+        advice: "Use a database with encoding UTF8, or ASCII keys only.",
+    })
+}
+
+/// The types of the keys of a map, each once.
+#[must_use]
+pub fn key_types(map: &ShardMap) -> Vec<KeyType> {
+    let mut types = Vec::new();
+    for table in map.tables.values() {
+        if let Table::Sharded { key_type, .. } = table
+            && !types.contains(key_type)
+        {
+            types.push(*key_type);
+        }
+    }
+    types
+}
+
+/// Holds the answer to [`hash::self_test_sql`] against our own hash.
+#[must_use]
+pub fn judge_hash(key_type: KeyType, utf8: bool, rows: &[Vec<Option<String>>]) -> Option<Finding> {
+    let theirs =
+        rows.iter().map(|row| row.first().and_then(Option::as_deref).and_then(|cell| cell.parse::<i64>().ok()));
+    if theirs.eq(hash::self_test_expected(key_type, utf8).into_iter().map(Some)) {
+        return None;
+    }
+    Some(Finding {
+        effect: Effect::NoKeys,
+        message: format!("the server hashes {} keys in another way than pgweir", key_type.name()),
+        advice: "Use PostgreSQL as released: rows cannot be found by their keys on this server.",
+    })
+}
+
+/// Asks of all listed tables whether they are there, and of what type and collation their keys are: see [`judge_tables`].
+/// None for a map without tables.
+#[must_use]
+pub fn tables_sql(map: &ShardMap) -> Option<String> {
+    let literal = |text: &str| format!("E'{}'::pg_catalog.text", text.replace('\\', "\\\\").replace('\'', "''"));
+    let row = |(number, ((schema, name), table)): (usize, (&(String, String), &Table))| {
+        let key = match table {
+            Table::Sharded { key, .. } => literal(key),
+            Table::Reference => "NULL".to_owned(),
+        };
+        format!("({number}, {}, {}, {key})", literal(schema), literal(name))
+    };
+    let rows: Vec<String> = map.tables.iter().enumerate().map(row).collect();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "SELECT a.n, c.oid, CASE WHEN t.typbasetype <> 0 THEN t.typbasetype ELSE t.oid END, \
+               pg_catalog.format_type(f.atttypid, f.atttypmod), k.collisdeterministic \
+             FROM (VALUES {}) AS a (n, schema, name, key) \
+             LEFT JOIN pg_catalog.pg_namespace AS s ON s.nspname::pg_catalog.text = a.schema \
+             LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname::pg_catalog.text = a.name \
+               AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
+             LEFT JOIN pg_catalog.pg_attribute AS f ON f.attrelid = c.oid AND f.attname::pg_catalog.text = a.key \
+               AND f.attnum > 0 AND NOT f.attisdropped \
+             LEFT JOIN pg_catalog.pg_type AS t ON t.oid = f.atttypid \
+             LEFT JOIN pg_catalog.pg_collation AS k ON k.oid = f.attcollation \
+             ORDER BY a.n",
+            rows.join(", ")
+        )
+    })
+}
+
+/// What the answer to [`tables_sql`] means.
+#[must_use]
+pub fn judge_tables(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
+    map.tables.iter().zip(rows).filter_map(|((place, table), row)| judge_table(place, table, row)).collect()
+}
+
+fn judge_table((schema, name): &(String, String), table: &Table, row: &[Option<String>]) -> Option<Finding> {
+    let cell = |at: usize| row.get(at).and_then(Option::as_deref);
+    let warning = |message: String, advice| Some(Finding { effect: Effect::Warning, message, advice });
+    let distrusted = |message: String, advice| {
+        Some(Finding { effect: Effect::NotByKeyOf(schema.clone(), name.clone()), message, advice })
+    };
+    let shown = format!("table \"{schema}.{name}\"");
+    if cell(1).is_none() {
+        return warning(
+            format!("{shown} is listed but does not exist"),
+            "Create it on every shard, or take it out of the configuration.",
+        );
+    }
+    let Table::Sharded { key, key_type } = table else { return None };
+    let Some(oid) = cell(2) else {
+        return distrusted(
+            format!("{shown} has no column \"{key}\""),
+            "Name the key column of the table in the configuration.",
+        );
+    };
+    let has = cell(3).unwrap_or("unknown");
+    match oid.parse().ok().and_then(type_of_oid) {
+        Some(found) if found == *key_type => {}
+        Some(found) if found.same_family(*key_type) => {
+            return warning(
+                format!("column \"{key}\" of {shown} is {has}, configured as {}", key_type.name()),
+                "Write the column's type in the configuration.",
+            );
+        }
+        _ => {
+            return distrusted(
+                format!("column \"{key}\" of {shown} is {has}, configured as {}", key_type.name()),
+                "Write the column's type in the configuration; only integers, text, varchar and uuid can be keys.",
+            );
+        }
+    }
+    if cell(4) == Some("f") {
+        return distrusted(
+            format!("column \"{key}\" of {shown} has a nondeterministic collation, by which different keys are equal"),
+            "Give the column a deterministic collation.",
+        );
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ShardIndex;
+
+    const INT8: KeyType = KeyType::Integer { width: 8 };
+
+    fn map() -> ShardMap {
+        let sharded = |key: &str, key_type| Table::Sharded { key: key.into(), key_type };
+        let tables = [("codes", sharded("c", KeyType::Text)), ("orders", sharded("k", INT8)), ("r", Table::Reference)];
+        ShardMap::new(
+            vec!["s0".into(), "s1".into()],
+            vec![vec![(0, 8191)], vec![(8192, 16383)]],
+            tables.into_iter().map(|(name, table)| (("public".into(), name.into()), table)).collect(),
+            ShardIndex(0),
+        )
+        .unwrap()
+    }
+
+    fn row(cells: [&str; 5]) -> Vec<Option<String>> {
+        cells.iter().map(|cell| (!cell.is_empty()).then(|| (*cell).to_owned())).collect()
+    }
+
+    fn judged(orders: [&str; 5]) -> Vec<(Effect, String)> {
+        let rows = [row(["0", "1", "25", "text", "t"]), row(orders), row(["2", "1", "", "", ""])];
+        judge_tables(&map(), &rows).into_iter().map(|finding| (finding.effect, finding.message)).collect()
+    }
+
+    #[test]
+    fn tables_are_held_against_the_map() {
+        let not_by_key = || Effect::NotByKeyOf("public".into(), "orders".into());
+        assert_eq!(judged(["1", "1", "20", "bigint", ""]), []);
+        let missing = "table \"public.orders\" is listed but does not exist".to_owned();
+        assert_eq!(judged(["1", "", "", "", ""]), [(Effect::Warning, missing)]);
+        let narrow = "column \"k\" of table \"public.orders\" is integer, configured as bigint".to_owned();
+        assert_eq!(judged(["1", "1", "23", "integer", ""]), [(Effect::Warning, narrow)]);
+        let none = "table \"public.orders\" has no column \"k\"".to_owned();
+        assert_eq!(judged(["1", "1", "", "", ""]), [(not_by_key(), none)]);
+        for (oid, name) in [("1700", "numeric"), ("25", "text"), ("16500", "citext")] {
+            let other = format!("column \"k\" of table \"public.orders\" is {name}, configured as bigint");
+            assert_eq!(judged(["1", "1", oid, name, ""]), [(not_by_key(), other)]);
+        }
+        let collated = judge_tables(&map(), &[row(["0", "1", "25", "text", "f"])]);
+        assert!(collated[0].message.contains("nondeterministic"), "{collated:?}");
+        assert_eq!(collated[0].effect, Effect::NotByKeyOf("public".into(), "codes".into()));
+    }
+
+    #[test]
+    fn every_hash_must_agree() {
+        for utf8 in [false, true] {
+            for key_type in key_types(&map()) {
+                let expected = hash::self_test_expected(key_type, utf8);
+                let mut rows: Vec<_> = expected.iter().map(|hash| vec![Some(hash.to_string())]).collect();
+                assert_eq!(judge_hash(key_type, utf8, &rows), None);
+                rows[3] = vec![Some("7".to_owned())];
+                assert_eq!(judge_hash(key_type, utf8, &rows).unwrap().effect, Effect::NoKeys);
+                rows.truncate(3);
+                assert!(judge_hash(key_type, utf8, &rows).is_some(), "too few rows");
+            }
+        }
+    }
+
+    #[test]
+    fn one_shard_is_enough_for_distrust() {
+        let finding = |effect, message: &str| Finding { effect, message: message.to_owned(), advice: "" };
+        let good = Check::Done(Vec::new());
+        let bad = Check::Done(vec![
+            finding(Effect::Warning, "a"),
+            finding(Effect::NoKeys, "b"),
+            finding(Effect::NoTextBeyondAscii, "c"),
+            finding(Effect::NotByKeyOf("s".into(), "t".into()), "d"),
+        ]);
+        let pending = Check::Pending(Some("gone".into()));
+        assert_eq!(Distrust::of([("s0", &good), ("s1", &pending)].into_iter()), Distrust::default());
+        let distrust = Distrust::of([("s0", &good), ("s1", &bad)].into_iter());
+        let expected = Distrust {
+            keys: Some("shard \"s1\": b".into()),
+            beyond_ascii: true,
+            tables: [(("s".to_owned(), "t".to_owned()), "shard \"s1\": d".to_owned())].into(),
+        };
+        assert_eq!(distrust, expected);
+        assert_eq!(bad.to_string(), "failed: a; b; c; d");
+        assert_eq!((good.to_string(), pending.to_string()), ("ok".into(), "pending: gone".into()));
+        assert_eq!(Check::Done(vec![finding(Effect::Warning, "a")]).to_string(), "warning: a");
+    }
+
+    #[test]
+    fn the_encoding_matters_for_text_keys() {
+        assert_eq!(judge_encoding(&map(), "UTF8"), None);
+        assert_eq!(judge_encoding(&map(), "LATIN1").unwrap().effect, Effect::NoTextBeyondAscii);
+        let mut without = map();
+        without.tables.retain(|(_, name), _| name != "codes");
+        assert_eq!(judge_encoding(&without, "LATIN1"), None);
+    }
+
+    #[test]
+    fn names_are_quoted() {
+        let mut map = map();
+        map.tables.insert(("S".into(), "it's \\".into()), Table::Reference);
+        let sql = tables_sql(&map).unwrap();
+        assert!(sql.contains(r"(0, E'S'::pg_catalog.text, E'it''s \\'::pg_catalog.text, NULL)"), "{sql}");
+        map.tables.clear();
+        assert_eq!(tables_sql(&map), None);
+    }
+}
