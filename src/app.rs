@@ -90,8 +90,8 @@ struct Watched {
 }
 
 impl Watched {
-    fn follow(&mut self, live: &Live) {
-        self.probers.follow(live);
+    fn follow(&mut self, live: &Live, shared: &Arc<Shared>) {
+        self.probers.follow(live, shared);
         self.checks.follow(live);
     }
 }
@@ -168,7 +168,7 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
     let live = shared.live.load_full();
     live::derive_ahead(&live);
     let mut watched = Watched::default();
-    watched.follow(&live);
+    watched.follow(&live, &shared);
     if let Some(listener) = http {
         let source: Arc<dyn SnapshotSource> = Arc::<State>::clone(&state);
         tokio::task::spawn_local(http::serve(listener, source, std::future::pending()));
@@ -307,6 +307,6 @@ fn install(state: &State, launch: &Launch, watched: &mut Watched) -> Result<Chan
     state.retire(replaced);
     let live = state.shared.live.load_full();
     live::derive_ahead(&live);
-    watched.follow(&live);
+    watched.follow(&live, &state.shared);
     Ok(changes)
 }

@@ -567,6 +567,72 @@ fn frozen_replica_is_left_within_the_probe_deadline() {
     });
 }
 
+/// Starts `sql` on the replica `wanted`; by chance a session may be sent to the other, then another one is tried.
+fn start_on(site: &Site, wanted: &Cluster, sql: &str) -> RawClient {
+    eventually("a read runs on the replica", PATIENCE, || {
+        let mut client = site.client();
+        client.query(sql);
+        let running =
+            format!("SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query = '{}'", sql.replace('\'', "''"));
+        std::thread::sleep(Duration::from_millis(50));
+        (!wanted.sql(&running).is_empty()).then_some(client)
+    })
+}
+
+/// A server that hangs refuses nothing, so nobody would ever hear of it: the prober's deadline is that of the reads, too.
+#[test]
+fn read_in_flight_on_a_frozen_replica_goes_elsewhere() {
+    let site = Site::start();
+    let [survivor, frozen] = &site.replicas;
+    let sql = "SELECT inet_server_port() FROM (SELECT pg_sleep(2)) AS waited";
+    let mut reader = start_on(&site, frozen, sql);
+    // One whose answer has begun, and one in a transaction that has seen what this server had to show.
+    let begun = "SELECT inet_server_port(), repeat('x', 20000), pg_sleep(0.2) FROM generate_series(1, 60)";
+    let mut begun_reader = start_on(&site, frozen, begun);
+    assert_eq!(begun_reader.read_message().tag, b'T');
+    let mut in_block = eventually("a transaction begins on the replica", PATIENCE, || {
+        let mut client = site.client();
+        client.run("BEGIN READ ONLY");
+        (client.value(PORT) == frozen.port().to_string()).then_some(client)
+    });
+    in_block.query("SELECT count(*) FROM t, pg_sleep(2)");
+    frozen.freeze();
+    let since = pgweir::clock::now();
+    assert_eq!(next_answer(&mut reader), format!("T(inet_server_port:23) D({}) C(SELECT 1) Z(I) ", survivor.port()));
+    assert_eq!(reader.value(PORT), survivor.port().to_string(), "the session lives on");
+    let ends = |client: &mut RawClient| {
+        let end = client.read_to_end();
+        let errors: Vec<_> = end.iter().filter_map(common::wire::Message::error).map(|e| e.code).collect();
+        assert_eq!(errors, ["08006"], "{}", show(&end));
+    };
+    ends(&mut in_block);
+    // In the middle of a row nothing can be said; between two, the same error is. It never looks whole.
+    let rest = next_answer(&mut begun_reader);
+    assert!(rest.contains("unexpected end of file") || rest.contains("E(08006)"), "{rest}");
+    assert!(!rest.contains("Z("), "{rest}");
+    let took = pgweir::clock::now() - since;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    frozen.thaw();
+}
+
+/// Who waits for a connection of a replica that hangs is sent elsewhere, too.
+#[test]
+fn waiters_for_a_frozen_replica_go_elsewhere() {
+    let site = Site::with("pool_size = 1", |builder, _| builder);
+    let [survivor, frozen] = &site.replicas;
+    let sql = "SELECT inet_server_port() FROM (SELECT pg_sleep(1)) AS waited";
+    let mut holder = start_on(&site, frozen, sql);
+    let mut waiters: Vec<_> = (0..6).map(|_| site.client()).collect();
+    waiters.iter_mut().for_each(|client| client.query(PORT));
+    frozen.freeze();
+    for client in waiters.iter_mut().chain([&mut holder]) {
+        let answer = next_answer(client);
+        let elsewhere = [survivor, &site.primary].map(|server| format!("D({})", server.port()));
+        assert!(elsewhere.iter().any(|row| answer.contains(row)) && answer.ends_with("Z(I) "), "{answer}");
+    }
+    frozen.thaw();
+}
+
 #[test]
 fn primary_reads_when_all_replicas_are_dead() {
     let site = Site::start();

@@ -76,6 +76,7 @@ fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, St
         hint: need.hint,
         begin_read_only: need.begin_read_only,
         read_your_writes: database.config.health.read_your_writes,
+        balance: database.config.health.balance,
         last_write: None,
     };
     let Some(health) = database.health.get(usize::from(shard.0)) else { return };
@@ -97,6 +98,7 @@ fn class(access: Access) -> &'static str {
     match access {
         Access::Neutral => "neutral",
         Access::Read => "read",
+        Access::Local => "primary's own",
         Access::Write => "write",
     }
 }

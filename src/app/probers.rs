@@ -6,8 +6,10 @@ use tokio::sync::watch;
 
 use crate::auth::secret::Secret;
 use crate::client::database::{Live, LiveDatabase};
+use crate::client::shared::Shared;
 use crate::config::Database;
 use crate::health::probe::{self, Credentials};
+use crate::health::shard::ShardHealth;
 use crate::id::ServerIndex;
 use crate::net::tls::ServerTls;
 
@@ -19,7 +21,7 @@ pub struct Probers {
 
 impl Probers {
     /// Stops the probers of databases that are no more, and starts those of new ones. Needs the runtime that they are to run on.
-    pub fn follow(&mut self, live: &Live) {
+    pub fn follow(&mut self, live: &Live, shared: &Arc<Shared>) {
         self.running.retain(|(database, credentials, _)| {
             live.databases.get(&database.config.name).is_some_and(|now| Arc::ptr_eq(now, database))
                 && credentials_of(&database.config, live).as_ref() == Some(credentials)
@@ -29,7 +31,7 @@ impl Probers {
                 continue;
             }
             match credentials_of(&database.config, live) {
-                Some(credentials) => self.start(database, credentials, &live.server_tls),
+                Some(credentials) => self.start(database, credentials, &live.server_tls, shared),
                 None => tracing::warn!(
                     database = database.config.name,
                     "servers are not probed: probe_user is not set, and neither is user with a password in clear text; \
@@ -39,9 +41,16 @@ impl Probers {
         }
     }
 
-    fn start(&mut self, database: &Arc<LiveDatabase>, credentials: Credentials, tls: &Arc<ServerTls>) {
+    fn start(
+        &mut self,
+        database: &Arc<LiveDatabase>,
+        credentials: Credentials,
+        tls: &Arc<ServerTls>,
+        shared: &Arc<Shared>,
+    ) {
         let (stop, stopped) = watch::channel(false);
         for (shard, health) in database.config.shards.iter().zip(&database.health) {
+            tokio::task::spawn_local(wake_at_silence(Arc::clone(health), Arc::clone(shared), stopped.clone()));
             for (index, server) in (0_u16..).map(ServerIndex).zip(&shard.servers) {
                 let (server, health) = (server.clone(), Arc::clone(health));
                 let (credentials, settings) = (credentials.clone(), database.config.health.clone());
@@ -52,6 +61,17 @@ impl Probers {
             }
         }
         self.running.push((Arc::clone(database), credentials, stop));
+    }
+}
+
+/// Wakes those who wait for a server of which a probe brought nothing; until `stop`.
+async fn wake_at_silence(health: Arc<ShardHealth>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = health.silenced() => shared.wake_users_of(health.servers()),
+            // An error: the sender is gone.
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
     }
 }
 

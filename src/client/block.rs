@@ -1,4 +1,5 @@
-//! A transaction block on a sharded database that has not shown its shard yet.
+//! A transaction block that has not shown yet where it belongs: on a sharded database to which shard, on a replica whether it can
+//! stay there.
 //!
 //! BEGIN alone is answered here and sent with the first statement. What then still belongs to no shard (SET LOCAL, SET
 //! TRANSACTION, SHOW) runs on some server, and the block can begin again elsewhere as long as it consists of such: its

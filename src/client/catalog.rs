@@ -15,7 +15,7 @@ use crate::id::{ShardIndex, WorkerId};
 use crate::route::decide::{self, Request};
 use crate::server;
 use crate::shard::map::{DEFAULT_SCHEMA, ShardMap};
-use crate::sql::catalog::{self, Answers, CatalogView, Function, Questions};
+use crate::sql::catalog::{self, Answers, CatalogView, Function, Name, Questions};
 use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, StatementFacts, TableRef};
 use crate::sql::shadows::{self, ShadowQuestion};
 use crate::wire::message::TransactionStatus;
@@ -27,6 +27,8 @@ pub(super) enum Planned {
     Need(Need),
     /// These must be asked first.
     Ask(Questions),
+    /// These must be asked before it is known whether a replica may serve it.
+    Weigh(Vec<Name>),
     /// It is refused.
     Refused(Error),
 }
@@ -95,7 +97,7 @@ impl Client {
         finish(Planner { catalog: Some(view), ..planner }.plan(&self.segment, self.input.bytes()))
     }
 
-    fn has_replicas(&self) -> bool {
+    pub(super) fn has_replicas(&self) -> bool {
         self.database.config.shards.iter().any(|shard| shard.servers.len() > 1)
     }
 
@@ -224,6 +226,7 @@ async fn ask_shard(
         hint: RouteHint::Auto,
         begin_read_only: false,
         read_your_writes: database.config.health.read_your_writes,
+        balance: database.config.health.balance,
         last_write: None,
     };
     let route = decide::decide(&request, &views, &[], &mut rand::rng())?;

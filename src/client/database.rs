@@ -18,11 +18,13 @@ use crate::id::{ServerIndex, ShardIndex};
 use crate::net::tls::{Acceptor, ServerTls};
 use crate::pool::ledger::Limits;
 use crate::pool::{Pool, PoolKey, PoolSettings};
+use crate::route::decide::Why;
 use crate::server::Target;
 use crate::server::login::LoginSettings;
 use crate::shard::check::{Check, Distrust};
 use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
+use crate::sql::readings::Readings;
 
 static NEXT_POOLS: AtomicU64 = AtomicU64::new(1);
 
@@ -156,9 +158,31 @@ pub struct LiveDatabase {
     last_used: Mutex<Instant>,
     /// Counts the statements that may have changed what the servers' catalogs say.
     pub catalog_epoch: AtomicU64,
+    /// Counts the choices of a server.
+    pub routes: RouteCounts,
     general: Arc<Config>,
     server_tls: Arc<ServerTls>,
     users: Mutex<HashMap<String, Arc<UserPools>>>,
+}
+
+/// How often a server was chosen for which reason.
+#[derive(Debug, Default)]
+pub struct RouteCounts([AtomicU64; Why::ALL.len()]);
+
+impl RouteCounts {
+    /// Counts a choice.
+    pub fn count(&self, why: Why) {
+        // The reasons are listed in the order of their numbers.
+        if let Some(count) = self.0.get(why as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Those that were made, with the name of the database.
+    pub fn counts<'a>(&'a self, database: &'a str) -> impl Iterator<Item = (String, &'static str, u64)> + 'a {
+        let all = Why::ALL.iter().zip(&self.0).map(|(why, n)| (why.as_str(), n.load(Ordering::Relaxed)));
+        all.filter(|(_, n)| *n > 0).map(|(why, n)| (database.to_owned(), why, n))
+    }
 }
 
 /// The pools of one user of a database.
@@ -180,6 +204,10 @@ pub struct UserPools {
     pub catalog: Mutex<Catalog>,
     /// Held by who asks for more of it.
     pub looking_up: tokio::sync::Mutex<()>,
+    /// What is known of reading relations, as this user names them.
+    pub readings: Mutex<Readings>,
+    /// Held by who asks for more of that.
+    pub weighing: tokio::sync::Mutex<()>,
     /// Others were made for the user since, with another password: clients go over to those.
     replaced: AtomicBool,
     credential: ServerCredential,
@@ -219,6 +247,7 @@ impl LiveDatabase {
             secret,
             last_used: Mutex::new(now),
             catalog_epoch: AtomicU64::new(0),
+            routes: RouteCounts::default(),
             general,
             server_tls,
             users: Mutex::default(),
@@ -326,6 +355,8 @@ impl LiveDatabase {
             server_utf8: AtomicBool::new(false),
             catalog: Mutex::default(),
             looking_up: tokio::sync::Mutex::default(),
+            readings: Mutex::default(),
+            weighing: tokio::sync::Mutex::default(),
             replaced: AtomicBool::new(false),
             credential,
             server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),

@@ -11,9 +11,11 @@ pub mod greet;
 pub mod login;
 pub mod own;
 pub mod plan;
+mod readings;
 pub mod relay;
 pub mod segment;
 pub mod shared;
+mod silence;
 pub mod task;
 
 use std::cell::RefCell;

@@ -177,6 +177,11 @@ impl Planner<'_> {
                 need.access = Access::Write;
             }
         }
+        let isolation = self.session.settings().get("default_transaction_isolation");
+        if isolation.is_some_and(|level| level.eq_ignore_ascii_case("serializable")) {
+            // No standby runs a serializable transaction.
+            need.access = need.access.max(Access::Local);
+        }
         if self.mode == PoolMode::Session {
             need.access = Access::Write;
         }

@@ -13,6 +13,7 @@ use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::{LookUp, Planned};
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
+use crate::client::silence::{Find, Silence};
 use crate::client::task::{Client, End, HIGH_WATER, lost, micros};
 use crate::clock;
 use crate::config::{PoolMode, Role};
@@ -68,6 +69,8 @@ pub(super) struct Link {
     shard: ShardIndex,
     server: ServerIndex,
     since: Instant,
+    /// Of a replica. Nobody is sent away from a primary: there is no other to go to.
+    silence: Option<Silence>,
     query_since: Option<Instant>,
     counts: Counts,
     replay: Option<Replay>,
@@ -130,9 +133,11 @@ impl Link {
         server: ServerIndex,
         since: Instant,
     ) -> Self {
+        let silence = (role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
         Self {
             checkout,
             in_flight,
+            silence,
             role,
             shard,
             server,
@@ -219,6 +224,9 @@ impl Client {
                     return Poll::Ready(Event::Stop(error));
                 }
                 if let Poll::Ready(event) = self.poll_relay(link, &mut connection, cx) {
+                    return Poll::Ready(event);
+                }
+                if let Some(event) = silenced(link) {
                     return Poll::Ready(event);
                 }
                 let waits =
@@ -548,7 +556,15 @@ impl Client {
                 return Ok(true);
             }
         }
-        match self.plan(true, link.changes_catalog, link.has_written) {
+        let mut planned = self.plan(true, link.changes_catalog, link.has_written);
+        if link.role == Role::Replica && self.session.status() == TransactionStatus::Idle {
+            planned = self.weigh(planned);
+        }
+        match planned {
+            Planned::Weigh(names) => {
+                link.look_up = Some(self.look_up_readings(names));
+                return Ok(true);
+            }
             Planned::Ask(questions) => {
                 link.look_up = Some(self.look_up(questions));
                 // Back to ask it.
@@ -560,9 +576,14 @@ impl Client {
                     ShardPlan::Single { shard, .. } => shard == link.shard,
                     _ => true,
                 };
-                let writes = need.access == Access::Write || need.hint == RouteHint::Primary;
-                let same_role =
-                    link.role == Role::Primary || !writes || self.session.status() != TransactionStatus::Idle;
+                let writes = need.access >= Access::Local || need.hint == RouteHint::Primary;
+                // A block on a replica that has done nothing yet can begin on the primary as well.
+                let bound = match self.session.status() {
+                    TransactionStatus::Idle => false,
+                    TransactionStatus::InTransaction => link.begun.is_none() || need.hint == RouteHint::Replica,
+                    TransactionStatus::Failed => true,
+                };
+                let same_role = link.role == Role::Primary || !writes || bound;
                 let fits = same_shard && same_role;
                 if !fits && !self.session.is_drained() && (link.only_prepared || !self.session.is_mid_exchange()) {
                     // When what is under way is answered, it shows whether the server is free to go.
@@ -575,6 +596,11 @@ impl Client {
                 link.changes_catalog |= need.changes_catalog;
                 link.ran_code |= need.runs_code;
                 link.has_written = need.wrote;
+                let in_block = self.session.status() == TransactionStatus::InTransaction;
+                if link.role == Role::Replica && in_block && self.takes_lock() {
+                    self.cx.shared.count_refusal("lock_on_replica");
+                    self.replace_by_refusal(lock_on_replica());
+                }
                 if !same_shard {
                     self.cx.shared.count_refusal("leaves_shard");
                     let names = &self.database.config.map.names;
@@ -594,6 +620,10 @@ impl Client {
         Ok(true)
     }
 
+    fn takes_lock(&self) -> bool {
+        self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.takes_lock())
+    }
+
     /// Whether the server, which has answered everything, can be left for another that goes on as if it had been there.
     fn can_move(&self, link: &Link) -> bool {
         let nothing_done = match self.session.status() {
@@ -609,9 +639,10 @@ impl Client {
             && self.session.pins().is_empty()
     }
 
-    /// Keeps what the block consists of, as long as it can still move to another shard.
+    /// Keeps what the block consists of, as long as it can still move to another shard, or from a replica to the primary.
     fn follow_block(&self, link: &mut Link) {
-        if !self.database.config.map.is_sharded() || self.pools.mode != PoolMode::Transaction {
+        let may_move = self.database.config.map.is_sharded() || link.role == Role::Replica;
+        if !may_move || self.pools.mode != PoolMode::Transaction {
             return;
         }
         let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
@@ -775,6 +806,16 @@ impl Client {
     }
 }
 
+/// Whether the server has fallen silent, after all that it had sent was read.
+fn silenced(link: &mut Link) -> Option<Event> {
+    match (link.silence.as_mut()?.find(), &link.replay) {
+        (Find::Answers, _) | (Find::Doubtful, None) => None,
+        // What the probes found is held against it already.
+        (Find::Doubtful | Find::Gone, Some(_)) => Some(Event::Retry { primary: false, lost: false }),
+        (Find::Gone, None) => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
+    }
+}
+
 /// Looks at a message for what it says about the server, and whether the segment should be tried elsewhere.
 fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
     match tag {
@@ -792,8 +833,9 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
             }
             if link.replay.is_some() {
                 let text = message::error_field(body, b'M').unwrap_or_default();
-                // Unlogged tables are on the primary alone.
-                let only_there = state == SqlState::FEATURE_NOT_SUPPORTED && text.ends_with(b"during recovery");
+                // Unlogged tables are on the primary alone, and so is SERIALIZABLE, which may be a role's default.
+                let only_there = state == SqlState::FEATURE_NOT_SUPPORTED
+                    && (text.ends_with(b"during recovery") || text.ends_with(b"in a hot standby"));
                 if state == SqlState::READ_ONLY_TRANSACTION || only_there {
                     return Some(Event::Retry { primary: true, lost: false });
                 }
@@ -817,6 +859,14 @@ fn aborted() -> Error {
         SqlState::IN_FAILED_TRANSACTION,
         "current transaction is aborted, commands ignored until end of transaction block",
     )
+}
+
+fn lock_on_replica() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "an advisory lock cannot be taken here: this READ ONLY transaction runs on a replica, where the lock would keep nobody out",
+    )
+    .hint("Take it in the first statement, or begin on the primary: /* pgweir: primary */ BEGIN READ ONLY.")
 }
 
 fn leaves_shard(names: &[String], plan: &ShardPlan, bound: ShardIndex) -> Error {

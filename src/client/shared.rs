@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::clock;
 use crate::error::{Error, SqlState};
+use crate::health::server::ServerHealth;
 use crate::id::{ClientId, WorkerId};
 use crate::net::tls::Negotiated;
 use crate::pool::Pool;
@@ -44,6 +45,8 @@ pub struct Shared {
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
     pub refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Segments tried again on another server, by reason.
+    pub retried: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Sessions that had to keep their server, by reason.
     pub pinned: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Whether new statements are refused because the process ends.
@@ -212,6 +215,7 @@ impl Shared {
             seats: Mutex::default(),
             logging_in: AtomicU32::new(0),
             refused: Mutex::default(),
+            retried: Mutex::default(),
             pinned: Mutex::default(),
             draining: AtomicBool::new(false),
             started: clock::now(),
@@ -225,9 +229,25 @@ impl Shared {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// Wakes the clients that wait for one of `servers`, or for a connection: see `client::silence`.
+    pub fn wake_users_of(&self, servers: &[Arc<ServerHealth>]) {
+        let of_these = |pool: &Arc<Pool>| servers.iter().any(|server| Arc::ptr_eq(server, &pool.health));
+        for client in &self.clients {
+            let linked = client.link.lock().as_ref().is_some_and(|(pool, _)| of_these(pool));
+            if linked || client.activity() != Activity::Idle {
+                client.wake.notify_waiters();
+            }
+        }
+    }
+
     /// Counts a refused statement.
     pub fn count_refusal(&self, reason: &'static str) {
         *self.refused.lock().entry(reason).or_default() += 1;
+    }
+
+    /// Counts a segment that is tried again on another server.
+    pub fn count_retry(&self, reason: &'static str) {
+        *self.retried.lock().entry(reason).or_default() += 1;
     }
 
     /// Counts a session that must keep its server from now on.

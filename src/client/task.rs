@@ -18,6 +18,7 @@ use crate::client::plan::Need;
 use crate::client::relay::{Ended, Link};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
+use crate::client::silence::Silence;
 use crate::clock;
 use crate::config::{PoolMode, Role};
 use crate::error::{Error, Severity, SqlState};
@@ -265,7 +266,7 @@ impl Client {
             return Ok(());
         }
         let need = loop {
-            match self.plan(false, false, false) {
+            match self.weigh(self.plan(false, false, false)) {
                 Planned::Need(need) => break need,
                 Planned::Refused(error) => return self.refuse(error).await,
                 Planned::Ask(questions) => {
@@ -281,6 +282,7 @@ impl Client {
                         Ok(Some(Ok(())) | None) => {}
                     }
                 }
+                Planned::Weigh(names) => drop(self.look_up_readings(names).await),
             }
         };
         if self.hold_begin(&need) {
@@ -514,6 +516,7 @@ impl Client {
                 Ended::Client(end) => return Err(end),
                 Ended::Retry { primary } => {
                     tracing::info!(client = %self.handle().id, ?role, primary, "statement is retried on another server");
+                    self.cx.shared.count_retry(if primary { "needs_primary" } else { "elsewhere" });
                     attempt.primary |= primary;
                     attempt.excluded.push(server);
                     self.gather().map_err(End::Told)?;
@@ -539,6 +542,7 @@ impl Client {
             hint: if attempt.primary { RouteHint::Primary } else { need.hint },
             begin_read_only,
             read_your_writes: self.database.config.health.read_your_writes,
+            balance: self.database.config.health.balance,
             last_write: self.last_write,
         };
         (shard, request)
@@ -556,10 +560,12 @@ impl Client {
             let Some(pool) = self.database.pool(&self.pools, shard, route.server) else {
                 return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "the route names no server")));
             };
-            match self.checkout(&pool, now).await {
+            let silence = || (route.role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
+            match self.checkout(&pool, now, &silence).await {
                 Ok(checkout) => {
-                    let read = route.role == Role::Replica || request.access == Access::Read;
+                    let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
                     self.count_checkout(&pool, &in_flight, read, now);
+                    self.database.routes.count(route.why);
                     return Ok(Link::new(checkout, in_flight, route.role, shard, route.server, now));
                 }
                 Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {
@@ -613,17 +619,28 @@ impl Client {
     }
 
     /// A connection of the pool, with the client's settings.
-    async fn checkout(&mut self, pool: &Arc<Pool>, since: Instant) -> Result<Checkout, Stopped> {
+    async fn checkout(
+        &mut self,
+        pool: &Arc<Pool>,
+        since: Instant,
+        silence: &dyn Fn() -> Option<Silence>,
+    ) -> Result<Checkout, Stopped> {
         let mut tries = 0;
         loop {
             let mut checkout = match pool.ask(self.cx.id).map_err(Stopped::Refused)? {
                 Asked::Now(checkout) => checkout,
-                Asked::Later(ticket) => self.wait(ticket, pool, since).await?,
+                Asked::Later(ticket) => self.wait(ticket, pool, since, silence()).await?,
             };
             let Some(connection) = checkout.as_mut() else { continue };
             let Some(sql) = connection.state.settings.catch_up(self.session.settings()) else { return Ok(checkout) };
             let limit = pool.settings.login.timeout;
-            match tokio::time::timeout(limit, connection.run(&sql)).await {
+            let run = tokio::time::timeout(limit, connection.run(&sql));
+            let ran = match silence() {
+                Some(silence) => silence.or(self.handle(), run).await,
+                None => Some(run.await),
+            };
+            let Some(ran) = ran else { return Err(Stopped::Refused(lost("it answers nothing any more"))) };
+            match ran {
                 Ok(Ok(Ok(()))) => {
                     connection.state.settings.caught_up(self.session.settings());
                     return Ok(checkout);
@@ -641,7 +658,13 @@ impl Client {
     }
 
     /// Waits in the queue, while the client is there, nobody cancels and the time is not up.
-    async fn wait(&mut self, mut ticket: Ticket, pool: &Pool, since: Instant) -> Result<Checkout, Stopped> {
+    async fn wait(
+        &mut self,
+        mut ticket: Ticket,
+        pool: &Pool,
+        since: Instant,
+        silence: Option<Silence>,
+    ) -> Result<Checkout, Stopped> {
         let handle = Arc::clone(self.handle());
         handle.set_activity(Activity::Waiting);
         let started = since.saturating_duration_since(self.cx.shared.started);
@@ -649,8 +672,15 @@ impl Client {
         let limit = self.live.config.general.query_wait_timeout;
         let limit = if limit.is_zero() { FOR_EVER } else { limit };
         let worker = self.cx.id;
-        let outcome = match self.attend(ticket.wait(worker), limit).await {
-            Ok(Some(granted)) => granted.map_err(Stopped::Refused),
+        let granted = async {
+            match silence {
+                Some(silence) => silence.or(&handle, ticket.wait(worker)).await,
+                None => Some(ticket.wait(worker).await),
+            }
+        };
+        let outcome = match self.attend(granted, limit).await {
+            Ok(Some(Some(granted))) => granted.map_err(Stopped::Refused),
+            Ok(Some(None)) => Err(Stopped::Refused(lost("it answers nothing any more"))),
             Ok(None) => Err(Stopped::Refused(pool_full(pool, limit))),
             Err(stopped) => Err(stopped),
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::raw::{Node, suggest};
 use super::tls::{Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
-use super::{AuthType, LoadBalance, LogFormat, PoolMode, address, tls};
+use super::{AuthType, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls};
 use crate::sql::facts::RouteHint;
 
 /// The place where a setting's value lives, with the rules for it.
@@ -60,6 +60,8 @@ pub(super) enum Field<'a> {
     RouteOver(&'a mut Option<RouteHint>),
     /// `session` (true) or `eventual` (false).
     Consistency(&'a mut bool),
+    /// Which replica gets a read.
+    Reads(&'a mut ReadBalance),
     /// When TLS is spoken.
     Ssl(&'a mut SslMode),
     /// Versions of TLS.
@@ -88,6 +90,11 @@ const AUTH_TYPES: [(&str, AuthType); 6] = [
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const ROUTES: [(&str, RouteHint); 3] =
     [("auto", RouteHint::Auto), ("primary", RouteHint::Primary), ("replica", RouteHint::Replica)];
+const READ_BALANCES: [(&str, ReadBalance); 3] = [
+    (ReadBalance::WeightedRandom.as_str(), ReadBalance::WeightedRandom),
+    (ReadBalance::LeastInflight.as_str(), ReadBalance::LeastInflight),
+    (ReadBalance::PeakEwma.as_str(), ReadBalance::PeakEwma),
+];
 const CONSISTENCIES: [(&str, bool); 2] = [("session", true), ("eventual", false)];
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -134,6 +141,7 @@ impl Field<'_> {
             Self::Route(place) => *place = word(node, &ROUTES)?,
             Self::RouteOver(place) => *place = Some(word(node, &ROUTES)?),
             Self::Consistency(place) => *place = word(node, &CONSISTENCIES)?,
+            Self::Reads(place) => *place = word(node, &READ_BALANCES)?,
             Self::Ssl(place) => *place = word(node, &tls::SSL_MODES)?,
             Self::Protocols(place) => *place = tls::protocols(&names(node)?.join(","))?,
             Self::Ciphers(place) => *place = tls::ciphers(&names(node)?.join(","))?,
@@ -195,6 +203,7 @@ impl Field<'_> {
             Self::Route(route) => name_of(**route, &ROUTES),
             Self::RouteOver(route) => route.map(|route| name_of(route, &ROUTES)).unwrap_or_default(),
             Self::Consistency(session) => name_of(**session, &CONSISTENCIES),
+            Self::Reads(balance) => name_of(**balance, &READ_BALANCES),
             Self::Ssl(mode) => mode.as_str().to_owned(),
             Self::Protocols(protocols) => protocols.as_str().to_owned(),
             Self::Ciphers(ciphers) => tls::ciphers_text(ciphers),

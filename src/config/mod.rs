@@ -236,6 +236,33 @@ pub struct HealthSettings {
     pub max_lag: Duration,
     /// Whether a session's reads wait for its writes to reach a replica (`consistency = "session"`, the default) or not (`"eventual"`).
     pub read_your_writes: bool,
+    /// Which of the replicas in good health gets a read (`load_balance`, default `weighted_random`).
+    pub balance: ReadBalance,
+}
+
+/// Which of the replicas in good health gets a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ReadBalance {
+    /// One at random, by weight and health.
+    #[default]
+    WeightedRandom,
+    /// The one with the least under way for its weight.
+    LeastInflight,
+    /// Of two at random the one that answers faster, counted with what is under way; slower answers count at once, faster ones bit
+    /// by bit.
+    PeakEwma,
+}
+
+impl ReadBalance {
+    /// The word of the setting.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WeightedRandom => "weighted_random",
+            Self::LeastInflight => "least_inflight",
+            Self::PeakEwma => "peak_ewma",
+        }
+    }
 }
 
 /// A database that clients connect to. Its `Debug` hides the passwords.

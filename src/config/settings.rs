@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
-use super::{AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, TcpSettings, User};
+use super::{AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, ReadBalance, TcpSettings, User};
 
 /// One setting of a section.
 pub struct Setting<T: 'static> {
@@ -258,6 +258,9 @@ pub(super) static HEALTH: &[Setting<HealthSettings>] = &[
     row("consistency", "\"session\": reads wait for the session's own writes; \"eventual\": they do not.", |h| {
         Field::Consistency(&mut h.read_your_writes)
     }),
+    row("load_balance", "Which replica gets a read: weighted_random, least_inflight or peak_ewma.", |h| {
+        Field::Reads(&mut h.balance)
+    }),
 ];
 
 /// `[databases.NAME]`, without [`HEALTH`] and the servers.
@@ -448,6 +451,7 @@ impl Default for HealthSettings {
             breaker_cooldown: Duration::from_secs(60),
             max_lag: Duration::ZERO,
             read_your_writes: true,
+            balance: ReadBalance::WeightedRandom,
         }
     }
 }

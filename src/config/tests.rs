@@ -195,6 +195,7 @@ breaker_failures = 1
 breaker_cooldown = "4s"
 max_lag = "5s"
 consistency = "eventual"
+load_balance = "peak_ewma"
 {USERS}"#
     ))
     .general;
@@ -278,6 +279,7 @@ consistency = "eventual"
             breaker_cooldown: seconds(4),
             max_lag: seconds(5),
             read_your_writes: false,
+            balance: ReadBalance::PeakEwma,
         },
     };
     assert_eq!(general, expected);

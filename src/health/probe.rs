@@ -4,6 +4,7 @@
 //! Every `probe_interval` one query asks for everything that `ServerHealth` wants to know. A probe that fails in any way drops
 //! the connection; the next one dials again. Nothing is kept of a failed probe but the failure.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -187,7 +188,7 @@ impl Prober {
             }
             Ok(Err(failure)) => Err(failure),
             Err(_elapsed) => {
-                Err(ProbeFailure { verdict: Verdict::Down, message: format!("no answer within {:?}", self.deadline) })
+                Err(ProbeFailure { verdict: Verdict::Silent, message: format!("no answer within {:?}", self.deadline) })
             }
         }
     }
@@ -218,7 +219,7 @@ impl Prober {
         let mut last = None;
         for host in self.server.host.each() {
             match self.dial_host(host).await {
-                Err(failure) if failure.verdict == Verdict::Down => last = Some(failure),
+                Err(failure) if failure.verdict != Verdict::Refused => last = Some(failure),
                 done => return done,
             }
         }
@@ -245,7 +246,7 @@ impl Prober {
                 }
                 Err(why) => {
                     // Without TLS as it must be, the server is of as much use as one that is down.
-                    let down = ProbeFailure { verdict: Verdict::Down, message: why.to_string() };
+                    let down = ProbeFailure { verdict: of_failure(&why), message: why.to_string() };
                     if matches!(why, Failure::Socket(_)) {
                         return Err(down);
                     }
@@ -274,6 +275,21 @@ impl Prober {
         let (segment_size, checkpoint): (i64, bool) = (row.try_get(0)?, row.try_get(1)?);
         let question = client.prepare(&question(checkpoint)).await?;
         Ok(Link { client, question, segment_size: u64::try_from(segment_size).unwrap_or(0), driver })
+    }
+}
+
+/// Where nobody is on the other side, nobody refuses.
+fn of_failure(why: &Failure) -> Verdict {
+    match why {
+        Failure::Socket(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+            ) =>
+        {
+            Verdict::Silent
+        }
+        Failure::Socket(_) | Failure::Tls(_) | Failure::NotOffered => Verdict::Down,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::config::{HealthSettings, Role, Server};
+use crate::config::{HealthSettings, ReadBalance, Role, Server};
 use crate::id::ServerIndex;
 
 use super::breaker::{Admission, Breaker, BreakerState, FailureKind, Settings};
@@ -75,8 +75,11 @@ pub struct ProbeFailure {
 /// What a failed probe says about the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// It does not serve: no answer in time, no connection, or it is starting or stopping.
+    /// It does not serve: no connection, or it is starting or stopping.
     Down,
+    /// Nothing came of it within the deadline, not even a refusal: it hangs, or the network swallows what is sent to it. Connections
+    /// that are open may then wait for ever.
+    Silent,
     /// It answered with a refusal (a wrong password, too many connections, no permission): it lives, and clients may well be
     /// served. Only what the probe would have found out is unknown.
     Refused,
@@ -98,6 +101,8 @@ pub struct ServerSnapshot {
     pub discovered: Option<Role>,
     /// The timeline it last reported.
     pub timeline: Option<u32>,
+    /// How it stands.
+    pub standing: Standing,
     /// The breaker's state.
     pub breaker: BreakerState,
     /// How long the breaker stays open unless probes close it earlier.
@@ -112,8 +117,8 @@ pub struct ServerSnapshot {
     pub probe_age: Option<Duration>,
     /// Configured share of the reads.
     pub weight: f64,
-    /// The share as it is now: 0 while it gets no reads.
-    pub effective_weight: f64,
+    /// The share as it is now: 0 while it gets no reads. None where it is no replica.
+    pub effective_weight: Option<f64>,
     /// Replay position of a replica, insert position of a primary.
     pub lsn: Option<Lsn>,
     /// How far a replica's replay is behind the primary's last known position, in bytes.
@@ -132,6 +137,41 @@ pub struct ServerSnapshot {
     pub failures: u64,
     /// The last of them, and how long ago.
     pub last_error: Option<(String, Duration)>,
+}
+
+/// How a server stands, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// It gets what it is there for.
+    Up,
+    /// A replica further behind than `max_lag`: it gets no reads.
+    Lagging,
+    /// It does not answer, or its breaker keeps traffic away.
+    Down,
+    /// It is or was to be a primary while another is: it gets nothing.
+    Fenced,
+}
+
+impl Standing {
+    /// The word of SHOW and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Lagging => "lagging",
+            Self::Down => "down",
+            Self::Fenced => "fenced",
+        }
+    }
+
+    fn of(duty: Duty, view: &ServerView) -> Self {
+        match duty {
+            Duty::Fenced => Self::Fenced,
+            Duty::Primary | Duty::Replica if view.suspect || view.admission == Admission::Refused => Self::Down,
+            Duty::Replica if view.lag_ratio > 1.0 => Self::Lagging,
+            Duty::Primary | Duty::Replica => Self::Up,
+        }
+    }
 }
 
 /// What is behind the lock.
@@ -181,6 +221,8 @@ pub struct ServerHealth {
     unreachable_at: AtomicU64,
     probed: AtomicBool,
     suspect: AtomicBool,
+    /// Probes in a row of which nothing came.
+    unanswered: AtomicU32,
     /// The breaker is not pristine: it must be asked and told.
     attention: AtomicBool,
     record: Mutex<Record>,
@@ -198,7 +240,7 @@ impl ServerHealth {
             weight: server.weight,
             max_lag: settings.max_lag,
             base,
-            latency: Latency::new(Rise::Smooth),
+            latency: Latency::new(if settings.balance == ReadBalance::PeakEwma { Rise::Peak } else { Rise::Smooth }),
             in_flight: AtomicU32::new(0),
             reads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -210,6 +252,7 @@ impl ServerHealth {
             unreachable_at: AtomicU64::new(UNKNOWN),
             probed: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
+            unanswered: AtomicU32::new(0),
             attention: AtomicBool::new(false),
             record: Mutex::new(Record {
                 breaker: Breaker::new(breaker),
@@ -285,6 +328,7 @@ impl ServerHealth {
         self.latency.observe(latency, self.offset(now));
         if self.suspect.load(Ordering::Relaxed) {
             self.suspect.store(false, Ordering::Relaxed);
+            self.unanswered.store(0, Ordering::Release);
         }
         if self.attention.load(Ordering::Relaxed) {
             let mut record = self.record.lock();
@@ -292,6 +336,12 @@ impl ServerHealth {
             record.breaker.on_success(now);
             self.tell(before, &record, now);
         }
+    }
+
+    /// How many probes in a row, up to the last, brought nothing at all ([`Verdict::Silent`]).
+    #[must_use]
+    pub fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Acquire)
     }
 
     /// Whether a probe has been answered since `time`.
@@ -309,6 +359,7 @@ impl ServerHealth {
     pub fn set_probed(&self, probed: bool) {
         self.probed.store(probed, Ordering::Relaxed);
         self.suspect.store(false, Ordering::Relaxed);
+        self.unanswered.store(0, Ordering::Release);
         if !probed {
             self.forget_position();
             self.set_lag(None);
@@ -319,12 +370,18 @@ impl ServerHealth {
     pub fn on_probe(&self, result: &ProbeResult, now: Instant) {
         match result {
             Ok(seen) => self.on_probe_answer(seen, now),
-            Err(ProbeFailure { verdict: Verdict::Down, message }) => {
+            Err(ProbeFailure { verdict: verdict @ (Verdict::Down | Verdict::Silent), message }) => {
                 self.suspect.store(true, Ordering::Relaxed);
+                if *verdict == Verdict::Silent {
+                    self.unanswered.fetch_add(1, Ordering::AcqRel);
+                } else {
+                    self.unanswered.store(0, Ordering::Release);
+                }
                 self.fail(FailureKind::Probe, message, now);
             }
             Err(ProbeFailure { verdict: Verdict::Refused, message }) => {
                 self.suspect.store(false, Ordering::Relaxed);
+                self.unanswered.store(0, Ordering::Release);
                 self.forget_position();
                 self.set_lag(None);
                 self.record.lock().last_error = Some((message.clone(), now));
@@ -343,6 +400,7 @@ impl ServerHealth {
         self.lsn.store(lsn.map_or(UNKNOWN, |l| l.0), Ordering::Relaxed);
         self.set_lag(lag);
         self.suspect.store(false, Ordering::Relaxed);
+        self.unanswered.store(0, Ordering::Release);
         self.on_connected();
         let mut record = self.record.lock();
         record.last_probe = Some(now);
@@ -423,8 +481,8 @@ impl ServerHealth {
     #[must_use]
     pub fn snapshot(&self, duty: Duty, primary: Option<Lsn>, now: Instant) -> ServerSnapshot {
         let view = self.view(now);
-        let gets_reads =
-            duty == Duty::Replica && view.admission != Admission::Refused && !view.suspect && view.lag_ratio <= 1.0;
+        let standing = Standing::of(duty, &view);
+        let share = if standing == Standing::Up { view.effective_weight() } else { 0.0 };
         let record = self.record.lock();
         ServerSnapshot {
             index: self.index,
@@ -432,6 +490,7 @@ impl ServerHealth {
             duty,
             discovered: view.discovered,
             timeline: view.timeline,
+            standing,
             breaker: record.breaker.state(now),
             open_for: record.breaker.open_until(now).map(|until| until.saturating_duration_since(now)),
             suspect: view.suspect,
@@ -439,7 +498,7 @@ impl ServerHealth {
             probed: self.probed.load(Ordering::Relaxed),
             probe_age: record.last_probe.map(|at| now.saturating_duration_since(at)),
             weight: self.weight,
-            effective_weight: if gets_reads { view.effective_weight() } else { 0.0 },
+            effective_weight: (duty == Duty::Replica).then_some(share),
             lsn: self.lsn(),
             lag_bytes: self.lsn().zip(primary).map(|(lsn, primary)| lsn.behind(primary)),
             lag: self.lag(),
@@ -575,6 +634,7 @@ pub(crate) mod tests {
             breaker_cooldown: SECOND * 60,
             max_lag: Duration::ZERO,
             read_your_writes: true,
+            balance: ReadBalance::WeightedRandom,
         }
     }
 
@@ -626,7 +686,8 @@ pub(crate) mod tests {
         let seen = h.snapshot(Duty::Replica, None, later);
         assert_eq!((seen.breaker, seen.failures), (BreakerState::Closed, 5));
         assert_eq!(seen.last_error, Some(("broken pipe".to_owned(), SECOND * 76)));
-        assert!(seen.effective_weight < 0.2, "slow start");
+        assert!(seen.effective_weight.is_some_and(|share| share < 0.2), "slow start");
+        assert_eq!(seen.standing, Standing::Up);
         h.on_success(Duration::ZERO, later + SECOND * 10);
         assert!(!h.attention.load(Ordering::Relaxed), "the lock is left alone again");
     }
@@ -648,6 +709,28 @@ pub(crate) mod tests {
         h.set_probed(false);
         h.on_connect_failure("refused", now);
         assert!(!h.view(now).suspect, "without a prober nobody would clear it");
+    }
+
+    #[test]
+    fn only_probes_of_which_nothing_came_in_a_row_are_silence() {
+        let (h, now) = health(&settings());
+        h.set_probed(true);
+        let failed = |verdict| Err(ProbeFailure { verdict, message: String::new() });
+        let silent = || h.on_probe(&failed(Verdict::Silent), now);
+        let signs: [&dyn Fn(); 4] = [
+            &|| h.on_probe(&answer(now, None), now),
+            &|| h.on_probe(&failed(Verdict::Refused), now),
+            &|| h.on_probe(&failed(Verdict::Down), now),
+            &|| h.on_success(Duration::ZERO, now),
+        ];
+        for sign in signs {
+            silent();
+            silent();
+            assert!(h.view(now).suspect);
+            assert_eq!(h.unanswered(), 2);
+            sign();
+            assert_eq!(h.unanswered(), 0);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub struct ShardHealth {
     servers: Vec<Arc<ServerHealth>>,
     history: Mutex<History>,
     hurry: Notify,
+    silence: Notify,
 }
 
 /// The primary's positions, and whose they are.
@@ -37,7 +38,7 @@ impl ShardHealth {
             .zip(&shard.servers)
             .map(|(at, server)| Arc::new(ServerHealth::new(ServerIndex(at), server, settings, base)))
             .collect();
-        Self { servers, history: Mutex::default(), hurry: Notify::new() }
+        Self { servers, history: Mutex::default(), hurry: Notify::new(), silence: Notify::new() }
     }
 
     /// The servers, in configured order.
@@ -85,10 +86,18 @@ impl ShardHealth {
         self.hurry.notified().await;
     }
 
+    /// Completes when a probe of one of the servers brought nothing: for who wakes the clients that wait for such a server.
+    pub async fn silenced(&self) {
+        self.silence.notified().await;
+    }
+
     /// A probe of server `index` ended.
     pub fn on_probe(&self, index: ServerIndex, result: &ProbeResult, now: Instant) {
         let Some(server) = self.server(index) else { return };
         server.on_probe(result, now);
+        if server.unanswered() > 0 {
+            self.silence.notify_one();
+        }
         let Ok(seen) = result else { return };
         let is_source = self.acting_primary(now) == Some(index);
         let mut history = self.history.lock();

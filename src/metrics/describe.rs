@@ -83,7 +83,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{HealthSettings, LoadBalance, PoolMode, Shard, StartupSettings};
+    use crate::config::{HealthSettings, LoadBalance, PoolMode, ReadBalance, Shard, StartupSettings};
     use crate::id::ShardIndex;
     use crate::metrics::families;
     use crate::metrics::snapshot::Snapshot;
@@ -126,6 +126,7 @@ mod tests {
                 breaker_cooldown: Duration::from_secs(60),
                 max_lag: Duration::ZERO,
                 read_your_writes: true,
+                balance: ReadBalance::WeightedRandom,
             },
             shards: vec![shard("a", "p1"), shard("b", "p2")],
             map: ShardMap {

@@ -299,7 +299,7 @@ fn servers(servers: &[ReplicaSnapshot], out: &mut Families) {
     type Value = fn(&ReplicaSnapshot) -> Option<f64>;
     let gauges: [(&str, &str, Value); 6] = [
         ("server_weight", "Configured share of the reads.", |s| Some(s.weight)),
-        ("server_effective_weight", "Share of the reads after health.", |s| Some(s.effective_weight)),
+        ("server_effective_weight", "Share of the reads after health.", |s| s.effective_weight),
         ("server_latency_seconds", "Smoothed response time.", |s| s.latency.map(seconds)),
         ("server_in_flight", "Queries under way.", |s| Some(f64::from(s.in_flight))),
         ("server_replay_lag_bytes", "WAL that the replica has not replayed.", |s| s.lag_bytes.map(float)),
@@ -312,6 +312,12 @@ fn servers(servers: &[ReplicaSnapshot], out: &mut Families) {
                 family.value(&server_labels(server, &address(server)), value);
             }
         }
+    }
+    let mut state = out.gauge("server_state", "1 for how the server stands: up, lagging, down or fenced.");
+    for server in servers {
+        let address = address(server);
+        let [database, shard, name, role] = server_labels(server, &address);
+        state.value(&[database, shard, name, role, ("state", server.state)], 1.0);
     }
     let mut breaker = out.gauge("server_breaker", "1 for the state of the server's circuit breaker, 0 for the others.");
     for server in servers {
@@ -370,6 +376,17 @@ fn events(s: &Snapshot, out: &mut Families) {
     let mut refused = out.counter("refused_statements_total", "Statements that pgweir refused, by reason.");
     for (reason, n) in &s.refused {
         refused.count(&[("reason", reason)], *n);
+    }
+    let mut retried = out.counter(
+        "retries_total",
+        "Statements that were tried again on another server, unseen by the client, by reason.",
+    );
+    for (reason, n) in &s.retried {
+        retried.count(&[("reason", reason)], *n);
+    }
+    let mut routes = out.counter("routes_total", "Choices of a server, by reason.");
+    for (database, reason, n) in &s.routes {
+        routes.count(&[("database", database), ("reason", reason)], *n);
     }
     let mut pins = out.counter("pins_total", "Sessions that had to keep their server, by reason.");
     for (reason, n) in &s.pins {
@@ -483,6 +500,10 @@ mod tests {
         assert_eq!(find(&samples, "pgweir_server_breaker", &[("server", "r1:5432"), ("state", "half_open")]), 1.0);
         assert_eq!(find(&samples, "pgweir_server_breaker", &[("server", "r1:5432"), ("state", "open")]), 0.0);
         assert_eq!(find(&samples, "pgweir_routed_total", &[("server", "r1:5432"), ("access", "read")]), 9.0);
+        assert_eq!(find(&samples, "pgweir_retries_total", &[("reason", "elsewhere")]), 2.0);
+        let own_writes = [("database", "shop"), ("reason", "own_writes_not_replayed")];
+        assert_eq!(find(&samples, "pgweir_routes_total", &own_writes), 6.0);
+        assert_eq!(find(&samples, "pgweir_server_state", &[("server", "r1:5432"), ("state", "up")]), 1.0);
         assert_eq!(find(&samples, "pgweir_refused_statements_total", &[("reason", "cross_shard")]), 3.0);
         assert_eq!(find(&samples, "pgweir_config_reloads_total", &[("result", "failure")]), 1.0);
         assert_eq!(find(&samples, "pgweir_cancel_requests_total", &[]), 5.0);

@@ -186,6 +186,7 @@ fn server(s: &ReplicaSnapshot) -> Value {
         "host": s.host,
         "port": s.port,
         "role": s.role.as_str(),
+        "state": s.state,
         "breaker": s.breaker.as_str(),
         "weight": s.weight,
         "effective_weight": s.effective_weight,

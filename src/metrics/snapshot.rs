@@ -67,6 +67,10 @@ pub struct Snapshot {
     pub settings: Vec<Setting>,
     /// Statements refused since the start, by reason (a short fixed word such as `cross_shard`, never client text).
     pub refused: Vec<(&'static str, u64)>,
+    /// Segments that were tried again on another server since the start, by reason.
+    pub retried: Vec<(&'static str, u64)>,
+    /// Choices of a server since the start: the database, why (a short fixed word), and how many.
+    pub routes: Vec<(String, &'static str, u64)>,
     /// Session pins since the start, by reason.
     pub pins: Vec<(&'static str, u64)>,
     /// Shared prepared statements now known.
@@ -464,10 +468,12 @@ pub struct ReplicaSnapshot {
     pub port: u16,
     /// Its role.
     pub role: Role,
+    /// How it stands: `up`, `lagging`, `down` or `fenced`.
+    pub state: &'static str,
     /// The configured weight.
     pub weight: f64,
-    /// The weight after its health.
-    pub effective_weight: f64,
+    /// The weight after its health, 0 while it gets no reads; none where it is no replica.
+    pub effective_weight: Option<f64>,
     /// Smoothed response time; none before the first measure.
     pub latency: Option<Duration>,
     /// How far its replay is behind the primary's WAL, in bytes; none if not known.
@@ -482,6 +488,8 @@ pub struct ReplicaSnapshot {
     pub breaker: BreakerState,
     /// What went wrong last; stays after it recovered.
     pub last_error: Option<String>,
+    /// How long ago that was.
+    pub last_error_age: Option<Duration>,
     /// Reads sent to it since the start.
     pub reads: u64,
     /// Writes sent to it since the start.

@@ -17,14 +17,14 @@ use std::time::Instant;
 
 use rand::Rng;
 
-use crate::config::Role;
+use crate::config::{ReadBalance, Role};
 use crate::error::{Error, Result, SqlState};
 use crate::health::breaker::Admission;
 use crate::health::view::{Duty, ServerView, acting_primary, duty};
 use crate::id::ServerIndex;
 use crate::sql::facts::{Access, RouteHint};
 
-use super::pick::weighted;
+use super::pick::{least, weighted};
 
 /// What is to be routed: a statement, a pipeline up to Sync, or the start of a transaction block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Request {
     pub begin_read_only: bool,
     /// Whether `last_write` counts (`consistency = "session"`).
     pub read_your_writes: bool,
+    /// Which of the replicas that are fit gets it.
+    pub balance: ReadBalance,
     /// When the session's last write was acknowledged by its server (a time taken after the acknowledgement came).
     pub last_write: Option<Instant>,
 }
@@ -48,6 +50,8 @@ pub struct Request {
 pub enum Why {
     /// To the primary: it writes, or may.
     Write,
+    /// To the primary: it asks for what is the server's own.
+    PrimarysOwn,
     /// To a replica: it only reads.
     Read,
     /// To a replica: it opens a READ ONLY transaction.
@@ -74,8 +78,9 @@ pub enum Why {
 
 impl Why {
     /// Every reason, for metrics that name them all.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Write,
+        Self::PrimarysOwn,
         Self::Read,
         Self::ReadOnlyTransaction,
         Self::HintPrimary,
@@ -94,6 +99,7 @@ impl Why {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Write => "write",
+            Self::PrimarysOwn => "primarys_own",
             Self::Read => "read",
             Self::ReadOnlyTransaction => "read_only_transaction",
             Self::HintPrimary => "hint_primary",
@@ -144,6 +150,7 @@ pub fn decide(
     match (request.hint, request.access) {
         (RouteHint::Primary, _) => choice.write(Why::HintPrimary),
         (RouteHint::Auto, Access::Write) => choice.write(Why::Write),
+        (RouteHint::Auto, Access::Local) => choice.write(Why::PrimarysOwn),
         (RouteHint::Replica, _) => choice.read(Why::HintReplica, rng),
         (RouteHint::Auto, Access::Read | Access::Neutral) if request.begin_read_only => {
             choice.read(Why::ReadOnlyTransaction, rng)
@@ -218,11 +225,26 @@ impl Choice<'_> {
         })
     }
 
-    /// Picks by effective weight among the replicas whose fitness is `wanted`; evenly, where none has weight.
-    fn pick(&self, rng: &mut impl Rng, wanted: impl Fn(Fitness) -> bool) -> Option<ServerIndex> {
+    /// Picks among the replicas whose fitness is `wanted`, as the request's balance says; evenly, where none has weight.
+    fn pick<R: Rng>(&self, rng: &mut R, wanted: impl Fn(Fitness) -> bool) -> Option<ServerIndex> {
         let fit = self.replicas().filter(|s| wanted(self.fitness(s)));
-        weighted(fit.clone().map(|s| (s.index, s.effective_weight())), rng)
-            .or_else(|| weighted(fit.map(|s| (s.index, 1.0)), rng))
+        let by_weight = |rng: &mut R, not: Option<ServerIndex>| {
+            let others = fit.clone().filter(|s| Some(s.index) != not);
+            weighted(others.map(|s| (s, s.effective_weight())), rng)
+        };
+        let picked = match self.request.balance {
+            ReadBalance::WeightedRandom => by_weight(rng, None),
+            ReadBalance::LeastInflight => {
+                let weighty = fit.clone().filter(|s| s.effective_weight() > 0.0);
+                least(weighty.map(|s| (s, (f64::from(s.in_flight) + 1.0) / s.effective_weight())), rng)
+            }
+            ReadBalance::PeakEwma => {
+                let first = by_weight(rng, None);
+                let second = by_weight(rng, first.map(|s| s.index));
+                least(first.into_iter().chain(second).map(|s| (s, cost(s))), rng)
+            }
+        };
+        picked.map(|s| s.index).or_else(|| weighted(fit.map(|s| (s.index, 1.0)), rng))
     }
 
     fn fitness(&self, server: &ServerView) -> Fitness {
@@ -253,6 +275,12 @@ impl Choice<'_> {
             Why::NoHealthyReplica
         }
     }
+}
+
+/// How long a new read may take on it: its response time for each read under way, and for the new one.
+fn cost(server: &ServerView) -> f64 {
+    // One that was never measured is worth a try.
+    server.latency.unwrap_or_default().as_secs_f64() * (f64::from(server.in_flight) + 1.0)
 }
 
 /// Whether there is no sign that it does not serve.

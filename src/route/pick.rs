@@ -20,6 +20,21 @@ pub fn weighted<T>(items: impl Iterator<Item = (T, f64)> + Clone, rng: &mut impl
     last
 }
 
+/// Picks the one of `items` with the least cost; among equals one at random. Costs that are no numbers are passed over.
+pub fn least<T>(items: impl Iterator<Item = (T, f64)>, rng: &mut impl Rng) -> Option<T> {
+    let mut best: Option<(T, f64)> = None;
+    let mut equals = 1_u32;
+    for (item, cost) in items.filter(|(_, cost)| !cost.is_nan()) {
+        let ordering = best.as_ref().map_or(std::cmp::Ordering::Less, |(_, least)| cost.total_cmp(least));
+        equals = if ordering.is_eq() { equals.saturating_add(1) } else { equals };
+        if ordering.is_lt() || (ordering.is_eq() && rng.random_range(0..equals) == 0) {
+            equals = if ordering.is_lt() { 1 } else { equals };
+            best = Some((item, cost));
+        }
+    }
+    best.map(|(item, _)| item)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +48,19 @@ mod tests {
         assert_eq!(weighted(std::iter::empty::<((), f64)>(), &mut rng), None);
         let useless = [(1, 0.0), (2, -1.0), (3, f64::NAN), (4, f64::INFINITY)];
         assert_eq!(weighted(useless.into_iter(), &mut rng), None);
+    }
+
+    #[test]
+    fn the_least_is_picked_and_equals_evenly() {
+        let mut rng = StdRng::seed_from_u64(3);
+        assert_eq!(least([(1, f64::NAN)].into_iter(), &mut rng), None);
+        let mut counts = [0_u32; 5];
+        for _ in 0..9000 {
+            let costs = [(0, 2.0), (1, 1.0), (2, 1.0), (3, 7.0), (4, 1.0)];
+            counts[least(costs.into_iter(), &mut rng).unwrap()] += 1;
+        }
+        assert_eq!((counts[0], counts[3]), (0, 0));
+        assert!([1, 2, 4].into_iter().all(|at| (2700..3300).contains(&counts[at])), "{counts:?}");
     }
 
     proptest! {

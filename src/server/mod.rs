@@ -6,6 +6,7 @@ pub mod check;
 pub mod connection;
 pub mod dial;
 pub mod login;
+pub mod readings;
 mod shadows;
 
 pub use connection::Connection;

@@ -35,7 +35,7 @@ pub struct Name {
 }
 
 impl Name {
-    fn new(search_path: Option<&str>, schema: Option<&str>, name: &str) -> Self {
+    pub(super) fn new(search_path: Option<&str>, schema: Option<&str>, name: &str) -> Self {
         let search_path = if schema.is_none() { search_path } else { None };
         Self { search_path: search_path.map(str::to_owned), schema: schema.map(str::to_owned), name: name.to_owned() }
     }

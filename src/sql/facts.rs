@@ -8,6 +8,9 @@ pub enum Access {
     Neutral,
     /// Runs on a standby.
     Read,
+    /// Runs on a standby, but is about what each server has of its own: statistics, locks, settings, how far a sequence is. An
+    /// application believes in one server, and that is the primary.
+    Local,
     /// Needs the primary. Whatever is not understood is a write.
     Write,
 }
@@ -329,6 +332,8 @@ pub struct StatementFacts {
     pub changes_catalog: bool,
     /// It changes search_path in a way that is not followed: SET LOCAL, set_config.
     pub local_search_path: bool,
+    /// It takes an advisory lock, of the session or of the transaction.
+    pub takes_lock: bool,
     /// The parameters that it names more than once, at each of their places: the first of them decides a parameter's type.
     pub repeated: Vec<ParamUse>,
     /// What the shard planner sees.
@@ -361,6 +366,12 @@ impl QueryFacts {
     #[must_use]
     pub fn runs_code(&self) -> bool {
         self.statements.iter().any(|s| matches!(s.why, "DO" | "CALL"))
+    }
+
+    /// Whether it takes an advisory lock.
+    #[must_use]
+    pub fn takes_lock(&self) -> bool {
+        self.statements.iter().any(|s| s.takes_lock)
     }
 
     /// Whether it may change what the catalog says: see [`StatementFacts::changes_catalog`].

@@ -53,6 +53,9 @@ pub(super) fn call(schema: Option<&str>, name: &str) -> Call {
         let unknown = if RUNS_TEXT.contains(&name) { Unknown::Tables } else { Unknown::Nothing };
         return Call { access: Access::Write, why, pin, unknown };
     }
+    if LOCAL.binary_search(&name).is_ok() || name.starts_with("pg_stat_get_") {
+        return Call { access: Access::Local, why: "asks for what is the server's own", ..READ };
+    }
     if READS_BY_NAME.contains(&name) {
         return Call { unknown: Unknown::Tables, ..READ };
     }
@@ -64,6 +67,79 @@ pub(super) fn call(schema: Option<&str>, name: &str) -> Call {
 
 fn unknown() -> Call {
     Call { access: Access::Write, why: "calls a function that is not built in", pin: None, unknown: Unknown::Code }
+}
+
+/// Built-in functions whose answer is the server's own, and another one's would be wrong; sorted by name. Those of
+/// `pg_stat_get_` belong to them. Left out are `inet_server_addr()` and `inet_server_port()`, which are asked in order to learn
+/// where a statement ran, and what speaks of the session alone.
+static LOCAL: &[&str] = &[
+    "pg_backend_pid",
+    "pg_blocking_pids",
+    "pg_conf_load_time",
+    "pg_control_checkpoint",
+    "pg_control_init",
+    "pg_control_recovery",
+    "pg_control_system",
+    "pg_current_logfile",
+    "pg_get_backend_memory_contexts",
+    "pg_get_replication_slots",
+    "pg_get_shmem_allocations",
+    "pg_get_wal_replay_pause_state",
+    "pg_hba_file_rules",
+    "pg_ident_file_mappings",
+    "pg_is_in_recovery",
+    "pg_is_wal_replay_paused",
+    "pg_last_committed_xact",
+    "pg_last_wal_receive_lsn",
+    "pg_last_wal_replay_lsn",
+    "pg_last_xact_replay_timestamp",
+    "pg_lock_status",
+    "pg_ls_archive_statusdir",
+    "pg_ls_dir",
+    "pg_ls_logdir",
+    "pg_ls_logicalmapdir",
+    "pg_ls_logicalsnapdir",
+    "pg_ls_replslotdir",
+    "pg_ls_tmpdir",
+    "pg_ls_waldir",
+    "pg_notification_queue_usage",
+    "pg_postmaster_start_time",
+    "pg_prepared_xact",
+    "pg_read_binary_file",
+    "pg_read_file",
+    "pg_read_file_old",
+    "pg_safe_snapshot_blocking_pids",
+    "pg_sequence_last_value",
+    "pg_show_all_file_settings",
+    "pg_show_all_settings",
+    "pg_show_replication_origin_status",
+    "pg_stat_file",
+    "pg_stat_have_stats",
+];
+
+/// Relations of PostgreSQL's own that show what is the server's own, beside those that begin with `pg_stat_` and `pg_statio_`;
+/// sorted by name. See <https://www.postgresql.org/docs/current/views.html>.
+static LOCAL_RELATIONS: &[&str] = &[
+    "pg_aios",
+    "pg_backend_memory_contexts",
+    "pg_file_settings",
+    "pg_hba_file_rules",
+    "pg_ident_file_mappings",
+    "pg_locks",
+    "pg_prepared_xacts",
+    "pg_replication_origin_status",
+    "pg_replication_slots",
+    "pg_sequences",
+    "pg_settings",
+    "pg_shmem_allocations",
+    "pg_shmem_allocations_numa",
+];
+
+/// Whether a relation shows what is the server's own. `pg_stat_statements` and its like live in whatever schema they were given.
+pub(super) fn is_local_relation(schema: Option<&str>, name: &str) -> bool {
+    name.starts_with("pg_stat_")
+        || name.starts_with("pg_statio_")
+        || (schema.is_none_or(|s| s == "pg_catalog") && LOCAL_RELATIONS.binary_search(&name).is_ok())
 }
 
 /// Those of [`WRITES`] that run SQL which they get as text.
@@ -308,6 +384,8 @@ mod tests {
         assert!(BUILTINS.is_sorted());
         assert!(VOLATILE.is_sorted());
         assert!(LATER_READS.is_sorted());
+        assert!(LOCAL.is_sorted() && LOCAL_RELATIONS.is_sorted());
+        assert!(LOCAL.iter().all(|name| BUILTINS.contains(name)));
         assert!(WRITES.is_sorted_by(|a, b| a.0 < b.0));
     }
 

@@ -14,6 +14,7 @@ pub mod facts;
 mod functions;
 pub mod hints;
 pub mod parse;
+pub mod readings;
 mod scan;
 pub mod settings;
 pub mod shadows;

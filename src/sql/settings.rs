@@ -14,6 +14,36 @@ const IDENTIFIER_LISTS: &[&str] =
 /// Settings of the transaction at hand: nothing of them outlives it.
 const OF_TRANSACTION: &[&str] = &["transaction_deferrable", "transaction_isolation", "transaction_read_only"];
 
+/// Settings that speak of the session: pgweir brings them along to each server, or they are the same on all. Sorted by name.
+/// Of all others (`transaction_read_only`, `in_hot_standby`, what configuration files say) each server has its own value.
+const OF_SESSION: &[&str] = &[
+    "application_name",
+    "bytea_output",
+    "client_encoding",
+    "client_min_messages",
+    "datestyle",
+    "default_transaction_isolation",
+    "extra_float_digits",
+    "integer_datetimes",
+    "intervalstyle",
+    "is_superuser",
+    "lock_timeout",
+    "role",
+    "search_path",
+    "server_encoding",
+    "session_authorization",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "timezone",
+    "transaction_deferrable",
+    "transaction_isolation",
+];
+
+/// Whether a setting speaks of the session, so that any server will do to show it. Those with a dot are applications' own.
+pub(super) fn is_the_sessions(name: &str) -> bool {
+    name.contains('.') || OF_SESSION.binary_search(&&*name.to_lowercase()).is_ok()
+}
+
 /// Appends what a SET or RESET leaves behind when it succeeds.
 pub(super) fn effects(stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEffect>) {
     if stmt.is_local {
@@ -101,6 +131,14 @@ mod tests {
             ("é", "\"é\""),
         ] {
             assert_eq!(quote_identifier(name), quoted);
+        }
+    }
+
+    #[test]
+    fn settings_of_the_session() {
+        assert!(OF_SESSION.is_sorted());
+        for (name, is) in [("TimeZone", true), ("app.tenant", true), ("transaction_read_only", false), ("all", false)] {
+            assert_eq!(is_the_sessions(name), is, "{name}");
         }
     }
 

@@ -8,7 +8,7 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 use super::facts::{
     Access, FunctionRef, Mentions, ParamUse, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect,
 };
-use super::functions::{Unknown, call};
+use super::functions::{Unknown, call, is_local_relation};
 use super::utility;
 use super::walk::{Seen, walk};
 use super::{settings, shape};
@@ -24,6 +24,7 @@ pub(super) struct Draft {
     effects: Vec<SessionEffect>,
     changes_catalog: bool,
     local_search_path: bool,
+    takes_lock: bool,
     repeated: Vec<ParamUse>,
     shape: ShardShape,
 }
@@ -40,6 +41,7 @@ impl Draft {
             effects: Vec::new(),
             changes_catalog: false,
             local_search_path: false,
+            takes_lock: false,
             repeated: Vec::new(),
             shape: ShardShape::NoTables,
         }
@@ -88,6 +90,7 @@ impl Draft {
             // Temporary objects are seen by their own session alone, which keeps its server.
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             local_search_path: self.local_search_path,
+            takes_lock: self.takes_lock,
             repeated: self.repeated,
             shape: self.shape,
         }
@@ -139,7 +142,10 @@ fn draft(node: Node<'_>) -> Draft {
         Node::MergeStmt(_) => query(node, "MERGE"),
         Node::TransactionStmt(stmt) => transaction(stmt),
         Node::VariableSetStmt(stmt) => set(stmt),
-        Node::VariableShowStmt(_) => Draft::new(Access::Neutral, "SHOW"),
+        Node::VariableShowStmt(stmt) => {
+            let of_session = stmt.name().is_some_and(settings::is_the_sessions);
+            Draft::new(if of_session { Access::Neutral } else { Access::Local }, "SHOW")
+        }
         Node::ConstraintsSetStmt(_) => Draft::new(Access::Neutral, "SET CONSTRAINTS"),
         Node::FetchStmt(stmt) => Draft::new(Access::Neutral, if stmt.ismove { "MOVE" } else { "FETCH" }),
         Node::ClosePortalStmt(_) => Draft::new(Access::Neutral, "CLOSE"),
@@ -244,6 +250,9 @@ fn judge(seen: &Seen<'_>, draft: &mut Draft) {
         if utility::is_temp_schema(found.table.schema.as_deref()) {
             draft.pin(PinReason::TempObject);
         }
+        if is_local_relation(found.table.schema.as_deref(), &found.table.name) {
+            draft.raise(Access::Local, "asks for what is the server's own");
+        }
     }
     draft.changes_catalog |= !seen.into.is_empty();
     for into in &seen.into {
@@ -290,6 +299,16 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     if let Some(reason) = called.pin {
         draft.pin(reason);
     }
+    let built_in = called.unknown == Unknown::Nothing;
+    draft.takes_lock |= built_in
+        && (name.starts_with("pg_try_advisory_")
+            || name.strip_prefix("pg_advisory_").is_some_and(|rest| !rest.starts_with("unlock")));
+    if name == "current_setting"
+        && called.access == Access::Read
+        && !constant_argument(function).is_some_and(settings::is_the_sessions)
+    {
+        draft.raise(Access::Local, "asks for a setting of the server");
+    }
     if name == "set_config" && called.access == Access::Read {
         draft.local_search_path |= may_name_search_path(function);
         if !is_local(function) {
@@ -300,12 +319,15 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
 
 /// Whether the first argument of set_config is search_path, or something that is not known here.
 fn may_name_search_path(function: &nodes::FuncCall) -> bool {
-    match function.args().get(0) {
-        Some(Node::A_Const(constant)) => match constant.val() {
-            Some(ConstValue::String(name)) => name.eq_ignore_ascii_case("search_path"),
-            _ => true,
-        },
-        _ => true,
+    constant_argument(function).is_none_or(|name| name.eq_ignore_ascii_case("search_path"))
+}
+
+/// The first argument, if it is a string constant.
+fn constant_argument(function: &nodes::FuncCall) -> Option<&str> {
+    let Some(Node::A_Const(constant)) = function.args().get(0) else { return None };
+    match constant.val() {
+        Some(ConstValue::String(name)) => Some(name),
+        _ => None,
     }
 }
 
@@ -347,18 +369,61 @@ fn transaction(stmt: &nodes::TransactionStmt) -> Draft {
     draft
 }
 
-/// READ ONLY among the modes of BEGIN; of several, the last counts.
+/// READ ONLY among the modes of BEGIN; of several, the last counts. SERIALIZABLE takes it back, because no standby runs that.
+/// See <https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CAVEATS>.
 fn begins_read_only(stmt: &nodes::TransactionStmt) -> bool {
-    let mut read_only = false;
-    for option in stmt.options() {
-        if let Node::DefElem(option) = option
-            && option.defname() == Some("transaction_read_only")
-            && let Node::A_Const(constant) = option.arg()
-        {
-            read_only = matches!(constant.val(), Some(ConstValue::Integer(1) | ConstValue::Boolean(true)));
+    let modes = modes(stmt.options().iter());
+    modes.read_only == Some(true) && !modes.serializable
+}
+
+/// The modes of a transaction, as BEGIN and SET TRANSACTION name them.
+#[derive(Default)]
+struct Modes {
+    read_only: Option<bool>,
+    serializable: bool,
+}
+
+fn modes<'a>(options: impl Iterator<Item = Node<'a>>) -> Modes {
+    let mut modes = Modes::default();
+    for option in options {
+        let Node::DefElem(option) = option else { continue };
+        let Node::A_Const(constant) = option.arg() else { continue };
+        match (option.defname(), constant.val()) {
+            (Some("transaction_read_only"), value) => {
+                let on = matches!(value, Some(ConstValue::Integer(1) | ConstValue::Boolean(true)));
+                modes.read_only = Some(on);
+            }
+            (Some("transaction_isolation"), Some(ConstValue::String(level))) => {
+                modes.serializable = level.eq_ignore_ascii_case("serializable");
+            }
+            _ => {}
         }
     }
-    read_only
+    modes
+}
+
+/// Whether a SET asks of the transaction at hand what a standby refuses: to write, or to be serializable.
+fn leaves_standby(stmt: &nodes::VariableSetStmt) -> bool {
+    let name = stmt.name().unwrap_or_default();
+    match stmt.kind {
+        raw::VariableSetKind::VAR_SET_MULTI if name == "TRANSACTION" => {
+            let modes = modes(stmt.args().iter());
+            modes.read_only == Some(false) || modes.serializable
+        }
+        // A value in words that is not READ ONLY's is one of READ WRITE, or an error.
+        raw::VariableSetKind::VAR_SET_VALUE if name.eq_ignore_ascii_case("transaction_read_only") => {
+            !first_word(stmt).is_some_and(|v| matches!(&*v.to_lowercase(), "on" | "true" | "yes" | "1"))
+        }
+        raw::VariableSetKind::VAR_SET_VALUE if name.eq_ignore_ascii_case("transaction_isolation") => {
+            first_word(stmt).is_some_and(|v| v.eq_ignore_ascii_case("serializable"))
+        }
+        _ => false,
+    }
+}
+
+fn first_word(stmt: &nodes::VariableSetStmt) -> Option<String> {
+    let Some(Node::A_Const(constant)) = stmt.args().get(0) else { return None };
+    constant.val().map(|value| value.to_string())
 }
 
 fn set(stmt: &nodes::VariableSetStmt) -> Draft {
@@ -367,6 +432,9 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
     if stmt.kind == raw::VariableSetKind::VAR_SET_MULTI && stmt.name() == Some("TRANSACTION SNAPSHOT") {
         // The snapshot was exported by another session on the primary.
         draft.raise(Access::Write, "SET TRANSACTION SNAPSHOT");
+    }
+    if leaves_standby(stmt) {
+        draft.raise(Access::Local, "asks for what a standby does not do");
     }
     draft.local_search_path = stmt.is_local && stmt.name().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
     settings::effects(stmt, &mut draft.effects);

@@ -7,14 +7,14 @@ use crate::metrics::counters::Counts;
 use crate::metrics::snapshot::{ReplicaSnapshot, ShardSnapshot, Snapshot};
 
 pub(super) fn replicas(s: &Snapshot) -> Table {
-    let fields: [Field<ReplicaSnapshot>; 15] = [
+    let fields: [Field<ReplicaSnapshot>; 17] = [
         ("database", TEXT, |r| text(&r.database)),
         ("shard", TEXT, |r| text(&r.shard)),
         ("host", TEXT, |r| text(&r.host)),
         ("port", INT4, |r| int(r.port)),
         ("role", TEXT, |r| text(r.role.as_str())),
         ("weight", NUMERIC, |r| text(r.weight.to_string())),
-        ("effective_weight", NUMERIC, |r| text(format!("{:.3}", r.effective_weight))),
+        ("effective_weight", NUMERIC, |r| r.effective_weight.and_then(|w| text(format!("{w:.3}")))),
         ("latency_us", INT8, |r| r.latency.and_then(micros)),
         ("lag_bytes", INT8, |r| r.lag_bytes.and_then(long)),
         ("lag_us", INT8, |r| r.lag.and_then(micros)),
@@ -23,6 +23,8 @@ pub(super) fn replicas(s: &Snapshot) -> Table {
         ("reads", INT8, |r| long(r.reads)),
         ("writes", INT8, |r| long(r.writes)),
         ("last_error", TEXT, |r| r.last_error.clone()),
+        ("last_error_age_us", INT8, |r| r.last_error_age.and_then(micros)),
+        ("state", TEXT, |r| text(r.state)),
     ];
     table_of(&fields, &s.replicas)
 }

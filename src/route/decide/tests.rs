@@ -11,6 +11,7 @@ const READ: Request = Request {
     hint: RouteHint::Auto,
     begin_read_only: false,
     read_your_writes: true,
+    balance: ReadBalance::WeightedRandom,
     last_write: None,
 };
 const WRITE: Request = Request { access: Access::Write, ..READ };
@@ -35,12 +36,52 @@ fn to_replica(index: u16, why: Why) -> Result<(u16, Role, Why)> {
 }
 
 #[test]
+fn reasons_are_listed_in_the_order_of_their_numbers() {
+    for (at, why) in Why::ALL.into_iter().enumerate() {
+        assert_eq!(why as usize, at);
+    }
+}
+
+#[test]
 fn writes_to_the_primary_and_reads_to_a_replica() {
     let s = shard(1);
     assert_eq!(go(&WRITE, &s, &[]), to_primary(Why::Write));
     assert_eq!(go(&READ, &s, &[]), to_replica(1, Why::Read));
     assert_eq!(go(&Request { access: Access::Neutral, ..READ }, &s, &[]), to_replica(1, Why::Read));
     assert_eq!(go(&READ, &shard(0), &[]), to_primary(Why::NoReplica));
+}
+
+/// The shares of three replicas; the second has twice the weight, the third answers slowly.
+fn balanced(balance: ReadBalance, in_flight: [u32; 3]) -> [f64; 3] {
+    let mut servers = shard(3);
+    for (server, busy) in servers[1..].iter_mut().zip(in_flight) {
+        server.in_flight = busy;
+        server.latency = Some(Duration::from_millis(1));
+    }
+    servers[2].weight = 2.0;
+    servers[3].latency = Some(Duration::from_millis(100));
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut shares = [0.0; 3];
+    for _ in 0..3000 {
+        let route = decide(&Request { balance, ..READ }, &servers, &[], &mut rng).unwrap();
+        shares[usize::from(route.server.0) - 1] += 1.0 / 3000.0;
+    }
+    shares
+}
+
+#[test]
+fn balances_choose_by_what_they_are_called() {
+    let near = |share: f64, expected: f64| (share - expected).abs() < 0.05;
+    let [a, b, c] = balanced(ReadBalance::WeightedRandom, [9, 0, 0]);
+    assert!(near(a, 0.25) && near(b, 0.5) && near(c, 0.25), "{a} {b} {c}");
+    // The idle one of the greatest weight; when it is busy for its weight, another.
+    assert!(near(balanced(ReadBalance::LeastInflight, [0, 0, 0])[1], 1.0));
+    assert!(near(balanced(ReadBalance::LeastInflight, [0, 4, 3])[0], 1.0));
+    // The slow one loses every comparison; between the others it is what is under way.
+    let [a, b, c] = balanced(ReadBalance::PeakEwma, [0, 5, 0]);
+    assert!(a > 0.5 && b > 0.2 && c < 0.01, "{a} {b} {c}");
+    let [a, b, c] = balanced(ReadBalance::PeakEwma, [500, 5, 0]);
+    assert!(b > 0.7 && c > 0.1 && a < 0.01, "{a} {b} {c}");
 }
 
 #[test]
@@ -51,6 +92,8 @@ fn hints_and_read_only_transactions() {
     let read_only = Request { begin_read_only: true, ..READ };
     assert_eq!(go(&read_only, &s, &[]), to_replica(1, Why::ReadOnlyTransaction));
     assert_eq!(go(&Request { access: Access::Write, ..read_only }, &s, &[]), to_primary(Why::Write));
+    assert_eq!(go(&Request { access: Access::Local, ..READ }, &s, &[]), to_primary(Why::PrimarysOwn));
+    assert_eq!(go(&Request { access: Access::Local, ..read_only }, &s, &[]), to_primary(Why::PrimarysOwn));
 }
 
 #[test]
@@ -189,11 +232,13 @@ fn any_shard() -> impl Strategy<Value = Vec<(ServerView, Option<u64>)>> {
 }
 
 fn any_request() -> impl Strategy<Value = (Request, Option<u64>)> {
-    let access = prop_oneof![Just(Access::Neutral), Just(Access::Read), Just(Access::Write)];
+    let access = prop_oneof![Just(Access::Neutral), Just(Access::Read), Just(Access::Local), Just(Access::Write)];
     let hint = prop_oneof![4 => Just(RouteHint::Auto), 1 => Just(RouteHint::Primary), 1 => Just(RouteHint::Replica)];
-    (access, hint, any::<bool>(), any::<bool>(), proptest::option::of(0..100_u64)).prop_map(
-        |(access, hint, begin_read_only, read_your_writes, wrote)| {
-            (Request { access, hint, begin_read_only, read_your_writes, last_write: None }, wrote)
+    let balance =
+        prop_oneof![Just(ReadBalance::WeightedRandom), Just(ReadBalance::LeastInflight), Just(ReadBalance::PeakEwma)];
+    (access, hint, any::<bool>(), any::<bool>(), proptest::option::of(0..100_u64), balance).prop_map(
+        |(access, hint, begin_read_only, read_your_writes, wrote, balance)| {
+            (Request { access, hint, begin_read_only, read_your_writes, balance, last_write: None }, wrote)
         },
     )
 }
@@ -228,7 +273,7 @@ proptest! {
                 && s.admission != Admission::Refused
         };
         let is_write = request.hint == RouteHint::Primary
-            || (request.hint == RouteHint::Auto && request.access == Access::Write);
+            || (request.hint == RouteHint::Auto && request.access >= Access::Local);
 
         match decide(&request, &servers, &excluded, &mut StdRng::seed_from_u64(seed)) {
             Ok(route) => {

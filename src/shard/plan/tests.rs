@@ -84,6 +84,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         effects: Vec::new(),
         changes_catalog: false,
         local_search_path: false,
+        takes_lock: false,
         repeated: Vec::new(),
         shape,
     }

@@ -1,0 +1,71 @@
+//! Leaving a replica that has fallen silent.
+//!
+//! A server that is stopped or behind a broken network refuses nothing: whoever waits for its answer waits for ever, and a
+//! deadline per statement would cost every statement and end slow ones. The prober asks each server once per interval with a
+//! deadline of its own. When nothing comes of a probe, the clients of that server are woken (`Shared::wake_users_of`), and
+//! each looks here whether it has to leave: one atomic load, made only when something woke the client anyway.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use crate::client::shared::ClientHandle;
+use crate::health::server::ServerHealth;
+
+/// What one probe without an answer may cost is only to ask elsewhere. What cannot be asked again is given up when this many
+/// probes in a row brought nothing: a machine that was busy for the length of one deadline shall cost nobody a transaction.
+const GIVE_UP: u32 = 3;
+
+/// How silent a server has become since a client began to wait for it.
+#[derive(Debug)]
+pub(super) struct Silence {
+    server: Arc<ServerHealth>,
+    /// The fewest unanswered probes in a row seen since.
+    from: u32,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Find {
+    /// Wait on.
+    Answers,
+    /// Ask another server, if nothing is lost by that.
+    Doubtful,
+    /// Give up.
+    Gone,
+}
+
+impl Silence {
+    /// Of a replica, from now on. (A silence that was known before did not keep the client from coming: there was no better server.)
+    pub(super) fn since_now(server: &Arc<ServerHealth>) -> Self {
+        Self { from: server.unanswered(), server: Arc::clone(server) }
+    }
+
+    /// What the probes since then say.
+    pub(super) fn find(&mut self) -> Find {
+        let unanswered = self.server.unanswered();
+        self.from = self.from.min(unanswered);
+        match unanswered - self.from {
+            0 => Find::Answers,
+            n if n < GIVE_UP => Find::Doubtful,
+            _ => Find::Gone,
+        }
+    }
+
+    /// The outcome of `work`, or none if the server falls silent first.
+    pub(super) async fn or<T>(mut self, handle: &ClientHandle, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            while woken.as_mut().poll(cx).is_ready() {
+                woken = Box::pin(handle.wake.notified());
+            }
+            if self.find() == Find::Answers { Poll::Pending } else { Poll::Ready(None) }
+        })
+        .await
+    }
+}
