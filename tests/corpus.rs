@@ -76,8 +76,7 @@ const READS: &[&str] = &[
     "SELECT avg(v), stddev(v), variance(v), corr(v, id), min(v), max(v) FROM u", "SELECT jsonb_agg(t), json_object_agg(id, b) FROM t",
     // Built-in functions and expressions.
     "SELECT now(), current_timestamp, current_date, localtime, clock_timestamp(), statement_timestamp(), timeofday()",
-    "SELECT current_user, session_user, current_role, current_catalog, current_schema, user", "SELECT version(), pg_backend_pid()",
-    "SELECT coalesce(NULL, 1), nullif(1, 1), greatest(1, 2), least(1, 2)", "SELECT CASE WHEN a = 1 THEN 'x' ELSE 'y' END FROM t",
+    "SELECT current_user, session_user, current_role, current_catalog, current_schema, user",     "SELECT coalesce(NULL, 1), nullif(1, 1), greatest(1, 2), least(1, 2)", "SELECT CASE WHEN a = 1 THEN 'x' ELSE 'y' END FROM t",
     "SELECT upper(b), lower(b), length(b), substring(b FROM 1 FOR 2), trim(both 'b' FROM b), position('b' IN b), overlay(b PLACING 'x' FROM 1) FROM t",
     "SELECT extract(epoch FROM d), date_trunc('day', d), d + interval '1 day', age(d), d AT TIME ZONE 'UTC', to_char(d, 'YYYY') FROM t",
     "SELECT c -> 'k', c ->> 'k', c #> '{k}', c @> '{\"k\": 1}', c ? 'k', jsonb_path_query(c, '$.k') FROM t",
@@ -91,20 +90,17 @@ const READS: &[&str] = &[
     "SELECT int4range(1, 5) && int4range(2, 3), upper(int4range(1, 5))", "SELECT '(1,2)'::point <-> '(3,4)'::point", "SELECT inet '10.0.0.1' << inet '10.0.0.0/8'",
     "SELECT power(2, 3), sqrt(4), mod(5, 2), round(1.5), ceil(1.2), abs(-1), 5 / 2, 5 % 2, 2 ^ 3, |/ 4, @ -1, 5 & 3, 1 << 2",
     "SELECT 'a' || 'b' COLLATE \"C\"", "SELECT (1, 2) OVERLAPS (3, 4) WHERE false AND 1 = 0 LIMIT 0",
-    "SELECT current_setting('work_mem'), current_setting('no.such', true)", "SELECT txid_current_if_assigned(), pg_current_xact_id_if_assigned()",
-    "SELECT txid_current_snapshot(), pg_current_snapshot()", "SELECT pg_is_in_recovery()", "SELECT pg_last_wal_replay_lsn()", "SELECT pg_last_xact_replay_timestamp()",
-    "SELECT inet_server_addr(), inet_client_port()", "SELECT pg_postmaster_start_time(), pg_conf_load_time()",
-    // Catalogs, as tools ask for them.
+    "SELECT txid_current_if_assigned(), pg_current_xact_id_if_assigned()",
+    "SELECT txid_current_snapshot(), pg_current_snapshot()",     "SELECT inet_server_addr(), inet_client_port()",     // Catalogs, as tools ask for them.
     "SELECT * FROM pg_catalog.pg_class LIMIT 1", "SELECT * FROM information_schema.tables LIMIT 1", "SELECT * FROM information_schema.columns WHERE table_name = 't'",
-    "SELECT * FROM pg_stat_activity", "SELECT * FROM pg_locks", "SELECT * FROM pg_settings WHERE name = 'work_mem'", "SELECT * FROM pg_stat_user_tables",
-    "SELECT * FROM pg_indexes WHERE tablename = 't'", "SELECT * FROM pg_sequences", "SELECT last_value FROM s", "SELECT * FROM pg_stat_replication", "SELECT * FROM pg_roles",
+        "SELECT * FROM pg_indexes WHERE tablename = 't'", "SELECT last_value FROM s", "SELECT * FROM pg_roles",
     "SELECT pg_relation_size('t'), pg_total_relation_size('t'), pg_size_pretty(pg_database_size(current_database()))", "SELECT 't'::regclass, to_regclass('nothing'), 'int4'::regtype",
     "SELECT pg_get_viewdef('v'::regclass), pg_get_indexdef(i.indexrelid) FROM pg_index i WHERE i.indrelid = 't'::regclass", "SELECT obj_description('t'::regclass, 'pg_class'), col_description('t'::regclass, 1)",
     "SELECT has_table_privilege('t', 'SELECT'), pg_has_role('postgres', 'MEMBER'), has_schema_privilege('app', 'USAGE')",
     "SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a WHERE a.attrelid = 't'::regclass AND a.attnum > 0",
     "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relname OPERATOR(pg_catalog.~) '^(t)$' COLLATE pg_catalog.default",
     "SELECT pg_get_constraintdef(oid), conname FROM pg_constraint", "SELECT pg_get_functiondef('touch'::regproc)", "SELECT pg_encoding_to_char(encoding) FROM pg_database", "SELECT pg_get_userbyid(10)",
-    "SELECT pg_table_is_visible('t'::regclass), pg_function_is_visible('touch'::regproc)", "SELECT oid FROM pg_type WHERE typname = 'mood'", "SELECT * FROM pg_prepared_xacts", "SELECT * FROM pg_cursors",
+    "SELECT pg_table_is_visible('t'::regclass), pg_function_is_visible('touch'::regproc)", "SELECT oid FROM pg_type WHERE typname = 'mood'", "SELECT * FROM pg_cursors",
     // EXPLAIN, COPY and cursors.
     "EXPLAIN SELECT * FROM t", "EXPLAIN (COSTS OFF, FORMAT JSON) SELECT * FROM t", "EXPLAIN ANALYZE SELECT count(*) FROM t", "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) SELECT 1",
     "EXPLAIN (ANALYZE false) SELECT 1", "EXPLAIN VERBOSE TABLE t", "COPY t TO STDOUT", "COPY t (id, b) TO STDOUT WITH (FORMAT csv, HEADER)", "COPY (SELECT * FROM t WHERE id < 3) TO STDOUT",
@@ -114,10 +110,20 @@ const READS: &[&str] = &[
     "BEGIN; SAVEPOINT a; SELECT 1; ROLLBACK TO a; RELEASE a; COMMIT",
 ];
 
+/// Answered by any server, but each answers for itself: the primary is asked.
+#[rustfmt::skip]
+const LOCAL: &[&str] = &[
+    "SELECT version(), pg_backend_pid()", "SELECT current_setting('work_mem'), current_setting('no.such', true)", "SELECT pg_is_in_recovery()",
+    "SELECT pg_last_wal_replay_lsn()", "SELECT pg_last_xact_replay_timestamp()", "SELECT pg_postmaster_start_time(), pg_conf_load_time()",
+    "SELECT * FROM pg_stat_activity", "SELECT * FROM pg_locks", "SELECT * FROM pg_settings WHERE name = 'work_mem'", "SELECT * FROM pg_stat_user_tables",
+    "SELECT * FROM pg_sequences", "SELECT * FROM pg_stat_replication", "SELECT * FROM pg_prepared_xacts", "SHOW work_mem", "SHOW ALL",
+    "SHOW server_version",
+];
+
 /// Go wherever the session is.
 #[rustfmt::skip]
 const NEUTRAL: &[&str] = &[
-    "", ";", "-- nothing", "/* nothing */", "SHOW work_mem", "SHOW ALL", "SHOW TIME ZONE", "SHOW TRANSACTION ISOLATION LEVEL", "SHOW server_version",
+    "", ";", "-- nothing", "/* nothing */", "SHOW TIME ZONE", "SHOW TRANSACTION ISOLATION LEVEL", 
     "SET work_mem = '5MB'", "SET search_path = app, public", "SET TIME ZONE 'UTC'", "SET NAMES 'UTF8'", "SET DateStyle = ISO, MDY", "RESET work_mem", "RESET ALL",
     "SET statement_timeout TO DEFAULT", "SET SESSION extra_float_digits = 3", "SET application_name = 'corpus'", "SET my.own = 'x'",
     "BEGIN", "BEGIN WORK", "START TRANSACTION", "BEGIN ISOLATION LEVEL REPEATABLE READ", "BEGIN READ ONLY", "START TRANSACTION READ ONLY, ISOLATION LEVEL REPEATABLE READ",
@@ -170,8 +176,9 @@ fn check_class(list: &[&str], expected: Access) -> Vec<String> {
 
 #[test]
 fn every_statement_has_its_class() {
-    assert!(READS.len() + NEUTRAL.len() + WRITES.len() >= 200);
-    for (list, expected) in [(READS, Access::Read), (NEUTRAL, Access::Neutral), (WRITES, Access::Write)] {
+    assert!(READS.len() + LOCAL.len() + NEUTRAL.len() + WRITES.len() >= 200);
+    let lists = [(READS, Access::Read), (LOCAL, Access::Local), (NEUTRAL, Access::Neutral), (WRITES, Access::Write)];
+    for (list, expected) in lists {
         let wrong = check_class(list, expected);
         assert!(wrong.is_empty(), "not {expected:?} but\n{}", wrong.join("\n"));
     }
@@ -201,7 +208,7 @@ fn what_is_no_write_runs_on_a_standby() {
     primary.wait_replayed(&standby);
     let mut client = standby.client("postgres");
     let mut failed = Vec::new();
-    for sql in READS.iter().chain(NEUTRAL) {
+    for sql in READS.iter().chain(LOCAL).chain(NEUTRAL) {
         // A server without libxml has no XML; nothing else may fail.
         match run(&mut client, sql) {
             // What the standby does not know (types and operators of the corpus) it refuses before it runs anything.

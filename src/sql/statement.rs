@@ -434,7 +434,8 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
         draft.raise(Access::Write, "SET TRANSACTION SNAPSHOT");
     }
     if leaves_standby(stmt) {
-        draft.raise(Access::Local, "asks for what a standby does not do");
+        // Still a SET: a block of such can begin again elsewhere.
+        draft.raise(Access::Local, "SET");
     }
     draft.local_search_path = stmt.is_local && stmt.name().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
     settings::effects(stmt, &mut draft.effects);
