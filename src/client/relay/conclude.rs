@@ -1,0 +1,132 @@
+//! The end of a relay: what is counted, and what becomes of the server and of the client.
+
+use std::time::Duration;
+
+use super::{Ended, Event, Link};
+use crate::client::task::{Client, End, micros};
+use crate::clock;
+use crate::pool::Verdict;
+use crate::wire::message::TransactionStatus;
+
+/// How long a client's open transaction may take to roll back after it has gone.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Client {
+    pub(super) fn note_catalog_change(&self, link: &mut Link) {
+        if std::mem::take(&mut link.changes_catalog) {
+            self.database.catalog_epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        }
+    }
+
+    pub(super) fn account(&self, link: &mut Link) {
+        self.note_catalog_change(link);
+        link.counts.xact_time = micros(clock::now().saturating_duration_since(link.since));
+        if let Some(connection) = link.checkout.as_mut() {
+            link.counts.server_parse_count += std::mem::take(&mut connection.state.parses);
+        }
+        link.checkout.pool().counters.totals.add(&link.counts);
+        let handle = self.handle();
+        handle.prepared.store(
+            u32::try_from(self.session.prepared_statements()).unwrap_or(u32::MAX),
+            std::sync::atomic::Ordering::Relaxed,
+        );
+        if let Some(name) = self.session.settings().get("application_name") {
+            let mut shown = handle.application_name.lock();
+            if *shown != name {
+                name.clone_into(&mut shown);
+            }
+        }
+    }
+
+    /// Decides what becomes of the server, and of the client.
+    pub(super) async fn conclude(&mut self, mut link: Link, event: Event) -> Ended {
+        match event {
+            Event::Release => {
+                self.session.on_release();
+                let always = self.live.config.general.server_reset_query_always || link.ran_code;
+                link.checkout.release(if always { Verdict::Dirty } else { Verdict::Clean });
+                Ended::Released
+            }
+            Event::Retry { primary, lost } => {
+                if let Some(connection) = link.checkout.as_mut() {
+                    self.session.on_server_lost(&mut connection.state);
+                }
+                if lost {
+                    link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
+                }
+                let behind = self.segment.take();
+                for (intake, _) in behind.items.into_iter().rev() {
+                    self.session.withdraw(intake);
+                }
+                if let Some(replay) = link.replay.take() {
+                    let mut input = crate::net::Buffer::default();
+                    for undo in replay.names.into_iter().rev() {
+                        self.session.undo_name(undo);
+                    }
+                    input.extend(&replay.bytes);
+                    input.extend(self.input.bytes());
+                    self.input = input;
+                    self.output = crate::net::Buffer::default();
+                }
+                // Else the segment was not sent yet, and what waits for the client is the answer to what came before.
+                self.hold_again(link.begun.take());
+                Ended::Retry { primary }
+            }
+            Event::Move => {
+                self.hold_again(link.begun.take());
+                let mut synced = true;
+                if self.session.is_mid_exchange()
+                    && let Some(connection) = link.checkout.as_mut()
+                {
+                    let sync = tokio::time::timeout(ROLLBACK_TIMEOUT, connection.sync()).await;
+                    synced = matches!(sync, Ok(Ok(())));
+                    self.session.on_synced();
+                }
+                // What has not answered is closed.
+                if synced {
+                    self.clean_up(link).await;
+                }
+                self.session.on_moved();
+                Ended::Released
+            }
+            Event::ServerLost(error) => {
+                if !link.farewell {
+                    link.in_flight.server().on_io_error(&error.message, clock::now());
+                }
+                tracing::warn!(pool = %link.checkout.pool().name(), %error, "server connection lost");
+                // In the middle of a message nothing can be said any more.
+                let mute = link.farewell || link.server_rest > 0;
+                Ended::Client(if mute { End::Gone } else { End::Told(error.fatal()) })
+            }
+            Event::ClientGone => {
+                self.clean_up(link).await;
+                Ended::Client(End::Gone)
+            }
+            Event::Stop(error) => {
+                let mute = link.server_rest > 0;
+                self.clean_up(link).await;
+                Ended::Client(if mute { End::Gone } else { End::Told(error) })
+            }
+        }
+    }
+
+    /// The client has gone: its transaction is rolled back and the server given back, if nothing else is under way.
+    async fn clean_up(&mut self, mut link: Link) {
+        let quiet = self.session.is_drained()
+            && !self.session.is_mid_exchange()
+            && link.client_rest == 0
+            && link.server_rest == 0;
+        if !quiet {
+            return;
+        }
+        if self.session.status() != TransactionStatus::Idle {
+            let Some(connection) = link.checkout.as_mut() else { return };
+            let rolled_back = tokio::time::timeout(ROLLBACK_TIMEOUT, connection.run("ROLLBACK")).await;
+            if !matches!(rolled_back, Ok(Ok(Ok(())))) {
+                return;
+            }
+        }
+        let dirty = link.ran_code || self.session.leaves_state() || self.live.config.general.server_reset_query_always;
+        link.checkout.release(if dirty { Verdict::Dirty } else { Verdict::Clean });
+    }
+}

@@ -1,0 +1,218 @@
+//! The client's half of the relay: what becomes of a segment while a server is linked.
+
+use super::{Event, Link, Opening};
+use crate::client::block::{self, Block, Portable};
+use crate::client::catalog::Planned;
+use crate::client::task::Client;
+use crate::clock;
+use crate::config::{PoolMode, Role};
+use crate::error::{Error, SqlState};
+use crate::id::ShardIndex;
+use crate::server::Connection;
+use crate::session::Intake;
+use crate::shard::plan::ShardPlan;
+use crate::sql::facts::{Access, RouteHint};
+use crate::wire::message::TransactionStatus;
+
+impl Client {
+    /// The text that opens the block is answered: the segment follows it. Had it failed, and the segment been sent behind it, then a
+    /// statement of a block would have run outside of one.
+    pub(super) fn opened(&mut self, link: &mut Link, connection: &mut Connection) -> Result<(), Event> {
+        let bare = std::mem::replace(&mut link.opening, Opening::Over) == Opening::Bare;
+        if let Some(error) = self.session.take_unseen_error() {
+            if link.role == Role::Replica {
+                // A standby takes less than the primary.
+                return Err(Event::Retry { primary: true, lost: false });
+            }
+            if bare {
+                return Err(Event::Stop(error.fatal()));
+            }
+            self.replace_by_refusal(*error);
+        }
+        if self.session.status() == TransactionStatus::Idle {
+            // The client believes in a block, and is to find it failed.
+            const BEGIN: &[u8] = b"BEGIN";
+            let facts = self.cx.facts.borrow_mut().get(BEGIN);
+            self.session.begin(BEGIN, facts, connection.output.tail());
+            link.opening = Opening::Bare;
+            return Ok(());
+        }
+        self.forward_segment(link, connection);
+        Ok(())
+    }
+
+    /// Sends the complete segment if it may go to the linked server; whether it was sent.
+    pub(super) fn send_segment(&mut self, link: &mut Link, connection: &mut Connection) -> Result<bool, Event> {
+        if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
+            return Err(Event::ClientGone);
+        }
+        if self.concerns_own() && !self.session.is_mid_exchange() && self.session.status() != TransactionStatus::Failed
+        {
+            if !self.session.is_drained() {
+                return Ok(false);
+            }
+            if self.answer_own(self.session.status()) {
+                return Ok(true);
+            }
+        }
+        let mut planned = self.plan(true, link.changes_catalog, link.has_written);
+        if link.role == Role::Replica && self.session.status() == TransactionStatus::Idle {
+            planned = self.weigh(planned);
+        }
+        match planned {
+            Planned::Weigh(names) => {
+                link.look_up = Some(self.look_up_readings(names));
+                return Ok(true);
+            }
+            Planned::Ask(questions) => {
+                link.look_up = Some(self.look_up(questions));
+                // Back to ask it.
+                return Ok(true);
+            }
+            Planned::Need(need) => {
+                let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
+                let same_shard = match need.plan {
+                    ShardPlan::Single { shard, .. } => shard == link.shard,
+                    _ => true,
+                };
+                let writes = need.access >= Access::Local || need.hint == RouteHint::Primary;
+                // A block on a replica that has done nothing yet can begin on the primary as well.
+                let bound = match self.session.status() {
+                    TransactionStatus::Idle => false,
+                    TransactionStatus::InTransaction => link.begun.is_none() || need.hint == RouteHint::Replica,
+                    TransactionStatus::Failed => true,
+                };
+                let same_role = link.role == Role::Primary || !writes || bound;
+                let fits = same_shard && same_role;
+                if !fits && !self.session.is_drained() && (link.only_prepared || !self.session.is_mid_exchange()) {
+                    // When what is under way is answered, it shows whether the server is free to go.
+                    return Ok(false);
+                }
+                if !fits && self.can_move(link) {
+                    return Err(Event::Move);
+                }
+                link.wrote |= need.access == Access::Write;
+                link.changes_catalog |= need.changes_catalog;
+                link.ran_code |= need.runs_code;
+                link.has_written = need.wrote;
+                let in_block = self.session.status() == TransactionStatus::InTransaction;
+                if link.role == Role::Replica && in_block && self.takes_lock() {
+                    self.cx.shared.count_refusal("lock_on_replica");
+                    self.replace_by_refusal(lock_on_replica());
+                }
+                if !same_shard {
+                    self.cx.shared.count_refusal("leaves_shard");
+                    let names = &self.database.config.map.names;
+                    let error = if failed { aborted() } else { leaves_shard(names, &need.plan, link.shard) };
+                    self.replace_by_refusal(error);
+                }
+            }
+            Planned::Refused(error) if error.severity == crate::error::Severity::Fatal => {
+                return Err(Event::Stop(error));
+            }
+            Planned::Refused(error) => {
+                self.cx.shared.count_refusal("in_transaction");
+                self.replace_by_refusal(error);
+            }
+        }
+        self.forward_segment(link, connection);
+        Ok(true)
+    }
+
+    fn takes_lock(&self) -> bool {
+        self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.takes_lock())
+    }
+
+    /// Whether the server, which has answered everything, can be left for another that goes on as if it had been there.
+    fn can_move(&self, link: &Link) -> bool {
+        let nothing_done = match self.session.status() {
+            TransactionStatus::Idle => self.session.is_mid_exchange(),
+            TransactionStatus::InTransaction => link.begun.is_some(),
+            TransactionStatus::Failed => false,
+        };
+        self.pools.mode == PoolMode::Transaction
+            && nothing_done
+            && self.session.is_drained()
+            && (link.only_prepared || !self.session.is_mid_exchange())
+            && !self.session.is_skipping()
+            && self.session.pins().is_empty()
+    }
+
+    /// Keeps what the block consists of, as long as it can still move to another shard, or from a replica to the primary.
+    fn follow_block(&self, link: &mut Link) {
+        let may_move = self.database.config.map.is_sharded() || link.role == Role::Replica;
+        if !may_move || self.pools.mode != PoolMode::Transaction {
+            return;
+        }
+        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
+        match block::portable(&self.segment, self.input.bytes()) {
+            Portable::Untouched => {}
+            Portable::Bound => link.begun = None,
+            Portable::Again(text) => {
+                link.begun = match link.begun.take() {
+                    Some(block) => block.and(text, facts),
+                    None if self.session.is_drained() && self.session.status() == TransactionStatus::Idle => {
+                        Block::begin(text, facts(text))
+                    }
+                    None => None,
+                };
+            }
+        }
+    }
+
+    /// Writes the segment for the server.
+    pub(super) fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
+        self.follow_block(link);
+        let goes_on = self.session.is_mid_exchange();
+        link.only_prepared = self.segment.only_prepares() && (link.only_prepared || !goes_on);
+        let segment = self.segment.take();
+        let mut at = 0_usize;
+        for (intake, len) in segment.items {
+            match &intake {
+                Intake::Parse { named: Some(_), .. } => link.counts.client_parse_count += 1,
+                Intake::Bind { .. } => link.counts.bind_count += 1,
+                _ => {}
+            }
+            let end = at.saturating_add(len);
+            let frame = self.input.bytes().get(at..end).unwrap_or_default();
+            self.session.forward(intake, frame, &mut connection.state, connection.output.tail());
+            at = end;
+        }
+        self.input.consume(segment.len);
+        link.counts.received += segment.len as u64;
+        if link.query_since.is_none() {
+            link.query_since = Some(clock::now());
+        }
+        self.session.take_local(self.output.tail());
+    }
+}
+
+/// What PostgreSQL says to everything in a failed block, before it looks at what is asked.
+fn aborted() -> Error {
+    Error::us(
+        SqlState::IN_FAILED_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+}
+
+fn lock_on_replica() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "an advisory lock cannot be taken here: this READ ONLY transaction runs on a replica, where the lock would keep nobody out",
+    )
+    .hint("Take it in the first statement, or begin on the primary: /* pgweir: primary */ BEGIN READ ONLY.")
+}
+
+fn leaves_shard(names: &[String], plan: &ShardPlan, bound: ShardIndex) -> Error {
+    let name = |shard: ShardIndex| names.get(usize::from(shard.0)).map_or("?", String::as_str);
+    let wanted = match plan {
+        ShardPlan::Single { shard, .. } => name(*shard),
+        _ => "another",
+    };
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("this transaction is bound to shard \"{}\", the statement belongs to shard \"{wanted}\"", name(bound)),
+    )
+    .detail("A transaction stays on the shard of its first statement.")
+    .hint("End the transaction first, or keep statements of one sharding key in one transaction.")
+}
