@@ -16,6 +16,7 @@ use pgweir::shard::hash;
 fn weir(primaries: [&Cluster; 2], lines: &str) -> Weir {
     let url = |cluster: &Cluster| format!("postgres://127.0.0.1:{}/postgres", cluster.port());
     Weir::builder()
+        .general("server_connect_timeout = \"3s\"")
         .database(&format!(
             "[databases.app]\ndefault_shard = \"s0\"\n\
              [[databases.app.shards]]\nname = \"s0\"\nslots = [[0, 8191]]\nprimary = \"{}\"\n\
@@ -268,4 +269,25 @@ fn a_look_up_that_is_not_answered_can_be_cancelled() {
     servers[0].thaw();
     let last = client.run("SELECT f(3)");
     assert!(last.ends_with("Z(I)"), "{last}");
+}
+
+/// Those who wait for a look-up that fails are told together, not one time limit after the other.
+#[test]
+fn look_ups_fail_together() {
+    let servers = [Cluster::start(), Cluster::start()];
+    for server in &servers {
+        server.sql("CREATE TABLE t (k int8 PRIMARY KEY); CREATE FUNCTION f(int8) RETURNS int8 LANGUAGE sql AS 'SELECT $1'");
+    }
+    let weir = weir([&servers[0], &servers[1]], "");
+    let mut clients: Vec<_> = (0..8).map(|_| weir.client("app")).collect();
+    servers[0].freeze();
+    clients.iter_mut().for_each(|client| client.query("SELECT f(1)"));
+    let asked = std::time::Instant::now();
+    for client in &mut clients {
+        let answer = show(&client.read_until_ready());
+        assert!(answer.starts_with("E(08") && answer.ends_with("Z(I)"), "{answer}");
+    }
+    // One time limit, with room to spare, and not eight.
+    assert!(asked.elapsed() < std::time::Duration::from_secs(12));
+    servers[0].thaw();
 }

@@ -145,7 +145,14 @@ async fn look_up(
     questions: Questions,
 ) -> Result<(), Error> {
     // One at a time for each user: what many clients want to know at once is mostly the same.
-    let _turn = pools.looking_up.lock().await;
+    let asked = clock::now();
+    let mut turn = pools.looking_up.lock().await;
+    if let Some((when, error)) = &*turn
+        && *when >= asked
+    {
+        // Whoever waited for a turn in vain does not try the same once more.
+        return Err(error.clone());
+    }
     let questions = {
         let mut catalog = pools.catalog.lock();
         catalog.follow(database.catalog_epoch.load(Ordering::Acquire));
@@ -160,7 +167,10 @@ async fn look_up(
         Err(error) if database.config.map.is_sharded() => {
             match shadows_anyway(database, pools, worker, &questions).await {
                 Some(answers) => answers,
-                None => return Err(error),
+                None => {
+                    *turn = Some((clock::now(), error.clone()));
+                    return Err(error);
+                }
             }
         }
         Err(error) => {

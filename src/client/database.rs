@@ -13,6 +13,7 @@ use crate::auth::secret::{Credential, Mock, Secret};
 use crate::auth::server_login::ServerCredential;
 use crate::clock;
 use crate::config::{Config, Database, PoolMode, Role, User};
+use crate::error::Error;
 use crate::health::shard::ShardHealth;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::net::tls::{Acceptor, ServerTls};
@@ -202,8 +203,8 @@ pub struct UserPools {
     pub server_utf8: AtomicBool,
     /// What is known of functions and relations, as this user sees them.
     pub catalog: Mutex<Catalog>,
-    /// Held by who asks for more of it.
-    pub looking_up: tokio::sync::Mutex<()>,
+    /// Held by who asks for more of it; when that failed last, and why.
+    pub looking_up: tokio::sync::Mutex<Option<(Instant, Error)>>,
     /// What is known of reading relations, as this user names them.
     pub readings: Mutex<Readings>,
     /// Held by who asks for more of that.
