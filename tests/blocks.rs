@@ -276,7 +276,9 @@ fn a_look_up_that_is_not_answered_can_be_cancelled() {
 fn look_ups_fail_together() {
     let servers = [Cluster::start(), Cluster::start()];
     for server in &servers {
-        server.sql("CREATE TABLE t (k int8 PRIMARY KEY); CREATE FUNCTION f(int8) RETURNS int8 LANGUAGE sql AS 'SELECT $1'");
+        server.sql(
+            "CREATE TABLE t (k int8 PRIMARY KEY); CREATE FUNCTION f(int8) RETURNS int8 LANGUAGE sql AS 'SELECT $1'",
+        );
     }
     let weir = weir([&servers[0], &servers[1]], "");
     let mut clients: Vec<_> = (0..8).map(|_| weir.client("app")).collect();
