@@ -73,12 +73,16 @@ impl Planner<'_> {
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
         let mut in_doubt = self.map.is_sharded() && self.session.settings_in_doubt();
-        let mut at = 0_usize;
+        let (mut at, mut server_before) = (0_usize, false);
         need.wrote |= self.mode == PoolMode::Session;
         for (intake, len) in &segment.items {
             let frame = bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
             at = at.saturating_add(*len);
+            let reaches_server = server_before;
+            server_before |= intake.needs_server() || matches!(intake, Intake::CloseStatement { .. });
             match intake {
+                // What comes before it is answered; the server is made to fail here, and passes over the rest.
+                Intake::Refuse { .. } if reaches_server => break,
                 Intake::Refuse { error, .. } => return Err((**error).clone()),
                 Intake::FunctionCall => {
                     need.access = Access::Write;

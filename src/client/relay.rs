@@ -460,7 +460,7 @@ impl Client {
         connection: &mut Connection,
         cx: &mut Context<'_>,
     ) -> Result<bool, Event> {
-        let (mut moved, mut gathered) = (false, false);
+        let (mut moved, mut wants_more) = (false, false);
         if link.opening != Opening::Over && self.session.is_drained() {
             self.opened(link, connection)?;
             moved = true;
@@ -479,14 +479,13 @@ impl Client {
             // Before the Sync the server may hold its answers back, so there is nothing to wait for.
             let wait = (self.session.names_in_doubt() && !self.session.is_mid_exchange()) || self.session.holds_sync();
             if link.client_rest == 0 && !wait {
-                self.gather().map_err(Event::Stop)?;
-                gathered = true;
+                wants_more = self.gather().map_err(Event::Stop)?;
                 if self.segment.complete {
                     moved |= self.send_segment(link, connection)?;
                 }
             }
         }
-        if self.input.len() < self.segment.len + HIGH_WATER || (gathered && !self.segment.complete) {
+        if self.input.len() < self.segment.len + HIGH_WATER || wants_more {
             match self.input.poll_fill(&mut self.stream, cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(n)) if n > 0 => moved = true,

@@ -59,6 +59,12 @@ impl Segment {
             && self.items.iter().any(|(i, _)| matches!(i, Intake::Execute { .. }))
     }
 
+    /// Whether it says what the unnamed statement is.
+    #[must_use]
+    pub fn gives_unnamed(&self) -> bool {
+        self.items.iter().any(|(i, _)| matches!(i, Intake::Parse { named: None, .. }))
+    }
+
     /// Whether it ends with Sync.
     #[must_use]
     pub fn ends_with_sync(&self) -> bool {

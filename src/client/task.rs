@@ -208,21 +208,25 @@ impl Client {
         .await
     }
 
-    /// Reads messages from the input into the segment, as far as they are whole and the segment goes.
-    pub(super) fn gather(&mut self) -> Result<(), Error> {
+    /// Reads messages from the input into the segment, as far as they are whole and the segment goes. Whether it wants more bytes; else
+    /// it waits for an answer.
+    pub(super) fn gather(&mut self) -> Result<bool, Error> {
         let max = self.live.config.general.max_packet_size as usize;
         while !self.segment.complete {
             let bytes = self.input.bytes().get(self.segment.len..).unwrap_or_default();
             let next = frame::next(bytes, max).map_err(|e| {
                 Error::client_fatal(SqlState::PROTOCOL_VIOLATION, format!("invalid frontend message: {e}"))
             })?;
-            let Some(frame) = next else { break };
+            let Some(frame) = next else { return Ok(true) };
+            if self.session.waits_for_unnamed(&frame, self.segment.gives_unnamed()) {
+                return Ok(false);
+            }
             let len = frame.bytes.len();
             let cx = &self.cx;
             let intake = self.session.intake(frame, &cx.shared.registry, |text| cx.facts.borrow_mut().get(text))?;
             self.segment.push(intake, len);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Follows a reload: the database may be another now.

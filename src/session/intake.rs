@@ -151,7 +151,7 @@ impl Session {
         Ok(match frame.tag {
             b'Q' => {
                 // A simple query destroys the unnamed statement.
-                self.unnamed = None;
+                self.change_unnamed(None);
                 Intake::Query(facts(message::query(body).ok_or_else(malformed)?))
             }
             b'P' => self.intake_parse(&message::parse(body).ok_or_else(malformed)?, registry, facts),
@@ -201,8 +201,8 @@ impl Session {
     ) -> Intake {
         if parse.name.is_empty() {
             let statement = registry.unnamed(parse, facts(parse.sql));
-            let before = self.unnamed.replace(Arc::clone(&statement));
-            return Intake::Parse { statement, named: None, undo: Some(Undo::ClientUnnamed { before }) };
+            let undo = self.change_unnamed(Some(Arc::clone(&statement)));
+            return Intake::Parse { statement, named: None, undo: Some(undo) };
         }
         let name: Box<[u8]> = parse.name.into();
         if self.follow && self.names.contains_key(&name) {
@@ -246,7 +246,7 @@ impl Session {
 
     fn intake_close(&mut self, name: &[u8]) -> Intake {
         if name.is_empty() {
-            let undo = Some(Undo::ClientUnnamed { before: self.unnamed.take() });
+            let undo = Some(self.change_unnamed(None));
             return Intake::CloseStatement { virtual_name: false, undo };
         }
         if !self.follow {
@@ -260,6 +260,12 @@ impl Session {
             },
             None => Intake::CloseStatement { virtual_name: ours, undo: None },
         }
+    }
+
+    /// Changes the unnamed statement; what takes that back.
+    fn change_unnamed(&mut self, to: Option<Arc<Statement>>) -> Undo {
+        self.unnamed_version += 1;
+        Undo::ClientUnnamed { before: std::mem::replace(&mut self.unnamed, to), version: self.unnamed_version }
     }
 
     /// Takes back what a message that will not be forwarded has changed here.

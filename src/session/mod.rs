@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crate::error::{Error, Severity, SqlState};
 use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, TransactionEffect};
 use crate::wire::encode;
+use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
 
 pub use intake::Intake;
@@ -80,6 +81,7 @@ pub struct Session {
     failed: bool,
     names: HashMap<Box<[u8]>, Arc<Statement>>,
     unnamed: Option<Arc<Statement>>,
+    unnamed_version: u64,
     portals: HashMap<Box<[u8]>, Arc<Statement>>,
     settings: ClientSettings,
     pending: Vec<SessionEffect>,
@@ -107,6 +109,7 @@ impl Session {
             failed: false,
             names: HashMap::new(),
             unnamed: None,
+            unnamed_version: 0,
             portals: HashMap::new(),
             settings,
             pending: Vec::new(),
@@ -208,6 +211,18 @@ impl Session {
     #[must_use]
     pub fn settings_in_doubt(&self) -> bool {
         self.pipeline.settings_in_doubt() || self.pending.iter().any(settings::decides_shard)
+    }
+
+    /// Whether a message is to wait: it speaks of the unnamed statement, and what that is hangs on an answer under way. `given`: what is
+    /// not sent yet says what it is.
+    #[must_use]
+    pub fn waits_for_unnamed(&self, frame: &Frame<'_>, given: bool) -> bool {
+        let unnamed = || match frame.tag {
+            b'B' => message::bind(frame.body()).is_some_and(|b| b.statement.is_empty()),
+            b'D' => matches!(message::target(frame.body()), Some(message::Target::Statement(b""))),
+            _ => false,
+        };
+        !given && !self.pipeline.is_empty() && unnamed() && self.pipeline.unnamed_in_doubt()
     }
 
     /// Whether the server passes over everything up to the next Sync.
@@ -585,10 +600,10 @@ impl Session {
     fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
         self.failed = true;
         // PostgreSQL drops the unnamed statement before it reads the text of the next.
-        let unnamed_failed = self
-            .pipeline
-            .head()
-            .is_some_and(|r| matches!(r.kind, Kind::Parse) && r.undo.iter().any(|u| matches!(u, Undo::ServerUnnamed)));
+        let version = self.unnamed_version;
+        let is_last = |u: &Undo| matches!(u, Undo::ClientUnnamed { version: of, .. } if *of == version);
+        let head = self.pipeline.head();
+        let unnamed_failed = head.is_some_and(|r| matches!(r.kind, Kind::Parse) && r.undo.iter().any(is_last));
         if let Some(Request { kind: Kind::Query { .. }, answer: Answer::Swallow, .. }) = self.pipeline.head() {
             self.unseen_error = Some(Box::new(message::server_error(body)));
             return Action::Swallow;
@@ -691,7 +706,12 @@ impl Session {
             Undo::ClientName { name, before: None } => {
                 self.names.remove(&name);
             }
-            Undo::ClientUnnamed { before } => self.unnamed = before,
+            Undo::ClientUnnamed { before, version } => {
+                if self.unnamed_version == version {
+                    self.unnamed = before;
+                    self.unnamed_version -= 1;
+                }
+            }
             Undo::ServerPrepare(_) | Undo::ServerClose(_) | Undo::ServerUnnamed => {}
         }
     }
@@ -726,7 +746,6 @@ impl Session {
                 }
                 SessionEffect::DiscardAll => {
                     self.forget_names();
-                    self.unnamed = None;
                     self.pins.clear();
                     self.pending.clear();
                     self.settings.reset_all();

@@ -75,6 +75,8 @@ pub enum Undo {
     ClientUnnamed {
         /// What it was.
         before: Option<Arc<Statement>>,
+        /// Counts the changes of it. If there were more since, a later message has the last word.
+        version: u64,
     },
     /// The server does not have this statement.
     ServerPrepare(Arc<Statement>),
@@ -256,6 +258,14 @@ impl Pipeline {
         }
         let before_sync = self.queue.iter().rposition(|r| matches!(r.kind, Kind::Sync)).unwrap_or(0);
         self.queue.iter().take(before_sync).any(gives)
+    }
+
+    /// Whether the client's unnamed statement may turn out to be another: a message before the last Sync changes it, and is not answered.
+    #[must_use]
+    pub fn unnamed_in_doubt(&self) -> bool {
+        let changes = |r: &Request| r.undo.iter().any(|u| matches!(u, Undo::ClientUnnamed { .. }));
+        let before_sync = self.queue.iter().rposition(|r| matches!(r.kind, Kind::Sync)).unwrap_or(0);
+        self.queue.iter().take(before_sync).any(changes)
     }
 
     /// Whether a request that gives the server this statement or takes it away is not answered yet.
