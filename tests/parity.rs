@@ -819,3 +819,65 @@ fn slow_reader_gets_everything() {
     });
     assert!(heard.contains("C(SELECT 300)") && heard.contains("D(next)"));
 }
+
+/// Names that stand for nothing in the middle of a pipeline, and what errors make of the unnamed statement.
+#[test]
+fn errors_within_pipelines() {
+    let pair = Pair::start();
+    let heard = pair.same(|talk| {
+        // All of it is sent before anything is read.
+        talk.query("SELEC");
+        talk.bind("", "missing", &[]);
+        talk.close_statement("");
+        talk.flush();
+        talk.sync();
+        talk.parse("", "SELECT 'kept'", &[]);
+        talk.sync();
+        talk.bind("", "missing", &[]);
+        talk.parse("b", "SELECT 'skipped'", &[]);
+        talk.sync();
+        // The unnamed statement has outlived all that; what comes before the missing name is answered.
+        talk.bind("", "", &[]);
+        talk.execute("", 0);
+        talk.bind("", "b", &[]);
+        talk.parse("", "SELECT 'skipped'", &[]);
+        talk.sync();
+        talk.bind("", "", &[]);
+        talk.execute("", 0);
+        talk.sync();
+        (0..6).for_each(|_| talk.ready());
+        // A Parse that fails takes the unnamed statement away; a later one is not touched by it.
+        talk.parse("", "SELEC", &[]);
+        talk.sync();
+        talk.bind("", "", &[]);
+        talk.sync();
+        talk.parse("", "SELECT 'later'", &[]);
+        talk.sync();
+        talk.bind("", "", &[]);
+        talk.execute("", 0);
+        talk.sync();
+        (0..4).for_each(|_| talk.ready());
+        // A Parse that is skipped gives nothing.
+        talk.parse("", "SELECT 'first'", &[]);
+        talk.sync();
+        talk.bind("", "missing", &[]);
+        talk.parse("", "SELECT 'never'", &[]);
+        talk.sync();
+        talk.bind("", "", &[]);
+        talk.execute("", 0);
+        talk.sync();
+        (0..3).for_each(|_| talk.ready());
+        // Close, then a name that stands for nothing.
+        talk.close_statement("missing");
+        talk.bind("", "missing", &[]);
+        talk.sync();
+        talk.ready();
+        talk.query("SELECT 'drops the unnamed statement'");
+        talk.bind("", "", &[]);
+        talk.sync();
+        (0..2).for_each(|_| talk.ready());
+    });
+    assert_eq!(heard.matches("D(kept)").count(), 2, "{heard}");
+    assert!(heard.contains("D(later)") && heard.contains("D(first)"), "{heard}");
+    assert!(!heard.contains("skipped") && !heard.contains("never"), "{heard}");
+}
