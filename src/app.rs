@@ -155,10 +155,11 @@ fn load(path: &Path, options: &Options) -> Result<Config, Vec<String>> {
 }
 
 async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
+    // Before anyone can find out that we are there: a SIGHUP that nobody takes would end the process.
+    let mut signals = Signals::new().map_err(|why| vec![format!("cannot take signals: {why}")])?;
     // Before anything else is started: a port in use is found out while nothing has happened yet.
     let listeners = accept::bind(&live.config.general)?;
     let http = bind_http(&live.config).await?;
-    let mut signals = Signals::new().map_err(|why| vec![format!("cannot take signals: {why}")])?;
 
     let shared = Shared::new(live);
     let (requests, mut asked) = mpsc::channel(REQUESTS);
