@@ -127,7 +127,7 @@ async fn encrypt(slot: &mut Option<Stream>, already: &Buffer, acceptor: &Accepto
             Ok(())
         }
         Err(error) => {
-            tracing::info!(?peer, %error, "no TLS with a client: the handshake failed");
+            tracing::info!(peer = peer.map(tracing::field::display), %error, "no TLS with a client: the handshake failed");
             Err(error)
         }
     }

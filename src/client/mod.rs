@@ -94,7 +94,7 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
         Err(_) => Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)"),
     };
     if live.config.general.log_pooler_errors {
-        tracing::info!(?peer, %error, "login failed");
+        tracing::info!(peer = peer.map(tracing::field::display), %error, "login failed");
     }
     let mut out = Vec::new();
     encode::error(&mut out, &error);
