@@ -293,3 +293,25 @@ fn look_ups_fail_together() {
     assert!(asked.elapsed() < std::time::Duration::from_secs(12));
     servers[0].thaw();
 }
+
+/// A look-up that fails is no answer to another question: what another shard can tell is asked there.
+#[test]
+fn a_look_up_that_fails_fails_nobody_elses() {
+    let servers = [Cluster::start(), Cluster::start()];
+    for server in &servers {
+        server.sql(
+            "CREATE TABLE t (k int8 PRIMARY KEY); CREATE FUNCTION f(int8) RETURNS int8 LANGUAGE sql AS 'SELECT $1'",
+        );
+    }
+    let weir = weir([&servers[0], &servers[1]], "");
+    let (mut first, mut second) = (weir.client("app"), weir.client("app"));
+    servers[0].freeze();
+    first.query("SELECT f(1)");
+    first.expect_silence(std::time::Duration::from_millis(300));
+    second.query(&format!("SELECT count(*) FROM t WHERE k = {}", key_of_second()));
+    let answer = show(&first.read_until_ready());
+    assert!(answer.starts_with("E(08"), "{answer}");
+    let answer = show(&second.read_until_ready());
+    assert!(answer.contains("C(SELECT 1)"), "{answer}");
+    servers[0].thaw();
+}

@@ -12,6 +12,7 @@ use common::cluster::Cluster;
 use common::eventually;
 use common::raw::RawClient;
 use common::weir::Weir;
+use common::wire::show;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PORT: &str = "SELECT inet_server_port()";
@@ -116,7 +117,7 @@ fn what_is_a_servers_own_is_told_by_the_primary() {
     client.bind("", "", &[]);
     client.execute("", 0);
     client.sync();
-    assert_eq!(common::wire::show(&client.read_until_ready()), "1 2 D(off) C(SHOW) Z(I)");
+    assert_eq!(show(&client.read_until_ready()), "1 2 D(off) C(SHOW) Z(I)");
     let both = client.rows("SELECT inet_server_port(); SHOW port").unwrap();
     assert_eq!(both[0], both[1]);
 }
@@ -189,7 +190,7 @@ fn views_and_sequences_go_where_they_belong() {
         client.execute("", 0);
         client.close_statement("s");
         client.sync();
-        let answer = common::wire::show(&client.read_until_ready());
+        let answer = show(&client.read_until_ready());
         assert_eq!(answer, format!("1 2 D({}) C(SELECT 1) 3 Z(I)", pair.primary.port()));
     }
     let log = pair.replica.log_text();
@@ -216,6 +217,25 @@ fn reads_do_not_depend_on_the_catalog() {
     pair.primary.kill9();
     pair.on_replica("SELECT * FROM v");
     pair.on_replica("SELECT count(*), inet_server_port() FROM t");
+}
+
+/// While the primary is asked what a relation is, its client can cancel and leave.
+#[test]
+fn a_look_up_that_is_not_answered_can_be_cancelled() {
+    let pair = Pair::start("CREATE VIEW v AS SELECT 1 AS a");
+    let (mut client, mut leaver) = (pair.client(), pair.client());
+    pair.primary.freeze();
+    client.query("SELECT * FROM v");
+    leaver.query("SELECT * FROM v");
+    client.expect_silence(Duration::from_millis(300));
+    client.cancel();
+    assert_eq!(show(&client.read_until_ready()), "E(57014) Z(I)");
+    drop(leaver);
+    eventually("the one that left is gone", Duration::from_secs(5), || {
+        (pair.weir.admin_table("SHOW CLIENTS").iter().filter(|c| c["database"] == "app").count() == 1).then_some(())
+    });
+    pair.primary.thaw();
+    assert_eq!(client.value("SELECT a FROM v"), "1");
 }
 
 /// Once known, the names of a statement cost no look-up: the primary sees no more logins.
@@ -277,7 +297,7 @@ fn a_block_that_has_done_nothing_moves_to_the_primary() {
         client.bind("", "", &[]);
         client.execute("", 0);
         client.sync();
-        let answer = common::wire::show(&client.read_until_ready());
+        let answer = show(&client.read_until_ready());
         assert!(!answer.contains("E("), "{sql}: {answer}");
     }
     assert_eq!(client.value("SELECT count(*) FROM t"), "1");

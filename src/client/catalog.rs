@@ -147,12 +147,6 @@ async fn look_up(
     // One at a time for each user: what many clients want to know at once is mostly the same.
     let asked = clock::now();
     let mut turn = pools.looking_up.lock().await;
-    if let Some((when, error)) = &*turn
-        && *when >= asked
-    {
-        // Whoever waited for a turn in vain does not try the same once more.
-        return Err(error.clone());
-    }
     let questions = {
         let mut catalog = pools.catalog.lock();
         catalog.follow(database.catalog_epoch.load(Ordering::Acquire));
@@ -162,13 +156,22 @@ async fn look_up(
         return Ok(());
     }
     let epoch = database.catalog_epoch.load(Ordering::Acquire);
-    let answers = match ask(database, pools, worker, &questions).await {
+    // Whoever waited for a turn in vain does not try the same once more.
+    let in_vain = turn.as_ref().filter(|(when, _)| *when >= asked).map(|(_, error)| error.clone());
+    let is_news = in_vain.is_none();
+    let answers = match in_vain {
+        Some(error) => Err(error),
+        None => ask(database, pools, worker, &questions).await,
+    };
+    let answers = match answers {
         Ok(answers) => answers,
         Err(error) if database.config.map.is_sharded() => {
             match shadows_anyway(database, pools, worker, &questions).await {
                 Some(answers) => answers,
                 None => {
-                    *turn = Some((clock::now(), error.clone()));
+                    if is_news {
+                        *turn = Some((clock::now(), error.clone()));
+                    }
                     return Err(error);
                 }
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::WorkerContext;
 use crate::client::block::Block;
-use crate::client::catalog::Planned;
+use crate::client::catalog::{LookUp, Planned};
 use crate::client::database::{Live, LiveDatabase, UserPools};
 use crate::client::own;
 use crate::client::plan::Need;
@@ -270,23 +270,16 @@ impl Client {
             return Ok(());
         }
         let need = loop {
-            match self.weigh(self.plan(false, false, false)) {
+            let looking_up = match self.weigh(self.plan(false, false, false)) {
                 Planned::Need(need) => break need,
                 Planned::Refused(error) => return self.refuse(error).await,
-                Planned::Ask(questions) => {
-                    let looking_up = self.look_up(questions);
-                    // So that a cancel request finds it.
-                    self.handle().set_activity(Activity::Waiting);
-                    let looked_up = self.attend(looking_up, FOR_EVER).await;
-                    self.handle().cancel_is_done();
-                    self.handle().set_activity(Activity::Idle);
-                    match looked_up {
-                        Ok(Some(Err(error))) | Err(Stopped::Refused(error)) => return self.refuse(error).await,
-                        Err(Stopped::End(end)) => return Err(end),
-                        Ok(Some(Ok(())) | None) => {}
-                    }
-                }
-                Planned::Weigh(names) => drop(self.look_up_readings(names).await),
+                Planned::Ask(questions) => self.look_up(questions),
+                Planned::Weigh(names) => self.look_up_readings(names),
+            };
+            match self.ask_first(looking_up).await {
+                Ok(()) => {}
+                Err(Stopped::Refused(error)) => return self.refuse(error).await,
+                Err(Stopped::End(end)) => return Err(end),
             }
         };
         if self.hold_begin(&need) {
@@ -694,6 +687,21 @@ impl Client {
         outcome
     }
 
+    /// Waits until the catalog is asked, as long as for a server.
+    async fn ask_first(&mut self, looking_up: LookUp) -> Result<(), Stopped> {
+        let limit = self.live.config.general.query_wait_timeout;
+        let limit = if limit.is_zero() { FOR_EVER } else { limit };
+        // So that a cancel request finds it.
+        self.handle().set_activity(Activity::Waiting);
+        let asked = self.attend(looking_up, limit).await;
+        self.handle().cancel_is_done();
+        self.handle().set_activity(Activity::Idle);
+        match asked? {
+            Some(answered) => answered.map_err(Stopped::Refused),
+            None => Err(Stopped::Refused(catalog_silent(limit))),
+        }
+    }
+
     /// Waits for `future`, while the client is there, nobody cancels and the time is not up (`None`).
     async fn attend<T>(&mut self, future: impl Future<Output = T>, limit: Duration) -> Result<Option<T>, Stopped> {
         let handle = Arc::clone(self.handle());
@@ -775,6 +783,15 @@ fn terminated() -> Error {
 /// The error of a lost server connection.
 pub(super) fn lost(why: &str) -> Error {
     Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {why}"))
+}
+
+fn catalog_silent(limit: Duration) -> Error {
+    let seconds = limit.as_secs_f64();
+    Error::us(
+        SqlState::TOO_MANY_CONNECTIONS,
+        format!("the server's catalog, which decides where the statement goes, did not answer within {seconds} s (query_wait_timeout)"),
+    )
+    .hint("SHOW SERVERS and SHOW REPLICAS on the console tell how the servers are.")
 }
 
 fn pool_full(pool: &Pool, limit: Duration) -> Error {
