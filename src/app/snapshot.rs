@@ -88,7 +88,7 @@ impl State {
     fn logins(&self) -> Vec<LoginSnapshot> {
         let mut logins: BTreeMap<(String, String), u32> = BTreeMap::new();
         for client in &self.shared.clients {
-            *logins.entry((client.database.clone(), client.user.clone())).or_default() += 1;
+            *logins.entry((client.database.to_string(), client.user.to_string())).or_default() += 1;
         }
         let entry = |((database, user), clients)| LoginSnapshot { database, user, clients };
         logins.into_iter().map(entry).collect()
@@ -313,8 +313,8 @@ fn client(c: &ClientHandle, server: Option<ConnectionId>, port: u16, now: &Momen
         wait: waits_since.map_or(Duration::ZERO, |since| uptime.saturating_sub(since)),
         server,
         connection: ConnectionSnapshot {
-            user: c.user.clone(),
-            database: c.database.clone(),
+            user: c.user.to_string(),
+            database: c.database.to_string(),
             remote: endpoint(c.addresses.map(|a| a.0), port),
             local: endpoint(c.addresses.map(|a| a.1), port),
             connected_at: c.connected,

@@ -1,6 +1,6 @@
 //! The live side of the configuration: users' credentials, databases with the health of their servers, and pools.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -22,6 +22,7 @@ use crate::pool::{Pool, PoolKey, PoolSettings};
 use crate::route::decide::Why;
 use crate::server::Target;
 use crate::server::login::LoginSettings;
+use crate::session::settings::Values;
 use crate::shard::check::{Check, Distrust};
 use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
@@ -217,6 +218,9 @@ pub struct UserPools {
     pools: Vec<Vec<OnceLock<Arc<Pool>>>>,
 }
 
+/// How many beginnings are remembered.
+const USUAL: usize = 8;
+
 /// What servers say at login.
 #[derive(Debug, Default)]
 pub struct Welcome {
@@ -224,6 +228,23 @@ pub struct Welcome {
     pub parameters: Option<Arc<Vec<(String, String)>>>,
     /// What a server made of a setting: `(name, value)` as the client gave it, and the value as the server took it.
     pub accepted: HashMap<(String, String), String>,
+    /// What clients began with last, the newest at the end.
+    began: VecDeque<Arc<Values>>,
+}
+
+impl Welcome {
+    /// `values` as other clients have them already, if one of the last did: the clients of an application all begin with the same.
+    pub fn usual(&mut self, values: Values) -> Arc<Values> {
+        if let Some(known) = self.began.iter().find(|known| ***known == values) {
+            return Arc::clone(known);
+        }
+        if self.began.len() == USUAL {
+            self.began.pop_front();
+        }
+        let values = Arc::new(values);
+        self.began.push_back(Arc::clone(&values));
+        values
+    }
 }
 
 impl LiveDatabase {

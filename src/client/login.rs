@@ -177,7 +177,7 @@ pub async fn settle(
         let touched = wanted.iter().any(|w| !is_plain(w));
         checkout.release(if touched { Verdict::Dirty } else { Verdict::Clean });
     }
-    let welcome = pools.welcome.lock();
+    let mut welcome = pools.welcome.lock();
     let mut parameters = welcome.parameters.as_ref().map(|p| p.to_vec()).unwrap_or_default();
     let mut values = Values::new();
     let sharded = database.config.map.is_sharded();
@@ -200,7 +200,7 @@ pub async fn settle(
             values.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
-    Ok(Settled { parameters, settings: ClientSettings::new(values) })
+    Ok(Settled { parameters, settings: ClientSettings::new(welcome.usual(values)) })
 }
 
 /// Settings that decide how a sharding key is read. Servers report them at login.

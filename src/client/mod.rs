@@ -20,6 +20,7 @@ pub mod task;
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +36,7 @@ use crate::id::WorkerId;
 use crate::net::buffer::write_all;
 use crate::net::tls::Tls;
 use crate::net::{Buffer, Stream};
+use crate::session::settings::ClientSettings;
 use crate::session::{Keep, Session};
 use crate::sql::cache::FactsCache;
 use crate::wire::encode;
@@ -67,7 +69,18 @@ pub struct WorkerContext {
 }
 
 /// Serves a connection that was just accepted, to its end.
+///
+/// The login and each segment are futures in boxes of their own, which go when they are done: what stays of a client that is idle, as
+/// most are, is small.
 pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
+    let client = Box::pin(receive(stream, cx)).await;
+    if let Some(client) = client {
+        client.await;
+    }
+}
+
+/// Lets a connection in: what serves the client after its login.
+async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
     // First the number: a reload in between is then noticed at the first statement.
     let generation = cx.shared.generation.load(Ordering::Acquire);
     let live = cx.shared.live.load_full();
@@ -78,18 +91,23 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
     let mut slot = Some(stream);
     let mut input = Buffer::default();
     cx.shared.logging_in.fetch_add(1, Ordering::Relaxed);
-    let entered = tokio::time::timeout(limit, Box::pin(enter(&mut slot, &mut input, &cx, &live))).await;
+    let entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live)).await;
     cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
     // Without a stream the client failed to make TLS.
-    let Some(mut stream) = slot else { return };
+    let mut stream = slot?;
     let error = match entered {
-        Ok(Ok(Entered::Nothing)) => return,
-        Ok(Ok(Entered::Console { visitor, _admitted })) => {
-            drop(console::serve(&*cx.console, &visitor, &mut stream, &mut input).await);
-            return;
+        Ok(Ok(Entered::Nothing)) => return None,
+        Ok(Ok(Entered::Console { visitor, admitted })) => {
+            return Some(Box::pin(async move {
+                drop(console::serve(&*cx.console, &visitor, &mut stream, &mut input).await);
+                drop(admitted);
+            }));
         }
-        Ok(Ok(Entered::Client(parts))) => return run(*parts, stream, input, cx, live, generation).await,
-        Ok(Err(Failed::Io(error))) => return tracing::debug!(%error, "connection lost during login"),
+        Ok(Ok(Entered::Client(parts))) => return Some(stay(*parts, stream, input, cx, live, generation)),
+        Ok(Err(Failed::Io(error))) => {
+            tracing::debug!(%error, "connection lost during login");
+            return None;
+        }
         Ok(Err(Failed::Error(error))) => error.fatal(),
         Err(_) => Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)"),
     };
@@ -100,12 +118,13 @@ pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
     encode::error(&mut out, &error);
     // The client may have gone already; one that does not read is not waited for.
     drop(tokio::time::timeout(Duration::from_secs(1), write_all(&mut stream, &out)).await);
+    None
 }
 
 /// What a login led to.
 enum Entered {
     Nothing,
-    Console { visitor: Visitor, _admitted: Admitted },
+    Console { visitor: Visitor, admitted: Admitted },
     Client(Box<Parts>),
 }
 
@@ -114,27 +133,38 @@ struct Parts {
     registered: Registered,
     database: Arc<LiveDatabase>,
     pools: Arc<UserPools>,
-    settled: Settled,
+    settings: ClientSettings,
     admitted: Admitted,
     seats: [Seat; 2],
 }
 
-async fn run(parts: Parts, stream: Stream, input: Buffer, cx: Rc<WorkerContext>, live: Arc<Live>, generation: u64) {
-    let Parts { registered, database, pools, settled, admitted, seats } = parts;
+/// Serves a client that has logged in, to its end. Not an `async fn`: that would hold what it is given twice.
+fn stay(
+    parts: Parts,
+    stream: Stream,
+    input: Buffer,
+    cx: Rc<WorkerContext>,
+    live: Arc<Live>,
+    generation: u64,
+) -> Pin<Box<dyn Future<Output = ()>>> {
+    let Parts { registered, database, pools, settings, admitted, seats } = parts;
     let keep = if pools.mode == PoolMode::Session { Keep::Session } else { Keep::Transaction };
     let follow = live.config.general.max_prepared_statements > 0;
-    let handle = Arc::clone(&registered.handle);
     let (log_in, log_out) = (live.config.general.log_connections, live.config.general.log_disconnections);
+    let handle = &registered.handle;
     if log_in {
-        tracing::info!(client = %handle.id, user = handle.user, database = handle.database, "client connected");
+        tracing::info!(client = %handle.id, user = &*handle.user, database = &*handle.database, "client connected");
     }
-    let session = Session::new(keep, follow, settled.settings);
-    Box::pin(Client::new(stream, input, session, cx, live, database, pools, registered, generation).run()).await;
-    drop(seats);
-    drop(admitted);
-    if log_out {
-        tracing::info!(client = %handle.id, user = handle.user, database = handle.database, "client disconnected");
-    }
+    let session = Session::new(keep, follow, settings);
+    let mut client = Client::new(stream, input, session, cx, live, database, pools, registered, generation);
+    Box::pin(async move {
+        client.run().await;
+        let handle = Arc::clone(client.handle());
+        drop((client, seats, admitted));
+        if log_out {
+            tracing::info!(client = %handle.id, user = &*handle.user, database = &*handle.database, "client disconnected");
+        }
+    })
 }
 
 async fn enter(
@@ -195,18 +225,21 @@ async fn enter(
     };
     let secret_len = if startup.minor >= 2 { 32 } else { 4 };
     let way = Way { worker: cx.id, addresses: stream.addresses(), tls: stream.tls().and_then(Tls::negotiated) };
-    let registered = cx.shared.register(&startup.user, &startup.database, way, secret_len);
+    let [of_database, of_user] = &seats;
+    let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
+    let (registered, secret) = cx.shared.register(user, name, way, secret_len);
     if let Some(name) = settled.settings.get("application_name") {
         name.clone_into(&mut registered.handle.application_name.lock());
     }
+    let Settled { parameters, settings } = settled;
     let mut out = Vec::new();
-    for (name, value) in &settled.parameters {
+    for (name, value) in &parameters {
         encode::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
     }
-    encode::backend_key(&mut out, registered.handle.pid, &registered.secret.0);
+    encode::backend_key(&mut out, registered.handle.pid, &secret.0);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
     write_all(stream, &out).await?;
-    Ok(Entered::Client(Box::new(Parts { registered, database, pools, settled, admitted, seats })))
+    Ok(Entered::Client(Box::new(Parts { registered, database, pools, settings, admitted, seats })))
 }
 
 /// Counts the client for `max_db_client_connections` and `max_user_client_connections`.
@@ -215,8 +248,9 @@ fn take_seats(cx: &Rc<WorkerContext>, live: &Live, database: &LiveDatabase, user
     let own = live.config.users.get(user).and_then(|user| user.max_user_client_connections);
     let most = own.unwrap_or(general.max_user_client_connections);
     Ok([
-        cx.shared.seat(SeatOf::Database(database.config.name.clone()), database.config.max_db_client_connections)?,
-        cx.shared.seat(SeatOf::User(user.to_owned()), most)?,
+        cx.shared
+            .seat(&SeatOf::Database(database.config.name.as_str().into()), database.config.max_db_client_connections)?,
+        cx.shared.seat(&SeatOf::User(user.into()), most)?,
     ])
 }
 
@@ -280,5 +314,5 @@ async fn enter_console(
     encode::backend_key(&mut out, 0, &[0; 4]);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
     write_all(stream, &out).await?;
-    Ok(Entered::Console { visitor, _admitted: admitted })
+    Ok(Entered::Console { visitor, admitted })
 }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -40,7 +40,7 @@ pub struct Shared {
     /// Connections that count for `max_client_conn`, those logging in included.
     pub connections: AtomicU32,
     /// Clients per database and per user.
-    seats: Mutex<HashMap<SeatOf, u32>>,
+    seats: Mutex<HashMap<SeatOf, Arc<Bench>>>,
     /// Clients logging in.
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
@@ -97,9 +97,9 @@ pub struct ClientHandle {
     /// Its number.
     pub id: ClientId,
     /// The user it logged in as.
-    pub user: String,
+    pub user: Arc<str>,
     /// The database it asked for.
-    pub database: String,
+    pub database: Arc<str>,
     /// Its address and ours; `None` for a unix socket.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// What TLS agreed on; none: it has no TLS.
@@ -276,11 +276,17 @@ impl Shared {
     ///
     /// # Errors
     /// 53300 when `max` clients are there.
-    pub fn seat(self: &Arc<Self>, of: SeatOf, max: u32) -> Result<Seat, Error> {
+    pub fn seat(self: &Arc<Self>, of: &SeatOf, max: u32) -> Result<Seat, Error> {
         let mut seats = self.seats.lock();
-        let taken = seats.entry(of.clone()).or_default();
-        if max > 0 && *taken >= max {
-            let (what, name, setting) = match &of {
+        let bench = if let Some(bench) = seats.get(of) {
+            Arc::clone(bench)
+        } else {
+            let new = Bench { shared: Arc::downgrade(self), of: of.clone(), taken: AtomicU32::new(0) };
+            Arc::clone(seats.entry(of.clone()).or_insert(Arc::new(new)))
+        };
+        let taken = bench.taken.load(Ordering::Relaxed);
+        if max > 0 && taken >= max {
+            let (what, name, setting) = match of {
                 SeatOf::Database(name) => ("database", name, "max_db_client_connections"),
                 SeatOf::User(name) => ("user", name, "max_user_client_connections"),
             };
@@ -290,14 +296,21 @@ impl Shared {
             )
             .hint(format!("Raise {setting}, or let clients share connections.")));
         }
-        *taken = taken.saturating_add(1);
+        bench.taken.store(taken.saturating_add(1), Ordering::Relaxed);
         drop(seats);
-        Ok(Seat { shared: Arc::clone(self), of })
+        Ok(Seat(bench))
     }
 
-    /// Enters a client that has logged in; it leaves when the result is dropped.
+    /// Enters a client that has logged in; it leaves when the first of the results is dropped. The second is the other half of its cancel
+    /// key.
     #[must_use]
-    pub fn register(self: &Arc<Self>, user: &str, database: &str, way: Way, secret_len: usize) -> Registered {
+    pub fn register(
+        self: &Arc<Self>,
+        user: Arc<str>,
+        database: Arc<str>,
+        way: Way,
+        secret_len: usize,
+    ) -> (Registered, Secret) {
         let Way { worker, addresses, tls } = way;
         let id = ClientId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let secret = Secret((0..secret_len).map(|_| rand::random()).collect());
@@ -307,8 +320,8 @@ impl Shared {
             let dashmap::Entry::Vacant(vacant) = self.keys.entry(pid) else { continue };
             let handle = Arc::new(ClientHandle {
                 id,
-                user: user.to_owned(),
-                database: database.to_owned(),
+                user,
+                database,
                 addresses,
                 tls,
                 connected: clock::wall(),
@@ -326,7 +339,7 @@ impl Shared {
             });
             vacant.insert((secret.clone(), Arc::clone(&handle)));
             self.clients.insert(id, Arc::clone(&handle));
-            return Registered { shared: Arc::clone(self), handle, secret };
+            return (Registered { shared: Arc::clone(self), handle }, secret);
         }
     }
 
@@ -352,26 +365,42 @@ impl Drop for Admitted {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SeatOf {
     /// Those of a database.
-    Database(String),
+    Database(Arc<str>),
     /// Those of a user.
-    User(String),
+    User(Arc<str>),
+}
+
+/// The clients of one database or user.
+#[derive(Debug)]
+struct Bench {
+    shared: Weak<Shared>,
+    of: SeatOf,
+    /// How many there are; changed only by who holds the lock of all seats.
+    taken: AtomicU32,
 }
 
 /// A client that is counted for its database or user; counted out when dropped.
 #[derive(Debug)]
-pub struct Seat {
-    shared: Arc<Shared>,
-    of: SeatOf,
+pub struct Seat(Arc<Bench>);
+
+impl Seat {
+    /// The name of the database or user, of which there is one for all its clients.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        match &self.0.of {
+            SeatOf::Database(name) | SeatOf::User(name) => name,
+        }
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut seats = self.shared.seats.lock();
-        if let Some(taken) = seats.get_mut(&self.of) {
-            *taken = taken.saturating_sub(1);
-            if *taken == 0 {
-                seats.remove(&self.of);
-            }
+        let Some(shared) = self.0.shared.upgrade() else { return };
+        let mut seats = shared.seats.lock();
+        let taken = self.0.taken.load(Ordering::Relaxed).saturating_sub(1);
+        self.0.taken.store(taken, Ordering::Relaxed);
+        if taken == 0 {
+            seats.remove(&self.0.of);
         }
     }
 }
@@ -382,8 +411,6 @@ pub struct Registered {
     shared: Arc<Shared>,
     /// As others see it.
     pub handle: Arc<ClientHandle>,
-    /// The other half of its cancel key.
-    pub secret: Secret,
 }
 
 impl Drop for Registered {

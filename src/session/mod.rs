@@ -18,7 +18,7 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
@@ -82,7 +82,8 @@ pub struct Session {
     names: HashMap<Box<[u8]>, Arc<Statement>>,
     unnamed: Option<Arc<Statement>>,
     unnamed_version: u64,
-    portals: HashMap<Box<[u8]>, Arc<Statement>>,
+    /// A map that takes no memory while there are none, as mostly.
+    portals: BTreeMap<Box<[u8]>, Arc<Statement>>,
     settings: ClientSettings,
     pending: Vec<SessionEffect>,
     pins: Vec<PinReason>,
@@ -110,7 +111,7 @@ impl Session {
             names: HashMap::new(),
             unnamed: None,
             unnamed_version: 0,
-            portals: HashMap::new(),
+            portals: BTreeMap::new(),
             settings,
             pending: Vec::new(),
             pins: Vec::new(),
@@ -681,9 +682,6 @@ impl Session {
     /// The server goes back to the pool; frees what an idle session does not need.
     pub fn on_release(&mut self) {
         self.pipeline.shrink();
-        if self.portals.is_empty() {
-            self.portals = HashMap::new();
-        }
         self.pending = Vec::new();
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use crate::sql::facts::{PinReason, SessionEffect};
 
@@ -43,17 +44,18 @@ pub type Values = BTreeMap<String, String>;
 /// What a client wants.
 #[derive(Debug, Default, Clone)]
 pub struct ClientSettings {
-    /// Given at startup; RESET returns to these.
-    startup: Values,
+    /// Given at startup; RESET returns to these. Shared by clients that gave the same.
+    startup: Arc<Values>,
     /// Wanted now, where it differs from the server's default.
-    wanted: Values,
+    wanted: Arc<Values>,
 }
 
 impl ClientSettings {
     /// Starts from what the client gave at startup.
     #[must_use]
-    pub fn new(startup: Values) -> Self {
-        Self { wanted: startup.clone(), startup }
+    pub fn new(startup: impl Into<Arc<Values>>) -> Self {
+        let startup = startup.into();
+        Self { wanted: Arc::clone(&startup), startup }
     }
 
     /// What it wants of `name`, if it ever said.
@@ -71,21 +73,26 @@ impl ClientSettings {
     /// The client has set it.
     pub fn set(&mut self, name: &str, value: &str) {
         if self.wanted.get(name).is_none_or(|v| v != value) {
-            self.wanted.insert(name.to_owned(), value.to_owned());
+            Arc::make_mut(&mut self.wanted).insert(name.to_owned(), value.to_owned());
         }
     }
 
     /// RESET.
     pub fn reset(&mut self, name: &str) {
-        match self.startup.get(name) {
-            Some(value) => self.wanted.insert(name.to_owned(), value.clone()),
-            None => self.wanted.remove(name),
+        let given = self.startup.get(name);
+        if self.wanted.get(name) == given {
+            return;
+        }
+        let wanted = Arc::make_mut(&mut self.wanted);
+        match given {
+            Some(value) => wanted.insert(name.to_owned(), value.clone()),
+            None => wanted.remove(name),
         };
     }
 
     /// RESET ALL, DISCARD ALL.
     pub fn reset_all(&mut self) {
-        self.wanted.clone_from(&self.startup);
+        self.wanted = Arc::clone(&self.startup);
     }
 }
 
