@@ -3,12 +3,24 @@
 
 use libfuzzer_sys::fuzz_target;
 use pgweir::sql::cache::FactsCache;
-use pgweir::sql::facts::{Access, SessionEffect, ShardShape};
+use pgweir::sql::facts::{Access, QueryFacts, SessionEffect, ShardShape};
 
 fuzz_target!(|text: &[u8]| {
     let mut cache = FactsCache::new(4, 1 << 16);
     let facts = cache.get(text);
     assert_eq!(*cache.get(text), *facts);
+
+    // The normal form, which is SQL itself, says the same but for the values.
+    let mut normal = Vec::new();
+    if pgweir::sql::normal::of(text, &mut normal) {
+        let valueless = |mut facts: QueryFacts| {
+            facts.drop_values();
+            facts.unparsed = facts.unparsed.map(|_| (String::new(), None));
+            facts
+        };
+        let of_normal = pgweir::sql::parse::facts(&normal);
+        assert_eq!(valueless(of_normal), valueless((*facts).clone()), "{}", String::from_utf8_lossy(&normal));
+    }
 
     if let Some((message, _)) = &facts.unparsed {
         assert_eq!(facts.access(), Access::Write);

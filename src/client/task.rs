@@ -28,7 +28,7 @@ use crate::id::{ServerIndex, ShardIndex};
 use crate::net::{Buffer, Stream};
 use crate::pool::{Asked, Checkout, Pool, Ticket, Verdict};
 use crate::route::decide::{self, Request, Route, Why};
-use crate::session::{Intake, Session};
+use crate::session::{Intake, Session, Values};
 use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, QueryFacts, RouteHint, TransactionEffect};
 use crate::wire::message::TransactionStatus;
@@ -223,8 +223,11 @@ impl Client {
                 return Ok(false);
             }
             let len = frame.bytes.len();
-            let cx = &self.cx;
-            let intake = self.session.intake(frame, &cx.shared.registry, |text| cx.facts.borrow_mut().get(text))?;
+            let (cx, sharded) = (&self.cx, self.database.config.map.is_sharded());
+            let intake = self.session.intake(frame, &cx.shared.registry, |text, values| {
+                let mut known = cx.facts.borrow_mut();
+                if values == Values::Needed || sharded { known.get(text) } else { known.get_without_values(text) }
+            })?;
             self.segment.push(intake, len);
         }
         Ok(false)

@@ -10,6 +10,15 @@ use crate::sql::facts::QueryFacts;
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, Target};
 
+/// Whether the facts of a text must hold the values of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// They must: the text is kept as a prepared statement, which other databases may share.
+    Needed,
+    /// They may lack where the database needs none.
+    MayLack,
+}
+
 /// A message of the client.
 #[derive(Debug)]
 pub enum Intake {
@@ -139,7 +148,7 @@ impl Session {
         &mut self,
         frame: Frame<'_>,
         registry: &Registry,
-        facts: impl FnOnce(&[u8]) -> Arc<QueryFacts>,
+        facts: impl FnOnce(&[u8], Values) -> Arc<QueryFacts>,
     ) -> Result<Intake, Error> {
         let malformed = || {
             Error::client_fatal(
@@ -152,7 +161,7 @@ impl Session {
             b'Q' => {
                 // A simple query destroys the unnamed statement.
                 self.change_unnamed(None);
-                Intake::Query(facts(message::query(body).ok_or_else(malformed)?))
+                Intake::Query(facts(message::query(body).ok_or_else(malformed)?, Values::MayLack))
             }
             b'P' => self.intake_parse(&message::parse(body).ok_or_else(malformed)?, registry, facts),
             b'B' => {
@@ -197,10 +206,10 @@ impl Session {
         &mut self,
         parse: &message::Parse<'_>,
         registry: &Registry,
-        facts: impl FnOnce(&[u8]) -> Arc<QueryFacts>,
+        facts: impl FnOnce(&[u8], Values) -> Arc<QueryFacts>,
     ) -> Intake {
         if parse.name.is_empty() {
-            let statement = registry.unnamed(parse, facts(parse.sql));
+            let statement = registry.unnamed(parse, facts(parse.sql, Values::Needed));
             let undo = self.change_unnamed(Some(Arc::clone(&statement)));
             return Intake::Parse { statement, named: None, undo: Some(undo) };
         }
@@ -210,7 +219,7 @@ impl Session {
             let error = Error::client(SqlState::DUPLICATE_STATEMENT, message);
             return Intake::Refuse { error: Box::new(error), simple: false };
         }
-        let statement = registry.intern(parse, || facts(parse.sql));
+        let statement = registry.intern(parse, || facts(parse.sql, Values::Needed));
         let before = self.names.insert(name.clone(), Arc::clone(&statement));
         Intake::Parse { statement, named: Some(name.clone()), undo: Some(Undo::ClientName { name, before }) }
     }

@@ -27,7 +27,7 @@ use crate::wire::encode;
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
 
-pub use intake::Intake;
+pub use intake::{Intake, Values};
 use pipeline::{Answer, Done, Kind, Pipeline, Request, Undo};
 use prepared::Statement;
 pub use server_state::ServerState;

@@ -185,7 +185,7 @@ impl World {
         let mut rest = bytes;
         let mut received = Vec::new();
         while let Some(frame) = frame::next(rest, 1 << 20).unwrap() {
-            let intake = self.session.intake(frame, &self.registry, |_| Arc::default()).unwrap();
+            let intake = self.session.intake(frame, &self.registry, |_, _| Arc::default()).unwrap();
             self.session.forward(intake, frame.bytes, &mut self.state, &mut to_server);
             rest = &rest[frame.bytes.len()..];
         }
@@ -468,7 +468,7 @@ fn sync_sent_before_copy_data_is_not_waited_for() {
     encode::sync(&mut o);
     let mut rest = &o[..];
     while let Some(f) = frame::next(rest, 1000).unwrap() {
-        let intake = s.intake(f, &registry, |_| Arc::default()).unwrap();
+        let intake = s.intake(f, &registry, |_, _| Arc::default()).unwrap();
         s.forward(intake, f.bytes, &mut state, &mut out);
         rest = &rest[f.bytes.len()..];
     }
@@ -571,7 +571,7 @@ proptest! {
             let mut bytes = Vec::new();
             encode::frame(&mut bytes, tag, |b| b.extend_from_slice(&body));
             let frame = frame::next(&bytes, 1000).unwrap().unwrap();
-            if let Ok(intake) = w.session.intake(frame, &w.registry, |_| Arc::default()) {
+            if let Ok(intake) = w.session.intake(frame, &w.registry, |_, _| Arc::default()) {
                 w.session.forward(intake, &bytes, &mut w.state, &mut out);
             }
         }

@@ -3,6 +3,9 @@
 //! The whole text is the key. The hash is the map's own, seeded at random per cache: clients choose the texts, and must not
 //! be able to make them collide.
 //!
+//! Who does not need the values of keys, which is whoever is not on a sharded database, gets the facts of a text's normal form
+//! ([`super::normal`]): a text that differs from another only in the values written into it is then not parsed either.
+//!
 //! A text is kept when it comes for the second time: applications that write their values into their texts never send the
 //! same one again, and to keep each of those costs more than to read it. (Admission by a doorkeeper, as in `TinyLFU`: Einziger,
 //! Friedman, Manes, 2017.)
@@ -13,13 +16,19 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use super::facts::{QueryFacts, SessionEffect, ShardShape};
-use super::parse;
+use super::{normal, parse};
 
 /// Texts longer than this share of the byte limit are not kept: one of them would drive out too many others.
 const LARGEST_SHARE: usize = 16;
 
 /// How many texts the doorkeeper remembers at most; a power of two.
 const REMEMBERED: usize = 4096;
+
+/// Texts longer than this, in bytes, are not brought to their normal form: mostly they are values, and differ in their number.
+const LONGEST_NORMAL: usize = 16 << 10;
+
+/// Stands before a normal form among the keys. No text that is parsed has it.
+const NORMAL: u8 = 0;
 
 /// The facts of the texts seen last, by text.
 pub struct FactsCache {
@@ -30,6 +39,8 @@ pub struct FactsCache {
     bytes: usize,
     hits: u64,
     misses: u64,
+    /// The normal form of the text at hand; kept for its memory.
+    form: Vec<u8>,
 }
 
 struct Entry {
@@ -51,6 +62,7 @@ impl FactsCache {
             bytes: 0,
             hits: 0,
             misses: 0,
+            form: Vec::new(),
         }
     }
 
@@ -68,13 +80,44 @@ impl FactsCache {
         facts
     }
 
-    /// How many times [`Self::get`] found a text.
+    /// The facts of `text`, in which the values of keys may be left out, parsed unless those of its normal form are here.
+    pub fn get_without_values(&mut self, text: &[u8]) -> Arc<QueryFacts> {
+        let mut form = std::mem::take(&mut self.form);
+        form.clear();
+        form.push(NORMAL);
+        let facts = if text.len() <= LONGEST_NORMAL && normal::of(text, &mut form) {
+            self.get_normal(text, &form)
+        } else {
+            self.get(text)
+        };
+        self.form = form;
+        facts
+    }
+
+    fn get_normal(&mut self, text: &[u8], form: &[u8]) -> Arc<QueryFacts> {
+        if let Some(entry) = self.entries.get(form) {
+            self.hits += 1;
+            return Arc::clone(&entry.facts);
+        }
+        self.misses += 1;
+        let mut facts = parse::facts(text);
+        // Why a text is not SQL may be told in words of the text.
+        if facts.unparsed.is_none() && self.door.has_seen(form) {
+            facts.drop_values();
+            let facts = Arc::new(facts);
+            self.insert(form, &facts);
+            return facts;
+        }
+        Arc::new(facts)
+    }
+
+    /// How many times a text was found.
     #[must_use]
     pub fn hits(&self) -> u64 {
         self.hits
     }
 
-    /// How many times [`Self::get`] had to parse.
+    /// How many times a text had to be parsed.
     #[must_use]
     pub fn misses(&self) -> u64 {
         self.misses
@@ -171,6 +214,7 @@ fn weight(text: &[u8], facts: &QueryFacts) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::facts::KeyValue;
     use proptest::prelude::*;
 
     /// What comes twice is kept.
@@ -193,6 +237,23 @@ mod tests {
         assert!(cache.is_empty());
         assert_eq!(cache.bytes(), 0);
         assert!(!Arc::ptr_eq(&first, &cache.get(b"SELECT 1")));
+    }
+
+    #[test]
+    fn texts_that_differ_in_values_are_one() {
+        let mut cache = FactsCache::new(10, 1 << 20);
+        for aid in 1..=2 {
+            cache.get_without_values(format!("SELECT a FROM t WHERE k = {aid}").as_bytes());
+        }
+        let known = cache.get_without_values(b"SELECT a FROM t WHERE k = 3");
+        assert!(Arc::ptr_eq(&known, &cache.get_without_values(b"SELECT a FROM t WHERE k = 4")));
+        assert_eq!((cache.hits(), cache.misses(), cache.len()), (2, 2, 1));
+        let ShardShape::Filtered { equalities, .. } = &known.statements[0].shape else { panic!("{known:?}") };
+        assert_eq!(equalities[0].1, KeyValue::Expression, "nobody may take one text's value for another's");
+        // Those who need the values get them, also of a text that is its own normal form.
+        let zero = b"SELECT a FROM t WHERE k = 0";
+        assert_eq!(*twice(&mut cache, zero), parse::facts(zero));
+        assert!(Arc::ptr_eq(&known, &cache.get_without_values(zero)));
     }
 
     #[test]

@@ -362,6 +362,22 @@ impl QueryFacts {
         self.statements.iter().map(|s| s.access).max().unwrap_or(Access::Neutral)
     }
 
+    /// Takes out the values of keys: each becomes [`KeyValue::Expression`], of which nobody believes to know where it lies.
+    pub fn drop_values(&mut self) {
+        let drop_value = |value: &mut KeyValue| {
+            if matches!(value, KeyValue::Literal { .. }) {
+                *value = KeyValue::Expression;
+            }
+        };
+        for statement in &mut self.statements {
+            match &mut statement.shape {
+                ShardShape::Filtered { equalities, .. } => equalities.iter_mut().for_each(|(_, v)| drop_value(v)),
+                ShardShape::Insert { rows, .. } => rows.iter_mut().flatten().for_each(drop_value),
+                ShardShape::NoTables | ShardShape::Other { .. } => {}
+            }
+        }
+    }
+
     /// Whether it runs code that may leave behind in the session what nobody sees: DO, CALL.
     #[must_use]
     pub fn runs_code(&self) -> bool {

@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod facts;
 mod functions;
 pub mod hints;
+pub mod normal;
 pub mod parse;
 pub mod readings;
 mod scan;
