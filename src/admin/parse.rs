@@ -280,17 +280,16 @@ impl Command {
             | Self::Reload
             | Self::Pause(_)
             | Self::Resume(_)
-            | Self::Shutdown(_) => return Ok(()),
-            Self::Show(show) if show.is_available() => return Ok(()),
-            Self::Show(show) => format!("SHOW {}", show.name()),
-            Self::Disable(_)
+            | Self::Disable(_)
             | Self::Enable(_)
             | Self::Reconnect(_)
             | Self::Kill(_)
             | Self::KillClient(_)
-            | Self::Suspend
             | Self::WaitClose(_)
-            | Self::Set { .. } => self.tag().to_owned(),
+            | Self::Shutdown(_) => return Ok(()),
+            Self::Show(show) if show.is_available() => return Ok(()),
+            Self::Show(show) => format!("SHOW {}", show.name()),
+            Self::Suspend | Self::Set { .. } => self.tag().to_owned(),
         };
         Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, format!("{name} is not supported yet")).hint(HELP_HINT))
     }

@@ -1,5 +1,6 @@
 //! Runs console commands. What they are and who may run them is decided in [`crate::admin`].
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,10 +14,13 @@ use crate::admin::parse::{Command, ShutdownMode};
 use crate::admin::rights::Right;
 use crate::admin::show::{self, Answer, Table};
 use crate::client::database::{Live, LiveDatabase};
+use crate::client::shared::Order;
 use crate::client::{Console, Visitor};
+use crate::clock;
 use crate::error::{Error, Result, SqlState};
-use crate::id::WorkerId;
+use crate::id::{ClientId, WorkerId};
 use crate::metrics::snapshot::SnapshotSource;
+use crate::pool::Pool;
 use crate::wire::encode;
 
 use super::explain_route;
@@ -24,6 +28,8 @@ use super::state::{Request, State};
 
 /// How often PAUSE looks whether the servers are free.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long KILL waits until those it ended are gone.
+const PARTING: Duration = Duration::from_secs(3);
 /// The code of `config_file_error`: see <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 const CONFIG_FILE_ERROR: SqlState = SqlState(*b"F0000");
 /// The code of `successful_completion`, for notices.
@@ -100,6 +106,12 @@ impl Answerer {
             Command::Pause(name) => self.pause(name.as_deref()).await?,
             Command::Resume(name) => self.resume(name.as_deref())?,
             Command::Shutdown(mode) => self.shutdown(*mode)?,
+            Command::Disable(name) => self.disable(name, true)?,
+            Command::Enable(name) => self.disable(name, false)?,
+            Command::Reconnect(name) => self.pools(name.as_deref())?.iter().for_each(|pool| pool.close_all()),
+            Command::WaitClose(name) => self.wait_close(name.as_deref()).await?,
+            Command::Kill(name) => self.kill(name.as_deref()).await?,
+            Command::KillClient(id) => self.kill_client(*id)?,
             other => {
                 let message = format!("{} is not supported yet", other.tag());
                 return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message));
@@ -147,7 +159,24 @@ impl Answerer {
 
     /// Holds back statements that have no server yet, waits until all servers are free, and closes their connections.
     async fn pause(&self, name: Option<&str>) -> Result<()> {
-        let state_error = |message: String| Error::us(SqlState::OBJECT_NOT_IN_STATE, message);
+        self.hold(name)?;
+        loop {
+            // Asked for anew every time: a reload may put others in their place, which are born paused.
+            let databases = self.databases(name)?;
+            if databases.iter().any(|db| !db.paused.load(Ordering::Acquire)) {
+                return Err(state_error("RESUME came before PAUSE was done".to_owned()));
+            }
+            let pools: Vec<_> = databases.iter().flat_map(|db| db.pools()).collect();
+            pools.iter().for_each(|pool| pool.close_all());
+            if pools.iter().all(|pool| pool.is_quiet()) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Holds back statements that have no server yet.
+    fn hold(&self, name: Option<&str>) -> Result<()> {
         match name {
             None if self.state.paused.swap(true, Ordering::AcqRel) => {
                 return Err(state_error("pgweir is already paused".to_owned()));
@@ -165,19 +194,66 @@ impl Answerer {
             database.paused.store(true, Ordering::Release);
             database.pools().iter().for_each(|pool| pool.pause());
         }
-        loop {
-            // Asked for anew every time: a reload may put others in their place, which are born paused.
-            let databases = self.databases(name)?;
-            if databases.iter().any(|db| !db.paused.load(Ordering::Acquire)) {
-                return Err(state_error("RESUME came before PAUSE was done".to_owned()));
+        Ok(())
+    }
+
+    fn pools(&self, name: Option<&str>) -> Result<Vec<Arc<Pool>>> {
+        Ok(self.databases(name)?.iter().flat_map(|db| db.pools()).collect())
+    }
+
+    /// New clients of the database are refused, or let in again. Those that are in stay.
+    fn disable(&self, name: &str, disabled: bool) -> Result<()> {
+        let database = known(&self.state.shared.live.load(), name)?;
+        if database.disabled.swap(disabled, Ordering::AcqRel) == disabled {
+            let state = if disabled { "already disabled" } else { "not disabled" };
+            return Err(state_error(format!("database \"{name}\" is {state}")));
+        }
+        Ok(())
+    }
+
+    /// Waits until the connections that RECONNECT, PAUSE or a reload gave up are closed.
+    async fn wait_close(&self, name: Option<&str>) -> Result<()> {
+        while self.pools(name)?.iter().any(|pool| pool.connections().iter().any(|c| c.close_needed)) {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the database's clients and connections; who connects from now on waits for RESUME.
+    async fn kill(&self, name: Option<&str>) -> Result<()> {
+        // Paused or not, it is killed.
+        if let Err(error) = self.hold(name)
+            && error.sqlstate != SqlState::OBJECT_NOT_IN_STATE
+        {
+            return Err(error);
+        }
+        let mut told = HashSet::new();
+        for client in &self.state.shared.clients {
+            if name.is_none_or(|name| *client.database == *name) {
+                told.insert(client.id);
+                client.order(Order::Kill);
             }
-            let pools: Vec<_> = databases.iter().flat_map(|db| db.pools()).collect();
-            pools.iter().for_each(|pool| pool.close_all());
-            if pools.iter().all(|pool| pool.is_quiet()) {
+        }
+        let started = clock::now();
+        loop {
+            told.retain(|id| self.state.shared.clients.contains_key(id));
+            self.pools(name)?.iter().for_each(|pool| pool.close_all());
+            // They have got the order and will go; who does not take its last bytes gets a second for it.
+            if told.is_empty() || clock::now().saturating_duration_since(started) > PARTING {
                 return Ok(());
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    fn kill_client(&self, id: u64) -> Result<()> {
+        let client = self.state.shared.clients.get(&ClientId(id)).map(|client| Arc::clone(&client));
+        let client = client.ok_or_else(|| {
+            Error::us(SqlState::UNDEFINED_OBJECT, format!("there is no client with id {id}"))
+                .hint("SHOW CLIENTS shows the id of each.")
+        })?;
+        client.order(Order::Kill);
+        Ok(())
     }
 
     fn resume(&self, name: Option<&str>) -> Result<()> {
@@ -197,6 +273,10 @@ impl Answerer {
         }
         Ok(())
     }
+}
+
+fn state_error(message: String) -> Error {
+    Error::us(SqlState::OBJECT_NOT_IN_STATE, message)
 }
 
 fn known(live: &Live, name: &str) -> Result<Arc<LiveDatabase>> {

@@ -122,8 +122,9 @@ fn database(
         return Arc::clone(known);
     }
     let fresh = fresh(new, secret);
-    // A reload is no RESUME.
+    // A reload is no RESUME and no ENABLE.
     fresh.paused.store(known.paused.load(Ordering::Acquire), Ordering::Release);
+    fresh.disabled.store(known.disabled.load(Ordering::Acquire), Ordering::Release);
     fresh
 }
 
@@ -199,6 +200,7 @@ mod tests {
         let key = [0; 32];
         let old = build(config(&format!("{BASE}[users.u]\npassword = \"x\"\n")), None, key).unwrap();
         old.databases["b"].paused.store(true, Ordering::Release);
+        old.databases["b"].disabled.store(true, Ordering::Release);
         let same = build((*old.config).clone(), Some(&old), key).unwrap();
         assert!(Arc::ptr_eq(&old.databases["a"], &same.databases["a"]));
         assert!(Arc::ptr_eq(&old.users["u"], &same.users["u"]));
@@ -209,6 +211,7 @@ mod tests {
         let new = build(changed.clone(), Some(&old), key).unwrap();
         assert!(!Arc::ptr_eq(&old.databases["b"], &new.databases["b"]));
         assert!(new.databases["b"].paused.load(Ordering::Acquire), "a reload is no RESUME");
+        assert!(new.databases["b"].disabled.load(Ordering::Acquire), "and no ENABLE");
         assert!(!Arc::ptr_eq(&old.users["u"], &new.users["u"]));
         let mut only = (*old.config).clone();
         only.databases.get_mut("b").unwrap().pool_size += 1;

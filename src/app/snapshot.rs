@@ -149,7 +149,8 @@ impl Moment {
 
 fn database(db: &LiveDatabase) -> DatabaseSnapshot {
     let paused = db.paused.load(Ordering::Acquire);
-    DatabaseSnapshot { paused, ..describe::database(&db.config) }
+    let disabled = db.disabled.load(Ordering::Acquire);
+    DatabaseSnapshot { paused, disabled, ..describe::database(&db.config) }
 }
 
 /// Users who can log in and users with overrides.
@@ -355,7 +356,7 @@ fn server(
             local: endpoint(info.local, pool.target.port),
             connected_at: now.wall_of(info.created.unwrap_or(info.since)),
             requested_at: now.wall_of(info.since),
-            close_needed: false,
+            close_needed: info.close_needed,
             remote_pid: Some(info.pid),
             tls: info.tls.map(|tls| tls.to_string()).unwrap_or_default(),
             application_name: lent.map(|(_, name)| name.clone()).unwrap_or_default(),

@@ -153,6 +153,8 @@ pub struct LiveDatabase {
     pub distrust: ArcSwap<Distrust>,
     /// Whether PAUSE holds it.
     pub paused: AtomicBool,
+    /// Whether DISABLE keeps new clients out.
+    pub disabled: AtomicBool,
     /// Whether a reload has replaced it: its pools serve nobody new.
     pub retired: AtomicBool,
     /// What is stored of its `user`: see [`stored_secret`].
@@ -265,6 +267,7 @@ impl LiveDatabase {
             checks: Mutex::new(checks),
             distrust: ArcSwap::default(),
             paused: AtomicBool::new(false),
+            disabled: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             secret,
             last_used: Mutex::new(now),

@@ -215,6 +215,14 @@ async fn enter(
         .hint("SHOW DATABASES on the console lists the configured ones.")
         .into());
     };
+    if database.disabled.load(Ordering::Acquire) {
+        return Err(Error::us_fatal(
+            SqlState::CANNOT_CONNECT_NOW,
+            format!("database \"{}\" is disabled", startup.database),
+        )
+        .hint("ENABLE on the console lets new clients in again.")
+        .into());
+    }
     let seats = take_seats(cx, live, &database, &startup.user)?;
     let (pools, settled) = match settle(live, &database, &startup, &pass_through, cx, stream).await {
         Ok(settled) => settled,

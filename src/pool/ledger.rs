@@ -184,6 +184,12 @@ impl Ledger {
         self.slots.get(&slot).map(|s| (s.state, s.since))
     }
 
+    /// Whether the connection is to be closed when it is given back.
+    #[must_use]
+    pub fn is_condemned(&self, slot: SlotId) -> bool {
+        self.slots.get(&slot).is_some_and(|s| s.condemned)
+    }
+
     /// Since when the first in the queue has waited.
     #[must_use]
     pub fn oldest_wait(&self) -> Option<Instant> {

@@ -88,6 +88,8 @@ pub struct ConnectionInfo {
     pub peer: Option<std::net::SocketAddr>,
     /// What TLS agreed on; none: it has no TLS.
     pub tls: Option<Negotiated>,
+    /// It is closed when it is given back.
+    pub close_needed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -541,6 +543,7 @@ impl Pool {
                 peer: known.addresses.map(|a| a.0),
                 local: known.addresses.map(|a| a.1),
                 tls: known.tls,
+                close_needed: inner.ledger.is_condemned(*slot),
             })
         });
         infos.collect()

@@ -14,9 +14,9 @@ const MAX_DIGITS: usize = 9;
 
 /// Appends the normal form of `text` to `form`; whether there is one. If not, what was appended means nothing.
 ///
-/// There is none for anything but a single statement of [`VERBS`], nor where this simple reading could go wrong or a fact may hang on
+/// There is none for anything but a single SELECT, INSERT, UPDATE, DELETE or WITH, nor where this simple reading could go wrong or a fact may hang on
 /// a value: comments (they may hold hints), backslashes, dollar quotes, strings with a prefix, numbers with a fraction's exponent or
-/// letters behind them, and the names in [`PEEKED`]; nor when there is no literal in it. Texts are read with
+/// letters behind them, `set_config` and `float`; nor when there is no literal in it. Texts are read with
 /// `standard_conforming_strings` on, as [`super::parse`] does.
 pub fn of(text: &[u8], form: &mut Vec<u8>) -> bool {
     let start = text.iter().position(|c| !is_space(*c)).unwrap_or(text.len());

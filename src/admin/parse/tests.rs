@@ -165,13 +165,7 @@ fn what_is_not_supported_yet_says_so() {
         "SHOW PEERS",
         "SHOW PEER_POOLS",
         "SHOW PINS",
-        "DISABLE a",
-        "ENABLE a",
-        "RECONNECT",
-        "KILL",
-        "KILL_CLIENT 1",
         "SUSPEND",
-        "WAIT_CLOSE",
         "SET pool_mode = session",
     ] {
         let error = parse(text).check_available().unwrap_err();
@@ -179,7 +173,22 @@ fn what_is_not_supported_yet_says_so() {
         let name = error.message.strip_suffix(" is not supported yet").unwrap();
         assert!(text.starts_with(name), "{text}: {error}");
     }
-    for text in ["", "BEGIN", "SHOW POOLS", "EXPLAIN ROUTE 'x'", "RELOAD", "PAUSE", "RESUME", "SHUTDOWN"] {
+    for text in [
+        "",
+        "BEGIN",
+        "SHOW POOLS",
+        "EXPLAIN ROUTE 'x'",
+        "RELOAD",
+        "PAUSE",
+        "RESUME",
+        "SHUTDOWN",
+        "DISABLE a",
+        "ENABLE a",
+        "RECONNECT",
+        "KILL",
+        "KILL_CLIENT 1",
+        "WAIT_CLOSE",
+    ] {
         assert_eq!(parse(text).check_available(), Ok(()), "{text}");
     }
 }

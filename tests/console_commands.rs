@@ -1,0 +1,132 @@
+//! The console's commands that end, close and keep out, as PgBouncer's operators know them.
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::show;
+
+const WAIT: Duration = Duration::from_secs(10);
+
+fn start() -> (Cluster, Weir) {
+    let cluster = Cluster::start();
+    let weir = Weir::builder().cluster("app", &cluster, &[]).cluster("other", &cluster, &[]).start();
+    (cluster, weir)
+}
+
+fn console(weir: &Weir) -> RawClient {
+    weir.console().expect("the console")
+}
+
+#[test]
+fn one_client_is_ended_in_the_middle_of_a_transaction() {
+    let (cluster, weir) = start();
+    cluster.sql("CREATE TABLE t (a int)");
+    let (mut victim, mut other) = (weir.client("app"), weir.client("app"));
+    assert_eq!(other.value("SELECT 1"), "1");
+    assert_eq!(victim.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(victim.run("INSERT INTO t VALUES (1)"), "C(INSERT 0 1) Z(T)");
+    let clients = weir.admin_table("SHOW CLIENTS");
+    let id = &clients.iter().find(|c| c["state"] == "active").expect("the one in a transaction")["id"];
+    let mut console = console(&weir);
+    assert_eq!(console.run(&format!("KILL_CLIENT {id}")), "C(KILL_CLIENT) Z(I)");
+    assert_eq!(show(&victim.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(other.value("SELECT count(*) FROM t"), "0", "it was rolled back, and others go on");
+    assert_eq!(console.run(&format!("KILL_CLIENT {id}")), "E(42704) Z(I)", "it is gone");
+}
+
+#[test]
+fn a_database_is_killed_and_waits_for_resume() {
+    let (_cluster, weir) = start();
+    let (mut idle, mut busy, mut bystander) = (weir.client("app"), weir.client("app"), weir.client("other"));
+    assert_eq!(idle.value("SELECT 1"), "1");
+    assert_eq!(bystander.value("SELECT 1"), "1");
+    busy.query("SELECT pg_sleep(60)");
+    busy.expect_silence(Duration::from_millis(200));
+    let mut console = console(&weir);
+    assert_eq!(console.run("KILL nowhere"), "E(3D000) Z(I)");
+    assert_eq!(console.run("KILL app"), "C(KILL) Z(I)");
+    assert_eq!(show(&idle.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(show(&busy.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(bystander.value("SELECT 2"), "2", "another database lives");
+    let servers = weir.admin_table("SHOW SERVERS");
+    assert!(servers.iter().all(|s| s["database"] != "app"), "{servers:?}");
+    let mut late = weir.client("app");
+    late.query("SELECT 3");
+    late.expect_silence(Duration::from_millis(300));
+    assert_eq!(console.run("RESUME app"), "C(RESUME) Z(I)");
+    assert_eq!(show(&late.read_until_ready()), "T(?column?:23) D(3) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn everything_is_killed() {
+    let (_cluster, weir) = start();
+    let (mut one, mut two) = (weir.client("app"), weir.client("other"));
+    assert_eq!((one.value("SELECT 1"), two.value("SELECT 1")), ("1".to_owned(), "1".to_owned()));
+    let mut console = console(&weir);
+    assert_eq!(console.run("PAUSE app"), "C(PAUSE) Z(I)");
+    assert_eq!(console.run("KILL"), "C(KILL) Z(I)", "a pause does not save anyone");
+    assert_eq!(
+        (show(&one.read_to_end()), show(&two.read_to_end())),
+        ("E(FATAL 57P01)".to_owned(), "E(FATAL 57P01)".to_owned())
+    );
+    assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
+    assert_eq!(weir.client("app").value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_disabled_database_lets_nobody_in() {
+    let (_cluster, weir) = start();
+    let mut inside = weir.client("app");
+    let mut console = console(&weir);
+    assert_eq!(console.run("ENABLE app"), "E(55000) Z(I)");
+    assert_eq!(console.run("DISABLE app"), "C(DISABLE) Z(I)");
+    assert_eq!(console.run("DISABLE app"), "E(55000) Z(I)");
+    assert_eq!(console.run("DISABLE nowhere"), "E(3D000) Z(I)");
+    let error = weir.login("postgres", "app").connect().expect_err("refused");
+    assert_eq!(error.code(), "57P03", "{error:?}");
+    assert_eq!(inside.value("SELECT 1"), "1", "who is in stays");
+    assert_eq!(weir.client("other").value("SELECT 1"), "1");
+    let disabled = |name: &str| {
+        let rows = weir.admin_table("SHOW DATABASES");
+        rows.iter().find(|d| d["name"] == name).map(|d| d["disabled"].clone())
+    };
+    assert_eq!((disabled("app").as_deref(), disabled("other").as_deref()), (Some("1"), Some("0")));
+    assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
+    assert_eq!(disabled("app").as_deref(), Some("1"), "a reload is no ENABLE");
+    assert_eq!(console.run("ENABLE app"), "C(ENABLE) Z(I)");
+    assert_eq!(weir.client("app").value("SELECT 1"), "1");
+}
+
+#[test]
+fn reconnect_replaces_every_connection_as_it_is_given_back() {
+    let (_cluster, weir) = start();
+    let (mut idle, mut held) = (weir.client("app"), weir.client("app"));
+    assert_eq!(held.run("BEGIN"), "C(BEGIN) Z(T)");
+    let pid = held.value("SELECT pg_backend_pid()");
+    let rested = idle.value("SELECT pg_backend_pid()");
+    let mut console = console(&weir);
+    assert_eq!(console.run("WAIT_CLOSE app"), "C(WAIT_CLOSE) Z(I)", "nothing is to be closed");
+    assert_eq!(console.run("RECONNECT app"), "C(RECONNECT) Z(I)");
+    let now = idle.value("SELECT pg_backend_pid()");
+    assert_ne!(now, rested, "the idle one was closed at once");
+    assert_eq!(held.value("SELECT pg_backend_pid()"), pid, "a transaction keeps its own");
+    let needed: Vec<_> = weir
+        .admin_table("SHOW SERVERS")
+        .into_iter()
+        .filter(|s| s["close_needed"] == "1")
+        .map(|s| s["remote_pid"].clone())
+        .collect();
+    assert_eq!(needed, std::slice::from_ref(&pid));
+    console.query("WAIT_CLOSE");
+    console.expect_silence(Duration::from_millis(200));
+    assert_eq!(held.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(show(&console.read_until_ready()), "C(WAIT_CLOSE) Z(I)");
+    eventually("the old one is closed", WAIT, || {
+        weir.admin_table("SHOW SERVERS").iter().all(|s| s["remote_pid"] != pid).then_some(())
+    });
+}
