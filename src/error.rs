@@ -39,6 +39,8 @@ states! {
     READ_ONLY_TRANSACTION = b"25006";
     /// No such prepared statement.
     INVALID_STATEMENT_NAME = b"26000";
+    /// No such portal.
+    INVALID_CURSOR_NAME = b"34000";
     /// No such database.
     UNDEFINED_DATABASE = b"3D000";
     /// The user may not do that.

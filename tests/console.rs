@@ -591,11 +591,9 @@ fn unknown_commands_are_told_the_nearest() {
     assert_eq!(error(&mut console, "SELECT 1; SHOW POOLS").code, "42601");
     assert_eq!(error(&mut console, "DROP TABLE x").code, "42601");
     // The console lives on, also after messages that it does not take.
-    console.parse("", "SHOW POOLS", &[]);
-    console.bind("", "", &[]);
-    console.execute("", 0);
+    console.function_call(1, &[]);
     console.sync();
-    assert_eq!(show(&console.read_until_ready()), "E(0A000) Z(I)");
+    assert_eq!(show(&console.read_until_ready()), "E(08P01) Z(I)");
     assert_eq!(console.value("SHOW VERSION"), format!("pgweir {}", env!("CARGO_PKG_VERSION")));
     assert!(guard::alive(weir.pid()));
     // Garbage costs its own connection only.

@@ -130,3 +130,75 @@ fn reconnect_replaces_every_connection_as_it_is_given_back() {
         weir.admin_table("SHOW SERVERS").iter().all(|s| s["remote_pid"] != pid).then_some(())
     });
 }
+
+#[test]
+fn the_extended_protocol_is_answered() {
+    let (_cluster, weir) = start();
+    let mut console = console(&weir);
+    let columns = |answer: &str| answer.split(' ').filter(|m| m.starts_with("D(")).count();
+    // As most drivers do it: all at once, with the unnamed statement.
+    console.parse("", "SHOW DATABASES", &[]);
+    console.bind("", "", &[]);
+    console.describe_portal("");
+    console.execute("", 0);
+    console.sync();
+    let answer = show(&console.read_until_ready());
+    assert!(answer.starts_with("1 2 T(name:25") && answer.ends_with("C(SHOW) Z(I)"), "{answer}");
+    assert_eq!(columns(&answer), weir.admin("SHOW DATABASES").len());
+    // In steps, with a name, and a row at a time.
+    console.parse("s", "show databases", &[]);
+    console.describe_statement("s");
+    console.sync();
+    let answer = show(&console.read_until_ready());
+    assert!(answer.starts_with("1 t") && answer.contains("T(name:25"), "{answer}");
+    console.bind("p", "s", &[]);
+    console.execute("p", 1);
+    console.execute("p", 0);
+    console.sync();
+    let answer = show(&console.read_until_ready());
+    assert!(answer.starts_with("2 D(") && answer.contains(" s ") && answer.ends_with("C(SHOW) Z(I)"), "{answer}");
+    // A command that does something does it once, at Execute.
+    console.parse("", "PAUSE app", &[]);
+    console.describe_statement("");
+    console.bind("", "", &[]);
+    console.describe_portal("");
+    console.sync();
+    let answer = show(&console.read_until_ready());
+    assert!(answer.ends_with("2 n Z(I)"), "{answer}");
+    assert_eq!(console.run("RESUME app"), "E(55000) Z(I)", "nothing was paused");
+    // Errors skip to Sync, as PostgreSQL does.
+    for (sql, code) in [("SHOW POOL", "42601"), ("DISABLE nowhere", "3D000")] {
+        console.parse("", sql, &[]);
+        console.bind("", "", &[]);
+        console.describe_portal("");
+        console.execute("", 0);
+        console.parse("never", "SHOW POOLS", &[]);
+        console.sync();
+        let answer = show(&console.read_until_ready());
+        assert_eq!(answer, format!("1 2 n E({code}) Z(I)"), "{sql}");
+    }
+    console.bind("", "never", &[]);
+    console.sync();
+    assert_eq!(show(&console.read_until_ready()), "E(26000) Z(I)");
+    console.bind("", "s", &[Some("1")]);
+    console.sync();
+    assert_eq!(show(&console.read_until_ready()), "E(08P01) Z(I)");
+    console.parse("s", "SHOW POOLS", &[]);
+    console.sync();
+    assert_eq!(show(&console.read_until_ready()), "E(42P05) Z(I)");
+    console.close_statement("s");
+    console.parse("s", "SHOW VERSION", &[]);
+    console.execute("gone", 0);
+    console.sync();
+    assert_eq!(show(&console.read_until_ready()), "3 1 E(34000) Z(I)");
+}
+
+#[test]
+fn psycopg_reads_the_console_with_its_defaults() {
+    let (_cluster, weir) = start();
+    let script = "import psycopg\n\
+        with psycopg.connect(user='admin', autocommit=True) as c:\n    \
+            print([d.name for d in c.execute('SHOW VERSION').description], len(c.execute('SHOW DATABASES').fetchall()))\n";
+    let output = common::tools::python(weir.port(), "pgbouncer", script);
+    assert_eq!(output.stdout.trim(), "['version'] 3", "{output:?}");
+}

@@ -47,6 +47,10 @@ impl Console for Answerer {
         self.right(visitor).is_some()
     }
 
+    fn only_shows(&self, sql: &str) -> bool {
+        matches!(Command::parse(sql), Ok(Command::Show(_) | Command::ExplainRoute { .. }))
+    }
+
     fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {
         Box::pin(async move {
             self.command(visitor, sql).await.unwrap_or_else(|error| {

@@ -1,6 +1,8 @@
 //! The connection of someone who came for the console: database `pgweir` or `pgbouncer`. What the console answers is decided in `admin`,
 //! behind [`Console`].
 
+mod extended;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -11,6 +13,7 @@ use crate::net::{Buffer, Stream};
 use crate::server::connection::read_message;
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
+use extended::Conversation;
 
 /// Databases that are the console.
 pub const DATABASES: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -39,6 +42,9 @@ pub trait Console {
     /// Whether someone may connect at all.
     fn admits(&self, visitor: &Visitor) -> bool;
 
+    /// Whether a text is a command that only shows something, and may as well be run twice.
+    fn only_shows(&self, sql: &str) -> bool;
+
     /// Runs one text: the messages of the answer, ReadyForQuery left out.
     fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>>;
 }
@@ -53,12 +59,13 @@ pub async fn serve(
     stream: &mut Stream,
     input: &mut Buffer,
 ) -> io::Result<()> {
-    let mut skipping = false;
+    let mut conversation = Conversation::default();
     loop {
         let (tag, body) = read_message(stream, input).await?;
         let mut out = Vec::new();
         match tag {
             b'X' => return Ok(()),
+            b'Q' if conversation.is_skipping() => {}
             b'Q' => {
                 match message::query(&body).map(std::str::from_utf8) {
                     Some(Ok(sql)) => out = console.run(visitor, sql).await,
@@ -70,22 +77,11 @@ pub async fn serve(
                 encode::ready_for_query(&mut out, TransactionStatus::Idle);
             }
             b'S' => {
-                skipping = false;
+                conversation.sync();
                 encode::ready_for_query(&mut out, TransactionStatus::Idle);
             }
             b'H' => {}
-            _ if skipping => {}
-            _ => {
-                skipping = true;
-                let error = Error::client(
-                    SqlState::FEATURE_NOT_SUPPORTED,
-                    "the console takes commands by the simple query protocol only",
-                );
-                encode::error(
-                    &mut out,
-                    &error.hint("Use psql, or your driver's way to send a query without parameters."),
-                );
-            }
+            _ => out = conversation.take(console, visitor, tag, &body).await,
         }
         write_all(stream, &out).await?;
     }

@@ -180,6 +180,22 @@ pub struct Parameters<'a> {
 }
 
 impl<'a> Bind<'a> {
+    /// Whether a result column is to come in binary; `None` if the message is malformed.
+    #[must_use]
+    pub fn wants_binary(&self) -> Option<bool> {
+        let mut r = Reader::new(self.rest);
+        for _ in 0..r.count(2)? {
+            r.i16()?;
+        }
+        for _ in 0..r.count(4)? {
+            if let Ok(len) = usize::try_from(r.i32()?) {
+                r.bytes(len)?;
+            }
+        }
+        let formats = (0..r.count(2)?).map(|_| r.i16()).collect::<Option<Vec<_>>>()?;
+        Some(formats.contains(&1))
+    }
+
     /// Reads the parameters; `None` if the message is malformed.
     #[must_use]
     pub fn parameters(&self) -> Option<Parameters<'a>> {
