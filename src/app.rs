@@ -141,7 +141,11 @@ fn in_place(live: Live, launch: &Launch, pidfile: Option<PathBuf>) -> Result<(),
 
 fn load(path: &Path, options: &Options) -> Result<Config, Vec<String>> {
     let told = |mistakes: Vec<config::ConfigError>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let mut config = config::load(path).map_err(told)?;
+    Ok(with_options(config::load(path).map_err(told)?, options))
+}
+
+/// What the command line says stands above the file.
+fn with_options(mut config: Config, options: &Options) -> Config {
     let general = &mut config.general;
     match options.verbose {
         0 => {}
@@ -151,7 +155,7 @@ fn load(path: &Path, options: &Options) -> Result<Config, Vec<String>> {
     if options.user.is_some() {
         general.user.clone_from(&options.user);
     }
-    Ok(config)
+    config
 }
 
 async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
@@ -201,6 +205,9 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
             Some(Request::Reload(answer)) => {
                 // Who asked may have left.
                 drop(answer.send(reload(&state, launch, &mut watched)));
+            }
+            Some(Request::Set { name, value, answer }) => {
+                drop(answer.send(set(&state, launch, &mut watched, (&name, &value))));
             }
             None => drop(reload(&state, launch, &mut watched)),
         }
@@ -262,7 +269,8 @@ async fn average(state: Arc<State>) {
 
 /// Reads the configuration again and goes by it from now on; what changed, in one line. With a mistake in it the old one stays.
 fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<String, Vec<String>> {
-    let outcome = install(state, launch, watched);
+    let path = state.shared.live.load().config.path.clone();
+    let outcome = load(&path, &launch.options).and_then(|config| install(state, launch, watched, config));
     // Also when the configuration is the old one: the file may have been rotated away.
     if let Err(why) = launch.log.reopen(state.shared.live.load().config.general.logfile.as_deref()) {
         tracing::error!("{why}");
@@ -286,9 +294,24 @@ fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<Strin
     outcome.map(|changes| changes.to_string())
 }
 
-fn install(state: &State, launch: &Launch, watched: &mut Watched) -> Result<Changes, Vec<String>> {
+/// Changes one setting of the configuration in force, until the next reload.
+fn set(
+    state: &State,
+    launch: &Launch,
+    watched: &mut Watched,
+    (name, value): (&str, &str),
+) -> Result<String, Vec<String>> {
     let old = state.shared.live.load_full();
-    let mut config = load(&old.config.path, &launch.options)?;
+    let told =
+        |mistakes: Vec<config::ConfigError>| mistakes.into_iter().map(|mistake| mistake.message).collect::<Vec<_>>();
+    let config = old.config.with(name, value).map_err(told)?;
+    let changes = install(state, launch, watched, with_options(config, &launch.options))?;
+    tracing::info!(%changes, setting = name, "setting changed");
+    Ok(changes.to_string())
+}
+
+fn install(state: &State, launch: &Launch, watched: &mut Watched, mut config: Config) -> Result<Changes, Vec<String>> {
+    let old = state.shared.live.load_full();
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let changes = diff::diff(&old.config, &config);
     live::keep_fixed(&mut config.general, &old.config.general);

@@ -202,3 +202,43 @@ fn psycopg_reads_the_console_with_its_defaults() {
     let output = common::tools::python(weir.port(), "pgbouncer", script);
     assert_eq!(output.stdout.trim(), "['version'] 2", "{output:?}");
 }
+
+#[test]
+fn settings_are_changed_until_the_next_reload() {
+    let (_cluster, weir) = start();
+    let mut console = console(&weir);
+    let setting = |name: &str| {
+        let rows = weir.admin_table("SHOW CONFIG");
+        rows.iter().find(|row| row["key"] == name).map(|row| row["value"].clone())
+    };
+    assert_ne!(setting("max_client_conn").as_deref(), Some("3"));
+    assert_eq!(console.run("SET max_client_conn = 3"), "C(SET) Z(I)");
+    assert_eq!(console.run("SET default_pool_size = '1'"), "C(SET) Z(I)");
+    assert_eq!(setting("max_client_conn").as_deref(), Some("3"), "a later SET keeps an earlier one");
+    // What follows from a setting follows.
+    let (mut holder, mut waiter) = (weir.client("app"), weir.client("app"));
+    assert_eq!(holder.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(holder.value("SELECT 1"), "1");
+    waiter.query("SELECT 2");
+    waiter.expect_silence(Duration::from_millis(300));
+    let one_too_many = weir.login("postgres", "app").connect().map(|_| weir.login("postgres", "app").connect());
+    let error = match one_too_many {
+        Ok(Err(error)) | Err(error) => error,
+        Ok(Ok(_)) => panic!("a client too many was let in"),
+    };
+    assert_eq!(error.code(), "53300");
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(show(&waiter.read_until_ready()), "T(?column?:23) D(2) C(SELECT 1) Z(I)");
+    // Mistakes change nothing.
+    for (command, code) in [
+        ("SET max_client_con = 5", "22023"),
+        ("SET max_client_conn = many", "22023"),
+        ("SET listen_port = 5", "22023"),
+        ("SET min_pool_size = 50", "22023"),
+    ] {
+        assert_eq!(console.run(command), format!("E({code}) Z(I)"), "{command}");
+    }
+    assert_eq!((setting("max_client_conn").as_deref(), setting("min_pool_size").as_deref()), (Some("3"), Some("0")));
+    assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
+    assert_ne!(setting("max_client_conn").as_deref(), Some("3"), "the file's word again");
+}

@@ -286,10 +286,11 @@ impl Command {
             | Self::Kill(_)
             | Self::KillClient(_)
             | Self::WaitClose(_)
+            | Self::Set { .. }
             | Self::Shutdown(_) => return Ok(()),
             Self::Show(show) if show.is_available() => return Ok(()),
             Self::Show(show) => format!("SHOW {}", show.name()),
-            Self::Suspend | Self::Set { .. } => self.tag().to_owned(),
+            Self::Suspend => self.tag().to_owned(),
         };
         Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, format!("{name} is not supported yet")).hint(HELP_HINT))
     }

@@ -110,6 +110,7 @@ impl Answerer {
             Command::Pause(name) => self.pause(name.as_deref()).await?,
             Command::Resume(name) => self.resume(name.as_deref())?,
             Command::Shutdown(mode) => self.shutdown(*mode)?,
+            Command::Set { key, value } => self.set(key, value).await?,
             Command::Disable(name) => self.disable(name, true)?,
             Command::Enable(name) => self.disable(name, false)?,
             Command::Reconnect(name) => self.pools(name.as_deref())?.iter().for_each(|pool| pool.close_all()),
@@ -138,6 +139,18 @@ impl Answerer {
                     .detail(mistakes.join("\n"))
                     .hint("The old configuration stays in force."))
             }
+            Err(_) => Err(Error::us(SqlState::ADMIN_SHUTDOWN, "pgweir is shutting down")),
+        }
+    }
+
+    /// Changes a setting until the next reload.
+    async fn set(&self, name: &str, value: &str) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::Set { name: name.to_owned(), value: value.to_owned(), answer })?;
+        match answered.await {
+            Ok(Ok(_changes)) => Ok(()),
+            Ok(Err(mistakes)) => Err(Error::us(SqlState::INVALID_PARAMETER_VALUE, mistakes.join("; "))
+                .hint("SHOW CONFIG shows the settings, and which of them can be changed.")),
             Err(_) => Err(Error::us(SqlState::ADMIN_SHUTDOWN, "pgweir is shutting down")),
         }
     }

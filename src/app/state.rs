@@ -26,6 +26,15 @@ const SLOT_BITS: u32 = 20;
 pub enum Request {
     /// Read the configuration again; the answer is what changed, or every mistake.
     Reload(oneshot::Sender<Result<String, Vec<String>>>),
+    /// Change a setting until the next reload.
+    Set {
+        /// The setting.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What changed, or every mistake.
+        answer: oneshot::Sender<Result<String, Vec<String>>>,
+    },
     /// End.
     Shutdown(ShutdownMode),
 }

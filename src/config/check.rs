@@ -6,7 +6,7 @@ use std::path::Path;
 use super::database::database;
 use super::raw::{Entry, Mistakes, Value, suggest};
 use super::settings::{self, Setting};
-use super::{AuthType, Config, Database, General, User, WILDCARD, tls};
+use super::{AuthType, Config, Database, General, Overrides, Sources, User, WILDCARD, tls};
 
 const SECTIONS: [&str; 3] = ["pgweir", "databases", "users"];
 
@@ -53,18 +53,20 @@ pub(super) struct Origin<'a> {
     pub(super) dialect: Dialect,
     /// The file.
     pub(super) path: &'a Path,
+    /// What SET on the console changed since: it stands above the file.
+    pub(super) set: &'a Overrides,
 }
 
 /// Checks a whole file.
 ///
 /// Notes mistakes in `mistakes`; the result is of use only when there are none.
 pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes) -> Config {
-    let Origin { base, dialect, path } = origin;
+    let Origin { base, dialect, path, set } = origin;
     let section = |name: &str| root.iter().find(|entry| entry.key == name);
     for entry in root.iter().filter(|entry| !SECTIONS.contains(&entry.key.as_str())) {
         mistakes.add(entry.line, unknown_section(&entry.key));
     }
-    let general = general(section("pgweir"), base, dialect, path, mistakes);
+    let general = general(section("pgweir"), base, (dialect, path, set), mistakes);
     let mut warnings = Vec::new();
     tls::warn(&general, &mut warnings);
     let mut databases = BTreeMap::new();
@@ -84,7 +86,16 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
     }
     let users = section("users").map(|found| users(&found.value, dialect, mistakes)).unwrap_or_default();
     authentication(&general, databases.values().chain(&wildcard), &users, (root, dialect), mistakes);
-    Config { path: path.to_owned(), general, databases, wildcard, users, warnings }
+    Config {
+        path: path.to_owned(),
+        general,
+        databases,
+        wildcard,
+        users,
+        warnings,
+        sources: Sources::default(),
+        set: Overrides::new(),
+    }
 }
 
 /// What is wrong with a key at the top of the file.
@@ -99,10 +110,20 @@ fn unknown_section(key: &str) -> String {
 }
 
 /// `[pgweir]` over the defaults.
-fn general(section: Option<&Entry>, base: General, dialect: Dialect, path: &Path, mistakes: &mut Mistakes) -> General {
+fn general(
+    section: Option<&Entry>,
+    base: General,
+    (dialect, path, set): (Dialect, &Path, &Overrides),
+    mistakes: &mut Mistakes,
+) -> General {
     let mut general = base;
-    let Some(section) = section else { return general };
-    let Some(entries) = mistakes.table(dialect.general(), &section.value) else { return general };
+    let (line, entries) = match section {
+        Some(section) => match mistakes.table(dialect.general(), &section.value) {
+            Some(entries) => (section.line, entries),
+            None => return general,
+        },
+        None => (0, &[][..]),
+    };
     for entry in entries {
         match settings::set_general(&mut general, &entry.key, &entry.value.node) {
             Some(Ok(())) => {}
@@ -113,16 +134,22 @@ fn general(section: Option<&Entry>, base: General, dialect: Dialect, path: &Path
             }
         }
     }
+    for (name, value) in set {
+        if let Err(why) = settings::set(&mut general, name, value) {
+            mistakes.add(0, why);
+        }
+    }
+    let section_line = line;
     let directory = path.parent().unwrap_or(Path::new(""));
     for file in [&mut general.auth_file, &mut general.logfile, &mut general.pidfile].into_iter().flatten() {
         *file = directory.join(&*file);
     }
     let line =
-        |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section.line, |entry| entry.value.line);
+        |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section_line, |entry| entry.value.line);
     if general.listen_addr.is_empty() && general.unix_socket_dir.is_none() {
         mistakes.add(line("listen_addr"), "nothing to listen on: listen_addr and unix_socket_dir are both empty");
     }
-    tls::check(&mut general, path, entries, section.line, mistakes);
+    tls::check(&mut general, path, entries, section_line, mistakes);
     if dialect == Dialect::Ini {
         general.min_pool_size = general.min_pool_size.min(general.default_pool_size);
     }

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::raw::{Entry, Mistakes, Node, Value, suggest};
-use super::{Config, ConfigError, General, check, settings};
-use lex::{Item, Lines, Read};
+use super::{Config, ConfigError, General, Overrides, Read, check, settings};
+use lex::{Item, Lines};
 use table::{Kind, Row, Standing};
 
 /// Longer than any login takes: what 0 means for `server_connect_timeout` in PgBouncer.
@@ -33,20 +33,29 @@ pub(super) fn is_ini(path: &Path, text: &[u8]) -> bool {
 ///
 /// # Errors
 /// Every mistake at once, each with the file and line where it stands.
-pub(super) fn load(path: &Path, read: Read<'_>) -> Result<Config, Vec<ConfigError>> {
+pub(super) fn load(path: &Path, set: &Overrides, read: Read<'_>) -> Result<Config, Vec<ConfigError>> {
     let mut mistakes = Mistakes::new(path);
     let mut lines = Lines::new(read);
     lines.file(path, &mut mistakes);
     let mut warnings = Vec::new();
     let sections = Sections::of(&lines, &mut warnings, &mut mistakes);
     let root = sections.tree(&mut warnings, &mut mistakes);
-    let origin = check::Origin { base: defaults(), dialect: check::Dialect::Ini, path };
+    let set = set.iter().map(as_ours).collect();
+    let origin = check::Origin { base: defaults(), dialect: check::Dialect::Ini, path, set: &set };
     let mut config = check::config(&root, origin, &mut mistakes);
     if mistakes.count() > 0 {
         return Err(mistakes.into_sorted().into_iter().map(|mistake| placed(mistake, &lines)).collect());
     }
     warnings.append(&mut config.warnings);
     Ok(Config { warnings, ..config })
+}
+
+/// A setting as SET gives it, in the form of our own file: `yes` for a flag, and so on.
+fn as_ours((name, value): (&String, &String)) -> (String, String) {
+    let row = table::GENERAL.iter().find(|row| row.name == name);
+    // What is wrong with a value is told by the setting itself.
+    let ours = row.and_then(|row| normal(row.kind, value).ok());
+    (name.clone(), ours.unwrap_or_else(|| value.clone()))
 }
 
 /// A mistake counts the lines of all files: this is where it really stands.

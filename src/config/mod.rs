@@ -21,8 +21,10 @@ pub mod units;
 
 pub use ini::table::document as pgbouncer_settings;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,6 +47,27 @@ pub struct Config {
     pub users: BTreeMap<String, User>,
     /// What was accepted though it means nothing here.
     pub warnings: Vec<String>,
+    /// The files as they were read.
+    pub sources: Sources,
+    /// What SET on the console has changed since.
+    pub set: Overrides,
+}
+
+/// Reads a file's bytes.
+type Read<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
+
+/// Settings of `[pgweir]` by name, as SET on the console gave them.
+pub type Overrides = BTreeMap<String, String>;
+
+/// The files of a configuration: what SET changes one setting of, whatever has become of the files on the disk.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Sources(BTreeMap<PathBuf, Vec<u8>>);
+
+impl fmt::Debug for Sources {
+    // Their content may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// When a server connection goes back to the pool.
@@ -603,17 +626,42 @@ impl std::error::Error for ConfigError {}
 /// # Errors
 /// Every mistake of the file at once, by line; or that it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
+    let sources = RefCell::new(Sources::default());
+    let read = |path: &Path| {
+        let bytes = std::fs::read(path)?;
+        sources.borrow_mut().0.insert(path.to_owned(), bytes.clone());
+        Ok(bytes)
+    };
+    let config = read_with(path, &Overrides::new(), &read)?;
+    Ok(Config { sources: sources.into_inner(), ..config })
+}
+
+impl Config {
+    /// The configuration with a setting of `[pgweir]` changed, and all that follows from it. The files are not read again.
+    ///
+    /// # Errors
+    /// There is no such setting, it needs a restart, or its value is wrong, by itself or with the others.
+    pub fn with(&self, name: &str, value: &str) -> Result<Self, Vec<ConfigError>> {
+        let mut set = self.set.clone();
+        set.insert(name.to_owned(), value.to_owned());
+        let read = |path: &Path| self.sources.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
+        let config = read_with(&self.path, &set, &read)?;
+        Ok(Self { sources: self.sources.clone(), set, ..config })
+    }
+}
+
+fn read_with(path: &Path, set: &Overrides, read: Read<'_>) -> Result<Config, Vec<ConfigError>> {
     let error = |line: usize, message: String| vec![ConfigError { path: path.to_owned(), line, message }];
-    let bytes = std::fs::read(path).map_err(|why| error(0, format!("cannot read the file: {why}")))?;
+    let bytes = read(path).map_err(|why| error(0, format!("cannot read the file: {why}")))?;
     if ini::is_ini(path, &bytes) {
-        return ini::load(path, &|path| std::fs::read(path));
+        return ini::load(path, set, read);
     }
     let text = String::from_utf8(bytes).map_err(|why| {
         let good = why.as_bytes().iter().take(why.utf8_error().valid_up_to());
         let line = good.filter(|byte| **byte == b'\n').count().saturating_add(1);
         error(line, "not valid UTF-8".to_owned())
     })?;
-    parse(&text, path)
+    parse_with(&text, path, set)
 }
 
 /// Reads pgbouncer.ini and writes it in the form of our own file, passwords included. What had no equal is in its comments.
@@ -633,10 +681,14 @@ pub fn convert(path: &Path) -> Result<String, Vec<ConfigError>> {
 /// # Errors
 /// Every mistake at once, by line. A syntax error stands alone.
 pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigError>> {
+    parse_with(text, path, &Overrides::new())
+}
+
+fn parse_with(text: &str, path: &Path, set: &Overrides) -> Result<Config, Vec<ConfigError>> {
     let root =
         raw::from_toml(text).map_err(|(line, message)| vec![ConfigError { path: path.to_owned(), line, message }])?;
     let mut mistakes = raw::Mistakes::new(path);
-    let origin = check::Origin { base: General::default(), dialect: check::Dialect::Toml, path };
+    let origin = check::Origin { base: General::default(), dialect: check::Dialect::Toml, path, set };
     let config = check::config(&root, origin, &mut mistakes);
     if mistakes.count() > 0 { Err(mistakes.into_sorted()) } else { Ok(config) }
 }

@@ -166,7 +166,6 @@ fn what_is_not_supported_yet_says_so() {
         "SHOW PEER_POOLS",
         "SHOW PINS",
         "SUSPEND",
-        "SET pool_mode = session",
     ] {
         let error = parse(text).check_available().unwrap_err();
         assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED, "{text}");

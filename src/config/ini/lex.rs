@@ -3,16 +3,13 @@
 //! As PgBouncer reads them (<https://www.pgbouncer.org/config.html>): a comment begins a line, a value goes to the end of its
 //! line and is taken as it is, an included file is read in place, within the section that it is included in.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
+use super::super::Read;
 use super::super::raw::Mistakes;
 
 /// Files within files: PgBouncer's own limit, and what stops a file that includes itself.
 const DEEPEST: usize = 10;
-
-/// Reads a file's bytes.
-pub(super) type Read<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
 /// What a line says.
 #[derive(Debug, Clone, PartialEq, Eq)]

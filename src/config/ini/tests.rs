@@ -16,7 +16,8 @@ fn load_all(files: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         let text = path.to_str().and_then(|path| files.get(path));
         text.map(|text| text.as_bytes().to_vec()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     };
-    load(Path::new("pgbouncer.ini"), &read).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    load(Path::new("pgbouncer.ini"), &Overrides::new(), &read)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 fn parsed(text: &str) -> Result<Config, Vec<String>> {
