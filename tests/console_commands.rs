@@ -221,7 +221,7 @@ fn settings_are_changed_until_the_next_reload() {
     assert_eq!(holder.value("SELECT 1"), "1");
     waiter.query("SELECT 2");
     waiter.expect_silence(Duration::from_millis(300));
-    let _third = weir.client("app");
+    // The console is the third.
     let error = weir.login("postgres", "app").connect().expect_err("a client too many");
     assert_eq!(error.code(), "53300");
     assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
