@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::database::database;
-use super::raw::{Entry, Mistakes, Value, suggest};
+use super::raw::{Entry, Mistakes, Node, Value, suggest};
 use super::settings::{self, Setting};
 use super::{AuthType, Config, Database, General, Overrides, Sources, User, WILDCARD, tls};
 
@@ -64,7 +64,7 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
     let Origin { base, dialect, path, set } = origin;
     let section = |name: &str| root.iter().find(|entry| entry.key == name);
     for entry in root.iter().filter(|entry| !SECTIONS.contains(&entry.key.as_str())) {
-        mistakes.add(entry.line, unknown_section(&entry.key));
+        mistakes.add(entry.line, unknown_section(entry));
     }
     let general = general(section("pgweir"), base, (dialect, path, set), mistakes);
     let mut warnings = Vec::new();
@@ -99,8 +99,10 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
 }
 
 /// What is wrong with a key at the top of the file.
-fn unknown_section(key: &str) -> String {
-    if settings::settings().any(|info| info.name == key) {
+fn unknown_section(entry: &Entry) -> String {
+    let key = entry.key.as_str();
+    let is_section = matches!(entry.value.node, Node::Table(_));
+    if !is_section && settings::settings().any(|info| info.name == key) {
         return format!("{key:?} stands outside of a section; it belongs in [pgweir]");
     }
     if key == "pgbouncer" {

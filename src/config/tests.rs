@@ -402,6 +402,7 @@ fn unknown_names_are_refused() {
         ("[pgweri]", "1: unknown section \"pgweri\"; did you mean \"pgweir\"?"),
         ("[pgbouncer]", "1: unknown section [pgbouncer]; did you mean [pgweir]?"),
         ("[other]", "1: unknown section \"other\"; expected \"pgweir\", \"databases\", \"users\""),
+        ("[user.x]\npassword = \"y\"", "1: unknown section \"user\"; did you mean \"users\"?"),
         ("listen_port = 1", "1: \"listen_port\" stands outside of a section; it belongs in [pgweir]"),
         ("[pgweir]\nfoo = 1", "2: unknown setting \"foo\" in [pgweir]"),
         (
