@@ -193,7 +193,7 @@ fn authentication<'d>(
 ) {
     let section = root.iter().find(|entry| entry.key == "pgweir");
     let entry = section.and_then(|section| match &section.value.node {
-        super::raw::Node::Table(entries) => entries.iter().find(|entry| entry.key == "auth_type"),
+        Node::Table(entries) => entries.iter().find(|entry| entry.key == "auth_type"),
         _ => None,
     });
     let line = entry.or(section).map_or(0, |entry| entry.line);
