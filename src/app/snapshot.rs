@@ -23,6 +23,7 @@ use crate::metrics::snapshot::{
 };
 use crate::pool::ledger::{Counts as Slots, SlotState};
 use crate::pool::{ConnectionInfo, Pool};
+use crate::wire::startup::Replication;
 
 use super::state::State;
 
@@ -316,6 +317,7 @@ fn client(c: &ClientHandle, server: Option<ConnectionId>, port: u16, now: &Momen
         connection: ConnectionSnapshot {
             user: c.user.to_string(),
             database: c.database.to_string(),
+            replication: c.replication.map(Replication::as_str),
             remote: endpoint(c.addresses.map(|a| a.0), port),
             local: endpoint(c.addresses.map(|a| a.1), port),
             connected_at: c.connected,
@@ -352,6 +354,7 @@ fn server(
         connection: ConnectionSnapshot {
             user: pool.key.user.clone(),
             database: pool.key.database.clone(),
+            replication: None,
             remote: endpoint(info.peer, pool.target.port),
             local: endpoint(info.local, pool.target.port),
             connected_at: now.wall_of(info.created.unwrap_or(info.since)),

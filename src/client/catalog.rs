@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
 use crate::id::{ShardIndex, WorkerId};
+use crate::pool::Pool;
 use crate::route::decide::{self, Request};
 use crate::server;
 use crate::shard::map::{DEFAULT_SCHEMA, ShardMap};
@@ -223,13 +224,8 @@ async fn ask(
     ask_shard(database, pools, worker, questions, database.config.map.default_shard).await
 }
 
-async fn ask_shard(
-    database: &LiveDatabase,
-    pools: &UserPools,
-    worker: WorkerId,
-    questions: &Questions,
-    shard: ShardIndex,
-) -> Result<Answers, Error> {
+/// The pool of a shard's primary.
+pub(super) fn primary_pool(database: &LiveDatabase, pools: &UserPools, shard: ShardIndex) -> Result<Arc<Pool>, Error> {
     let mut views = Vec::new();
     if let Some(health) = database.health.get(usize::from(shard.0)) {
         health.views(clock::now(), &mut views);
@@ -243,8 +239,17 @@ async fn ask_shard(
         last_write: None,
     };
     let route = decide::decide(&request, &views, &[], &mut rand::rng())?;
-    let pool = database
-        .pool(pools, shard, route.server)
-        .ok_or_else(|| Error::us(SqlState::INTERNAL_ERROR, "the route names no server"))?;
+    let pool = database.pool(pools, shard, route.server);
+    pool.ok_or_else(|| Error::us(SqlState::INTERNAL_ERROR, "the route names no server"))
+}
+
+async fn ask_shard(
+    database: &LiveDatabase,
+    pools: &UserPools,
+    worker: WorkerId,
+    questions: &Questions,
+    shard: ShardIndex,
+) -> Result<Answers, Error> {
+    let pool = primary_pool(database, pools, shard)?;
     server::catalog::ask(&pool.target, &pool.settings.login, worker, questions).await
 }

@@ -13,6 +13,7 @@ pub mod own;
 pub mod plan;
 mod readings;
 pub mod relay;
+mod replication;
 pub mod segment;
 pub mod shared;
 mod silence;
@@ -36,17 +37,20 @@ use crate::id::WorkerId;
 use crate::net::buffer::write_all;
 use crate::net::tls::Tls;
 use crate::net::{Buffer, Stream};
+use crate::server::Connection;
+use crate::server::connection::Secret;
 use crate::session::settings::ClientSettings;
 use crate::session::{Keep, Session};
 use crate::sql::cache::FactsCache;
 use crate::wire::encode;
 use crate::wire::message::TransactionStatus;
-use crate::wire::startup::{NEWEST_MINOR, Startup};
+use crate::wire::startup::{NEWEST_MINOR, Replication, Startup};
 
 pub use console::{Console, Visitor};
 use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
 use login::{Failed, Settled};
+use replication::Held;
 pub use shared::Shared;
 use shared::{Admitted, Registered, Seat, SeatOf, Way};
 use task::Client;
@@ -103,6 +107,9 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
                 drop(admitted);
             }));
         }
+        Ok(Ok(Entered::Replication { connection, held })) => {
+            return Some(Box::pin(replication::relay(stream, input, connection, *held)));
+        }
         Ok(Ok(Entered::Client(parts))) => return Some(stay(*parts, stream, input, cx, live, generation)),
         Ok(Err(Failed::Io(error))) => {
             tracing::debug!(%error, "connection lost during login");
@@ -126,6 +133,7 @@ enum Entered {
     Nothing,
     Console { visitor: Visitor, admitted: Admitted },
     Client(Box<Parts>),
+    Replication { connection: Box<Connection>, held: Box<Held> },
 }
 
 /// What a login made.
@@ -197,11 +205,6 @@ async fn enter(
     if cx.shared.draining.load(Ordering::Acquire) {
         return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").into());
     }
-    if startup.replication {
-        return Err(Error::us_fatal(SqlState::FEATURE_NOT_SUPPORTED, "replication connections are not supported yet")
-            .hint("Connect to the server itself for replication.")
-            .into());
-    }
     if console::DATABASES.contains(&startup.database.as_str()) {
         return enter_console(stream, input, cx, live, &startup).await;
     }
@@ -224,6 +227,9 @@ async fn enter(
         .into());
     }
     let seats = take_seats(cx, live, &database, &startup.user)?;
+    if let Some(kind) = startup.replication {
+        return replicate(stream, cx, live, &database, (&startup, kind, &pass_through), (seats, admitted)).await;
+    }
     let (pools, settled) = match settle(live, &database, &startup, &pass_through, cx, stream).await {
         Ok(settled) => settled,
         Err(error) => {
@@ -231,23 +237,75 @@ async fn enter(
             return Err(error.into());
         }
     };
-    let secret_len = if startup.minor >= 2 { 32 } else { 4 };
-    let way = Way { worker: cx.id, addresses: stream.addresses(), tls: stream.tls().and_then(Tls::negotiated) };
+    let way = Way {
+        worker: cx.id,
+        addresses: stream.addresses(),
+        tls: stream.tls().and_then(Tls::negotiated),
+        replication: None,
+    };
     let [of_database, of_user] = &seats;
     let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
-    let (registered, secret) = cx.shared.register(user, name, way, secret_len);
+    let (registered, secret) = cx.shared.register(user, name, way, secret_len(&startup));
     if let Some(name) = settled.settings.get("application_name") {
         name.clone_into(&mut registered.handle.application_name.lock());
     }
     let Settled { parameters, settings } = settled;
     let mut out = Vec::new();
-    for (name, value) in &parameters {
-        encode::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
-    }
-    encode::backend_key(&mut out, registered.handle.pid, &secret.0);
-    encode::ready_for_query(&mut out, TransactionStatus::Idle);
+    welcome(&mut out, &parameters, registered.handle.pid, &secret);
     write_all(stream, &out).await?;
     Ok(Entered::Client(Box::new(Parts { registered, database, pools, settings, admitted, seats })))
+}
+
+/// Gives a client its WAL sender.
+async fn replicate(
+    stream: &mut Stream,
+    cx: &Rc<WorkerContext>,
+    live: &Live,
+    database: &Arc<LiveDatabase>,
+    (startup, kind, pass_through): (&Startup, Replication, &PassThrough),
+    (seats, admitted): ([Seat; 2], Admitted),
+) -> Result<Entered, Failed> {
+    let secret = live.users.get(&startup.user).map(|c| c.secret());
+    let pools = database.user_pools(&startup.user, secret, pass_through);
+    let connection = replication::connect(database, &pools, startup, kind, cx).await?;
+    let [of_database, of_user] = &seats;
+    let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
+    let way = Way {
+        worker: cx.id,
+        addresses: stream.addresses(),
+        tls: stream.tls().and_then(Tls::negotiated),
+        replication: Some(kind),
+    };
+    let (registered, secret) = cx.shared.register(user, name, way, secret_len(startup));
+    if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
+        name.clone_into(&mut registered.handle.application_name.lock());
+    }
+    if live.config.general.log_connections {
+        let handle = &registered.handle;
+        tracing::info!(client = %handle.id, user = &*handle.user, database = &*handle.database, replication = kind.as_str(), "client connected");
+    }
+    let mut out = Vec::new();
+    welcome(&mut out, &connection.welcome, registered.handle.pid, &secret);
+    write_all(stream, &out).await?;
+    let log_out = live.config.general.log_disconnections;
+    Ok(Entered::Replication {
+        connection,
+        held: Box::new(Held { registered, _seats: seats, _admitted: admitted, log_out }),
+    })
+}
+
+/// How long the secret of a cancel key is, in bytes.
+fn secret_len(startup: &Startup) -> usize {
+    if startup.minor >= 2 { 32 } else { 4 }
+}
+
+/// What follows AuthenticationOk.
+fn welcome(out: &mut Vec<u8>, parameters: &[(String, String)], pid: u32, secret: &Secret) {
+    for (name, value) in parameters {
+        encode::parameter_status(out, name.as_bytes(), value.as_bytes());
+    }
+    encode::backend_key(out, pid, &secret.0);
+    encode::ready_for_query(out, TransactionStatus::Idle);
 }
 
 /// Counts the client for `max_db_client_connections` and `max_user_client_connections`.

@@ -21,6 +21,7 @@ use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
 use crate::server::connection::Secret;
 use crate::session::prepared::Registry;
+use crate::wire::startup::Replication;
 
 use super::database::Live;
 
@@ -89,6 +90,8 @@ pub struct Way {
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// What TLS agreed on.
     pub tls: Option<Negotiated>,
+    /// Whether it wants a WAL sender.
+    pub replication: Option<Replication>,
 }
 
 /// A client as others see it.
@@ -104,6 +107,8 @@ pub struct ClientHandle {
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// What TLS agreed on; none: it has no TLS.
     pub tls: Option<Negotiated>,
+    /// Whether it has a WAL sender.
+    pub replication: Option<Replication>,
     /// When it logged in, as time since the Unix epoch.
     pub connected: Duration,
     /// The process id it was given.
@@ -311,7 +316,7 @@ impl Shared {
         way: Way,
         secret_len: usize,
     ) -> (Registered, Secret) {
-        let Way { worker, addresses, tls } = way;
+        let Way { worker, addresses, tls, replication } = way;
         let id = ClientId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let secret = Secret((0..secret_len).map(|_| rand::random()).collect());
         loop {
@@ -324,6 +329,7 @@ impl Shared {
                 database,
                 addresses,
                 tls,
+                replication,
                 connected: clock::wall(),
                 pid,
                 worker,

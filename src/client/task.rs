@@ -780,7 +780,7 @@ fn is_unreachable(error: &Error) -> bool {
         && error.sqlstate != SqlState::QUERY_CANCELED
 }
 
-fn terminated() -> Error {
+pub(super) fn terminated() -> Error {
     Error::us_fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 }
 

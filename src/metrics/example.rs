@@ -142,6 +142,7 @@ fn connection(user: &str, addr: &str, port: u16) -> ConnectionSnapshot {
         remote_pid: None,
         tls: String::new(),
         application_name: "psql".to_owned(),
+        replication: None,
         prepared_statements: 3,
     }
 }

@@ -326,6 +326,8 @@ pub struct ConnectionSnapshot {
     pub user: String,
     /// The database that the client asked for.
     pub database: String,
+    /// What it replicates, if it has a WAL sender.
+    pub replication: Option<&'static str>,
     /// The other end.
     pub remote: Endpoint,
     /// Our end.

@@ -92,6 +92,13 @@ impl Buffer {
         &mut self.data
     }
 
+    /// Gives its memory back if nothing waits in it.
+    pub fn shrink_if_empty(&mut self) {
+        if self.is_empty() {
+            self.shrink();
+        }
+    }
+
     /// Reads once from `stream` and appends; the number of bytes, 0 at the end of the stream.
     ///
     /// # Errors

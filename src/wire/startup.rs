@@ -38,8 +38,8 @@ pub struct Startup {
     pub user: String,
     /// Database name; the user's name if none was given.
     pub database: String,
-    /// Whether `replication` asks for a WAL sender.
-    pub replication: bool,
+    /// Whether `replication` asks for a WAL sender, and for which.
+    pub replication: Option<Replication>,
     /// Settings: the other parameters, then those of `options`, names in lower case.
     pub settings: Vec<(String, String)>,
     /// Protocol options (`_pq_.*`) that we do not know.
@@ -93,6 +93,52 @@ pub fn parse(packet: &[u8]) -> Result<Initial, Error> {
     }
 }
 
+/// What a WAL sender is to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Replication {
+    /// The WAL.
+    Physical,
+    /// Changes to rows, out of one database.
+    Logical,
+}
+
+impl Replication {
+    /// The value of the startup parameter.
+    #[must_use]
+    pub fn parameter(self) -> &'static str {
+        match self {
+            Self::Physical => "true",
+            Self::Logical => "database",
+        }
+    }
+
+    /// The word for SHOW.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Physical => "physical",
+            Self::Logical => "logical",
+        }
+    }
+}
+
+/// Reads the parameter: `database`, or a boolean as PostgreSQL spells them, beginnings of the words included.
+fn replication(value: &str) -> Result<Option<Replication>, Error> {
+    let lower = value.to_ascii_lowercase();
+    let begins = |word: &str, least: usize| lower.len() >= least && word.starts_with(lower.as_str());
+    if value == "database" {
+        Ok(Some(Replication::Logical))
+    } else if lower == "1" || begins("true", 1) || begins("yes", 1) || begins("on", 2) {
+        Ok(Some(Replication::Physical))
+    } else if lower == "0" || begins("false", 1) || begins("no", 1) || begins("off", 2) {
+        Ok(None)
+    } else {
+        let message = format!("invalid value for parameter \"replication\": \"{value}\"");
+        Err(Error::client_fatal(SqlState::INVALID_PARAMETER_VALUE, message)
+            .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\"."))
+    }
+}
+
 fn startup(mut r: Reader<'_>, minor: u16) -> Result<Startup, Error> {
     let mut startup = Startup { minor, ..Startup::default() };
     let mut options = String::new();
@@ -109,7 +155,7 @@ fn startup(mut r: Reader<'_>, minor: u16) -> Result<Startup, Error> {
             "user" => startup.user = value.to_owned(),
             "database" => startup.database = value.to_owned(),
             "options" => options = value.to_owned(),
-            "replication" => startup.replication = !matches!(value, "" | "0" | "false" | "off" | "no" | "f" | "n"),
+            "replication" => startup.replication = replication(value)?,
             _ if name.starts_with("_pq_.") => startup.unknown_options.push(name.to_owned()),
             _ => set(&mut startup.settings, name.to_ascii_lowercase(), value.to_owned()),
         }

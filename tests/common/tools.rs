@@ -130,6 +130,14 @@ pub fn psql(port: u16, database: &str, sql: &str) -> Output {
     Running::start(&mut psql_command(port, database, &["-Atc", sql])).wait(TIMEOUT)
 }
 
+/// Another of PostgreSQL's tools with these arguments, not yet started.
+pub fn tool_command(name: &str, port: u16, database: &str, args: &[&str]) -> Command {
+    let mut command = tool(name);
+    aim(&mut command, port, database);
+    command.args(args);
+    command
+}
+
 /// pgbench with these arguments, not yet started.
 pub fn pgbench_command(port: u16, database: &str, args: &[&str]) -> Command {
     let mut command = tool("pgbench");

@@ -62,7 +62,7 @@ fn common<'a>() -> [Field<Row<'a>>; 21] {
         ("user", TEXT, |r| text(&r.connection.user)),
         ("database", TEXT, |r| text(&r.connection.database)),
         // Replication connections are not served.
-        ("replication", TEXT, |_| text("none")),
+        ("replication", TEXT, |r| text(r.connection.replication.unwrap_or("none"))),
         ("state", TEXT, |r| text(r.state)),
         ("addr", TEXT, |r| text(&r.connection.remote.addr)),
         ("port", INT4, |r| int(r.connection.remote.port)),

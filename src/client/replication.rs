@@ -1,0 +1,110 @@
+//! Replication connections: a client that wants a WAL sender gets a server connection of its own, and bytes go to and fro unread.
+//!
+//! What is spoken there is not queries and answers but streams in both directions, with no point where the connection could serve another
+//! client: so it stands beside the pools, lives as long as its client, and nothing is kept of it.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::WorkerContext;
+use super::catalog::primary_pool;
+use super::database::{LiveDatabase, UserPools};
+use super::shared::{Activity, Admitted, Order, Registered, Seat};
+use super::task::{HIGH_WATER, terminated};
+use crate::error::{Error, SqlState};
+use crate::net::{Buffer, Stream};
+use crate::server::{Connection, login};
+use crate::wire::encode;
+use crate::wire::startup::{Replication, Startup};
+
+/// Logs in to the primary as the client asked for.
+///
+/// # Errors
+/// On a sharded database, which has no one primary; and those of the login.
+pub(super) async fn connect(
+    database: &LiveDatabase,
+    pools: &UserPools,
+    startup: &Startup,
+    kind: Replication,
+    cx: &Rc<WorkerContext>,
+) -> Result<Box<Connection>, Error> {
+    if database.config.shards.len() > 1 {
+        return Err(Error::us_fatal(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            format!("database \"{}\" is sharded: a replication connection is to one server", startup.database),
+        )
+        .hint("Configure a database for each shard, and replicate from those."));
+    }
+    let pool = primary_pool(database, pools, database.config.map.default_shard)?;
+    let mut target = pool.target.clone();
+    target.connect_query = None;
+    // What the operator configured stands.
+    let configured = |name: &str| target.parameters.iter().any(|(known, _)| known == name);
+    let settings: Vec<_> = startup.settings.iter().filter(|(name, _)| !configured(name)).cloned().collect();
+    target.parameters.extend(settings);
+    target.parameters.push(("replication".to_owned(), kind.parameter().to_owned()));
+    login::login(&target, &pool.settings.login, cx.id).await.map_err(Error::fatal)
+}
+
+/// What holds the client's place while it is there.
+pub(super) struct Held {
+    pub(super) registered: Registered,
+    pub(super) _seats: [Seat; 2],
+    pub(super) _admitted: Admitted,
+    pub(super) log_out: bool,
+}
+
+/// Relays until one of the two leaves, or an operator ends it.
+pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Connection>, held: Held) {
+    let handle = Arc::clone(&held.registered.handle);
+    handle.set_activity(Activity::Active);
+    let Connection { stream: mut server, input: mut down, .. } = *connection;
+    let mut up = input;
+    let mut woken = Box::pin(handle.wake.notified());
+    let told = poll_fn(|cx| {
+        while woken.as_mut().poll(cx).is_ready() {
+            woken = Box::pin(handle.wake.notified());
+        }
+        match handle.standing_order() {
+            Order::None => {}
+            // Streaming has no statement that could be cancelled.
+            Order::Cancel => handle.cancel_is_done(),
+            Order::Drain | Order::Kill => return Poll::Ready(Some(terminated())),
+        }
+        let upwards = pass(&mut client, &mut up, &mut server, cx);
+        let downwards = pass(&mut server, &mut down, &mut client, cx);
+        if upwards.is_ready() || downwards.is_ready() { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await;
+    if let Some(error) = told {
+        encode::error(down.tail(), &error);
+    }
+    let flush = poll_fn(|cx| down.poll_flush(&mut client, cx));
+    drop(tokio::time::timeout(std::time::Duration::from_secs(1), flush).await);
+    drop((client, server));
+    if held.log_out {
+        tracing::info!(client = %handle.id, user = &*handle.user, database = &*handle.database, "client disconnected");
+    }
+}
+
+/// Moves bytes as long as there are some and they are taken; `Ready` when either end is gone and all that came is passed on.
+fn pass(from: &mut Stream, buffer: &mut Buffer, to: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        if let Poll::Ready(Err(_)) = buffer.poll_flush(to, cx) {
+            return Poll::Ready(());
+        }
+        if buffer.len() >= HIGH_WATER {
+            return Poll::Pending;
+        }
+        match buffer.poll_fill(from, cx) {
+            Poll::Ready(Ok(n)) if n > 0 => {}
+            Poll::Ready(_) => return buffer.poll_flush(to, cx).map(|_| ()),
+            Poll::Pending => {
+                buffer.shrink_if_empty();
+                return Poll::Pending;
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Replication connections through pgweir: PostgreSQL's own tools stream over them.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::tools;
+use common::weir::Weir;
+use common::wire::show;
+
+const WAIT: Duration = Duration::from_secs(20);
+
+fn start() -> (Cluster, Weir) {
+    let cluster = Cluster::with_config(&[("wal_level", "logical")]);
+    // Tools that want the WAL itself name no database but this.
+    let physical = format!("[databases.replication]\nprimary = \"postgres://127.0.0.1:{}/postgres\"", cluster.port());
+    let weir = Weir::builder().cluster("app", &cluster, &[]).database(&physical).users("\"clerk\" \"\"").start();
+    (cluster, weir)
+}
+
+#[test]
+fn changes_are_streamed_while_the_pool_serves_others() {
+    let (cluster, weir) = start();
+    cluster.sql("CREATE TABLE t (a int)");
+    let dir = common::guard::temp_dir();
+    let file = dir.join("changes");
+    let slot = |action: &[&str]| {
+        let mut args = vec!["-d", "app", "-S", "s"];
+        args.extend_from_slice(action);
+        tools::tool_command("pg_recvlogical", weir.port(), "app", &args)
+    };
+    tools::Running::start(&mut slot(&["--create-slot", "-P", "test_decoding"])).wait(WAIT).ok();
+    let receiver = tools::Running::start(&mut slot(&["--start", "-f", file.to_str().unwrap()]));
+    eventually("the receiver is shown", WAIT, || {
+        weir.admin_table("SHOW CLIENTS").iter().any(|c| c["replication"] == "logical").then_some(())
+    });
+    let mut client = weir.client("app");
+    for n in 0..50 {
+        assert_eq!(client.run(&format!("INSERT INTO t VALUES ({n})")), "C(INSERT 0 1) Z(I)");
+    }
+    eventually("the last change has come", WAIT, || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        text.contains("a[integer]:49").then_some(())
+    });
+    assert_eq!(
+        cluster.value("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pg_recvlogical'"),
+        "1"
+    );
+    drop(receiver);
+    eventually("its server connection goes with it", WAIT, || {
+        (cluster.value("SELECT count(*) FROM pg_stat_replication") == "0").then_some(())
+    });
+    assert!(weir.admin_table("SHOW CLIENTS").iter().all(|c| c["replication"] == "none"));
+}
+
+#[test]
+fn a_base_backup_is_taken_through_it() {
+    let (cluster, weir) = start();
+    cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 50000) AS a");
+    let dir = common::guard::temp_dir();
+    let target = dir.join("backup");
+    let args = ["-D", target.to_str().unwrap(), "-X", "stream", "-c", "fast"];
+    tools::Running::start(&mut tools::tool_command("pg_basebackup", weir.port(), "replication", &args))
+        .wait(WAIT * 3)
+        .ok();
+    assert!(target.join("PG_VERSION").is_file() && target.join("pg_wal").is_dir());
+}
+
+#[test]
+fn it_is_refused_ended_and_told_apart() {
+    let (cluster, weir) = start();
+    let mut streaming = weir.login("postgres", "app").param("replication", "database").connect().unwrap();
+    assert_eq!(streaming.rows("IDENTIFY_SYSTEM").unwrap().len(), 1);
+    assert_eq!(streaming.value("SELECT 5"), "5", "a logical one takes statements too");
+    let physical = weir.login("postgres", "replication").param("replication", "on").connect();
+    assert!(physical.unwrap().rows("SELECT 5").is_err(), "a physical one takes none");
+    let error = weir.login("postgres", "app").param("replication", "maybe").connect().unwrap_err();
+    assert_eq!(error.code(), "22023", "{error:?}");
+    let plain = weir.login("postgres", "app").param("replication", "off").connect();
+    assert_eq!(plain.unwrap().value("SELECT 5"), "5");
+
+    let clients = weir.admin_table("SHOW CLIENTS");
+    let id = &clients.iter().find(|c| c["replication"] == "logical").unwrap()["id"];
+    weir.admin(&format!("KILL_CLIENT {id}"));
+    assert_eq!(show(&streaming.read_to_end()), "E(FATAL 57P01)");
+
+    cluster.sql("CREATE ROLE clerk LOGIN");
+    let error = weir.login("clerk", "app").param("replication", "database").connect().unwrap_err();
+    assert_eq!(error.code(), "42501", "the server's own word: {error:?}");
+
+    // At the end of the process there is no transaction to wait for.
+    let mut streaming = weir.login("postgres", "app").param("replication", "database").connect().unwrap();
+    assert_eq!(streaming.rows("IDENTIFY_SYSTEM").unwrap().len(), 1);
+    weir.term();
+    assert!(weir.wait_exit(WAIT).success());
+    assert_eq!(show(&streaming.read_to_end()), "E(FATAL 57P01)");
+}
