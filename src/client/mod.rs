@@ -17,6 +17,7 @@ pub mod segment;
 pub mod shared;
 mod silence;
 pub mod task;
+mod verifier;
 
 use std::cell::RefCell;
 use std::io;
@@ -27,7 +28,6 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 
-use crate::auth::login::PassThrough;
 use crate::config::PoolMode;
 use crate::config::tls::SslMode;
 use crate::error::{Error, SqlState};
@@ -44,7 +44,7 @@ use crate::wire::startup::{NEWEST_MINOR, Startup};
 pub use console::{Console, Visitor};
 use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
-use login::{Failed, Settled};
+use login::{Failed, Proven, Settled};
 pub use shared::Shared;
 use shared::{Admitted, Registered, Seat, SeatOf, Way};
 use task::Client;
@@ -176,7 +176,7 @@ async fn enter(
         return enter_console(stream, input, cx, live, &startup).await;
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
-    let pass_through = login::authenticate(live, &startup.user, stream, input).await?;
+    let proven = login::authenticate(live, &startup.user, Some(&startup.database), cx.id, stream, input).await?;
     let Some(database) = live.database_for_client(&startup.database) else {
         return Err(Error::us_fatal(
             SqlState::UNDEFINED_DATABASE,
@@ -186,7 +186,7 @@ async fn enter(
         .into());
     };
     let seats = take_seats(cx, live, &database, &startup.user)?;
-    let (pools, settled) = match settle(live, &database, &startup, &pass_through, cx, stream).await {
+    let (pools, settled) = match settle(live, &database, &startup, &proven, cx, stream).await {
         Ok(settled) => settled,
         Err(error) => {
             live.forget_failed(&database);
@@ -224,12 +224,12 @@ async fn settle(
     live: &Live,
     database: &Arc<LiveDatabase>,
     startup: &Startup,
-    pass_through: &PassThrough,
+    proven: &Proven,
     cx: &Rc<WorkerContext>,
     stream: &Stream,
 ) -> Result<(Arc<UserPools>, Settled), Error> {
-    let secret = live.users.get(&startup.user).map(|c| c.secret());
-    let pools = database.user_pools(&startup.user, secret, pass_through);
+    let secret = proven.credential.as_ref().map(|c| c.secret());
+    let pools = database.user_pools(&startup.user, secret, &proven.pass_through);
     let peer = live.config.general.application_name_add_host.then(|| match stream.addresses() {
         Some((peer, _)) => peer.to_string(),
         None => "unix".to_owned(),
@@ -253,7 +253,7 @@ async fn enter_console(
         encode::frame(&mut out, b'R', |body| body.extend_from_slice(&AUTHENTICATION_OK));
         write_all(stream, &out).await?;
     } else {
-        login::authenticate(live, &startup.user, stream, input).await?;
+        login::authenticate(live, &startup.user, None, cx.id, stream, input).await?;
     }
     if !cx.console.admits(&visitor) {
         return Err(Error::us_fatal(

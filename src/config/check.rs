@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::database::database;
-use super::raw::{Entry, Mistakes, Value, suggest};
+use super::raw::{Entry, Mistakes, Node, Value, suggest};
 use super::settings::{self, Setting};
 use super::{AuthType, Config, Database, General, User, WILDCARD, tls};
 
@@ -84,6 +84,7 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
     }
     let users = section("users").map(|found| users(&found.value, dialect, mistakes)).unwrap_or_default();
     authentication(&general, databases.values().chain(&wildcard), &users, (root, dialect), mistakes);
+    auth_queries(&general, &databases, wildcard.as_ref(), (root, dialect), mistakes);
     Config { path: path.to_owned(), general, databases, wildcard, users, warnings }
 }
 
@@ -164,22 +165,24 @@ fn authentication<'d>(
 ) {
     let section = root.iter().find(|entry| entry.key == "pgweir");
     let entry = section.and_then(|section| match &section.value.node {
-        super::raw::Node::Table(entries) => entries.iter().find(|entry| entry.key == "auth_type"),
+        Node::Table(entries) => entries.iter().find(|entry| entry.key == "auth_type"),
         _ => None,
     });
     let line = entry.or(section).map_or(0, |entry| entry.line);
+    let databases: Vec<&Database> = databases.collect();
+    let asked = general.auth_user.is_some() || databases.iter().any(|database| database.auth_user.is_some());
     let known = match general.auth_type {
         AuthType::Trust | AuthType::Cert => !users.is_empty(),
         AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => users.values().any(|user| user.password.is_some()),
         AuthType::Any => {
-            for database in databases.filter(|database| database.user.is_none()) {
+            for database in databases.iter().filter(|database| database.user.is_none()) {
                 let place = dialect.database(&database.name);
                 mistakes.add(line, format!("auth_type = \"any\" needs user in {place}"));
             }
             true
         }
     };
-    if !known && general.auth_file.is_none() {
+    if !known && !asked && general.auth_file.is_none() {
         let auth = settings::values(general, |field| field.show()).into_iter();
         let auth = auth.filter(|(info, _)| info.name == "auth_type").map(|(_, value)| value).next().unwrap_or_default();
         let what = if matches!(general.auth_type, AuthType::Trust | AuthType::Cert) {
@@ -187,8 +190,46 @@ fn authentication<'d>(
         } else {
             "users with passwords"
         };
-        mistakes.add(line, format!("auth_type = \"{auth}\" needs auth_file, or {what} in [users]"));
+        mistakes.add(line, format!("auth_type = \"{auth}\" needs auth_file, auth_user, or {what} in [users]"));
     }
+}
+
+/// What `auth_query` and its likes need of each other, for each section that sets one of them.
+fn auth_queries(
+    general: &General,
+    databases: &BTreeMap<String, Database>,
+    wildcard: Option<&Database>,
+    (root, dialect): (&[Entry], Dialect),
+    mistakes: &mut Mistakes,
+) {
+    let own = (dialect.general().to_owned(), vec!["pgweir"], &general.auth_query, &general.auth_dbname);
+    let theirs = databases.values().chain(wildcard);
+    let theirs =
+        theirs.map(|d| (dialect.database(&d.name), vec!["databases", d.name.as_str()], &d.auth_query, &d.auth_dbname));
+    for (place, path, query, dbname) in std::iter::once(own).chain(theirs) {
+        if let Some(line) = line_of(root, &path, "auth_query")
+            && !query.contains("$1")
+        {
+            mistakes.add(line, format!("auth_query of {place} has no $1, which stands for the user's name"));
+        }
+        let Some((line, dbname)) = line_of(root, &path, "auth_dbname").zip(dbname.as_ref()) else { continue };
+        if matches!(dbname.as_str(), "pgweir" | "pgbouncer") {
+            mistakes.add(line, format!("auth_dbname of {place} is the console, which has no users to ask for"));
+        } else if dbname == WILDCARD || (!databases.contains_key(dbname) && wildcard.is_none()) {
+            let near = suggest(dbname, databases.keys().map(String::as_str));
+            mistakes.add(line, format!("auth_dbname = {dbname:?} of {place} is no database of [databases]{near}"));
+        }
+    }
+}
+
+/// The line of a key's value in a table of the file; none when it does not stand there.
+fn line_of(root: &[Entry], path: &[&str], key: &str) -> Option<usize> {
+    let mut entries = root;
+    for name in path {
+        let Node::Table(inner) = &entries.iter().find(|entry| entry.key == *name)?.value.node else { return None };
+        entries = inner;
+    }
+    entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.line)
 }
 
 /// Sets a setting of a section's table; false when the table has no such setting.

@@ -231,8 +231,8 @@ fn what_is_not_there_yet_is_refused_unless_it_changes_nothing() {
 
 #[test]
 fn what_has_no_effect_without_another_is_taken_without_it() {
-    assert!(general("auth_query = SELECT x\nauth_hba_file = x\nsyslog_ident = x").is_ok());
-    let errors = general("auth_user = u\nauth_query = SELECT x").unwrap_err();
+    assert!(general("auth_hba_file = x\nsyslog_ident = x").is_ok());
+    let errors = general("syslog = 1\nsyslog_ident = x").unwrap_err();
     assert_eq!(errors.len(), 2, "{errors:?}");
 }
 
@@ -333,6 +333,8 @@ fn a_converted_file_is_the_same_configuration() {
 fn right(row: &Row) -> &'static str {
     match row.name {
         "auth_type" => "trust",
+        "auth_dbname" => "b",
+        "auth_query" => "SELECT $1, $1",
         "pool_mode" => "statement",
         "listen_addr" => "10.0.0.1",
         "load_balance_hosts" => "disable",
@@ -356,7 +358,7 @@ fn beside(row: &Row) -> String {
 
 #[test]
 fn every_setting_does_something_and_is_converted() {
-    let with = |lines: &str| format!("[pgbouncer]\nauth_file = u\n{lines}\n");
+    let with = |lines: &str| format!("[pgbouncer]\nauth_file = u\n{lines}\n[databases]\nb = host=h\n");
     for row in table::GENERAL.iter().filter(|row| row.standing(&table::in_general) != Standing::NotYet) {
         let general = |line: &str| with(&(beside(row) + line));
         let text = general(&format!("{} = {}", row.name, right(row)));
@@ -371,7 +373,7 @@ fn every_setting_does_something_and_is_converted() {
     }
     for row in table::DATABASE.iter().filter(|row| row.standing(&table::in_database) != Standing::NotYet) {
         let database = |more: &str| {
-            let given = format!("[databases]\na = host=h user=u pool_mode=session {more}");
+            let given = format!("[databases]\nb = host=h\na = host=h user=u pool_mode=session {more}");
             parsed(&format!("{given}\n[pgbouncer]\nauth_file = u")).unwrap().databases["a"].clone()
         };
         let more = format!("{}={}", row.name, right(row));
