@@ -1,4 +1,4 @@
-//! Where what is known of a user comes from when he is not listed: `auth_query`.
+//! Where what is known of a user comes from when he is not listed (`auth_query`), and which proof is asked of whom (`auth_hba_file`).
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -6,8 +6,10 @@ mod common;
 
 use std::time::Duration;
 
+use common::certs::{self, Authority};
 use common::cluster::Cluster;
 use common::raw::{Address, Login, LoginError, RawClient};
+use common::tools::{self, Output, Running};
 use common::weir::{Builder, Weir};
 use common::wire::{self, ServerError, frontend};
 
@@ -55,6 +57,15 @@ fn lets_in(weir: &Weir, user: &str, password: &str) -> RawClient {
     client
 }
 
+/// Ends the user's connections to the server; returns when they are gone.
+fn disconnect(cluster: &Cluster, user: &str) {
+    let of = format!("FROM pg_stat_activity WHERE usename = '{user}'");
+    assert!(!cluster.sql(&format!("SELECT pg_terminate_backend(pid) {of}")).is_empty(), "{user} has a connection");
+    common::eventually("they are gone", Duration::from_secs(10), || {
+        (cluster.value(&format!("SELECT count(*) {of}")) == "0").then_some(())
+    });
+}
+
 /// What a client is shown up to where it must prove something: the salt's length and the iterations of its SCRAM exchange.
 fn shown(weir: &Weir, user: &str) -> String {
     let mut client = RawClient::open(Address::Tcp(weir.port())).unwrap();
@@ -76,8 +87,8 @@ fn who_is_not_listed_is_asked_for() {
     let weir = asking(&cluster).start();
     let mut ann = lets_in(&weir, "ann", "secret");
     // No password is stored anywhere: the keys of ann's own login open new connections too.
-    cluster.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ann'");
-    common::eventually("a new connection", Duration::from_secs(10), || ann.rows("SELECT 1").ok());
+    disconnect(&cluster, "ann");
+    assert_eq!(ann.value("SELECT current_user"), "ann");
     let mut second = lets_in(&weir, "ann", "secret");
     assert_eq!(ann.run("BEGIN"), "C(BEGIN) Z(T)");
     assert_eq!(second.value("SELECT current_user"), "ann", "a second connection by the same keys");
@@ -296,4 +307,123 @@ fn strangers_take_as_long_as_wrong_passwords() {
     });
     let (least, most) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
     assert!(*most < *least * 3 / 2 + Duration::from_millis(1), "medians of {users:?}: {medians:?}");
+}
+
+// Rules.
+
+/// Starts with these rules and maps, as files beside the configuration.
+fn ruled(cluster: &Cluster, dir: &std::path::Path, hba: &str, ident: &str, more: &str) -> Builder {
+    std::fs::write(dir.join("hba"), hba).unwrap();
+    std::fs::write(dir.join("ident"), ident).unwrap();
+    let files = format!("auth_hba_file = {:?}\nauth_ident_file = {:?}", dir.join("hba"), dir.join("ident"));
+    Weir::builder()
+        .general(&format!("auth_type = \"hba\"\n{files}\nunix_socket_dir = {dir:?}\n{more}"))
+        .cluster("app", cluster, &[])
+        .cluster("shut", cluster, &[])
+        .cluster("ann", cluster, &[])
+}
+
+#[test]
+fn rules_say_who_proves_what() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER ann PASSWORD 'a'; CREATE USER bob PASSWORD 'b'; CREATE USER eve PASSWORD 'e'; CREATE USER dan PASSWORD 'd'");
+    let dir = tempfile::tempdir().unwrap();
+    let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    let hba = "local app,shut ann peer map=m\nlocal all bob peer\nlocal all all reject\n\
+               host shut all all reject\nhost all ann 10.0.0.0/8 trust\nhost sameuser ann 127.0.0.0 255.0.0.0 trust\n\
+               host app ann 127.0.0.1/32 scram-sha-256\nhost app bob all md5\nhost app eve all password\n\
+               hostssl app dan all trust\nhost all admin all trust\n";
+    let ident = format!("m {me} ann\nm /^(.*)@nowhere$ \\1\n");
+    let users = "\"ann\" \"a\"\n\"bob\" \"b\"\n\"eve\" \"e\"\n\"dan\" \"d\"";
+    let weir = ruled(&cluster, dir.path(), hba, &ident, "").users(users).start();
+    let asked =
+        |user: &str, database: &str, password: &str| match weir.login(user, database).password(password).connect() {
+            Ok(client) => wire::show(&client.greeting.iter().filter(|m| m.tag == b'R').cloned().collect::<Vec<_>>()),
+            Err(LoginError::Server(error)) => format!("{} {}", error.code, error.message),
+            Err(other) => panic!("{other:?}"),
+        };
+    assert_eq!(asked("ann", "app", "a"), "R(10) R(11) R(12) R(0)");
+    assert_eq!(asked("ann", "app", "x"), "28P01 password authentication failed for user \"ann\"");
+    assert_eq!(asked("ann", "ann", "x"), "R(0)", "sameuser");
+    assert_eq!(asked("bob", "app", "b"), "R(5) R(0)");
+    assert_eq!(asked("eve", "app", "e"), "R(3) R(0)");
+    let from = |user: &str, database: &str| {
+        format!("host \"127.0.0.1\", user \"{user}\", database \"{database}\", no encryption")
+    };
+    assert_eq!(asked("dan", "app", "d"), format!("28000 no pg_hba.conf entry for {}", from("dan", "app")));
+    assert_eq!(asked("nobody", "app", "d"), format!("28000 no pg_hba.conf entry for {}", from("nobody", "app")));
+    assert_eq!(asked("ann", "shut", "a"), format!("28000 pg_hba.conf rejects connection for {}", from("ann", "shut")));
+
+    let socket = dir.path().join(format!(".s.PGSQL.{}", weir.port()));
+    let by_socket = |user: &str| Login::new(Address::Unix(socket.clone()), user, "app").connect();
+    assert_eq!(by_socket("ann").unwrap().value("SELECT current_user"), "ann", "{me} may be ann");
+    assert_eq!(by_socket("bob").unwrap_err().code(), "28000", "{me} is not bob");
+    assert_eq!(by_socket("eve").unwrap_err().code(), "28000");
+
+    // A reload takes over good rules; of a bad file it keeps nothing, and tells the line.
+    let mut ann = weir.login("ann", "app").password("a").connect().unwrap();
+    std::fs::write(dir.path().join("hba"), "host all all all trust\nhost all +admins all trust\n").unwrap();
+    weir.hup();
+    weir.wait_log("hba:2: \"+admins\" is not supported");
+    assert_eq!(refusal(weir.login("dan", "app").password("d")).code, "28000", "the old rules are kept");
+    std::fs::write(dir.path().join("hba"), "host all dan all trust\n").unwrap();
+    weir.hup();
+    common::eventually("dan is let in", Duration::from_secs(10), || weir.login("dan", "app").connect().ok());
+    assert_eq!(refusal(weir.login("ann", "app").password("a")).code, "28000");
+    assert_eq!(ann.value("SELECT current_user"), "ann", "who is in stays");
+}
+
+#[test]
+fn rules_and_auth_query_together() {
+    let cluster = cluster();
+    cluster.set_hba("host all ann,looker 127.0.0.1/32 scram-sha-256\n");
+    let dir = tempfile::tempdir().unwrap();
+    let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    let hba = "local all ann peer map=m\nhost app all 127.0.0.1/32 scram-sha-256\n";
+    let weir =
+        ruled(&cluster, dir.path(), hba, &format!("m {me} ann"), "auth_user = \"looker\"").users(LOOKER_LINE).start();
+    let mut ann = lets_in(&weir, "ann", "secret");
+    wrong_password(&weir, "ann", "wrong");
+    wrong_password(&weir, "nobody", "wrong");
+    // Who comes by another way teaches us no keys, and does not take those of the others away.
+    let socket = dir.path().join(format!(".s.PGSQL.{}", weir.port()));
+    let mut peer = Login::new(Address::Unix(socket), "ann", "app").connect().unwrap();
+    assert_eq!(peer.value("SELECT current_user"), "ann");
+    disconnect(&cluster, "ann");
+    assert_eq!(peer.value("SELECT current_user"), "ann");
+    assert_eq!(ann.value("SELECT current_user"), "ann");
+}
+
+#[test]
+fn certificates_stand_for_users_by_a_map() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER ann; CREATE USER bob");
+    let dir = tempfile::tempdir().unwrap();
+    let house = Authority::new("the house");
+    let (cert, key) = house.issue("localhost", &["localhost"]).write(dir.path(), "ours");
+    let ca = certs::write(dir.path(), "ca.crt", house.cert());
+    let tls = format!(
+        "client_tls_sslmode = \"verify-full\"\nclient_tls_cert_file = {cert:?}\nclient_tls_key_file = {key:?}\nclient_tls_ca_file = {ca:?}"
+    );
+    let hba = "hostssl app all all cert map=m\nhostssl ann all all cert\nhost all admin all trust\n";
+    let weir = ruled(&cluster, dir.path(), hba, "m /^(.*)@example\\.com$ \\1\n", &tls)
+        .users("\"ann\" \"\"\n\"bob\" \"\"")
+        .start();
+    let (mine, my_key) = house.issue("ann@example.com", &[]).write(dir.path(), "mine");
+    let (bare, bare_key) = house.issue("ann", &[]).write(dir.path(), "bare");
+    let run = |user: &str, database: &str, cert: &std::path::Path, key: &std::path::Path| {
+        let (cert, key) = (cert.display(), key.display());
+        let target =
+            format!("hostaddr=127.0.0.1 dbname={database} user={user} sslmode=require sslcert={cert} sslkey={key}");
+        let args = ["-Atc", "SELECT current_user", &target];
+        Running::start(&mut tools::psql_command(weir.port(), database, &args)).wait(tools::TIMEOUT)
+    };
+    assert_eq!(run("ann", "app", &mine, &my_key).ok(), "ann\n");
+    let refused = |said: Output, user: &str| {
+        assert!(said.stderr.contains(&format!("certificate authentication failed for user \"{user}\"")), "{said:?}");
+    };
+    refused(run("bob", "app", &mine, &my_key), "bob");
+    refused(run("ann", "app", &bare, &bare_key), "ann");
+    assert_eq!(run("ann", "ann", &bare, &bare_key).ok(), "ann\n");
+    refused(run("ann", "ann", &mine, &my_key), "ann");
 }

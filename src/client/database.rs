@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::auth::hba::{Maps, Rules};
 use crate::auth::login::PassThrough;
 use crate::auth::secret::{Credential, Mock, MockKind, Secret};
 use crate::auth::server_login::ServerCredential;
@@ -36,6 +37,10 @@ pub struct Live {
     pub config: Arc<Config>,
     /// Who may log in, from the auth file and `[users]`.
     pub users: BTreeMap<String, Arc<Credential>>,
+    /// Which proof is asked of whom, under `auth_type = "hba"`.
+    pub rules: Rules,
+    /// Which users a system user or a certificate's name may be.
+    pub maps: Maps,
     /// Makes TLS with clients; none: it is off.
     pub acceptor: Option<Acceptor>,
     /// Makes TLS with servers.
@@ -310,7 +315,7 @@ impl LiveDatabase {
     pub fn user_pools(&self, user: &str, secret: Option<&Secret>, pass_through: &PassThrough) -> Arc<UserPools> {
         let mut users = self.users.lock();
         let credential = self.server_credential(secret, pass_through);
-        if let Some(pools) = users.get(user).filter(|p| p.credential == credential) {
+        if let Some(pools) = users.get(user).filter(|p| p.credential.covers(&credential)) {
             return Arc::clone(pools);
         }
         let pools = Arc::new(self.make(user, credential));

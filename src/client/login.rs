@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 
 use crate::auth::login::{Channel, Login, LoginRandom, MAX_ANSWER, PassThrough, Step};
 use crate::auth::secret::Credential;
+use crate::client::console::DATABASES;
 use crate::client::database::{Live, LiveDatabase, UserPools};
-use crate::client::own;
 use crate::client::verifier::{self, Verifier};
-use crate::config::Role;
+use crate::client::{hba, own};
+use crate::config::{AuthType, Role};
 use crate::error::{Error, SqlState};
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
 use crate::net::buffer::write_all;
@@ -52,31 +53,34 @@ pub struct Proven {
     pub pass_through: PassThrough,
 }
 
-/// Finds out whether the client is who it says. `database`: the one it wants; none: the console.
+/// Finds out whether the client is who it says.
 ///
 /// # Errors
 /// When it is not.
 pub async fn authenticate(
     live: &Live,
-    user: &str,
-    database: Option<&str>,
+    startup: &Startup,
     worker: WorkerId,
     stream: &mut Stream,
     input: &mut Buffer,
 ) -> Result<Proven, Failed> {
-    let auth_type = live.config.general.auth_type;
+    let user = startup.user.as_str();
+    let database = Some(startup.database.as_str()).filter(|name| !DATABASES.contains(name));
+    let channel =
+        stream.tls().map(|tls| Channel { peer_name: tls.peer_name(), end_point: tls.end_point() }).unwrap_or_default();
+    let (auth_type, channel) = match live.config.general.auth_type {
+        AuthType::Hba => hba::choose(live, startup, stream, channel)?,
+        auth_type => (auth_type, channel),
+    };
     let Verifier { credential, mock } = verifier::find(live, auth_type, user, database, worker).await?;
     let random = LoginRandom { md5_salt: rand::random(), scram_nonce: rand::random() };
     let login = Login::new(auth_type, user, credential.clone(), mock, random);
-    let pass_through = converse(login, stream, input).await?;
+    let pass_through = converse(login.over(channel), stream, input).await?;
     Ok(Proven { credential, pass_through })
 }
 
 /// Asks the client, to the end.
 async fn converse(mut login: Login, stream: &mut Stream, input: &mut Buffer) -> Result<PassThrough, Failed> {
-    if let Some(tls) = stream.tls() {
-        login = login.over(Channel { peer_name: tls.peer_name(), end_point: tls.end_point() });
-    }
     let mut step = login.start();
     loop {
         let mut out = Vec::new();

@@ -8,6 +8,7 @@ mod catalog;
 pub mod console;
 pub mod database;
 pub mod greet;
+mod hba;
 pub mod login;
 pub mod own;
 pub mod plan;
@@ -176,7 +177,7 @@ async fn enter(
         return enter_console(stream, input, cx, live, &startup).await;
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
-    let proven = login::authenticate(live, &startup.user, Some(&startup.database), cx.id, stream, input).await?;
+    let proven = login::authenticate(live, &startup, cx.id, stream, input).await?;
     let Some(database) = live.database_for_client(&startup.database) else {
         return Err(Error::us_fatal(
             SqlState::UNDEFINED_DATABASE,
@@ -253,7 +254,7 @@ async fn enter_console(
         encode::frame(&mut out, b'R', |body| body.extend_from_slice(&AUTHENTICATION_OK));
         write_all(stream, &out).await?;
     } else {
-        login::authenticate(live, &startup.user, None, cx.id, stream, input).await?;
+        login::authenticate(live, startup, cx.id, stream, input).await?;
     }
     if !cx.console.admits(&visitor) {
         return Err(Error::us_fatal(

@@ -115,13 +115,23 @@ fn general(section: Option<&Entry>, base: General, dialect: Dialect, path: &Path
         }
     }
     let directory = path.parent().unwrap_or(Path::new(""));
-    for file in [&mut general.auth_file, &mut general.logfile, &mut general.pidfile].into_iter().flatten() {
+    let General { auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, .. } = &mut general;
+    for file in [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile].into_iter().flatten() {
         *file = directory.join(&*file);
     }
     let line =
         |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section.line, |entry| entry.value.line);
     if general.listen_addr.is_empty() && general.unix_socket_dir.is_none() {
         mistakes.add(line("listen_addr"), "nothing to listen on: listen_addr and unix_socket_dir are both empty");
+    }
+    match (general.auth_type, &general.auth_hba_file) {
+        (AuthType::Hba, None) => mistakes.add(line("auth_type"), "auth_type = \"hba\" needs auth_hba_file"),
+        (AuthType::Hba, Some(_)) => {}
+        (_, Some(_)) => mistakes.add(line("auth_hba_file"), "auth_hba_file needs auth_type = \"hba\""),
+        (_, None) if general.auth_ident_file.is_some() => {
+            mistakes.add(line("auth_ident_file"), "auth_ident_file needs auth_type = \"hba\"");
+        }
+        (_, None) => {}
     }
     tls::check(&mut general, path, entries, section.line, mistakes);
     if dialect == Dialect::Ini {
@@ -172,7 +182,7 @@ fn authentication<'d>(
     let databases: Vec<&Database> = databases.collect();
     let asked = general.auth_user.is_some() || databases.iter().any(|database| database.auth_user.is_some());
     let known = match general.auth_type {
-        AuthType::Trust | AuthType::Cert => !users.is_empty(),
+        AuthType::Trust | AuthType::Cert | AuthType::Hba => !users.is_empty(),
         AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => users.values().any(|user| user.password.is_some()),
         AuthType::Any => {
             for database in databases.iter().filter(|database| database.user.is_none()) {
@@ -185,7 +195,7 @@ fn authentication<'d>(
     if !known && !asked && general.auth_file.is_none() {
         let auth = settings::values(general, |field| field.show()).into_iter();
         let auth = auth.filter(|(info, _)| info.name == "auth_type").map(|(_, value)| value).next().unwrap_or_default();
-        let what = if matches!(general.auth_type, AuthType::Trust | AuthType::Cert) {
+        let what = if matches!(general.auth_type, AuthType::Trust | AuthType::Cert | AuthType::Hba) {
             "users"
         } else {
             "users with passwords"

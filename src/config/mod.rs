@@ -85,6 +85,8 @@ pub enum AuthType {
     ScramSha256,
     /// A TLS certificate whose common name is the user's.
     Cert,
+    /// As the rules of `auth_hba_file` say.
+    Hba,
 }
 
 /// The form of log lines.
@@ -124,6 +126,10 @@ pub struct General {
     pub auth_type: AuthType,
     /// File of `"user" "secret"` lines: clear text, `md5...` or `SCRAM-SHA-256$...`.
     pub auth_file: Option<PathBuf>,
+    /// Rules in the form of pg_hba.conf, for `auth_type = "hba"`.
+    pub auth_hba_file: Option<PathBuf>,
+    /// Maps in the form of pg_ident.conf, for those rules.
+    pub auth_ident_file: Option<PathBuf>,
     /// Default of [`Database::auth_user`].
     pub auth_user: Option<String>,
     /// Default of [`Database::auth_query`].

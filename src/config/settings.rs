@@ -92,11 +92,17 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         Field::Path(&mut g.logfile)
     }),
     fixed("workers", "Worker threads; 0: one per core.", |g| Field::Small(&mut g.workers, 0, 1024)),
-    row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256 or cert.", |g| {
+    row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256, cert or hba.", |g| {
         Field::Auth(&mut g.auth_type)
     }),
     row("auth_file", "File of \"user\" \"password\" lines; relative to the directory of this file.", |g| {
         Field::Path(&mut g.auth_file)
+    }),
+    row("auth_hba_file", "Rules in the form of pg_hba.conf, for auth_type = \"hba\".", |g| {
+        Field::Path(&mut g.auth_hba_file)
+    }),
+    row("auth_ident_file", "Maps in the form of pg_ident.conf, for the rules of auth_hba_file.", |g| {
+        Field::Path(&mut g.auth_ident_file)
     }),
     row(
         "auth_user",
@@ -362,8 +368,6 @@ pub(super) static USER: &[Setting<User>] = &[
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] = &[
-    "auth_hba_file",
-    "auth_ident_file",
     "cancel_wait_timeout",
     "client_idle_timeout",
     "conffile",
@@ -409,6 +413,8 @@ impl Default for General {
             workers: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,
+            auth_hba_file: None,
+            auth_ident_file: None,
             auth_user: None,
             auth_query: AUTH_QUERY.to_owned(),
             auth_dbname: None,

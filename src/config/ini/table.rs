@@ -91,8 +91,8 @@ pub(super) static GENERAL: &[Row] = &[
     row("application_name_add_host", &["0"], Flag, ""),
     row("auth_dbname", &[""], Text, ""),
     row("auth_file", &[""], File, "the same `userlist.txt`; every mistake in it is told"),
-    row("auth_hba_file", &[""], File, "").later().unless(without_hba),
-    row("auth_ident_file", &[""], File, "").later().unless(without_hba),
+    row("auth_hba_file", &[""], File, "a rule that is not understood is an error").unless(without_hba),
+    row("auth_ident_file", &[""], File, "regular expressions and `\\1` as in PostgreSQL").unless(without_hba),
     row("auth_ldap_options", &[""], Text, "").later().unless(|get| get("auth_type") != "ldap"),
     row(
         "auth_query",
@@ -101,7 +101,7 @@ pub(super) static GENERAL: &[Row] = &[
         "asked on connections that clients never get; the default qualifies its names",
     )
     .better(),
-    row("auth_type", &["md5"], Word, "any, trust, plain, md5, scram-sha-256, cert; not yet: hba, ldap, pam"),
+    row("auth_type", &["md5"], Word, "any, trust, plain, md5, scram-sha-256, cert, hba; not yet: ldap, pam"),
     row("auth_user", &[""], Text, ""),
     row("autodb_idle_timeout", &["3600"], Seconds, ""),
     row("cancel_wait_timeout", &["10"], Seconds, "").later(),

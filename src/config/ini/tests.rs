@@ -116,7 +116,7 @@ fn all_mistakes_are_told_with_their_places() {
         (
             "more.ini",
             "e = host=@abstract\npgbouncer = host=h\nmy db = host=h\n[pgbouncer]\nlisten_prot = 1\nlisten_port = 99999\n\
-             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = hba\nquery_timeout = 3\n[x\nauth_file=u",
+             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pam\nquery_timeout = 3\n[x\nauth_file=u",
         ),
     ];
     let expected = [
@@ -135,7 +135,7 @@ fn all_mistakes_are_told_with_their_places() {
         "more.ini:8: log_connections = \"maybe\" is not a whole number",
         "more.ini:9: server_idle_timeout = \"-1\" is not a number of seconds, like 15 or 0.5",
         "more.ini:10: expected NAME = VALUE, [SECTION], %include FILE or a comment",
-        "more.ini:11: auth_type = hba is not supported yet; users can be listed in auth_file",
+        "more.ini:11: auth_type = pam is not supported yet; users can be listed in auth_file",
         "more.ini:12: query_timeout is not supported yet; leave it out, or at 0",
         "more.ini:13: the section's name is not closed: a \"]\" is missing",
         "pgbouncer.ini:8: %include missing.ini: cannot read the file: entity not found",
@@ -334,7 +334,7 @@ fn right(row: &Row) -> &'static str {
     match row.name {
         "auth_type" => "trust",
         "auth_dbname" => "b",
-        "auth_query" => "SELECT $1, $1",
+        "auth_query" => "f($1)",
         "pool_mode" => "statement",
         "listen_addr" => "10.0.0.1",
         "load_balance_hosts" => "disable",
@@ -353,7 +353,10 @@ fn beside(row: &Row) -> String {
         let files = ["ca", "cert", "key"].map(|file| format!("{side}_tls_{file}_file = {file}\n"));
         format!("{side}_tls_sslmode = verify-ca\n{}", files.concat())
     };
-    side.map(lines).unwrap_or_default()
+    match row.name {
+        "auth_hba_file" | "auth_ident_file" => "auth_type = hba\nauth_hba_file = h\n".to_owned(),
+        _ => side.map(lines).unwrap_or_default(),
+    }
 }
 
 #[test]
