@@ -1,11 +1,13 @@
 //! From a configuration to what works by it, at the start and at a reload.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::auth::hba::{Maps, Rules};
 use crate::auth::secret::{Credential, Secret};
-use crate::auth::userlist::Userlist;
+use crate::auth::userlist::{LineError, Userlist};
 use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
 use crate::config::{AuthType, Config, Database, General};
 use crate::net::tls::{Acceptor, Connector, ServerTls};
@@ -23,6 +25,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
     let mock = Arc::new(list.mock(key));
     let users: BTreeMap<_, _> =
         list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, old))).collect();
+    let (rules, maps) = hba(&config.general)?;
     let (acceptor, connector) = tls(&config.general)?;
     let config = Arc::new(config);
     // From here on nothing can fail: what is shared with the pools of before may change.
@@ -37,11 +40,30 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         |db: &Database, secret| LiveDatabase::new(db.clone(), Arc::clone(&config), secret, Arc::clone(&server_tls));
     let own = |db: &Database| (db.name.clone(), database(db, &config, stored_secret(db, &users), old, fresh));
     let databases = config.databases.values().map(own).collect();
-    let live = Live { config, users, acceptor, server_tls, mock, databases, made: Made::default() };
+    let live = Live { config, users, rules, maps, acceptor, server_tls, mock, databases, made: Made::default() };
     if let Some(old) = old {
         keep_made(&live, old);
     }
     Ok(live)
+}
+
+/// Reads `auth_hba_file` and `auth_ident_file`.
+fn hba(general: &General) -> Result<(Rules, Maps), Vec<String>> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|why| vec![format!("{}: cannot read the file: {why}", path.display())])
+    };
+    let placed = |path: &Path, errors: Vec<LineError>| {
+        errors.iter().map(|e| format!("{}:{}: {}", path.display(), e.line, e.message)).collect::<Vec<_>>()
+    };
+    let maps = match &general.auth_ident_file {
+        Some(path) => Maps::parse(&read(path)?).map_err(|errors| placed(path, errors))?,
+        None => Maps::default(),
+    };
+    let rules = match &general.auth_hba_file {
+        Some(path) => Rules::parse(&read(path)?, &maps).map_err(|errors| placed(path, errors))?,
+        None => Rules::default(),
+    };
+    Ok((rules, maps))
 }
 
 /// Reads the certificates and keys.
@@ -166,7 +188,7 @@ pub fn keep_fixed(new: &mut General, old: &General) {
 /// Derives the verifiers of clear passwords ahead of the first logins, on a thread of its own: a first login that took longer than
 /// one of a user who does not exist would tell them apart.
 pub fn derive_ahead(live: &Arc<Live>) {
-    if live.config.general.auth_type != AuthType::ScramSha256 {
+    if !matches!(live.config.general.auth_type, AuthType::ScramSha256 | AuthType::Hba) {
         return;
     }
     let costly: BTreeMap<_, _> =
@@ -183,8 +205,6 @@ pub fn derive_ahead(live: &Arc<Live>) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::config::{diff, parse};
 

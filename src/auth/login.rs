@@ -187,6 +187,10 @@ impl Login {
                 let message = format!("certificate authentication failed for user \"{}\"", self.user);
                 return self.fail(Error::client_fatal(SqlState::INVALID_AUTHORIZATION, message));
             }
+            // Which proof is asked is decided before.
+            AuthType::Hba => {
+                return self.fail(Error::us_fatal(SqlState::INTERNAL_ERROR, "no rule was chosen for this login"));
+            }
             AuthType::Plain => (State::Password, AuthRequest::CleartextPassword),
             AuthType::Md5 if !self.md5_means_scram() => (State::Md5, AuthRequest::Md5 { salt: self.random.md5_salt }),
             AuthType::Md5 | AuthType::ScramSha256 => {

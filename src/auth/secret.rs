@@ -106,6 +106,18 @@ impl Secret {
     }
 }
 
+impl Secret {
+    /// How users who do not exist look like one who has this secret: see [`Mock::like`]. None if he has no password.
+    #[must_use]
+    pub fn example(&self) -> Option<(MockKind, u32)> {
+        match self {
+            Self::Absent => None,
+            Self::Clear(_) | Self::Md5(_) => Some((MockKind::Md5, scram::DEFAULT_ITERATIONS)),
+            Self::Scram(secret) => Some((MockKind::Scram, secret.iterations())),
+        }
+    }
+}
+
 /// A [`Secret`] in use: remembers the SCRAM verifier derived from a clear password, which costs milliseconds.
 ///
 /// Share one per user (`Arc`), and replace it when the secret changes.
@@ -182,6 +194,13 @@ impl Mock {
     #[must_use]
     pub fn new(key: [u8; 32], kind: MockKind, iterations: u32) -> Self {
         Self { key, kind, iterations: iterations.clamp(1, scram::MAX_ITERATIONS) }
+    }
+
+    /// The same for users of whom this secret is an example; without one, for a server as PostgreSQL is by default.
+    #[must_use]
+    pub fn like(&self, example: Option<(MockKind, u32)>) -> Self {
+        let (kind, iterations) = example.unwrap_or((MockKind::Scram, scram::DEFAULT_ITERATIONS));
+        Self::new(self.key, kind, iterations)
     }
 
     /// The kind of secret that an unknown user seems to have.

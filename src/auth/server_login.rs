@@ -51,6 +51,18 @@ impl ServerCredential {
         credential
     }
 
+    /// Whether this does wherever `other` does: what is stored is the same, and the other's login taught nothing else. Of the same user's
+    /// logins one may have proven itself by a certificate and taught nothing.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        fn within<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
+            b.is_none() || a == b
+        }
+        (&self.md5, self.verifier_only) == (&other.md5, other.verifier_only)
+            && within(self.password.as_ref(), other.password.as_ref())
+            && within(self.keys.as_ref(), other.keys.as_ref())
+    }
+
     /// The same, with the keys that an earlier login to this server gave ([`ServerLogin::keys`]): they save the derivation.
     #[must_use]
     pub fn with_keys(mut self, keys: ScramKeys) -> Self {

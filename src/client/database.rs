@@ -8,8 +8,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::auth::hba::{Maps, Rules};
 use crate::auth::login::PassThrough;
-use crate::auth::secret::{Credential, Mock, Secret};
+use crate::auth::secret::{Credential, Mock, MockKind, Secret};
 use crate::auth::server_login::ServerCredential;
 use crate::clock;
 use crate::config::{Config, Database, PoolMode, Role, User};
@@ -37,6 +38,10 @@ pub struct Live {
     pub config: Arc<Config>,
     /// Who may log in, from the auth file and `[users]`.
     pub users: BTreeMap<String, Arc<Credential>>,
+    /// Which proof is asked of whom, under `auth_type = "hba"`.
+    pub rules: Rules,
+    /// Which users a system user or a certificate's name may be.
+    pub maps: Maps,
     /// Makes TLS with clients; none: it is off.
     pub acceptor: Option<Acceptor>,
     /// Makes TLS with servers.
@@ -167,6 +172,10 @@ pub struct LiveDatabase {
     general: Arc<Config>,
     server_tls: Arc<ServerTls>,
     users: Mutex<HashMap<String, Arc<UserPools>>>,
+    /// By `auth_user`: pools whose connections no client gets.
+    auth: Mutex<HashMap<String, Arc<UserPools>>>,
+    /// The first secret that `auth_query` brought, as an example.
+    seen: OnceLock<(MockKind, u32)>,
 }
 
 /// How often a server was chosen for which reason.
@@ -214,6 +223,7 @@ pub struct UserPools {
     pub weighing: tokio::sync::Mutex<()>,
     /// Others were made for the user since, with another password: clients go over to those.
     replaced: AtomicBool,
+    purpose: Purpose,
     credential: ServerCredential,
     server_user: String,
     settings: PoolSettings,
@@ -222,6 +232,15 @@ pub struct UserPools {
 
 /// How many beginnings are remembered.
 const USUAL: usize = 8;
+
+/// Who gets the connections of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Clients.
+    Clients,
+    /// Nobody: passwords are asked for on them.
+    Passwords,
+}
 
 /// What servers say at login.
 #[derive(Debug, Default)]
@@ -276,7 +295,43 @@ impl LiveDatabase {
             general,
             server_tls,
             users: Mutex::default(),
+            auth: Mutex::default(),
+            seen: OnceLock::new(),
         })
+    }
+
+    /// The pools on whose connections passwords are asked for as `user`; `secret` is what is stored of it.
+    #[must_use]
+    pub fn auth_pools(&self, user: &str, secret: Option<&Secret>) -> Arc<UserPools> {
+        let own = self.config.password.as_deref().filter(|_| self.config.user.as_deref() == Some(user));
+        let own = own.and_then(|password| Secret::parse(password).ok());
+        let credential = ServerCredential::new(own.as_ref().or(secret), &PassThrough::Nothing);
+        let mut auth = self.auth.lock();
+        if let Some(pools) = auth.get(user).filter(|pools| pools.credential == credential) {
+            return Arc::clone(pools);
+        }
+        let mut pools = self.make(user, credential);
+        user.clone_into(&mut pools.server_user);
+        pools.purpose = Purpose::Passwords;
+        pools.settings.min_size = 0;
+        let pools = Arc::new(pools);
+        if let Some(old) = auth.insert(user.to_owned(), Arc::clone(&pools)) {
+            old.each(&mut |pool| pool.close_all());
+        }
+        pools
+    }
+
+    /// Takes in a secret that `auth_query` brought. The first one counts: what strangers are shown must not change from login to login.
+    pub fn see_secret(&self, secret: &Secret) {
+        if let Some(example) = secret.example() {
+            self.seen.get_or_init(|| example);
+        }
+    }
+
+    /// What the secrets that `auth_query` brings are like, once one is known.
+    #[must_use]
+    pub fn seen_secret(&self) -> Option<(MockKind, u32)> {
+        self.seen.get().copied()
     }
 
     /// The pools of `user`. `pass_through` is what its login taught us, `secret` what is stored of it.
@@ -284,7 +339,7 @@ impl LiveDatabase {
     pub fn user_pools(&self, user: &str, secret: Option<&Secret>, pass_through: &PassThrough) -> Arc<UserPools> {
         let mut users = self.users.lock();
         let credential = self.server_credential(secret, pass_through);
-        if let Some(pools) = users.get(user).filter(|p| p.credential == credential) {
+        if let Some(pools) = users.get(user).filter(|p| p.credential.covers(&credential)) {
             return Arc::clone(pools);
         }
         let pools = Arc::new(self.make(user, credential));
@@ -383,6 +438,7 @@ impl LiveDatabase {
             readings: Mutex::default(),
             weighing: tokio::sync::Mutex::default(),
             replaced: AtomicBool::new(false),
+            purpose: Purpose::Clients,
             credential,
             server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),
             settings,
@@ -398,14 +454,19 @@ impl LiveDatabase {
         let health = self.health.get(usize::from(shard.0))?.server(server)?;
         let pool = cell.get_or_init(|| {
             let key = PoolKey { database: self.config.name.clone(), user: pools.user.clone(), shard, server };
+            let (parameters, connect_query) = match pools.purpose {
+                Purpose::Clients => (self.config.startup.parameters(), self.config.connect_query.clone()),
+                // Names go and come as clients send them, whatever else is set for the database.
+                Purpose::Passwords => (vec![("client_encoding".to_owned(), "UTF8".to_owned())], None),
+            };
             let target = Target {
                 host: config.host.clone(),
                 port: config.port,
                 dbname: config.dbname.clone(),
                 user: pools.server_user.clone(),
                 credential: pools.credential.clone(),
-                parameters: self.config.startup.parameters(),
-                connect_query: self.config.connect_query.clone(),
+                parameters,
+                connect_query,
             };
             let pool = Pool::new(key, target, pools.settings.clone(), Arc::clone(health));
             if self.paused.load(Ordering::Acquire) {
@@ -420,8 +481,10 @@ impl LiveDatabase {
     #[must_use]
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         let mut all = Vec::new();
-        for user in self.users.lock().values() {
-            user.each(&mut |pool| all.push(Arc::clone(pool)));
+        for users in [&self.users, &self.auth] {
+            for user in users.lock().values() {
+                user.each(&mut |pool| all.push(Arc::clone(pool)));
+            }
         }
         all
     }
@@ -431,7 +494,7 @@ impl LiveDatabase {
         self.pools().iter().all(|pool| pool.is_quiet() && pool.connections().is_empty() && pool.counts().waiting == 0)
     }
 
-    /// Every user there are pools for.
+    /// Every user of clients there are pools for.
     #[must_use]
     pub fn users(&self) -> Vec<Arc<UserPools>> {
         self.users.lock().values().cloned().collect()

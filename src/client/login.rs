@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::auth::login::{Channel, Login, LoginRandom, Step};
-use crate::auth::login::{MAX_ANSWER, PassThrough};
+use crate::auth::login::{Channel, Login, LoginRandom, MAX_ANSWER, PassThrough, Step};
+use crate::auth::secret::Credential;
+use crate::client::console::DATABASES;
 use crate::client::database::{Live, LiveDatabase, UserPools};
-use crate::client::own;
-use crate::config::Role;
+use crate::client::verifier::{self, Verifier};
+use crate::client::{hba, own};
+use crate::config::{AuthType, Role};
 use crate::error::{Error, SqlState};
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
 use crate::net::buffer::write_all;
@@ -43,22 +45,42 @@ impl From<Error> for Failed {
     }
 }
 
+/// What is known of a client that has proven who it is.
+pub struct Proven {
+    /// What is stored of it.
+    pub credential: Option<Arc<Credential>>,
+    /// What its login taught us.
+    pub pass_through: PassThrough,
+}
+
 /// Finds out whether the client is who it says.
 ///
 /// # Errors
 /// When it is not.
 pub async fn authenticate(
     live: &Live,
-    user: &str,
+    startup: &Startup,
+    worker: WorkerId,
     stream: &mut Stream,
     input: &mut Buffer,
-) -> Result<PassThrough, Failed> {
+) -> Result<Proven, Failed> {
+    let user = startup.user.as_str();
+    let database = Some(startup.database.as_str()).filter(|name| !DATABASES.contains(name));
+    let channel =
+        stream.tls().map(|tls| Channel { peer_name: tls.peer_name(), end_point: tls.end_point() }).unwrap_or_default();
+    let (auth_type, channel) = match live.config.general.auth_type {
+        AuthType::Hba => hba::choose(live, startup, stream, channel)?,
+        auth_type => (auth_type, channel),
+    };
+    let Verifier { credential, mock } = verifier::find(live, auth_type, user, database, worker).await?;
     let random = LoginRandom { md5_salt: rand::random(), scram_nonce: rand::random() };
-    let credential = live.users.get(user).cloned();
-    let mut login = Login::new(live.config.general.auth_type, user, credential, Arc::clone(&live.mock), random);
-    if let Some(tls) = stream.tls() {
-        login = login.over(Channel { peer_name: tls.peer_name(), end_point: tls.end_point() });
-    }
+    let login = Login::new(auth_type, user, credential.clone(), mock, random);
+    let pass_through = converse(login.over(channel), stream, input).await?;
+    Ok(Proven { credential, pass_through })
+}
+
+/// Asks the client, to the end.
+async fn converse(mut login: Login, stream: &mut Stream, input: &mut Buffer) -> Result<PassThrough, Failed> {
     let mut step = login.start();
     loop {
         let mut out = Vec::new();
@@ -104,7 +126,11 @@ pub async fn authenticate(
 }
 
 /// A connection to ask things of: the primary of the default shard's, or any server of it.
-async fn any_server(database: &LiveDatabase, pools: &UserPools, worker: WorkerId) -> Result<Checkout, Error> {
+pub(super) async fn any_server(
+    database: &LiveDatabase,
+    pools: &UserPools,
+    worker: WorkerId,
+) -> Result<Checkout, Error> {
     let shard: ShardIndex = database.config.map.default_shard;
     let servers = database.config.shards.get(usize::from(shard.0)).map_or(0, |s| s.servers.len());
     let mut last = Error::us(SqlState::INTERNAL_ERROR, "the database has no server");

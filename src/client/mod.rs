@@ -8,6 +8,7 @@ mod catalog;
 pub mod console;
 pub mod database;
 pub mod greet;
+mod hba;
 pub mod login;
 pub mod own;
 pub mod plan;
@@ -18,6 +19,7 @@ pub mod segment;
 pub mod shared;
 mod silence;
 pub mod task;
+mod verifier;
 
 use std::cell::RefCell;
 use std::io;
@@ -29,7 +31,6 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 
-use crate::auth::login::PassThrough;
 use crate::config::PoolMode;
 use crate::config::tls::SslMode;
 use crate::error::{Error, SqlState};
@@ -49,7 +50,7 @@ use crate::wire::startup::{NEWEST_MINOR, Replication, Startup};
 pub use console::{Console, Visitor};
 use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
-use login::{Failed, Settled};
+use login::{Failed, Proven, Settled};
 use replication::Held;
 pub use shared::Shared;
 use shared::{Admitted, Registered, Seat, SeatOf, Way};
@@ -209,7 +210,7 @@ async fn enter(
         return enter_console(stream, input, cx, live, &startup).await;
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
-    let pass_through = login::authenticate(live, &startup.user, stream, input).await?;
+    let proven = login::authenticate(live, &startup, cx.id, stream, input).await?;
     let Some(database) = live.database_for_client(&startup.database) else {
         return Err(Error::us_fatal(
             SqlState::UNDEFINED_DATABASE,
@@ -228,9 +229,9 @@ async fn enter(
     }
     let seats = take_seats(cx, live, &database, &startup.user)?;
     if let Some(kind) = startup.replication {
-        return replicate(stream, cx, live, &database, (&startup, kind, &pass_through), (seats, admitted)).await;
+        return replicate(stream, cx, live, &database, (&startup, kind, &proven), (seats, admitted)).await;
     }
-    let (pools, settled) = match settle(live, &database, &startup, &pass_through, cx, stream).await {
+    let (pools, settled) = match settle(live, &database, &startup, &proven, cx, stream).await {
         Ok(settled) => settled,
         Err(error) => {
             live.forget_failed(&database);
@@ -262,11 +263,11 @@ async fn replicate(
     cx: &Rc<WorkerContext>,
     live: &Live,
     database: &Arc<LiveDatabase>,
-    (startup, kind, pass_through): (&Startup, Replication, &PassThrough),
+    (startup, kind, proven): (&Startup, Replication, &Proven),
     (seats, admitted): ([Seat; 2], Admitted),
 ) -> Result<Entered, Failed> {
-    let secret = live.users.get(&startup.user).map(|c| c.secret());
-    let pools = database.user_pools(&startup.user, secret, pass_through);
+    let secret = proven.credential.as_ref().map(|c| c.secret());
+    let pools = database.user_pools(&startup.user, secret, &proven.pass_through);
     let connection = replication::connect(database, &pools, startup, kind, cx).await?;
     let [of_database, of_user] = &seats;
     let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
@@ -324,12 +325,12 @@ async fn settle(
     live: &Live,
     database: &Arc<LiveDatabase>,
     startup: &Startup,
-    pass_through: &PassThrough,
+    proven: &Proven,
     cx: &Rc<WorkerContext>,
     stream: &Stream,
 ) -> Result<(Arc<UserPools>, Settled), Error> {
-    let secret = live.users.get(&startup.user).map(|c| c.secret());
-    let pools = database.user_pools(&startup.user, secret, pass_through);
+    let secret = proven.credential.as_ref().map(|c| c.secret());
+    let pools = database.user_pools(&startup.user, secret, &proven.pass_through);
     let peer = live.config.general.application_name_add_host.then(|| match stream.addresses() {
         Some((peer, _)) => peer.to_string(),
         None => "unix".to_owned(),
@@ -353,7 +354,7 @@ async fn enter_console(
         encode::frame(&mut out, b'R', |body| body.extend_from_slice(&AUTHENTICATION_OK));
         write_all(stream, &out).await?;
     } else {
-        login::authenticate(live, &startup.user, stream, input).await?;
+        login::authenticate(live, startup, cx.id, stream, input).await?;
     }
     if !cx.console.admits(&visitor) {
         return Err(Error::us_fatal(

@@ -86,6 +86,7 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
     }
     let users = section("users").map(|found| users(&found.value, dialect, mistakes)).unwrap_or_default();
     authentication(&general, databases.values().chain(&wildcard), &users, (root, dialect), mistakes);
+    auth_queries(&general, &databases, wildcard.as_ref(), (root, dialect), mistakes);
     Config {
         path: path.to_owned(),
         general,
@@ -143,13 +144,23 @@ fn general(
     }
     let section_line = line;
     let directory = path.parent().unwrap_or(Path::new(""));
-    for file in [&mut general.auth_file, &mut general.logfile, &mut general.pidfile].into_iter().flatten() {
+    let General { auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, .. } = &mut general;
+    for file in [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile].into_iter().flatten() {
         *file = directory.join(&*file);
     }
     let line =
         |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section_line, |entry| entry.value.line);
     if general.listen_addr.is_empty() && general.unix_socket_dir.is_none() {
         mistakes.add(line("listen_addr"), "nothing to listen on: listen_addr and unix_socket_dir are both empty");
+    }
+    match (general.auth_type, &general.auth_hba_file) {
+        (AuthType::Hba, None) => mistakes.add(line("auth_type"), "auth_type = \"hba\" needs auth_hba_file"),
+        (AuthType::Hba, Some(_)) => {}
+        (_, Some(_)) => mistakes.add(line("auth_hba_file"), "auth_hba_file needs auth_type = \"hba\""),
+        (_, None) if general.auth_ident_file.is_some() => {
+            mistakes.add(line("auth_ident_file"), "auth_ident_file needs auth_type = \"hba\"");
+        }
+        (_, None) => {}
     }
     tls::check(&mut general, path, entries, section_line, mistakes);
     if dialect == Dialect::Ini {
@@ -197,27 +208,67 @@ fn authentication<'d>(
         _ => None,
     });
     let line = entry.or(section).map_or(0, |entry| entry.line);
+    let databases: Vec<&Database> = databases.collect();
+    let asked = general.auth_user.is_some() || databases.iter().any(|database| database.auth_user.is_some());
     let known = match general.auth_type {
-        AuthType::Trust | AuthType::Cert => !users.is_empty(),
+        AuthType::Trust | AuthType::Cert | AuthType::Hba => !users.is_empty(),
         AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => users.values().any(|user| user.password.is_some()),
         AuthType::Any => {
-            for database in databases.filter(|database| database.user.is_none()) {
+            for database in databases.iter().filter(|database| database.user.is_none()) {
                 let place = dialect.database(&database.name);
                 mistakes.add(line, format!("auth_type = \"any\" needs user in {place}"));
             }
             true
         }
     };
-    if !known && general.auth_file.is_none() {
+    if !known && !asked && general.auth_file.is_none() {
         let auth = settings::values(general, |field| field.show()).into_iter();
         let auth = auth.filter(|(info, _)| info.name == "auth_type").map(|(_, value)| value).next().unwrap_or_default();
-        let what = if matches!(general.auth_type, AuthType::Trust | AuthType::Cert) {
+        let what = if matches!(general.auth_type, AuthType::Trust | AuthType::Cert | AuthType::Hba) {
             "users"
         } else {
             "users with passwords"
         };
-        mistakes.add(line, format!("auth_type = \"{auth}\" needs auth_file, or {what} in [users]"));
+        mistakes.add(line, format!("auth_type = \"{auth}\" needs auth_file, auth_user, or {what} in [users]"));
     }
+}
+
+/// What `auth_query` and its likes need of each other, for each section that sets one of them.
+fn auth_queries(
+    general: &General,
+    databases: &BTreeMap<String, Database>,
+    wildcard: Option<&Database>,
+    (root, dialect): (&[Entry], Dialect),
+    mistakes: &mut Mistakes,
+) {
+    let own = (dialect.general().to_owned(), vec!["pgweir"], &general.auth_query, &general.auth_dbname);
+    let theirs = databases.values().chain(wildcard);
+    let theirs =
+        theirs.map(|d| (dialect.database(&d.name), vec!["databases", d.name.as_str()], &d.auth_query, &d.auth_dbname));
+    for (place, path, query, dbname) in std::iter::once(own).chain(theirs) {
+        if let Some(line) = line_of(root, &path, "auth_query")
+            && !query.contains("$1")
+        {
+            mistakes.add(line, format!("auth_query of {place} has no $1, which stands for the user's name"));
+        }
+        let Some((line, dbname)) = line_of(root, &path, "auth_dbname").zip(dbname.as_ref()) else { continue };
+        if matches!(dbname.as_str(), "pgweir" | "pgbouncer") {
+            mistakes.add(line, format!("auth_dbname of {place} is the console, which has no users to ask for"));
+        } else if dbname == WILDCARD || (!databases.contains_key(dbname) && wildcard.is_none()) {
+            let near = suggest(dbname, databases.keys().map(String::as_str));
+            mistakes.add(line, format!("auth_dbname = {dbname:?} of {place} is no database of [databases]{near}"));
+        }
+    }
+}
+
+/// The line of a key's value in a table of the file; none when it does not stand there.
+fn line_of(root: &[Entry], path: &[&str], key: &str) -> Option<usize> {
+    let mut entries = root;
+    for name in path {
+        let Node::Table(inner) = &entries.iter().find(|entry| entry.key == *name)?.value.node else { return None };
+        entries = inner;
+    }
+    entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.line)
 }
 
 /// Sets a setting of a section's table; false when the table has no such setting.

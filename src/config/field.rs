@@ -79,13 +79,14 @@ const BALANCES: [(&str, LoadBalance); 2] = [
     (LoadBalance::RoundRobin.as_str(), LoadBalance::RoundRobin),
     (LoadBalance::Disable.as_str(), LoadBalance::Disable),
 ];
-const AUTH_TYPES: [(&str, AuthType); 6] = [
+const AUTH_TYPES: [(&str, AuthType); 7] = [
     ("trust", AuthType::Trust),
     ("any", AuthType::Any),
     ("plain", AuthType::Plain),
     ("md5", AuthType::Md5),
     ("scram-sha-256", AuthType::ScramSha256),
     ("cert", AuthType::Cert),
+    ("hba", AuthType::Hba),
 ];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const ROUTES: [(&str, RouteHint); 3] =

@@ -295,7 +295,7 @@ fn translate(name: &str, place: usize, value: String, mistakes: &mut Mistakes) -
         // In PgBouncer: used once, then closed. Here 0 means: never closed.
         ("server_lifetime", "0") => entry(name, place, "1us".to_owned()),
         ("server_connect_timeout", "0") => entry(name, place, NEVER.to_owned()),
-        ("auth_type", "hba" | "ldap" | "pam") => {
+        ("auth_type", "ldap" | "pam") => {
             mistakes.add(place, format!("auth_type = {value} is not supported yet; users can be listed in auth_file"));
             return None;
         }

@@ -108,6 +108,8 @@ pub enum AuthType {
     ScramSha256,
     /// A TLS certificate whose common name is the user's.
     Cert,
+    /// As the rules of `auth_hba_file` say.
+    Hba,
 }
 
 /// The form of log lines.
@@ -147,6 +149,16 @@ pub struct General {
     pub auth_type: AuthType,
     /// File of `"user" "secret"` lines: clear text, `md5...` or `SCRAM-SHA-256$...`.
     pub auth_file: Option<PathBuf>,
+    /// Rules in the form of pg_hba.conf, for `auth_type = "hba"`.
+    pub auth_hba_file: Option<PathBuf>,
+    /// Maps in the form of pg_ident.conf, for those rules.
+    pub auth_ident_file: Option<PathBuf>,
+    /// Default of [`Database::auth_user`].
+    pub auth_user: Option<String>,
+    /// Default of [`Database::auth_query`].
+    pub auth_query: String,
+    /// Default of [`Database::auth_dbname`].
+    pub auth_dbname: Option<String>,
     /// Users who may run every console command.
     pub admin_users: Vec<String>,
     /// Users who may run SHOW on the console.
@@ -305,6 +317,12 @@ pub struct Database {
     pub user: Option<String>,
     /// Password for that user; none: from `[users]` or the auth file.
     pub password: Option<String>,
+    /// User as whom the secrets of users who are not listed are asked from a server; none: nobody else is let in.
+    pub auth_user: Option<String>,
+    /// The question: `$1` is the user's name, the answer one row of the name and the secret.
+    pub auth_query: String,
+    /// The database that is asked; none: this one.
+    pub auth_dbname: Option<String>,
     /// User of the prober; none: `user`, or else the first user with a known password is not guessed: probes are off and said so.
     pub probe_user: Option<String>,
     /// Password of the prober.
@@ -391,6 +409,9 @@ impl Database {
             reserve_pool_size: general.reserve_pool_size,
             user: None,
             password: None,
+            auth_user: general.auth_user.clone(),
+            auth_query: general.auth_query.clone(),
+            auth_dbname: general.auth_dbname.clone(),
             probe_user: None,
             probe_password: None,
             connect_query: None,
@@ -545,6 +566,9 @@ impl fmt::Debug for Database {
             reserve_pool_size,
             user,
             password,
+            auth_user,
+            auth_query,
+            auth_dbname,
             probe_user,
             probe_password,
             connect_query,
@@ -565,6 +589,9 @@ impl fmt::Debug for Database {
             .field("reserve_pool_size", reserve_pool_size)
             .field("user", user)
             .field("password", &Hidden(password.is_some()))
+            .field("auth_user", auth_user)
+            .field("auth_query", auth_query)
+            .field("auth_dbname", auth_dbname)
             .field("probe_user", probe_user)
             .field("probe_password", &Hidden(probe_password.is_some()))
             .field("connect_query", connect_query)

@@ -61,6 +61,11 @@ const SHORT: u32 = 32_767;
 /// More connections than this are a mistake of typing.
 const MANY: u32 = 1_000_000;
 
+/// PgBouncer's question, with every name qualified: it means the same whatever is in the database. A password past its VALID UNTIL is
+/// none, and who may not log in is nobody.
+pub(super) const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END \
+                                     FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
+
 /// `[pgweir]`, without the settings of [`HEALTH`].
 pub(super) static GENERAL: &[Setting<General>] = &[
     fixed("listen_addr", "Addresses to listen on, separated by commas; \"*\" is all; empty: no TCP.", |g| {
@@ -87,11 +92,28 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         Field::Path(&mut g.logfile)
     }),
     fixed("workers", "Worker threads; 0: one per core.", |g| Field::Small(&mut g.workers, 0, 1024)),
-    row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256 or cert.", |g| {
+    row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256, cert or hba.", |g| {
         Field::Auth(&mut g.auth_type)
     }),
     row("auth_file", "File of \"user\" \"password\" lines; relative to the directory of this file.", |g| {
         Field::Path(&mut g.auth_file)
+    }),
+    row("auth_hba_file", "Rules in the form of pg_hba.conf, for auth_type = \"hba\".", |g| {
+        Field::Path(&mut g.auth_hba_file)
+    }),
+    row("auth_ident_file", "Maps in the form of pg_ident.conf, for the rules of auth_hba_file.", |g| {
+        Field::Path(&mut g.auth_ident_file)
+    }),
+    row(
+        "auth_user",
+        "User as whom the secrets of users who are not listed are asked from a server; empty: nobody.",
+        |g| Field::Name(&mut g.auth_user),
+    ),
+    row("auth_query", "The question: $1 is the user's name, the answer one row of the name and the secret.", |g| {
+        Field::Text(&mut g.auth_query)
+    }),
+    row("auth_dbname", "The database of [databases] that is asked; empty: the one the client wants.", |g| {
+        Field::Name(&mut g.auth_dbname)
     }),
     row("admin_users", "Users who may run every command of the console.", |g| Field::Names(&mut g.admin_users)),
     row("stats_users", "Users who may run SHOW on the console.", |g| Field::Names(&mut g.stats_users)),
@@ -275,6 +297,9 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
     }),
     row("user", "User to log in to servers as; default: the client's own name.", |d| Field::Name(&mut d.user)),
     row("password", "Password of that user; default: from [users] or auth_file.", |d| Field::Secret(&mut d.password)),
+    row("auth_user", "Overrides auth_user of [pgweir].", |d| Field::Name(&mut d.auth_user)),
+    row("auth_query", "Overrides auth_query of [pgweir].", |d| Field::Text(&mut d.auth_query)),
+    row("auth_dbname", "Overrides auth_dbname of [pgweir].", |d| Field::Name(&mut d.auth_dbname)),
     row("connect_query", "Run on every new server connection; an error of it is logged.", |d| {
         Field::Name(&mut d.connect_query)
     }),
@@ -343,11 +368,6 @@ pub(super) static USER: &[Setting<User>] = &[
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] = &[
-    "auth_dbname",
-    "auth_hba_file",
-    "auth_ident_file",
-    "auth_query",
-    "auth_user",
     "cancel_wait_timeout",
     "client_idle_timeout",
     "conffile",
@@ -393,6 +413,11 @@ impl Default for General {
             workers: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,
+            auth_hba_file: None,
+            auth_ident_file: None,
+            auth_user: None,
+            auth_query: AUTH_QUERY.to_owned(),
+            auth_dbname: None,
             admin_users: Vec::new(),
             stats_users: Vec::new(),
             max_client_conn: 1000,

@@ -129,8 +129,13 @@ listen_port = 7000
 unix_socket_dir = "/run/pgweir"
 unix_socket_mode = "0700"
 workers = 4
-auth_type = "md5"
+auth_type = "hba"
+auth_hba_file = "hba"
+auth_ident_file = "ident"
 auth_file = "userlist.txt"
+auth_user = "looker"
+auth_query = "SELECT a, b FROM f($1)"
+auth_dbname = "app"
 admin_users = "root, boss"
 stats_users = ["viewer"]
 max_client_conn = 10
@@ -196,6 +201,8 @@ breaker_cooldown = "4s"
 max_lag = "5s"
 consistency = "eventual"
 load_balance = "peak_ewma"
+[databases.app]
+host = "h"
 {USERS}"#
     ))
     .general;
@@ -206,8 +213,13 @@ load_balance = "peak_ewma"
         unix_socket_dir: Some("/run/pgweir".into()),
         unix_socket_mode: 0o700,
         workers: 4,
-        auth_type: AuthType::Md5,
+        auth_type: AuthType::Hba,
+        auth_hba_file: Some("etc/hba".into()),
+        auth_ident_file: Some("etc/ident".into()),
         auth_file: Some("etc/userlist.txt".into()),
+        auth_user: Some("looker".into()),
+        auth_query: "SELECT a, b FROM f($1)".into(),
+        auth_dbname: Some("app".into()),
         admin_users: vec!["root".into(), "boss".into()],
         stats_users: vec!["viewer".into()],
         max_client_conn: 10,
@@ -478,8 +490,7 @@ fn wrong_values_of_the_process_are_refused() {
 
 const LISTEN_WITH_PORT: &str =
     "listen_addr = \"127.0.0.1:6432\" is not an IP address, a host name or \"*\" (the port is listen_port)";
-const AUTH_LIST: &str =
-    "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\"";
+const AUTH_LIST: &str = "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\", \"hba\"";
 const LEVEL_LIST: &str =
     "log_level = \"x\" is not a log level; expected \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\"";
 const BAD_SIZE: &str = "max_packet_size = \"1 lot\" is not a size; write it like \"65536\", \"64kB\" or \"1MB\"";
@@ -696,11 +707,14 @@ const MIXED_HOST: &str = "11: host and shards exclude each other: [databases.big
 #[test]
 fn authentication_needs_somebody_to_know() {
     let found = mistakes("[databases.a]\nhost = \"h\"\n[pgweir]\nworkers = 1\n");
-    assert_eq!(found, ["3: auth_type = \"scram-sha-256\" needs auth_file, or users with passwords in [users]"]);
+    assert_eq!(
+        found,
+        ["3: auth_type = \"scram-sha-256\" needs auth_file, auth_user, or users with passwords in [users]"]
+    );
     let found = mistakes("[pgweir]\nworkers = 1\nauth_type = \"md5\"\n[users.x]\n");
-    assert_eq!(found, ["3: auth_type = \"md5\" needs auth_file, or users with passwords in [users]"]);
+    assert_eq!(found, ["3: auth_type = \"md5\" needs auth_file, auth_user, or users with passwords in [users]"]);
     let found = mistakes("[pgweir]\nauth_type = \"trust\"\n");
-    assert_eq!(found, ["2: auth_type = \"trust\" needs auth_file, or users in [users]"]);
+    assert_eq!(found, ["2: auth_type = \"trust\" needs auth_file, auth_user, or users in [users]"]);
     let found = mistakes("[pgweir]\nauth_type = \"any\"\n[databases.a]\nhost = \"h\"\n");
     assert_eq!(found, ["2: auth_type = \"any\" needs user in [databases.a]"]);
     for good in ["auth_type = \"trust\"\n[users.x]", "auth_type = \"any\"", "auth_file = \"/x\""] {
@@ -712,7 +726,10 @@ fn authentication_needs_somebody_to_know() {
 #[test]
 fn an_empty_file_names_no_line() {
     let errors = parse("", Path::new("c")).unwrap_err();
-    assert_eq!(said(&errors), ["c: auth_type = \"scram-sha-256\" needs auth_file, or users with passwords in [users]"]);
+    assert_eq!(
+        said(&errors),
+        ["c: auth_type = \"scram-sha-256\" needs auth_file, auth_user, or users with passwords in [users]"]
+    );
 }
 
 #[test]
@@ -830,4 +847,36 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn auth_queries_are_checked_where_they_stand() {
+    let base = "[pgweir]\nauth_user = \"u\"\n";
+    let config = read(&format!(
+        "{base}[databases.a]\nhost = \"h\"\n[databases.b]\nhost = \"h\"\nauth_user = \"\"\nauth_dbname = \"a\"\n"
+    ));
+    assert_eq!(config.databases["a"].auth_user.as_deref(), Some("u"));
+    assert_eq!(
+        (config.databases["b"].auth_user.as_deref(), config.databases["b"].auth_dbname.as_deref()),
+        (None, Some("a"))
+    );
+    assert_eq!(config.databases["a"].auth_query, config.general.auth_query);
+    let with =
+        |general: &str, database: &str| mistakes(&format!("{base}{general}[databases.app]\nhost = \"h\"\n{database}"));
+    assert_eq!(
+        with("auth_query = \"SELECT 1\"\n", ""),
+        ["3: auth_query of [pgweir] has no $1, which stands for the user's name"]
+    );
+    assert_eq!(
+        with("", "auth_query = \"\"\n"),
+        ["5: auth_query of [databases.app] has no $1, which stands for the user's name"]
+    );
+    assert_eq!(
+        with("auth_dbname = \"ap\"\n", ""),
+        ["3: auth_dbname = \"ap\" of [pgweir] is no database of [databases]; did you mean \"app\"?"]
+    );
+    assert_eq!(
+        with("", "auth_dbname = \"pgbouncer\"\n"),
+        ["5: auth_dbname of [databases.app] is the console, which has no users to ask for"]
+    );
 }

@@ -88,6 +88,23 @@ impl Connection {
         Ok(done.map(|()| rows.into_iter().flatten().collect()))
     }
 
+    /// Runs `sql` with one parameter, for our own purposes: the value cannot become part of the statement.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    pub async fn rows_for(&mut self, sql: &str, value: &str) -> io::Result<Result<Vec<Vec<Option<String>>>, Error>> {
+        let mut bytes = Vec::with_capacity(sql.len() + value.len() + 64);
+        encode::parse(&mut bytes, b"", sql.as_bytes(), &[0, 0]);
+        encode::bind_text(&mut bytes, value.as_bytes());
+        encode::execute(&mut bytes);
+        encode::sync(&mut bytes);
+        self.state.unnamed = None;
+        write_all(&mut self.stream, &bytes).await?;
+        let mut rows = Vec::new();
+        let done = self.until_ready(|row| rows.push(message::data_row(row))).await?;
+        Ok(done.map(|()| rows.into_iter().flatten().collect()))
+    }
+
     async fn exchange(&mut self, sql: &str, row: impl FnMut(&[u8])) -> io::Result<Result<(), Error>> {
         let mut bytes = Vec::with_capacity(sql.len() + 8);
         encode::query(&mut bytes, sql.as_bytes());

@@ -135,6 +135,18 @@ pub fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], rest: &[u8]) {
     });
 }
 
+/// Execute of the unnamed portal, to its end.
+pub fn execute(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"E\0\0\0\x09\0\0\0\0\0");
+}
+
+/// Bind of the unnamed statement with one parameter, everything as text.
+pub fn bind_text(out: &mut Vec<u8>, value: &[u8]) {
+    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    let rest = [&[0, 0, 0, 1][..], &length.to_be_bytes(), value, &[0, 0]].concat();
+    bind(out, b"", b"", &rest);
+}
+
 /// Describe of a statement.
 pub fn describe_statement(out: &mut Vec<u8>, name: &[u8]) {
     frame(out, b'D', |b| {

@@ -79,6 +79,7 @@ impl Row {
 
 use Kind::{File, Flag, Mode, Seconds, Text, Whole, Word};
 
+/// The question of versions before 1.25.1, whose names are not qualified.
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid \
                           WHERE rolname=$1 AND rolcanlogin";
 
@@ -88,14 +89,20 @@ const CIPHERS: &str = "names of suites, OpenSSL's or rustls's; no expressions li
 pub(super) static GENERAL: &[Row] = &[
     row("admin_users", &[""], Text, ""),
     row("application_name_add_host", &["0"], Flag, ""),
-    row("auth_dbname", &[""], Text, "").later().unless(without_auth_user),
+    row("auth_dbname", &[""], Text, ""),
     row("auth_file", &[""], File, "the same `userlist.txt`; every mistake in it is told"),
-    row("auth_hba_file", &[""], File, "").later().unless(without_hba),
-    row("auth_ident_file", &[""], File, "").later().unless(without_hba),
+    row("auth_hba_file", &[""], File, "a rule that is not understood is an error").unless(without_hba),
+    row("auth_ident_file", &[""], File, "regular expressions and `\\1` as in PostgreSQL").unless(without_hba),
     row("auth_ldap_options", &[""], Text, "").later().unless(|get| get("auth_type") != "ldap"),
-    row("auth_query", &[AUTH_QUERY], Text, "").later().unless(without_auth_user),
-    row("auth_type", &["md5"], Word, "any, trust, plain, md5, scram-sha-256, cert; not yet: hba, ldap, pam"),
-    row("auth_user", &[""], Text, "").later(),
+    row(
+        "auth_query",
+        &[settings::AUTH_QUERY, AUTH_QUERY],
+        Text,
+        "asked on connections that clients never get; the default qualifies its names",
+    )
+    .better(),
+    row("auth_type", &["md5"], Word, "any, trust, plain, md5, scram-sha-256, cert, hba; not yet: ldap, pam"),
+    row("auth_user", &[""], Text, ""),
     row("autodb_idle_timeout", &["3600"], Seconds, ""),
     row("cancel_wait_timeout", &["10"], Seconds, "").later(),
     row("client_idle_timeout", &["0"], Seconds, "").later(),
@@ -193,9 +200,9 @@ pub(super) static GENERAL: &[Row] = &[
 /// A database of `[databases]`.
 pub(super) static DATABASE: &[Row] = &[
     row("application_name", &[], Text, ""),
-    row("auth_dbname", &[], Text, "").later(),
-    row("auth_query", &[], Text, "").later(),
-    row("auth_user", &[], Text, "").later(),
+    row("auth_dbname", &[], Text, ""),
+    row("auth_query", &[], Text, ""),
+    row("auth_user", &[], Text, ""),
     row("client_encoding", &[], Text, ""),
     row("connect_query", &[], Text, ""),
     row("datestyle", &[], Text, ""),
@@ -238,10 +245,6 @@ pub(super) static PEER: &[Row] = &[
     row("pool_size", &["-1"], Whole, "").later(),
     row("port", &["6432"], Whole, "").later(),
 ];
-
-fn without_auth_user(get: &dyn Fn(&str) -> String) -> bool {
-    get("auth_user").is_empty()
-}
 
 fn without_hba(get: &dyn Fn(&str) -> String) -> bool {
     get("auth_type") != "hba"

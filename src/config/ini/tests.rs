@@ -117,7 +117,7 @@ fn all_mistakes_are_told_with_their_places() {
         (
             "more.ini",
             "e = host=@abstract\npgbouncer = host=h\nmy db = host=h\n[pgbouncer]\nlisten_prot = 1\nlisten_port = 99999\n\
-             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = hba\nquery_timeout = 3\n[x\nauth_file=u",
+             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pam\nquery_timeout = 3\n[x\nauth_file=u",
         ),
     ];
     let expected = [
@@ -136,7 +136,7 @@ fn all_mistakes_are_told_with_their_places() {
         "more.ini:8: log_connections = \"maybe\" is not a whole number",
         "more.ini:9: server_idle_timeout = \"-1\" is not a number of seconds, like 15 or 0.5",
         "more.ini:10: expected NAME = VALUE, [SECTION], %include FILE or a comment",
-        "more.ini:11: auth_type = hba is not supported yet; users can be listed in auth_file",
+        "more.ini:11: auth_type = pam is not supported yet; users can be listed in auth_file",
         "more.ini:12: query_timeout is not supported yet; leave it out, or at 0",
         "more.ini:13: the section's name is not closed: a \"]\" is missing",
         "pgbouncer.ini:8: %include missing.ini: cannot read the file: entity not found",
@@ -232,8 +232,8 @@ fn what_is_not_there_yet_is_refused_unless_it_changes_nothing() {
 
 #[test]
 fn what_has_no_effect_without_another_is_taken_without_it() {
-    assert!(general("auth_query = SELECT x\nauth_hba_file = x\nsyslog_ident = x").is_ok());
-    let errors = general("auth_user = u\nauth_query = SELECT x").unwrap_err();
+    assert!(general("auth_hba_file = x\nsyslog_ident = x").is_ok());
+    let errors = general("syslog = 1\nsyslog_ident = x").unwrap_err();
     assert_eq!(errors.len(), 2, "{errors:?}");
 }
 
@@ -334,6 +334,8 @@ fn a_converted_file_is_the_same_configuration() {
 fn right(row: &Row) -> &'static str {
     match row.name {
         "auth_type" => "trust",
+        "auth_dbname" => "b",
+        "auth_query" => "f($1)",
         "pool_mode" => "statement",
         "listen_addr" => "10.0.0.1",
         "load_balance_hosts" => "disable",
@@ -352,12 +354,15 @@ fn beside(row: &Row) -> String {
         let files = ["ca", "cert", "key"].map(|file| format!("{side}_tls_{file}_file = {file}\n"));
         format!("{side}_tls_sslmode = verify-ca\n{}", files.concat())
     };
-    side.map(lines).unwrap_or_default()
+    match row.name {
+        "auth_hba_file" | "auth_ident_file" => "auth_type = hba\nauth_hba_file = h\n".to_owned(),
+        _ => side.map(lines).unwrap_or_default(),
+    }
 }
 
 #[test]
 fn every_setting_does_something_and_is_converted() {
-    let with = |lines: &str| format!("[pgbouncer]\nauth_file = u\n{lines}\n");
+    let with = |lines: &str| format!("[pgbouncer]\nauth_file = u\n{lines}\n[databases]\nb = host=h\n");
     for row in table::GENERAL.iter().filter(|row| row.standing(&table::in_general) != Standing::NotYet) {
         let general = |line: &str| with(&(beside(row) + line));
         let text = general(&format!("{} = {}", row.name, right(row)));
@@ -372,7 +377,7 @@ fn every_setting_does_something_and_is_converted() {
     }
     for row in table::DATABASE.iter().filter(|row| row.standing(&table::in_database) != Standing::NotYet) {
         let database = |more: &str| {
-            let given = format!("[databases]\na = host=h user=u pool_mode=session {more}");
+            let given = format!("[databases]\nb = host=h\na = host=h user=u pool_mode=session {more}");
             parsed(&format!("{given}\n[pgbouncer]\nauth_file = u")).unwrap().databases["a"].clone()
         };
         let more = format!("{}={}", row.name, right(row));
