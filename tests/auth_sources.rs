@@ -143,13 +143,13 @@ fn strangers_cannot_be_told_from_wrong_passwords() {
 #[test]
 fn no_client_changes_what_the_question_means() {
     let cluster = cluster();
-    cluster.sql(&format!(
+    cluster.sql(
         "CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO public; CREATE TABLE evil.pg_authid AS SELECT * FROM pg_authid; \
          UPDATE evil.pg_authid SET rolpassword = (SELECT rolpassword FROM pg_authid WHERE rolname = 'ann'); \
          GRANT SELECT ON evil.pg_authid TO public; CREATE USER victim PASSWORD 'unknown'; \
          INSERT INTO evil.pg_authid SELECT * FROM pg_authid WHERE rolname = 'victim'; \
-         UPDATE evil.pg_authid SET rolpassword = (SELECT rolpassword FROM pg_authid WHERE rolname = 'ann')"
-    ));
+         UPDATE evil.pg_authid SET rolpassword = (SELECT rolpassword FROM pg_authid WHERE rolname = 'ann')",
+    );
     let evil = "evil,pg_catalog";
     assert_eq!(
         cluster.value(&format!("SET search_path = {evil}; SELECT relnamespace::regnamespace FROM pg_class WHERE oid = 'pg_authid'::regclass")),

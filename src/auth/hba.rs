@@ -437,7 +437,8 @@ mod tests {
     fn the_first_rule_that_matches_decides() {
         let text = "# comment\n\nlocal all boss peer # end\nhostssl \"all\", app ann,\"bob, jr\" 10.0.0.0/8 scram-sha-256\n\
                     hostnossl sameuser all 192.168.1.0 255.255.255.0 md5\nhost all eve all reject\n\
-                    host all \\\n all ::1/128 trust\nhost all all 10.1.2.3/32 password\n";
+                    host all \\\n all ::1/128 trust\nhost all all 10.1.2.3/32 password\n\
+                    host replication all 10.3.0.0/16 trust\nhost \"replication\" all 10.4.0.0/16 trust\n";
         let rules = Rules::parse(text, &Maps::default()).unwrap();
         let of = |database, user, address, tls| method(&rules, database, user, address, tls);
         assert_eq!(of("x", "boss", None, false), Some(Method::Peer(None)));
@@ -453,6 +454,8 @@ mod tests {
         assert_eq!(of("x", "eve", Some("::1"), false), Some(Method::Reject));
         assert_eq!(of("x", "dan", Some("::1"), false), Some(Method::Trust));
         assert_eq!(of("x", "dan", Some("10.1.2.3"), true), Some(Method::Password));
+        assert_eq!(of("replication", "dan", Some("10.3.0.1"), false), None, "it is not the database of that name");
+        assert_eq!(of("replication", "dan", Some("10.4.0.1"), false), Some(Method::Trust));
     }
 
     #[test]

@@ -454,3 +454,20 @@ fn the_better_mechanism_is_taken_where_there_is_tls() {
     assert_eq!(chosen(Some(&end_point), b"SCRAM-SHA-256\0\0"), pair("SCRAM-SHA-256", "y"));
     assert_eq!(chosen(None, both), pair("SCRAM-SHA-256", "n"));
 }
+
+/// A login that taught nothing is served by what another login of the same user taught; never the other way round, and never across secrets.
+#[test]
+fn a_credential_covers_what_knows_less() {
+    let taught = |password: &[u8]| PassThrough::Password(Password::new(password));
+    let stored = Some(scram());
+    let credential = |secret: &Option<Secret>, taught: &PassThrough| ServerCredential::new(secret.as_ref(), taught);
+    let (nothing, one, two) = (
+        credential(&stored, &PassThrough::Nothing),
+        credential(&stored, &taught(b"1")),
+        credential(&stored, &taught(b"2")),
+    );
+    assert!(one.covers(&nothing) && one.covers(&one) && nothing.covers(&nothing));
+    assert!(!nothing.covers(&one) && !one.covers(&two));
+    let other = credential(&None, &PassThrough::Nothing);
+    assert!(!one.covers(&other) && !other.covers(&nothing));
+}
