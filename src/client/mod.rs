@@ -8,6 +8,7 @@ mod catalog;
 pub mod console;
 pub mod database;
 pub mod greet;
+mod limits;
 pub mod login;
 pub mod own;
 pub mod plan;

@@ -143,6 +143,15 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("client_login_timeout", "How long a client may take to log in; 0: for ever.", |g| {
         Field::Time(&mut g.client_login_timeout)
     }),
+    row("query_timeout", "A statement unanswered for this long is cancelled and its client closed; 0: never.", |g| {
+        Field::Time(&mut g.query_timeout)
+    }),
+    row("transaction_timeout", "A client in one transaction for this long is closed; 0: never.", |g| {
+        Field::Time(&mut g.transaction_timeout)
+    }),
+    row("client_idle_timeout", "A client that asks for nothing for this long is closed; 0: never.", |g| {
+        Field::Time(&mut g.client_idle_timeout)
+    }),
     row("idle_transaction_timeout", "A client silent for this long in a transaction is closed; 0: never.", |g| {
         Field::Time(&mut g.idle_transaction_timeout)
     }),
@@ -279,6 +288,9 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Field::Name(&mut d.connect_query)
     }),
     row("server_lifetime", "Overrides server_lifetime of [pgweir].", |d| Field::Time(&mut d.server_lifetime)),
+    row("query_wait_timeout", "Overrides query_wait_timeout of [pgweir].", |d| {
+        Field::TimeOver(&mut d.query_wait_timeout)
+    }),
     row("max_db_client_connections", "Overrides max_db_client_connections of [pgweir].", |d| {
         Field::Count(&mut d.max_db_client_connections, 0, MANY)
     }),
@@ -339,6 +351,19 @@ pub(super) static USER: &[Setting<User>] = &[
     row("max_user_client_connections", "Overrides max_user_client_connections of [pgweir].", |u| {
         Field::CountOver(&mut u.max_user_client_connections, 0, MANY)
     }),
+    row("query_timeout", "Overrides query_timeout of [pgweir].", |u| Field::TimeOver(&mut u.query_timeout)),
+    row("transaction_timeout", "Overrides transaction_timeout of [pgweir].", |u| {
+        Field::TimeOver(&mut u.transaction_timeout)
+    }),
+    row("client_idle_timeout", "Overrides client_idle_timeout of [pgweir].", |u| {
+        Field::TimeOver(&mut u.client_idle_timeout)
+    }),
+    row("idle_transaction_timeout", "Overrides idle_transaction_timeout of [pgweir].", |u| {
+        Field::TimeOver(&mut u.idle_transaction_timeout)
+    }),
+    row("query_wait_timeout", "Overrides query_wait_timeout of the database.", |u| {
+        Field::TimeOver(&mut u.query_wait_timeout)
+    }),
 ];
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
@@ -349,7 +374,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "auth_query",
     "auth_user",
     "cancel_wait_timeout",
-    "client_idle_timeout",
     "conffile",
     "disable_pqexec",
     "dns_max_ttl",
@@ -360,7 +384,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "max_user_connections",
     "peer_id",
     "pkt_buf",
-    "query_timeout",
     "query_wait_notify",
     "resolv_conf",
     "sbuf_loopcnt",
@@ -374,7 +397,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "syslog_ident",
     "tcp_defer_accept",
     "track_extra_parameters",
-    "transaction_timeout",
     "verbose",
 ];
 
@@ -411,6 +433,9 @@ impl Default for General {
             server_connect_timeout: Duration::from_secs(15),
             server_login_retry: Duration::from_secs(15),
             client_login_timeout: Duration::from_secs(60),
+            query_timeout: Duration::ZERO,
+            transaction_timeout: Duration::ZERO,
+            client_idle_timeout: Duration::ZERO,
             idle_transaction_timeout: Duration::ZERO,
             server_reset_query: "DISCARD ALL".to_owned(),
             server_reset_query_always: false,

@@ -115,6 +115,7 @@ mod tests {
             probe_password: Some(SECRET.to_owned()),
             connect_query: None,
             server_lifetime: Duration::from_secs(60),
+            query_wait_timeout: None,
             max_db_client_connections: 7,
             load_balance_hosts: LoadBalance::RoundRobin,
             startup: StartupSettings::default(),
