@@ -229,6 +229,96 @@ fn a_reload_brings_limits_to_those_who_are_there() {
     ends(&mut open, "25P03", "idle_transaction_timeout");
 }
 
+/// pgweir with two databases on this cluster, and users who may use both.
+fn shared(cluster: &Cluster, general: &str, first: &str, users: &str) -> Weir {
+    cluster.sql("CREATE ROLE one LOGIN; CREATE ROLE two LOGIN");
+    let url = format!("primary = \"postgres://127.0.0.1:{}/postgres\"", cluster.port());
+    let databases = format!("[databases.app]\n{url}\n{first}\n[databases.other]\n{url}\n{users}");
+    Weir::builder().database(&databases).general(general).users("\"one\" \"\"\n\"two\" \"\"").start()
+}
+
+/// Connections of pgweir to the cluster.
+fn connections(cluster: &Cluster) -> String {
+    cluster.value("SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL")
+}
+
+#[test]
+fn a_limit_per_database_is_shared_by_its_users() {
+    let cluster = Cluster::start();
+    let weir = shared(&cluster, "max_db_connections = 7\nquery_wait_timeout = \"500ms\"", "max_db_connections = 2", "");
+    let connect = |user: &str, database: &str| weir.login(user, database).connect().unwrap();
+    let (mut a, mut b, mut c) = (connect("one", "app"), connect("two", "app"), connect("two", "app"));
+    a.run("BEGIN");
+    b.run("BEGIN");
+    let error = c.rows("SELECT 1").unwrap_err();
+    assert_eq!(error.code, "53300");
+    // Another database has a limit of its own.
+    assert_eq!(connect("two", "other").value("SELECT 1"), "1");
+    // Who waits gets the room that a connection of another pool leaves.
+    c.query("SELECT 3");
+    a.run("COMMIT");
+    assert_eq!(show(&c.read_until_ready()), "T(?column?:23) D(3) C(SELECT 1) Z(I)");
+    b.run("COMMIT");
+    // Both rest now, and are the second user's: the first's statement closes one.
+    assert_eq!(a.value("SELECT 4"), "4");
+    let shown = weir.admin_table("SHOW DATABASES");
+    let app = shown.iter().find(|row| row["name"] == "app").unwrap();
+    assert_eq!((app["max_connections"].as_str(), app["current_connections"].as_str()), ("2", "2"));
+    assert_eq!(shown.iter().find(|row| row["name"] == "other").unwrap()["max_connections"], "7");
+    eventually("the connections are what the limit allows", SOON, || (connections(&cluster) == "3").then_some(()));
+}
+
+#[test]
+fn a_limit_per_user_is_shared_by_the_databases() {
+    let cluster = Cluster::start();
+    let general = "max_user_connections = 1\nquery_wait_timeout = \"500ms\"";
+    let weir = shared(&cluster, general, "", "[users.two]\nmax_user_connections = 2");
+    let connect = |user: &str, database: &str| weir.login(user, database).connect().unwrap();
+    let (mut a, mut b) = (connect("one", "app"), connect("one", "other"));
+    // What rests in one database makes room for the other, back and forth.
+    for _ in 0..3 {
+        assert_eq!(a.value("SELECT 1"), "1");
+        assert_eq!(b.value("SELECT 2"), "2");
+    }
+    a.run("BEGIN");
+    assert_eq!(b.rows("SELECT 1").unwrap_err().code, "53300");
+    let (mut c, mut d, mut e) = (connect("two", "app"), connect("two", "other"), connect("two", "app"));
+    c.run("BEGIN");
+    d.run("BEGIN");
+    assert_eq!(e.rows("SELECT 1").unwrap_err().code, "53300");
+    a.run("COMMIT");
+    assert_eq!(b.value("SELECT 1"), "1");
+}
+
+#[test]
+fn many_clients_on_all_workers_never_pass_a_shared_limit() {
+    let cluster = Cluster::start();
+    let weir = shared(&cluster, "workers = 4", "max_db_connections = 3", "");
+    std::thread::scope(|scope| {
+        for number in 0..24 {
+            let weir = &weir;
+            scope.spawn(move || {
+                let user = ["one", "two", "postgres"][number % 3];
+                let mut client = weir.login(user, "app").connect().unwrap();
+                for turn in 0..10 {
+                    assert_eq!(client.value(&format!("SELECT {turn} FROM pg_sleep(0.002)")), turn.to_string());
+                }
+            });
+        }
+        let mut console = weir.console().unwrap();
+        for _ in 0..50 {
+            console.query("SHOW DATABASES");
+            let messages = console.read_until_ready();
+            let columns = messages.iter().find_map(|m| m.columns()).unwrap();
+            let at = columns.iter().position(|name| name == "current_connections").unwrap();
+            for row in messages.iter().filter_map(|m| m.row()).filter(|row| row[0].as_deref() == Some("app")) {
+                let current: usize = row[at].clone().unwrap().parse().unwrap();
+                assert!(current <= 3, "{current}");
+            }
+        }
+    });
+}
+
 #[test]
 fn pgbouncers_file_sets_them() {
     let cluster = Cluster::start();

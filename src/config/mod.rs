@@ -134,6 +134,10 @@ pub struct General {
     pub max_db_client_connections: u32,
     /// Client connections per user at most, over all databases; 0 (the default): no limit.
     pub max_user_client_connections: u32,
+    /// Default of [`Database::max_db_connections`].
+    pub max_db_connections: u32,
+    /// Server connections per user of servers at most, over all databases; 0 (the default): no limit.
+    pub max_user_connections: u32,
     /// Default of [`Database::pool_mode`].
     pub pool_mode: PoolMode,
     /// Server connections per (user, database, server) at most (default 20).
@@ -300,6 +304,8 @@ pub struct Database {
     pub query_wait_timeout: Option<Duration>,
     /// Client connections at most, over all users; 0: no limit.
     pub max_db_client_connections: u32,
+    /// Server connections at most, over all users and servers; 0: no limit.
+    pub max_db_connections: u32,
     /// Which of several hosts a new connection goes to.
     pub load_balance_hosts: LoadBalance,
     /// Settings asked of servers at login.
@@ -382,6 +388,7 @@ impl Database {
             server_lifetime: general.server_lifetime,
             query_wait_timeout: None,
             max_db_client_connections: general.max_db_client_connections,
+            max_db_connections: general.max_db_connections,
             load_balance_hosts: LoadBalance::RoundRobin,
             startup: StartupSettings::default(),
             route: RouteHint::Auto,
@@ -496,6 +503,8 @@ pub struct User {
     pub route: Option<RouteHint>,
     /// Client connections at most, over all databases; 0: no limit.
     pub max_user_client_connections: Option<u32>,
+    /// Server connections at most, over all databases; 0: no limit.
+    pub max_user_connections: Option<u32>,
     /// Override of the reserve's size.
     pub reserve_pool_size: Option<u32>,
     /// Override of the process's `query_timeout`.
@@ -547,6 +556,7 @@ impl fmt::Debug for Database {
             server_lifetime,
             query_wait_timeout,
             max_db_client_connections,
+            max_db_connections,
             load_balance_hosts,
             startup,
             route,
@@ -568,6 +578,7 @@ impl fmt::Debug for Database {
             .field("server_lifetime", server_lifetime)
             .field("query_wait_timeout", query_wait_timeout)
             .field("max_db_client_connections", max_db_client_connections)
+            .field("max_db_connections", max_db_connections)
             .field("load_balance_hosts", load_balance_hosts)
             .field("startup", startup)
             .field("route", route)
@@ -590,6 +601,7 @@ impl fmt::Debug for User {
             route,
             max_user_client_connections,
             reserve_pool_size,
+            max_user_connections,
             query_timeout,
             transaction_timeout,
             client_idle_timeout,
@@ -603,6 +615,7 @@ impl fmt::Debug for User {
             .field("route", route)
             .field("max_user_client_connections", max_user_client_connections)
             .field("reserve_pool_size", reserve_pool_size)
+            .field("max_user_connections", max_user_connections)
             .field("query_timeout", query_timeout)
             .field("transaction_timeout", transaction_timeout)
             .field("client_idle_timeout", client_idle_timeout)

@@ -102,6 +102,16 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("max_user_client_connections", "Client connections per user at most, over all databases; 0: no limit.", |g| {
         Field::Count(&mut g.max_user_client_connections, 0, MANY)
     }),
+    row(
+        "max_db_connections",
+        "Server connections per database at most, over all users and servers; 0: no limit.",
+        |g| Field::Count(&mut g.max_db_connections, 0, MANY),
+    ),
+    row(
+        "max_user_connections",
+        "Server connections per user of servers at most, over all databases; 0: no limit.",
+        |g| Field::Count(&mut g.max_user_connections, 0, MANY),
+    ),
     row("pool_mode", "When a server goes back to the pool: session, transaction or statement.", |g| {
         Field::Pool(&mut g.pool_mode)
     }),
@@ -294,6 +304,9 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
     row("max_db_client_connections", "Overrides max_db_client_connections of [pgweir].", |d| {
         Field::Count(&mut d.max_db_client_connections, 0, MANY)
     }),
+    row("max_db_connections", "Overrides max_db_connections of [pgweir].", |d| {
+        Field::Count(&mut d.max_db_connections, 0, MANY)
+    }),
     row("load_balance_hosts", "Of several hosts, new connections take turns (round-robin) or stay (disable).", |d| {
         Field::Balance(&mut d.load_balance_hosts)
     }),
@@ -351,6 +364,9 @@ pub(super) static USER: &[Setting<User>] = &[
     row("max_user_client_connections", "Overrides max_user_client_connections of [pgweir].", |u| {
         Field::CountOver(&mut u.max_user_client_connections, 0, MANY)
     }),
+    row("max_user_connections", "Overrides max_user_connections of [pgweir].", |u| {
+        Field::CountOver(&mut u.max_user_connections, 0, MANY)
+    }),
     row("query_timeout", "Overrides query_timeout of [pgweir].", |u| Field::TimeOver(&mut u.query_timeout)),
     row("transaction_timeout", "Overrides transaction_timeout of [pgweir].", |u| {
         Field::TimeOver(&mut u.transaction_timeout)
@@ -380,8 +396,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "dns_nxdomain_ttl",
     "dns_zone_check_period",
     "job_name",
-    "max_db_connections",
-    "max_user_connections",
     "peer_id",
     "pkt_buf",
     "query_wait_notify",
@@ -420,6 +434,8 @@ impl Default for General {
             max_client_conn: 1000,
             max_db_client_connections: 0,
             max_user_client_connections: 0,
+            max_db_connections: 0,
+            max_user_connections: 0,
             pool_mode: PoolMode::Transaction,
             default_pool_size: 20,
             min_pool_size: 0,

@@ -175,6 +175,8 @@ pidfile = "/run/pid"
 logfile = "log"
 max_db_client_connections = 8
 max_user_client_connections = 9
+max_db_connections = 11
+max_user_connections = 12
 application_name_add_host = true
 autodb_idle_timeout = "1min"
 log_pooler_errors = false
@@ -255,6 +257,8 @@ load_balance = "peak_ewma"
         logfile: Some("etc/log".into()),
         max_db_client_connections: 8,
         max_user_client_connections: 9,
+        max_db_connections: 11,
+        max_user_connections: 12,
         application_name_add_host: true,
         autodb_idle_timeout: seconds(60),
         log_pooler_errors: false,
@@ -358,7 +362,7 @@ fn a_sharded_database_is_read() {
 fn users_are_read() {
     let config = read(
         "[users.alice]\npassword = \"p\"\npool_mode = \"session\"\npool_size = 5\nroute = \"primary\"\n\
-         max_user_client_connections = 3\nreserve_pool_size = 2\nquery_timeout = 1\ntransaction_timeout = 2\n\
+         max_user_client_connections = 3\nreserve_pool_size = 2\nmax_user_connections = 6\nquery_timeout = 1\ntransaction_timeout = 2\n\
          client_idle_timeout = 3\nidle_transaction_timeout = 4\nquery_wait_timeout = 0\n",
     );
     let expected = User {
@@ -368,6 +372,7 @@ fn users_are_read() {
         route: Some(RouteHint::Primary),
         max_user_client_connections: Some(3),
         reserve_pool_size: Some(2),
+        max_user_connections: Some(6),
         query_timeout: Some(Duration::from_secs(1)),
         transaction_timeout: Some(Duration::from_secs(2)),
         client_idle_timeout: Some(Duration::from_secs(3)),
