@@ -67,6 +67,10 @@ states! {
     CANNOT_CONNECT_NOW = b"57P03";
     /// The idle transaction ran into its time limit.
     IDLE_IN_TRANSACTION_TIMEOUT = b"25P03";
+    /// The session was idle for too long.
+    IDLE_SESSION_TIMEOUT = b"57P05";
+    /// The transaction ran into its time limit.
+    TRANSACTION_TIMEOUT = b"25P04";
     /// A fault in pgweir itself.
     INTERNAL_ERROR = b"XX000";
 }

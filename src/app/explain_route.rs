@@ -162,7 +162,7 @@ mod tests {
         let text = "[users.someone]\npassword = \"x\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\nreplicas = [\"postgres://127.0.0.1:2/a\"]\n";
         let config = Arc::new(crate::config::parse(text, Path::new("t.toml")).unwrap());
         let tls = Arc::new(ServerTls::new(Connector::new(&config.general.server_tls).unwrap()));
-        let database = LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config), None, tls);
+        let database = LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config), None, tls, Arc::default());
         explain(&database, sql).into_iter().collect()
     }
 

@@ -36,11 +36,24 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         }
         None => Arc::new(ServerTls::new(connector)),
     };
-    let fresh =
-        |db: &Database, secret| LiveDatabase::new(db.clone(), Arc::clone(&config), secret, Arc::clone(&server_tls));
+    let shares = old.map_or_else(Arc::default, |old| Arc::clone(&old.shares));
+    let fresh = |db: &Database, secret| {
+        LiveDatabase::new(db.clone(), Arc::clone(&config), secret, Arc::clone(&server_tls), Arc::clone(&shares))
+    };
     let own = |db: &Database| (db.name.clone(), database(db, &config, stored_secret(db, &users), old, fresh));
     let databases = config.databases.values().map(own).collect();
-    let live = Live { config, users, rules, maps, acceptor, server_tls, mock, databases, made: Made::default() };
+    let live = Live {
+        config,
+        users,
+        rules,
+        maps,
+        acceptor,
+        server_tls,
+        shares: Arc::clone(&shares),
+        mock,
+        databases,
+        made: Made::default(),
+    };
     if let Some(old) = old {
         keep_made(&live, old);
     }
@@ -156,6 +169,7 @@ fn pools_alike(a: &General, b: &General) -> bool {
         (
             g.server_round_robin,
             g.reserve_pool_timeout,
+            g.max_user_connections,
             g.server_connect_timeout,
             g.tcp,
             g.max_prepared_statements,

@@ -19,7 +19,7 @@ use crate::health::shard::ShardHealth;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::net::tls::{Acceptor, ServerTls};
 use crate::pool::ledger::Limits;
-use crate::pool::{Pool, PoolKey, PoolSettings};
+use crate::pool::{Pool, PoolKey, PoolSettings, Share, Shares};
 use crate::route::decide::Why;
 use crate::server::Target;
 use crate::server::login::LoginSettings;
@@ -46,6 +46,8 @@ pub struct Live {
     pub acceptor: Option<Acceptor>,
     /// Makes TLS with servers.
     pub server_tls: Arc<ServerTls>,
+    /// Limits of connections that several pools share.
+    pub shares: Arc<Shares>,
     /// What users who do not exist are shown.
     pub mock: Arc<Mock>,
     /// The configured databases.
@@ -82,7 +84,8 @@ impl Live {
         }
         let config = wildcard.named(name);
         let secret = stored_secret(&config, &self.users);
-        let database = LiveDatabase::new(config, Arc::clone(&self.config), secret, Arc::clone(&self.server_tls));
+        let (tls, shares) = (Arc::clone(&self.server_tls), Arc::clone(&self.shares));
+        let database = LiveDatabase::new(config, Arc::clone(&self.config), secret, tls, shares);
         database.paused.store(self.made.paused.load(Ordering::Acquire), Ordering::Release);
         tracing::info!(database = name, "database made from the wildcard");
         made.insert(name.to_owned(), Arc::clone(&database));
@@ -171,6 +174,7 @@ pub struct LiveDatabase {
     pub routes: RouteCounts,
     general: Arc<Config>,
     server_tls: Arc<ServerTls>,
+    shares: Arc<Shares>,
     users: Mutex<HashMap<String, Arc<UserPools>>>,
     /// By `auth_user`: pools whose connections no client gets.
     auth: Mutex<HashMap<String, Arc<UserPools>>>,
@@ -227,6 +231,8 @@ pub struct UserPools {
     credential: ServerCredential,
     server_user: String,
     settings: PoolSettings,
+    /// What the connections count for: the database and the user of the servers.
+    shares: Vec<Arc<Share>>,
     pools: Vec<Vec<OnceLock<Arc<Pool>>>>,
 }
 
@@ -276,6 +282,7 @@ impl LiveDatabase {
         general: Arc<Config>,
         secret: Option<Secret>,
         server_tls: Arc<ServerTls>,
+        shares: Arc<Shares>,
     ) -> Arc<Self> {
         let now = clock::now();
         let checks = if config.map.is_sharded() { vec![Check::default(); config.shards.len()] } else { Vec::new() };
@@ -294,6 +301,7 @@ impl LiveDatabase {
             routes: RouteCounts::default(),
             general,
             server_tls,
+            shares,
             users: Mutex::default(),
             auth: Mutex::default(),
             seen: OnceLock::new(),
@@ -426,6 +434,12 @@ impl LiveDatabase {
             reset_query: general.server_reset_query.clone(),
             load_balance: self.config.load_balance_hosts,
         };
+        let server_user = self.config.user.clone().unwrap_or_else(|| user.to_owned());
+        let own_most = self.general.users.get(&server_user).and_then(|u| u.max_user_connections);
+        let shares = vec![
+            self.shares.database(&self.config.name, self.config.max_db_connections),
+            self.shares.user(&server_user, own_most.unwrap_or(general.max_user_connections)),
+        ];
         UserPools {
             id: NEXT_POOLS.fetch_add(1, Ordering::Relaxed),
             user: user.to_owned(),
@@ -440,7 +454,8 @@ impl LiveDatabase {
             replaced: AtomicBool::new(false),
             purpose: Purpose::Clients,
             credential,
-            server_user: self.config.user.clone().unwrap_or_else(|| user.to_owned()),
+            server_user,
+            shares,
             settings,
             pools: self.config.shards.iter().map(|s| s.servers.iter().map(|_| OnceLock::new()).collect()).collect(),
         }
@@ -468,7 +483,7 @@ impl LiveDatabase {
                 parameters,
                 connect_query,
             };
-            let pool = Pool::new(key, target, pools.settings.clone(), Arc::clone(health));
+            let pool = Pool::new(key, target, pools.settings.clone(), Arc::clone(health), pools.shares.clone());
             if self.paused.load(Ordering::Acquire) {
                 pool.pause();
             }

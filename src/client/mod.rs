@@ -9,6 +9,7 @@ pub mod console;
 pub mod database;
 pub mod greet;
 mod hba;
+mod limits;
 pub mod login;
 pub mod own;
 pub mod plan;

@@ -7,13 +7,14 @@ mod conclude;
 mod forward;
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::client::block::Block;
 use crate::client::catalog::LookUp;
+use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
 use crate::client::silence::{Find, Silence};
@@ -121,6 +122,8 @@ enum Event {
     /// The server has done nothing yet that would have to be done again, and the segment needs another.
     Move,
     Stop(Error),
+    /// The same, and what is under way is cancelled.
+    Cancel(Error),
 }
 
 impl Link {
@@ -210,14 +213,13 @@ impl Client {
             self.forward_segment(link, &mut connection);
         }
         let handle = Arc::clone(self.handle());
-        let limit = self.live.config.general.idle_transaction_timeout;
         let event = {
             let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
-            let mut idle = pin!(tokio::time::sleep(Duration::ZERO));
-            let mut idle_armed = false;
+            let mut watch = Watch::new(link.since);
             poll_fn(|cx| {
                 while woken.as_mut().poll(cx).is_ready() {
                     woken = Box::pin(handle.wake.notified());
+                    self.refresh_limits();
                 }
                 if let Some(error) = self.ordered(&handle) {
                     return Poll::Ready(Event::Stop(error));
@@ -228,27 +230,39 @@ impl Client {
                 if let Some(event) = silenced(link) {
                     return Poll::Ready(event);
                 }
-                let waits =
-                    !limit.is_zero() && self.session.is_drained() && self.session.status() != TransactionStatus::Idle;
-                if !waits {
-                    idle_armed = false;
-                } else if !idle_armed {
-                    idle_armed = true;
-                    idle.set(tokio::time::sleep(limit));
+                match self.overdue(link, &mut watch, cx) {
+                    Some(event) => Poll::Ready(event),
+                    None => Poll::Pending,
                 }
-                if idle_armed && idle.as_mut().poll(cx).is_ready() {
-                    let error = Error::us_fatal(
-                        SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
-                        "terminating connection due to idle-in-transaction timeout",
-                    );
-                    return Poll::Ready(Event::Stop(error));
-                }
-                Poll::Pending
             })
             .await
         };
         *link.checkout = Some(connection);
         event
+    }
+
+    /// Whether a limit is passed; if not, the task is woken when it is.
+    fn overdue(&mut self, link: &Link, watch: &mut Watch, cx: &mut Context<'_>) -> Option<Event> {
+        if !self.limits.any_of_link() {
+            return None;
+        }
+        let in_flight = !self.session.is_drained();
+        let doing = Doing {
+            in_flight,
+            in_transaction: in_flight || self.session.status() != TransactionStatus::Idle,
+            asked: link.counts.received,
+            answered: link.counts.query_count,
+            transactions: link.counts.xact_count,
+        };
+        let (at, overdue) = watch.next(&self.limits, doing, clock::now())?;
+        if !self.timer.passed(at, cx) {
+            return None;
+        }
+        let error = self.limits.error(overdue);
+        Some(match overdue {
+            Overdue::Query | Overdue::Transaction if in_flight => Event::Cancel(error),
+            _ => Event::Stop(error),
+        })
     }
 
     fn ordered(&self, handle: &super::shared::ClientHandle) -> Option<Error> {

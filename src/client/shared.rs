@@ -232,6 +232,10 @@ impl Shared {
     pub fn install(&self, live: Live) {
         self.live.store(Arc::new(live));
         self.generation.fetch_add(1, Ordering::Release);
+        // For limits on what they are in the middle of, or on their rest.
+        for client in &self.clients {
+            client.wake.notify_waiters();
+        }
     }
 
     /// Wakes the clients that wait for one of `servers`, or for a connection: see `client::silence`.

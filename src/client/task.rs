@@ -13,6 +13,7 @@ use crate::client::WorkerContext;
 use crate::client::block::Block;
 use crate::client::catalog::{LookUp, Planned};
 use crate::client::database::{Live, LiveDatabase, UserPools};
+use crate::client::limits::{Limits, Overdue, Timer};
 use crate::client::own;
 use crate::client::plan::Need;
 use crate::client::relay::{Ended, Link};
@@ -69,6 +70,12 @@ pub struct Client {
     registered: Registered,
     generation: u64,
     last_write: Option<Instant>,
+    /// How long it may take for what; as of that generation.
+    pub(super) limits: Limits,
+    limits_of: u64,
+    pub(super) timer: Timer,
+    /// Since when it has asked for nothing, if that is limited.
+    rests_since: Option<Instant>,
     /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
     skipping: bool,
     /// A block that was answered for but begins only when the first statement shows the shard.
@@ -97,7 +104,12 @@ impl Client {
         generation: u64,
     ) -> Self {
         session.serves(pools.id);
+        let limits = Limits::of(&live.config, &registered.handle.database, &registered.handle.user);
         Self {
+            limits,
+            limits_of: generation,
+            timer: Timer::default(),
+            rests_since: None,
             stream,
             input,
             output: Buffer::default(),
@@ -184,6 +196,9 @@ impl Client {
         }
         let handle = Arc::clone(self.handle());
         let mut woken = pin!(handle.wake.notified());
+        self.refresh_limits();
+        let due = self.limits.any_of_rest().then(|| *self.rests_since.get_or_insert_with(clock::now));
+        let due = due.and_then(|since| self.limits.rest(since, self.held_begin.is_some()));
         poll_fn(|cx| {
             match handle.standing_order() {
                 Order::None => {}
@@ -203,6 +218,11 @@ impl Client {
                     Ok(_) => Ok(()),
                     Err(e) => Err(e.into()),
                 });
+            }
+            if let Some((at, overdue)) = due
+                && self.timer.passed(at, cx)
+            {
+                return Poll::Ready(Err(End::Told(self.limits.error(overdue))));
             }
             if woken.as_mut().poll(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
@@ -231,6 +251,16 @@ impl Client {
             self.segment.push(intake, len);
         }
         Ok(false)
+    }
+
+    /// Follows a reload as far as the limits go, which also bind a client that asks for nothing.
+    pub(super) fn refresh_limits(&mut self) {
+        let generation = self.cx.shared.generation.load(Ordering::Acquire);
+        if generation != self.limits_of {
+            self.limits_of = generation;
+            let config = Arc::clone(&self.cx.shared.live.load().config);
+            self.limits = Limits::of(&config, &self.handle().database, &self.handle().user);
+        }
     }
 
     /// Follows a reload: the database may be another now.
@@ -262,6 +292,8 @@ impl Client {
 
     /// Serves the complete segment.
     async fn serve(&mut self) -> Result<(), End> {
+        self.rests_since = None;
+        self.refresh_limits();
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(End::Gone);
         }
@@ -670,8 +702,8 @@ impl Client {
         handle.set_activity(Activity::Waiting);
         let started = since.saturating_duration_since(self.cx.shared.started);
         handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
-        let limit = self.live.config.general.query_wait_timeout;
-        let limit = if limit.is_zero() { FOR_EVER } else { limit };
+        let (limit, overdue) =
+            self.limits.wait(clock::now().saturating_duration_since(since)).unwrap_or((FOR_EVER, None));
         let worker = self.cx.id;
         let granted = async {
             match silence {
@@ -682,6 +714,7 @@ impl Client {
         let outcome = match self.attend(granted, limit).await {
             Ok(Some(Some(granted))) => granted.map_err(Stopped::Refused),
             Ok(Some(None)) => Err(Stopped::Refused(lost("it answers nothing any more"))),
+            Ok(None) if overdue == Some(Overdue::Query) => Err(Stopped::Refused(self.limits.waited_in_vain())),
             Ok(None) => Err(Stopped::Refused(pool_full(pool, limit))),
             Err(stopped) => Err(stopped),
         };

@@ -38,6 +38,8 @@ pub(super) enum Field<'a> {
     Flag(&'a mut bool),
     /// A duration.
     Time(&'a mut Duration),
+    /// A duration that overrides a default.
+    TimeOver(&'a mut Option<Duration>),
     /// A duration that is not zero.
     TimeAbove(&'a mut Duration),
     /// A size in bytes, with the least and the greatest.
@@ -125,6 +127,7 @@ impl Field<'_> {
             Self::Mode(place) => *place = mode(node)?,
             Self::Flag(place) => *place = flag(node)?,
             Self::Time(place) => *place = parse_duration(plain(node)?).map_err(phrase)?,
+            Self::TimeOver(place) => *place = Some(parse_duration(plain(node)?).map_err(phrase)?),
             Self::TimeAbove(place) => {
                 let time = parse_duration(plain(node)?).map_err(phrase)?;
                 if time.is_zero() {
@@ -195,6 +198,7 @@ impl Field<'_> {
             Self::Mode(bits) => format!("{bits:04o}"),
             Self::Flag(flag) => flag.to_string(),
             Self::Time(time) | Self::TimeAbove(time) => format_duration(**time),
+            Self::TimeOver(time) => time.map(format_duration).unwrap_or_default(),
             Self::Size(bytes, ..) => format_size((**bytes).into()),
             Self::Pool(mode) => name_of(**mode, &POOL_MODES),
             Self::PoolOver(mode) => mode.map(|mode| name_of(mode, &POOL_MODES)).unwrap_or_default(),

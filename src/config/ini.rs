@@ -324,11 +324,21 @@ fn database(given: &Given, socket_dir: &str, mistakes: &mut Mistakes) -> Option<
     Some(table_entry(given, entries))
 }
 
+const TIMEOUTS_OF_USERS: [&str; 4] =
+    ["client_idle_timeout", "idle_transaction_timeout", "query_timeout", "transaction_timeout"];
+
 /// One line of `[users]`.
 fn user(given: &Given, mistakes: &mut Mistakes) -> Option<Entry> {
     let here = |name: &str| table::in_user(name);
     let place = check::Dialect::Ini.user(&given.name);
-    connection(given, &place, table::USER, &here, mistakes).map(|entries| table_entry(given, entries))
+    let mut entries = connection(given, &place, table::USER, &here, mistakes)?;
+    // There 0 overrides nothing; here it overrides a limit by none.
+    let unset = |entry: &Entry| {
+        let timeout = TIMEOUTS_OF_USERS.contains(&entry.key.as_str());
+        timeout && matches!(&entry.value.node, Node::Text(text) if text == "0")
+    };
+    entries.retain(|entry| !unset(entry));
+    Some(table_entry(given, entries))
 }
 
 /// One line of `[peers]`: checked alone, for without `peer_id` there are no peers.

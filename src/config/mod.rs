@@ -169,6 +169,10 @@ pub struct General {
     pub max_db_client_connections: u32,
     /// Client connections per user at most, over all databases; 0 (the default): no limit.
     pub max_user_client_connections: u32,
+    /// Default of [`Database::max_db_connections`].
+    pub max_db_connections: u32,
+    /// Server connections per user of servers at most, over all databases; 0 (the default): no limit.
+    pub max_user_connections: u32,
     /// Default of [`Database::pool_mode`].
     pub pool_mode: PoolMode,
     /// Server connections per (user, database, server) at most (default 20).
@@ -195,6 +199,12 @@ pub struct General {
     pub server_login_retry: Duration,
     /// How long a client may take to log in (default 60 s); zero: for ever.
     pub client_login_timeout: Duration,
+    /// A statement that is not answered for this long is cancelled, and its client closed (default 0: never).
+    pub query_timeout: Duration,
+    /// A client that is in one transaction for this long is closed (default 0: never).
+    pub transaction_timeout: Duration,
+    /// A client that has no server and asks for nothing for this long is closed (default 0: never).
+    pub client_idle_timeout: Duration,
     /// A client in a transaction that sends nothing for this long is closed (default 0: never).
     pub idle_transaction_timeout: Duration,
     /// Statements that reset a server connection whose client left state behind (default `DISCARD ALL`).
@@ -331,8 +341,12 @@ pub struct Database {
     pub connect_query: Option<String>,
     /// Server connections older than this are closed when they become idle; zero: never.
     pub server_lifetime: Duration,
+    /// Override of the process's `query_wait_timeout`.
+    pub query_wait_timeout: Option<Duration>,
     /// Client connections at most, over all users; 0: no limit.
     pub max_db_client_connections: u32,
+    /// Server connections at most, over all users and servers; 0: no limit.
+    pub max_db_connections: u32,
     /// Which of several hosts a new connection goes to.
     pub load_balance_hosts: LoadBalance,
     /// Settings asked of servers at login.
@@ -416,7 +430,9 @@ impl Database {
             probe_password: None,
             connect_query: None,
             server_lifetime: general.server_lifetime,
+            query_wait_timeout: None,
             max_db_client_connections: general.max_db_client_connections,
+            max_db_connections: general.max_db_connections,
             load_balance_hosts: LoadBalance::RoundRobin,
             startup: StartupSettings::default(),
             route: RouteHint::Auto,
@@ -531,8 +547,20 @@ pub struct User {
     pub route: Option<RouteHint>,
     /// Client connections at most, over all databases; 0: no limit.
     pub max_user_client_connections: Option<u32>,
+    /// Server connections at most, over all databases; 0: no limit.
+    pub max_user_connections: Option<u32>,
     /// Override of the reserve's size.
     pub reserve_pool_size: Option<u32>,
+    /// Override of the process's `query_timeout`.
+    pub query_timeout: Option<Duration>,
+    /// Override of the process's `transaction_timeout`.
+    pub transaction_timeout: Option<Duration>,
+    /// Override of the process's `client_idle_timeout`.
+    pub client_idle_timeout: Option<Duration>,
+    /// Override of the process's `idle_transaction_timeout`.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// Override of the database's `query_wait_timeout`.
+    pub query_wait_timeout: Option<Duration>,
 }
 
 impl Server {
@@ -573,7 +601,9 @@ impl fmt::Debug for Database {
             probe_password,
             connect_query,
             server_lifetime,
+            query_wait_timeout,
             max_db_client_connections,
+            max_db_connections,
             load_balance_hosts,
             startup,
             route,
@@ -596,7 +626,9 @@ impl fmt::Debug for Database {
             .field("probe_password", &Hidden(probe_password.is_some()))
             .field("connect_query", connect_query)
             .field("server_lifetime", server_lifetime)
+            .field("query_wait_timeout", query_wait_timeout)
             .field("max_db_client_connections", max_db_client_connections)
+            .field("max_db_connections", max_db_connections)
             .field("load_balance_hosts", load_balance_hosts)
             .field("startup", startup)
             .field("route", route)
@@ -612,7 +644,20 @@ impl fmt::Debug for Database {
 
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { password, pool_mode, pool_size, route, max_user_client_connections, reserve_pool_size } = self;
+        let Self {
+            password,
+            pool_mode,
+            pool_size,
+            route,
+            max_user_client_connections,
+            reserve_pool_size,
+            max_user_connections,
+            query_timeout,
+            transaction_timeout,
+            client_idle_timeout,
+            idle_transaction_timeout,
+            query_wait_timeout,
+        } = self;
         f.debug_struct("User")
             .field("password", &Hidden(password.is_some()))
             .field("pool_mode", pool_mode)
@@ -620,6 +665,12 @@ impl fmt::Debug for User {
             .field("route", route)
             .field("max_user_client_connections", max_user_client_connections)
             .field("reserve_pool_size", reserve_pool_size)
+            .field("max_user_connections", max_user_connections)
+            .field("query_timeout", query_timeout)
+            .field("transaction_timeout", transaction_timeout)
+            .field("client_idle_timeout", client_idle_timeout)
+            .field("idle_transaction_timeout", idle_transaction_timeout)
+            .field("query_wait_timeout", query_wait_timeout)
             .finish()
     }
 }

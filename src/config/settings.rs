@@ -124,6 +124,16 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("max_user_client_connections", "Client connections per user at most, over all databases; 0: no limit.", |g| {
         Field::Count(&mut g.max_user_client_connections, 0, MANY)
     }),
+    row(
+        "max_db_connections",
+        "Server connections per database at most, over all users and servers; 0: no limit.",
+        |g| Field::Count(&mut g.max_db_connections, 0, MANY),
+    ),
+    row(
+        "max_user_connections",
+        "Server connections per user of servers at most, over all databases; 0: no limit.",
+        |g| Field::Count(&mut g.max_user_connections, 0, MANY),
+    ),
     row("pool_mode", "When a server goes back to the pool: session, transaction or statement.", |g| {
         Field::Pool(&mut g.pool_mode)
     }),
@@ -164,6 +174,15 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     ),
     row("client_login_timeout", "How long a client may take to log in; 0: for ever.", |g| {
         Field::Time(&mut g.client_login_timeout)
+    }),
+    row("query_timeout", "A statement unanswered for this long is cancelled and its client closed; 0: never.", |g| {
+        Field::Time(&mut g.query_timeout)
+    }),
+    row("transaction_timeout", "A client in one transaction for this long is closed; 0: never.", |g| {
+        Field::Time(&mut g.transaction_timeout)
+    }),
+    row("client_idle_timeout", "A client that asks for nothing for this long is closed; 0: never.", |g| {
+        Field::Time(&mut g.client_idle_timeout)
     }),
     row("idle_transaction_timeout", "A client silent for this long in a transaction is closed; 0: never.", |g| {
         Field::Time(&mut g.idle_transaction_timeout)
@@ -304,8 +323,14 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Field::Name(&mut d.connect_query)
     }),
     row("server_lifetime", "Overrides server_lifetime of [pgweir].", |d| Field::Time(&mut d.server_lifetime)),
+    row("query_wait_timeout", "Overrides query_wait_timeout of [pgweir].", |d| {
+        Field::TimeOver(&mut d.query_wait_timeout)
+    }),
     row("max_db_client_connections", "Overrides max_db_client_connections of [pgweir].", |d| {
         Field::Count(&mut d.max_db_client_connections, 0, MANY)
+    }),
+    row("max_db_connections", "Overrides max_db_connections of [pgweir].", |d| {
+        Field::Count(&mut d.max_db_connections, 0, MANY)
     }),
     row("load_balance_hosts", "Of several hosts, new connections take turns (round-robin) or stay (disable).", |d| {
         Field::Balance(&mut d.load_balance_hosts)
@@ -364,23 +389,35 @@ pub(super) static USER: &[Setting<User>] = &[
     row("max_user_client_connections", "Overrides max_user_client_connections of [pgweir].", |u| {
         Field::CountOver(&mut u.max_user_client_connections, 0, MANY)
     }),
+    row("max_user_connections", "Overrides max_user_connections of [pgweir].", |u| {
+        Field::CountOver(&mut u.max_user_connections, 0, MANY)
+    }),
+    row("query_timeout", "Overrides query_timeout of [pgweir].", |u| Field::TimeOver(&mut u.query_timeout)),
+    row("transaction_timeout", "Overrides transaction_timeout of [pgweir].", |u| {
+        Field::TimeOver(&mut u.transaction_timeout)
+    }),
+    row("client_idle_timeout", "Overrides client_idle_timeout of [pgweir].", |u| {
+        Field::TimeOver(&mut u.client_idle_timeout)
+    }),
+    row("idle_transaction_timeout", "Overrides idle_transaction_timeout of [pgweir].", |u| {
+        Field::TimeOver(&mut u.idle_transaction_timeout)
+    }),
+    row("query_wait_timeout", "Overrides query_wait_timeout of the database.", |u| {
+        Field::TimeOver(&mut u.query_wait_timeout)
+    }),
 ];
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "cancel_wait_timeout",
-    "client_idle_timeout",
     "conffile",
     "disable_pqexec",
     "dns_max_ttl",
     "dns_nxdomain_ttl",
     "dns_zone_check_period",
     "job_name",
-    "max_db_connections",
-    "max_user_connections",
     "peer_id",
     "pkt_buf",
-    "query_timeout",
     "query_wait_notify",
     "resolv_conf",
     "sbuf_loopcnt",
@@ -394,7 +431,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "syslog_ident",
     "tcp_defer_accept",
     "track_extra_parameters",
-    "transaction_timeout",
     "verbose",
 ];
 
@@ -423,6 +459,8 @@ impl Default for General {
             max_client_conn: 1000,
             max_db_client_connections: 0,
             max_user_client_connections: 0,
+            max_db_connections: 0,
+            max_user_connections: 0,
             pool_mode: PoolMode::Transaction,
             default_pool_size: 20,
             min_pool_size: 0,
@@ -436,6 +474,9 @@ impl Default for General {
             server_connect_timeout: Duration::from_secs(15),
             server_login_retry: Duration::from_secs(15),
             client_login_timeout: Duration::from_secs(60),
+            query_timeout: Duration::ZERO,
+            transaction_timeout: Duration::ZERO,
+            client_idle_timeout: Duration::ZERO,
             idle_transaction_timeout: Duration::ZERO,
             server_reset_query: "DISCARD ALL".to_owned(),
             server_reset_query_always: false,

@@ -26,7 +26,7 @@ pub fn database(db: &Database) -> DatabaseSnapshot {
         server_lifetime: db.server_lifetime,
         pool_mode: db.pool_mode,
         load_balance_hosts: balanced.then_some(db.load_balance_hosts),
-        max_connections: 0,
+        max_connections: db.max_db_connections,
         max_client_connections: db.max_db_client_connections,
         paused: false,
         disabled: false,
@@ -60,8 +60,8 @@ pub fn user(name: &str, user: &User) -> UserSnapshot {
         pool_size: user.pool_size,
         pool_mode: user.pool_mode,
         reserve_pool_size: user.reserve_pool_size,
+        max_connections: user.max_user_connections.unwrap_or(0),
         max_client_connections: user.max_user_client_connections.unwrap_or(0),
-        ..UserSnapshot::default()
     }
 }
 
@@ -118,7 +118,9 @@ mod tests {
             probe_password: Some(SECRET.to_owned()),
             connect_query: None,
             server_lifetime: Duration::from_secs(60),
+            query_wait_timeout: None,
             max_db_client_connections: 7,
+            max_db_connections: 0,
             load_balance_hosts: LoadBalance::RoundRobin,
             startup: StartupSettings::default(),
             route: RouteHint::Auto,

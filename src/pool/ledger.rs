@@ -12,10 +12,12 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use super::quota::Quota;
 use crate::id::WorkerId;
 
 /// A server connection's place in the ledger; never used again, so that word of one that is gone is never taken for another.
@@ -126,6 +128,10 @@ pub struct Ledger {
     retry_at: Option<Instant>,
     /// Logins that failed one after the other, each after the wait for the one before.
     failures: u32,
+    /// What it shares with other ledgers.
+    quotas: Vec<Arc<Quota>>,
+    /// Which of them has nothing left for someone in the queue; that one knows it.
+    starved: Option<usize>,
 }
 
 /// How long after a failed login the next is tried: twice as long each time.
@@ -156,7 +162,17 @@ impl Ledger {
             paused: false,
             retry_at: None,
             failures: 0,
+            quotas: Vec::new(),
+            starved: None,
         }
+    }
+
+    /// An empty pool whose connections count for these as well.
+    #[must_use]
+    pub fn sharing(limits: Limits, quotas: Vec<Arc<Quota>>) -> Self {
+        let mut ledger = Self::new(limits);
+        ledger.quotas = quotas;
+        ledger
     }
 
     // Getters.
@@ -208,6 +224,18 @@ impl Ledger {
         self.slots.is_empty()
     }
 
+    /// Which of the quotas has nothing left for someone in the queue.
+    #[must_use]
+    pub fn starved_of(&self) -> Option<usize> {
+        self.starved
+    }
+
+    /// Since when the connection has rested that has rested longest.
+    #[must_use]
+    pub fn rests_since(&self) -> Option<Instant> {
+        self.idle.iter().filter_map(|slot| self.slots.get(slot)).map(|slot| slot.since).min()
+    }
+
     /// Whether nothing is handed out.
     #[must_use]
     pub fn is_paused(&self) -> bool {
@@ -236,6 +264,7 @@ impl Ledger {
     pub fn cancel_wait(&mut self, waiter: WaiterId) -> bool {
         let before = self.waiters.len();
         self.waiters.retain(|(w, _)| *w != waiter);
+        self.sate();
         self.waiters.len() < before
     }
 
@@ -279,7 +308,9 @@ impl Ledger {
     }
 
     fn take_waiters(&mut self) -> Vec<WaiterId> {
-        self.waiters.drain(..).map(|(w, _)| w).collect()
+        let all = self.waiters.drain(..).map(|(w, _)| w).collect();
+        self.sate();
+        all
     }
 
     /// A client gives its connection back, clean.
@@ -330,7 +361,7 @@ impl Ledger {
 
     /// Reserves a slot to keep the pool warm, if there are fewer than `min` connections and a login may be tried.
     pub fn warm(&mut self, min: usize, worker: WorkerId, now: Instant) -> Option<SlotId> {
-        (self.slots.len() < min.min(self.limits.size) && self.may_dial(now)).then(|| self.open(worker, now))
+        (self.slots.len() < min.min(self.limits.size) && self.may_dial(now)).then(|| self.open(worker, now)).flatten()
     }
 
     /// A slot for someone in the queue whom nobody dials for: called now and then, after a failed login was waited out.
@@ -345,9 +376,17 @@ impl Ledger {
             return None;
         }
         let overdue = self.waiters.iter().filter(|(_, since)| now.saturating_duration_since(*since) >= after).count();
-        let dialing = self.slots.values().filter(|s| s.state == SlotState::Login).count();
-        (dialing < overdue && self.slots.len() < self.limits.most() && self.may_dial(now))
+        (self.dialing() < overdue && self.slots.len() < self.limits.most() && self.may_dial(now))
             .then(|| self.open(worker, now))
+            .flatten()
+    }
+
+    /// Takes out the connection that has rested longest, to be closed.
+    pub fn take_resting(&mut self) -> Option<SlotId> {
+        let resting = self.idle.iter().filter_map(|id| Some((self.slots.get(id)?.since, *id)));
+        let (_, slot) = resting.min()?;
+        self.remove(slot);
+        Some(slot)
     }
 
     /// Takes idle connections out that have rested or lived too long (zero: no limit), or all that are condemned.
@@ -405,6 +444,7 @@ impl Ledger {
             self.set(slot, SlotState::Active, now);
             given.push((waiter, slot));
         }
+        self.sate();
         let dials = std::iter::from_fn(|| self.dial_if_needed(WorkerId(0), now)).collect();
         (given, dials)
     }
@@ -423,7 +463,12 @@ impl Ledger {
             && let Some((waiter, _)) = self.waiters.pop_front()
         {
             self.set(slot, SlotState::Active, now);
+            self.sate();
             return Freed::Give(waiter);
+        }
+        if self.quotas.iter().any(|quota| quota.is_short()) {
+            self.remove(slot);
+            return Freed::Close(None);
         }
         self.set(slot, SlotState::Idle, now);
         self.idle.push_back(slot);
@@ -452,16 +497,55 @@ impl Ledger {
     }
 
     fn dial_if_needed(&mut self, worker: WorkerId, now: Instant) -> Option<SlotId> {
-        let dialing = self.slots.values().filter(|s| s.state == SlotState::Login).count();
-        (dialing < self.waiters.len() && self.slots.len() < self.limits.size && self.may_dial(now))
+        (self.dialing() < self.waiters.len() && self.slots.len() < self.limits.size && self.may_dial(now))
             .then(|| self.open(worker, now))
+            .flatten()
     }
 
-    fn open(&mut self, worker: WorkerId, now: Instant) -> SlotId {
+    /// None: a quota has nothing left.
+    fn open(&mut self, worker: WorkerId, now: Instant) -> Option<SlotId> {
+        self.want(None);
+        if let Some(at) = self.quotas.iter().position(|quota| !quota.take()) {
+            self.quotas.iter().take(at).for_each(|quota| quota.give_back());
+            if !self.waiters.is_empty() {
+                self.want(Some(at));
+            }
+            return None;
+        }
         let slot = Slot { state: SlotState::Login, worker, cancels: 0, since: now, created: now, condemned: false };
         self.next += 1;
         self.slots.insert(SlotId(self.next), slot);
-        SlotId(self.next)
+        let slot = SlotId(self.next);
+        // One may not be all that is needed.
+        if self.dialing() < self.waiters.len() && self.slots.len() < self.limits.size {
+            self.want(self.quotas.iter().position(|quota| quota.is_full()));
+        }
+        Some(slot)
+    }
+
+    /// Whoever has left the queue may have been the one for whom more was wanted.
+    fn sate(&mut self) {
+        if self.starved.is_some() && self.dialing() >= self.waiters.len() {
+            self.want(None);
+        }
+    }
+
+    fn dialing(&self) -> usize {
+        self.slots.values().filter(|s| s.state == SlotState::Login).count()
+    }
+
+    /// Tells the quotas which of them keeps someone waiting.
+    fn want(&mut self, starved: Option<usize>) {
+        let before = std::mem::replace(&mut self.starved, starved);
+        if before == starved {
+            return;
+        }
+        if let Some(quota) = before.and_then(|at| self.quotas.get(at)) {
+            quota.want(false);
+        }
+        if let Some(quota) = starved.and_then(|at| self.quotas.get(at)) {
+            quota.want(true);
+        }
     }
 
     fn set(&mut self, slot: SlotId, state: SlotState, now: Instant) {
@@ -473,7 +557,18 @@ impl Ledger {
 
     fn remove(&mut self, slot: SlotId) {
         self.idle.retain(|s| *s != slot);
-        self.slots.remove(&slot);
+        if self.slots.remove(&slot).is_some() {
+            self.quotas.iter().for_each(|quota| quota.give_back());
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.want(None);
+        for _ in &self.slots {
+            self.quotas.iter().for_each(|quota| quota.give_back());
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 pub mod checkout;
 pub mod counters;
 pub mod ledger;
+pub mod quota;
+pub mod share;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use crate::server::{Address, Connection, Target};
 pub use checkout::{Checkout, Verdict};
 use counters::PoolCounters;
 use ledger::{Acquire, Backoff, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
+pub use share::{Share, Shares};
 
 /// Time to the second attempt when a server cannot be reached.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
@@ -130,6 +133,8 @@ pub struct Pool {
     pub health: Arc<ServerHealth>,
     /// What it has done.
     pub counters: PoolCounters,
+    /// What its connections count for beside its own limits.
+    shares: Vec<Arc<Share>>,
     inner: Mutex<Inner>,
     next_waiter: AtomicU64,
     /// Counts to the host that the next connection goes to.
@@ -173,9 +178,16 @@ pub enum Asked {
 impl Pool {
     /// An empty pool.
     #[must_use]
-    pub fn new(key: PoolKey, target: Target, settings: PoolSettings, health: Arc<ServerHealth>) -> Arc<Self> {
+    pub fn new(
+        key: PoolKey,
+        target: Target,
+        settings: PoolSettings,
+        health: Arc<ServerHealth>,
+        shares: Vec<Arc<Share>>,
+    ) -> Arc<Self> {
+        let quotas = shares.iter().map(|share| Arc::clone(&share.quota)).collect();
         let inner = Inner {
-            ledger: Ledger::new(settings.limits),
+            ledger: Ledger::sharing(settings.limits, quotas),
             idle: FxHashMap::default(),
             known: FxHashMap::default(),
             waiting: HashMap::new(),
@@ -184,7 +196,10 @@ impl Pool {
             last_used: clock::now(),
         };
         let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
-        Arc::new(Self { key, target, settings, health, counters, inner, next_waiter, turn: AtomicUsize::new(0) })
+        let turn = AtomicUsize::new(0);
+        let pool = Arc::new(Self { key, target, settings, health, counters, shares, inner, next_waiter, turn });
+        pool.shares.iter().for_each(|share| share.join(&pool));
+        pool
     }
 
     /// Asks for a connection for a client on `worker`.
@@ -214,8 +229,12 @@ impl Pool {
                 Acquire::Queued(dial) => {
                     let (sender, receiver) = oneshot::channel();
                     inner.waiting.insert(waiter, sender);
+                    let starved = inner.ledger.starved_of().is_some();
                     drop(inner);
                     self.dial(dial, worker);
+                    if starved {
+                        self.make_room(worker);
+                    }
                     return Ok(Asked::Later(Ticket { pool: Arc::clone(self), waiter, receiver }));
                 }
                 // The prober may know that it is back.
@@ -228,7 +247,10 @@ impl Pool {
     }
 
     fn dial(self: &Arc<Self>, slot: Option<SlotId>, worker: WorkerId) {
-        let Some(slot) = slot else { return self.tell_stranded() };
+        let Some(slot) = slot else {
+            self.tell_stranded();
+            return self.leave_room(worker);
+        };
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
             match pool.login(worker).await {
@@ -315,6 +337,7 @@ impl Pool {
         let told = inner.ledger.login_failed(slot, Backoff { first, most }, now);
         let senders: Vec<_> = told.iter().filter_map(|w| inner.waiting.remove(w)).collect();
         drop(inner);
+        self.leave_room(WorkerId(0));
         for sender in senders {
             // A waiter that has left needs no answer.
             drop(sender.send(Err(error.clone())));
@@ -461,6 +484,8 @@ impl Pool {
         for slot in dials {
             self.dial(Some(slot), worker);
         }
+        self.make_room(worker);
+        self.leave_room(worker);
     }
 
     /// Nothing is lent any more until [`Pool::resume`].

@@ -102,6 +102,17 @@ impl Client {
                 self.clean_up(link).await;
                 Ended::Client(End::Gone)
             }
+            Event::Cancel(error) => {
+                let mute = link.server_rest > 0;
+                if let Some(request) = link.checkout.pool().begin_cancel(link.checkout.slot()) {
+                    // The connection counts until the server has been asked to end what nobody waits for any more.
+                    tokio::task::spawn_local(async move {
+                        request.send().await;
+                        drop(link);
+                    });
+                }
+                Ended::Client(if mute { End::Gone } else { End::Told(error) })
+            }
             Event::Stop(error) => {
                 let mute = link.server_rest > 0;
                 self.clean_up(link).await;

@@ -83,6 +83,8 @@ use Kind::{File, Flag, Mode, Seconds, Text, Whole, Word};
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid \
                           WHERE rolname=$1 AND rolcanlogin";
 
+const FROM_GENERAL: &str = "0: as in `[pgbouncer]`";
+
 const CIPHERS: &str = "names of suites, OpenSSL's or rustls's; no expressions like `HIGH:!aNULL`";
 
 /// `[pgbouncer]`.
@@ -105,7 +107,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("auth_user", &[""], Text, ""),
     row("autodb_idle_timeout", &["3600"], Seconds, ""),
     row("cancel_wait_timeout", &["10"], Seconds, "").later(),
-    row("client_idle_timeout", &["0"], Seconds, "").later(),
+    row("client_idle_timeout", &["0"], Seconds, ""),
     row("client_login_timeout", &["60"], Seconds, ""),
     row("client_tls13_ciphers", &[""], Text, "").later().unless(without_client_tls),
     row("client_tls_ca_file", &[""], File, "").unless(without_client_tls),
@@ -136,17 +138,17 @@ pub(super) static GENERAL: &[Row] = &[
     row("logfile", &[""], File, ""),
     row("max_client_conn", &["100"], Whole, "console connections are not counted: an operator always gets in").better(),
     row("max_db_client_connections", &["0"], Whole, ""),
-    row("max_db_connections", &["0"], Whole, "").later(),
+    row("max_db_connections", &["0"], Whole, "over all servers of the database"),
     row("max_packet_size", &["2147483647"], Whole, "for what clients send; results are never held"),
     row("max_prepared_statements", &["200"], Whole, "SQL's own PREPARE and EXECUTE work as well").better(),
     row("max_user_client_connections", &["0"], Whole, ""),
-    row("max_user_connections", &["0"], Whole, "").later(),
+    row("max_user_connections", &["0"], Whole, ""),
     row("min_pool_size", &["0"], Whole, "capped at the pool size"),
     row("peer_id", &["0"], Whole, "").later(),
     row("pidfile", &[""], File, ""),
     row("pkt_buf", &["4096"], Whole, "buffers are as large as what is in them").idle(),
     row("pool_mode", &["session"], Word, ""),
-    row("query_timeout", &["0"], Seconds, "").later(),
+    row("query_timeout", &["0"], Seconds, "the statement is cancelled on its server as well").better(),
     row("query_wait_notify", &["5"], Seconds, "").later(),
     row("query_wait_timeout", &["120"], Seconds, ""),
     row("reserve_pool_size", &["0"], Whole, ""),
@@ -189,7 +191,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("tcp_user_timeout", &["0"], Whole, ""),
     row("track_extra_parameters", &["IntervalStyle"], Text, "every setting stays with its client, listed or not")
         .better(),
-    row("transaction_timeout", &["0"], Seconds, "").later(),
+    row("transaction_timeout", &["0"], Seconds, ""),
     row("unix_socket_dir", &["/tmp"], File, "not yet: abstract sockets (`@`)"),
     row("unix_socket_group", &[""], Text, ""),
     row("unix_socket_mode", &["0777"], Mode, ""),
@@ -210,13 +212,13 @@ pub(super) static DATABASE: &[Row] = &[
     row("host", &[], Text, "not yet: abstract sockets (`@`)"),
     row("load_balance_hosts", &["round-robin"], Word, ""),
     row("max_db_client_connections", &["-1", "0"], Whole, ""),
-    row("max_db_connections", &["-1", "0"], Whole, "").later(),
+    row("max_db_connections", &["-1", "0"], Whole, ""),
     row("min_pool_size", &["-1"], Whole, "capped at the pool size"),
     row("password", &[], Text, ""),
     row("pool_mode", &[], Word, ""),
     row("pool_size", &["-1"], Whole, ""),
     row("port", &["5432"], Whole, ""),
-    row("query_wait_timeout", &["-1"], Seconds, "").later(),
+    row("query_wait_timeout", &["-1"], Seconds, ""),
     row("reserve_pool", &["-1"], Whole, "the old name of `reserve_pool_size`"),
     row("reserve_pool_size", &["-1"], Whole, ""),
     row("server_lifetime", &["-1"], Seconds, ""),
@@ -227,16 +229,16 @@ pub(super) static DATABASE: &[Row] = &[
 
 /// A user of `[users]`.
 pub(super) static USER: &[Row] = &[
-    row("client_idle_timeout", &["0"], Seconds, "").later(),
-    row("idle_transaction_timeout", &["0"], Seconds, "").later(),
+    row("client_idle_timeout", &["0"], Seconds, FROM_GENERAL),
+    row("idle_transaction_timeout", &["0"], Seconds, FROM_GENERAL),
     row("max_user_client_connections", &["-1", "0"], Whole, ""),
-    row("max_user_connections", &["-1", "0"], Whole, "").later(),
+    row("max_user_connections", &["-1", "0"], Whole, ""),
     row("pool_mode", &[], Word, ""),
     row("pool_size", &["-1"], Whole, ""),
-    row("query_timeout", &["0"], Seconds, "").later(),
-    row("query_wait_timeout", &["-1"], Seconds, "").later(),
+    row("query_timeout", &["0"], Seconds, FROM_GENERAL),
+    row("query_wait_timeout", &["-1"], Seconds, ""),
     row("reserve_pool_size", &["-1"], Whole, ""),
-    row("transaction_timeout", &["0"], Seconds, "").later(),
+    row("transaction_timeout", &["0"], Seconds, FROM_GENERAL),
 ];
 
 /// A peer of `[peers]`: read, and of no use without `peer_id`.

@@ -117,7 +117,7 @@ fn all_mistakes_are_told_with_their_places() {
         (
             "more.ini",
             "e = host=@abstract\npgbouncer = host=h\nmy db = host=h\n[pgbouncer]\nlisten_prot = 1\nlisten_port = 99999\n\
-             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pam\nquery_timeout = 3\n[x\nauth_file=u",
+             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pam\nsyslog = 1\n[x\nauth_file=u",
         ),
     ];
     let expected = [
@@ -137,7 +137,7 @@ fn all_mistakes_are_told_with_their_places() {
         "more.ini:9: server_idle_timeout = \"-1\" is not a number of seconds, like 15 or 0.5",
         "more.ini:10: expected NAME = VALUE, [SECTION], %include FILE or a comment",
         "more.ini:11: auth_type = pam is not supported yet; users can be listed in auth_file",
-        "more.ini:12: query_timeout is not supported yet; leave it out, or at 0",
+        "more.ini:12: syslog is not supported yet; leave it out, or at 0",
         "more.ini:13: the section's name is not closed: a \"]\" is missing",
         "pgbouncer.ini:8: %include missing.ini: cannot read the file: entity not found",
         "pgbouncer.ini:9: unknown directive; expected %include FILE",

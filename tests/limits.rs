@@ -1,0 +1,342 @@
+//! Limits on time and on connections are kept, by all and by each, and who passes one learns which it was.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::raw::RawClient;
+use common::weir::{Builder, Weir};
+use common::wire::{ServerError, show};
+use pgweir::clock;
+
+const SOON: Duration = Duration::from_secs(15);
+/// Longer than any limit of these tests.
+const LONG: Duration = Duration::from_millis(1500);
+
+/// pgweir with the database `app` over `size` connections to this cluster.
+fn over(cluster: &Cluster, size: u32) -> Builder {
+    let port = cluster.port();
+    let database = format!("[databases.app]\nprimary = \"postgres://127.0.0.1:{port}/postgres\"\npool_size = {size}");
+    Weir::builder().database(&database)
+}
+
+/// The one error that ended the session.
+fn farewell(client: &mut RawClient) -> ServerError {
+    let messages = client.read_to_end();
+    let errors: Vec<ServerError> = messages.iter().filter_map(|m| m.error()).collect();
+    assert_eq!(errors.len(), 1, "{}", show(&messages));
+    errors.into_iter().next().unwrap()
+}
+
+/// The session is ended by that error, which names the setting.
+fn ends(client: &mut RawClient, code: &str, setting: &str) {
+    let error = farewell(client);
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", code), "{error}");
+    assert!(error.fields[&'D'].starts_with(setting), "{error}");
+}
+
+/// What sleeps on the server in the name of pgweir.
+fn sleepers(cluster: &Cluster) -> String {
+    cluster.value("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%'")
+}
+
+#[test]
+fn a_statement_that_takes_too_long_is_cancelled_on_its_server() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("query_timeout = \"500ms\"").start();
+    let mut client = weir.client("app");
+    let begun = clock::now();
+    client.query("SELECT pg_sleep(60)");
+    ends(&mut client, "57014", "query_timeout");
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    eventually("the server was told", SOON, || (sleepers(&cluster) == "0").then_some(()));
+    // The only connection is to be had again.
+    let mut client = weir.client("app");
+    assert_eq!(client.value("SELECT 1"), "1");
+    // By the extended protocol, in a transaction.
+    client.run("BEGIN");
+    client.parse("", "SELECT pg_sleep(60)", &[]);
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.sync();
+    ends(&mut client, "57014", "query_timeout");
+    assert_eq!(weir.client("app").value("SELECT 2"), "2");
+}
+
+#[test]
+fn who_asks_nothing_has_no_query_timeout() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).general("query_timeout = \"500ms\"").start();
+    let (mut resting, mut open) = (weir.client("app"), weir.client("app"));
+    assert_eq!(resting.value("SELECT 1"), "1");
+    open.run("BEGIN");
+    std::thread::sleep(LONG);
+    assert_eq!(open.value("SELECT 2"), "2");
+    assert_eq!(open.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(resting.value("SELECT 3"), "3");
+    // Many short statements are not a long one, in a pipeline neither.
+    for _ in 0..6 {
+        resting.query("SELECT pg_sleep(0.2)");
+    }
+    for _ in 0..6 {
+        assert!(show(&resting.read_until_ready()).ends_with("Z(I)"));
+    }
+    // Nor is data that keeps coming.
+    resting.run("CREATE TABLE copied (a int)");
+    resting.query("COPY copied FROM STDIN");
+    resting.read_until(b'G');
+    for _ in 0..6 {
+        resting.copy_data(b"1\n");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    resting.copy_done();
+    assert_eq!(show(&resting.read_until_ready()), "C(COPY 6) Z(I)");
+}
+
+#[test]
+fn a_statement_that_gets_no_server_in_its_time_fails_and_the_session_goes_on() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("query_timeout = \"500ms\"").start();
+    let (mut holder, mut waiter) = (weir.client("app"), weir.client("app"));
+    holder.run("BEGIN");
+    let error = waiter.rows("SELECT 1").unwrap_err();
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("ERROR", "57014"));
+    assert!(error.message.contains("query_timeout"), "{error}");
+    holder.run("COMMIT");
+    assert_eq!(waiter.value("SELECT 1"), "1");
+}
+
+#[test]
+fn transactions_that_last_or_rest_too_long_end() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE kept (a int)");
+    let weir = over(&cluster, 1).general("transaction_timeout = \"1s\"\nidle_transaction_timeout = \"500ms\"").start();
+    let mut resting = weir.client("app");
+    let backend = resting.value("SELECT pg_backend_pid()");
+    resting.run("BEGIN");
+    resting.run("INSERT INTO kept VALUES (1)");
+    ends(&mut resting, "25P03", "idle_transaction_timeout");
+    let mut busy = weir.client("app");
+    assert_eq!(busy.value("SELECT pg_backend_pid()"), backend, "what rested is rolled back and its server lent again");
+    busy.run("BEGIN");
+    busy.run("INSERT INTO kept VALUES (2)");
+    let begun = clock::now();
+    while begun.elapsed() < Duration::from_millis(700) {
+        busy.value("SELECT 1");
+    }
+    busy.query("SELECT pg_sleep(60)");
+    ends(&mut busy, "25P04", "transaction_timeout");
+    eventually("the server was told", SOON, || (sleepers(&cluster) == "0").then_some(()));
+    // Many transactions of one client are not a long one.
+    let mut client = weir.client("app");
+    let begun = clock::now();
+    while begun.elapsed() < LONG {
+        client.run("BEGIN");
+        client.run("COMMIT");
+    }
+    assert_eq!(client.value("SELECT count(*) FROM kept"), "0");
+}
+
+#[test]
+fn a_client_that_asks_for_nothing_is_closed() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).general("client_idle_timeout = \"800ms\"").start();
+    let mut never = weir.client("app");
+    ends(&mut never, "57P05", "client_idle_timeout");
+    let mut client = weir.client("app");
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(400));
+        assert_eq!(client.value("SELECT 1"), "1");
+    }
+    // A transaction is no rest, nor is a statement that takes its time.
+    client.run("BEGIN");
+    client.expect_silence(LONG);
+    assert_eq!(
+        show(&{
+            client.query("SELECT pg_sleep(1.2)");
+            client.read_until_ready()
+        }),
+        "T(pg_sleep:2278) D() C(SELECT 1) Z(T)"
+    );
+    client.run("COMMIT");
+    // Pieces of a message are no request.
+    client.send_bytes(b"Q\0");
+    ends(&mut client, "57P05", "client_idle_timeout");
+}
+
+#[test]
+fn in_session_mode_as_well() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("client_idle_timeout = \"600ms\"\npool_mode = \"session\"").start();
+    let mut client = weir.client("app");
+    client.run("SET work_mem = '1MB'");
+    ends(&mut client, "57P05", "client_idle_timeout");
+    assert_ne!(weir.client("app").value("SHOW work_mem"), "1MB");
+}
+
+#[test]
+fn users_and_databases_have_limits_of_their_own() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE hasty LOGIN; CREATE ROLE patient LOGIN");
+    let users = "[users.hasty]\nquery_timeout = \"400ms\"\ntransaction_timeout = \"10s\"\nquery_wait_timeout = \"300ms\"\n\
+                 idle_transaction_timeout = \"400ms\"\n[users.patient]\nquery_timeout = 0\nclient_idle_timeout = 0";
+    let weir = over(&cluster, 1)
+        .database("query_wait_timeout = \"200ms\"")
+        .database(users)
+        .users("\"hasty\" \"\"\n\"patient\" \"\"")
+        .general("query_timeout = \"1s\"\nclient_idle_timeout = \"1s\"")
+        .start();
+    let connect = |user: &str| weir.login(user, "app").connect().unwrap();
+    let mut patient = connect("patient");
+    patient.query("SELECT pg_sleep(1.3)");
+    assert!(show(&patient.read_until_ready()).ends_with("Z(I)"));
+    patient.expect_silence(LONG);
+    let mut hasty = connect("hasty");
+    hasty.query("SELECT pg_sleep(60)");
+    ends(&mut hasty, "57014", "query_timeout is 0.4 s");
+    let mut hasty = connect("hasty");
+    hasty.run("BEGIN");
+    let mut other = connect("hasty");
+    let error = other.rows("SELECT 1").unwrap_err();
+    assert!(error.message.contains("0.3 s (query_wait_timeout)"), "{error}");
+    ends(&mut hasty, "25P03", "idle_transaction_timeout is 0.4 s");
+    let (mut holder, mut waiter) = (weir.client("app"), weir.client("app"));
+    holder.run("BEGIN");
+    let error = waiter.rows("SELECT 1").unwrap_err();
+    assert!(error.message.contains("0.2 s (query_wait_timeout)"), "{error}");
+    holder.query("SELECT pg_sleep(60)");
+    ends(&mut holder, "57014", "query_timeout is 1 s");
+}
+
+#[test]
+fn a_reload_brings_limits_to_those_who_are_there() {
+    let cluster = Cluster::start();
+    let mut weir = over(&cluster, 3).start();
+    let (mut resting, mut sleeping, mut open) = (weir.client("app"), weir.client("app"), weir.client("app"));
+    resting.value("SELECT 1");
+    sleeping.query("SELECT pg_sleep(60)");
+    open.run("BEGIN");
+    eventually("it sleeps", SOON, || (sleepers(&cluster) == "1").then_some(()));
+    let lines = "query_timeout = \"300ms\"\nidle_transaction_timeout = \"300ms\"\nclient_idle_timeout = \"300ms\"";
+    weir.reconfigure(|builder| builder.general(lines));
+    weir.hup();
+    ends(&mut resting, "57P05", "client_idle_timeout");
+    ends(&mut sleeping, "57014", "query_timeout");
+    ends(&mut open, "25P03", "idle_transaction_timeout");
+}
+
+/// pgweir with two databases on this cluster, and users who may use both.
+fn shared(cluster: &Cluster, general: &str, first: &str, users: &str) -> Weir {
+    cluster.sql("CREATE ROLE one LOGIN; CREATE ROLE two LOGIN");
+    let url = format!("primary = \"postgres://127.0.0.1:{}/postgres\"", cluster.port());
+    let databases = format!("[databases.app]\n{url}\n{first}\n[databases.other]\n{url}\n{users}");
+    Weir::builder().database(&databases).general(general).users("\"one\" \"\"\n\"two\" \"\"").start()
+}
+
+/// Connections of pgweir to the cluster.
+fn connections(cluster: &Cluster) -> String {
+    cluster.value("SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL")
+}
+
+#[test]
+fn a_limit_per_database_is_shared_by_its_users() {
+    let cluster = Cluster::start();
+    let weir = shared(&cluster, "max_db_connections = 7\nquery_wait_timeout = \"500ms\"", "max_db_connections = 2", "");
+    let connect = |user: &str, database: &str| weir.login(user, database).connect().unwrap();
+    let (mut a, mut b, mut c) = (connect("one", "app"), connect("two", "app"), connect("two", "app"));
+    a.run("BEGIN");
+    b.run("BEGIN");
+    let error = c.rows("SELECT 1").unwrap_err();
+    assert_eq!(error.code, "53300");
+    // Another database has a limit of its own.
+    assert_eq!(connect("two", "other").value("SELECT 1"), "1");
+    // Who waits gets the room that a connection of another pool leaves.
+    c.query("SELECT 3");
+    a.run("COMMIT");
+    assert_eq!(show(&c.read_until_ready()), "T(?column?:23) D(3) C(SELECT 1) Z(I)");
+    b.run("COMMIT");
+    // Both rest now, and are the second user's: the first's statement closes one.
+    assert_eq!(a.value("SELECT 4"), "4");
+    let shown = weir.admin_table("SHOW DATABASES");
+    let app = shown.iter().find(|row| row["name"] == "app").unwrap();
+    assert_eq!((app["max_connections"].as_str(), app["current_connections"].as_str()), ("2", "2"));
+    assert_eq!(shown.iter().find(|row| row["name"] == "other").unwrap()["max_connections"], "7");
+    eventually("the connections are what the limit allows", SOON, || (connections(&cluster) == "3").then_some(()));
+}
+
+#[test]
+fn a_limit_per_user_is_shared_by_the_databases() {
+    let cluster = Cluster::start();
+    let general = "max_user_connections = 1\nquery_wait_timeout = \"500ms\"";
+    let weir = shared(&cluster, general, "", "[users.two]\nmax_user_connections = 2");
+    let connect = |user: &str, database: &str| weir.login(user, database).connect().unwrap();
+    let (mut a, mut b) = (connect("one", "app"), connect("one", "other"));
+    // What rests in one database makes room for the other, back and forth.
+    for _ in 0..3 {
+        assert_eq!(a.value("SELECT 1"), "1");
+        assert_eq!(b.value("SELECT 2"), "2");
+    }
+    a.run("BEGIN");
+    assert_eq!(b.rows("SELECT 1").unwrap_err().code, "53300");
+    let (mut c, mut d, mut e) = (connect("two", "app"), connect("two", "other"), connect("two", "app"));
+    c.run("BEGIN");
+    d.run("BEGIN");
+    assert_eq!(e.rows("SELECT 1").unwrap_err().code, "53300");
+    a.run("COMMIT");
+    assert_eq!(b.value("SELECT 1"), "1");
+}
+
+#[test]
+fn many_clients_on_all_workers_never_pass_a_shared_limit() {
+    let cluster = Cluster::start();
+    let weir = shared(&cluster, "workers = 4", "max_db_connections = 3", "");
+    std::thread::scope(|scope| {
+        for number in 0..24 {
+            let weir = &weir;
+            scope.spawn(move || {
+                let user = ["one", "two", "postgres"][number % 3];
+                let mut client = weir.login(user, "app").connect().unwrap();
+                for turn in 0..10 {
+                    assert_eq!(client.value(&format!("SELECT {turn} FROM pg_sleep(0.002)")), turn.to_string());
+                }
+            });
+        }
+        let mut console = weir.console().unwrap();
+        for _ in 0..50 {
+            console.query("SHOW DATABASES");
+            let messages = console.read_until_ready();
+            let columns = messages.iter().find_map(|m| m.columns()).unwrap();
+            let at = columns.iter().position(|name| name == "current_connections").unwrap();
+            for row in messages.iter().filter_map(|m| m.row()).filter(|row| row[0].as_deref() == Some("app")) {
+                let current: usize = row[at].clone().unwrap().parse().unwrap();
+                assert!(current <= 3, "{current}");
+            }
+        }
+    });
+}
+
+#[test]
+fn pgbouncers_file_sets_them() {
+    let cluster = Cluster::start();
+    let ini = format!(
+        "[databases]\napp = host=127.0.0.1 port={} dbname=postgres query_wait_timeout=7\n[users]\n\
+         hasty = query_timeout=0.4 client_idle_timeout=0\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = PORT\n\
+         unix_socket_dir =\nauth_type = trust\nauth_file = DIR/userlist.txt\nadmin_users = admin\n\
+         query_timeout = 3\ntransaction_timeout = 4\nclient_idle_timeout = 1.5\n",
+        cluster.port()
+    );
+    cluster.sql("CREATE ROLE hasty LOGIN");
+    let weir = Weir::builder().ini(&ini).users("\"hasty\" \"\"").start();
+    let mut hasty = weir.login("hasty", "app").connect().unwrap();
+    hasty.query("SELECT pg_sleep(60)");
+    ends(&mut hasty, "57014", "query_timeout is 0.4 s");
+    // 0 of a user is PgBouncer's "as above".
+    ends(&mut weir.login("hasty", "app").connect().unwrap(), "57P05", "client_idle_timeout is 1.5 s");
+    let shown = weir.admin("SHOW CONFIG");
+    let value = |name: &str| shown.iter().find(|row| row[0] == name).unwrap()[1].clone();
+    assert_eq!(["query_timeout", "transaction_timeout", "client_idle_timeout"].map(value), ["3", "4", "1.5"]);
+}
