@@ -410,7 +410,7 @@ impl Session {
             request.undo.push(Undo::ServerClose(evicted));
             self.pipeline.push(request);
         }
-        if self.pipeline.concerns(statement.id) {
+        if self.pipeline.concerns(statement.id) || server.statements.is_doubted(statement.id) {
             // It may be there or not, as what is under way turns out: closing it first is right either way.
             encode::close_statement(out, statement.server_name().as_bytes());
             let mut request = Request::swallow(Kind::Close);
@@ -570,7 +570,7 @@ impl Session {
                     if self.settings.get("search_path").is_none() {
                         statement.accept(self.pools);
                     }
-                    server.statements.restore(statement);
+                    server.statements.confirm(statement);
                 }
                 Some(Done::Closed(statement)) => server.statements.remove(statement.id),
                 None => {}
@@ -601,10 +601,12 @@ impl Session {
     fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
         self.failed = true;
         // PostgreSQL drops the unnamed statement before it reads the text of the next.
-        let version = self.unnamed_version;
-        let is_last = |u: &Undo| matches!(u, Undo::ClientUnnamed { version: of, .. } if *of == version);
-        let head = self.pipeline.head();
-        let unnamed_failed = head.is_some_and(|r| matches!(r.kind, Kind::Parse) && r.undo.iter().any(is_last));
+        let version = |undo: &Undo| match undo {
+            Undo::ClientUnnamed { version, .. } => Some(*version),
+            _ => None,
+        };
+        let head = self.pipeline.head().filter(|request| matches!(request.kind, Kind::Parse));
+        let unnamed_failed = head.and_then(|request| request.undo.iter().find_map(version));
         if let Some(Request { kind: Kind::Query { .. }, answer: Answer::Swallow, .. }) = self.pipeline.head() {
             self.unseen_error = Some(Box::new(message::server_error(body)));
             return Action::Swallow;
@@ -617,10 +619,17 @@ impl Session {
             ),
             None => (None, None, false),
         };
-        for undo in self.pipeline.fail() {
+        let undone = self.pipeline.fail();
+        // What was sent behind the next Sync took for granted what did not happen, and may be undone in its turn.
+        let overtaken = self.pipeline.len() > 1;
+        for undo in undone {
+            if overtaken && let Undo::ServerPrepare(statement) | Undo::ServerClose(statement) = &undo {
+                server.statements.doubt(statement.id);
+            }
             self.undo(undo, server);
         }
-        if unnamed_failed {
+        // Unless what came behind the next Sync has made another since.
+        if unnamed_failed == Some(self.unnamed_version + 1) {
             self.unnamed = None;
         }
         if extended && self.pipeline.is_empty() {

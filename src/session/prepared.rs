@@ -3,7 +3,7 @@
 //! A client's name stands for a [`Statement`]; equal text and parameter types are one statement whichever client
 //! prepared it, and it goes by one name on every server. A server holds a bounded number of them, the ones used last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -144,18 +144,20 @@ impl Registry {
 pub struct ServerStatements {
     held: LruCache<StatementId, Arc<Statement>>,
     max: usize,
+    /// Those that may be there or not, whatever `held` says, until an answer tells.
+    doubted: HashSet<StatementId>,
 }
 
 impl ServerStatements {
     /// Room for `max` statements (at least one).
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { held: LruCache::unbounded(), max: max.max(1) }
+        Self { held: LruCache::unbounded(), max: max.max(1), doubted: HashSet::new() }
     }
 
     /// Whether the server has it; it then counts as used just now.
     pub fn touch(&mut self, id: StatementId) -> bool {
-        self.held.get(&id).is_some()
+        self.held.get(&id).is_some() && !self.doubted.contains(&id)
     }
 
     /// Adds one; returns the one that must go for it.
@@ -167,6 +169,23 @@ impl ServerStatements {
     /// Puts back one whose closing failed; the bound may be exceeded by it until the next insert.
     pub fn restore(&mut self, statement: Arc<Statement>) {
         self.held.put(statement.id, statement);
+    }
+
+    /// The server has said that it has it.
+    pub fn confirm(&mut self, statement: Arc<Statement>) {
+        self.doubted.remove(&statement.id);
+        self.restore(statement);
+    }
+
+    /// Nobody knows whether the server has it.
+    pub fn doubt(&mut self, id: StatementId) {
+        self.doubted.insert(id);
+    }
+
+    /// Whether nobody knows.
+    #[must_use]
+    pub fn is_doubted(&self, id: StatementId) -> bool {
+        self.doubted.contains(&id)
     }
 
     /// Forgets one.
@@ -184,6 +203,7 @@ impl ServerStatements {
     /// Forgets all.
     pub fn clear(&mut self) {
         self.held.clear();
+        self.doubted.clear();
     }
 
     /// How many there are.

@@ -515,6 +515,50 @@ fn sent() -> impl Strategy<Value = Sent> {
     ]
 }
 
+/// A Parse of the unnamed statement that fails takes it away, also when another Parse behind it was passed over.
+#[test]
+fn a_failed_parse_leaves_no_unnamed_statement() {
+    let mut w = World::new(1);
+    let mut out = Vec::new();
+    parse(&mut out, "", "SELECT 1");
+    encode::sync(&mut out);
+    w.send(&out);
+    out.clear();
+    parse(&mut out, "", "BAD");
+    parse(&mut out, "", "SELECT 1");
+    encode::sync(&mut out);
+    w.send(&out);
+    out.clear();
+    bind(&mut out, "");
+    encode::sync(&mut out);
+    let answer = show(&w.send(&out));
+    assert!(answer.contains("26000"), "{answer}");
+}
+
+/// Two parts of a pipeline that both fail, the second sent before the first was answered: what the server has of the statements that
+/// they moved in and out is not taken for known.
+#[test]
+fn what_failed_twice_is_not_taken_for_known() {
+    let mut w = World::new(1);
+    for (name, sql) in [("c", "SELECT 3"), ("b", "SELECT 1")] {
+        let mut out = Vec::new();
+        parse(&mut out, name, sql);
+        encode::sync(&mut out);
+        w.send(&out);
+    }
+    let mut out = Vec::new();
+    for name in ["c", "b"] {
+        bind(&mut out, "");
+        bind(&mut out, name);
+        encode::sync(&mut out);
+    }
+    w.send(&out);
+    let mut out = Vec::new();
+    bind(&mut out, "b");
+    encode::sync(&mut out);
+    assert_eq!(show(&w.send(&out)), "2 ZI");
+}
+
 proptest! {
     /// What a client sees of its own names is what one server with its own names would have shown it.
     #[test]
