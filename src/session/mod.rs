@@ -402,7 +402,7 @@ impl Session {
         server: &mut ServerState,
         out: &mut Vec<u8>,
     ) {
-        let again = server.statements.touch(statement.id);
+        let again = server.statements.lists(statement.id);
         if let Some(evicted) = server.statements.insert(Arc::clone(statement)) {
             encode::close_statement(out, evicted.server_name().as_bytes());
             let mut request = Request::swallow(Kind::Close);

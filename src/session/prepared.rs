@@ -177,6 +177,12 @@ impl ServerStatements {
         self.restore(statement);
     }
 
+    /// Whether it is listed, be it doubted or not.
+    #[must_use]
+    pub fn lists(&self, id: StatementId) -> bool {
+        self.held.contains(&id)
+    }
+
     /// Nobody knows whether the server has it.
     pub fn doubt(&mut self, id: StatementId) {
         self.doubted.insert(id);
