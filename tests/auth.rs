@@ -356,8 +356,10 @@ fn unix_socket() {
         ))
         .start();
     let path = dir.path().join(format!(".s.PGSQL.{}", weir.port()));
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o700);
+    common::eventually("the socket is there, with its mode", Duration::from_secs(5), || {
+        let permissions = std::fs::metadata(&path).ok()?.permissions();
+        (std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777 == 0o700).then_some(())
+    });
     for database in ["app", "local"] {
         let mut client = Login::new(Address::Unix(path.clone()), "postgres", database).connect().unwrap();
         assert_eq!(client.value("SELECT 6 * 7"), "42");

@@ -5,8 +5,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
+
+/// How many connections may wait at a unix socket to be accepted; the kernel's own limit is mostly lower.
+const PENDING: i32 = 4096;
 
 /// Binds `host` (a name, an address, or `*` for every address) and `port`. A name may stand for several addresses. With
 /// `share` other processes may listen there too, and the system spreads the connections.
@@ -75,11 +78,17 @@ pub fn unix(dir: &Path, port: u16, mode: u32, group: Option<u32>) -> io::Result<
         }
         std::fs::remove_file(&path)?;
     }
-    let listener = UnixListener::bind(&path).map_err(|e| named(&e, &path.display().to_string()))?;
+    let at_path = |e: io::Error| named(&e, &path.display().to_string());
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(at_path)?;
+    socket.bind(&SockAddr::unix(&path).map_err(at_path)?).map_err(at_path)?;
+    // Nobody gets through before the file is as it shall be: only then does it listen.
     if let Some(group) = group {
         let given = std::os::unix::fs::chown(&path, None, Some(group));
         given.map_err(|e| io::Error::new(e.kind(), format!("cannot give {} to its group: {e}", path.display())))?;
     }
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+    socket.listen(PENDING).map_err(at_path)?;
+    socket.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))?;
     Ok((listener, SocketFile(path)))
 }
