@@ -111,6 +111,33 @@ fn who_is_not_listed_is_asked_for() {
     assert!(servers.contains(&vec!["ann".to_owned()]) && servers.contains(&vec!["looker".to_owned()]), "{servers:?}");
 }
 
+#[test]
+fn verifiers_are_made_with_the_iterations_asked_for() {
+    let cluster = cluster();
+    let with = |iterations: u32| {
+        let general = format!("auth_type = \"scram-sha-256\"\nauth_user = \"looker\"\nscram_iterations = {iterations}");
+        let users = format!("{LOOKER_LINE}\n\"bob\" \"b\"");
+        Weir::builder().general(&general).users(&users).cluster("app", &cluster, &[])
+    };
+    cluster.sql("CREATE USER bob PASSWORD 'b'");
+    let mut weir = with(600).start();
+    for user in ["bob", "looker"] {
+        assert!(shown(&weir, user).ends_with(" i=600"), "{}", shown(&weir, user));
+    }
+    let mut bob = lets_in(&weir, "bob", "b");
+    assert!(shown(&weir, "ann").ends_with(" i=4096"), "ann's verifier is the server's");
+    weir.reconfigure(|_| with(700));
+    weir.hup();
+    common::eventually("the new number counts", Duration::from_secs(10), || {
+        shown(&weir, "bob").ends_with(" i=700").then_some(())
+    });
+    lets_in(&weir, "bob", "b");
+    assert_eq!(bob.value("SELECT current_user"), "bob");
+    let general = "auth_type = \"scram-sha-256\"\nscram_iterations = 700";
+    let listed = Weir::builder().general(general).users("\"bob\" \"b\"").cluster("app", &cluster, &[]).start();
+    assert_eq!(shown(&listed, "bob"), shown(&listed, "nobody"));
+}
+
 /// CVE class: an unknown user who is let in, as the `auth_user` or otherwise. CVE class: VALID UNTIL ignored by auth_query.
 #[test]
 fn strangers_cannot_be_told_from_wrong_passwords() {

@@ -22,9 +22,10 @@ pub type MockKey = [u8; 32];
 /// Every mistake of the auth file, of the passwords in `[users]` (never with a password in it), and of certificates and keys.
 pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, Vec<String>> {
     let list = users(&config)?;
-    let mock = Arc::new(list.mock(key));
+    let iterations = config.general.scram_iterations;
+    let mock = Arc::new(list.mock(key, iterations));
     let users: BTreeMap<_, _> =
-        list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, old))).collect();
+        list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, iterations, old))).collect();
     let (rules, maps) = hba(&config.general)?;
     let (acceptor, connector) = tls(&config.general)?;
     let config = Arc::new(config);
@@ -135,9 +136,9 @@ fn users(config: &Config) -> Result<Userlist, Vec<String>> {
     if mistakes.is_empty() { Ok(list) } else { Err(mistakes) }
 }
 
-fn credential(name: &str, secret: &Secret, old: Option<&Live>) -> Arc<Credential> {
-    let known = old.and_then(|live| live.users.get(name)).filter(|known| known.secret() == secret);
-    known.map_or_else(|| Arc::new(Credential::from(secret.clone())), Arc::clone)
+fn credential(name: &str, secret: &Secret, iterations: u32, old: Option<&Live>) -> Arc<Credential> {
+    let known = old.and_then(|live| live.users.get(name)).filter(|known| known.is_of(secret, iterations));
+    known.map_or_else(|| Arc::new(Credential::new(secret.clone(), iterations)), Arc::clone)
 }
 
 fn database(
@@ -247,6 +248,10 @@ mod tests {
         assert!(new.databases["b"].paused.load(Ordering::Acquire), "a reload is no RESUME");
         assert!(new.databases["b"].disabled.load(Ordering::Acquire), "and no ENABLE");
         assert!(!Arc::ptr_eq(&old.users["u"], &new.users["u"]));
+        let mut counted = (*old.config).clone();
+        counted.general.scram_iterations += 1;
+        let new = build(counted, Some(&old), key).unwrap();
+        assert!(!Arc::ptr_eq(&old.users["u"], &new.users["u"]), "its verifier is made anew");
         let mut only = (*old.config).clone();
         only.databases.get_mut("b").unwrap().pool_size += 1;
         let new = build(only.clone(), Some(&old), key).unwrap();

@@ -108,11 +108,13 @@ impl Secret {
 
 impl Secret {
     /// How users who do not exist look like one who has this secret: see [`Mock::like`]. None if he has no password.
+    ///
+    /// `iterations`: of the verifiers that are made here.
     #[must_use]
-    pub fn example(&self) -> Option<(MockKind, u32)> {
+    pub fn example(&self, iterations: u32) -> Option<(MockKind, u32)> {
         match self {
             Self::Absent => None,
-            Self::Clear(_) | Self::Md5(_) => Some((MockKind::Md5, scram::DEFAULT_ITERATIONS)),
+            Self::Clear(_) | Self::Md5(_) => Some((MockKind::Md5, iterations)),
             Self::Scram(secret) => Some((MockKind::Scram, secret.iterations())),
         }
     }
@@ -124,16 +126,23 @@ impl Secret {
 #[derive(Debug)]
 pub struct Credential {
     secret: Secret,
+    iterations: u32,
     derived: OnceLock<ScramSecret>,
 }
 
-impl From<Secret> for Credential {
-    fn from(secret: Secret) -> Self {
-        Self { secret, derived: OnceLock::new() }
-    }
-}
-
 impl Credential {
+    /// `iterations`: of the verifier that is made of a clear password; brought into the range of 1 to [`scram::MAX_ITERATIONS`].
+    #[must_use]
+    pub fn new(secret: Secret, iterations: u32) -> Self {
+        Self { secret, iterations: iterations.clamp(1, scram::MAX_ITERATIONS), derived: OnceLock::new() }
+    }
+
+    /// Whether [`Self::new`] would make the same.
+    #[must_use]
+    pub fn is_of(&self, secret: &Secret, iterations: u32) -> bool {
+        self.secret == *secret && self.iterations == iterations
+    }
+
     /// What is stored.
     #[must_use]
     pub fn secret(&self) -> &Secret {
@@ -150,7 +159,7 @@ impl Credential {
             Secret::Scram(secret) => Some(secret),
             Secret::Clear(password) => Some(
                 self.derived
-                    .get_or_init(|| ScramSecret::from_password(password.as_bytes(), &mock.salt(user), mock.iterations)),
+                    .get_or_init(|| ScramSecret::from_password(password.as_bytes(), &mock.salt(user), self.iterations)),
             ),
             Secret::Absent | Secret::Md5(_) => None,
         }
@@ -252,7 +261,7 @@ mod tests {
     fn nothing_secret_is_printed() {
         for text in ["hunter2", "md545f2603610af569b6155c45067268c6b", VERIFIER] {
             let secret = Secret::parse(text).unwrap();
-            let shown = format!("{secret:?} {:?}", Credential::from(secret.clone()));
+            let shown = format!("{secret:?} {:?}", Credential::new(secret.clone(), 4096));
             assert!(!shown.contains("hunter2"), "{shown}");
             assert!(!shown.contains("45f2"), "{shown}");
             assert!(!shown.contains("WG5d") && !shown.contains("wfPL"), "{shown}");
@@ -272,15 +281,15 @@ mod tests {
 
     #[test]
     fn a_derived_verifier_is_kept() {
-        let mock = Mock::new([1; 32], MockKind::Scram, 3);
-        let credential = Credential::from(Secret::parse("pencil").unwrap());
+        let mock = Mock::new([1; 32], MockKind::Scram, 7);
+        let credential = Credential::new(Secret::parse("pencil").unwrap(), 3);
         assert!(credential.scram_is_costly());
         let first = credential.scram("ann", &mock).unwrap().clone();
         assert!(!credential.scram_is_costly());
         assert_eq!(credential.scram("ann", &mock), Some(&first));
-        assert_eq!(first.salt(), mock.salt("ann"));
+        assert_eq!((first.salt(), first.iterations()), (&mock.salt("ann")[..], 3));
         assert!(first.verify_password(b"pencil"));
-        let md5 = Credential::from(Secret::parse("md545f2603610af569b6155c45067268c6b").unwrap());
+        let md5 = Credential::new(Secret::parse("md545f2603610af569b6155c45067268c6b").unwrap(), 3);
         assert_eq!(md5.scram("ann", &mock), None);
         assert!(!md5.scram_is_costly());
     }

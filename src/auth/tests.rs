@@ -24,7 +24,7 @@ fn login(auth_type: AuthType, secret: Option<Secret>) -> Login {
 }
 
 fn login_as(auth_type: AuthType, secret: Option<Secret>, kind: MockKind) -> Login {
-    Login::new(auth_type, "ann", secret.map(|secret| Arc::new(secret.into())), mock(kind), RANDOM)
+    Login::new(auth_type, "ann", secret.map(|secret| Arc::new(Credential::new(secret, 2))), mock(kind), RANDOM)
 }
 
 fn clear() -> Secret {
@@ -242,7 +242,7 @@ fn costly_steps_announce_themselves() {
     assert!(!costly(AuthType::ScramSha256, None, MockKind::Scram));
 
     // The second login of a user finds the verifier that the first derived.
-    let credential = Arc::new(Credential::from(clear()));
+    let credential = Arc::new(Credential::new(clear(), 4096));
     for expected in [true, false] {
         let mut login = Login::new(AuthType::ScramSha256, "ann", Some(credential.clone()), mock(MockKind::Md5), RANDOM);
         login.start();

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::scram::DEFAULT_ITERATIONS;
 use super::secret::{Mock, MockKind, Secret};
 
 /// The users of an auth file.
@@ -91,20 +90,26 @@ impl Userlist {
     }
 
     /// What users who are not listed should be shown: the commonest kind of secret here, and the commonest iteration
-    /// count of the verifiers, so that they do not stand out. `key`: see [`Mock::new`].
+    /// count of the verifiers, so that they do not stand out. `key`: see [`Mock::new`]; `iterations`: of the verifiers
+    /// that are made of clear passwords.
     #[must_use]
-    pub fn mock(&self, key: [u8; 32]) -> Mock {
+    pub fn mock(&self, key: [u8; 32], iterations: u32) -> Mock {
         let mut counts = BTreeMap::<u32, usize>::new();
+        let mut scram = 0_usize;
         for secret in self.users.values() {
-            if let Secret::Scram(secret) = secret {
-                *counts.entry(secret.iterations()).or_default() += 1;
-            }
+            let shown = match secret {
+                Secret::Scram(secret) => {
+                    scram += 1;
+                    secret.iterations()
+                }
+                Secret::Clear(_) => iterations,
+                Secret::Absent | Secret::Md5(_) => continue,
+            };
+            *counts.entry(shown).or_default() += 1;
         }
-        let scram: usize = counts.values().sum();
         // Clear-text users count with MD5: under `md5` they are shown an MD5 challenge.
         let kind = if scram * 2 > self.users.len() { MockKind::Scram } else { MockKind::Md5 };
-        let iterations =
-            counts.into_iter().max_by_key(|(_, users)| *users).map_or(DEFAULT_ITERATIONS, |(count, _)| count);
+        let iterations = counts.into_iter().max_by_key(|(_, users)| *users).map_or(iterations, |(count, _)| count);
         Mock::new(key, kind, iterations)
     }
 }
@@ -202,11 +207,15 @@ mod tests {
 
     #[test]
     fn strangers_look_like_most_users() {
-        assert_eq!(Userlist::default().mock([0; 32]).kind(), MockKind::Md5);
+        assert_eq!(Userlist::default().mock([0; 32], 4096).kind(), MockKind::Md5);
         let text = format!("\"a\" \"{VERIFIER}\"\n\"b\" \"{VERIFIER}\"\n\"c\" \"x\"").replace("4096", "10000");
-        let mock = Userlist::parse(&text).unwrap().mock([0; 32]);
+        let mock = Userlist::parse(&text).unwrap().mock([0; 32], 4096);
         assert_eq!(mock.kind(), MockKind::Scram);
         assert_eq!(mock.verifier("ghost").iterations(), 10000);
+        // Most have the verifiers that are made here.
+        let clear = format!("{text}\n\"d\" \"x\"\n\"e\" \"x\"");
+        assert_eq!(Userlist::parse(&clear).unwrap().mock([0; 32], 600).verifier("ghost").iterations(), 600);
+        assert_eq!(Userlist::default().mock([0; 32], 600).verifier("ghost").iterations(), 600);
     }
 
     proptest! {

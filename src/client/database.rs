@@ -330,8 +330,9 @@ impl LiveDatabase {
     }
 
     /// Takes in a secret that `auth_query` brought. The first one counts: what strangers are shown must not change from login to login.
-    pub fn see_secret(&self, secret: &Secret) {
-        if let Some(example) = secret.example() {
+    /// `iterations`: of the verifiers that are made of clear passwords.
+    pub fn see_secret(&self, secret: &Secret, iterations: u32) {
+        if let Some(example) = secret.example(iterations) {
             self.seen.get_or_init(|| example);
         }
     }

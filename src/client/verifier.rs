@@ -50,6 +50,7 @@ pub(super) async fn find(
     let Some(source) = source(live, database) else {
         return Ok(Verifier { credential: None, mock: Arc::clone(&live.mock) });
     };
+    let iterations = live.config.general.scram_iterations;
     let answer = ask(live, &source, user, worker).await;
     let secret = match answer {
         Ok(secret) => secret,
@@ -62,10 +63,11 @@ pub(super) async fn find(
         }
     };
     if let Some(secret) = &secret {
-        source.database.see_secret(secret);
+        source.database.see_secret(secret, iterations);
     }
     let mock = Arc::new(live.mock.like(source.database.seen_secret()));
-    Ok(Verifier { credential: secret.map(|secret| Arc::new(Credential::from(secret))), mock })
+    let credential = secret.map(|secret| Arc::new(Credential::new(secret, iterations)));
+    Ok(Verifier { credential, mock })
 }
 
 fn no_database(name: &str) -> Error {

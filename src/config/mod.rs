@@ -153,6 +153,8 @@ pub struct General {
     pub auth_hba_file: Option<PathBuf>,
     /// Maps in the form of pg_ident.conf, for those rules.
     pub auth_ident_file: Option<PathBuf>,
+    /// Iterations of the SCRAM verifiers that are made of clear passwords (default 4096; 1 to 2^24).
+    pub scram_iterations: u32,
     /// Default of [`Database::auth_user`].
     pub auth_user: Option<String>,
     /// Default of [`Database::auth_query`].

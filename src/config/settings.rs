@@ -58,6 +58,8 @@ const fn fixed<T>(name: &'static str, description: &'static str, field: fn(&mut 
 const LARGEST_PACKET: u32 = i32::MAX as u32;
 /// What the kernel takes for the times of keep-alive, in seconds: see tcp(7).
 const SHORT: u32 = 32_767;
+/// What `auth::scram` works on at most.
+const MANY_ITERATIONS: u32 = 1 << 24;
 /// More connections than this are a mistake of typing.
 const MANY: u32 = 1_000_000;
 
@@ -103,6 +105,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row("auth_ident_file", "Maps in the form of pg_ident.conf, for the rules of auth_hba_file.", |g| {
         Field::Path(&mut g.auth_ident_file)
+    }),
+    row("scram_iterations", "Iterations of the SCRAM verifiers that are made of clear passwords.", |g| {
+        Field::Count(&mut g.scram_iterations, 1, MANY_ITERATIONS)
     }),
     row(
         "auth_user",
@@ -451,6 +456,7 @@ impl Default for General {
             auth_file: None,
             auth_hba_file: None,
             auth_ident_file: None,
+            scram_iterations: 4096,
             auth_user: None,
             auth_query: AUTH_QUERY.to_owned(),
             auth_dbname: None,

@@ -133,6 +133,7 @@ auth_type = "hba"
 auth_hba_file = "hba"
 auth_ident_file = "ident"
 auth_file = "userlist.txt"
+scram_iterations = 600
 auth_user = "looker"
 auth_query = "SELECT a, b FROM f($1)"
 auth_dbname = "app"
@@ -222,6 +223,7 @@ host = "h"
         auth_hba_file: Some("etc/hba".into()),
         auth_ident_file: Some("etc/ident".into()),
         auth_file: Some("etc/userlist.txt".into()),
+        scram_iterations: 600,
         auth_user: Some("looker".into()),
         auth_query: "SELECT a, b FROM f($1)".into(),
         auth_dbname: Some("app".into()),

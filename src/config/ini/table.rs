@@ -155,7 +155,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("reserve_pool_timeout", &["5"], Seconds, ""),
     row("resolv_conf", &[""], File, "").later(),
     row("sbuf_loopcnt", &["5"], Whole, "no connection can hold up the others").idle(),
-    row("scram_iterations", &["4096"], Whole, "").later(),
+    row("scram_iterations", &["4096"], Whole, ""),
     row("server_check_delay", &["30"], Seconds, "a connection is looked at whenever it is lent, without a query")
         .better(),
     row("server_check_query", &["<empty>", "", "select 1", "SELECT 1", "select 1;", "SELECT 1;"], Text, "").later(),
