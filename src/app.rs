@@ -17,6 +17,7 @@ pub mod probers;
 pub mod process;
 pub mod snapshot;
 pub mod state;
+mod syslog;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -113,8 +114,8 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
     let path = std::path::absolute(path).map_err(|why| one(format!("{}: {why}", path.display())))?;
     let config = load(&path, &options)?;
     let general = &config.general;
-    if options.daemon && (general.pidfile.is_none() || general.logfile.is_none()) {
-        return Err(one("-d needs pidfile and logfile in the configuration".to_owned()));
+    if options.daemon && (general.pidfile.is_none() || (general.logfile.is_none() && !general.syslog.on)) {
+        return Err(one("-d needs pidfile and logfile (or syslog) in the configuration".to_owned()));
     }
     if let Some(user) = &general.user {
         process::become_user(user).map_err(one)?;
@@ -272,7 +273,7 @@ fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<Strin
     let path = state.shared.live.load().config.path.clone();
     let outcome = load(&path, &launch.options).and_then(|config| install(state, launch, watched, config));
     // Also when the configuration is the old one: the file may have been rotated away.
-    if let Err(why) = launch.log.reopen(state.shared.live.load().config.general.logfile.as_deref()) {
+    if let Err(why) = launch.log.reopen(&state.shared.live.load().config.general) {
         tracing::error!("{why}");
     }
     let mut reloads = state.reloads.lock();
@@ -306,6 +307,9 @@ fn set(
         |mistakes: Vec<config::ConfigError>| mistakes.into_iter().map(|mistake| mistake.message).collect::<Vec<_>>();
     let config = old.config.with(name, value).map_err(told)?;
     let changes = install(state, launch, watched, with_options(config, &launch.options))?;
+    if name == "logfile" || name.starts_with("syslog") {
+        launch.log.reopen(&state.shared.live.load().config.general).map_err(|why| vec![why])?;
+    }
     tracing::info!(%changes, setting = name, "setting changed");
     Ok(changes.to_string())
 }

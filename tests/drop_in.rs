@@ -257,7 +257,7 @@ fn all_mistakes_with_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     fs::write(path("a.ini"), format!("[databases]\na = host=h prot=1\n%include {}\n", path("b.ini"))).unwrap();
-    fs::write(path("b.ini"), "[pgbouncer]\nauth_file = u\nlisten_prot = 1\nsyslog = 1\n").unwrap();
+    fs::write(path("b.ini"), "[pgbouncer]\nauth_file = u\nlisten_prot = 1\nconffile = x\n").unwrap();
     for args in [vec!["check"], vec!["convert"], vec![]] {
         let file = path("a.ini");
         let output = pgweir(&[args, vec![file.as_str()]].concat());
@@ -267,7 +267,7 @@ fn all_mistakes_with_their_files() {
                 "{}:3: unknown setting \"listen_prot\" in [pgbouncer]; did you mean \"listen_port\"?",
                 path("b.ini")
             ),
-            format!("{}:4: syslog is not supported yet; leave it out, or at 0", path("b.ini")),
+            format!("{}:4: conffile is not supported: name the file on the command line", path("b.ini")),
         ];
         assert_eq!(output.stderr.lines().collect::<Vec<_>>(), expected);
         assert!(!output.status.success());

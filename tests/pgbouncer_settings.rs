@@ -7,6 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
@@ -293,6 +294,51 @@ fn what_the_log_is_told() {
     quiet.wait_log("client connected");
     let log = quiet.log_text();
     assert!(!log.contains("login failed") && !log.contains("stats:"), "{log}");
+}
+
+#[test]
+fn the_systems_log_is_told_too() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("log");
+    let settings = |on: bool| {
+        format!("syslog = {on}\nsyslog_facility = \"local3\"\nsyslog_ident = \"weir\"\nsyslog_socket = {socket:?}")
+    };
+    let mut weir = wildcard(&cluster, &settings(true)).start();
+    // The daemon may come later.
+    weir.wait_log("syslog cannot be reached");
+    let daemon = UnixDatagram::bind(&socket).unwrap();
+    daemon.set_read_timeout(Some(SOON)).unwrap();
+    let hear = |what: &str| {
+        eventually(what, SOON, || {
+            let mut bytes = [0; 8192];
+            let n = daemon.recv(&mut bytes).unwrap();
+            let line = String::from_utf8_lossy(&bytes[..n]).into_owned();
+            line.contains(what).then_some(line)
+        })
+    };
+    let _client = weir.client("postgres");
+    hear("lines that syslog did not take");
+    let line = hear("client connected");
+    // local3 is 19, info 6.
+    assert!(line.starts_with("<158>weir[") && line.contains("]: INFO pgweir::"), "{line}");
+    weir.login("nobody", "postgres").connect().unwrap_err();
+    assert!(hear("login failed").starts_with("<15"));
+    weir.reconfigure(|_| wildcard(&cluster, &settings(false)));
+    weir.hup();
+    weir.wait_log("configuration reloaded");
+    daemon.set_nonblocking(true).unwrap();
+    while daemon.recv(&mut [0; 1]).is_ok() {}
+    let told = || weir.log_text().matches("client connected").count();
+    let before = told();
+    let _another = weir.client("postgres");
+    eventually("the log is told", SOON, || (told() > before).then_some(()));
+    assert!(daemon.recv(&mut [0; 1]).is_err(), "a reload ends it");
+    // And the console begins it again.
+    weir.admin("SET syslog = 1");
+    daemon.set_nonblocking(false).unwrap();
+    let _third = weir.client("postgres");
+    hear("client connected");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Log lines: structured events, to standard error and to a file.
+//! Log lines: structured events, to standard error, to a file, and to the system's log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -6,16 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{General, LogFormat};
+use super::syslog::Syslog;
+use crate::config::{General, LogFormat, SyslogSettings};
 
 /// Where log lines go.
 #[derive(Debug, Clone)]
 pub struct Log {
     stderr: bool,
+    /// Whether lines begin with the time.
+    timed: bool,
     file: Arc<Mutex<Option<File>>>,
+    syslog: Arc<Mutex<Option<Syslog>>>,
 }
 
 impl Log {
@@ -24,22 +29,41 @@ impl Log {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(general: &General, stderr: bool) -> Result<Self, String> {
-        let log = Self { stderr, file: Arc::default() };
-        log.reopen(general.logfile.as_deref())?;
+        let timed = general.log_format == LogFormat::Text;
+        let log = Self { stderr, timed, file: Arc::default(), syslog: Arc::default() };
+        log.open_file(general.logfile.as_deref())?;
         Ok(log)
     }
 
-    /// Opens the file anew: it may have been moved away. What is written already goes with the old one.
+    /// Opens the file anew: it may have been moved away. What is written already goes with the old one. The system's log is connected
+    /// anew too.
     ///
     /// # Errors
-    /// When it cannot be opened: the old one stays.
-    pub fn reopen(&self, path: Option<&Path>) -> Result<(), String> {
+    /// When the file cannot be opened: the old one stays.
+    pub fn reopen(&self, general: &General) -> Result<(), String> {
+        self.connect(&general.syslog);
+        self.open_file(general.logfile.as_deref())
+    }
+
+    fn open_file(&self, path: Option<&Path>) -> Result<(), String> {
         let open = |path: &Path| {
             let file = OpenOptions::new().append(true).create(true).open(path);
             file.map_err(|why| format!("cannot open the logfile {}: {why}", path.display()))
         };
         *self.file.lock() = path.map(open).transpose()?;
         Ok(())
+    }
+
+    fn connect(&self, settings: &SyslogSettings) {
+        let (syslog, unreached) = match settings.on.then(|| Syslog::open(settings, self.timed)) {
+            Some((syslog, unreached)) => (Some(syslog), unreached),
+            None => (None, None),
+        };
+        *self.syslog.lock() = syslog;
+        if let Some(error) = unreached {
+            let socket = settings.socket.display();
+            tracing::warn!(%socket, %error, "syslog cannot be reached: lines are lost to it until it can");
+        }
     }
 
     /// Starts logging as `log_format` and `log_level` say. A panic is logged like everything else.
@@ -54,6 +78,7 @@ impl Log {
             LogFormat::Json => lines.json().flatten_event(true).try_init(),
         }
         .map_err(|why| format!("logging could not be started: {why}"))?;
+        self.connect(&general.syslog);
         std::panic::set_hook(Box::new(|panic| {
             // The payload may quote what a client sent: the place is what is needed.
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -63,14 +88,23 @@ impl Log {
     }
 }
 
-impl Write for &Log {
+/// Takes the line of one event.
+pub struct Line<'a> {
+    log: &'a Log,
+    level: Level,
+}
+
+impl Write for Line<'_> {
     /// Takes whole lines. One that a full disk does not take is lost: nothing is left to say it with.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.stderr {
+        if self.log.stderr {
             drop(io::stderr().write_all(line));
         }
-        if let Some(file) = &mut *self.file.lock() {
+        if let Some(file) = &mut *self.log.file.lock() {
             drop(file.write_all(line));
+        }
+        if let Some(syslog) = &mut *self.log.syslog.lock() {
+            syslog.send(self.level, line);
         }
         Ok(line.len())
     }
@@ -81,9 +115,13 @@ impl Write for &Log {
 }
 
 impl<'a> MakeWriter<'a> for Log {
-    type Writer = &'a Self;
+    type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        self
+        Line { log: self, level: Level::INFO }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
+        Line { log: self, level: *meta.level() }
     }
 }

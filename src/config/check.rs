@@ -148,6 +148,7 @@ fn general(
     for file in [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile].into_iter().flatten() {
         *file = directory.join(&*file);
     }
+    general.syslog.socket = directory.join(&general.syslog.socket);
     let line =
         |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section_line, |entry| entry.value.line);
     if general.listen_addr.is_empty() && general.unix_socket_dir.is_none() {

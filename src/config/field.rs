@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::raw::{Node, suggest};
 use super::tls::{Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
-use super::{AuthType, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls};
+use super::{AuthType, Facility, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls};
 use crate::sql::facts::RouteHint;
 
 /// The place where a setting's value lives, with the rules for it.
@@ -24,6 +24,8 @@ pub(super) enum Field<'a> {
     Listen(&'a mut Vec<String>),
     /// A file or directory; an empty string is none.
     Path(&'a mut Option<PathBuf>),
+    /// A file that must have a name.
+    File(&'a mut PathBuf),
     /// `ADDRESS:PORT`; an empty string is none.
     Socket(&'a mut Option<SocketAddr>),
     /// A whole number of 16 bits, with the least and the greatest.
@@ -54,6 +56,8 @@ pub(super) enum Field<'a> {
     Balance(&'a mut LoadBalance),
     /// How clients authenticate.
     Auth(&'a mut AuthType),
+    /// The part of the system that messages to syslog are said to be of.
+    Facility(&'a mut Facility),
     /// The form of the log.
     Log(&'a mut LogFormat),
     /// Where statements go.
@@ -90,6 +94,27 @@ const AUTH_TYPES: [(&str, AuthType); 7] = [
     ("cert", AuthType::Cert),
     ("hba", AuthType::Hba),
 ];
+const FACILITIES: [(&str, Facility); 19] = [
+    ("daemon", Facility::Daemon),
+    ("user", Facility::User),
+    ("auth", Facility::Auth),
+    ("authpriv", Facility::AuthPriv),
+    ("mail", Facility::Mail),
+    ("syslog", Facility::Syslog),
+    ("lpr", Facility::Lpr),
+    ("news", Facility::News),
+    ("uucp", Facility::Uucp),
+    ("cron", Facility::Cron),
+    ("ftp", Facility::Ftp),
+    ("local0", Facility::Local0),
+    ("local1", Facility::Local1),
+    ("local2", Facility::Local2),
+    ("local3", Facility::Local3),
+    ("local4", Facility::Local4),
+    ("local5", Facility::Local5),
+    ("local6", Facility::Local6),
+    ("local7", Facility::Local7),
+];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const ROUTES: [(&str, RouteHint); 3] =
     [("auto", RouteHint::Auto), ("primary", RouteHint::Primary), ("replica", RouteHint::Replica)];
@@ -120,6 +145,7 @@ impl Field<'_> {
             Self::Names(place) => *place = names(node)?,
             Self::Listen(place) => *place = listen(node)?,
             Self::Path(place) => *place = filled(string(node)?).map(PathBuf::from),
+            Self::File(place) => *place = filled(string(node)?).map(PathBuf::from).ok_or("is empty")?,
             Self::Socket(place) => *place = socket(string(node)?)?,
             Self::Small(place, least, most) => *place = number(node, least.into(), most.into())?,
             Self::Count(place, least, most) => *place = number(node, least.into(), most.into())?,
@@ -141,6 +167,7 @@ impl Field<'_> {
             Self::PoolOver(place) => *place = Some(word(node, &POOL_MODES)?),
             Self::Balance(place) => *place = word(node, &BALANCES)?,
             Self::Auth(place) => *place = word(node, &AUTH_TYPES)?,
+            Self::Facility(place) => *place = word(node, &FACILITIES)?,
             Self::Log(place) => *place = word(node, &LOG_FORMATS)?,
             Self::Route(place) => *place = word(node, &ROUTES)?,
             Self::RouteOver(place) => *place = Some(word(node, &ROUTES)?),
@@ -191,6 +218,7 @@ impl Field<'_> {
             Self::Secret(secret) => secret.as_ref().map_or("", |_| "********").to_owned(),
             Self::Names(names) | Self::Listen(names) => names.join(", "),
             Self::Path(path) => path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            Self::File(path) => path.display().to_string(),
             Self::Socket(socket) => socket.map(|socket| socket.to_string()).unwrap_or_default(),
             Self::Small(number, ..) => number.to_string(),
             Self::Count(number, ..) => number.to_string(),
@@ -204,6 +232,7 @@ impl Field<'_> {
             Self::PoolOver(mode) => mode.map(|mode| name_of(mode, &POOL_MODES)).unwrap_or_default(),
             Self::Balance(balance) => name_of(**balance, &BALANCES),
             Self::Auth(auth) => name_of(**auth, &AUTH_TYPES),
+            Self::Facility(facility) => name_of(**facility, &FACILITIES),
             Self::Log(format) => name_of(**format, &LOG_FORMATS),
             Self::Route(route) => name_of(**route, &ROUTES),
             Self::RouteOver(route) => route.map(|route| name_of(route, &ROUTES)).unwrap_or_default(),

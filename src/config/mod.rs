@@ -121,6 +121,61 @@ pub enum LogFormat {
     Json,
 }
 
+/// The part of the system that messages to syslog are said to be of; the values are those of syslog(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[allow(missing_docs, reason = "the names are syslog's own")]
+#[repr(u8)]
+pub enum Facility {
+    User = 1,
+    Mail = 2,
+    #[default]
+    Daemon = 3,
+    Auth = 4,
+    Syslog = 5,
+    Lpr = 6,
+    News = 7,
+    Uucp = 8,
+    Cron = 9,
+    AuthPriv = 10,
+    Ftp = 11,
+    Local0 = 16,
+    Local1 = 17,
+    Local2 = 18,
+    Local3 = 19,
+    Local4 = 20,
+    Local5 = 21,
+    Local6 = 22,
+    Local7 = 23,
+}
+
+impl Facility {
+    /// Its number, 0 to 23.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Whether and how log lines go to the system's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyslogSettings {
+    /// Whether they do (`syslog`, default false).
+    pub on: bool,
+    /// As of which part of the system (`syslog_facility`, default daemon).
+    pub facility: Facility,
+    /// Under which name (`syslog_ident`, default pgweir).
+    pub ident: String,
+    /// The log daemon's socket (`syslog_socket`, default /dev/log).
+    pub socket: PathBuf,
+}
+
+impl Default for SyslogSettings {
+    fn default() -> Self {
+        let (ident, socket) = ("pgweir".to_owned(), PathBuf::from("/dev/log"));
+        Self { on: false, facility: Facility::default(), ident, socket }
+    }
+}
+
 /// `[pgweir]`: the process, and defaults for every database. The names are those of the settings.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
@@ -143,6 +198,8 @@ pub struct General {
     pub pidfile: Option<PathBuf>,
     /// File that the log is written to as well; opened anew by a reload.
     pub logfile: Option<PathBuf>,
+    /// Log lines to the system's log.
+    pub syslog: SyslogSettings,
     /// Worker threads; 0: one per core.
     pub workers: u16,
     /// How clients authenticate.

@@ -7,7 +7,10 @@ use std::time::Duration;
 use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
-use super::{AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, ReadBalance, TcpSettings, User};
+use super::{
+    AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, ReadBalance, SyslogSettings, TcpSettings,
+    User,
+};
 
 /// One setting of a section.
 pub struct Setting<T: 'static> {
@@ -93,6 +96,14 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("logfile", "File that the log is written to as well, opened anew by a reload; empty: none.", |g| {
         Field::Path(&mut g.logfile)
     }),
+    row("syslog", "Write the log to the system's log as well.", |g| Field::Flag(&mut g.syslog.on)),
+    row(
+        "syslog_facility",
+        "As of which part of the system: daemon, user, auth, authpriv, local0 to local7, ...",
+        |g| Field::Facility(&mut g.syslog.facility),
+    ),
+    row("syslog_ident", "Under which name.", |g| Field::Text(&mut g.syslog.ident)),
+    row("syslog_socket", "The socket of the log daemon.", |g| Field::File(&mut g.syslog.socket)),
     fixed("workers", "Worker threads; 0: one per core.", |g| Field::Small(&mut g.workers, 0, 1024)),
     row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256, cert or hba.", |g| {
         Field::Auth(&mut g.auth_type)
@@ -431,9 +442,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "server_fast_close",
     "service_name",
     "suspend_timeout",
-    "syslog",
-    "syslog_facility",
-    "syslog_ident",
     "tcp_defer_accept",
     "track_extra_parameters",
     "verbose",
@@ -451,6 +459,7 @@ impl Default for General {
             user: None,
             pidfile: None,
             logfile: None,
+            syslog: SyslogSettings::default(),
             workers: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,

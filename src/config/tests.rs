@@ -128,6 +128,10 @@ listen_addr = "127.0.0.1, ::1"
 listen_port = 7000
 unix_socket_dir = "/run/pgweir"
 unix_socket_mode = "0700"
+syslog = true
+syslog_facility = "local3"
+syslog_ident = "weir"
+syslog_socket = "log.sock"
 workers = 4
 auth_type = "hba"
 auth_hba_file = "hba"
@@ -218,6 +222,12 @@ host = "h"
         listen_port: 7000,
         unix_socket_dir: Some("/run/pgweir".into()),
         unix_socket_mode: 0o700,
+        syslog: SyslogSettings {
+            on: true,
+            facility: Facility::Local3,
+            ident: "weir".into(),
+            socket: "etc/log.sock".into(),
+        },
         workers: 4,
         auth_type: AuthType::Hba,
         auth_hba_file: Some("etc/hba".into()),

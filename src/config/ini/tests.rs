@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::tls::{SslMode, TlsSettings};
-use super::super::{AuthType, Config, Host, PoolMode, User, settings};
+use super::super::{AuthType, Config, Facility, Host, PoolMode, User, settings};
 use super::*;
 
 /// Reads `pgbouncer.ini` of these files.
@@ -117,7 +117,7 @@ fn all_mistakes_are_told_with_their_places() {
         (
             "more.ini",
             "e = host=@abstract\npgbouncer = host=h\nmy db = host=h\n[pgbouncer]\nlisten_prot = 1\nlisten_port = 99999\n\
-             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pam\nsyslog = 1\n[x\nauth_file=u",
+             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pam\nconffile = x\n[x\nauth_file=u",
         ),
     ];
     let expected = [
@@ -137,7 +137,7 @@ fn all_mistakes_are_told_with_their_places() {
         "more.ini:9: server_idle_timeout = \"-1\" is not a number of seconds, like 15 or 0.5",
         "more.ini:10: expected NAME = VALUE, [SECTION], %include FILE or a comment",
         "more.ini:11: auth_type = pam is not supported yet; users can be listed in auth_file",
-        "more.ini:12: syslog is not supported yet; leave it out, or at 0",
+        "more.ini:12: conffile is not supported: name the file on the command line",
         "more.ini:13: the section's name is not closed: a \"]\" is missing",
         "pgbouncer.ini:8: %include missing.ini: cannot read the file: entity not found",
         "pgbouncer.ini:9: unknown directive; expected %include FILE",
@@ -232,9 +232,11 @@ fn what_is_not_there_yet_is_refused_unless_it_changes_nothing() {
 
 #[test]
 fn what_has_no_effect_without_another_is_taken_without_it() {
-    assert!(general("auth_hba_file = x\nsyslog_ident = x").is_ok());
-    let errors = general("syslog = 1\nsyslog_ident = x").unwrap_err();
-    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(general("auth_hba_file = x\nsyslog_facility = kern").is_ok());
+    let errors = general("syslog = 1\nsyslog_facility = kern").unwrap_err();
+    assert!(errors.len() == 1 && errors[0].contains("\"kern\" is not known"), "{errors:?}");
+    let syslog = general("syslog = yes\nsyslog_facility = LOCAL3").unwrap().general.syslog;
+    assert_eq!((syslog.on, syslog.facility, syslog.ident.as_str()), (true, Facility::Local3, "pgbouncer"));
 }
 
 #[test]
@@ -335,6 +337,7 @@ fn right(row: &Row) -> &'static str {
     match row.name {
         "auth_type" => "trust",
         "auth_dbname" => "b",
+        "syslog_facility" => "local3",
         "auth_query" => "f($1)",
         "pool_mode" => "statement",
         "listen_addr" => "10.0.0.1",
@@ -356,6 +359,7 @@ fn beside(row: &Row) -> String {
     };
     match row.name {
         "auth_hba_file" | "auth_ident_file" => "auth_type = hba\nauth_hba_file = h\n".to_owned(),
+        "syslog_facility" | "syslog_ident" => "syslog = 1\n".to_owned(),
         _ => side.map(lines).unwrap_or_default(),
     }
 }
