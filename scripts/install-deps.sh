@@ -43,6 +43,7 @@ check_demo() {
 }
 
 check_test() {
+    have openssl || want openssl
     cargo nextest --version >/dev/null 2>&1 || crates+=(cargo-nextest)
     local python
     for python in python3 /usr/bin/python3; do

@@ -5,6 +5,7 @@
 mod common;
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use common::certs::{self, Authority, Pair};
@@ -133,6 +134,37 @@ fn versions_and_suites_are_those_of_the_settings_and_shown() {
     let newer = front.psql("sslmode=require ssl_min_protocol_version=TLSv1.3", "SELECT 1");
     assert!(!newer.status.success(), "{newer:?}");
     front.weir.wait_log("the handshake failed");
+}
+
+#[test]
+fn suites_of_tls_1_3_and_curves_are_those_of_the_settings() {
+    let cluster = Cluster::start();
+    let lines = "client_tls13_ciphers = \"TLS_AES_128_GCM_SHA256\"\nclient_tls_ecdhcurve = \"P-384\"\n\
+                 client_tls_ciphers = \"ECDHE-ECDSA-AES256-GCM-SHA384\"";
+    let chosen = front(&cluster, "prefer", |b| b.general(lines));
+    {
+        let _client = chosen.client();
+        assert_eq!(shown(&chosen.weir), "TLSv1.3/TLS_AES_128_GCM_SHA256");
+    }
+    let openssl = |options: &[&str]| {
+        let mut command = Command::new("openssl");
+        let target = format!("127.0.0.1:{}", chosen.weir.port());
+        command.args(["s_client", "-starttls", "postgres", "-connect", &target]).args(options);
+        let said = Running::start(&mut command).wait(SOON);
+        format!("{}{}", said.stdout, said.stderr)
+    };
+    let agreed = openssl(&["-curves", "X25519:secp384r1"]);
+    assert!(agreed.contains("TLS_AES_128_GCM_SHA256") && agreed.contains("384 bits"), "{agreed}");
+    let older = openssl(&["-tls1_2"]);
+    assert!(older.contains("ECDHE-ECDSA-AES256-GCM-SHA384") && older.contains("384 bits"), "{older}");
+    for refused in [["-curves", "X25519"], ["-ciphersuites", "TLS_AES_256_GCM_SHA384"]] {
+        let said = openssl(&[&refused[..], &["-tls1_3"]].concat());
+        assert!(said.contains("Cipher is (NONE)"), "{refused:?}: {said}");
+    }
+    // A list of older suites says nothing of TLS 1.3, as in PgBouncer.
+    let older = front(&cluster, "prefer", |b| b.general("client_tls_ciphers = \"ECDHE-ECDSA-AES256-GCM-SHA384\""));
+    let _client = older.client();
+    assert_eq!(shown(&older.weir), "TLSv1.3/TLS_AES_256_GCM_SHA384");
 }
 
 #[test]
@@ -546,6 +578,8 @@ fn mistakes_are_told() {
             "server_tls_protocols = \"tlsv1.3\"\nserver_tls_ciphers = \"ECDHE-RSA-AES256-GCM-SHA384\"".to_owned(),
             "names no suite of the version",
         ),
+        ("client_tls13_ciphers = \"ECDHE-RSA-AES256-GCM-SHA384\"".to_owned(), "is not a suite of TLS 1.3"),
+        ("server_tls_ecdhcurve = \"secp521r1\"".to_owned(), "it has X25519, secp256r1, secp384r1"),
         ("auth_type = \"cert\"".to_owned(), "needs client_tls_sslmode"),
         (
             "client_tls_sslmode = \"allow\"\nclient_tls_cert_file = \"/nowhere\"\nclient_tls_key_file = \"/nowhere\""

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::raw::{Node, suggest};
-use super::tls::{Protocols, SslMode, Suite};
+use super::tls::{Curve, Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
 use super::{AuthType, Facility, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls};
 use crate::sql::facts::RouteHint;
@@ -74,6 +74,10 @@ pub(super) enum Field<'a> {
     Protocols(&'a mut Protocols),
     /// Cipher suites.
     Ciphers(&'a mut Vec<&'static Suite>),
+    /// Cipher suites of TLS 1.3.
+    Ciphers13(&'a mut Vec<&'static Suite>),
+    /// Curves.
+    Curves(&'a mut Vec<&'static Curve>),
 }
 
 const POOL_MODES: [(&str, PoolMode); 3] = [
@@ -176,6 +180,8 @@ impl Field<'_> {
             Self::Ssl(place) => *place = word(node, &tls::SSL_MODES)?,
             Self::Protocols(place) => *place = tls::protocols(&names(node)?.join(","))?,
             Self::Ciphers(place) => *place = tls::ciphers(&names(node)?.join(","))?,
+            Self::Ciphers13(place) => *place = tls::ciphers13(&names(node)?.join(","))?,
+            Self::Curves(place) => *place = tls::curves(&names(node)?.join(","))?,
         }
         Ok(())
     }
@@ -240,7 +246,8 @@ impl Field<'_> {
             Self::Reads(balance) => name_of(**balance, &READ_BALANCES),
             Self::Ssl(mode) => mode.as_str().to_owned(),
             Self::Protocols(protocols) => protocols.as_str().to_owned(),
-            Self::Ciphers(ciphers) => tls::ciphers_text(ciphers),
+            Self::Ciphers(ciphers) | Self::Ciphers13(ciphers) => tls::ciphers_text(ciphers),
+            Self::Curves(curves) => tls::curves_text(curves),
         }
     }
 }

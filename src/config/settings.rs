@@ -279,6 +279,16 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("client_tls_ciphers", "Cipher suites with clients, the preferred first; default: all of rustls.", |g| {
         Field::Ciphers(&mut g.client_tls.ciphers)
     }),
+    row(
+        "client_tls13_ciphers",
+        "Those of TLS 1.3, where they are to be others; default: as above, or all of rustls.",
+        |g| Field::Ciphers13(&mut g.client_tls.ciphers13),
+    ),
+    row(
+        "client_tls_ecdhcurve",
+        "Curves on which keys are exchanged with clients: auto (all), or X25519, secp256r1, secp384r1.",
+        |g| Field::Curves(&mut g.client_tls.curves),
+    ),
     row("server_tls_sslmode", "TLS with servers: disable, allow, prefer, require, verify-ca or verify-full.", |g| {
         Field::Ssl(&mut g.server_tls.mode)
     }),
@@ -299,6 +309,16 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("server_tls_ciphers", "Cipher suites with servers, the preferred first; default: all of rustls.", |g| {
         Field::Ciphers(&mut g.server_tls.ciphers)
     }),
+    row(
+        "server_tls13_ciphers",
+        "Those of TLS 1.3, where they are to be others; default: as above, or all of rustls.",
+        |g| Field::Ciphers13(&mut g.server_tls.ciphers13),
+    ),
+    row(
+        "server_tls_ecdhcurve",
+        "Curves on which keys are exchanged with servers: auto (all), or X25519, secp256r1, secp384r1.",
+        |g| Field::Curves(&mut g.server_tls.curves),
+    ),
 ];
 
 /// How replicas are probed and judged: settings of `[pgweir]` that a database may override.

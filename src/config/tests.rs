@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::settings::{document, settings, show_config};
-use super::tls::{Protocols, SUITES, SslMode};
+use super::tls::{CURVES, Protocols, SUITES, SslMode};
 use super::*;
 use crate::id::ShardIndex;
 use crate::shard::map::{KeyType, Table};
@@ -197,6 +197,8 @@ client_tls_cert_file = "etc/c.crt"
 client_tls_key_file = "etc/c.key"
 client_tls_ca_file = "/etc/ca.crt"
 client_tls_protocols = "tlsv1.3"
+client_tls13_ciphers = "TLS_CHACHA20_POLY1305_SHA256"
+client_tls_ecdhcurve = "P-384, x25519"
 client_tls_ciphers = ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"]
 server_tls_sslmode = "verify-full"
 server_tls_ca_file = "ca.crt"
@@ -204,6 +206,8 @@ server_tls_cert_file = "s.crt"
 server_tls_key_file = "s.key"
 server_tls_protocols = ["tlsv1.2"]
 server_tls_ciphers = "ECDHE-RSA-AES256-GCM-SHA384"
+server_tls13_ciphers = "TLS_AES_256_GCM_SHA384"
+server_tls_ecdhcurve = "prime256v1"
 probe_interval = "2s"
 probe_timeout = "3s"
 breaker_failures = 1
@@ -297,6 +301,8 @@ host = "h"
             ca_file: Some("/etc/ca.crt".into()),
             protocols: Protocols::Tls13,
             ciphers: vec![&SUITES[1], &SUITES[0]],
+            ciphers13: vec![&SUITES[2]],
+            curves: vec![&CURVES[2], &CURVES[0]],
         },
         server_tls: TlsSettings {
             mode: SslMode::VerifyFull,
@@ -305,6 +311,8 @@ host = "h"
             ca_file: Some("etc/ca.crt".into()),
             protocols: Protocols::Tls12,
             ciphers: vec![&SUITES[6]],
+            ciphers13: vec![&SUITES[0]],
+            curves: vec![&CURVES[1]],
         },
         health: HealthSettings {
             probe_interval: seconds(2),

@@ -46,6 +46,17 @@ pub struct Suite {
     pub openssl: &'static str,
 }
 
+/// A curve on which keys are exchanged, by its names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Curve {
+    /// As rustls calls it.
+    pub name: &'static str,
+    /// As OpenSSL does, and so PgBouncer.
+    pub openssl: &'static str,
+    /// As NIST does.
+    nist: &'static str,
+}
+
 /// `client_tls_*` or `server_tls_*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
@@ -59,15 +70,43 @@ pub struct TlsSettings {
     pub ca_file: Option<PathBuf>,
     /// Versions.
     pub protocols: Protocols,
-    /// Cipher suites, the preferred first; empty: all, in rustls's order.
+    /// Cipher suites, the preferred first; empty: all, in rustls's order. Where none is of TLS 1.3, all of that are meant too.
     pub ciphers: Vec<&'static Suite>,
+    /// Those of TLS 1.3; empty: as `ciphers` says.
+    pub ciphers13: Vec<&'static Suite>,
+    /// Curves, the preferred first; empty: all, in rustls's order.
+    pub curves: Vec<&'static Curve>,
 }
 
 impl TlsSettings {
     /// TLS by `mode`, with every version and suite, and no files.
     #[must_use]
     pub const fn new(mode: SslMode) -> Self {
-        Self { mode, cert_file: None, key_file: None, ca_file: None, protocols: Protocols::Both, ciphers: Vec::new() }
+        Self {
+            mode,
+            cert_file: None,
+            key_file: None,
+            ca_file: None,
+            protocols: Protocols::Both,
+            ciphers: Vec::new(),
+            ciphers13: Vec::new(),
+            curves: Vec::new(),
+        }
+    }
+
+    /// The suites in the order of preference; none: all, in rustls's order.
+    #[must_use]
+    pub fn suites(&self) -> Option<Vec<&'static Suite>> {
+        let all = |tls13: bool| SUITES.iter().filter(move |suite| suite.is_tls13() == tls13);
+        let of = |tls13: bool| self.ciphers.iter().copied().filter(move |suite| suite.is_tls13() == tls13);
+        match (self.ciphers13.as_slice(), self.ciphers.as_slice()) {
+            ([], []) => None,
+            // As in OpenSSL: a list of others says nothing of TLS 1.3.
+            ([], others) if others.iter().all(|suite| !suite.is_tls13()) => Some(all(true).chain(of(false)).collect()),
+            ([], both) => Some(both.to_vec()),
+            (newer, []) => Some(newer.iter().copied().chain(all(false)).collect()),
+            (newer, _) => Some(newer.iter().copied().chain(of(false)).collect()),
+        }
     }
 }
 
@@ -118,6 +157,13 @@ pub static SUITES: [Suite; 9] = [
         "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
         "ECDHE-RSA-CHACHA20-POLY1305",
     ),
+];
+
+/// Every curve of rustls with ring; a test of `net::tls` compares.
+pub static CURVES: [Curve; 3] = [
+    Curve { name: "X25519", openssl: "x25519", nist: "curve25519" },
+    Curve { name: "secp256r1", openssl: "prime256v1", nist: "P-256" },
+    Curve { name: "secp384r1", openssl: "secp384r1", nist: "P-384" },
 ];
 
 /// The words of the two `_sslmode` settings.
@@ -196,6 +242,57 @@ pub(super) fn ciphers(text: &str) -> Result<Vec<&'static Suite>, String> {
         }
     }
     if found.is_empty() { Err("is empty; \"default\" is every suite".to_owned()) } else { Ok(found) }
+}
+
+/// Reads a list of suites of TLS 1.3, as PgBouncer's `_tls13_ciphers`; nothing is every suite.
+///
+/// # Errors
+/// What is wrong, as a phrase that follows the setting's name.
+pub(super) fn ciphers13(text: &str) -> Result<Vec<&'static Suite>, String> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = ciphers(text)?;
+    match found.iter().find(|suite| !suite.is_tls13()) {
+        Some(older) => Err(format!("= {text:?}: {} is not a suite of TLS 1.3", older.openssl)),
+        None => Ok(found),
+    }
+}
+
+/// Reads a list of curves by any of their names, as PgBouncer's `_tls_ecdhcurve`; `auto` is every curve.
+///
+/// # Errors
+/// What is wrong, as a phrase that follows the setting's name.
+pub(super) fn curves(text: &str) -> Result<Vec<&'static Curve>, String> {
+    let mut found = Vec::new();
+    for word in text.split([',', ':', ' ']).map(str::trim).filter(|word| !word.is_empty()) {
+        if word.eq_ignore_ascii_case("auto") {
+            return Ok(Vec::new());
+        }
+        if word.eq_ignore_ascii_case("none") {
+            return Err(format!("= {text:?}: keys cannot be exchanged without a curve here"));
+        }
+        let called = |curve: &&Curve| {
+            [curve.name, curve.openssl, curve.nist].into_iter().any(|name| name.eq_ignore_ascii_case(word))
+        };
+        match CURVES.iter().find(called) {
+            Some(curve) if found.contains(&curve) => {}
+            Some(curve) => found.push(curve),
+            None => {
+                let all: Vec<_> = CURVES.iter().map(|curve| curve.name).collect();
+                return Err(format!("= {text:?}: {word:?} is not a curve of rustls; it has {}", all.join(", ")));
+            }
+        }
+    }
+    if found.is_empty() { Err("is empty; \"auto\" is every curve".to_owned()) } else { Ok(found) }
+}
+
+/// The text of a list of curves.
+pub(super) fn curves_text(curves: &[&'static Curve]) -> String {
+    if curves.is_empty() {
+        return "auto".to_owned();
+    }
+    curves.iter().map(|curve| curve.name).collect::<Vec<_>>().join(",")
 }
 
 fn no_suite(word: &str) -> String {
@@ -283,6 +380,9 @@ pub(super) fn warn(general: &General, warnings: &mut Vec<String>) {
             let why = format!("{side}_tls_sslmode is \"{mode}\"; \"verify-ca\" and \"verify-full\" check certificates");
             warnings.push(format!("{side}_tls_ca_file is not used: {why}"));
         }
+        if tls.mode != SslMode::Disable && tls.protocols == Protocols::Tls12 && !tls.ciphers13.is_empty() {
+            warnings.push(format!("{side}_tls13_ciphers is not used: {side}_tls_protocols is \"tlsv1.2\""));
+        }
     }
 }
 
@@ -310,5 +410,45 @@ mod tests {
         assert!(why.contains("did you mean \"ECDHE-RSA-AES256-GCM-SHA384\"?"), "{why}");
         let why = ciphers("HIGH").unwrap_err();
         assert!(why.contains("it has TLS13_AES_256_GCM_SHA384, "), "{why}");
+        assert_eq!(ciphers13(""), Ok(Vec::new()));
+        assert_eq!(ciphers13("TLS_AES_128_GCM_SHA256").unwrap(), [&SUITES[1]]);
+        let why = ciphers13("TLS_AES_128_GCM_SHA256,ECDHE-RSA-AES128-GCM-SHA256").unwrap_err();
+        assert!(why.contains("ECDHE-RSA-AES128-GCM-SHA256 is not a suite of TLS 1.3"), "{why}");
+    }
+
+    #[test]
+    fn lists_of_older_suites_say_nothing_of_tls_1_3() {
+        let suites = |ciphers_: &str, newer: &str| {
+            let tls = TlsSettings {
+                ciphers: ciphers(ciphers_).unwrap(),
+                ciphers13: ciphers13(newer).unwrap(),
+                ..TlsSettings::new(SslMode::Require)
+            };
+            tls.suites().map(|suites| ciphers_text(&suites))
+        };
+        let (older, newer) = ("ECDHE-RSA-AES128-GCM-SHA256", "TLS_AES_128_GCM_SHA256");
+        let all13 = ciphers_text(&SUITES.iter().filter(|suite| suite.is_tls13()).collect::<Vec<_>>());
+        let all12 = ciphers_text(&SUITES.iter().filter(|suite| !suite.is_tls13()).collect::<Vec<_>>());
+        assert_eq!(suites("default", ""), None);
+        assert_eq!(suites(older, "").unwrap(), format!("{all13},TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"));
+        assert_eq!(suites(newer, "").unwrap(), "TLS13_AES_128_GCM_SHA256");
+        assert_eq!(
+            suites(&format!("{older}:{newer}"), "").unwrap(),
+            "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS13_AES_128_GCM_SHA256"
+        );
+        assert_eq!(suites("default", newer).unwrap(), format!("TLS13_AES_128_GCM_SHA256,{all12}"));
+        assert_eq!(suites(older, newer).unwrap(), "TLS13_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
+    }
+
+    #[test]
+    fn curves_are_found_by_any_name() {
+        assert_eq!(curves("auto"), Ok(Vec::new()));
+        for name in ["prime256v1", "secp256r1", "P-256"] {
+            assert_eq!(curves_text(&curves(name).unwrap()), "secp256r1");
+        }
+        assert_eq!(curves_text(&curves("secp384r1:X25519").unwrap()), "secp384r1,X25519");
+        for (wrong, why) in [("none", "without a curve"), ("secp521r1", "it has X25519, "), ("", "is empty")] {
+            assert!(curves(wrong).unwrap_err().contains(why), "{wrong}");
+        }
     }
 }

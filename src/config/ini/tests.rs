@@ -346,13 +346,15 @@ fn right(row: &Row) -> &'static str {
         "client_tls_sslmode" | "server_tls_sslmode" => "require",
         "client_tls_protocols" | "server_tls_protocols" => "tlsv1.3",
         "client_tls_ciphers" | "server_tls_ciphers" => "TLS_AES_128_GCM_SHA256:ECDHE-RSA-AES256-GCM-SHA384",
+        "client_tls13_ciphers" | "server_tls13_ciphers" => "TLS_AES_128_GCM_SHA256",
+        "client_tls_ecdhcurve" => "prime256v1",
         _ => other(row),
     }
 }
 
 /// What a setting needs beside it to have an effect.
 fn beside(row: &Row) -> String {
-    let side = ["client", "server"].into_iter().find(|side| row.name.starts_with(&format!("{side}_tls_")));
+    let side = ["client", "server"].into_iter().find(|side| row.name.starts_with(&format!("{side}_tls")));
     let lines = |side| {
         let files = ["ca", "cert", "key"].map(|file| format!("{side}_tls_{file}_file = {file}\n"));
         format!("{side}_tls_sslmode = verify-ca\n{}", files.concat())

@@ -159,12 +159,16 @@ impl Connector {
     }
 }
 
-/// ring, with the suites that the settings name, in their order.
+/// ring, with the suites and curves that the settings name, in their order.
 fn provider(settings: &TlsSettings) -> Arc<CryptoProvider> {
     let mut provider = ring::default_provider();
-    if !settings.ciphers.is_empty() {
+    if let Some(suites) = settings.suites() {
         let called = |name: &str| ring::ALL_CIPHER_SUITES.iter().find(|s| format!("{:?}", s.suite()) == name).copied();
-        provider.cipher_suites = settings.ciphers.iter().filter_map(|suite| called(suite.name)).collect();
+        provider.cipher_suites = suites.iter().filter_map(|suite| called(suite.name)).collect();
+    }
+    if !settings.curves.is_empty() {
+        let called = |name: &str| ring::ALL_KX_GROUPS.iter().find(|g| format!("{:?}", g.name()) == name).copied();
+        provider.kx_groups = settings.curves.iter().filter_map(|curve| called(curve.name)).collect();
     }
     Arc::new(provider)
 }
@@ -221,10 +225,12 @@ fn authorities(setting: &str, file: &Path) -> Result<Authorities, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tls::SUITES;
+    use crate::config::tls::{CURVES, SUITES};
 
     #[test]
-    fn the_settings_know_every_suite() {
+    fn the_settings_know_every_suite_and_curve() {
+        let ours: Vec<_> = ring::ALL_KX_GROUPS.iter().map(|g| format!("{:?}", g.name())).collect();
+        assert_eq!(ours, CURVES.iter().map(|curve| curve.name).collect::<Vec<_>>());
         let ours: Vec<_> = ring::ALL_CIPHER_SUITES.iter().map(|s| format!("{:?}", s.suite())).collect();
         assert_eq!(ours, SUITES.iter().map(|suite| suite.name).collect::<Vec<_>>());
     }
