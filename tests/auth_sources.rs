@@ -401,6 +401,49 @@ fn rules_say_who_proves_what() {
 }
 
 #[test]
+fn rules_may_stand_in_several_files() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER ann; CREATE USER bob; CREATE USER eve");
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("friends", "ann\n# and\n\"bob\"");
+    std::fs::create_dir(dir.path().join("rules.d")).unwrap();
+    write("rules.d/1.conf", "host app @../friends samehost trust\n");
+    write("rules.d/2.conf", "host all admin 127.0.0.1/32 trust\n");
+    let weir = ruled(&cluster, dir.path(), "include_dir rules.d\ninclude_if_exists later\n", "", "")
+        .users("\"ann\" \"\"\n\"bob\" \"\"\n\"eve\" \"\"")
+        .start();
+    for user in ["ann", "bob"] {
+        assert_eq!(weir.login(user, "app").connect().unwrap().value("SELECT current_user"), user);
+    }
+    assert_eq!(refusal(weir.login("eve", "app")).code, "28000");
+    // Every mistake of every file is told at once, and the old rules stay.
+    write("later", "host all all all ldapx\nhost all +staff all trust\n");
+    write("rules.d/3.conf", "host all all db.example.com trust\n");
+    write("ident", "m a\n");
+    write("friends", "ann,eve");
+    weir.hup();
+    weir.wait_log("the configuration was not reloaded");
+    let log = weir.log_text();
+    for (file, mistake) in [
+        ("later:1", "the method \"ldapx\" is not supported"),
+        ("later:2", "\"+staff\" is not supported: the members of roles are not known here"),
+        ("rules.d/3.conf:1", "host names are not supported"),
+        ("ident:1", "expected the map's name"),
+    ] {
+        let told = |line: &str| line.contains(&format!("/{file}: ")) && line.contains(mistake);
+        assert!(log.lines().any(told), "{file} {mistake}:\n{log}");
+    }
+    assert_eq!(refusal(weir.login("eve", "app")).code, "28000");
+    write("later", "");
+    write("rules.d/3.conf", "");
+    write("ident", "");
+    weir.hup();
+    common::eventually("eve is a friend now", Duration::from_secs(10), || weir.login("eve", "app").connect().ok());
+    assert_eq!(refusal(weir.login("bob", "app")).code, "28000");
+}
+
+#[test]
 fn rules_and_auth_query_together() {
     let cluster = cluster();
     cluster.set_hba("host all ann,looker 127.0.0.1/32 scram-sha-256\n");
@@ -453,4 +496,20 @@ fn certificates_stand_for_users_by_a_map() {
     refused(run("ann", "app", &bare, &bare_key), "ann");
     assert_eq!(run("ann", "ann", &bare, &bare_key).ok(), "ann\n");
     refused(run("ann", "ann", &mine, &my_key), "ann");
+    // A certificate beside another proof.
+    let other = Authority::new("another house");
+    let (theirs, their_key) = other.issue("ann", &[]).write(dir.path(), "theirs");
+    std::fs::write(
+        dir.path().join("hba"),
+        "hostssl app all all trust clientcert=verify-full\nhostssl ann all all trust clientcert=verify-ca\n",
+    )
+    .unwrap();
+    weir.hup();
+    common::eventually("the new rules count", Duration::from_secs(10), || {
+        (run("ann", "app", &bare, &bare_key).stdout == "ann\n").then_some(())
+    });
+    refused(run("ann", "app", &mine, &my_key), "ann");
+    refused(run("bob", "app", &bare, &bare_key), "bob");
+    assert_eq!(run("ann", "ann", &mine, &my_key).ok(), "ann\n");
+    assert!(!run("ann", "ann", &theirs, &their_key).status.success(), "of no known authority");
 }

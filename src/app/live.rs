@@ -1,14 +1,16 @@
 //! From a configuration to what works by it, at the start and at a reload.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::auth::hba::{Maps, Rules};
+use crate::auth::hba::{Files, Given, Maps, Rules};
 use crate::auth::secret::{Credential, Secret};
-use crate::auth::userlist::{LineError, Userlist};
+use crate::auth::userlist::Userlist;
 use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
+use crate::config::tls::SslMode;
 use crate::config::{AuthType, Config, Database, General};
 use crate::net::tls::{Acceptor, Connector, ServerTls};
 
@@ -21,13 +23,19 @@ pub type MockKey = [u8; 32];
 /// # Errors
 /// Every mistake of the auth file, of the passwords in `[users]` (never with a password in it), and of certificates and keys.
 pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, Vec<String>> {
-    let list = users(&config)?;
+    // All mistakes of all files are told at once.
+    let (list, rules, tls) = match (users(&config), hba(&config.general), tls(&config.general)) {
+        (Ok(list), Ok(rules), Ok(tls)) => (list, rules, tls),
+        (list, rules, tls) => {
+            let mistakes = [list.err(), rules.err(), tls.err()];
+            return Err(mistakes.into_iter().flatten().flatten().collect());
+        }
+    };
+    let ((rules, maps), (acceptor, connector)) = (rules, tls);
     let iterations = config.general.scram_iterations;
     let mock = Arc::new(list.mock(key, iterations));
     let users: BTreeMap<_, _> =
         list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, iterations, old))).collect();
-    let (rules, maps) = hba(&config.general)?;
-    let (acceptor, connector) = tls(&config.general)?;
     let config = Arc::new(config);
     // From here on nothing can fail: what is shared with the pools of before may change.
     let server_tls = match old {
@@ -63,21 +71,33 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
 
 /// Reads `auth_hba_file` and `auth_ident_file`.
 fn hba(general: &General) -> Result<(Rules, Maps), Vec<String>> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|why| vec![format!("{}: cannot read the file: {why}", path.display())])
-    };
-    let placed = |path: &Path, errors: Vec<LineError>| {
-        errors.iter().map(|e| format!("{}:{}: {}", path.display(), e.line, e.message)).collect::<Vec<_>>()
-    };
-    let maps = match &general.auth_ident_file {
-        Some(path) => Maps::parse(&read(path)?).map_err(|errors| placed(path, errors))?,
-        None => Maps::default(),
-    };
-    let rules = match &general.auth_hba_file {
-        Some(path) => Rules::parse(&read(path)?, &maps).map_err(|errors| placed(path, errors))?,
-        None => Rules::default(),
-    };
-    Ok((rules, maps))
+    let maps = general.auth_ident_file.as_ref().map_or_else(|| Ok(Maps::default()), |path| Maps::read(path, &Disk));
+    let given = Given { maps: maps.as_ref().ok(), certificates: general.client_tls.mode >= SslMode::VerifyCa };
+    let rules = general
+        .auth_hba_file
+        .as_ref()
+        .map(|path| Rules::read(path, &Disk, given))
+        .unwrap_or_else(|| Ok(Rules::default()));
+    match (rules, maps) {
+        (Ok(rules), Ok(maps)) => Ok((rules, maps)),
+        (rules, maps) => {
+            let mistakes = rules.err().into_iter().chain(maps.err()).flatten();
+            Err(mistakes.map(|mistake| mistake.to_string()).collect())
+        }
+    }
+}
+
+/// The files of the system.
+struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
+    }
 }
 
 /// Reads the certificates and keys.

@@ -1,6 +1,10 @@
 //! Which proof a client is asked for, under `auth_type = "hba"`.
 
-use crate::auth::hba::{Caller, Method};
+use std::net::IpAddr;
+
+use nix::sys::socket::SockaddrStorage;
+
+use crate::auth::hba::{Caller, Method, Way};
 use crate::auth::login::Channel;
 use crate::client::database::Live;
 use crate::config::AuthType;
@@ -22,26 +26,32 @@ pub(super) fn choose(
     let (user, database) = (startup.user.as_str(), startup.database.as_str());
     let address = stream.addresses().map(|(peer, _)| peer.ip().to_canonical());
     let physical_replication = startup.replication == Some(Replication::Physical);
-    let caller = Caller { database, user, address, tls: stream.tls().is_some(), physical_replication };
+    let tls = stream.tls().is_some();
+    let caller = Caller { database, user, address, tls, physical_replication, interfaces };
     let who = || {
         let host = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
         let encryption = if caller.tls { "SSL encryption" } else { "no encryption" };
         format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}")
     };
     let refused = |message: String| Error::client_fatal(SqlState::INVALID_AUTHORIZATION, message);
-    let auth_type = match live.rules.find(&caller) {
-        None => return Err(refused(format!("no pg_hba.conf entry for {}", who()))),
-        Some(Method::Reject) => return Err(refused(format!("pg_hba.conf rejects connection for {}", who()))),
-        Some(Method::Trust) => AuthType::Trust,
-        Some(Method::Md5) => AuthType::Md5,
-        Some(Method::Scram) => AuthType::ScramSha256,
-        Some(Method::Password) => AuthType::Plain,
-        Some(Method::Cert(map)) => {
+    let Some(Way { method, named }) = live.rules.find(&caller) else {
+        return Err(refused(format!("no pg_hba.conf entry for {}", who())));
+    };
+    if *named && channel.peer_name.as_deref() != Some(user) {
+        return Err(refused(format!("certificate authentication failed for user \"{user}\"")));
+    }
+    let auth_type = match method {
+        Method::Reject => return Err(refused(format!("pg_hba.conf rejects connection for {}", who()))),
+        Method::Trust => AuthType::Trust,
+        Method::Md5 => AuthType::Md5,
+        Method::Scram => AuthType::ScramSha256,
+        Method::Password => AuthType::Plain,
+        Method::Cert(map) => {
             let name = channel.peer_name.as_deref();
             let allowed = name.is_some_and(|name| live.maps.allows(map.as_deref(), name, user));
             return Ok((AuthType::Cert, Channel { peer_name: allowed.then(|| user.to_owned()), ..channel }));
         }
-        Some(Method::Peer(map)) => {
+        Method::Peer(map) => {
             let name = stream.peer_uid().and_then(system_user);
             if !name.is_some_and(|name| live.maps.allows(map.as_deref(), &name, user)) {
                 return Err(refused(format!("Peer authentication failed for user \"{user}\"")));
@@ -61,4 +71,21 @@ fn system_user(uid: u32) -> Option<String> {
             None
         }
     }
+}
+
+/// The addresses of this machine, each with its mask.
+fn interfaces() -> Vec<(IpAddr, IpAddr)> {
+    let found = match nix::ifaddrs::getifaddrs() {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "the addresses of this machine cannot be looked up: no rule for samehost or samenet matches");
+            return Vec::new();
+        }
+    };
+    found.filter_map(|one| Some((ip(one.address?)?, ip(one.netmask?)?))).collect()
+}
+
+fn ip(address: SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }

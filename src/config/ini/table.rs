@@ -93,7 +93,13 @@ pub(super) static GENERAL: &[Row] = &[
     row("application_name_add_host", &["0"], Flag, ""),
     row("auth_dbname", &[""], Text, ""),
     row("auth_file", &[""], File, "the same `userlist.txt`; every mistake in it is told"),
-    row("auth_hba_file", &[""], File, "a rule that is not understood is an error").unless(without_hba),
+    row(
+        "auth_hba_file",
+        &[""],
+        File,
+        "with `include`, `@file`, `samehost`, `samenet` and `clientcert=`; what is not understood is an error",
+    )
+    .unless(without_hba),
     row("auth_ident_file", &[""], File, "regular expressions and `\\1` as in PostgreSQL").unless(without_hba),
     row("auth_ldap_options", &[""], Text, "").later().unless(|get| get("auth_type") != "ldap"),
     row(
