@@ -37,7 +37,7 @@ release: ## Build the release binary.
 
 .PHONY: lint
 lint: ## Format check, clippy, docs, and cargo-deny where it is installed.
-	@scripts/install-deps.sh build
+	@scripts/install-deps.sh build features
 	@scripts/lint.sh
 
 .PHONY: fuzz

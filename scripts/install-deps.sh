@@ -3,7 +3,7 @@
 #
 #   scripts/install-deps.sh GROUP...
 #
-# Groups: build (compiler, libclang), postgres (server and clients), demo (curl), test (cargo-nextest, Python driver),
+# Groups: build (compiler, libclang), features (libpam, for all of cargo's features), postgres (server and clients), demo (curl), test (cargo-nextest, Python driver, slapd, openssl),
 # fuzz (cargo-fuzz), bench (PgBouncer, pgbench, Python).
 # As root it uses apt-get; as another user it never asks for a password, but says what is missing and how to get it.
 set -euo pipefail
@@ -32,6 +32,10 @@ check_build() {
     fi
 }
 
+check_features() {
+    any /usr/include/security/pam_appl.h || want libpam0g-dev
+}
+
 check_postgres() {
     if ! have psql || ! have setpriv || ! { have initdb || any /usr/lib/postgresql/*/bin/initdb; }; then
         want postgresql util-linux
@@ -44,6 +48,7 @@ check_demo() {
 
 check_test() {
     have openssl || want openssl
+    any /usr/sbin/slapd || want slapd
     cargo nextest --version >/dev/null 2>&1 || crates+=(cargo-nextest)
     local python
     for python in python3 /usr/bin/python3; do
@@ -95,7 +100,7 @@ if ! have cargo; then
 fi
 for group in "$@"; do
     case $group in
-    build | postgres | demo | test | fuzz | bench) "check_$group" ;;
+    build | features | postgres | demo | test | fuzz | bench) "check_$group" ;;
     *)
         echo "unknown group $group" >&2
         exit 2

@@ -22,7 +22,7 @@ step() {
 }
 
 step "dependencies"
-scripts/install-deps.sh build postgres demo test ${fuzz:+fuzz}
+scripts/install-deps.sh build features postgres demo test ${fuzz:+fuzz}
 
 # The driver tests run under whichever Python has the driver.
 for python in python3 /usr/bin/python3; do
@@ -42,7 +42,8 @@ if [[ $fuzz ]]; then
 fi
 
 step "documentation tests"
-cargo test --locked --doc --quiet
+cargo test --locked --all-features --doc --quiet
 
 step "tests"
-cargo nextest run --locked --no-fail-fast
+# With all features; that it builds without them, the lints see to.
+cargo nextest run --locked --all-features --no-fail-fast

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::auth::external::{Built, External};
 use crate::auth::hba::{Files, Given, Maps, Rules};
+use crate::auth::ldap::LdapSettings;
 use crate::auth::secret::{Credential, Secret};
 use crate::auth::userlist::Userlist;
 use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
+use crate::client::external::Outside;
 use crate::config::tls::SslMode;
 use crate::config::{AuthType, Config, Database, General};
 use crate::net::tls::{Acceptor, Connector, ServerTls};
@@ -24,14 +27,16 @@ pub type MockKey = [u8; 32];
 /// Every mistake of the auth file, of the passwords in `[users]` (never with a password in it), and of certificates and keys.
 pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, Vec<String>> {
     // All mistakes of all files are told at once.
-    let (list, rules, tls) = match (users(&config), hba(&config.general), tls(&config.general)) {
-        (Ok(list), Ok(rules), Ok(tls)) => (list, rules, tls),
-        (list, rules, tls) => {
-            let mistakes = [list.err(), rules.err(), tls.err()];
+    let made = (users(&config), hba(&config.general), tls(&config.general), external(&config.general));
+    let (list, rules, tls, external) = match made {
+        (Ok(list), Ok(rules), Ok(tls), Ok(external)) => (list, rules, tls, external),
+        (list, rules, tls, external) => {
+            let mistakes = [list.err(), rules.err(), tls.err(), external.err()];
             return Err(mistakes.into_iter().flatten().flatten().collect());
         }
     };
     let ((rules, maps), (acceptor, connector)) = (rules, tls);
+    let outside = Outside::new(external, old.map(|old| &old.outside));
     let iterations = config.general.scram_iterations;
     let mock = Arc::new(list.mock(key, iterations));
     let users: BTreeMap<_, _> =
@@ -56,6 +61,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         users,
         rules,
         maps,
+        outside,
         acceptor,
         server_tls,
         shares: Arc::clone(&shares),
@@ -72,7 +78,12 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
 /// Reads `auth_hba_file` and `auth_ident_file`.
 fn hba(general: &General) -> Result<(Rules, Maps), Vec<String>> {
     let maps = general.auth_ident_file.as_ref().map_or_else(|| Ok(Maps::default()), |path| Maps::read(path, &Disk));
-    let given = Given { maps: maps.as_ref().ok(), certificates: general.client_tls.mode >= SslMode::VerifyCa };
+    let given = Given {
+        maps: maps.as_ref().ok(),
+        certificates: general.client_tls.mode >= SslMode::VerifyCa,
+        built: Built::HERE,
+        pam_service: &general.auth_pam_service,
+    };
     let rules = general
         .auth_hba_file
         .as_ref()
@@ -97,6 +108,23 @@ impl Files for Disk {
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
+    }
+}
+
+/// Whom `auth_type` says to ask, beside what is stored.
+fn external(general: &General) -> Result<Option<External>, Vec<String>> {
+    let (method, asked) = match general.auth_type {
+        AuthType::Ldap => {
+            let settings = LdapSettings::parse(general.auth_ldap_options.0.as_deref().unwrap_or_default());
+            let settings = settings.map_err(|why| vec![format!("auth_ldap_options: {why}")])?;
+            ("ldap", External::Ldap(Arc::new(settings)))
+        }
+        AuthType::Pam => ("pam", External::Pam(general.auth_pam_service.clone())),
+        _ => return Ok(None),
+    };
+    match Built::HERE.lacks(method) {
+        Some(lack) => Err(vec![format!("auth_type = \"{method}\": {lack}")]),
+        None => Ok(Some(asked)),
     }
 }
 

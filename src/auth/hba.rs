@@ -11,8 +11,12 @@ mod tests;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use regex::Regex;
+
+use super::external::{Built, External};
+use super::ldap::LdapSettings;
 
 pub use files::{Files, Mistake};
 use files::{Word, single};
@@ -35,6 +39,8 @@ pub enum Method {
     Cert(Option<String>),
     /// The system user at the other end of a unix socket; with the name of a map.
     Peer(Option<String>),
+    /// His password in clear text, which others check.
+    External(External),
 }
 
 /// What a rule asks for.
@@ -120,6 +126,10 @@ pub struct Given<'a> {
     pub maps: Option<&'a Maps>,
     /// Whether clients are asked for certificates.
     pub certificates: bool,
+    /// Whom this program can ask.
+    pub built: Built,
+    /// The service of the method pam where a rule names none.
+    pub pam_service: &'a str,
 }
 
 impl Rules {
@@ -245,14 +255,20 @@ fn rule(fields: &[Vec<Word>], given: Given<'_>) -> Result<Rule, String> {
     Ok(Rule { kind, databases, users, range, way })
 }
 
-/// `name=value`.
+/// Options by themselves, as they stand at the end of a rule.
+pub(super) fn options(line: &str) -> Result<Vec<(String, String)>, String> {
+    let fields = files::fields(line)?;
+    fields.iter().map(|field| option(field).map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+}
+
+/// `name=value`. What is none may be a part of a password, and is not told.
 fn option(field: &[Word]) -> Result<(&str, &str), String> {
-    let word = single(field, "an option")?;
-    word.text.split_once('=').ok_or_else(|| format!("the option {:?} is not of the form NAME=VALUE", word.text))
+    let wrong = "an option is not of the form NAME=VALUE; a value with blanks or commas must stand in double quotes";
+    single(field, "an option")?.text.split_once('=').ok_or_else(|| wrong.to_owned())
 }
 
 fn way(kind: Kind, method: &str, options: &[(&str, &str)], given: Given<'_>) -> Result<Way, String> {
-    let (mut map, mut named) = (None, false);
+    let (mut map, mut named, mut service, mut ldap) = (None, false, None, Vec::new());
     for (name, value) in options {
         match *name {
             "map" if !matches!(method, "cert" | "peer" | "ident") => {
@@ -265,11 +281,16 @@ fn way(kind: Kind, method: &str, options: &[(&str, &str)], given: Given<'_>) -> 
             "clientcert" => named = client_certificate(kind, method, value, given)?,
             "clientname" if method == "cert" && *value == "CN" => {}
             "clientname" => return Err("clientname=CN for the method cert is all that is supported".to_owned()),
+            "pamservice" if method == "pam" => service = Some((*value).to_owned()),
+            _ if method == "ldap" => ldap.push((*name, *value)),
             _ => {
                 let known = "map=NAME and clientcert=verify-ca or verify-full are";
                 return Err(format!("the option {name:?} is not supported; {known}"));
             }
         }
+    }
+    if let Some(lack) = given.built.lacks(method) {
+        return Err(format!("the method {method}: {lack}"));
     }
     let method = match method {
         "trust" => Method::Trust,
@@ -282,8 +303,10 @@ fn way(kind: Kind, method: &str, options: &[(&str, &str)], given: Given<'_>) -> 
         // As in PostgreSQL: on a unix socket, ident is peer.
         "peer" | "ident" if kind == Kind::Local => Method::Peer(map),
         "peer" | "ident" => return Err(format!("the method {method} is for local")),
+        "ldap" => Method::External(External::Ldap(Arc::new(LdapSettings::new(&ldap)?))),
+        "pam" => Method::External(External::Pam(service.unwrap_or_else(|| given.pam_service.to_owned()))),
         other => {
-            let known = "trust, reject, md5, scram-sha-256, password, cert or peer";
+            let known = "trust, reject, md5, scram-sha-256, password, cert, peer, ldap or pam";
             return Err(format!("the method {other:?} is not supported; expected {known}"));
         }
     };

@@ -4,6 +4,7 @@
 //!   start() ---- trust, any, cert -----------------------------------------> Accepted
 //!      |------- plain ----> Password --answer--------------------------+---> Accepted
 //!      |------- md5 ------> Md5 -------answer--------------------------+---> Failed
+//!      |------- ldap, pam -> Password --answer--> Check --checked-------+
 //!      '------- SCRAM ----> SaslInitial --answer--> SaslFinal --answer-+
 //!                               '--> SaslFirst --^   (a client that sent no initial response)
 //! ```
@@ -91,6 +92,8 @@ pub struct Accepted {
 pub enum Step {
     /// Send this, and give the next 'p' message to [`Login::answer`].
     Ask(AuthRequest),
+    /// Ask whether this is the user's password, and tell [`Login::checked`].
+    Check(Password),
     /// The client is who it says.
     Accepted(Accepted),
     /// It is not, or it broke the protocol: send the error and close.
@@ -131,6 +134,8 @@ pub struct Login {
 enum State {
     Start,
     Password,
+    /// Waits for [`Login::checked`].
+    Check(Password),
     Md5,
     /// Waits for SASLInitialResponse.
     SaslInitial,
@@ -191,7 +196,7 @@ impl Login {
             AuthType::Hba => {
                 return self.fail(Error::us_fatal(SqlState::INTERNAL_ERROR, "no rule was chosen for this login"));
             }
-            AuthType::Plain => (State::Password, AuthRequest::CleartextPassword),
+            AuthType::Plain | AuthType::Ldap | AuthType::Pam => (State::Password, AuthRequest::CleartextPassword),
             AuthType::Md5 if !self.md5_means_scram() => (State::Md5, AuthRequest::Md5 { salt: self.random.md5_salt }),
             AuthType::Md5 | AuthType::ScramSha256 => {
                 let mechanisms: &[_] =
@@ -208,6 +213,7 @@ impl Login {
     #[must_use]
     pub fn next_is_costly(&self) -> bool {
         match self.state {
+            State::Password if self.is_external() => false,
             State::Password => match self.secret() {
                 Some(Secret::Scram(_)) => true,
                 Some(Secret::Clear(_) | Secret::Md5(_)) => false,
@@ -216,7 +222,7 @@ impl Login {
             State::SaslInitial | State::SaslFirst(_) => {
                 self.credential.as_ref().is_some_and(|credential| credential.scram_is_costly())
             }
-            State::Start | State::Md5 | State::SaslFinal(_) | State::Done => false,
+            State::Start | State::Check(_) | State::Md5 | State::SaslFinal(_) | State::Done => false,
         }
     }
 
@@ -228,9 +234,22 @@ impl Login {
             State::SaslInitial => self.sasl_initial(body),
             State::SaslFirst(binding) => self.scram_first(body, binding),
             State::SaslFinal(scram) => self.scram_final(scram, body),
-            State::Start | State::Done => Err(protocol("unexpected password message")),
+            State::Start | State::Check(_) | State::Done => Err(protocol("unexpected password message")),
         };
         step.unwrap_or_else(|error| self.fail(error))
+    }
+
+    /// What became of [`Step::Check`]: whether it is the user's password.
+    pub fn checked(&mut self, right: bool) -> Step {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Check(password) if right => self.accept(None, PassThrough::Password(password)),
+            _ => self.fail(wrong_password(&self.user)),
+        }
+    }
+
+    /// Whether others know the password.
+    fn is_external(&self) -> bool {
+        matches!(self.auth_type, AuthType::Ldap | AuthType::Pam)
     }
 
     fn accept(&mut self, last: Option<AuthRequest>, pass_through: PassThrough) -> Step {
@@ -258,6 +277,15 @@ impl Login {
 
     fn password(&mut self, body: &[u8]) -> Result<Step, Error> {
         let password = password_message(body)?;
+        if self.is_external() {
+            // LDAP takes an empty password for the wish to be nobody in particular, and grants it.
+            if password.is_empty() {
+                return Err(wrong_password(&self.user));
+            }
+            let password = Password::new(password);
+            self.state = State::Check(password.clone());
+            return Ok(Step::Check(password));
+        }
         let right = match self.secret() {
             Some(Secret::Clear(known)) => known.matches(password),
             Some(Secret::Md5(hash)) => hash.verify_password(password, &self.user),

@@ -20,7 +20,9 @@
 //! ([`login::Login::next_is_costly`], [`server_login::ServerLogin::next_is_costly`]), so that the caller can move
 //! the whole conversation to a blocking thread for that one call.
 
+pub mod external;
 pub mod hba;
+pub mod ldap;
 pub mod login;
 pub mod md5;
 pub mod scram;

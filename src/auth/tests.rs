@@ -50,6 +50,10 @@ fn converse(mut server: Login, credential: ServerCredential) -> (Vec<u32>, Resul
     let mut step = server.start();
     loop {
         let requests = match &step {
+            Step::Check(password) => {
+                step = server.checked(password.matches(PASSWORD));
+                continue;
+            }
             Step::Ask(request) => std::slice::from_ref(request),
             Step::Accepted(Accepted { send, .. }) => send.as_slice(),
             Step::Failed(error) => return (codes, Err(error.clone())),
@@ -470,4 +474,27 @@ fn a_credential_covers_what_knows_less() {
     assert!(!nothing.covers(&one) && !one.covers(&two));
     let other = credential(&None, &PassThrough::Nothing);
     assert!(!one.covers(&other) && !other.covers(&nothing));
+}
+
+#[test]
+fn what_others_know_is_theirs_to_say() {
+    for auth_type in [AuthType::Ldap, AuthType::Pam] {
+        // What is stored, if anything, does not count.
+        for secret in [None, Some(clear()), Some(Secret::Clear(Password::new("other")))] {
+            let (codes, outcome) = converse(login(auth_type, secret.clone()), with_password(PASSWORD));
+            assert_eq!(codes, [3, 0]);
+            assert_eq!(outcome, Ok(PassThrough::Password(Password::new(PASSWORD))));
+            let (codes, outcome) = converse(login(auth_type, secret), with_password(b"wrong"));
+            assert_eq!((codes.as_slice(), outcome), (&[3][..], Err(wrong_password("ann"))));
+        }
+        // An empty password is nobody's: LDAP would take it.
+        let mut empty = login(auth_type, None);
+        empty.start();
+        assert!(!empty.next_is_costly());
+        assert_eq!(empty.answer(b"\0"), Step::Failed(wrong_password("ann")));
+        // And nobody is let in whose password was not looked at.
+        let mut early = login(auth_type, None);
+        early.start();
+        assert_eq!(early.checked(true), Step::Failed(wrong_password("ann")));
+    }
 }

@@ -12,6 +12,7 @@ use crate::auth::hba::{Maps, Rules};
 use crate::auth::login::PassThrough;
 use crate::auth::secret::{Credential, Mock, MockKind, Secret};
 use crate::auth::server_login::ServerCredential;
+use crate::client::external::Outside;
 use crate::clock;
 use crate::config::{Config, Database, PoolMode, Role, User};
 use crate::error::Error;
@@ -40,6 +41,8 @@ pub struct Live {
     pub users: BTreeMap<String, Arc<Credential>>,
     /// Which proof is asked of whom, under `auth_type = "hba"`.
     pub rules: Rules,
+    /// Who is asked for passwords that others know.
+    pub outside: Outside,
     /// Which users a system user or a certificate's name may be.
     pub maps: Maps,
     /// Makes TLS with clients; none: it is off.

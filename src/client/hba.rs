@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use nix::sys::socket::SockaddrStorage;
 
+use crate::auth::external::External;
 use crate::auth::hba::{Caller, Method, Way};
 use crate::auth::login::Channel;
 use crate::client::database::Live;
@@ -12,7 +13,7 @@ use crate::error::{Error, SqlState};
 use crate::net::Stream;
 use crate::wire::startup::{Replication, Startup};
 
-/// The way in of the first rule that matches, and the channel as its map has it: a certificate that may stand for the user bears his
+/// The way in of the first rule that matches, who else is asked for it, and the channel as the rule's map has it: a certificate that may stand for the user bears his
 /// name. A peer that may be the user has proven enough and goes on as one who is trusted.
 ///
 /// # Errors
@@ -22,7 +23,7 @@ pub(super) fn choose(
     startup: &Startup,
     stream: &Stream,
     channel: Channel,
-) -> Result<(AuthType, Channel), Error> {
+) -> Result<(AuthType, Channel, Option<External>), Error> {
     let (user, database) = (startup.user.as_str(), startup.database.as_str());
     let address = stream.addresses().map(|(peer, _)| peer.ip().to_canonical());
     let physical_replication = startup.replication == Some(Replication::Physical);
@@ -49,7 +50,14 @@ pub(super) fn choose(
         Method::Cert(map) => {
             let name = channel.peer_name.as_deref();
             let allowed = name.is_some_and(|name| live.maps.allows(map.as_deref(), name, user));
-            return Ok((AuthType::Cert, Channel { peer_name: allowed.then(|| user.to_owned()), ..channel }));
+            return Ok((AuthType::Cert, Channel { peer_name: allowed.then(|| user.to_owned()), ..channel }, None));
+        }
+        Method::External(external) => {
+            let auth_type = match external {
+                External::Ldap(_) => AuthType::Ldap,
+                External::Pam(_) => AuthType::Pam,
+            };
+            return Ok((auth_type, channel, Some(external.clone())));
         }
         Method::Peer(map) => {
             let name = stream.peer_uid().and_then(system_user);
@@ -59,7 +67,7 @@ pub(super) fn choose(
             AuthType::Trust
         }
     };
-    Ok((auth_type, channel))
+    Ok((auth_type, channel, None))
 }
 
 /// The name of a user of the system.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::auth::login::{Channel, Login, LoginRandom, MAX_ANSWER, PassThrough, Step};
-use crate::auth::secret::Credential;
+use crate::auth::secret::{Credential, Password};
 use crate::client::console::DATABASES;
 use crate::client::database::{Live, LiveDatabase, UserPools};
 use crate::client::verifier::{self, Verifier};
@@ -68,19 +68,29 @@ pub async fn authenticate(
     let database = Some(startup.database.as_str()).filter(|name| !DATABASES.contains(name));
     let channel =
         stream.tls().map(|tls| Channel { peer_name: tls.peer_name(), end_point: tls.end_point() }).unwrap_or_default();
-    let (auth_type, channel) = match live.config.general.auth_type {
+    let (auth_type, channel, external) = match live.config.general.auth_type {
         AuthType::Hba => hba::choose(live, startup, stream, channel)?,
-        auth_type => (auth_type, channel),
+        auth_type => (auth_type, channel, live.outside.asked.clone()),
     };
     let Verifier { credential, mock } = verifier::find(live, auth_type, user, database, worker).await?;
     let random = LoginRandom { md5_salt: rand::random(), scram_nonce: rand::random() };
     let login = Login::new(auth_type, user, credential.clone(), mock, random);
-    let pass_through = converse(login.over(channel), stream, input).await?;
+    let patience = live.config.general.server_connect_timeout;
+    let check = async |password: &Password| match &external {
+        Some(external) => live.outside.is_right(external, user, password, patience).await,
+        None => Ok(false),
+    };
+    let pass_through = converse(login.over(channel), check, stream, input).await?;
     Ok(Proven { credential, pass_through })
 }
 
-/// Asks the client, to the end.
-async fn converse(mut login: Login, stream: &mut Stream, input: &mut Buffer) -> Result<PassThrough, Failed> {
+/// Asks the client, to the end. `check`: asks others whether a password is right.
+async fn converse(
+    mut login: Login,
+    check: impl AsyncFn(&Password) -> Result<bool, Error>,
+    stream: &mut Stream,
+    input: &mut Buffer,
+) -> Result<PassThrough, Failed> {
     let mut step = login.start();
     loop {
         let mut out = Vec::new();
@@ -88,6 +98,10 @@ async fn converse(mut login: Login, stream: &mut Stream, input: &mut Buffer) -> 
             Step::Ask(request) => {
                 encode::frame(&mut out, b'R', |b| b.extend_from_slice(&request.body()));
                 write_all(stream, &out).await?;
+            }
+            Step::Check(password) => {
+                step = login.checked(check(&password).await?);
+                continue;
             }
             Step::Accepted(accepted) => {
                 for request in &accepted.send {

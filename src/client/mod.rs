@@ -7,6 +7,7 @@ mod block;
 mod catalog;
 pub mod console;
 pub mod database;
+pub mod external;
 pub mod greet;
 mod hba;
 mod limits;

@@ -193,8 +193,8 @@ fn filled(text: String) -> Option<String> {
 }
 
 /// Undoes percent encoding.
-fn decode(text: &str) -> Result<String, String> {
-    let wrong = || "a \"%\" of the server address is not followed by two hexadecimal digits".to_owned();
+pub(crate) fn decode(text: &str) -> Result<String, String> {
+    let wrong = || "a \"%\" of the address is not followed by two hexadecimal digits".to_owned();
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -208,7 +208,7 @@ fn decode(text: &str) -> Result<String, String> {
     }
     match String::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => Ok(text),
-        _ => Err("the server address holds bytes that are not UTF-8 text".into()),
+        _ => Err("the address holds bytes that are not UTF-8 text".into()),
     }
 }
 

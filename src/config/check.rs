@@ -213,6 +213,8 @@ fn authentication<'d>(
     let asked = general.auth_user.is_some() || databases.iter().any(|database| database.auth_user.is_some());
     let known = match general.auth_type {
         AuthType::Trust | AuthType::Cert | AuthType::Hba => !users.is_empty(),
+        // Who there is, others know.
+        AuthType::Ldap | AuthType::Pam => true,
         AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => users.values().any(|user| user.password.is_some()),
         AuthType::Any => {
             for database in databases.iter().filter(|database| database.user.is_none()) {

@@ -18,6 +18,8 @@ pub(super) enum Field<'a> {
     Name(&'a mut Option<String>),
     /// As `Name`, never shown and never quoted in a message.
     Secret(&'a mut Option<String>),
+    /// The same, where an empty string is none.
+    SecretText(&'a mut Option<String>),
     /// Names, as a list or separated by commas.
     Names(&'a mut Vec<String>),
     /// Addresses to listen on, as a list or separated by commas.
@@ -89,7 +91,7 @@ const BALANCES: [(&str, LoadBalance); 2] = [
     (LoadBalance::RoundRobin.as_str(), LoadBalance::RoundRobin),
     (LoadBalance::Disable.as_str(), LoadBalance::Disable),
 ];
-const AUTH_TYPES: [(&str, AuthType); 7] = [
+const AUTH_TYPES: [(&str, AuthType); 9] = [
     ("trust", AuthType::Trust),
     ("any", AuthType::Any),
     ("plain", AuthType::Plain),
@@ -97,6 +99,8 @@ const AUTH_TYPES: [(&str, AuthType); 7] = [
     ("scram-sha-256", AuthType::ScramSha256),
     ("cert", AuthType::Cert),
     ("hba", AuthType::Hba),
+    ("ldap", AuthType::Ldap),
+    ("pam", AuthType::Pam),
 ];
 const FACILITIES: [(&str, Facility); 19] = [
     ("daemon", Facility::Daemon),
@@ -146,6 +150,7 @@ impl Field<'_> {
                 }
                 *place = Some(secret.to_owned());
             }
+            Self::SecretText(place) => *place = filled(string(node)?),
             Self::Names(place) => *place = names(node)?,
             Self::Listen(place) => *place = listen(node)?,
             Self::Path(place) => *place = filled(string(node)?).map(PathBuf::from),
@@ -212,7 +217,7 @@ impl Field<'_> {
     /// The same, a secret in clear.
     pub(super) fn export(&self) -> String {
         match self {
-            Self::Secret(secret) => toml_string(secret.as_deref().unwrap_or_default()),
+            Self::Secret(secret) | Self::SecretText(secret) => toml_string(secret.as_deref().unwrap_or_default()),
             _ => self.write(),
         }
     }
@@ -221,7 +226,7 @@ impl Field<'_> {
         match self {
             Self::Text(text) | Self::Filter(text) => (*text).clone(),
             Self::Name(name) => name.as_deref().unwrap_or_default().to_owned(),
-            Self::Secret(secret) => secret.as_ref().map_or("", |_| "********").to_owned(),
+            Self::Secret(secret) | Self::SecretText(secret) => secret.as_ref().map_or("", |_| "********").to_owned(),
             Self::Names(names) | Self::Listen(names) => names.join(", "),
             Self::Path(path) => path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             Self::File(path) => path.display().to_string(),

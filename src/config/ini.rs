@@ -69,6 +69,8 @@ fn placed(mistake: ConfigError, lines: &Lines<'_>) -> ConfigError {
 /// PgBouncer's defaults for what it has, ours for the rest.
 pub(super) fn defaults() -> General {
     let mut general = General::default();
+    // There it is no setting.
+    "pgbouncer".clone_into(&mut general.auth_pam_service);
     for row in table::GENERAL.iter().filter(|row| table::in_general(row.name)) {
         let Some(default) = row.defaults.first() else { continue };
         let node = Node::Text(normal(row.kind, default).unwrap_or_default());
@@ -203,7 +205,7 @@ impl Sections {
             };
             let moot = row.moot.is_some_and(|moot| moot(&|name| self.value_of(name)));
             match judge(row, &given.value, moot, &table::in_general) {
-                Ok(Some(value)) => entries.extend(translate(row.name, given.place, value, mistakes)),
+                Ok(Some(value)) => entries.extend(translate(row.name, given.place, value)),
                 Ok(None) if row.standing(&table::in_general) == Standing::NoMeaning => {
                     idle.insert(&given.name);
                 }
@@ -286,7 +288,7 @@ fn whole(text: &str) -> Result<i64, String> {
 }
 
 /// The entry of a setting of `[pgbouncer]`, where its meaning here is another.
-fn translate(name: &str, place: usize, value: String, mistakes: &mut Mistakes) -> Option<Entry> {
+fn translate(name: &str, place: usize, value: String) -> Option<Entry> {
     Some(match (name, value.as_str()) {
         // Whatever a client sets is its own here, and no connection is lent that the server has closed: nothing to choose.
         ("verbose", "0") | ("track_extra_parameters" | "server_check_delay", _) => return None,
@@ -295,10 +297,6 @@ fn translate(name: &str, place: usize, value: String, mistakes: &mut Mistakes) -
         // In PgBouncer: used once, then closed. Here 0 means: never closed.
         ("server_lifetime", "0") => entry(name, place, "1us".to_owned()),
         ("server_connect_timeout", "0") => entry(name, place, NEVER.to_owned()),
-        ("auth_type", "ldap" | "pam") => {
-            mistakes.add(place, format!("auth_type = {value} is not supported yet; users can be listed in auth_file"));
-            return None;
-        }
         _ => entry(name, place, value),
     })
 }

@@ -19,6 +19,7 @@ mod tests;
 pub mod tls;
 pub mod units;
 
+pub(crate) use address::decode as percent_decode;
 pub use ini::table::document as pgbouncer_settings;
 
 use std::cell::RefCell;
@@ -110,6 +111,10 @@ pub enum AuthType {
     Cert,
     /// As the rules of `auth_hba_file` say.
     Hba,
+    /// Clear-text password, checked by an LDAP server.
+    Ldap,
+    /// Clear-text password, checked by PAM.
+    Pam,
 }
 
 /// The form of log lines.
@@ -176,6 +181,16 @@ impl Default for SyslogSettings {
     }
 }
 
+/// A text that may hold a secret, so that it is never printed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct SecretText(pub Option<String>);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hidden(self.0.is_some()).fmt(f)
+    }
+}
+
 /// `[pgweir]`: the process, and defaults for every database. The names are those of the settings.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
@@ -210,6 +225,10 @@ pub struct General {
     pub auth_hba_file: Option<PathBuf>,
     /// Maps in the form of pg_ident.conf, for those rules.
     pub auth_ident_file: Option<PathBuf>,
+    /// Whom to ask under `auth_type = "ldap"`, and how: options as in pg_hba.conf. May hold a password.
+    pub auth_ldap_options: SecretText,
+    /// The name of our service under `auth_type = "pam"` (default pgweir).
+    pub auth_pam_service: String,
     /// Iterations of the SCRAM verifiers that are made of clear passwords (default 4096; 1 to 2^24).
     pub scram_iterations: u32,
     /// Default of [`Database::auth_user`].

@@ -146,7 +146,7 @@ pub(super) fn suggest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>)
     let names: Vec<&str> = names.into_iter().collect();
     match nearest(wrong, names.iter().copied()) {
         Some(name) => format!("; did you mean {name:?}?"),
-        None if !names.is_empty() && names.len() <= 8 => {
+        None if !names.is_empty() && names.len() <= 9 => {
             let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
             format!("; expected {}", quoted.join(", "))
         }

@@ -8,8 +8,8 @@ use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
 use super::{
-    AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, ReadBalance, SyslogSettings, TcpSettings,
-    User,
+    AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, ReadBalance, SecretText, SyslogSettings,
+    TcpSettings, User,
 };
 
 /// One setting of a section.
@@ -105,7 +105,7 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("syslog_ident", "Under which name.", |g| Field::Text(&mut g.syslog.ident)),
     row("syslog_socket", "The socket of the log daemon.", |g| Field::File(&mut g.syslog.socket)),
     fixed("workers", "Worker threads; 0: one per core.", |g| Field::Small(&mut g.workers, 0, 1024)),
-    row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256, cert or hba.", |g| {
+    row("auth_type", "How clients authenticate: trust, any, plain, md5, scram-sha-256, cert, hba, ldap or pam.", |g| {
         Field::Auth(&mut g.auth_type)
     }),
     row("auth_file", "File of \"user\" \"password\" lines; relative to the directory of this file.", |g| {
@@ -116,6 +116,14 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row("auth_ident_file", "Maps in the form of pg_ident.conf, for the rules of auth_hba_file.", |g| {
         Field::Path(&mut g.auth_ident_file)
+    }),
+    row(
+        "auth_ldap_options",
+        "Whom to ask for auth_type = \"ldap\": options as of the method ldap in pg_hba.conf.",
+        |g| Field::SecretText(&mut g.auth_ldap_options.0),
+    ),
+    row("auth_pam_service", "The name of our service for auth_type = \"pam\", and for rules that name none.", |g| {
+        Field::Text(&mut g.auth_pam_service)
     }),
     row("scram_iterations", "Iterations of the SCRAM verifiers that are made of clear passwords.", |g| {
         Field::Count(&mut g.scram_iterations, 1, MANY_ITERATIONS)
@@ -485,6 +493,8 @@ impl Default for General {
             auth_file: None,
             auth_hba_file: None,
             auth_ident_file: None,
+            auth_ldap_options: SecretText::default(),
+            auth_pam_service: "pgweir".to_owned(),
             scram_iterations: 4096,
             auth_user: None,
             auth_query: AUTH_QUERY.to_owned(),

@@ -137,6 +137,8 @@ auth_type = "hba"
 auth_hba_file = "hba"
 auth_ident_file = "ident"
 auth_file = "userlist.txt"
+auth_ldap_options = "ldapserver=h"
+auth_pam_service = "db"
 scram_iterations = 600
 auth_user = "looker"
 auth_query = "SELECT a, b FROM f($1)"
@@ -237,6 +239,8 @@ host = "h"
         auth_hba_file: Some("etc/hba".into()),
         auth_ident_file: Some("etc/ident".into()),
         auth_file: Some("etc/userlist.txt".into()),
+        auth_ldap_options: SecretText(Some("ldapserver=h".into())),
+        auth_pam_service: "db".into(),
         scram_iterations: 600,
         auth_user: Some("looker".into()),
         auth_query: "SELECT a, b FROM f($1)".into(),
@@ -523,7 +527,7 @@ fn wrong_values_of_the_process_are_refused() {
 
 const LISTEN_WITH_PORT: &str =
     "listen_addr = \"127.0.0.1:6432\" is not an IP address, a host name or \"*\" (the port is listen_port)";
-const AUTH_LIST: &str = "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\", \"hba\"";
+const AUTH_LIST: &str = "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\", \"hba\", \"ldap\", \"pam\"";
 const LEVEL_LIST: &str =
     "log_level = \"x\" is not a log level; expected \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\"";
 const BAD_SIZE: &str = "max_packet_size = \"1 lot\" is not a size; write it like \"65536\", \"64kB\" or \"1MB\"";

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use super::*;
 
+const ALL: Built = Built { ldap: true, pam: true };
+
 /// Files that are held in memory, under `etc/`.
 struct Held<'a>(BTreeMap<PathBuf, &'a str>);
 
@@ -25,7 +27,7 @@ impl Files for Held<'_> {
 }
 
 fn parse(text: &str, maps: &Maps) -> Result<Rules, Vec<Mistake>> {
-    let given = Given { maps: Some(maps), certificates: true };
+    let given = Given { maps: Some(maps), certificates: true, built: ALL, pam_service: "pgweir" };
     Rules::read(Path::new("etc/hba"), &Held::new(&[("hba", text)]), given)
 }
 
@@ -167,7 +169,12 @@ fn files_stand_in_their_place() {
         ("dir/.hidden.conf", "nonsense\n"),
         ("dir/readme", "nonsense\n"),
     ]);
-    let rules = Rules::read(Path::new("etc/hba"), &files, Given { maps: None, certificates: false }).unwrap();
+    let rules = Rules::read(
+        Path::new("etc/hba"),
+        &files,
+        Given { maps: None, certificates: false, built: ALL, pam_service: "pgweir" },
+    )
+    .unwrap();
     let of = |database, user| method(&rules, database, user, Some("10.0.0.1"), false);
     assert_eq!(of("app", "eve"), Some(Method::Reject));
     assert_eq!(of("app", "@eve"), Some(Method::Reject), "in quotes it names no file");
@@ -184,7 +191,12 @@ fn files_stand_in_their_place() {
         ("names", "a\n\"b\n"),
         ("self", "@self"),
     ]);
-    let mistakes = Rules::read(Path::new("etc/hba"), &files, Given { maps: None, certificates: false }).unwrap_err();
+    let mistakes = Rules::read(
+        Path::new("etc/hba"),
+        &files,
+        Given { maps: None, certificates: false, built: ALL, pam_service: "pgweir" },
+    )
+    .unwrap_err();
     let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
     for expected in [
         "etc/hba:1: the method \"nonsense\" is not supported",
@@ -195,7 +207,12 @@ fn files_stand_in_their_place() {
     ] {
         assert!(told.iter().any(|line| line.starts_with(expected)), "{expected}: {told:#?}");
     }
-    let missing = Rules::read(Path::new("etc/none"), &files, Given { maps: None, certificates: false }).unwrap_err();
+    let missing = Rules::read(
+        Path::new("etc/none"),
+        &files,
+        Given { maps: None, certificates: false, built: ALL, pam_service: "pgweir" },
+    )
+    .unwrap_err();
     assert!(missing[0].to_string().starts_with("etc/none: cannot read the file"), "{missing:?}");
 }
 
@@ -234,7 +251,7 @@ fn a_certificate_may_be_asked_for_beside_a_password() {
         rules.find(&caller).map(|way| way.named)
     };
     assert_eq!((named("a"), named("b"), named("c")), (Some(false), Some(true), Some(false)));
-    let given = Given { maps: None, certificates: false };
+    let given = Given { maps: None, certificates: false, built: ALL, pam_service: "pgweir" };
     let mistakes = Rules::read(Path::new("etc/hba"), &Held::new(&[("hba", text)]), given).unwrap_err();
     assert_eq!(mistakes.len(), 3, "{mistakes:?}");
     assert!(mistakes[0].message.starts_with("clientcert needs client_tls_sslmode"), "{mistakes:?}");
@@ -245,4 +262,30 @@ fn on_a_unix_socket_ident_is_peer() {
     let rules = parse("local all all ident\n", &Maps::default()).unwrap();
     assert_eq!(method(&rules, "d", "u", None, false), Some(Method::Peer(None)));
     assert!(parse("host all all all ident\n", &Maps::default()).is_err());
+}
+
+#[test]
+fn passwords_that_others_know() {
+    let text = "host a all all ldap ldapserver=h ldapprefix=\"cn=\" ldapsuffix=\",dc=x\"\nhost b all all pam pamservice=db\n\
+                host c all all pam\n";
+    let rules = parse(text, &Maps::default()).unwrap();
+    let of = |database| method(&rules, database, "u", Some("10.0.0.1"), false);
+    let Some(Method::External(External::Ldap(settings))) = of("a") else { panic!("{:?}", of("a")) };
+    assert_eq!(settings.who.dn("ann").as_deref(), Some("cn=ann,dc=x"));
+    assert_eq!(of("b"), Some(Method::External(External::Pam("db".to_owned()))));
+    assert_eq!(of("c"), Some(Method::External(External::Pam("pgweir".to_owned()))));
+    for (wrong, why) in [
+        ("host all all all ldap", "ldapbasedn, ldapprefix or ldapsuffix is missing"),
+        ("host all all all ldap ldapserver=h ldapprefix=x colour=red", "\"colour\" is not one of the method ldap"),
+        ("host all all all md5 ldapserver=h", "\"ldapserver\" is not supported"),
+        ("host all all all pam ldapserver=h", "\"ldapserver\" is not supported"),
+    ] {
+        let errors = parse(wrong, &Maps::default()).unwrap_err();
+        assert!(errors[0].message.contains(why), "{wrong}: {errors:?}");
+    }
+    let given = Given { maps: None, certificates: false, built: Built { ldap: false, pam: false }, pam_service: "" };
+    let errors = Rules::read(Path::new("etc/hba"), &Held::new(&[("hba", text)]), given).unwrap_err();
+    for (error, feature) in errors.iter().zip(["ldap", "pam", "pam"]) {
+        assert!(error.message.contains(&format!("cargo build --features {feature}")), "{error}");
+    }
 }

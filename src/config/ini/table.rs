@@ -101,7 +101,7 @@ pub(super) static GENERAL: &[Row] = &[
     )
     .unless(without_hba),
     row("auth_ident_file", &[""], File, "regular expressions and `\\1` as in PostgreSQL").unless(without_hba),
-    row("auth_ldap_options", &[""], Text, "").later().unless(|get| get("auth_type") != "ldap"),
+    row("auth_ldap_options", &[""], Text, "needs the feature `ldap`").unless(|get| get("auth_type") != "ldap"),
     row(
         "auth_query",
         &[settings::AUTH_QUERY, AUTH_QUERY],
@@ -109,7 +109,12 @@ pub(super) static GENERAL: &[Row] = &[
         "asked on connections that clients never get; the default qualifies its names",
     )
     .better(),
-    row("auth_type", &["md5"], Word, "any, trust, plain, md5, scram-sha-256, cert, hba; not yet: ldap, pam"),
+    row(
+        "auth_type",
+        &["md5"],
+        Word,
+        "any, trust, plain, md5, scram-sha-256, cert, hba; ldap and pam with the features of these names",
+    ),
     row("auth_user", &[""], Text, ""),
     row("autodb_idle_timeout", &["3600"], Seconds, ""),
     row("cancel_wait_timeout", &["10"], Seconds, "").later(),

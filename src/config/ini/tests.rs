@@ -117,7 +117,7 @@ fn all_mistakes_are_told_with_their_places() {
         (
             "more.ini",
             "e = host=@abstract\npgbouncer = host=h\nmy db = host=h\n[pgbouncer]\nlisten_prot = 1\nlisten_port = 99999\n\
-             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pam\nconffile = x\n[x\nauth_file=u",
+             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pan\nconffile = x\n[x\nauth_file=u",
         ),
     ];
     let expected = [
@@ -136,7 +136,7 @@ fn all_mistakes_are_told_with_their_places() {
         "more.ini:8: log_connections = \"maybe\" is not a whole number",
         "more.ini:9: server_idle_timeout = \"-1\" is not a number of seconds, like 15 or 0.5",
         "more.ini:10: expected NAME = VALUE, [SECTION], %include FILE or a comment",
-        "more.ini:11: auth_type = pam is not supported yet; users can be listed in auth_file",
+        "more.ini:11: auth_type = \"pan\" is not known; did you mean \"pam\"?",
         "more.ini:12: conffile is not supported: name the file on the command line",
         "more.ini:13: the section's name is not closed: a \"]\" is missing",
         "pgbouncer.ini:8: %include missing.ini: cannot read the file: entity not found",
@@ -337,6 +337,7 @@ fn right(row: &Row) -> &'static str {
     match row.name {
         "auth_type" => "trust",
         "auth_dbname" => "b",
+        "auth_ldap_options" => "ldapserver=h ldapprefix=x",
         "syslog_facility" => "local3",
         "auth_query" => "f($1)",
         "pool_mode" => "statement",
@@ -361,6 +362,7 @@ fn beside(row: &Row) -> String {
     };
     match row.name {
         "auth_hba_file" | "auth_ident_file" => "auth_type = hba\nauth_hba_file = h\n".to_owned(),
+        "auth_ldap_options" => "auth_type = ldap\n".to_owned(),
         "syslog_facility" | "syslog_ident" => "syslog = 1\n".to_owned(),
         _ => side.map(lines).unwrap_or_default(),
     }
