@@ -313,27 +313,75 @@ fn an_unchanged_ini_asks_too() {
 }
 
 /// CVE class: who exists must not show in the time that a login takes to fail.
-#[test]
-fn strangers_take_as_long_as_wrong_passwords() {
-    let cluster = cluster();
-    cluster.sql("CREATE USER nopassword");
-    let weir = asking(&cluster).start();
-    lets_in(&weir, "ann", "secret");
-    let users = ["ann", "nopassword", "nobody"];
-    let mut times = users.map(|_| Vec::new());
-    for _ in 0..40 {
+fn all_take_as_long(weir: &Weir, users: &[&str]) {
+    let mut times = vec![Vec::new(); users.len()];
+    for _ in 0..25 {
         for (user, times) in users.iter().zip(&mut times) {
             let begin = pgweir::clock::now();
             assert_eq!(refusal(weir.login(user, "app").password("wrong")).code, "28P01");
             times.push(pgweir::clock::now() - begin);
         }
     }
-    let medians = times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    });
+    let medians: Vec<Duration> = times
+        .into_iter()
+        .map(|mut times| {
+            times.sort_unstable();
+            times[times.len() / 2]
+        })
+        .collect();
     let (least, most) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
     assert!(*most < *least * 3 / 2 + Duration::from_millis(1), "medians of {users:?}: {medians:?}");
+}
+
+#[test]
+fn strangers_take_as_long_as_wrong_passwords() {
+    let cluster = cluster();
+    cluster.sql(
+        "CREATE USER nopassword; CREATE USER expired PASSWORD 'secret' VALID UNTIL '2001-01-01'; \
+         CREATE USER nologin NOLOGIN PASSWORD 'secret'",
+    );
+    for auth_type in ["scram-sha-256", "plain"] {
+        let general = format!("auth_type = \"{auth_type}\"\nauth_user = \"looker\"");
+        let weir = Weir::builder().general(&general).users(LOOKER_LINE).cluster("app", &cluster, &[]).start();
+        lets_in(&weir, "ann", "secret");
+        all_take_as_long(&weir, &["ann", "nopassword", "nobody", "expired", "nologin"]);
+    }
+}
+
+#[test]
+fn also_where_the_passwords_are_kept_in_clear() {
+    let cluster = cluster();
+    cluster
+        .sql("CREATE TABLE people(name text, secret text); INSERT INTO people VALUES ('ann', 'secret'), ('empty', '')");
+    // Many iterations, so that making a verifier of a password shows.
+    let general = "auth_type = \"scram-sha-256\"\nauth_user = \"looker\"\nscram_iterations = 10000\n\
+                   auth_query = \"SELECT name, secret FROM people WHERE name = $1\"";
+    let weir = Weir::builder().general(general).users(LOOKER_LINE).cluster("app", &cluster, &[]).start();
+    lets_in(&weir, "ann", "secret");
+    assert_eq!(shown(&weir, "ann"), shown(&weir, "nobody"));
+    all_take_as_long(&weir, &["ann", "empty", "nobody"]);
+}
+
+#[test]
+fn a_password_ends_when_it_is_no_longer_valid() {
+    let cluster = cluster();
+    let weir = asking(&cluster).start();
+    let general = format!("auth_type = \"scram-sha-256\"\nauth_user = \"looker\"\nauth_query = \"{UNQUALIFIED}\"");
+    let older = Weir::builder().general(&general).users(LOOKER_LINE).cluster("app", &cluster, &[]).start();
+    let mut ann = lets_in(&weir, "ann", "secret");
+    for (until, valid) in
+        [("yesterday", false), ("infinity", true), ("-infinity", false), ("tomorrow", true), ("1970-01-01", false)]
+    {
+        cluster.sql(&format!("ALTER USER ann VALID UNTIL '{until}'"));
+        for weir in [&weir, &older] {
+            if valid {
+                lets_in(weir, "ann", "secret");
+            } else {
+                wrong_password(weir, "ann", "secret");
+            }
+        }
+    }
+    assert_eq!(ann.value("SELECT current_user"), "ann", "who is in stays, as in PostgreSQL");
 }
 
 // Rules.

@@ -219,9 +219,11 @@ impl Login {
                 Some(Secret::Clear(_) | Secret::Md5(_)) => false,
                 Some(Secret::Absent) | None => self.mock.kind() == MockKind::Scram,
             },
-            State::SaslInitial | State::SaslFirst(_) => {
-                self.credential.as_ref().is_some_and(|credential| credential.scram_is_costly())
-            }
+            State::SaslInitial | State::SaslFirst(_) => match self.secret() {
+                Some(Secret::Scram(_)) => false,
+                Some(Secret::Clear(_)) => self.credential.as_ref().is_some_and(|known| known.scram_is_costly()),
+                Some(Secret::Md5(_) | Secret::Absent) | None => self.mock.derives(),
+            },
             State::Start | State::Check(_) | State::Md5 | State::SaslFinal(_) | State::Done => false,
         }
     }
@@ -350,7 +352,12 @@ impl Login {
         let server = match secret {
             Some(secret) => ServerScram::new(secret, &nonce),
             // No such user, or an MD5 hash or no password: PostgreSQL's mock authentication.
-            None => ServerScram::mock(&self.mock, &self.user, &nonce),
+            None => {
+                if self.mock.derives() {
+                    self.mock.derive(&self.user);
+                }
+                ServerScram::mock(&self.mock, &self.user, &nonce)
+            }
         };
         let (second, reply) =
             server.bind(binding).client_first(message).map_err(|error| error.of_client(&self.user))?;

@@ -111,13 +111,27 @@ impl Secret {
     ///
     /// `iterations`: of the verifiers that are made here.
     #[must_use]
-    pub fn example(&self, iterations: u32) -> Option<(MockKind, u32)> {
+    pub fn example(&self, iterations: u32) -> Option<Example> {
         match self {
             Self::Absent => None,
-            Self::Clear(_) | Self::Md5(_) => Some((MockKind::Md5, iterations)),
-            Self::Scram(secret) => Some((MockKind::Scram, secret.iterations())),
+            Self::Clear(_) => Some(Example { kind: MockKind::Md5, iterations, derives: true }),
+            Self::Md5(_) => Some(Example { kind: MockKind::Md5, iterations, derives: false }),
+            Self::Scram(secret) => {
+                Some(Example { kind: MockKind::Scram, iterations: secret.iterations(), derives: false })
+            }
         }
     }
+}
+
+/// What a login of someone with a stored secret is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Example {
+    /// What he is asked for.
+    pub kind: MockKind,
+    /// Iterations of his SCRAM verifier.
+    pub iterations: u32,
+    /// Whether that is made of a clear password at every login, which takes its time.
+    pub derives: bool,
 }
 
 /// A [`Secret`] in use: remembers the SCRAM verifier derived from a clear password, which costs milliseconds.
@@ -190,6 +204,7 @@ pub struct Mock {
     key: [u8; 32],
     kind: MockKind,
     iterations: u32,
+    derives: bool,
 }
 
 impl fmt::Debug for Mock {
@@ -202,14 +217,25 @@ impl Mock {
     /// Iterations outside of 1 to [`scram::MAX_ITERATIONS`] are brought into that range.
     #[must_use]
     pub fn new(key: [u8; 32], kind: MockKind, iterations: u32) -> Self {
-        Self { key, kind, iterations: iterations.clamp(1, scram::MAX_ITERATIONS) }
+        Self { key, kind, iterations: iterations.clamp(1, scram::MAX_ITERATIONS), derives: false }
     }
 
     /// The same for users of whom this secret is an example; without one, for a server as PostgreSQL is by default.
     #[must_use]
-    pub fn like(&self, example: Option<(MockKind, u32)>) -> Self {
-        let (kind, iterations) = example.unwrap_or((MockKind::Scram, scram::DEFAULT_ITERATIONS));
-        Self::new(self.key, kind, iterations)
+    pub fn like(&self, example: Option<Example>) -> Self {
+        let usual = Example { kind: MockKind::Scram, iterations: scram::DEFAULT_ITERATIONS, derives: false };
+        let Example { kind, iterations, derives } = example.unwrap_or(usual);
+        Self { derives, ..Self::new(self.key, kind, iterations) }
+    }
+
+    /// Whether a SCRAM exchange of a user who exists begins by making his verifier.
+    pub(super) fn derives(&self) -> bool {
+        self.derives
+    }
+
+    /// Takes as long as making a verifier does.
+    pub(super) fn derive(&self, user: &str) {
+        std::hint::black_box(ScramSecret::from_password(&self.key, &self.salt(user), self.iterations));
     }
 
     /// The kind of secret that an unknown user seems to have.

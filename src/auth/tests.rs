@@ -245,6 +245,19 @@ fn costly_steps_announce_themselves() {
     assert!(!costly(AuthType::ScramSha256, Some(scram()), MockKind::Md5));
     assert!(!costly(AuthType::ScramSha256, None, MockKind::Scram));
 
+    // Where verifiers are made at every login, a stranger's takes as long.
+    let seen = clear().example(2);
+    for (secret, expected) in
+        [(None, true), (Some(Secret::Absent), true), (Some(clear()), true), (Some(scram()), false)]
+    {
+        let credential = secret.map(|secret| Arc::new(Credential::new(secret, 2)));
+        let strange = Arc::new(mock(MockKind::Md5).like(seen));
+        let mut login = Login::new(AuthType::ScramSha256, "ann", credential, strange, RANDOM);
+        login.start();
+        assert_eq!(login.next_is_costly(), expected);
+        assert!(matches!(login.answer(&initial(b"SCRAM-SHA-256", 13, b"n,,n=,r=abcde")), Step::Ask(_)));
+    }
+
     // The second login of a user finds the verifier that the first derived.
     let credential = Arc::new(Credential::new(clear(), 4096));
     for expected in [true, false] {

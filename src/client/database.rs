@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::auth::hba::{Maps, Rules};
 use crate::auth::login::PassThrough;
-use crate::auth::secret::{Credential, Mock, MockKind, Secret};
+use crate::auth::secret::{Credential, Example, Mock, Secret};
 use crate::auth::server_login::ServerCredential;
 use crate::client::external::Outside;
 use crate::clock;
@@ -182,7 +182,7 @@ pub struct LiveDatabase {
     /// By `auth_user`: pools whose connections no client gets.
     auth: Mutex<HashMap<String, Arc<UserPools>>>,
     /// The first secret that `auth_query` brought, as an example.
-    seen: OnceLock<(MockKind, u32)>,
+    seen: OnceLock<Example>,
 }
 
 /// How often a server was chosen for which reason.
@@ -342,7 +342,7 @@ impl LiveDatabase {
 
     /// What the secrets that `auth_query` brings are like, once one is known.
     #[must_use]
-    pub fn seen_secret(&self) -> Option<(MockKind, u32)> {
+    pub fn seen_secret(&self) -> Option<Example> {
         self.seen.get().copied()
     }
 
