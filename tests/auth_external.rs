@@ -5,10 +5,13 @@
 
 mod common;
 
+#[cfg(any(feature = "ldap", feature = "pam"))]
 use common::raw::{Login, LoginError};
 use common::weir::Weir;
+#[cfg(any(feature = "ldap", feature = "pam"))]
 use common::wire::ServerError;
 
+#[cfg(any(feature = "ldap", feature = "pam"))]
 fn refusal(login: Login) -> ServerError {
     match login.connect() {
         Err(LoginError::Server(error)) => error,
@@ -173,7 +176,10 @@ mod ldap {
             directory.port.number()
         );
         let filter = directory.search("ldapsearchfilter=\\\"(&(objectClass=inetOrgPerson)(uid=$username))\\\"");
-        for options in [named, directory.search(""), url, filter] {
+        // The first of them is not there.
+        let second = directory.search("").replace("ldapserver=127.0.0.1", "ldapserver=\\\"127.0.0.1:1 127.0.0.1\\\"");
+        assert!(second.contains("127.0.0.1:1"));
+        for options in [named, directory.search(""), second, url, filter] {
             let weir = asking(&cluster, &options).start();
             // They are listed nowhere, and their password opens their connections to the server.
             lets_in(&weir, "ann", "secret");
