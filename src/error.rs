@@ -17,6 +17,8 @@ macro_rules! states {
 }
 
 states! {
+    /// All is well: of notices.
+    SUCCESS = b"00000";
     /// The peer broke the protocol.
     PROTOCOL_VIOLATION = b"08P01";
     /// The connection to a server failed.

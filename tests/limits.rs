@@ -340,3 +340,121 @@ fn pgbouncers_file_sets_them() {
     let value = |name: &str| shown.iter().find(|row| row[0] == name).unwrap()[1].clone();
     assert_eq!(["query_timeout", "transaction_timeout", "client_idle_timeout"].map(value), ["3", "4", "1.5"]);
 }
+
+/// A number of SHOW POOLS.
+fn pool_number(weir: &Weir, column: &str) -> u64 {
+    let mut console = weir.console().unwrap();
+    console.query("SHOW POOLS");
+    let messages = console.read_until_ready();
+    let names = messages.iter().find_map(|m| m.columns()).unwrap();
+    let at = names.iter().position(|name| name == column).unwrap();
+    let rows = messages.iter().filter_map(|m| m.row()).filter(|row| row[0].as_deref() == Some("app"));
+    rows.map(|row| row[at].as_deref().unwrap_or("0").parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn who_waits_long_for_a_server_is_told_so() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("query_wait_notify = \"300ms\"\nquery_wait_timeout = \"2s\"").start();
+    let (mut holder, mut other) = (weir.client("app"), weir.client("app"));
+    holder.run("BEGIN");
+    other.query("SELECT 7");
+    let notice = other.read_message();
+    assert_eq!(notice.tag, b'N', "{}", show(std::slice::from_ref(&notice)));
+    let told = notice.error().unwrap();
+    assert_eq!((told.severity.as_str(), told.code.as_str()), ("NOTICE", "00000"));
+    assert!(told.message.contains("all server connections are in use"), "{told}");
+    holder.run("COMMIT");
+    assert!(show(&other.read_until_ready()).ends_with("D(7) C(SELECT 1) Z(I)"));
+    // It is not said twice, and the limit stays what it is.
+    holder.run("BEGIN");
+    let begun = clock::now();
+    assert_eq!(other.run("SELECT 8"), "N(NOTICE 00000) E(53300) Z(I)");
+    assert!(begun.elapsed() >= Duration::from_secs(2) && begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn connections_that_rested_are_asked_before_they_are_lent() {
+    let cluster = Cluster::start();
+    let settings = "server_check_delay = \"700ms\"\nserver_connect_timeout = \"1s\"\nworkers = 1";
+    let weir = over(&cluster, 2).general(settings).start();
+    let mut client = weir.client("app");
+    let pid: u32 = client.value("SELECT pg_backend_pid()").parse().unwrap();
+    eventually("it has rested", SOON, || (pool_number(&weir, "sv_used") == 1).then_some(()));
+    assert_eq!(pool_number(&weir, "sv_idle"), 0);
+    // It answers: the same connection is used.
+    assert_eq!(client.value("SELECT pg_backend_pid()"), pid.to_string());
+    // It does not answer any more: another is, and the client notices no more than the wait.
+    eventually("it has rested", SOON, || (pool_number(&weir, "sv_used") == 1).then_some(()));
+    common::guard::freeze(pid);
+    client.query("SELECT pg_backend_pid()");
+    eventually("it is tested", SOON, || (pool_number(&weir, "sv_tested") == 1).then_some(()));
+    let answer = client.read_until_ready();
+    assert!(show(&answer).ends_with("C(SELECT 1) Z(I)"), "{}", show(&answer));
+    let row = answer.iter().find_map(|m| m.row()).unwrap();
+    assert_ne!(row[0].as_deref(), Some(pid.to_string().as_str()));
+    common::guard::thaw_tree(pid);
+}
+
+#[test]
+fn the_check_query_is_the_operators() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE asked (a int)");
+    let check = "server_check_delay = 0\nserver_check_query = \"INSERT INTO asked VALUES (1)\"";
+    let weir = over(&cluster, 1).general(check).start();
+    let mut client = weir.client("app");
+    for _ in 0..3 {
+        client.value("SELECT 1");
+    }
+    assert!(cluster.value("SELECT count(*) FROM asked").parse::<u32>().unwrap() >= 3);
+    // One that cannot work is told, and does not go round for ever.
+    let weir = over(&cluster, 1).general("server_check_delay = 0\nserver_check_query = \"SELECT 1/0\"").start();
+    let mut client = weir.client("app");
+    client.query("SELECT 1");
+    let messages = client.read_until_ready();
+    let error = messages.iter().find_map(|m| m.error()).unwrap();
+    assert_eq!(error.code, "22012");
+    assert!(error.message.starts_with("server_check_query failed"), "{error}");
+    // None at all.
+    let weir = over(&cluster, 1).general("server_check_delay = 0\nserver_check_query = \"\"").start();
+    assert_eq!(weir.client("app").value("SELECT 5"), "5");
+}
+
+#[test]
+fn the_simple_protocol_can_be_switched_off() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("disable_pqexec = true").start();
+    let mut client = weir.client("app");
+    client.parse("", "SELECT 3", &[]);
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "1 2 D(3) C(SELECT 1) Z(I)");
+    client.query("SELECT 1; SELECT 2");
+    let error = farewell(&mut client);
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "0A000"), "{error}");
+    assert!(error.message.contains("disable_pqexec"), "{error}");
+    assert!(weir.console().unwrap().run("SHOW VERSION").starts_with("T("));
+}
+
+#[test]
+fn a_cancel_request_that_nobody_takes_is_given_up() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).general("cancel_wait_timeout = \"500ms\"").start();
+    let mut client = weir.client("app");
+    client.query("SELECT pg_sleep(3)");
+    eventually("it runs", SOON, || (sleepers(&cluster) == "1").then_some(()));
+    // The kernel takes connections in the postmaster's name, but nobody answers them.
+    common::guard::freeze(cluster.pid());
+    std::thread::scope(|scope| {
+        scope.spawn(|| client.cancel());
+        let under_way = |n| move |weir: &Weir| (pool_number(weir, "sv_active_cancel") == n).then_some(());
+        eventually("the request is under way", SOON, || under_way(1)(&weir));
+        eventually("it is given up", SOON, || under_way(0)(&weir));
+    });
+    assert_eq!(pool_number(&weir, "sv_active"), 1, "the statement goes on");
+    assert!(show(&client.read_until_ready()).ends_with("C(SELECT 1) Z(I)"));
+    common::guard::thaw_tree(cluster.pid());
+    // What may still be cancelled late is lent to nobody.
+    assert_eq!(weir.client("app").value("SELECT 2"), "2");
+}

@@ -33,7 +33,6 @@ const PARTING: Duration = Duration::from_secs(3);
 /// The code of `config_file_error`: see <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 const CONFIG_FILE_ERROR: SqlState = SqlState(*b"F0000");
 /// The code of `successful_completion`, for notices.
-const SUCCESS: SqlState = SqlState(*b"00000");
 
 /// Answers console commands on one worker.
 #[derive(Debug)]
@@ -96,7 +95,11 @@ impl Answerer {
             Command::Show(show) => match show::show(*show, &self.state.snapshot(show::detail(*show)))? {
                 Answer::Table(rows) => table(&mut out, &rows),
                 Answer::Notice(notice) => {
-                    encode::notice(&mut out, "NOTICE", &Error::us(SUCCESS, notice.message).detail(notice.detail));
+                    encode::notice(
+                        &mut out,
+                        "NOTICE",
+                        &Error::us(SqlState::SUCCESS, notice.message).detail(notice.detail),
+                    );
                 }
             },
             Command::ExplainRoute { sql, database } => {

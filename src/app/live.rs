@@ -224,7 +224,7 @@ fn pools_alike(a: &General, b: &General) -> bool {
             g.max_prepared_statements,
             g.server_login_retry,
             g.server_idle_timeout,
-            g.server_reset_query.clone(),
+            (g.server_reset_query.clone(), g.server_check_query.clone(), g.server_check_delay, g.cancel_wait_timeout),
             g.server_tls.clone(),
         )
     };

@@ -176,9 +176,9 @@ fn states(c: &Slots) -> ServerStates {
         active: count(c.active),
         active_cancel: count(c.active_cancel),
         being_canceled: count(c.being_canceled),
-        idle: count(c.idle),
-        used: 0,
-        tested: count(c.resetting),
+        idle: count(c.idle.saturating_sub(c.rested)),
+        used: count(c.rested),
+        tested: count(c.resetting + c.testing),
         login: count(c.login),
     }
 }
@@ -344,11 +344,12 @@ fn server(
     ServerConnectionSnapshot {
         id,
         state: match info.state {
+            SlotState::Idle if pool.settings.check.as_ref().is_some_and(|c| c.is_due(info.since)) => ServerState::Used,
             SlotState::Login => ServerState::New,
             SlotState::Idle => ServerState::Idle,
             SlotState::Active => ServerState::Active,
             SlotState::BeingCanceled => ServerState::BeingCanceled,
-            SlotState::Resetting => ServerState::Tested,
+            SlotState::Resetting | SlotState::Testing => ServerState::Tested,
         },
         client: lent.map(|(client, _)| *client),
         connection: ConnectionSnapshot {

@@ -20,7 +20,7 @@ use crate::health::shard::ShardHealth;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::net::tls::{Acceptor, ServerTls};
 use crate::pool::ledger::Limits;
-use crate::pool::{Pool, PoolKey, PoolSettings, Share, Shares};
+use crate::pool::{self, Pool, PoolKey, PoolSettings, Share, Shares};
 use crate::route::decide::Why;
 use crate::server::Target;
 use crate::server::login::LoginSettings;
@@ -436,6 +436,8 @@ impl LiveDatabase {
             idle_timeout: general.server_idle_timeout,
             lifetime: self.config.server_lifetime,
             reset_query: general.server_reset_query.clone(),
+            check: pool::Check::of(&general.server_check_query, general.server_check_delay),
+            cancel_timeout: general.cancel_wait_timeout,
             load_balance: self.config.load_balance_hosts,
         };
         let server_user = self.config.user.clone().unwrap_or_else(|| user.to_owned());

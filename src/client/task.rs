@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::client::WorkerContext;
@@ -27,7 +27,7 @@ use crate::health::server::InFlight;
 use crate::health::view::ServerView;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::net::{Buffer, Stream};
-use crate::pool::{Asked, Checkout, Pool, Ticket, Verdict};
+use crate::pool::{self, Asked, Checkout, Pool, Ticket, Verdict};
 use crate::route::decide::{self, Request, Route, Why};
 use crate::session::{Intake, Session, Values};
 use crate::shard::plan::ShardPlan;
@@ -37,6 +37,9 @@ use crate::wire::{encode, frame};
 
 /// A client is not read from while this many bytes wait to be sent to it.
 pub const HIGH_WATER: usize = 256 * 1024;
+
+/// Connections that may fail `server_check_query` before the client is told.
+const CHECKS: u32 = 100;
 
 /// A wait without a limit.
 const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
@@ -241,6 +244,9 @@ impl Client {
             let Some(frame) = next else { return Ok(true) };
             if self.session.waits_for_unnamed(&frame, self.segment.gives_unnamed()) {
                 return Ok(false);
+            }
+            if frame.tag == b'Q' && self.live.config.general.disable_pqexec {
+                return Err(pqexec_disabled());
             }
             let len = frame.bytes.len();
             let (cx, sharded) = (&self.cx, self.database.config.map.is_sharded());
@@ -658,12 +664,22 @@ impl Client {
         since: Instant,
         silence: &dyn Fn() -> Option<Silence>,
     ) -> Result<Checkout, Stopped> {
-        let mut tries = 0;
+        let (mut tries, mut failed) = (0, 0);
         loop {
             let mut checkout = match pool.ask(self.cx.id).map_err(Stopped::Refused)? {
                 Asked::Now(checkout) => checkout,
                 Asked::Later(ticket) => self.wait(ticket, pool, since, silence()).await?,
             };
+            if checkout.is_unproven()
+                && let Err(error) = self.prove(&mut checkout, silence()).await?
+            {
+                // What died while it rested says nothing of the next one, but not for ever.
+                failed += 1;
+                if failed > CHECKS || pool.settings.check.as_ref().is_some_and(pool::Check::is_always) {
+                    return Err(Stopped::Refused(error));
+                }
+                continue;
+            }
             let Some(connection) = checkout.as_mut() else { continue };
             let Some(sql) = connection.state.settings.catch_up(self.session.settings()) else { return Ok(checkout) };
             let limit = pool.settings.login.timeout;
@@ -690,6 +706,26 @@ impl Client {
         }
     }
 
+    /// Asks a connection that has rested whether it still answers.
+    async fn prove(&mut self, checkout: &mut Checkout, silence: Option<Silence>) -> Result<Result<(), Error>, Stopped> {
+        let handle = Arc::clone(self.handle());
+        // So that a cancel request finds it.
+        handle.set_activity(Activity::Waiting);
+        let asked = async {
+            match silence {
+                Some(silence) => silence.or(&handle, checkout.check()).await,
+                None => Some(checkout.check().await),
+            }
+        };
+        let asked = self.attend(asked, FOR_EVER).await;
+        handle.cancel_is_done();
+        handle.set_activity(Activity::Idle);
+        match asked? {
+            Some(Some(answer)) => Ok(answer),
+            _ => Err(Stopped::Refused(lost("it answers nothing any more"))),
+        }
+    }
+
     /// Waits in the queue, while the client is there, nobody cancels and the time is not up.
     async fn wait(
         &mut self,
@@ -711,7 +747,21 @@ impl Client {
                 None => Some(ticket.wait(worker).await),
             }
         };
-        let outcome = match self.attend(granted, limit).await {
+        let mut granted = pin!(granted);
+        let notify = self.live.config.general.query_wait_notify;
+        let mut waited = Ok(None);
+        let mut left = limit;
+        if !notify.is_zero() && notify < limit {
+            waited = self.attend(granted.as_mut(), notify).await;
+            left = limit.saturating_sub(notify);
+            if matches!(waited, Ok(None)) {
+                self.tell_queued(pool);
+            }
+        }
+        if matches!(waited, Ok(None)) {
+            waited = self.attend(granted, left).await;
+        }
+        let outcome = match waited {
             Ok(Some(Some(granted))) => granted.map_err(Stopped::Refused),
             Ok(Some(None)) => Err(Stopped::Refused(lost("it answers nothing any more"))),
             Ok(None) if overdue == Some(Overdue::Query) => Err(Stopped::Refused(self.limits.waited_in_vain())),
@@ -722,6 +772,22 @@ impl Client {
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
         outcome
+    }
+
+    /// `query_wait_notify`: tells the client why it has no answer.
+    fn tell_queued(&mut self, pool: &Pool) {
+        let c = pool.counts();
+        let why = if pool.is_paused() { "the database is paused" } else { "all server connections are in use" };
+        let notice = Error::us(SqlState::SUCCESS, format!("the statement waits for a server connection: {why}"))
+            .detail(format!(
+                "{} clients wait in this pool; {} connections are in use.",
+                c.waiting,
+                c.active + c.active_cancel
+            ));
+        encode::notice(self.output.tail(), "NOTICE", &notice);
+        let mut cx = Context::from_waker(Waker::noop());
+        // What the socket does not take now goes with what follows, and who has left is noticed by the wait.
+        drop(self.output.poll_flush(&mut self.stream, &mut cx));
     }
 
     /// Waits until the catalog is asked, as long as for a server.
@@ -815,6 +881,14 @@ fn is_unreachable(error: &Error) -> bool {
 
 pub(super) fn terminated() -> Error {
     Error::us_fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
+
+fn pqexec_disabled() -> Error {
+    Error::client_fatal(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "the simple query protocol is switched off here (disable_pqexec), and the client used it",
+    )
+    .hint("Use the extended protocol (statements with parameters), or set disable_pqexec to false.")
 }
 
 /// The error of a lost server connection.

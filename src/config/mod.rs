@@ -267,6 +267,16 @@ pub struct General {
     pub max_packet_size: u32,
     /// How long a statement may wait for a server (default 120 s); zero: for ever.
     pub query_wait_timeout: Duration,
+    /// Who waits for a server for this long is told so by a notice (default 5 s); zero: nobody is.
+    pub query_wait_notify: Duration,
+    /// How long a cancel request may take on its way to the server (default 10 s); zero: `server_connect_timeout`.
+    pub cancel_wait_timeout: Duration,
+    /// Asked on a server connection that has rested for `server_check_delay` before it is lent (default [`EMPTY_QUERY`]); empty: none.
+    pub server_check_query: String,
+    /// How long a server connection may rest and still be lent unasked (default 30 s); zero: it is always asked.
+    pub server_check_delay: Duration,
+    /// Whether clients may not use the simple query protocol (default false).
+    pub disable_pqexec: bool,
     /// Idle server connections are closed after this (default 600 s); zero: never.
     pub server_idle_timeout: Duration,
     /// Server connections older than this are closed when they become idle (default 3600 s); zero: never.
@@ -486,6 +496,9 @@ impl StartupSettings {
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
     }
 }
+
+/// How `server_check_query` says that the question is an empty query.
+pub const EMPTY_QUERY: &str = "<empty>";
 
 /// The name of the wildcard database, and the name of the database on its server when none is given.
 pub const WILDCARD: &str = "*";

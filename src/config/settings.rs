@@ -182,6 +182,24 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("query_wait_timeout", "How long a statement may wait for a server; 0: for ever.", |g| {
         Field::Time(&mut g.query_wait_timeout)
     }),
+    row("query_wait_notify", "Who waits this long for a server is told so by a notice; 0: nobody is.", |g| {
+        Field::Time(&mut g.query_wait_notify)
+    }),
+    row(
+        "cancel_wait_timeout",
+        "How long a cancel request may take on its way to the server; 0: server_connect_timeout.",
+        |g| Field::Time(&mut g.cancel_wait_timeout),
+    ),
+    row(
+        "server_check_query",
+        "Asked on a connection that rested for server_check_delay, before it is lent; \"<empty>\": an empty query; empty: none.",
+        |g| Field::Text(&mut g.server_check_query),
+    ),
+    row(
+        "server_check_delay",
+        "How long a server connection may rest and be lent unasked; 0: it is always asked.",
+        |g| Field::Time(&mut g.server_check_delay),
+    ),
     row("server_idle_timeout", "Idle server connections are closed after this; 0: never.", |g| {
         Field::Time(&mut g.server_idle_timeout)
     }),
@@ -233,6 +251,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row("shutdown_timeout", "How long a shutdown waits for transactions to end.", |g| {
         Field::Time(&mut g.shutdown_timeout)
+    }),
+    row("disable_pqexec", "Close clients that use the simple query protocol (the console still takes it).", |g| {
+        Field::Flag(&mut g.disable_pqexec)
     }),
     row("stats_period", "Averages of the console are taken over this period.", |g| {
         Field::TimeAbove(&mut g.stats_period)
@@ -453,20 +474,15 @@ pub(super) static USER: &[Setting<User>] = &[
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] = &[
-    "cancel_wait_timeout",
     "conffile",
-    "disable_pqexec",
     "dns_max_ttl",
     "dns_nxdomain_ttl",
     "dns_zone_check_period",
     "job_name",
     "peer_id",
     "pkt_buf",
-    "query_wait_notify",
     "resolv_conf",
     "sbuf_loopcnt",
-    "server_check_delay",
-    "server_check_query",
     "server_fast_close",
     "service_name",
     "suspend_timeout",
@@ -514,6 +530,11 @@ impl Default for General {
             max_prepared_statements: 200,
             max_packet_size: 1 << 30,
             query_wait_timeout: Duration::from_secs(120),
+            query_wait_notify: Duration::from_secs(5),
+            cancel_wait_timeout: Duration::from_secs(10),
+            server_check_query: super::EMPTY_QUERY.to_owned(),
+            server_check_delay: Duration::from_secs(30),
+            disable_pqexec: false,
             server_idle_timeout: Duration::from_secs(600),
             server_lifetime: Duration::from_secs(3600),
             server_connect_timeout: Duration::from_secs(15),

@@ -161,6 +161,11 @@ idle_transaction_timeout = "1d"
 query_timeout = "6s"
 transaction_timeout = "7s"
 client_idle_timeout = "8s"
+query_wait_notify = "9s"
+cancel_wait_timeout = 0
+server_check_query = "SELECT 1"
+server_check_delay = "11s"
+disable_pqexec = true
 server_reset_query = ""
 server_reset_query_always = 1
 ignore_startup_parameters = "extra_float_digits"
@@ -263,6 +268,11 @@ host = "h"
         query_timeout: seconds(6),
         transaction_timeout: seconds(7),
         client_idle_timeout: seconds(8),
+        query_wait_notify: seconds(9),
+        cancel_wait_timeout: Duration::ZERO,
+        server_check_query: "SELECT 1".to_owned(),
+        server_check_delay: seconds(11),
+        disable_pqexec: true,
         server_reset_query: String::new(),
         server_reset_query_always: true,
         ignore_startup_parameters: vec!["extra_float_digits".into()],

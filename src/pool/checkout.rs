@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use crate::clock;
+use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
@@ -43,6 +45,41 @@ impl Checkout {
         }
         self.connection = Some(connection);
         Some(self)
+    }
+
+    /// Whether the connection has rested so long that it is to be asked whether it still answers.
+    #[must_use]
+    pub fn is_unproven(&self) -> bool {
+        let check = self.pool.settings.check.as_ref();
+        check.is_some_and(|check| self.connection.as_ref().is_some_and(|c| check.is_due(c.heard)))
+    }
+
+    /// Asks the server whether it is still there. After an error the connection is of no use.
+    ///
+    /// # Errors
+    /// The server's, or that it did not answer within `server_connect_timeout`.
+    pub async fn check(&mut self) -> Result<(), Error> {
+        let lost = |why: String| Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {why}"));
+        let (Some(check), Some(connection)) = (&self.pool.settings.check, self.connection.as_mut()) else {
+            return Ok(());
+        };
+        let limit = self.pool.settings.login.timeout;
+        self.pool.inner.lock().ledger.testing(self.slot, true, clock::now());
+        let asked = tokio::time::timeout(limit, connection.run(&check.query)).await;
+        let now = clock::now();
+        self.pool.inner.lock().ledger.testing(self.slot, false, now);
+        let answer = match asked {
+            Ok(Ok(Ok(()))) => Ok(connection.heard = now),
+            Ok(Ok(Err(error))) => {
+                Err(Error { message: format!("server_check_query failed: {}", error.message), ..error })
+            }
+            Ok(Err(error)) => Err(lost(error.to_string())),
+            Err(_) => Err(lost(format!("it did not answer server_check_query within {} s", limit.as_secs_f64()))),
+        };
+        if let Err(error) = &answer {
+            tracing::warn!(pool = %self.pool.name(), pid = connection.pid, %error, "server connection is closed");
+        }
+        answer
     }
 
     /// The pool it belongs to.

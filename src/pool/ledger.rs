@@ -41,6 +41,8 @@ pub enum SlotState {
     BeingCanceled,
     /// Being cleaned of what its last client left.
     Resetting,
+    /// Being asked for its client whether it still answers.
+    Testing,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,10 @@ pub struct Counts {
     pub being_canceled: usize,
     /// Connections in [`SlotState::Resetting`].
     pub resetting: usize,
+    /// Connections in [`SlotState::Testing`].
+    pub testing: usize,
+    /// Those of the idle ones that would be tested before they are lent.
+    pub rested: usize,
     /// Clients that wait.
     pub waiting: usize,
 }
@@ -189,9 +195,19 @@ impl Ledger {
                 SlotState::Active => &mut c.active,
                 SlotState::BeingCanceled => &mut c.being_canceled,
                 SlotState::Resetting => &mut c.resetting,
+                SlotState::Testing => &mut c.testing,
             } += 1;
         }
         c
+    }
+
+    /// Idle connections that have rested for `after` or longer.
+    #[must_use]
+    pub fn rested(&self, after: Duration, now: Instant) -> usize {
+        let rested = |slot: &&SlotId| {
+            self.slots.get(slot).is_some_and(|slot| now.saturating_duration_since(slot.since) >= after)
+        };
+        self.idle.iter().filter(rested).count()
     }
 
     /// State of a slot and since when.
@@ -332,6 +348,11 @@ impl Ledger {
         let worker = self.slots.get(&slot).map_or(WorkerId(0), |s| s.worker);
         self.remove(slot);
         self.dial_if_needed(worker, now)
+    }
+
+    /// The connection of a client is asked whether it still answers, or no longer: nothing of the client's runs on it meanwhile.
+    pub fn testing(&mut self, slot: SlotId, under_way: bool, now: Instant) {
+        self.set(slot, if under_way { SlotState::Testing } else { SlotState::Active }, now);
     }
 
     /// A cancel request for the statement of an active connection sets out. False if the connection is no longer with a client.

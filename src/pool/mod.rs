@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::config::{Host, LoadBalance};
+use crate::config::{EMPTY_QUERY, Host, LoadBalance};
 use crate::error::{Error, SqlState};
 use crate::health::server::ServerHealth;
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
@@ -68,8 +68,41 @@ pub struct PoolSettings {
     pub lifetime: Duration,
     /// Run when a client leaves state behind; empty: the connection is closed instead.
     pub reset_query: String,
+    /// Whether a connection that has rested still answers.
+    pub check: Option<Check>,
+    /// How long a cancel request may take; zero: as long as a login.
+    pub cancel_timeout: Duration,
     /// Which of several hosts a new connection goes to.
     pub load_balance: LoadBalance,
+}
+
+/// The question to a connection that has rested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    query: String,
+    /// Who rested for less is not asked.
+    after: Duration,
+}
+
+impl Check {
+    /// `query` as the setting `server_check_query` says it; none if it is empty.
+    #[must_use]
+    pub fn of(query: &str, after: Duration) -> Option<Self> {
+        let sql = if query == EMPTY_QUERY { "" } else { query };
+        (!query.trim().is_empty()).then(|| Self { query: sql.to_owned(), after })
+    }
+
+    /// Whether a connection that has rested since `since` is asked.
+    #[must_use]
+    pub fn is_due(&self, since: Instant) -> bool {
+        clock::now().saturating_duration_since(since) >= self.after
+    }
+
+    /// Whether also a connection that is new is asked.
+    #[must_use]
+    pub fn is_always(&self) -> bool {
+        self.after.is_zero()
+    }
 }
 
 /// A connection as SHOW SERVERS lists it.
@@ -385,11 +418,12 @@ impl Pool {
         }
     }
 
-    fn release(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, verdict: Verdict) {
+    fn release(self: &Arc<Self>, slot: SlotId, mut connection: Box<Connection>, verdict: Verdict) {
         if verdict == Verdict::Dirty {
             return self.reset(slot, connection);
         }
         let now = clock::now();
+        connection.heard = now;
         let mut inner = self.inner.lock();
         let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
         if worn {
@@ -524,7 +558,7 @@ impl Pool {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let c = self.counts();
-        c.active + c.active_cancel + c.being_canceled + c.resetting + c.login == 0
+        c.active + c.active_cancel + c.being_canceled + c.resetting + c.testing + c.login == 0
     }
 
     /// Whether nothing is lent because of PAUSE.
@@ -543,7 +577,9 @@ impl Pool {
     /// The numbers now.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.inner.lock().ledger.counts()
+        let inner = self.inner.lock();
+        let rested = self.settings.check.as_ref().map_or(0, |check| inner.ledger.rested(check.after, clock::now()));
+        Counts { rested, ..inner.ledger.counts() }
     }
 
     /// How long the first in the queue has waited.
@@ -604,7 +640,8 @@ impl CancelRequest {
     pub async fn send(mut self) {
         let pool = &self.pool;
         pool.counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
-        let timeout = pool.settings.login.timeout.min(Duration::from_secs(10));
+        let (limit, timeout) = (pool.settings.cancel_timeout, pool.settings.login.timeout);
+        let timeout = if limit.is_zero() { timeout } else { limit };
         let address = Address { host: &self.host, port: pool.target.port };
         let connector = pool.settings.login.tls.get();
         let asked = cancel::cancel(address, (self.pid, &self.secret), timeout, self.attempt, &connector).await;

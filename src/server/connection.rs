@@ -36,6 +36,8 @@ pub struct Connection {
     pub worker: WorkerId,
     /// When the login was done.
     pub created: Instant,
+    /// When it last had an answer that was waited for.
+    pub heard: Instant,
     /// Settings reported at login, as the server spells them.
     pub welcome: Vec<(String, String)>,
 }

@@ -179,6 +179,7 @@ async fn exchange(
                     secret,
                     worker,
                     created: clock::now(),
+                    heard: clock::now(),
                     welcome,
                 }));
             }
