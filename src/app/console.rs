@@ -32,7 +32,6 @@ const LOOK: Duration = Duration::from_millis(20);
 const PARTING: Duration = Duration::from_secs(3);
 /// The code of `config_file_error`: see <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 const CONFIG_FILE_ERROR: SqlState = SqlState(*b"F0000");
-/// The code of `successful_completion`, for notices.
 
 /// Answers console commands on one worker.
 #[derive(Debug)]

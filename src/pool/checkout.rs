@@ -69,7 +69,10 @@ impl Checkout {
         let now = clock::now();
         self.pool.inner.lock().ledger.testing(self.slot, false, now);
         let answer = match asked {
-            Ok(Ok(Ok(()))) => Ok(connection.heard = now),
+            Ok(Ok(Ok(()))) => {
+                connection.heard = now;
+                Ok(())
+            }
             Ok(Ok(Err(error))) => {
                 Err(Error { message: format!("server_check_query failed: {}", error.message), ..error })
             }
