@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use pgweir::auth::login::{Login, LoginRandom, PassThrough, Step};
 use pgweir::auth::md5::Md5Hash;
 use pgweir::auth::scram::{ClientScram, ClientSecret, ScramKeys, ScramSecret, ServerScram};
-use pgweir::auth::secret::{Mock, MockKind, Password, Secret};
+use pgweir::auth::secret::{Credential, Mock, MockKind, Password, Secret};
 use pgweir::auth::server_login::{Reply, ServerCredential, ServerLogin};
 use pgweir::auth::userlist::Userlist;
 use pgweir::config::AuthType;
@@ -66,7 +66,7 @@ fn logins(messages: &[&[u8]]) {
     ];
     for auth_type in [AuthType::Plain, AuthType::Md5, AuthType::ScramSha256] {
         for secret in &secrets {
-            let credential = secret.clone().map(|secret| Arc::new(secret.into()));
+            let credential = secret.clone().map(|secret| Arc::new(Credential::new(secret, 1)));
             let mut login = Login::new(auth_type, "ann", credential, mock.clone(), random);
             assert!(matches!(login.start(), Step::Ask(_)));
             for message in messages {
