@@ -6,12 +6,14 @@ SHELL := /bin/bash
 ARGS ?=
 # How long each fuzz target runs under `make fuzz`, in seconds.
 FUZZ_SECONDS ?= 600
+# Arguments of the benchmarks: see benches/bench.py --help.
+BENCH_ARGS ?=
 # How long each load runs under `make soak`, in seconds.
 SOAK_SECONDS ?= 60
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Bring up a throwaway cluster with pgweir before it, and print what to try (ARGS=--tour: run it).
@@ -51,11 +53,21 @@ soak: ## Run the load tests for SOAK_SECONDS (60) each.
 	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --no-capture --test tools -E 'test(pgbench)'
 
 .PHONY: bench
-bench: ## Micro-benchmarks, then pgbench against PostgreSQL, PgBouncer and pgweir.
+bench: ## Everything of docs/performance.md: pgweir beside PostgreSQL, PgBouncer and haproxy; BENCH_ARGS for less.
 	@scripts/install-deps.sh build postgres bench
-	cargo bench --locked
 	cargo build --locked --release
-	benches/relay.py
+	benches/bench.py --out benches/results/latest.json $(BENCH_ARGS)
+
+.PHONY: bench-relay
+bench-relay: ## The relay alone, in a minute or two.
+	@scripts/install-deps.sh build postgres bench
+	cargo build --locked --release
+	benches/relay.py $(BENCH_ARGS)
+
+.PHONY: bench-parts
+bench-parts: ## Micro-benchmarks of the pure parts.
+	@scripts/install-deps.sh build
+	cargo bench --locked
 
 .PHONY: clean
 clean: ## Remove what was built.
