@@ -61,10 +61,13 @@ pub fn sole_change(facts: &QueryFacts) -> Option<(&str, Option<&str>)> {
 /// `SHOW pgweir.x` alone in a text: the name.
 #[must_use]
 pub fn sole_show(text: &[u8]) -> Option<&'static str> {
-    let text = std::str::from_utf8(text).ok()?.trim().trim_end_matches(';').trim_end();
-    let (verb, name) = text.split_once(char::is_whitespace)?;
-    let name = name.trim().to_ascii_lowercase();
-    (verb.eq_ignore_ascii_case("show")).then(|| NAMES.into_iter().find(|n| **n == name))?
+    // Asked of every text: most are told by their first word.
+    let (verb, rest) = text.trim_ascii_start().split_at_checked(4)?;
+    if !verb.eq_ignore_ascii_case(b"show") || !rest.first().is_some_and(u8::is_ascii_whitespace) {
+        return None;
+    }
+    let name = std::str::from_utf8(rest).ok()?.trim().trim_end_matches(';').trim();
+    NAMES.into_iter().find(|n| n.eq_ignore_ascii_case(name))
 }
 
 /// Checks every SET of ours in a text.
@@ -91,6 +94,8 @@ mod tests {
         assert_eq!(sole_show(b" show  PGWEIR.route ; "), Some("pgweir.route"));
         assert_eq!(sole_show(b"SHOW pgweir.nothing"), None);
         assert_eq!(sole_show(b"SHOW work_mem"), None);
+        assert_eq!(sole_show(b"SHOWpgweir.route"), None);
+        assert_eq!(sole_show(b"show"), None);
     }
 
     #[test]

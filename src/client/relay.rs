@@ -127,16 +127,17 @@ enum Event {
 }
 
 impl Link {
-    pub(super) fn new(
+    /// In a box, for it goes through many hands.
+    pub(super) fn boxed(
         checkout: Checkout,
         in_flight: InFlight,
         role: Role,
         shard: ShardIndex,
         server: ServerIndex,
         since: Instant,
-    ) -> Self {
+    ) -> Box<Self> {
         let silence = (role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
-        Self {
+        Box::new(Self {
             checkout,
             in_flight,
             silence,
@@ -159,7 +160,7 @@ impl Link {
             begun: None,
             only_prepared: false,
             opening: Opening::Over,
-        }
+        })
     }
 
     pub(super) fn role(&self) -> Role {
@@ -173,7 +174,7 @@ impl Link {
 
 impl Client {
     /// Relays the segment and what follows it, until the server is given back or something breaks. Also tells whether the client wrote.
-    pub(super) async fn relay(&mut self, mut link: Link, need: &Need) -> (Ended, bool) {
+    pub(super) async fn relay(&mut self, mut link: Box<Link>, need: &Need) -> (Ended, bool) {
         let handle = Arc::clone(self.handle());
         handle.set_link(Some((Arc::clone(link.checkout.pool()), link.checkout.slot())));
         handle.set_activity(Activity::Active);

@@ -588,7 +588,12 @@ impl Client {
     }
 
     /// Chooses a server and gets a connection to it that has the client's settings.
-    async fn link(&mut self, shard: ShardIndex, request: &Request, attempt: &mut Attempt) -> Result<Link, Stopped> {
+    async fn link(
+        &mut self,
+        shard: ShardIndex,
+        request: &Request,
+        attempt: &mut Attempt,
+    ) -> Result<Box<Link>, Stopped> {
         let mut last_error: Option<Error> = None;
         loop {
             let now = clock::now();
@@ -605,7 +610,7 @@ impl Client {
                     let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
                     self.count_checkout(&pool, &in_flight, read, now);
                     self.database.routes.count(route.why);
-                    return Ok(Link::new(checkout, in_flight, route.role, shard, route.server, now));
+                    return Ok(Link::boxed(checkout, in_flight, route.role, shard, route.server, now));
                 }
                 Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {
                     tracing::debug!(pool = %pool.name(), %error, "server cannot be used, another is tried");

@@ -105,11 +105,15 @@ pub struct ServerSettings {
     reported: Values,
     /// Set by us or through us, beyond the reported ones.
     others: Values,
+    /// What it was found to agree with and has not left since: most clients want the same, and nothing need be compared for them. A
+    /// client that changes what it wants makes a copy, for this is one.
+    agreed: Option<Arc<Values>>,
 }
 
 impl ServerSettings {
     /// A ParameterStatus of the login.
     pub fn report_default(&mut self, name: &str, value: &str) {
+        self.agreed = None;
         let name = name.to_ascii_lowercase();
         self.defaults.insert(name.clone(), value.to_owned());
         self.reported.insert(name, value.to_owned());
@@ -117,6 +121,7 @@ impl ServerSettings {
 
     /// A later ParameterStatus.
     pub fn report(&mut self, name: &str, value: &str) {
+        self.agreed = None;
         self.reported.insert(name.to_ascii_lowercase(), value.to_owned());
     }
 
@@ -128,16 +133,19 @@ impl ServerSettings {
 
     /// A setting beyond the reported ones was set on this server.
     pub fn set_other(&mut self, name: &str, value: &str) {
+        self.agreed = None;
         self.others.insert(name.to_owned(), value.to_owned());
     }
 
     /// ... or reset.
     pub fn reset_other(&mut self, name: &str) {
+        self.agreed = None;
         self.others.remove(name);
     }
 
     /// RESET ALL or DISCARD ALL ran here.
     pub fn reset_all(&mut self) {
+        self.agreed = None;
         self.others.clear();
     }
 
@@ -145,7 +153,16 @@ impl ServerSettings {
     ///
     /// Values go through `set_config`, so that lists and quoting need no care; each only where it differs.
     #[must_use]
-    pub fn catch_up(&self, client: &ClientSettings) -> Option<String> {
+    pub fn catch_up(&mut self, client: &ClientSettings) -> Option<String> {
+        if self.agreed.as_ref().is_some_and(|agreed| Arc::ptr_eq(agreed, &client.wanted)) {
+            return None;
+        }
+        let sql = self.difference(client);
+        self.agreed = sql.is_empty().then(|| Arc::clone(&client.wanted));
+        (!sql.is_empty()).then_some(sql)
+    }
+
+    fn difference(&self, client: &ClientSettings) -> String {
         let mut sql = String::new();
         for name in self.others.keys().filter(|n| client.get(n).is_none()) {
             let _infallible = write!(sql, "RESET {};", quote_setting(name));
@@ -168,11 +185,12 @@ impl ServerSettings {
                 set(&mut sql, name, want);
             }
         }
-        (!sql.is_empty()).then_some(sql)
+        sql
     }
 
     /// [`ServerSettings::catch_up`] has run.
     pub fn caught_up(&mut self, client: &ClientSettings) {
+        self.agreed = None;
         self.others.retain(|n, _| client.get(n).is_some());
         for (name, value) in client.wanted() {
             if !is_reported(name) && !name.starts_with(OWN_PREFIX) {
@@ -227,6 +245,34 @@ mod tests {
             server.catch_up(&bob).unwrap(),
             "RESET \"search_path\";SELECT pg_catalog.set_config('timezone','Etc/UTC',false)"
         );
+    }
+
+    #[test]
+    fn agreement_ends_with_any_change_on_either_side() {
+        let mut server = server();
+        let startup = Arc::new(values(&[("timezone", "Etc/UTC")]));
+        let mut ann = ClientSettings::new(Arc::clone(&startup));
+        let bob = ClientSettings::new(startup);
+        assert_eq!((server.catch_up(&ann), server.catch_up(&bob)), (None, None));
+        ann.set("geqo", "off");
+        let set = "SELECT pg_catalog.set_config('geqo','off',false)";
+        assert_eq!(server.catch_up(&ann).as_deref(), Some(set));
+        server.caught_up(&ann);
+        assert_eq!(server.catch_up(&ann), None);
+        assert_eq!(server.catch_up(&bob).as_deref(), Some("RESET \"geqo\";"));
+        ann.reset("geqo");
+        assert_eq!(server.catch_up(&ann).as_deref(), Some("RESET \"geqo\";"));
+        server.reset_other("geqo");
+        assert_eq!((server.catch_up(&ann), server.catch_up(&bob)), (None, None));
+        // The server's side: what it reports, what was set through it.
+        let changes: [fn(&mut ServerSettings); 2] =
+            [|s| s.report("TimeZone", "Asia/Tokyo"), |s| s.set_other("geqo", "off")];
+        for change in changes {
+            let mut server = server.clone();
+            assert_eq!(server.catch_up(&bob), None);
+            change(&mut server);
+            assert!(server.catch_up(&bob).is_some());
+        }
     }
 
     #[test]

@@ -37,12 +37,25 @@ fn is_space(c: u8) -> bool {
     matches!(c, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
-fn is_word_start(c: u8) -> bool {
+const fn is_word_start(c: u8) -> bool {
     c.is_ascii_alphabetic() || c == b'_' || c >= 0x80
 }
 
+/// By byte: whether it may be in a word behind its first letter. A table, for every byte of every text is asked.
+static WORD: [bool; 256] = {
+    let mut word = [false; 256];
+    let mut c = 0_u8;
+    loop {
+        word[c as usize] = is_word_start(c) || c.is_ascii_digit() || c == b'$';
+        if c == u8::MAX {
+            break word;
+        }
+        c += 1;
+    }
+};
+
 fn is_word(c: u8) -> bool {
-    is_word_start(c) || c.is_ascii_digit() || c == b'$'
+    WORD.get(usize::from(c)).copied().unwrap_or_default()
 }
 
 struct Reader<'a> {

@@ -39,7 +39,7 @@ impl Client {
     }
 
     /// Decides what becomes of the server, and of the client.
-    pub(super) async fn conclude(&mut self, mut link: Link, event: Event) -> Ended {
+    pub(super) async fn conclude(&mut self, mut link: Box<Link>, event: Event) -> Ended {
         match event {
             Event::Release => {
                 self.session.on_release();
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// The client has gone: its transaction is rolled back and the server given back, if nothing else is under way.
-    async fn clean_up(&mut self, mut link: Link) {
+    async fn clean_up(&mut self, mut link: Box<Link>) {
         let quiet = self.session.is_drained()
             && !self.session.is_mid_exchange()
             && link.client_rest == 0
