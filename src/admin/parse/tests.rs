@@ -162,8 +162,6 @@ fn what_is_not_supported_yet_says_so() {
         "SHOW DNS_HOSTS",
         "SHOW DNS_ZONES",
         "SHOW FDS",
-        "SHOW PEERS",
-        "SHOW PEER_POOLS",
         "SHOW PINS",
         "SUSPEND",
     ] {
