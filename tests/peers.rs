@@ -377,6 +377,9 @@ fn requests_queue_for_their_places() {
             let line = format!("pgweir_peer_cancel_requests{{peer_id=\"2\",state={line}");
             assert!(metrics.contains(&line), "{line} in {metrics}");
         }
+        // A reload that leaves the peer as it is leaves its requests too.
+        weir.admin("RELOAD");
+        pool("2 1 1 1 0");
         // Who asked waits as long as the peer is not done.
         std::thread::sleep(Duration::from_millis(100));
         assert!(!first.is_finished() && !second.is_finished());
@@ -393,6 +396,27 @@ fn requests_queue_for_their_places() {
         pool("2 0 0 0 0");
     });
     assert_eq!(outcome(&weir, "passed_on"), 2);
+}
+
+#[test]
+fn a_process_ends_after_the_requests_that_it_passes_on() {
+    let cluster = Cluster::start();
+    let (silent, weir) = with_silent(&cluster, "", 1);
+    let address = Address::Tcp(weir.port());
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(move || raw::cancel(&address, 0x0002_0001, &[0, 0, 0, 3]));
+        let mut server = silent.accept();
+        weir.term();
+        weir.wait_log("shutting down");
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(weir.http_get("/health/live").0, 200, "it has no client, and a request that is not done");
+        server.write_all(b"N").unwrap();
+        let mut request = [0; 16];
+        server.read_exact(&mut request).unwrap();
+        drop(server);
+        asks.join().unwrap();
+    });
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
 }
 
 #[test]
@@ -426,11 +450,8 @@ fn peers_speak_tls_as_servers_do() {
     let (cert, key) = authority.issue("localhost", &["localhost", "127.0.0.1"]).write(dir.path(), "weir");
     let ca = common::certs::write(dir.path(), "ca.crt", authority.cert());
     // The cluster itself has no TLS, so that its cancel requests go over its unix socket.
-    let section = format!(
-        "[databases.app]\nhost = {:?}\nport = {}\ndbname = \"postgres\"",
-        cluster.socket_dir(),
-        cluster.port()
-    );
+    let section =
+        format!("[databases.app]\nhost = {:?}\nport = {}\ndbname = \"postgres\"", cluster.socket_dir(), cluster.port());
     let general = format!(
         "client_tls_sslmode = \"allow\"\nclient_tls_cert_file = {cert:?}\nclient_tls_key_file = {key:?}\n\
          server_tls_sslmode = \"verify-full\"\nserver_tls_ca_file = {ca:?}"
@@ -680,7 +701,8 @@ fn the_console_shows_peers() {
     let columns = "T(peer_id:23,cl_active_cancel_req:23,cl_waiting_cancel_req:23,sv_active_cancel:23,sv_login:23)";
     assert_eq!(table(&weir, "SHOW PEER_POOLS"), (columns.to_owned(), vec!["2 0 0 0 0".to_owned()]));
     let lists = |weir: &Weir| {
-        let lists: BTreeMap<_, _> = weir.admin("SHOW LISTS").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+        let lists: BTreeMap<_, _> =
+            weir.admin("SHOW LISTS").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
         (lists["peers"].clone(), lists["peer_pools"].clone())
     };
     assert_eq!(lists(&weir), ("2".to_owned(), "1".to_owned()));

@@ -172,13 +172,9 @@ impl Show {
             | Self::Shards
             | Self::Peers
             | Self::PeerPools => true,
-            Self::Pins
-            | Self::Prepared
-            | Self::Queries
-            | Self::Mem
-            | Self::DnsHosts
-            | Self::DnsZones
-            | Self::Fds => false,
+            Self::Pins | Self::Prepared | Self::Queries | Self::Mem | Self::DnsHosts | Self::DnsZones | Self::Fds => {
+                false
+            }
         }
     }
 }

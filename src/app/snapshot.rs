@@ -18,8 +18,8 @@ use crate::metrics::counters::Counts;
 use crate::metrics::describe;
 use crate::metrics::snapshot::{
     BreakerState, ClientSnapshot, ClientState, ClientStates, ConnectionSnapshot, DatabaseSnapshot, Detail, Endpoint,
-    LoginSnapshot, PeerSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot, ServerState, ServerStates,
-    Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState, StatsSnapshot, UserSnapshot,
+    LoginSnapshot, PeerSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot, ServerState,
+    ServerStates, Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState, StatsSnapshot, UserSnapshot,
 };
 use crate::pool::ledger::{Counts as Slots, SlotState};
 use crate::pool::{ConnectionInfo, Pool};

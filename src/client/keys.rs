@@ -113,8 +113,8 @@ impl<T> KeyRing<T> {
     #[must_use]
     pub fn find(&self, pid: u32, secret: &Secret) -> Option<Arc<T>> {
         let keys = self.keys.get(&pid)?;
-        // How long it takes says nothing of how much is right.
-        let found = keys.all().iter().filter(|key| bool::from(key.secret.0.ct_eq(&secret.0))).last();
+        // How long it takes says nothing of how much of a wrong one is right.
+        let found = keys.all().iter().find(|key| bool::from(key.secret.0.ct_eq(&secret.0)));
         found.map(|key| Arc::clone(&key.owner))
     }
 

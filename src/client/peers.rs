@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::config::{Config, General, Peer, TcpSettings};
+use crate::config::{Config, General, Peer};
 use crate::error::{Error, SqlState};
 use crate::id::PeerId;
 use crate::metrics::snapshot::PeerRequests;
@@ -90,7 +90,8 @@ impl Peers {
         let own = config.general.peer();
         let pool = |(id, peer): (&PeerId, &Peer)| {
             let size = peer.pool_size.unwrap_or(config.general.default_pool_size);
-            let known = old.and_then(|old| old.others.get(id)).filter(|known| known.peer == *peer && known.size == size);
+            let known =
+                old.and_then(|old| old.others.get(id)).filter(|known| known.peer == *peer && known.size == size);
             (*id, known.map_or_else(|| Arc::new(PeerPool::new(peer.clone(), size)), Arc::clone))
         };
         let others = config.peers.iter().filter(|(id, _)| own.is_some_and(|own| own != **id));
@@ -116,7 +117,7 @@ impl Peers {
         let general = &live.config.general;
         let limit = time_limit(general);
         let connector = live.server_tls.get();
-        let passed = tokio::time::timeout(limit, pool.pass_on(pid, &secret, (limit, &general.tcp, &connector))).await;
+        let passed = tokio::time::timeout(limit, pool.pass_on(pid, &secret, general, &connector)).await;
         let why = match passed {
             Ok(Ok(())) => return Outcome::PassedOn,
             Ok(Err(error)) => {
@@ -149,12 +150,8 @@ impl PeerPool {
     }
 
     /// Waits for a place, connects, and waits until the peer has done with the request.
-    async fn pass_on(
-        &self,
-        pid: u32,
-        secret: &Secret,
-        (limit, tcp, connector): (Duration, &TcpSettings, &Connector),
-    ) -> Result<(), Error> {
+    async fn pass_on(&self, pid: u32, secret: &Secret, general: &General, connector: &Connector) -> Result<(), Error> {
+        let (timeout, tcp) = (general.server_connect_timeout, &general.tcp);
         let waiting = Counted::new(&self.waiting);
         // It is never closed.
         let _place = self.places.acquire().await.map_err(|_| Error::us(SqlState::INTERNAL_ERROR, "no place"))?;
@@ -162,7 +159,7 @@ impl PeerPool {
         drop(waiting);
         let mut stream = Err(Error::us(SqlState::INTERNAL_ERROR, "the peer has no host"));
         for host in self.peer.host.each() {
-            stream = cancel::reach(Address { host, port: self.peer.port }, limit, tcp, connector).await;
+            stream = cancel::reach(Address { host, port: self.peer.port }, timeout, tcp, connector).await;
             if stream.is_ok() {
                 break;
             }

@@ -950,7 +950,9 @@ fn peers_have_numbers() {
     assert_eq!(config.peers, [(PeerId(1), first), (PeerId(2), own)].into());
     assert_eq!(config.warnings, ["no databases are configured: only the console can be connected to"]);
     let without = read(&format!("[peers.1]\nhost = \"h\"\n{USERS}"));
-    assert!(without.warnings.contains(&"[peers] has no effect without peer_id: no cancel request is passed on".to_owned()));
+    assert!(
+        without.warnings.contains(&"[peers] has no effect without peer_id: no cancel request is passed on".to_owned())
+    );
 }
 
 #[test]

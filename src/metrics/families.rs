@@ -401,7 +401,8 @@ fn events(s: &Snapshot, out: &mut Families) {
     for (outcome, n) in &s.peer_cancel_requests {
         passed.count(&[("outcome", outcome)], *n);
     }
-    let mut under_way = out.gauge("peer_cancel_requests", "Cancel requests on their way to a peer, by how far they are.");
+    let mut under_way =
+        out.gauge("peer_cancel_requests", "Cancel requests on their way to a peer, by how far they are.");
     for (peer, requests) in s.peers.iter().filter_map(|peer| Some((peer.id.to_string(), peer.requests?))) {
         for (state, n) in requests.named() {
             under_way.value(&[("peer_id", &peer), ("state", state)], f64::from(n));

@@ -75,10 +75,9 @@ mod tests {
         fn keys_find_home(
             peer in 1..=16_383_u16,
             pid: u32,
-            secret in prop::collection::vec(any::<u8>(), 4..=32),
+            mut given in prop::collection::vec(any::<u8>(), 4..=32),
             hops in 0..=3_usize,
         ) {
-            let mut given = secret.clone();
             let marked = mark(PeerId(peer), pid, &mut given);
             prop_assert_eq!(giver(marked), PeerId(peer));
             prop_assert!((1..=0x7fff_ffff).contains(&marked), "positive as an int4");

@@ -107,13 +107,7 @@ pub fn show(show: Show, s: &Snapshot) -> Result<Answer> {
         Show::Shards => routing::shards(s),
         Show::Peers => peers::peers(s),
         Show::PeerPools => peers::pools(s),
-        Show::Pins
-        | Show::Prepared
-        | Show::Queries
-        | Show::Mem
-        | Show::DnsHosts
-        | Show::DnsZones
-        | Show::Fds => {
+        Show::Pins | Show::Prepared | Show::Queries | Show::Mem | Show::DnsHosts | Show::DnsZones | Show::Fds => {
             Command::Show(show).check_available()?;
             table(&[], Vec::new())
         }

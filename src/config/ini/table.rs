@@ -117,8 +117,13 @@ pub(super) static GENERAL: &[Row] = &[
     ),
     row("auth_user", &[""], Text, ""),
     row("autodb_idle_timeout", &["3600"], Seconds, ""),
-    row("cancel_wait_timeout", &["10"], Seconds, "for the whole request; only those for peers wait for a place in a pool")
-        .better(),
+    row(
+        "cancel_wait_timeout",
+        &["10"],
+        Seconds,
+        "for the whole request; only those for peers wait for a place in a pool",
+    )
+    .better(),
     row("client_idle_timeout", &["0"], Seconds, ""),
     row("client_login_timeout", &["60"], Seconds, ""),
     row("client_tls13_ciphers", &[""], Text, CIPHERS).unless(without_client_tls),
