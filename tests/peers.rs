@@ -12,12 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use common::certs::Authority;
 use common::cluster::Cluster;
-use common::eventually;
 use common::raw::{self, Address, Login, LoginError, RawClient};
+use common::tools::{self, Running};
 use common::weir::{ADMIN, Builder, CONSOLE, Weir};
 use common::wire::{Message, PROTOCOL_3_2, frontend, show};
+use common::{eventually, guard};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -545,6 +548,26 @@ fn on_a_shared_port_every_cancel_finds_its_statement() {
 }
 
 #[test]
+fn psql_is_interrupted_whichever_process_its_request_meets() {
+    let cluster = Cluster::start();
+    let ([one, two], _dir) = pair(&cluster, "");
+    let met = |weir: &Weir| outcome(weir, "passed_on");
+    // Until each has met a request of the other's clients, which one in four does.
+    let mut rounds = 0;
+    while rounds < 3 || (rounds < 30 && (met(&one) == 0 || met(&two) == 0)) {
+        let mark = format!("psql {rounds}");
+        let sql = format!("SELECT pg_sleep(600) -- {mark}");
+        let psql = Running::start(&mut tools::psql_command(one.port(), "app", &["-Atc", &sql]));
+        eventually("the query runs", SOON, || (asleep(&cluster) == [mark.as_str()]).then_some(()));
+        guard::send(psql.id(), Signal::SIGINT);
+        let output = psql.wait(SOON);
+        assert_eq!(output.stderr, "Cancel request sent\nERROR:  canceling statement due to user request\n");
+        rounds += 1;
+    }
+    assert!(met(&one) > 0 && met(&two) > 0, "{rounds} requests, and none came to the wrong process");
+}
+
+#[test]
 fn a_process_that_drains_takes_cancel_requests_by_its_socket() {
     let cluster = Cluster::start();
     let ([one, two], dir) = pair(&cluster, "");
@@ -555,7 +578,7 @@ fn a_process_that_drains_takes_cancel_requests_by_its_socket() {
     eventually("it runs", SOON, || (asleep(&cluster) == ["last"]).then_some(()));
     one.term();
     one.wait_log("shutting down");
-    // Clients get in nowhere, operators neither; the shared port is the other's alone.
+    // No client gets in that way; the shared port is the other's alone.
     let refused = Login::new(socket(dir.path(), 1, &one), "postgres", "app").connect().unwrap_err();
     assert_eq!(refused.code(), "57P03");
     for _ in 0..10 {
@@ -596,23 +619,31 @@ impl Writer {
             };
             writer.sessions += 1;
             writer.givers[giver(&client) as usize - 1] += 1;
-            while !done.load(Ordering::Relaxed) {
-                let number = writer.number;
-                let sql = format!("INSERT INTO numbers VALUES ({number})");
-                if client.try_send_bytes(&frontend::query(&sql)).is_err() {
-                    break;
-                }
-                match answer(&mut client)? {
-                    None => break,
-                    Some(answer) if answer == "C(INSERT 0 1) Z(I)" => {
-                        writer.number += 1;
-                        written.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Some(other) => return Err(format!("{number}: {other}")),
-                }
+            while !done.load(Ordering::Relaxed) && writer.write(&mut client)? {
+                written.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(writer)
+    }
+
+    /// Inserts the next number, every other in a block of three round trips. False: the process said goodbye before that began.
+    fn write(&mut self, client: &mut RawClient) -> Result<bool, String> {
+        let number = self.number;
+        let insert = format!("INSERT INTO numbers VALUES ({number})");
+        let statements = match number % 2 {
+            0 => vec![(insert.as_str(), "C(INSERT 0 1) Z(I)")],
+            _ => vec![("BEGIN", "C(BEGIN) Z(T)"), (&insert, "C(INSERT 0 1) Z(T)"), ("COMMIT", "C(COMMIT) Z(I)")],
+        };
+        for (i, (sql, expected)) in statements.into_iter().enumerate() {
+            let sent = client.try_send_bytes(&frontend::query(sql));
+            match answer(client)? {
+                Some(answer) if answer == expected => {}
+                None if i == 0 => return Ok(false),
+                other => return Err(format!("{number}: {sql}: {other:?} ({sent:?})")),
+            }
+        }
+        self.number += 1;
+        Ok(true)
     }
 }
 

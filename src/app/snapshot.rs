@@ -64,7 +64,11 @@ impl SnapshotSource for State {
             prepared_statements: shared.registry.len() as u64,
             cancel_requests: cancel_requests(&databases),
             peers: peers(&live),
-            peer_cancel_requests: shared.passed_on.lock().iter().map(|(outcome, n)| (*outcome, *n)).collect(),
+            peer_cancel_requests: if live.config.general.peer().is_some() {
+                shared.passed_on.counts().collect()
+            } else {
+                Vec::new()
+            },
             reloads: *self.reloads.lock(),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -55,6 +55,9 @@ enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in the order of their numbers.
+    const ALL: [Self; 5] = [Self::PassedOn, Self::TimedOut, Self::Unreachable, Self::UnknownPeer, Self::TooManyHops];
+
     /// The word of the metric.
     const fn as_str(self) -> &'static str {
         match self {
@@ -67,6 +70,23 @@ impl Outcome {
     }
 }
 
+/// How often requests with keys of others ended in which way, since the start.
+#[derive(Debug, Default)]
+pub struct Outcomes([AtomicU64; Outcome::ALL.len()]);
+
+impl Outcomes {
+    fn count(&self, outcome: Outcome) {
+        if let Some(count) = self.0.get(outcome as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Each way, also those that none ended in.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Outcome::ALL.iter().zip(&self.0).map(|(outcome, n)| (outcome.as_str(), n.load(Ordering::Relaxed)))
+    }
+}
+
 /// Carries out a cancel request, or has the peer do it that gave out its key. Returns when it can hit nothing any more.
 pub async fn cancel(shared: &Shared, live: &Live, pid: u32, mut secret: Secret) {
     let _counted = Counted::new(&shared.cancelling);
@@ -74,7 +94,7 @@ pub async fn cancel(shared: &Shared, live: &Live, pid: u32, mut secret: Secret) 
         let giver = cancel_key::giver(pid);
         if giver != own {
             let outcome = Box::pin(live.peers.pass_on(live, giver, pid, secret)).await;
-            return shared.count_passed_on(outcome.as_str());
+            return shared.passed_on.count(outcome);
         }
         cancel_key::restore(&mut secret.0);
     }

@@ -24,6 +24,7 @@ use crate::wire::startup::Replication;
 
 use super::database::Live;
 use super::keys::KeyRing;
+use super::peers::Outcomes;
 
 /// What all clients share.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub struct Shared {
     /// Cancel requests that are being carried out.
     pub cancelling: AtomicU32,
     /// Cancel requests with keys that peers gave out, by what became of them.
-    pub passed_on: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    pub passed_on: Outcomes,
     /// Connections that count for `max_client_conn`, those logging in included.
     pub connections: AtomicU32,
     /// Clients per database and per user.
@@ -222,7 +223,7 @@ impl Shared {
             clients: DashMap::new(),
             keys,
             cancelling: AtomicU32::new(0),
-            passed_on: Mutex::default(),
+            passed_on: Outcomes::default(),
             connections: AtomicU32::new(0),
             seats: Mutex::default(),
             logging_in: AtomicU32::new(0),
@@ -269,11 +270,6 @@ impl Shared {
     /// Counts a session that must keep its server from now on.
     pub fn count_pin(&self, reason: &'static str) {
         *self.pinned.lock().entry(reason).or_default() += 1;
-    }
-
-    /// Counts a cancel request that was, or could not be, passed on to the peer that gave out its key.
-    pub fn count_passed_on(&self, outcome: &'static str) {
-        *self.passed_on.lock().entry(outcome).or_default() += 1;
     }
 
     /// Counts a connection in, if there is room for one more.
