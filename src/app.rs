@@ -183,7 +183,10 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
     let (stop_accepting, accepting_stop) = watch::channel(false);
     let names: Vec<_> = listeners.iter().map(accept::Listener::name).collect();
     for listener in listeners {
-        tokio::task::spawn_local(listener.run(Rc::clone(&workers), accepting_stop.clone()));
+        // By a socket that is ours alone, peers ask us to the end to cancel what our last clients do. No client gets in that way.
+        let open_to_the_end = listener.is_unix() && live.config.general.peer().is_some();
+        let stop = if open_to_the_end { &workers_stop } else { &accepting_stop };
+        tokio::task::spawn_local(listener.run(Rc::clone(&workers), stop.clone()));
     }
     drop(live);
     tracing::info!(

@@ -37,6 +37,10 @@ id! {
     ServerIndex(u16)
 }
 id! {
+    /// A process among those that carry out each other's cancel requests, 1 to 16383.
+    PeerId(u16)
+}
+id! {
     /// A slot of the shard map, 0 to 16383.
     Slot(u16)
 }

@@ -141,9 +141,9 @@ shows! {
     DnsZones = "DNS_ZONES",
     /// File descriptors.
     Fds = "FDS",
-    /// Other pgweir processes.
+    /// The processes that carry out each other's cancel requests.
     Peers = "PEERS",
-    /// Connections to them.
+    /// Cancel requests on their way to them.
     PeerPools = "PEER_POOLS",
 }
 
@@ -169,16 +169,12 @@ impl Show {
             | Self::StatsAverages
             | Self::Totals
             | Self::Replicas
-            | Self::Shards => true,
-            Self::Pins
-            | Self::Prepared
-            | Self::Queries
-            | Self::Mem
-            | Self::DnsHosts
-            | Self::DnsZones
-            | Self::Fds
+            | Self::Shards
             | Self::Peers
-            | Self::PeerPools => false,
+            | Self::PeerPools => true,
+            Self::Pins | Self::Prepared | Self::Queries | Self::Mem | Self::DnsHosts | Self::DnsZones | Self::Fds => {
+                false
+            }
         }
     }
 }

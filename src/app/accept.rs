@@ -74,6 +74,12 @@ impl Listener {
         }
     }
 
+    /// Whether it is a unix socket.
+    #[must_use]
+    pub fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix { .. })
+    }
+
     async fn accept(&self) -> io::Result<Detached> {
         Ok(match self {
             Self::Tcp(l) => Detached::Tcp(l.accept().await?.0.into_std()?),

@@ -63,7 +63,9 @@ impl Signals {
 pub async fn drain(shared: &Shared, mode: ShutdownMode, timeout: Duration, signals: &mut Signals) {
     shared.draining.store(true, Ordering::Release);
     let started = clock::now();
-    while !shared.clients.is_empty() {
+    // A request that came here may be for a client of a peer, who knows nothing of our end.
+    let busy = || !shared.clients.is_empty() || shared.cancelling.load(Ordering::Acquire) > 0;
+    while busy() {
         let waited = clock::now().saturating_duration_since(started);
         match mode {
             ShutdownMode::Immediate => break,

@@ -13,6 +13,7 @@ use crate::auth::secret::{Credential, Secret};
 use crate::auth::userlist::Userlist;
 use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
 use crate::client::external::Outside;
+use crate::client::peers::Peers;
 use crate::config::tls::SslMode;
 use crate::config::{AuthType, Config, Database, General};
 use crate::net::tls::{Acceptor, Connector, ServerTls};
@@ -56,6 +57,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
     };
     let own = |db: &Database| (db.name.clone(), database(db, &config, stored_secret(db, &users), old, fresh));
     let databases = config.databases.values().map(own).collect();
+    let peers = Peers::new(&config, old.map(|old| &old.peers));
     let live = Live {
         config,
         users,
@@ -68,6 +70,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         mock,
         databases,
         made: Made::default(),
+        peers,
     };
     if let Some(old) = old {
         keep_made(&live, old);
@@ -239,6 +242,7 @@ pub fn keep_fixed(new: &mut General, old: &General) {
     new.unix_socket_mode = old.unix_socket_mode;
     new.unix_socket_group.clone_from(&old.unix_socket_group);
     new.so_reuseport = old.so_reuseport;
+    new.peer_id = old.peer_id;
     new.user.clone_from(&old.user);
     new.pidfile.clone_from(&old.pidfile);
     new.workers = old.workers;
@@ -329,7 +333,7 @@ mod tests {
         let mut new = config(
             "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.2\"\nlisten_port = 7000\nunix_socket_dir = \"/tmp\"\n\
              unix_socket_mode = \"0700\"\nworkers = 3\nhttp_listen = \"127.0.0.1:9\"\nlog_format = \"json\"\n\
-             log_level = \"debug\"\nlisten_backlog = 7\nunix_socket_group = \"g\"\nso_reuseport = 1\nuser = \"u\"\n\
+             log_level = \"debug\"\nlisten_backlog = 7\nunix_socket_group = \"g\"\nso_reuseport = 1\npeer_id = 1\nuser = \"u\"\n\
              pidfile = \"p\"\n[users.someone]\n",
         );
         let fixed = crate::config::settings::settings().filter(|s| !s.changeable).count();

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use crate::client::database::{Live, LiveDatabase};
 use crate::client::shared::{Activity, ClientHandle};
 use crate::clock;
-use crate::config::{PoolMode, Role, settings};
+use crate::config::{Peer, PoolMode, Role, settings};
 use crate::health::breaker;
 use crate::health::server::ServerSnapshot;
 use crate::health::view::Duty;
-use crate::id::{ClientId, ConnectionId};
+use crate::id::{ClientId, ConnectionId, PeerId};
 use crate::metrics::counters::Counts;
 use crate::metrics::describe;
 use crate::metrics::snapshot::{
     BreakerState, ClientSnapshot, ClientState, ClientStates, ConnectionSnapshot, DatabaseSnapshot, Detail, Endpoint,
-    LoginSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot, ServerState, ServerStates,
-    Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState, StatsSnapshot, UserSnapshot,
+    LoginSnapshot, PeerSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot, ServerState,
+    ServerStates, Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState, StatsSnapshot, UserSnapshot,
 };
 use crate::pool::ledger::{Counts as Slots, SlotState};
 use crate::pool::{ConnectionInfo, Pool};
@@ -63,6 +63,12 @@ impl SnapshotSource for State {
             pins: shared.pinned.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
             prepared_statements: shared.registry.len() as u64,
             cancel_requests: cancel_requests(&databases),
+            peers: peers(&live),
+            peer_cancel_requests: if live.config.general.peer().is_some() {
+                shared.passed_on.counts().collect()
+            } else {
+                Vec::new()
+            },
             reloads: *self.reloads.lock(),
         }
     }
@@ -239,6 +245,18 @@ fn pool(db: &LiveDatabase, pool: &Pool, modes: &HashMap<String, PoolMode>) -> Op
 fn cancel_requests(databases: &[Arc<LiveDatabase>]) -> u64 {
     let pools = databases.iter().flat_map(|db| db.pools());
     pools.map(|pool| pool.counters.cancel_requests.load(Ordering::Relaxed)).sum()
+}
+
+fn peers(live: &Live) -> Vec<PeerSnapshot> {
+    let size = live.config.general.default_pool_size;
+    let peer = |(id, peer): (&PeerId, &Peer)| PeerSnapshot {
+        id: *id,
+        host: describe::host(&peer.host),
+        port: peer.port,
+        pool_size: peer.pool_size.unwrap_or(size),
+        requests: live.peers.requests(*id),
+    };
+    live.config.peers.iter().map(peer).collect()
 }
 
 fn replicas(live: &Live) -> Vec<ReplicaSnapshot> {

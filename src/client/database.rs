@@ -13,6 +13,7 @@ use crate::auth::login::PassThrough;
 use crate::auth::secret::{Credential, Example, Mock, Secret};
 use crate::auth::server_login::ServerCredential;
 use crate::client::external::Outside;
+use crate::client::peers::Peers;
 use crate::clock;
 use crate::config::{Config, Database, PoolMode, Role, User};
 use crate::error::Error;
@@ -57,6 +58,8 @@ pub struct Live {
     pub databases: BTreeMap<String, Arc<LiveDatabase>>,
     /// Those made from the wildcard.
     pub made: Made,
+    /// Who carries out cancel requests for keys that are not ours.
+    pub peers: Peers,
 }
 
 /// Databases that were made from the wildcard, because a client named them.

@@ -10,9 +10,11 @@ pub mod database;
 pub mod external;
 pub mod greet;
 mod hba;
+pub mod keys;
 mod limits;
 pub mod login;
 pub mod own;
+pub mod peers;
 pub mod plan;
 mod readings;
 pub mod relay;
@@ -104,6 +106,11 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
     let mut stream = slot?;
     let error = match entered {
         Ok(Ok(Entered::Nothing)) => return None,
+        Ok(Ok(Entered::Cancel { pid, secret })) => {
+            // Until it is done the connection stays open: who asked may begin the next statement when it is closed.
+            peers::cancel(&cx.shared, &live, pid, secret).await;
+            return None;
+        }
         Ok(Ok(Entered::Console { visitor, admitted })) => {
             return Some(Box::pin(async move {
                 drop(console::serve(&*cx.console, &visitor, &mut stream, &mut input).await);
@@ -134,6 +141,7 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
 /// What a login led to.
 enum Entered {
     Nothing,
+    Cancel { pid: u32, secret: Secret },
     Console { visitor: Visitor, admitted: Admitted },
     Client(Box<Parts>),
     Replication { connection: Box<Connection>, held: Box<Held> },
@@ -186,12 +194,7 @@ async fn enter(
 ) -> Result<Entered, Failed> {
     let startup = match greet::greet(slot, input, live.acceptor.as_ref()).await?? {
         Greeting::Nothing => return Ok(Entered::Nothing),
-        Greeting::Cancel { pid, secret } => {
-            if let Some(handle) = cx.shared.by_key(pid, &secret) {
-                handle.cancel().await;
-            }
-            return Ok(Entered::Nothing);
-        }
+        Greeting::Cancel { pid, secret } => return Ok(Entered::Cancel { pid, secret: Secret(secret) }),
         Greeting::Startup(startup) => startup,
     };
     let stream = slot.as_mut().ok_or(io::Error::from(io::ErrorKind::NotConnected))?;

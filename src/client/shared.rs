@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -24,6 +23,8 @@ use crate::session::prepared::Registry;
 use crate::wire::startup::Replication;
 
 use super::database::Live;
+use super::keys::KeyRing;
+use super::peers::Outcomes;
 
 /// What all clients share.
 #[derive(Debug)]
@@ -36,8 +37,12 @@ pub struct Shared {
     pub registry: Registry,
     /// Who is connected and logged in.
     pub clients: DashMap<ClientId, Arc<ClientHandle>>,
-    /// Who can be cancelled, by the process id that the client was given.
-    keys: DashMap<u32, (Secret, Arc<ClientHandle>)>,
+    /// Who can be cancelled.
+    keys: KeyRing<ClientHandle>,
+    /// Cancel requests that are being carried out.
+    pub cancelling: AtomicU32,
+    /// Cancel requests with keys that peers gave out, by what became of them.
+    pub passed_on: Outcomes,
     /// Connections that count for `max_client_conn`, those logging in included.
     pub connections: AtomicU32,
     /// Clients per database and per user.
@@ -210,12 +215,15 @@ impl Shared {
     /// The state of a process that has just started with `live`.
     #[must_use]
     pub fn new(live: Live) -> Arc<Self> {
+        let keys = KeyRing::new(live.config.general.peer());
         Arc::new(Self {
             live: ArcSwap::from_pointee(live),
             generation: AtomicU64::new(0),
             registry: Registry::default(),
             clients: DashMap::new(),
-            keys: DashMap::new(),
+            keys,
+            cancelling: AtomicU32::new(0),
+            passed_on: Outcomes::default(),
             connections: AtomicU32::new(0),
             seats: Mutex::default(),
             logging_in: AtomicU32::new(0),
@@ -322,12 +330,8 @@ impl Shared {
     ) -> (Registered, Secret) {
         let Way { worker, addresses, tls, replication } = way;
         let id = ClientId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        let secret = Secret((0..secret_len).map(|_| rand::random()).collect());
-        loop {
-            // Positive as an int4, as clients read it.
-            let pid = rand::random_range(1..0x7fff_ffff_u32);
-            let dashmap::Entry::Vacant(vacant) = self.keys.entry(pid) else { continue };
-            let handle = Arc::new(ClientHandle {
+        let handle = |pid| {
+            Arc::new(ClientHandle {
                 id,
                 user,
                 database,
@@ -346,18 +350,17 @@ impl Shared {
                 activity: AtomicU8::new(0),
                 order: AtomicU8::new(0),
                 link: Mutex::new(None),
-            });
-            vacant.insert((secret.clone(), Arc::clone(&handle)));
-            self.clients.insert(id, Arc::clone(&handle));
-            return (Registered { shared: Arc::clone(self), handle }, secret);
-        }
+            })
+        };
+        let (handle, secret) = self.keys.give_out(secret_len, handle);
+        self.clients.insert(id, Arc::clone(&handle));
+        (Registered { shared: Arc::clone(self), handle }, secret)
     }
 
     /// The client that a cancel key belongs to.
     #[must_use]
-    pub fn by_key(&self, pid: u32, secret: &[u8]) -> Option<Arc<ClientHandle>> {
-        let entry = self.keys.get(&pid)?;
-        bool::from(entry.0.0.as_slice().ct_eq(secret)).then(|| Arc::clone(&entry.1))
+    pub fn by_key(&self, pid: u32, secret: &Secret) -> Option<Arc<ClientHandle>> {
+        self.keys.find(pid, secret)
     }
 }
 
@@ -425,7 +428,7 @@ pub struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.shared.keys.remove(&self.handle.pid);
+        self.shared.keys.take_back(self.handle.pid, &self.handle);
         self.shared.clients.remove(&self.handle.id);
     }
 }

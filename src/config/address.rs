@@ -105,13 +105,13 @@ pub(super) struct NotAHost {
 }
 
 impl NotAHost {
-    /// The message with the text, unless that looks like an address, which may hold a password.
-    pub(super) fn with_text(&self) -> String {
+    /// The message with the text, unless that looks like an address, which may hold a password; `where_else` one belongs is said then.
+    pub(super) fn with_text(&self, where_else: &str) -> String {
         if self.text.starts_with('@') && !self.text.contains(':') {
             return format!("= {:?} is an abstract unix socket: these are not supported yet", self.text);
         }
         if self.text.contains(['@', '=', '/']) {
-            return format!("must be {}; a \"postgres://\" address belongs in primary", self.why);
+            return format!("must be {}{where_else}", self.why);
         }
         format!("= {:?} is not {}", self.text, self.why)
     }

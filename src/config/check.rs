@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::database::database;
+use super::peers::peers;
 use super::raw::{Entry, Mistakes, Node, Value, suggest};
 use super::settings::{self, Setting};
 use super::{AuthType, Config, Database, General, Overrides, Sources, User, WILDCARD, tls};
 
-const SECTIONS: [&str; 3] = ["pgweir", "databases", "users"];
+const SECTIONS: [&str; 4] = ["pgweir", "databases", "users", "peers"];
 
 /// What kind of file the tree was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,14 @@ impl Dialect {
         match self {
             Self::Toml => format!("[users.{}]", name(key)),
             Self::Ini => format!("[users] {}", name(key)),
+        }
+    }
+
+    /// A peer, as messages call it.
+    pub(super) fn peer(self, key: &str) -> String {
+        match self {
+            Self::Toml => format!("[peers.{}]", name(key)),
+            Self::Ini => format!("[peers] {}", name(key)),
         }
     }
 }
@@ -85,6 +94,10 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
         warnings.push("no databases are configured: only the console can be connected to".to_owned());
     }
     let users = section("users").map(|found| users(&found.value, dialect, mistakes)).unwrap_or_default();
+    let peers = section("peers").map(|found| peers(&found.value, dialect, mistakes)).unwrap_or_default();
+    if general.peer_id == 0 && !peers.is_empty() {
+        warnings.push("[peers] has no effect without peer_id: no cancel request is passed on".to_owned());
+    }
     authentication(&general, databases.values().chain(&wildcard), &users, (root, dialect), mistakes);
     auth_queries(&general, &databases, wildcard.as_ref(), (root, dialect), mistakes);
     Config {
@@ -93,6 +106,7 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
         databases,
         wildcard,
         users,
+        peers,
         warnings,
         sources: Sources::default(),
         set: Overrides::new(),

@@ -2,7 +2,7 @@
 
 use super::field::Field;
 use super::settings::{self, Setting};
-use super::{Config, Database, General, Server, User, WILDCARD, check};
+use super::{Config, Database, General, Peer, Server, User, WILDCARD, check};
 
 /// Writes what differs from the defaults, so that [`super::parse`] reads the same configuration back. Passwords are in it.
 /// For what is read from pgbouncer.ini, whose databases have one server each.
@@ -25,6 +25,10 @@ pub(super) fn to_toml(config: &Config) -> String {
     for (name, user) in &config.users {
         text.push_str(&format!("\n[users.{}]\n", check::name(name)));
         differing(&mut text, settings::USER, &mut user.clone(), &mut User::default());
+    }
+    for (id, peer) in &config.peers {
+        text.push_str(&format!("\n[peers.{id}]\n"));
+        differing(&mut text, settings::PEER, &mut peer.clone(), &mut Peer::default());
     }
     text
 }

@@ -175,7 +175,10 @@ fn simple_server(scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Server> {
     match address::parse_hosts(text) {
         Ok(host) => Some(Server { host, port: port?, dbname: dbname?.to_owned(), role: Role::Primary, weight: 1.0 }),
         Err(wrong) => {
-            mistakes.add(host.value.line, format!("host {}", wrong.with_text()));
+            mistakes.add(
+                host.value.line,
+                format!("host {}", wrong.with_text("; a \"postgres://\" address belongs in primary")),
+            );
             None
         }
     }

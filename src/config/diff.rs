@@ -1,8 +1,10 @@
 //! What a reload changes, by name. Pure: the pools decide what becomes of their connections.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{Config, Database, Server, settings};
+use crate::id::PeerId;
 
 /// The difference between two configurations.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -19,6 +21,8 @@ pub struct Changes {
     pub changed: Vec<DatabaseChange>,
     /// Users of `[users]` that are new, gone or different.
     pub users: Vec<String>,
+    /// Peers of `[peers]` that are new, gone or different.
+    pub peers: Vec<PeerId>,
 }
 
 /// A setting of `[pgweir]` that differs; the values as SHOW CONFIG writes them.
@@ -78,6 +82,8 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
     let names = old.users.keys().chain(new.users.keys().filter(|name| !old.users.contains_key(*name)));
     changes.users = names.filter(|name| old.users.get(*name) != new.users.get(*name)).cloned().collect();
     changes.users.sort_unstable();
+    let ids: BTreeSet<PeerId> = old.peers.keys().chain(new.peers.keys()).copied().collect();
+    changes.peers = ids.into_iter().filter(|id| old.peers.get(id) != new.peers.get(id)).collect();
     changes
 }
 
@@ -140,6 +146,7 @@ impl fmt::Display for Changes {
         list("databases removed:", &self.removed);
         list("databases changed:", &self.changed.iter().map(ToString::to_string).collect::<Vec<_>>());
         list("users changed:", &self.users);
+        list("peers changed:", &self.peers.iter().map(ToString::to_string).collect::<Vec<_>>());
         list("needs a restart:", &self.needs_restart.iter().map(text).collect::<Vec<_>>());
         f.write_str(&parts.join("; "))
     }
@@ -235,5 +242,14 @@ unix_socket_dir = \"/tmp\"\nlisten_addr = \"*\"\nhttp_listen = \"127.0.0.1:1\"";
         let login = changes("host = \"h9\"", "host = \"h9\"\nuser = \"u\"");
         assert!(login.changed[0].login && !login.changed[0].settings);
         assert_eq!(changes("[users.a]", "[users.b]").users, ["a", "b"]);
+    }
+
+    #[test]
+    fn peers_come_go_and_move() {
+        let text = |peers: &str| parse(&format!("{OLD}{peers}"), Path::new("x")).unwrap();
+        let old = text("[peers.1]\nhost = \"a\"\n[peers.2]\nhost = \"b\"\n[peers.3]\nhost = \"c\"");
+        let new = text("[peers.3]\nhost = \"c\"\nport = 1\n[peers.1]\nhost = \"a\"\n[peers.4]\nhost = \"d\"");
+        let changes = diff(&old, &new);
+        assert_eq!(changes.to_string(), "peers changed: 2, 3, 4");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::raw::{Node, suggest};
 use super::tls::{Curve, Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
-use super::{AuthType, Facility, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls};
+use super::{AuthType, Facility, Host, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls};
 use crate::sql::facts::RouteHint;
 
 /// The place where a setting's value lives, with the rules for it.
@@ -30,6 +30,8 @@ pub(super) enum Field<'a> {
     File(&'a mut PathBuf),
     /// `ADDRESS:PORT`; an empty string is none.
     Socket(&'a mut Option<SocketAddr>),
+    /// A host, or several.
+    Host(&'a mut Host),
     /// A whole number of 16 bits, with the least and the greatest.
     Small(&'a mut u16, u16, u16),
     /// A whole number, with the least and the greatest.
@@ -156,6 +158,7 @@ impl Field<'_> {
             Self::Path(place) => *place = filled(string(node)?).map(PathBuf::from),
             Self::File(place) => *place = filled(string(node)?).map(PathBuf::from).ok_or("is empty")?,
             Self::Socket(place) => *place = socket(string(node)?)?,
+            Self::Host(place) => *place = address::parse_hosts(string(node)?).map_err(|wrong| wrong.with_text(""))?,
             Self::Small(place, least, most) => *place = number(node, least.into(), most.into())?,
             Self::Count(place, least, most) => *place = number(node, least.into(), most.into())?,
             Self::CountOver(place, least, most) => *place = Some(number(node, least.into(), most.into())?),
@@ -231,6 +234,7 @@ impl Field<'_> {
             Self::Path(path) => path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             Self::File(path) => path.display().to_string(),
             Self::Socket(socket) => socket.map(|socket| socket.to_string()).unwrap_or_default(),
+            Self::Host(host) => host.to_string(),
             Self::Small(number, ..) => number.to_string(),
             Self::Count(number, ..) => number.to_string(),
             Self::CountOver(number, ..) => number.map(|number| number.to_string()).unwrap_or_default(),

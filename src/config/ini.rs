@@ -164,9 +164,7 @@ impl Sections {
         let socket_dir = self.value_of("unix_socket_dir");
         let databases = self.databases.iter().filter_map(|given| database(given, &socket_dir, mistakes)).collect();
         let users = self.users.iter().filter_map(|given| user(given, mistakes)).collect();
-        for given in &self.peers {
-            peer(given, mistakes);
-        }
+        let peers = self.peers.iter().filter_map(|given| peer(given, mistakes)).collect();
         let section = |name: &str, line: usize, entries: Vec<Entry>| Entry {
             key: name.to_owned(),
             line,
@@ -176,6 +174,7 @@ impl Sections {
             section("pgweir", self.begin.unwrap_or(0), general),
             section("databases", 0, last_of_each(databases)),
             section("users", 0, last_of_each(users)),
+            section("peers", 0, last_of_each(peers)),
         ]
     }
 
@@ -339,19 +338,15 @@ fn user(given: &Given, mistakes: &mut Mistakes) -> Option<Entry> {
     Some(table_entry(given, entries))
 }
 
-/// One line of `[peers]`: checked alone, for without `peer_id` there are no peers.
-fn peer(given: &Given, mistakes: &mut Mistakes) {
-    if !whole(&given.name).is_ok_and(|id| (1..=0xffff).contains(&id)) {
-        mistakes.add(given.place, format!("{:?} is not the number of a peer", given.name));
-    }
-    match connstr::pairs(&given.value) {
-        Err(why) => mistakes.add(given.place, format!("[peers] {}: {why}", given.name)),
-        Ok(pairs) => {
-            for (name, _) in pairs.iter().filter(|(name, _)| !table::PEER.iter().any(|row| row.name == name)) {
-                mistakes.add(given.place, unknown(name, "[peers]", table::PEER));
-            }
-        }
-    }
+/// One line of `[peers]`.
+fn peer(given: &Given, mistakes: &mut Mistakes) -> Option<Entry> {
+    let here = |name: &str| table::in_peer(name);
+    let place = check::Dialect::Ini.peer(&given.name);
+    let entries = connection(given, &place, table::PEER, &here, mistakes)?;
+    let entry = table_entry(given, entries);
+    // There 01 is the same number as 1. What is none at all is told later.
+    let key = given.name.parse::<u16>().map_or(entry.key, |number| number.to_string());
+    Some(Entry { key, ..entry })
 }
 
 /// The pairs of a connection string, as entries of ours; none when it cannot be split.

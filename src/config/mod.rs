@@ -11,6 +11,7 @@ mod database;
 pub mod diff;
 mod field;
 mod ini;
+mod peers;
 mod raw;
 pub mod settings;
 mod sharding;
@@ -29,6 +30,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::id::PeerId;
 use crate::shard::map::ShardMap;
 use crate::sql::facts::RouteHint;
 use tls::TlsSettings;
@@ -46,6 +48,8 @@ pub struct Config {
     pub wildcard: Option<Database>,
     /// Users of `[users]`, by name: overrides, and passwords beside those of the auth file.
     pub users: BTreeMap<String, User>,
+    /// The processes that carry out each other's cancel requests, by their numbers; our own may be among them.
+    pub peers: BTreeMap<PeerId, Peer>,
     /// What was accepted though it means nothing here.
     pub warnings: Vec<String>,
     /// The files as they were read.
@@ -207,6 +211,8 @@ pub struct General {
     pub unix_socket_group: Option<String>,
     /// Let other processes listen on the same TCP port (SO_REUSEPORT, default false).
     pub so_reuseport: bool,
+    /// Our number among the processes of `[peers]`, 1 to 16383; 0 (the default): we have no peers.
+    pub peer_id: u16,
     /// User to become after the start, when started by root.
     pub user: Option<String>,
     /// File that holds the process id for as long as the process lives.
@@ -335,6 +341,14 @@ pub struct General {
     pub server_tls: TlsSettings,
     /// How replicas are probed and judged; a database may override it.
     pub health: HealthSettings,
+}
+
+impl General {
+    /// Our number among our peers, if we have any.
+    #[must_use]
+    pub fn peer(&self) -> Option<PeerId> {
+        (self.peer_id > 0).then_some(PeerId(self.peer_id))
+    }
 }
 
 /// Options of TCP sockets towards clients and servers. Where one is 0, the system's own value stands. See tcp(7).
@@ -652,6 +666,17 @@ pub struct User {
     pub idle_transaction_timeout: Option<Duration>,
     /// Override of the database's `query_wait_timeout`.
     pub query_wait_timeout: Option<Duration>,
+}
+
+/// `[peers.NUMBER]`: a process like us, PgBouncer's or ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it listens; one that it alone listens to.
+    pub host: Host,
+    /// Its port (default 6432).
+    pub port: u16,
+    /// Cancel requests on their way to it at most; none: `default_pool_size`.
+    pub pool_size: Option<u32>,
 }
 
 impl Server {

@@ -8,8 +8,8 @@ use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
 use super::{
-    AuthType, Config, Database, General, HealthSettings, LogFormat, PoolMode, ReadBalance, SecretText, SyslogSettings,
-    TcpSettings, User,
+    AuthType, Config, Database, General, HealthSettings, LogFormat, Peer, PoolMode, ReadBalance, SecretText,
+    SyslogSettings, TcpSettings, User,
 };
 
 /// One setting of a section.
@@ -63,6 +63,8 @@ const LARGEST_PACKET: u32 = i32::MAX as u32;
 const SHORT: u32 = 32_767;
 /// What `auth::scram` works on at most.
 const MANY_ITERATIONS: u32 = 1 << 24;
+/// PgBouncer's limit of the numbers of peers.
+pub(super) const MOST_PEER: u16 = 16_383;
 /// More connections than this are a mistake of typing.
 const MANY: u32 = 1_000_000;
 
@@ -88,6 +90,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     fixed("so_reuseport", "Let other processes listen on the same TCP port (SO_REUSEPORT).", |g| {
         Field::Flag(&mut g.so_reuseport)
+    }),
+    fixed("peer_id", "Our number among the processes of [peers]; 0: we have no peers.", |g| {
+        Field::Small(&mut g.peer_id, 0, MOST_PEER)
     }),
     fixed("user", "User to become after the start, when started by root; empty: stay.", |g| Field::Name(&mut g.user)),
     fixed("pidfile", "File that holds the process id; relative to the directory of this file; empty: none.", |g| {
@@ -472,6 +477,15 @@ pub(super) static USER: &[Setting<User>] = &[
     }),
 ];
 
+/// `[peers.NUMBER]`.
+pub(super) static PEER: &[Setting<Peer>] = &[
+    row("host", "Its host name, address or socket directory.", |p| Field::Host(&mut p.host)),
+    row("port", "Its port; default 6432.", |p| Field::Small(&mut p.port, 1, u16::MAX)),
+    row("pool_size", "Cancel requests on their way to it at most, others wait; default: default_pool_size.", |p| {
+        Field::CountOver(&mut p.pool_size, 1, MANY)
+    }),
+];
+
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "conffile",
@@ -479,7 +493,6 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "dns_nxdomain_ttl",
     "dns_zone_check_period",
     "job_name",
-    "peer_id",
     "pkt_buf",
     "resolv_conf",
     "sbuf_loopcnt",
@@ -500,6 +513,7 @@ impl Default for General {
             unix_socket_mode: 0o777,
             unix_socket_group: None,
             so_reuseport: false,
+            peer_id: 0,
             user: None,
             pidfile: None,
             logfile: None,

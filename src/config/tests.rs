@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::settings::{document, settings, show_config};
 use super::tls::{CURVES, Protocols, SUITES, SslMode};
 use super::*;
-use crate::id::ShardIndex;
+use crate::id::{PeerId, ShardIndex};
 use crate::shard::map::{KeyType, Table};
 use crate::sql::facts::RouteHint;
 
@@ -68,10 +68,17 @@ fn the_full_file_shows_every_key_of_the_other_sections() {
     {
         assert!(databases.contains(&format!("{name} = ")), "{name}");
     }
-    let users = section("[users.", "\0");
+    let users = section("[users.", "[peers.");
     for setting in settings::USER {
         assert!(users.contains(&format!("{} = ", setting.name)), "{}", setting.name);
     }
+    let peers = section("[peers.", "\0");
+    for setting in settings::PEER {
+        assert!(peers.contains(&format!("# {} = ", setting.name)), "{}", setting.name);
+    }
+    // They are in comments, for they would be of no effect.
+    let uncommented = peers.replace("\n# ", "\n").replace("Host name", "# Host name").replace("Cancel", "# Cancel");
+    assert_eq!(read(&format!("[pgweir]\npeer_id = 1\n{uncommented}\n{USERS}")).peers.len(), 2);
 }
 
 /// With `PGWEIR_BLESS` set the page is brought up to date instead.
@@ -187,6 +194,7 @@ tcp_user_timeout = 4
 tcp_socket_buffer = "64kB"
 unix_socket_group = "g"
 so_reuseport = true
+peer_id = 5
 user = "u"
 pidfile = "/run/pid"
 logfile = "log"
@@ -294,6 +302,7 @@ host = "h"
         },
         unix_socket_group: Some("g".into()),
         so_reuseport: true,
+        peer_id: 5,
         user: Some("u".into()),
         pidfile: Some("/run/pid".into()),
         logfile: Some("etc/log".into()),
@@ -464,7 +473,7 @@ fn unknown_names_are_refused() {
     for (text, expected) in [
         ("[pgweri]", "1: unknown section \"pgweri\"; did you mean \"pgweir\"?"),
         ("[pgbouncer]", "1: unknown section [pgbouncer]; did you mean [pgweir]?"),
-        ("[other]", "1: unknown section \"other\"; expected \"pgweir\", \"databases\", \"users\""),
+        ("[other]", "1: unknown section \"other\"; expected \"pgweir\", \"databases\", \"users\", \"peers\""),
         ("[user.x]\npassword = \"y\"", "1: unknown section \"user\"; did you mean \"users\"?"),
         ("listen_port = 1", "1: \"listen_port\" stands outside of a section; it belongs in [pgweir]"),
         ("[pgweir]\nfoo = 1", "2: unknown setting \"foo\" in [pgweir]"),
@@ -926,4 +935,50 @@ fn auth_queries_are_checked_where_they_stand() {
         with("", "auth_dbname = \"pgbouncer\"\n"),
         ["5: auth_dbname of [databases.app] is the console, which has no users to ask for"]
     );
+}
+
+// Peers.
+
+#[test]
+fn peers_have_numbers() {
+    let config = read(&format!(
+        "[pgweir]\npeer_id = 2\n[peers.1]\nhost = \"/tmp/p1\"\n[peers.2]\nhost = \"h\"\nport = 1\npool_size = 3\n{USERS}"
+    ));
+    assert_eq!(config.general.peer(), Some(PeerId(2)));
+    let first = Peer { host: Host::Unix("/tmp/p1".into()), port: 6432, pool_size: None };
+    let own = Peer { host: Host::Tcp("h".to_owned()), port: 1, pool_size: Some(3) };
+    assert_eq!(config.peers, [(PeerId(1), first), (PeerId(2), own)].into());
+    assert_eq!(config.warnings, ["no databases are configured: only the console can be connected to"]);
+    let without = read(&format!("[peers.1]\nhost = \"h\"\n{USERS}"));
+    assert!(
+        without.warnings.contains(&"[peers] has no effect without peer_id: no cancel request is passed on".to_owned())
+    );
+}
+
+#[test]
+fn mistakes_of_peers() {
+    let number = "is not the number of a peer: peer_id is a whole number from 1 to 16383";
+    let found = mistakes(&format!(
+        "[pgweir]\npeer_id = 16384\n[peers.0]\nhost = \"h\"\n[peers.16384]\nhost = \"h\"\n[peers.two]\nhost = \"h\"\n\
+         [peers.02]\nhost = \"h\"\n[peers.3]\nport = 1\n[peers.4]\nhost = \"postgres://u:HUNTER2@h\"\n[peers.5]\nhots = \"h\"\n\
+         max_client_conn = 1\npool_size = 0\nhost = 1\n[peers]\n6 = \"host=h\"\n{USERS}"
+    ));
+    let expected = [
+        "2: peer_id = \"16384\" is not a whole number from 0 to 16383".to_owned(),
+        format!("3: [peers.0] {number}"),
+        format!("5: [peers.16384] {number}"),
+        format!("7: [peers.two] {number}"),
+        format!("9: [peers.02] {number}"),
+        "11: [peers.3] has no host".to_owned(),
+        "14: host must be a host name, an IP address or the directory of a unix socket".to_owned(),
+        "16: unknown setting \"hots\" in [peers.5]; did you mean \"host\"?".to_owned(),
+        "17: unknown setting \"max_client_conn\" in [peers.5]; it belongs in [pgweir]".to_owned(),
+        "18: pool_size = \"0\" is not a whole number from 1 to 1000000".to_owned(),
+        "19: host must be a string, not a number".to_owned(),
+        "21: [peers.6] must be a table, not a string".to_owned(),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(mistakes(&format!("peers = 1\n{USERS}")), ["1: [peers] must be a table, not a number"]);
+    refused("[peer.1]\nhost = \"h\"", "1: unknown section \"peer\"; did you mean \"peers\"?");
+    refused("peer_id = 1", "1: \"peer_id\" stands outside of a section; it belongs in [pgweir]");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::counters::{Counts, Histogram, HistogramSnapshot};
 use super::snapshot::*;
 use crate::config::{PoolMode, Role};
-use crate::id::{ClientId, ConnectionId};
+use crate::id::{ClientId, ConnectionId, PeerId};
 use crate::shard::check::{Check, Effect, Finding};
 
 /// 2026-11-20 10:00:00 UTC.
@@ -77,9 +77,18 @@ pub(crate) fn snapshot() -> Snapshot {
         pins: vec![("temp_object", 4)],
         prepared_statements: 12,
         cancel_requests: 5,
+        peers: vec![
+            PeerSnapshot { requests: None, ..peer(1) },
+            PeerSnapshot { requests: Some(PeerRequests { waiting: 1, connecting: 2, sent: 3 }), ..peer(2) },
+        ],
+        peer_cancel_requests: vec![("passed_on", 7)],
         reloads: Reloads { succeeded: 2, failed: 1, loaded_at: MOMENT },
         ..Snapshot::default()
     }
+}
+
+fn peer(id: u16) -> PeerSnapshot {
+    PeerSnapshot { id: PeerId(id), host: format!("/run/p{id}"), port: 6432, pool_size: 20, requests: None }
 }
 
 fn database(name: &str) -> DatabaseSnapshot {

@@ -394,6 +394,20 @@ fn events(s: &Snapshot, out: &mut Families) {
     }
     out.gauge("prepared_statements", "Shared prepared statements now known.").count(&[], s.prepared_statements);
     out.counter("cancel_requests_total", "Cancel requests received.").count(&[], s.cancel_requests);
+    let mut passed = out.counter(
+        "peer_cancel_requests_total",
+        "Cancel requests with keys that peers gave out, by what became of them.",
+    );
+    for (outcome, n) in &s.peer_cancel_requests {
+        passed.count(&[("outcome", outcome)], *n);
+    }
+    let mut under_way =
+        out.gauge("peer_cancel_requests", "Cancel requests on their way to a peer, by how far they are.");
+    for (peer, requests) in s.peers.iter().filter_map(|peer| Some((peer.id.to_string(), peer.requests?))) {
+        for (state, n) in requests.named() {
+            under_way.value(&[("peer_id", &peer), ("state", state)], f64::from(n));
+        }
+    }
     let mut reloads = out.counter("config_reloads_total", "Configuration reloads, by result.");
     reloads.count(&[("result", "success")], s.reloads.succeeded);
     reloads.count(&[("result", "failure")], s.reloads.failed);
@@ -507,6 +521,8 @@ mod tests {
         assert_eq!(find(&samples, "pgweir_refused_statements_total", &[("reason", "cross_shard")]), 3.0);
         assert_eq!(find(&samples, "pgweir_config_reloads_total", &[("result", "failure")]), 1.0);
         assert_eq!(find(&samples, "pgweir_cancel_requests_total", &[]), 5.0);
+        assert_eq!(find(&samples, "pgweir_peer_cancel_requests_total", &[("outcome", "passed_on")]), 7.0);
+        assert_eq!(find(&samples, "pgweir_peer_cancel_requests", &[("peer_id", "2"), ("state", "sent")]), 3.0);
         assert_eq!(find(&samples, "pgweir_build_info", &[("version", "0.1.0")]), 1.0);
         assert_eq!(find(&samples, "pgweir_max_client_connections", &[]), 50.0);
         assert_eq!(find(&samples, "pgweir_database_query_seconds_total", &[("database", "shop")]), 0.000_106);

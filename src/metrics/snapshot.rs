@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::counters::{Counts, HistogramSnapshot};
 use crate::config::{LoadBalance, PoolMode, Role};
-use crate::id::{ClientId, ConnectionId};
+use crate::id::{ClientId, ConnectionId, PeerId};
 use crate::shard::check::Check;
 use crate::shard::map::ShardMap;
 
@@ -77,6 +77,10 @@ pub struct Snapshot {
     pub prepared_statements: u64,
     /// Cancel requests received since the start.
     pub cancel_requests: u64,
+    /// The processes of `[peers]`, by their numbers; our own may be among them.
+    pub peers: Vec<PeerSnapshot>,
+    /// Cancel requests with keys that peers gave out, since the start: what became of them (a short fixed word), and how many.
+    pub peer_cancel_requests: Vec<(&'static str, u64)>,
     /// Configuration reloads.
     pub reloads: Reloads,
 }
@@ -521,6 +525,40 @@ impl BreakerState {
             Self::HalfOpen => "half_open",
             Self::Open => "open",
         }
+    }
+}
+
+/// A process that carries out cancel requests for us, and we for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSnapshot {
+    /// Its number.
+    pub id: PeerId,
+    /// Name, address or socket directory.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Cancel requests on their way to it at most.
+    pub pool_size: u32,
+    /// Those that there are; none for ourselves, and while we have no number.
+    pub requests: Option<PeerRequests>,
+}
+
+/// Cancel requests for a peer, by how far they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PeerRequests {
+    /// In the queue for a place.
+    pub waiting: u32,
+    /// Have a place; the peer is being connected to.
+    pub connecting: u32,
+    /// With the peer, which is not done yet.
+    pub sent: u32,
+}
+
+impl PeerRequests {
+    /// With the states' words.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u32); 3] {
+        [("waiting", self.waiting), ("connecting", self.connecting), ("sent", self.sent)]
     }
 }
 

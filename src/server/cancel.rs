@@ -1,14 +1,15 @@
 //! Cancelling what a server process is doing.
 
 use std::future::poll_fn;
+use std::io;
 use std::time::Duration;
 
 use crate::config::TcpSettings;
-use crate::error::Error;
-use crate::net::Buffer;
+use crate::error::{Error, SqlState};
 use crate::net::buffer::write_all;
 use crate::net::connect::Attempt;
 use crate::net::tls::Connector;
+use crate::net::{Buffer, Stream};
 use crate::server::connection::Secret;
 use crate::server::{Address, dial};
 use crate::wire::encode;
@@ -26,17 +27,42 @@ pub async fn cancel(
     attempt: Attempt,
     connector: &Connector,
 ) -> Result<bool, Error> {
-    let mut stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector).await??;
+    let stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector).await??;
+    // However the connection ended, the process behind it is done with the request.
+    Ok(tokio::time::timeout(timeout, send(stream, pid, secret)).await.is_ok())
+}
+
+/// Connects to another process like us, in the ways of `server_tls_sslmode` one after the other.
+///
+/// # Errors
+/// When it cannot be reached, or not in any of these ways: the error of the first, which is the one preferred.
+pub async fn reach(
+    address: Address<'_>,
+    timeout: Duration,
+    tcp: &TcpSettings,
+    connector: &Connector,
+) -> Result<Stream, Error> {
+    let mut first = None;
+    for attempt in Attempt::of(connector.mode, address.host) {
+        match dial::dial(address, timeout, tcp, *attempt, connector).await? {
+            Ok(stream) => return Ok(stream),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::us(SqlState::INTERNAL_ERROR, "no way to connect was tried")))
+}
+
+/// Sends the request, and waits until the other side has closed the connection.
+///
+/// # Errors
+/// Of the connection: the other side may not have got the request.
+pub async fn send(mut stream: Stream, pid: u32, secret: &Secret) -> io::Result<()> {
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
-    let exchange = async {
-        write_all(&mut stream, &request).await?;
-        let mut input = Buffer::default();
-        while poll_fn(|cx| input.poll_fill(&mut stream, cx)).await? > 0 {
-            input = Buffer::default();
-        }
-        Ok::<_, std::io::Error>(())
-    };
-    // However the connection ended, the process behind it is done with the request.
-    Ok(tokio::time::timeout(timeout, exchange).await.is_ok())
+    write_all(&mut stream, &request).await?;
+    let mut input = Buffer::default();
+    while poll_fn(|cx| input.poll_fill(&mut stream, cx)).await? > 0 {
+        input = Buffer::default();
+    }
+    Ok(())
 }

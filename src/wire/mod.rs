@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod cancel_key;
 pub mod encode;
 pub mod frame;
 pub mod message;

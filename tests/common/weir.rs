@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -35,6 +36,7 @@ pub struct Builder {
     env: Vec<(String, String)>,
     ini: Option<String>,
     args: Vec<String>,
+    shared: Option<Arc<Port>>,
 }
 
 impl Builder {
@@ -83,6 +85,13 @@ impl Builder {
         self
     }
 
+    /// Lets it listen on the port of another; both must have `so_reuseport`.
+    #[must_use]
+    pub fn beside(mut self, other: &Weir) -> Self {
+        self.shared = Some(Arc::clone(&other.port));
+        self
+    }
+
     /// Adds an argument before the file.
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
@@ -123,8 +132,8 @@ impl Builder {
     pub fn try_start(self) -> Result<Weir, String> {
         let dir = guard::temp_dir();
         let guardian = Guardian::over(&dir);
-        let weir =
-            Weir { dir, guardian, port: Port::claim(), http: Port::claim(), builder: self, process: Mutex::new(None) };
+        let port = self.shared.clone().unwrap_or_else(|| Arc::new(Port::claim()));
+        let weir = Weir { dir, guardian, port, http: Port::claim(), builder: self, process: Mutex::new(None) };
         weir.write_files();
         weir.launch()?;
         Ok(weir)
@@ -135,7 +144,7 @@ impl Builder {
 pub struct Weir {
     dir: PathBuf,
     guardian: Guardian,
-    port: Port,
+    port: Arc<Port>,
     http: Port,
     builder: Builder,
     process: Mutex<Option<Child>>,
@@ -305,9 +314,12 @@ impl Weir {
         command.envs(self.builder.env.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().unwrap();
         self.guardian.watch(child.id());
+        // On a shared port another may answer. The port for HTTP is bound after it.
+        let shares = self.builder.general.contains("so_reuseport");
+        let port = if shares { self.http_port() } else { self.port() };
         let ended = eventually("pgweir accepts", START_TIMEOUT, || match child.try_wait().unwrap() {
             Some(status) => Some(Some(status)),
-            None => TcpStream::connect(("127.0.0.1", self.port())).is_ok().then_some(None),
+            None => TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(None),
         });
         if let Some(status) = ended {
             self.guardian.forget();

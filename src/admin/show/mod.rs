@@ -3,6 +3,7 @@
 //! See <https://www.pgbouncer.org/usage.html#show-commands>.
 
 mod connections;
+mod peers;
 mod pools;
 mod process;
 mod routing;
@@ -104,15 +105,9 @@ pub fn show(show: Show, s: &Snapshot) -> Result<Answer> {
         Show::Totals => stats::totals(s),
         Show::Replicas => routing::replicas(s),
         Show::Shards => routing::shards(s),
-        Show::Pins
-        | Show::Prepared
-        | Show::Queries
-        | Show::Mem
-        | Show::DnsHosts
-        | Show::DnsZones
-        | Show::Fds
-        | Show::Peers
-        | Show::PeerPools => {
+        Show::Peers => peers::peers(s),
+        Show::PeerPools => peers::pools(s),
+        Show::Pins | Show::Prepared | Show::Queries | Show::Mem | Show::DnsHosts | Show::DnsZones | Show::Fds => {
             Command::Show(show).check_available()?;
             table(&[], Vec::new())
         }

@@ -1,6 +1,6 @@
 //! SHOW VERSION, STATE, LISTS, CONFIG and HELP.
 
-use super::{Field, INT4, Notice, TEXT, Table, int, pools, table, table_of, text};
+use super::{Field, INT4, Notice, TEXT, Table, int, peers, pools, table, table_of, text};
 use crate::admin::parse::Show;
 use crate::metrics::snapshot::{Setting, Snapshot, State};
 
@@ -25,9 +25,9 @@ pub(super) fn lists(s: &Snapshot) -> Table {
     let rows: [(&str, u64); 14] = [
         ("databases", s.databases.len() as u64),
         ("users", s.users.len() as u64),
-        ("peers", 0),
+        ("peers", s.peers.len() as u64),
         ("pools", pools::count(s) as u64),
-        ("peer_pools", 0),
+        ("peer_pools", peers::count(s) as u64),
         // No object of a closed connection is kept for the next.
         ("free_clients", 0),
         ("used_clients", clients + login),

@@ -47,6 +47,8 @@ const GOLDEN: &[(Show, &str)] = &[
     (Show::Config, "key s, value s, default s, changeable s"),
     (Show::State, "key s, value s"),
     (Show::Version, "version s"),
+    (Show::Peers, "peer_id i, host s, port i, pool_size i"),
+    (Show::PeerPools, "peer_id i, cl_active_cancel_req i, cl_waiting_cancel_req i, sv_active_cancel i, sv_login i"),
 ];
 
 const CONNECTIONS: &str = "type s, user s, database s, replication s, state s, addr s, port i, local_addr s, \
@@ -224,9 +226,9 @@ fn lists_have_pgbouncers_rows() {
         [
             "databases 2",
             "users 2",
-            "peers 0",
+            "peers 2",
             "pools 4",
-            "peer_pools 0",
+            "peer_pools 1",
             "free_clients 0",
             "used_clients 18",
             "login_clients 2",
@@ -273,6 +275,15 @@ fn replicas_and_shards() {
         "shop default 0-99,200-16383 16284 1 p1:5432,r1:5432 60 90 3000 6000 warning: table \"public.t\" is listed but does not exist",
         "three pools of the shard"
     );
+}
+
+#[test]
+fn peers_and_the_requests_for_them() {
+    let s = example::snapshot();
+    let peers = table(Show::Peers, &s);
+    assert_eq!([row(&peers, 0), row(&peers, 1)], ["1 /run/p1 6432 20", "2 /run/p2 6432 20"]);
+    let pools = table(Show::PeerPools, &s);
+    assert_eq!((pools.rows.len(), row(&pools, 0).as_str()), (1, "2 3 3 3 2"), "none for ourselves");
 }
 
 #[test]

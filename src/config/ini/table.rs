@@ -117,7 +117,13 @@ pub(super) static GENERAL: &[Row] = &[
     ),
     row("auth_user", &[""], Text, ""),
     row("autodb_idle_timeout", &["3600"], Seconds, ""),
-    row("cancel_wait_timeout", &["10"], Seconds, "for the whole request; none waits for a place in the pool").better(),
+    row(
+        "cancel_wait_timeout",
+        &["10"],
+        Seconds,
+        "for the whole request; only those for peers wait for a place in a pool",
+    )
+    .better(),
     row("client_idle_timeout", &["0"], Seconds, ""),
     row("client_login_timeout", &["60"], Seconds, ""),
     row("client_tls13_ciphers", &[""], Text, CIPHERS).unless(without_client_tls),
@@ -162,7 +168,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("max_user_client_connections", &["0"], Whole, ""),
     row("max_user_connections", &["0"], Whole, ""),
     row("min_pool_size", &["0"], Whole, "capped at the pool size"),
-    row("peer_id", &["0"], Whole, "").later(),
+    row("peer_id", &["0"], Whole, ""),
     row("pidfile", &[""], File, ""),
     row("pkt_buf", &["4096"], Whole, "buffers are as large as what is in them").idle(),
     row("pool_mode", &["session"], Word, ""),
@@ -258,11 +264,11 @@ pub(super) static USER: &[Row] = &[
     row("transaction_timeout", &["0"], Seconds, FROM_GENERAL),
 ];
 
-/// A peer of `[peers]`: read, and of no use without `peer_id`.
+/// A peer of `[peers]`: of no use without `peer_id`, as a warning says.
 pub(super) static PEER: &[Row] = &[
-    row("host", &[], Text, "").later(),
-    row("pool_size", &["-1"], Whole, "").later(),
-    row("port", &["6432"], Whole, "").later(),
+    row("host", &[], Text, "of several that are as good as each other, the first that can be reached"),
+    row("pool_size", &["-1"], Whole, ""),
+    row("port", &["6432"], Whole, ""),
 ];
 
 fn without_hba(get: &dyn Fn(&str) -> String) -> bool {
@@ -297,13 +303,18 @@ pub(super) fn in_user(name: &str) -> bool {
     settings::USER.iter().any(|setting| setting.name == name)
 }
 
+/// Whether `[peers.NUMBER]` has the setting.
+pub(super) fn in_peer(name: &str) -> bool {
+    settings::PEER.iter().any(|setting| setting.name == name)
+}
+
 /// The sections of the documentation: title, rows, and whether a name is a setting of ours.
 type Section = (&'static str, &'static [Row], fn(&str) -> bool);
 const SECTIONS: [Section; 4] = [
     ("[pgbouncer]", GENERAL, in_general),
     ("[databases]", DATABASE, in_database),
     ("[users]", USER, in_user),
-    ("[peers]", PEER, |_| false),
+    ("[peers]", PEER, in_peer),
 ];
 
 /// The tables of `docs/pgbouncer.md`.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::tls::{SslMode, TlsSettings};
-use super::super::{AuthType, Config, Facility, Host, PoolMode, User, settings};
+use super::super::{AuthType, Config, Facility, Host, Peer, PoolMode, User, settings};
 use super::*;
+use crate::id::PeerId;
 
 /// Reads `pgbouncer.ini` of these files.
 fn load_all(files: &[(&str, &str)]) -> Result<Config, Vec<String>> {
@@ -273,12 +274,52 @@ fn databases_and_users_are_refused_what_is_not_there_yet() {
 }
 
 #[test]
+fn peers_are_those_of_pgbouncer() {
+    let text = |general: &str, peers: &str| format!("[pgbouncer]\nauth_file = u\n{general}\n[peers]\n{peers}\n");
+    let peers = "1 = host=/tmp/p1\n02 = host=h port=1\n2 = host=h2 port=7 pool_size=2\n3 = host=a,b pool_size=-1";
+    let config = parsed(&text("peer_id = 1", peers)).unwrap();
+    assert_eq!(config.general.peer(), Some(PeerId(1)));
+    let peer = |host, port, pool_size| Peer { host, port, pool_size };
+    let tcp = |name: &str| Host::Tcp(name.to_owned());
+    let expected = [
+        (PeerId(1), peer(Host::Unix("/tmp/p1".into()), 6432, None)),
+        (PeerId(2), peer(tcp("h2"), 7, Some(2))),
+        (PeerId(3), peer(Host::Several(vec![tcp("a"), tcp("b")]), 6432, None)),
+    ];
+    assert_eq!(config.peers, expected.into(), "the last of each counts");
+    assert!(!config.warnings.iter().any(|warning| warning.contains("peer")), "{:?}", config.warnings);
+    let toml = converts(&text("peer_id = 1", peers));
+    assert!(toml.contains("\n[peers.2]\nhost = \"h2\"\nport = 7\npool_size = 2\n"), "{toml}");
+    assert!(toml.contains("\n[peers.3]\nhost = \"a,b\"\n"), "{toml}");
+}
+
+#[test]
 fn peers_are_of_no_use_without_a_number() {
-    let text = |general: &str, peer: &str| format!("[pgbouncer]\nauth_file = u\n{general}\n[peers]\n{peer}\n");
-    assert!(parsed(&text("", "1 = host=h port=1 pool_size=2")).is_ok());
-    assert!(mistakes(&text("peer_id = 1", "1 = host=h"))[0].contains("peer_id is not supported yet"));
-    assert!(mistakes(&text("", "x = host=h"))[0].contains("is not the number of a peer"));
-    assert!(mistakes(&text("", "1 = hots=h"))[0].contains("did you mean \"host\"?"));
+    let text = |general: &str, peers: &str| format!("[pgbouncer]\nauth_file = u\n{general}\n[peers]\n{peers}\n");
+    let config = parsed(&text("", "1 = host=h port=1 pool_size=2")).unwrap();
+    assert!(config.general.peer().is_none() && config.peers.len() == 1);
+    assert!(config.warnings.iter().any(|w| w.starts_with("[peers] has no effect without peer_id")));
+    let number = "is not the number of a peer: peer_id is a whole number from 1 to 16383";
+    let wrong = "x = host=h\n0 = host=h\n16384 = host=h\n1 = hots=h\n2 = port=1\n3 = host=h port=0 pool_size=x\n4 = host\n\
+                 5 = host=h=1 max_db_connections=1\n6 = host=h pool_size=0";
+    assert_eq!(
+        mistakes(&text("peer_id = 16384", wrong)),
+        [
+            "pgbouncer.ini:3: peer_id = \"16384\" is not a whole number from 0 to 16383",
+            &format!("pgbouncer.ini:5: [peers] x {number}"),
+            &format!("pgbouncer.ini:6: [peers] 0 {number}"),
+            &format!("pgbouncer.ini:7: [peers] 16384 {number}"),
+            "pgbouncer.ini:8: unknown setting \"hots\" in [peers] 1; did you mean \"host\"?",
+            "pgbouncer.ini:8: [peers] 1 has no host",
+            "pgbouncer.ini:9: [peers] 2 has no host",
+            "pgbouncer.ini:10: [peers] 3: pool_size = \"x\" is not a whole number",
+            "pgbouncer.ini:10: port = \"0\" is not a whole number from 1 to 65535",
+            "pgbouncer.ini:11: [peers] 4: expected key=value pairs; a value with spaces must stand in single quotes",
+            "pgbouncer.ini:12: unknown setting \"max_db_connections\" in [peers] 5; it belongs in [pgbouncer]",
+            "pgbouncer.ini:12: host must be a host name, an IP address or the directory of a unix socket",
+            "pgbouncer.ini:13: pool_size = \"0\" is not a whole number from 1 to 1000000",
+        ]
+    );
 }
 
 #[test]
