@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,6 +49,25 @@ impl Console for Answerer {
 
     fn only_shows(&self, sql: &str) -> bool {
         matches!(Command::parse(sql), Ok(Command::Show(_) | Command::ExplainRoute { .. }))
+    }
+
+    fn hand_over(&self, mut successor: UnixStream) {
+        let asked = if self.state.shared.draining.load(Ordering::Acquire) {
+            Err(Error::us(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down")
+                .hint("Start again when it has ended."))
+        } else {
+            successor
+                .try_clone()
+                .map_err(|why| Error::us(SqlState::INTERNAL_ERROR, why.to_string()))
+                .and_then(|copy| self.ask(Request::HandOver(copy)))
+        };
+        if let Err(error) = asked {
+            tracing::warn!(%error, "another process wants to take over and cannot");
+            let mut out = Vec::new();
+            encode::error(&mut out, &error.fatal());
+            // It sees the end of the connection otherwise.
+            drop(successor.write_all(&out));
+        }
     }
 
     fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {

@@ -78,12 +78,38 @@ impl PidFile {
         written.map_err(|why| failed("write", why))?;
         Ok(Self(path.to_owned()))
     }
+
+    /// Writes the process id in the place of another process's, which this one takes over from. Who reads the file sees either.
+    ///
+    /// # Errors
+    /// The file cannot be written; it is as it was.
+    pub fn replace(path: &Path) -> Result<Self, String> {
+        put(path, std::process::id()).map_err(|why| format!("cannot replace the pidfile {}: {why}", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    /// The takeover has failed: it is the other process's again.
+    pub fn give_back(self, pid: u32) {
+        if let Err(why) = put(&self.0, pid) {
+            tracing::error!("the pidfile {} names this process, but {pid} goes on: {why}", self.0.display());
+        }
+    }
+}
+
+/// Writes a process id beside the file and puts that in its place.
+fn put(path: &Path, pid: u32) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, format!("{pid}\n"))?;
+    fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Somebody may have removed it already.
-        drop(fs::remove_file(&self.0));
+        // Somebody may have removed it already; and it may be that of a process which has taken over.
+        if fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == std::process::id().to_string()) {
+            drop(fs::remove_file(&self.0));
+        }
     }
 }
 
@@ -111,6 +137,11 @@ mod tests {
         // Process 1 always is; the largest number never.
         fs::write(&path, "1\n").unwrap();
         assert!(PidFile::write(&path).unwrap_err().contains("does pgweir run already?"));
+        let taken = PidFile::replace(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        taken.give_back(1);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n", "it is not ours to remove");
+        assert!(PidFile::replace(&directory.path().join("no/pid")).unwrap_err().contains("cannot replace"));
         fs::write(&path, "garbage").unwrap();
         assert!(PidFile::write(&path).is_err());
         fs::write(&path, format!("{}\n", i32::MAX)).unwrap();

@@ -186,6 +186,7 @@ tcp_keepcnt = 3
 tcp_user_timeout = 4
 tcp_socket_buffer = "64kB"
 unix_socket_group = "g"
+conffile = "other.toml"
 so_reuseport = true
 user = "u"
 pidfile = "/run/pid"
@@ -293,6 +294,7 @@ host = "h"
             socket_buffer: 65_536,
         },
         unix_socket_group: Some("g".into()),
+        conffile: Some("etc/other.toml".into()),
         so_reuseport: true,
         user: Some("u".into()),
         pidfile: Some("/run/pid".into()),
