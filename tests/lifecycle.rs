@@ -351,7 +351,7 @@ fn abstract_sockets_on_both_sides() {
     // Mode and group say nothing about them.
     let general = format!("unix_socket_dir = {name:?}\nunix_socket_mode = \"0000\"");
     let back = over(&cluster).general(&general).start();
-    assert!(back.log_text().contains(&format!("{name}/.s.PGSQL.{}", back.port())), "{}", back.log_text());
+    back.wait_log(&format!("{name}/.s.PGSQL.{}", back.port()));
     // libpq spells it the same way.
     let target = format!("host={name} port={} dbname=app user=postgres", back.port());
     let psql = Running::start(&mut tools::psql_command(back.port(), "app", &["-Atc", "SELECT 6 * 7", &target]));

@@ -197,11 +197,8 @@ fn something_else_than_sockets_is_told() {
     let config = dir.path().join("pgweir.toml");
     let text = "[pgweir]\nauth_type = \"trust\"\n[databases.a]\nprimary = \"postgres://h/a\"\n[users.u]\n";
     std::fs::write(&config, text).unwrap();
-    let script = format!(
-        "LISTEN_PID=$$ LISTEN_FDS=1 exec {} {} 3</dev/null",
-        env!("CARGO_BIN_EXE_pgweir"),
-        config.display()
-    );
+    let script =
+        format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {} {} 3</dev/null", env!("CARGO_BIN_EXE_pgweir"), config.display());
     let output = common::tools::Running::start(Command::new("sh").args(["-c", &script])).wait(SOON);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stderr.contains("socket 0 of the service manager (LISTEN_FDS)"), "{output:?}");

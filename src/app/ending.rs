@@ -11,10 +11,11 @@ use crate::admin::parse::ShutdownMode;
 use crate::client::Shared;
 use crate::client::shared::Order;
 use crate::clock;
+use crate::error::{Error, SqlState};
 use crate::worker::Worker;
 
-use super::notify;
 use super::state::Request;
+use super::{notify, takeover};
 
 /// How often clients are counted.
 const LOOK: Duration = Duration::from_millis(20);
@@ -196,8 +197,9 @@ impl Drain<'_> {
             // Who asked may have left.
             Request::Reload(answer) => drop(answer.send(late())),
             Request::Set { answer, .. } => drop(answer.send(late())),
-            // It sees the end of the connection.
-            Request::HandOver(successor) => drop(successor),
+            Request::HandOver(successor) => {
+                takeover::refuse(successor, Error::us(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"));
+            }
         }
         None
     }

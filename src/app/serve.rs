@@ -13,6 +13,7 @@ use crate::client::Shared;
 use crate::client::database::Live;
 use crate::clock;
 use crate::config::Config;
+use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::metrics::http;
 use crate::metrics::snapshot::SnapshotSource;
@@ -24,7 +25,7 @@ use super::console::Answerer;
 use super::ending::{Asked, Drain, Ending, Signals};
 use super::process::PidFile;
 use super::state::{Request, State};
-use super::takeover::{Estate, Given, Successor};
+use super::takeover::{self, Estate, Given, Successor};
 use super::{Launch, Watched, live, notify, own_command, reload, set};
 
 /// Requests that may wait for the main thread.
@@ -192,8 +193,9 @@ impl Serving<'_> {
             Request::Set { name, value, answer } => {
                 drop(answer.send(set(self.state, self.launch, &mut self.watched, (&name, &value))));
             }
-            Request::HandOver(_) if self.giving.is_some() => {
-                tracing::warn!("another process wants to take over, but one is at it already");
+            Request::HandOver(late) if self.giving.is_some() => {
+                let why = "another process is taking over already";
+                takeover::refuse(late, Error::us(SqlState::OBJECT_NOT_IN_STATE, why));
             }
             Request::HandOver(successor) => {
                 let estate = Rc::clone(&self.estate);

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 use crate::client::{Shared, console};
 use crate::config::General;
-use crate::error::SqlState;
+use crate::error::{Error, SqlState};
 use crate::net::listen::{self, Bound};
 use crate::net::pass;
 use crate::wire::{encode, message};
@@ -269,6 +269,14 @@ impl Estate {
         drop(peer.say("bye").await);
         Ok(Successor { pid, requests })
     }
+}
+
+/// Tells a process that wants to take over why it cannot. It sees the end of the connection otherwise.
+pub fn refuse(mut successor: UnixStream, why: Error) {
+    tracing::warn!(%why, "another process wants to take over and cannot");
+    let mut out = Vec::new();
+    encode::error(&mut out, &why.fatal());
+    drop(successor.write_all(&out));
 }
 
 /// The other process.

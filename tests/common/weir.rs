@@ -349,9 +349,10 @@ impl Weir {
     /// Starts another process that takes over (`-R`); the old one, once the new one accepts. An error is how
     /// the new one ended, and what it said.
     pub fn take_over(&self) -> Result<Old, String> {
+        let ready = "pgweir is ready";
+        self.wait_log(ready);
         let before = self.log_text();
         let mut child = self.command(&["-R"]).spawn().unwrap();
-        let ready = "pgweir is ready";
         let ended = eventually("another pgweir takes over", START_TIMEOUT, || match child.try_wait().unwrap() {
             Some(status) => Some(Some(status)),
             None => (self.log_text().matches(ready).count() > before.matches(ready).count()).then_some(None),
