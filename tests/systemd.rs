@@ -99,13 +99,22 @@ fn the_watchdog_hears_from_it_if_it_asks() {
 fn it_is_told_who_takes_over() {
     let (cluster, manager) = (Cluster::start(), Manager::new());
     let dir = tempfile::tempdir().unwrap();
-    let weir = over(&cluster, &manager).general(&format!("unix_socket_dir = {:?}", dir.path())).start();
+    let general = format!("unix_socket_dir = {:?}", dir.path());
+    let weir = over(&cluster, &manager).general(&general).env("WATCHDOG_USEC", "60000000").start();
+    let mut resting = weir.client("app");
     manager.next();
     let old = weir.take_over().unwrap();
     let told = [manager.next(), manager.next()];
-    assert!(told.iter().any(|text| text.trim() == format!("MAINPID={}", weir.pid())), "{told:?}");
+    let main = format!("MAINPID={}\nWATCHDOG_USEC=0", weir.pid());
+    assert!(told.iter().any(|text| text.trim() == main), "{told:?}");
     assert!(told.iter().any(|text| text.starts_with("READY=1\n")), "{told:?}");
+    // The end of the old one is not that of the service.
+    common::guard::send(old.pid(), nix::sys::signal::Signal::SIGTERM);
+    resting.read_to_end();
     assert_eq!(old.wait_exit(SOON).code(), Some(0));
+    weir.hup();
+    let next = manager.next();
+    assert!(next.starts_with("RELOADING=1\n"), "{next}");
 }
 
 // Sockets that it passes.

@@ -101,15 +101,16 @@ pub fn bind(general: &General, found: Found) -> Result<Listeners, Vec<String>> {
     // Before anything listens: no client should reach a process that is about to end.
     let group = general.unix_socket_group.as_deref().map(process::group).transpose().map_err(|why| vec![why])?;
     let (mut listeners, mut mistakes) = (Vec::new(), Vec::new());
-    for host in &general.listen_addr {
-        match listen::tcp(host, general.listen_port, general.listen_backlog, general.so_reuseport, &mut found) {
-            Ok(bound) => listeners.extend(bound.into_iter().map(Listener::Tcp)),
-            Err(error) => mistakes.push(error.to_string()),
-        }
-    }
+    // Who looks whether we are there looks at the port: then all is.
     if let Some(dir) = &general.unix_socket_dir {
         match listen::unix(dir, general.listen_port, general.unix_socket_mode, group, &mut found) {
             Ok((listener, file)) => listeners.push(Listener::Unix { listener, file }),
+            Err(error) => mistakes.push(error.to_string()),
+        }
+    }
+    for host in &general.listen_addr {
+        match listen::tcp(host, general.listen_port, general.listen_backlog, general.so_reuseport, &mut found) {
+            Ok(bound) => listeners.extend(bound.into_iter().map(Listener::Tcp)),
             Err(error) => mistakes.push(error.to_string()),
         }
     }

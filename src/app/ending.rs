@@ -160,7 +160,10 @@ impl Drain<'_> {
             Ending::Told(mode) => {
                 self.shared.draining.store(true, Ordering::Release);
                 tracing::info!(?mode, clients, "shutting down");
-                notify::stopping(&format!("shutting down: {clients} clients"));
+                // After a takeover the service goes on.
+                if !self.shared.handed_over.load(Ordering::Acquire) {
+                    notify::stopping(&format!("shutting down: {clients} clients"));
+                }
             }
             Ending::HandedOver => {
                 tracing::info!(clients, "another process has taken over: waiting for clients to leave")

@@ -28,9 +28,14 @@ pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
-/// Process `pid` has taken over, and is what the service consists of from now on.
+/// Process `pid` has taken over, and is what the service consists of from now on. Nobody has asked it for signs of life, so its watchdog
+/// must not wait for any.
 pub fn succeeded_by(pid: u32) {
-    tell(&[NotifyState::MainPid(pid)]);
+    if sd_notify::watchdog_enabled().is_some() {
+        tell(&[NotifyState::MainPid(pid), NotifyState::WatchdogUsec(0)]);
+    } else {
+        tell(&[NotifyState::MainPid(pid)]);
+    }
 }
 
 /// Tells a service manager that asks for it (`WatchdogSec=`) that the process works: the main thread does, and no worker has ended.

@@ -40,8 +40,8 @@ const END: Duration = Duration::from_secs(1);
 pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Option<Given>) -> Result<(), Vec<String>> {
     // Before anyone can find out that we are there: a SIGHUP that nobody takes would end the process.
     let mut signals = Signals::new().map_err(|why| vec![format!("cannot take signals: {why}")])?;
-    let (before, found, http, links) = match before.map(Given::split) {
-        Some((connection, pid, found, http, links)) => (Some((connection, pid)), found, http, links),
+    let (before, found, http, links) = match before {
+        Some(Given { connection, pid, found, http, links }) => (Some((connection, pid)), found, http, links),
         None => (None, found, None, Vec::new()),
     };
     // Before anything else is started: a port in use is found out while nothing has happened yet.
@@ -95,7 +95,7 @@ async fn take_over(
     let pidfile = shared.live.load().config.general.pidfile.clone();
     let commit = || pidfile.as_deref().map(PidFile::replace).transpose();
     let undo = |replaced: Option<PidFile>| replaced.into_iter().for_each(|pidfile| pidfile.give_back(pid));
-    let taken = Given::take(connection, commit, undo).await.map_err(|why| vec![format!("-R: {why}")])?;
+    let taken = takeover::take(connection, commit, undo).await.map_err(|why| vec![format!("-R: {why}")])?;
     listeners.all.iter().for_each(|listener| listener.set_ours(true));
     tracing::info!(pid, "taken over from the process that ran; it serves its clients until they leave");
     Ok(taken)

@@ -50,7 +50,8 @@ const LINE: usize = 64;
 /// What the process that runs has given to this one.
 #[derive(Debug)]
 pub struct Given {
-    connection: UnixStream,
+    /// To go on talking: [`take`].
+    pub connection: UnixStream,
     /// Its process id.
     pub pid: u32,
     /// Where it listens.
@@ -172,38 +173,31 @@ impl Lines {
     }
 }
 
-impl Given {
-    /// This process is ready to accept: the old one stops, and what it gave is ours when `commit` has succeeded and it has let go.
-    ///
-    /// # Errors
-    /// Of the other process, or of `commit`. The old one goes on.
-    pub async fn take<T>(
-        connection: UnixStream,
-        commit: impl FnOnce() -> Result<T, String>,
-        undo: impl FnOnce(T),
-    ) -> Result<T, String> {
-        let mut connection = Peer::new(connection).map_err(|why| why.to_string())?;
-        let lost = |why: io::Error| format!("the process that was to hand over: {why}");
-        connection.say("take").await.map_err(lost)?;
-        connection.hear("taken", ANSWER).await.map_err(lost)?;
-        let committed = commit()?;
-        let over = async {
-            connection.say("done").await?;
-            connection.hear("bye", ANSWER).await
-        };
-        match over.await {
-            Ok(()) => Ok(committed),
-            Err(why) => {
-                undo(committed);
-                Err(lost(why))
-            }
+/// This process is ready to accept: the one at the other end stops, and what it gave is ours when `commit` has succeeded and it has let
+/// go. What was committed is undone where it has not.
+///
+/// # Errors
+/// Of the other process, or of `commit`. The other one goes on.
+pub async fn take<T>(
+    connection: UnixStream,
+    commit: impl FnOnce() -> Result<T, String>,
+    undo: impl FnOnce(T),
+) -> Result<T, String> {
+    let lost = |why: io::Error| format!("the process that was to hand over: {why}");
+    let mut peer = Peer::new(connection).map_err(lost)?;
+    peer.say("take").await.map_err(lost)?;
+    peer.hear("taken", ANSWER).await.map_err(lost)?;
+    let committed = commit()?;
+    let over = async {
+        peer.say("done").await?;
+        peer.hear("bye", ANSWER).await
+    };
+    match over.await {
+        Ok(()) => Ok(committed),
+        Err(why) => {
+            undo(committed);
+            Err(lost(why))
         }
-    }
-
-    /// Takes the connection out.
-    #[must_use]
-    pub fn split(self) -> (UnixStream, u32, Found, Option<Bound>, Vec<OwnedFd>) {
-        (self.connection, self.pid, self.found, self.http, self.links)
     }
 }
 
@@ -239,18 +233,8 @@ impl Estate {
         let mut peer = Peer::new(successor)?;
         let pid = peer.0.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
         let (requests, link) = pass::pair()?;
-        peer.say(&format!("hello {VERSION} {}", std::process::id())).await?;
-        for listener in &self.listeners {
-            peer.give(if self.managed { "managed" } else { "socket" }, listener.as_fd()).await?;
-        }
-        if let Some(http) = &self.http {
-            peer.give("http", http.as_fd()).await?;
-        }
-        for before in self.shared.predecessors.links() {
-            peer.give("link", before.as_fd()).await?;
-        }
-        peer.give("link", link.as_fd()).await?;
-        peer.say("end").await?;
+        let offered = tokio::time::timeout(ANSWER, self.offer(&mut peer, link)).await;
+        offered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it does not read"))??;
         peer.hear("take", START).await?;
         self.door.send_replace(Door::Held);
         let over = async {
@@ -268,6 +252,24 @@ impl Estate {
         // It has all that it needs, whether it hears this or not.
         drop(peer.say("bye").await);
         Ok(Successor { pid, requests })
+    }
+}
+
+impl Estate {
+    /// Gives copies of everything.
+    async fn offer(&self, peer: &mut Peer, link: OwnedFd) -> io::Result<()> {
+        peer.say(&format!("hello {VERSION} {}", std::process::id())).await?;
+        for listener in &self.listeners {
+            peer.give(if self.managed { "managed" } else { "socket" }, listener.as_fd()).await?;
+        }
+        if let Some(http) = &self.http {
+            peer.give("http", http.as_fd()).await?;
+        }
+        for before in self.shared.predecessors.links() {
+            peer.give("link", before.as_fd()).await?;
+        }
+        peer.give("link", link.as_fd()).await?;
+        peer.say("end").await
     }
 }
 
