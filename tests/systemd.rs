@@ -123,10 +123,9 @@ fn it_is_told_who_takes_over() {
 const LAUNCHER: &str = r"
 import os, socket, sys
 port, path, program = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-tcp.bind(('127.0.0.1', port))
-tcp.listen(10)
+# As `ListenStream=PORT` does where there is IPv6: one socket for both.
+both = socket.has_dualstack_ipv6()
+tcp = socket.create_server(('', port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
 unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 unix.bind(path)
 unix.listen(10)
@@ -159,7 +158,11 @@ fn its_sockets_stand_for_the_configured_ones() {
     let path = dir.path().join("weir.sock");
     let general = format!("listen_port = {}\nunix_socket_dir = {:?}", other.number(), dir.path());
     let weir = launched(Weir::builder().general(&general).cluster("app", &cluster, &[]), &path);
-    assert_eq!(weir.client("app").value("SELECT 1"), "1");
+    let mut client = weir.client("app");
+    assert_eq!(client.value("SELECT 1"), "1");
+    let row = weir.admin_table("SHOW CLIENTS").into_iter().find(|row| row["database"] == "app").unwrap();
+    assert_eq!((row["addr"].as_str(), row["local_addr"].as_str()), ("127.0.0.1", "127.0.0.1"), "not ::ffff:127.0.0.1");
+    client.terminate();
     let local = || Login::new(Address::Unix(path.clone()), "pgbouncer", "pgbouncer").connect();
     assert_eq!(local().unwrap().rows("SHOW VERSION").unwrap().len(), 1, "the owner comes by the unix socket");
     assert!(RawClient::open(Address::Tcp(other.number())).is_err(), "the configured port is not used");

@@ -93,7 +93,7 @@ async fn take_over(
     listeners: &Listeners,
 ) -> Result<Option<PidFile>, Vec<String>> {
     let pidfile = shared.live.load().config.general.pidfile.clone();
-    let commit = || pidfile.as_deref().map(PidFile::replace).transpose();
+    let commit = || pidfile.as_deref().map(|path| PidFile::replace(path, pid)).transpose();
     let undo = |replaced: Option<PidFile>| replaced.into_iter().for_each(|pidfile| pidfile.give_back(pid));
     let taken = takeover::take(connection, commit, undo).await.map_err(|why| vec![format!("-R: {why}")])?;
     listeners.all.iter().for_each(|listener| listener.set_ours(true));
