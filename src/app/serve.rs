@@ -1,6 +1,6 @@
 //! The main thread, from the first listener to the end of the last worker.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::metrics::snapshot::SnapshotSource;
 use crate::net::listen::{self, Bound};
 use crate::worker::{self, Setup, Worker};
 
-use super::accept::{self, Door, Found, Listeners};
+use super::accept::{self, Door, Found, Listener, Listeners};
 use super::console::Answerer;
 use super::ending::{Asked, Drain, Ending, Signals};
 use super::process::PidFile;
@@ -47,6 +47,9 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
     // Before anything else is started: a port in use is found out while nothing has happened yet.
     let listeners = accept::bind(&live.config.general, found)?;
     let http = bind_http(&live.config, http)?;
+    // And whatever can still fail: once the process before has let go, there is no way back.
+    let http_copy = http.as_ref().map(|listener| listener.as_fd().try_clone_to_owned()).transpose();
+    let http_copy = http_copy.map_err(|why| vec![format!("http_listen: {why}")])?;
 
     let shared = Shared::new(live);
     shared.predecessors.add(links);
@@ -66,7 +69,9 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
     let (door, _) = watch::channel(Door::Open);
     tokio::task::spawn_local(average(Arc::clone(&state)));
     tokio::task::spawn_local(notify::keep_alive(Rc::clone(&workers)));
-    let estate = open(&state, &workers, listeners, http, door)?;
+    let Listeners { all, managed } = listeners;
+    open(&state, &workers, &all, http, &door);
+    let estate = Estate { listeners: all, managed, http: http_copy, shared: Arc::clone(&shared), door };
 
     let ending = Serving { state: &state, workers: &workers, launch, watched, estate: Rc::new(estate), giving: None };
     let (ending, door) = ending.run(&mut signals, &mut asked).await;
@@ -105,13 +110,10 @@ async fn take_over(
 fn open(
     state: &Arc<State>,
     workers: &Rc<Vec<Worker>>,
-    listeners: Listeners,
+    listeners: &[Rc<Listener>],
     http: Option<TcpListener>,
-    door: watch::Sender<Door>,
-) -> Result<Estate, Vec<String>> {
-    let copy = |listener: &TcpListener| listener.as_fd().try_clone_to_owned();
-    let http_copy: Option<OwnedFd> =
-        http.as_ref().map(copy).transpose().map_err(|why| vec![format!("http_listen: {why}")])?;
+    door: &watch::Sender<Door>,
+) {
     if let Some(listener) = http {
         let source: Arc<dyn SnapshotSource> = Arc::<State>::clone(state);
         let mut door = door.subscribe();
@@ -119,15 +121,13 @@ fn open(
         let closed = async move { drop(door.wait_for(|door| *door == Door::Closed).await) };
         tokio::task::spawn_local(http::serve(listener, source, closed));
     }
-    let Listeners { all, managed } = listeners;
-    let names: Vec<_> = all.iter().map(|listener| listener.name()).collect();
-    for listener in &all {
+    let names: Vec<_> = listeners.iter().map(|listener| listener.name()).collect();
+    for listener in listeners {
         tokio::task::spawn_local(Rc::clone(listener).run(Rc::clone(workers), door.subscribe()));
     }
     let names = names.join(", ");
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listeners = names, workers = workers.len(), "pgweir is ready");
     notify::ready(&format!("listening on {names}"));
-    Ok(Estate { listeners: all, managed, http: http_copy, shared: Arc::clone(&state.shared), door })
 }
 
 /// What the main thread looks after while the process serves.
