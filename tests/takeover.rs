@@ -339,6 +339,27 @@ fn one_that_dies_on_the_way_changes_nothing() {
 }
 
 #[test]
+fn one_that_hangs_on_the_way_is_not_waited_for() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let weir = over(&cluster, &dir).start();
+    let (mut stream, _) = successor(&socket(&weir, &dir));
+    stream.write_all(b"take\n").unwrap();
+    let mut taken = [0; 6];
+    stream.read_exact(&mut taken).unwrap();
+    // It says no more, and holds on to its connection.
+    let mut client = RawClient::open(Address::Tcp(weir.port())).unwrap();
+    client.set_read_timeout(2 * SOON);
+    client.log_in(&weir.login("postgres", "app")).unwrap();
+    assert_eq!(client.value("SELECT 1"), "1");
+    weir.wait_log("this one goes on");
+    assert_eq!(stream.read(&mut taken).unwrap(), 0, "it cannot take over any more");
+    assert_eq!(pidfile(&dir), weir.pid().to_string());
+    client.terminate();
+    assert!(weir.take_over().unwrap().wait_exit(SOON).success());
+}
+
+#[test]
 fn nobody_else_takes_over() {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().unwrap();

@@ -3,17 +3,19 @@
 //! The new process comes to the old one's unix socket as to the console, with a startup parameter that says what it wants. The kernel
 //! says whether it is the same system user. From then on they speak lines; an open file may come with a line:
 //!
-//!     new                              old
-//!                                  <── hello 1 PID
-//!                                  <── socket | managed | http | link    (each with a file)
-//!                                  <── end
-//!     starts, up to accepting
-//!     take                         ──> accepts no more; connections wait in the kernel's queues
-//!                                  <── taken
-//!     puts its own pidfile there
-//!     done                         ──> leaves the socket's file; serves its clients until they go, and ends
-//!                                  <── bye
-//!     accepts
+//! ```text
+//! new                              old
+//!                              <── hello 1 PID
+//!                              <── socket | managed | http | link    (each with a file)
+//!                              <── end
+//! starts, up to accepting
+//! take                         ──> accepts no more; connections wait in the kernel's queues
+//!                              <── taken
+//! puts its own pidfile there
+//! done                         ──> leaves the socket's file; serves its clients until they go, and ends
+//!                              <── bye
+//! accepts
+//! ```
 //!
 //! Whatever goes wrong before `done`, the old process goes on as if nothing had happened. The `link`s are the ways to it and to
 //! those before it for cancel requests: see [`crate::client`].
