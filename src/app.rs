@@ -1,9 +1,10 @@
 //! Builds the parts from the configuration, starts them, and follows signals until the end.
 //!
-//! The main thread accepts, probes, serves HTTP, reloads and ends; clients live on [`crate::worker`]s. `live` makes what works by a
+//! The main thread accepts, probes, serves HTTP, reloads and ends (`serve`); clients live on [`crate::worker`]s. `live` makes what works by a
 //! configuration, `state` is what the parts have in common, `accept` hands connections out, `probers` says what is probed, `checks` whether
 //! the shards are as configured,
-//! `console` runs commands and `snapshot` is the picture that it shows; `ending` lets clients go.
+//! `console` runs commands and `snapshot` is the picture that it shows; `ending` lets clients go,
+//! `takeover` lets another process go on, and `notify` tells the service manager.
 
 pub mod accept;
 pub mod checks;
@@ -13,44 +14,34 @@ pub mod explain_route;
 pub mod healthcheck;
 pub mod live;
 pub mod logging;
+pub mod notify;
+mod own_command;
 pub mod probers;
 pub mod process;
+mod serve;
 pub mod snapshot;
 pub mod state;
 mod syslog;
+pub mod takeover;
 
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-
-use crate::admin::parse::ShutdownMode;
 use crate::client::Shared;
 use crate::client::database::{Live, LiveDatabase};
 use crate::clock;
 use crate::config::diff::{self, Changes};
-use crate::config::{self, Config};
-use crate::id::WorkerId;
-use crate::metrics::http;
-use crate::metrics::snapshot::SnapshotSource;
-use crate::worker::{self, Setup, Worker};
+use crate::config::{self, Config, General};
+use crate::worker;
+use accept::Found;
 use checks::Checks;
-use console::Answerer;
-use ending::{Asked, Signals};
 use live::MockKey;
 use logging::Log;
 use probers::Probers;
 use process::PidFile;
-use state::{Request, State};
-
-/// Requests that may wait for the main thread.
-const REQUESTS: usize = 16;
-/// How long the workers may take to end.
-const END: Duration = Duration::from_secs(1);
+use state::State;
+use takeover::Given;
 
 /// Reads and checks a configuration and what belongs to it, the auth file; its warnings.
 ///
@@ -81,6 +72,8 @@ pub struct Options {
     pub verbose: u8,
     /// User to become.
     pub user: Option<String>,
+    /// Take over from the process that runs.
+    pub reboot: bool,
 }
 
 /// What watches the servers of the databases at work.
@@ -123,21 +116,41 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
     let log = Log::open(general, !options.quiet).map_err(one)?;
     log.start(general).map_err(one)?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let pidfile = general.pidfile.clone();
+    let general = general.clone();
     let launch = Launch { options, log, key: rand::random() };
     let live = live::build(config, None, launch.key)?;
+    // Before this process becomes another one, which these are not meant for.
+    let found = accept::managed().map_err(one)?;
+    let before = if launch.options.reboot { before(&general, &found).map_err(one)? } else { None };
     if !launch.options.daemon {
-        return in_place(live, &launch, pidfile);
+        return in_place(live, &launch, &general, (found, before));
     }
     // No thread has been started yet: only this one would be there afterwards.
     process::go_to_background().map_err(one)?;
-    in_place(live, &launch, pidfile).inspect_err(|whys| whys.iter().for_each(|why| tracing::error!("{why}")))
+    in_place(live, &launch, &general, (found, before))
+        .inspect_err(|whys| whys.iter().for_each(|why| tracing::error!("{why}")))
 }
 
-fn in_place(live: Live, launch: &Launch, pidfile: Option<PathBuf>) -> Result<(), Vec<String>> {
-    let _pidfile = pidfile.map(|path| PidFile::write(&path)).transpose().map_err(|why| vec![why])?;
+/// What the process that runs gives to this one, for -R.
+fn before(general: &General, found: &Found) -> Result<Option<Given>, String> {
+    if found.managed {
+        tracing::warn!("-R: the service manager has passed sockets to listen on: starting as usual");
+        return Ok(None);
+    }
+    takeover::ask(general)
+}
+
+fn in_place(
+    live: Live,
+    launch: &Launch,
+    general: &General,
+    (found, before): (Found, Option<Given>),
+) -> Result<(), Vec<String>> {
+    // The pidfile of a process that hands over is its own until it has.
+    let path = general.pidfile.as_deref().filter(|_| before.is_none());
+    let _pidfile = path.map(PidFile::write).transpose().map_err(|why| vec![why])?;
     let runtime = worker::runtime().map_err(|why| vec![format!("cannot start: {why}")])?;
-    runtime.block_on(Box::pin(main(live, launch)))
+    runtime.block_on(Box::pin(serve::main(live, launch, found, before)))
 }
 
 fn load(path: &Path, options: &Options) -> Result<Config, Vec<String>> {
@@ -159,121 +172,12 @@ fn with_options(mut config: Config, options: &Options) -> Config {
     config
 }
 
-async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
-    // Before anyone can find out that we are there: a SIGHUP that nobody takes would end the process.
-    let mut signals = Signals::new().map_err(|why| vec![format!("cannot take signals: {why}")])?;
-    // Before anything else is started: a port in use is found out while nothing has happened yet.
-    let listeners = accept::bind(&live.config.general)?;
-    let http = bind_http(&live.config).await?;
-
-    let shared = Shared::new(live);
-    let (requests, mut asked) = mpsc::channel(REQUESTS);
-    let state = State::new(Arc::clone(&shared), requests);
-    let (stop_workers, workers_stop) = watch::channel(false);
-    let workers = Rc::new(start_workers(&state, &workers_stop)?);
-    let live = shared.live.load_full();
-    live::derive_ahead(&live);
-    let mut watched = Watched::default();
-    watched.follow(&live, &shared);
-    if let Some(listener) = http {
-        let source: Arc<dyn SnapshotSource> = Arc::<State>::clone(&state);
-        tokio::task::spawn_local(http::serve(listener, source, std::future::pending()));
-    }
-    tokio::task::spawn_local(average(Arc::clone(&state)));
-    let (stop_accepting, accepting_stop) = watch::channel(false);
-    let names: Vec<_> = listeners.iter().map(accept::Listener::name).collect();
-    for listener in listeners {
-        // By a socket that is ours alone, peers ask us to the end to cancel what our last clients do. No client gets in that way.
-        let open_to_the_end = listener.is_unix() && live.config.general.peer().is_some();
-        let stop = if open_to_the_end { &workers_stop } else { &accepting_stop };
-        tokio::task::spawn_local(listener.run(Rc::clone(&workers), stop.clone()));
-    }
-    drop(live);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        listeners = names.join(", "),
-        workers = workers.len(),
-        "pgweir is ready"
-    );
-
-    let mode = loop {
-        let request = tokio::select! {
-            signal = signals.next() => match signal {
-                Asked::Reload => None,
-                Asked::End => break ShutdownMode::WaitForServers,
-            },
-            request = asked.recv() => request,
-        };
-        match request {
-            Some(Request::Shutdown(mode)) => break mode,
-            Some(Request::Reload(answer)) => {
-                // Who asked may have left.
-                drop(answer.send(reload(&state, launch, &mut watched)));
-            }
-            Some(Request::Set { name, value, answer }) => {
-                drop(answer.send(set(&state, launch, &mut watched, (&name, &value))));
-            }
-            None => drop(reload(&state, launch, &mut watched)),
-        }
-    };
-    let timeout = shared.live.load().config.general.shutdown_timeout;
-    tracing::info!(?mode, clients = shared.clients.len(), "shutting down");
-    stop_accepting.send_replace(true);
-    ending::drain(&shared, mode, timeout, &mut signals).await;
-    stop_workers.send_replace(true);
-    let since = clock::now();
-    while !workers.iter().all(Worker::has_ended) && clock::now().saturating_duration_since(since) < END {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    tracing::info!("pgweir has ended");
-    Ok(())
-}
-
-async fn bind_http(config: &Config) -> Result<Option<TcpListener>, Vec<String>> {
-    let Some(address) = config.general.http_listen else { return Ok(None) };
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(Some(listener)),
-        Err(why) => Err(vec![format!("cannot listen on {address} (http_listen): {why}")]),
-    }
-}
-
-fn start_workers(state: &Arc<State>, stop: &watch::Receiver<bool>) -> Result<Vec<Worker>, Vec<String>> {
-    let configured = state.shared.live.load().config.general.workers;
-    let count = match configured {
-        // The number of cores that this process may use; one, if the system does not say.
-        0 => std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX)),
-        n => n,
-    };
-    let start = |id: u16| {
-        let console = Arc::clone(state);
-        // One worker looks after all pools: the connections that it makes are its own.
-        let ticking = (id == 0).then(|| Arc::clone(state));
-        Worker::start(Setup {
-            id: WorkerId(id),
-            shared: Arc::clone(&state.shared),
-            console: Box::new(move |worker| Rc::new(Answerer::new(console, worker))),
-            tick: ticking.map(|state| -> worker::Tick { Box::new(move |worker| state.tick(worker)) }),
-            stop: stop.clone(),
-        })
-    };
-    (0..count).map(start).collect::<Result<_, _>>().map_err(|why| vec![format!("cannot start a worker: {why}")])
-}
-
-/// Samples the totals once per `stats_period`, which a reload may change.
-async fn average(state: Arc<State>) {
-    loop {
-        state.sample();
-        let live = state.shared.live.load_full();
-        tokio::time::sleep(live.config.general.stats_period).await;
-        if live.config.general.log_stats {
-            state.log_stats();
-        }
-    }
-}
-
 /// Reads the configuration again and goes by it from now on; what changed, in one line. With a mistake in it the old one stays.
 fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<String, Vec<String>> {
-    let path = state.shared.live.load().config.path.clone();
+    let path = {
+        let live = state.shared.live.load();
+        live.config.general.conffile.clone().unwrap_or_else(|| live.config.path.clone())
+    };
     let outcome = load(&path, &launch.options).and_then(|config| install(state, launch, watched, config));
     // Also when the configuration is the old one: the file may have been rotated away.
     if let Err(why) = launch.log.reopen(&state.shared.live.load().config.general) {

@@ -7,9 +7,24 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser, Subcommand};
 use pgweir::app;
 
+macro_rules! version {
+    ($ldap:literal, $pam:literal) => {
+        concat!(env!("CARGO_PKG_VERSION"), "\ntls: rustls\nldap: ", $ldap, "\npam: ", $pam, "\nsystemd: yes")
+    };
+}
+
+/// The version, and then what it was built with, as PgBouncer tells it.
+const VERSION: &str = if cfg!(feature = "ldap") {
+    if cfg!(feature = "pam") { version!("yes", "yes") } else { version!("yes", "no") }
+} else if cfg!(feature = "pam") {
+    version!("no", "yes")
+} else {
+    version!("no", "no")
+};
+
 /// A routing proxy for PostgreSQL.
 #[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(version = VERSION, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
     /// Run in the background; needs pidfile and logfile.
     #[arg(short, long)]
@@ -23,7 +38,7 @@ struct Arguments {
     /// Become this user; only root can.
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
-    /// PgBouncer's online restart, which is not supported.
+    /// Take over from the running process (online restart): no client is dropped or refused.
     #[arg(short = 'R', long)]
     reboot: bool,
     /// The configuration file: pgweir's own, or pgbouncer.ini.
@@ -55,20 +70,22 @@ enum Command {
     },
 }
 
-/// For -R.
-const NO_REBOOT: &str = "-R is not supported: to replace a running process, set so_reuseport = 1, start the new one beside \
-                         the old, then end the old one with SIGTERM; each needs a pidfile and a unix_socket_dir of its own";
-
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            // With the terminal gone, the exit code is all that is left to say. It is PgBouncer's: 1 for every mistake.
+            drop(told.print());
+            return if told.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
     let outcome = match (arguments.command, arguments.config) {
         (Some(Command::Check { config }), _) => check(&config),
         (Some(Command::Healthcheck { url }), _) => app::healthcheck::check(&url).map_err(|why| vec![why]),
         (Some(Command::Convert { config }), _) => convert(&config),
-        (None, Some(_)) if arguments.reboot => Err(vec![NO_REBOOT.to_owned()]),
         (None, Some(config)) => {
-            let Arguments { daemon, quiet, verbose, user, .. } = arguments;
-            app::run(&config, app::Options { daemon, quiet, verbose, user })
+            let Arguments { daemon, quiet, verbose, user, reboot, .. } = arguments;
+            app::run(&config, app::Options { daemon, quiet, verbose, user, reboot })
         }
         // The parser asks for one of them.
         (None, None) => Err(vec!["no configuration file is named".to_owned()]),

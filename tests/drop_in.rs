@@ -257,7 +257,7 @@ fn all_mistakes_with_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     fs::write(path("a.ini"), format!("[databases]\na = host=h prot=1\n%include {}\n", path("b.ini"))).unwrap();
-    fs::write(path("b.ini"), "[pgbouncer]\nauth_file = u\nlisten_prot = 1\nconffile = x\n").unwrap();
+    fs::write(path("b.ini"), "[pgbouncer]\nauth_file = u\nlisten_prot = 1\nlisten_backlog = x\n").unwrap();
     for args in [vec!["check"], vec!["convert"], vec![]] {
         let file = path("a.ini");
         let output = pgweir(&[args, vec![file.as_str()]].concat());
@@ -267,7 +267,7 @@ fn all_mistakes_with_their_files() {
                 "{}:3: unknown setting \"listen_prot\" in [pgbouncer]; did you mean \"listen_port\"?",
                 path("b.ini")
             ),
-            format!("{}:4: conffile is not supported: name the file on the command line", path("b.ini")),
+            format!("{}:4: listen_backlog = \"x\" is not a whole number", path("b.ini")),
         ];
         assert_eq!(output.stderr.lines().collect::<Vec<_>>(), expected);
         assert!(!output.status.success());
@@ -292,9 +292,12 @@ fn the_command_line_of_pgbouncer() {
     for args in [["-V", ""], ["--version", ""], ["-h", ""], ["--help", ""]] {
         assert!(pgweir(&args[..1]).ok().contains("pgweir"));
     }
-    for reboot in ["-R", "--reboot"] {
-        let output = pgweir(&[reboot, file]);
-        assert!(!output.status.success() && output.stderr.contains("-R is not supported"), "{output:?}");
+    let version = pgweir(&["-V"]).ok();
+    assert!(version.starts_with(&format!("pgweir {}\n", env!("CARGO_PKG_VERSION"))), "{version}");
+    assert!(version.contains("\ntls: rustls\n"), "{version}");
+    for wrong in [vec![], vec!["--nonsense", file], vec![file, file]] {
+        let output = pgweir(&wrong);
+        assert!(output.status.code() == Some(1) && output.stderr.contains("--help"), "{output:?}");
     }
 }
 

@@ -8,9 +8,11 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use common::cluster::Cluster;
 use common::eventually;
-use common::raw::{Address, RawClient};
+use common::raw::{Address, Login, RawClient};
 use common::tools::{self, Output, Running};
 use common::weir::{Builder, Weir};
 use common::wire::show;
@@ -47,7 +49,7 @@ impl File {
 #[test]
 fn help_and_version() {
     let version = pgweir(&["--version"]).ok();
-    assert_eq!(version, format!("pgweir {}\n", env!("CARGO_PKG_VERSION")));
+    assert!(version.starts_with(&format!("pgweir {}\n", env!("CARGO_PKG_VERSION"))), "{version}");
     let help = pgweir(&["--help"]).ok();
     for word in ["check", "healthcheck", "convert", "FILE"] {
         assert!(help.contains(word), "{word} is not in {help}");
@@ -200,7 +202,180 @@ fn a_second_signal_ends_at_once() {
     assert_eq!(weir.wait_exit(SOON).code(), Some(0));
 }
 
+/// A pgbouncer.ini: without any limit of time SIGTERM waits for clients, as in PgBouncer.
+fn ini(cluster: &Cluster) -> Builder {
+    Weir::builder().ini(
+        &"[databases]\napp = host=127.0.0.1 port=SERVER dbname=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+          listen_port = PORT\nunix_socket_dir = DIR\nauth_type = trust\nauth_file = DIR/userlist.txt\n\
+          admin_users = admin\npool_mode = transaction\n"
+            .replace("SERVER", &cluster.port().to_string()),
+    )
+}
+
+#[test]
+fn term_waits_for_clients_where_there_is_no_limit() {
+    let cluster = Cluster::start();
+    let toml = over(&cluster).general("shutdown_timeout = 0\nunix_socket_dir = \"/tmp\"");
+    for (builder, in_own_dir) in [(ini(&cluster), true), (toml, false)] {
+        let weir = builder.start();
+        let mut client = weir.client("app");
+        weir.term();
+        weir.wait_log("shutting down");
+        eventually("TCP is closed", SOON, || RawClient::open(Address::Tcp(weir.port())).is_err().then_some(()));
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(client.value("SELECT 1"), "1", "it may stay as long as it likes");
+        }
+        // The unix socket leads to the console, which shows who stays, and to nothing else.
+        let dir = if in_own_dir { weir.dir() } else { std::path::Path::new("/tmp") };
+        let path = dir.join(format!(".s.PGSQL.{}", weir.port()));
+        let local = |user: &str, database: &str| Login::new(Address::Unix(path.clone()), user, database).connect();
+        assert_eq!(local("postgres", "app").unwrap_err().code(), "57P03");
+        let mut console = local("pgbouncer", "pgbouncer").unwrap();
+        assert_eq!(console.rows("SHOW CLIENTS").unwrap().len(), 1);
+        // What it cannot do any more it says at once.
+        let late = console.rows("RELOAD").unwrap_err();
+        assert!(late.to_string().contains("shutting down") || late.code == "F0000", "{late:?}");
+        client.terminate();
+        assert_eq!(weir.wait_exit(SOON).code(), Some(0));
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn int_waits_for_servers_where_there_is_no_limit() {
+    let cluster = Cluster::start();
+    let weir = ini(&cluster).start();
+    let (mut busy, mut idle) = (weir.client("app"), weir.client("app"));
+    busy.run("BEGIN");
+    weir.int();
+    assert_eq!(show(&idle.read_to_end()), "E(FATAL 57P01)");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_and_quit_end_at_once() {
+    let cluster = Cluster::start();
+    for signals in [&[Signal::SIGTERM, Signal::SIGTERM][..], &[Signal::SIGTERM, Signal::SIGINT], &[Signal::SIGQUIT]] {
+        let weir = ini(&cluster).start();
+        let mut busy = weir.client("app");
+        busy.run("BEGIN");
+        weir.signal(signals[0]);
+        if let Some(second) = signals.get(1) {
+            weir.wait_log("shutting down");
+            busy.value("SELECT 2");
+            weir.signal(*second);
+        }
+        assert_eq!(show(&busy.read_to_end()), "E(FATAL 57P01)", "{signals:?}");
+        assert_eq!(weir.wait_exit(SOON).code(), Some(0), "{signals:?}");
+    }
+}
+
+#[test]
+fn a_shutdown_can_be_hastened_at_the_console() {
+    let cluster = Cluster::start();
+    let weir = ini(&cluster).start();
+    let mut console = weir.console().unwrap();
+    let (mut busy, mut idle) = (weir.client("app"), weir.client("app"));
+    busy.run("BEGIN");
+    assert_eq!(console.run("SHUTDOWN WAIT_FOR_CLIENTS"), "C(SHUTDOWN) Z(I)");
+    weir.wait_log("shutting down");
+    assert_eq!(idle.value("SELECT 1"), "1");
+    assert_eq!(console.run("SHUTDOWN WAIT_FOR_SERVERS"), "C(SHUTDOWN) Z(I)");
+    assert_eq!(show(&idle.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(busy.value("SELECT 1"), "1");
+    assert_eq!(console.run("SHUTDOWN"), "C(SHUTDOWN) Z(I)");
+    assert_eq!(show(&busy.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
+}
+
+#[test]
+fn user_signals_pause_and_resume() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let state = |key: &str| weir.admin("SHOW STATE").into_iter().find(|row| row[0] == key).unwrap()[1].clone();
+    let mut client = weir.client("app");
+    let before = client.value("SELECT pg_backend_pid()");
+    for _ in 0..2 {
+        weir.signal(Signal::SIGUSR1);
+        eventually("it is paused", SOON, || (state("paused") == "yes").then_some(()));
+    }
+    weir.wait_log("the command that a signal meant was refused");
+    client.query("SELECT pg_backend_pid()");
+    std::thread::sleep(Duration::from_millis(200));
+    weir.signal(Signal::SIGUSR2);
+    eventually("it goes on", SOON, || (state("active") == "yes").then_some(()));
+    let answer = client.read_until_ready();
+    let after = answer.iter().find_map(common::wire::Message::row).expect("a row")[0].clone().unwrap();
+    assert_ne!(before, after, "the server was closed meanwhile");
+}
+
 // Reload.
+
+#[test]
+fn conffile_is_what_the_next_reload_reads() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let shown = || weir.admin("SHOW CONFIG").into_iter().find(|row| row[0] == "conffile").unwrap();
+    let first = weir.config_path().display().to_string();
+    assert_eq!(shown(), ["conffile", &first, "", "yes"]);
+    let text = std::fs::read_to_string(weir.config_path()).unwrap();
+    let other = weir.dir().join("other.toml");
+    std::fs::write(&other, text.replace("[databases.app]", "[databases.other]")).unwrap();
+    weir.admin(&format!("SET conffile = '{}'", other.display()));
+    assert_eq!(shown()[1], other.display().to_string());
+    assert_eq!(weir.client("app").value("SELECT 1"), "1", "nothing else has changed yet");
+    weir.hup();
+    weir.wait_log("databases added: other");
+    assert_eq!(weir.client("other").value("SELECT 1"), "1");
+    assert_eq!(shown()[1], other.display().to_string());
+    // It is read from now on, and a file that is not there changes nothing.
+    weir.admin("RELOAD");
+    assert_eq!(weir.client("other").value("SELECT 2"), "2");
+    weir.admin("SET conffile = '/nowhere/weir.toml'");
+    assert_eq!(weir.console().unwrap().rows("RELOAD").unwrap_err().code, "F0000");
+    assert_eq!(weir.client("other").value("SELECT 3"), "3");
+    weir.admin(&format!("SET conffile = '{first}'"));
+    weir.admin("RELOAD");
+    assert_eq!(weir.client("app").value("SELECT 4"), "4");
+}
+
+// Sockets in the abstract namespace.
+
+#[test]
+fn abstract_sockets_on_both_sides() {
+    let cluster = Cluster::start();
+    let name = format!("@pgweir-lifecycle-{}", std::process::id());
+    // Mode and group say nothing about them.
+    let general = format!("unix_socket_dir = {name:?}\nunix_socket_mode = \"0000\"");
+    let back = over(&cluster).general(&general).start();
+    back.wait_log(&format!("{name}/.s.PGSQL.{}", back.port()));
+    // libpq spells it the same way.
+    let target = format!("host={name} port={} dbname=app user=postgres", back.port());
+    let psql = Running::start(&mut tools::psql_command(back.port(), "app", &["-Atc", "SELECT 6 * 7", &target]));
+    assert_eq!(psql.wait(tools::TIMEOUT).ok(), "42\n");
+    // So does our own way to a server.
+    let section = format!("[databases.app]\nhost = {name:?}\nport = {}\ndbname = \"app\"", back.port());
+    let front = Weir::builder().database(&section).start();
+    assert_eq!(front.client("app").value("SELECT 7 * 6"), "42");
+    let row = |weir: &Weir| weir.admin_table("SHOW DATABASES").into_iter().find(|row| row["name"] == "app").unwrap();
+    assert_eq!(row(&front)["host"], name);
+    // From pgbouncer.ini, where the directory is also that of servers without a host.
+    let ini = format!(
+        "[databases]\nnamed = host={name} port={0} dbname=app\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = PORT\n\
+         unix_socket_dir = {name}\nauth_type = trust\nauth_file = DIR/userlist.txt\n",
+        back.port()
+    );
+    let third = Weir::builder().ini(&ini).start();
+    assert_eq!(third.client("named").value("SELECT 1"), "1");
+    // One process at a time, and none when it is gone.
+    let taken = Weir::builder().ini(&ini.replace("PORT\n", &format!("{}\n", third.port()))).try_start();
+    assert!(taken.err().unwrap().contains("in use"));
+    third.term();
+    third.wait_exit(SOON);
+}
 
 #[test]
 fn reload_under_load_drops_nothing() {

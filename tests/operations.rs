@@ -37,9 +37,9 @@ fn mistakes_of_the_configuration_are_printed_one_a_line() {
         assert!(text.contains("bad.toml:2:") && text.contains("bad.toml:3:"), "{text}");
     }
     let (code, text) = pgweir(&["--version"]);
-    assert_eq!((code, text.trim()), (Some(0), concat!("pgweir ", env!("CARGO_PKG_VERSION"))));
+    assert!(code == Some(0) && text.starts_with(concat!("pgweir ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");
     assert_eq!(pgweir(&["--help"]).0, Some(0));
-    assert_eq!(pgweir(&[]).0, Some(2), "a file must be named");
+    assert_eq!(pgweir(&[]).0, Some(1), "a file must be named");
 }
 
 #[test]

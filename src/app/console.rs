@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use crate::admin::explain;
@@ -23,8 +25,8 @@ use crate::metrics::snapshot::SnapshotSource;
 use crate::pool::Pool;
 use crate::wire::encode;
 
-use super::explain_route;
 use super::state::{Request, State};
+use super::{explain_route, takeover};
 
 /// How often PAUSE looks whether the servers are free.
 const LOOK: Duration = Duration::from_millis(20);
@@ -47,6 +49,27 @@ impl Console for Answerer {
 
     fn only_shows(&self, sql: &str) -> bool {
         matches!(Command::parse(sql), Ok(Command::Show(_) | Command::ExplainRoute { .. }))
+    }
+
+    fn hand_over(&self, successor: UnixStream) {
+        let shared = &self.state.shared;
+        let paused = self.state.paused.load(Ordering::Acquire)
+            || shared.live.load().all().iter().any(|db| db.paused.load(Ordering::Acquire));
+        let refusal = if shared.draining.load(Ordering::Acquire) {
+            Error::us(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").hint("Start again when it has ended.")
+        } else if paused {
+            // The next process knows nothing of it, and who waits here could not be let go any more.
+            state_error("pgweir is paused".to_owned()).hint("RESUME first.")
+        } else {
+            return match self.state.requests.try_send(Request::HandOver(successor)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(Request::HandOver(back)) | TrySendError::Closed(Request::HandOver(back))) => {
+                    takeover::refuse(back, state_error("the main thread is busy with other commands".to_owned()));
+                }
+                Err(_) => {}
+            };
+        };
+        takeover::refuse(successor, refusal);
     }
 
     fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {

@@ -64,26 +64,57 @@ impl PidFile {
     /// # Errors
     /// The process that the file names is there, or the file cannot be written.
     pub fn write(path: &Path) -> Result<Self, String> {
-        let failed = |what: &str, why: io::Error| format!("cannot {what} the pidfile {}: {why}", path.display());
-        match fs::read_to_string(path) {
-            Ok(text) if is_stale(&text) => fs::remove_file(path).map_err(|why| failed("remove", why))?,
-            Ok(_) => {
-                return Err(format!("the pidfile {} is there: does pgweir run already?", path.display()));
-            }
-            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
-            Err(why) => return Err(failed("read", why)),
-        }
+        Self::make_way(path, None)?;
         let file = OpenOptions::new().write(true).create_new(true).open(path);
         let written = file.and_then(|mut file: File| writeln!(file, "{}", std::process::id()));
-        written.map_err(|why| failed("write", why))?;
+        written.map_err(|why| format!("cannot write the pidfile {}: {why}", path.display()))?;
         Ok(Self(path.to_owned()))
     }
+
+    /// Writes the process id in the place of that of process `before`, which this one takes over from. Who reads the file sees either.
+    ///
+    /// # Errors
+    /// A third process that the file names is there, or the file cannot be written; it is as it was.
+    pub fn replace(path: &Path, before: u32) -> Result<Self, String> {
+        Self::make_way(path, Some(before))?;
+        put(path, std::process::id()).map_err(|why| format!("cannot replace the pidfile {}: {why}", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    /// Removes a file that nobody needs any more, unless it is to be replaced.
+    fn make_way(path: &Path, before: Option<u32>) -> Result<(), String> {
+        let failed = |what: &str, why: io::Error| format!("cannot {what} the pidfile {}: {why}", path.display());
+        match fs::read_to_string(path) {
+            Ok(text) if before.is_some_and(|pid| text.trim() == pid.to_string()) => Ok(()),
+            Ok(text) if is_stale(&text) => fs::remove_file(path).map_err(|why| failed("remove", why)),
+            Ok(_) => Err(format!("the pidfile {} is there: does pgweir run already?", path.display())),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(why) => Err(failed("read", why)),
+        }
+    }
+
+    /// The takeover has failed: it is the other process's again.
+    pub fn give_back(self, pid: u32) {
+        if let Err(why) = put(&self.0, pid) {
+            tracing::error!("the pidfile {} names this process, but {pid} goes on: {why}", self.0.display());
+        }
+    }
+}
+
+/// Writes a process id beside the file and puts that in its place.
+fn put(path: &Path, pid: u32) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, format!("{pid}\n"))?;
+    fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Somebody may have removed it already.
-        drop(fs::remove_file(&self.0));
+        // Somebody may have removed it already; and it may be that of a process which has taken over.
+        if fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == std::process::id().to_string()) {
+            drop(fs::remove_file(&self.0));
+        }
     }
 }
 
@@ -111,6 +142,15 @@ mod tests {
         // Process 1 always is; the largest number never.
         fs::write(&path, "1\n").unwrap();
         assert!(PidFile::write(&path).unwrap_err().contains("does pgweir run already?"));
+        assert!(
+            PidFile::replace(&path, 2).unwrap_err().contains("does pgweir run already?"),
+            "it is a third process's"
+        );
+        let taken = PidFile::replace(&path, 1).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        taken.give_back(1);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n", "it is not ours to remove");
+        assert!(PidFile::replace(&directory.path().join("no/pid"), 1).unwrap_err().contains("cannot replace"));
         fs::write(&path, "garbage").unwrap();
         assert!(PidFile::write(&path).is_err());
         fs::write(&path, format!("{}\n", i32::MAX)).unwrap();

@@ -83,7 +83,7 @@ fn shards(database: &LiveDatabase) -> Vec<ShardSnapshot> {
 
 impl State {
     fn process_state(&self) -> ProcessState {
-        if self.shared.draining.load(Ordering::Acquire) {
+        if self.shared.draining.load(Ordering::Acquire) || self.shared.handed_over.load(Ordering::Acquire) {
             ProcessState::Draining
         } else if self.paused.load(Ordering::Acquire) {
             ProcessState::Paused

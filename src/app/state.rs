@@ -1,6 +1,7 @@
 //! What the parts of the process have in common beside the clients: replaced databases, statistics, and the way to the main thread.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -37,6 +38,8 @@ pub enum Request {
     },
     /// End.
     Shutdown(ShutdownMode),
+    /// Hand over to the process at the other end.
+    HandOver(UnixStream),
 }
 
 /// The state of the process.

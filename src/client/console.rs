@@ -5,6 +5,7 @@ mod extended;
 
 use std::future::Future;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 
 use crate::error::{Error, SqlState};
@@ -17,6 +18,9 @@ use extended::Conversation;
 
 /// Databases that are the console.
 pub const DATABASES: [&str; 2] = ["pgweir", "pgbouncer"];
+
+/// The startup parameter by which another process says that it wants to take over.
+pub const TAKEOVER: &str = "pgweir.takeover";
 
 /// Someone at the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,9 @@ pub trait Console {
 
     /// Whether a text is a command that only shows something, and may as well be run twice.
     fn only_shows(&self, sql: &str) -> bool;
+
+    /// A process of our own system user wants to take over, and listens at the other end.
+    fn hand_over(&self, successor: UnixStream);
 
     /// Runs one text: the messages of the answer, ReadyForQuery left out.
     fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>>;

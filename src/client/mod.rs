@@ -16,6 +16,7 @@ pub mod login;
 pub mod own;
 pub mod peers;
 pub mod plan;
+mod predecessors;
 mod readings;
 pub mod relay;
 mod replication;
@@ -40,6 +41,7 @@ use crate::config::tls::SslMode;
 use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::net::buffer::write_all;
+use crate::net::stream::Detached;
 use crate::net::tls::Tls;
 use crate::net::{Buffer, Stream};
 use crate::server::Connection;
@@ -113,9 +115,17 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
         }
         Ok(Ok(Entered::Console { visitor, admitted })) => {
             return Some(Box::pin(async move {
+                cx.shared.at_console.fetch_add(1, Ordering::Relaxed);
                 drop(console::serve(&*cx.console, &visitor, &mut stream, &mut input).await);
+                cx.shared.at_console.fetch_sub(1, Ordering::Relaxed);
                 drop(admitted);
             }));
+        }
+        Ok(Ok(Entered::Successor)) => {
+            if let Ok(Detached::Unix(successor)) = stream.detach() {
+                cx.console.hand_over(successor);
+            }
+            return None;
         }
         Ok(Ok(Entered::Replication { connection, held })) => {
             return Some(Box::pin(replication::relay(stream, input, connection, *held)));
@@ -141,10 +151,21 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
 /// What a login led to.
 enum Entered {
     Nothing,
-    Cancel { pid: u32, secret: Secret },
-    Console { visitor: Visitor, admitted: Admitted },
+    Cancel {
+        pid: u32,
+        secret: Secret,
+    },
+    Console {
+        visitor: Visitor,
+        admitted: Admitted,
+    },
+    /// A process that wants to take over.
+    Successor,
     Client(Box<Parts>),
-    Replication { connection: Box<Connection>, held: Box<Held> },
+    Replication {
+        connection: Box<Connection>,
+        held: Box<Held>,
+    },
 }
 
 /// What a login made.
@@ -208,11 +229,12 @@ async fn enter(
         encode::negotiate_protocol(&mut out, startup.minor.min(NEWEST_MINOR), &startup.unknown_options);
         write_all(stream, &out).await?;
     }
-    if cx.shared.draining.load(Ordering::Acquire) {
-        return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").into());
-    }
+    // Also while the process ends: then an operator wants to see whom it waits for.
     if console::DATABASES.contains(&startup.database.as_str()) {
         return enter_console(stream, input, cx, live, &startup).await;
+    }
+    if cx.shared.draining.load(Ordering::Acquire) {
+        return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").into());
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
     let proven = login::authenticate(live, &startup, cx.id, stream, input).await?;
@@ -354,6 +376,17 @@ async fn enter_console(
     // Operators get in when clients are too many: that is when they are needed.
     let admitted = cx.shared.admit(u32::MAX)?;
     let visitor = Visitor::new(&startup.user, stream);
+    if startup.settings.iter().any(|(name, _)| name == console::TAKEOVER) {
+        return if visitor.owner && input.is_empty() {
+            Ok(Entered::Successor)
+        } else {
+            Err(Error::us_fatal(
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                "only the system user that runs pgweir may take over",
+            )
+            .into())
+        };
+    }
     if visitor.owner {
         let mut out = Vec::new();
         encode::frame(&mut out, b'R', |body| body.extend_from_slice(&AUTHENTICATION_OK));

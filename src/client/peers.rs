@@ -98,8 +98,9 @@ pub async fn cancel(shared: &Shared, live: &Live, pid: u32, mut secret: Secret) 
         }
         cancel_key::restore(&mut secret.0);
     }
-    if let Some(handle) = shared.by_key(pid, &secret) {
-        handle.cancel().await;
+    match shared.by_key(pid, &secret) {
+        Some(handle) => handle.cancel().await,
+        None => shared.predecessors.cancel(pid, &secret.0, live.config.general.cancel_wait_timeout).await,
     }
 }
 

@@ -25,6 +25,7 @@ use crate::wire::startup::Replication;
 use super::database::Live;
 use super::keys::KeyRing;
 use super::peers::Outcomes;
+use super::predecessors::Predecessors;
 
 /// What all clients share.
 #[derive(Debug)]
@@ -55,8 +56,14 @@ pub struct Shared {
     pub retried: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Sessions that had to keep their server, by reason.
     pub pinned: Mutex<std::collections::BTreeMap<&'static str, u64>>,
-    /// Whether new statements are refused because the process ends.
+    /// Those who have come to the console.
+    pub at_console: AtomicU32,
+    /// The processes that this one has taken over from.
+    pub predecessors: Predecessors,
+    /// Whether new clients are refused because the process ends.
     pub draining: AtomicBool,
+    /// Whether another process has taken over: who is here stays, and new clients go there.
+    pub handed_over: AtomicBool,
     /// When the process started.
     pub started: Instant,
     next_id: AtomicU64,
@@ -230,7 +237,10 @@ impl Shared {
             refused: Mutex::default(),
             retried: Mutex::default(),
             pinned: Mutex::default(),
+            at_console: AtomicU32::new(0),
+            predecessors: Predecessors::default(),
             draining: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             started: clock::now(),
             next_id: AtomicU64::new(1),
         })

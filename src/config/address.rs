@@ -107,9 +107,6 @@ pub(super) struct NotAHost {
 impl NotAHost {
     /// The message with the text, unless that looks like an address, which may hold a password; `where_else` one belongs is said then.
     pub(super) fn with_text(&self, where_else: &str) -> String {
-        if self.text.starts_with('@') && !self.text.contains(':') {
-            return format!("= {:?} is an abstract unix socket: these are not supported yet", self.text);
-        }
         if self.text.contains(['@', '=', '/']) {
             return format!("must be {}{where_else}", self.why);
         }
@@ -130,9 +127,11 @@ pub(super) fn parse_hosts(text: &str) -> Result<Host, NotAHost> {
     }
 }
 
-/// Reads a host: a name, an address (IPv6 without brackets) or the directory of a unix socket.
+/// Reads a host: a name, an address (IPv6 without brackets) or the directory of a unix socket; one that begins with `@` is a name in
+/// the abstract namespace. With a colon in it that may be the rest of an address, behind a password.
 pub(super) fn parse_host(text: &str) -> Result<Host, NotAHost> {
-    if text.starts_with('/') {
+    let is_abstract = text.len() > 1 && text.starts_with('@') && !text.contains([':', ',']);
+    if text.starts_with('/') || is_abstract {
         return Ok(Host::Unix(PathBuf::from(text)));
     }
     if text.contains(',') {
@@ -238,6 +237,7 @@ mod tests {
             read("postgres:///app?host=/var/run/postgresql"),
             (Host::Unix("/var/run/postgresql".into()), 5432, some("app"), None, None)
         );
+        assert_eq!(read("postgres://%40pg%2Fx/app"), (Host::Unix("@pg/x".into()), 5432, some("app"), None, None));
         assert_eq!(read("postgres://%2Ftmp:5/app"), (Host::Unix("/tmp".into()), 5, some("app"), None, None));
         assert_eq!(
             read("postgres://u%40x:p%2Fa%3A@h/d%20b?port=7"),

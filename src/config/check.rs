@@ -158,10 +158,12 @@ fn general(
     }
     let section_line = line;
     let directory = path.parent().unwrap_or(Path::new(""));
-    let General { auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, .. } = &mut general;
-    for file in [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile].into_iter().flatten() {
+    let General { auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, conffile, .. } = &mut general;
+    for file in [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, conffile].into_iter().flatten() {
         *file = directory.join(&*file);
     }
+    // That goes without saying, and is no longer so when the file has another name one day.
+    general.conffile = general.conffile.take().filter(|file| file != path);
     general.syslog.socket = directory.join(&general.syslog.socket);
     let line =
         |name: &str| entries.iter().find(|entry| entry.key == name).map_or(section_line, |entry| entry.value.line);

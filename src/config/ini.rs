@@ -11,6 +11,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use super::raw::{Entry, Mistakes, Node, Value, suggest};
 use super::{Config, ConfigError, General, Overrides, Read, check, settings};
@@ -71,6 +72,8 @@ pub(super) fn defaults() -> General {
     let mut general = General::default();
     // There it is no setting.
     "pgbouncer".clone_into(&mut general.auth_pam_service);
+    // Nor is this: SIGTERM waits for clients.
+    general.shutdown_timeout = Duration::ZERO;
     for row in table::GENERAL.iter().filter(|row| table::in_general(row.name)) {
         let Some(default) = row.defaults.first() else { continue };
         let node = Node::Text(normal(row.kind, default).unwrap_or_default());
@@ -235,7 +238,6 @@ fn judge(row: &Row, text: &str, moot: bool, here: &dyn Fn(&str) -> bool) -> Resu
 
 fn not_yet(row: &Row) -> String {
     let way = match (row.name, row.defaults.first()) {
-        ("conffile", _) => return "conffile is not supported: name the file on the command line".to_owned(),
         (_, Some(default)) if default.len() < 20 && !default.is_empty() => format!("leave it out, or at {default}"),
         _ => "leave it out to go on without it".to_owned(),
     };
@@ -251,8 +253,9 @@ fn normal(kind: Kind, text: &str) -> Result<String, String> {
     match kind {
         Kind::Text => Ok(text.to_owned()),
         Kind::Word => Ok(text.to_ascii_lowercase()),
-        Kind::File if text.is_empty() => Ok(String::new()),
-        Kind::File => match std::path::absolute(text) {
+        Kind::Directory if text.starts_with('@') => Ok(text.to_owned()),
+        Kind::File | Kind::Directory if text.is_empty() => Ok(String::new()),
+        Kind::File | Kind::Directory => match std::path::absolute(text) {
             Ok(path) => Ok(path.to_string_lossy().into_owned()),
             Err(why) => Err(format!("is not the name of a file: {why}")),
         },

@@ -203,7 +203,7 @@ pub struct General {
     pub listen_addr: Vec<String>,
     /// TCP port, also the number in the unix socket's name.
     pub listen_port: u16,
-    /// Directory of the unix socket `.s.PGSQL.PORT`.
+    /// Directory of the unix socket `.s.PGSQL.PORT`; `@` begins a name in the abstract namespace.
     pub unix_socket_dir: Option<PathBuf>,
     /// Mode bits of the unix socket (default 0777).
     pub unix_socket_mode: u32,
@@ -217,6 +217,8 @@ pub struct General {
     pub user: Option<String>,
     /// File that holds the process id for as long as the process lives.
     pub pidfile: Option<PathBuf>,
+    /// File that the next reload reads; none: the one this came from.
+    pub conffile: Option<PathBuf>,
     /// File that the log is written to as well; opened anew by a reload.
     pub logfile: Option<PathBuf>,
     /// Log lines to the system's log.
@@ -313,7 +315,8 @@ pub struct General {
     pub autodb_idle_timeout: Duration,
     /// Add the client's address to the `application_name` of its startup (default false).
     pub application_name_add_host: bool,
-    /// How long SIGTERM waits for transactions to end (default 30 s).
+    /// How long SIGTERM and SIGINT wait for transactions to end (default 30 s); zero, PgBouncer's way: there is no limit, and SIGTERM
+    /// waits for clients to leave.
     pub shutdown_timeout: Duration,
     /// Console statistics are averaged over this period (default 60 s).
     pub stats_period: Duration,
@@ -593,7 +596,7 @@ impl Role {
 pub enum Host {
     /// A name or address.
     Tcp(String),
-    /// A directory with the unix socket.
+    /// A directory with the unix socket; `@` begins a name in the abstract namespace.
     Unix(PathBuf),
     /// Several that are as good as each other.
     Several(Vec<Self>),

@@ -81,9 +81,11 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     fixed("listen_port", "TCP port, also the number in the unix socket's name.", |g| {
         Field::Small(&mut g.listen_port, 1, u16::MAX)
     }),
-    fixed("unix_socket_dir", "Directory of the unix socket .s.PGSQL.PORT; empty: none.", |g| {
-        Field::Path(&mut g.unix_socket_dir)
-    }),
+    fixed(
+        "unix_socket_dir",
+        "Directory of the unix socket .s.PGSQL.PORT; \"@\" begins an abstract name; empty: none.",
+        |g| Field::Path(&mut g.unix_socket_dir),
+    ),
     fixed("unix_socket_mode", "Mode bits of the unix socket, in octal.", |g| Field::Mode(&mut g.unix_socket_mode)),
     fixed("unix_socket_group", "Group of the unix socket; empty: that of the process.", |g| {
         Field::Name(&mut g.unix_socket_group)
@@ -97,6 +99,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     fixed("user", "User to become after the start, when started by root; empty: stay.", |g| Field::Name(&mut g.user)),
     fixed("pidfile", "File that holds the process id; relative to the directory of this file; empty: none.", |g| {
         Field::Path(&mut g.pidfile)
+    }),
+    row("conffile", "File that the next reload reads instead of this one; empty: this one.", |g| {
+        Field::Path(&mut g.conffile)
     }),
     row("logfile", "File that the log is written to as well, opened anew by a reload; empty: none.", |g| {
         Field::Path(&mut g.logfile)
@@ -254,9 +259,11 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("server_round_robin", "Prefer the server connection that has rested longest to the one used last.", |g| {
         Field::Flag(&mut g.server_round_robin)
     }),
-    row("shutdown_timeout", "How long a shutdown waits for transactions to end.", |g| {
-        Field::Time(&mut g.shutdown_timeout)
-    }),
+    row(
+        "shutdown_timeout",
+        "How long SIGTERM and SIGINT wait for transactions to end; 0: for ever, and SIGTERM for all clients to leave.",
+        |g| Field::Time(&mut g.shutdown_timeout),
+    ),
     row("disable_pqexec", "Close clients that use the simple query protocol (the console still takes it).", |g| {
         Field::Flag(&mut g.disable_pqexec)
     }),
@@ -488,7 +495,6 @@ pub(super) static PEER: &[Setting<Peer>] = &[
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] = &[
-    "conffile",
     "dns_max_ttl",
     "dns_nxdomain_ttl",
     "dns_zone_check_period",
@@ -516,6 +522,7 @@ impl Default for General {
             peer_id: 0,
             user: None,
             pidfile: None,
+            conffile: None,
             logfile: None,
             syslog: SyslogSettings::default(),
             workers: 0,
@@ -618,6 +625,10 @@ pub fn show_config(config: &Config) -> Vec<(&'static str, String, String, bool)>
         .zip(defaults)
         .map(|((info, value), (_, default))| (info.name, value, default, info.changeable))
         .collect();
+    // The file has a name also where no setting gives it.
+    for (_, value, ..) in rows.iter_mut().filter(|(name, value, ..)| *name == "conffile" && value.is_empty()) {
+        *value = config.path.display().to_string();
+    }
     rows.sort_unstable();
     rows
 }

@@ -193,6 +193,7 @@ tcp_keepcnt = 3
 tcp_user_timeout = 4
 tcp_socket_buffer = "64kB"
 unix_socket_group = "g"
+conffile = "other.toml"
 so_reuseport = true
 peer_id = 5
 user = "u"
@@ -301,6 +302,7 @@ host = "h"
             socket_buffer: 65_536,
         },
         unix_socket_group: Some("g".into()),
+        conffile: Some("etc/other.toml".into()),
         so_reuseport: true,
         peer_id: 5,
         user: Some("u".into()),

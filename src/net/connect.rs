@@ -9,6 +9,7 @@ use crate::config::tls::SslMode;
 use crate::config::{Host, TcpSettings};
 use crate::net::Stream;
 use crate::net::buffer::write_all;
+use crate::net::listen;
 use crate::net::tls::Connector;
 
 /// SSLRequest: its length and its code.
@@ -73,7 +74,7 @@ pub async fn connect(
 ) -> Result<Stream, Failure> {
     let mut stream = match host {
         Host::Tcp(host) => TcpStream::connect((host.as_str(), port)).await.map(Stream::Tcp),
-        Host::Unix(dir) => UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.map(Stream::Unix),
+        Host::Unix(dir) => UnixStream::connect(listen::unix_path(dir, port)).await.map(Stream::Unix),
         Host::Several(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "one host must be chosen first")),
     }
     .map_err(Failure::Socket)?;

@@ -1,7 +1,7 @@
 //! A connection of any kind.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -122,11 +122,16 @@ impl Stream {
         }
     }
 
-    /// The peer's and our address, for TCP.
+    /// The peer's and our address, for TCP. On a socket for both IPv4 and IPv6, as a service manager may pass one, an address of IPv4
+    /// looks like one of IPv6; here it is itself, or no rule would know it.
     #[must_use]
     pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let canonical = |address: SocketAddr| match address.ip().to_canonical() {
+            IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+            IpAddr::V6(_) => address,
+        };
         match self {
-            Self::Tcp(s) => Some((s.peer_addr().ok()?, s.local_addr().ok()?)),
+            Self::Tcp(s) => Some((canonical(s.peer_addr().ok()?), canonical(s.local_addr().ok()?))),
             Self::Unix(_) => None,
             Self::Tls(s) => s.socket()?.addresses(),
         }

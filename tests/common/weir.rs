@@ -130,13 +130,26 @@ impl Builder {
 
     /// Starts pgweir and waits until it accepts; its log when it ends instead.
     pub fn try_start(self) -> Result<Weir, String> {
+        let weir = self.prepare();
+        weir.launch()?;
+        Ok(weir)
+    }
+
+    /// Starts pgweir by the command that `launcher` makes of its own, and waits until it accepts.
+    pub fn start_by(self, launcher: impl FnOnce(&Weir, Command) -> Command) -> Weir {
+        let weir = self.prepare();
+        let mut command = launcher(&weir, weir.command(&[]));
+        weir.launch_as(&mut command).unwrap_or_else(|log| panic!("pgweir did not start:\n{log}"));
+        weir
+    }
+
+    fn prepare(self) -> Weir {
         let dir = guard::temp_dir();
         let guardian = Guardian::over(&dir);
         let port = self.shared.clone().unwrap_or_else(|| Arc::new(Port::claim()));
         let weir = Weir { dir, guardian, port, http: Port::claim(), builder: self, process: Mutex::new(None) };
         weir.write_files();
-        weir.launch()?;
-        Ok(weir)
+        weir
     }
 }
 
@@ -255,6 +268,11 @@ impl Weir {
         guard::send(self.pid(), Signal::SIGTERM);
     }
 
+    /// Any signal.
+    pub fn signal(&self, signal: Signal) {
+        guard::send(self.pid(), signal);
+    }
+
     /// SIGINT.
     pub fn int(&self) {
         guard::send(self.pid(), Signal::SIGINT);
@@ -301,17 +319,28 @@ impl Weir {
         fs::write(self.config_path(), text).unwrap();
     }
 
-    fn launch(&self) -> Result<(), String> {
+    /// The command that starts it, with `args` before the file.
+    pub fn command(&self, args: &[&str]) -> Command {
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
         command
             .args(&self.builder.args)
+            .args(args)
             .arg(self.config_path())
             .current_dir(&self.dir)
             .stdin(Stdio::null())
             .process_group(0);
         command.stdout(log.try_clone().unwrap()).stderr(log);
         command.envs(self.builder.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn launch(&self) -> Result<(), String> {
+        self.launch_as(&mut self.command(&[]))
+    }
+
+    /// Starts it by this command, which is or becomes the process.
+    fn launch_as(&self, command: &mut Command) -> Result<(), String> {
         let mut child = command.spawn().unwrap();
         self.guardian.watch(child.id());
         // On a shared port another may answer. The port for HTTP is bound after it.
@@ -327,6 +356,63 @@ impl Weir {
         }
         *self.process.lock() = Some(child);
         Ok(())
+    }
+
+    /// Starts another process that takes over (`-R`); the old one, once the new one accepts. An error is how
+    /// the new one ended, and what it said.
+    pub fn take_over(&self) -> Result<Old, String> {
+        let ready = "pgweir is ready";
+        self.wait_log(ready);
+        let before = self.log_text();
+        let mut child = self.command(&["-R"]).spawn().unwrap();
+        let ended = eventually("another pgweir takes over", START_TIMEOUT, || match child.try_wait().unwrap() {
+            Some(status) => Some(Some(status)),
+            None => (self.log_text().matches(ready).count() > before.matches(ready).count()).then_some(None),
+        });
+        if let Some(status) = ended {
+            return Err(format!("{status}\n{}", &self.log_text()[before.len()..]));
+        }
+        let old = self.process.lock().replace(child).expect("pgweir ran");
+        let guardian = Guardian::over(&guard::temp_dir());
+        guardian.watch(old.id());
+        self.guardian.watch(self.pid());
+        Ok(Old { process: Some(old), guardian })
+    }
+}
+
+/// A pgweir that another one has taken over from.
+pub struct Old {
+    process: Option<Child>,
+    guardian: Guardian,
+}
+
+impl Old {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.as_mut().expect("it runs").try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub fn wait_exit(mut self, timeout: Duration) -> ExitStatus {
+        let process = self.process.as_mut().expect("it runs");
+        let status = eventually("the old pgweir ends", timeout, || process.try_wait().unwrap());
+        self.guardian.forget();
+        self.process = None;
+        status
+    }
+}
+
+impl Drop for Old {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            guard::kill_tree(&mut process);
+            self.guardian.forget();
+        }
     }
 }
 

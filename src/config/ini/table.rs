@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Word,
     /// The name of a file, relative to the working directory.
     File,
+    /// The directory of a unix socket: the same, unless `@` begins a name in the abstract namespace.
+    Directory,
     /// A whole number as in C: 0x begins a hexadecimal one, 0 an octal one.
     Whole,
     /// The same, for mode bits.
@@ -77,7 +79,7 @@ impl Row {
     }
 }
 
-use Kind::{File, Flag, Mode, Seconds, Text, Whole, Word};
+use Kind::{Directory, File, Flag, Mode, Seconds, Text, Whole, Word};
 
 /// The question of versions before 1.25.1, whose names are not qualified.
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid \
@@ -142,7 +144,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("client_tls_key_file", &[""], File, "").unless(without_client_tls),
     row("client_tls_protocols", &["secure"], Text, "TLS 1.2 and 1.3, no older ones").unless(without_client_tls),
     row("client_tls_sslmode", &["disable"], Word, ""),
-    row("conffile", &[""], File, "name the file on the command line").later(),
+    row("conffile", &[""], File, "read at the next reload"),
     row("default_pool_size", &["20"], Whole, ""),
     row("disable_pqexec", &["0"], Flag, ""),
     row("dns_max_ttl", &["15"], Seconds, "a name is looked up whenever a server is connected to").idle(),
@@ -153,7 +155,7 @@ pub(super) static GENERAL: &[Row] = &[
         .better(),
     row("job_name", &["pgbouncer"], Text, "it named a Windows service").idle(),
     row("listen_addr", &[""], Text, ""),
-    row("listen_backlog", &["128"], Whole, ""),
+    row("listen_backlog", &["128"], Whole, "`-R` can change it"),
     row("listen_port", &["6432"], Whole, ""),
     row("log_connections", &["1"], Flag, ""),
     row("log_disconnections", &["1"], Flag, ""),
@@ -215,7 +217,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("track_extra_parameters", &["IntervalStyle"], Text, "every setting stays with its client, listed or not")
         .better(),
     row("transaction_timeout", &["0"], Seconds, ""),
-    row("unix_socket_dir", &["/tmp"], File, "not yet: abstract sockets (`@`)"),
+    row("unix_socket_dir", &["/tmp"], Directory, ""),
     row("unix_socket_group", &[""], Text, ""),
     row("unix_socket_mode", &["0777"], Mode, ""),
     row("user", &[""], Text, ""),
@@ -232,7 +234,7 @@ pub(super) static DATABASE: &[Row] = &[
     row("connect_query", &[], Text, ""),
     row("datestyle", &[], Text, ""),
     row("dbname", &[], Text, ""),
-    row("host", &[], Text, "not yet: abstract sockets (`@`)"),
+    row("host", &[], Text, ""),
     row("load_balance_hosts", &["round-robin"], Word, ""),
     row("max_db_client_connections", &["-1", "0"], Whole, ""),
     row("max_db_connections", &["-1", "0"], Whole, ""),
@@ -245,7 +247,6 @@ pub(super) static DATABASE: &[Row] = &[
     row("reserve_pool", &["-1"], Whole, "the old name of `reserve_pool_size`"),
     row("reserve_pool_size", &["-1"], Whole, ""),
     row("server_lifetime", &["-1"], Seconds, ""),
-    row("target_session_attrs", &["any"], Word, "").later(),
     row("timezone", &[], Text, ""),
     row("user", &[], Text, ""),
 ];

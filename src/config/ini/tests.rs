@@ -75,6 +75,7 @@ fn defaults_are_pgbouncers() {
     assert_eq!((general.pool_mode, general.auth_type), (PoolMode::Session, AuthType::Md5));
     assert_eq!((general.max_client_conn, general.listen_addr.len()), (100, 0));
     assert_eq!(general.unix_socket_dir.as_deref(), Some(Path::new("/tmp")));
+    assert_eq!(general.shutdown_timeout, std::time::Duration::ZERO, "SIGTERM waits for clients");
     let here = std::env::current_dir().unwrap();
     assert_eq!(general.auth_file, Some(here.join("users.txt")), "from the working directory");
     assert_eq!(config.databases["a"].pool_mode, PoolMode::Session);
@@ -117,8 +118,8 @@ fn all_mistakes_are_told_with_their_places() {
         ),
         (
             "more.ini",
-            "e = host=@abstract\npgbouncer = host=h\nmy db = host=h\n[pgbouncer]\nlisten_prot = 1\nlisten_port = 99999\n\
-             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pan\nconffile = x\n[x\nauth_file=u",
+            "e = host=@abs:tract\npgbouncer = host=h\nmy db = host=h\n[pgbouncer]\nlisten_prot = 1\nlisten_port = 99999\n\
+             pool_mode = often\nlog_connections = maybe\nserver_idle_timeout = -1\nhost\nauth_type = pan\nlisten_backlog = x\n[x\nauth_file=u",
         ),
     ];
     let expected = [
@@ -128,7 +129,8 @@ fn all_mistakes_are_told_with_their_places() {
         "pgbouncer.ini:4: [databases] b: the closing single quote of password is missing",
         "pgbouncer.ini:5: [databases] c: port = \"x\" is not a whole number",
         "pgbouncer.ini:6: [databases] d: expected key=value pairs; a value with spaces must stand in single quotes",
-        "more.ini:1: host = \"@abstract\" is an abstract unix socket: these are not supported yet",
+        "more.ini:1: host must be a host name, an IP address or the directory of a unix socket; \
+         a \"postgres://\" address belongs in primary",
         "more.ini:2: a database cannot be called \"pgbouncer\": that is the admin console",
         "more.ini:3: a name with other characters than letters, digits and _.-* must stand in double quotes",
         "more.ini:5: unknown setting \"listen_prot\" in [pgbouncer]; did you mean \"listen_port\"?",
@@ -138,7 +140,7 @@ fn all_mistakes_are_told_with_their_places() {
         "more.ini:9: server_idle_timeout = \"-1\" is not a number of seconds, like 15 or 0.5",
         "more.ini:10: expected NAME = VALUE, [SECTION], %include FILE or a comment",
         "more.ini:11: auth_type = \"pan\" is not known; did you mean \"pam\"?",
-        "more.ini:12: conffile is not supported: name the file on the command line",
+        "more.ini:12: listen_backlog = \"x\" is not a whole number",
         "more.ini:13: the section's name is not closed: a \"]\" is missing",
         "pgbouncer.ini:8: %include missing.ini: cannot read the file: entity not found",
         "pgbouncer.ini:9: unknown directive; expected %include FILE",
@@ -201,7 +203,7 @@ fn what_has_no_meaning_is_named_once() {
 /// A value that is not the default of a row.
 fn other(row: &Row) -> &'static str {
     match row.kind {
-        Kind::Text | Kind::Word | Kind::File => "something-else",
+        Kind::Text | Kind::Word | Kind::File | Kind::Directory => "something-else",
         Kind::Whole | Kind::Seconds => "77",
         Kind::Mode => "0700",
         Kind::Flag if row.defaults[0] == "0" => "1",
