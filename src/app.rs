@@ -3,7 +3,7 @@
 //! The main thread accepts, probes, serves HTTP, reloads and ends; clients live on [`crate::worker`]s. `live` makes what works by a
 //! configuration, `state` is what the parts have in common, `accept` hands connections out, `probers` says what is probed, `checks` whether
 //! the shards are as configured,
-//! `console` runs commands and `snapshot` is the picture that it shows; `ending` lets clients go.
+//! `console` runs commands and `snapshot` is the picture that it shows (`memory` a part of it); `ending` lets clients go.
 
 pub mod accept;
 pub mod checks;
@@ -13,6 +13,7 @@ pub mod explain_route;
 pub mod healthcheck;
 pub mod live;
 pub mod logging;
+mod memory;
 pub mod probers;
 pub mod process;
 pub mod snapshot;
@@ -182,8 +183,9 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
     tokio::task::spawn_local(average(Arc::clone(&state)));
     let (stop_accepting, accepting_stop) = watch::channel(false);
     let names: Vec<_> = listeners.iter().map(accept::Listener::name).collect();
+    *state.listeners.lock() = listeners.iter().map(accept::Listener::snapshot).collect();
     for listener in listeners {
-        tokio::task::spawn_local(listener.run(Rc::clone(&workers), accepting_stop.clone()));
+        tokio::task::spawn_local(listener.run(Rc::clone(&workers), Arc::clone(&shared), accepting_stop.clone()));
     }
     drop(live);
     tracing::info!(
@@ -216,7 +218,7 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
     let timeout = shared.live.load().config.general.shutdown_timeout;
     tracing::info!(?mode, clients = shared.clients.len(), "shutting down");
     stop_accepting.send_replace(true);
-    ending::drain(&shared, mode, timeout, &mut signals).await;
+    ending::drain(&shared, mode, timeout, &mut signals, &mut asked).await;
     stop_workers.send_replace(true);
     let since = clock::now();
     while !workers.iter().all(Worker::has_ended) && clock::now().saturating_duration_since(since) < END {
@@ -328,7 +330,7 @@ fn install(state: &State, launch: &Launch, watched: &mut Watched, mut config: Co
     let replaced: Vec<_> = old.all().iter().filter(is_replaced).cloned().collect();
     if state.paused.load(Ordering::Acquire) {
         for database in new.all() {
-            database.paused.store(true, Ordering::Release);
+            database.held.store(true, Ordering::Release);
         }
     }
     state.shared.install(new);

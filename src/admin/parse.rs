@@ -169,16 +169,13 @@ impl Show {
             | Self::StatsAverages
             | Self::Totals
             | Self::Replicas
-            | Self::Shards => true,
-            Self::Pins
+            | Self::Shards
+            | Self::Pins
             | Self::Prepared
             | Self::Queries
             | Self::Mem
-            | Self::DnsHosts
-            | Self::DnsZones
-            | Self::Fds
-            | Self::Peers
-            | Self::PeerPools => false,
+            | Self::Fds => true,
+            Self::DnsHosts | Self::DnsZones | Self::Peers | Self::PeerPools => false,
         }
     }
 }
@@ -286,11 +283,11 @@ impl Command {
             | Self::Kill(_)
             | Self::KillClient(_)
             | Self::WaitClose(_)
+            | Self::Suspend
             | Self::Set { .. }
             | Self::Shutdown(_) => return Ok(()),
             Self::Show(show) if show.is_available() => return Ok(()),
             Self::Show(show) => format!("SHOW {}", show.name()),
-            Self::Suspend => self.tag().to_owned(),
         };
         Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, format!("{name} is not supported yet")).hint(HELP_HINT))
     }

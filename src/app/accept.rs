@@ -1,14 +1,18 @@
 //! Listeners, and the way of a new connection to a worker.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
+use crate::client::Shared;
 use crate::clock;
 use crate::config::General;
+use crate::metrics::snapshot::{Endpoint, ListenerSnapshot};
 use crate::net::listen::{self, SocketFile};
 use crate::net::stream::Detached;
 use crate::worker::{Refused, Worker};
@@ -74,6 +78,25 @@ impl Listener {
         }
     }
 
+    /// As SHOW FDS lists it.
+    #[must_use]
+    pub fn snapshot(&self) -> ListenerSnapshot {
+        match self {
+            Self::Tcp(l) => {
+                let address = l.local_addr().ok();
+                let addr = address.map(|a| a.ip().to_string()).unwrap_or_default();
+                let local = Endpoint { addr, port: address.map_or(0, |a| a.port()) };
+                ListenerSnapshot { descriptor: l.as_raw_fd(), local }
+            }
+            Self::Unix { listener: l, .. } => {
+                let path = l.local_addr().ok().and_then(|a| a.as_pathname().map(|p| p.display().to_string()));
+                let path = path.unwrap_or_default();
+                let port = path.rsplit('.').next().and_then(|port| port.parse().ok()).unwrap_or(0);
+                ListenerSnapshot { descriptor: l.as_raw_fd(), local: Endpoint { addr: "unix".to_owned(), port } }
+            }
+        }
+    }
+
     async fn accept(&self) -> io::Result<Detached> {
         Ok(match self {
             Self::Tcp(l) => Detached::Tcp(l.accept().await?.0.into_std()?),
@@ -81,12 +104,15 @@ impl Listener {
         })
     }
 
-    /// Accepts, and hands to the worker with the fewest connections, until `stop` becomes true.
-    pub async fn run(self, workers: Rc<Vec<Worker>>, mut stop: watch::Receiver<bool>) {
+    /// Accepts, and hands to the worker with the fewest connections, until `stop` becomes true. While SUSPEND is in force connections
+    /// wait in the kernel.
+    pub async fn run(self, workers: Rc<Vec<Worker>>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
         let mut complained: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
-                accepted = self.accept() => accepted,
+                biased;
+                () = shared.until_suspended(), if !shared.is_suspended() => continue,
+                accepted = async { shared.until_resumed().await; self.accept().await } => accepted,
                 // An error means that the sender is gone, which is a stop too.
                 _stopped = stop.wait_for(|stop| *stop) => return,
             };

@@ -4,11 +4,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::admin::parse::ShutdownMode;
 use crate::client::Shared;
 use crate::client::shared::Order;
 use crate::clock;
+
+use super::state::Request;
 
 /// How often clients are counted.
 const LOOK: Duration = Duration::from_millis(20);
@@ -59,9 +62,17 @@ impl Signals {
     }
 }
 
-/// Lets clients go as `mode` says; another signal cuts it short. New clients must be kept out already.
-pub async fn drain(shared: &Shared, mode: ShutdownMode, timeout: Duration, signals: &mut Signals) {
+/// Lets clients go as `mode` says; another signal cuts it short, another SHUTDOWN changes the mode. New clients must be kept out already.
+pub async fn drain(
+    shared: &Shared,
+    mut mode: ShutdownMode,
+    timeout: Duration,
+    signals: &mut Signals,
+    asked: &mut mpsc::Receiver<Request>,
+) {
     shared.draining.store(true, Ordering::Release);
+    // Who rests cannot end.
+    shared.resume();
     let started = clock::now();
     while !shared.clients.is_empty() {
         let waited = clock::now().saturating_duration_since(started);
@@ -77,6 +88,16 @@ pub async fn drain(shared: &Shared, mode: ShutdownMode, timeout: Duration, signa
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
+            Some(request) = asked.recv() => match request {
+                Request::Shutdown(other) => {
+                    tracing::info!(mode = ?other, "shutting down otherwise");
+                    mode = other;
+                }
+                Request::Reload(answer) | Request::Set { answer, .. } => {
+                    // Who asked may have left.
+                    drop(answer.send(Err(vec!["pgweir is shutting down".to_owned()])));
+                }
+            },
             () = signals.end() => {
                 tracing::warn!(clients = shared.clients.len(), "a second signal: closing the rest");
                 break;

@@ -17,9 +17,11 @@ pub mod plan;
 mod readings;
 pub mod relay;
 mod replication;
+pub mod report;
 pub mod segment;
 pub mod shared;
 mod silence;
+pub mod suspend;
 pub mod task;
 mod verifier;
 
@@ -98,15 +100,18 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
     let mut slot = Some(stream);
     let mut input = Buffer::default();
     cx.shared.logging_in.fetch_add(1, Ordering::Relaxed);
-    let entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live)).await;
+    let entered = tokio::select! {
+        entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live)) => entered,
+        () = cx.shared.until_overdue() => Ok(Err(suspend::overdue().into())),
+    };
     cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
     // Without a stream the client failed to make TLS.
     let mut stream = slot?;
     let error = match entered {
         Ok(Ok(Entered::Nothing)) => return None,
-        Ok(Ok(Entered::Console { visitor, admitted })) => {
+        Ok(Ok(Entered::Console { visitor, registered, admitted })) => {
             return Some(Box::pin(async move {
-                drop(console::serve(&*cx.console, &visitor, &mut stream, &mut input).await);
+                drop(console::serve(cx, &visitor, &mut stream, &mut input, registered).await);
                 drop(admitted);
             }));
         }
@@ -134,7 +139,7 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
 /// What a login led to.
 enum Entered {
     Nothing,
-    Console { visitor: Visitor, admitted: Admitted },
+    Console { visitor: Visitor, registered: Registered, admitted: Admitted },
     Client(Box<Parts>),
     Replication { connection: Box<Connection>, held: Box<Held> },
 }
@@ -187,8 +192,10 @@ async fn enter(
     let startup = match greet::greet(slot, input, live.acceptor.as_ref()).await?? {
         Greeting::Nothing => return Ok(Entered::Nothing),
         Greeting::Cancel { pid, secret } => {
-            if let Some(handle) = cx.shared.by_key(pid, &secret) {
-                handle.cancel().await;
+            if let Some(target) = cx.shared.by_key(pid, &secret) {
+                let addresses = slot.as_ref().and_then(Stream::addresses);
+                let (_listed, sent) = cx.shared.list_cancel(&target, addresses);
+                target.cancel(&sent).await;
             }
             return Ok(Entered::Nothing);
         }
@@ -240,15 +247,9 @@ async fn enter(
             return Err(error.into());
         }
     };
-    let way = Way {
-        worker: cx.id,
-        addresses: stream.addresses(),
-        tls: stream.tls().and_then(Tls::negotiated),
-        replication: None,
-    };
     let [of_database, of_user] = &seats;
     let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
-    let (registered, secret) = cx.shared.register(user, name, way, secret_len(&startup));
+    let (registered, secret) = cx.shared.register(user, name, way(cx, stream, None), secret_len(&startup));
     if let Some(name) = settled.settings.get("application_name") {
         name.clone_into(&mut registered.handle.application_name.lock());
     }
@@ -273,13 +274,7 @@ async fn replicate(
     let connection = replication::connect(database, &pools, startup, kind, cx).await?;
     let [of_database, of_user] = &seats;
     let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
-    let way = Way {
-        worker: cx.id,
-        addresses: stream.addresses(),
-        tls: stream.tls().and_then(Tls::negotiated),
-        replication: Some(kind),
-    };
-    let (registered, secret) = cx.shared.register(user, name, way, secret_len(startup));
+    let (registered, secret) = cx.shared.register(user, name, way(cx, stream, Some(kind)), secret_len(startup));
     if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
         name.clone_into(&mut registered.handle.application_name.lock());
     }
@@ -295,6 +290,16 @@ async fn replicate(
         connection,
         held: Box::new(Held { registered, _seats: seats, _admitted: admitted, log_out }),
     })
+}
+
+fn way(cx: &WorkerContext, stream: &Stream, replication: Option<Replication>) -> Way {
+    Way {
+        worker: cx.id,
+        addresses: stream.addresses(),
+        tls: stream.tls().and_then(Tls::negotiated),
+        peer_pid: stream.peer_pid(),
+        replication,
+    }
 }
 
 /// How long the secret of a cancel key is, in bytes.
@@ -380,8 +385,14 @@ async fn enter_console(
     ] {
         encode::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
     }
-    encode::backend_key(&mut out, 0, &[0; 4]);
+    let user = startup.user.as_str().into();
+    let (registered, secret) =
+        cx.shared.register_visitor(user, console::NAME.into(), way(cx, stream, None), secret_len(startup));
+    if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
+        name.clone_into(&mut registered.handle.application_name.lock());
+    }
+    encode::backend_key(&mut out, registered.handle.pid, &secret.0);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
     write_all(stream, &out).await?;
-    Ok(Entered::Console { visitor, admitted })
+    Ok(Entered::Console { visitor, registered, admitted })
 }

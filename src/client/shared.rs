@@ -10,20 +10,24 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::health::server::ServerHealth;
 use crate::id::{ClientId, WorkerId};
+use crate::metrics::report::Report;
 use crate::net::tls::Negotiated;
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
 use crate::server::connection::Secret;
 use crate::session::prepared::Registry;
+use crate::sql::cache::CacheSize;
 use crate::wire::startup::Replication;
 
 use super::database::Live;
+use super::report::Reports;
+use super::suspend::Suspension;
 
 /// What all clients share.
 #[derive(Debug)]
@@ -36,6 +40,18 @@ pub struct Shared {
     pub registry: Registry,
     /// Who is connected and logged in.
     pub clients: DashMap<ClientId, Arc<ClientHandle>>,
+    /// Who is at the console. They are no clients of a database: none of the limits counts them.
+    pub visitors: DashMap<ClientId, Arc<ClientHandle>>,
+    /// Cancel requests on their way to a server.
+    pub cancels: DashMap<ClientId, Canceling>,
+    /// How much each worker's cache of texts keeps.
+    pub caches: Mutex<Vec<Arc<CacheSize>>>,
+    /// Console commands so far.
+    pub commands: AtomicU64,
+    /// Whether SUSPEND is in force.
+    pub suspension: watch::Sender<Suspension>,
+    /// What clients have told of themselves: see [`super::report`].
+    pub reports: Reports,
     /// Who can be cancelled, by the process id that the client was given.
     keys: DashMap<u32, (Secret, Arc<ClientHandle>)>,
     /// Connections that count for `max_client_conn`, those logging in included.
@@ -81,6 +97,30 @@ pub enum Order {
     Kill,
 }
 
+/// A cancel request that is being carried out, as SHOW CLIENTS lists it.
+#[derive(Debug)]
+pub struct Canceling {
+    /// Whose statement is to be cancelled.
+    pub target: Arc<ClientHandle>,
+    /// Where it came from, and our address; `None` for a unix socket.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// When it came, as time since the Unix epoch.
+    pub since: Duration,
+    /// Whether the server has been asked.
+    pub sent: Arc<AtomicBool>,
+}
+
+/// The part of a handle's mark that is its [`Order`]; the others are bits of their own.
+const ORDER: u8 = 0b0000_0111;
+/// SUSPEND: it rests as soon as nothing waits in its buffers.
+const SUSPENDED: u8 = 0b0001_0000;
+/// It rests.
+const FLUSHED: u8 = 0b0010_0000;
+/// Somebody wants a report of it.
+const ASKED: u8 = 0b0100_0000;
+/// Its buffers were not empty in time.
+const OVERDUE: u8 = 0b1000_0000;
+
 /// How a client comes in.
 #[derive(Debug, Clone, Copy)]
 pub struct Way {
@@ -90,6 +130,8 @@ pub struct Way {
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// What TLS agreed on.
     pub tls: Option<Negotiated>,
+    /// The client's process, for a unix socket.
+    pub peer_pid: Option<u32>,
     /// Whether it wants a WAL sender.
     pub replication: Option<Replication>,
 }
@@ -113,6 +155,8 @@ pub struct ClientHandle {
     pub connected: Duration,
     /// The process id it was given.
     pub pid: u32,
+    /// Its own process, for a unix socket.
+    pub peer_pid: Option<u32>,
     /// Its worker.
     pub worker: WorkerId,
     /// `application_name`.
@@ -128,7 +172,8 @@ pub struct ClientHandle {
     /// Woken for an order.
     pub wake: Notify,
     activity: AtomicU8,
-    order: AtomicU8,
+    /// What it is told: [`ORDER`] and the bits beside it.
+    mark: AtomicU8,
     link: Mutex<Option<(Arc<Pool>, SlotId)>>,
 }
 
@@ -173,14 +218,14 @@ impl ClientHandle {
             Order::Kill => 3,
         };
         // A lesser order never replaces a greater one.
-        self.order.fetch_max(value, Ordering::AcqRel);
+        self.change(|mark| (mark & ORDER < value).then_some(mark & !ORDER | value));
         self.wake.notify_waiters();
     }
 
     /// The order that stands.
     #[must_use]
     pub fn standing_order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
+        match self.mark.load(Ordering::Acquire) & ORDER {
             0 => Order::None,
             1 => Order::Cancel,
             2 => Order::Drain,
@@ -190,15 +235,77 @@ impl ClientHandle {
 
     /// A cancel order is carried out (or has come too late).
     pub fn cancel_is_done(&self) {
-        let _stood = self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed);
+        self.change(|mark| (mark & ORDER == 1).then_some(mark & !ORDER));
     }
 
-    /// Cancels what it is doing: its statement on a server, or its wait for one.
-    pub async fn cancel(&self) {
+    fn change(&self, to: impl Fn(u8) -> Option<u8>) {
+        let _unchanged_is_fine = self.mark.fetch_update(Ordering::AcqRel, Ordering::Relaxed, to);
+    }
+
+    /// From now on it rests as soon as nothing waits in its buffers; or no longer.
+    pub fn suspend(&self, on: bool) {
+        self.change(|mark| Some(if on { mark | SUSPENDED } else { mark & !(SUSPENDED | FLUSHED) }));
+        self.wake.notify_waiters();
+    }
+
+    /// Whether it is to rest.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.mark.load(Ordering::Acquire) & SUSPENDED != 0
+    }
+
+    /// Nothing waits in its buffers, and nothing is read any more until it is told to go on.
+    pub fn set_flushed(&self) {
+        self.change(|mark| (mark & SUSPENDED != 0).then_some(mark | FLUSHED));
+    }
+
+    /// Whether it rests.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.mark.load(Ordering::Acquire) & FLUSHED != 0
+    }
+
+    /// Ends it: it did not come to rest in time.
+    pub fn suspend_in_vain(&self) {
+        self.change(|mark| Some(mark | OVERDUE));
+        self.order(Order::Kill);
+    }
+
+    /// Whether that is why it ends.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.mark.load(Ordering::Acquire) & OVERDUE != 0
+    }
+
+    /// Whether there is something beside an order: it is to rest, or to give a report.
+    #[must_use]
+    pub fn has_errand(&self) -> bool {
+        self.mark.load(Ordering::Acquire) & (SUSPENDED | ASKED) != 0
+    }
+
+    /// Asks for a report; see [`super::report`].
+    pub fn ask(&self) {
+        self.change(|mark| Some(mark | ASKED));
+        self.wake.notify_waiters();
+    }
+
+    /// Whether a report was asked for and not given yet.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.mark.load(Ordering::Acquire) & ASKED != 0
+    }
+
+    /// It gives its report now.
+    pub(super) fn answers(&self) {
+        self.change(|mark| Some(mark & !ASKED));
+    }
+
+    /// Cancels what it is doing: its statement on a server, or its wait for one. `sent` becomes true when the server has been asked.
+    pub async fn cancel(&self, sent: &AtomicBool) {
         // Under the lock, or the server might be another client's by the time that the request begins.
         let begun = self.link.lock().as_ref().map(|(pool, slot)| pool.begin_cancel(*slot));
         match begun {
-            Some(Some(request)) => request.send().await,
+            Some(Some(request)) => request.send(sent).await,
             Some(None) => {}
             None if self.activity() == Activity::Waiting => self.order(Order::Cancel),
             None => {}
@@ -215,6 +322,12 @@ impl Shared {
             generation: AtomicU64::new(0),
             registry: Registry::default(),
             clients: DashMap::new(),
+            visitors: DashMap::new(),
+            cancels: DashMap::new(),
+            caches: Mutex::default(),
+            commands: AtomicU64::new(0),
+            suspension: watch::Sender::new(Suspension::None),
+            reports: Reports::default(),
             keys: DashMap::new(),
             connections: AtomicU32::new(0),
             seats: Mutex::default(),
@@ -244,6 +357,15 @@ impl Shared {
         for client in &self.clients {
             let linked = client.link.lock().as_ref().is_some_and(|(pool, _)| of_these(pool));
             if linked || client.activity() != Activity::Idle {
+                client.wake.notify_waiters();
+            }
+        }
+    }
+
+    /// Wakes the clients whose server is to be closed: see `server_fast_close`.
+    pub fn wake_those_to_close(&self) {
+        for client in &self.clients {
+            if client.link().is_some_and(|(pool, slot)| pool.is_condemned(slot)) {
                 client.wake.notify_waiters();
             }
         }
@@ -320,8 +442,39 @@ impl Shared {
         way: Way,
         secret_len: usize,
     ) -> (Registered, Secret) {
-        let Way { worker, addresses, tls, replication } = way;
-        let id = ClientId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let (registered, secret) = self.enter(&self.clients, user, database, way, secret_len);
+        if self.is_suspended() {
+            registered.handle.suspend(true);
+            if !self.is_suspended() {
+                // RESUME has passed it by.
+                registered.handle.suspend(false);
+            }
+        }
+        (registered, secret)
+    }
+
+    /// The same for somebody at the console.
+    #[must_use]
+    pub fn register_visitor(
+        self: &Arc<Self>,
+        user: Arc<str>,
+        database: Arc<str>,
+        way: Way,
+        secret_len: usize,
+    ) -> (Registered, Secret) {
+        self.enter(&self.visitors, user, database, way, secret_len)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        list: &DashMap<ClientId, Arc<ClientHandle>>,
+        user: Arc<str>,
+        database: Arc<str>,
+        way: Way,
+        secret_len: usize,
+    ) -> (Registered, Secret) {
+        let Way { worker, addresses, tls, peer_pid, replication } = way;
+        let id = self.next_id();
         let secret = Secret((0..secret_len).map(|_| rand::random()).collect());
         loop {
             // Positive as an int4, as clients read it.
@@ -336,6 +489,7 @@ impl Shared {
                 replication,
                 connected: clock::wall(),
                 pid,
+                peer_pid,
                 worker,
                 application_name: Mutex::default(),
                 requested_us: AtomicU64::new(0),
@@ -344,13 +498,32 @@ impl Shared {
                 pins: Mutex::default(),
                 wake: Notify::new(),
                 activity: AtomicU8::new(0),
-                order: AtomicU8::new(0),
+                mark: AtomicU8::new(0),
                 link: Mutex::new(None),
             });
             vacant.insert((secret.clone(), Arc::clone(&handle)));
-            self.clients.insert(id, Arc::clone(&handle));
+            list.insert(id, Arc::clone(&handle));
             return (Registered { shared: Arc::clone(self), handle }, secret);
         }
+    }
+
+    /// A number for whoever comes.
+    pub fn next_id(&self) -> ClientId {
+        ClientId(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Lists a cancel request until the first of the results is dropped; the second is to become true when the server has been asked.
+    #[must_use]
+    pub fn list_cancel(
+        self: &Arc<Self>,
+        target: &Arc<ClientHandle>,
+        addresses: Option<(SocketAddr, SocketAddr)>,
+    ) -> (Listed, Arc<AtomicBool>) {
+        let id = self.next_id();
+        let sent = Arc::new(AtomicBool::new(false));
+        let (target, since) = (Arc::clone(target), clock::wall());
+        self.cancels.insert(id, Canceling { target, addresses, since, sent: Arc::clone(&sent) });
+        (Listed { shared: Arc::clone(self), id }, sent)
     }
 
     /// The client that a cancel key belongs to.
@@ -415,6 +588,19 @@ impl Drop for Seat {
     }
 }
 
+/// A cancel request that is listed until this is dropped.
+#[derive(Debug)]
+pub struct Listed {
+    shared: Arc<Shared>,
+    id: ClientId,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.shared.cancels.remove(&self.id);
+    }
+}
+
 /// A client that is entered; leaves when dropped.
 #[derive(Debug)]
 pub struct Registered {
@@ -423,9 +609,22 @@ pub struct Registered {
     pub handle: Arc<ClientHandle>,
 }
 
+impl Registered {
+    /// Gives a report of it.
+    pub(super) fn tell(&self, report: Report) {
+        self.shared.reports.tell(&self.handle, report);
+    }
+}
+
 impl Drop for Registered {
     fn drop(&mut self) {
         self.shared.keys.remove(&self.handle.pid);
         self.shared.clients.remove(&self.handle.id);
+        if self.shared.visitors.remove(&self.handle.id).is_some() && self.shared.visitors.is_empty() {
+            // While it lasts nobody can come to say RESUME.
+            if self.shared.resume() {
+                tracing::warn!("the last console has gone while the process was suspended: it resumes");
+            }
+        }
     }
 }

@@ -281,6 +281,9 @@ pub struct General {
     pub server_idle_timeout: Duration,
     /// Server connections older than this are closed when they become idle (default 3600 s); zero: never.
     pub server_lifetime: Duration,
+    /// Whether a server that a session keeps for good is closed, and the session with it, as soon as no transaction is open, when it is
+    /// to be closed at all (default false).
+    pub server_fast_close: bool,
     /// How long connecting and logging in to a server may take (default 15 s).
     pub server_connect_timeout: Duration,
     /// How long to wait after a failed login to a server before the next try (default 15 s).
@@ -307,6 +310,8 @@ pub struct General {
     pub autodb_idle_timeout: Duration,
     /// Add the client's address to the `application_name` of its startup (default false).
     pub application_name_add_host: bool,
+    /// How long SUSPEND waits until nothing is half done, before it closes who is in the middle of something (default 10 s); zero: for ever.
+    pub suspend_timeout: Duration,
     /// How long SIGTERM waits for transactions to end (default 30 s).
     pub shutdown_timeout: Duration,
     /// Console statistics are averaged over this period (default 60 s).

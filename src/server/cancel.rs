@@ -15,7 +15,7 @@ use crate::wire::encode;
 
 /// Asks the server to cancel the statement of process `pid`, encrypted as `attempt` says, and waits until the server has closed the
 /// connection of the request: the signal is then sent, so it cannot hit what the process does next. False: the server did not close
-/// it within `timeout`, and the signal may come at any time.
+/// it within `timeout`, and the signal may come at any time. `sent` is called when the server has been asked.
 ///
 /// # Errors
 /// When the server cannot be reached within `timeout`: it has not been asked.
@@ -25,12 +25,14 @@ pub async fn cancel(
     timeout: Duration,
     attempt: Attempt,
     connector: &Connector,
+    sent: impl FnOnce(),
 ) -> Result<bool, Error> {
     let mut stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector).await??;
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
     let exchange = async {
         write_all(&mut stream, &request).await?;
+        sent();
         let mut input = Buffer::default();
         while poll_fn(|cx| input.poll_fill(&mut stream, cx)).await? > 0 {
             input = Buffer::default();

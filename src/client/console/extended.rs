@@ -78,6 +78,11 @@ impl Conversation {
         self.skipping
     }
 
+    /// A command was cancelled: it was part of this message.
+    pub(super) fn fail(&mut self, tag: u8) {
+        self.skipping = tag != b'Q';
+    }
+
     /// Sync: the end of a transaction, which portals do not outlive.
     pub(super) fn sync(&mut self) {
         self.skipping = false;

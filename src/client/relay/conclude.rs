@@ -107,7 +107,7 @@ impl Client {
                 if let Some(request) = link.checkout.pool().begin_cancel(link.checkout.slot()) {
                     // The connection counts until the server has been asked to end what nobody waits for any more.
                     tokio::task::spawn_local(async move {
-                        request.send().await;
+                        request.send(&std::sync::atomic::AtomicBool::new(false)).await;
                         drop(link);
                     });
                 }
