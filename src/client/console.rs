@@ -1,6 +1,7 @@
 //! The connection of someone who came for the console: database `pgweir` or `pgbouncer`. What the console answers is decided in `admin`,
 //! behind [`Console`].
 
+mod binary;
 mod extended;
 
 use std::future::{Future, poll_fn};
