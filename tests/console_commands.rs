@@ -255,7 +255,8 @@ fn a_command_that_waits_is_cancelled() {
 fn those_at_the_console_are_clients_that_can_be_ended() {
     let (_cluster, weir) = start();
     let mut admin = console(&weir);
-    let mut other = weir.login("admin", "pgbouncer").param("application_name", "the other").connect().expect("a console");
+    let mut other =
+        weir.login("admin", "pgbouncer").param("application_name", "the other").connect().expect("a console");
     let clients = weir.admin_table("SHOW CLIENTS");
     let shown = clients.iter().find(|c| c["application_name"] == "the other").expect("it is listed");
     let wanted = [("type", "C"), ("user", "admin"), ("database", "pgbouncer"), ("state", "idle"), ("link", "")];

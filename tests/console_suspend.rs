@@ -1,5 +1,7 @@
 //! SUSPEND, `suspend_timeout` and `server_fast_close`: what stands still, who is closed, and what goes on afterwards.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::net::TcpStream;
@@ -41,7 +43,8 @@ fn everything_rests_until_resume() {
     idle.query("SELECT 4");
     open.query("SELECT 5");
     eventually("the statement that ran has ended", SOON, || {
-        (cluster.value("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(0.7)'") == "0")
+        (cluster.value("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(0.7)'")
+            == "0")
             .then_some(())
     });
     for client in [&mut idle, &mut open, &mut busy] {

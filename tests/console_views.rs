@@ -1,6 +1,8 @@
 //! What the console's views say moves with the traffic: buffers, descriptors, memory, pins, prepared statements, statements under way,
 //! cancel requests, and the console itself among the databases.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -193,9 +195,13 @@ fn prepared_statements_are_listed_and_counted_where_they_are() {
     let prepared = weir.admin_table("SHOW PREPARED");
     assert_eq!(prepared.len(), 2, "{prepared:?}");
     let shared = by(&prepared, "text", "SELECT $1 + 1");
-    assert!(number(shared, "uses") > number(by(&before, "text", "SELECT $1 + 1"), "uses"), "two clients and their servers");
+    assert!(
+        number(shared, "uses") > number(by(&before, "text", "SELECT $1 + 1"), "uses"),
+        "two clients and their servers"
+    );
     assert!(shared["name"].starts_with("pgweir_") && shared["types"] == "23", "{shared:?}");
-    let mut counts: Vec<_> = of_app(&weir, "SHOW CLIENTS").iter().map(|row| number(row, "prepared_statements")).collect();
+    let mut counts: Vec<_> =
+        of_app(&weir, "SHOW CLIENTS").iter().map(|row| number(row, "prepared_statements")).collect();
     counts.sort_unstable();
     assert_eq!(counts, [1, 2]);
     let on_servers = || of_app(&weir, "SHOW SERVERS").iter().map(|row| number(row, "prepared_statements")).sum::<i64>();
@@ -203,7 +209,7 @@ fn prepared_statements_are_listed_and_counted_where_they_are() {
     let (_, metrics) = weir.http_get("/metrics");
     let metric = metrics.lines().find(|line| line.starts_with("pgweir_pool_prepared_statements{")).expect("a metric");
     assert!(metric.ends_with(&format!(" {}", on_servers())), "{metric}");
-    // While the client keeps its server, too; and what goes is not counted any more.
+    // Names are counted while the client keeps its server, also those that no server was asked about; and what goes is not counted any more.
     assert_eq!(one.run("BEGIN"), "C(BEGIN) Z(T)");
     one.parse("c", "SELECT 3", &[]);
     one.sync();
@@ -273,13 +279,17 @@ fn cancel_requests_are_shown_while_they_are_under_way() {
     std::thread::scope(|scope| {
         scope.spawn(|| client.cancel());
         let shown = eventually("the request is under way", SOON, || {
-            of_app(&weir, "SHOW CLIENTS").into_iter().find(|row| row["state"].ends_with("_cancel_req"))
+            of_app(&weir, "SHOW CLIENTS").into_iter().find(|row| row["state"] == "active_cancel_req")
         });
-        assert_eq!((shown["state"].as_str(), shown["user"].as_str()), ("active_cancel_req", "(nouser)"));
+        assert_eq!((shown["type"].as_str(), shown["user"].as_str()), ("C", "(nouser)"));
         let pools = weir.admin_table("SHOW POOLS");
         let pool = by(&pools, "database", "app");
         let columns = ["cl_active_cancel_req", "cl_waiting_cancel_req", "sv_active_cancel", "sv_active"];
-        assert_eq!(columns.map(|column| number(pool, column)), [1, 0, 1, 1], "the statement has its server until it ends");
+        assert_eq!(
+            columns.map(|column| number(pool, column)),
+            [1, 0, 1, 1],
+            "the statement has its server until it ends"
+        );
         guard::thaw_tree(cluster.pid());
     });
     assert!(show(&client.read_until_ready()).contains("E(57014)"));
@@ -308,7 +318,10 @@ fn the_console_is_a_database_of_its_own() {
     }
     assert_eq!(commands() - before, 6, "five, and the one that counts");
     let lists = weir.admin_table("SHOW LISTS");
-    assert_eq!((number(by(&lists, "list", "databases"), "items"), number(by(&lists, "list", "pools"), "items")), (2, 1));
+    assert_eq!(
+        (number(by(&lists, "list", "databases"), "items"), number(by(&lists, "list", "pools"), "items")),
+        (2, 1)
+    );
     assert!(by(&weir.admin_table("SHOW USERS"), "name", "pgbouncer").contains_key("pool_mode"));
     // What it counts is not a database's traffic.
     let (_, metrics) = weir.http_get("/metrics");
@@ -331,7 +344,8 @@ fn servers_and_clients_are_described_as_they_are() {
     let mut client = weir.login("postgres", "app").param("application_name", "named").connect().unwrap();
     assert_eq!(client.value("SELECT 1"), "1");
     let servers = of_app(&weir, "SHOW SERVERS");
-    let server = servers.iter().find(|row| row["application_name"] == "named").expect("the server rests with its last settings");
+    let server =
+        servers.iter().find(|row| row["application_name"] == "named").expect("the server rests with its last settings");
     assert_eq!((server["state"].as_str(), server["link"].as_str()), ("idle", ""));
     let mut several = weir.client("several");
     assert_eq!(several.value("SELECT 1"), "1");
@@ -351,6 +365,57 @@ fn servers_and_clients_are_described_as_they_are() {
     let _local = common::raw::Login::new(address, "postgres", "app").connect().unwrap();
     let clients = of_app(&weir, "SHOW CLIENTS");
     assert_eq!(by(&clients, "addr", "unix")["remote_pid"], std::process::id().to_string());
+}
+
+#[test]
+fn what_changes_in_a_long_session_is_seen_at_once() {
+    let cluster = Cluster::start();
+    let weir = Weir::builder().cluster("app", &cluster, &[]).general("pool_mode = \"session\"").start();
+    let mut client = weir.client("app");
+    let shown = || of_app(&weir, "SHOW CLIENTS").pop().expect("the client");
+    assert_eq!(client.value("SELECT 1"), "1");
+    assert_eq!(client.run("SET application_name = 'another'"), "C(SET) S(application_name=another) Z(I)");
+    client.parse("s", "SELECT 2", &[]);
+    client.sync();
+    client.read_until_ready();
+    assert_eq!((shown()["application_name"].as_str(), number(&shown(), "prepared_statements")), ("another", 1));
+    client.close_statement("s");
+    client.sync();
+    client.read_until_ready();
+    assert_eq!(number(&shown(), "prepared_statements"), 0);
+    assert_eq!((shown()["state"].as_str(), shown()["close_needed"].as_str()), ("active", "0"), "it has its server");
+    // It is to go when its transaction is over.
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    let mut console = weir.console().unwrap();
+    assert_eq!(console.run("SHUTDOWN WAIT_FOR_SERVERS"), "C(SHUTDOWN) Z(I)");
+    eventually("it is told", SOON, || {
+        let rows = console.rows("SHOW CLIENTS").unwrap();
+        // close_needed is the fourteenth column.
+        rows.iter().any(|row| row[2] == "app" && row[13] == "1").then_some(())
+    });
+    client.query("COMMIT");
+    assert_eq!(show(&client.read_to_end()), "C(COMMIT) Z(I) E(FATAL 57P01)");
+}
+
+#[test]
+fn a_connection_that_is_being_made_is_listed() {
+    let cluster = Cluster::start();
+    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
+    let (mut one, mut two) = (weir.client("app"), weir.client("app"));
+    assert_eq!(one.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(one.value("SELECT 1"), "1");
+    // The kernel takes the connection, and nobody answers the login.
+    guard::freeze(cluster.pid());
+    two.query("SELECT 2");
+    let new = eventually("a login is under way", SOON, || {
+        of_app(&weir, "SHOW SERVERS").into_iter().find(|row| row["state"] == "new")
+    });
+    assert_eq!((new["addr"].as_str(), number(&new, "port")), ("127.0.0.1", i64::from(cluster.port())));
+    assert_eq!((new["remote_pid"].as_str(), new["link"].as_str()), ("0", ""));
+    assert_eq!(number(by(&weir.admin_table("SHOW POOLS"), "database", "app"), "sv_login"), 1);
+    guard::thaw_tree(cluster.pid());
+    assert_eq!(show(&two.read_until_ready()), "T(?column?:23) D(2) C(SELECT 1) Z(I)");
+    assert!(of_app(&weir, "SHOW SERVERS").iter().all(|row| row["state"] != "new"));
 }
 
 /// The exporter of the Prometheus community: the statements it sends, and what it makes of the answers.
@@ -393,7 +458,8 @@ fn the_exporter_of_the_prometheus_community_finds_all_it_maps() {
                 console.execute("", 0);
                 console.sync();
                 let answer = console.read_until_ready();
-                let columns = described.iter().find_map(Message::columns).unwrap_or_else(|| panic!("{sql}: no columns"));
+                let columns =
+                    described.iter().find_map(Message::columns).unwrap_or_else(|| panic!("{sql}: no columns"));
                 (columns, answer.iter().filter_map(Message::row).collect())
             } else {
                 console.query(sql);

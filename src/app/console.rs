@@ -205,13 +205,13 @@ impl Answerer {
             // Asked for anew every time: a reload may put others in their place, which are born paused.
             let databases = self.databases(name);
             if databases.iter().any(|db| !db.is_paused()) {
-                undo.is_void();
+                undo.forgo();
                 return Err(state_error("RESUME came before PAUSE was done".to_owned()));
             }
             let pools: Vec<_> = databases.iter().flat_map(|db| db.pools()).collect();
             pools.iter().for_each(|pool| pool.close_all());
             if pools.iter().all(|pool| pool.is_quiet()) {
-                undo.is_void();
+                undo.forgo();
                 return Ok(());
             }
             tokio::time::sleep(LOOK).await;
@@ -249,16 +249,20 @@ impl Answerer {
         while !shared.is_at_rest() {
             if !timeout.is_zero() && clock::now().saturating_duration_since(started) >= timeout {
                 let ended = shared.end_restless();
-                tracing::warn!(clients = ended, ?timeout, "suspend_timeout is over: who is in the middle of something is closed");
+                tracing::warn!(
+                    clients = ended,
+                    ?timeout,
+                    "suspend_timeout is over: who is in the middle of something is closed"
+                );
                 tokio::time::sleep(LOOK * 5).await;
             }
             tokio::time::sleep(LOOK).await;
             if !shared.is_suspended() {
-                undo.is_void();
+                undo.forgo();
                 return Err(state_error("RESUME came before SUSPEND was done".to_owned()));
             }
         }
-        undo.is_void();
+        undo.forgo();
         Ok(())
     }
 
@@ -389,7 +393,7 @@ fn hold_one(database: &LiveDatabase) {
 struct Undo<F: FnOnce()>(Option<F>);
 
 impl<F: FnOnce()> Undo<F> {
-    fn is_void(mut self) {
+    fn forgo(mut self) {
         self.0 = None;
     }
 }

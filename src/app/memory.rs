@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::state::State;
 use crate::auth::secret::Credential;
-use crate::client::shared::ClientHandle;
 use crate::client::database::{LiveDatabase, UserPools};
+use crate::client::shared::ClientHandle;
 use crate::client::task::Client;
 use crate::metrics::snapshot::{ClientSnapshot, MemorySnapshot, ServerConnectionSnapshot};
 use crate::net::buffer;
@@ -35,8 +35,14 @@ pub(super) fn of(
         MemorySnapshot::of("user_cache", size_of::<Credential>(), shared.live.load().users.len()),
         buffers(clients, servers),
         MemorySnapshot::of("scratch_cache", buffer::READ_SIZE, buffer::scratch_areas()),
-        MemorySnapshot { total: statement_bytes as u64, ..MemorySnapshot::of("prepared_statement_cache", size_of::<Statement>(), statements) },
-        MemorySnapshot { total: text_bytes as u64, ..MemorySnapshot::of("parsed_text_cache", text_bytes / texts.max(1), texts) },
+        MemorySnapshot {
+            total: statement_bytes as u64,
+            ..MemorySnapshot::of("prepared_statement_cache", size_of::<Statement>(), statements)
+        },
+        MemorySnapshot {
+            total: text_bytes as u64,
+            ..MemorySnapshot::of("parsed_text_cache", text_bytes / texts.max(1), texts)
+        },
     ]
 }
 

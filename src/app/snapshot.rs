@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::client::console;
 use crate::client::database::{Live, LiveDatabase};
 use crate::client::shared::{Activity, Canceling, ClientHandle, Order, Shared};
-use crate::client::console;
 use crate::clock;
 use crate::config::{PoolMode, Role, settings};
 use crate::health::breaker;
@@ -216,7 +216,8 @@ impl State {
                 },
             }
         };
-        let mut cancels: Vec<_> = self.shared.cancels.iter().map(|entry| cancel((*entry.key(), entry.value()))).collect();
+        let mut cancels: Vec<_> =
+            self.shared.cancels.iter().map(|entry| cancel((*entry.key(), entry.value()))).collect();
         cancels.sort_by_key(|c| c.id);
         cancels
     }
@@ -491,6 +492,13 @@ fn server(
         Some(borrower) => borrower.application_name.clone(),
         None => reported("application_name").unwrap_or_default().to_owned(),
     };
+    let (remote, local) = if info.created.is_some() {
+        (endpoint(info.peer, pool.target.port), endpoint(info.local, pool.target.port))
+    } else {
+        // Nothing stands yet: where it is to lead is all that is known.
+        let remote = Endpoint { addr: describe::host(&pool.target.host), port: pool.target.port };
+        (remote, Endpoint { addr: String::new(), port: 0 })
+    };
     ServerConnectionSnapshot {
         id,
         state: match info.state {
@@ -506,8 +514,8 @@ fn server(
             user: pool.key.user.clone(),
             database: pool.key.database.clone(),
             replication: None,
-            remote: endpoint(info.peer, pool.target.port),
-            local: endpoint(info.local, pool.target.port),
+            remote,
+            local,
             connected_at: now.wall_of(info.created.unwrap_or(info.since)),
             requested_at: now.wall_of(info.since),
             close_needed: info.close_needed,

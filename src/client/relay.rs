@@ -444,13 +444,18 @@ impl Client {
             }
             link.server_rest = end - here;
             at = here;
-            if header.tag == b'Z' {
-                self.on_ready(link);
-                connection.note_prepared();
-                if self.session.may_release() {
-                    // What follows is not this client's: the pool looks at it.
-                    break;
+            match header.tag {
+                b'Z' => {
+                    self.on_ready(link);
+                    connection.note_prepared();
+                    if self.session.may_release() {
+                        // What follows is not this client's: the pool looks at it.
+                        break;
+                    }
                 }
+                // Seldom, and it may be the name that others see.
+                b'S' => self.note_application_name(),
+                _ => {}
             }
         }
         let passed = bytes.get(run..at).unwrap_or_default();
@@ -473,6 +478,7 @@ impl Client {
             let words: Vec<_> = self.session.pins().iter().map(|pin| pin.reason.as_str()).collect();
             *self.handle().pins.lock() = words.join(",");
         }
+        self.note_prepared();
         link.counts.query_count += 1;
         if self.session.status() == TransactionStatus::Idle {
             // Before the client hears of it: whoever it tells must not meet old answers.

@@ -437,7 +437,17 @@ impl Client {
                 _ => {}
             }
         }
+        self.note_prepared();
         true
+    }
+
+    /// Lets others see how many statements it has prepared, if that has changed.
+    pub(super) fn note_prepared(&self) {
+        let now = u32::try_from(self.session.prepared_statements()).unwrap_or(u32::MAX);
+        let shown = &self.handle().prepared;
+        if shown.load(Ordering::Relaxed) != now {
+            shown.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Counts a Parse that no server saw where others of the database are counted.

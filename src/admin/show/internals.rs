@@ -53,7 +53,9 @@ pub(super) fn fds(s: &Snapshot) -> Table {
     rows.extend(s.clients.iter().filter_map(client));
     for server in &s.servers {
         let Some(socket) = &server.socket else { continue };
-        let client = server.client.and_then(|id| s.clients.iter().find(|client| client.id == id));
+        // They are in the order of their numbers.
+        let at = server.client.and_then(|id| s.clients.binary_search_by_key(&id, |client| client.id).ok());
+        let client = at.and_then(|at| s.clients.get(at));
         let link = client.and_then(|client| client.report.as_ref()).and_then(|report| report.client.descriptor);
         let Some(descriptor) = socket.descriptor else { continue };
         rows.push(Descriptor {

@@ -81,7 +81,8 @@ fn numeric(text: &str) -> Option<Vec<u8>> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let padded = |len: usize| len.div_ceil(PLACE) * PLACE;
-    let all = format!("{whole:0>before$}{fraction:0<behind$}", before = padded(whole.len()), behind = padded(fraction.len()));
+    let all =
+        format!("{whole:0>before$}{fraction:0<behind$}", before = padded(whole.len()), behind = padded(fraction.len()));
     let places = all.as_bytes().chunks(PLACE).map(|place| std::str::from_utf8(place).ok()?.parse::<u16>().ok());
     let mut places: Vec<u16> = places.collect::<Option<_>>()?;
     let mut weight = i16::try_from(whole.len().div_ceil(PLACE)).ok()? - 1;
