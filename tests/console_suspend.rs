@@ -56,6 +56,8 @@ fn everything_rests_until_resume() {
     let login = std::thread::spawn(move || RawClient::connect(port, "postgres", "app").value("SELECT 6"));
     std::thread::sleep(A_WHILE);
     assert!(!login.is_finished());
+    let (status, ready) = weir.http_get("/health/ready");
+    assert!(status == 503 && ready.contains("suspended"), "{status} {ready}");
     for command in ["SUSPEND", "PAUSE", "PAUSE app"] {
         assert_eq!(console.run(command), "E(55000) Z(I)", "{command}");
     }

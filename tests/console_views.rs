@@ -41,8 +41,10 @@ fn buffers_are_seen_while_bytes_wait_in_them() {
     let (_cluster, weir) = start();
     let mut client = weir.client("app");
     assert_eq!(client.value("SELECT 1"), "1");
-    for row in of_app(&weir, "SHOW SOCKETS") {
-        assert!(["cl_active", "sv_idle"].contains(&row["state"].as_str()), "{row:?}");
+    let rest = |row: &Row| ["cl_active", "sv_idle"].contains(&row["state"].as_str());
+    let sockets =
+        eventually("all rest", SOON, || Some(of_app(&weir, "SHOW SOCKETS")).filter(|rows| rows.iter().all(rest)));
+    for row in sockets {
         for column in ["recv_pos", "pkt_pos", "pkt_remain", "send_pos", "send_remain", "pkt_avail", "send_avail"] {
             assert_eq!(row[column], "0", "{column}: {row:?}");
         }
@@ -54,7 +56,7 @@ fn buffers_are_seen_while_bytes_wait_in_them() {
     assert_eq!((half["type"].as_str(), number(&half, "recv_pos"), number(&half, "pkt_avail")), ("C", 6, 6), "{half:?}");
     client.send_bytes(b"ELECT 1\0");
     assert_eq!(show(&client.read_until_ready()), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
-    assert_eq!(of_app(&weir, "SHOW ACTIVE_SOCKETS"), []);
+    eventually("it is whole", SOON, || of_app(&weir, "SHOW ACTIVE_SOCKETS").is_empty().then_some(()));
     // An answer that nobody reads.
     client.query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)");
     let server = eventually("its answer waits", SOON, || {
@@ -114,9 +116,8 @@ fn descriptors_are_those_of_the_process() {
     assert_eq!((server["client_encoding"].as_str(), server["std_strings"].as_str()), ("UTF8", "on"));
     assert_eq!(number(server, "port"), i64::from(cluster.port()));
     assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
-    let idle = weir.admin_table("SHOW FDS");
-    let server = idle.iter().find(|row| row["task"] == "server" && row["cancel"] == pid).expect("the server");
-    assert_eq!(server["link"], "0", "it rests");
+    let unlinked = |row: &Row| row["task"] == "server" && row["cancel"] == pid && row["link"] == "0";
+    eventually("it rests", SOON, || weir.admin_table("SHOW FDS").iter().any(unlinked).then_some(()));
 }
 
 #[test]
@@ -128,7 +129,8 @@ fn memory_counts_what_is_there() {
     for client in &mut clients {
         assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
     }
-    assert_eq!((used("client_cache"), used("server_cache"), used("pool_cache")), (5, 5, 1));
+    assert_eq!((used("client_cache"), used("pool_cache")), (5, 1));
+    assert!(used("server_cache") >= 5);
     clients[0].parse("s", "SELECT $1::int4 + 1", &[]);
     clients[0].sync();
     clients[0].read_until_ready();
@@ -343,10 +345,9 @@ fn servers_and_clients_are_described_as_they_are() {
         .start();
     let mut client = weir.login("postgres", "app").param("application_name", "named").connect().unwrap();
     assert_eq!(client.value("SELECT 1"), "1");
-    let servers = of_app(&weir, "SHOW SERVERS");
-    let server =
-        servers.iter().find(|row| row["application_name"] == "named").expect("the server rests with its last settings");
-    assert_eq!((server["state"].as_str(), server["link"].as_str()), ("idle", ""));
+    // With the settings of the client that had it last.
+    let rests = |row: &Row| row["application_name"] == "named" && row["state"] == "idle" && row["link"].is_empty();
+    eventually("the server rests", SOON, || of_app(&weir, "SHOW SERVERS").iter().any(rests).then_some(()));
     let mut several = weir.client("several");
     assert_eq!(several.value("SELECT 1"), "1");
     for (table, name) in [("SHOW POOLS", "database"), ("SHOW DATABASES", "name")] {

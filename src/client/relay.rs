@@ -239,7 +239,8 @@ impl Client {
                 if let Poll::Ready(event) = self.poll_relay(link, &mut connection, cx) {
                     return Poll::Ready(event);
                 }
-                if let Some(error) = self.closes(link) {
+                // The transaction may have ended just now, and nothing else would wake a session that keeps its server.
+                if let Some(error) = self.ordered(&handle).or_else(|| self.closes(link)) {
                     return Poll::Ready(Event::Stop(error));
                 }
                 if handle.is_suspended() && self.is_at_rest(link, &mut connection, cx) {

@@ -36,7 +36,8 @@ impl Shared {
 
     /// Lets everybody go on. False if they were not suspended.
     pub fn resume(&self) -> bool {
-        let was = self.suspension.send_replace(Suspension::None) != Suspension::None;
+        let resume = |now: &mut Suspension| std::mem::replace(now, Suspension::None) != Suspension::None;
+        let was = self.suspension.send_if_modified(resume);
         for client in self.clients.iter().filter(|_| was) {
             client.suspend(false);
         }
