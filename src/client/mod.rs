@@ -12,6 +12,7 @@ pub mod greet;
 mod hba;
 mod limits;
 pub mod login;
+mod mark;
 pub mod own;
 pub mod plan;
 mod readings;

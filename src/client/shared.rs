@@ -26,6 +26,8 @@ use crate::sql::cache::CacheSize;
 use crate::wire::startup::Replication;
 
 use super::database::Live;
+use super::mark::Mark;
+pub use super::mark::Order;
 use super::report::Reports;
 use super::suspend::Suspension;
 
@@ -84,19 +86,6 @@ pub enum Activity {
     Active,
 }
 
-/// What a client is told to do by someone else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Nothing.
-    None,
-    /// Give up waiting: its statement was cancelled.
-    Cancel,
-    /// End when no transaction is open: the process ends.
-    Drain,
-    /// End now.
-    Kill,
-}
-
 /// A cancel request that is being carried out, as SHOW CLIENTS lists it.
 #[derive(Debug)]
 pub struct Canceling {
@@ -109,17 +98,6 @@ pub struct Canceling {
     /// Whether the server has been asked.
     pub sent: Arc<AtomicBool>,
 }
-
-/// The part of a handle's mark that is its [`Order`]; the others are bits of their own.
-const ORDER: u8 = 0b0000_0111;
-/// SUSPEND: it rests as soon as nothing waits in its buffers.
-const SUSPENDED: u8 = 0b0001_0000;
-/// It rests.
-const FLUSHED: u8 = 0b0010_0000;
-/// Somebody wants a report of it.
-const ASKED: u8 = 0b0100_0000;
-/// Its buffers were not empty in time.
-const OVERDUE: u8 = 0b1000_0000;
 
 /// How a client comes in.
 #[derive(Debug, Clone, Copy)]
@@ -172,8 +150,7 @@ pub struct ClientHandle {
     /// Woken for an order.
     pub wake: Notify,
     activity: AtomicU8,
-    /// What it is told: [`ORDER`] and the bits beside it.
-    mark: AtomicU8,
+    mark: Mark,
     link: Mutex<Option<(Arc<Pool>, SlotId)>>,
 }
 
@@ -209,95 +186,79 @@ impl ClientHandle {
         *self.link.lock() = link;
     }
 
-    /// Gives it an order.
+    /// Gives it an order. A lesser one never replaces a greater one.
     pub fn order(&self, order: Order) {
-        let value = match order {
-            Order::None => 0,
-            Order::Cancel => 1,
-            Order::Drain => 2,
-            Order::Kill => 3,
-        };
-        // A lesser order never replaces a greater one.
-        self.change(|mark| (mark & ORDER < value).then_some(mark & !ORDER | value));
+        self.mark.order(order);
         self.wake.notify_waiters();
     }
 
     /// The order that stands.
     #[must_use]
     pub fn standing_order(&self) -> Order {
-        match self.mark.load(Ordering::Acquire) & ORDER {
-            0 => Order::None,
-            1 => Order::Cancel,
-            2 => Order::Drain,
-            _ => Order::Kill,
-        }
+        self.mark.standing_order()
     }
 
     /// A cancel order is carried out (or has come too late).
     pub fn cancel_is_done(&self) {
-        self.change(|mark| (mark & ORDER == 1).then_some(mark & !ORDER));
-    }
-
-    fn change(&self, to: impl Fn(u8) -> Option<u8>) {
-        let _unchanged_is_fine = self.mark.fetch_update(Ordering::AcqRel, Ordering::Relaxed, to);
+        self.mark.cancel_is_done();
     }
 
     /// From now on it rests as soon as nothing waits in its buffers; or no longer.
     pub fn suspend(&self, on: bool) {
-        self.change(|mark| Some(if on { mark | SUSPENDED } else { mark & !(SUSPENDED | FLUSHED) }));
+        self.mark.suspend(on);
         self.wake.notify_waiters();
     }
 
     /// Whether it is to rest.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
-        self.mark.load(Ordering::Acquire) & SUSPENDED != 0
+        self.mark.is_suspended()
     }
 
     /// Nothing waits in its buffers, and nothing is read any more until it is told to go on.
     pub fn set_flushed(&self) {
-        self.change(|mark| (mark & SUSPENDED != 0).then_some(mark | FLUSHED));
+        self.mark.set_flushed();
     }
 
     /// Whether it rests.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        self.mark.load(Ordering::Acquire) & FLUSHED != 0
+        self.mark.is_flushed()
     }
 
     /// Ends it: it did not come to rest in time.
     pub fn suspend_in_vain(&self) {
-        self.change(|mark| Some(mark | OVERDUE));
-        self.order(Order::Kill);
+        self.mark.set_overdue();
+        self.wake.notify_waiters();
     }
 
     /// Whether that is why it ends.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
-        self.mark.load(Ordering::Acquire) & OVERDUE != 0
+        self.mark.is_overdue()
     }
 
     /// Whether there is something beside an order: it is to rest, or to give a report.
     #[must_use]
     pub fn has_errand(&self) -> bool {
-        self.mark.load(Ordering::Acquire) & (SUSPENDED | ASKED) != 0
+        self.mark.has_errand()
     }
 
     /// Asks for a report; see [`super::report`].
     pub fn ask(&self) {
-        self.change(|mark| Some(mark | ASKED));
+        self.mark.ask(true);
         self.wake.notify_waiters();
     }
 
     /// Whether a report was asked for and not given yet.
     #[must_use]
     pub fn is_asked(&self) -> bool {
-        self.mark.load(Ordering::Acquire) & ASKED != 0
+        self.mark.is_asked()
     }
 
     /// It gives its report now.
     pub(super) fn answers(&self) {
-        self.change(|mark| Some(mark & !ASKED));
+        self.mark.ask(false);
     }
 
     /// Cancels what it is doing: its statement on a server, or its wait for one. `sent` becomes true when the server has been asked.
@@ -498,7 +459,7 @@ impl Shared {
                 pins: Mutex::default(),
                 wake: Notify::new(),
                 activity: AtomicU8::new(0),
-                mark: AtomicU8::new(0),
+                mark: Mark::default(),
                 link: Mutex::new(None),
             });
             vacant.insert((secret.clone(), Arc::clone(&handle)));
