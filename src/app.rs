@@ -3,7 +3,7 @@
 //! The main thread accepts, probes, serves HTTP, reloads and ends (`serve`); clients live on [`crate::worker`]s. `live` makes what works by a
 //! configuration, `state` is what the parts have in common, `accept` hands connections out, `probers` says what is probed, `checks` whether
 //! the shards are as configured,
-//! `console` runs commands and `snapshot` is the picture that it shows; `ending` lets clients go,
+//! `console` runs commands and `snapshot` is the picture that it shows (`memory` a part of it); `ending` lets clients go,
 //! `takeover` lets another process go on, and `notify` tells the service manager.
 
 pub mod accept;
@@ -14,6 +14,7 @@ pub mod explain_route;
 pub mod healthcheck;
 pub mod live;
 pub mod logging;
+mod memory;
 pub mod notify;
 mod own_command;
 pub mod probers;
@@ -235,7 +236,7 @@ fn install(state: &State, launch: &Launch, watched: &mut Watched, mut config: Co
     let replaced: Vec<_> = old.all().iter().filter(is_replaced).cloned().collect();
     if state.paused.load(Ordering::Acquire) {
         for database in new.all() {
-            database.paused.store(true, Ordering::Release);
+            database.held.store(true, Ordering::Release);
         }
     }
     state.shared.install(new);

@@ -136,10 +136,12 @@ impl Worker {
 
 async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: Arc<AtomicU32>) {
     let Setup { id, shared, console, tick, mut stop } = setup;
+    let facts = FactsCache::new(CACHED_TEXTS, CACHED_BYTES);
+    shared.caches.lock().push(facts.size());
     let cx = Rc::new(WorkerContext {
         id,
         shared,
-        facts: RefCell::new(FactsCache::new(CACHED_TEXTS, CACHED_BYTES)),
+        facts: RefCell::new(facts),
         rng: RefCell::new(SmallRng::from_os_rng()),
         console: console(id),
     });

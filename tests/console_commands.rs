@@ -74,8 +74,11 @@ fn everything_is_killed() {
         (show(&one.read_to_end()), show(&two.read_to_end())),
         ("E(FATAL 57P01)".to_owned(), "E(FATAL 57P01)".to_owned())
     );
-    assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
-    assert_eq!(weir.client("app").value("SELECT 1"), "1");
+    assert_eq!(console.run("RESUME"), "E(55000) Z(I)", "each is paused by itself");
+    for database in ["app", "other"] {
+        assert_eq!(console.run(&format!("RESUME {database}")), "C(RESUME) Z(I)");
+        assert_eq!(weir.client(database).value("SELECT 1"), "1");
+    }
 }
 
 #[test]
@@ -83,9 +86,9 @@ fn a_disabled_database_lets_nobody_in() {
     let (_cluster, weir) = start();
     let mut inside = weir.client("app");
     let mut console = console(&weir);
-    assert_eq!(console.run("ENABLE app"), "E(55000) Z(I)");
+    assert_eq!(console.run("ENABLE app"), "C(ENABLE) Z(I)", "it is");
     assert_eq!(console.run("DISABLE app"), "C(DISABLE) Z(I)");
-    assert_eq!(console.run("DISABLE app"), "E(55000) Z(I)");
+    assert_eq!(console.run("DISABLE app"), "C(DISABLE) Z(I)", "twice is once");
     assert_eq!(console.run("DISABLE nowhere"), "E(3D000) Z(I)");
     let error = weir.login("postgres", "app").connect().expect_err("refused");
     assert_eq!(error.code(), "57P03", "{error:?}");
@@ -194,13 +197,115 @@ fn the_extended_protocol_is_answered() {
 }
 
 #[test]
+fn pauses_of_one_and_of_all_are_told_apart() {
+    let (_cluster, weir) = start();
+    let mut console = console(&weir);
+    let mut held = weir.client("app");
+    assert_eq!(console.run("PAUSE app"), "C(PAUSE) Z(I)");
+    assert_eq!(console.run("PAUSE app"), "C(PAUSE) Z(I)", "twice is once");
+    assert_eq!(console.run("RESUME"), "E(55000) Z(I)", "not everything is paused");
+    assert_eq!(console.run("PAUSE"), "C(PAUSE) Z(I)");
+    assert_eq!(console.run("PAUSE other"), "E(55000) Z(I)", "everything is");
+    assert_eq!(console.run("RESUME other"), "E(55000) Z(I)", "it was not paused by itself");
+    assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
+    assert_eq!(weir.client("other").value("SELECT 1"), "1");
+    held.query("SELECT 2");
+    held.expect_silence(Duration::from_millis(200));
+    assert_eq!(console.run("RESUME app"), "C(RESUME) Z(I)");
+    assert_eq!(show(&held.read_until_ready()), "T(?column?:23) D(2) C(SELECT 1) Z(I)");
+    for command in ["PAUSE", "KILL", "DISABLE", "ENABLE", "RECONNECT", "WAIT_CLOSE"] {
+        assert_eq!(console.run(&format!("{command} pgbouncer")), "E(0A000) Z(I)", "{command}: the console itself");
+    }
+}
+
+#[test]
+fn a_command_that_waits_is_cancelled() {
+    let (_cluster, weir) = start();
+    let mut holder = weir.client("app");
+    assert_eq!(holder.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(holder.value("SELECT 1"), "1");
+    let mut console = console(&weir);
+    for command in ["PAUSE", "PAUSE app"] {
+        console.query(command);
+        console.expect_silence(Duration::from_millis(100));
+        console.cancel();
+        assert_eq!(show(&console.read_until_ready()), "E(57014) Z(I)", "{command}");
+        assert_eq!(weir.client("app").value("SELECT 2"), "2", "{command} is taken back");
+    }
+    // By the extended protocol, and with more behind it.
+    console.parse("", "PAUSE", &[]);
+    console.bind("", "", &[]);
+    console.execute("", 0);
+    console.sync();
+    assert_eq!(show(&console.read_until(b'2')), "1 2");
+    console.expect_silence(Duration::from_millis(100));
+    console.cancel();
+    assert_eq!(show(&console.read_until_ready()), "E(57014) Z(I)");
+    assert_eq!(console.run("RECONNECT"), "C(RECONNECT) Z(I)");
+    console.query("WAIT_CLOSE");
+    console.expect_silence(Duration::from_millis(100));
+    console.cancel();
+    assert_eq!(show(&console.read_until_ready()), "E(57014) Z(I)");
+    // One that does not wait is not hit by it later.
+    console.cancel();
+    assert_eq!(console.run("SHOW VERSION").split(' ').next(), Some("T(version:25)"));
+}
+
+#[test]
+fn those_at_the_console_are_clients_that_can_be_ended() {
+    let (_cluster, weir) = start();
+    let mut admin = console(&weir);
+    let mut other =
+        weir.login("admin", "pgbouncer").param("application_name", "the other").connect().expect("a console");
+    let clients = weir.admin_table("SHOW CLIENTS");
+    let shown = clients.iter().find(|c| c["application_name"] == "the other").expect("it is listed");
+    let wanted = [("type", "C"), ("user", "admin"), ("database", "pgbouncer"), ("state", "idle"), ("link", "")];
+    for (column, value) in wanted {
+        assert_eq!(shown[column], value, "{column}");
+    }
+    assert_eq!(admin.run(&format!("KILL_CLIENT {}", shown["id"])), "C(KILL_CLIENT) Z(I)");
+    assert_eq!(show(&other.read_to_end()), "E(FATAL 57P01)");
+}
+
+#[test]
+fn a_database_of_the_wildcard_is_made_by_a_command() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE DATABASE later");
+    let section = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let weir = Weir::builder().database(&section).start();
+    let mut console = console(&weir);
+    assert_eq!(console.run("ENABLE later"), "C(ENABLE) Z(I)");
+    assert_eq!(console.run("PAUSE later"), "C(PAUSE) Z(I)");
+    let paused = weir.admin_table("SHOW DATABASES").into_iter().find(|d| d["name"] == "later").expect("it is made");
+    assert_eq!(paused["paused"], "1");
+    assert_eq!(console.run("RESUME later"), "C(RESUME) Z(I)");
+    let mut client = weir.client("later");
+    assert_eq!(client.value("SELECT current_database()"), "later");
+}
+
+#[test]
+fn a_shutdown_that_waits_is_overruled() {
+    let (_cluster, weir) = start();
+    let mut client = weir.client("app");
+    assert_eq!(client.value("SELECT 1"), "1");
+    let mut console = console(&weir);
+    assert_eq!(console.run("SHUTDOWN WAIT_FOR_CLIENTS"), "C(SHUTDOWN) Z(I)");
+    assert_eq!(client.value("SELECT 2"), "2", "it is waited for");
+    assert_eq!(console.run("RELOAD"), "E(F0000) Z(I)");
+    assert_eq!(console.run("RESUME"), "E(57P01) Z(I)");
+    console.query("SHUTDOWN");
+    assert_eq!(show(&client.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(weir.wait_exit(WAIT).code(), Some(0));
+}
+
+#[test]
 fn psycopg_reads_the_console_with_its_defaults() {
     let (_cluster, weir) = start();
     let script = "import psycopg\n\
         with psycopg.connect(user='admin', autocommit=True) as c:\n    \
             print([d.name for d in c.execute('SHOW VERSION').description], len(c.execute('SHOW DATABASES').fetchall()))\n";
     let output = common::tools::python(weir.port(), "pgbouncer", script);
-    assert_eq!(output.stdout.trim(), "['version'] 2", "{output:?}");
+    assert_eq!(output.stdout.trim(), "['version'] 3", "{output:?}");
 }
 
 #[test]

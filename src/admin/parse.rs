@@ -170,11 +170,14 @@ impl Show {
             | Self::Totals
             | Self::Replicas
             | Self::Shards
+            | Self::Pins
+            | Self::Prepared
+            | Self::Queries
+            | Self::Mem
+            | Self::Fds
             | Self::Peers
             | Self::PeerPools => true,
-            Self::Pins | Self::Prepared | Self::Queries | Self::Mem | Self::DnsHosts | Self::DnsZones | Self::Fds => {
-                false
-            }
+            Self::DnsHosts | Self::DnsZones => false,
         }
     }
 }
@@ -282,11 +285,11 @@ impl Command {
             | Self::Kill(_)
             | Self::KillClient(_)
             | Self::WaitClose(_)
+            | Self::Suspend
             | Self::Set { .. }
             | Self::Shutdown(_) => return Ok(()),
             Self::Show(show) if show.is_available() => return Ok(()),
             Self::Show(show) => format!("SHOW {}", show.name()),
-            Self::Suspend => self.tag().to_owned(),
         };
         Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, format!("{name} is not supported yet")).hint(HELP_HINT))
     }

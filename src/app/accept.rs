@@ -1,8 +1,9 @@
 //! Listeners, whoever has made their sockets, and the way of a new connection to a worker.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
@@ -10,8 +11,10 @@ use tokio::io::Interest;
 use tokio::net::{TcpListener, UnixDatagram, UnixListener};
 use tokio::sync::watch;
 
+use crate::client::Shared;
 use crate::clock;
 use crate::config::General;
+use crate::metrics::snapshot::{Endpoint, ListenerSnapshot};
 use crate::net::listen::{self, Bound, SocketFile};
 use crate::net::pass;
 use crate::net::stream::Detached;
@@ -169,6 +172,25 @@ impl Listener {
         }
     }
 
+    /// As SHOW FDS lists it.
+    #[must_use]
+    pub fn snapshot(&self) -> ListenerSnapshot {
+        match self {
+            Self::Tcp(l) => {
+                let address = l.local_addr().ok();
+                let addr = address.map(|a| a.ip().to_string()).unwrap_or_default();
+                let local = Endpoint { addr, port: address.map_or(0, |a| a.port()) };
+                ListenerSnapshot { descriptor: l.as_raw_fd(), local }
+            }
+            Self::Unix { listener: l, .. } => {
+                let path = l.local_addr().ok().and_then(|a| a.as_pathname().map(|p| p.display().to_string()));
+                let path = path.unwrap_or_default();
+                let port = path.rsplit('.').next().and_then(|port| port.parse().ok()).unwrap_or(0);
+                ListenerSnapshot { descriptor: l.as_raw_fd(), local: Endpoint { addr: "unix".to_owned(), port } }
+            }
+        }
+    }
+
     async fn accept(&self) -> io::Result<Detached> {
         Ok(match self {
             Self::Tcp(l) => Detached::Tcp(l.accept().await?.0.into_std()?),
@@ -185,14 +207,17 @@ impl Listener {
         }
     }
 
-    /// Accepts as the door says, and hands to the worker with the fewest connections.
-    pub async fn run(self: Rc<Self>, workers: Rc<Vec<Worker>>, mut door: watch::Receiver<Door>) {
+    /// Accepts as the door says, and hands to the worker with the fewest connections. While SUSPEND is in force connections wait in the
+    /// kernel.
+    pub async fn run(self: Rc<Self>, workers: Rc<Vec<Worker>>, shared: Arc<Shared>, mut door: watch::Receiver<Door>) {
         let mut complained: Option<Instant> = None;
         loop {
             let now = *door.borrow_and_update();
             let accepted = match self.is_open(now) {
                 Some(true) => tokio::select! {
-                    accepted = self.accept() => Some(accepted),
+                    biased;
+                    () = shared.until_suspended(), if !shared.is_suspended() => None,
+                    accepted = async { shared.until_resumed().await; self.accept().await } => Some(accepted),
                     changed = door.changed() => if changed.is_err() { return } else { None },
                 },
                 Some(false) => return,

@@ -1,6 +1,6 @@
 //! Runs console commands. What they are and who may run them is decided in [`crate::admin`].
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
@@ -12,16 +12,16 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use crate::admin::explain;
-use crate::admin::parse::{Command, ShutdownMode};
+use crate::admin::parse::{Command, Show, ShutdownMode};
 use crate::admin::rights::Right;
-use crate::admin::show::{self, Answer, Table};
+use crate::admin::show::{self, Answer, Table, Wanted};
 use crate::client::database::{Live, LiveDatabase};
+use crate::client::report::Asked;
 use crate::client::shared::Order;
-use crate::client::{Console, Visitor};
+use crate::client::{Console, Visitor, console};
 use crate::clock;
 use crate::error::{Error, Result, SqlState};
 use crate::id::{ClientId, WorkerId};
-use crate::metrics::snapshot::SnapshotSource;
 use crate::pool::Pool;
 use crate::wire::encode;
 
@@ -54,12 +54,13 @@ impl Console for Answerer {
     fn hand_over(&self, successor: UnixStream) {
         let shared = &self.state.shared;
         let paused = self.state.paused.load(Ordering::Acquire)
-            || shared.live.load().all().iter().any(|db| db.paused.load(Ordering::Acquire));
+            || shared.is_suspended()
+            || shared.live.load().all().iter().any(|db| db.is_paused());
         let refusal = if shared.draining.load(Ordering::Acquire) {
             Error::us(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").hint("Start again when it has ended.")
         } else if paused {
             // The next process knows nothing of it, and who waits here could not be let go any more.
-            state_error("pgweir is paused".to_owned()).hint("RESUME first.")
+            state_error("pgweir is paused or suspended".to_owned()).hint("RESUME first.")
         } else {
             return match self.state.requests.try_send(Request::HandOver(successor)) {
                 Ok(()) => {}
@@ -107,6 +108,7 @@ impl Answerer {
         })?;
         command.authorise(right)?;
         command.check_available()?;
+        self.state.shared.commands.fetch_add(1, Ordering::Relaxed);
         let mut out = Vec::new();
         match &command {
             Command::Empty => {
@@ -114,7 +116,7 @@ impl Answerer {
                 return Ok(out);
             }
             Command::NoOp { .. } => {}
-            Command::Show(show) => match show::show(*show, &self.state.snapshot(show::detail(*show)))? {
+            Command::Show(show) => match self.show(*show).await? {
                 Answer::Table(rows) => table(&mut out, &rows),
                 Answer::Notice(notice) => {
                     encode::notice(
@@ -138,14 +140,11 @@ impl Answerer {
             Command::Set { key, value } => self.set(key, value).await?,
             Command::Disable(name) => self.disable(name, true)?,
             Command::Enable(name) => self.disable(name, false)?,
-            Command::Reconnect(name) => self.pools(name.as_deref())?.iter().for_each(|pool| pool.close_all()),
+            Command::Reconnect(name) => self.reconnect(name.as_deref())?,
             Command::WaitClose(name) => self.wait_close(name.as_deref()).await?,
             Command::Kill(name) => self.kill(name.as_deref()).await?,
             Command::KillClient(id) => self.kill_client(*id)?,
-            other => {
-                let message = format!("{} is not supported yet", other.tag());
-                return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message));
-            }
+            Command::Suspend => self.suspend().await?,
         }
         if right == Right::Admin && command.required_right() == Right::Admin {
             tracing::info!(user = visitor.user, command = command.tag(), "console command");
@@ -189,73 +188,137 @@ impl Answerer {
         self.state.requests.try_send(request).map_err(busy)
     }
 
+    async fn show(&self, show: Show) -> Result<Answer> {
+        let reports = match show::wanted(show) {
+            Wanted::Nothing => HashMap::new(),
+            Wanted::FromTheBusy => self.state.shared.roll_call(Asked::Busy).await,
+            Wanted::FromAll => self.state.shared.roll_call(Asked::All).await,
+        };
+        show::show(show, &self.state.picture(show::detail(show), &reports))
+    }
+
     /// The databases that a command means: those of the name, or all. Those that a reload has replaced are among them as long as
     /// they have connections.
-    fn databases(&self, name: Option<&str>) -> Result<Vec<Arc<LiveDatabase>>> {
-        if let Some(name) = name {
-            known(&self.state.shared.live.load(), name)?;
-        }
+    fn databases(&self, name: Option<&str>) -> Vec<Arc<LiveDatabase>> {
         let all = self.state.databases().into_iter();
-        Ok(all.filter(|db| name.is_none_or(|name| db.config.name == name)).collect())
+        all.filter(|db| name.is_none_or(|name| db.config.name == name)).collect()
+    }
+
+    /// The database of a command that does something to it; made from the wildcard when it must be, as PgBouncer does it.
+    fn target(&self, name: &str, what: &str) -> Result<Arc<LiveDatabase>> {
+        if console::DATABASES.contains(&name) {
+            let message = format!("\"{name}\" is the console, which cannot be {what}");
+            return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).hint("SHOW DATABASES lists the others."));
+        }
+        let live = self.state.shared.live.load();
+        live.database_for_client(name).map_or_else(|| known(&live, name), Ok)
     }
 
     /// Holds back statements that have no server yet, waits until all servers are free, and closes their connections.
     async fn pause(&self, name: Option<&str>) -> Result<()> {
-        self.hold(name)?;
+        if self.state.paused.load(Ordering::Acquire) || self.state.shared.is_suspended() {
+            return Err(already(self.state.shared.is_suspended()));
+        }
+        match name {
+            Some(name) => hold_one(&*self.target(name, "paused")?),
+            None => self.hold_all(),
+        }
+        // ^C takes it back, as in PgBouncer.
+        let undo = Undo(Some(|| drop(self.resume(name))));
         loop {
             // Asked for anew every time: a reload may put others in their place, which are born paused.
-            let databases = self.databases(name)?;
-            if databases.iter().any(|db| !db.paused.load(Ordering::Acquire)) {
+            let databases = self.databases(name);
+            if databases.iter().any(|db| !db.is_paused()) {
+                undo.forgo();
                 return Err(state_error("RESUME came before PAUSE was done".to_owned()));
             }
             let pools: Vec<_> = databases.iter().flat_map(|db| db.pools()).collect();
             pools.iter().for_each(|pool| pool.close_all());
             if pools.iter().all(|pool| pool.is_quiet()) {
+                undo.forgo();
                 return Ok(());
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// Holds back statements that have no server yet.
-    fn hold(&self, name: Option<&str>) -> Result<()> {
-        match name {
-            None if self.state.paused.swap(true, Ordering::AcqRel) => {
-                return Err(state_error("pgweir is already paused".to_owned()));
-            }
-            Some(name) if known(&self.state.shared.live.load(), name)?.paused.load(Ordering::Acquire) => {
-                return Err(state_error(format!("database \"{name}\" is already paused")));
-            }
-            _ => {}
-        }
-        if name.is_none() {
-            self.state.shared.live.load().made.paused.store(true, Ordering::Release);
-        }
-        for database in self.databases(name)? {
+    /// PAUSE of everything.
+    fn hold_all(&self) {
+        self.state.paused.store(true, Ordering::Release);
+        self.state.shared.live.load().made.held.store(true, Ordering::Release);
+        for database in self.databases(None) {
             // In this order: a pool that is made meanwhile sees the flag.
-            database.paused.store(true, Ordering::Release);
+            database.held.store(true, Ordering::Release);
             database.pools().iter().for_each(|pool| pool.pause());
+        }
+    }
+
+    /// Everybody comes to rest; who does not within `suspend_timeout` is closed.
+    async fn suspend(&self) -> Result<()> {
+        let shared = &self.state.shared;
+        if self.state.paused.load(Ordering::Acquire) {
+            return Err(already(false));
+        }
+        if let Some(paused) = self.databases(None).iter().find(|db| db.is_paused()) {
+            return Err(state_error(format!("database \"{}\" is paused", paused.config.name))
+                .detail("Who waits for a paused database cannot come to rest.")
+                .hint("RESUME it first."));
+        }
+        if !shared.suspend() {
+            return Err(already(true));
+        }
+        let undo = Undo(Some(|| _ = shared.resume()));
+        let timeout = shared.live.load().config.general.suspend_timeout;
+        let started = clock::now();
+        while !shared.is_at_rest() {
+            if !timeout.is_zero() && clock::now().saturating_duration_since(started) >= timeout {
+                let ended = shared.end_restless();
+                tracing::warn!(
+                    clients = ended,
+                    ?timeout,
+                    "suspend_timeout is over: who is in the middle of something is closed"
+                );
+                tokio::time::sleep(LOOK * 5).await;
+            }
+            tokio::time::sleep(LOOK).await;
+            if !shared.is_suspended() {
+                undo.forgo();
+                return Err(state_error("RESUME came before SUSPEND was done".to_owned()));
+            }
+        }
+        undo.forgo();
+        Ok(())
+    }
+
+    fn pools(&self, name: Option<&str>) -> Vec<Arc<Pool>> {
+        self.databases(name).iter().flat_map(|db| db.pools()).collect()
+    }
+
+    /// Every connection there is now is closed when it is given back, the idle ones at once.
+    fn reconnect(&self, name: Option<&str>) -> Result<()> {
+        if let Some(name) = name {
+            self.target(name, "reconnected")?;
+        }
+        self.pools(name).iter().for_each(|pool| pool.close_all());
+        if self.state.shared.live.load().config.general.server_fast_close {
+            self.state.shared.wake_those_to_close();
         }
         Ok(())
     }
 
-    fn pools(&self, name: Option<&str>) -> Result<Vec<Arc<Pool>>> {
-        Ok(self.databases(name)?.iter().flat_map(|db| db.pools()).collect())
-    }
-
     /// New clients of the database are refused, or let in again. Those that are in stay.
     fn disable(&self, name: &str, disabled: bool) -> Result<()> {
-        let database = known(&self.state.shared.live.load(), name)?;
-        if database.disabled.swap(disabled, Ordering::AcqRel) == disabled {
-            let state = if disabled { "already disabled" } else { "not disabled" };
-            return Err(state_error(format!("database \"{name}\" is {state}")));
-        }
+        let database = self.target(name, if disabled { "disabled" } else { "enabled" })?;
+        database.disabled.store(disabled, Ordering::Release);
         Ok(())
     }
 
     /// Waits until the connections that RECONNECT, PAUSE or a reload gave up are closed.
     async fn wait_close(&self, name: Option<&str>) -> Result<()> {
-        while self.pools(name)?.iter().any(|pool| pool.connections().iter().any(|c| c.close_needed)) {
+        if let Some(name) = name {
+            self.target(name, "waited for")?;
+        }
+        while self.pools(name).iter().any(|pool| pool.connections().iter().any(|c| c.close_needed)) {
             tokio::time::sleep(LOOK).await;
         }
         Ok(())
@@ -263,11 +326,10 @@ impl Answerer {
 
     /// Ends the database's clients and connections; who connects from now on waits for RESUME.
     async fn kill(&self, name: Option<&str>) -> Result<()> {
-        // Paused or not, it is killed.
-        if let Err(error) = self.hold(name)
-            && error.sqlstate != SqlState::OBJECT_NOT_IN_STATE
-        {
-            return Err(error);
+        // Each is paused by itself, and RESUME of each lets it go: so does PgBouncer. Paused or not, it is killed.
+        match name {
+            Some(name) => hold_one(&*self.target(name, "killed")?),
+            None => self.databases(None).iter().for_each(|database| hold_one(database)),
         }
         let mut told = HashSet::new();
         for client in &self.state.shared.clients {
@@ -279,7 +341,7 @@ impl Answerer {
         let started = clock::now();
         loop {
             told.retain(|id| self.state.shared.clients.contains_key(id));
-            self.pools(name)?.iter().for_each(|pool| pool.close_all());
+            self.pools(name).iter().for_each(|pool| pool.close_all());
             // They have got the order and will go; who does not take its last bytes gets a second for it.
             if told.is_empty() || clock::now().saturating_duration_since(started) > PARTING {
                 return Ok(());
@@ -288,8 +350,10 @@ impl Answerer {
         }
     }
 
+    /// Ends a client, or somebody else at the console.
     fn kill_client(&self, id: u64) -> Result<()> {
-        let client = self.state.shared.clients.get(&ClientId(id)).map(|client| Arc::clone(&client));
+        let (shared, id) = (&self.state.shared, ClientId(id));
+        let client = shared.clients.get(&id).or_else(|| shared.visitors.get(&id)).map(|client| Arc::clone(&client));
         let client = client.ok_or_else(|| {
             Error::us(SqlState::UNDEFINED_OBJECT, format!("there is no client with id {id}"))
                 .hint("SHOW CLIENTS shows the id of each.")
@@ -298,23 +362,75 @@ impl Answerer {
         Ok(())
     }
 
+    /// Ends PAUSE or SUSPEND. Databases that were paused by themselves stay so when all are resumed.
     fn resume(&self, name: Option<&str>) -> Result<()> {
-        if name.is_none() {
-            self.state.shared.live.load().made.paused.store(false, Ordering::Release);
+        let shared = &self.state.shared;
+        if shared.draining.load(Ordering::Acquire) {
+            return Err(Error::us(SqlState::ADMIN_SHUTDOWN, "pgweir is shutting down"));
         }
-        let databases = self.databases(name)?;
-        let was_paused = databases.iter().any(|db| db.paused.load(Ordering::Acquire));
-        let all_paused = name.is_none() && self.state.paused.swap(false, Ordering::AcqRel);
-        if !was_paused && !all_paused {
-            let what = name.map_or_else(|| "pgweir".to_owned(), |name| format!("database \"{name}\""));
-            return Err(Error::us(SqlState::OBJECT_NOT_IN_STATE, format!("{what} is not paused")));
+        if let Some(name) = name {
+            known(&shared.live.load(), name)?;
+            let databases = self.databases(Some(name));
+            if !databases.iter().any(|db| db.paused.swap(false, Ordering::AcqRel)) {
+                let error = state_error(format!("database \"{name}\" is not paused"));
+                let all = self.state.paused.load(Ordering::Acquire);
+                return Err(if all { error.hint("Everything is: RESUME without a name ends that.") } else { error });
+            }
+            databases.iter().for_each(|database| self.let_go(database));
+            return Ok(());
         }
-        for database in databases {
-            database.paused.store(false, Ordering::Release);
-            database.pools().iter().for_each(|pool| pool.resume(self.worker));
+        if shared.resume() {
+            return Ok(());
+        }
+        if !self.state.paused.swap(false, Ordering::AcqRel) {
+            let error = state_error("pgweir is neither paused nor suspended".to_owned());
+            let paused = self.databases(None).into_iter().find(|db| db.is_paused());
+            return Err(match paused {
+                Some(db) => error.hint(format!("RESUME {} ends the pause of that database.", db.config.name)),
+                None => error,
+            });
+        }
+        shared.live.load().made.held.store(false, Ordering::Release);
+        for database in self.databases(None) {
+            database.held.store(false, Ordering::Release);
+            self.let_go(&database);
         }
         Ok(())
     }
+
+    /// Statements get servers again, if nothing else holds them back.
+    fn let_go(&self, database: &LiveDatabase) {
+        if !database.is_paused() {
+            database.pools().iter().for_each(|pool| pool.resume(self.worker));
+        }
+    }
+}
+
+/// Holds back statements that have no server yet.
+fn hold_one(database: &LiveDatabase) {
+    // In this order: a pool that is made meanwhile sees the flag.
+    database.paused.store(true, Ordering::Release);
+    database.pools().iter().for_each(|pool| pool.pause());
+}
+
+/// Takes back what a command has begun, if it is dropped before its end.
+struct Undo<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Undo<F> {
+    fn forgo(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<F: FnOnce()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(|undo| undo());
+    }
+}
+
+fn already(suspended: bool) -> Error {
+    let state = if suspended { "suspended" } else { "paused" };
+    state_error(format!("pgweir is already {state}")).hint("RESUME ends that.")
 }
 
 fn state_error(message: String) -> Error {

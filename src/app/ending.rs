@@ -159,6 +159,8 @@ impl Drain<'_> {
         match ending {
             Ending::Told(mode) => {
                 self.shared.draining.store(true, Ordering::Release);
+                // Who is suspended cannot end.
+                self.shared.resume();
                 tracing::info!(?mode, clients, "shutting down");
                 // After a takeover the service goes on.
                 if !self.shared.handed_over.load(Ordering::Acquire) {

@@ -141,7 +141,7 @@ fn tls(general: &General) -> Result<(Option<Acceptor>, Connector), Vec<String>> 
 
 /// Databases made from the wildcard stay, as long as it would make them the same again.
 fn keep_made(live: &Live, old: &Live) {
-    live.made.paused.store(old.made.paused.load(Ordering::Acquire), Ordering::Release);
+    live.made.held.store(old.made.held.load(Ordering::Acquire), Ordering::Release);
     let Some(wildcard) = &live.config.wildcard else { return };
     if old.config.users != live.config.users || !pools_alike(&old.config.general, &live.config.general) {
         return;
@@ -211,6 +211,7 @@ fn database(
     let fresh = fresh(new, secret);
     // A reload is no RESUME and no ENABLE.
     fresh.paused.store(known.paused.load(Ordering::Acquire), Ordering::Release);
+    fresh.held.store(known.held.load(Ordering::Acquire), Ordering::Release);
     fresh.disabled.store(known.disabled.load(Ordering::Acquire), Ordering::Release);
     fresh
 }

@@ -122,8 +122,10 @@ fn open(
         tokio::task::spawn_local(http::serve(listener, source, closed));
     }
     let names: Vec<_> = listeners.iter().map(|listener| listener.name()).collect();
+    *state.listeners.lock() = listeners.iter().map(|listener| listener.snapshot()).collect();
     for listener in listeners {
-        tokio::task::spawn_local(Rc::clone(listener).run(Rc::clone(workers), door.subscribe()));
+        let (workers, shared) = (Rc::clone(workers), Arc::clone(&state.shared));
+        tokio::task::spawn_local(Rc::clone(listener).run(workers, shared, door.subscribe()));
     }
     let names = names.join(", ");
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listeners = names, workers = workers.len(), "pgweir is ready");

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::client::console;
 use crate::client::database::{Live, LiveDatabase};
-use crate::client::shared::{Activity, ClientHandle};
+use crate::client::shared::{Activity, Canceling, ClientHandle, Order, Shared};
 use crate::clock;
 use crate::config::{Peer, PoolMode, Role, settings};
 use crate::health::breaker;
@@ -16,29 +17,61 @@ use crate::health::view::Duty;
 use crate::id::{ClientId, ConnectionId, PeerId};
 use crate::metrics::counters::Counts;
 use crate::metrics::describe;
+use crate::metrics::report::{Report, Settings, SocketReport, shortened};
 use crate::metrics::snapshot::{
-    BreakerState, ClientSnapshot, ClientState, ClientStates, ConnectionSnapshot, DatabaseSnapshot, Detail, Endpoint,
-    LoginSnapshot, PeerSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot, ServerState,
-    ServerStates, Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState, StatsSnapshot, UserSnapshot,
+    BreakerState, ClientSnapshot, ClientState, ClientStates, ConnectionSnapshot, ConsoleSnapshot, DatabaseSnapshot,
+    Detail, Endpoint, LoginSnapshot, PeerSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot,
+    ServerState, ServerStates, Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState,
+    StatementSnapshot, StatsSnapshot, UserSnapshot,
 };
 use crate::pool::ledger::{Counts as Slots, SlotState};
 use crate::pool::{ConnectionInfo, Pool};
+use crate::session::prepared::Statement;
 use crate::wire::startup::Replication;
 
+use super::memory;
 use super::state::State;
 
 impl SnapshotSource for State {
     fn snapshot(&self, detail: Detail) -> Snapshot {
+        self.picture(detail, &HashMap::new())
+    }
+}
+
+impl State {
+    /// The state now, with what clients have told of themselves.
+    #[must_use]
+    pub fn picture(&self, detail: Detail, reports: &HashMap<ClientId, Report>) -> Snapshot {
         let live = self.shared.live.load_full();
         let databases = self.databases();
-        let state = self.process_state();
         let shards: Vec<ShardSnapshot> = live.all().iter().flat_map(|db| shards(db)).collect();
         let replicas = replicas(&live);
-        let (clients, servers) = match detail {
-            Detail::Summary => (Vec::new(), Vec::new()),
-            Detail::Full => self.connections(&live, &databases),
-        };
-        let shared = &self.shared;
+        let mut picture = self.summary(&live, &databases, shards, replicas);
+        match detail {
+            Detail::Summary => {}
+            Detail::Statements => picture.statements = statements(&self.shared),
+            Detail::Full => {
+                (picture.clients, picture.servers) = self.connections(&live, &databases, reports);
+                picture.visitors = self.visitors(&live);
+                picture.cancels = self.cancels(&live);
+                picture.listeners.clone_from(&self.listeners.lock());
+                picture.memory = memory::of(self, &databases, &picture.clients, &picture.servers);
+            }
+        }
+        picture
+    }
+
+    fn summary(
+        &self,
+        live: &Live,
+        databases: &[Arc<LiveDatabase>],
+        shards: Vec<ShardSnapshot>,
+        replicas: Vec<ReplicaSnapshot>,
+    ) -> Snapshot {
+        let (shared, state) = (&self.shared, self.process_state());
+        let cancels = count(shared.cancels.len());
+        let logins = self.logins();
+        let users = users(live, &logins);
         Snapshot {
             taken_at: clock::wall(),
             uptime: clock::now().saturating_duration_since(shared.started),
@@ -46,15 +79,15 @@ impl SnapshotSource for State {
             state,
             readiness: Readiness::judge(state, &shards, &replicas),
             databases: live.all().iter().map(|db| database(db)).collect(),
-            pools: pools(&databases),
-            logins: self.logins(),
-            clients_logging_in: shared.logging_in.load(Ordering::Relaxed),
-            clients,
-            servers,
-            users: users(&live),
+            pools: pools(databases),
+            logins,
+            // Who came to cancel something does not log in.
+            clients_logging_in: shared.logging_in.load(Ordering::Relaxed).saturating_sub(cancels),
+            console: self.console(live, cancels),
+            users,
             replicas,
             shards,
-            stats: self.stats(&live),
+            stats: self.stats(live),
             overall_averages: self.averages.lock().overall(),
             settings: settings::show_config(&live.config).into_iter().map(Setting::from).collect(),
             refused: shared.refused.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
@@ -62,14 +95,15 @@ impl SnapshotSource for State {
             routes: live.all().iter().flat_map(|db| db.routes.counts(&db.config.name).collect::<Vec<_>>()).collect(),
             pins: shared.pinned.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
             prepared_statements: shared.registry.len() as u64,
-            cancel_requests: cancel_requests(&databases),
-            peers: peers(&live),
+            cancel_requests: cancel_requests(databases),
+            peers: peers(live),
             peer_cancel_requests: if live.config.general.peer().is_some() {
                 shared.passed_on.counts().collect()
             } else {
                 Vec::new()
             },
             reloads: *self.reloads.lock(),
+            ..Snapshot::default()
         }
     }
 }
@@ -85,6 +119,8 @@ impl State {
     fn process_state(&self) -> ProcessState {
         if self.shared.draining.load(Ordering::Acquire) || self.shared.handed_over.load(Ordering::Acquire) {
             ProcessState::Draining
+        } else if self.shared.is_suspended() {
+            ProcessState::Suspended
         } else if self.paused.load(Ordering::Acquire) {
             ProcessState::Paused
         } else {
@@ -116,29 +152,111 @@ impl State {
         &self,
         live: &Live,
         databases: &[Arc<LiveDatabase>],
+        reports: &HashMap<ClientId, Report>,
     ) -> (Vec<ClientSnapshot>, Vec<ServerConnectionSnapshot>) {
         let port = live.config.general.listen_port;
-        let now = Moment { instant: clock::now(), wall: clock::wall(), started: self.shared.started };
-        let mut lent: HashMap<ConnectionId, (ClientId, String)> = HashMap::new();
+        let now = Moment::now(self);
+        let mut lent: HashMap<ConnectionId, Borrower> = HashMap::new();
         let mut clients = Vec::new();
         for handle in &self.shared.clients {
             let server = handle.link().map(|(pool, slot)| self.connection_id(&pool, slot));
+            let report = reports.get(&handle.id);
             if let Some(id) = server {
-                lent.insert(id, (handle.id, handle.application_name.lock().clone()));
+                let application_name = handle.application_name.lock().clone();
+                let socket = report.and_then(|report| report.server.clone());
+                lent.insert(id, Borrower { client: handle.id, application_name, socket });
             }
-            clients.push(client(&handle, server, port, &now));
+            clients.push(ClientSnapshot { report: report.cloned(), ..client(&handle, server, port, &now) });
         }
         clients.sort_by_key(|c| c.id);
         let mut servers = Vec::new();
         for pool in databases.iter().flat_map(|db| db.pools()) {
             for info in pool.connections() {
                 let id = self.connection_id(&pool, info.slot);
-                servers.push(server(&pool, &info, id, lent.get(&id), &now));
+                servers.push(server(&pool, info, id, lent.remove(&id), &now));
             }
         }
         servers.sort_by_key(|s| s.id);
         (clients, servers)
     }
+
+    /// Who is at the console. PgBouncer's word for them is `idle`, whatever they do: they have no server.
+    fn visitors(&self, live: &Live) -> Vec<ClientSnapshot> {
+        let (port, now) = (live.config.general.listen_port, Moment::now(self));
+        let visitor = |handle: &ClientHandle| ClientSnapshot {
+            state: ClientState::Idle,
+            wait: Duration::ZERO,
+            ..client(handle, None, port, &now)
+        };
+        let mut visitors: Vec<_> = self.shared.visitors.iter().map(|handle| visitor(&handle)).collect();
+        visitors.sort_by_key(|c| c.id);
+        visitors
+    }
+
+    /// Cancel requests on their way. Who sends one does not say who it is.
+    fn cancels(&self, live: &Live) -> Vec<ClientSnapshot> {
+        let port = live.config.general.listen_port;
+        let cancel = |(id, cancel): (ClientId, &Canceling)| {
+            let sent = cancel.sent.load(Ordering::Relaxed);
+            let wait = if sent { Duration::ZERO } else { clock::wall().saturating_sub(cancel.since) };
+            ClientSnapshot {
+                id,
+                state: if sent { ClientState::ActiveCancel } else { ClientState::WaitingCancel },
+                wait,
+                server: None,
+                pid: 0,
+                report: None,
+                connection: ConnectionSnapshot {
+                    user: NOBODY.to_owned(),
+                    database: cancel.target.database.to_string(),
+                    replication: None,
+                    remote: endpoint(cancel.addresses.map(|a| a.0), port),
+                    local: endpoint(cancel.addresses.map(|a| a.1), port),
+                    connected_at: cancel.since,
+                    requested_at: cancel.since,
+                    close_needed: false,
+                    remote_pid: None,
+                    tls: String::new(),
+                    application_name: String::new(),
+                    prepared_statements: 0,
+                },
+            }
+        };
+        let mut cancels: Vec<_> =
+            self.shared.cancels.iter().map(|entry| cancel((*entry.key(), entry.value()))).collect();
+        cancels.sort_by_key(|c| c.id);
+        cancels
+    }
+
+    fn console(&self, live: &Live, cancels: u32) -> ConsoleSnapshot {
+        ConsoleSnapshot {
+            clients: count(self.shared.visitors.len()),
+            port: live.config.general.listen_port,
+            cancels,
+            totals: self.console_totals(),
+            averages: self.averages.lock().of(console::NAME),
+        }
+    }
+}
+
+/// As PgBouncer shows the user of a connection that has none.
+const NOBODY: &str = "(nouser)";
+
+/// Who has a server connection.
+struct Borrower {
+    client: ClientId,
+    application_name: String,
+    socket: Option<SocketReport>,
+}
+
+fn statements(shared: &Shared) -> Vec<StatementSnapshot> {
+    let one = |(statement, uses): (Arc<Statement>, usize)| StatementSnapshot {
+        name: statement.server_name(),
+        uses: uses as u64,
+        types: statement.oids(),
+        text: shortened(&statement.sql),
+    };
+    shared.registry.all().into_iter().map(one).collect()
 }
 
 /// One moment on both clocks.
@@ -149,25 +267,38 @@ struct Moment {
 }
 
 impl Moment {
+    fn now(state: &State) -> Self {
+        Self { instant: clock::now(), wall: clock::wall(), started: state.shared.started }
+    }
+
     fn wall_of(&self, instant: Instant) -> Duration {
         self.wall.saturating_sub(self.instant.saturating_duration_since(instant))
     }
 }
 
 fn database(db: &LiveDatabase) -> DatabaseSnapshot {
-    let paused = db.paused.load(Ordering::Acquire);
+    let paused = db.is_paused();
     let disabled = db.disabled.load(Ordering::Acquire);
     DatabaseSnapshot { paused, disabled, ..describe::database(&db.config) }
 }
 
-/// Users who can log in and users with overrides.
-fn users(live: &Live) -> Vec<UserSnapshot> {
-    let mut users: BTreeMap<&str, UserSnapshot> = BTreeMap::new();
-    for name in live.users.keys() {
-        users.insert(name, UserSnapshot { name: name.clone(), ..UserSnapshot::default() });
-    }
+/// Users who can log in, users with overrides, and who is logged in without being listed (`auth_query` knows him); limits that they do
+/// not have themselves are those of all.
+fn users(live: &Live, logins: &[LoginSnapshot]) -> Vec<UserSnapshot> {
+    let general = &live.config.general;
+    let plain = |name: &str| UserSnapshot {
+        name: name.to_owned(),
+        max_connections: general.max_user_connections,
+        max_client_connections: general.max_user_client_connections,
+        ..UserSnapshot::default()
+    };
+    let names = live.users.keys().chain(logins.iter().map(|login| &login.user));
+    let mut users: BTreeMap<&str, UserSnapshot> = names.map(|name| (&**name, plain(name))).collect();
     for (name, user) in &live.config.users {
-        users.insert(name, describe::user(name, user));
+        let own = describe::user(name, user);
+        let max_connections = user.max_user_connections.unwrap_or(general.max_user_connections);
+        let max_client_connections = user.max_user_client_connections.unwrap_or(general.max_user_client_connections);
+        users.insert(name, UserSnapshot { max_connections, max_client_connections, ..own });
     }
     users.into_values().collect()
 }
@@ -176,11 +307,12 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-fn states(c: &Slots) -> ServerStates {
+/// `cancels`: connections that carry a cancel request, beside the slots.
+fn states(c: &Slots, cancels: u32) -> ServerStates {
     ServerStates {
-        // The ledger counts the active ones with those whose statement is being cancelled apart.
-        active: count(c.active),
-        active_cancel: count(c.active_cancel),
+        // Those whose statement is being cancelled are with their client as long as it has not ended.
+        active: count(c.active.saturating_add(c.active_cancel)),
+        active_cancel: cancels,
         being_canceled: count(c.being_canceled),
         idle: count(c.idle.saturating_sub(c.rested)),
         used: count(c.rested),
@@ -219,6 +351,7 @@ fn pool(db: &LiveDatabase, pool: &Pool, modes: &HashMap<String, PoolMode>) -> Op
     let shard = db.config.shards.get(usize::from(pool.key.shard.0))?;
     let server = shard.servers.get(usize::from(pool.key.server.0))?;
     let counts = pool.counts();
+    let sent = pool.counters.cancels_sent.load(Ordering::Relaxed);
     Some(PoolSnapshot {
         database: pool.key.database.clone(),
         user: pool.key.user.clone(),
@@ -226,19 +359,19 @@ fn pool(db: &LiveDatabase, pool: &Pool, modes: &HashMap<String, PoolMode>) -> Op
         server: describe::address(server),
         role: server.role,
         pool_mode: modes.get(&pool.key.user).copied().unwrap_or(db.config.pool_mode),
-        servers: states(&counts),
+        servers: states(&counts, sent),
         clients: ClientStates {
             // A server is lent to one client each.
             active: count(counts.active.saturating_add(counts.active_cancel)),
             waiting: count(counts.waiting),
-            active_cancel_req: count(counts.active_cancel.saturating_add(counts.being_canceled)),
-            waiting_cancel_req: 0,
+            active_cancel_req: sent,
+            waiting_cancel_req: pool.counters.cancels_waiting.load(Ordering::Relaxed),
         },
         max_wait: pool.oldest_wait(),
         totals: pool.counters.totals.snapshot(),
         query_time: pool.counters.query_time.snapshot(),
         wait_time: pool.counters.wait_time.snapshot(),
-        prepared_statements: 0,
+        prepared_statements: pool.prepared_statements(),
     })
 }
 
@@ -332,6 +465,8 @@ fn client(c: &ClientHandle, server: Option<ConnectionId>, port: u16, now: &Momen
         },
         wait: waits_since.map_or(Duration::ZERO, |since| uptime.saturating_sub(since)),
         server,
+        pid: c.pid,
+        report: None,
         connection: ConnectionSnapshot {
             user: c.user.to_string(),
             database: c.database.to_string(),
@@ -343,8 +478,8 @@ fn client(c: &ClientHandle, server: Option<ConnectionId>, port: u16, now: &Momen
                 0 => c.connected,
                 us => Duration::from_micros(us),
             },
-            close_needed: false,
-            remote_pid: None,
+            close_needed: matches!(c.standing_order(), Order::Drain | Order::Kill),
+            remote_pid: c.peer_pid,
             tls: c.tls.map(|tls| tls.to_string()).unwrap_or_default(),
             application_name: c.application_name.lock().clone(),
             prepared_statements: c.prepared.load(Ordering::Relaxed),
@@ -354,11 +489,34 @@ fn client(c: &ClientHandle, server: Option<ConnectionId>, port: u16, now: &Momen
 
 fn server(
     pool: &Pool,
-    info: &ConnectionInfo,
+    info: ConnectionInfo,
     id: ConnectionId,
-    lent: Option<&(ClientId, String)>,
+    lent: Option<Borrower>,
     now: &Moment,
 ) -> ServerConnectionSnapshot {
+    let reported = |name: &str| {
+        let settings = info.resting.iter().flat_map(|resting| &resting.settings);
+        settings.clone().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    };
+    let resting = info.resting.as_ref().map(|resting| SocketReport {
+        descriptor: resting.descriptor,
+        received: resting.unread as u64,
+        unread: resting.unread as u64,
+        memory: resting.memory,
+        settings: Settings::of(reported),
+        ..SocketReport::default()
+    });
+    let application_name = match &lent {
+        Some(borrower) => borrower.application_name.clone(),
+        None => reported("application_name").unwrap_or_default().to_owned(),
+    };
+    let (remote, local) = if info.created.is_some() {
+        (endpoint(info.peer, pool.target.port), endpoint(info.local, pool.target.port))
+    } else {
+        // Nothing stands yet: where it is to lead is all that is known.
+        let remote = Endpoint { addr: describe::host(&pool.target.host), port: pool.target.port };
+        (remote, Endpoint { addr: String::new(), port: 0 })
+    };
     ServerConnectionSnapshot {
         id,
         state: match info.state {
@@ -369,20 +527,21 @@ fn server(
             SlotState::BeingCanceled => ServerState::BeingCanceled,
             SlotState::Resetting | SlotState::Testing => ServerState::Tested,
         },
-        client: lent.map(|(client, _)| *client),
+        client: lent.as_ref().map(|borrower| borrower.client),
         connection: ConnectionSnapshot {
             user: pool.key.user.clone(),
             database: pool.key.database.clone(),
             replication: None,
-            remote: endpoint(info.peer, pool.target.port),
-            local: endpoint(info.local, pool.target.port),
+            remote,
+            local,
             connected_at: now.wall_of(info.created.unwrap_or(info.since)),
             requested_at: now.wall_of(info.since),
             close_needed: info.close_needed,
             remote_pid: Some(info.pid),
             tls: info.tls.map(|tls| tls.to_string()).unwrap_or_default(),
-            application_name: lent.map(|(_, name)| name.clone()).unwrap_or_default(),
-            prepared_statements: 0,
+            application_name,
+            prepared_statements: info.prepared,
         },
+        socket: lent.and_then(|borrower| borrower.socket).or(resting),
     }
 }

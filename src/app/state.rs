@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::parse::ShutdownMode;
-use crate::client::Shared;
 use crate::client::database::LiveDatabase;
+use crate::client::{Shared, console};
 use crate::clock;
 use crate::id::{ConnectionId, WorkerId};
 use crate::metrics::averages::Averages;
 use crate::metrics::counters::Counts;
-use crate::metrics::snapshot::Reloads;
+use crate::metrics::snapshot::{ListenerSnapshot, Reloads};
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
 
@@ -53,6 +53,8 @@ pub struct State {
     pub reloads: Mutex<Reloads>,
     /// Whether PAUSE without a name is in force.
     pub paused: AtomicBool,
+    /// Sockets that are listened on.
+    pub listeners: Mutex<Vec<ListenerSnapshot>>,
     /// To the main thread.
     pub requests: mpsc::Sender<Request>,
     retired: Mutex<Retired>,
@@ -83,6 +85,7 @@ impl State {
             averages: Mutex::new(Averages::new()),
             reloads: Mutex::new(reloads),
             paused: AtomicBool::new(false),
+            listeners: Mutex::default(),
             requests,
             retired: Mutex::default(),
             numbers: Mutex::default(),
@@ -108,6 +111,10 @@ impl State {
 
     /// Looks after all pools; to be called about once a second on one worker.
     pub fn tick(&self, worker: WorkerId) {
+        if self.shared.is_suspended() {
+            // Nothing is to move.
+            return;
+        }
         let live = self.shared.live.load_full();
         let unused = live.expire_made();
         if !unused.is_empty() {
@@ -120,6 +127,9 @@ impl State {
         }
         for database in live.all() {
             database.pools().iter().for_each(|pool| pool.maintain(worker));
+        }
+        if live.config.general.server_fast_close {
+            self.shared.wake_those_to_close();
         }
         let mut retired = self.retired.lock();
         let Retired { databases, past } = &mut *retired;
@@ -153,9 +163,17 @@ impl State {
         totals
     }
 
+    /// What went through the console: PgBouncer counts a command as a query and a transaction.
+    #[must_use]
+    pub fn console_totals(&self) -> Counts {
+        let commands = self.shared.commands.load(Ordering::Relaxed);
+        Counts { xact_count: commands, query_count: commands, ..Counts::default() }
+    }
+
     /// Takes a sample for the averages.
     pub fn sample(&self) {
-        let totals = self.totals();
+        let mut totals = self.totals();
+        totals.insert(console::NAME.to_owned(), self.console_totals());
         self.averages.lock().sample(clock::now(), totals);
     }
 

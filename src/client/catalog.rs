@@ -73,7 +73,7 @@ impl Client {
         let chosen = chosen("pgweir.shard") || chosen("pgweir.sharding_key");
         let mut questions = Questions::default();
         let unsure = changed
-            || self.session.pins().contains(&PinReason::TempObject)
+            || self.session.is_pinned_by(PinReason::TempObject)
             || texts().any(|f| f.changes_catalog() && f.statements.len() > 1);
         for facts in texts() {
             let chosen = chosen || facts.hints.shard.is_some() || facts.hints.sharding_key.is_some();

@@ -66,8 +66,8 @@ pub struct Live {
 #[derive(Debug, Default)]
 pub struct Made {
     databases: Mutex<BTreeMap<String, Arc<LiveDatabase>>>,
-    /// Whether PAUSE without a name is in force: new ones begin paused.
-    pub paused: AtomicBool,
+    /// Whether PAUSE without a name is in force: it holds new ones too.
+    pub held: AtomicBool,
 }
 
 impl Live {
@@ -92,7 +92,7 @@ impl Live {
         let secret = stored_secret(&config, &self.users);
         let (tls, shares) = (Arc::clone(&self.server_tls), Arc::clone(&self.shares));
         let database = LiveDatabase::new(config, Arc::clone(&self.config), secret, tls, shares);
-        database.paused.store(self.made.paused.load(Ordering::Acquire), Ordering::Release);
+        database.held.store(self.made.held.load(Ordering::Acquire), Ordering::Release);
         tracing::info!(database = name, "database made from the wildcard");
         made.insert(name.to_owned(), Arc::clone(&database));
         Some(database)
@@ -165,8 +165,10 @@ pub struct LiveDatabase {
     checks: Mutex<Vec<Check>>,
     /// What follows from them.
     pub distrust: ArcSwap<Distrust>,
-    /// Whether PAUSE holds it.
+    /// Whether PAUSE or KILL with its name holds it.
     pub paused: AtomicBool,
+    /// Whether PAUSE without a name does.
+    pub held: AtomicBool,
     /// Whether DISABLE keeps new clients out.
     pub disabled: AtomicBool,
     /// Whether a reload has replaced it: its pools serve nobody new.
@@ -299,6 +301,7 @@ impl LiveDatabase {
             checks: Mutex::new(checks),
             distrust: ArcSwap::default(),
             paused: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             secret,
@@ -493,12 +496,18 @@ impl LiveDatabase {
                 connect_query,
             };
             let pool = Pool::new(key, target, pools.settings.clone(), Arc::clone(health), pools.shares.clone());
-            if self.paused.load(Ordering::Acquire) {
+            if self.is_paused() {
                 pool.pause();
             }
             pool
         });
         Some(Arc::clone(pool))
+    }
+
+    /// Whether statements wait for RESUME, of the database or of all.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire) || self.held.load(Ordering::Acquire)
     }
 
     /// Every pool there is.

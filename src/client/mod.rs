@@ -13,6 +13,7 @@ mod hba;
 pub mod keys;
 mod limits;
 pub mod login;
+mod mark;
 pub mod own;
 pub mod peers;
 pub mod plan;
@@ -20,9 +21,11 @@ mod predecessors;
 mod readings;
 pub mod relay;
 mod replication;
+pub mod report;
 pub mod segment;
 pub mod shared;
 mod silence;
+pub mod suspend;
 pub mod task;
 mod verifier;
 
@@ -102,7 +105,10 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
     let mut slot = Some(stream);
     let mut input = Buffer::default();
     cx.shared.logging_in.fetch_add(1, Ordering::Relaxed);
-    let entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live)).await;
+    let entered = tokio::select! {
+        entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live)) => entered,
+        () = cx.shared.until_overdue() => Ok(Err(suspend::overdue().into())),
+    };
     cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
     // Without a stream the client failed to make TLS.
     let mut stream = slot?;
@@ -110,14 +116,15 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
         Ok(Ok(Entered::Nothing)) => return None,
         Ok(Ok(Entered::Cancel { pid, secret })) => {
             // Until it is done the connection stays open: who asked may begin the next statement when it is closed.
-            peers::cancel(&cx.shared, &live, pid, secret).await;
+            peers::cancel(&cx.shared, &live, (pid, secret), stream.addresses()).await;
             return None;
         }
-        Ok(Ok(Entered::Console { visitor, admitted })) => {
+        Ok(Ok(Entered::Console { visitor, registered, admitted })) => {
             return Some(Box::pin(async move {
-                cx.shared.at_console.fetch_add(1, Ordering::Relaxed);
-                drop(console::serve(&*cx.console, &visitor, &mut stream, &mut input).await);
-                cx.shared.at_console.fetch_sub(1, Ordering::Relaxed);
+                let shared = Arc::clone(&cx.shared);
+                shared.at_console.fetch_add(1, Ordering::Relaxed);
+                drop(console::serve(cx, &visitor, &mut stream, &mut input, registered).await);
+                shared.at_console.fetch_sub(1, Ordering::Relaxed);
                 drop(admitted);
             }));
         }
@@ -157,6 +164,7 @@ enum Entered {
     },
     Console {
         visitor: Visitor,
+        registered: Registered,
         admitted: Admitted,
     },
     /// A process that wants to take over.
@@ -265,15 +273,9 @@ async fn enter(
             return Err(error.into());
         }
     };
-    let way = Way {
-        worker: cx.id,
-        addresses: stream.addresses(),
-        tls: stream.tls().and_then(Tls::negotiated),
-        replication: None,
-    };
     let [of_database, of_user] = &seats;
     let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
-    let (registered, secret) = cx.shared.register(user, name, way, secret_len(&startup));
+    let (registered, secret) = cx.shared.register(user, name, way(cx, stream, None), secret_len(&startup));
     if let Some(name) = settled.settings.get("application_name") {
         name.clone_into(&mut registered.handle.application_name.lock());
     }
@@ -298,13 +300,7 @@ async fn replicate(
     let connection = replication::connect(database, &pools, startup, kind, cx).await?;
     let [of_database, of_user] = &seats;
     let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
-    let way = Way {
-        worker: cx.id,
-        addresses: stream.addresses(),
-        tls: stream.tls().and_then(Tls::negotiated),
-        replication: Some(kind),
-    };
-    let (registered, secret) = cx.shared.register(user, name, way, secret_len(startup));
+    let (registered, secret) = cx.shared.register(user, name, way(cx, stream, Some(kind)), secret_len(startup));
     if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
         name.clone_into(&mut registered.handle.application_name.lock());
     }
@@ -320,6 +316,16 @@ async fn replicate(
         connection,
         held: Box::new(Held { registered, _seats: seats, _admitted: admitted, log_out }),
     })
+}
+
+fn way(cx: &WorkerContext, stream: &Stream, replication: Option<Replication>) -> Way {
+    Way {
+        worker: cx.id,
+        addresses: stream.addresses(),
+        tls: stream.tls().and_then(Tls::negotiated),
+        peer_pid: stream.peer_pid(),
+        replication,
+    }
 }
 
 /// How long the secret of a cancel key is, in bytes.
@@ -416,8 +422,14 @@ async fn enter_console(
     ] {
         encode::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
     }
-    encode::backend_key(&mut out, 0, &[0; 4]);
+    let user = startup.user.as_str().into();
+    let (registered, secret) =
+        cx.shared.register_visitor(user, console::NAME.into(), way(cx, stream, None), secret_len(startup));
+    if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
+        name.clone_into(&mut registered.handle.application_name.lock());
+    }
+    encode::backend_key(&mut out, registered.handle.pid, &secret.0);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
     write_all(stream, &out).await?;
-    Ok(Entered::Console { visitor, admitted })
+    Ok(Entered::Console { visitor, registered, admitted })
 }

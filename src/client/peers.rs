@@ -2,6 +2,7 @@
 //! load balancer, or the kernel where they share a port, gives to any of them. The key says who gave it out.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -88,7 +89,12 @@ impl Outcomes {
 }
 
 /// Carries out a cancel request, or has the peer do it that gave out its key. Returns when it can hit nothing any more.
-pub async fn cancel(shared: &Shared, live: &Live, pid: u32, mut secret: Secret) {
+pub async fn cancel(
+    shared: &Arc<Shared>,
+    live: &Live,
+    (pid, mut secret): (u32, Secret),
+    addresses: Option<(SocketAddr, SocketAddr)>,
+) {
     let _counted = Counted::new(&shared.cancelling);
     if let Some(own) = live.peers.own {
         let giver = cancel_key::giver(pid);
@@ -99,7 +105,10 @@ pub async fn cancel(shared: &Shared, live: &Live, pid: u32, mut secret: Secret) 
         cancel_key::restore(&mut secret.0);
     }
     match shared.by_key(pid, &secret) {
-        Some(handle) => handle.cancel().await,
+        Some(target) => {
+            let (_listed, sent) = shared.list_cancel(&target, addresses);
+            target.cancel(&sent).await;
+        }
         None => shared.predecessors.cancel(pid, &secret.0, live.config.general.cancel_wait_timeout).await,
     }
 }
@@ -189,7 +198,7 @@ impl PeerPool {
         let _sent = Counted::new(&self.sent);
         drop(connecting);
         let broken = |error| Error::server(SqlState::CONNECTION_FAILURE, format!("the peer broke off: {error}"));
-        cancel::send(stream, pid, secret).await.map_err(broken)
+        cancel::send(stream, pid, secret, || ()).await.map_err(broken)
     }
 }
 

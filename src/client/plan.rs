@@ -205,7 +205,7 @@ impl Planner<'_> {
                 && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
             distrust: self.distrust,
-            changed_role: self.session.pins().contains(&PinReason::Identity),
+            changed_role: self.session.is_pinned_by(PinReason::Identity),
             catalog: self.catalog,
         };
         let Intake::Bind { statement: Some(statement), .. } = intake else {

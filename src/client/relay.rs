@@ -4,6 +4,7 @@
 //! with a message half handled, so being dropped at any point loses nothing but the connection.
 
 mod conclude;
+mod errand;
 mod forward;
 
 use std::future::{Future, poll_fn};
@@ -18,7 +19,7 @@ use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
 use crate::client::silence::{Find, Silence};
-use crate::client::task::{Client, End, HIGH_WATER, lost, micros};
+use crate::client::task::{Client, End, HIGH_WATER, lost, micros, terminated_as};
 use crate::clock;
 use crate::config::Role;
 use crate::error::{Error, SqlState};
@@ -90,6 +91,10 @@ pub(super) struct Link {
     /// The server has said why it goes.
     farewell: bool,
     pins_shown: usize,
+    /// Since when the client keeps the server.
+    pinned_since: Option<Instant>,
+    /// It is to be closed as soon as no transaction is open.
+    to_close: bool,
     /// The block, as long as it belongs to no shard: it can still move to another.
     begun: Option<Block>,
     /// Since the client last synchronised, only statements were prepared and described: the server can be left as it was met.
@@ -157,6 +162,8 @@ impl Link {
             server_rest: 0,
             farewell: false,
             pins_shown: 0,
+            pinned_since: None,
+            to_close: false,
             begun: None,
             only_prepared: false,
             opening: Opening::Over,
@@ -217,16 +224,29 @@ impl Client {
         let event = {
             let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
             let mut watch = Watch::new(link.since);
+            self.looks_for_close(link);
             poll_fn(|cx| {
                 while woken.as_mut().poll(cx).is_ready() {
                     woken = Box::pin(handle.wake.notified());
                     self.refresh_limits();
+                    self.looks_for_close(link);
                 }
                 if let Some(error) = self.ordered(&handle) {
                     return Poll::Ready(Event::Stop(error));
                 }
+                if handle.is_asked() {
+                    self.tell_with(link, &connection);
+                }
                 if let Poll::Ready(event) = self.poll_relay(link, &mut connection, cx) {
                     return Poll::Ready(event);
+                }
+                // The transaction may have ended just now, and nothing else would wake a session that keeps its server.
+                if let Some(error) = self.ordered(&handle).or_else(|| self.closes(link)) {
+                    return Poll::Ready(Event::Stop(error));
+                }
+                if handle.is_suspended() && self.is_at_rest(link, &mut connection, cx) {
+                    handle.set_flushed();
+                    return Poll::Pending;
                 }
                 if let Some(event) = silenced(link) {
                     return Poll::Ready(event);
@@ -267,8 +287,7 @@ impl Client {
     }
 
     fn ordered(&self, handle: &super::shared::ClientHandle) -> Option<Error> {
-        let terminated =
-            || Error::us_fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command");
+        let terminated = || terminated_as(handle);
         match handle.standing_order() {
             Order::None => None,
             Order::Cancel => {
@@ -285,6 +304,9 @@ impl Client {
 
     fn poll_relay(&mut self, link: &mut Link, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
+            if self.handle().is_suspended() && self.is_at_rest(link, connection, cx) {
+                return Poll::Pending;
+            }
             let mut moved = false;
             if let Poll::Ready(Err(e)) = connection.output.poll_flush(&mut connection.stream, cx) {
                 // What the server said before it went explains more than our failure to write.
@@ -424,12 +446,18 @@ impl Client {
             }
             link.server_rest = end - here;
             at = here;
-            if header.tag == b'Z' {
-                self.on_ready(link);
-                if self.session.may_release() {
-                    // What follows is not this client's: the pool looks at it.
-                    break;
+            match header.tag {
+                b'Z' => {
+                    self.on_ready(link);
+                    connection.note_prepared();
+                    if self.session.may_release() {
+                        // What follows is not this client's: the pool looks at it.
+                        break;
+                    }
                 }
+                // Seldom, and it may be the name that others see.
+                b'S' => self.note_application_name(),
+                _ => {}
             }
         }
         let passed = bytes.get(run..at).unwrap_or_default();
@@ -444,13 +472,15 @@ impl Client {
 
     fn on_ready(&mut self, link: &mut Link) {
         if self.session.pins().len() != link.pins_shown {
-            for reason in self.session.pins().iter().skip(link.pins_shown) {
-                self.cx.shared.count_pin(reason.as_str());
+            for pin in self.session.pins().iter().skip(link.pins_shown) {
+                self.cx.shared.count_pin(pin.reason.as_str());
             }
             link.pins_shown = self.session.pins().len();
-            let words: Vec<_> = self.session.pins().iter().map(|p| p.as_str()).collect();
+            link.pinned_since = (link.pins_shown > 0).then(|| link.pinned_since.unwrap_or_else(clock::now));
+            let words: Vec<_> = self.session.pins().iter().map(|pin| pin.reason.as_str()).collect();
             *self.handle().pins.lock() = words.join(",");
         }
+        self.note_prepared();
         link.counts.query_count += 1;
         if self.session.status() == TransactionStatus::Idle {
             // Before the client hears of it: whoever it tells must not meet old answers.

@@ -11,9 +11,11 @@ use std::task::{Context, Poll};
 use super::WorkerContext;
 use super::catalog::primary_pool;
 use super::database::{LiveDatabase, UserPools};
+use super::report::of_buffers;
 use super::shared::{Activity, Admitted, Order, Registered, Seat};
-use super::task::{HIGH_WATER, terminated};
+use super::task::{HIGH_WATER, terminated_as};
 use crate::error::{Error, SqlState};
+use crate::metrics::report::{Doing, Report};
 use crate::net::{Buffer, Stream};
 use crate::server::{Connection, login};
 use crate::wire::encode;
@@ -71,7 +73,29 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
             Order::None => {}
             // Streaming has no statement that could be cancelled.
             Order::Cancel => handle.cancel_is_done(),
-            Order::Drain | Order::Kill => return Poll::Ready(Some(terminated())),
+            Order::Drain | Order::Kill => return Poll::Ready(Some(terminated_as(&handle))),
+        }
+        if handle.has_errand() {
+            if handle.is_asked() {
+                let report = Report {
+                    client: of_buffers(&client, &up, Some(&up)),
+                    server: Some(of_buffers(&server, &down, Some(&down))),
+                    doing: Doing::Active,
+                    since: Some(handle.connected),
+                    ..Report::default()
+                };
+                held.registered.tell(report);
+            }
+            // Sent only, and read no more.
+            if handle.is_suspended()
+                && let (Poll::Ready(sent), Poll::Ready(passed)) =
+                    (up.poll_flush(&mut server, cx), down.poll_flush(&mut client, cx))
+                && sent.is_ok()
+                && passed.is_ok()
+            {
+                handle.set_flushed();
+                return Poll::Pending;
+            }
         }
         let upwards = pass(&mut client, &mut up, &mut server, cx);
         let downwards = pass(&mut server, &mut down, &mut client, cx);

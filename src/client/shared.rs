@@ -9,23 +9,29 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::health::server::ServerHealth;
 use crate::id::{ClientId, WorkerId};
+use crate::metrics::report::Report;
 use crate::net::tls::Negotiated;
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
 use crate::server::connection::Secret;
 use crate::session::prepared::Registry;
+use crate::sql::cache::CacheSize;
 use crate::wire::startup::Replication;
 
 use super::database::Live;
 use super::keys::KeyRing;
+use super::mark::Mark;
+pub use super::mark::Order;
 use super::peers::Outcomes;
 use super::predecessors::Predecessors;
+use super::report::Reports;
+use super::suspend::Suspension;
 
 /// What all clients share.
 #[derive(Debug)]
@@ -38,6 +44,18 @@ pub struct Shared {
     pub registry: Registry,
     /// Who is connected and logged in.
     pub clients: DashMap<ClientId, Arc<ClientHandle>>,
+    /// Who is at the console. They are no clients of a database: none of the limits counts them.
+    pub visitors: DashMap<ClientId, Arc<ClientHandle>>,
+    /// Cancel requests on their way to a server.
+    pub cancels: DashMap<ClientId, Canceling>,
+    /// How much each worker's cache of texts keeps.
+    pub caches: Mutex<Vec<Arc<CacheSize>>>,
+    /// Console commands so far.
+    pub commands: AtomicU64,
+    /// Whether SUSPEND is in force.
+    pub suspension: watch::Sender<Suspension>,
+    /// What clients have told of themselves: see [`super::report`].
+    pub reports: Reports,
     /// Who can be cancelled.
     keys: KeyRing<ClientHandle>,
     /// Cancel requests that are being carried out.
@@ -80,17 +98,17 @@ pub enum Activity {
     Active,
 }
 
-/// What a client is told to do by someone else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Nothing.
-    None,
-    /// Give up waiting: its statement was cancelled.
-    Cancel,
-    /// End when no transaction is open: the process ends.
-    Drain,
-    /// End now.
-    Kill,
+/// A cancel request that is being carried out, as SHOW CLIENTS lists it.
+#[derive(Debug)]
+pub struct Canceling {
+    /// Whose statement is to be cancelled.
+    pub target: Arc<ClientHandle>,
+    /// Where it came from, and our address; `None` for a unix socket.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// When it came, as time since the Unix epoch.
+    pub since: Duration,
+    /// Whether the server has been asked.
+    pub sent: Arc<AtomicBool>,
 }
 
 /// How a client comes in.
@@ -102,6 +120,8 @@ pub struct Way {
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// What TLS agreed on.
     pub tls: Option<Negotiated>,
+    /// The client's process, for a unix socket.
+    pub peer_pid: Option<u32>,
     /// Whether it wants a WAL sender.
     pub replication: Option<Replication>,
 }
@@ -125,6 +145,8 @@ pub struct ClientHandle {
     pub connected: Duration,
     /// The process id it was given.
     pub pid: u32,
+    /// Its own process, for a unix socket.
+    pub peer_pid: Option<u32>,
     /// Its worker.
     pub worker: WorkerId,
     /// `application_name`.
@@ -140,7 +162,7 @@ pub struct ClientHandle {
     /// Woken for an order.
     pub wake: Notify,
     activity: AtomicU8,
-    order: AtomicU8,
+    mark: Mark,
     link: Mutex<Option<(Arc<Pool>, SlotId)>>,
 }
 
@@ -176,41 +198,87 @@ impl ClientHandle {
         *self.link.lock() = link;
     }
 
-    /// Gives it an order.
+    /// Gives it an order. A lesser one never replaces a greater one.
     pub fn order(&self, order: Order) {
-        let value = match order {
-            Order::None => 0,
-            Order::Cancel => 1,
-            Order::Drain => 2,
-            Order::Kill => 3,
-        };
-        // A lesser order never replaces a greater one.
-        self.order.fetch_max(value, Ordering::AcqRel);
+        self.mark.order(order);
         self.wake.notify_waiters();
     }
 
     /// The order that stands.
     #[must_use]
     pub fn standing_order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            0 => Order::None,
-            1 => Order::Cancel,
-            2 => Order::Drain,
-            _ => Order::Kill,
-        }
+        self.mark.standing_order()
     }
 
     /// A cancel order is carried out (or has come too late).
     pub fn cancel_is_done(&self) {
-        let _stood = self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed);
+        self.mark.cancel_is_done();
     }
 
-    /// Cancels what it is doing: its statement on a server, or its wait for one.
-    pub async fn cancel(&self) {
+    /// From now on it rests as soon as nothing waits in its buffers; or no longer.
+    pub fn suspend(&self, on: bool) {
+        self.mark.suspend(on);
+        self.wake.notify_waiters();
+    }
+
+    /// Whether it is to rest.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.mark.is_suspended()
+    }
+
+    /// Nothing waits in its buffers, and nothing is read any more until it is told to go on.
+    pub fn set_flushed(&self) {
+        self.mark.set_flushed();
+    }
+
+    /// Whether it rests.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.mark.is_flushed()
+    }
+
+    /// Ends it: it did not come to rest in time.
+    pub fn suspend_in_vain(&self) {
+        self.mark.set_overdue();
+        self.wake.notify_waiters();
+    }
+
+    /// Whether that is why it ends.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.mark.is_overdue()
+    }
+
+    /// Whether there is something beside an order: it is to rest, or to give a report.
+    #[must_use]
+    pub fn has_errand(&self) -> bool {
+        self.mark.has_errand()
+    }
+
+    /// Asks for a report; see [`super::report`].
+    pub fn ask(&self) {
+        self.mark.ask(true);
+        self.wake.notify_waiters();
+    }
+
+    /// Whether a report was asked for and not given yet.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.mark.is_asked()
+    }
+
+    /// It gives its report now.
+    pub(super) fn answers(&self) {
+        self.mark.ask(false);
+    }
+
+    /// Cancels what it is doing: its statement on a server, or its wait for one. `sent` becomes true when the server has been asked.
+    pub async fn cancel(&self, sent: &AtomicBool) {
         // Under the lock, or the server might be another client's by the time that the request begins.
         let begun = self.link.lock().as_ref().map(|(pool, slot)| pool.begin_cancel(*slot));
         match begun {
-            Some(Some(request)) => request.send().await,
+            Some(Some(request)) => request.send(sent).await,
             Some(None) => {}
             None if self.activity() == Activity::Waiting => self.order(Order::Cancel),
             None => {}
@@ -228,6 +296,12 @@ impl Shared {
             generation: AtomicU64::new(0),
             registry: Registry::default(),
             clients: DashMap::new(),
+            visitors: DashMap::new(),
+            cancels: DashMap::new(),
+            caches: Mutex::default(),
+            commands: AtomicU64::new(0),
+            suspension: watch::Sender::new(Suspension::None),
+            reports: Reports::default(),
             keys,
             cancelling: AtomicU32::new(0),
             passed_on: Outcomes::default(),
@@ -262,6 +336,15 @@ impl Shared {
         for client in &self.clients {
             let linked = client.link.lock().as_ref().is_some_and(|(pool, _)| of_these(pool));
             if linked || client.activity() != Activity::Idle {
+                client.wake.notify_waiters();
+            }
+        }
+    }
+
+    /// Wakes the clients whose server is to be closed: see `server_fast_close`.
+    pub fn wake_those_to_close(&self) {
+        for client in &self.clients {
+            if client.link().is_some_and(|(pool, slot)| pool.is_condemned(slot)) {
                 client.wake.notify_waiters();
             }
         }
@@ -338,8 +421,39 @@ impl Shared {
         way: Way,
         secret_len: usize,
     ) -> (Registered, Secret) {
-        let Way { worker, addresses, tls, replication } = way;
-        let id = ClientId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let (registered, secret) = self.enter(&self.clients, user, database, way, secret_len);
+        if self.is_suspended() {
+            registered.handle.suspend(true);
+            if !self.is_suspended() {
+                // RESUME has passed it by.
+                registered.handle.suspend(false);
+            }
+        }
+        (registered, secret)
+    }
+
+    /// The same for somebody at the console.
+    #[must_use]
+    pub fn register_visitor(
+        self: &Arc<Self>,
+        user: Arc<str>,
+        database: Arc<str>,
+        way: Way,
+        secret_len: usize,
+    ) -> (Registered, Secret) {
+        self.enter(&self.visitors, user, database, way, secret_len)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        list: &DashMap<ClientId, Arc<ClientHandle>>,
+        user: Arc<str>,
+        database: Arc<str>,
+        way: Way,
+        secret_len: usize,
+    ) -> (Registered, Secret) {
+        let Way { worker, addresses, tls, peer_pid, replication } = way;
+        let id = self.next_id();
         let handle = |pid| {
             Arc::new(ClientHandle {
                 id,
@@ -350,6 +464,7 @@ impl Shared {
                 replication,
                 connected: clock::wall(),
                 pid,
+                peer_pid,
                 worker,
                 application_name: Mutex::default(),
                 requested_us: AtomicU64::new(0),
@@ -358,13 +473,32 @@ impl Shared {
                 pins: Mutex::default(),
                 wake: Notify::new(),
                 activity: AtomicU8::new(0),
-                order: AtomicU8::new(0),
+                mark: Mark::default(),
                 link: Mutex::new(None),
             })
         };
         let (handle, secret) = self.keys.give_out(secret_len, handle);
-        self.clients.insert(id, Arc::clone(&handle));
+        list.insert(id, Arc::clone(&handle));
         (Registered { shared: Arc::clone(self), handle }, secret)
+    }
+
+    /// A number for whoever comes.
+    pub fn next_id(&self) -> ClientId {
+        ClientId(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Lists a cancel request until the first of the results is dropped; the second is to become true when the server has been asked.
+    #[must_use]
+    pub fn list_cancel(
+        self: &Arc<Self>,
+        target: &Arc<ClientHandle>,
+        addresses: Option<(SocketAddr, SocketAddr)>,
+    ) -> (Listed, Arc<AtomicBool>) {
+        let id = self.next_id();
+        let sent = Arc::new(AtomicBool::new(false));
+        let (target, since) = (Arc::clone(target), clock::wall());
+        self.cancels.insert(id, Canceling { target, addresses, since, sent: Arc::clone(&sent) });
+        (Listed { shared: Arc::clone(self), id }, sent)
     }
 
     /// The client that a cancel key belongs to.
@@ -428,6 +562,19 @@ impl Drop for Seat {
     }
 }
 
+/// A cancel request that is listed until this is dropped.
+#[derive(Debug)]
+pub struct Listed {
+    shared: Arc<Shared>,
+    id: ClientId,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.shared.cancels.remove(&self.id);
+    }
+}
+
 /// A client that is entered; leaves when dropped.
 #[derive(Debug)]
 pub struct Registered {
@@ -436,9 +583,22 @@ pub struct Registered {
     pub handle: Arc<ClientHandle>,
 }
 
+impl Registered {
+    /// Gives a report of it.
+    pub(super) fn tell(&self, report: Report) {
+        self.shared.reports.tell(&self.handle, report);
+    }
+}
+
 impl Drop for Registered {
     fn drop(&mut self) {
         self.shared.keys.take_back(self.handle.pid, &self.handle);
         self.shared.clients.remove(&self.handle.id);
+        if self.shared.visitors.remove(&self.handle.id).is_some() && self.shared.visitors.is_empty() {
+            // While it lasts nobody can come to say RESUME.
+            if self.shared.resume() {
+                tracing::warn!("the last console has gone while the process was suspended: it resumes");
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::client::relay::{Ended, Link};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
 use crate::client::silence::Silence;
+use crate::client::suspend;
 use crate::clock;
 use crate::config::{PoolMode, Role};
 use crate::error::{Error, Severity, SqlState};
@@ -177,7 +178,10 @@ impl Client {
                 woken = Box::pin(handle.wake.notified());
             }
             if matches!(handle.standing_order(), Order::Drain | Order::Kill) {
-                return Poll::Ready(Err(End::Told(terminated())));
+                return Poll::Ready(Err(End::Told(terminated_as(&handle))));
+            }
+            if handle.is_asked() {
+                self.tell();
             }
             match self.output.poll_flush(&mut self.stream, cx) {
                 Poll::Ready(Err(e)) => Poll::Ready(Err(e.into())),
@@ -208,10 +212,14 @@ impl Client {
                 // It came too late: nothing is under way.
                 Order::Cancel => handle.cancel_is_done(),
                 Order::Drain if self.held_begin.is_some() => {}
-                Order::Drain | Order::Kill => return Poll::Ready(Err(End::Told(terminated()))),
+                Order::Drain | Order::Kill => return Poll::Ready(Err(End::Told(terminated_as(&handle)))),
             }
-            if let Poll::Ready(Err(e)) = self.output.poll_flush(&mut self.stream, cx) {
-                return Poll::Ready(Err(e.into()));
+            let flushed = match self.output.poll_flush(&mut self.stream, cx) {
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
+                polled => polled.is_ready(),
+            };
+            if handle.has_errand() && self.rests_or_tells(flushed) {
+                return woken.as_mut().poll(cx).map(Ok);
             }
             if self.output.len() < HIGH_WATER
                 && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx)
@@ -230,6 +238,19 @@ impl Client {
             if woken.as_mut().poll(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
         .await
+    }
+
+    /// Does what it was asked beside orders; whether it is at rest because of SUSPEND, with nothing in its buffers.
+    fn rests_or_tells(&self, flushed: bool) -> bool {
+        let handle = self.handle();
+        if handle.is_asked() {
+            self.tell();
+        }
+        if !handle.is_suspended() || !flushed || !self.input.is_empty() {
+            return false;
+        }
+        handle.set_flushed();
+        true
     }
 
     /// Reads messages from the input into the segment, as far as they are whole and the segment goes. Whether it wants more bytes; else
@@ -416,7 +437,17 @@ impl Client {
                 _ => {}
             }
         }
+        self.note_prepared();
         true
+    }
+
+    /// Lets others see how many statements it has prepared, if that has changed.
+    pub(super) fn note_prepared(&self) {
+        let now = u32::try_from(self.session.prepared_statements()).unwrap_or(u32::MAX);
+        let shown = &self.handle().prepared;
+        if shown.load(Ordering::Relaxed) != now {
+            shown.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Counts a Parse that no server saw where others of the database are counted.
@@ -828,8 +859,11 @@ impl Client {
                     let error = Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
                     return Poll::Ready(Err(Stopped::Refused(error)));
                 }
-                Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated())))),
+                Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated_as(&handle))))),
                 Order::None | Order::Drain => {}
+            }
+            if handle.is_asked() {
+                self.tell();
             }
             if late.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(None));
@@ -886,6 +920,11 @@ fn is_unreachable(error: &Error) -> bool {
 
 pub(super) fn terminated() -> Error {
     Error::us_fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
+
+/// What a client is told that must go.
+pub(super) fn terminated_as(handle: &ClientHandle) -> Error {
+    if handle.is_overdue() { suspend::overdue() } else { terminated() }
 }
 
 fn pqexec_disabled() -> Error {

@@ -289,6 +289,9 @@ pub struct General {
     pub server_idle_timeout: Duration,
     /// Server connections older than this are closed when they become idle (default 3600 s); zero: never.
     pub server_lifetime: Duration,
+    /// Whether a server that a session keeps for good is closed, and the session with it, as soon as no transaction is open, when it is
+    /// to be closed at all (default false).
+    pub server_fast_close: bool,
     /// How long connecting and logging in to a server may take (default 15 s).
     pub server_connect_timeout: Duration,
     /// How long to wait after a failed login to a server before the next try (default 15 s).
@@ -315,6 +318,8 @@ pub struct General {
     pub autodb_idle_timeout: Duration,
     /// Add the client's address to the `application_name` of its startup (default false).
     pub application_name_add_host: bool,
+    /// How long SUSPEND waits until nothing is half done, before it closes who is in the middle of something (default 10 s); zero: for ever.
+    pub suspend_timeout: Duration,
     /// How long SIGTERM and SIGINT wait for transactions to end (default 30 s); zero, PgBouncer's way: there is no limit, and SIGTERM
     /// waits for clients to leave.
     pub shutdown_timeout: Duration,

@@ -216,6 +216,11 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("server_lifetime", "Server connections older than this are closed once idle; 0: never.", |g| {
         Field::Time(&mut g.server_lifetime)
     }),
+    row(
+        "server_fast_close",
+        "Close a server that a session keeps for good, and the session, as soon as no transaction is open, after RECONNECT or new settings.",
+        |g| Field::Flag(&mut g.server_fast_close),
+    ),
     row("server_connect_timeout", "How long connecting and logging in to a server may take.", |g| {
         Field::TimeAbove(&mut g.server_connect_timeout)
     }),
@@ -259,6 +264,11 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("server_round_robin", "Prefer the server connection that has rested longest to the one used last.", |g| {
         Field::Flag(&mut g.server_round_robin)
     }),
+    row(
+        "suspend_timeout",
+        "How long SUSPEND waits until nothing is half done, before it closes who is in the middle of something; 0: for ever.",
+        |g| Field::Time(&mut g.suspend_timeout),
+    ),
     row(
         "shutdown_timeout",
         "How long SIGTERM and SIGINT wait for transactions to end; 0: for ever, and SIGTERM for all clients to leave.",
@@ -502,9 +512,7 @@ pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "pkt_buf",
     "resolv_conf",
     "sbuf_loopcnt",
-    "server_fast_close",
     "service_name",
-    "suspend_timeout",
     "tcp_defer_accept",
     "track_extra_parameters",
     "verbose",
@@ -558,6 +566,7 @@ impl Default for General {
             disable_pqexec: false,
             server_idle_timeout: Duration::from_secs(600),
             server_lifetime: Duration::from_secs(3600),
+            server_fast_close: false,
             server_connect_timeout: Duration::from_secs(15),
             server_login_retry: Duration::from_secs(15),
             client_login_timeout: Duration::from_secs(60),
@@ -571,6 +580,7 @@ impl Default for General {
             application_name_add_host: false,
             autodb_idle_timeout: Duration::from_secs(3600),
             server_round_robin: false,
+            suspend_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(30),
             stats_period: Duration::from_secs(60),
             http_listen: None,

@@ -161,6 +161,7 @@ max_packet_size = "64kB"
 query_wait_timeout = "500ms"
 server_idle_timeout = 5
 server_lifetime = "1h"
+server_fast_close = 1
 server_connect_timeout = 2.5
 server_login_retry = "0"
 client_login_timeout = "5min"
@@ -177,6 +178,7 @@ server_reset_query = ""
 server_reset_query_always = 1
 ignore_startup_parameters = "extra_float_digits"
 server_round_robin = true
+suspend_timeout = 12
 shutdown_timeout = "0s"
 stats_period = "10s"
 http_listen = "[::1]:9127"
@@ -270,6 +272,7 @@ host = "h"
         query_wait_timeout: Duration::from_millis(500),
         server_idle_timeout: seconds(5),
         server_lifetime: seconds(3600),
+        server_fast_close: true,
         server_connect_timeout: Duration::from_millis(2500),
         server_login_retry: Duration::ZERO,
         client_login_timeout: seconds(300),
@@ -286,6 +289,7 @@ host = "h"
         server_reset_query_always: true,
         ignore_startup_parameters: vec!["extra_float_digits".into()],
         server_round_robin: true,
+        suspend_timeout: seconds(12),
         shutdown_timeout: Duration::ZERO,
         stats_period: seconds(10),
         http_listen: Some("[::1]:9127".parse().unwrap()),

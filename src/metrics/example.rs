@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::counters::{Counts, Histogram, HistogramSnapshot};
+use super::report::{Doing, PinReport, Report, Settings, SocketReport};
 use super::snapshot::*;
 use crate::config::{PoolMode, Role};
 use crate::id::{ClientId, ConnectionId, PeerId};
@@ -38,12 +39,35 @@ pub(crate) fn snapshot() -> Snapshot {
             state: ClientState::Waiting,
             wait: Duration::from_micros(3_000_004),
             server: Some(ConnectionId(42)),
+            pid: 1234,
+            report: Some(report()),
             connection: connection("alice", "10.0.0.9", 40_000),
+        }],
+        console: ConsoleSnapshot {
+            clients: 1,
+            port: 6432,
+            cancels: 1,
+            totals: Counts { query_count: 9, xact_count: 9, ..Counts::default() },
+            averages: Counts { query_count: 1, ..Counts::default() },
+        },
+        visitors: vec![visitor(8, ClientState::Idle, "admin", "pgbouncer")],
+        cancels: vec![visitor(9, ClientState::ActiveCancel, "(nouser)", "shop")],
+        listeners: vec![ListenerSnapshot {
+            descriptor: 11,
+            local: Endpoint { addr: "0.0.0.0".to_owned(), port: 6432 },
+        }],
+        memory: vec![MemorySnapshot::of("client_cache", 1_500, 3)],
+        statements: vec![StatementSnapshot {
+            name: "pgweir_5".to_owned(),
+            uses: 2,
+            types: vec![23, 25],
+            text: "SELECT $1, $2".to_owned(),
         }],
         servers: vec![ServerConnectionSnapshot {
             id: ConnectionId(42),
             state: ServerState::Active,
             client: Some(ClientId(7)),
+            socket: report().server,
             connection: ConnectionSnapshot { remote_pid: Some(4711), ..connection("alice", "10.0.0.1", 5432) },
         }],
         users: vec![
@@ -89,6 +113,42 @@ pub(crate) fn snapshot() -> Snapshot {
 
 fn peer(id: u16) -> PeerSnapshot {
     PeerSnapshot { id: PeerId(id), host: format!("/run/p{id}"), port: 6432, pool_size: 20, requests: None }
+}
+
+/// What a client tells that is in the middle of a statement.
+pub(crate) fn report() -> Report {
+    let socket = |descriptor, unread| SocketReport {
+        descriptor: Some(descriptor),
+        received: 100 + unread,
+        looked_at: 100,
+        to_come: 3,
+        sent: 40,
+        unread,
+        unsent: 60,
+        memory: 4096,
+        settings: Settings { client_encoding: Some("UTF8".to_owned()), ..Settings::default() },
+    };
+    Report {
+        client: socket(21, 5),
+        server: Some(socket(31, 0)),
+        doing: Doing::Active,
+        since: Some(MOMENT - Duration::from_millis(1500)),
+        text: Some("SELECT pg_sleep(?)".to_owned()),
+        pins: vec![PinReport { reason: "temp_object", statement: Some("CREATE TEMP TABLE t ()".to_owned()) }],
+        pinned_since: Some(MOMENT - Duration::from_secs(60)),
+    }
+}
+
+fn visitor(id: u64, state: ClientState, user: &str, database: &str) -> ClientSnapshot {
+    ClientSnapshot {
+        id: ClientId(id),
+        state,
+        wait: Duration::ZERO,
+        server: None,
+        pid: 0,
+        report: None,
+        connection: ConnectionSnapshot { database: database.to_owned(), ..connection(user, "10.0.0.8", 40_001) },
+    }
 }
 
 fn database(name: &str) -> DatabaseSnapshot {

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::counters::{Counts, HistogramSnapshot};
+use super::report::{Report, SocketReport};
 use crate::config::{LoadBalance, PoolMode, Role};
 use crate::id::{ClientId, ConnectionId, PeerId};
 use crate::shard::check::Check;
@@ -21,11 +22,13 @@ pub trait SnapshotSource: Send + Sync {
 /// How much of a snapshot is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Detail {
-    /// Everything but [`Snapshot::clients`] and [`Snapshot::servers`], which stay empty: enough for metrics and health,
-    /// and its cost does not grow with the number of connections.
+    /// Everything but the lists of single things, which stay empty: enough for metrics and health, and its cost does not grow with the
+    /// number of connections.
     Summary,
-    /// Everything.
+    /// With the connections, and the memory that all takes.
     Full,
+    /// With the shared prepared statements.
+    Statements,
 }
 
 /// The process at one moment.
@@ -49,8 +52,20 @@ pub struct Snapshot {
     pub logins: Vec<LoginSnapshot>,
     /// Clients that are connected but not logged in yet.
     pub clients_logging_in: u32,
+    /// The console, which PgBouncer counts among the databases.
+    pub console: ConsoleSnapshot,
     /// Every client ([`Detail::Full`] only).
     pub clients: Vec<ClientSnapshot>,
+    /// Who is at the console ([`Detail::Full`] only).
+    pub visitors: Vec<ClientSnapshot>,
+    /// Cancel requests under way ([`Detail::Full`] only).
+    pub cancels: Vec<ClientSnapshot>,
+    /// Sockets that are listened on ([`Detail::Full`] only).
+    pub listeners: Vec<ListenerSnapshot>,
+    /// What takes memory ([`Detail::Full`] only).
+    pub memory: Vec<MemorySnapshot>,
+    /// The shared prepared statements ([`Detail::Statements`] only).
+    pub statements: Vec<StatementSnapshot>,
     /// Every server connection ([`Detail::Full`] only).
     pub servers: Vec<ServerConnectionSnapshot>,
     /// The known users.
@@ -147,6 +162,65 @@ impl Readiness {
         }
         if reasons.is_empty() { Self::Ready } else { Self::NotReady(reasons) }
     }
+}
+
+/// The console as a database.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConsoleSnapshot {
+    /// Who is logged in to it.
+    pub clients: u32,
+    /// The port it listens on.
+    pub port: u16,
+    /// Cancel requests are no clients of a database yet.
+    pub cancels: u32,
+    /// Its commands since the start.
+    pub totals: Counts,
+    /// Over the last full `stats_period`.
+    pub averages: Counts,
+}
+
+/// A socket that is listened on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerSnapshot {
+    /// Its descriptor.
+    pub descriptor: i32,
+    /// Where it listens.
+    pub local: Endpoint,
+}
+
+/// Things of one kind and the memory they take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemorySnapshot {
+    /// What they are.
+    pub name: &'static str,
+    /// Bytes of one.
+    pub size: u64,
+    /// How many there are.
+    pub used: u64,
+    /// Bytes of all of them, with what they own.
+    pub total: u64,
+}
+
+impl MemorySnapshot {
+    /// `used` things that own nothing beside their `size`.
+    #[must_use]
+    pub fn of(name: &'static str, size: usize, used: usize) -> Self {
+        let (size, used) = (size as u64, used as u64);
+        Self { name, size, used, total: size.saturating_mul(used) }
+    }
+}
+
+/// A shared prepared statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatementSnapshot {
+    /// Its name on servers.
+    pub name: String,
+    /// How many clients, servers and requests under way hold it.
+    pub uses: u64,
+    /// Declared types of its parameters.
+    pub types: Vec<u32>,
+    /// Its text, shortened.
+    pub text: String,
 }
 
 /// A configured database.
@@ -363,6 +437,10 @@ pub struct ClientSnapshot {
     pub wait: Duration,
     /// The server it has.
     pub server: Option<ConnectionId>,
+    /// Half of its cancel key, the one that is no secret.
+    pub pid: u32,
+    /// What it tells of itself, if it was asked.
+    pub report: Option<Report>,
     /// The rest.
     pub connection: ConnectionSnapshot,
 }
@@ -405,6 +483,8 @@ pub struct ServerConnectionSnapshot {
     pub state: ServerState,
     /// The client that has it.
     pub client: Option<ClientId>,
+    /// Its socket: known while it is with nobody, and of others if their client was asked.
+    pub socket: Option<SocketReport>,
     /// The rest.
     pub connection: ConnectionSnapshot,
 }

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::LocalKey;
 
@@ -21,6 +22,15 @@ thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
     /// For bytes that are still to be decrypted into the other.
     static CIPHER_SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// Scratch areas that were made, of all threads.
+static AREAS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many scratch areas of [`READ_SIZE`] there are.
+#[must_use]
+pub fn scratch_areas() -> usize {
+    AREAS.load(Ordering::Relaxed)
 }
 
 /// A queue of bytes.
@@ -47,6 +57,18 @@ impl Buffer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes in front of those that wait, which are done with and still take room.
+    #[must_use]
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.data.capacity() as u64
     }
 
     /// The first `n` bytes are done with.
@@ -169,7 +191,10 @@ pub(super) fn with_cipher_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 fn lend<T>(area: &'static LocalKey<Cell<Option<Box<[u8]>>>>, f: impl FnOnce(&mut [u8]) -> T) -> T {
-    let mut scratch = area.take().unwrap_or_else(|| vec![0; READ_SIZE].into_boxed_slice());
+    let mut scratch = area.take().unwrap_or_else(|| {
+        AREAS.fetch_add(1, Ordering::Relaxed);
+        vec![0; READ_SIZE].into_boxed_slice()
+    });
     let result = f(&mut scratch);
     area.set(Some(scratch));
     result

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -162,6 +163,26 @@ impl Stream {
         match self {
             Self::Unix(s) => Some(s.peer_cred().ok()?.uid()),
             Self::Tcp(_) | Self::Tls(_) => None,
+        }
+    }
+
+    /// The peer's process, for a unix socket.
+    #[must_use]
+    pub fn peer_pid(&self) -> Option<u32> {
+        match self {
+            Self::Unix(s) => u32::try_from(s.peer_cred().ok()?.pid()?).ok(),
+            Self::Tcp(_) => None,
+            Self::Tls(s) => s.socket()?.peer_pid(),
+        }
+    }
+
+    /// The number of the socket's descriptor; none: the socket is gone.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<i32> {
+        match self {
+            Self::Tcp(s) => Some(s.as_raw_fd()),
+            Self::Unix(s) => Some(s.as_raw_fd()),
+            Self::Tls(s) => s.socket()?.descriptor(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a pool has done.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::metrics::counters::{Histogram, Totals};
 
@@ -15,4 +15,36 @@ pub struct PoolCounters {
     pub wait_time: Histogram,
     /// Cancel requests sent to the server.
     pub cancel_requests: AtomicU64,
+    /// Cancel requests under way that the server has not been asked yet.
+    pub cancels_waiting: AtomicU32,
+    /// Those that it has been asked.
+    pub cancels_sent: AtomicU32,
+}
+
+/// A cancel request that is counted until this is dropped.
+pub(super) struct CountedCancel<'a> {
+    counters: &'a PoolCounters,
+    sent: bool,
+}
+
+impl<'a> CountedCancel<'a> {
+    pub(super) fn new(counters: &'a PoolCounters) -> Self {
+        counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
+        counters.cancels_waiting.fetch_add(1, Ordering::Relaxed);
+        Self { counters, sent: false }
+    }
+
+    /// The server has been asked.
+    pub(super) fn is_sent(&mut self) {
+        self.sent = true;
+        self.counters.cancels_waiting.fetch_sub(1, Ordering::Relaxed);
+        self.counters.cancels_sent.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for CountedCancel<'_> {
+    fn drop(&mut self) {
+        let counter = if self.sent { &self.counters.cancels_sent } else { &self.counters.cancels_waiting };
+        counter.fetch_sub(1, Ordering::Relaxed);
+    }
 }

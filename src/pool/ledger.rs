@@ -216,6 +216,11 @@ impl Ledger {
         self.slots.get(&slot).map(|s| (s.state, s.since))
     }
 
+    /// Every slot, its state and since when.
+    pub fn slots(&self) -> impl Iterator<Item = (SlotId, SlotState, Instant)> {
+        self.slots.iter().map(|(id, slot)| (*id, slot.state, slot.since))
+    }
+
     /// Whether the connection is to be closed when it is given back.
     #[must_use]
     pub fn is_condemned(&self, slot: SlotId) -> bool {

@@ -10,7 +10,7 @@ pub mod share;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -28,8 +28,9 @@ use crate::server::cancel;
 use crate::server::connection::Secret;
 use crate::server::login::{self, LoginSettings};
 use crate::server::{Address, Connection, Target};
+use crate::session::settings::REPORTED;
 pub use checkout::{Checkout, Verdict};
-use counters::PoolCounters;
+use counters::{CountedCancel, PoolCounters};
 use ledger::{Acquire, Backoff, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
 pub use share::{Share, Shares};
 
@@ -126,6 +127,35 @@ pub struct ConnectionInfo {
     pub tls: Option<Negotiated>,
     /// It is closed when it is given back.
     pub close_needed: bool,
+    /// Statements prepared on it.
+    pub prepared: u32,
+    /// What is known of it while it is with nobody.
+    pub resting: Option<Resting>,
+}
+
+/// A connection that is with nobody.
+#[derive(Debug, Clone)]
+pub struct Resting {
+    /// The descriptor of its socket.
+    pub descriptor: Option<i32>,
+    /// Bytes that came meanwhile and are to be looked at before it is lent.
+    pub unread: usize,
+    /// Bytes of memory that its buffers take.
+    pub memory: u64,
+    /// Reported settings, as the server has them: `application_name` and those of SHOW FDS.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Resting {
+    fn of(connection: &Connection) -> Self {
+        let shown = |name: &'static str| Some((name, connection.state.settings.reported(name)?.to_owned()));
+        Self {
+            descriptor: connection.stream.descriptor(),
+            unread: connection.input.len(),
+            memory: connection.input.memory() + connection.output.memory(),
+            settings: REPORTED.iter().filter_map(|name| shown(name)).collect(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -137,6 +167,8 @@ struct Known {
     tls: Option<Negotiated>,
     /// Where it leads: of several hosts, the one.
     host: Host,
+    /// How many statements are prepared on it.
+    prepared: Arc<AtomicU32>,
 }
 
 type Waiting = oneshot::Sender<Result<Checkout, Error>>;
@@ -347,6 +379,7 @@ impl Pool {
                 addresses: connection.stream.addresses(),
                 tls: connection.stream.tls().and_then(Tls::negotiated),
                 host,
+                prepared: Arc::clone(&connection.prepared),
             },
         );
         let freed = inner.ledger.login_done(slot, now);
@@ -448,6 +481,7 @@ impl Pool {
             let done = tokio::time::timeout(pool.settings.login.timeout, connection.run(sql)).await;
             if matches!(done, Ok(Ok(Ok(())))) {
                 connection.state.ran(sql);
+                connection.note_prepared();
                 pool.release(slot, connection, Verdict::Clean);
             } else {
                 tracing::warn!(pool = %pool.name(), "server connection could not be reset and is closed");
@@ -589,25 +623,40 @@ impl Pool {
         oldest.map_or(Duration::ZERO, |since| clock::now().saturating_duration_since(since))
     }
 
-    /// The connections.
+    /// The connections, those that are being made included.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let inner = self.inner.lock();
-        let infos = inner.known.iter().filter_map(|(slot, known)| {
-            let (state, since) = inner.ledger.state(*slot)?;
-            Some(ConnectionInfo {
-                slot: *slot,
+        let infos = inner.ledger.slots().map(|(slot, state, since)| {
+            let known = inner.known.get(&slot);
+            ConnectionInfo {
+                slot,
                 state,
                 since,
-                created: Some(known.created),
-                pid: known.pid,
-                peer: known.addresses.map(|a| a.0),
-                local: known.addresses.map(|a| a.1),
-                tls: known.tls,
-                close_needed: inner.ledger.is_condemned(*slot),
-            })
+                created: known.map(|known| known.created),
+                pid: known.map_or(0, |known| known.pid),
+                peer: known.and_then(|known| known.addresses).map(|a| a.0),
+                local: known.and_then(|known| known.addresses).map(|a| a.1),
+                tls: known.and_then(|known| known.tls),
+                close_needed: inner.ledger.is_condemned(slot),
+                prepared: known.map_or(0, |known| known.prepared.load(Ordering::Relaxed)),
+                resting: inner.idle.get(&slot).map(|connection| Resting::of(connection)),
+            }
         });
         infos.collect()
+    }
+
+    /// Whether a connection is to be closed when it is given back.
+    #[must_use]
+    pub fn is_condemned(&self, slot: SlotId) -> bool {
+        self.inner.lock().ledger.is_condemned(slot)
+    }
+
+    /// Statements prepared on its connections, over all of them.
+    #[must_use]
+    pub fn prepared_statements(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.known.values().map(|known| u64::from(known.prepared.load(Ordering::Relaxed))).sum()
     }
 
     /// `database/user@server`, for logs.
@@ -636,15 +685,19 @@ pub struct CancelRequest {
 }
 
 impl CancelRequest {
-    /// Sends it, and waits until it can hit nothing any more.
-    pub async fn send(mut self) {
+    /// Sends it, and waits until it can hit nothing any more. `sent` becomes true when the server has been asked.
+    pub async fn send(mut self, sent: &AtomicBool) {
         let pool = &self.pool;
-        pool.counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
+        let mut counted = CountedCancel::new(&pool.counters);
         let (limit, timeout) = (pool.settings.cancel_timeout, pool.settings.login.timeout);
         let timeout = if limit.is_zero() { timeout } else { limit };
         let address = Address { host: &self.host, port: pool.target.port };
         let connector = pool.settings.login.tls.get();
-        let asked = cancel::cancel(address, (self.pid, &self.secret), timeout, self.attempt, &connector).await;
+        let is_sent = || {
+            counted.is_sent();
+            sent.store(true, Ordering::Relaxed);
+        };
+        let asked = cancel::cancel(address, (self.pid, &self.secret), timeout, self.attempt, &connector, is_sent).await;
         self.over = match asked {
             Ok(over) => over,
             Err(error) => {

@@ -16,7 +16,7 @@ use crate::wire::encode;
 
 /// Asks the server to cancel the statement of process `pid`, encrypted as `attempt` says, and waits until the server has closed the
 /// connection of the request: the signal is then sent, so it cannot hit what the process does next. False: the server did not close
-/// it within `timeout`, and the signal may come at any time.
+/// it within `timeout`, and the signal may come at any time. `sent` is called when the server has been asked.
 ///
 /// # Errors
 /// When the server cannot be reached within `timeout`: it has not been asked.
@@ -26,10 +26,11 @@ pub async fn cancel(
     timeout: Duration,
     attempt: Attempt,
     connector: &Connector,
+    sent: impl FnOnce(),
 ) -> Result<bool, Error> {
     let stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector).await??;
     // However the connection ended, the process behind it is done with the request.
-    Ok(tokio::time::timeout(timeout, send(stream, pid, secret)).await.is_ok())
+    Ok(tokio::time::timeout(timeout, send(stream, pid, secret, sent)).await.is_ok())
 }
 
 /// Connects to another process like us, in the ways of `server_tls_sslmode` one after the other.
@@ -52,14 +53,15 @@ pub async fn reach(
     Err(first.unwrap_or_else(|| Error::us(SqlState::INTERNAL_ERROR, "no way to connect was tried")))
 }
 
-/// Sends the request, and waits until the other side has closed the connection.
+/// Sends the request, tells so by `sent`, and waits until the other side has closed the connection.
 ///
 /// # Errors
 /// Of the connection: the other side may not have got the request.
-pub async fn send(mut stream: Stream, pid: u32, secret: &Secret) -> io::Result<()> {
+pub async fn send(mut stream: Stream, pid: u32, secret: &Secret, sent: impl FnOnce()) -> io::Result<()> {
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
     write_all(&mut stream, &request).await?;
+    sent();
     let mut input = Buffer::default();
     while poll_fn(|cx| input.poll_fill(&mut stream, cx)).await? > 0 {
         input = Buffer::default();

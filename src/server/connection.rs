@@ -2,6 +2,8 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -40,6 +42,8 @@ pub struct Connection {
     pub heard: Instant,
     /// Settings reported at login, as the server spells them.
     pub welcome: Vec<(String, String)>,
+    /// How many statements are prepared on it, as others see it.
+    pub prepared: Arc<AtomicU32>,
 }
 
 /// A cancel key.
@@ -136,6 +140,14 @@ impl Connection {
                 (b'D', body) => row(&body),
                 _ => {}
             }
+        }
+    }
+
+    /// Lets others know how many statements are prepared on it, if that has changed.
+    pub fn note_prepared(&self) {
+        let now = u32::try_from(self.state.statements.len()).unwrap_or(u32::MAX);
+        if self.prepared.load(Ordering::Relaxed) != now {
+            self.prepared.store(now, Ordering::Relaxed);
         }
     }
 

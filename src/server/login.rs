@@ -181,6 +181,7 @@ async fn exchange(
                     created: clock::now(),
                     heard: clock::now(),
                     welcome,
+                    prepared: Arc::default(),
                 }));
             }
             (b'N' | b'v', _) => {}

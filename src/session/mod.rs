@@ -57,6 +57,15 @@ pub enum Action {
     Replace(Vec<u8>),
 }
 
+/// Why a session keeps its server beyond the transaction.
+#[derive(Debug, Clone)]
+pub struct Pin {
+    /// The kind of state that it has there.
+    pub reason: PinReason,
+    /// What the text said that made it; none where that cannot be told any more.
+    pub facts: Option<Arc<QueryFacts>>,
+}
+
 /// The server sent what no request explains: nothing it says can be trusted to be this client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Desync {
@@ -86,7 +95,7 @@ pub struct Session {
     portals: BTreeMap<Box<[u8]>, Arc<Statement>>,
     settings: ClientSettings,
     pending: Vec<SessionEffect>,
-    pins: Vec<PinReason>,
+    pins: Vec<Pin>,
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
     unseen_error: Option<Box<Error>>,
@@ -174,8 +183,28 @@ impl Session {
 
     /// Why the session keeps its server beyond the transaction.
     #[must_use]
-    pub fn pins(&self) -> &[PinReason] {
+    pub fn pins(&self) -> &[Pin] {
         &self.pins
+    }
+
+    /// Whether it does so for this reason.
+    #[must_use]
+    pub fn is_pinned_by(&self, reason: PinReason) -> bool {
+        self.pins.iter().any(|pin| pin.reason == reason)
+    }
+
+    /// What the text says that is being answered, where that is known.
+    #[must_use]
+    pub fn under_way(&self) -> Option<&Arc<QueryFacts>> {
+        self.pipeline.first_facts()
+    }
+
+    /// The text of a prepared statement with these facts.
+    #[must_use]
+    pub fn text_of(&self, facts: &Arc<QueryFacts>) -> Option<&[u8]> {
+        let all = self.unnamed.iter().chain(self.portals.values()).chain(self.names.values());
+        let mut fitting = all.filter(|statement| Arc::ptr_eq(&statement.facts, facts));
+        fitting.next().map(|statement| &*statement.sql)
     }
 
     /// Prepared statements the client has a name for.
@@ -734,7 +763,7 @@ impl Session {
     }
 
     /// A statement has completed: its effects on the session wait for the end of its (implicit) transaction.
-    fn complete(&mut self, facts: &QueryFacts, index: usize, server: &mut ServerState) {
+    fn complete(&mut self, facts: &Arc<QueryFacts>, index: usize, server: &mut ServerState) {
         let Some(statement) = facts.statements.get(index) else { return };
         for effect in &statement.effects {
             match effect {
@@ -742,7 +771,7 @@ impl Session {
                     self.pending.push(effect.clone());
                 }
                 // Not transactional, or only ever more careful than needed.
-                SessionEffect::Pin(reason) => self.pin(*reason),
+                SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 SessionEffect::Deallocate { name } => {
                     self.names.remove(name.as_bytes());
                     server.statements.remove_named(name);
@@ -771,7 +800,7 @@ impl Session {
         {
             // What was set in this text may have been rolled back by this text: only the server knows.
             self.pending.clear();
-            self.pin(PinReason::Setting);
+            self.pin(PinReason::Setting, Some(facts));
         }
     }
 
@@ -781,9 +810,9 @@ impl Session {
         self.names.retain(|name, _| pipeline.names_later(name));
     }
 
-    fn pin(&mut self, reason: PinReason) {
-        if !self.pins.contains(&reason) {
-            self.pins.push(reason);
+    fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        if !self.is_pinned_by(reason) {
+            self.pins.push(Pin { reason, facts: facts.cloned() });
         }
     }
 
@@ -808,7 +837,7 @@ impl Session {
                 _ => false,
             };
             if in_block && !reported {
-                self.pin(PinReason::Setting);
+                self.pin(PinReason::Setting, None);
                 continue;
             }
             match effect {

@@ -216,6 +216,15 @@ impl Pipeline {
         self.queue.len()
     }
 
+    /// What the first text among them says that is known.
+    #[must_use]
+    pub fn first_facts(&self) -> Option<&Arc<QueryFacts>> {
+        self.queue.iter().find_map(|request| match &request.kind {
+            Kind::Query { facts, .. } | Kind::Execute(Some(facts)) => Some(facts),
+            _ => request.renamed.as_ref().map(|(statement, _)| &statement.facts),
+        })
+    }
+
     /// Whether the server takes COPY data now.
     #[must_use]
     pub fn copy_in(&self) -> bool {

@@ -126,6 +126,27 @@ impl Registry {
         self.intern(&parse, || Arc::clone(&statement.facts))
     }
 
+    /// The statements in use, and how many clients, servers and requests under way hold each.
+    #[must_use]
+    pub fn all(&self) -> Vec<(Arc<Statement>, usize)> {
+        let known = self.known.lock();
+        let live = known.values().filter_map(Weak::upgrade);
+        let mut all: Vec<_> = live.map(|s| (Arc::strong_count(&s).saturating_sub(1), s)).map(|(n, s)| (s, n)).collect();
+        drop(known);
+        all.sort_by_key(|(statement, _)| statement.id);
+        all
+    }
+
+    /// Statements in use, and about how many bytes they and their texts take; a text is here once more as the key to it.
+    #[must_use]
+    pub fn memory(&self) -> (usize, usize) {
+        let known = self.known.lock();
+        let in_use = known.values().filter(|s| s.strong_count() > 0).count();
+        let texts: usize = known.keys().map(|(sql, types)| 2 * (sql.len() + types.len())).sum();
+        let fixed = known.capacity() * size_of::<(Key, Weak<Statement>)>() + in_use * size_of::<Statement>();
+        (in_use, texts + fixed)
+    }
+
     /// Statements in use.
     #[must_use]
     pub fn len(&self) -> usize {

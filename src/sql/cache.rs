@@ -12,6 +12,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lru::LruCache;
 
@@ -41,6 +42,27 @@ pub struct FactsCache {
     misses: u64,
     /// The normal form of the text at hand; kept for its memory.
     form: Vec<u8>,
+    size: Arc<CacheSize>,
+}
+
+/// How much a cache keeps; changes when a text enters or leaves it.
+#[derive(Debug, Default)]
+pub struct CacheSize {
+    entries: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl CacheSize {
+    fn is(&self, entries: usize, bytes: usize) {
+        self.entries.store(entries, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Texts, and about how many bytes they take with their facts.
+    #[must_use]
+    pub fn get(&self) -> (usize, usize) {
+        (self.entries.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
 }
 
 struct Entry {
@@ -63,6 +85,7 @@ impl FactsCache {
             hits: 0,
             misses: 0,
             form: Vec::new(),
+            size: Arc::default(),
         }
     }
 
@@ -141,10 +164,24 @@ impl FactsCache {
         self.bytes
     }
 
+    /// The text that these facts were read from, or its normal form, if it is kept. Looks through all of them.
+    #[must_use]
+    pub fn text_of(&self, facts: &Arc<QueryFacts>) -> Option<&[u8]> {
+        let mut fitting = self.entries.iter().filter(|(_, entry)| Arc::ptr_eq(&entry.facts, facts));
+        fitting.next().map(|(text, _)| text.strip_prefix(&[NORMAL]).unwrap_or(text))
+    }
+
+    /// How much it keeps, as others may follow it.
+    #[must_use]
+    pub fn size(&self) -> Arc<CacheSize> {
+        Arc::clone(&self.size)
+    }
+
     /// Forgets every text, as after a change of what texts mean. The counters stay.
     pub fn clear(&mut self) {
         self.entries.clear();
         self.bytes = 0;
+        self.size.is(0, 0);
     }
 
     fn insert(&mut self, text: &[u8], facts: &Arc<QueryFacts>) {
@@ -158,6 +195,7 @@ impl FactsCache {
             let Some((_, oldest)) = self.entries.pop_lru() else { break };
             self.bytes -= oldest.bytes;
         }
+        self.size.is(self.entries.len(), self.bytes);
     }
 }
 

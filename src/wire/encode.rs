@@ -214,9 +214,14 @@ pub fn cancel_request(out: &mut Vec<u8>, pid: u32, secret: &[u8]) {
 
 /// RowDescription of text columns: name and type.
 pub fn row_description(out: &mut Vec<u8>, columns: &[(&str, u32)]) {
+    row_description_in(out, columns, |_| 0);
+}
+
+/// The same, with the format of each column: 0 is text, 1 binary.
+pub fn row_description_in(out: &mut Vec<u8>, columns: &[(&str, u32)], format: impl Fn(usize) -> i16) {
     frame(out, b'T', |b| {
         count(b, columns.len());
-        for (name, oid) in columns {
+        for (at, (name, oid)) in columns.iter().enumerate() {
             cstr(b, name.as_bytes());
             b.extend_from_slice(&[0; 6]);
             b.extend_from_slice(&oid.to_be_bytes());
@@ -228,7 +233,7 @@ pub fn row_description(out: &mut Vec<u8>, columns: &[(&str, u32)]) {
             };
             b.extend_from_slice(&size.to_be_bytes());
             b.extend_from_slice(&(-1_i32).to_be_bytes());
-            b.extend_from_slice(&[0; 2]);
+            b.extend_from_slice(&format(at).to_be_bytes());
         }
     });
 }

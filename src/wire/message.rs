@@ -77,6 +77,23 @@ pub fn data_row(body: &[u8]) -> Option<Vec<Option<String>>> {
     Some(cells)
 }
 
+/// Names and types of a RowDescription's columns; `None` if it is malformed.
+#[must_use]
+pub fn row_description(body: &[u8]) -> Option<Vec<(&[u8], u32)>> {
+    let mut reader = Reader::new(body);
+    // A column takes its name's end and 18 bytes.
+    let count = reader.count(19)?;
+    let mut columns = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = reader.cstr()?;
+        reader.bytes(6)?;
+        let oid = u32::from_be_bytes(reader.bytes(4)?.try_into().ok()?);
+        reader.bytes(8)?;
+        columns.push((name, oid));
+    }
+    Some(columns)
+}
+
 /// What ReadyForQuery says of the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransactionStatus {
@@ -180,9 +197,10 @@ pub struct Parameters<'a> {
 }
 
 impl<'a> Bind<'a> {
-    /// Whether a result column is to come in binary; `None` if the message is malformed.
+    /// The formats that the result's columns are to come in, 0 text and 1 binary: none, one for all, or one each; `None` if the message
+    /// is malformed.
     #[must_use]
-    pub fn wants_binary(&self) -> Option<bool> {
+    pub fn result_formats(&self) -> Option<Vec<i16>> {
         let mut r = Reader::new(self.rest);
         for _ in 0..r.count(2)? {
             r.i16()?;
@@ -192,8 +210,7 @@ impl<'a> Bind<'a> {
                 r.bytes(len)?;
             }
         }
-        let formats = (0..r.count(2)?).map(|_| r.i16()).collect::<Option<Vec<_>>>()?;
-        Some(formats.contains(&1))
+        (0..r.count(2)?).map(|_| r.i16()).collect()
     }
 
     /// Reads the parameters; `None` if the message is malformed.

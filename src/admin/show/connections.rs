@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Cell, Field, INT4, TEXT, Table, int, table_of, text};
 use crate::id::{ClientId, ConnectionId};
+use crate::metrics::report::SocketReport;
 use crate::metrics::snapshot::{
     ClientSnapshot, ClientState, ConnectionSnapshot, ServerConnectionSnapshot, ServerState, Snapshot,
 };
@@ -12,20 +13,22 @@ use crate::metrics::snapshot::{
 struct Row<'a> {
     kind: &'static str,
     state: &'static str,
-    active: bool,
+    /// The state as SOCKETS calls it, after the lists that PgBouncer keeps.
+    list: &'static str,
     wait: Duration,
     ptr: String,
     link: String,
     id: u64,
     connection: &'a ConnectionSnapshot,
+    socket: Option<&'a SocketReport>,
 }
 
 /// PgBouncer shows addresses of its objects here. All that anyone does with them is to join `link` with `ptr`.
-fn client_ptr(id: ClientId) -> String {
+pub(super) fn client_ptr(id: ClientId) -> String {
     format!("c{id}")
 }
 
-fn server_ptr(id: ConnectionId) -> String {
+pub(super) fn server_ptr(id: ConnectionId) -> String {
     format!("s{id}")
 }
 
@@ -33,12 +36,18 @@ fn client(c: &ClientSnapshot) -> Row<'_> {
     Row {
         kind: "C",
         state: c.state.as_str(),
-        active: c.state != ClientState::Idle,
+        list: match c.state {
+            ClientState::Active | ClientState::Idle => "cl_active",
+            ClientState::Waiting => "cl_waiting",
+            ClientState::ActiveCancel => "cl_active_cancel_req",
+            ClientState::WaitingCancel => "cl_waiting_cancel_req",
+        },
         wait: c.wait,
         ptr: client_ptr(c.id),
         link: c.server.map(server_ptr).unwrap_or_default(),
         id: c.id.0,
         connection: &c.connection,
+        socket: c.report.as_ref().map(|report| &report.client),
     }
 }
 
@@ -46,12 +55,21 @@ fn server(s: &ServerConnectionSnapshot) -> Row<'_> {
     Row {
         kind: "S",
         state: s.state.as_str(),
-        active: !matches!(s.state, ServerState::Idle | ServerState::Used),
+        list: match s.state {
+            ServerState::New => "sv_login",
+            ServerState::Active => "sv_active",
+            ServerState::Idle => "sv_idle",
+            ServerState::Used => "sv_used",
+            ServerState::Tested => "sv_tested",
+            ServerState::ActiveCancel => "sv_active_cancel",
+            ServerState::BeingCanceled => "sv_being_canceled",
+        },
         wait: Duration::ZERO,
         ptr: server_ptr(s.id),
         link: s.client.map(client_ptr).unwrap_or_default(),
         id: s.id.0,
         connection: &s.connection,
+        socket: s.socket.as_ref(),
     }
 }
 
@@ -61,7 +79,6 @@ fn common<'a>() -> [Field<Row<'a>>; 21] {
         ("type", TEXT, |r| text(r.kind)),
         ("user", TEXT, |r| text(&r.connection.user)),
         ("database", TEXT, |r| text(&r.connection.database)),
-        // Replication connections are not served.
         ("replication", TEXT, |r| text(r.connection.replication.unwrap_or("none"))),
         ("state", TEXT, |r| text(r.state)),
         ("addr", TEXT, |r| text(&r.connection.remote.addr)),
@@ -83,25 +100,29 @@ fn common<'a>() -> [Field<Row<'a>>; 21] {
     ]
 }
 
-/// The positions in the buffers. A buffer lives only while bytes move, never between two of them when this is asked.
+/// The positions in the buffers: of what was read from here, and of what of that waits for the other side. PgBouncer shows a zero as
+/// `send_remain` itself.
 fn buffers<'a>() -> [Field<Row<'a>>; 7] {
     [
-        ("recv_pos", INT4, nothing),
-        ("pkt_pos", INT4, nothing),
-        ("pkt_remain", INT4, nothing),
-        ("send_pos", INT4, nothing),
-        ("send_remain", INT4, nothing),
-        ("pkt_avail", INT4, nothing),
-        ("send_avail", INT4, nothing),
+        ("recv_pos", INT4, |r| bytes(r, |s| s.received)),
+        ("pkt_pos", INT4, |r| bytes(r, |s| s.looked_at)),
+        ("pkt_remain", INT4, |r| bytes(r, |s| s.to_come)),
+        ("send_pos", INT4, |r| bytes(r, |s| s.sent)),
+        ("send_remain", INT4, |_| int(0_u32)),
+        ("pkt_avail", INT4, |r| bytes(r, |s| s.unread)),
+        ("send_avail", INT4, |r| bytes(r, |s| s.unsent)),
     ]
 }
 
-fn nothing(_: &Row<'_>) -> Cell {
-    int(0_u32)
+/// A connection that is being made, or asked for by a cancel request, has no buffers.
+fn bytes(row: &Row<'_>, of: impl Fn(&SocketReport) -> u64) -> Cell {
+    int(row.socket.map_or(0, of))
 }
 
+/// Clients, cancel requests, and who is at the console.
 pub(super) fn clients(s: &Snapshot) -> Table {
-    let rows: Vec<_> = s.clients.iter().map(client).collect();
+    let all = s.clients.iter().chain(&s.visitors).chain(&s.cancels);
+    let rows: Vec<_> = all.map(client).collect();
     table_of(&common(), &rows)
 }
 
@@ -110,10 +131,11 @@ pub(super) fn servers(s: &Snapshot) -> Table {
     table_of(&common(), &rows)
 }
 
-/// Clients and servers with their buffers; `active`: only those that do something.
+/// Clients and servers with their buffers; `active`: only those in whose buffers something is, or of which half a message has passed.
 pub(super) fn sockets(s: &Snapshot, active: bool) -> Table {
-    let rows = s.clients.iter().map(client).chain(s.servers.iter().map(server));
-    let rows: Vec<_> = rows.filter(|row| row.active || !active).collect();
+    let clients = s.clients.iter().chain(&s.visitors).map(client);
+    let rows = clients.chain(s.servers.iter().map(server)).map(|row| Row { state: row.list, ..row });
+    let rows: Vec<_> = rows.filter(|row| !active || row.socket.is_some_and(SocketReport::is_busy)).collect();
     table_of(&[&common()[..], &buffers()[..]].concat(), &rows)
 }
 
@@ -121,7 +143,7 @@ pub(super) fn sockets(s: &Snapshot, active: bool) -> Table {
 ///
 /// The civil date is found by counting years from March, so that the leap day is a year's last (Howard Hinnant,
 /// "chrono-compatible low-level date algorithms").
-fn timestamp(since_epoch: Duration) -> String {
+pub(super) fn timestamp(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468; // days from 0000-03-01 to the Unix epoch

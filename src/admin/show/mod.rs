@@ -3,6 +3,7 @@
 //! See <https://www.pgbouncer.org/usage.html#show-commands>.
 
 mod connections;
+mod internals;
 mod peers;
 mod pools;
 mod process;
@@ -23,6 +24,9 @@ pub const INT4: u32 = 23;
 pub const INT8: u32 = 20;
 /// `numeric`.
 pub const NUMERIC: u32 = 1700;
+
+/// The console among the databases, and its user, as the tools for PgBouncer know them.
+const CONSOLE: &str = "pgbouncer";
 
 /// A column of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +80,37 @@ pub enum Answer {
 #[must_use]
 pub fn detail(show: Show) -> Detail {
     match show {
-        Show::Clients | Show::Servers | Show::Sockets | Show::ActiveSockets => Detail::Full,
+        Show::Clients
+        | Show::Servers
+        | Show::Sockets
+        | Show::ActiveSockets
+        | Show::Fds
+        | Show::Mem
+        | Show::Pins
+        | Show::Queries => Detail::Full,
+        Show::Prepared => Detail::Statements,
         _ => Detail::Summary,
+    }
+}
+
+/// From whom a SHOW needs reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// From nobody.
+    Nothing,
+    /// From the clients that have a server or wait for one.
+    FromTheBusy,
+    /// From every client.
+    FromAll,
+}
+
+/// From whom a SHOW needs reports.
+#[must_use]
+pub fn wanted(show: Show) -> Wanted {
+    match show {
+        Show::Pins | Show::Queries => Wanted::FromTheBusy,
+        Show::Sockets | Show::ActiveSockets | Show::Fds | Show::Mem => Wanted::FromAll,
+        _ => Wanted::Nothing,
     }
 }
 
@@ -107,7 +140,12 @@ pub fn show(show: Show, s: &Snapshot) -> Result<Answer> {
         Show::Shards => routing::shards(s),
         Show::Peers => peers::peers(s),
         Show::PeerPools => peers::pools(s),
-        Show::Pins | Show::Prepared | Show::Queries | Show::Mem | Show::DnsHosts | Show::DnsZones | Show::Fds => {
+        Show::Pins => internals::pins(s),
+        Show::Prepared => internals::prepared(s),
+        Show::Queries => internals::queries(s),
+        Show::Mem => internals::mem(s),
+        Show::Fds => internals::fds(s),
+        Show::DnsHosts | Show::DnsZones => {
             Command::Show(show).check_available()?;
             table(&[], Vec::new())
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Cell, Field, INT4, TEXT, Table, int, table_of, text};
-use crate::config::PoolMode;
+use super::{CONSOLE, Cell, Field, INT4, TEXT, Table, int, table_of, text};
+use crate::config::{LoadBalance, PoolMode};
 use crate::metrics::snapshot::{ClientStates, DatabaseSnapshot, ServerStates, Snapshot, UserSnapshot, pool_mode_word};
 
 /// One row of SHOW POOLS: PgBouncer's pool is a (database, user), behind which several servers may stand here.
@@ -17,6 +17,8 @@ struct Pool {
     servers: ServerStates,
     max_wait: Duration,
     mode: Option<PoolMode>,
+    /// How one of several hosts is chosen; none where there is but one.
+    balance: Option<LoadBalance>,
 }
 
 impl Pool {
@@ -44,8 +46,7 @@ pub(super) fn pools(s: &Snapshot) -> Table {
         ("maxwait", INT4, |p| int(p.max_wait.as_secs())),
         ("maxwait_us", INT4, |p| int(p.max_wait.subsec_micros())),
         ("pool_mode", TEXT, |p| p.mode.and_then(mode)),
-        // Only for PgBouncer's lists of hosts, which are equals: here servers are chosen by role and health.
-        ("load_balance_hosts", TEXT, |_| None),
+        ("load_balance_hosts", TEXT, |p| p.balance.map(|balance| balance.as_str().to_owned())),
     ];
     table_of(&fields, by_user(s).values())
 }
@@ -66,9 +67,23 @@ fn by_user(s: &Snapshot) -> BTreeMap<(&str, &str), Pool> {
     }
     for ((database, user), pool) in &mut pools {
         (pool.database, pool.user) = ((*database).to_owned(), (*user).to_owned());
-        pool.mode = pool.mode.or_else(|| s.databases.iter().find(|d| d.name == *database).map(|d| d.pool_mode));
+        let configured = s.databases.iter().find(|d| d.name == *database);
+        pool.mode = pool.mode.or_else(|| configured.map(|d| d.pool_mode));
+        pool.balance = configured.and_then(|d| d.load_balance_hosts);
     }
+    pools.insert((CONSOLE, CONSOLE), console(s));
     pools
+}
+
+/// Who is at the console: a pool without servers, in which each command stands by itself.
+fn console(s: &Snapshot) -> Pool {
+    Pool {
+        database: CONSOLE.to_owned(),
+        user: CONSOLE.to_owned(),
+        logged_in: s.console.clients,
+        mode: Some(PoolMode::Statement),
+        ..Pool::default()
+    }
 }
 
 /// How many (database, user) pools there are, for SHOW LISTS.
@@ -103,23 +118,54 @@ pub(super) fn databases(s: &Snapshot) -> Table {
         ("paused", INT4, |d| int(d.item.paused)),
         ("disabled", INT4, |d| int(d.item.disabled)),
     ];
-    let rows: Vec<_> = s.databases.iter().map(|db| counted(db, s, |database, _| database == db.name)).collect();
+    let console = DatabaseSnapshot {
+        name: CONSOLE.to_owned(),
+        host: None,
+        port: s.console.port,
+        dbname: CONSOLE.to_owned(),
+        force_user: Some(CONSOLE.to_owned()),
+        // As PgBouncer says it; neither has servers here.
+        pool_size: 2,
+        min_pool_size: 0,
+        reserve_pool_size: 0,
+        server_lifetime: Duration::ZERO,
+        pool_mode: PoolMode::Statement,
+        load_balance_hosts: None,
+        max_connections: 0,
+        max_client_connections: 0,
+        paused: false,
+        disabled: false,
+    };
+    let mut rows: Vec<_> = s.databases.iter().map(|db| counted(db, s, |database, _| database == db.name)).collect();
+    rows.push(Counted { item: &console, servers: 0, clients: u64::from(s.console.clients) });
+    rows.sort_by_key(|row| &row.item.name);
     table_of(&fields, &rows)
 }
 
 pub(super) fn users(s: &Snapshot) -> Table {
     let fields: [Field<Counted<'_, UserSnapshot>>; 8] = [
         ("name", TEXT, |u| text(&u.item.name)),
-        ("pool_size", TEXT, |u| u.item.pool_size.map(|n| n.to_string())),
-        ("reserve_pool_size", TEXT, |u| u.item.reserve_pool_size.map(|n| n.to_string())),
+        // Empty, not NULL, where they have none of their own: so it is in PgBouncer.
+        ("pool_size", TEXT, |u| text(u.item.pool_size.map(|n| n.to_string()).unwrap_or_default())),
+        ("reserve_pool_size", TEXT, |u| text(u.item.reserve_pool_size.map(|n| n.to_string()).unwrap_or_default())),
         ("pool_mode", TEXT, |u| u.item.pool_mode.and_then(mode)),
         ("max_user_connections", INT4, |u| int(u.item.max_connections)),
         ("current_connections", INT4, |u| int(u.servers)),
         ("max_user_client_connections", INT4, |u| int(u.item.max_client_connections)),
         ("current_client_connections", INT4, |u| int(u.clients)),
     ];
-    let rows: Vec<_> = s.users.iter().map(|user| counted(user, s, |_, name| name == user.name)).collect();
+    let console = UserSnapshot { name: CONSOLE.to_owned(), ..UserSnapshot::default() };
+    let mut rows: Vec<_> = s.users.iter().map(|user| counted(user, s, |_, name| name == user.name)).collect();
+    if console_is_apart(s) {
+        rows.push(Counted { item: &console, servers: 0, clients: 0 });
+        rows.sort_by_key(|row| &row.item.name);
+    }
     table_of(&fields, &rows)
+}
+
+/// Whether the user of the console, whom the owner of the process may be without a password, is none of the others.
+pub(super) fn console_is_apart(s: &Snapshot) -> bool {
+    s.users.iter().all(|user| user.name != CONSOLE)
 }
 
 /// Counts the connections whose database and user `belongs` accepts.

@@ -22,15 +22,18 @@ pub(super) fn lists(s: &Snapshot) -> Table {
     let clients = s.logins.iter().map(|l| u64::from(l.clients)).sum::<u64>();
     let servers = s.pools.iter().map(|p| u64::from(p.servers.total())).sum::<u64>();
     let login = u64::from(s.clients_logging_in);
+    // With those at the console, and those who came to cancel something.
+    let others = u64::from(s.console.clients) + u64::from(s.console.cancels);
     let rows: [(&str, u64); 14] = [
-        ("databases", s.databases.len() as u64),
-        ("users", s.users.len() as u64),
+        // The console is one of them, as in the tables.
+        ("databases", s.databases.len() as u64 + 1),
+        ("users", s.users.len() as u64 + u64::from(pools::console_is_apart(s))),
         ("peers", s.peers.len() as u64),
         ("pools", pools::count(s) as u64),
         ("peer_pools", peers::count(s) as u64),
         // No object of a closed connection is kept for the next.
         ("free_clients", 0),
-        ("used_clients", clients + login),
+        ("used_clients", clients + login + others),
         ("login_clients", login),
         ("free_servers", 0),
         ("used_servers", servers),
@@ -73,10 +76,18 @@ pub(super) fn help() -> Notice {
     }
     for command in [
         "EXPLAIN ROUTE [[FOR] database] 'sql'",
+        "SET key = value",
         "RELOAD",
         "PAUSE [database]",
         "RESUME [database]",
+        "DISABLE database",
+        "ENABLE database",
+        "RECONNECT [database]",
+        "KILL [database]",
+        "KILL_CLIENT id",
+        "SUSPEND",
         "SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]",
+        "WAIT_CLOSE [database]",
     ] {
         detail.push_str(&format!("\t{command}\n"));
     }

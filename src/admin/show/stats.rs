@@ -1,6 +1,6 @@
 //! SHOW STATS, STATS_TOTALS, STATS_AVERAGES and TOTALS.
 
-use super::{Cell, Column, NUMERIC, TEXT, Table, long, table, text};
+use super::{CONSOLE, Cell, Column, NUMERIC, TEXT, Table, long, table, text};
 use crate::metrics::counters::Counts;
 use crate::metrics::snapshot::{Snapshot, StatsSnapshot};
 
@@ -79,7 +79,7 @@ pub(super) fn averages_by_database(s: &Snapshot) -> Table {
 }
 
 pub(super) fn totals(s: &Snapshot) -> Table {
-    let total: Counts = s.stats.iter().map(|db| db.totals).sum();
+    let total: Counts = s.stats.iter().map(|db| db.totals).chain([s.console.totals]).sum();
     let rows = |prefix: &'static str, figures: Counts| {
         OVERALL
             .iter()
@@ -97,8 +97,16 @@ fn by_database<'a>(
 ) -> Table {
     let mut columns = vec![Column { name: "database", type_oid: TEXT }];
     columns.extend(figures.map(|name| Column { name, type_oid: NUMERIC }));
-    let rows = s.stats.iter().map(|db| [vec![text(&db.database)], cells(db)].concat()).collect();
+    let console = console(s);
+    let mut all: Vec<_> = s.stats.iter().chain([&console]).collect();
+    all.sort_by_key(|db| &db.database);
+    let rows = all.into_iter().map(|db| [vec![text(&db.database)], cells(db)].concat()).collect();
     Table { columns, rows }
+}
+
+/// The console, whose commands PgBouncer counts as queries.
+fn console(s: &Snapshot) -> StatsSnapshot {
+    StatsSnapshot { database: CONSOLE.to_owned(), totals: s.console.totals, averages: s.console.averages }
 }
 
 fn cells(figures: &Counts) -> [Cell; 11] {

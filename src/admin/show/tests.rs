@@ -135,29 +135,36 @@ fn what_is_not_available_is_0a000_and_the_rest_answers() {
 
 #[test]
 fn pools_are_summed_over_the_servers_behind_a_user() {
-    let pools = table(Show::Pools, &example::snapshot());
+    let mut s = example::snapshot();
+    let pools = table(Show::Pools, &s);
     let rows: Vec<_> = (0..pools.rows.len()).map(|i| row(&pools, i)).collect();
     assert_eq!(
         rows,
         [
             "logs new 1 0 0 0 0 0 0 0 0 0 0 0 0 transaction -",
             "logs svc 1 2 3 4 1 2 3 4 5 6 7 0 10000 transaction -",
+            "pgbouncer pgbouncer 1 0 0 0 0 0 0 0 0 0 0 0 0 statement -",
             // Two servers: 10 clients of which 4 wait; the longest wait is 2.500001 s.
             "shop alice 6 4 6 8 2 4 6 8 10 12 14 2 500001 transaction -",
             "shop bob 1 2 3 4 1 2 3 4 5 6 7 0 10000 transaction -",
         ]
     );
+    s.databases[0].load_balance_hosts = Some(crate::config::LoadBalance::RoundRobin);
+    let pools = table(Show::Pools, &s);
+    assert!(row(&pools, 3).ends_with("round-robin") && row(&pools, 0).ends_with(" -"), "where there are several hosts");
 }
 
 #[test]
 fn databases_and_users_count_their_connections() {
     let s = example::snapshot();
     let databases = table(Show::Databases, &s);
-    assert_eq!(row(&databases, 0), "shop p1 5432 shop_prod - 20 1 0 3600 transaction - 0 84 0 13 0 0");
-    assert_eq!(row(&databases, 1), "logs p1 5432 logs_prod svc 20 1 0 3600 transaction - 0 28 0 3 1 0");
+    assert_eq!(row(&databases, 2), "shop p1 5432 shop_prod - 20 1 0 3600 transaction - 0 84 0 13 0 0");
+    assert_eq!(row(&databases, 1), "pgbouncer - 6432 pgbouncer pgbouncer 2 0 0 0 statement - 0 0 0 1 0 0");
+    assert_eq!(row(&databases, 0), "logs p1 5432 logs_prod svc 20 1 0 3600 transaction - 0 28 0 3 1 0");
     let users = table(Show::Users, &s);
-    assert_eq!(row(&users, 0), "alice 5 - - 0 56 0 10");
-    assert_eq!(row(&users, 1), "svc - - session 0 28 0 2");
+    assert_eq!(row(&users, 0), "alice 5  - 0 56 0 10");
+    assert_eq!(row(&users, 1), "pgbouncer   - 0 0 0 0");
+    assert_eq!(row(&users, 2), "svc   session 0 28 0 2");
 }
 
 #[test]
@@ -169,6 +176,9 @@ fn clients_and_servers_point_at_each_other() {
         "C alice shop none waiting 10.0.0.9 40000 10.0.0.2 6432 2026-11-20 10:00:00 UTC 2026-11-21 10:00:00 UTC 3 4 0 \
          c7 s42 0  psql 3 7"
     );
+    let rest = |at| row(&clients, at).split(' ').take(5).collect::<Vec<_>>().join(" ");
+    assert_eq!(rest(1), "C admin pgbouncer none idle", "who is at the console");
+    assert_eq!(rest(2), "C (nouser) shop none active_cancel_req");
     let servers = table(Show::Servers, &s);
     assert_eq!(
         row(&servers, 0),
@@ -180,8 +190,14 @@ fn clients_and_servers_point_at_each_other() {
 #[test]
 fn active_sockets_leave_the_idle_out() {
     let mut s = example::snapshot();
-    s.clients[0].state = crate::metrics::snapshot::ClientState::Idle;
-    assert_eq!(table(Show::Sockets, &s).rows.len(), 2);
+    let buffers = |table: &Table, at: usize| row(table, at).split(' ').rev().take(7).collect::<Vec<_>>().join(" ");
+    let sockets = table(Show::Sockets, &s);
+    assert_eq!(sockets.rows.len(), 3, "a cancel request has no buffers");
+    assert_eq!(buffers(&sockets, 0), "60 5 0 40 3 100 105", "from the last column to the first");
+    assert_eq!(buffers(&sockets, 1), "0 0 0 0 0 0 0");
+    let state = |at: usize| sockets.rows[at][4].clone().unwrap();
+    assert_eq!([state(0), state(1), state(2)], ["cl_waiting", "cl_active", "sv_active"]);
+    s.clients[0].report = Some(crate::metrics::report::Report::default());
     let active = table(Show::ActiveSockets, &s);
     assert_eq!(active.rows.len(), 1);
     assert!(row(&active, 0).starts_with("S alice"));
@@ -193,8 +209,11 @@ fn stats_stand_under_their_names() {
     let by_name = |show, name: &str| {
         let table = table(show, &s);
         let at = table.columns.iter().position(|c| c.name == name).unwrap();
-        table.rows[0][at].clone().unwrap()
+        let row = table.rows.iter().find(|row| row[0].as_deref() == Some("shop")).unwrap();
+        row[at].clone().unwrap()
     };
+    let console = table(Show::StatsTotals, &s);
+    assert_eq!(row(&console, 1), "pgbouncer 0 9 9 0 0 0 0 0 0 0 0", "in the order of the names");
     assert_eq!(by_name(Show::Stats, "database"), "shop");
     assert_eq!(by_name(Show::Stats, "total_received"), "103");
     assert_eq!(by_name(Show::Stats, "avg_recv"), "13");
@@ -213,7 +232,7 @@ fn totals_have_pgbouncers_rows() {
     let expected: Vec<_> =
         ["total_", "avg_"].iter().flat_map(|p| expected.split(", ").map(move |n| format!("{p}{n}"))).collect();
     assert_eq!(names, expected);
-    assert_eq!(row(&totals, 2), "total_query_count 304", "102 of shop and 202 of logs");
+    assert_eq!(row(&totals, 2), "total_query_count 313", "102 of shop, 202 of logs and 9 of the console");
     assert_eq!(row(&totals, 13), "avg_query_count 77");
 }
 
@@ -224,13 +243,13 @@ fn lists_have_pgbouncers_rows() {
     assert_eq!(
         rows,
         [
-            "databases 2",
-            "users 2",
+            "databases 3",
+            "users 3",
             "peers 2",
-            "pools 4",
+            "pools 5",
             "peer_pools 1",
             "free_clients 0",
-            "used_clients 18",
+            "used_clients 20",
             "login_clients 2",
             "free_servers 0",
             "used_servers 112",
@@ -287,6 +306,35 @@ fn peers_and_the_requests_for_them() {
 }
 
 #[test]
+fn what_clients_tell_stands_in_its_tables() {
+    let s = example::snapshot();
+    assert_eq!(row(&table(Show::Mem, &s), 0), "client_cache 1500 3 0 4500");
+    let fds = table(Show::Fds, &s);
+    let rows: Vec<_> = (0..fds.rows.len()).map(|i| row(&fds, i)).collect();
+    assert_eq!(
+        rows,
+        [
+            "11 pooler - - 0.0.0.0 6432 0 0 - - - -",
+            "21 client alice shop 10.0.0.9 40000 1234 31 UTF8 - - -",
+            "31 server alice shop 10.0.0.1 5432 4711 21 UTF8 - - -",
+        ]
+    );
+    assert!(!columns(&fds).iter().any(|column| column.contains("password") || column.contains("key")));
+    assert_eq!(
+        row(&table(Show::Pins, &s), 0),
+        "c7 s42 shop alice temp_object CREATE TEMP TABLE t () 2026-11-20 09:59:00 UTC 7"
+    );
+    assert_eq!(row(&table(Show::Prepared, &s), 0), "pgweir_5 2 23,25 SELECT $1, $2");
+    assert_eq!(
+        row(&table(Show::Queries, &s), 0),
+        "c7 s42 shop alice psql active 2026-11-20 09:59:58 UTC 1500000 SELECT pg_sleep(?) 7"
+    );
+    let mut idle = s;
+    idle.clients[0].report = Some(crate::metrics::report::Report::default());
+    assert_eq!(table(Show::Queries, &idle).rows.len() + table(Show::Pins, &idle).rows.len(), 0);
+}
+
+#[test]
 fn help_names_every_command_that_is_answered() {
     let Ok(Answer::Notice(notice)) = show(Show::Help, &Snapshot::default()) else { panic!("no notice") };
     assert_eq!(notice.message, "Console usage");
@@ -294,5 +342,7 @@ fn help_names_every_command_that_is_answered() {
         let named = notice.detail.split(['|', ' ', '\n', '\t']).any(|word| word == show.name());
         assert_eq!(named, show.is_available(), "{show:?} in {}", notice.detail);
     }
-    assert!(notice.detail.contains("RELOAD") && notice.detail.contains("EXPLAIN ROUTE"));
+    for command in ["RELOAD", "EXPLAIN ROUTE", "SUSPEND", "KILL_CLIENT", "SET key", "WAIT_CLOSE", "DISABLE", "ENABLE"] {
+        assert!(notice.detail.contains(command), "{command} in {}", notice.detail);
+    }
 }

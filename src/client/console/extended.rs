@@ -1,8 +1,8 @@
-//! The console by the extended protocol, which many drivers use for everything they send. Commands take no parameters, and answers come
-//! as text.
+//! The console by the extended protocol, which many drivers use for everything they send. Commands take no parameters.
 
 use std::collections::HashMap;
 
+use super::binary::Formats;
 use super::{Console, Visitor};
 use crate::error::{Error, SqlState};
 use crate::wire::message::{self, Target};
@@ -24,6 +24,7 @@ pub(super) struct Conversation {
 #[derive(Debug)]
 struct Portal {
     sql: String,
+    formats: Formats,
     answer: Option<Answer>,
 }
 
@@ -45,13 +46,25 @@ impl Answer {
     }
 
     /// Its RowDescription, if it has one.
-    fn columns(&self) -> Option<&[u8]> {
-        let first = frame::next(&self.messages, usize::MAX).ok()??;
-        (first.tag == b'T').then_some(first.bytes)
+    fn columns(&self) -> Option<frame::Frame<'_>> {
+        frame::next(&self.messages, usize::MAX).ok()?.filter(|first| first.tag == b'T')
+    }
+
+    /// Tells its columns, or that it has none.
+    fn describe(&self, formats: &Formats, out: &mut Vec<u8>) {
+        match self.columns() {
+            Some(columns) => match formats.description(columns.body()) {
+                Some(other) => out.extend(other),
+                None => out.extend_from_slice(columns.bytes),
+            },
+            None => out.extend_from_slice(encode::NO_DATA),
+        }
     }
 
     /// Sends rows, `max` at most (0: all), and what comes with them. Whether it was an error.
-    fn send(&mut self, max: usize, out: &mut Vec<u8>) -> bool {
+    fn send(&mut self, max: usize, formats: &Formats, out: &mut Vec<u8>) -> bool {
+        let columns = self.columns().and_then(|columns| message::row_description(columns.body())).unwrap_or_default();
+        let types: Vec<u32> = columns.into_iter().map(|(_, oid)| oid).collect();
         let mut rows = 0;
         let mut failed = false;
         while let Some(message) = self.next() {
@@ -62,9 +75,14 @@ impl Answer {
             }
             rows += usize::from(tag == b'D');
             failed |= tag == b'E';
-            // Describe tells the columns.
-            if tag != b'T' {
-                out.extend_from_slice(message.bytes);
+            match tag {
+                // Describe tells the columns.
+                b'T' => {}
+                b'D' => match formats.row(message.body(), &types) {
+                    Some(row) => out.extend(row),
+                    None => out.extend_from_slice(message.bytes),
+                },
+                _ => out.extend_from_slice(message.bytes),
             }
             self.sent += len;
         }
@@ -76,6 +94,11 @@ impl Conversation {
     /// Whether messages are passed over.
     pub(super) fn is_skipping(&self) -> bool {
         self.skipping
+    }
+
+    /// A command was cancelled: it was part of this message.
+    pub(super) fn fail(&mut self, tag: u8) {
+        self.skipping = tag != b'Q';
     }
 
     /// Sync: the end of a transaction, which portals do not outlive.
@@ -130,13 +153,11 @@ impl Conversation {
             return Err(Error::client(SqlState::PROTOCOL_VIOLATION, "commands of the console take no parameters")
                 .hint("Write the values into the command."));
         }
-        if bind.wants_binary().ok_or_else(|| malformed('B'))? {
-            return Err(Error::client(SqlState::FEATURE_NOT_SUPPORTED, "the console answers in text format only")
-                .hint("Use your driver's way to send a simple query."));
-        }
+        let formats = bind.result_formats().ok_or_else(|| malformed('B'))?;
+        let formats = Formats::new(formats).ok_or_else(|| malformed('B'))?;
         let sql = self.statement(bind.statement)?.to_owned();
         room(self.portals.len(), "portals")?;
-        self.portals.insert(bind.portal.to_vec(), Portal { sql, answer: None });
+        self.portals.insert(bind.portal.to_vec(), Portal { sql, formats, answer: None });
         out.extend_from_slice(encode::BIND_COMPLETE);
         Ok(())
     }
@@ -149,23 +170,24 @@ impl Conversation {
         body: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let columns = match message::target(body).ok_or_else(|| malformed('D'))? {
+        match message::target(body).ok_or_else(|| malformed('D'))? {
             Target::Statement(name) => {
                 let sql = self.statement(name)?;
                 let answer = if console.only_shows(sql) { Some(console.run(visitor, sql).await) } else { None };
                 encode::frame(out, b't', |body| body.extend_from_slice(&[0, 0]));
-                answer.map(Answer::new)
+                Answer::new(answer.unwrap_or_default()).describe(&Formats::default(), out);
             }
             Target::Portal(name) => {
                 let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
                 if console.only_shows(&portal.sql) && portal.answer.is_none() {
                     portal.answer = Some(Answer::new(console.run(visitor, &portal.sql).await));
                 }
-                out.extend_from_slice(portal.answer.as_ref().and_then(Answer::columns).unwrap_or(encode::NO_DATA));
-                return Ok(());
+                match &portal.answer {
+                    Some(answer) => answer.describe(&portal.formats, out),
+                    None => out.extend_from_slice(encode::NO_DATA),
+                }
             }
-        };
-        out.extend_from_slice(columns.as_ref().and_then(Answer::columns).unwrap_or(encode::NO_DATA));
+        }
         Ok(())
     }
 
@@ -182,7 +204,7 @@ impl Conversation {
             Some(answer) => answer,
             None => portal.answer.insert(Answer::new(console.run(visitor, &portal.sql).await)),
         };
-        self.skipping = answer.send(usize::try_from(execute.max_rows).unwrap_or(0), out);
+        self.skipping = answer.send(usize::try_from(execute.max_rows).unwrap_or(0), &portal.formats, out);
         Ok(())
     }
 

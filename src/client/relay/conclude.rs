@@ -25,13 +25,14 @@ impl Client {
             link.counts.server_parse_count += std::mem::take(&mut connection.state.parses);
         }
         link.checkout.pool().counters.totals.add(&link.counts);
-        let handle = self.handle();
-        handle.prepared.store(
-            u32::try_from(self.session.prepared_statements()).unwrap_or(u32::MAX),
-            std::sync::atomic::Ordering::Relaxed,
-        );
+        self.note_prepared();
+        self.note_application_name();
+    }
+
+    /// Lets others see `application_name`, if it has changed.
+    pub(super) fn note_application_name(&self) {
         if let Some(name) = self.session.settings().get("application_name") {
-            let mut shown = handle.application_name.lock();
+            let mut shown = self.handle().application_name.lock();
             if *shown != name {
                 name.clone_into(&mut shown);
             }
@@ -107,7 +108,7 @@ impl Client {
                 if let Some(request) = link.checkout.pool().begin_cancel(link.checkout.slot()) {
                     // The connection counts until the server has been asked to end what nobody waits for any more.
                     tokio::task::spawn_local(async move {
-                        request.send().await;
+                        request.send(&std::sync::atomic::AtomicBool::new(false)).await;
                         drop(link);
                     });
                 }
