@@ -174,6 +174,8 @@ async fn main(live: Live, launch: &Launch) -> Result<(), Vec<String>> {
     let live = shared.live.load_full();
     live::derive_ahead(&live);
     let mut watched = Watched::default();
+    let moving = Arc::clone(&state);
+    tokio::task::spawn_local(Arc::clone(&live.dns).run(move || moving.leave_moved()));
     watched.follow(&live, &shared);
     if let Some(listener) = http {
         let source: Arc<dyn SnapshotSource> = Arc::<State>::clone(&state);

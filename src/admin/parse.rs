@@ -168,17 +168,13 @@ impl Show {
             | Self::StatsTotals
             | Self::StatsAverages
             | Self::Totals
-            | Self::Replicas
-            | Self::Shards => true,
-            Self::Pins
-            | Self::Prepared
-            | Self::Queries
-            | Self::Mem
             | Self::DnsHosts
             | Self::DnsZones
-            | Self::Fds
-            | Self::Peers
-            | Self::PeerPools => false,
+            | Self::Replicas
+            | Self::Shards => true,
+            Self::Pins | Self::Prepared | Self::Queries | Self::Mem | Self::Fds | Self::Peers | Self::PeerPools => {
+                false
+            }
         }
     }
 }

@@ -17,10 +17,13 @@ use crate::id::{ClientId, ConnectionId};
 use crate::metrics::counters::Counts;
 use crate::metrics::describe;
 use crate::metrics::snapshot::{
-    BreakerState, ClientSnapshot, ClientState, ClientStates, ConnectionSnapshot, DatabaseSnapshot, Detail, Endpoint,
-    LoginSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot, ServerState, ServerStates,
-    Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState, StatsSnapshot, UserSnapshot,
+    BreakerState, ClientSnapshot, ClientState, ClientStates, ConnectionSnapshot, DatabaseSnapshot, Detail, DnsHost,
+    DnsSnapshot, DnsZone, Endpoint, LoginSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot,
+    ServerState, ServerStates, Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState, StatsSnapshot,
+    UserSnapshot,
 };
+use crate::net::dns::Picture;
+use crate::net::dns::cache::{HostRow, ZoneRow};
 use crate::pool::ledger::{Counts as Slots, SlotState};
 use crate::pool::{ConnectionInfo, Pool};
 use crate::wire::startup::Replication;
@@ -64,7 +67,22 @@ impl SnapshotSource for State {
             prepared_statements: shared.registry.len() as u64,
             cancel_requests: cancel_requests(&databases),
             reloads: *self.reloads.lock(),
+            dns: dns(live.dns.picture()),
         }
+    }
+}
+
+fn dns(picture: Picture) -> DnsSnapshot {
+    let Picture { hosts, zones, queries, pending, found, no_name, trouble, gone } = picture;
+    let host = |h: HostRow| DnsHost { name: h.name, ttl: h.ttl, addresses: h.addresses };
+    let zone = |z: ZoneRow| DnsZone { name: z.name, serial: z.serial, names: count(z.names) };
+    DnsSnapshot {
+        hosts: hosts.into_iter().map(host).collect(),
+        zones: zones.into_iter().map(zone).collect(),
+        queries,
+        pending,
+        lookups: [("found", found), ("no_name", no_name), ("trouble", trouble)],
+        gone,
     }
 }
 

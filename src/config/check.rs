@@ -144,8 +144,8 @@ fn general(
     }
     let section_line = line;
     let directory = path.parent().unwrap_or(Path::new(""));
-    let General { auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, .. } = &mut general;
-    for file in [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile].into_iter().flatten() {
+    let General { auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, resolv_conf, .. } = &mut general;
+    for file in [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, resolv_conf].into_iter().flatten() {
         *file = directory.join(&*file);
     }
     general.syslog.socket = directory.join(&general.syslog.socket);

@@ -214,6 +214,24 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Longest wait after a failed login to a server; the first is 0.25 s, each next one twice as long, a good probe ends it.",
         |g| Field::Time(&mut g.server_login_retry),
     ),
+    row(
+        "dns_max_ttl",
+        "How long the addresses of a server's name are used before it is looked up again, whatever its records say; 0: every time.",
+        |g| Field::Time(&mut g.dns_max_ttl),
+    ),
+    row("dns_nxdomain_ttl", "How long it is remembered that a look-up failed, or that there is no such name.", |g| {
+        Field::Time(&mut g.dns_nxdomain_ttl)
+    }),
+    row(
+        "dns_zone_check_period",
+        "How often zones are asked for their serial numbers; a new one makes their names be looked up again; 0: never.",
+        |g| Field::Time(&mut g.dns_zone_check_period),
+    ),
+    row(
+        "resolv_conf",
+        "A file instead of /etc/resolv.conf; its nameserver lines may name a port: 10.0.0.1:5353.",
+        |g| Field::Path(&mut g.resolv_conf),
+    ),
     row("client_login_timeout", "How long a client may take to log in; 0: for ever.", |g| {
         Field::Time(&mut g.client_login_timeout)
     }),
@@ -475,13 +493,9 @@ pub(super) static USER: &[Setting<User>] = &[
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] = &[
     "conffile",
-    "dns_max_ttl",
-    "dns_nxdomain_ttl",
-    "dns_zone_check_period",
     "job_name",
     "peer_id",
     "pkt_buf",
-    "resolv_conf",
     "sbuf_loopcnt",
     "server_fast_close",
     "service_name",
@@ -540,6 +554,10 @@ impl Default for General {
             server_connect_timeout: Duration::from_secs(15),
             server_login_retry: Duration::from_secs(15),
             client_login_timeout: Duration::from_secs(60),
+            dns_max_ttl: Duration::from_secs(15),
+            dns_nxdomain_ttl: Duration::from_secs(15),
+            dns_zone_check_period: Duration::ZERO,
+            resolv_conf: None,
             query_timeout: Duration::ZERO,
             transaction_timeout: Duration::ZERO,
             client_idle_timeout: Duration::ZERO,

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::net::Buffer;
 use crate::net::buffer::write_all;
 use crate::net::connect::Attempt;
+use crate::net::dns::Dns;
 use crate::net::tls::Connector;
 use crate::server::connection::Secret;
 use crate::server::{Address, dial};
@@ -24,9 +25,9 @@ pub async fn cancel(
     (pid, secret): (u32, &Secret),
     timeout: Duration,
     attempt: Attempt,
-    connector: &Connector,
+    (connector, dns): (&Connector, &Dns),
 ) -> Result<bool, Error> {
-    let mut stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector).await??;
+    let mut stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector, dns).await??;
     let mut request = Vec::new();
     encode::cancel_request(&mut request, pid, &secret.0);
     let exchange = async {

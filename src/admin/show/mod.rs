@@ -3,6 +3,7 @@
 //! See <https://www.pgbouncer.org/usage.html#show-commands>.
 
 mod connections;
+mod dns;
 mod pools;
 mod process;
 mod routing;
@@ -102,17 +103,11 @@ pub fn show(show: Show, s: &Snapshot) -> Result<Answer> {
         Show::StatsTotals => stats::totals_by_database(s),
         Show::StatsAverages => stats::averages_by_database(s),
         Show::Totals => stats::totals(s),
+        Show::DnsHosts => dns::hosts(s),
+        Show::DnsZones => dns::zones(s),
         Show::Replicas => routing::replicas(s),
         Show::Shards => routing::shards(s),
-        Show::Pins
-        | Show::Prepared
-        | Show::Queries
-        | Show::Mem
-        | Show::DnsHosts
-        | Show::DnsZones
-        | Show::Fds
-        | Show::Peers
-        | Show::PeerPools => {
+        Show::Pins | Show::Prepared | Show::Queries | Show::Mem | Show::Fds | Show::Peers | Show::PeerPools => {
             Command::Show(show).check_available()?;
             table(&[], Vec::new())
         }

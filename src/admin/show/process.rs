@@ -34,11 +34,10 @@ pub(super) fn lists(s: &Snapshot) -> Table {
         ("login_clients", login),
         ("free_servers", 0),
         ("used_servers", servers),
-        // Names are resolved by the system when a server is dialled; nothing is cached here.
-        ("dns_names", 0),
-        ("dns_zones", 0),
-        ("dns_queries", 0),
-        ("dns_pending", 0),
+        ("dns_names", s.dns.hosts.len() as u64),
+        ("dns_zones", s.dns.zones.len() as u64),
+        ("dns_queries", s.dns.queries),
+        ("dns_pending", s.dns.pending),
     ];
     table(
         &[("list", TEXT), ("items", INT4)],

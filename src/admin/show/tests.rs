@@ -46,6 +46,8 @@ const GOLDEN: &[(Show, &str)] = &[
     (Show::Lists, "list s, items i"),
     (Show::Config, "key s, value s, default s, changeable s"),
     (Show::State, "key s, value s"),
+    (Show::DnsHosts, "hostname s, ttl q, addrs s"),
+    (Show::DnsZones, "zonename s, serial q, count i"),
     (Show::Version, "version s"),
 ];
 
@@ -232,12 +234,20 @@ fn lists_have_pgbouncers_rows() {
             "login_clients 2",
             "free_servers 0",
             "used_servers 112",
-            "dns_names 0",
-            "dns_zones 0",
-            "dns_queries 0",
+            "dns_names 2",
+            "dns_zones 1",
+            "dns_queries 1",
             "dns_pending 0",
         ]
     );
+}
+
+#[test]
+fn names_of_servers() {
+    let (hosts, zones) = (table(Show::DnsHosts, &example::snapshot()), table(Show::DnsZones, &example::snapshot()));
+    assert_eq!(row(&hosts, 0), "p1.example.com 14 10.0.0.1:0,10.0.0.2:0");
+    assert_eq!(row(&hosts, 1), "p2 0 ");
+    assert_eq!(row(&zones, 0), "example.com 2026112001 1");
 }
 
 #[test]

@@ -1,0 +1,186 @@
+//! A name server for a test: A and SOA records by UDP, which can be changed, slowed down and silenced.
+//!
+//! The messages are those of RFC 1035, section 4.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+const A: u16 = 1;
+const SOA: u16 = 6;
+/// What the records say of how long they are good, in seconds.
+const TTL: u32 = 3600;
+
+/// What it answers.
+#[derive(Debug)]
+struct Zone {
+    hosts: BTreeMap<String, Vec<Ipv4Addr>>,
+    serials: BTreeMap<String, u32>,
+    delay: Duration,
+    mute: bool,
+    failing: bool,
+    /// Every question for addresses: names in lower case, without the dot at the end.
+    asked: Vec<String>,
+}
+
+/// A name server on a port of its own; it ends with this value.
+pub struct NameServer {
+    zone: Arc<Mutex<Zone>>,
+    port: u16,
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl NameServer {
+    /// Starts one that knows no name.
+    pub fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let zone = Zone {
+            hosts: BTreeMap::new(),
+            serials: BTreeMap::new(),
+            delay: Duration::ZERO,
+            mute: false,
+            failing: false,
+            asked: Vec::new(),
+        };
+        let (zone, end) = (Arc::new(Mutex::new(zone)), Arc::new(AtomicBool::new(false)));
+        let (known, ends) = (Arc::clone(&zone), Arc::clone(&end));
+        let thread = std::thread::spawn(move || serve(&socket, &known, &ends));
+        Self { zone, port, end, thread: Some(thread) }
+    }
+
+    /// Writes a resolv.conf that names it, with more lines.
+    pub fn resolv_conf(&self, dir: &Path, more: &str) -> PathBuf {
+        let path = dir.join(format!("resolv.{}.conf", self.port));
+        fs::write(&path, format!("nameserver 127.0.0.1:{}\noptions timeout:1 attempts:1\n{more}\n", self.port))
+            .unwrap();
+        path
+    }
+
+    /// From now on the name has these addresses; none: there is no such name.
+    pub fn set(&self, name: &str, addresses: &[&str]) {
+        let addresses: Vec<Ipv4Addr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        let mut zone = self.zone.lock();
+        if addresses.is_empty() {
+            zone.hosts.remove(name);
+        } else {
+            zone.hosts.insert(name.to_owned(), addresses);
+        }
+    }
+
+    /// The serial number of a zone.
+    pub fn set_serial(&self, zone: &str, serial: u32) {
+        self.zone.lock().serials.insert(zone.to_owned(), serial);
+    }
+
+    /// Answers come this late.
+    pub fn set_delay(&self, delay: Duration) {
+        self.zone.lock().delay = delay;
+    }
+
+    /// It answers nothing, or again.
+    pub fn set_mute(&self, mute: bool) {
+        self.zone.lock().mute = mute;
+    }
+
+    /// It answers SERVFAIL, or again as it should.
+    pub fn set_failing(&self, failing: bool) {
+        self.zone.lock().failing = failing;
+    }
+
+    /// How often the IPv4 addresses of a name were asked for.
+    pub fn asked(&self, name: &str) -> usize {
+        self.zone.lock().asked.iter().filter(|asked| *asked == name).count()
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn serve(socket: &UdpSocket, zone: &Mutex<Zone>, end: &AtomicBool) {
+    let mut buffer = [0; 1500];
+    while !end.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let Some((name, kind, question_end)) = question(&buffer[..length]) else { continue };
+        if kind == A {
+            zone.lock().asked.push(name.clone());
+        }
+        let (delay, mute) = (zone.lock().delay, zone.lock().mute);
+        if mute {
+            continue;
+        }
+        std::thread::sleep(delay);
+        let answer = answer(&zone.lock(), &name, kind, &buffer[..question_end]);
+        drop(socket.send_to(&answer, from));
+    }
+}
+
+/// The one question of a query: its name, its type, and where it ends.
+fn question(query: &[u8]) -> Option<(String, u16, usize)> {
+    let (mut at, mut labels) = (12, Vec::new());
+    loop {
+        let length = usize::from(*query.get(at)?);
+        at += 1;
+        if length == 0 {
+            break;
+        }
+        labels.push(String::from_utf8_lossy(query.get(at..at + length)?).to_ascii_lowercase());
+        at += length;
+    }
+    let kind = u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]);
+    Some((labels.join("."), kind, at + 4))
+}
+
+fn answer(zone: &Zone, name: &str, kind: u16, query: &[u8]) -> Vec<u8> {
+    let mut records: Vec<Vec<u8>> = Vec::new();
+    let is_zone = zone.serials.contains_key(name);
+    if kind == A {
+        records.extend(zone.hosts.get(name).into_iter().flatten().map(|address| address.octets().to_vec()));
+    }
+    if kind == SOA
+        && let Some(serial) = zone.serials.get(name)
+    {
+        // Both names are the root; then serial, refresh, retry, expire, minimum.
+        let numbers = [*serial, 3600, 600, 86_400, 60];
+        records.push([0, 0].into_iter().chain(numbers.iter().flat_map(|n| n.to_be_bytes())).collect());
+    }
+    let known = is_zone || zone.hosts.contains_key(name);
+    let code = match (zone.failing, known) {
+        (true, _) => 2,
+        (false, false) => 3,
+        (false, true) => 0,
+    };
+    if zone.failing {
+        records.clear();
+    }
+    let mut out = query[..2].to_vec();
+    // An authoritative answer, as recursive as was asked for.
+    out.extend([0x84 | (query[2] & 1), 0x80 | code]);
+    out.extend([0, 1]);
+    out.extend(u16::try_from(records.len()).unwrap().to_be_bytes());
+    out.extend([0, 0, 0, 0]);
+    out.extend(&query[12..]);
+    for data in records {
+        // The name is that of the question, which begins at 12.
+        out.extend([0xc0, 12]);
+        out.extend(kind.to_be_bytes());
+        out.extend([0, 1]);
+        out.extend(TTL.to_be_bytes());
+        out.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+        out.extend(data);
+    }
+    out
+}
