@@ -61,8 +61,7 @@ impl NameServer {
     /// Writes a resolv.conf that names it, with more lines.
     pub fn resolv_conf(&self, dir: &Path, more: &str) -> PathBuf {
         let path = dir.join(format!("resolv.{}.conf", self.port));
-        fs::write(&path, format!("nameserver 127.0.0.1:{}\noptions timeout:1 attempts:1\n{more}\n", self.port))
-            .unwrap();
+        fs::write(&path, format!("nameserver 127.0.0.1:{}\n{more}\n", self.port)).unwrap();
         path
     }
 
@@ -118,10 +117,13 @@ fn serve(socket: &UdpSocket, zone: &Mutex<Zone>, end: &AtomicBool) {
         if kind == A {
             zone.lock().asked.push(name.clone());
         }
-        let (delay, mute) = (zone.lock().delay, zone.lock().mute);
-        if mute {
+        let delay = {
+            let zone = zone.lock();
+            (!zone.mute).then_some(zone.delay)
+        };
+        let Some(delay) = delay else {
             continue;
-        }
+        };
         std::thread::sleep(delay);
         let answer = answer(&zone.lock(), &name, kind, &buffer[..question_end]);
         drop(socket.send_to(&answer, from));

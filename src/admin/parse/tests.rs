@@ -157,14 +157,7 @@ fn arguments_are_counted() {
 
 #[test]
 fn what_is_not_supported_yet_says_so() {
-    for text in [
-        "SHOW MEM",
-        "SHOW FDS",
-        "SHOW PEERS",
-        "SHOW PEER_POOLS",
-        "SHOW PINS",
-        "SUSPEND",
-    ] {
+    for text in ["SHOW MEM", "SHOW FDS", "SHOW PEERS", "SHOW PEER_POOLS", "SHOW PINS", "SUSPEND"] {
         let error = parse(text).check_available().unwrap_err();
         assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED, "{text}");
         let name = error.message.strip_suffix(" is not supported yet").unwrap();

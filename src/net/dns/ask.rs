@@ -84,9 +84,6 @@ impl Asker {
 
     async fn look_up(&self, name: &str, resolv_conf: Option<PathBuf>) -> Result<(Part, Part), String> {
         let named = resolv_conf.as_ref().map_or_else(|| RESOLV_CONF.to_owned(), |path| path.display().to_string());
-        if files::is_system_address(name) {
-            return Ok(system(name).await);
-        }
         let files = Files::read(resolv_conf).await.map_err(|why| why.to_string())?;
         let listed = files::hosts(&files.hosts, name);
         if !listed.is_empty() {

@@ -75,15 +75,6 @@ pub fn has_other_sources(text: &str) -> bool {
     })
 }
 
-/// Whether a "name" is an address in a form that only the system reads: `fe80::1%eth0`, `127.1`, `0x7f000001`.
-#[must_use]
-pub fn is_system_address(name: &str) -> bool {
-    // No top-level domain begins with a digit.
-    let last = name.rsplit('.').next().unwrap_or_default();
-    name.contains('%')
-        || last.starts_with(|c: char| c.is_ascii_digit()) && last.bytes().all(|b| b.is_ascii_hexdigit() || b == b'x')
-}
-
 /// The full names to ask for, in this order: with the domains of the search list, and as it is; the latter first if it has at least
 /// `ndots` dots. See resolv.conf(5).
 #[must_use]
@@ -143,21 +134,6 @@ mod tests {
             ("hosts:files dns[success=return] ldap", true),
         ] {
             assert_eq!(has_other_sources(text), other, "{text}");
-        }
-    }
-
-    #[test]
-    fn addresses_that_only_the_system_reads() {
-        for (name, is) in [
-            ("fe80::1%eth0", true),
-            ("127.1", true),
-            ("0x7f000001", true),
-            ("db", false),
-            ("db1", false),
-            ("a.1b", true),
-            ("1.de", false),
-        ] {
-            assert_eq!(is_system_address(name), is, "{name}");
         }
     }
 
