@@ -189,11 +189,11 @@ pub struct Pool {
 }
 
 impl Inner {
-    /// Takes out the idle connections that are condemned; the caller drops them without the lock.
-    fn close_condemned(&mut self) -> Vec<Box<Connection>> {
+    /// Takes the idle connections that are condemned out of the books; their sockets are left to the caller.
+    fn take_condemned(&mut self) -> Vec<SlotId> {
         let slots = self.ledger.expire(Duration::ZERO, Duration::ZERO, clock::now());
         slots.iter().for_each(|slot| drop(self.known.remove(slot)));
-        slots.iter().filter_map(|slot| self.idle.remove(slot)).collect()
+        slots
     }
 
     /// Why there is no connection, after a login has failed, and when the next is tried.
@@ -567,7 +567,8 @@ impl Pool {
     pub fn close_all(&self) {
         let mut inner = self.inner.lock();
         inner.ledger.condemn_all();
-        let closed = inner.close_condemned();
+        let slots = inner.take_condemned();
+        let closed: Vec<_> = slots.iter().filter_map(|slot| inner.idle.remove(slot)).collect();
         drop(inner);
         drop(closed);
     }
@@ -578,7 +579,8 @@ impl Pool {
         let dns = &self.settings.login.dns;
         let moved: Vec<SlotId> = inner.known.iter().filter(|(_, k)| k.has_moved(dns)).map(|(slot, _)| *slot).collect();
         moved.iter().for_each(|slot| inner.ledger.condemn(*slot));
-        let closed = if moved.is_empty() { Vec::new() } else { inner.close_condemned() };
+        let slots = if moved.is_empty() { Vec::new() } else { inner.take_condemned() };
+        let closed: Vec<_> = slots.iter().filter_map(|slot| inner.idle.remove(slot)).collect();
         drop(inner);
         drop(closed);
     }

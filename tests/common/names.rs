@@ -1,4 +1,4 @@
-//! A name server for a test: A and SOA records by UDP, which can be changed, slowed down and silenced.
+//! A name server for a test: A and SOA records by UDP, which can be changed and silenced.
 //!
 //! The messages are those of RFC 1035, section 4.
 
@@ -23,7 +23,6 @@ const TTL: u32 = 3600;
 struct Zone {
     hosts: BTreeMap<String, Vec<Ipv4Addr>>,
     serials: BTreeMap<String, u32>,
-    delay: Duration,
     mute: bool,
     failing: bool,
     /// Every question for addresses: names in lower case, without the dot at the end.
@@ -44,14 +43,8 @@ impl NameServer {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let port = socket.local_addr().unwrap().port();
-        let zone = Zone {
-            hosts: BTreeMap::new(),
-            serials: BTreeMap::new(),
-            delay: Duration::ZERO,
-            mute: false,
-            failing: false,
-            asked: Vec::new(),
-        };
+        let zone =
+            Zone { hosts: BTreeMap::new(), serials: BTreeMap::new(), mute: false, failing: false, asked: Vec::new() };
         let (zone, end) = (Arc::new(Mutex::new(zone)), Arc::new(AtomicBool::new(false)));
         let (known, ends) = (Arc::clone(&zone), Arc::clone(&end));
         let thread = std::thread::spawn(move || serve(&socket, &known, &ends));
@@ -79,11 +72,6 @@ impl NameServer {
     /// The serial number of a zone.
     pub fn set_serial(&self, zone: &str, serial: u32) {
         self.zone.lock().serials.insert(zone.to_owned(), serial);
-    }
-
-    /// Answers come this late.
-    pub fn set_delay(&self, delay: Duration) {
-        self.zone.lock().delay = delay;
     }
 
     /// It answers nothing, or again.
@@ -117,14 +105,9 @@ fn serve(socket: &UdpSocket, zone: &Mutex<Zone>, end: &AtomicBool) {
         if kind == A {
             zone.lock().asked.push(name.clone());
         }
-        let delay = {
-            let zone = zone.lock();
-            (!zone.mute).then_some(zone.delay)
-        };
-        let Some(delay) = delay else {
+        if zone.lock().mute {
             continue;
-        };
-        std::thread::sleep(delay);
+        }
         let answer = answer(&zone.lock(), &name, kind, &buffer[..question_end]);
         drop(socket.send_to(&answer, from));
     }
