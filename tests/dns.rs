@@ -281,6 +281,22 @@ fn a_login_waits_no_longer_for_a_name_than_for_a_server() {
 }
 
 #[test]
+fn a_name_server_that_never_answers_for_ipv6_is_not_waited_for() {
+    let (names, dir) = (NameServer::start(), dir());
+    let cluster = Cluster::start();
+    names.set("db.example.test", &["127.0.0.1"]);
+    names.ignore_ipv6();
+    let builder = at("db.example.test", &cluster, &names, &dir).general("server_connect_timeout = 10\ndns_max_ttl = 1");
+    names.resolv_conf(dir.path(), "options timeout:15");
+    let weir = builder.start();
+    let mut client = weir.client("app");
+    let backend = client.value("SELECT pg_backend_pid()");
+    eventually("it is looked up again", SOON, || (lookups(&weir, "found") > 2).then_some(()));
+    assert_eq!(client.value("SELECT pg_backend_pid()"), backend);
+    assert_eq!((lookups(&weir, "trouble"), metric(&weir, "pgweir_dns_addresses_gone_total")), (0, 0));
+}
+
+#[test]
 fn all_who_want_a_name_make_one_look_up_and_others_do_not_wait() {
     let (names, dir) = (NameServer::start(), dir());
     let cluster = Cluster::start();

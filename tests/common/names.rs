@@ -15,15 +15,17 @@ use parking_lot::Mutex;
 
 const A: u16 = 1;
 const SOA: u16 = 6;
+const AAAA: u16 = 28;
 /// What the records say of how long they are good, in seconds.
 const TTL: u32 = 3600;
 
 /// What it answers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Zone {
     hosts: BTreeMap<String, Vec<Ipv4Addr>>,
     serials: BTreeMap<String, u32>,
     mute: bool,
+    no_ipv6: bool,
     failing: bool,
     /// Every question for addresses: names in lower case, without the dot at the end.
     asked: Vec<String>,
@@ -43,9 +45,7 @@ impl NameServer {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let port = socket.local_addr().unwrap().port();
-        let zone =
-            Zone { hosts: BTreeMap::new(), serials: BTreeMap::new(), mute: false, failing: false, asked: Vec::new() };
-        let (zone, end) = (Arc::new(Mutex::new(zone)), Arc::new(AtomicBool::new(false)));
+        let (zone, end) = (Arc::new(Mutex::new(Zone::default())), Arc::new(AtomicBool::new(false)));
         let (known, ends) = (Arc::clone(&zone), Arc::clone(&end));
         let thread = std::thread::spawn(move || serve(&socket, &known, &ends));
         Self { zone, port, end, thread: Some(thread) }
@@ -79,6 +79,11 @@ impl NameServer {
         self.zone.lock().mute = mute;
     }
 
+    /// It never answers questions for IPv6 addresses.
+    pub fn ignore_ipv6(&self) {
+        self.zone.lock().no_ipv6 = true;
+    }
+
     /// It answers SERVFAIL, or again as it should.
     pub fn set_failing(&self, failing: bool) {
         self.zone.lock().failing = failing;
@@ -105,7 +110,11 @@ fn serve(socket: &UdpSocket, zone: &Mutex<Zone>, end: &AtomicBool) {
         if kind == A {
             zone.lock().asked.push(name.clone());
         }
-        if zone.lock().mute {
+        let ignored = {
+            let zone = zone.lock();
+            zone.mute || (zone.no_ipv6 && kind == AAAA)
+        };
+        if ignored {
             continue;
         }
         let answer = answer(&zone.lock(), &name, kind, &buffer[..question_end]);
