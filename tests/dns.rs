@@ -162,6 +162,33 @@ fn a_name_that_moves_takes_its_connections_along() {
 }
 
 #[test]
+fn a_login_on_its_way_to_an_address_that_is_gone_serves_nobody() {
+    let (names, dir) = (NameServer::start(), dir());
+    let old = Cluster::start();
+    let new = old.beside("127.0.0.2");
+    names.set("db.example.test", &["127.0.0.1"]);
+    let builder = at("db.example.test", &old, &names, &dir);
+    let weir = builder.general("dns_max_ttl = 1\nserver_connect_timeout = 60").start();
+    let mut client = weir.client("app");
+    assert_eq!(client.value(WHERE), "127.0.0.1");
+    weir.admin("RECONNECT");
+    // Connections are still accepted, by the kernel.
+    old.freeze();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.value(WHERE));
+        let login = || weir.admin_table("SHOW POOLS").iter().any(|pool| pool["sv_login"] == "1");
+        eventually("a login is under way", SOON, || login().then_some(()));
+        names.set("db.example.test", &["127.0.0.2"]);
+        eventually("the name has moved", SOON, || {
+            (host_row(&weir, "db.example.test").1 == "127.0.0.2:0").then_some(())
+        });
+        old.thaw();
+        assert_eq!(waiting.join().unwrap(), "127.0.0.2");
+    });
+    drop(new);
+}
+
+#[test]
 fn an_address_that_stays_keeps_its_connections() {
     let (names, dir) = (NameServer::start(), dir());
     let one = Cluster::start();
