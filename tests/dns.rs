@@ -377,12 +377,21 @@ fn search_list_hosts_file_and_addresses() {
 
 #[test]
 fn a_new_serial_number_of_the_zone_is_noticed() {
+    zone_is_watched("db.example.test");
+}
+
+#[test]
+fn the_zone_of_a_name_further_down_is_found() {
+    zone_is_watched("db.eu.example.test");
+}
+
+fn zone_is_watched(host: &str) {
     let (names, dir) = (NameServer::start(), dir());
     let old = Cluster::start();
     let new = old.beside("127.0.0.2");
-    names.set("db.example.test", &["127.0.0.1"]);
+    names.set(host, &["127.0.0.1"]);
     names.set_serial("example.test", 2_026_010_100);
-    let weir = at("db.example.test", &old, &names, &dir).general("dns_max_ttl = \"1h\"").start();
+    let weir = at(host, &old, &names, &dir).general("dns_max_ttl = \"1h\"").start();
     let mut client = weir.client("app");
     assert_eq!(client.value(WHERE), "127.0.0.1");
     weir.admin("SET dns_zone_check_period = 0.2");
@@ -390,7 +399,7 @@ fn a_new_serial_number_of_the_zone_is_noticed() {
     eventually("the serial number", SOON, || (serial(&weir) == "2026010100").then_some(()));
     // The first one made the name be looked up once more; now nothing moves.
     eventually("it is looked up again", SOON, || (lookups(&weir, "found") == 2).then_some(()));
-    names.set("db.example.test", &["127.0.0.2"]);
+    names.set(host, &["127.0.0.2"]);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!((lookups(&weir, "found"), client.value(WHERE).as_str()), (2, "127.0.0.1"));
     names.set_serial("example.test", 2_026_010_101);

@@ -139,37 +139,43 @@ fn question(query: &[u8]) -> Option<(String, u16, usize)> {
 }
 
 fn answer(zone: &Zone, name: &str, kind: u16, query: &[u8]) -> Vec<u8> {
-    let mut records: Vec<Vec<u8>> = Vec::new();
-    let is_zone = zone.serials.contains_key(name);
-    if kind == A {
-        records.extend(zone.hosts.get(name).into_iter().flatten().map(|address| address.octets().to_vec()));
-    }
-    if kind == SOA
-        && let Some(serial) = zone.serials.get(name)
-    {
-        // Both names are the root; then serial, refresh, retry, expire, minimum.
-        let numbers = [*serial, 3600, 600, 86_400, 60];
-        records.push([0, 0].into_iter().chain(numbers.iter().flat_map(|n| n.to_be_bytes())).collect());
-    }
-    let known = is_zone || zone.hosts.contains_key(name);
+    // Records of the answer and of the authority: where in the query the owner's name begins, type and data.
+    let (mut answers, mut authority) = (Vec::new(), Vec::new());
+    // A name below which there are others is a name, too.
+    let below = |parent: &str, child: &str| child.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
+    let known = zone.serials.contains_key(name) || zone.hosts.keys().any(|host| host == name || below(name, host));
     let code = match (zone.failing, known) {
         (true, _) => 2,
         (false, false) => 3,
         (false, true) => 0,
     };
-    if zone.failing {
-        records.clear();
+    if code == 0 && kind == A {
+        let addresses = zone.hosts.get(name).into_iter().flatten();
+        answers.extend(addresses.map(|address| (12, A, address.octets().to_vec())));
     }
+    if code == 0 && kind == SOA {
+        match zone.serials.get(name) {
+            Some(serial) => answers.push((12, SOA, soa(*serial))),
+            None => authority.extend(
+                zone.serials
+                    .iter()
+                    .filter(|(above, _)| below(above, name))
+                    .map(|(above, serial)| (12 + name.len() - above.len(), SOA, soa(*serial))),
+            ),
+        }
+    }
+    let count = |records: &[_]| u16::try_from(records.len()).unwrap().to_be_bytes();
     let mut out = query[..2].to_vec();
     // An authoritative answer, as recursive as was asked for.
     out.extend([0x84 | (query[2] & 1), 0x80 | code]);
     out.extend([0, 1]);
-    out.extend(u16::try_from(records.len()).unwrap().to_be_bytes());
-    out.extend([0, 0, 0, 0]);
+    out.extend(count(&answers));
+    out.extend(count(&authority));
+    out.extend([0, 0]);
     out.extend(&query[12..]);
-    for data in records {
-        // The name is that of the question, which begins at 12.
-        out.extend([0xc0, 12]);
+    for (owner, kind, data) in answers.iter().chain(&authority) {
+        // A pointer to the name, which stands in the question.
+        out.extend([0xc0, u8::try_from(*owner).unwrap()]);
         out.extend(kind.to_be_bytes());
         out.extend([0, 1]);
         out.extend(TTL.to_be_bytes());
@@ -177,4 +183,10 @@ fn answer(zone: &Zone, name: &str, kind: u16, query: &[u8]) -> Vec<u8> {
         out.extend(data);
     }
     out
+}
+
+/// Both names are the root; then serial, refresh, retry, expire, minimum.
+fn soa(serial: u32) -> Vec<u8> {
+    let numbers = [serial, 3600, 600, 86_400, 60];
+    [0, 0].into_iter().chain(numbers.iter().flat_map(|n: &u32| n.to_be_bytes())).collect()
 }
