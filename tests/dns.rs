@@ -365,6 +365,11 @@ fn search_list_hosts_file_and_addresses() {
     assert_eq!(weir.client("app").value(WHERE), "127.0.0.1");
     assert_eq!(host_row(&weir, "db").1, "127.0.0.1:0");
     assert_eq!(list(&weir, "dns_zones"), 0, "what has no dot has no zone");
+    // A name that stands for another has its addresses.
+    names.set_alias("alias.example.test", "db.example.test");
+    let weir = at("alias.example.test", &cluster, &names, &dir).start();
+    assert_eq!(weir.client("app").value(WHERE), "127.0.0.1");
+    assert_eq!(host_row(&weir, "alias.example.test").1, "127.0.0.1:0");
     // Nobody is asked for these.
     names.set_mute(true);
     for host in ["localhost", "127.0.0.1"] {

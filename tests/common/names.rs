@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 const A: u16 = 1;
+const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const AAAA: u16 = 28;
 /// What the records say of how long they are good, in seconds.
@@ -23,6 +24,8 @@ const TTL: u32 = 3600;
 #[derive(Debug, Default)]
 struct Zone {
     hosts: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// Names that stand for another.
+    aliases: BTreeMap<String, String>,
     serials: BTreeMap<String, u32>,
     mute: bool,
     no_ipv6: bool,
@@ -67,6 +70,11 @@ impl NameServer {
         } else {
             zone.hosts.insert(name.to_owned(), addresses);
         }
+    }
+
+    /// From now on the name stands for another.
+    pub fn set_alias(&self, name: &str, other: &str) {
+        self.zone.lock().aliases.insert(name.to_owned(), other.to_owned());
     }
 
     /// The serial number of a zone.
@@ -143,7 +151,9 @@ fn answer(zone: &Zone, name: &str, kind: u16, query: &[u8]) -> Vec<u8> {
     let (mut answers, mut authority) = (Vec::new(), Vec::new());
     // A name below which there are others is a name, too.
     let below = |parent: &str, child: &str| child.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
-    let known = zone.serials.contains_key(name) || zone.hosts.keys().any(|host| host == name || below(name, host));
+    let known = zone.serials.contains_key(name)
+        || zone.aliases.contains_key(name)
+        || zone.hosts.keys().any(|host| host == name || below(name, host));
     let code = match (zone.failing, known) {
         (true, _) => 2,
         (false, false) => 3,
@@ -152,6 +162,16 @@ fn answer(zone: &Zone, name: &str, kind: u16, query: &[u8]) -> Vec<u8> {
     if code == 0 && kind == A {
         let addresses = zone.hosts.get(name).into_iter().flatten();
         answers.extend(addresses.map(|address| (12, A, address.octets().to_vec())));
+    }
+    if code == 0
+        && matches!(kind, A | AAAA)
+        && let Some(other) = zone.aliases.get(name)
+    {
+        answers.push((12, CNAME, encoded(other)));
+        // The owner of these is the name in the record before, which begins behind its head.
+        let at = query.len() + 12;
+        let addresses = zone.hosts.get(other).into_iter().flatten().filter(|_| kind == A);
+        answers.extend(addresses.map(|address| (at, A, address.octets().to_vec())));
     }
     if code == 0 && kind == SOA {
         match zone.serials.get(name) {
@@ -183,6 +203,12 @@ fn answer(zone: &Zone, name: &str, kind: u16, query: &[u8]) -> Vec<u8> {
         out.extend(data);
     }
     out
+}
+
+/// A name as it stands in messages.
+fn encoded(name: &str) -> Vec<u8> {
+    let labels = name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat());
+    labels.chain([0]).collect()
 }
 
 /// Both names are the root; then serial, refresh, retry, expire, minimum.
