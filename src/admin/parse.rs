@@ -147,41 +147,6 @@ shows! {
     PeerPools = "PEER_POOLS",
 }
 
-impl Show {
-    /// Whether it is answered; the others are known but not supported yet.
-    #[must_use]
-    pub fn is_available(self) -> bool {
-        match self {
-            Self::Help
-            | Self::Config
-            | Self::Databases
-            | Self::Pools
-            | Self::Clients
-            | Self::Servers
-            | Self::Sockets
-            | Self::ActiveSockets
-            | Self::Lists
-            | Self::Users
-            | Self::Version
-            | Self::State
-            | Self::Stats
-            | Self::StatsTotals
-            | Self::StatsAverages
-            | Self::Totals
-            | Self::Replicas
-            | Self::Shards
-            | Self::Pins
-            | Self::Prepared
-            | Self::Queries
-            | Self::Mem
-            | Self::Fds
-            | Self::Peers
-            | Self::PeerPools => true,
-            Self::DnsHosts | Self::DnsZones => false,
-        }
-    }
-}
-
 /// The commands besides SHOW, as an error proposes them.
 const VERBS: &[&str] = &[
     "SHOW",
@@ -265,33 +230,6 @@ impl Command {
             Self::WaitClose(_) => "WAIT_CLOSE",
             Self::Set { .. } => "SET",
         }
-    }
-
-    /// Refuses the commands that are known but not supported yet.
-    ///
-    /// # Errors
-    /// 0A000 with the command's name.
-    pub fn check_available(&self) -> Result<()> {
-        let name = match self {
-            Self::Empty
-            | Self::NoOp { .. }
-            | Self::ExplainRoute { .. }
-            | Self::Reload
-            | Self::Pause(_)
-            | Self::Resume(_)
-            | Self::Disable(_)
-            | Self::Enable(_)
-            | Self::Reconnect(_)
-            | Self::Kill(_)
-            | Self::KillClient(_)
-            | Self::WaitClose(_)
-            | Self::Suspend
-            | Self::Set { .. }
-            | Self::Shutdown(_) => return Ok(()),
-            Self::Show(show) if show.is_available() => return Ok(()),
-            Self::Show(show) => format!("SHOW {}", show.name()),
-        };
-        Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, format!("{name} is not supported yet")).hint(HELP_HINT))
     }
 }
 

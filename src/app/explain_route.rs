@@ -156,13 +156,16 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::net::dns::{self, Dns};
     use crate::net::tls::{Connector, ServerTls};
 
     fn lines(sql: &str) -> BTreeMap<&'static str, String> {
         let text = "[users.someone]\npassword = \"x\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\nreplicas = [\"postgres://127.0.0.1:2/a\"]\n";
         let config = Arc::new(crate::config::parse(text, Path::new("t.toml")).unwrap());
         let tls = Arc::new(ServerTls::new(Connector::new(&config.general.server_tls).unwrap()));
-        let database = LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config), None, tls, Arc::default());
+        let means = (tls, Dns::new(dns::Settings::default()));
+        let database =
+            LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config), None, means, Arc::default());
         explain(&database, sql).into_iter().collect()
     }
 

@@ -15,7 +15,10 @@ use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
 use crate::client::external::Outside;
 use crate::client::peers::Peers;
 use crate::config::tls::SslMode;
-use crate::config::{AuthType, Config, Database, General};
+use crate::config::{AuthType, Config, Database, General, Host};
+use crate::net::dns::cache::Times;
+use crate::net::dns::files::ResolvConf;
+use crate::net::dns::{self, Dns};
 use crate::net::tls::{Acceptor, Connector, ServerTls};
 
 /// Random bytes of this process that the salts shown to unknown users are made from.
@@ -28,11 +31,12 @@ pub type MockKey = [u8; 32];
 /// Every mistake of the auth file, of the passwords in `[users]` (never with a password in it), and of certificates and keys.
 pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, Vec<String>> {
     // All mistakes of all files are told at once.
-    let made = (users(&config), hba(&config.general), tls(&config.general), external(&config.general));
+    let general = &config.general;
+    let made = (users(&config), hba(general), tls(general), external(general), resolv_conf(general));
     let (list, rules, tls, external) = match made {
-        (Ok(list), Ok(rules), Ok(tls), Ok(external)) => (list, rules, tls, external),
-        (list, rules, tls, external) => {
-            let mistakes = [list.err(), rules.err(), tls.err(), external.err()];
+        (Ok(list), Ok(rules), Ok(tls), Ok(external), Ok(())) => (list, rules, tls, external),
+        (list, rules, tls, external, names) => {
+            let mistakes = [list.err(), rules.err(), tls.err(), external.err(), names.err()];
             return Err(mistakes.into_iter().flatten().flatten().collect());
         }
     };
@@ -51,9 +55,11 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         }
         None => Arc::new(ServerTls::new(connector)),
     };
+    let dns = resolver(&config, old);
     let shares = old.map_or_else(Arc::default, |old| Arc::clone(&old.shares));
     let fresh = |db: &Database, secret| {
-        LiveDatabase::new(db.clone(), Arc::clone(&config), secret, Arc::clone(&server_tls), Arc::clone(&shares))
+        let means = (Arc::clone(&server_tls), Arc::clone(&dns));
+        LiveDatabase::new(db.clone(), Arc::clone(&config), secret, means, Arc::clone(&shares))
     };
     let own = |db: &Database| (db.name.clone(), database(db, &config, stored_secret(db, &users), old, fresh));
     let databases = config.databases.values().map(own).collect();
@@ -66,6 +72,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         outside,
         acceptor,
         server_tls,
+        dns: Arc::clone(&dns),
         shares: Arc::clone(&shares),
         mock,
         databases,
@@ -76,6 +83,34 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         keep_made(&live, old);
     }
     Ok(live)
+}
+
+/// The resolver: there is one for as long as the process lives.
+fn resolver(config: &Config, old: Option<&Live>) -> Arc<Dns> {
+    let General { dns_max_ttl, dns_nxdomain_ttl, dns_zone_check_period, resolv_conf, .. } = &config.general;
+    let settings = dns::Settings {
+        times: Times { found: *dns_max_ttl, failed: *dns_nxdomain_ttl },
+        zone_period: *dns_zone_check_period,
+        resolv_conf: resolv_conf.clone(),
+    };
+    let servers = config.databases.values().chain(&config.wildcard).flat_map(|db| &db.shards).flat_map(|s| &s.servers);
+    let names = servers.flat_map(|server| server.host.each()).filter_map(|host| match host {
+        Host::Tcp(name) => Some(name.clone()),
+        Host::Unix(_) | Host::Several(_) => None,
+    });
+    let dns = old.map_or_else(|| Dns::new(settings.clone()), |old| Arc::clone(&old.dns));
+    dns.configure(settings, names.collect());
+    dns
+}
+
+/// Reads `resolv_conf`, to tell its mistakes at once; it is read again for every look-up.
+fn resolv_conf(general: &General) -> Result<(), Vec<String>> {
+    let Some(path) = &general.resolv_conf else { return Ok(()) };
+    let named = |why: &dyn std::fmt::Display| format!("{} (resolv_conf): {why}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|why| vec![named(&format!("cannot read the file: {why}"))])?;
+    let mistakes = ResolvConf::parse(&text).mistakes;
+    let told = mistakes.iter().map(|(line, mistake)| named(&format!("line {line}: {mistake}")));
+    if mistakes.is_empty() { Ok(()) } else { Err(told.collect()) }
 }
 
 /// Reads `auth_hba_file` and `auth_ident_file`.

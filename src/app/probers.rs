@@ -11,6 +11,7 @@ use crate::config::Database;
 use crate::health::probe::{self, Credentials};
 use crate::health::shard::ShardHealth;
 use crate::id::ServerIndex;
+use crate::net::dns::Dns;
 use crate::net::tls::ServerTls;
 
 /// The probers that run; dropping it stops them.
@@ -31,7 +32,7 @@ impl Probers {
                 continue;
             }
             match credentials_of(&database.config, live) {
-                Some(credentials) => self.start(database, credentials, &live.server_tls, shared),
+                Some(credentials) => self.start(database, credentials, (&live.server_tls, &live.dns), shared),
                 None => tracing::warn!(
                     database = database.config.name,
                     "servers are not probed: probe_user is not set, and neither is user with a password in clear text; \
@@ -45,7 +46,7 @@ impl Probers {
         &mut self,
         database: &Arc<LiveDatabase>,
         credentials: Credentials,
-        tls: &Arc<ServerTls>,
+        (tls, dns): (&Arc<ServerTls>, &Arc<Dns>),
         shared: &Arc<Shared>,
     ) {
         let (stop, stopped) = watch::channel(false);
@@ -54,9 +55,9 @@ impl Probers {
             for (index, server) in (0_u16..).map(ServerIndex).zip(&shard.servers) {
                 let (server, health) = (server.clone(), Arc::clone(health));
                 let (credentials, settings) = (credentials.clone(), database.config.health.clone());
-                let (tls, stopped) = (Arc::clone(tls), stopped.clone());
+                let (means, stopped) = ((Arc::clone(tls), Arc::clone(dns)), stopped.clone());
                 tokio::task::spawn_local(async move {
-                    Box::pin(probe::run(index, server, credentials, health, settings, tls, stopped)).await;
+                    Box::pin(probe::run(index, server, credentials, health, settings, means, stopped)).await;
                 });
             }
         }

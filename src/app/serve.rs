@@ -63,6 +63,8 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
     };
     let live = shared.live.load_full();
     live::derive_ahead(&live);
+    let moving = Arc::clone(&state);
+    tokio::task::spawn_local(Arc::clone(&live.dns).run(move || moving.leave_moved()));
     let mut watched = Watched::default();
     watched.follow(&live, &shared);
     drop(live);

@@ -20,10 +20,12 @@ use crate::metrics::describe;
 use crate::metrics::report::{Report, Settings, SocketReport, shortened};
 use crate::metrics::snapshot::{
     BreakerState, ClientSnapshot, ClientState, ClientStates, ConnectionSnapshot, ConsoleSnapshot, DatabaseSnapshot,
-    Detail, Endpoint, LoginSnapshot, PeerSnapshot, PoolSnapshot, Readiness, ReplicaSnapshot, ServerConnectionSnapshot,
-    ServerState, ServerStates, Setting, ShardSnapshot, Snapshot, SnapshotSource, State as ProcessState,
-    StatementSnapshot, StatsSnapshot, UserSnapshot,
+    Detail, DnsHost, DnsSnapshot, DnsZone, Endpoint, LoginSnapshot, PeerSnapshot, PoolSnapshot, Readiness,
+    ReplicaSnapshot, ServerConnectionSnapshot, ServerState, ServerStates, Setting, ShardSnapshot, Snapshot,
+    SnapshotSource, State as ProcessState, StatementSnapshot, StatsSnapshot, UserSnapshot,
 };
+use crate::net::dns::Picture;
+use crate::net::dns::cache::{HostRow, ZoneRow};
 use crate::pool::ledger::{Counts as Slots, SlotState};
 use crate::pool::{ConnectionInfo, Pool};
 use crate::session::prepared::Statement;
@@ -103,8 +105,23 @@ impl State {
                 Vec::new()
             },
             reloads: *self.reloads.lock(),
+            dns: dns(live.dns.picture()),
             ..Snapshot::default()
         }
+    }
+}
+
+fn dns(picture: Picture) -> DnsSnapshot {
+    let Picture { hosts, zones, queries, pending, found, no_name, trouble, gone } = picture;
+    let host = |h: HostRow| DnsHost { name: h.name, ttl: h.ttl, addresses: h.addresses };
+    let zone = |z: ZoneRow| DnsZone { name: z.name, serial: z.serial, names: count(z.names) };
+    DnsSnapshot {
+        hosts: hosts.into_iter().map(host).collect(),
+        zones: zones.into_iter().map(zone).collect(),
+        queries,
+        pending,
+        lookups: [("found", found), ("no_name", no_name), ("trouble", trouble)],
+        gone,
     }
 }
 

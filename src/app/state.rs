@@ -150,6 +150,13 @@ impl State {
         });
     }
 
+    /// Closes the connections to addresses that the names of their hosts no longer have.
+    pub fn leave_moved(&self) {
+        for database in self.databases() {
+            database.pools().iter().for_each(|pool| pool.leave_moved());
+        }
+    }
+
     /// What went through each database since the start. Databases that are no more are in it.
     #[must_use]
     pub fn totals(&self) -> BTreeMap<String, Counts> {

@@ -19,6 +19,7 @@ use crate::config::{Config, Database, PoolMode, Role, User};
 use crate::error::Error;
 use crate::health::shard::ShardHealth;
 use crate::id::{ServerIndex, ShardIndex};
+use crate::net::dns::Dns;
 use crate::net::tls::{Acceptor, ServerTls};
 use crate::pool::ledger::Limits;
 use crate::pool::{self, Pool, PoolKey, PoolSettings, Share, Shares};
@@ -50,6 +51,8 @@ pub struct Live {
     pub acceptor: Option<Acceptor>,
     /// Makes TLS with servers.
     pub server_tls: Arc<ServerTls>,
+    /// Knows the addresses of servers.
+    pub dns: Arc<Dns>,
     /// Limits of connections that several pools share.
     pub shares: Arc<Shares>,
     /// What users who do not exist are shown.
@@ -90,8 +93,8 @@ impl Live {
         }
         let config = wildcard.named(name);
         let secret = stored_secret(&config, &self.users);
-        let (tls, shares) = (Arc::clone(&self.server_tls), Arc::clone(&self.shares));
-        let database = LiveDatabase::new(config, Arc::clone(&self.config), secret, tls, shares);
+        let (means, shares) = ((Arc::clone(&self.server_tls), Arc::clone(&self.dns)), Arc::clone(&self.shares));
+        let database = LiveDatabase::new(config, Arc::clone(&self.config), secret, means, shares);
         database.held.store(self.made.held.load(Ordering::Acquire), Ordering::Release);
         tracing::info!(database = name, "database made from the wildcard");
         made.insert(name.to_owned(), Arc::clone(&database));
@@ -182,6 +185,7 @@ pub struct LiveDatabase {
     pub routes: RouteCounts,
     general: Arc<Config>,
     server_tls: Arc<ServerTls>,
+    dns: Arc<Dns>,
     shares: Arc<Shares>,
     users: Mutex<HashMap<String, Arc<UserPools>>>,
     /// By `auth_user`: pools whose connections no client gets.
@@ -289,7 +293,7 @@ impl LiveDatabase {
         config: Database,
         general: Arc<Config>,
         secret: Option<Secret>,
-        server_tls: Arc<ServerTls>,
+        (server_tls, dns): (Arc<ServerTls>, Arc<Dns>),
         shares: Arc<Shares>,
     ) -> Arc<Self> {
         let now = clock::now();
@@ -310,6 +314,7 @@ impl LiveDatabase {
             routes: RouteCounts::default(),
             general,
             server_tls,
+            dns,
             shares,
             users: Mutex::default(),
             auth: Mutex::default(),
@@ -402,6 +407,7 @@ impl LiveDatabase {
             tcp: general.tcp,
             max_statements: general.max_prepared_statements.max(1) as usize,
             tls: Arc::clone(&self.server_tls),
+            dns: Arc::clone(&self.dns),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::config::{Config, General, Peer};
 use crate::error::{Error, SqlState};
 use crate::id::PeerId;
 use crate::metrics::snapshot::PeerRequests;
+use crate::net::dns::Dns;
 use crate::net::tls::Connector;
 use crate::server::connection::Secret;
 use crate::server::{Address, cancel};
@@ -147,7 +148,7 @@ impl Peers {
         let general = &live.config.general;
         let limit = time_limit(general);
         let connector = live.server_tls.get();
-        let passed = tokio::time::timeout(limit, pool.pass_on(pid, &secret, general, &connector)).await;
+        let passed = tokio::time::timeout(limit, pool.pass_on(pid, &secret, general, (&connector, &live.dns))).await;
         let why = match passed {
             Ok(Ok(())) => return Outcome::PassedOn,
             Ok(Err(error)) => {
@@ -180,7 +181,13 @@ impl PeerPool {
     }
 
     /// Waits for a place, connects, and waits until the peer has done with the request.
-    async fn pass_on(&self, pid: u32, secret: &Secret, general: &General, connector: &Connector) -> Result<(), Error> {
+    async fn pass_on(
+        &self,
+        pid: u32,
+        secret: &Secret,
+        general: &General,
+        means: (&Connector, &Dns),
+    ) -> Result<(), Error> {
         let (timeout, tcp) = (general.server_connect_timeout, &general.tcp);
         let waiting = Counted::new(&self.waiting);
         // It is never closed.
@@ -189,7 +196,7 @@ impl PeerPool {
         drop(waiting);
         let mut stream = Err(Error::us(SqlState::INTERNAL_ERROR, "the peer has no host"));
         for host in self.peer.host.each() {
-            stream = cancel::reach(Address { host, port: self.peer.port }, timeout, tcp, connector).await;
+            stream = cancel::reach(Address { host, port: self.peer.port, at: None }, timeout, tcp, means).await;
             if stream.is_ok() {
                 break;
             }

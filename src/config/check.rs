@@ -158,8 +158,10 @@ fn general(
     }
     let section_line = line;
     let directory = path.parent().unwrap_or(Path::new(""));
-    let General { auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, conffile, .. } = &mut general;
-    for file in [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, conffile].into_iter().flatten() {
+    let General { auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, conffile, resolv_conf, .. } =
+        &mut general;
+    let files = [auth_file, auth_hba_file, auth_ident_file, logfile, pidfile, conffile, resolv_conf];
+    for file in files.into_iter().flatten() {
         *file = directory.join(&*file);
     }
     // That goes without saying, and is no longer so when the file has another name one day.

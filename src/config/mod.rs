@@ -298,6 +298,16 @@ pub struct General {
     pub server_login_retry: Duration,
     /// How long a client may take to log in (default 60 s); zero: for ever.
     pub client_login_timeout: Duration,
+    /// How long the addresses of a server's name are used before it is looked up again, whatever its records say (default 15 s); zero: it
+    /// is looked up whenever a server is connected to.
+    pub dns_max_ttl: Duration,
+    /// How long it is remembered that a name has no addresses, or could not be looked up (default 15 s).
+    pub dns_nxdomain_ttl: Duration,
+    /// How often the zones of the names are asked for their serial numbers: when one is new, its names are looked up again (default 0:
+    /// never).
+    pub dns_zone_check_period: Duration,
+    /// A file instead of /etc/resolv.conf.
+    pub resolv_conf: Option<PathBuf>,
     /// A statement that is not answered for this long is cancelled, and its client closed (default 0: never).
     pub query_timeout: Duration,
     /// A client that is in one transaction for this long is closed (default 0: never).

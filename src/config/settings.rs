@@ -229,6 +229,24 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Longest wait after a failed login to a server; the first is 0.25 s, each next one twice as long, a good probe ends it.",
         |g| Field::Time(&mut g.server_login_retry),
     ),
+    row(
+        "dns_max_ttl",
+        "How long the addresses of a server's name are used before it is looked up again, whatever its records say; 0: every time.",
+        |g| Field::Time(&mut g.dns_max_ttl),
+    ),
+    row("dns_nxdomain_ttl", "How long it is remembered that a look-up failed, or that there is no such name.", |g| {
+        Field::Time(&mut g.dns_nxdomain_ttl)
+    }),
+    row(
+        "dns_zone_check_period",
+        "How often zones are asked for their serial numbers; a new one makes their names be looked up again; 0: never.",
+        |g| Field::Time(&mut g.dns_zone_check_period),
+    ),
+    row(
+        "resolv_conf",
+        "A file instead of /etc/resolv.conf; its nameserver lines may name a port: 10.0.0.1:5353.",
+        |g| Field::Path(&mut g.resolv_conf),
+    ),
     row("client_login_timeout", "How long a client may take to log in; 0: for ever.", |g| {
         Field::Time(&mut g.client_login_timeout)
     }),
@@ -504,19 +522,8 @@ pub(super) static PEER: &[Setting<Peer>] = &[
 ];
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
-pub(super) static PGBOUNCER_ONLY: &[&str] = &[
-    "dns_max_ttl",
-    "dns_nxdomain_ttl",
-    "dns_zone_check_period",
-    "job_name",
-    "pkt_buf",
-    "resolv_conf",
-    "sbuf_loopcnt",
-    "service_name",
-    "tcp_defer_accept",
-    "track_extra_parameters",
-    "verbose",
-];
+pub(super) static PGBOUNCER_ONLY: &[&str] =
+    &["job_name", "pkt_buf", "sbuf_loopcnt", "service_name", "tcp_defer_accept", "track_extra_parameters", "verbose"];
 
 impl Default for General {
     fn default() -> Self {
@@ -570,6 +577,10 @@ impl Default for General {
             server_connect_timeout: Duration::from_secs(15),
             server_login_retry: Duration::from_secs(15),
             client_login_timeout: Duration::from_secs(60),
+            dns_max_ttl: Duration::from_secs(15),
+            dns_nxdomain_ttl: Duration::from_secs(15),
+            dns_zone_check_period: Duration::ZERO,
+            resolv_conf: None,
             query_timeout: Duration::ZERO,
             transaction_timeout: Duration::ZERO,
             client_idle_timeout: Duration::ZERO,

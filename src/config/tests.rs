@@ -164,6 +164,10 @@ server_lifetime = "1h"
 server_fast_close = 1
 server_connect_timeout = 2.5
 server_login_retry = "0"
+dns_max_ttl = "12s"
+dns_nxdomain_ttl = "13s"
+dns_zone_check_period = "14s"
+resolv_conf = "resolv.conf"
 client_login_timeout = "5min"
 idle_transaction_timeout = "1d"
 query_timeout = "6s"
@@ -275,6 +279,10 @@ host = "h"
         server_fast_close: true,
         server_connect_timeout: Duration::from_millis(2500),
         server_login_retry: Duration::ZERO,
+        dns_max_ttl: seconds(12),
+        dns_nxdomain_ttl: seconds(13),
+        dns_zone_check_period: seconds(14),
+        resolv_conf: Some("etc/resolv.conf".into()),
         client_login_timeout: seconds(300),
         idle_transaction_timeout: seconds(86_400),
         query_timeout: seconds(6),

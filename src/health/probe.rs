@@ -5,6 +5,7 @@
 //! the connection; the next one dials again. Nothing is kept of a failed probe but the failure.
 
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ use crate::config::{HealthSettings, Host, Role, Server, TcpSettings};
 use crate::error::SqlState;
 use crate::id::ServerIndex;
 use crate::net::Stream;
-use crate::net::connect::{Attempt, Failure, connect};
+use crate::net::connect::{Address, Attempt, Failure, connect};
+use crate::net::dns::Dns;
 use crate::net::tls::ServerTls;
 
 use super::breaker::FailureKind;
@@ -62,12 +64,19 @@ pub async fn run(
     credentials: Credentials,
     shard: Arc<ShardHealth>,
     settings: HealthSettings,
-    tls: Arc<ServerTls>,
+    (tls, dns): (Arc<ServerTls>, Arc<Dns>),
     mut shutdown: watch::Receiver<bool>,
 ) {
     let _marked = Marked::new(&shard, index);
-    let mut prober = Prober { server, credentials, deadline: settings.probe_timeout, tls, link: None };
+    let mut prober = Prober { server, credentials, deadline: settings.probe_timeout, tls, dns, link: None };
     loop {
+        if prober.has_moved() {
+            // What is at the other address has a WAL of its own.
+            prober.link = None;
+            if let Some(health) = shard.server(index) {
+                health.forget_position();
+            }
+        }
         let result = tokio::select! {
             result = prober.probe() => result,
             () = stopped(&mut shutdown) => return,
@@ -155,6 +164,7 @@ struct Prober {
     credentials: Credentials,
     deadline: Duration,
     tls: Arc<ServerTls>,
+    dns: Arc<Dns>,
     link: Option<Link>,
 }
 
@@ -164,6 +174,8 @@ struct Link {
     question: Statement,
     segment_size: u64,
     driver: Driver,
+    /// Of a name, which was connected to, and where that led.
+    place: Option<(String, IpAddr)>,
 }
 
 /// The task that moves the connection's bytes; it ends with the link. A server that hangs would keep it, and its socket, for
@@ -191,6 +203,12 @@ impl Prober {
                 Err(ProbeFailure { verdict: Verdict::Silent, message: format!("no answer within {:?}", self.deadline) })
             }
         }
+    }
+
+    /// Whether the connection leads where its host's name no longer does.
+    fn has_moved(&self) -> bool {
+        let place = self.link.as_ref().and_then(|link| link.place.as_ref());
+        place.is_some_and(|(name, at)| self.dns.is_gone(name, *at))
     }
 
     /// Completes when the connection ends while nothing is asked; never while there is none.
@@ -231,11 +249,16 @@ impl Prober {
         let connector = self.tls.get();
         let mut first = None;
         for attempt in Attempt::of(connector.mode, host) {
-            match connect(host, self.server.port, &TcpSettings::default(), *attempt, &connector).await {
+            let address = Address { host, port: self.server.port, at: None };
+            match connect(address, &TcpSettings::default(), *attempt, &connector, &self.dns).await {
                 Ok(stream) => {
                     let was_plain = stream.tls().is_none();
+                    let place = match host {
+                        Host::Tcp(name) => stream.addresses().map(|(peer, _)| (name.clone(), peer.ip())),
+                        Host::Unix(_) | Host::Several(_) => None,
+                    };
                     let error = match Box::pin(self.log_in(stream)).await {
-                        Ok(link) => return Ok(link),
+                        Ok(link) => return Ok(Link { place, ..link }),
                         Err(error) => error,
                     };
                     let refused = error.code() == Some(&SqlErrorState::INVALID_AUTHORIZATION_SPECIFICATION);
@@ -247,7 +270,7 @@ impl Prober {
                 Err(why) => {
                     // Without TLS as it must be, the server is of as much use as one that is down.
                     let down = ProbeFailure { verdict: of_failure(&why), message: why.to_string() };
-                    if matches!(why, Failure::Socket(_)) {
+                    if matches!(why, Failure::Socket(_) | Failure::Name(_)) {
                         return Err(down);
                     }
                     first = first.or(Some(down));
@@ -274,7 +297,8 @@ impl Prober {
         let row = client.query_one(ABOUT, &[]).await?;
         let (segment_size, checkpoint): (i64, bool) = (row.try_get(0)?, row.try_get(1)?);
         let question = client.prepare(&question(checkpoint)).await?;
-        Ok(Link { client, question, segment_size: u64::try_from(segment_size).unwrap_or(0), driver })
+        let segment_size = u64::try_from(segment_size).unwrap_or(0);
+        Ok(Link { client, question, segment_size, driver, place: None })
     }
 }
 
@@ -289,7 +313,7 @@ fn of_failure(why: &Failure) -> Verdict {
         {
             Verdict::Silent
         }
-        Failure::Socket(_) | Failure::Tls(_) | Failure::NotOffered => Verdict::Down,
+        Failure::Name(_) | Failure::Socket(_) | Failure::Tls(_) | Failure::NotOffered => Verdict::Down,
     }
 }
 

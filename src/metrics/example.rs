@@ -107,6 +107,21 @@ pub(crate) fn snapshot() -> Snapshot {
         ],
         peer_cancel_requests: vec![("passed_on", 7)],
         reloads: Reloads { succeeded: 2, failed: 1, loaded_at: MOMENT },
+        dns: DnsSnapshot {
+            hosts: vec![
+                DnsHost {
+                    name: "p1.example.com".to_owned(),
+                    ttl: Duration::from_millis(14_900),
+                    addresses: vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()],
+                },
+                DnsHost { name: "p2".to_owned(), ttl: Duration::ZERO, addresses: Vec::new() },
+            ],
+            zones: vec![DnsZone { name: "example.com".to_owned(), serial: Some(2_026_112_001), names: 1 }],
+            queries: 1,
+            pending: 0,
+            lookups: [("found", 7), ("no_name", 2), ("trouble", 1)],
+            gone: 3,
+        },
         ..Snapshot::default()
     }
 }

@@ -411,6 +411,12 @@ fn events(s: &Snapshot, out: &mut Families) {
     let mut reloads = out.counter("config_reloads_total", "Configuration reloads, by result.");
     reloads.count(&[("result", "success")], s.reloads.succeeded);
     reloads.count(&[("result", "failure")], s.reloads.failed);
+    let mut lookups = out.counter("dns_lookups_total", "Look-ups of servers' names, by how they ended.");
+    for (result, n) in s.dns.lookups.iter().filter(|(result, _)| !result.is_empty()) {
+        lookups.count(&[("result", result)], *n);
+    }
+    out.counter("dns_addresses_gone_total", "Addresses that the name of a server no longer had.")
+        .count(&[], s.dns.gone);
     out.gauge("config_loaded_timestamp_seconds", "When the configuration in force was loaded.")
         .value(&[], seconds(s.reloads.loaded_at));
 }
@@ -523,6 +529,8 @@ mod tests {
         assert_eq!(find(&samples, "pgweir_cancel_requests_total", &[]), 5.0);
         assert_eq!(find(&samples, "pgweir_peer_cancel_requests_total", &[("outcome", "passed_on")]), 7.0);
         assert_eq!(find(&samples, "pgweir_peer_cancel_requests", &[("peer_id", "2"), ("state", "sent")]), 3.0);
+        assert_eq!(find(&samples, "pgweir_dns_lookups_total", &[("result", "no_name")]), 2.0);
+        assert_eq!(find(&samples, "pgweir_dns_addresses_gone_total", &[]), 3.0);
         assert_eq!(find(&samples, "pgweir_build_info", &[("version", "0.1.0")]), 1.0);
         assert_eq!(find(&samples, "pgweir_max_client_connections", &[]), 50.0);
         assert_eq!(find(&samples, "pgweir_database_query_seconds_total", &[("database", "shop")]), 0.000_106);

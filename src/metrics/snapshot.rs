@@ -3,6 +3,7 @@
 //! Whoever owns the live state fills it. Moments of wall time are durations since the Unix epoch. Nothing here ever holds
 //! a password.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -98,6 +99,47 @@ pub struct Snapshot {
     pub peer_cancel_requests: Vec<(&'static str, u64)>,
     /// Configuration reloads.
     pub reloads: Reloads,
+    /// Names of servers.
+    pub dns: DnsSnapshot,
+}
+
+/// What the resolver knows and has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DnsSnapshot {
+    /// The names that were looked up.
+    pub hosts: Vec<DnsHost>,
+    /// The zones that they are in.
+    pub zones: Vec<DnsZone>,
+    /// Look-ups under way.
+    pub queries: u64,
+    /// Look-ups that wait until there are fewer.
+    pub pending: u64,
+    /// Look-ups since the start, by how they ended: `found`, `no_name` or `trouble`.
+    pub lookups: [(&'static str, u64); 3],
+    /// Addresses that a name no longer had, since the start.
+    pub gone: u64,
+}
+
+/// The name of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsHost {
+    /// The name.
+    pub name: String,
+    /// How long what is known of it still holds.
+    pub ttl: Duration,
+    /// Its addresses; none if there are none.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsZone {
+    /// Its name.
+    pub name: String,
+    /// Its serial number, once it was asked for.
+    pub serial: Option<u32>,
+    /// Known names in it.
+    pub names: u32,
 }
 
 /// What the process as a whole is doing.

@@ -2,6 +2,7 @@
 
 pub mod buffer;
 pub mod connect;
+pub mod dns;
 pub mod listen;
 pub mod pass;
 pub mod stream;

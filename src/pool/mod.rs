@@ -9,6 +9,7 @@ pub mod quota;
 pub mod share;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::error::{Error, SqlState};
 use crate::health::server::ServerHealth;
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
 use crate::net::connect::Attempt;
+use crate::net::dns::Dns;
 use crate::net::tls::{Negotiated, Tls};
 use crate::server::cancel;
 use crate::server::connection::Secret;
@@ -171,6 +173,18 @@ struct Known {
     prepared: Arc<AtomicU32>,
 }
 
+impl Known {
+    /// The very address that it leads to.
+    fn at(&self) -> Option<IpAddr> {
+        self.addresses.map(|(peer, _)| peer.ip())
+    }
+
+    /// Whether the name that it was made to no longer has its address.
+    fn has_moved(&self, dns: &Dns) -> bool {
+        matches!((&self.host, self.at()), (Host::Tcp(name), Some(at)) if dns.is_gone(name, at))
+    }
+}
+
 type Waiting = oneshot::Sender<Result<Checkout, Error>>;
 
 #[derive(Debug)]
@@ -207,6 +221,13 @@ pub struct Pool {
 }
 
 impl Inner {
+    /// Takes the idle connections that are condemned out of the books; their sockets are left to the caller.
+    fn take_condemned(&mut self) -> Vec<SlotId> {
+        let slots = self.ledger.expire(Duration::ZERO, Duration::ZERO, clock::now());
+        slots.iter().for_each(|slot| drop(self.known.remove(slot)));
+        slots
+    }
+
     /// Why there is no connection, after a login has failed, and when the next is tried.
     fn failing(&self) -> Error {
         let error = self
@@ -370,18 +391,19 @@ impl Pool {
         let mut inner = self.inner.lock();
         inner.last_error = None;
         inner.failed_at = None;
-        inner.known.insert(
-            slot,
-            Known {
-                created: connection.created,
-                pid: connection.pid,
-                secret: connection.secret.clone(),
-                addresses: connection.stream.addresses(),
-                tls: connection.stream.tls().and_then(Tls::negotiated),
-                host,
-                prepared: Arc::clone(&connection.prepared),
-            },
-        );
+        let known = Known {
+            created: connection.created,
+            pid: connection.pid,
+            secret: connection.secret.clone(),
+            addresses: connection.stream.addresses(),
+            tls: connection.stream.tls().and_then(Tls::negotiated),
+            host,
+            prepared: Arc::clone(&connection.prepared),
+        };
+        if known.has_moved(&self.settings.login.dns) {
+            inner.ledger.condemn(slot);
+        }
+        inner.known.insert(slot, known);
         let freed = inner.ledger.login_done(slot, now);
         self.settle(inner, slot, Some(connection), freed);
     }
@@ -507,13 +529,13 @@ impl Pool {
         if !inner.ledger.cancel_begins(slot) {
             return None;
         }
-        let (pid, secret, host, tls) = match inner.known.get(&slot) {
-            Some(known) => (known.pid, known.secret.clone(), known.host.clone(), known.tls),
-            None => (0, Secret::default(), self.target.host.clone(), None),
-        };
+        let known = inner.known.get(&slot);
+        let (pid, secret) = known.map_or_else(Default::default, |known| (known.pid, known.secret.clone()));
+        let host = known.map_or(&self.target.host, |known| &known.host).clone();
+        let (at, tls) = (known.and_then(Known::at), known.and_then(|known| known.tls));
         // What nobody could read on the connection itself is not sent in the clear beside it.
         let attempt = if tls.is_some() { Attempt::Required } else { Attempt::Plain };
-        Some(CancelRequest { pool: Arc::clone(self), slot, pid, secret, host, attempt, over: false })
+        Some(CancelRequest { pool: Arc::clone(self), slot, pid, secret, host, at, attempt, over: false })
     }
 
     /// Closes what has rested or lived too long or died while resting, keeps the pool warm, and retries logins for those who wait.
@@ -579,11 +601,20 @@ impl Pool {
     pub fn close_all(&self) {
         let mut inner = self.inner.lock();
         inner.ledger.condemn_all();
-        let slots = inner.ledger.expire(Duration::ZERO, Duration::ZERO, clock::now());
-        let closed: Vec<_> = slots.iter().filter_map(|s| inner.idle.remove(s)).collect();
-        for slot in &slots {
-            inner.known.remove(slot);
-        }
+        let slots = inner.take_condemned();
+        let closed: Vec<_> = slots.iter().filter_map(|slot| inner.idle.remove(slot)).collect();
+        drop(inner);
+        drop(closed);
+    }
+
+    /// Closes the connections to addresses that the name of their host no longer has: the idle ones now, the others when they come back.
+    pub fn leave_moved(&self) {
+        let mut inner = self.inner.lock();
+        let dns = &self.settings.login.dns;
+        let moved: Vec<SlotId> = inner.known.iter().filter(|(_, k)| k.has_moved(dns)).map(|(slot, _)| *slot).collect();
+        moved.iter().for_each(|slot| inner.ledger.condemn(*slot));
+        let slots = if moved.is_empty() { Vec::new() } else { inner.take_condemned() };
+        let closed: Vec<_> = slots.iter().filter_map(|slot| inner.idle.remove(slot)).collect();
         drop(inner);
         drop(closed);
     }
@@ -680,6 +711,8 @@ pub struct CancelRequest {
     pid: u32,
     secret: Secret,
     host: Host,
+    /// Its name may have several addresses: the process is at this one.
+    at: Option<IpAddr>,
     attempt: Attempt,
     over: bool,
 }
@@ -691,13 +724,14 @@ impl CancelRequest {
         let mut counted = CountedCancel::new(&pool.counters);
         let (limit, timeout) = (pool.settings.cancel_timeout, pool.settings.login.timeout);
         let timeout = if limit.is_zero() { timeout } else { limit };
-        let address = Address { host: &self.host, port: pool.target.port };
-        let connector = pool.settings.login.tls.get();
+        let address = Address { host: &self.host, port: pool.target.port, at: self.at };
+        let login = &pool.settings.login;
+        let means = (&*login.tls.get(), &*login.dns);
         let is_sent = || {
             counted.is_sent();
             sent.store(true, Ordering::Relaxed);
         };
-        let asked = cancel::cancel(address, (self.pid, &self.secret), timeout, self.attempt, &connector, is_sent).await;
+        let asked = cancel::cancel(address, (self.pid, &self.secret), timeout, self.attempt, means, is_sent).await;
         self.over = match asked {
             Ok(over) => over,
             Err(error) => {

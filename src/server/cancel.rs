@@ -8,6 +8,7 @@ use crate::config::TcpSettings;
 use crate::error::{Error, SqlState};
 use crate::net::buffer::write_all;
 use crate::net::connect::Attempt;
+use crate::net::dns::Dns;
 use crate::net::tls::Connector;
 use crate::net::{Buffer, Stream};
 use crate::server::connection::Secret;
@@ -25,10 +26,10 @@ pub async fn cancel(
     (pid, secret): (u32, &Secret),
     timeout: Duration,
     attempt: Attempt,
-    connector: &Connector,
+    means: (&Connector, &Dns),
     sent: impl FnOnce(),
 ) -> Result<bool, Error> {
-    let stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, connector).await??;
+    let stream = dial::dial(address, timeout, &TcpSettings::default(), attempt, means.0, means.1).await??;
     // However the connection ended, the process behind it is done with the request.
     Ok(tokio::time::timeout(timeout, send(stream, pid, secret, sent)).await.is_ok())
 }
@@ -41,11 +42,11 @@ pub async fn reach(
     address: Address<'_>,
     timeout: Duration,
     tcp: &TcpSettings,
-    connector: &Connector,
+    (connector, dns): (&Connector, &Dns),
 ) -> Result<Stream, Error> {
     let mut first = None;
     for attempt in Attempt::of(connector.mode, address.host) {
-        match dial::dial(address, timeout, tcp, *attempt, connector).await? {
+        match dial::dial(address, timeout, tcp, *attempt, connector, dns).await? {
             Ok(stream) => return Ok(stream),
             Err(error) => first = first.or(Some(error)),
         }

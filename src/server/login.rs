@@ -12,6 +12,7 @@ use crate::error::{Error, SqlState};
 use crate::id::{ConnectionId, WorkerId};
 use crate::net::buffer::write_all;
 use crate::net::connect::Attempt;
+use crate::net::dns::Dns;
 use crate::net::tls::{ServerTls, Tls};
 use crate::net::{Buffer, Stream};
 use crate::server::connection::{Secret, read_message};
@@ -32,6 +33,8 @@ pub struct LoginSettings {
     pub max_statements: usize,
     /// TLS.
     pub tls: Arc<ServerTls>,
+    /// Knows the addresses of hosts.
+    pub dns: Arc<Dns>,
 }
 
 /// Connects and logs in.
@@ -51,7 +54,11 @@ pub async fn login(target: &Target, settings: &LoginSettings, worker: WorkerId) 
         Ok(result) => result,
         Err(_) => Err(Error::server(
             SqlState::CANNOT_CONNECT,
-            format!("could not log in to server {address}: no answer within {} s", settings.timeout.as_secs_f64()),
+            format!(
+                "could not log in to server {address}: {} within {} s",
+                dial::silent(address, &settings.dns),
+                settings.timeout.as_secs_f64()
+            ),
         )),
     }
 }
@@ -81,7 +88,8 @@ async fn try_each(target: &Target, settings: &LoginSettings, worker: WorkerId) -
         let Some(attempt) = attempts.next() else {
             return Err(first.unwrap_or_else(|| Error::us(SqlState::INTERNAL_ERROR, "no way to log in was tried")));
         };
-        let dialled = dial::dial(target.address(), settings.timeout, &settings.tcp, *attempt, &connector).await?;
+        let LoginSettings { timeout, tcp, dns, .. } = settings;
+        let dialled = dial::dial(target.address(), *timeout, tcp, *attempt, &connector, dns).await?;
         let failed = match dialled {
             Err(error) => error,
             Ok(stream) => {

@@ -12,10 +12,10 @@ mod shadows;
 pub use connection::Connection;
 
 use std::borrow::Cow;
-use std::fmt;
 
 use crate::auth::server_login::ServerCredential;
 use crate::config::Host;
+pub use crate::net::connect::Address;
 
 /// Whom to log in to, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Target {
     /// The place alone.
     #[must_use]
     pub fn address(&self) -> Address<'_> {
-        Address { host: &self.host, port: self.port }
+        Address { host: &self.host, port: self.port, at: None }
     }
 
     /// The same target at each of its hosts in turn, beginning with the one that `first` counts to.
@@ -54,24 +54,5 @@ impl Target {
                 Cow::Owned(Self { host: host.clone(), ..self.clone() })
             }
         })
-    }
-}
-
-/// A place to connect to, for messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Address<'a> {
-    /// Where.
-    pub host: &'a Host,
-    /// Its port.
-    pub port: u16,
-}
-
-impl fmt::Display for Address<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host {
-            Host::Tcp(host) if host.contains(':') => write!(f, "[{host}]:{}", self.port),
-            Host::Tcp(_) | Host::Several(_) => write!(f, "{}:{}", self.host, self.port),
-            Host::Unix(dir) => write!(f, "{}/.s.PGSQL.{}", dir.display(), self.port),
-        }
     }
 }

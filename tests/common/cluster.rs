@@ -66,8 +66,22 @@ impl Cluster {
     /// Starts a primary with more settings, which override those of the kit. Values are not quoted by the caller.
     pub fn with_config(settings: &[(&str, &str)]) -> Self {
         let cluster = Self::prepare(settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect());
+        cluster.copy_template();
+        cluster.launch();
+        cluster
+    }
+
+    fn copy_template(&self) {
         let mut copy = unprivileged("cp");
-        cluster.fill(copy.args(["-a", "--reflink=auto"]).arg(template()).arg(cluster.data()));
+        self.fill(copy.args(["-a", "--reflink=auto"]).arg(template()).arg(self.data()));
+    }
+
+    /// Starts another primary with the same port on another address of this machine.
+    pub fn beside(&self, address: &str) -> Self {
+        let settings = vec![("listen_addresses".to_owned(), address.to_owned())];
+        let mut cluster = Self::prepare(settings);
+        cluster.port = self.port.clone();
+        cluster.copy_template();
         cluster.launch();
         cluster
     }

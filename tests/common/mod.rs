@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod fake;
 pub mod guard;
 pub mod install;
+pub mod names;
 pub mod ports;
 pub mod raw;
 pub mod tools;

@@ -6,16 +6,17 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const FIRST: u32 = 21_000;
 const COUNT: u32 = 10_000;
 
-/// A TCP port of 127.0.0.1, ours while this value lives.
-#[derive(Debug)]
+/// A TCP port of 127.0.0.1, ours while this value or a clone of it lives.
+#[derive(Debug, Clone)]
 pub struct Port {
     number: u16,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Port {
@@ -31,7 +32,7 @@ impl Port {
             let number = u16::try_from(FIRST + start.wrapping_add(turn) % COUNT).unwrap();
             let lock = File::create(dir.join(number.to_string())).unwrap();
             if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", number)).is_ok() {
-                return Self { number, _lock: lock };
+                return Self { number, _lock: Arc::new(lock) };
             }
         }
         panic!("no free port from {FIRST} on");

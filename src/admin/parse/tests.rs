@@ -155,38 +155,6 @@ fn arguments_are_counted() {
     assert!(refused("SHOW 'POOLS").message.contains("unterminated"));
 }
 
-#[test]
-fn what_is_not_supported_yet_says_so() {
-    for text in ["SHOW DNS_HOSTS", "SHOW DNS_ZONES"] {
-        let error = parse(text).check_available().unwrap_err();
-        assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED, "{text}");
-        let name = error.message.strip_suffix(" is not supported yet").unwrap();
-        assert!(text.starts_with(name), "{text}: {error}");
-    }
-    for text in [
-        "",
-        "BEGIN",
-        "SHOW POOLS",
-        "SHOW MEM",
-        "SHOW FDS",
-        "SHOW PINS",
-        "SUSPEND",
-        "EXPLAIN ROUTE 'x'",
-        "RELOAD",
-        "PAUSE",
-        "RESUME",
-        "SHUTDOWN",
-        "DISABLE a",
-        "ENABLE a",
-        "RECONNECT",
-        "KILL",
-        "KILL_CLIENT 1",
-        "WAIT_CLOSE",
-    ] {
-        assert_eq!(parse(text).check_available(), Ok(()), "{text}");
-    }
-}
-
 proptest! {
     #[test]
     fn any_text_is_a_command_or_a_syntax_error(text in any::<String>()) {

@@ -3,6 +3,7 @@
 //! See <https://www.pgbouncer.org/usage.html#show-commands>.
 
 mod connections;
+mod dns;
 mod internals;
 mod peers;
 mod pools;
@@ -12,8 +13,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use super::parse::{Command, Show};
-use crate::error::Result;
+use super::parse::Show;
 use crate::metrics::snapshot::{Detail, Snapshot};
 
 /// `text`.
@@ -115,12 +115,10 @@ pub fn wanted(show: Show) -> Wanted {
 }
 
 /// Answers a SHOW from a snapshot (with the [`detail`] that it needs).
-///
-/// # Errors
-/// 0A000 for what is not supported yet.
-pub fn show(show: Show, s: &Snapshot) -> Result<Answer> {
+#[must_use]
+pub fn show(show: Show, s: &Snapshot) -> Answer {
     let table = match show {
-        Show::Help => return Ok(Answer::Notice(process::help())),
+        Show::Help => return Answer::Notice(process::help()),
         Show::Config => process::config(s),
         Show::Lists => process::lists(s),
         Show::Version => process::version(s),
@@ -136,6 +134,8 @@ pub fn show(show: Show, s: &Snapshot) -> Result<Answer> {
         Show::StatsTotals => stats::totals_by_database(s),
         Show::StatsAverages => stats::averages_by_database(s),
         Show::Totals => stats::totals(s),
+        Show::DnsHosts => dns::hosts(s),
+        Show::DnsZones => dns::zones(s),
         Show::Replicas => routing::replicas(s),
         Show::Shards => routing::shards(s),
         Show::Peers => peers::peers(s),
@@ -145,12 +145,8 @@ pub fn show(show: Show, s: &Snapshot) -> Result<Answer> {
         Show::Queries => internals::queries(s),
         Show::Mem => internals::mem(s),
         Show::Fds => internals::fds(s),
-        Show::DnsHosts | Show::DnsZones => {
-            Command::Show(show).check_available()?;
-            table(&[], Vec::new())
-        }
     };
-    Ok(Answer::Table(table))
+    Answer::Table(table)
 }
 
 /// A column and how its cell is made from an item: the two cannot get out of step.

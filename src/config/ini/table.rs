@@ -147,9 +147,10 @@ pub(super) static GENERAL: &[Row] = &[
     row("conffile", &[""], File, "read at the next reload"),
     row("default_pool_size", &["20"], Whole, ""),
     row("disable_pqexec", &["0"], Flag, ""),
-    row("dns_max_ttl", &["15"], Seconds, "a name is looked up whenever a server is connected to").idle(),
-    row("dns_nxdomain_ttl", &["15"], Seconds, "the same").idle(),
-    row("dns_zone_check_period", &["0"], Seconds, "").later(),
+    row("dns_max_ttl", &["15"], Seconds, "names in use are looked up again unasked").better(),
+    row("dns_nxdomain_ttl", &["15"], Seconds, "while no answer can be had, the addresses from before stay in use")
+        .better(),
+    row("dns_zone_check_period", &["0"], Seconds, ""),
     row("idle_transaction_timeout", &["0"], Seconds, ""),
     row("ignore_startup_parameters", &[""], Text, "parameters that are not listed are applied instead of refused")
         .better(),
@@ -179,7 +180,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("query_wait_timeout", &["120"], Seconds, ""),
     row("reserve_pool_size", &["0"], Whole, ""),
     row("reserve_pool_timeout", &["5"], Seconds, ""),
-    row("resolv_conf", &[""], File, "").later(),
+    row("resolv_conf", &[""], File, "a reload changes it; `nameserver` takes ports as well").better(),
     row("sbuf_loopcnt", &["5"], Whole, "no connection can hold up the others").idle(),
     row("scram_iterations", &["4096"], Whole, ""),
     row("server_check_delay", &["30"], Seconds, "besides, a connection is looked at whenever it is lent").better(),
