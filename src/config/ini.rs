@@ -206,9 +206,9 @@ impl Sections {
                 continue;
             };
             let moot = row.moot.is_some_and(|moot| moot(&|name| self.value_of(name)));
-            match judge(row, &given.value, moot, &table::in_general) {
+            match judge(row, &given.value, moot) {
                 Ok(Some(value)) => entries.extend(translate(row.name, given.place, value)),
-                Ok(None) if row.standing(&table::in_general) == Standing::NoMeaning => {
+                Ok(None) if row.standing == Standing::NoMeaning => {
                     idle.insert(&given.name);
                 }
                 Ok(None) => {}
@@ -220,9 +220,9 @@ impl Sections {
 }
 
 /// What a setting of ours gets from it; none when there is nothing to set.
-fn judge(row: &Row, text: &str, moot: bool, here: &dyn Fn(&str) -> bool) -> Result<Option<String>, String> {
+fn judge(row: &Row, text: &str, moot: bool) -> Result<Option<String>, String> {
     let default = row.defaults.iter().any(|default| alike(row.kind, default, text));
-    match row.standing(here) {
+    match row.standing {
         // -1 stands for "as the section above says".
         Standing::Same | Standing::Better if default && text.starts_with('-') => Ok(None),
         // Not looked at there either.
@@ -231,17 +231,7 @@ fn judge(row: &Row, text: &str, moot: bool, here: &dyn Fn(&str) -> bool) -> Resu
             normal(row.kind, text).map(Some).map_err(|why| format!("{} {why}", row.name))
         }
         Standing::NoMeaning => normal(row.kind, text).map(|_| None).map_err(|why| format!("{} {why}", row.name)),
-        Standing::NotYet if default || moot => Ok(None),
-        Standing::NotYet => Err(not_yet(row)),
     }
-}
-
-fn not_yet(row: &Row) -> String {
-    let way = match (row.name, row.defaults.first()) {
-        (_, Some(default)) if default.len() < 20 && !default.is_empty() => format!("leave it out, or at {default}"),
-        _ => "leave it out to go on without it".to_owned(),
-    };
-    format!("{} is not supported yet; {way}", row.name)
 }
 
 fn alike(kind: Kind, default: &str, text: &str) -> bool {
@@ -377,7 +367,7 @@ fn connection(
             }
             continue;
         };
-        match judge(row, &text, false, here) {
+        match judge(row, &text, false) {
             Ok(Some(value)) => {
                 let name = if row.name == "reserve_pool" { "reserve_pool_size" } else { row.name };
                 entries.push(entry(name, given.place, value));

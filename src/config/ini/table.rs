@@ -11,8 +11,6 @@ pub(super) enum Standing {
     Better,
     /// There is nothing here that it could change: accepted, and named once in a warning.
     NoMeaning,
-    /// Refused, unless the value changes nothing.
-    NotYet,
 }
 
 /// How PgBouncer reads a value.
@@ -42,7 +40,7 @@ pub(super) struct Row {
     /// Its default, and then other values that change nothing.
     pub(super) defaults: &'static [&'static str],
     pub(super) kind: Kind,
-    standing: Standing,
+    pub(super) standing: Standing,
     /// For the documentation.
     note: &'static str,
     /// Whether it has no effect in PgBouncer either, by what the other settings are.
@@ -65,17 +63,8 @@ impl Row {
         Self { standing: Standing::NoMeaning, ..self }
     }
 
-    const fn later(self) -> Self {
-        Self { standing: Standing::NotYet, ..self }
-    }
-
     const fn unless(self, moot: Moot) -> Self {
         Self { moot: Some(moot), ..self }
-    }
-
-    /// What becomes of it in the section whose own settings are `here`: what has just been built is mapped at once.
-    pub(super) fn standing(&self, here: &dyn Fn(&str) -> bool) -> Standing {
-        if self.standing == Standing::NotYet && here(self.name) { Standing::Same } else { self.standing }
     }
 }
 
@@ -310,27 +299,21 @@ pub(super) fn in_peer(name: &str) -> bool {
     settings::PEER.iter().any(|setting| setting.name == name)
 }
 
-/// The sections of the documentation: title, rows, and whether a name is a setting of ours.
-type Section = (&'static str, &'static [Row], fn(&str) -> bool);
-const SECTIONS: [Section; 4] = [
-    ("[pgbouncer]", GENERAL, in_general),
-    ("[databases]", DATABASE, in_database),
-    ("[users]", USER, in_user),
-    ("[peers]", PEER, in_peer),
-];
+/// The sections of the documentation.
+const SECTIONS: [(&str, &[Row]); 4] =
+    [("[pgbouncer]", GENERAL), ("[databases]", DATABASE), ("[users]", USER), ("[peers]", PEER)];
 
 /// The tables of `docs/pgbouncer.md`.
 #[must_use]
 pub fn document() -> String {
     let mut text = String::new();
-    for (title, rows, here) in SECTIONS {
+    for (title, rows) in SECTIONS {
         text.push_str(&format!("## {title}\n\n| setting | here | |\n|---|---|---|\n"));
         for row in rows {
-            let standing = match row.standing(&here) {
+            let standing = match row.standing {
                 Standing::Same => "same",
                 Standing::Better => "better",
                 Standing::NoMeaning => "no meaning here",
-                Standing::NotYet => "not yet",
             };
             text.push_str(&format!("| `{}` | {standing} | {} |\n", row.name, row.note));
         }

@@ -90,7 +90,7 @@ fn every_default_is_taken_by_its_setting() {
         if let Some(outcome) = settings::set_general(&mut general, row.name, &node) {
             assert_eq!(outcome, Ok(()), "{} = {default}", row.name);
         } else {
-            let standing = row.standing(&table::in_general);
+            let standing = row.standing;
             assert!(standing != Standing::Same || row.name == "verbose", "{} is said to be the same", row.name);
         }
     }
@@ -212,28 +212,6 @@ fn other(row: &Row) -> &'static str {
 }
 
 #[test]
-fn what_is_not_there_yet_is_refused_unless_it_changes_nothing() {
-    let later = |row: &&Row| row.standing(&table::in_general) == Standing::NotYet;
-    for row in table::GENERAL.iter().filter(later) {
-        for default in row.defaults {
-            let config = general(&format!("{} = {default}", row.name));
-            let config = config.unwrap_or_else(|errors| panic!("{} = {default}: {errors:?}", row.name));
-            assert_eq!(config.warnings, [] as [String; 0], "{} = {default}", row.name);
-        }
-        let outcome = general(&format!("{} = {}", row.name, other(row)));
-        match row.moot {
-            // Others have to be set before it has an effect.
-            Some(_) if outcome.is_ok() => {}
-            _ => {
-                let errors = outcome.map(|_| panic!("{} was taken", row.name)).unwrap_err();
-                assert!(errors[0].contains(row.name) && errors[0].contains("not supported"), "{errors:?}");
-                assert_eq!(errors.len(), 1, "{errors:?}");
-            }
-        }
-    }
-}
-
-#[test]
 fn what_has_no_effect_without_another_is_taken_without_it() {
     assert!(general("auth_hba_file = x\nsyslog_facility = kern").is_ok());
     let errors = general("syslog = 1\nsyslog_facility = kern").unwrap_err();
@@ -256,23 +234,6 @@ fn tls_is_taken_as_pgbouncer_has_it() {
     assert!(errors[0].contains("needs client_tls_cert_file"), "{errors:?}");
     let cert = format!("{files}auth_type = cert\nclient_tls_sslmode = verify-full\nclient_tls_ca_file = ca");
     assert_eq!(general(&cert).unwrap().general.auth_type, AuthType::Cert);
-}
-
-#[test]
-fn databases_and_users_are_refused_what_is_not_there_yet() {
-    for (rows, here, section) in [
-        (table::DATABASE, table::in_database as fn(&str) -> bool, "databases"),
-        (table::USER, table::in_user as fn(&str) -> bool, "users"),
-    ] {
-        for row in rows.iter().filter(|row| row.standing(&here) == Standing::NotYet) {
-            let text = |value: &str| format!("[pgbouncer]\nauth_file = u\n[{section}]\nx = {}={value}\n", row.name);
-            for default in row.defaults {
-                assert!(parsed(&text(default)).is_ok(), "{} = {default}", row.name);
-            }
-            let found = mistakes(&text(other(row)));
-            assert!(found[0].contains(row.name) && found[0].contains("is not supported yet"), "{found:?}");
-        }
-    }
 }
 
 #[test]
@@ -414,19 +375,18 @@ fn beside(row: &Row) -> String {
 #[test]
 fn every_setting_does_something_and_is_converted() {
     let with = |lines: &str| format!("[pgbouncer]\nauth_file = u\n{lines}\n[databases]\nb = host=h\n");
-    for row in table::GENERAL.iter().filter(|row| row.standing(&table::in_general) != Standing::NotYet) {
+    for row in table::GENERAL {
         let general = |line: &str| with(&(beside(row) + line));
         let text = general(&format!("{} = {}", row.name, right(row)));
         converts(&text);
         // That everything is tracked needs no setting.
-        if row.standing(&table::in_general) != Standing::NoMeaning
-            && !["track_extra_parameters", "server_check_delay"].contains(&row.name)
+        if row.standing != Standing::NoMeaning && !["track_extra_parameters", "server_check_delay"].contains(&row.name)
         {
             let (set, unset) = (parsed(&text).unwrap(), parsed(&general("")).unwrap());
             assert_ne!(set.general, unset.general, "{}", row.name);
         }
     }
-    for row in table::DATABASE.iter().filter(|row| row.standing(&table::in_database) != Standing::NotYet) {
+    for row in table::DATABASE {
         let database = |more: &str| {
             let given = format!("[databases]\nb = host=h\na = host=h user=u pool_mode=session {more}");
             parsed(&format!("{given}\n[pgbouncer]\nauth_file = u")).unwrap().databases["a"].clone()
@@ -440,7 +400,7 @@ fn every_setting_does_something_and_is_converted() {
         assert_ne!(set, unset, "{}", row.name);
         converts(&format!("[databases]\na = host=h user=u {more}\n{}", with("")));
     }
-    for row in table::USER.iter().filter(|row| row.standing(&table::in_user) != Standing::NotYet) {
+    for row in table::USER {
         let text = format!("[users]\na = {}={}\n{}", row.name, right(row), with(""));
         converts(&text);
         assert_ne!(parsed(&text).unwrap().users["a"], User::default(), "{}", row.name);
