@@ -116,7 +116,7 @@ impl State {
             self.retire(unused);
         }
         for database in live.all() {
-            database.pools().iter().for_each(|pool| pool.maintain(worker));
+            database.pools_to_tend().iter().for_each(|(pool, warm)| pool.maintain(worker, *warm));
         }
         let mut retired = self.retired.lock();
         let Retired { databases, past } = &mut *retired;
@@ -125,7 +125,7 @@ impl State {
             for pool in &pools {
                 // Who waited before the reload still gets a connection; nobody else does, so none is kept.
                 if pool.counts().waiting > 0 {
-                    pool.maintain(worker);
+                    pool.maintain(worker, false);
                 }
                 pool.close_all();
             }

@@ -164,9 +164,11 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("default_pool_size", "Server connections per user, database and server at most.", |g| {
         Field::Count(&mut g.default_pool_size, 1, MANY)
     }),
-    row("min_pool_size", "Server connections kept open per pool in use.", |g| {
-        Field::Count(&mut g.min_pool_size, 0, MANY)
-    }),
+    row(
+        "min_pool_size",
+        "Server connections kept open per pool: as long as a client is connected, or always where the database has a user.",
+        |g| Field::Count(&mut g.min_pool_size, 0, MANY),
+    ),
     row("reserve_pool_size", "Server connections per pool beyond its size, for clients that wait long.", |g| {
         Field::Count(&mut g.reserve_pool_size, 0, MANY)
     }),
