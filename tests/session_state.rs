@@ -350,3 +350,20 @@ fn sequence_values_are_ones_own_or_refused() {
     b.run("DISCARD ALL");
     assert!(b.run("INSERT INTO t (v) VALUES ('c') RETURNING currval('t_id_seq')").contains("D(3)"));
 }
+
+/// What was loaded into a server or decides its random numbers is not met by others.
+#[test]
+fn libraries_and_seeds_keep_the_server() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for keep in ["LOAD 'auto_explain'", "SELECT setseed(0.5)"] {
+        assert!(a.run(keep).ends_with("Z(I)"), "{keep}");
+        let server = a.value("SELECT pg_backend_pid()");
+        for _ in 0..3 {
+            assert_ne!(b.value("SELECT pg_backend_pid()"), server, "{keep}");
+            assert_eq!(a.value("SELECT pg_backend_pid()"), server, "{keep}");
+        }
+        assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+    }
+}
