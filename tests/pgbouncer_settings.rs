@@ -157,6 +157,10 @@ fn clients_per_database_and_per_user() {
     let weir = wildcard(&cluster, "max_db_client_connections = 2\nmax_user_client_connections = 3")
         .users("\"one\" \"\"\n\"two\" \"\"")
         .database("[users.two]\nmax_user_client_connections = 1")
+        .database(&format!(
+            "[databases.small]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"postgres\"\nmax_db_client_connections = 1",
+            cluster.port()
+        ))
         .start();
     let refused = |user: &str, database: &str, setting: &str| {
         let error = weir.login(user, database).connect().unwrap_err();
@@ -168,6 +172,9 @@ fn clients_per_database_and_per_user() {
     refused("one", "postgres", "max_db_client_connections");
     let _third = weir.login("two", "template1").connect().unwrap();
     refused("two", "template1", "max_user_client_connections");
+    // A database may have a number of its own, of which the other knows nothing.
+    let _only = weir.login("one", "small").connect().unwrap();
+    refused("postgres", "small", "max_db_client_connections");
     // Who leaves makes room; who was refused took none.
     drop(first);
     eventually("room", SOON, || weir.login("one", "postgres").connect().ok());
@@ -287,6 +294,14 @@ fn what_the_log_is_told() {
     assert_eq!(weir.login("nobody", "postgres").connect().unwrap_err().code(), "28000");
     weir.wait_log("login failed");
     weir.wait_log("stats: 0 xacts/s");
+    // The first line is of the first period.
+    let busy = wildcard(&cluster, "stats_period = 3").start();
+    let mut client = busy.client("postgres");
+    for _ in 0..40 {
+        client.value("SELECT 1");
+    }
+    busy.wait_log("stats: ");
+    assert!(!busy.log_text().contains("stats: 0 xacts/s"), "{}", busy.log_text());
     let quiet = wildcard(&cluster, "stats_period = 1\nlog_stats = 0\nlog_pooler_errors = 0").start();
     assert_eq!(quiet.login("nobody", "postgres").connect().unwrap_err().code(), "28000");
     std::thread::sleep(Duration::from_millis(1500));
