@@ -299,7 +299,14 @@ fn second_server_serves_the_others() {
     }
     // What it listens for arrives while it does nothing.
     assert_eq!(b.run("NOTIFY news, 'hello'"), "C(NOTIFY) Z(I)");
-    assert_eq!(a.read_message().to_string(), "A(news,hello)");
+    let sender = |message: &common::wire::Message| u32::from_be_bytes(message.body[..4].try_into().unwrap());
+    let told = a.read_message();
+    assert_eq!(told.to_string(), "A(news,hello)");
+    assert_ne!(sender(&told), a.pid);
+    // Its own come under the process id that it was given.
+    a.query("NOTIFY news, 'from me'");
+    let own = a.read_until_ready().into_iter().find(|m| m.tag == b'A').unwrap();
+    assert_eq!((own.to_string().as_str(), sender(&own)), ("A(news,from me)", a.pid));
 }
 
 #[test]

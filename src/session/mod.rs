@@ -273,7 +273,7 @@ impl Session {
                 let mid_exchange = std::mem::take(&mut self.unsynced);
                 server.unnamed = None;
                 if !mid_exchange {
-                    self.lend_executed(&facts, Kind::Lend, server, out);
+                    self.lend_executed(&facts, true, server, out);
                 }
                 self.lend_placeholders(&facts, server, out);
                 self.pipeline.push(Request::forward(Kind::Query { facts, done: 0 }));
@@ -282,12 +282,12 @@ impl Session {
             }
             Intake::Parse { statement, named, undo } => {
                 self.unsynced = true;
-                self.lend_executed(&statement.facts, Kind::Parse, server, out);
+                self.lend_executed(&statement.facts, false, server, out);
                 self.parse(&statement, named, undo, frame, server, out);
             }
             Intake::Bind { statement: Some(statement), named, portal } => {
                 self.unsynced = true;
-                self.lend_executed(&statement.facts, Kind::Parse, server, out);
+                self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
                 let mut request = Request::forward(Kind::Bind);
                 match named.filter(|_| self.follow) {
@@ -303,7 +303,7 @@ impl Session {
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
                 self.unsynced = true;
-                self.lend_executed(&statement.facts, Kind::Parse, server, out);
+                self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
                 let mut request = Request::forward(Kind::Describe);
                 match named.filter(|_| self.follow) {
@@ -326,7 +326,7 @@ impl Session {
                 self.unsynced = true;
                 let facts = self.portals.get(&portal).map(|s| Arc::clone(&s.facts));
                 if let Some(facts) = &facts {
-                    self.lend_executed(facts, Kind::Parse, server, out);
+                    self.lend_executed(facts, false, server, out);
                     self.lend_placeholders(facts, server, out);
                 }
                 self.plain(Kind::Execute(facts), frame, out);
@@ -464,17 +464,17 @@ impl Session {
 
     /// SQL that names a statement prepared by the protocol: on the server that goes by another name, so this one is lent to it until the
     /// next Query or Sync. EXECUTE is to find the statement itself, which it is described by as well.
-    fn lend_executed(&mut self, facts: &QueryFacts, by: Kind, server: &mut ServerState, out: &mut Vec<u8>) {
+    fn lend_executed(&mut self, facts: &QueryFacts, for_query: bool, server: &mut ServerState, out: &mut Vec<u8>) {
         if !self.follow {
             return;
         }
         for statement in &facts.statements {
             let Some(NameUse::Execute(name)) = &statement.name_use else { continue };
             let Some(prepared) = self.names.get(name.as_bytes()).cloned() else { continue };
-            let by = if matches!(by, Kind::Lend) { Kind::Lend } else { Kind::Parse };
+            let by = if for_query { Kind::Lend } else { Kind::Parse };
             self.lend(name, (&prepared.sql, &prepared.types), by, server, out);
         }
-        if matches!(by, Kind::Lend) && !self.lent.is_empty() {
+        if for_query && !self.lent.is_empty() {
             // If the statement cannot be prepared any more, the server must not pass over the Query.
             encode::sync(out);
             self.pipeline.push(Request::swallow(Kind::Sync));
