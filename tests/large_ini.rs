@@ -262,7 +262,7 @@ fn a_reload_under_load_is_felt_by_nobody() {
                 }
             });
         }
-        let mut go_on = |weir: &Weir| {
+        let go_on = |weir: &Weir| {
             let before = turns.load(Ordering::Relaxed);
             eventually("they go on", SOON, || (turns.load(Ordering::Relaxed) > before + 24).then_some(()));
             weir.pid()

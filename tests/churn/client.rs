@@ -95,8 +95,8 @@ impl Wire {
         let mut messages = Vec::new();
         loop {
             let message = self.message().await?;
-            // What a client listens for may come at any time.
-            if message.tag != b'A' {
+            // What a client listens for may come at any time, and that it waits for a server.
+            if !matches!(message.tag, b'A' | b'N') {
                 messages.push(message);
             }
             if messages.last().is_some_and(|m| m.tag == tag) {
