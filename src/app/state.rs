@@ -115,8 +115,10 @@ impl State {
             );
             self.retire(unused);
         }
+        // A process that ends opens nothing for those to come.
+        let stays = !self.shared.draining.load(Ordering::Acquire);
         for database in live.all() {
-            database.pools_to_tend().iter().for_each(|(pool, warm)| pool.maintain(worker, *warm));
+            database.pools_to_tend().iter().for_each(|(pool, warm)| pool.maintain(worker, *warm && stays));
         }
         let mut retired = self.retired.lock();
         let Retired { databases, past } = &mut *retired;

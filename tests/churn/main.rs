@@ -106,7 +106,7 @@ fn churn(weir: &Weir, tally: &Arc<Tally>, clients: usize, time: Duration) {
 
 /// One client after the other, until the time is up.
 async fn keep_place(place: usize, port: u16, tally: Arc<Tally>, until: Instant) {
-    let steady = place % 10 == 0;
+    let steady = place.is_multiple_of(10);
     // Not all at the same moment.
     tokio::time::sleep(Duration::from_millis(place as u64 % 997)).await;
     while clock::now() < until {
