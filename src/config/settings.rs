@@ -381,7 +381,9 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
     row("reserve_pool_size", "Overrides reserve_pool_size of [pgweir].", |d| {
         Field::Count(&mut d.reserve_pool_size, 0, MANY)
     }),
-    row("user", "User to log in to servers as; default: the client's own name.", |d| Field::Name(&mut d.user)),
+    row("user", "User to log in to servers as, in one pool for all clients; default: the client's own name.", |d| {
+        Field::Name(&mut d.user)
+    }),
     row("password", "Password of that user; default: from [users] or auth_file.", |d| Field::Secret(&mut d.password)),
     row("auth_user", "Overrides auth_user of [pgweir].", |d| Field::Name(&mut d.auth_user)),
     row("auth_query", "Overrides auth_query of [pgweir].", |d| Field::Text(&mut d.auth_query)),
