@@ -152,6 +152,8 @@ pub(crate) struct Client<'a> {
     tenant: String,
     /// Nobody else says this.
     id: u64,
+    /// It leaves nothing undone.
+    steady: bool,
 }
 
 impl<'a> Client<'a> {
@@ -178,7 +180,7 @@ impl<'a> Client<'a> {
             Err(end) => return Err(format!("{end:?}")),
         };
         let id = tally.next();
-        let mut this = Client { wire, rng, tally, port, prepared: BTreeSet::new(), tenant: String::new(), id };
+        let mut this = Client { wire, rng, tally, port, prepared: BTreeSet::new(), tenant: String::new(), id, steady };
         match this.work(user, turns, until).await {
             Ok(()) => Ok(()),
             Err(End::Spent) => this.leave(leave).await,
@@ -223,7 +225,8 @@ impl<'a> Client<'a> {
     async fn turn(&mut self) -> Outcome {
         let what = self.rng.random_range(0..100);
         match what {
-            0..25 => self.simple().await,
+            0..20 => self.simple().await,
+            20..25 => self.look_around().await,
             25..35 => self.unnamed().await,
             35..55 => self.named().await,
             55..65 => self.transaction().await,
@@ -254,6 +257,14 @@ impl<'a> Client<'a> {
         let id = self.tally.next();
         let sql = format!("SELECT '{id}', coalesce(current_setting('app.tenant', true), '')");
         self.query(&sql, &format!("D({id}|{}) C(SELECT 1) Z(I)", self.tenant)).await
+    }
+
+    /// Nothing that others have left in the server is there.
+    async fn look_around(&mut self) -> Outcome {
+        let sql = "SELECT (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_cursors WHERE is_holdable), \
+                   (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()), \
+                   (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
+        self.query(sql, "D(0|0|0|0) C(SELECT 1) Z(I)").await
     }
 
     async fn unnamed(&mut self) -> Outcome {
@@ -396,6 +407,7 @@ impl<'a> Client<'a> {
             }
             1 => {
                 self.query(&format!("SELECT pg_advisory_lock({id})"), "D() C(SELECT 1) Z(I)").await?;
+                self.leave_behind()?;
                 self.query(&format!("SELECT pg_advisory_unlock({id})"), "D(t) C(SELECT 1) Z(I)").await?;
             }
             _ => {
@@ -403,10 +415,16 @@ impl<'a> Client<'a> {
                 self.query("DECLARE held CURSOR WITH HOLD FOR SELECT 1", "C(DECLARE CURSOR) Z(I)").await?;
             }
         }
+        self.leave_behind()?;
         self.query("DISCARD ALL", "C(DISCARD ALL) Z(I)").await?;
         self.tenant.clear();
         self.prepared.clear();
         Ok(())
+    }
+
+    /// As often as not it goes without clearing up.
+    fn leave_behind(&mut self) -> Outcome {
+        if !self.steady && self.rng.random() { Err(End::Spent) } else { Ok(()) }
     }
 
     async fn cancelled(&mut self) -> Outcome {
