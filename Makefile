@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 600
 # Arguments of the benchmarks: see benches/bench.py --help.
 BENCH_ARGS ?=
 # How long each load runs under `make soak`, in seconds.
-SOAK_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
 .PHONY: help
 help: ## List the targets.
@@ -48,9 +48,10 @@ fuzz: ## Run each fuzz target for FUZZ_SECONDS (600).
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: soak
-soak: ## Run the load tests for SOAK_SECONDS (60) each.
+soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish over a pool of 20, then pgbench.
 	@scripts/install-deps.sh build postgres test
-	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --no-capture --test tools -E 'test(pgbench)'
+	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --profile soak --no-capture --test churn --test tools \
+		-E 'binary(churn) or test(pgbench)'
 
 .PHONY: bench
 bench: ## Everything of docs/performance.md: pgweir beside PostgreSQL, PgBouncer and haproxy; BENCH_ARGS for less.

@@ -235,6 +235,7 @@ fn encryption_is_declined() {
     assert_eq!(show(&client.read_to_end()), "E(FATAL 08P01)");
 }
 
+/// CVE class: lengths that overflow.
 #[test]
 fn malformed_first_packets_are_refused() {
     let (_cluster, weir) = trusting();
@@ -267,6 +268,7 @@ fn malformed_first_packets_are_refused() {
     assert_eq!(weir.client("app").value("SELECT 1"), "1");
 }
 
+/// CVE class: messages out of their order.
 #[test]
 fn wrong_messages_during_the_login_are_refused() {
     let (_cluster, weir) = trusting();
@@ -395,4 +397,52 @@ fn a_changed_password_leaves_nobody_behind() {
     after.expect_silence(Duration::from_millis(300));
     assert_eq!(before.run("COMMIT"), "C(COMMIT) Z(I)");
     assert!(show(&after.read_until_ready()).contains("D(at last)"));
+}
+
+/// Whoever is not let in, for whatever reason, is not counted any more when that is told.
+#[test]
+fn who_fails_to_log_in_leaves_no_count() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER app PASSWORD 'a'; CREATE USER wrong PASSWORD 'another'");
+    cluster.set_hba("host all wrong 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust");
+    let weir = Weir::builder()
+        .general(
+            "auth_type = \"scram-sha-256\"\nmax_client_conn = 6\nmax_user_client_connections = 2\n\
+             max_db_client_connections = 3\nserver_login_retry = 0\nadmin_users = \"boss\"",
+        )
+        .users("\"app\" \"a\"\n\"wrong\" \"w\"\n\"boss\" \"b\"")
+        .cluster("app", &cluster, &[])
+        .start();
+    let mut console = weir.login("boss", "pgbouncer").password("b").connect().unwrap();
+    let mut count = |what: &str, key: &str, at: usize| -> String {
+        let rows = console.rows(what).unwrap();
+        rows.iter().find(|row| row[0] == key).unwrap()[at].clone()
+    };
+    let nobody = count("SHOW LISTS", "used_clients", 1);
+    let login = |user: &str, password: &str| weir.login(user, "app").password(password);
+    let params = [("user", "app"), ("database", "app")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    for _ in 0..20 {
+        assert_eq!(refusal(login("app", "no")).code, "28P01");
+        assert_eq!(refusal(login("nobody", "no")).code, "28P01");
+        assert_eq!(refusal(login("wrong", "w")).code, "28P01", "the server's word");
+        assert_eq!(refusal(weir.login("app", "nowhere").password("a")).code, "3D000");
+        assert_eq!(refusal(login("app", "a").param("options", "-c work_mem=nonsense")).code, "22023");
+        assert_eq!(refusal(login("app", "a").param("no_such_setting", "1")).code, "42704");
+        // In the middle of the proof.
+        let mut client = RawClient::open(Address::Tcp(weir.port())).unwrap();
+        client.send_bytes(&frontend::startup(wire::PROTOCOL_3_0, &params));
+        assert_eq!(client.read_message().to_string(), "R(10)");
+        drop(client);
+    }
+    common::eventually("nobody is there", Duration::from_secs(10), || {
+        (count("SHOW LISTS", "used_clients", 1) == nobody && count("SHOW LISTS", "login_clients", 1) == "0")
+            .then_some(())
+    });
+    assert_eq!(count("SHOW USERS", "app", 7), "0");
+    assert_eq!(count("SHOW DATABASES", "app", 14), "0");
+    // Exactly as many as the limits allow.
+    let mut inside: Vec<RawClient> = (0..2).map(|_| login("app", "a").connect().unwrap()).collect();
+    assert_eq!(refusal(login("app", "a")).code, "53300");
+    assert_eq!(inside[1].value("SELECT current_user"), "app");
+    assert_eq!((count("SHOW USERS", "app", 7), count("SHOW DATABASES", "app", 14)), ("2".into(), "2".into()));
 }

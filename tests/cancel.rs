@@ -198,3 +198,36 @@ fn cancel_is_let_in_when_clients_are_too_many() {
     client.cancel();
     assert_eq!(said(&client.read_until_ready()), "E(57014) Z(I)");
 }
+
+/// A cancel request needs a connection of its own, but no place in the pool: all of a full pool can be cancelled at once, and those
+/// who wait for it too.
+#[test]
+fn a_full_pool_is_cancelled_at_once() {
+    const CLIENTS: usize = 8;
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 3).general("max_db_connections = 3").start();
+    let mut clients: Vec<RawClient> = (0..CLIENTS).map(|_| weir.client("app")).collect();
+    clients.iter_mut().for_each(|client| client.query("SELECT pg_sleep(600)"));
+    let waiting = || weir.admin_table("SHOW POOLS").iter().any(|row| row["cl_waiting"] == (CLIENTS - 3).to_string());
+    eventually("three run, the others wait", SOON, || (sleeping(&cluster) == 3 && waiting()).then_some(()));
+    std::thread::scope(|scope| {
+        for client in &clients {
+            scope.spawn(|| client.cancel());
+        }
+    });
+    // Whoever came to run in the place of one that was cancelled is cancelled there.
+    for client in &mut clients {
+        client.cancel();
+        assert_eq!(said(&client.read_until_ready()), "E(57014) Z(I)");
+    }
+    eventually("nothing runs", SOON, || (sleeping(&cluster) == 0).then_some(()));
+    for client in &mut clients {
+        assert_eq!(client.value("SELECT 1"), "1");
+    }
+    let pool = weir.admin_table("SHOW POOLS").into_iter().find(|row| row["database"] == "app").unwrap();
+    for column in ["cl_active_cancel_req", "cl_waiting_cancel_req", "sv_active_cancel", "sv_being_canceled"] {
+        assert_eq!(pool[column], "0", "{column}");
+    }
+    let connections = cluster.value("SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL");
+    assert!(connections.parse::<u32>().unwrap() <= 3, "{connections}");
+}

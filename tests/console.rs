@@ -520,6 +520,7 @@ fn shutdown_ends_the_process() {
 
 // Rights.
 
+/// CVE class: a console command without a check of its own. CVE class: a SHOW or a log that tells a secret.
 #[test]
 fn who_may_do_what() {
     let cluster = Cluster::start();

@@ -143,6 +143,7 @@ fn a_row_that_breaks_off_is_never_completed() {
     }
 }
 
+/// CVE class: an answer that reaches another client.
 #[test]
 fn an_answer_that_nobody_asked_for_reaches_nobody() {
     let answer = backend::one_value("v", "mine");
@@ -281,6 +282,7 @@ fn a_huge_parameter_is_survived() {
     bed.assert_calm();
 }
 
+/// CVE class: buffers of SCRAM.
 #[test]
 fn scram_cannot_be_cut_short() {
     // A server that does not know the password's verifier must not get through by skipping its proof.
@@ -313,6 +315,7 @@ fn over(cluster: &Cluster) -> Weir {
         .start()
 }
 
+/// CVE class: messages out of their order.
 #[test]
 fn clients_that_break_the_protocol_cost_themselves() {
     let cluster = Cluster::start();
@@ -359,6 +362,7 @@ fn clients_that_break_the_protocol_cost_themselves() {
     assert_eq!(weir.client("app").value("SELECT 1"), "1");
 }
 
+/// CVE class: a peer's bytes that make it panic.
 #[test]
 fn random_bytes_reach_nothing() {
     let cluster = Cluster::start();

@@ -458,3 +458,54 @@ fn a_cancel_request_that_nobody_takes_is_given_up() {
     // What may still be cancelled late is lent to nobody.
     assert_eq!(weir.client("app").value("SELECT 2"), "2");
 }
+
+/// A server that the network has swallowed, or that takes nothing any more, is given up after `tcp_user_timeout`, not after the quarter of
+/// an hour that TCP is patient for.
+#[test]
+fn a_server_that_takes_nothing_any_more_is_given_up() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).general("tcp_user_timeout = 1000").start();
+    let (mut client, mut other) = (weir.client("app"), weir.client("app"));
+    client.run("BEGIN");
+    let pid: u32 = client.value("SELECT pg_backend_pid()").parse().unwrap();
+    // Its kernel still acknowledges what fits into its buffers, and then no more.
+    common::guard::freeze(pid);
+    let begun = clock::now();
+    // Who sends waits as well, until the connection is given up.
+    let text = format!("SELECT length('{}')", "x".repeat(30_000_000));
+    drop(client.try_send_bytes(&common::wire::frontend::query(&text)));
+    let error = farewell(&mut client);
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "08006"), "{error}");
+    assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(60));
+    assert_eq!(other.value("SELECT 1"), "1");
+    common::guard::thaw_tree(pid);
+}
+
+/// A server that refuses us is not asked again before `server_login_retry` is over, however many clients come meanwhile.
+#[test]
+fn refused_logins_are_not_repeated_at_once() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER app PASSWORD 'right'");
+    cluster.set_hba("host all all 127.0.0.1/32 scram-sha-256");
+    let section = format!(
+        "[databases.app]\nprimary = \"postgres://app:wrong@127.0.0.1:{}/postgres\"\nprobe_interval = \"1h\"",
+        cluster.port()
+    );
+    let weir = Weir::builder().general("server_login_retry = \"3s\"").database(&section).start();
+    let refused = || cluster.log_text().matches("password authentication failed for user \"app\"").count();
+    let begun = clock::now();
+    let mut clients = 0;
+    while begun.elapsed() < Duration::from_secs(2) {
+        let error = weir.login("postgres", "app").connect().unwrap_err();
+        assert_eq!(error.code(), "28P01", "each is told");
+        clients += 1;
+    }
+    assert!(clients > 20, "nobody is kept waiting: {clients}");
+    let soon = refused();
+    assert!(soon <= 3, "{soon} logins for {clients} clients");
+    // And it is asked again when the time is over.
+    eventually("it is asked again", SOON, || {
+        drop(weir.login("postgres", "app").connect());
+        (refused() > soon).then_some(())
+    });
+}

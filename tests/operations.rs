@@ -255,6 +255,7 @@ fn shutdown_from_the_console() {
 
 // The log.
 
+/// CVE class: a SHOW or a log that tells a secret.
 #[test]
 fn no_secret_is_logged() {
     let cluster = Cluster::start();

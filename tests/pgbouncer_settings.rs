@@ -157,6 +157,10 @@ fn clients_per_database_and_per_user() {
     let weir = wildcard(&cluster, "max_db_client_connections = 2\nmax_user_client_connections = 3")
         .users("\"one\" \"\"\n\"two\" \"\"")
         .database("[users.two]\nmax_user_client_connections = 1")
+        .database(&format!(
+            "[databases.small]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"postgres\"\nmax_db_client_connections = 1",
+            cluster.port()
+        ))
         .start();
     let refused = |user: &str, database: &str, setting: &str| {
         let error = weir.login(user, database).connect().unwrap_err();
@@ -168,6 +172,9 @@ fn clients_per_database_and_per_user() {
     refused("one", "postgres", "max_db_client_connections");
     let _third = weir.login("two", "template1").connect().unwrap();
     refused("two", "template1", "max_user_client_connections");
+    // A database may have a number of its own, of which the other knows nothing.
+    let _only = weir.login("one", "small").connect().unwrap();
+    refused("postgres", "small", "max_db_client_connections");
     // Who leaves makes room; who was refused took none.
     drop(first);
     eventually("room", SOON, || weir.login("one", "postgres").connect().ok());
@@ -287,6 +294,14 @@ fn what_the_log_is_told() {
     assert_eq!(weir.login("nobody", "postgres").connect().unwrap_err().code(), "28000");
     weir.wait_log("login failed");
     weir.wait_log("stats: 0 xacts/s");
+    // The first line is of the first period.
+    let busy = wildcard(&cluster, "stats_period = 3").start();
+    let mut client = busy.client("postgres");
+    for _ in 0..40 {
+        client.value("SELECT 1");
+    }
+    busy.wait_log("stats: ");
+    assert!(!busy.log_text().contains("stats: 0 xacts/s"), "{}", busy.log_text());
     let quiet = wildcard(&cluster, "stats_period = 1\nlog_stats = 0\nlog_pooler_errors = 0").start();
     assert_eq!(quiet.login("nobody", "postgres").connect().unwrap_err().code(), "28000");
     std::thread::sleep(Duration::from_millis(1500));
@@ -359,4 +374,68 @@ fn the_reserve_serves_those_who_wait_long() {
     assert_eq!((pool["sv_active"].as_str(), pool["cl_waiting"].as_str()), ("2", "1"));
     drop(first);
     assert!(third.read_until_ready().iter().any(|m| m.row().is_some()));
+}
+
+/// A database with a user of its own has one pool, of which all its clients' statements are run, whoever they are.
+#[test]
+fn clients_of_a_database_with_its_own_user_share_its_pool() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER svc; CREATE USER one; CREATE USER two");
+    let section = format!(
+        "[databases.app]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"postgres\"\nuser = \"svc\"\npool_size = 2",
+        cluster.port()
+    );
+    let users = "\"one\" \"\"\n\"two\" \"\"";
+    let weir = Weir::builder().database(&section).database("[users.svc]\nreserve_pool_size = 0").users(users).start();
+    let mut clients: Vec<_> =
+        ["one", "two", "postgres"].map(|user| weir.login(user, "app").connect().unwrap()).into_iter().collect();
+    for client in &mut clients[..2] {
+        assert_eq!(client.value("SELECT current_user"), "svc");
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        client.value("SELECT 1");
+    }
+    // Two connections, and both are taken.
+    clients[2].query("SELECT 3");
+    clients[2].expect_silence(Duration::from_millis(300));
+    let pools = weir.admin_table("SHOW POOLS");
+    let pools: Vec<_> = pools.iter().filter(|row| row["database"] == "app").collect();
+    assert_eq!(pools.len(), 1);
+    let told = ["user", "cl_active", "cl_waiting", "sv_active"].map(|column| pools[0][column].as_str());
+    assert_eq!(told, ["svc", "2", "1", "2"]);
+    // The clients are still who they are.
+    let mut users: Vec<_> =
+        weir.admin_table("SHOW CLIENTS").into_iter().filter(|row| row["database"] == "app").collect();
+    users.sort_by_key(|row| row["user"].clone());
+    assert_eq!(users.iter().map(|row| row["user"].as_str()).collect::<Vec<_>>(), ["one", "postgres", "two"]);
+    clients[0].run("COMMIT");
+    clients[2].read_until_ready();
+    assert_eq!(cluster.value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'svc'"), "2");
+}
+
+/// `min_pool_size` needs nobody's login where the database has a user of its own, and elsewhere as long as somebody is connected.
+#[test]
+fn pools_are_kept_warm_as_long_as_pgbouncer_would() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER svc PASSWORD 's'; CREATE USER one");
+    cluster.set_hba("host all svc 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust");
+    let host = format!("host = \"127.0.0.1\"\nport = {}\ndbname = \"postgres\"", cluster.port());
+    let sections = format!(
+        "[databases.own]\n{host}\nuser = \"svc\"\nmin_pool_size = 2\n[databases.app]\n{host}\nmin_pool_size = 3"
+    );
+    let users = "\"svc\" \"s\"\n\"one\" \"\"";
+    let weir = Weir::builder().general("server_idle_timeout = \"1s\"").database(&sections).users(users).start();
+    let of_pools = "FROM pg_stat_activity WHERE application_name <> 'pgweir probe' AND usename";
+    let of = |user: &str| cluster.value(&format!("SELECT count(*) {of_pools} = '{user}'"));
+    eventually("two without any client", SOON, || (of("svc") == "2").then_some(()));
+    assert_eq!(of("one"), "0");
+    let one = weir.login("one", "app").connect().unwrap();
+    eventually("three for who is connected", SOON, || (of("one") == "3").then_some(()));
+    // Rest does not end them: they are the same ones.
+    let pids = || cluster.sql(&format!("SELECT pid {of_pools} IN ('svc', 'one') ORDER BY pid"));
+    let before = pids();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(pids(), before);
+    drop(one);
+    eventually("nobody is connected any more", SOON, || (of("one") == "0").then_some(()));
+    assert_eq!(of("svc"), "2");
 }

@@ -115,6 +115,33 @@ fn known_statements_are_prepared_without_a_server() {
     assert_eq!(b.run("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
 }
 
+/// Between Flush and Sync the server may still hold what the exchange has made: nobody else gets it.
+#[test]
+fn a_server_is_kept_until_the_sync() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    prepare(&mut a, "s", "SELECT pg_backend_pid(), $1::text");
+    for rounds in 0..2 {
+        a.bind("", "s", &[Some("early")]);
+        a.execute("", 0);
+        a.flush();
+        a.read_until(b'C');
+        b.query("SELECT 'mine'");
+        b.expect_silence(Duration::from_millis(150));
+        if rounds == 1 {
+            // An error does not end the exchange either.
+            a.bind("", "unknown", &[]);
+            a.flush();
+            a.read_until(b'E');
+            b.expect_silence(Duration::from_millis(150));
+        }
+        a.sync();
+        assert_eq!(show(&a.read_until_ready()), "Z(I)");
+        assert!(show(&b.read_until_ready()).contains("D(mine)"));
+    }
+}
+
 #[test]
 fn describe_on_a_server_that_has_not_seen_it() {
     let cluster = Cluster::start();
@@ -216,6 +243,70 @@ fn names_given_behind_deallocate_all_stay() {
     assert_eq!(execute(&mut client, "y", &[]), "1 2 C(DEALLOCATE ALL) 1 2 D(new) C(SELECT 1) Z(I)");
     assert_eq!(execute(&mut client, "y", &[]), "2 D(new) C(SELECT 1) Z(I)");
     assert_eq!(execute(&mut client, "x", &[]), "E(26000) Z(I)");
+}
+
+/// PostgreSQL has one list of names for SQL and for the protocol.
+#[test]
+fn sql_runs_what_the_protocol_has_prepared() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE t AS SELECT 5 AS a");
+    let weir = over(&cluster, 2).start();
+    warm(&weir);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    prepare(&mut a, "s", "SELECT a + $1::int AS sum FROM t");
+    prepare(&mut b, "s", "SELECT 'other'");
+    for number in 0..4 {
+        let sum = 5 + number;
+        assert_eq!(a.run(&format!("EXECUTE s({number})")), format!("T(sum:23) D({sum}) C(SELECT 1) Z(I)"));
+        assert_eq!(b.run("EXECUTE s"), "T(?column?:25) D(other) C(SELECT 1) Z(I)");
+        assert!(a.value("EXPLAIN (COSTS off) EXECUTE s(1)").contains("Seq Scan"));
+        // The extended protocol describes it too.
+        a.parse("", "EXECUTE s(1)", &[]);
+        a.describe_statement("");
+        a.bind("", "", &[]);
+        a.describe_portal("");
+        a.execute("", 0);
+        a.sync();
+        assert_eq!(show(&a.read_until_ready()), "1 t() T(sum:23) 2 T(sum:23) D(6) C(SELECT 1) Z(I)");
+        b.run("SELECT 1");
+    }
+    prepare(&mut a, "runs it", "EXECUTE s(2)");
+    for _ in 0..3 {
+        assert_eq!(execute(&mut a, "runs it", &[]), "2 D(7) C(SELECT 1) Z(I)");
+        b.run("SELECT 1");
+    }
+    assert_eq!(a.run("CREATE TABLE made AS EXECUTE s(10)"), "C(SELECT 1) Z(I)");
+    assert_eq!(b.value("SELECT sum FROM made"), "15");
+    assert_eq!(a.run("BEGIN; EXECUTE s(1); COMMIT"), "C(BEGIN) T(sum:23) D(6) C(SELECT 1) C(COMMIT) Z(I)");
+    assert_eq!(a.run("PREPARE s AS SELECT 1"), "E(42P05) Z(I)");
+    // Neither name is left on the servers, and nobody is kept on one.
+    for client in [&mut a, &mut b] {
+        assert_eq!(client.value("SELECT count(*) FROM pg_prepared_statements WHERE name NOT LIKE 'pgweir%'"), "0");
+    }
+    assert_eq!(a.run("DEALLOCATE s; EXECUTE s(1)"), "C(DEALLOCATE) E(26000) Z(I)");
+    assert_eq!(execute(&mut b, "s", &[]), "2 D(other) C(SELECT 1) Z(I)");
+
+    // Its errors are its own, in and out of a transaction.
+    prepare(&mut a, "s", "SELECT 10 / sum FROM made");
+    cluster.sql("DROP TABLE made");
+    assert_eq!(a.run("EXECUTE s"), "E(42P01) Z(I)");
+    assert_eq!(a.run("SELECT 1/0; EXECUTE s"), "E(22012) Z(I)");
+    assert_eq!(a.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(a.run("EXECUTE s"), "E(42P01) Z(E)");
+    assert_eq!(a.run("EXECUTE s"), "E(25P02) Z(E)");
+    assert_eq!(a.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    a.parse("", "EXECUTE s", &[]);
+    a.sync();
+    assert_eq!(show(&a.read_until_ready()), "E(42P01) Z(I)");
+    // What it does to the session counts as if it were written out.
+    prepare(&mut a, "lock", "SELECT pg_advisory_lock(77)");
+    assert_eq!(a.run("EXECUTE lock"), "T(pg_advisory_lock:2278) D() C(SELECT 1) Z(I)");
+    for _ in 0..3 {
+        assert_eq!(a.value("SELECT pg_advisory_unlock(77) AND pg_try_advisory_lock(77)"), "t", "it keeps its server");
+    }
+    drop(a);
+    let left = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    common::eventually("the lock is gone", Duration::from_secs(10), || (cluster.value(left) == "0").then_some(()));
 }
 
 /// A DEALLOCATE that is never reached leaves nothing on the server.
@@ -418,6 +509,45 @@ fn parses_are_counted() {
     assert_eq!(count("total_client_parse_count"), 2);
     assert_eq!(count("total_bind_count"), 6);
     assert_eq!(count("total_server_parse_count"), 1);
+}
+
+/// CVE class: a cache that crosses users. What is known of a statement by one user's doing answers for nobody else: not that it may be
+/// run, nor what it returns.
+#[test]
+fn what_one_user_may_another_may_not() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "CREATE USER may; CREATE USER may_not; CREATE TABLE secret AS SELECT 'told' AS v; GRANT SELECT ON secret TO may; \
+         CREATE TABLE tenants AS SELECT unnest(ARRAY['may', 'may_not']) AS owner; GRANT SELECT ON tenants TO public; \
+         ALTER TABLE tenants ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON tenants USING (owner = current_user); \
+         CREATE SCHEMA may AUTHORIZATION may; CREATE TABLE may.own AS SELECT 'of may' AS v; GRANT SELECT ON may.own TO may",
+    );
+    let weir = over(&cluster, 2).users("\"may\" \"\"\n\"may_not\" \"\"").start();
+    let (mut may, mut may_not) =
+        (weir.login("may", "app").connect().unwrap(), weir.login("may_not", "app").connect().unwrap());
+    for round in 0..3 {
+        let name = format!("s{round}");
+        prepare(&mut may, &name, "SELECT v FROM secret");
+        assert_eq!(execute(&mut may, &name, &[]), "2 D(told) C(SELECT 1) Z(I)");
+        may_not.parse(&name, "SELECT v FROM secret", &[]);
+        may_not.sync();
+        assert_eq!(show(&may_not.read_until_ready()), "1 Z(I)");
+        assert_eq!(execute(&mut may_not, &name, &[]), "E(42501) Z(I)");
+        assert_eq!(may_not.run("SELECT v FROM secret"), "E(42501) Z(I)");
+        // A name that only one of them finds.
+        let name = format!("own{round}");
+        prepare(&mut may, &name, "SELECT v FROM own");
+        assert_eq!(execute(&mut may, &name, &[]), "2 D(of may) C(SELECT 1) Z(I)");
+        may_not.parse(&name, "SELECT v FROM own", &[]);
+        may_not.sync();
+        assert_eq!(show(&may_not.read_until_ready()), "E(42P01) Z(I)");
+        // Rows that are each one's own.
+        for (client, owner) in [(&mut may, "may"), (&mut may_not, "may_not")] {
+            let name = format!("rows{round}");
+            prepare(client, &name, "SELECT owner FROM tenants");
+            assert_eq!(execute(client, &name, &[]), format!("2 D({owner}) C(SELECT 1) Z(I)"));
+        }
+    }
 }
 
 // Drivers.

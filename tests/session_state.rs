@@ -299,7 +299,14 @@ fn second_server_serves_the_others() {
     }
     // What it listens for arrives while it does nothing.
     assert_eq!(b.run("NOTIFY news, 'hello'"), "C(NOTIFY) Z(I)");
-    assert_eq!(a.read_message().to_string(), "A(news,hello)");
+    let sender = |message: &common::wire::Message| u32::from_be_bytes(message.body[..4].try_into().unwrap());
+    let told = a.read_message();
+    assert_eq!(told.to_string(), "A(news,hello)");
+    assert_ne!(sender(&told), a.pid);
+    // Its own come under the process id that it was given.
+    a.query("NOTIFY news, 'from me'");
+    let own = a.read_until_ready().into_iter().find(|m| m.tag == b'A').unwrap();
+    assert_eq!((own.to_string().as_str(), sender(&own)), ("A(news,from me)", a.pid));
 }
 
 #[test]
@@ -349,4 +356,21 @@ fn sequence_values_are_ones_own_or_refused() {
     assert!(b.run("SELECT nextval('s'); SELECT currval('s')").contains("D(2) C(SELECT 1) Z(I)"));
     b.run("DISCARD ALL");
     assert!(b.run("INSERT INTO t (v) VALUES ('c') RETURNING currval('t_id_seq')").contains("D(3)"));
+}
+
+/// What was loaded into a server or decides its random numbers is not met by others.
+#[test]
+fn libraries_and_seeds_keep_the_server() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for keep in ["LOAD 'auto_explain'", "SELECT setseed(0.5)"] {
+        assert!(a.run(keep).ends_with("Z(I)"), "{keep}");
+        let server = a.value("SELECT pg_backend_pid()");
+        for _ in 0..3 {
+            assert_ne!(b.value("SELECT pg_backend_pid()"), server, "{keep}");
+            assert_eq!(a.value("SELECT pg_backend_pid()"), server, "{keep}");
+        }
+        assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+    }
 }

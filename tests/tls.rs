@@ -11,6 +11,7 @@ use std::time::Duration;
 use common::certs::{self, Authority, Pair};
 use common::cluster::Cluster;
 use common::eventually;
+use common::fake::Step;
 use common::raw::{self, Address, Login, LoginError, RawClient};
 use common::tools::{self, Output, Running};
 use common::weir::{Builder, Weir};
@@ -167,6 +168,7 @@ fn suites_of_tls_1_3_and_curves_are_those_of_the_settings() {
     assert_eq!(shown(&older.weir), "TLSv1.3/TLS_AES_256_GCM_SHA384");
 }
 
+/// CVE class: what came in the clear taken for encrypted.
 #[test]
 fn plain_bytes_behind_the_request_are_refused() {
     let cluster = Cluster::start();
@@ -179,6 +181,24 @@ fn plain_bytes_behind_the_request_are_refused() {
     let error = messages[0].error().unwrap();
     assert_eq!((error.code.as_str(), messages.len()), ("08P01", 1), "{messages:?}");
     assert!(error.message.contains("unencrypted data after SSL request"), "{error:?}");
+}
+
+/// The same from a server: what stands behind its `S` was sent by whoever could write into the stream.
+#[test]
+fn plain_bytes_behind_a_servers_answer_are_refused() {
+    let hello = common::fake::greeting(1, &[1, 2, 3, 4]);
+    // It is there before the request is.
+    let fake = common::fake::FakeServer::serve(move |_| vec![Step::TrySend([b"S", &hello[..]].concat()), Step::Stall]);
+    for mode in ["prefer", "require"] {
+        let weir = Weir::builder()
+            .general(&format!("server_tls_sslmode = \"{mode}\"\nserver_connect_timeout = \"2s\""))
+            .database(&format!("[databases.app]\nprimary = \"postgres://127.0.0.1:{}/d\"", fake.port()))
+            .start();
+        match weir.login("postgres", "app").connect() {
+            Err(LoginError::Server(error)) => assert!(error.code.starts_with("08"), "{mode}: {error}"),
+            other => panic!("{mode}: {other:?}"),
+        }
+    }
 }
 
 #[test]

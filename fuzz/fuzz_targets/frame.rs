@@ -1,4 +1,6 @@
 //! Any bytes: the same frames whatever the split, and no view of a body that panics.
+//!
+//! CVE class: a peer's bytes that make it panic. CVE class: lengths that overflow.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,8 @@
 //! Whatever bytes come, from a client, a server or the auth file: no panic, no hang, and nobody gets in by chance.
 //!
 //! The input is split at 0xFF bytes; the pieces are the messages of each conversation.
+//!
+//! CVE class: buffers of SCRAM.
 
 #![no_main]
 

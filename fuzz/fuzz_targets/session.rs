@@ -1,4 +1,6 @@
 //! Any messages of a client and of a server, interleaved in any way: no panic, and a server that is not in step is found out.
+//!
+//! CVE class: messages out of their order.
 #![no_main]
 
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! Whatever text a client sends: no panic, no crash in the parser, no hang, and never less caution than the rules ask for.
+//!
+//! CVE class: a peer's bytes that make it panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,6 @@
 //! Any first packet: understood or refused, never a panic, and never more read than it has.
+//!
+//! CVE class: lengths that overflow.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -118,6 +118,7 @@ mod tests {
         assert_eq!(of("root", AuthType::Any), Some(Right::Stats), "whoever says root is not proven to be root");
     }
 
+    /// CVE class: a console command without a check of its own.
     #[test]
     fn those_who_may_look_may_only_look() {
         for text in [

@@ -301,11 +301,12 @@ fn start_workers(state: &Arc<State>, stop: &watch::Receiver<bool>) -> Result<Vec
 
 /// Samples the totals once per `stats_period`, which a reload may change.
 async fn average(state: Arc<State>) {
+    state.sample();
     loop {
+        let period = state.shared.live.load().config.general.stats_period;
+        tokio::time::sleep(period).await;
         state.sample();
-        let live = state.shared.live.load_full();
-        tokio::time::sleep(live.config.general.stats_period).await;
-        if live.config.general.log_stats {
+        if state.shared.live.load().config.general.log_stats {
             state.log_stats();
         }
     }

@@ -125,8 +125,10 @@ impl State {
             );
             self.retire(unused);
         }
+        // A process that ends opens nothing for those to come.
+        let stays = !self.shared.draining.load(Ordering::Acquire);
         for database in live.all() {
-            database.pools().iter().for_each(|pool| pool.maintain(worker));
+            database.pools_to_tend().iter().for_each(|(pool, warm)| pool.maintain(worker, *warm && stays));
         }
         if live.config.general.server_fast_close {
             self.shared.wake_those_to_close();
@@ -138,7 +140,7 @@ impl State {
             for pool in &pools {
                 // Who waited before the reload still gets a connection; nobody else does, so none is kept.
                 if pool.counts().waiting > 0 {
-                    pool.maintain(worker);
+                    pool.maintain(worker, false);
                 }
                 pool.close_all();
             }

@@ -46,7 +46,7 @@ impl Client {
             map: &self.database.config.map,
             session: &self.session,
             mode: self.pools.mode,
-            default_route: self.pools.route,
+            default_route: self.route,
             distrust: &distrust,
             server_utf8: self.pools.server_utf8.load(Ordering::Acquire),
             in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),

@@ -219,12 +219,10 @@ impl RouteCounts {
 pub struct UserPools {
     /// A number of their own in the process, never zero.
     pub id: u64,
-    /// The user, as clients name it.
+    /// The user: of clients, or the database's own.
     pub user: String,
     /// How long servers are kept.
     pub mode: PoolMode,
-    /// Where statements go that say nothing themselves.
-    pub route: RouteHint,
     /// What servers report at login, once one has; and what they made of settings that clients gave at startup.
     pub welcome: Mutex<Welcome>,
     /// Whether the default shard's server_encoding is UTF8, as it reports at login.
@@ -360,6 +358,7 @@ impl LiveDatabase {
     /// The pools of `user`. `pass_through` is what its login taught us, `secret` what is stored of it.
     #[must_use]
     pub fn user_pools(&self, user: &str, secret: Option<&Secret>, pass_through: &PassThrough) -> Arc<UserPools> {
+        let user = self.pool_user(user);
         let mut users = self.users.lock();
         let credential = self.server_credential(secret, pass_through);
         if let Some(pools) = users.get(user).filter(|p| p.credential.covers(&credential)) {
@@ -373,19 +372,51 @@ impl LiveDatabase {
         pools
     }
 
-    /// The pools here of a user who came under another configuration of the database.
+    /// The pools here of `user`, who came to `old` under another configuration of the database.
     #[must_use]
-    pub fn adopt(&self, old: &UserPools) -> Arc<UserPools> {
+    pub fn adopt(&self, old: &UserPools, user: &str) -> Arc<UserPools> {
+        let user = self.pool_user(user);
         let mut users = self.users.lock();
-        if let Some(pools) = users.get(&old.user) {
+        if let Some(pools) = users.get(user) {
             return Arc::clone(pools);
         }
         let own = self.config.user.is_some() || self.config.password.is_some();
         let credential = if own { self.server_credential(None, &PassThrough::Nothing) } else { old.credential.clone() };
-        let pools = Arc::new(self.make(&old.user, credential));
+        let pools = Arc::new(self.make(user, credential));
         pools.server_utf8.store(old.server_utf8.load(Ordering::Acquire), Ordering::Release);
-        users.insert(old.user.clone(), Arc::clone(&pools));
+        users.insert(user.to_owned(), Arc::clone(&pools));
         pools
+    }
+
+    /// Whose pools a client gets: its own, or those of the database's `user`, which all clients of such a database share.
+    fn pool_user<'a>(&'a self, client: &'a str) -> &'a str {
+        self.config.user.as_deref().unwrap_or(client)
+    }
+
+    /// Every pool there is, and whether it is to be kept warm: while somebody is connected to it, and always for a `user` of the
+    /// database's own, whose pools need nobody's login.
+    #[must_use]
+    pub fn pools_to_tend(&self) -> Vec<(Arc<Pool>, bool)> {
+        let own = self.config.user.as_deref();
+        if let Some(user) = own.filter(|_| self.config.min_pool_size > 0) {
+            let pools = self.user_pools(user, None, &PassThrough::Nothing);
+            for (shard, config) in (0..).map(ShardIndex).zip(&self.config.shards) {
+                (0..)
+                    .map(ServerIndex)
+                    .zip(&config.servers)
+                    .for_each(|(server, _)| drop(self.pool(&pools, shard, server)));
+            }
+        }
+        let mut all = Vec::new();
+        for user in self.users.lock().values() {
+            // One is the map's, every other a client's.
+            let warm = own.is_some() || Arc::strong_count(user) > 1;
+            user.each(&mut |pool| all.push((Arc::clone(pool), warm)));
+        }
+        for user in self.auth.lock().values() {
+            user.each(&mut |pool| all.push((Arc::clone(pool), false)));
+        }
+        all
     }
 
     /// With a `user` of its own the database's servers are logged in to with the database's password, else as the client.
@@ -462,7 +493,6 @@ impl LiveDatabase {
             id: NEXT_POOLS.fetch_add(1, Ordering::Relaxed),
             user: user.to_owned(),
             mode: own.and_then(|u| u.pool_mode).unwrap_or(self.config.pool_mode),
-            route: own.and_then(|u| u.route).unwrap_or(self.config.route),
             welcome: Mutex::default(),
             server_utf8: AtomicBool::new(false),
             catalog: Mutex::default(),
@@ -537,6 +567,12 @@ impl LiveDatabase {
     #[must_use]
     pub fn users(&self) -> Vec<Arc<UserPools>> {
         self.users.lock().values().cloned().collect()
+    }
+
+    /// Where statements of `user` go that say nothing themselves.
+    #[must_use]
+    pub fn route(&self, user: &str) -> RouteHint {
+        self.general.users.get(user).and_then(|u| u.route).unwrap_or(self.config.route)
     }
 
     /// Role that a server is configured for.

@@ -102,6 +102,13 @@ impl Planner<'_> {
             }
             in_doubt |= self.map.is_sharded() && effects(facts).any(decides_shard);
             self.text(facts, &mut need)?;
+            for statement in self.session.executed(facts) {
+                if self.map.is_sharded() {
+                    return Err(executes());
+                }
+                self.text(&statement.facts, &mut need)?;
+                own_sequences(&statement.facts, &mut need.wrote)?;
+            }
             if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
                 own_sequences(facts, &mut need.wrote)?;
             }
@@ -231,6 +238,15 @@ impl Planner<'_> {
 
 fn effects(facts: &QueryFacts) -> impl Iterator<Item = &SessionEffect> {
     facts.statements.iter().flat_map(|statement| &statement.effects)
+}
+
+/// What is run has another text, which was prepared by the protocol, and values of its own.
+fn executes() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "EXECUTE of a statement that was prepared by the protocol is not supported on a sharded database",
+    )
+    .hint("Run it by the protocol as well: Bind and Execute.")
 }
 
 /// The statement stands behind a SET in one pipeline.

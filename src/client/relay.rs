@@ -33,8 +33,8 @@ use crate::server::Connection;
 use crate::session::pipeline::Undo;
 use crate::session::{Action, is_fatal};
 use crate::sql::facts::Access;
-use crate::wire::frame;
 use crate::wire::message::{self, TransactionStatus};
+use crate::wire::{encode, frame};
 
 /// Longest message of a server that is collected; rows and COPY data are passed on in pieces instead.
 const MAX_COLLECTED: usize = 1 << 30;
@@ -426,11 +426,17 @@ impl Client {
             if let Some(event) = judge(link, header.tag, body) {
                 return Err(event);
             }
-            let action = self.session.on_server(header.tag, body, &mut connection.state).map_err(|desync| {
+            let mut action = self.session.on_server(header.tag, body, &mut connection.state).map_err(|desync| {
                 tracing::error!(pool = %link.checkout.pool().name(), tag = %char::from(desync.tag), "unexpected message of the server");
                 Event::ServerLost(lost("the server sent a message that nobody asked for"))
             })?;
-            if action != Action::Forward {
+            if header.tag == b'A'
+                && let Some(own) = own_notification(body, connection.pid, self.handle().pid)
+            {
+                action = Action::Replace(own);
+            }
+            let forwarded = action == Action::Forward;
+            if !forwarded {
                 self.output.extend(bytes.get(run..at).unwrap_or_default());
                 run = here;
             }
@@ -448,7 +454,7 @@ impl Client {
             at = here;
             match header.tag {
                 b'Z' => {
-                    self.on_ready(link);
+                    self.on_ready(link, forwarded);
                     connection.note_prepared();
                     if self.session.may_release() {
                         // What follows is not this client's: the pool looks at it.
@@ -470,7 +476,9 @@ impl Client {
         Ok(at)
     }
 
-    fn on_ready(&mut self, link: &mut Link) {
+    /// `forwarded`: to the client, who asked. What we ask for ourselves is not counted, but for a block that the client began earlier.
+    fn on_ready(&mut self, link: &mut Link, forwarded: bool) {
+        let counts = u64::from(forwarded || link.opening != Opening::Over);
         if self.session.pins().len() != link.pins_shown {
             for pin in self.session.pins().iter().skip(link.pins_shown) {
                 self.cx.shared.count_pin(pin.reason.as_str());
@@ -481,11 +489,11 @@ impl Client {
             *self.handle().pins.lock() = words.join(",");
         }
         self.note_prepared();
-        link.counts.query_count += 1;
+        link.counts.query_count += counts;
         if self.session.status() == TransactionStatus::Idle {
             // Before the client hears of it: whoever it tells must not meet old answers.
             self.note_catalog_change(link);
-            link.counts.xact_count += 1;
+            link.counts.xact_count += counts;
         }
         if self.session.is_drained()
             && let Some(since) = link.query_since.take()
@@ -568,6 +576,19 @@ fn silenced(link: &mut Link) -> Option<Event> {
         (Find::Doubtful | Find::Gone, Some(_)) => Some(Event::Retry { primary: false, lost: false }),
         (Find::Gone, None) => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
     }
+}
+
+/// A notification that the client itself has sent, by the process id that it knows as its own: clients tell theirs from others' by that.
+fn own_notification(body: &[u8], server_pid: u32, client_pid: u32) -> Option<Vec<u8>> {
+    let (sender, rest) = body.split_first_chunk::<4>()?;
+    (u32::from_be_bytes(*sender) == server_pid).then(|| {
+        let mut out = Vec::new();
+        encode::frame(&mut out, b'A', |b| {
+            b.extend_from_slice(&client_pid.to_be_bytes());
+            b.extend_from_slice(rest);
+        });
+        out
+    })
 }
 
 /// Looks at a message for what it says about the server, and whether the segment should be tried elsewhere.

@@ -74,6 +74,8 @@ pub struct Client {
     registered: Registered,
     generation: u64,
     last_write: Option<Instant>,
+    /// Where its statements go that say nothing themselves.
+    pub(super) route: RouteHint,
     /// How long it may take for what; as of that generation.
     pub(super) limits: Limits,
     limits_of: u64,
@@ -110,6 +112,7 @@ impl Client {
         session.serves(pools.id);
         let limits = Limits::of(&live.config, &registered.handle.database, &registered.handle.user);
         Self {
+            route: database.route(&registered.handle.user),
             limits,
             limits_of: generation,
             timer: Timer::default(),
@@ -293,7 +296,7 @@ impl Client {
     /// Follows a reload: the database may be another now.
     fn refresh(&mut self) -> Result<(), End> {
         if self.pools.is_replaced() {
-            self.pools = self.database.adopt(&self.pools);
+            self.pools = self.database.adopt(&self.pools, &self.registered.handle.user);
             self.session.serves(self.pools.id);
         }
         let generation = self.cx.shared.generation.load(Ordering::Acquire);
@@ -309,9 +312,10 @@ impl Client {
                 format!("database \"{name}\" was removed from the configuration"),
             )));
         };
+        self.route = database.route(&self.registered.handle.user);
         if !Arc::ptr_eq(&database, &self.database) {
             self.database = database;
-            self.pools = self.database.adopt(&self.pools);
+            self.pools = self.database.adopt(&self.pools, &self.registered.handle.user);
             self.session.serves(self.pools.id);
         }
         Ok(())

@@ -263,7 +263,7 @@ pub struct General {
     pub pool_mode: PoolMode,
     /// Server connections per (user, database, server) at most (default 20).
     pub default_pool_size: u32,
-    /// Server connections kept open per pool that is in use (default 0).
+    /// Server connections kept open per pool while a client is connected, or always where the database has a user (default 0).
     pub min_pool_size: u32,
     /// Server connections per pool beyond its size, for clients that wait long (default 0).
     pub reserve_pool_size: u32,
@@ -439,7 +439,7 @@ pub struct Database {
     pub pool_mode: PoolMode,
     /// Server connections per (user, server) at most.
     pub pool_size: u32,
-    /// Server connections kept open per pool in use.
+    /// Server connections kept open per pool: see [`General::min_pool_size`].
     pub min_pool_size: u32,
     /// Server connections beyond `pool_size` for clients that have waited for `reserve_pool_timeout`.
     pub reserve_pool_size: u32,

@@ -174,9 +174,11 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("default_pool_size", "Server connections per user, database and server at most.", |g| {
         Field::Count(&mut g.default_pool_size, 1, MANY)
     }),
-    row("min_pool_size", "Server connections kept open per pool in use.", |g| {
-        Field::Count(&mut g.min_pool_size, 0, MANY)
-    }),
+    row(
+        "min_pool_size",
+        "Server connections kept open per pool: as long as a client is connected, or always where the database has a user.",
+        |g| Field::Count(&mut g.min_pool_size, 0, MANY),
+    ),
     row("reserve_pool_size", "Server connections per pool beyond its size, for clients that wait long.", |g| {
         Field::Count(&mut g.reserve_pool_size, 0, MANY)
     }),
@@ -419,7 +421,9 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
     row("reserve_pool_size", "Overrides reserve_pool_size of [pgweir].", |d| {
         Field::Count(&mut d.reserve_pool_size, 0, MANY)
     }),
-    row("user", "User to log in to servers as; default: the client's own name.", |d| Field::Name(&mut d.user)),
+    row("user", "User to log in to servers as, in one pool for all clients; default: the client's own name.", |d| {
+        Field::Name(&mut d.user)
+    }),
     row("password", "Password of that user; default: from [users] or auth_file.", |d| Field::Secret(&mut d.password)),
     row("auth_user", "Overrides auth_user of [pgweir].", |d| Field::Name(&mut d.auth_user)),
     row("auth_query", "Overrides auth_query of [pgweir].", |d| Field::Text(&mut d.auth_query)),

@@ -30,8 +30,9 @@ pub(crate) fn snapshot() -> Snapshot {
         logins: vec![
             login("shop", "alice", 10),
             login("shop", "bob", 3),
-            login("logs", "svc", 2),
-            login("logs", "new", 1),
+            login("shop", "new", 1),
+            // To the database's own user.
+            login("logs", "ann", 2),
         ],
         clients_logging_in: 2,
         clients: vec![ClientSnapshot {

@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(json["ready"], false);
         assert_eq!(json["reasons"], json!(["the process is draining"]));
         assert_eq!(json["databases"][0]["name"], "shop");
-        assert_eq!(json["databases"][0]["clients"], 13);
+        assert_eq!(json["databases"][0]["clients"], 14);
         assert_eq!(json["databases"][0]["clients_waiting"], 6);
         assert_eq!(json["databases"][0]["server_connections"], 84);
         assert_eq!(json["databases"][0]["servers"][1]["breaker"], "half_open");

@@ -415,15 +415,20 @@ impl Ledger {
         Some(slot)
     }
 
-    /// Takes idle connections out that have rested or lived too long (zero: no limit), or all that are condemned.
-    pub fn expire(&mut self, idle: Duration, lifetime: Duration, now: Instant) -> Vec<SlotId> {
+    /// Takes idle connections out that have rested or lived too long (zero: no limit), or all that are condemned. Rest alone leaves
+    /// `keep` of all there are.
+    pub fn expire(&mut self, idle: Duration, lifetime: Duration, keep: usize, now: Instant) -> Vec<SlotId> {
         let over = |since: Instant, limit: Duration| !limit.is_zero() && now.saturating_duration_since(since) > limit;
+        let mut left = self.slots.len();
         let old: Vec<_> = self
             .idle
             .iter()
             .copied()
             .filter(|s| {
-                self.slots.get(s).is_some_and(|s| s.condemned || over(s.since, idle) || over(s.created, lifetime))
+                let Some(s) = self.slots.get(s) else { return false };
+                let goes = s.condemned || over(s.created, lifetime) || (left > keep && over(s.since, idle));
+                left -= usize::from(goes);
+                goes
             })
             .collect();
         for slot in &old {
@@ -627,6 +632,20 @@ mod tests {
         assert!(l.cancel_wait(WaiterId(3)));
         assert_eq!(l.release(slot, now), Freed::Idle);
         assert_eq!(l.acquire(WaiterId(4), W, now), Acquire::Reuse(slot));
+    }
+
+    #[test]
+    fn rest_leaves_the_number_that_is_kept_warm() {
+        let now = start();
+        let mut l = ledger(3);
+        while let Some(slot) = l.warm(3, W, now) {
+            assert_eq!(l.login_done(slot, now), Freed::Idle);
+        }
+        let (later, second) = (now + Duration::from_secs(10), Duration::from_secs(1));
+        assert_eq!(l.expire(second, Duration::ZERO, 2, later).len(), 1);
+        assert_eq!(l.expire(second, Duration::ZERO, 2, later).len(), 0);
+        // Age spares nobody.
+        assert_eq!(l.expire(second, second, 2, later).len(), 2);
     }
 
     #[test]
@@ -838,7 +857,7 @@ mod tests {
                         }
                         m.dialing.extend(dials);
                     }
-                    Op::Expire => { l.expire(Duration::from_secs(1), Duration::ZERO, now); }
+                    Op::Expire => { l.expire(Duration::from_secs(1), Duration::ZERO, 0, now); }
                     Op::Tick => {
                         now += Duration::from_secs(2);
                         m.dialing.extend(l.dial_overdue(W, now));

@@ -196,7 +196,6 @@ struct Inner {
     last_error: Option<Error>,
     /// When the last login failed, as long as none has succeeded since.
     failed_at: Option<Instant>,
-    last_used: Instant,
 }
 
 /// The connections to one server as one user.
@@ -223,7 +222,7 @@ pub struct Pool {
 impl Inner {
     /// Takes the idle connections that are condemned out of the books; their sockets are left to the caller.
     fn take_condemned(&mut self) -> Vec<SlotId> {
-        let slots = self.ledger.expire(Duration::ZERO, Duration::ZERO, clock::now());
+        let slots = self.ledger.expire(Duration::ZERO, Duration::ZERO, 0, clock::now());
         slots.iter().for_each(|slot| drop(self.known.remove(slot)));
         slots
     }
@@ -279,7 +278,6 @@ impl Pool {
             waiting: HashMap::new(),
             last_error: None,
             failed_at: None,
-            last_used: clock::now(),
         };
         let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
         let turn = AtomicUsize::new(0);
@@ -297,7 +295,6 @@ impl Pool {
             let now = clock::now();
             let waiter = WaiterId(self.next_waiter.fetch_add(1, Ordering::Relaxed));
             let mut inner = self.inner.lock();
-            inner.last_used = now;
             match inner.ledger.acquire(waiter, worker, now) {
                 Acquire::Reuse(slot) => {
                     let connection = inner.idle.remove(&slot);
@@ -538,13 +535,14 @@ impl Pool {
         Some(CancelRequest { pool: Arc::clone(self), slot, pid, secret, host, at, attempt, over: false })
     }
 
-    /// Closes what has rested or lived too long or died while resting, keeps the pool warm, and retries logins for those who wait.
-    /// To be called about once a second, on one worker.
-    pub fn maintain(self: &Arc<Self>, worker: WorkerId) {
+    /// Closes what has rested or lived too long or died while resting, keeps the pool `warm` (`min_pool_size`), and retries logins
+    /// for those who wait. To be called about once a second, on one worker.
+    pub fn maintain(self: &Arc<Self>, worker: WorkerId, warm: bool) {
         let now = clock::now();
         let mut inner = self.inner.lock();
         let mut closed: Vec<Box<Connection>> = Vec::new();
-        for slot in inner.ledger.expire(self.settings.idle_timeout, self.settings.lifetime, now) {
+        let keep = if warm { self.settings.min_size } else { 0 };
+        for slot in inner.ledger.expire(self.settings.idle_timeout, self.settings.lifetime, keep, now) {
             inner.known.remove(&slot);
             closed.extend(inner.idle.remove(&slot));
         }
@@ -558,15 +556,13 @@ impl Pool {
                 dials.extend(inner.ledger.discard(slot, now));
             }
         }
-        let in_use = self.settings.idle_timeout.is_zero()
-            || now.saturating_duration_since(inner.last_used) < self.settings.idle_timeout;
         if inner.failed_at.is_some_and(|at| self.health.answered_after(at)) {
             inner.ledger.retry_now();
         }
         dials.extend(inner.ledger.dial_overdue(worker, now));
         let after = self.settings.reserve_after;
         dials.extend(std::iter::from_fn(|| inner.ledger.open_reserve(after, worker, now)));
-        if in_use {
+        if warm {
             dials.extend(inner.ledger.warm(self.settings.min_size, worker, now));
         }
         drop(inner);

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
-use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, TransactionEffect};
+use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, TransactionEffect};
 use crate::wire::encode;
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
@@ -99,8 +99,8 @@ pub struct Session {
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
     unseen_error: Option<Box<Error>>,
-    /// Names that a server was given for a DEALLOCATE to find; what it does not take is taken back.
-    placeholders: Vec<Box<[u8]>>,
+    /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync.
+    lent: Vec<Box<[u8]>>,
     /// The client's Sync behind a COPY FROM STDIN, until it is known whether the server would pass over it.
     held_sync: bool,
 }
@@ -126,7 +126,7 @@ impl Session {
             pins: Vec::new(),
             pools: 0,
             unseen_error: None,
-            placeholders: Vec::new(),
+            lent: Vec::new(),
             held_sync: false,
         }
     }
@@ -179,6 +179,14 @@ impl Session {
             Some(value) => self.settings.set(name, value),
             None => self.settings.reset(name),
         }
+    }
+
+    /// The statements prepared by the protocol that a text runs by EXECUTE.
+    pub fn executed<'a>(&'a self, facts: &'a QueryFacts) -> impl Iterator<Item = &'a Arc<Statement>> {
+        facts.statements.iter().filter_map(|statement| match &statement.name_use {
+            Some(NameUse::Execute(name)) if self.follow => self.names.get(name.as_bytes()),
+            _ => None,
+        })
     }
 
     /// Why the session keeps its server beyond the transaction.
@@ -291,19 +299,24 @@ impl Session {
         }
         match intake {
             Intake::Query(facts) => {
-                self.unsynced = false;
+                let mid_exchange = std::mem::take(&mut self.unsynced);
                 server.unnamed = None;
-                self.undo_shadowed_names(&facts, server, out);
+                if !mid_exchange {
+                    self.lend_executed(&facts, true, server, out);
+                }
+                self.lend_placeholders(&facts, server, out);
                 self.pipeline.push(Request::forward(Kind::Query { facts, done: 0 }));
                 out.extend_from_slice(frame);
-                self.close_placeholders(out);
+                self.take_back_names(out);
             }
             Intake::Parse { statement, named, undo } => {
                 self.unsynced = true;
+                self.lend_executed(&statement.facts, false, server, out);
                 self.parse(&statement, named, undo, frame, server, out);
             }
             Intake::Bind { statement: Some(statement), named, portal } => {
                 self.unsynced = true;
+                self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
                 let mut request = Request::forward(Kind::Bind);
                 match named.filter(|_| self.follow) {
@@ -319,6 +332,7 @@ impl Session {
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
                 self.unsynced = true;
+                self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
                 let mut request = Request::forward(Kind::Describe);
                 match named.filter(|_| self.follow) {
@@ -341,7 +355,8 @@ impl Session {
                 self.unsynced = true;
                 let facts = self.portals.get(&portal).map(|s| Arc::clone(&s.facts));
                 if let Some(facts) = &facts {
-                    self.undo_shadowed_names(facts, server, out);
+                    self.lend_executed(facts, false, server, out);
+                    self.lend_placeholders(facts, server, out);
                 }
                 self.plain(Kind::Execute(facts), frame, out);
             }
@@ -374,7 +389,7 @@ impl Session {
                 // While COPY data is awaited the server passes over Sync: what runs is not ended by it.
                 self.unsynced &= self.pipeline.copy_in();
                 self.plain(Kind::Sync, frame, out);
-                self.close_placeholders(out);
+                self.take_back_names(out);
             }
             Intake::CopyEnd => self.plain(Kind::CopyEnd, frame, out),
             Intake::Flush | Intake::CopyData => out.extend_from_slice(frame),
@@ -476,32 +491,75 @@ impl Session {
         }
     }
 
-    /// `DEALLOCATE name` of a statement prepared by the protocol: the server does not know that name, so it is given an empty
-    /// statement of that name to deallocate.
-    fn undo_shadowed_names(&mut self, facts: &QueryFacts, server: &mut ServerState, out: &mut Vec<u8>) {
+    /// SQL that names a statement prepared by the protocol: on the server that goes by another name, so this one is lent to it until the
+    /// next Query or Sync. EXECUTE is to find the statement itself, which it is described by as well.
+    fn lend_executed(&mut self, facts: &QueryFacts, for_query: bool, server: &mut ServerState, out: &mut Vec<u8>) {
         if !self.follow {
             return;
         }
-        for effect in facts.statements.iter().flat_map(|s| &s.effects) {
-            if let SessionEffect::Deallocate { name } = effect
-                && self.names.contains_key(name.as_bytes())
-            {
-                server.unnamed = None;
-                encode::close_statement(out, name.as_bytes());
-                self.pipeline.push(Request::swallow(Kind::Close));
-                encode::parse(out, name.as_bytes(), b"", &[0, 0]);
-                self.pipeline.push(Request::swallow(Kind::Parse));
-                self.placeholders.push(name.as_bytes().into());
+        for statement in &facts.statements {
+            let Some(NameUse::Execute(name)) = &statement.name_use else { continue };
+            let Some(prepared) = self.names.get(name.as_bytes()).cloned() else { continue };
+            let by = if for_query { Kind::Lend } else { Kind::Parse };
+            self.lend(name, (&prepared.sql, &prepared.types), by, server, out);
+        }
+        if for_query && !self.lent.is_empty() {
+            // If the statement cannot be prepared any more, the server must not pass over the Query.
+            encode::sync(out);
+            self.pipeline.push(Request::swallow(Kind::Sync));
+        }
+    }
+
+    /// The same for DEALLOCATE, and for PREPARE of a name that is taken: an empty statement of that name is all they need.
+    fn lend_placeholders(&mut self, facts: &QueryFacts, server: &mut ServerState, out: &mut Vec<u8>) {
+        if !self.follow {
+            return;
+        }
+        for statement in &facts.statements {
+            let Some(NameUse::Prepare(name) | NameUse::Deallocate(name)) = &statement.name_use else { continue };
+            if self.names.contains_key(name.as_bytes()) {
+                self.lend(name, (b"", &[0, 0]), Kind::Parse, server, out);
             }
         }
     }
 
-    /// Behind a Query or Sync: takes back what [`Self::undo_shadowed_names`] gave, in case that no DEALLOCATE came to it.
-    fn close_placeholders(&mut self, out: &mut Vec<u8>) {
-        if self.placeholders.is_empty() {
+    /// Gives the server a statement of this name, unless this exchange has done so.
+    fn lend(
+        &mut self,
+        name: &str,
+        (sql, types): (&[u8], &[u8]),
+        by: Kind,
+        server: &mut ServerState,
+        out: &mut Vec<u8>,
+    ) {
+        if self.lent.iter().any(|lent| **lent == *name.as_bytes()) {
             return;
         }
-        for name in std::mem::take(&mut self.placeholders) {
+        server.unnamed = None;
+        encode::close_statement(out, name.as_bytes());
+        self.pipeline.push(Request::swallow(Kind::Close));
+        encode::parse(out, name.as_bytes(), sql, types);
+        self.pipeline.push(Request::swallow(by));
+        self.lent.push(name.as_bytes().into());
+    }
+
+    /// A name could not be lent: the Query that needs it is to fail by this error.
+    fn lending_failed(&mut self, body: &[u8], server: &mut ServerState) -> Action {
+        for undo in self.pipeline.fail() {
+            self.undo(undo, server);
+        }
+        if let Some(query) = self.pipeline.first_query() {
+            query.refusal = Some(Box::new(message::server_error(body)));
+        }
+        Action::Swallow
+    }
+
+    /// Behind a Query or Sync: takes back what [`Self::lend`] gave, as far as no DEALLOCATE did.
+    fn take_back_names(&mut self, out: &mut Vec<u8>) {
+        if self.lent.is_empty() {
+            return;
+        }
+        for name in std::mem::take(&mut self.lent) {
             encode::close_statement(out, &name);
             self.pipeline.push(Request::swallow(Kind::Close));
         }
@@ -594,7 +652,7 @@ impl Session {
                 // The server would pass over it, or not, as it happens to read it before the COPY fails or after.
                 self.held_sync = false;
             }
-            (Kind::Parse, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
+            (Kind::Parse | Kind::Lend, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
                 Some(Done::Prepared(statement)) => {
                     if self.settings.get("search_path").is_none() {
                         statement.accept(self.pools);
@@ -634,6 +692,9 @@ impl Session {
             Undo::ClientUnnamed { version, .. } => Some(*version),
             _ => None,
         };
+        if let Some(Request { kind: Kind::Lend, .. }) = self.pipeline.head() {
+            return self.lending_failed(body, server);
+        }
         let head = self.pipeline.head().filter(|request| matches!(request.kind, Kind::Parse));
         let unnamed_failed = head.and_then(|request| request.undo.iter().find_map(version));
         if let Some(Request { kind: Kind::Query { .. }, answer: Answer::Swallow, .. }) = self.pipeline.head() {
@@ -665,7 +726,10 @@ impl Session {
             self.unsynced = true;
             self.skipping = true;
         }
-        if let Some(refusal) = refusal {
+        // Another error came first.
+        let in_place = [SqlState::SYNTAX_ERROR, SqlState::INVALID_STATEMENT_NAME, SqlState::IN_FAILED_TRANSACTION];
+        let code = message::error_field(body, b'C');
+        if let Some(refusal) = refusal.filter(|_| in_place.iter().any(|state| code == Some(&state.0))) {
             let mut out = Vec::new();
             encode::error(&mut out, &refusal);
             return Action::Replace(out);
@@ -702,7 +766,7 @@ impl Session {
         self.pins.clear();
         self.portals.clear();
         self.unseen_error = None;
-        self.placeholders.clear();
+        self.lent.clear();
         self.held_sync = false;
     }
 
@@ -765,7 +829,12 @@ impl Session {
     /// A statement has completed: its effects on the session wait for the end of its (implicit) transaction.
     fn complete(&mut self, facts: &Arc<QueryFacts>, index: usize, server: &mut ServerState) {
         let Some(statement) = facts.statements.get(index) else { return };
-        for effect in &statement.effects {
+        let executed = match &statement.name_use {
+            Some(NameUse::Execute(name)) => self.names.get(name.as_bytes()).map(|s| Arc::clone(&s.facts)),
+            _ => None,
+        };
+        let of_executed = executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects);
+        for effect in statement.effects.iter().chain(of_executed) {
             match effect {
                 SessionEffect::Set { .. } | SessionEffect::Reset { .. } | SessionEffect::ResetAll => {
                     self.pending.push(effect.clone());

@@ -7,6 +7,7 @@
 //!   Parse ....................... ParseComplete        Describe .. RowDescription | NoData
 //!   Execute ..................... CommandComplete | EmptyQueryResponse | PortalSuspended
 //!   Close ....................... CloseComplete        Local ..... at once when it is at the head
+//!   Lend ........................ ParseComplete
 //! ```
 //!
 //! An error of a request of the extended protocol takes all requests up to the next Sync with it: the server skips them, so
@@ -43,6 +44,8 @@ pub enum Kind {
     },
     /// Parse.
     Parse,
+    /// A Parse of ours, with a Sync, that gives the server a name for the Query behind: if it fails, so does the Query.
+    Lend,
     /// Bind.
     Bind,
     /// Describe of a statement or portal.
@@ -295,6 +298,11 @@ impl Pipeline {
     pub fn ends_with_copy_from(&self) -> bool {
         let Some(Request { kind: Kind::Execute(Some(facts)), .. }) = self.queue.back() else { return false };
         !self.copy_in && matches!(facts.statements.as_slice(), [statement] if statement.why == "COPY FROM")
+    }
+
+    /// The Query at the front of those under way.
+    pub fn first_query(&mut self) -> Option<&mut Request> {
+        self.queue.iter_mut().find(|request| matches!(request.kind, Kind::Query { .. }))
     }
 
     /// Gives back the memory; for a client that goes idle.

@@ -122,6 +122,17 @@ pub enum SessionEffect {
     Pin(PinReason),
 }
 
+/// What a statement does with a prepared statement that it names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum NameUse {
+    /// `PREPARE name`.
+    Prepare(String),
+    /// `EXECUTE name`, by itself, under EXPLAIN or CREATE TABLE AS.
+    Execute(String),
+    /// `DEALLOCATE name`.
+    Deallocate(String),
+}
+
 /// Where a hint or a setting sends statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RouteHint {
@@ -328,6 +339,8 @@ pub struct StatementFacts {
     pub transaction: TransactionEffect,
     /// What it leaves in the session, in order.
     pub effects: Vec<SessionEffect>,
+    /// The prepared statement that it makes, runs or takes away.
+    pub name_use: Option<NameUse>,
     /// It may change what the catalog says of functions and relations: DDL, DO, CALL.
     pub changes_catalog: bool,
     /// It changes search_path in a way that is not followed: SET LOCAL, set_config.

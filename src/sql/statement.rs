@@ -6,7 +6,8 @@
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::facts::{
-    Access, FunctionRef, Mentions, ParamUse, PinReason, SessionEffect, ShardShape, StatementFacts, TransactionEffect,
+    Access, FunctionRef, Mentions, NameUse, ParamUse, PinReason, SessionEffect, ShardShape, StatementFacts,
+    TransactionEffect,
 };
 use super::functions::{Unknown, call, is_local_relation};
 use super::utility;
@@ -22,6 +23,7 @@ pub(super) struct Draft {
     why: &'static str,
     transaction: TransactionEffect,
     effects: Vec<SessionEffect>,
+    name_use: Option<NameUse>,
     changes_catalog: bool,
     local_search_path: bool,
     takes_lock: bool,
@@ -39,6 +41,7 @@ impl Draft {
             why,
             transaction: TransactionEffect::None,
             effects: Vec::new(),
+            name_use: None,
             changes_catalog: false,
             local_search_path: false,
             takes_lock: false,
@@ -87,6 +90,7 @@ impl Draft {
             why: self.why,
             transaction: self.transaction,
             effects: self.effects,
+            name_use: self.name_use,
             // Temporary objects are seen by their own session alone, which keeps its server.
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             local_search_path: self.local_search_path,
@@ -158,6 +162,7 @@ fn draft(node: Node<'_>) -> Draft {
         }
         Node::DeallocateStmt(stmt) => {
             let mut draft = Draft::new(Access::Neutral, "DEALLOCATE");
+            draft.name_use = stmt.name().filter(|_| !stmt.isall).map(|name| NameUse::Deallocate(name.to_owned()));
             draft.effect(match stmt.name() {
                 Some(name) if !stmt.isall => SessionEffect::Deallocate { name: name.to_owned() },
                 _ => SessionEffect::DeallocateAll,
@@ -179,10 +184,12 @@ fn draft(node: Node<'_>) -> Draft {
             let inner = of_inner(stmt.query(), "PREPARE");
             (draft.shape, draft.functions, draft.mentions) = (inner.shape, inner.functions, inner.mentions);
             draft.pin(PinReason::SqlPrepare);
+            draft.name_use = stmt.name().map(|name| NameUse::Prepare(name.to_owned()));
             draft
         }
         Node::ExecuteStmt(stmt) => {
             let mut draft = Draft::new(Access::Write, "EXECUTE");
+            draft.name_use = stmt.name().map(|name| NameUse::Execute(name.to_owned()));
             let mut seen = Seen::default();
             for param in stmt.params() {
                 walk(param, &mut seen);

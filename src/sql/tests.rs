@@ -403,6 +403,22 @@ fn transaction_control() {
 }
 
 #[test]
+fn names_of_prepared_statements_are_seen() {
+    for (text, name_use) in [
+        ("PREPARE s AS SELECT 1", Some(NameUse::Prepare("s".to_owned()))),
+        ("EXECUTE S (1, 'a')", Some(NameUse::Execute("s".to_owned()))),
+        ("EXPLAIN EXECUTE \"S x\"", Some(NameUse::Execute("S x".to_owned()))),
+        ("EXPLAIN (ANALYZE, COSTS off) EXECUTE s(2)", Some(NameUse::Execute("s".to_owned()))),
+        ("CREATE TABLE t AS EXECUTE s", Some(NameUse::Execute("s".to_owned()))),
+        ("DEALLOCATE PREPARE s", Some(NameUse::Deallocate("s".to_owned()))),
+        ("DEALLOCATE ALL", None),
+        ("SELECT 'EXECUTE s'", None),
+    ] {
+        assert_eq!(one(text).name_use, name_use, "{text}");
+    }
+}
+
+#[test]
 fn the_reason_is_named() {
     for (text, why) in [
         ("SELECT 1", "SELECT"),

@@ -108,6 +108,7 @@ mod tests {
         frames
     }
 
+    /// CVE class: lengths that overflow.
     #[test]
     fn impossible_lengths_are_refused() {
         assert_eq!(peek(&[b'Q', 0, 0, 0, 3], 100), Err(FrameError::TooShort { tag: b'Q', len: 3 }));

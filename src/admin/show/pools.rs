@@ -62,7 +62,9 @@ fn by_user(s: &Snapshot) -> BTreeMap<(&str, &str), Pool> {
         pool.mode = Some(part.pool_mode);
     }
     for login in &s.logins {
-        let pool = pools.entry((&login.database, &login.user)).or_default();
+        // With a user of its own the database has one pool for all.
+        let own = s.databases.iter().find(|d| d.name == login.database).and_then(|d| d.force_user.as_deref());
+        let pool = pools.entry((&login.database, own.unwrap_or(&login.user))).or_default();
         pool.logged_in = pool.logged_in.saturating_add(login.clients);
     }
     for ((database, user), pool) in &mut pools {

@@ -129,12 +129,12 @@ fn pools_are_summed_over_the_servers_behind_a_user() {
     assert_eq!(
         rows,
         [
-            "logs new 1 0 0 0 0 0 0 0 0 0 0 0 0 transaction -",
             "logs svc 1 2 3 4 1 2 3 4 5 6 7 0 10000 transaction -",
             "pgbouncer pgbouncer 1 0 0 0 0 0 0 0 0 0 0 0 0 statement -",
             // Two servers: 10 clients of which 4 wait; the longest wait is 2.500001 s.
             "shop alice 6 4 6 8 2 4 6 8 10 12 14 2 500001 transaction -",
             "shop bob 1 2 3 4 1 2 3 4 5 6 7 0 10000 transaction -",
+            "shop new 1 0 0 0 0 0 0 0 0 0 0 0 0 transaction -",
         ]
     );
     s.databases[0].load_balance_hosts = Some(crate::config::LoadBalance::RoundRobin);
@@ -146,13 +146,13 @@ fn pools_are_summed_over_the_servers_behind_a_user() {
 fn databases_and_users_count_their_connections() {
     let s = example::snapshot();
     let databases = table(Show::Databases, &s);
-    assert_eq!(row(&databases, 2), "shop p1 5432 shop_prod - 20 1 0 3600 transaction - 0 84 0 13 0 0");
+    assert_eq!(row(&databases, 2), "shop p1 5432 shop_prod - 20 1 0 3600 transaction - 0 84 0 14 0 0");
     assert_eq!(row(&databases, 1), "pgbouncer - 6432 pgbouncer pgbouncer 2 0 0 0 statement - 0 0 0 1 0 0");
-    assert_eq!(row(&databases, 0), "logs p1 5432 logs_prod svc 20 1 0 3600 transaction - 0 28 0 3 1 0");
+    assert_eq!(row(&databases, 0), "logs p1 5432 logs_prod svc 20 1 0 3600 transaction - 0 28 0 2 1 0");
     let users = table(Show::Users, &s);
     assert_eq!(row(&users, 0), "alice 5  - 0 56 0 10");
     assert_eq!(row(&users, 1), "pgbouncer   - 0 0 0 0");
-    assert_eq!(row(&users, 2), "svc   session 0 28 0 2");
+    assert_eq!(row(&users, 2), "svc   session 0 28 0 0");
 }
 
 #[test]

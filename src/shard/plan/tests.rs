@@ -82,6 +82,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         why: "",
         transaction: TransactionEffect::None,
         effects: Vec::new(),
+        name_use: None,
         changes_catalog: false,
         local_search_path: false,
         takes_lock: false,
