@@ -3,7 +3,7 @@
 #
 #   scripts/install-deps.sh GROUP...
 #
-# Groups: build (compiler, libclang), features (libpam, for all of cargo's features), postgres (server and clients), demo (curl), test (cargo-nextest, Python driver, slapd, openssl),
+# Groups: build (compiler, libclang), features (libpam, for all of cargo's features), postgres (server and clients), demo (curl), test (cargo-nextest, Python driver, slapd, openssl, iproute2),
 # fuzz (cargo-fuzz), bench (PgBouncer, haproxy, strace, openssl, Python).
 # As root it uses apt-get; as another user it never asks for a password, but says what is missing and how to get it.
 set -euo pipefail
@@ -48,6 +48,8 @@ check_demo() {
 
 check_test() {
     have openssl || want openssl
+    # For a server behind a cable that is pulled.
+    have ip || want iproute2
     any /usr/sbin/slapd || want slapd
     cargo nextest --version >/dev/null 2>&1 || crates+=(cargo-nextest)
     local python
