@@ -314,6 +314,8 @@ def stand_idle(port, database, clients, tls, told):
     crowd = []
     for _ in range(clients):
         one = socket.create_connection(("127.0.0.1", port))
+        # As every driver does.
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
             one.sendall(struct.pack("!ii", 8, 80877103))
             assert one.recv(1) == b"S"
