@@ -158,10 +158,10 @@ async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: A
         let counted = Counted(Arc::clone(&clients));
         match connection.attach() {
             Ok(stream) => {
-                let cx = Rc::clone(&cx);
+                let served = client::serve(stream, Rc::clone(&cx));
                 tokio::task::spawn_local(async move {
                     let _counted = counted;
-                    client::serve(stream, cx).await;
+                    served.await;
                 });
             }
             Err(error) => tracing::warn!(%error, "a connection could not be taken in"),

@@ -27,13 +27,41 @@ pub struct KeyRing<T> {
 #[derive(Debug)]
 enum Keys<T> {
     One(Key<T>),
-    Several(Vec<Key<T>>),
+    /// In a box: hardly ever, and every client has one of these.
+    #[expect(clippy::box_collection, reason = "the pointer is a third of a vector")]
+    Several(Box<Vec<Key<T>>>),
 }
 
 #[derive(Debug)]
 struct Key<T> {
-    secret: Secret,
+    secret: Kept,
     owner: Arc<T>,
+}
+
+/// A secret as it is kept: one of the usual length without memory of its own. Never printed.
+#[derive(PartialEq, Eq)]
+enum Kept {
+    Short([u8; 4]),
+    Long(Box<[u8]>),
+}
+
+impl Kept {
+    fn new(secret: &Secret) -> Self {
+        secret.0.as_slice().try_into().map_or_else(|_| Self::Long(secret.0.as_slice().into()), Self::Short)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes) => bytes,
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kept(..)")
+    }
 }
 
 impl<T> Keys<T> {
@@ -46,7 +74,7 @@ impl<T> Keys<T> {
 
     fn add(&mut self, key: Key<T>) {
         if let Self::One(_) = self
-            && let Self::One(first) = std::mem::replace(self, Self::Several(Vec::with_capacity(2)))
+            && let Self::One(first) = std::mem::replace(self, Self::Several(Box::default()))
         {
             self.add(first);
         }
@@ -86,14 +114,14 @@ impl<T> KeyRing<T> {
             match entry {
                 dashmap::Entry::Vacant(vacant) => {
                     let owner = owner(pid);
-                    vacant.insert(Keys::One(Key { secret: secret.clone(), owner: Arc::clone(&owner) }));
+                    vacant.insert(Keys::One(Key { secret: Kept::new(&secret), owner: Arc::clone(&owner) }));
                     return (owner, secret);
                 }
                 dashmap::Entry::Occupied(mut taken)
-                    if may_share && taken.get().all().iter().all(|key| key.secret != secret) =>
+                    if may_share && taken.get().all().iter().all(|key| key.secret.bytes() != secret.0) =>
                 {
                     let owner = owner(pid);
-                    taken.get_mut().add(Key { secret: secret.clone(), owner: Arc::clone(&owner) });
+                    taken.get_mut().add(Key { secret: Kept::new(&secret), owner: Arc::clone(&owner) });
                     return (owner, secret);
                 }
                 dashmap::Entry::Occupied(_) => {}
@@ -114,7 +142,7 @@ impl<T> KeyRing<T> {
     pub fn find(&self, pid: u32, secret: &Secret) -> Option<Arc<T>> {
         let keys = self.keys.get(&pid)?;
         // How long it takes says nothing of how much of a wrong one is right.
-        let found = keys.all().iter().find(|key| bool::from(key.secret.0.ct_eq(&secret.0)));
+        let found = keys.all().iter().find(|key| bool::from(key.secret.bytes().ct_eq(&secret.0)));
         found.map(|key| Arc::clone(&key.owner))
     }
 

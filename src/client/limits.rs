@@ -13,11 +13,30 @@ use crate::error::{Error, SqlState};
 /// The limits of a client; zero: none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    query: Duration,
-    transaction: Duration,
-    idle_transaction: Duration,
-    client_idle: Duration,
-    query_wait: Duration,
+    query: Micros,
+    transaction: Micros,
+    idle_transaction: Micros,
+    client_idle: Micros,
+    query_wait: Micros,
+}
+
+/// A duration in whole microseconds: half as large as a [`Duration`], of which every client would hold five.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Micros(u64);
+
+impl Micros {
+    /// What is shorter than a microsecond, but no limit of zero, is a microsecond.
+    fn of(limit: Duration) -> Self {
+        Self(super::task::micros(limit).max(u64::from(!limit.is_zero())))
+    }
+
+    fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    fn get(self) -> Duration {
+        Duration::from_micros(self.0)
+    }
 }
 
 /// Which limit was passed.
@@ -40,20 +59,21 @@ impl Limits {
         let user = config.users.get(user);
         let database = config.databases.get(database).or(config.wildcard.as_ref());
         let own_wait = user.and_then(|u| u.query_wait_timeout).or(database.and_then(|d| d.query_wait_timeout));
+        let of = |own: Option<Duration>, general: Duration| Micros::of(own.unwrap_or(general));
         Self {
-            query: user.and_then(|u| u.query_timeout).unwrap_or(general.query_timeout),
-            transaction: user.and_then(|u| u.transaction_timeout).unwrap_or(general.transaction_timeout),
-            idle_transaction: user.and_then(|u| u.idle_transaction_timeout).unwrap_or(general.idle_transaction_timeout),
-            client_idle: user.and_then(|u| u.client_idle_timeout).unwrap_or(general.client_idle_timeout),
-            query_wait: own_wait.unwrap_or(general.query_wait_timeout),
+            query: of(user.and_then(|u| u.query_timeout), general.query_timeout),
+            transaction: of(user.and_then(|u| u.transaction_timeout), general.transaction_timeout),
+            idle_transaction: of(user.and_then(|u| u.idle_transaction_timeout), general.idle_transaction_timeout),
+            client_idle: of(user.and_then(|u| u.client_idle_timeout), general.client_idle_timeout),
+            query_wait: of(own_wait, general.query_wait_timeout),
         }
     }
 
     /// How long the client may wait for a server when it has waited for `waited`, and whether it is the statement's time that is up
     /// then; none: for ever.
     pub(super) fn wait(&self, waited: Duration) -> Option<(Duration, Option<Overdue>)> {
-        let query = (!self.query.is_zero()).then(|| (self.query.saturating_sub(waited), Some(Overdue::Query)));
-        let wait = (!self.query_wait.is_zero()).then_some((self.query_wait, None));
+        let query = (!self.query.is_zero()).then(|| (self.query.get().saturating_sub(waited), Some(Overdue::Query)));
+        let wait = (!self.query_wait.is_zero()).then_some((self.query_wait.get(), None));
         query.into_iter().chain(wait).min_by_key(|(limit, _)| *limit)
     }
 
@@ -95,12 +115,12 @@ impl Limits {
             }
         };
         Error::us_fatal(state, format!("terminating connection due to {what}"))
-            .detail(format!("{setting} is {} s here.", limit.as_secs_f64()))
+            .detail(format!("{setting} is {} s here.", limit.get().as_secs_f64()))
     }
 
     /// What the client is told when `query_timeout` is over before it got a server: its session goes on.
     pub(super) fn waited_in_vain(&self) -> Error {
-        let limit = self.query.as_secs_f64();
+        let limit = self.query.get().as_secs_f64();
         Error::us(
             SqlState::QUERY_CANCELED,
             format!(
@@ -110,8 +130,8 @@ impl Limits {
     }
 }
 
-fn due(since: Instant, limit: Duration, overdue: Overdue) -> Option<(Instant, Overdue)> {
-    let at = (!limit.is_zero()).then(|| since.checked_add(limit)).flatten();
+fn due(since: Instant, limit: Micros, overdue: Overdue) -> Option<(Instant, Overdue)> {
+    let at = (!limit.is_zero()).then(|| since.checked_add(limit.get())).flatten();
     at.map(|at| (at, overdue))
 }
 
@@ -197,12 +217,16 @@ mod tests {
     use crate::clock;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const fn seconds(n: u64) -> Micros {
+        Micros(n * 1_000_000)
+    }
+
     const ALL: Limits = Limits {
-        query: SECOND,
-        transaction: Duration::from_secs(5),
-        idle_transaction: Duration::from_secs(2),
-        client_idle: Duration::from_secs(3),
-        query_wait: Duration::from_secs(4),
+        query: seconds(1),
+        transaction: seconds(5),
+        idle_transaction: seconds(2),
+        client_idle: seconds(3),
+        query_wait: seconds(4),
     };
     const ASKED: Doing = Doing { in_flight: true, in_transaction: true, asked: 10, answered: 0, transactions: 0 };
 
@@ -236,19 +260,16 @@ mod tests {
         let over = Doing { in_transaction: false, transactions: 1, ..again };
         assert_eq!(watch.next(&ALL, over, at(4)), Some((at(7), Overdue::ClientIdle)));
         let next = Doing { asked: 30, transactions: 1, ..ASKED };
-        assert_eq!(
-            watch.next(&Limits { query: Duration::ZERO, ..ALL }, next, at(6)),
-            Some((at(11), Overdue::Transaction))
-        );
+        assert_eq!(watch.next(&Limits { query: seconds(0), ..ALL }, next, at(6)), Some((at(11), Overdue::Transaction)));
     }
 
     #[test]
     fn what_comes_first_ends_the_wait() {
         assert_eq!(ALL.wait(Duration::ZERO), Some((SECOND, Some(Overdue::Query))));
         assert_eq!(ALL.wait(SECOND * 2), Some((Duration::ZERO, Some(Overdue::Query))));
-        let slow = Limits { query: SECOND * 9, ..ALL };
+        let slow = Limits { query: seconds(9), ..ALL };
         assert_eq!(slow.wait(SECOND), Some((SECOND * 4, None)));
-        let none = Limits { query: Duration::ZERO, query_wait: Duration::ZERO, ..ALL };
+        let none = Limits { query: seconds(0), query_wait: seconds(0), ..ALL };
         assert_eq!(none.wait(SECOND), None);
     }
 }

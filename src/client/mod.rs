@@ -86,10 +86,13 @@ pub struct WorkerContext {
 ///
 /// The login and each segment are futures in boxes of their own, which go when they are done: what stays of a client that is idle, as
 /// most are, is small.
-pub async fn serve(stream: Stream, cx: Rc<WorkerContext>) {
-    let client = Box::pin(receive(stream, cx)).await;
-    if let Some(client) = client {
-        client.await;
+pub fn serve(stream: Stream, cx: Rc<WorkerContext>) -> impl Future<Output = ()> {
+    // Boxed before the first await, or the stream would have a place in this future as well.
+    let login = Box::pin(receive(stream, cx));
+    async move {
+        if let Some(client) = login.await {
+            client.await;
+        }
     }
 }
 

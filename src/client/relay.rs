@@ -190,9 +190,6 @@ impl Client {
         link.ran_code = need.runs_code;
         link.has_written = need.wrote;
         let event = self.relay_until(&mut link).await;
-        if link.pins_shown > 0 {
-            handle.pins.lock().clear();
-        }
         // From here on no cancel request can start for this server; those under way are waited for by the ledger.
         handle.set_link(None);
         handle.set_activity(Activity::Idle);
@@ -485,8 +482,6 @@ impl Client {
             }
             link.pins_shown = self.session.pins().len();
             link.pinned_since = (link.pins_shown > 0).then(|| link.pinned_since.unwrap_or_else(clock::now));
-            let words: Vec<_> = self.session.pins().iter().map(|pin| pin.reason.as_str()).collect();
-            *self.handle().pins.lock() = words.join(",");
         }
         self.note_prepared();
         link.counts.query_count += counts;

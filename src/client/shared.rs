@@ -157,8 +157,6 @@ pub struct ClientHandle {
     pub waits_since_us: AtomicU64,
     /// Its prepared statements.
     pub prepared: AtomicU32,
-    /// Why it keeps its server, joined by commas; empty: it does not.
-    pub pins: Mutex<String>,
     /// Woken for an order.
     pub wake: Notify,
     activity: AtomicU8,
@@ -470,7 +468,6 @@ impl Shared {
                 requested_us: AtomicU64::new(0),
                 waits_since_us: AtomicU64::new(0),
                 prepared: AtomicU32::new(0),
-                pins: Mutex::default(),
                 wake: Notify::new(),
                 activity: AtomicU8::new(0),
                 mark: Mark::default(),

@@ -18,7 +18,7 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
@@ -88,10 +88,10 @@ pub struct Session {
     skipping: bool,
     /// An error since the last ReadyForQuery: what the implicit transaction did is undone.
     failed: bool,
-    names: HashMap<Box<[u8]>, Arc<Statement>>,
+    /// Maps that take no memory while there is nothing in them, as mostly.
+    names: BTreeMap<Box<[u8]>, Arc<Statement>>,
     unnamed: Option<Arc<Statement>>,
     unnamed_version: u64,
-    /// A map that takes no memory while there are none, as mostly.
     portals: BTreeMap<Box<[u8]>, Arc<Statement>>,
     settings: ClientSettings,
     pending: Vec<SessionEffect>,
@@ -117,7 +117,7 @@ impl Session {
             unsynced: false,
             skipping: false,
             failed: false,
-            names: HashMap::new(),
+            names: BTreeMap::new(),
             unnamed: None,
             unnamed_version: 0,
             portals: BTreeMap::new(),
