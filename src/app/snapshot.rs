@@ -488,8 +488,8 @@ fn client(c: &ClientHandle, server: Option<ConnectionId>, port: u16, now: &Momen
             user: c.user.to_string(),
             database: c.database.to_string(),
             replication: c.replication.map(Replication::as_str),
-            remote: endpoint(c.addresses.map(|a| a.0), port),
-            local: endpoint(c.addresses.map(|a| a.1), port),
+            remote: endpoint(c.addresses().map(|a| a.0), port),
+            local: endpoint(c.addresses().map(|a| a.1), port),
             connected_at: c.connected,
             requested_at: match c.requested_us.load(Ordering::Relaxed) {
                 0 => c.connected,

@@ -1,7 +1,7 @@
 //! What all clients share: the live configuration, who is connected, and the keys that cancel.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -135,8 +135,8 @@ pub struct ClientHandle {
     pub user: Arc<str>,
     /// The database it asked for.
     pub database: Arc<str>,
-    /// Its address and ours; `None` for a unix socket.
-    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// Its address and ours; `None` for a unix socket. Smaller than as socket addresses.
+    ends: Option<[(IpAddr, u16); 2]>,
     /// What TLS agreed on; none: it has no TLS.
     pub tls: Option<Negotiated>,
     /// Whether it has a WAL sender.
@@ -165,6 +165,12 @@ pub struct ClientHandle {
 }
 
 impl ClientHandle {
+    /// Its address and ours; `None` for a unix socket.
+    #[must_use]
+    pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.ends.map(|[peer, own]| (peer.into(), own.into()))
+    }
+
     /// What it is doing.
     #[must_use]
     pub fn activity(&self) -> Activity {
@@ -457,7 +463,7 @@ impl Shared {
                 id,
                 user,
                 database,
-                addresses,
+                ends: addresses.map(|(peer, own)| [peer, own].map(|end| (end.ip(), end.port()))),
                 tls,
                 replication,
                 connected: clock::wall(),

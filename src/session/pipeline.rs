@@ -150,28 +150,28 @@ impl Marks {
     }
 }
 
-/// How many of the requests under way have which mark.
+/// How many of the requests under way have which mark. There are not four thousand million of them: each takes memory of its own.
 #[derive(Debug, Default)]
 struct Marked {
-    names: usize,
-    wipes: usize,
-    done: usize,
-    settings: usize,
+    names: u32,
+    wipes: u32,
+    done: u32,
+    settings: u32,
 }
 
 impl Marked {
     fn add(&mut self, marks: Marks) {
-        self.names += usize::from(marks.names);
-        self.wipes += usize::from(marks.wipes);
-        self.done += usize::from(marks.done);
-        self.settings += usize::from(marks.settings);
+        self.names += u32::from(marks.names);
+        self.wipes += u32::from(marks.wipes);
+        self.done += u32::from(marks.done);
+        self.settings += u32::from(marks.settings);
     }
 
     fn remove(&mut self, marks: Marks) {
-        self.names -= usize::from(marks.names);
-        self.wipes -= usize::from(marks.wipes);
-        self.done -= usize::from(marks.done);
-        self.settings -= usize::from(marks.settings);
+        self.names -= u32::from(marks.names);
+        self.wipes -= u32::from(marks.wipes);
+        self.done -= u32::from(marks.done);
+        self.settings -= u32::from(marks.settings);
     }
 }
 
