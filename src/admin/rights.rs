@@ -40,7 +40,7 @@ impl Command {
     #[must_use]
     pub fn required_right(&self) -> Right {
         match self {
-            Self::Empty | Self::NoOp { .. } | Self::ExplainRoute { .. } => Right::Stats,
+            Self::Empty | Self::NoOp { .. } | Self::ShowParameter(_) | Self::ExplainRoute { .. } => Right::Stats,
             Self::Show(show) => match show {
                 Show::Help
                 | Show::Config
