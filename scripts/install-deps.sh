@@ -51,6 +51,8 @@ check_test() {
     # For a server behind a cable that is pulled.
     have ip || want iproute2
     any /usr/sbin/slapd || want slapd
+    # For what an unchanged pgbouncer.ini means to both.
+    any /usr/sbin/pgbouncer || have pgbouncer || want pgbouncer
     cargo nextest --version >/dev/null 2>&1 || crates+=(cargo-nextest)
     local python
     for python in python3 /usr/bin/python3; do

@@ -232,6 +232,20 @@ fn a_command_that_waits_is_cancelled() {
         assert_eq!(show(&console.read_until_ready()), "E(57014) Z(I)", "{command}");
         assert_eq!(weir.client("app").value("SELECT 2"), "2", "{command} is taken back");
     }
+    // Only what it began itself: the first PAUSE stands.
+    console.query("PAUSE app");
+    console.expect_silence(Duration::from_millis(100));
+    let mut second = self::console(&weir);
+    second.query("PAUSE app");
+    second.expect_silence(Duration::from_millis(100));
+    second.cancel();
+    assert_eq!(show(&second.read_until_ready()), "E(57014) Z(I)");
+    console.expect_silence(Duration::from_millis(100));
+    let databases = weir.admin_table("SHOW DATABASES");
+    assert_eq!(databases.iter().find(|row| row["name"] == "app").expect("it is listed")["paused"], "1");
+    console.cancel();
+    assert_eq!(show(&console.read_until_ready()), "E(57014) Z(I)");
+    assert_eq!(weir.client("app").value("SELECT 2"), "2");
     // By the extended protocol, and with more behind it.
     console.parse("", "PAUSE", &[]);
     console.bind("", "", &[]);
@@ -249,6 +263,26 @@ fn a_command_that_waits_is_cancelled() {
     // One that does not wait is not hit by it later.
     console.cancel();
     assert_eq!(console.run("SHOW VERSION").split(' ').next(), Some("T(version:25)"));
+}
+
+#[test]
+fn resume_reaches_a_database_that_a_reload_has_removed() {
+    let (_cluster, weir) = start();
+    let mut holder = weir.client("app");
+    assert_eq!(holder.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(holder.value("SELECT 1"), "1");
+    let mut console = console(&weir);
+    console.query("PAUSE app");
+    console.expect_silence(Duration::from_millis(100));
+    let path = weir.config_path();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("[databases.app]", "[databases.another]")).unwrap();
+    let mut other = self::console(&weir);
+    assert_eq!(other.run("RELOAD"), "C(RELOAD) Z(I)");
+    assert_eq!(other.run("RESUME app"), "C(RESUME) Z(I)");
+    assert_eq!(show(&console.read_until_ready()), "E(55000) Z(I)", "RESUME came first");
+    assert_eq!(holder.value("SELECT 2"), "2");
+    assert_eq!(other.run("RESUME nowhere"), "E(3D000) Z(I)");
 }
 
 #[test]

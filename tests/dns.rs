@@ -235,6 +235,50 @@ fn an_address_that_cannot_be_reached_is_passed_over() {
 }
 
 #[test]
+fn a_name_of_a_shard_with_replicas_leads_to_one_address() {
+    let (names, dir) = (NameServer::start(), dir());
+    let one = Cluster::start();
+    let two = one.beside("127.0.0.2");
+    names.set("db.example.test", &["127.0.0.1", "127.0.0.2"]);
+    let builder =
+        at("db.example.test", &one, &names, &dir).database("replicas = [\"postgres://127.0.0.1:1/postgres\"]");
+    let weir = builder.database("probe_user = \"postgres\"").start();
+    let probes = |cluster: &Cluster| {
+        cluster.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgweir probe'")
+    };
+    // Each with a connection of its own.
+    let all = |place: &str| {
+        let mut clients: Vec<RawClient> = (0..4).map(|_| weir.client("app")).collect();
+        for client in &mut clients {
+            client.run("BEGIN");
+            assert_eq!(client.value(WHERE), place);
+        }
+    };
+    all("127.0.0.1");
+    eventually("it is probed", SOON, || (probes(&one) == "1").then_some(()));
+    one.stop();
+    eventually("the other address", SOON, || weir.client("app").rows(WHERE).ok());
+    eventually("the prober has moved, too", SOON, || (probes(&two) == "1").then_some(()));
+    all("127.0.0.2");
+    one.restart();
+    weir.admin("RECONNECT");
+    all("127.0.0.2");
+    assert_eq!(probes(&one), "0");
+}
+
+#[test]
+fn an_address_that_leads_elsewhere_than_it_says_serves() {
+    let (names, dir) = (NameServer::start(), dir());
+    let cluster = Cluster::start();
+    // To itself, the kernel says of it.
+    names.set("db.example.test", &["0.0.0.0"]);
+    let weir = at("db.example.test", &cluster, &names, &dir).start();
+    assert_eq!(weir.client("app").value(WHERE), "127.0.0.1");
+    let pid = |weir: &Weir| weir.client("app").value("SELECT pg_backend_pid()");
+    assert_eq!(pid(&weir), pid(&weir), "it is lent again");
+}
+
+#[test]
 fn that_there_is_no_such_name_is_said_and_remembered() {
     let (names, dir) = (NameServer::start(), dir());
     let cluster = Cluster::start();

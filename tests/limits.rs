@@ -70,17 +70,17 @@ fn a_statement_that_takes_too_long_is_cancelled_on_its_server() {
 #[test]
 fn who_asks_nothing_has_no_query_timeout() {
     let cluster = Cluster::start();
-    let weir = over(&cluster, 2).general("query_timeout = \"500ms\"").start();
+    let weir = over(&cluster, 2).general("query_timeout = \"2s\"").start();
     let (mut resting, mut open) = (weir.client("app"), weir.client("app"));
     assert_eq!(resting.value("SELECT 1"), "1");
     open.run("BEGIN");
-    std::thread::sleep(LONG);
+    std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(open.value("SELECT 2"), "2");
     assert_eq!(open.run("COMMIT"), "C(COMMIT) Z(I)");
     assert_eq!(resting.value("SELECT 3"), "3");
-    // Many short statements are not a long one, in a pipeline neither.
+    // Many short statements are not a long one, in a pipeline neither. (Each is much shorter than the limit, and all of them are longer.)
     for _ in 0..6 {
-        resting.query("SELECT pg_sleep(0.2)");
+        resting.query("SELECT pg_sleep(0.4)");
     }
     for _ in 0..6 {
         assert!(show(&resting.read_until_ready()).ends_with("Z(I)"));
@@ -91,7 +91,7 @@ fn who_asks_nothing_has_no_query_timeout() {
     resting.read_until(b'G');
     for _ in 0..6 {
         resting.copy_data(b"1\n");
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(400));
     }
     resting.copy_done();
     assert_eq!(show(&resting.read_until_ready()), "C(COPY 6) Z(I)");

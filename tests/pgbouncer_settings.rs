@@ -369,8 +369,11 @@ fn the_reserve_serves_those_who_wait_long() {
     // There is no third one.
     let mut third = weir.client("postgres");
     third.query("SELECT 3");
-    std::thread::sleep(Duration::from_secs(2));
-    let pool = weir.admin_table("SHOW POOLS").into_iter().find(|row| row["database"] == "postgres").unwrap();
+    // It has waited for longer than the one that got a connection of the reserve had to.
+    let pool = eventually("it waits for long", Duration::from_secs(20), || {
+        let pool = weir.admin_table("SHOW POOLS").into_iter().find(|row| row["database"] == "postgres").unwrap();
+        (pool["maxwait"].parse::<u64>().unwrap() >= 2).then_some(pool)
+    });
     assert_eq!((pool["sv_active"].as_str(), pool["cl_waiting"].as_str()), ("2", "1"));
     drop(first);
     assert!(third.read_until_ready().iter().any(|m| m.row().is_some()));

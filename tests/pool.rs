@@ -143,6 +143,8 @@ fn waiting_too_long_is_an_error_and_the_session_goes_on() {
 fn too_many_clients_are_refused_but_the_console_is_open() {
     let cluster = Cluster::start();
     let weir = over(&cluster, 2).general("max_client_conn = 3").start();
+    // Who is at the console takes no place.
+    let consoles: Vec<_> = (0..3).map(|_| weir.console().unwrap()).collect();
     let mut clients: Vec<_> = (0..3).map(|_| weir.client("app")).collect();
     let refused = weir.login("postgres", "app").connect().unwrap_err();
     let LoginError::Server(error) = refused else { panic!("{refused:?}") };
@@ -153,6 +155,7 @@ fn too_many_clients_are_refused_but_the_console_is_open() {
     assert_eq!(clients[0].value("SELECT 1"), "1");
     clients.pop();
     eventually("room for one", SOON, || weir.login("postgres", "app").connect().ok());
+    drop(consoles);
 }
 
 #[test]

@@ -213,6 +213,7 @@ fn settings_given_at_startup() {
         in_turn("application_name", (&mut a, "starter"), (&mut plain, ""));
         in_turn("DateStyle", (&mut a, "German, DMY"), (&mut plain, "ISO, MDY"));
         in_turn("work_mem", (&mut a, "5MB"), (&mut plain, &default));
+        in_turn("search_path", (&mut a, "a, b"), (&mut plain, "\"$user\", public"));
         in_turn("statement_timeout", (&mut a, "7s"), (&mut plain, "0"));
         in_turn("extra_float_digits", (&mut a, "2"), (&mut plain, "1"));
         in_turn("client_min_messages", (&mut a, "error"), (&mut plain, "notice"));

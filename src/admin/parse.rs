@@ -18,6 +18,8 @@ pub enum Command {
     },
     /// SHOW what, or SELECT what.
     Show(Show),
+    /// SHOW of a setting of PostgreSQL's.
+    ShowParameter(Parameter),
     /// `EXPLAIN ROUTE [[FOR] database] 'sql'`.
     ExplainRoute {
         /// The statement.
@@ -66,6 +68,24 @@ pub enum ShutdownMode {
     /// New clients are refused; the last client to go ends the process.
     WaitForClients,
 }
+
+/// A setting of PostgreSQL's that drivers ask for, and what the console says of it, which has none: PgBouncer's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: &'static str,
+}
+
+const PARAMETERS: &[Parameter] = &[
+    Parameter { name: "client_encoding", value: "UTF-8" },
+    Parameter { name: "default_transaction_isolation", value: "read committed" },
+    Parameter { name: "standard_conforming_strings", value: "on" },
+    Parameter { name: "datestyle", value: "ISO" },
+    Parameter { name: "timezone", value: "GMT" },
+    Parameter { name: "extra_float_digits", value: "2" },
+];
 
 macro_rules! shows {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -215,7 +235,7 @@ impl Command {
         match self {
             Self::Empty => "",
             Self::NoOp { tag } => tag,
-            Self::Show(_) => "SHOW",
+            Self::Show(_) | Self::ShowParameter(_) => "SHOW",
             Self::ExplainRoute { .. } => "EXPLAIN",
             Self::Reload => "RELOAD",
             Self::Pause(_) => "PAUSE",
@@ -288,8 +308,10 @@ fn command(verb: &str, arguments: Arguments<'_>) -> Option<Result<Command>> {
 }
 
 fn show(arguments: Arguments<'_>) -> Option<Command> {
-    let [what] = <[String; 1]>::try_from(arguments.words()?).ok()?;
-    show_named(&what).map(Command::Show)
+    // In quotes, too, where PgBouncer has no more regard for the case.
+    let [Token::Word(what) | Token::Name(what)] = arguments.0 else { return None };
+    let parameter = || PARAMETERS.iter().find(|parameter| parameter.name.eq_ignore_ascii_case(what));
+    show_named(what).map(Command::Show).or_else(|| parameter().copied().map(Command::ShowParameter))
 }
 
 fn show_named(what: &str) -> Option<Show> {

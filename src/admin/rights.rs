@@ -40,7 +40,7 @@ impl Command {
     #[must_use]
     pub fn required_right(&self) -> Right {
         match self {
-            Self::Empty | Self::NoOp { .. } | Self::ExplainRoute { .. } => Right::Stats,
+            Self::Empty | Self::NoOp { .. } | Self::ShowParameter(_) | Self::ExplainRoute { .. } => Right::Stats,
             Self::Show(show) => match show {
                 Show::Help
                 | Show::Config
@@ -60,15 +60,13 @@ impl Command {
                 | Show::Totals
                 | Show::Replicas
                 | Show::Shards
-                | Show::Pins
-                | Show::Prepared
                 | Show::Mem
                 | Show::DnsHosts
                 | Show::DnsZones
                 | Show::Peers
                 | Show::PeerPools => Right::Stats,
-                // File descriptors give connections away; running queries carry the clients' data.
-                Show::Fds | Show::Queries => Right::Admin,
+                // File descriptors give connections away; the texts of statements carry the clients' data.
+                Show::Fds | Show::Pins | Show::Prepared | Show::Queries => Right::Admin,
             },
             Self::Reload
             | Self::Pause(_)
@@ -148,6 +146,8 @@ mod tests {
             "WAIT_CLOSE",
             "SET pool_mode = session",
             "SHOW FDS",
+            "SHOW PINS",
+            "SHOW PREPARED",
             "SHOW QUERIES",
         ] {
             let command = Command::parse(text).unwrap();

@@ -48,7 +48,7 @@ impl Console for Answerer {
     }
 
     fn only_shows(&self, sql: &str) -> bool {
-        matches!(Command::parse(sql), Ok(Command::Show(_) | Command::ExplainRoute { .. }))
+        matches!(Command::parse(sql), Ok(Command::Show(_) | Command::ShowParameter(_) | Command::ExplainRoute { .. }))
     }
 
     fn hand_over(&self, successor: UnixStream) {
@@ -115,6 +115,7 @@ impl Answerer {
                 return Ok(out);
             }
             Command::NoOp { .. } => {}
+            Command::ShowParameter(parameter) => table(&mut out, &show::parameter(*parameter)),
             Command::Show(show) => match self.show(*show).await {
                 Answer::Table(rows) => table(&mut out, &rows),
                 Answer::Notice(notice) => {
@@ -218,12 +219,15 @@ impl Answerer {
         if self.state.paused.load(Ordering::Acquire) || self.state.shared.is_suspended() {
             return Err(already(self.state.shared.is_suspended()));
         }
-        match name {
+        let ours = match name {
             Some(name) => hold_one(&*self.target(name, "paused")?),
-            None => self.hold_all(),
-        }
-        // ^C takes it back, as in PgBouncer.
-        let undo = Undo(Some(|| drop(self.resume(name))));
+            None => {
+                self.hold_all();
+                true
+            }
+        };
+        // ^C takes back what this command began. PgBouncer does so for PAUSE of everything, and leaves a single database paused.
+        let undo = Undo(Some(move || drop(ours.then(|| self.resume(name)))));
         loop {
             // Asked for anew every time: a reload may put others in their place, which are born paused.
             let databases = self.databases(name);
@@ -327,8 +331,8 @@ impl Answerer {
     async fn kill(&self, name: Option<&str>) -> Result<()> {
         // Each is paused by itself, and RESUME of each lets it go: so does PgBouncer. Paused or not, it is killed.
         match name {
-            Some(name) => hold_one(&*self.target(name, "killed")?),
-            None => self.databases(None).iter().for_each(|database| hold_one(database)),
+            Some(name) => _ = hold_one(&*self.target(name, "killed")?),
+            None => self.databases(None).iter().for_each(|database| _ = hold_one(database)),
         }
         let mut told = HashSet::new();
         for client in &self.state.shared.clients {
@@ -368,8 +372,10 @@ impl Answerer {
             return Err(Error::us(SqlState::ADMIN_SHUTDOWN, "pgweir is shutting down"));
         }
         if let Some(name) = name {
-            known(&shared.live.load(), name)?;
             let databases = self.databases(Some(name));
+            if databases.is_empty() {
+                known(&shared.live.load(), name)?;
+            }
             if !databases.iter().any(|db| db.paused.swap(false, Ordering::AcqRel)) {
                 let error = state_error(format!("database \"{name}\" is not paused"));
                 let all = self.state.paused.load(Ordering::Acquire);
@@ -405,11 +411,12 @@ impl Answerer {
     }
 }
 
-/// Holds back statements that have no server yet.
-fn hold_one(database: &LiveDatabase) {
+/// Holds back statements that have no server yet. False if they were held back already.
+fn hold_one(database: &LiveDatabase) -> bool {
     // In this order: a pool that is made meanwhile sees the flag.
-    database.paused.store(true, Ordering::Release);
+    let begun = !database.paused.swap(true, Ordering::AcqRel);
     database.pools().iter().for_each(|pool| pool.pause());
+    begun
 }
 
 /// Takes back what a command has begun, if it is dropped before its end.

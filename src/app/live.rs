@@ -15,7 +15,7 @@ use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
 use crate::client::external::Outside;
 use crate::client::peers::Peers;
 use crate::config::tls::SslMode;
-use crate::config::{AuthType, Config, Database, General, Host};
+use crate::config::{AuthType, Config, Database, General, Host, Server};
 use crate::net::dns::cache::Times;
 use crate::net::dns::files::ResolvConf;
 use crate::net::dns::{self, Dns};
@@ -93,13 +93,21 @@ fn resolver(config: &Config, old: Option<&Live>) -> Arc<Dns> {
         zone_period: *dns_zone_check_period,
         resolv_conf: resolv_conf.clone(),
     };
-    let servers = config.databases.values().chain(&config.wildcard).flat_map(|db| &db.shards).flat_map(|s| &s.servers);
-    let names = servers.flat_map(|server| server.host.each()).filter_map(|host| match host {
-        Host::Tcp(name) => Some(name.clone()),
-        Host::Unix(_) | Host::Several(_) => None,
-    });
+    let shards = || config.databases.values().chain(&config.wildcard).flat_map(|db| &db.shards);
+    let names = |servers: &[Server]| -> Vec<String> {
+        let hosts = servers.iter().flat_map(|server| server.host.each());
+        let name = |host: &Host| match host {
+            Host::Tcp(name) => Some(name.clone()),
+            Host::Unix(_) | Host::Several(_) => None,
+        };
+        hosts.filter_map(name).collect()
+    };
+    let used = shards().flat_map(|shard| names(&shard.servers)).collect();
+    // What a replica has replayed is known of the one address that the prober asks.
+    let replicated = shards().filter(|shard| shard.servers.len() > 1);
+    let staying = replicated.flat_map(|shard| names(&shard.servers)).collect();
     let dns = old.map_or_else(|| Dns::new(settings.clone()), |old| Arc::clone(&old.dns));
-    dns.configure(settings, names.collect());
+    dns.configure(settings, used, staying);
     dns
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
     let live = shared.live.load_full();
     live::derive_ahead(&live);
     let moving = Arc::clone(&state);
-    tokio::task::spawn_local(Arc::clone(&live.dns).run(move || moving.leave_moved()));
+    tokio::task::spawn_local(Arc::clone(&live.dns).run(move |name| moving.leave_moved(name)));
     let mut watched = Watched::default();
     watched.follow(&live, &shared);
     drop(live);

@@ -83,8 +83,7 @@ impl State {
             databases: live.all().iter().map(|db| database(db)).collect(),
             pools: pools(databases),
             logins,
-            // Who came to cancel something does not log in.
-            clients_logging_in: shared.logging_in.load(Ordering::Relaxed).saturating_sub(cancels),
+            clients_logging_in: shared.logging_in.load(Ordering::Relaxed),
             console: self.console(live, cancels),
             users,
             replicas,

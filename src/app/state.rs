@@ -12,6 +12,7 @@ use crate::admin::parse::ShutdownMode;
 use crate::client::database::LiveDatabase;
 use crate::client::{Shared, console};
 use crate::clock;
+use crate::config::Host;
 use crate::id::{ConnectionId, WorkerId};
 use crate::metrics::averages::Averages;
 use crate::metrics::counters::Counts;
@@ -152,9 +153,16 @@ impl State {
         });
     }
 
-    /// Closes the connections to addresses that the names of their hosts no longer have.
-    pub fn leave_moved(&self) {
+    /// Closes the connections to addresses that the names of their hosts no longer have, or have left: of `name`.
+    pub fn leave_moved(&self, name: &str) {
         for database in self.databases() {
+            // What is at the other address has a WAL of its own: until its prober has asked, nobody looks for his own writes there.
+            for (shard, health) in database.config.shards.iter().zip(&database.health) {
+                let servers = shard.servers.iter().zip(health.servers());
+                let named =
+                    servers.filter(|(s, _)| s.host.each().iter().any(|h| matches!(h, Host::Tcp(n) if n == name)));
+                named.for_each(|(_, health)| health.forget_position());
+            }
             database.pools().iter().for_each(|pool| pool.leave_moved());
         }
     }

@@ -122,13 +122,12 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
             peers::cancel(&cx.shared, &live, (pid, secret), stream.addresses()).await;
             return None;
         }
-        Ok(Ok(Entered::Console { visitor, registered, admitted })) => {
+        Ok(Ok(Entered::Console { visitor, registered })) => {
             return Some(Box::pin(async move {
                 let shared = Arc::clone(&cx.shared);
                 shared.at_console.fetch_add(1, Ordering::Relaxed);
                 drop(console::serve(cx, &visitor, &mut stream, &mut input, registered).await);
                 shared.at_console.fetch_sub(1, Ordering::Relaxed);
-                drop(admitted);
             }));
         }
         Ok(Ok(Entered::Successor)) => {
@@ -168,7 +167,6 @@ enum Entered {
     Console {
         visitor: Visitor,
         registered: Registered,
-        admitted: Admitted,
     },
     /// A process that wants to take over.
     Successor,
@@ -382,8 +380,7 @@ async fn enter_console(
     live: &Arc<Live>,
     startup: &Startup,
 ) -> Result<Entered, Failed> {
-    // Operators get in when clients are too many: that is when they are needed.
-    let admitted = cx.shared.admit(u32::MAX)?;
+    // Operators get in when clients are too many, for that is when they are needed; and they take no client's place.
     let visitor = Visitor::new(&startup.user, stream);
     if startup.settings.iter().any(|(name, _)| name == console::TAKEOVER) {
         return if visitor.owner && input.is_empty() {
@@ -434,5 +431,5 @@ async fn enter_console(
     encode::backend_key(&mut out, registered.handle.pid, &secret.0);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
     write_all(stream, &out).await?;
-    Ok(Entered::Console { visitor, registered, admitted })
+    Ok(Entered::Console { visitor, registered })
 }

@@ -86,6 +86,12 @@ pub async fn run(
             tracing::debug!(server = %address, error = %message, "probe failed");
         }
         shard.on_probe(index, &result, clock::now());
+        // Its name moved while it was asked.
+        if prober.has_moved()
+            && let Some(health) = shard.server(index)
+        {
+            health.forget_position();
+        }
         let hurry = result.is_ok().then_some(prober.server.role);
         tokio::select! {
             () = rest(settings.probe_interval, hurry, &shard) => {}

@@ -130,7 +130,8 @@ pub async fn connect(
     }
 }
 
-/// Connects to the first address of the name that can be reached, beginning with the one whose turn it is.
+/// Connects to the first address of the name that can be reached, beginning with the one whose turn it is, or with the one that the name
+/// stays with.
 async fn tcp_stream(name: &str, address: Address<'_>, dns: &Dns) -> Result<TcpStream, Failure> {
     let addresses = match address.at {
         Some(at) => vec![at],
@@ -148,7 +149,12 @@ async fn tcp_stream(name: &str, address: Address<'_>, dns: &Dns) -> Result<TcpSt
             tokio::time::timeout(ADDRESS_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(late()))
         };
         match connected {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                if address.at.is_none() {
+                    dns.reached(name, at);
+                }
+                return Ok(stream);
+            }
             Err(why) => {
                 kind = why.kind();
                 whys.push(if at.to_string() == name { why.to_string() } else { format!("{at}: {why}") });

@@ -336,8 +336,9 @@ impl Pool {
         };
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
+            let changes = pool.settings.login.dns.changes();
             match pool.login(worker).await {
-                Ok((connection, host)) => pool.dialled(slot, connection, host),
+                Ok((connection, host)) => pool.dialled(slot, connection, host, changes),
                 Err(error) => pool.dial_failed(slot, error),
             }
         });
@@ -381,7 +382,8 @@ impl Pool {
         }
     }
 
-    fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, host: Host) {
+    /// A login is done. When it began, names had had so many `changes`.
+    fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, host: Host, changes: u64) {
         tracing::debug!(pool = %self.name(), pid = connection.pid, "new server connection");
         let now = clock::now();
         self.health.on_connected();
@@ -397,7 +399,10 @@ impl Pool {
             host,
             prepared: Arc::clone(&connection.prepared),
         };
-        if known.has_moved(&self.settings.login.dns) {
+        // Only what changed on the way counts: the next login would lead there, too, and the one after it, without a pause.
+        let dns = &self.settings.login.dns;
+        let changed = dns.changes() != changes;
+        if changed && known.has_moved(dns) {
             inner.ledger.condemn(slot);
         }
         inner.known.insert(slot, known);

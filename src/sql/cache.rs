@@ -25,6 +25,9 @@ const LARGEST_SHARE: usize = 16;
 /// How many texts the doorkeeper remembers at most; a power of two.
 const REMEMBERED: usize = 4096;
 
+/// How many texts are looked through for one.
+const LOOKED_THROUGH: usize = 512;
+
 /// Texts longer than this, in bytes, are not brought to their normal form: mostly they are values, and differ in their number.
 const LONGEST_NORMAL: usize = 16 << 10;
 
@@ -164,10 +167,12 @@ impl FactsCache {
         self.bytes
     }
 
-    /// The text that these facts were read from, or its normal form, if it is kept. Looks through all of them.
+    /// The text that these facts were read from, or its normal form, if it is kept and among those that came last. More are not looked
+    /// through: every client that is busy may ask, between two statements of others.
     #[must_use]
     pub fn text_of(&self, facts: &Arc<QueryFacts>) -> Option<&[u8]> {
-        let mut fitting = self.entries.iter().filter(|(_, entry)| Arc::ptr_eq(&entry.facts, facts));
+        let mut fitting =
+            self.entries.iter().take(LOOKED_THROUGH).filter(|(_, entry)| Arc::ptr_eq(&entry.facts, facts));
         fitting.next().map(|(text, _)| text.strip_prefix(&[NORMAL]).unwrap_or(text))
     }
 

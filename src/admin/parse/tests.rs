@@ -18,6 +18,25 @@ fn some(name: &str) -> Option<String> {
 }
 
 #[test]
+fn drivers_ask_for_settings_and_quote_words() {
+    for (text, name, value) in [
+        ("SHOW client_encoding", "client_encoding", "UTF-8"),
+        ("show DateStyle;", "datestyle", "ISO"),
+        ("SHOW TIMEZONE", "timezone", "GMT"),
+        ("SHOW \"extra_float_digits\"", "extra_float_digits", "2"),
+        ("SHOW default_transaction_isolation", "default_transaction_isolation", "read committed"),
+        ("SHOW standard_conforming_strings", "standard_conforming_strings", "on"),
+    ] {
+        assert_eq!(parse(text), Command::ShowParameter(Parameter { name, value }), "{text}");
+    }
+    assert_eq!(parse("SHOW \"POOLS\""), Command::Show(Show::Pools));
+    assert_eq!(parse("SHOW \"pools\";"), Command::Show(Show::Pools));
+    for text in ["SHOW 'POOLS'", "SHOW search_path", "SHOW \"\"", "SHOW pools clients"] {
+        assert_eq!(Command::parse(text).unwrap_err().sqlstate, SqlState::SYNTAX_ERROR, "{text}");
+    }
+}
+
+#[test]
 fn every_show_is_read_in_any_case_and_as_select() {
     for show in Show::ALL {
         let name = show.name();

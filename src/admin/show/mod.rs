@@ -13,7 +13,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use super::parse::Show;
+use super::parse::{Parameter, Show};
 use crate::metrics::snapshot::{Detail, Snapshot};
 
 /// `text`.
@@ -147,6 +147,12 @@ pub fn show(show: Show, s: &Snapshot) -> Answer {
         Show::Fds => internals::fds(s),
     };
     Answer::Table(table)
+}
+
+/// Answers the SHOW of a setting of PostgreSQL's.
+#[must_use]
+pub fn parameter(parameter: Parameter) -> Table {
+    table(&[(parameter.name, TEXT)], vec![vec![text(parameter.value)]])
 }
 
 /// A column and how its cell is made from an item: the two cannot get out of step.

@@ -101,6 +101,10 @@ struct Entry {
     addresses: Vec<IpAddr>,
     /// Counts to the address that is tried first.
     turn: usize,
+    /// Its addresses are not used in turn: all connections go to one of them.
+    stays: bool,
+    /// Of a name that stays, the address that connections go to.
+    chosen: Option<IpAddr>,
     /// Why the last look-up found none.
     failure: Option<Failure>,
     /// When the last look-up ended, and until when it counts.
@@ -112,7 +116,17 @@ struct Entry {
 
 impl Entry {
     fn new(now: Instant) -> Self {
-        Self { addresses: Vec::new(), turn: 0, failure: None, checked: now, until: now, under_way: false, answers: 0 }
+        Self {
+            addresses: Vec::new(),
+            turn: 0,
+            stays: false,
+            chosen: None,
+            failure: None,
+            checked: now,
+            until: now,
+            under_way: false,
+            answers: 0,
+        }
     }
 
     /// Whether the addresses of the last success may be used.
@@ -120,12 +134,23 @@ impl Entry {
         !self.addresses.is_empty() && !matches!(self.failure, Some(Failure::NoName(_)))
     }
 
-    /// The addresses, beginning with the one whose turn it is.
+    /// The addresses, beginning with the one whose turn it is. Those of IPv4 and of IPv6 take turns among themselves, and the family of
+    /// the first record comes first: where one family leads nowhere, every other connection would go there, and it is often the same
+    /// servers twice. A name that stays begins with the address it has chosen, or with its first.
     fn take_turn(&mut self) -> Vec<IpAddr> {
-        let mut addresses = self.addresses.clone();
-        let first = self.turn.checked_rem(addresses.len()).unwrap_or(0);
-        addresses.rotate_left(first);
+        if self.stays {
+            let others = self.addresses.iter().filter(|a| Some(**a) != self.chosen);
+            return self.chosen.iter().chain(others).copied().collect();
+        }
+        let is_v4 = self.addresses.first().is_some_and(IpAddr::is_ipv4);
+        let (mut addresses, mut others): (Vec<IpAddr>, Vec<IpAddr>) =
+            self.addresses.iter().partition(|a| a.is_ipv4() == is_v4);
+        for family in [&mut addresses, &mut others] {
+            let first = self.turn.checked_rem(family.len()).unwrap_or(0);
+            family.rotate_left(first);
+        }
         self.turn = self.turn.wrapping_add(1);
+        addresses.append(&mut others);
         addresses
     }
 
@@ -152,6 +177,8 @@ pub struct Cache {
     zones: BTreeMap<String, Option<u32>>,
     /// Names that the configuration uses: others are not looked up unasked.
     used: BTreeSet<String>,
+    /// Those whose addresses are not used in turn.
+    staying: BTreeSet<String>,
     /// Look-ups that are to begin.
     wanted: Vec<String>,
 }
@@ -159,10 +186,21 @@ pub struct Cache {
 impl Cache {
     // Getters.
 
-    /// Whether a connection that was made to `name` leads to an address which the name no longer has.
+    /// Whether a connection that was made to `name` leads to an address which the name no longer has. `address` is that of the socket's
+    /// other end, which looks another than the record where that is an address of IPv4 in IPv6, and is another where it is 0.0.0.0 or ::
+    /// (the kernel connects these to itself).
     #[must_use]
     pub fn is_gone(&self, name: &str, address: IpAddr) -> bool {
-        self.entries.get(name).is_some_and(|e| !e.addresses.is_empty() && !e.addresses.contains(&address))
+        let address = address.to_canonical();
+        let leads_there = |record: &IpAddr| {
+            let record = record.to_canonical();
+            record == address || record.is_unspecified()
+        };
+        self.entries.get(name).is_some_and(|e| match &e.chosen {
+            // What a name that stays has left is as good as gone.
+            Some(chosen) => !leads_there(chosen),
+            None => !e.addresses.is_empty() && !e.addresses.iter().any(leads_there),
+        })
     }
 
     /// Whether the name has no usable addresses yet, and a look-up is under way.
@@ -232,6 +270,14 @@ impl Cache {
         self.entries.get_mut(name).filter(|e| e.has_usable()).map(Entry::take_turn)
     }
 
+    /// A connection to the name was made, at this address. True if it is a name that stays and went elsewhere until now: what leads there
+    /// is then gone.
+    pub fn reached(&mut self, name: &str, address: IpAddr) -> bool {
+        let entry = self.entries.get_mut(name).filter(|e| e.stays && e.addresses.contains(&address));
+        let Some(entry) = entry else { return false };
+        entry.chosen.replace(address).is_some_and(|before| before != address)
+    }
+
     /// A look-up has ended, with what it found of IPv4 and of IPv6. Says which addresses the name no longer has.
     pub fn answered(&mut self, name: &str, parts: (Part, Part), times: Times, now: Instant) -> Vec<IpAddr> {
         let Some(entry) = self.entries.get_mut(name) else { return Vec::new() };
@@ -248,6 +294,7 @@ impl Cache {
                 if !gone.is_empty() || found.len() != entry.addresses.len() {
                     entry.addresses = found;
                 }
+                entry.chosen = entry.chosen.filter(|chosen| entry.addresses.contains(chosen));
                 gone
             }
             Err(failure) => {
@@ -285,11 +332,16 @@ impl Cache {
         !names.is_empty()
     }
 
-    /// The configuration uses these names from now on, and no others. What is known of others is forgotten.
-    pub fn use_only(&mut self, names: BTreeSet<String>) {
+    /// The configuration uses these names from now on, and no others. What is known of others is forgotten. Those of them that are
+    /// `staying` do not use their addresses in turn.
+    pub fn use_only(&mut self, names: BTreeSet<String>, staying: BTreeSet<String>) {
         self.entries.retain(|name, e| names.contains(name) || e.under_way);
         self.zones.retain(|zone, _| self.entries.keys().any(|name| zone_of(name) == Some(zone)));
-        self.used = names;
+        for (name, entry) in &mut self.entries {
+            entry.stays = staying.contains(name);
+            entry.chosen = entry.chosen.filter(|_| entry.stays);
+        }
+        (self.used, self.staying) = (names, staying);
     }
 
     /// Other settings count from now on: nothing is known for longer than they say. `all`: nothing counts any more at all, for other
@@ -312,7 +364,8 @@ impl Cache {
         {
             self.zones.entry(zone.to_owned()).or_default();
         }
-        self.entries.entry(name.to_owned()).or_insert_with(|| Entry::new(now))
+        let stays = self.staying.contains(name);
+        self.entries.entry(name.to_owned()).or_insert_with(|| Entry { stays, ..Entry::new(now) })
     }
 
     /// One look-up of a name at a time.
@@ -381,7 +434,7 @@ mod tests {
     /// A cache in which `db.example.com` is known to have these.
     fn knowing(last: &[u8], now: Instant) -> Cache {
         let mut c = Cache::default();
-        c.use_only(BTreeSet::from(["db.example.com".to_owned()]));
+        c.use_only(BTreeSet::from(["db.example.com".to_owned()]), BTreeSet::new());
         assert_eq!(c.ask("db.example.com", now), Word::Wait { seen: 0, has_old: false });
         assert_eq!(c.take_wanted(now), ["db.example.com"]);
         assert!(c.answered("db.example.com", found(last), TIMES, now).is_empty());
@@ -415,6 +468,70 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_stays_leads_to_one_address_until_another_is_reached() {
+        let now = start();
+        let name = "db.example.com";
+        let mut c = knowing(&[1, 2, 3], now);
+        c.use_only(BTreeSet::from([name.to_owned()]), BTreeSet::from([name.to_owned()]));
+        let order = |c: &mut Cache| match c.ask(name, now) {
+            Word::Addresses(all) => all,
+            other => panic!("{other:?}"),
+        };
+        for _ in 0..3 {
+            assert_eq!(order(&mut c), [ip(1), ip(2), ip(3)]);
+            assert!(!c.reached(name, ip(1)));
+        }
+        assert!(c.is_gone(name, ip(2)) && !c.is_gone(name, ip(1)));
+        // The first one is down.
+        assert!(c.reached(name, ip(2)));
+        assert_eq!(order(&mut c), [ip(2), ip(1), ip(3)]);
+        assert!(c.is_gone(name, ip(1)) && !c.is_gone(name, ip(2)));
+        assert!(!c.reached(name, ip(9)), "no address of it");
+        // It loses the one that it stayed with.
+        assert_eq!(c.answered(name, found(&[1, 3]), TIMES, now), [ip(2)]);
+        assert_eq!(order(&mut c), [ip(1), ip(3)]);
+        assert!(c.is_gone(name, ip(2)) && !c.is_gone(name, ip(3)));
+        // A reload ends it.
+        c.reached(name, ip(3));
+        c.use_only(BTreeSet::from([name.to_owned()]), BTreeSet::new());
+        assert!(!c.is_gone(name, ip(1)) && !c.reached(name, ip(1)));
+    }
+
+    #[test]
+    fn one_family_takes_turns_and_the_other_stands_behind_it() {
+        let now = start();
+        let mut c = knowing(&[1], now);
+        let both = (Part::Found(vec![ip(1), ip(2)]), Part::Found(vec![v6(1), v6(2)]));
+        c.answered("db.example.com", both, TIMES, now);
+        let mut turns = || match c.ask("db.example.com", now) {
+            Word::Addresses(all) => all,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(turns(), [ip(1), ip(2), v6(1), v6(2)]);
+        assert_eq!(turns(), [ip(2), ip(1), v6(2), v6(1)]);
+        assert_eq!(turns(), [ip(1), ip(2), v6(1), v6(2)]);
+    }
+
+    #[test]
+    fn an_address_is_known_by_any_of_its_looks() {
+        let now = start();
+        let gone_of = |record: &str, address: &str| {
+            let mut c = knowing(&[1], now);
+            let (record, nothing): (IpAddr, _) = (record.parse().unwrap(), nothing());
+            let part = Part::Found(vec![record]);
+            c.answered("db.example.com", if record.is_ipv4() { (part, nothing) } else { (nothing, part) }, TIMES, now);
+            c.is_gone("db.example.com", address.parse().unwrap())
+        };
+        // What getpeername says need not be what was dialled.
+        assert!(!gone_of("::ffff:10.0.0.7", "10.0.0.7"));
+        assert!(!gone_of("10.0.0.7", "::ffff:10.0.0.7"));
+        assert!(!gone_of("0.0.0.0", "127.0.0.1"));
+        assert!(!gone_of("::", "::1"));
+        assert!(gone_of("::ffff:10.0.0.7", "10.0.0.8"));
+        assert!(gone_of("10.0.0.7", "10.0.0.1"));
+    }
+
+    #[test]
     fn a_name_is_looked_up_again_unasked_and_what_is_gone_is_told() {
         let now = start();
         let mut c = knowing(&[1, 2], now);
@@ -426,7 +543,7 @@ mod tests {
         assert_eq!(c.answered("db.example.com", found(&[2, 4]), TIMES, later), [ip(1)]);
         assert!(c.is_gone("db.example.com", ip(1)));
         assert!(!c.is_gone("db.example.com", ip(2)) && !c.is_gone("10.0.0.9", ip(1)));
-        c.use_only(BTreeSet::new());
+        c.use_only(BTreeSet::new(), BTreeSet::new());
         assert_eq!((c.next(), c.hosts(later), c.zones()), (None, vec![], vec![]));
     }
 
@@ -554,7 +671,7 @@ mod tests {
             const NAMES: [&str; 3] = ["a.zone", "b.zone", "c"];
             let mut now = start();
             let mut c = Cache::default();
-            c.use_only(NAMES.iter().take(2).map(|n| (*n).to_owned()).collect());
+            c.use_only(NAMES.iter().take(2).map(|n| (*n).to_owned()).collect(), BTreeSet::new());
             let mut under_way = BTreeSet::new();
             let mut last: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
             for op in ops {

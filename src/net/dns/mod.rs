@@ -85,6 +85,10 @@ pub struct Dns {
     no_name: AtomicU64,
     trouble: AtomicU64,
     gone: AtomicU64,
+    /// How often a name left an address.
+    changes: AtomicU64,
+    /// Names that left an address which they still have.
+    left: Mutex<Vec<String>>,
 }
 
 impl Dns {
@@ -103,15 +107,18 @@ impl Dns {
             no_name: AtomicU64::new(0),
             trouble: AtomicU64::new(0),
             gone: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            left: Mutex::default(),
         })
     }
 
-    /// The settings are these from now on, and the configuration uses these hosts.
-    pub fn configure(&self, settings: Settings, used: BTreeSet<String>) {
+    /// The settings are these from now on, and the configuration uses these hosts. Of those that are `staying`, one address is used until
+    /// it cannot be reached: what is known of such a server must not be known of another.
+    pub fn configure(&self, settings: Settings, used: BTreeSet<String>, staying: BTreeSet<String>) {
         let others =
             std::mem::replace(&mut *self.settings.lock(), settings.clone()).resolv_conf != settings.resolv_conf;
         let mut cache = self.cache.lock();
-        cache.use_only(used.into_iter().filter(|name| name.parse::<IpAddr>().is_err()).collect());
+        cache.use_only(used.into_iter().filter(|name| name.parse::<IpAddr>().is_err()).collect(), staying);
         cache.shorten(settings.times, others, clock::now());
         drop(cache);
         self.work.notify_one();
@@ -165,6 +172,22 @@ impl Dns {
         self.cache.lock().is_gone(host, address)
     }
 
+    /// A connection to `host` was made, at this address.
+    pub fn reached(&self, host: &str, address: IpAddr) {
+        if self.cache.lock().reached(host, address) {
+            tracing::info!(name = host, %address, "the name leads to another of its addresses: connections to the others are closed");
+            self.changes.fetch_add(1, Ordering::AcqRel);
+            self.left.lock().push(host.to_owned());
+            self.work.notify_one();
+        }
+    }
+
+    /// How often names have left an address so far. Who connected without a change of it in between went where the name led.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// Whether nobody can connect to `host` because its name is still being looked up.
     #[must_use]
     pub fn is_awaited(&self, host: &str) -> bool {
@@ -187,8 +210,8 @@ impl Dns {
         }
     }
 
-    /// Makes the look-ups, for ever. Each time that a name has lost an address, `on_gone` is called. Needs a local runtime.
-    pub async fn run(self: Arc<Self>, on_gone: impl Fn() + 'static) {
+    /// Makes the look-ups, for ever. Each time that a name has lost or left an address, `on_gone` is called with it. Needs a local runtime.
+    pub async fn run(self: Arc<Self>, on_gone: impl Fn(&str) + 'static) {
         let (asker, on_gone) = (Rc::new(Asker::default()), Rc::new(on_gone));
         tokio::task::spawn_local(Arc::clone(&self).watch_zones(Rc::clone(&asker)));
         loop {
@@ -201,10 +224,12 @@ impl Dns {
                 let (dns, asker, on_gone) = (Arc::clone(&self), Rc::clone(&asker), Rc::clone(&on_gone));
                 tokio::task::spawn_local(async move {
                     if Box::pin(dns.look_up(&name, &asker)).await {
-                        on_gone();
+                        on_gone(&name);
                     }
                 });
             }
+            let left = std::mem::take(&mut *self.left.lock());
+            left.iter().for_each(|name| on_gone(name));
             tokio::select! {
                 () = self.work.notified() => {}
                 () = until(next) => {}
@@ -237,6 +262,7 @@ impl Dns {
         self.work.notify_one();
         if !gone.is_empty() {
             self.gone.fetch_add(gone.len() as u64, Ordering::Relaxed);
+            self.changes.fetch_add(1, Ordering::AcqRel);
             tracing::info!(
                 name,
                 ?gone,
