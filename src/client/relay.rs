@@ -320,7 +320,7 @@ impl Client {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
                 }
-                self.session.send_held_sync(connection.output.tail());
+                self.session.send_held(connection.output.tail());
             }
             if self.session.is_drained() && link.opening == Opening::Over {
                 // It ended with Flush: the client waits for what came, and goes on from there.
