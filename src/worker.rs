@@ -53,6 +53,7 @@ pub struct Setup {
 pub struct Worker {
     queue: mpsc::Sender<Detached>,
     clients: Arc<AtomicU32>,
+    shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
 
@@ -91,6 +92,7 @@ impl Worker {
         let (queue, connections) = mpsc::channel(QUEUE);
         let clients = Arc::new(AtomicU32::new(0));
         let counter = Arc::clone(&clients);
+        let shared = Arc::clone(&setup.shared);
         let (started, outcome) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("worker-{}", setup.id)).spawn(move || {
             // Who started us waits for this; the channel has room.
@@ -103,7 +105,7 @@ impl Worker {
             }
         })?;
         outcome.recv().unwrap_or_else(|_| Err(io::Error::other("a worker ended before it had started")))?;
-        Ok(Self { queue, clients, thread })
+        Ok(Self { queue, clients, shared, thread })
     }
 
     /// Connections it has and is to have.
@@ -118,14 +120,16 @@ impl Worker {
         self.thread.is_finished()
     }
 
-    /// Hands it a connection.
+    /// Hands it a connection, which from here on counts as logging in: SUSPEND waits for it as well while it is in the queue.
     ///
     /// # Errors
     /// The connection, when the worker does not take it.
     pub fn take(&self, connection: Detached) -> Result<(), Refused> {
         self.clients.fetch_add(1, Ordering::Relaxed);
+        self.shared.logging_in.fetch_add(1, Ordering::Relaxed);
         self.queue.try_send(connection).map_err(|error| {
             self.clients.fetch_sub(1, Ordering::Relaxed);
+            self.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
             match error {
                 mpsc::error::TrySendError::Full(connection) => Refused::Full(connection),
                 mpsc::error::TrySendError::Closed(connection) => Refused::Ended(connection),
@@ -164,7 +168,10 @@ async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: A
                     served.await;
                 });
             }
-            Err(error) => tracing::warn!(%error, "a connection could not be taken in"),
+            Err(error) => {
+                cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
+                tracing::warn!(%error, "a connection could not be taken in");
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use common::eventually;
 use common::raw::RawClient;
 use common::weir::Weir;
 use common::wire::show;
+use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(15);
 const A_WHILE: Duration = Duration::from_millis(200);
@@ -77,20 +79,145 @@ fn everything_rests_until_resume() {
 fn a_stream_of_rows_stops_and_goes_on() {
     let cluster = Cluster::start();
     let weir = over(&cluster).start();
-    let mut client = weir.client("app");
     let mut console = weir.console().unwrap();
-    client.query("SELECT g, repeat('x', 100) FROM generate_series(1, 300000) g");
-    let reader = std::thread::spawn(move || {
-        let rows = client.read_until_ready().iter().filter(|message| message.tag == b'D').count();
-        (client, rows)
-    });
-    for _ in 0..3 {
+    for (length, count) in [(100, 300_000), (300_000, 1_000)] {
+        let mut client = weir.client("app");
+        client.query(&format!("SELECT g, repeat('x', {length}) FROM generate_series(1, {count}) g"));
+        let reader = std::thread::spawn(move || {
+            let mut rows = 0;
+            loop {
+                let message = client.try_read_message().expect("nobody is closed").expect("it goes on");
+                match message.tag {
+                    b'D' => rows += 1,
+                    b'Z' => return (client, rows),
+                    _ => {}
+                }
+            }
+        });
+        suspend_some(&mut console);
+        let (mut client, rows) = reader.join().unwrap();
+        assert_eq!(rows, count, "none is lost");
+        assert_eq!(client.value("SELECT 1"), "1");
+    }
+}
+
+/// SUSPEND and RESUME, while something streams.
+fn suspend_some(console: &mut RawClient) {
+    for _ in 0..5 {
         assert_eq!(console.run("SUSPEND"), "C(SUSPEND) Z(I)");
         assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
     }
-    let (mut client, rows) = reader.join().unwrap();
-    assert_eq!(rows, 300_000, "none is lost");
+}
+
+#[test]
+fn a_copy_into_a_table_stops_and_goes_on() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE t (v text)");
+    let weir = over(&cluster).start();
+    let mut console = weir.console().unwrap();
+    let mut client = weir.client("app");
+    client.query("COPY t FROM STDIN");
+    client.read_until(b'G');
+    let writer = std::thread::spawn(move || {
+        let mut row = vec![b'x'; 300_000];
+        row.push(b'\n');
+        for _ in 0..300 {
+            client.copy_data(&row);
+        }
+        client.copy_done();
+        show(&client.read_until_ready())
+    });
+    suspend_some(&mut console);
+    assert_eq!(writer.join().unwrap(), "C(COPY 300) Z(I)");
+}
+
+#[test]
+fn suspend_and_resume_that_meet_leave_nobody_behind() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).general("workers = 4\nsuspend_timeout = 0").start();
+    let mut clients: Vec<RawClient> = (0..300).map(|_| weir.client("app")).collect();
+    let mut console = weir.console().unwrap();
+    let consoles: Vec<RawClient> = (0..3).map(|_| weir.console().unwrap()).collect();
+    let run = |(number, mut console): (usize, RawClient)| {
+        std::thread::spawn(move || {
+            // Many of them are refused: another came first.
+            for _ in 0..300 {
+                console.run(if number == 0 { "SUSPEND" } else { "RESUME" });
+            }
+            console
+        })
+    };
+    let threads: Vec<_> = consoles.into_iter().enumerate().map(run).collect();
+    let consoles: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    console.run("RESUME");
+    assert_eq!(state(&mut console), "active");
+    for client in &mut clients {
+        assert_eq!(client.value("SELECT 1"), "1");
+    }
+    drop(consoles);
+}
+
+#[test]
+fn nobody_is_let_in_by_the_second_suspend_either() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).start();
+    let mut console = weir.console().unwrap();
+    for round in 0..3 {
+        assert_eq!(console.run("SUSPEND"), "C(SUSPEND) Z(I)");
+        // An SSLRequest: the first byte that comes back is the answer.
+        let mut late = TcpStream::connect(("127.0.0.1", weir.port())).unwrap();
+        late.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).unwrap();
+        late.set_read_timeout(Some(A_WHILE)).unwrap();
+        let mut answer = [0];
+        assert!(late.read(&mut answer).is_err(), "round {round}: {answer:?}");
+        let lists = console.rows("SHOW LISTS").unwrap();
+        let logging_in = lists.iter().find(|row| row[0] == "login_clients").unwrap();
+        assert_eq!(logging_in[1], "0", "round {round}");
+        assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
+        late.set_read_timeout(Some(SOON)).unwrap();
+        late.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"N", "round {round}");
+    }
+}
+
+#[test]
+fn a_signal_ends_it_whatever_it_waits_for() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).general("suspend_timeout = \"300ms\"\ndefault_pool_size = 1").start();
+    let mut console = weir.console().unwrap();
+    let mut holder = weir.client("app");
+    assert_eq!(holder.run("BEGIN"), "C(BEGIN) Z(T)");
+    let mut waiter = weir.client("app");
+    waiter.query("SELECT 2");
+    eventually("it waits", SOON, || {
+        let pools = weir.admin_table("SHOW POOLS");
+        (pools.iter().find(|p| p["database"] == "app")?["cl_waiting"] == "1").then_some(())
+    });
+    assert_eq!(console.run("SUSPEND"), "C(SUSPEND) Z(I)");
+    assert_eq!(show(&waiter.read_to_end()), "E(FATAL 57P01)");
+    let told = weir.log_text().lines().filter(|line| line.contains("suspend_timeout is over")).count();
+    assert_eq!(told, 1, "{}", weir.log_text());
+    weir.signal(Signal::SIGUSR2);
+    eventually("it is resumed", SOON, || (state(&mut console) == "active").then_some(()));
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(weir.client("app").value("SELECT 3"), "3");
+}
+
+#[test]
+fn nothing_is_held_back_by_a_process_that_ends() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster).general("shutdown_timeout = 0").start();
+    let mut client = weir.client("app");
     assert_eq!(client.value("SELECT 1"), "1");
+    let mut console = weir.console().unwrap();
+    weir.term();
+    eventually("it ends", SOON, || weir.log_text().contains("shutting down").then_some(()));
+    for command in ["PAUSE", "PAUSE app", "SUSPEND"] {
+        assert_eq!(console.run(command), "E(55000) Z(I)", "{command}");
+    }
+    assert_eq!(client.value("SELECT 2"), "2");
+    drop(client);
+    assert_eq!(weir.wait_exit(SOON).code(), Some(0));
 }
 
 #[test]

@@ -311,6 +311,53 @@ fn sql_runs_what_the_protocol_has_prepared() {
 
 /// A DEALLOCATE that is never reached leaves nothing on the server.
 #[test]
+fn a_lent_name_is_never_seen_by_the_next_client() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE t (v text)");
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    prepare(&mut a, "s", "SELECT 'of a'");
+    // The Sync is held back behind the COPY, which fails.
+    for sql in ["EXECUTE s", "COPY nowhere FROM STDIN"] {
+        a.parse("", sql, &[]);
+        a.bind("", "", &[]);
+        a.execute("", 0);
+    }
+    a.sync();
+    assert_eq!(show(&a.read_until_ready()), "1 2 D(of a) C(SELECT 1) 1 2 E(42P01) Z(I)");
+    assert_eq!(b.run("EXECUTE s"), "E(26000) Z(I)");
+    // One that begins takes nothing but its data: the name goes back when it is over.
+    for (end, answer) in [("done", "C(COPY 1) Z(I)"), ("fail", "E(57014) Z(I)")] {
+        a.query("EXECUTE s; COPY t FROM STDIN");
+        assert_eq!(show(&a.read_until(b'G')), "T(?column?:25) D(of a) C(SELECT 1) G(0,1)");
+        a.copy_data(b"one\n");
+        if end == "done" {
+            a.copy_done()
+        } else {
+            a.copy_fail("no more")
+        }
+        assert_eq!(show(&a.read_until_ready()), answer);
+        assert_eq!(b.run("EXECUTE s"), "E(26000) Z(I)", "after {end}");
+    }
+    // In the extended protocol as well, where a Sync within the data counts for nothing.
+    for sql in ["EXECUTE s", "COPY t FROM STDIN"] {
+        a.parse("", sql, &[]);
+        a.bind("", "", &[]);
+        a.execute("", 0);
+    }
+    a.flush();
+    assert_eq!(show(&a.read_until(b'G')), "1 2 D(of a) C(SELECT 1) 1 2 G(0,1)");
+    a.sync();
+    a.copy_data(b"two\n");
+    a.copy_done();
+    a.sync();
+    assert_eq!(show(&a.read_until_ready()), "C(COPY 1) Z(I)");
+    assert_eq!(b.run("EXECUTE s"), "E(26000) Z(I)");
+    assert_eq!(b.run("PREPARE s AS SELECT 'of b'"), "C(PREPARE) Z(I)");
+    assert_eq!(cluster.value("SELECT count(*) FROM t"), "2");
+}
+
+#[test]
 fn an_unreached_deallocate_leaves_nothing() {
     let cluster = Cluster::start();
     let weir = over(&cluster, 1).start();

@@ -213,11 +213,13 @@ impl Listener {
         let mut complained: Option<Instant> = None;
         loop {
             let now = *door.borrow_and_update();
+            let suspended = shared.is_suspended();
             let accepted = match self.is_open(now) {
                 Some(true) => tokio::select! {
                     biased;
-                    () = shared.until_suspended(), if !shared.is_suspended() => None,
-                    accepted = async { shared.until_resumed().await; self.accept().await } => Some(accepted),
+                    () = shared.until_resumed(), if suspended => None,
+                    () = shared.until_suspended(), if !suspended => None,
+                    accepted = self.accept(), if !suspended => Some(accepted),
                     changed = door.changed() => if changed.is_err() { return } else { None },
                 },
                 Some(false) => return,

@@ -216,6 +216,7 @@ impl Answerer {
 
     /// Holds back statements that have no server yet, waits until all servers are free, and closes their connections.
     async fn pause(&self, name: Option<&str>) -> Result<()> {
+        self.refuse_while_draining()?;
         if self.state.paused.load(Ordering::Acquire) || self.state.shared.is_suspended() {
             return Err(already(self.state.shared.is_suspended()));
         }
@@ -259,6 +260,7 @@ impl Answerer {
     /// Everybody comes to rest; who does not within `suspend_timeout` is closed.
     async fn suspend(&self) -> Result<()> {
         let shared = &self.state.shared;
+        self.refuse_while_draining()?;
         if self.state.paused.load(Ordering::Acquire) {
             return Err(already(false));
         }
@@ -273,14 +275,17 @@ impl Answerer {
         let undo = Undo(Some(|| _ = shared.resume()));
         let timeout = shared.live.load().config.general.suspend_timeout;
         let started = clock::now();
+        let mut told = false;
         while !shared.is_at_rest() {
             if !timeout.is_zero() && clock::now().saturating_duration_since(started) >= timeout {
                 let ended = shared.end_restless();
-                tracing::warn!(
-                    clients = ended,
-                    ?timeout,
-                    "suspend_timeout is over: who is in the middle of something is closed"
-                );
+                if ended > 0 || !std::mem::replace(&mut told, true) {
+                    tracing::warn!(
+                        clients = ended,
+                        ?timeout,
+                        "suspend_timeout is over: who is in the middle of something is closed"
+                    );
+                }
                 tokio::time::sleep(LOOK * 5).await;
             }
             tokio::time::sleep(LOOK).await;
@@ -289,7 +294,17 @@ impl Answerer {
                 return Err(state_error("RESUME came before SUSPEND was done".to_owned()));
             }
         }
+        shared.end_overdue();
         undo.forgo();
+        Ok(())
+    }
+
+    /// RESUME is too late by then, and who is held back could not end.
+    fn refuse_while_draining(&self) -> Result<()> {
+        if self.state.shared.draining.load(Ordering::Acquire) {
+            return Err(state_error("pgweir is shutting down".to_owned())
+                .hint("Nothing can be held back any more: clients are waited for, and there would be no RESUME."));
+        }
         Ok(())
     }
 

@@ -183,6 +183,12 @@ impl Serving<'_> {
         }
         match signal {
             Asked::Pause => self.command("PAUSE"),
+            // SUSPEND is ended from here: when its time is up nobody may be logging in, our own command neither.
+            Asked::Resume if self.state.shared.is_suspended() => {
+                if self.state.shared.resume() {
+                    tracing::info!("a signal has ended SUSPEND");
+                }
+            }
             Asked::Resume => self.command("RESUME"),
             _ => drop(self.reload()),
         }

@@ -82,7 +82,7 @@ pub struct WorkerContext {
     pub console: Rc<dyn Console>,
 }
 
-/// Serves a connection that was just accepted, to its end.
+/// Serves a connection that was just accepted, and counts as logging in, to its end.
 ///
 /// The login and each segment are futures in boxes of their own, which go when they are done: what stays of a client that is idle, as
 /// most are, is small.
@@ -107,7 +107,6 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
     let peer = stream.addresses().map(|a| a.0);
     let mut slot = Some(stream);
     let mut input = Buffer::default();
-    cx.shared.logging_in.fetch_add(1, Ordering::Relaxed);
     let entered = tokio::select! {
         entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live)) => entered,
         () = cx.shared.until_overdue() => Ok(Err(suspend::overdue().into())),

@@ -317,7 +317,7 @@ impl Client {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
                 }
-                self.session.send_held_sync(connection.output.tail());
+                self.session.send_held(connection.output.tail());
             }
             if self.session.is_drained() && link.opening == Opening::Over {
                 // It ended with Flush: the client waits for what came, and goes on from there.
@@ -359,19 +359,27 @@ impl Client {
         connection: &mut Connection,
         cx: &mut Context<'_>,
     ) -> Result<bool, Event> {
+        let most = self.room_for_server(link, connection);
+        if most == 0 {
+            return Ok(false);
+        }
         if connection.input.is_empty() {
-            return with_scratch(|scratch| match connection.stream.poll_read(cx, scratch) {
-                Poll::Pending => Ok(false),
-                Poll::Ready(read) => {
-                    let bytes = self.arrived(link, read, scratch)?;
-                    let taken = self.take_from_server(bytes, link, connection, cx)?;
-                    connection.input.extend(bytes.get(taken..).unwrap_or_default());
-                    Ok(true)
+            return with_scratch(|scratch| {
+                let room = most.min(scratch.len());
+                let room = scratch.get_mut(..room).unwrap_or_default();
+                match connection.stream.poll_read(cx, room) {
+                    Poll::Pending => Ok(false),
+                    Poll::Ready(read) => {
+                        let bytes = self.arrived(link, read, room)?;
+                        let taken = self.take_from_server(bytes, link, connection, cx)?;
+                        connection.input.extend(bytes.get(taken..).unwrap_or_default());
+                        Ok(true)
+                    }
                 }
             });
         }
         let mut input = std::mem::take(&mut connection.input);
-        let result = match input.poll_fill(&mut connection.stream, cx) {
+        let result = match input.poll_fill_up_to(most, &mut connection.stream, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(read) => match self.arrived(link, read, &[]) {
                 Err(event) => Err(event),
@@ -533,8 +541,9 @@ impl Client {
                 }
             }
         }
-        if self.input.len() < self.segment.len + HIGH_WATER || wants_more {
-            match self.input.poll_fill(&mut self.stream, cx) {
+        let most = self.room_for_client(link);
+        if most > 0 && (self.input.len() < self.segment.len + HIGH_WATER || wants_more) {
+            match self.input.poll_fill_up_to(most, &mut self.stream, cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(n)) if n > 0 => moved = true,
                 Poll::Ready(_) => return Err(Event::ClientGone),

@@ -47,8 +47,21 @@ struct Asker<'a>(&'a Reports);
 
 impl<'a> Asker<'a> {
     fn new(reports: &'a Reports) -> Self {
+        let _told = reports.told.lock();
         reports.askers.fetch_add(1, Ordering::AcqRel);
         Self(reports)
+    }
+}
+
+impl Asker<'_> {
+    /// What was told. Nobody is asked any more, unless somebody else still wants to know.
+    fn take(self, asked: &[Arc<ClientHandle>]) -> HashMap<ClientId, Report> {
+        // Under the lock no other asker comes.
+        let told = self.0.told.lock();
+        if self.0.askers.load(Ordering::Acquire) == 1 {
+            asked.iter().for_each(|client| client.answers());
+        }
+        told.clone()
     }
 }
 
@@ -83,10 +96,7 @@ impl Shared {
         while asked.iter().any(owes) && clock::now().saturating_duration_since(started) < PATIENCE {
             tokio::time::sleep(LOOK).await;
         }
-        asked.iter().for_each(|client| client.answers());
-        let told = self.reports.told.lock().clone();
-        drop(asker);
-        told
+        asker.take(&asked)
     }
 }
 

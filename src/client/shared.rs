@@ -66,7 +66,7 @@ pub struct Shared {
     pub connections: AtomicU32,
     /// Clients per database and per user.
     seats: Mutex<HashMap<SeatOf, Arc<Bench>>>,
-    /// Clients logging in.
+    /// Clients logging in, and connections that are accepted and have come no further.
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
     pub refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
@@ -426,13 +426,12 @@ impl Shared {
         secret_len: usize,
     ) -> (Registered, Secret) {
         let (registered, secret) = self.enter(&self.clients, user, database, way, secret_len);
-        if self.is_suspended() {
+        // Neither SUSPEND nor RESUME comes between the question and what follows from it.
+        let suspension = self.suspension.borrow();
+        if *suspension != Suspension::None {
             registered.handle.suspend(true);
-            if !self.is_suspended() {
-                // RESUME has passed it by.
-                registered.handle.suspend(false);
-            }
         }
+        drop(suspension);
         (registered, secret)
     }
 

@@ -20,28 +20,31 @@ pub enum Suspension {
 impl Shared {
     /// Tells every client to come to rest. False if that was done before.
     pub fn suspend(&self) -> bool {
-        let begun = self.suspension.send_if_modified(|now| {
+        self.suspension.send_if_modified(|now| {
             let begins = *now == Suspension::None;
             if begins {
                 *now = Suspension::On;
+                self.tell_to_rest(true);
             }
             begins
-        });
-        // Who enters from here on sees it by itself.
-        for client in self.clients.iter().filter(|_| begun) {
-            client.suspend(true);
-        }
-        begun
+        })
     }
 
     /// Lets everybody go on. False if they were not suspended.
     pub fn resume(&self) -> bool {
-        let resume = |now: &mut Suspension| std::mem::replace(now, Suspension::None) != Suspension::None;
-        let was = self.suspension.send_if_modified(resume);
-        for client in self.clients.iter().filter(|_| was) {
-            client.suspend(false);
-        }
-        was
+        self.suspension.send_if_modified(|now| {
+            let ends = std::mem::replace(now, Suspension::None) != Suspension::None;
+            if ends {
+                self.tell_to_rest(false);
+            }
+            ends
+        })
+    }
+
+    /// Only under the lock of `suspension`: a SUSPEND and a RESUME that came together would else leave some as the one says, and some as
+    /// the other. Who enters asks under the same lock: see [`Shared::register`].
+    fn tell_to_rest(&self, on: bool) {
+        self.clients.iter().for_each(|client| client.suspend(on));
     }
 
     /// Whether SUSPEND is in force.
@@ -57,17 +60,32 @@ impl Shared {
             && self.clients.iter().all(|client| client.is_flushed())
     }
 
-    /// Ends who does not rest yet; how many of the clients that are.
+    /// Ends who does not rest yet; how many of the clients that are, without those that were told before.
     pub fn end_restless(&self) -> usize {
+        let mut told = 0;
         self.suspension.send_if_modified(|now| {
+            if *now != Suspension::None {
+                let restless = self.clients.iter().filter(|client| !client.is_flushed() && !client.is_overdue());
+                told = restless.map(|client| client.suspend_in_vain()).count();
+            }
             let is_on = *now == Suspension::On;
             if is_on {
                 *now = Suspension::Overdue;
             }
             is_on
         });
-        let restless = self.clients.iter().filter(|client| !client.is_flushed());
-        restless.map(|client| client.suspend_in_vain()).count()
+        told
+    }
+
+    /// Everybody rests who is still here: who logs in from now on is in nobody's way.
+    pub fn end_overdue(&self) {
+        self.suspension.send_if_modified(|now| {
+            let is_overdue = *now == Suspension::Overdue;
+            if is_overdue {
+                *now = Suspension::On;
+            }
+            is_overdue
+        });
     }
 
     /// Returns when SUSPEND is in force.

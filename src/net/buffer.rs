@@ -126,8 +126,22 @@ impl Buffer {
     /// # Errors
     /// Those of the socket.
     pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_fill_up_to(READ_SIZE, stream, cx)
+    }
+
+    /// The same, but takes `most` bytes at most, which is not 0.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn poll_fill_up_to(
+        &mut self,
+        most: usize,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| {
-            stream.poll_read(cx, scratch).map_ok(|n| {
+            let room = most.min(scratch.len());
+            stream.poll_read(cx, scratch.get_mut(..room).unwrap_or_default()).map_ok(|n| {
                 self.extend(scratch.get(..n).unwrap_or_default());
                 n
             })

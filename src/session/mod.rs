@@ -99,7 +99,7 @@ pub struct Session {
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
     unseen_error: Option<Box<Error>>,
-    /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync.
+    /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
     lent: Vec<Box<[u8]>>,
     /// The client's Sync behind a COPY FROM STDIN, until it is known whether the server would pass over it.
     held_sync: bool,
@@ -229,6 +229,13 @@ impl Session {
             && self.pipeline.is_empty()
             && !self.unsynced
             && self.pins.is_empty()
+            && self.lent.is_empty()
+    }
+
+    /// Whether the server has names of the client's that nobody else may find there.
+    #[must_use]
+    pub fn has_lent(&self) -> bool {
+        !self.lent.is_empty()
     }
 
     /// Whether the server would have to be cleaned before another client may have it, were the client to leave now.
@@ -554,9 +561,10 @@ impl Session {
         Action::Swallow
     }
 
-    /// Behind a Query or Sync: takes back what [`Self::lend`] gave, as far as no DEALLOCATE did.
+    /// Behind a Query or Sync: takes back what [`Self::lend`] gave, as far as no DEALLOCATE did. Not where the server may take COPY data
+    /// by then and nothing else: see [`Self::send_held`].
     fn take_back_names(&mut self, out: &mut Vec<u8>) {
-        if self.lent.is_empty() {
+        if self.lent.is_empty() || self.pipeline.may_copy_in() {
             return;
         }
         for name in std::mem::take(&mut self.lent) {
@@ -580,6 +588,9 @@ impl Session {
         };
         request.refusal = Some(error);
         self.pipeline.push(request);
+        if simple {
+            self.take_back_names(out);
+        }
     }
 
     /// Whether a Sync of the client's is kept until the server has said how a COPY FROM STDIN begins: nothing may be sent before it.
@@ -588,14 +599,19 @@ impl Session {
         self.held_sync
     }
 
-    /// Sends the Sync that was kept, when the COPY turned out not to begin.
-    pub fn send_held_sync(&mut self, out: &mut Vec<u8>) {
+    /// Sends what had to wait for an answer: the Sync that was kept, when the COPY turned out not to begin; and what takes back the names
+    /// that were lent, when the COPY is over.
+    pub fn send_held(&mut self, out: &mut Vec<u8>) {
         if self.held_sync && !self.pipeline.ends_with_copy_from() {
             self.held_sync = false;
             self.skipping = false;
             self.unsynced = false;
             encode::sync(out);
             self.pipeline.push(Request::forward(Kind::Sync));
+            self.take_back_names(out);
+        }
+        if !self.lent.is_empty() && self.pipeline.is_empty() && !self.unsynced {
+            self.take_back_names(out);
         }
     }
 
@@ -774,6 +790,7 @@ impl Session {
     pub fn on_moved(&mut self) {
         self.status = TransactionStatus::Idle;
         self.pending.clear();
+        self.lent.clear();
     }
 
     /// A Sync of ours has been answered.

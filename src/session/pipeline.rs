@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::id::StatementId;
 use crate::session::prepared::Statement;
 use crate::session::settings::decides_shard;
-use crate::sql::facts::{QueryFacts, SessionEffect};
+use crate::sql::facts::{QueryFacts, SessionEffect, StatementFacts};
 
 /// Who gets the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +197,10 @@ impl Request {
     }
 }
 
+fn begins_copy(statement: &StatementFacts) -> bool {
+    statement.why == "COPY FROM"
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Pipeline {
@@ -297,7 +301,17 @@ impl Pipeline {
     #[must_use]
     pub fn ends_with_copy_from(&self) -> bool {
         let Some(Request { kind: Kind::Execute(Some(facts)), .. }) = self.queue.back() else { return false };
-        !self.copy_in && matches!(facts.statements.as_slice(), [statement] if statement.why == "COPY FROM")
+        !self.copy_in && matches!(facts.statements.as_slice(), [statement] if begins_copy(statement))
+    }
+
+    /// Whether the server takes COPY data, or may do so when it comes to what has been sent: anything else would fail there.
+    #[must_use]
+    pub fn may_copy_in(&self) -> bool {
+        let begins = |request: &Request| match &request.kind {
+            Kind::Query { facts, .. } | Kind::Execute(Some(facts)) => facts.statements.iter().any(begins_copy),
+            _ => false,
+        };
+        self.copy_in || self.queue.iter().any(begins)
     }
 
     /// The Query at the front of those under way.

@@ -10,11 +10,15 @@ use crate::wire::encode;
 use crate::wire::frame::{self, Frame};
 use crate::wire::message::Target;
 
+const COPY_NOWHERE: &[u8] = b"COPY nowhere FROM STDIN";
+
 /// A server as far as the protocol goes: it knows names, fails where PostgreSQL would, and skips to Sync.
 #[derive(Default)]
 struct Server {
     names: HashSet<Vec<u8>>,
     portals: HashSet<Vec<u8>>,
+    /// Statements and portals that copy into a table which is not there.
+    copies: (HashSet<Vec<u8>>, HashSet<Vec<u8>>),
     skipping: bool,
     status: Option<u8>,
 }
@@ -96,6 +100,10 @@ impl Server {
                     self.fail(out, "42601", "syntax error");
                 } else {
                     self.names.insert(parse.name.to_vec());
+                    self.copies.0.remove(parse.name);
+                    if parse.sql == COPY_NOWHERE {
+                        self.copies.0.insert(parse.name.to_vec());
+                    }
                     out.extend_from_slice(encode::PARSE_COMPLETE);
                 }
             }
@@ -103,6 +111,10 @@ impl Server {
                 let bind = message::bind(body).unwrap();
                 if self.names.contains(bind.statement) {
                     self.portals.insert(bind.portal.to_vec());
+                    self.copies.1.remove(bind.portal);
+                    if self.copies.0.contains(bind.statement) {
+                        self.copies.1.insert(bind.portal.to_vec());
+                    }
                     out.extend_from_slice(encode::BIND_COMPLETE);
                 } else {
                     let text =
@@ -111,7 +123,10 @@ impl Server {
                 }
             }
             b'E' => {
-                if self.portals.contains(message::execute(body).unwrap().portal) {
+                let portal = message::execute(body).unwrap().portal;
+                if self.copies.1.contains(portal) {
+                    self.fail(out, "42P01", "relation \"nowhere\" does not exist");
+                } else if self.portals.contains(portal) {
                     encode::command_complete(out, "SELECT 1");
                 } else {
                     self.fail(out, "34000", "portal does not exist");
@@ -192,7 +207,7 @@ impl World {
         let mut rest = bytes;
         let mut received = Vec::new();
         while let Some(frame) = frame::next(rest, 1 << 20).unwrap() {
-            let facts = |sql: &[u8], _| match sql.starts_with(b"EXECUTE ") {
+            let facts = |sql: &[u8], _| match sql.starts_with(b"EXECUTE ") || sql == COPY_NOWHERE {
                 true => Arc::new(crate::sql::parse::facts(sql)),
                 false => Arc::default(),
             };
@@ -201,8 +216,23 @@ impl World {
             rest = &rest[frame.bytes.len()..];
         }
         self.session.take_local(&mut received);
+        while !to_server.is_empty() {
+            self.serve(&to_server, &mut received);
+            to_server.clear();
+            self.session.send_held(&mut to_server);
+        }
+        if self.session.may_release() {
+            let own = |name: &Vec<u8>| name.is_empty() || name.starts_with(b"pgweir_");
+            assert!(self.server.names.iter().all(own), "the next client would find {:?}", self.server.names);
+            assert!(!self.session.has_lent());
+        }
+        received
+    }
+
+    /// The server answers, and the client receives.
+    fn serve(&mut self, to_server: &[u8], received: &mut Vec<u8>) {
         let mut replies = Vec::new();
-        let mut rest = &to_server[..];
+        let mut rest = to_server;
         while let Some(frame) = frame::next(rest, 1 << 20).unwrap() {
             self.server.answer(frame, &mut replies);
             rest = &rest[frame.bytes.len()..];
@@ -214,10 +244,9 @@ impl World {
                 Action::Swallow => {}
                 Action::Replace(bytes) => received.extend_from_slice(&bytes),
             }
-            self.session.take_local(&mut received);
+            self.session.take_local(received);
             rest = &rest[frame.bytes.len()..];
         }
-        received
     }
 }
 
@@ -300,6 +329,45 @@ fn sql_finds_what_the_protocol_has_prepared() {
     assert_eq!(run(&mut w, "SELECT 1"), "C ZI");
     assert_eq!(run(&mut w, "BEGIN"), "C ZT");
     assert_eq!(run(&mut w, "EXECUTE s"), "E42601 ZE");
+}
+
+#[test]
+fn what_is_lent_in_an_exchange_is_taken_back_however_that_ends() {
+    let lend = |o: &mut Vec<u8>| {
+        parse(o, "", "EXECUTE s");
+        bind(o, "");
+        execute(o);
+    };
+    let prepared = || {
+        let mut w = World::new(10);
+        send(&mut w, |o| {
+            parse(o, "s", "SELECT 1");
+            encode::sync(o);
+        });
+        w
+    };
+    // By a Sync that waits for a COPY, which fails. (The world looks whether a server that may be released has the name.)
+    let mut w = prepared();
+    let answer = send(&mut w, |o| {
+        lend(o);
+        parse(o, "", std::str::from_utf8(COPY_NOWHERE).unwrap());
+        bind(o, "");
+        execute(o);
+        encode::sync(o);
+    });
+    assert_eq!(answer, "1 2 C 1 2 E42P01 ZI");
+    assert!(w.session.may_release());
+    // By a Query that is refused.
+    let mut w = prepared();
+    assert_eq!(send(&mut w, lend), "1 2 C");
+    assert!(w.session.has_lent() && !w.session.may_release());
+    let mut to_server = Vec::new();
+    let error = Box::new(Error::client(SqlState::FEATURE_NOT_SUPPORTED, "no"));
+    w.session.forward(Intake::Refuse { error, simple: true }, &[], &mut w.state, &mut to_server);
+    let mut received = Vec::new();
+    w.serve(&to_server, &mut received);
+    assert_eq!(show(&received), "E0A000 ZI");
+    assert!(w.session.may_release() && !w.server.names.contains(&b"s"[..]), "{:?}", w.server.names);
 }
 
 #[test]

@@ -126,6 +126,7 @@ impl Client {
     async fn clean_up(&mut self, mut link: Box<Link>) {
         let quiet = self.session.is_drained()
             && !self.session.is_mid_exchange()
+            && !self.session.has_lent()
             && link.client_rest == 0
             && link.server_rest == 0;
         if !quiet {
