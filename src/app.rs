@@ -187,6 +187,7 @@ fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<Strin
     let mut reloads = state.reloads.lock();
     match &outcome {
         Ok(changes) => {
+            state.changed.lock().clear();
             reloads.succeeded += 1;
             reloads.loaded_at = clock::wall();
             tracing::info!(%changes, "configuration reloaded");
@@ -218,6 +219,7 @@ fn set(
     if name == "logfile" || name.starts_with("syslog") {
         launch.log.reopen(&state.shared.live.load().config.general).map_err(|why| vec![why])?;
     }
+    state.changed.lock().insert(name.to_owned());
     tracing::info!(%changes, setting = name, "setting changed");
     Ok(changes.to_string())
 }

@@ -198,6 +198,31 @@ fn a_changed_database_gets_new_connections_once_transactions_end() {
     });
 }
 
+#[test]
+fn clients_of_a_database_that_loses_its_user_log_in_anew() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE someone LOGIN");
+    let with_user = format!("{}\nuser = \"postgres\"", section(&cluster));
+    let builder = |section: &str| Weir::builder().users("\"someone\" \"\"").database(section);
+    let mut weir = builder(&with_user).start();
+    let mut client = weir.login("someone", "app").connect().unwrap();
+    let mut same = weir.login("postgres", "app").connect().unwrap();
+    assert_eq!(client.value("SELECT current_user"), "postgres");
+    weir.reconfigure(|_| builder(&section(&cluster)));
+    weir.admin("RELOAD");
+    // Its login has shown what is right for the client, and the servers want to know that now.
+    client.query("SELECT current_user");
+    let end = common::wire::show(&client.read_to_end());
+    assert!(end.contains("E(FATAL 57P01)"), "{end}");
+    assert_eq!(same.value("SELECT current_user"), "postgres");
+    assert_eq!(weir.login("someone", "app").connect().unwrap().value("SELECT current_user"), "someone");
+    // The other way nothing is missing.
+    let mut client = weir.login("someone", "app").connect().unwrap();
+    weir.reconfigure(|_| builder(&with_user));
+    weir.admin("RELOAD");
+    assert_eq!(client.value("SELECT current_user"), "postgres");
+}
+
 fn section(cluster: &Cluster) -> String {
     format!("[databases.app]\nprimary = \"{}\"", format_args!("postgres://127.0.0.1:{}/postgres", cluster.port()))
 }

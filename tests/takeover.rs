@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -210,7 +210,80 @@ fn the_old_one_follows_signals() {
     assert!(socket(&weir, &dir).exists());
 }
 
+#[test]
+fn the_old_one_is_paused_and_resumed_by_signals() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let weir = over(&cluster, &dir).start();
+    let mut client = weir.client("app");
+    let old = weir.take_over().unwrap();
+    common::guard::send(old.pid(), Signal::SIGUSR1);
+    // It is told when it is given, and when it is done.
+    eventually("PAUSE is done", SOON, || (weir.log_text().matches("command=\"PAUSE\"").count() == 2).then_some(()));
+    client.query("SELECT 5");
+    common::guard::send(old.pid(), Signal::SIGUSR2);
+    assert!(show(&client.read_until_ready()).contains("C(SELECT 1) Z(I)"));
+    client.terminate();
+    assert_eq!(old.wait_exit(SOON).code(), Some(0));
+}
+
+#[test]
+fn the_old_one_opens_its_log_anew() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let [log, rotated] = ["log", "log.1"].map(|name| dir.path().join(name));
+    let weir = over(&cluster, &dir).general(&format!("logfile = {log:?}")).start();
+    let mut client = weir.client("app");
+    let mut old = weir.take_over().unwrap();
+    fs::rename(&log, &rotated).unwrap();
+    common::guard::send(old.pid(), Signal::SIGHUP);
+    eventually("there is a new file", SOON, || {
+        fs::read_to_string(&log).unwrap_or_default().contains("the log file is opened anew").then_some(())
+    });
+    assert!(old.runs());
+    client.terminate();
+    assert_eq!(old.wait_exit(SOON).code(), Some(0));
+    assert!(fs::read_to_string(&log).unwrap().contains("pgweir has ended"));
+}
+
+#[test]
+fn what_was_said_at_the_console_is_told() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let weir = over(&cluster, &dir).start();
+    weir.admin("SET max_client_conn = 78");
+    weir.admin("DISABLE app");
+    assert!(weir.take_over().unwrap().wait_exit(SOON).success());
+    weir.wait_log("not handed over: disabled databases: app; settings changed by SET: max_client_conn");
+    weir.admin("SET max_client_conn = 78");
+    weir.admin("RELOAD");
+    let before = weir.log_text();
+    assert!(weir.take_over().unwrap().wait_exit(SOON).success());
+    assert!(!weir.log_text()[before.len()..].contains("not handed over"));
+}
+
 // Cancel requests.
+
+#[test]
+fn cancel_requests_find_one_that_had_no_number() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let mut weir = over(&cluster, &dir).start();
+    let mut client = weir.client("app");
+    // One with these bits in its key is the new one's, or the peer's.
+    while client.pid.to_be_bytes()[1..3] == [7, 0] || client.pid.to_be_bytes()[1..3] == [8, 0] {
+        client = weir.client("app");
+    }
+    sleep(&mut client, &cluster);
+    let peer = "[peers.8]\nhost = \"127.0.0.1\"\nport = 1";
+    weir.reconfigure(|b| b.general("peer_id = 7").database(peer));
+    let old = weir.take_over().unwrap();
+    client.cancel();
+    let answer = show(&client.read_until_ready());
+    assert!(answer.ends_with("E(57014) Z(I)"), "{answer}");
+    client.terminate();
+    assert_eq!(old.wait_exit(SOON).code(), Some(0));
+}
 
 #[test]
 fn cancel_requests_find_the_processes_before() {
@@ -286,6 +359,18 @@ fn one_that_cannot_start_changes_nothing() {
     assert_eq!(old.wait_exit(SOON).code(), Some(0));
 }
 
+/// What a process says that takes over, by any number.
+const TAKE: &str = "take 1\n";
+
+/// The next line that the old process says.
+fn line(stream: &mut UnixStream) -> String {
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    while !said.ends_with(b"\n") && stream.read(&mut byte).unwrap() > 0 {
+        said.push(byte[0]);
+    }
+    String::from_utf8(said).unwrap()
+}
+
 /// Says what a process says that takes over, up to `end`.
 fn successor(path: &PathBuf) -> (UnixStream, String) {
     let mut stream = eventually("it listens there", SOON, || UnixStream::connect(path).ok());
@@ -307,14 +392,12 @@ fn one_that_dies_on_the_way_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let weir = over(&cluster, &dir).start();
     let path = socket(&weir, &dir);
-    for (before, last) in ["", "take\n", "nonsense\n"].into_iter().enumerate() {
+    for (before, last) in ["", TAKE, "nonsense\n", "take 0\n"].into_iter().enumerate() {
         let (mut stream, said) = successor(&path);
         assert!(said.starts_with(&format!("hello 1 {}\n", weir.pid())), "{said}");
         stream.write_all(last.as_bytes()).unwrap();
-        if last == "take\n" {
-            let mut taken = [0; 6];
-            stream.read_exact(&mut taken).unwrap();
-            assert_eq!(&taken, b"taken\n");
+        if last == TAKE {
+            assert_eq!(line(&mut stream), "taken\n");
             // Nobody is refused meanwhile: they wait.
             std::thread::scope(|scope| {
                 let late = scope.spawn(|| weir.client("app").value("SELECT 7"));
@@ -344,18 +427,41 @@ fn one_that_hangs_on_the_way_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let weir = over(&cluster, &dir).start();
     let (mut stream, _) = successor(&socket(&weir, &dir));
-    stream.write_all(b"take\n").unwrap();
-    let mut taken = [0; 6];
-    stream.read_exact(&mut taken).unwrap();
+    stream.write_all(TAKE.as_bytes()).unwrap();
+    assert_eq!(line(&mut stream), "taken\n");
     // It says no more, and holds on to its connection.
     let mut client = RawClient::open(Address::Tcp(weir.port())).unwrap();
     client.set_read_timeout(2 * SOON);
     client.log_in(&weir.login("postgres", "app")).unwrap();
     assert_eq!(client.value("SELECT 1"), "1");
     weir.wait_log("this one goes on");
-    assert_eq!(stream.read(&mut taken).unwrap(), 0, "it cannot take over any more");
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it cannot take over any more");
     assert_eq!(pidfile(&dir), weir.pid().to_string());
     client.terminate();
+    assert!(weir.take_over().unwrap().wait_exit(SOON).success());
+}
+
+#[test]
+fn one_that_stalls_on_the_way_goes_on_if_the_other_has_given_up() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let weir = over(&cluster, &dir).start();
+    let mut client = weir.client("app");
+    let (mut stream, _) = successor(&socket(&weir, &dir));
+    stream.write_all(TAKE.as_bytes()).unwrap();
+    assert_eq!(line(&mut stream), "taken\n");
+    weir.signal(Signal::SIGSTOP);
+    let status = format!("/proc/{}/status", weir.pid());
+    eventually("it stands still", SOON, || fs::read_to_string(&status).unwrap().contains("State:\tT").then_some(()));
+    // As one does that waits for `bye` in vain.
+    stream.write_all(b"done\n").unwrap();
+    drop(stream);
+    weir.signal(Signal::SIGCONT);
+    weir.wait_log("this one goes on");
+    assert_eq!(weir.client("app").value("SELECT 1"), "1");
+    let mut local = Login::new(Address::Unix(socket(&weir, &dir)), "postgres", "app").connect().unwrap();
+    assert_eq!((local.value("SELECT 2"), client.value("SELECT 3")), ("2".to_owned(), "3".to_owned()));
+    [local, client].iter_mut().for_each(RawClient::terminate);
     assert!(weir.take_over().unwrap().wait_exit(SOON).success());
 }
 
@@ -386,6 +492,30 @@ fn one_that_is_paused_hands_nothing_over() {
         assert_eq!(weir.client("app").value("SELECT 1"), "1");
     }
     assert!(weir.take_over().unwrap().wait_exit(SOON).success());
+}
+
+#[test]
+fn one_that_is_paused_on_the_way_hands_nothing_over() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let weir = over(&cluster, &dir).start();
+    let mut console = weir.console().unwrap();
+    for (pause, resume) in [("PAUSE", "RESUME"), ("PAUSE app", "RESUME app"), ("SUSPEND", "RESUME")] {
+        for holds in [false, true] {
+            let (mut stream, _) = successor(&socket(&weir, &dir));
+            if holds {
+                stream.write_all(TAKE.as_bytes()).unwrap();
+                assert_eq!(line(&mut stream), "taken\n");
+            }
+            console.run(pause);
+            stream.write_all(if holds { "done\n" } else { TAKE }.as_bytes()).unwrap();
+            assert_eq!(line(&mut stream), "no pgweir is paused or suspended\n", "{pause}, {holds}");
+            console.run(resume);
+            assert_eq!(weir.client("app").value("SELECT 1"), "1");
+        }
+    }
+    console.terminate();
+    assert!(eventually("it hands over", SOON, || weir.take_over().ok()).wait_exit(SOON).success());
 }
 
 #[test]
@@ -460,8 +590,12 @@ fn in_the_background() {
         .replace("SERVER", &cluster.port().to_string());
     let path = dir.path().join("pgbouncer.ini");
     fs::write(&path, common::weir::in_place(&text, dir.path(), port.number())).unwrap();
+    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
     let start = |args: &[&str]| {
-        let started = Running::start(Command::new(env!("CARGO_BIN_EXE_pgweir")).args(args).arg(&path)).wait(SOON);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
+        command.args(args).arg(&path).env("NOTIFY_SOCKET", dir.path().join("notify"));
+        let started = Running::start(&mut command).wait(SOON);
         assert!(started.status.success(), "{started:?}");
     };
     let pid = |but: i32| eventually("a pidfile", SOON, || pidfile(&dir).parse::<i32>().ok().filter(|pid| *pid != but));
@@ -471,6 +605,13 @@ fn in_the_background() {
     let mut client = eventually("it accepts", SOON, || login().ok());
     start(&["-d", "-R"]);
     let second = pid(first);
+    // Not the one that connected: that is no more.
+    let main = eventually("it is told who is the main process", SOON, || {
+        let mut bytes = [0; 4096];
+        let len = manager.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..len]).trim().strip_prefix("MAINPID=").map(str::to_owned)
+    });
+    assert_eq!(main, second.to_string());
     assert_eq!(login().unwrap().value("SELECT 1"), "1");
     assert_eq!(client.value("SELECT 2"), "2");
     let gone = |pid: i32| !common::guard::alive(pid.try_into().unwrap());
@@ -502,10 +643,12 @@ fn as_another_user() {
     assert_eq!(client.value("SELECT 1"), "1");
     client.terminate();
     assert_eq!(old.wait_exit(SOON).code(), Some(0));
-    // Root is somebody else: it is not taken for the owner.
+    // Root is somebody else: it takes no sockets from this user, and is not taken for the owner.
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
     let refused = Running::start(command.arg("-R").arg(weir.config_path())).wait(SOON);
-    assert!(refused.stderr.contains("only the system user that runs pgweir may take over"), "{refused:?}");
+    assert!(refused.stderr.contains(&format!("it is of another system user (uid {}", account.uid)), "{refused:?}");
+    let local = Login::new(Address::Unix(socket(&weir, &dir)), "pgbouncer", "pgbouncer");
+    assert_eq!(local.param("pgweir.takeover", "1").connect().unwrap_err().code(), "42501");
     assert_eq!(weir.client("app").value("SELECT 2"), "2");
 }
 

@@ -52,25 +52,16 @@ impl Console for Answerer {
     }
 
     fn hand_over(&self, successor: UnixStream) {
-        let shared = &self.state.shared;
-        let paused = self.state.paused.load(Ordering::Acquire)
-            || shared.is_suspended()
-            || shared.live.load().all().iter().any(|db| db.is_paused());
-        let refusal = if shared.draining.load(Ordering::Acquire) {
-            Error::us(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").hint("Start again when it has ended.")
-        } else if paused {
-            // The next process knows nothing of it, and who waits here could not be let go any more.
-            state_error("pgweir is paused or suspended".to_owned()).hint("RESUME first.")
-        } else {
-            return match self.state.requests.try_send(Request::HandOver(successor)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(Request::HandOver(back)) | TrySendError::Closed(Request::HandOver(back))) => {
-                    takeover::refuse(back, state_error("the main thread is busy with other commands".to_owned()));
-                }
-                Err(_) => {}
-            };
-        };
-        takeover::refuse(successor, refusal);
+        if let Err(refusal) = self.state.may_hand_over() {
+            return takeover::refuse(successor, refusal);
+        }
+        match self.state.requests.try_send(Request::HandOver(successor)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(Request::HandOver(back)) | TrySendError::Closed(Request::HandOver(back))) => {
+                takeover::refuse(back, state_error("the main thread is busy with other commands".to_owned()));
+            }
+            Err(_) => {}
+        }
     }
 
     fn run<'a>(&'a self, visitor: &'a Visitor, sql: &'a str) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {

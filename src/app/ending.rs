@@ -14,8 +14,9 @@ use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::worker::Worker;
 
+use super::logging::Log;
 use super::state::Request;
-use super::{notify, takeover};
+use super::{notify, own_command, takeover};
 
 /// How often clients are counted.
 const LOOK: Duration = Duration::from_millis(20);
@@ -108,6 +109,8 @@ pub struct Drain<'a> {
     pub shared: &'a Shared,
     /// Where they live.
     pub workers: &'a Rc<Vec<Worker>>,
+    /// What SIGHUP opens anew.
+    pub log: &'a Log,
     /// `shutdown_timeout`; zero: none.
     pub timeout: Duration,
 }
@@ -187,7 +190,7 @@ impl Drain<'_> {
     /// without a takeover; one more ends it at once.
     fn signalled(&self, ending: Ending, signal: Asked) -> Option<ShutdownMode> {
         let Some(mode) = signal.shutdown(self.timeout) else {
-            tracing::info!(?signal, "a signal during the shutdown: ignored");
+            self.other_signal(ending, signal);
             return None;
         };
         if ending == Ending::HandedOver {
@@ -195,6 +198,22 @@ impl Drain<'_> {
         }
         tracing::warn!(clients = self.shared.clients.len(), "a second signal: closing the rest");
         Some(ShutdownMode::Immediate)
+    }
+
+    /// A signal that asks for no shutdown. It may take hours until the last client leaves: the log is rotated meanwhile, and after a
+    /// takeover the clients that stay can be held back and let go.
+    fn other_signal(&self, ending: Ending, signal: Asked) {
+        match (signal, ending) {
+            (Asked::Reload, _) => {
+                if let Err(why) = self.log.reopen(&self.shared.live.load().config.general) {
+                    tracing::error!("{why}");
+                }
+                tracing::info!("SIGHUP while clients leave: the log file is opened anew, and the configuration stays");
+            }
+            (Asked::Pause, Ending::HandedOver) => own_command::give(self.workers, "PAUSE"),
+            (Asked::Resume, Ending::HandedOver) => own_command::give(self.workers, "RESUME"),
+            _ => tracing::info!(?signal, "a signal during the shutdown: ignored"),
+        }
     }
 
     /// The shutdown that someone at the console asks for; everything else is too late.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use crate::client::console;
 use crate::error::Error;
@@ -14,11 +15,24 @@ use crate::worker::Worker;
 
 use super::accept;
 
+/// Gives the process `sql` because a signal means it, and tells in the log what came of it where it was refused.
+pub(super) fn give(workers: &Rc<Vec<Worker>>, sql: &'static str) {
+    tracing::info!(command = sql, "a signal means a console command");
+    let workers = Rc::clone(workers);
+    tokio::task::spawn_local(async move {
+        match run(&workers, sql).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(command = sql, %error, "the command that a signal meant was refused"),
+            Err(error) => tracing::warn!(command = sql, %error, "the command that a signal meant could not be given"),
+        }
+    });
+}
+
 /// Runs `sql` on the console of one of the workers, and waits until it is done.
 ///
 /// # Errors
 /// Of the connection (outer), or of the command (inner).
-pub(super) async fn run(workers: &[Worker], sql: &str) -> io::Result<Result<(), Error>> {
+async fn run(workers: &[Worker], sql: &str) -> io::Result<Result<(), Error>> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;

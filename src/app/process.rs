@@ -56,7 +56,11 @@ pub fn go_to_background() -> Result<(), String> {
 
 /// A pidfile, removed when dropped.
 #[derive(Debug)]
-pub struct PidFile(PathBuf);
+pub struct PidFile {
+    path: PathBuf,
+    /// Whether it was that of the process before.
+    inherited: bool,
+}
 
 impl PidFile {
     /// Writes the process id into a new file. One that a process has left behind which is no more is replaced.
@@ -68,7 +72,7 @@ impl PidFile {
         let file = OpenOptions::new().write(true).create_new(true).open(path);
         let written = file.and_then(|mut file: File| writeln!(file, "{}", std::process::id()));
         written.map_err(|why| format!("cannot write the pidfile {}: {why}", path.display()))?;
-        Ok(Self(path.to_owned()))
+        Ok(Self { path: path.to_owned(), inherited: false })
     }
 
     /// Writes the process id in the place of that of process `before`, which this one takes over from. Who reads the file sees either.
@@ -76,44 +80,53 @@ impl PidFile {
     /// # Errors
     /// A third process that the file names is there, or the file cannot be written; it is as it was.
     pub fn replace(path: &Path, before: u32) -> Result<Self, String> {
-        Self::make_way(path, Some(before))?;
+        let inherited = Self::make_way(path, Some(before))?;
         put(path, std::process::id()).map_err(|why| format!("cannot replace the pidfile {}: {why}", path.display()))?;
-        Ok(Self(path.to_owned()))
+        Ok(Self { path: path.to_owned(), inherited })
     }
 
-    /// Removes a file that nobody needs any more, unless it is to be replaced.
-    fn make_way(path: &Path, before: Option<u32>) -> Result<(), String> {
+    /// Removes a file that nobody needs any more, unless it is that of process `before`: whether it is.
+    fn make_way(path: &Path, before: Option<u32>) -> Result<bool, String> {
         let failed = |what: &str, why: io::Error| format!("cannot {what} the pidfile {}: {why}", path.display());
         match fs::read_to_string(path) {
-            Ok(text) if before.is_some_and(|pid| text.trim() == pid.to_string()) => Ok(()),
-            Ok(text) if is_stale(&text) => fs::remove_file(path).map_err(|why| failed("remove", why)),
+            Ok(text) if before.is_some_and(|pid| text.trim() == pid.to_string()) => Ok(true),
+            Ok(text) if is_stale(&text) => fs::remove_file(path).map(|()| false).map_err(|why| failed("remove", why)),
             Ok(_) => Err(format!("the pidfile {} is there: does pgweir run already?", path.display())),
-            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(why) => Err(failed("read", why)),
         }
     }
 
-    /// The takeover has failed: it is the other process's again.
+    /// The takeover has failed: it is the other process's again, or none where that had none.
     pub fn give_back(self, pid: u32) {
-        if let Err(why) = put(&self.0, pid) {
-            tracing::error!("the pidfile {} names this process, but {pid} goes on: {why}", self.0.display());
+        if !self.inherited {
+            return;
+        }
+        if let Err(why) = put(&self.path, pid) {
+            tracing::error!("the pidfile {} names this process, but {pid} goes on: {why}", self.path.display());
         }
     }
 }
 
-/// Writes a process id beside the file and puts that in its place.
+/// Writes a process id beside the file and puts that in its place. What lies beside it is not written to: in a directory of several
+/// users it may be a link of somebody's.
 fn put(path: &Path, pid: u32) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    fs::write(&beside, format!("{pid}\n"))?;
-    fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
+    match fs::remove_file(&beside) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).open(&beside);
+    let written = file.and_then(|mut file| writeln!(file, "{pid}"));
+    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
         // Somebody may have removed it already; and it may be that of a process which has taken over.
-        if fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == std::process::id().to_string()) {
-            drop(fs::remove_file(&self.0));
+        if fs::read_to_string(&self.path).is_ok_and(|text| text.trim() == std::process::id().to_string()) {
+            drop(fs::remove_file(&self.path));
         }
     }
 }
@@ -150,12 +163,28 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         taken.give_back(1);
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n", "it is not ours to remove");
+        // Where there was none, none is left.
+        let none = directory.path().join("none");
+        PidFile::replace(&none, 1).unwrap().give_back(1);
+        assert!(!none.exists());
         assert!(PidFile::replace(&directory.path().join("no/pid"), 1).unwrap_err().contains("cannot replace"));
         fs::write(&path, "garbage").unwrap();
         assert!(PidFile::write(&path).is_err());
         fs::write(&path, format!("{}\n", i32::MAX)).unwrap();
         drop(PidFile::write(&path).unwrap());
         assert!(PidFile::write(&directory.path().join("no/pid")).unwrap_err().contains("cannot write"));
+    }
+
+    #[test]
+    fn a_link_beside_the_pidfile_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, victim] = ["pid", "victim"].map(|name| directory.path().join(name));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, directory.path().join("pid.new")).unwrap();
+        let _file = PidFile::replace(&path, 1).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
     tokio::task::spawn_local(notify::keep_alive(Rc::clone(&workers)));
     let Listeners { all, managed } = listeners;
     open(&state, &workers, &all, http, &door);
-    let estate = Estate { listeners: all, managed, http: http_copy, shared: Arc::clone(&shared), door };
+    let estate = Estate { listeners: all, managed, http: http_copy, state: Arc::clone(&state), door };
 
     let ending = Serving { state: &state, workers: &workers, launch, watched, estate: Rc::new(estate), giving: None };
     let (ending, door) = ending.run(&mut signals, &mut asked).await;
@@ -81,7 +81,7 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
         door.send_replace(Door::Console);
     }
     let timeout = shared.live.load().config.general.shutdown_timeout;
-    Drain { shared: &shared, workers: &workers, timeout }.run(ending, &mut signals, &mut asked).await;
+    Drain { shared: &shared, workers: &workers, log: &launch.log, timeout }.run(ending, &mut signals, &mut asked).await;
     door.send_replace(Door::Closed);
     stop_workers.send_replace(true);
     let since = clock::now();
@@ -182,14 +182,14 @@ impl Serving<'_> {
             return Some(Ending::Told(mode));
         }
         match signal {
-            Asked::Pause => self.command("PAUSE"),
+            Asked::Pause => own_command::give(self.workers, "PAUSE"),
             // SUSPEND is ended from here: when its time is up nobody may be logging in, our own command neither.
             Asked::Resume if self.state.shared.is_suspended() => {
                 if self.state.shared.resume() {
                     tracing::info!("a signal has ended SUSPEND");
                 }
             }
-            Asked::Resume => self.command("RESUME"),
+            Asked::Resume => own_command::give(self.workers, "RESUME"),
             _ => drop(self.reload()),
         }
         None
@@ -225,21 +225,6 @@ impl Serving<'_> {
         outcome
     }
 
-    /// Gives itself a console command.
-    fn command(&self, sql: &'static str) {
-        tracing::info!(command = sql, "a signal means a console command");
-        let workers = Rc::clone(self.workers);
-        tokio::task::spawn_local(async move {
-            match own_command::run(&workers, sql).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(command = sql, %error, "the command that a signal meant was refused"),
-                Err(error) => {
-                    tracing::warn!(command = sql, %error, "the command that a signal meant could not be given")
-                }
-            }
-        });
-    }
-
     fn handed_over(&mut self, outcome: std::io::Result<Successor>) -> Option<Ending> {
         self.giving = None;
         match outcome {
@@ -254,9 +239,10 @@ impl Serving<'_> {
     fn follow(&self, successor: Successor) -> Ending {
         let Successor { pid, requests } = successor;
         tracing::info!(pid, "another process has taken over");
-        if let Some(pid) = pid {
-            notify::succeeded_by(pid);
+        if let Some(lost) = self.state.not_handed_over() {
+            tracing::warn!("what was said at the console is not handed over: {lost}");
         }
+        notify::succeeded_by(pid);
         let workers = Rc::clone(self.workers);
         tokio::task::spawn_local(async move {
             if let Err(error) = accept::take_from(requests, workers).await {

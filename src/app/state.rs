@@ -1,6 +1,6 @@
 //! What the parts of the process have in common beside the clients: replaced databases, statistics, and the way to the main thread.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,6 +13,7 @@ use crate::client::database::LiveDatabase;
 use crate::client::{Shared, console};
 use crate::clock;
 use crate::config::Host;
+use crate::error::{Error, SqlState};
 use crate::id::{ConnectionId, WorkerId};
 use crate::metrics::averages::Averages;
 use crate::metrics::counters::Counts;
@@ -54,6 +55,8 @@ pub struct State {
     pub reloads: Mutex<Reloads>,
     /// Whether PAUSE without a name is in force.
     pub paused: AtomicBool,
+    /// Settings that SET has changed since the last reload.
+    pub changed: Mutex<BTreeSet<String>>,
     /// Sockets that are listened on.
     pub listeners: Mutex<Vec<ListenerSnapshot>>,
     /// To the main thread.
@@ -86,6 +89,7 @@ impl State {
             averages: Mutex::new(Averages::new()),
             reloads: Mutex::new(reloads),
             paused: AtomicBool::new(false),
+            changed: Mutex::default(),
             listeners: Mutex::default(),
             requests,
             retired: Mutex::default(),
@@ -99,6 +103,40 @@ impl State {
         let mut all = self.shared.live.load().all();
         all.extend(self.retired.lock().databases.iter().cloned());
         all
+    }
+
+    /// Whether another process may take over.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn may_hand_over(&self) -> Result<(), Error> {
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(Error::us(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down")
+                .hint("Start again when it has ended."));
+        }
+        // Who waits in a database that a reload has replaced is held back as well.
+        let paused = self.paused.load(Ordering::Acquire) || self.databases().iter().any(|db| db.is_paused());
+        if paused || self.shared.is_suspended() {
+            // The next process knows nothing of it, and who waits here would wait for RESUME of this one.
+            return Err(Error::us(SqlState::OBJECT_NOT_IN_STATE, "pgweir is paused or suspended").hint("RESUME first."));
+        }
+        Ok(())
+    }
+
+    /// What operators have said at the console that a process which takes over knows nothing of; none: nothing.
+    #[must_use]
+    pub fn not_handed_over(&self) -> Option<String> {
+        let live = self.shared.live.load();
+        let disabled = live.all().into_iter().filter(|db| db.disabled.load(Ordering::Acquire));
+        let disabled: Vec<_> = disabled.map(|db| db.config.name.clone()).collect();
+        let changed: Vec<_> = self.changed.lock().iter().cloned().collect();
+        let told = [("disabled databases", disabled), ("settings changed by SET", changed)];
+        let told: Vec<_> = told
+            .iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+            .collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
     /// A reload has replaced these: connections that are lent end when they come back.
@@ -126,8 +164,9 @@ impl State {
             );
             self.retire(unused);
         }
-        // A process that ends opens nothing for those to come.
-        let stays = !self.shared.draining.load(Ordering::Acquire);
+        // A process that ends opens nothing for those to come, who go to another after a takeover.
+        let (draining, handed_over) = (&self.shared.draining, &self.shared.handed_over);
+        let stays = !draining.load(Ordering::Acquire) && !handed_over.load(Ordering::Acquire);
         for database in live.all() {
             database.pools_to_tend().iter().for_each(|(pool, warm)| pool.maintain(worker, *warm && stays));
         }

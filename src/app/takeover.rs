@@ -9,16 +9,23 @@
 //!                              <── socket | managed | http | link    (each with a file)
 //!                              <── end
 //! starts, up to accepting
-//! take                         ──> accepts no more; connections wait in the kernel's queues
+//! take PID                     ──> accepts no more; connections wait in the kernel's queues
 //!                              <── taken
 //! puts its own pidfile there
-//! done                         ──> leaves the socket's file; serves its clients until they go, and ends
+//! done                         ──>
 //!                              <── bye
-//! accepts
+//! accepts                          leaves the socket's file; serves its clients until they go, and ends
 //! ```
 //!
-//! Whatever goes wrong before `done`, the old process goes on as if nothing had happened. The `link`s are the ways to it and to
-//! those before it for cancel requests: see [`crate::client`].
+//! Whatever goes wrong before `bye`, the old process goes on as if nothing had happened; with `no REASON` it says why it does instead of
+//! what is expected. `bye` is what both go by: who gives up waiting for it first makes sure that it cannot be sent any more, and then
+//! looks whether it has been. The `link`s are the ways to the old process and to those before it for cancel requests: see
+//! [`crate::client`].
+//!
+//! The new process says its number itself: with `-d` it is not the one that connected, which is what the kernel knows.
+//!
+//! What has been said at the console is not handed over. A process that is paused or suspended stays; what DISABLE and SET have done is
+//! told in the log.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,10 +35,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::unistd::geteuid;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{Shutdown, shutdown};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use crate::client::{Shared, console};
+use crate::client::console;
 use crate::config::General;
 use crate::error::{Error, SqlState};
 use crate::net::listen::{self, Bound};
@@ -39,6 +49,7 @@ use crate::net::pass;
 use crate::wire::{encode, message};
 
 use super::accept::{Door, Found, Listener};
+use super::state::State;
 
 /// The version of what they speak.
 const VERSION: &str = "1";
@@ -47,7 +58,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// How long the new process may take to start.
 const START: Duration = Duration::from_secs(120);
 /// A line is not longer than this.
-const LINE: usize = 64;
+const LINE: usize = 256;
+/// What a line begins with that says why not.
+const NO: &str = "no ";
 
 /// What the process that runs has given to this one.
 #[derive(Debug)]
@@ -74,8 +87,14 @@ pub fn ask(general: &General) -> Result<Option<Given>, String> {
         return Ok(None);
     };
     let path = listen::unix_path(dir, general.listen_port);
-    let connection = match listen::connect_unix(&path) {
+    let connection = match listen::connect_unix(&path, ANSWER) {
         Ok(connection) => connection,
+        Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+            return Err(format!(
+                "-R: the process at {} does not answer: nobody takes connections there",
+                listen::shown(&path)
+            ));
+        }
         Err(why) if matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             tracing::info!(socket = listen::shown(&path), "-R: no process runs there: starting as usual");
             return Ok(None);
@@ -91,6 +110,7 @@ fn converse(mut connection: UnixStream) -> Result<Given, String> {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer".to_owned(),
         _ => why.to_string(),
     };
+    ours_or_roots(&connection)?;
     connection.set_read_timeout(Some(ANSWER)).map_err(told)?;
     let mut out = Vec::new();
     let [_, console] = console::DATABASES;
@@ -119,6 +139,20 @@ fn converse(mut connection: UnixStream) -> Result<Given, String> {
             _ => return Err(format!("it sent {line:?}")),
         }
     }
+}
+
+/// Sockets are only taken from our own user, or from the system's, as a service manager is: somebody else would keep a copy of what he
+/// gives us, and could accept the connections of our clients.
+fn ours_or_roots(connection: &UnixStream) -> Result<(), String> {
+    let owner = socket_peercred(connection).map_err(|why| why.to_string())?.uid;
+    let own = geteuid();
+    if owner.is_root() || owner.as_raw() == own.as_raw() {
+        return Ok(());
+    }
+    let (owner, own) = (owner.as_raw(), own.as_raw());
+    Err(format!(
+        "it is of another system user (uid {owner}, this one has {own}): is it the right one? -u, or user, says whom to become"
+    ))
 }
 
 /// What a process said that did not say hello: an error of the protocol, or it let us in to the console.
@@ -187,20 +221,20 @@ pub async fn take<T>(
 ) -> Result<T, String> {
     let lost = |why: io::Error| format!("the process that was to hand over: {why}");
     let mut peer = Peer::new(connection).map_err(lost)?;
-    peer.say("take").await.map_err(lost)?;
+    peer.say(&format!("take {}", std::process::id())).await.map_err(lost)?;
     peer.hear("taken", ANSWER).await.map_err(lost)?;
     let committed = commit()?;
     let over = async {
         peer.say("done").await?;
         peer.hear("bye", ANSWER).await
     };
-    match over.await {
-        Ok(()) => Ok(committed),
-        Err(why) => {
-            undo(committed);
-            Err(lost(why))
-        }
+    let Err(why) = over.await else { return Ok(committed) };
+    // It may be about to say it, and would end.
+    if peer.deafen().is_ok() && peer.hear("bye", ANSWER).await.is_ok() {
+        return Ok(committed);
     }
+    undo(committed);
+    Err(lost(why))
 }
 
 /// What a process has to hand over.
@@ -211,8 +245,8 @@ pub struct Estate {
     pub managed: bool,
     /// Where it listens for HTTP.
     pub http: Option<OwnedFd>,
-    /// Its clients, and the ways to the processes before it.
-    pub shared: Arc<Shared>,
+    /// Its clients, the ways to the processes before it, and what its operators have told it.
+    pub state: Arc<State>,
     /// Who is let in.
     pub door: watch::Sender<Door>,
 }
@@ -221,7 +255,7 @@ pub struct Estate {
 #[derive(Debug)]
 pub struct Successor {
     /// Its process id.
-    pub pid: Option<u32>,
+    pub pid: u32,
     /// Where it hands on cancel requests.
     pub requests: OwnedFd,
 }
@@ -233,15 +267,19 @@ impl Estate {
     /// Why it has not taken over; everything is as before.
     pub async fn hand_over(&self, successor: UnixStream) -> io::Result<Successor> {
         let mut peer = Peer::new(successor)?;
-        let pid = peer.0.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
         let (requests, link) = pass::pair()?;
         let offered = tokio::time::timeout(ANSWER, self.offer(&mut peer, link)).await;
         offered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it does not read"))??;
-        peer.hear("take", START).await?;
+        let pid = taker(&peer.line(START).await?)?;
+        // It has had time to start, and an operator to think of something else.
+        self.may_go(&mut peer).await?;
         self.door.send_replace(Door::Held);
         let over = async {
             peer.say("taken").await?;
-            peer.hear("done", ANSWER).await
+            peer.hear("done", ANSWER).await?;
+            self.may_go(&mut peer).await?;
+            // Before anything is given up: it may have lost patience, and then this fails.
+            peer.say("bye").await
         };
         if let Err(why) = over.await {
             self.door.send_replace(Door::Open);
@@ -249,12 +287,29 @@ impl Estate {
         }
         self.door.send_replace(Door::Closed);
         self.listeners.iter().for_each(|listener| listener.set_ours(false));
-        self.shared.predecessors.forget();
-        self.shared.handed_over.store(true, Ordering::Release);
-        // It has all that it needs, whether it hears this or not.
-        drop(peer.say("bye").await);
+        self.state.shared.predecessors.forget();
+        self.state.shared.handed_over.store(true, Ordering::Release);
         Ok(Successor { pid, requests })
     }
+
+    /// Whether nothing keeps this process from going; the other one is told.
+    async fn may_go(&self, peer: &mut Peer) -> io::Result<()> {
+        let Err(why) = self.state.may_hand_over() else { return Ok(()) };
+        let why = why.message;
+        peer.say(&format!("{NO}{why}")).await?;
+        Err(io::Error::other(why))
+    }
+}
+
+/// The number of the process that says this line.
+fn taker(line: &str) -> io::Result<u32> {
+    let pid =
+        line.strip_prefix("take ").and_then(|pid| pid.parse::<i32>().ok()).and_then(|pid| u32::try_from(pid).ok());
+    pid.filter(|pid| *pid > 0).ok_or_else(unexpected)
+}
+
+fn unexpected() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it said something else than it should")
 }
 
 impl Estate {
@@ -267,7 +322,7 @@ impl Estate {
         if let Some(http) = &self.http {
             peer.give("http", http.as_fd()).await?;
         }
-        for before in self.shared.predecessors.links() {
+        for before in self.state.shared.predecessors.links() {
             peer.give("link", before.as_fd()).await?;
         }
         peer.give("link", link.as_fd()).await?;
@@ -284,37 +339,114 @@ pub fn refuse(mut successor: UnixStream, why: Error) {
 }
 
 /// The other process.
-struct Peer(tokio::net::UnixStream);
+struct Peer {
+    stream: tokio::net::UnixStream,
+    /// What it said that is no whole line yet.
+    read: Vec<u8>,
+}
 
 impl Peer {
     fn new(connection: UnixStream) -> io::Result<Self> {
         connection.set_nonblocking(true)?;
-        tokio::net::UnixStream::from_std(connection).map(Self)
+        Ok(Self { stream: tokio::net::UnixStream::from_std(connection)?, read: Vec::new() })
     }
 
     async fn say(&mut self, line: &str) -> io::Result<()> {
-        self.0.write_all(format!("{line}\n").as_bytes()).await
+        self.stream.write_all(format!("{line}\n").as_bytes()).await
     }
 
     /// Says a line that a file goes with.
     async fn give(&mut self, line: &str, file: BorrowedFd<'_>) -> io::Result<()> {
         let line = format!("{line}\n");
-        let send = || pass::send(self.0.as_fd(), line.as_bytes(), Some(file));
-        let sent = self.0.async_io(tokio::io::Interest::WRITABLE, send).await?;
-        self.0.write_all(line.as_bytes().get(sent..).unwrap_or_default()).await
+        let send = || pass::send(self.stream.as_fd(), line.as_bytes(), Some(file));
+        let sent = self.stream.async_io(tokio::io::Interest::WRITABLE, send).await?;
+        self.stream.write_all(line.as_bytes().get(sent..).unwrap_or_default()).await
+    }
+
+    /// From now on it can say nothing more: the kernel refuses it. What it has said can still be heard.
+    fn deafen(&self) -> io::Result<()> {
+        Ok(shutdown(&self.stream, Shutdown::Read)?)
     }
 
     /// Waits for a line, and for no other.
     async fn hear(&mut self, line: &str, patience: Duration) -> io::Result<()> {
-        let mut heard = vec![0; line.len() + 1];
-        match tokio::time::timeout(patience, self.0.read_exact(&mut heard)).await {
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {patience:?}"))),
-            Ok(Err(why)) if why.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(io::Error::new(why.kind(), "it closed the connection"))
+        if self.line(patience).await? == line { Ok(()) } else { Err(unexpected()) }
+    }
+
+    /// The next line.
+    async fn line(&mut self, patience: Duration) -> io::Result<String> {
+        let whole = async {
+            // They are few and short; and nothing behind the line is touched.
+            while self.read.last() != Some(&b'\n') {
+                if self.read.len() > LINE {
+                    return Err(unexpected());
+                }
+                match self.stream.read_u8().await {
+                    Ok(byte) => self.read.push(byte),
+                    Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => {
+                        return Err(io::Error::new(why.kind(), "it closed the connection"));
+                    }
+                    Err(why) => return Err(why),
+                }
             }
-            Ok(Err(why)) => Err(why),
-            Ok(Ok(_)) if heard.strip_suffix(b"\n") == Some(line.as_bytes()) => Ok(()),
-            Ok(Ok(_)) => Err(io::Error::new(io::ErrorKind::InvalidData, "it said something else than it should")),
+            Ok(())
+        };
+        let outcome = tokio::time::timeout(patience, whole).await;
+        outcome.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {patience:?}")))??;
+        let line = String::from_utf8_lossy(&std::mem::take(&mut self.read)).trim_end().to_owned();
+        match line.strip_prefix(NO) {
+            Some(why) => Err(io::Error::other(why.to_owned())),
+            None => Ok(line),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn who_takes_over_says_its_number() {
+        assert_eq!(taker("take 17").unwrap(), 17);
+        for wrong in ["take", "take ", "take 0", "take -1", "take 4294967295", "take 1 2", "taken 1", ""] {
+            assert!(taker(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// Plays the old process: what it says after `done`, and how it goes on.
+    async fn taking(after: &[u8]) -> (Result<(), String>, bool, UnixStream) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"taken\n").unwrap();
+        theirs.write_all(after).unwrap();
+        let undone = Cell::new(false);
+        let outcome = take(ours, || Ok(()), |()| undone.set(true)).await;
+        (outcome, undone.get(), theirs)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_said_to_one_that_has_given_up() {
+        let (outcome, undone, mut theirs) = taking(b"nonsense\n").await;
+        assert!(outcome.unwrap_err().contains("something else") && undone);
+        let mut said = String::new();
+        theirs.read_to_string(&mut said).unwrap();
+        assert_eq!(said, format!("take {}\ndone\n", std::process::id()));
+        assert_eq!(theirs.write_all(b"bye\n").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let (outcome, undone, _theirs) = taking(b"bye\n").await;
+        assert!(outcome.is_ok() && !undone);
+        let (outcome, undone, _theirs) = taking(b"no it is paused\n").await;
+        assert!(outcome.unwrap_err().ends_with("it is paused") && undone);
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_one_gave_up_is_heard() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut peer = Peer::new(ours).unwrap();
+        theirs.write_all(b"bye\n").unwrap();
+        peer.deafen().unwrap();
+        assert!(theirs.write_all(b"more\n").is_err());
+        peer.hear("bye", ANSWER).await.unwrap();
+        assert!(peer.hear("more", ANSWER).await.is_err());
     }
 }

@@ -372,20 +372,24 @@ impl LiveDatabase {
         pools
     }
 
-    /// The pools here of `user`, who came to `old` under another configuration of the database.
+    /// The pools here of `user`, who came to `old` under another configuration of the database. None where servers are logged in to as
+    /// the client from now on and were not before: what it takes is not known before the client logs in again.
     #[must_use]
-    pub fn adopt(&self, old: &UserPools, user: &str) -> Arc<UserPools> {
+    pub fn adopt(&self, old: &UserPools, user: &str) -> Option<Arc<UserPools>> {
         let user = self.pool_user(user);
         let mut users = self.users.lock();
         if let Some(pools) = users.get(user) {
-            return Arc::clone(pools);
+            return Some(Arc::clone(pools));
         }
         let own = self.config.user.is_some() || self.config.password.is_some();
+        if !own && old.user != user {
+            return None;
+        }
         let credential = if own { self.server_credential(None, &PassThrough::Nothing) } else { old.credential.clone() };
         let pools = Arc::new(self.make(user, credential));
         pools.server_utf8.store(old.server_utf8.load(Ordering::Acquire), Ordering::Release);
         users.insert(user.to_owned(), Arc::clone(&pools));
-        pools
+        Some(pools)
     }
 
     /// Whose pools a client gets: its own, or those of the database's `user`, which all clients of such a database share.

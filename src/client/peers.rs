@@ -97,9 +97,15 @@ pub async fn cancel(
     addresses: Option<(SocketAddr, SocketAddr)>,
 ) {
     let _counted = Counted::new(&shared.cancelling);
+    // A process before us may have had another number, or none; its keys are to reach it as it gave them out.
+    let (as_it_came, limit) = (secret.clone(), time_limit(&live.config.general));
     if let Some(own) = live.peers.own {
         let giver = cancel_key::giver(pid);
         if giver != own {
+            // One in [peers] is asked alone: those before us would pass the request on to it as well, and it would come twice.
+            if !live.peers.others.contains_key(&giver) && shared.predecessors.cancel(pid, &as_it_came.0, limit).await {
+                return;
+            }
             let outcome = Box::pin(live.peers.pass_on(live, giver, pid, secret)).await;
             return shared.passed_on.count(outcome);
         }
@@ -110,7 +116,9 @@ pub async fn cancel(
             let (_listed, sent) = shared.list_cancel(&target, addresses);
             target.cancel(&sent).await;
         }
-        None => shared.predecessors.cancel(pid, &secret.0, live.config.general.cancel_wait_timeout).await,
+        None => {
+            shared.predecessors.cancel(pid, &as_it_came.0, limit).await;
+        }
     }
 }
 

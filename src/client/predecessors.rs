@@ -50,22 +50,22 @@ impl Predecessors {
     }
 
     /// Asks each of them to cancel what the client of this key is doing, and waits until all have done what they can, for `limit` at
-    /// most (zero: a day).
-    pub async fn cancel(&self, pid: u32, secret: &[u8], limit: Duration) {
+    /// most. Whether any is there.
+    pub async fn cancel(&self, pid: u32, secret: &[u8], limit: Duration) -> bool {
         let links = self.links();
         if links.is_empty() {
-            return;
+            return false;
         }
         let Ok(_room) = self.room.try_acquire() else {
             tracing::warn!(
                 "a cancel request for a client of a process before this one is dropped: {AT_ONCE} are under way"
             );
-            return;
+            return true;
         };
         let mut request = Vec::new();
         encode::cancel_request(&mut request, pid, secret);
         let asked: Vec<Stream> = links.iter().filter_map(|link| self.reach(link)).collect();
-        let limit = if limit.is_zero() { Duration::from_secs(86_400) } else { limit };
+        let any = !asked.is_empty();
         let all = async {
             let mut waiting = Vec::new();
             for mut stream in asked {
@@ -84,6 +84,7 @@ impl Predecessors {
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!(?limit, "a process before this one has not answered a cancel request");
         }
+        any
     }
 
     /// A connection to the process at the other end; one that is no more is forgotten.
@@ -134,10 +135,10 @@ mod tests {
             stream.write_all(b"whatever").unwrap();
             request
         });
-        predecessors.cancel(7, &[1, 2, 3, 4], Duration::from_secs(60)).await;
+        assert!(predecessors.cancel(7, &[1, 2, 3, 4], Duration::from_secs(60)).await);
         assert_eq!(answering.await.unwrap()[8..], [0, 0, 0, 7, 1, 2, 3, 4]);
         assert_eq!(predecessors.links().len(), 1);
         predecessors.forget();
-        predecessors.cancel(7, &[1, 2, 3, 4], Duration::ZERO).await;
+        assert!(!predecessors.cancel(7, &[1, 2, 3, 4], Duration::ZERO).await);
     }
 }

@@ -296,8 +296,7 @@ impl Client {
     /// Follows a reload: the database may be another now.
     fn refresh(&mut self) -> Result<(), End> {
         if self.pools.is_replaced() {
-            self.pools = self.database.adopt(&self.pools, &self.registered.handle.user);
-            self.session.serves(self.pools.id);
+            self.adopt_pools()?;
         }
         let generation = self.cx.shared.generation.load(Ordering::Acquire);
         if generation == self.generation {
@@ -315,9 +314,20 @@ impl Client {
         self.route = database.route(&self.registered.handle.user);
         if !Arc::ptr_eq(&database, &self.database) {
             self.database = database;
-            self.pools = self.database.adopt(&self.pools, &self.registered.handle.user);
-            self.session.serves(self.pools.id);
+            self.adopt_pools()?;
         }
+        Ok(())
+    }
+
+    /// Goes over to the pools that the database has for the client now.
+    fn adopt_pools(&mut self) -> Result<(), End> {
+        let (user, database) = (&self.registered.handle.user, &self.registered.handle.database);
+        let Some(pools) = self.database.adopt(&self.pools, user) else {
+            let message = format!("the servers of database \"{database}\" are logged in to as \"{user}\" from now on");
+            return Err(End::Told(Error::us_fatal(SqlState::ADMIN_SHUTDOWN, message).hint("Connect again.")));
+        };
+        self.pools = pools;
+        self.session.serves(self.pools.id);
         Ok(())
     }
 

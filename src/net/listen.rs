@@ -8,12 +8,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 /// How many connections may wait at a unix socket to be accepted; the kernel's own limit is mostly lower.
 const PENDING: i32 = 4096;
+/// How long somebody may take to whom we connect only to learn whether he is there.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A socket that listens already: the process before us or the service manager has made it.
 #[derive(Debug)]
@@ -98,7 +101,8 @@ pub fn tcp(host: &str, port: u16, backlog: u32, share: bool, bound: &mut Vec<Bou
     Ok(listeners)
 }
 
-/// Listens on one TCP address, with the socket among `bound` that does already, or with a new one.
+/// Listens on one TCP address, with the socket among `bound` that does already, or with a new one. One that does has `backlog` from now
+/// on, for the process that shares it as well.
 ///
 /// # Errors
 /// When the address cannot be bound.
@@ -107,7 +111,6 @@ pub fn one_tcp(address: SocketAddr, backlog: u32, share: bool, bound: &mut Vec<B
         Some(Bound(socket)) => socket,
         None => bind(address, share)?,
     };
-    // Of one that listens already this changes how many may wait.
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     TcpListener::from_std(socket.into())
 }
@@ -168,19 +171,22 @@ pub fn shown(path: &Path) -> String {
     path.display().to_string().replacen('\0', "@", 1)
 }
 
-/// Connects to a unix socket and waits for that, which does not take long: the kernel answers.
+/// Connects to a unix socket, which is the kernel's to answer: it takes time only where as many wait there already as may, and then
+/// `patience` at most. A write on the connection waits no longer either.
 ///
 /// # Errors
-/// Nobody listens there, or we may not.
-pub fn connect_unix(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+/// Nobody listens there, or we may not; that it would block: somebody listens, and takes no connections.
+pub fn connect_unix(path: &Path, patience: Duration) -> io::Result<std::os::unix::net::UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(patience))?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket.into())
 }
 
 /// Listens on `dir/.s.PGSQL.port`, with the socket among `bound` that does already, or with a new one. A socket file that nobody
 /// listens on any more is replaced. `group` is the number of the group that the file is given to. In the abstract namespace there is
-/// no file, and neither mode nor group.
+/// no file, and neither mode nor group. Of a socket that listens already the file gets mode and group at once, though another process
+/// may still use it: that they cannot be given must be known before it lets go.
 ///
 /// # Errors
 /// When another process listens there or the file cannot be made.
@@ -229,7 +235,11 @@ fn make_way(path: &Path) -> io::Result<()> {
     if !std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
         return Ok(());
     }
-    if connect_unix(path).is_ok() {
+    let is_in_use = match connect_unix(path, PATIENCE) {
+        Ok(_) => true,
+        Err(why) => why.kind() == io::ErrorKind::WouldBlock,
+    };
+    if is_in_use {
         let why = format!("cannot listen on {}: another process does", shown(path));
         return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     }
@@ -265,7 +275,7 @@ mod tests {
         drop(file);
         assert!(path.exists(), "the file is not ours yet");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(connect_unix(&path).is_ok());
+        assert!(connect_unix(&path, PATIENCE).is_ok());
     }
 
     #[tokio::test]
@@ -281,6 +291,26 @@ mod tests {
         assert!(path.exists());
         drop(second);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_no_connections_is_there_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = unix_path(directory.path(), 7);
+        let stopped = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        stopped.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        stopped.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match connect_unix(&path, PATIENCE) {
+                Ok(connection) => waiting.push(connection),
+                Err(why) => break why,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let refused = unix(directory.path(), 7, 0o777, None, &mut Vec::new()).unwrap_err();
+        assert!(refused.to_string().contains("another process does"), "{refused}");
+        assert!(path.exists());
     }
 
     #[test]
