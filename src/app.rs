@@ -126,10 +126,21 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
     if !launch.options.daemon {
         return in_place(live, &launch, &general, (found, before));
     }
+    if before.is_none() && !found.managed {
+        // What keeps it from starting is told to who started it, as long as somebody is there to read it.
+        rehearse(&general)?;
+    }
     // No thread has been started yet: only this one would be there afterwards.
     process::go_to_background().map_err(one)?;
     in_place(live, &launch, &general, (found, before))
         .inspect_err(|whys| whys.iter().for_each(|why| tracing::error!("{why}")))
+}
+
+/// Finds out whether the pidfile can be written and the sockets be bound, and leaves all as it was.
+fn rehearse(general: &General) -> Result<(), Vec<String>> {
+    let _pidfile = general.pidfile.as_deref().map(PidFile::write).transpose().map_err(|why| vec![why])?;
+    let runtime = worker::runtime().map_err(|why| vec![format!("cannot start: {why}")])?;
+    runtime.block_on(async { accept::bind(general, Found::default()).map(drop) })
 }
 
 /// What the process that runs gives to this one, for -R.
@@ -241,8 +252,7 @@ fn install(state: &State, launch: &Launch, watched: &mut Watched, mut config: Co
             database.held.store(true, Ordering::Release);
         }
     }
-    state.shared.install(new);
-    state.retire(replaced);
+    state.replace(new, replaced);
     let live = state.shared.live.load_full();
     live::derive_ahead(&live);
     watched.follow(&live, &state.shared);

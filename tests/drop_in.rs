@@ -212,6 +212,15 @@ fn a_file_in_the_background() {
     });
     assert_eq!(answer, "postgres");
     assert_eq!(nix::unistd::getsid(Some(process)).unwrap(), process, "it has a session of its own");
+    // A second one cannot start, and tells that to whoever starts it.
+    let second = pgweir(&["-d", path.to_str().unwrap()]);
+    assert!(!second.status.success() && second.stderr.contains("does pgweir run already?"), "{second:?}");
+    let other = dir.path().join("other.ini");
+    let elsewhere = text.replace("DIR/pid", "DIR/pid2").replace("unix_socket_dir = DIR", "unix_socket_dir =");
+    fs::write(&other, in_place(&elsewhere, dir.path(), port.number())).unwrap();
+    let second = pgweir(&["-d", other.to_str().unwrap()]);
+    assert!(!second.status.success() && second.stderr.contains("cannot listen on"), "{second:?}");
+    assert!(!dir.path().join("pid2").exists());
     assert!(fs::read_to_string(dir.path().join("log")).unwrap().contains("DEBUG"), "-v logs more");
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
     eventually("it ends", SOON, || (!dir.path().join("pid").exists()).then_some(()));

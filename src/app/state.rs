@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::parse::ShutdownMode;
-use crate::client::database::LiveDatabase;
+use crate::client::database::{Live, LiveDatabase};
 use crate::client::{Shared, console};
 use crate::clock;
 use crate::config::Host;
@@ -100,8 +100,10 @@ impl State {
     /// The databases at work and then those that were replaced and still have connections.
     #[must_use]
     pub fn databases(&self) -> Vec<Arc<LiveDatabase>> {
+        // Under the lock, or one that is being replaced would be among neither.
+        let retired = self.retired.lock();
         let mut all = self.shared.live.load().all();
-        all.extend(self.retired.lock().databases.iter().cloned());
+        all.extend(retired.databases.iter().cloned());
         all
     }
 
@@ -139,12 +141,18 @@ impl State {
         (!told.is_empty()).then(|| told.join("; "))
     }
 
-    /// A reload has replaced these: connections that are lent end when they come back.
+    /// A reload puts what it made in the place of what was, which `replaced` is of.
+    pub fn replace(&self, live: Live, replaced: Vec<Arc<LiveDatabase>>) {
+        let mut retired = self.retired.lock();
+        self.shared.install(live);
+        retired.databases.extend(replaced.iter().cloned());
+        drop(retired);
+        leave(&replaced);
+    }
+
+    /// Nobody comes to these any more: connections that are lent end when they come back.
     pub fn retire(&self, databases: Vec<Arc<LiveDatabase>>) {
-        for database in &databases {
-            database.retired.store(true, Ordering::Release);
-            database.pools().iter().for_each(|pool| pool.close_all());
-        }
+        leave(&databases);
         self.retired.lock().databases.extend(databases);
     }
 
@@ -268,4 +276,12 @@ impl Numbers {
 
 fn totals_of(pools: &[Arc<Pool>]) -> Counts {
     pools.iter().map(|pool| pool.counters.totals.snapshot()).sum()
+}
+
+/// Closes the connections of databases that are no longer at work, the lent ones when they come back.
+fn leave(databases: &[Arc<LiveDatabase>]) {
+    for database in databases {
+        database.retired.store(true, Ordering::Release);
+        database.pools().iter().for_each(|pool| pool.close_all());
+    }
 }

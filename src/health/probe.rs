@@ -69,6 +69,7 @@ pub async fn run(
 ) {
     let _marked = Marked::new(&shard, index);
     let mut prober = Prober { server, credentials, deadline: settings.probe_timeout, tls, dns, link: None };
+    let mut refusal = None;
     loop {
         if prober.has_moved() {
             // What is at the other address has a WAL of its own.
@@ -85,6 +86,7 @@ pub async fn run(
             let (address, message) = (address(&prober.server), &failure.message);
             tracing::debug!(server = %address, error = %message, "probe failed");
         }
+        tell_refusal(&mut refusal, &prober.server, &result);
         shard.on_probe(index, &result, clock::now());
         // Its name moved while it was asked.
         if prober.has_moved()
@@ -106,6 +108,23 @@ pub async fn run(
             () = stopped(&mut shutdown) => return,
         }
     }
+}
+
+/// Says that a server refuses the prober, once for each reason: clients are served meanwhile, so that nobody would notice.
+fn tell_refusal(told: &mut Option<String>, server: &Server, result: &ProbeResult) {
+    let refusal = match result {
+        Err(failure) if failure.verdict == Verdict::Refused => Some(failure.message.clone()),
+        _ => None,
+    };
+    if let Some(error) = refusal.as_ref().filter(|_| *told != refusal) {
+        let server = address(server);
+        tracing::warn!(
+            server,
+            error,
+            "probes are refused: how far the server is and whether it hangs is not seen (probe_user, probe_password)"
+        );
+    }
+    *told = refusal;
 }
 
 /// Waits until the next probe is due: for the interval, or less when a session waits for its writes. A server that did not
