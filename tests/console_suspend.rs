@@ -195,6 +195,7 @@ fn a_signal_ends_it_whatever_it_waits_for() {
     });
     assert_eq!(console.run("SUSPEND"), "C(SUSPEND) Z(I)");
     assert_eq!(show(&waiter.read_to_end()), "E(FATAL 57P01)");
+    weir.wait_log("suspend_timeout is over");
     let told = weir.log_text().lines().filter(|line| line.contains("suspend_timeout is over")).count();
     assert_eq!(told, 1, "{}", weir.log_text());
     weir.signal(Signal::SIGUSR2);
@@ -303,7 +304,7 @@ fn nobody_is_left_suspended() {
     assert_eq!(console.run("SUSPEND"), "C(SUSPEND) Z(I)");
     drop(console);
     assert_eq!(client.value("SELECT 2"), "2");
-    assert!(weir.log_text().contains("the last console has gone"), "{}", weir.log_text());
+    weir.wait_log("the last console has gone");
     // The same of one that still waits; and ^C takes it back.
     assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
     assert_eq!(client.value("SELECT 3"), "3");

@@ -156,7 +156,7 @@ fn one_file_for_both() {
     assert!(!wrong.status.success() && wrong.stderr.contains("password authentication failed"), "{wrong:?}");
     let nowhere = psql(weir.port(), "clear", "clear secret", "nowhere", "SELECT 1");
     assert!(nowhere.stderr.contains("database \"nowhere\" does not exist"), "{nowhere:?}");
-    assert!(weir.log_text().contains("no meaning here and change nothing: pkt_buf, sbuf_loopcnt"));
+    weir.wait_log("no meaning here and change nothing: pkt_buf, sbuf_loopcnt");
 }
 
 #[test]

@@ -158,7 +158,9 @@ fn refused_probe_is_not_held_against_the_server() {
     let row = wait(&weir, &replica, "the probe is refused", |row| !row["last_error"].is_empty());
     assert!(row["last_error"].contains("28000") && row["last_error"].contains("nobody_there"), "{row:?}");
     std::thread::sleep(Duration::from_millis(800));
-    assert_eq!(weir.log_text().matches("probes are refused").count(), 2, "once of each server");
+    let told = || weir.log_text().matches("probes are refused").count();
+    eventually("each server is told of", PATIENCE, || (told() >= 2).then_some(()));
+    assert_eq!(told(), 2, "once of each server");
     assert_eq!(self::row(&weir, &replica)["breaker"], "closed");
     assert_eq!(weir.client("app").value("SELECT inet_server_port()"), replica.port().to_string());
 }

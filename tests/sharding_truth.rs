@@ -464,6 +464,7 @@ fn a_server_that_hashes_otherwise_gets_no_keys() {
     assert_eq!(shard["findings"][0]["refuses"], true, "{health}");
     let (_, metrics) = sharded.weir.http_get("/metrics");
     assert!(metrics.contains("pgweir_shard_check_failures{database=\"app\",shard=\"s1\"} 1"), "{metrics}");
+    sharded.weir.wait_log("hashes bigint keys");
     let log = sharded.weir.log_text();
     let line = log.lines().find(|line| line.contains("hashes bigint keys")).unwrap();
     assert!(line.contains("ERROR") && line.contains("database=\"app\"") && line.contains("shard=\"s1\""), "{line}");

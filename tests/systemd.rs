@@ -167,7 +167,7 @@ fn its_sockets_stand_for_the_configured_ones() {
     assert_eq!(local().unwrap().rows("SHOW VERSION").unwrap().len(), 1, "the owner comes by the unix socket");
     assert!(RawClient::open(Address::Tcp(other.number())).is_err(), "the configured port is not used");
     assert!(!dir.path().join(format!(".s.PGSQL.{}", other.number())).exists());
-    assert!(weir.log_text().contains("the service manager has passed sockets"), "{}", weir.log_text());
+    weir.wait_log("the service manager has passed sockets");
     weir.hup();
     weir.wait_log("configuration reloaded");
     assert_eq!(weir.client("app").value("SELECT 2"), "2");

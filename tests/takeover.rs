@@ -538,14 +538,14 @@ fn without_a_process_it_starts_as_usual() {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().unwrap();
     let weir = over(&cluster, &dir).arg("-R").start();
-    assert!(weir.log_text().contains("no process runs there: starting as usual"), "{}", weir.log_text());
+    weir.wait_log("no process runs there: starting as usual");
     assert_eq!(pidfile(&dir), weir.pid().to_string());
     // Also after one that was killed, and without a unix socket.
     weir.kill9();
     weir.restart();
     assert_eq!(weir.client("app").value("SELECT 1"), "1");
     let weir = Weir::builder().cluster("app", &cluster, &[]).arg("--reboot").start();
-    assert!(weir.log_text().contains("unix_socket_dir is not set"), "{}", weir.log_text());
+    weir.wait_log("unix_socket_dir is not set");
     assert_eq!(weir.client("app").value("SELECT 1"), "1");
 }
 
