@@ -4,7 +4,7 @@
 #   scripts/install-deps.sh GROUP...
 #
 # Groups: build (compiler, libclang), features (libpam, for all of cargo's features), postgres (server and clients), demo (curl), test (cargo-nextest, Python driver, slapd, openssl, iproute2),
-# fuzz (cargo-fuzz), bench (PgBouncer, haproxy, strace, openssl, Python).
+# fuzz (cargo-fuzz), bench (PgBouncer, haproxy, strace, valgrind, openssl, Python).
 # As root it uses apt-get; as another user it never asks for a password, but says what is missing and how to get it.
 set -euo pipefail
 
@@ -71,6 +71,7 @@ check_bench() {
     have haproxy || any /usr/sbin/haproxy || want haproxy
     have openssl || want openssl
     have strace || want strace
+    have valgrind || want valgrind
     have python3 || want python3
 }
 

@@ -146,6 +146,7 @@ async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: A
         id,
         shared,
         facts: RefCell::new(facts),
+        popular: RefCell::default(),
         rng: RefCell::new(SmallRng::from_os_rng()),
         console: console(id),
     });

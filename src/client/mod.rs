@@ -17,6 +17,7 @@ mod mark;
 pub mod own;
 pub mod peers;
 pub mod plan;
+mod popular;
 mod predecessors;
 mod readings;
 pub mod relay;
@@ -49,6 +50,7 @@ use crate::net::tls::Tls;
 use crate::net::{Buffer, Stream};
 use crate::server::Connection;
 use crate::server::connection::Secret;
+use crate::session::popular::Popular;
 use crate::session::settings::ClientSettings;
 use crate::session::{Keep, Session};
 use crate::sql::cache::FactsCache;
@@ -76,6 +78,8 @@ pub struct WorkerContext {
     pub shared: Arc<Shared>,
     /// What texts say.
     pub facts: RefCell<FactsCache>,
+    /// Unnamed statements that come often.
+    pub popular: RefCell<Popular>,
     /// Random numbers that need not be secret.
     pub rng: RefCell<SmallRng>,
     /// Answers those who connect to the console.

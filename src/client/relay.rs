@@ -17,6 +17,7 @@ use crate::client::block::Block;
 use crate::client::catalog::LookUp;
 use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
+use crate::client::popular;
 use crate::client::shared::{Activity, Order};
 use crate::client::silence::{Find, Silence};
 use crate::client::task::{Client, End, HIGH_WATER, lost, micros, terminated_as};
@@ -31,6 +32,7 @@ use crate::net::buffer::with_scratch;
 use crate::pool::Checkout;
 use crate::server::Connection;
 use crate::session::pipeline::Undo;
+use crate::session::prepared::Statement;
 use crate::session::{Action, is_fatal};
 use crate::sql::facts::Access;
 use crate::wire::message::{self, TransactionStatus};
@@ -51,14 +53,20 @@ pub(super) enum Ended {
         /// It must be the primary.
         primary: bool,
     },
+    /// The same, on whichever server: a plan that one had kept was of no use any more.
+    Again,
 }
 
 /// A segment that can be tried again, as long as nothing of its answer has been sent.
 #[derive(Debug)]
-struct Replay {
-    bytes: Vec<u8>,
+pub(super) struct Replay {
+    pub(super) bytes: Vec<u8>,
     /// What the segment has done to the client's names, in order; confirmed by a server or not, it has not happened then.
-    names: Vec<Undo>,
+    pub(super) names: Vec<Undo>,
+    /// It only reads, and may be tried on another server whatever became of this one.
+    pub(super) elsewhere: bool,
+    /// Unnamed statements in it whose plans servers keep, and may find of no use any more.
+    pub(super) popular: Vec<Arc<Statement>>,
 }
 
 /// A server lent to a client.
@@ -124,6 +132,8 @@ enum Event {
         /// The connection broke, which is held against the server.
         lost: bool,
     },
+    /// A plan that the server had kept for an unnamed statement is of no use any more.
+    Again,
     /// The server has done nothing yet that would have to be done again, and the segment needs another.
     Move,
     Stop(Error),
@@ -177,6 +187,15 @@ impl Link {
     pub(super) fn server(&self) -> ServerIndex {
         self.server
     }
+
+    pub(super) fn replay_mut(&mut self) -> &mut Option<Replay> {
+        &mut self.replay
+    }
+
+    /// Whether the segment may be tried on another server, whatever became of this one.
+    fn may_leave(&self) -> bool {
+        self.replay.as_ref().is_some_and(|replay| replay.elsewhere)
+    }
 }
 
 impl Client {
@@ -208,12 +227,11 @@ impl Client {
                 link.opening = Opening::Sent;
             }
             None if link.role == Role::Replica && self.output.is_empty() => {
-                let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
-                let names = self.segment.items.iter().filter_map(|(intake, _)| intake.names_undo().cloned()).collect();
-                link.replay = Some(Replay { bytes, names });
+                link.replay = Some(self.replay(true));
             }
             None => {}
         }
+        self.settle_popular(link, link.opening == Opening::Over);
         if link.opening == Opening::Over {
             self.forward_segment(link, &mut connection);
         }
@@ -400,7 +418,7 @@ impl Client {
             Ok(_) => "server closed the connection unexpectedly".to_owned(),
             Err(e) => e.to_string(),
         };
-        if link.replay.is_some() || link.opening != Opening::Over {
+        if link.may_leave() || link.opening != Opening::Over {
             Err(Event::Retry { primary: false, lost: true })
         } else {
             Err(Event::ServerLost(lost(&why)))
@@ -574,11 +592,12 @@ impl Client {
 
 /// Whether the server has fallen silent, after all that it had sent was read.
 fn silenced(link: &mut Link) -> Option<Event> {
-    match (link.silence.as_mut()?.find(), &link.replay) {
-        (Find::Answers, _) | (Find::Doubtful, None) => None,
+    let may_leave = link.may_leave();
+    match (link.silence.as_mut()?.find(), may_leave) {
+        (Find::Answers, _) | (Find::Doubtful, false) => None,
         // What the probes found is held against it already.
-        (Find::Doubtful | Find::Gone, Some(_)) => Some(Event::Retry { primary: false, lost: false }),
-        (Find::Gone, None) => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
+        (Find::Doubtful | Find::Gone, true) => Some(Event::Retry { primary: false, lost: false }),
+        (Find::Gone, false) => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
     }
 }
 
@@ -610,7 +629,10 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
             if fatal && link.opening != Opening::Over {
                 return Some(Event::Retry { primary: false, lost: false });
             }
-            if link.replay.is_some() {
+            if link.replay.as_ref().is_some_and(|replay| !replay.popular.is_empty()) && popular::is_stale(state, body) {
+                return Some(Event::Again);
+            }
+            if link.may_leave() {
                 let text = message::error_field(body, b'M').unwrap_or_default();
                 // Unlogged tables are on the primary alone, and so is SERIALIZABLE, which may be a role's default.
                 let only_there = state == SqlState::FEATURE_NOT_SUPPORTED

@@ -62,7 +62,9 @@ impl Segment {
     /// Whether it says what the unnamed statement is.
     #[must_use]
     pub fn gives_unnamed(&self) -> bool {
-        self.items.iter().any(|(i, _)| matches!(i, Intake::Parse { named: None, .. }))
+        self.items.iter().any(|(i, _)| {
+            matches!(i, Intake::Parse { named: None, .. }) || matches!(i, Intake::Parse { .. }) && i.popular().is_some()
+        })
     }
 
     /// Whether it ends with Sync.

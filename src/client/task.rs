@@ -16,6 +16,7 @@ use crate::client::database::{Live, LiveDatabase, UserPools};
 use crate::client::limits::{Limits, Overdue, Timer};
 use crate::client::own;
 use crate::client::plan::Need;
+use crate::client::popular;
 use crate::client::relay::{Ended, Link};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
@@ -33,7 +34,7 @@ use crate::route::decide::{self, Request, Route, Why};
 use crate::session::{Intake, Session, Values};
 use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, QueryFacts, RouteHint, TransactionEffect};
-use crate::wire::message::TransactionStatus;
+use crate::wire::message::{Parse, TransactionStatus};
 use crate::wire::{encode, frame};
 
 /// A client is not read from while this many bytes wait to be sent to it.
@@ -274,10 +275,17 @@ impl Client {
             }
             let len = frame.bytes.len();
             let (cx, sharded) = (&self.cx, self.database.config.map.is_sharded());
-            let intake = self.session.intake(frame, &cx.shared.registry, |text, values| {
+            let facts = |text: &[u8], values| {
                 let mut known = cx.facts.borrow_mut();
                 if values == Values::Needed || sharded { known.get(text) } else { known.get_without_values(text) }
-            })?;
+            };
+            let registry = &cx.shared.registry;
+            let limits = popular::limits(&self.live.config.general, self.pools.mode);
+            let popular = |parse: &Parse<'_>| {
+                let facts = || facts(parse.sql, Values::Needed);
+                cx.popular.borrow_mut().get(parse, registry, limits?, facts)
+            };
+            let intake = self.session.intake(frame, registry, facts, popular)?;
             self.segment.push(intake, len);
         }
         Ok(false)
@@ -598,6 +606,10 @@ impl Client {
             match ended {
                 Ended::Released => return Ok(()),
                 Ended::Client(end) => return Err(end),
+                Ended::Again => {
+                    self.cx.shared.count_retry("kept_plan");
+                    self.gather().map_err(End::Told)?;
+                }
                 Ended::Retry { primary } => {
                     tracing::info!(client = %self.handle().id, ?role, primary, "statement is retried on another server");
                     self.cx.shared.count_retry(if primary { "needs_primary" } else { "elsewhere" });

@@ -95,6 +95,11 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
     }
     let users = section("users").map(|found| users(&found.value, dialect, mistakes)).unwrap_or_default();
     let peers = section("peers").map(|found| peers(&found.value, dialect, mistakes)).unwrap_or_default();
+    if general.prepare_unnamed > 0 && general.max_prepared_statements == 0 {
+        warnings.push(
+            "prepare_unnamed has no effect: max_prepared_statements is 0, so that no statement is kept".to_owned(),
+        );
+    }
     if general.peer_id == 0 && !peers.is_empty() {
         warnings.push("[peers] has no effect without peer_id: no cancel request is passed on".to_owned());
     }

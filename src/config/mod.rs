@@ -271,6 +271,8 @@ pub struct General {
     pub reserve_pool_timeout: Duration,
     /// Prepared statements kept on a server connection (default 200); 0: named statements are not followed across servers.
     pub max_prepared_statements: u32,
+    /// An unnamed statement that has come this often is kept by servers (default 0: none is).
+    pub prepare_unnamed: u32,
     /// Largest message taken from a client, in bytes (default 1 GiB).
     pub max_packet_size: u32,
     /// How long a statement may wait for a server (default 120 s); zero: for ever.

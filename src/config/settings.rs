@@ -188,6 +188,11 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("max_prepared_statements", "Prepared statements kept on a server connection; 0: they are not followed.", |g| {
         Field::Count(&mut g.max_prepared_statements, 0, MANY)
     }),
+    row(
+        "prepare_unnamed",
+        "An unnamed statement that has come this often is kept by servers as a prepared one; 0: none is.",
+        |g| Field::Count(&mut g.prepare_unnamed, 0, MANY),
+    ),
     row("max_packet_size", "Largest message taken from a client.", |g| {
         Field::Size(&mut g.max_packet_size, 1024, LARGEST_PACKET)
     }),
@@ -568,6 +573,7 @@ impl Default for General {
             reserve_pool_size: 0,
             reserve_pool_timeout: Duration::from_secs(5),
             max_prepared_statements: 200,
+            prepare_unnamed: 0,
             max_packet_size: 1 << 30,
             query_wait_timeout: Duration::from_secs(120),
             query_wait_notify: Duration::from_secs(5),

@@ -157,6 +157,7 @@ pool_mode = "session"
 default_pool_size = 7
 min_pool_size = 2
 max_prepared_statements = 0
+prepare_unnamed = 3
 max_packet_size = "64kB"
 query_wait_timeout = "500ms"
 server_idle_timeout = 5
@@ -272,6 +273,7 @@ host = "h"
         default_pool_size: 7,
         min_pool_size: 2,
         max_prepared_statements: 0,
+        prepare_unnamed: 3,
         max_packet_size: 65_536,
         query_wait_timeout: Duration::from_millis(500),
         server_idle_timeout: seconds(5),

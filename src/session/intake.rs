@@ -28,7 +28,7 @@ pub enum Intake {
     Parse {
         /// What is prepared.
         statement: Arc<Statement>,
-        /// The client's name; `None` for the unnamed statement.
+        /// The client's name; `None` for the unnamed statement, and empty for an unnamed one that goes by a name on servers.
         named: Option<Box<[u8]>>,
         /// Takes the name back.
         undo: Option<Undo>,
@@ -37,7 +37,7 @@ pub enum Intake {
     Bind {
         /// The statement; `None` when the name means nothing to us: the server is asked.
         statement: Option<Arc<Statement>>,
-        /// The client's name of it; `None` for the unnamed statement.
+        /// The client's name of it, as for Parse.
         named: Option<Box<[u8]>>,
         /// The portal.
         portal: Box<[u8]>,
@@ -46,7 +46,7 @@ pub enum Intake {
     DescribeStatement {
         /// The statement.
         statement: Option<Arc<Statement>>,
-        /// The client's name of it.
+        /// The client's name of it, as for Parse.
         named: Option<Box<[u8]>>,
     },
     /// Describe of a portal.
@@ -126,6 +126,28 @@ impl Intake {
         }
     }
 
+    /// The unnamed statement that it speaks of, if that goes by a name on servers.
+    #[must_use]
+    pub fn popular(&self) -> Option<&Arc<Statement>> {
+        match self {
+            Self::Parse { statement, named, .. }
+            | Self::Bind { statement: Some(statement), named, .. }
+            | Self::DescribeStatement { statement: Some(statement), named } => {
+                named.as_ref().is_some_and(|name| name.is_empty()).then_some(statement)
+            }
+            _ => None,
+        }
+    }
+
+    /// Has servers take the unnamed statement as an unnamed one.
+    pub fn leave_unnamed(&mut self) {
+        if let Self::Parse { named, .. } | Self::Bind { named, .. } | Self::DescribeStatement { named, .. } = self
+            && named.as_ref().is_some_and(|name| name.is_empty())
+        {
+            *named = None;
+        }
+    }
+
     /// What the text behind it says.
     #[must_use]
     pub fn facts(&self) -> Option<&Arc<QueryFacts>> {
@@ -140,7 +162,8 @@ impl Intake {
 }
 
 impl Session {
-    /// Reads a message of the client. `facts` gives what a text says.
+    /// Reads a message of the client. `facts` gives what a text says, `popular` the statement that stands for an unnamed one that comes
+    /// often.
     ///
     /// # Errors
     /// When it is malformed or of a type that no client sends: the session is over.
@@ -149,6 +172,7 @@ impl Session {
         frame: Frame<'_>,
         registry: &Registry,
         facts: impl FnOnce(&[u8], Values) -> Arc<QueryFacts>,
+        popular: impl FnOnce(&message::Parse<'_>) -> Option<Arc<Statement>>,
     ) -> Result<Intake, Error> {
         let malformed = || {
             Error::client_fatal(
@@ -163,7 +187,7 @@ impl Session {
                 self.change_unnamed(None);
                 Intake::Query(facts(message::query(body).ok_or_else(malformed)?, Values::MayLack))
             }
-            b'P' => self.intake_parse(&message::parse(body).ok_or_else(malformed)?, registry, facts),
+            b'P' => self.intake_parse(&message::parse(body).ok_or_else(malformed)?, registry, facts, popular),
             b'B' => {
                 let bind = message::bind(body).ok_or_else(malformed)?;
                 match self.resolve(bind.statement, registry) {
@@ -207,11 +231,14 @@ impl Session {
         parse: &message::Parse<'_>,
         registry: &Registry,
         facts: impl FnOnce(&[u8], Values) -> Arc<QueryFacts>,
+        popular: impl FnOnce(&message::Parse<'_>) -> Option<Arc<Statement>>,
     ) -> Intake {
         if parse.name.is_empty() {
-            let statement = registry.unnamed(parse, facts(parse.sql, Values::Needed));
+            let statement = if self.follow { popular(parse) } else { None };
+            let statement = statement.unwrap_or_else(|| registry.unnamed(parse, facts(parse.sql, Values::Needed)));
+            let named = statement.is_shared().then(Box::default);
             let undo = self.change_unnamed(Some(Arc::clone(&statement)));
-            return Intake::Parse { statement, named: None, undo: Some(undo) };
+            return Intake::Parse { statement, named, undo: Some(undo) };
         }
         let name: Box<[u8]> = parse.name.into();
         if self.follow && self.names.contains_key(&name) {
@@ -236,8 +263,11 @@ impl Session {
     ) -> Result<(Option<Arc<Statement>>, Option<Box<[u8]>>), Error> {
         if name.is_empty() {
             // Another client's unnamed statement may stand on the server: it must not answer for one that is not there.
-            let statement = self.unnamed.clone().ok_or_else(|| no_such_statement(name))?;
-            return Ok((Some(statement), None));
+            let statement = self.unnamed.as_mut().ok_or_else(|| no_such_statement(name))?;
+            if statement.is_shared() && statement.is_outdated() {
+                *statement = registry.current(statement);
+            }
+            return Ok((Some(Arc::clone(statement)), statement.is_shared().then(Box::default)));
         }
         match self.names.get_mut(name) {
             Some(statement) => {

@@ -11,6 +11,7 @@
 
 pub mod intake;
 pub mod pipeline;
+pub mod popular;
 pub mod prepared;
 pub mod server_state;
 pub mod settings;

@@ -28,6 +28,8 @@ pub struct Statement {
     pub types: Box<[u8]>,
     /// What the text says.
     pub facts: Arc<QueryFacts>,
+    /// It goes by a name on servers, and whoever has it may use it there.
+    shared: bool,
     /// A server has refused it because a table has changed since it was prepared.
     outdated: AtomicBool,
     /// Whose servers have parsed it last: a number of [`crate::session::Session::serves`].
@@ -55,6 +57,12 @@ impl Statement {
     #[must_use]
     pub fn is_outdated(&self) -> bool {
         self.outdated.load(Ordering::Relaxed)
+    }
+
+    /// Whether it goes by a name on servers, as one that was made by [`Registry::intern`] does.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Its name on servers.
@@ -97,7 +105,7 @@ impl Registry {
         if known.len() == known.capacity() {
             known.retain(|_, s| s.strong_count() > 0);
         }
-        let statement = self.unnamed(parse, facts);
+        let statement = self.make(parse, facts, true);
         known.insert(key, Arc::downgrade(&statement));
         statement
     }
@@ -105,12 +113,17 @@ impl Registry {
     /// A statement that is nobody else's.
     #[must_use]
     pub fn unnamed(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>) -> Arc<Statement> {
+        self.make(parse, facts, false)
+    }
+
+    fn make(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>, shared: bool) -> Arc<Statement> {
         let id = StatementId(self.next.fetch_add(1, Ordering::Relaxed));
         Arc::new(Statement {
             id,
             sql: parse.sql.into(),
             types: parse.types.into(),
             facts,
+            shared,
             outdated: AtomicBool::new(false),
             accepted_by: AtomicU64::new(0),
         })

@@ -133,6 +133,18 @@ pub enum NameUse {
     Deallocate(String),
 }
 
+/// What it means to keep the plan that a server makes for a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Plan {
+    /// None is made: it is a utility statement.
+    #[default]
+    None,
+    /// It returns no rows, so that a plan that is kept is made anew, unseen, when the tables have changed.
+    Silent,
+    /// It returns rows: a plan that is kept fails when they have other types now.
+    Rows,
+}
+
 /// Where a hint or a setting sends statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RouteHint {
@@ -347,6 +359,8 @@ pub struct StatementFacts {
     pub local_search_path: bool,
     /// It takes an advisory lock, of the session or of the transaction.
     pub takes_lock: bool,
+    /// What it means to keep its plan.
+    pub plan: Plan,
     /// The parameters that it names more than once, at each of their places: the first of them decides a parameter's type.
     pub repeated: Vec<ParamUse>,
     /// What the shard planner sees.
@@ -373,6 +387,15 @@ impl QueryFacts {
             return Access::Write;
         }
         self.statements.iter().map(|s| s.access).max().unwrap_or(Access::Neutral)
+    }
+
+    /// What it means to keep its plan; none is made for several statements at once.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        match self.statements.as_slice() {
+            [statement] => statement.plan,
+            _ => Plan::None,
+        }
     }
 
     /// Takes out the values of keys: each becomes [`KeyValue::Expression`], of which nobody believes to know where it lies.

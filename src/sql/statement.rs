@@ -6,7 +6,7 @@
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::facts::{
-    Access, FunctionRef, Mentions, NameUse, ParamUse, PinReason, SessionEffect, ShardShape, StatementFacts,
+    Access, FunctionRef, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect, ShardShape, StatementFacts,
     TransactionEffect,
 };
 use super::functions::{Unknown, call, is_local_relation};
@@ -27,6 +27,7 @@ pub(super) struct Draft {
     changes_catalog: bool,
     local_search_path: bool,
     takes_lock: bool,
+    plan: Plan,
     repeated: Vec<ParamUse>,
     shape: ShardShape,
 }
@@ -45,6 +46,7 @@ impl Draft {
             changes_catalog: false,
             local_search_path: false,
             takes_lock: false,
+            plan: Plan::None,
             repeated: Vec::new(),
             shape: ShardShape::NoTables,
         }
@@ -95,6 +97,7 @@ impl Draft {
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             local_search_path: self.local_search_path,
             takes_lock: self.takes_lock,
+            plan: self.plan,
             repeated: self.repeated,
             shape: self.shape,
         }
@@ -231,13 +234,26 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     let mut draft = Draft::new(Access::Read, what);
     judge(&seen, &mut draft);
     draft.repeated = seen.repeated_params();
+    draft.plan = if seen.into.is_empty() { plan(node) } else { Plan::None };
     draft.shape = shape::of_query(node, seen);
     draft
+}
+
+fn plan(node: Node<'_>) -> Plan {
+    let returning = match node {
+        Node::InsertStmt(stmt) => stmt.returning_clause(),
+        Node::UpdateStmt(stmt) => stmt.returning_clause(),
+        Node::DeleteStmt(stmt) => stmt.returning_clause(),
+        Node::MergeStmt(stmt) => stmt.returning_clause(),
+        _ => return Plan::Rows,
+    };
+    if returning.is_some() { Plan::Rows } else { Plan::Silent }
 }
 
 /// A query inside another statement, which then shows its tables without their filters.
 fn of_inner(node: Node<'_>, what: &'static str) -> Draft {
     let mut draft = draft(node);
+    draft.plan = Plan::None;
     let tables = match std::mem::replace(&mut draft.shape, ShardShape::NoTables) {
         ShardShape::NoTables => return draft,
         ShardShape::Filtered { tables, .. } | ShardShape::Insert { tables, .. } | ShardShape::Other { tables, .. } => {

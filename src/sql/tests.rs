@@ -435,6 +435,30 @@ fn the_reason_is_named() {
 }
 
 #[test]
+fn plans_that_can_be_kept() {
+    for (text, plan) in [
+        ("SELECT a FROM t WHERE k = $1", Plan::Rows),
+        ("VALUES (1)", Plan::Rows),
+        ("WITH d AS (DELETE FROM t RETURNING a) SELECT * FROM d", Plan::Rows),
+        ("INSERT INTO t VALUES ($1)", Plan::Silent),
+        ("INSERT INTO t VALUES ($1) RETURNING a", Plan::Rows),
+        ("UPDATE t SET a = $1", Plan::Silent),
+        ("UPDATE t SET a = $1 RETURNING *", Plan::Rows),
+        ("DELETE FROM t USING u WHERE t.k = u.k", Plan::Silent),
+        ("DELETE FROM t RETURNING a", Plan::Rows),
+        ("MERGE INTO t USING u ON t.k = u.k WHEN MATCHED THEN DELETE", Plan::Silent),
+        ("SELECT a INTO u FROM t", Plan::None),
+        ("CREATE TABLE u AS SELECT a FROM t", Plan::None),
+        ("EXPLAIN SELECT a FROM t", Plan::None),
+        ("DECLARE c CURSOR FOR SELECT a FROM t", Plan::None),
+        ("BEGIN", Plan::None),
+        ("SHOW work_mem", Plan::None),
+    ] {
+        assert_eq!(one(text).plan, plan, "{text}");
+    }
+}
+
+#[test]
 fn several_statements_and_none() {
     let two = facts(b"BEGIN; INSERT INTO t VALUES (1); SELECT 1; COMMIT;");
     let access: Vec<_> = two.statements.iter().map(|s| s.access).collect();

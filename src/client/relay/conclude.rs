@@ -49,29 +49,18 @@ impl Client {
                 Ended::Released
             }
             Event::Retry { primary, lost } => {
-                if let Some(connection) = link.checkout.as_mut() {
-                    self.session.on_server_lost(&mut connection.state);
-                }
                 if lost {
                     link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
                 }
-                let behind = self.segment.take();
-                for (intake, _) in behind.items.into_iter().rev() {
-                    self.session.withdraw(intake);
-                }
-                if let Some(replay) = link.replay.take() {
-                    let mut input = crate::net::Buffer::default();
-                    for undo in replay.names.into_iter().rev() {
-                        self.session.undo_name(undo);
-                    }
-                    input.extend(&replay.bytes);
-                    input.extend(self.input.bytes());
-                    self.input = input;
-                    self.output = crate::net::Buffer::default();
-                }
-                // Else the segment was not sent yet, and what waits for the client is the answer to what came before.
-                self.hold_again(link.begun.take());
+                self.bring_back(&mut link);
                 Ended::Retry { primary }
+            }
+            Event::Again => {
+                if let Some(replay) = &link.replay {
+                    self.renounce(&replay.popular);
+                }
+                self.bring_back(&mut link);
+                Ended::Again
             }
             Event::Move => {
                 self.hold_again(link.begun.take());
@@ -120,6 +109,29 @@ impl Client {
                 Ended::Client(if mute { End::Gone } else { End::Told(error) })
             }
         }
+    }
+
+    /// Puts the segment back into the input, as if no server had seen it. The connection is closed: it is in the middle of it.
+    fn bring_back(&mut self, link: &mut Link) {
+        if let Some(connection) = link.checkout.as_mut() {
+            self.session.on_server_lost(&mut connection.state);
+        }
+        let behind = self.segment.take();
+        for (intake, _) in behind.items.into_iter().rev() {
+            self.session.withdraw(intake);
+        }
+        if let Some(replay) = link.replay.take() {
+            let mut input = crate::net::Buffer::default();
+            for undo in replay.names.into_iter().rev() {
+                self.session.undo_name(undo);
+            }
+            input.extend(&replay.bytes);
+            input.extend(self.input.bytes());
+            self.input = input;
+            self.output = crate::net::Buffer::default();
+        }
+        // Else the segment was not sent yet, and what waits for the client is the answer to what came before.
+        self.hold_again(link.begun.take());
     }
 
     /// The client has gone: its transaction is rolled back and the server given back, if nothing else is under way.

@@ -115,6 +115,7 @@ impl Client {
                 self.replace_by_refusal(error);
             }
         }
+        self.settle_popular(link, false);
         self.forward_segment(link, connection);
         Ok(true)
     }
@@ -169,7 +170,7 @@ impl Client {
         let mut at = 0_usize;
         for (intake, len) in segment.items {
             match &intake {
-                Intake::Parse { named: Some(_), .. } => link.counts.client_parse_count += 1,
+                Intake::Parse { named: Some(name), .. } if !name.is_empty() => link.counts.client_parse_count += 1,
                 Intake::Bind { .. } => link.counts.bind_count += 1,
                 _ => {}
             }

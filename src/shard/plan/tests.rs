@@ -86,6 +86,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         changes_catalog: false,
         local_search_path: false,
         takes_lock: false,
+        plan: crate::sql::facts::Plan::None,
         repeated: Vec::new(),
         shape,
     }
