@@ -241,7 +241,7 @@ fn what_is_shown_is_what_happens() {
     let server = by(&servers, "state", "active").clone();
     assert_eq!((&server["link"], &server["ptr"]), (&shown["ptr"], &shown["link"]));
     assert_eq!((&*server["type"], &*server["port"]), ("S", &*cluster.port().to_string()));
-    let pid = client.value("SELECT pg_backend_pid()");
+    let pid = client.value(common::SERVER_PID);
     assert_eq!(server["remote_pid"], pid, "the process on the server");
     assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
     eventually("the server is back", SOON, || (states(&pool()) == [1, 0, 0, 1]).then_some(()));

@@ -112,14 +112,14 @@ fn reconnect_replaces_every_connection_as_it_is_given_back() {
     let (_cluster, weir) = start();
     let (mut idle, mut held) = (weir.client("app"), weir.client("app"));
     assert_eq!(held.run("BEGIN"), "C(BEGIN) Z(T)");
-    let pid = held.value("SELECT pg_backend_pid()");
-    let rested = idle.value("SELECT pg_backend_pid()");
+    let pid = held.value(common::SERVER_PID);
+    let rested = idle.value(common::SERVER_PID);
     let mut console = console(&weir);
     assert_eq!(console.run("WAIT_CLOSE app"), "C(WAIT_CLOSE) Z(I)", "nothing is to be closed");
     assert_eq!(console.run("RECONNECT app"), "C(RECONNECT) Z(I)");
-    let now = idle.value("SELECT pg_backend_pid()");
+    let now = idle.value(common::SERVER_PID);
     assert_ne!(now, rested, "the idle one was closed at once");
-    assert_eq!(held.value("SELECT pg_backend_pid()"), pid, "a transaction keeps its own");
+    assert_eq!(held.value(common::SERVER_PID), pid, "a transaction keeps its own");
     let needed: Vec<_> = weir
         .admin_table("SHOW SERVERS")
         .into_iter()

@@ -334,19 +334,19 @@ fn a_session_is_closed_with_its_server_between_transactions() {
     let (mut idle, mut open) = (weir.client("app"), weir.client("app"));
     assert_eq!(idle.value("SELECT 1"), "1");
     assert_eq!(open.run("BEGIN"), "C(BEGIN) Z(T)");
-    let pid = open.value("SELECT pg_backend_pid()");
+    let pid = open.value(common::SERVER_PID);
     let mut console = weir.console().unwrap();
     assert_eq!(console.run("RECONNECT app"), "C(RECONNECT) Z(I)");
     let told = idle.read_to_end();
     assert_eq!(show(&told), "E(FATAL 57P01)");
     assert!(told[0].error().unwrap().fields[&'M'].contains("server_fast_close"));
-    assert_eq!(open.value("SELECT pg_backend_pid()"), pid, "a transaction is not cut");
+    assert_eq!(open.value(common::SERVER_PID), pid, "a transaction is not cut");
     open.query("COMMIT");
     assert_eq!(show(&open.read_to_end()), "C(COMMIT) Z(I) E(FATAL 57P01)");
     assert_eq!(console.run("WAIT_CLOSE app"), "C(WAIT_CLOSE) Z(I)");
     // A reload that changes the connection's settings does the same.
     let mut again = weir.client("app");
-    assert_ne!(again.value("SELECT pg_backend_pid()"), pid);
+    assert_ne!(again.value(common::SERVER_PID), pid);
     weir.reconfigure(|builder| builder.general("server_reset_query = \"RESET ALL\""));
     assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
     assert_eq!(show(&again.read_to_end()), "E(FATAL 57P01)");
@@ -358,16 +358,16 @@ fn a_session_keeps_its_server_without_that() {
     let cluster = Cluster::start();
     let weir = over(&cluster).general("pool_mode = \"session\"").start();
     let mut client = weir.client("app");
-    let pid = client.value("SELECT pg_backend_pid()");
+    let pid = client.value(common::SERVER_PID);
     let mut console = weir.console().unwrap();
     assert_eq!(console.run("RECONNECT"), "C(RECONNECT) Z(I)");
     // Longer than the pools' look after themselves takes.
     client.expect_silence(Duration::from_millis(1500));
-    assert_eq!(client.value("SELECT pg_backend_pid()"), pid);
+    assert_eq!(client.value(common::SERVER_PID), pid);
     // In transaction mode nothing depends on the setting: the server changes, the session stays.
     let weir = over(&cluster).general("server_fast_close = true").start();
     let mut client = weir.client("app");
-    let pid = client.value("SELECT pg_backend_pid()");
+    let pid = client.value(common::SERVER_PID);
     assert_eq!(weir.console().unwrap().run("RECONNECT"), "C(RECONNECT) Z(I)");
-    assert_ne!(client.value("SELECT pg_backend_pid()"), pid);
+    assert_ne!(client.value(common::SERVER_PID), pid);
 }

@@ -98,7 +98,7 @@ fn descriptors_are_those_of_the_process() {
     let (cluster, weir) = start();
     let mut client = weir.login("postgres", "app").param("TimeZone", "Asia/Tokyo").connect().unwrap();
     assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
-    let pid = client.value("SELECT pg_backend_pid()");
+    let pid = client.value(common::SERVER_PID);
     let fds = weir.admin_table("SHOW FDS");
     let columns: Vec<_> = fds[0].keys().map(String::as_str).collect();
     assert!(!columns.iter().any(|name| name.contains("password") || name.contains("key")), "{columns:?}");
@@ -251,6 +251,7 @@ fn statements_under_way_are_shown_with_what_is_known_of_them() {
     assert!(!active["server"].is_empty() && active["since"].ends_with(" UTC"));
     let waits = by(&rows, "state", "waiting");
     assert_eq!((waits["query"].as_str(), waits["server"].as_str()), ("SELECT 'it waits'", ""));
+    assert_eq!(waits["pid"], waiter.pid.to_string(), "what the client knows itself by");
     let later = queries();
     assert!(number(by(&later, "state", "active"), "duration_us") > number(active, "duration_us"));
     // A text that has come before is known, without the values written into it.

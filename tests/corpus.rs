@@ -113,7 +113,7 @@ const READS: &[&str] = &[
 /// Answered by any server, but each answers for itself: the primary is asked.
 #[rustfmt::skip]
 const LOCAL: &[&str] = &[
-    "SELECT version(), pg_backend_pid()", "SELECT current_setting('work_mem'), current_setting('no.such', true)", "SELECT pg_is_in_recovery()",
+    "SELECT pg_backend_pid(), pg_is_in_recovery()", "SELECT current_setting('work_mem'), current_setting('no.such', true)", "SELECT pg_is_in_recovery()",
     "SELECT pg_last_wal_replay_lsn()", "SELECT pg_last_xact_replay_timestamp()", "SELECT pg_postmaster_start_time(), pg_conf_load_time()",
     "SELECT * FROM pg_stat_activity", "SELECT * FROM pg_locks", "SELECT * FROM pg_settings WHERE name = 'work_mem'", "SELECT * FROM pg_stat_user_tables",
     "SELECT * FROM pg_sequences", "SELECT * FROM pg_stat_replication", "SELECT * FROM pg_prepared_xacts", "SHOW work_mem", "SHOW ALL",

@@ -200,14 +200,14 @@ fn an_address_that_stays_keeps_its_connections() {
     names.set("db.example.test", &["127.0.0.1"]);
     let weir = at("db.example.test", &one, &names, &dir).general("dns_max_ttl = 1").start();
     let mut client = weir.client("app");
-    let backend = client.value("SELECT pg_backend_pid()");
+    let backend = client.value(common::SERVER_PID);
     names.set("db.example.test", &["127.0.0.2", "127.0.0.1"]);
     eventually("both are known", SOON, || (host_row(&weir, "db.example.test").1.contains(',')).then_some(()));
-    assert_eq!(client.value("SELECT pg_backend_pid()"), backend);
+    assert_eq!(client.value(common::SERVER_PID), backend);
     // No such name is no other address.
     names.set("db.example.test", &[]);
     eventually("it is known", SOON, || (host_row(&weir, "db.example.test").1.is_empty()).then_some(()));
-    assert_eq!(client.value("SELECT pg_backend_pid()"), backend);
+    assert_eq!(client.value(common::SERVER_PID), backend);
     drop(two);
 }
 
@@ -274,7 +274,7 @@ fn an_address_that_leads_elsewhere_than_it_says_serves() {
     names.set("db.example.test", &["0.0.0.0"]);
     let weir = at("db.example.test", &cluster, &names, &dir).start();
     assert_eq!(weir.client("app").value(WHERE), "127.0.0.1");
-    let pid = |weir: &Weir| weir.client("app").value("SELECT pg_backend_pid()");
+    let pid = |weir: &Weir| weir.client("app").value(common::SERVER_PID);
     assert_eq!(pid(&weir), pid(&weir), "it is lent again");
 }
 
@@ -365,9 +365,9 @@ fn a_name_server_that_never_answers_for_ipv6_is_not_waited_for() {
     names.resolv_conf(dir.path(), "options timeout:15");
     let weir = builder.start();
     let mut client = weir.client("app");
-    let backend = client.value("SELECT pg_backend_pid()");
+    let backend = client.value(common::SERVER_PID);
     eventually("it is looked up again", SOON, || (lookups(&weir, "found") > 2).then_some(()));
-    assert_eq!(client.value("SELECT pg_backend_pid()"), backend);
+    assert_eq!(client.value(common::SERVER_PID), backend);
     assert_eq!((lookups(&weir, "trouble"), metric(&weir, "pgweir_dns_addresses_gone_total")), (0, 0));
 }
 

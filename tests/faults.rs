@@ -322,7 +322,7 @@ fn clients_that_break_the_protocol_cost_themselves() {
     let weir = over(&cluster);
     let mut bystander = weir.client("app");
     bystander.run("BEGIN");
-    let pid = bystander.value("SELECT pg_backend_pid()");
+    let pid = bystander.value(common::SERVER_PID);
     let bind = frontend::bind("", "", &[Some(b"1")], 0);
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("a password in mid-session", frontend::password("x"), "E(FATAL 08P01)"),
@@ -356,7 +356,7 @@ fn clients_that_break_the_protocol_cost_themselves() {
         if shown.contains("FATAL") {
             assert_eq!(show(&client.read_to_end()), "", "{name}");
         }
-        assert_eq!(bystander.value("SELECT pg_backend_pid()"), pid, "{name}: the bystander keeps its transaction");
+        assert_eq!(bystander.value(common::SERVER_PID), pid, "{name}: the bystander keeps its transaction");
     }
     assert_calm(&weir);
     assert_eq!(weir.client("app").value("SELECT 1"), "1");

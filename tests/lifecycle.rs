@@ -298,13 +298,13 @@ fn user_signals_pause_and_resume() {
     let weir = over(&cluster).start();
     let state = |key: &str| weir.admin("SHOW STATE").into_iter().find(|row| row[0] == key).unwrap()[1].clone();
     let mut client = weir.client("app");
-    let before = client.value("SELECT pg_backend_pid()");
+    let before = client.value(common::SERVER_PID);
     for _ in 0..2 {
         weir.signal(Signal::SIGUSR1);
         eventually("it is paused", SOON, || (state("paused") == "yes").then_some(()));
     }
     weir.wait_log("the command that a signal meant was refused");
-    client.query("SELECT pg_backend_pid()");
+    client.query(common::SERVER_PID);
     std::thread::sleep(Duration::from_millis(200));
     weir.signal(Signal::SIGUSR2);
     eventually("it goes on", SOON, || (state("active") == "yes").then_some(()));

@@ -116,12 +116,12 @@ fn transactions_that_last_or_rest_too_long_end() {
     cluster.sql("CREATE TABLE kept (a int)");
     let weir = over(&cluster, 1).general("transaction_timeout = \"1s\"\nidle_transaction_timeout = \"500ms\"").start();
     let mut resting = weir.client("app");
-    let backend = resting.value("SELECT pg_backend_pid()");
+    let backend = resting.value(common::SERVER_PID);
     resting.run("BEGIN");
     resting.run("INSERT INTO kept VALUES (1)");
     ends(&mut resting, "25P03", "idle_transaction_timeout");
     let mut busy = weir.client("app");
-    assert_eq!(busy.value("SELECT pg_backend_pid()"), backend, "what rested is rolled back and its server lent again");
+    assert_eq!(busy.value(common::SERVER_PID), backend, "what rested is rolled back and its server lent again");
     busy.run("BEGIN");
     busy.run("INSERT INTO kept VALUES (2)");
     let begun = clock::now();
@@ -379,15 +379,15 @@ fn connections_that_rested_are_asked_before_they_are_lent() {
     let settings = "server_check_delay = \"700ms\"\nserver_connect_timeout = \"1s\"\nworkers = 1";
     let weir = over(&cluster, 2).general(settings).start();
     let mut client = weir.client("app");
-    let pid: u32 = client.value("SELECT pg_backend_pid()").parse().unwrap();
+    let pid: u32 = client.value(common::SERVER_PID).parse().unwrap();
     eventually("it has rested", SOON, || (pool_number(&weir, "sv_used") == 1).then_some(()));
     assert_eq!(pool_number(&weir, "sv_idle"), 0);
     // It answers: the same connection is used.
-    assert_eq!(client.value("SELECT pg_backend_pid()"), pid.to_string());
+    assert_eq!(client.value(common::SERVER_PID), pid.to_string());
     // It does not answer any more: another is, and the client notices no more than the wait.
     eventually("it has rested", SOON, || (pool_number(&weir, "sv_used") == 1).then_some(()));
     common::guard::freeze(pid);
-    client.query("SELECT pg_backend_pid()");
+    client.query(common::SERVER_PID);
     eventually("it is tested", SOON, || (pool_number(&weir, "sv_tested") == 1).then_some(()));
     let answer = client.read_until_ready();
     assert!(show(&answer).ends_with("C(SELECT 1) Z(I)"), "{}", show(&answer));
@@ -467,7 +467,7 @@ fn a_server_that_takes_nothing_any_more_is_given_up() {
     let weir = over(&cluster, 2).general("tcp_user_timeout = 1000").start();
     let (mut client, mut other) = (weir.client("app"), weir.client("app"));
     client.run("BEGIN");
-    let pid: u32 = client.value("SELECT pg_backend_pid()").parse().unwrap();
+    let pid: u32 = client.value(common::SERVER_PID).parse().unwrap();
     // Its kernel still acknowledges what fits into its buffers, and then no more.
     common::guard::freeze(pid);
     let begun = clock::now();

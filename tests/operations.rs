@@ -83,7 +83,7 @@ fn shows_speak_of_what_is_there() {
     let lent: Vec<_> = servers.iter().filter(|s| s["state"] == "active").collect();
     assert_eq!(lent.len(), 1, "{servers:?}");
     assert_eq!((&clients[0]["link"], &lent[0]["link"]), (&lent[0]["ptr"], &clients[0]["ptr"]));
-    assert_eq!(lent[0]["remote_pid"], client.value("SELECT pg_backend_pid()"));
+    assert_eq!(lent[0]["remote_pid"], client.value(common::SERVER_PID));
     client.run("COMMIT");
     let config = weir.admin_table("SHOW CONFIG");
     let port = config.iter().find(|row| row["key"] == "listen_port").expect("the port");
@@ -137,12 +137,12 @@ fn pause_waits_for_servers_and_holds_statements_until_resume() {
     let weir = Weir::builder().cluster("app", &cluster, &[]).start();
     let mut busy = weir.client("app");
     busy.run("BEGIN");
-    let before = busy.value("SELECT pg_backend_pid()");
+    let before = busy.value(common::SERVER_PID);
     let mut admin = weir.console().unwrap();
     admin.query("PAUSE app");
     admin.expect_silence(Duration::from_millis(300));
     let mut held = weir.client("app");
-    held.query("SELECT pg_backend_pid()");
+    held.query(common::SERVER_PID);
     held.expect_silence(Duration::from_millis(200));
     busy.run("COMMIT");
     assert_eq!(common::wire::show(&admin.read_until_ready()), "C(PAUSE) Z(I)");
@@ -161,12 +161,12 @@ fn a_reload_takes_over_what_is_right_and_nothing_else() {
     let cluster = Cluster::start();
     let mut weir = Weir::builder().general("default_pool_size = 1").cluster("app", &cluster, &[]).start();
     let mut client = weir.client("app");
-    let before = client.value("SELECT pg_backend_pid()");
+    let before = client.value(common::SERVER_PID);
     weir.reconfigure(|b| b.cluster("more", &cluster, &[]));
     weir.hup();
     weir.wait_log("configuration reloaded");
     assert_eq!(weir.client("more").value("SELECT 2"), "2");
-    assert_eq!(client.value("SELECT pg_backend_pid()"), before, "an unchanged database keeps its connections");
+    assert_eq!(client.value(common::SERVER_PID), before, "an unchanged database keeps its connections");
 
     weir.reconfigure(|b| b.general("pool_mode = \"often\""));
     let error = weir.console().unwrap().rows("RELOAD").unwrap_err();

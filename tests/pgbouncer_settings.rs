@@ -30,7 +30,7 @@ fn names(weir: &Weir) -> BTreeSet<String> {
 }
 
 fn pid(client: &mut RawClient) -> String {
-    client.value("SELECT pg_backend_pid()")
+    client.value(common::SERVER_PID)
 }
 
 // The wildcard.

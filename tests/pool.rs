@@ -32,7 +32,7 @@ fn connections(observer: &mut RawClient) -> usize {
 }
 
 fn backend(client: &mut RawClient) -> String {
-    client.value("SELECT pg_backend_pid()")
+    client.value(common::SERVER_PID)
 }
 
 /// The one error among the answers up to ReadyForQuery.
@@ -391,7 +391,7 @@ fn session_mode_keeps_the_server_and_cleans_it() {
     first.run("SELECT pg_advisory_lock(1)");
     assert_eq!(first.value("SHOW work_mem"), "7MB");
     let mut second = weir.client("app");
-    second.query("SELECT pg_backend_pid()");
+    second.query(common::SERVER_PID);
     wait_queued(&weir, 1);
     assert_eq!(backend(&mut first), pid);
     drop(first);

@@ -7,6 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use common::SERVER_PID;
 use common::cluster::Cluster;
 use common::raw::RawClient;
 use common::tools;
@@ -53,8 +54,8 @@ fn statements_follow_their_clients() {
     let weir = over(&cluster, 2).start();
     warm(&weir);
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
-    prepare(&mut a, "s", "SELECT 'a', pg_backend_pid(), $1::int");
-    prepare(&mut b, "s", "SELECT 'b', pg_backend_pid(), $1::int");
+    prepare(&mut a, "s", &format!("SELECT 'a', ({SERVER_PID}), $1::int"));
+    prepare(&mut b, "s", &format!("SELECT 'b', ({SERVER_PID}), $1::int"));
     prepare(&mut a, "only a", "SELECT 'only a'");
     let mut servers = [BTreeSet::new(), BTreeSet::new()];
     for turn in 0..12 {
@@ -121,7 +122,7 @@ fn a_server_is_kept_until_the_sync() {
     let cluster = Cluster::start();
     let weir = over(&cluster, 1).start();
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
-    prepare(&mut a, "s", "SELECT pg_backend_pid(), $1::text");
+    prepare(&mut a, "s", &format!("SELECT ({SERVER_PID}), $1::text"));
     for rounds in 0..2 {
         a.bind("", "s", &[Some("early")]);
         a.execute("", 0);

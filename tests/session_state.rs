@@ -51,7 +51,7 @@ fn settings_neither_leak_nor_get_lost() {
     let cluster = Cluster::start();
     let weir = over(&cluster, 1).start();
     let (mut a, mut b, mut bystander) = (weir.client("app"), weir.client("app"), weir.client("app"));
-    let server = bystander.value("SELECT pg_backend_pid()");
+    let server = bystander.value(common::SERVER_PID);
     for (name, first, second) in SETTINGS {
         let default = bystander.rows(&format!("SELECT current_setting('{name}', true)")).unwrap().concat().concat();
         assert!(a.run(&format!("SET {name} = {}", literal(first))).starts_with("C(SET) "));
@@ -75,7 +75,7 @@ fn settings_neither_leak_nor_get_lost() {
     assert!(b.run("DISCARD ALL").contains("C(DISCARD ALL)"));
     in_turn("TimeZone", (&mut a, &zone), (&mut b, &zone));
     in_turn("work_mem", (&mut a, &default), (&mut b, &default));
-    assert_eq!(bystander.value("SELECT pg_backend_pid()"), server, "all of it on one server");
+    assert_eq!(bystander.value(common::SERVER_PID), server, "all of it on one server");
     assert_eq!(cluster.value("SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL"), "1");
 }
 
@@ -367,10 +367,10 @@ fn libraries_and_seeds_keep_the_server() {
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
     for keep in ["LOAD 'auto_explain'", "SELECT setseed(0.5)"] {
         assert!(a.run(keep).ends_with("Z(I)"), "{keep}");
-        let server = a.value("SELECT pg_backend_pid()");
+        let server = a.value(common::SERVER_PID);
         for _ in 0..3 {
-            assert_ne!(b.value("SELECT pg_backend_pid()"), server, "{keep}");
-            assert_eq!(a.value("SELECT pg_backend_pid()"), server, "{keep}");
+            assert_ne!(b.value(common::SERVER_PID), server, "{keep}");
+            assert_eq!(a.value(common::SERVER_PID), server, "{keep}");
         }
         assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
     }

@@ -9,12 +9,16 @@ use crate::id::PeerId;
 use crate::server::connection::Secret;
 use crate::wire::cancel_key;
 
+/// The least process id that is given out. No process of a server has one like it: Linux goes up to 4194304, and the byte that is not 0
+/// here is not the peer's either.
+pub const LEAST: u32 = 0x0100_0000;
+
 /// How often a process id is drawn before one is taken that somebody has already.
 const DRAWS: u32 = 16;
 
 /// Keys that have been given out, and to whom.
 ///
-/// A process id alone means one of ours, as a server's would. With a peer's number in it only 32768 are left, so that clients share
+/// A process id alone means one of ours, as a server's would. With a peer's number in it only 32512 are left, so that clients share
 /// one when most are taken: their secrets tell them apart.
 #[derive(Debug)]
 pub struct KeyRing<T> {
@@ -132,7 +136,7 @@ impl<T> KeyRing<T> {
     fn draw(&self, len: usize) -> (u32, Secret) {
         let mut secret = Secret((0..len).map(|_| rand::random()).collect());
         // Positive as an int4, as clients read it.
-        let pid = rand::random_range(1..0x7fff_ffff_u32);
+        let pid = rand::random_range(LEAST..0x7fff_ffff_u32);
         let pid = self.peer.map_or(pid, |peer| cancel_key::mark(peer, pid, &mut secret.0));
         (pid, secret)
     }
@@ -144,6 +148,13 @@ impl<T> KeyRing<T> {
         // How long it takes says nothing of how much of a wrong one is right.
         let found = keys.all().iter().find(|key| bool::from(key.secret.bytes().ct_eq(&secret.0)));
         found.map(|key| Arc::clone(&key.owner))
+    }
+
+    /// Everybody whose key has this process id.
+    #[must_use]
+    pub fn owners(&self, pid: u32) -> Vec<Arc<T>> {
+        let keys = self.keys.get(&pid);
+        keys.map(|keys| keys.all().iter().map(|key| Arc::clone(&key.owner)).collect()).unwrap_or_default()
     }
 
     /// The key of an owner means nothing any more.
@@ -168,6 +179,7 @@ mod tests {
         let given: Vec<_> = (0..5000).map(|_| give(&ring, 4)).collect();
         let pids: HashSet<u32> = given.iter().map(|(owner, _)| **owner).collect();
         assert_eq!(pids.len(), given.len());
+        assert!(pids.iter().all(|pid| (LEAST..0x7fff_ffff).contains(pid)), "a server's process may have it");
         assert!(pids.iter().any(|pid| cancel_key::giver(*pid) != cancel_key::giver(*given[0].0)), "no peer is in them");
         for (owner, secret) in &given {
             assert!(Arc::ptr_eq(&ring.find(**owner, secret).unwrap(), owner));
@@ -178,11 +190,13 @@ mod tests {
 
     #[test]
     fn more_clients_than_process_ids_share_them() {
-        // With a peer's number there are 32768.
+        // With a peer's number there are 32512.
         let ring = KeyRing::new(Some(PeerId(513)));
         let given: Vec<_> = (0..40_000).map(|_| give(&ring, 4)).collect();
         let pids: HashSet<u32> = given.iter().map(|(owner, _)| **owner).collect();
-        assert!(pids.len() <= 32_768 && pids.iter().all(|pid| cancel_key::giver(*pid) == PeerId(513)));
+        let good = |pid: &u32| cancel_key::giver(*pid) == PeerId(513) && *pid >= LEAST;
+        assert!(pids.len() <= 32_512 && pids.iter().all(good));
+        assert!(given.iter().any(|(owner, _)| ring.owners(**owner).len() > 1) && ring.owners(1).is_empty());
         for (owner, secret) in &given {
             assert!(Arc::ptr_eq(&ring.find(**owner, secret).unwrap(), owner));
         }

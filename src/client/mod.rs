@@ -10,6 +10,7 @@ pub mod database;
 pub mod external;
 pub mod greet;
 mod hba;
+mod identity;
 pub mod keys;
 mod limits;
 pub mod login;

@@ -247,7 +247,7 @@ impl Client {
                     self.looks_for_close(link);
                 }
                 if let Some(error) = self.ordered(&handle) {
-                    return Poll::Ready(Event::Stop(error));
+                    return Poll::Ready(self.ends(&handle, error));
                 }
                 if handle.is_asked() {
                     self.tell_with(link, &connection);
@@ -257,7 +257,7 @@ impl Client {
                 }
                 // The transaction may have ended just now, and nothing else would wake a session that keeps its server.
                 if let Some(error) = self.ordered(&handle).or_else(|| self.closes(link)) {
-                    return Poll::Ready(Event::Stop(error));
+                    return Poll::Ready(self.ends(&handle, error));
                 }
                 if handle.is_suspended() && self.is_at_rest(link, &mut connection, cx) {
                     handle.set_flushed();
@@ -314,6 +314,15 @@ impl Client {
                 (self.session.is_drained() && self.session.status() == TransactionStatus::Idle).then(terminated)
             }
             Order::Kill => Some(terminated()),
+        }
+    }
+
+    /// The end that an order means. What runs at its server is cancelled there: nobody waits for it any more.
+    fn ends(&self, handle: &super::shared::ClientHandle, error: Error) -> Event {
+        if handle.standing_order() == Order::Kill && !self.session.is_drained() {
+            Event::Cancel(error)
+        } else {
+            Event::Stop(error)
         }
     }
 
@@ -457,6 +466,12 @@ impl Client {
                 && let Some(own) = own_notification(body, connection.pid, self.handle().pid)
             {
                 action = Action::Replace(own);
+            }
+            if header.tag == b'C'
+                && let Some(error) = self.send_signals()
+            {
+                self.output.extend(bytes.get(run..at).unwrap_or_default());
+                return Err(Event::Stop(error));
             }
             let forwarded = action == Action::Forward;
             if !forwarded {

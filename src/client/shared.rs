@@ -503,6 +503,12 @@ impl Shared {
         (Listed { shared: Arc::clone(self), id }, sent)
     }
 
+    /// Whoever knows itself by this process id.
+    #[must_use]
+    pub fn by_pid(&self, pid: u32) -> Vec<Arc<ClientHandle>> {
+        self.keys.owners(pid)
+    }
+
     /// The client that a cancel key belongs to.
     #[must_use]
     pub fn by_key(&self, pid: u32, secret: &Secret) -> Option<Arc<ClientHandle>> {

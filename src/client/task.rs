@@ -286,6 +286,10 @@ impl Client {
                 cx.popular.borrow_mut().get(parse, registry, limits?, facts)
             };
             let intake = self.session.intake(frame, registry, facts, popular)?;
+            let (intake, len) = match intake.facts() {
+                Some(facts) if facts.pids => self.identify(intake, self.segment.len, len),
+                _ => (intake, len),
+            };
             self.segment.push(intake, len);
         }
         Ok(false)

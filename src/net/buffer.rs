@@ -83,6 +83,13 @@ impl Buffer {
         }
     }
 
+    /// Puts other bytes in the place of the `n` from `at` on.
+    pub fn replace(&mut self, at: usize, n: usize, bytes: &[u8]) {
+        let from = self.start.saturating_add(at).min(self.data.len());
+        let to = from.saturating_add(n).min(self.data.len());
+        self.data.splice(from..to, bytes.iter().copied());
+    }
+
     /// Drops all bytes after the first `n`.
     pub fn truncate(&mut self, n: usize) {
         self.data.truncate(self.start.saturating_add(n));

@@ -15,6 +15,7 @@ pub mod popular;
 pub mod prepared;
 pub mod server_state;
 pub mod settings;
+pub mod signals;
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
-use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, TransactionEffect};
+use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, Signal, TransactionEffect};
 use crate::wire::encode;
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
@@ -102,6 +103,8 @@ pub struct Session {
     unseen_error: Option<Box<Error>>,
     /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
     lent: Vec<Box<[u8]>>,
+    /// What statements that have completed are to do to sessions.
+    signals: Vec<Signal>,
     /// The client's Sync behind a COPY FROM STDIN, until it is known whether the server would pass over it.
     held_sync: bool,
 }
@@ -128,6 +131,7 @@ impl Session {
             pools: 0,
             unseen_error: None,
             lent: Vec::new(),
+            signals: Vec::new(),
             held_sync: false,
         }
     }
@@ -281,6 +285,17 @@ impl Session {
     #[must_use]
     pub fn is_mid_exchange(&self) -> bool {
         self.unsynced || self.pipeline.copy_in()
+    }
+
+    /// Whether it follows prepared statements across servers.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.follow
+    }
+
+    /// What is to be done to sessions now; empty but for who signals others.
+    pub fn take_signals(&mut self) -> Vec<Signal> {
+        std::mem::take(&mut self.signals)
     }
 
     // From the client to the server.
@@ -712,6 +727,7 @@ impl Session {
         if let Some(Request { kind: Kind::Lend, .. }) = self.pipeline.head() {
             return self.lending_failed(body, server);
         }
+        let denied = self.pipeline.head().and_then(|head| signals::denial(&head.kind, body));
         let head = self.pipeline.head().filter(|request| matches!(request.kind, Kind::Parse));
         let unnamed_failed = head.and_then(|request| request.undo.iter().find_map(version));
         if let Some(Request { kind: Kind::Query { .. }, answer: Answer::Swallow, .. }) = self.pipeline.head() {
@@ -742,6 +758,11 @@ impl Session {
         if extended && self.pipeline.is_empty() {
             self.unsynced = true;
             self.skipping = true;
+        }
+        if let Some(denied) = denied {
+            let mut out = Vec::new();
+            encode::error(&mut out, &denied);
+            return Action::Replace(out);
         }
         // Another error came first.
         let in_place = [SqlState::SYNTAX_ERROR, SqlState::INVALID_STATEMENT_NAME, SqlState::IN_FAILED_TRANSACTION];
@@ -847,6 +868,7 @@ impl Session {
     /// A statement has completed: its effects on the session wait for the end of its (implicit) transaction.
     fn complete(&mut self, facts: &Arc<QueryFacts>, index: usize, server: &mut ServerState) {
         let Some(statement) = facts.statements.get(index) else { return };
+        self.signals.extend(facts.signals.iter().filter(|signal| signal.statement == index));
         let executed = match &statement.name_use {
             Some(NameUse::Execute(name)) => self.names.get(name.as_bytes()).map(|s| Arc::clone(&s.facts)),
             _ => None,

@@ -65,6 +65,20 @@ impl Statement {
         self.shared
     }
 
+    /// The same statement, to be bound once with a meaning of its own.
+    #[must_use]
+    pub fn meaning(&self, facts: Arc<QueryFacts>) -> Arc<Self> {
+        Arc::new(Self {
+            id: self.id,
+            sql: self.sql.clone(),
+            types: self.types.clone(),
+            facts,
+            shared: self.shared,
+            outdated: AtomicBool::new(self.is_outdated()),
+            accepted_by: AtomicU64::new(self.accepted_by.load(Ordering::Relaxed)),
+        })
+    }
+
     /// Its name on servers.
     #[must_use]
     pub fn server_name(&self) -> String {

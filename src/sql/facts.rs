@@ -1,6 +1,8 @@
 //! The facts of a statement that the rest of pgweir asks for. Plain data; no parser type leaves
 //! `sql/`.
 
+use crate::id::ClientId;
+
 /// What a statement does to data. Ordered: the access of several statements is their maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
@@ -336,6 +338,7 @@ pub enum Verb {
 
 /// The facts of one statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
 pub struct StatementFacts {
     /// What it does to data.
     pub access: Access,
@@ -361,10 +364,43 @@ pub struct StatementFacts {
     pub takes_lock: bool,
     /// What it means to keep its plan.
     pub plan: Plan,
+    /// It speaks of process ids of sessions: see [`super::pids`].
+    pub pids: bool,
     /// The parameters that it names more than once, at each of their places: the first of them decides a parameter's type.
     pub repeated: Vec<ParamUse>,
     /// What the shard planner sees.
     pub shape: ShardShape,
+}
+
+/// What is done to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SignalKind {
+    /// `pg_terminate_backend`.
+    Terminate,
+    /// `pg_cancel_backend`.
+    Cancel,
+}
+
+impl SignalKind {
+    /// The function that does it.
+    #[must_use]
+    pub fn function(self) -> &'static str {
+        match self {
+            Self::Terminate => "pg_terminate_backend",
+            Self::Cancel => "pg_cancel_backend",
+        }
+    }
+}
+
+/// What a statement does to a session of another client, or its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signal {
+    /// Which statement of the text, counted from 0.
+    pub statement: usize,
+    /// What.
+    pub kind: SignalKind,
+    /// To whom.
+    pub client: ClientId,
 }
 
 /// The facts of one text: what a Query or Parse message carries.
@@ -374,6 +410,10 @@ pub struct QueryFacts {
     pub statements: Vec<StatementFacts>,
     /// What its comments ask for.
     pub hints: Hints,
+    /// Whether a statement speaks of process ids of sessions.
+    pub pids: bool,
+    /// What is to be done when its statements have completed; only ever of a text that was written anew for one client.
+    pub signals: Vec<Signal>,
     /// The parser's message when the text is not SQL (with the position in characters, counted from 1), or why it was not
     /// parsed (not UTF-8). The text is then a write whose effects are unknown; on a sharded database it is refused.
     pub unparsed: Option<(String, Option<u32>)>,

@@ -5,7 +5,7 @@
 //!
 //! A text goes through `hints` (its comments, found by `scan`) and the parser; then each statement through `statement` (what kind it is),
 //! which asks `walk` for the tables and calls in it, `functions` for what the calls mean, `settings` and `utility` for
-//! the statements of those kinds, and `shape` for what the shard planner sees.
+//! the statements of those kinds, and `shape` for what the shard planner sees. `pids` finds where a text speaks of process ids, for the few that do.
 
 mod builtins;
 pub mod cache;
@@ -15,6 +15,7 @@ mod functions;
 pub mod hints;
 pub mod normal;
 pub mod parse;
+pub mod pids;
 pub mod readings;
 mod scan;
 pub mod settings;

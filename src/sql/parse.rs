@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pg_raw_parse::Error;
+use pg_raw_parse::{Error, Node};
 
 use super::facts::QueryFacts;
 use super::scan::{Lexer, MAX_WORK};
@@ -22,25 +22,29 @@ const MAX_SEPARATORS: usize = 1 << 20;
 #[must_use]
 pub fn facts(text: &[u8]) -> QueryFacts {
     let mut facts = QueryFacts { hints: hints::read(text), ..QueryFacts::default() };
-    let text = match check(text) {
-        Ok(text) => text,
-        Err(why) => {
-            facts.unparsed = Some((why.to_owned(), None));
-            return facts;
+    match read(text, |statements| statements.map(statement::facts).collect::<Vec<_>>()) {
+        Ok(statements) => {
+            facts.pids = statements.iter().any(|statement| statement.pids);
+            facts.statements = statements;
         }
-    };
+        Err(why) => facts.unparsed = Some((why, None)),
+    }
+    facts
+}
+
+/// What `look` makes of the statements of a text.
+///
+/// # Errors
+/// Why the text cannot be read.
+pub(super) fn read<T>(text: &[u8], look: impl FnOnce(&mut dyn Iterator<Item = Node<'_>>) -> T) -> Result<T, String> {
+    let text = check(text)?;
     // The parser's bindings assert what they believe of the tree. A belief that proves wrong costs one statement its
     // facts, not a worker its life.
     let parsed = catch_unwind(AssertUnwindSafe(|| {
         let tree = pg_raw_parse::parse(text).map_err(|e| message(&e))?;
-        Ok(tree.stmts().map(statement::facts).collect())
+        Ok(look(&mut tree.stmts()))
     }));
-    match parsed {
-        Ok(Ok(statements)) => facts.statements = statements,
-        Ok(Err(message)) => facts.unparsed = Some((message, None)),
-        Err(_) => facts.unparsed = Some(("the parser failed on this text".to_owned(), None)),
-    }
-    facts
+    parsed.unwrap_or_else(|_| Err("the parser failed on this text".to_owned()))
 }
 
 fn check(text: &[u8]) -> Result<&str, &'static str> {

@@ -39,27 +39,60 @@ impl<'a> Lexer<'a> {
     /// The content of the next block comment that is closed.
     pub(super) fn next_comment(&mut self) -> Option<&'a [u8]> {
         while let Some(&c) = self.text.get(self.at) {
-            match (c, self.text.get(self.at + 1)) {
-                (b'/', Some(b'*')) => return self.block_comment(),
-                (b'-', Some(b'-')) => self.line_comment(),
-                (b'\'', _) => self.quoted(b'\'', false),
-                (b'"', _) => self.quoted(b'"', false),
-                (b'e' | b'E', Some(b'\'')) => {
-                    self.at += 1;
-                    self.escape_string();
-                }
-                (b'$', _) => self.dollar_quoted(),
-                _ if is_identifier_start(c) => self.word(),
-                // `1e'..'` and `$1` need no care: a number never swallows a quote.
-                _ => {
-                    if is_operator(c) {
-                        self.count_token();
-                    }
-                    self.at += 1;
-                }
+            if self.begins_comment(c) {
+                return self.block_comment();
+            }
+            self.step(c);
+        }
+        None
+    }
+
+    /// Where the call ends whose function's name begins at `from`: behind the parenthesis that closes the first one.
+    pub(super) fn end_of_call(text: &'a [u8], from: usize) -> Option<usize> {
+        let mut lexer = Self { at: from, ..Self::new(text) };
+        let mut open = 0_usize;
+        while let Some(&c) = text.get(lexer.at) {
+            if lexer.begins_comment(c) {
+                lexer.block_comment()?;
+                continue;
+            }
+            lexer.step(c);
+            match c {
+                b'(' => open += 1,
+                b')' => open = open.checked_sub(1)?,
+                _ => continue,
+            }
+            if open == 0 {
+                return Some(lexer.at);
             }
         }
         None
+    }
+
+    fn begins_comment(&self, c: u8) -> bool {
+        c == b'/' && self.text.get(self.at + 1) == Some(&b'*')
+    }
+
+    /// Steps over what begins with `c`, which is no block comment.
+    fn step(&mut self, c: u8) {
+        match (c, self.text.get(self.at + 1)) {
+            (b'-', Some(b'-')) => self.line_comment(),
+            (b'\'', _) => self.quoted(b'\'', false),
+            (b'"', _) => self.quoted(b'"', false),
+            (b'e' | b'E', Some(b'\'')) => {
+                self.at += 1;
+                self.escape_string();
+            }
+            (b'$', _) => self.dollar_quoted(),
+            _ if is_identifier_start(c) => self.word(),
+            // `1e'..'` and `$1` need no care: a number never swallows a quote.
+            _ => {
+                if is_operator(c) {
+                    self.count_token();
+                }
+                self.at += 1;
+            }
+        }
     }
 
     fn block_comment(&mut self) -> Option<&'a [u8]> {

@@ -10,11 +10,12 @@ use super::facts::{
     TransactionEffect,
 };
 use super::functions::{Unknown, call, is_local_relation};
-use super::utility;
 use super::walk::{Seen, walk};
+use super::{pids, utility};
 use super::{settings, shape};
 
 /// Facts under construction: access only ever rises, and the first cause of it is kept.
+#[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
 pub(super) struct Draft {
     access: Access,
     own_access: Access,
@@ -28,6 +29,7 @@ pub(super) struct Draft {
     local_search_path: bool,
     takes_lock: bool,
     plan: Plan,
+    pids: bool,
     repeated: Vec<ParamUse>,
     shape: ShardShape,
 }
@@ -47,6 +49,7 @@ impl Draft {
             local_search_path: false,
             takes_lock: false,
             plan: Plan::None,
+            pids: false,
             repeated: Vec::new(),
             shape: ShardShape::NoTables,
         }
@@ -98,6 +101,7 @@ impl Draft {
             local_search_path: self.local_search_path,
             takes_lock: self.takes_lock,
             plan: self.plan,
+            pids: self.pids,
             repeated: self.repeated,
             shape: self.shape,
         }
@@ -186,6 +190,7 @@ fn draft(node: Node<'_>) -> Draft {
             let mut draft = Draft::new(Access::Write, "PREPARE");
             let inner = of_inner(stmt.query(), "PREPARE");
             (draft.shape, draft.functions, draft.mentions) = (inner.shape, inner.functions, inner.mentions);
+            draft.pids = inner.pids;
             draft.pin(PinReason::SqlPrepare);
             draft.name_use = stmt.name().map(|name| NameUse::Prepare(name.to_owned()));
             draft
@@ -275,6 +280,7 @@ fn judge(seen: &Seen<'_>, draft: &mut Draft) {
         }
         if is_local_relation(found.table.schema.as_deref(), &found.table.name) {
             draft.raise(Access::Local, "asks for what is the server's own");
+            draft.pids |= pids::concerns_relation(found.table.schema.as_deref(), &found.table.name);
         }
     }
     draft.changes_catalog |= !seen.into.is_empty();
@@ -304,6 +310,7 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     }
     let name = name.unwrap_or_default();
     let called = call(schema, name);
+    draft.pids |= pids::concerns_function(schema, name);
     if called.unknown == Unknown::Code {
         draft.raise_if_unknown(called.access, called.why);
     } else {

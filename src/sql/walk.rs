@@ -341,6 +341,11 @@ enum Class {
     Unknown,
 }
 
+/// Whether PostgreSQL's walker knows the children of a node, which has some.
+pub(super) fn is_walkable(node: Node<'_>) -> bool {
+    matches!(class(node), Class::Inner)
+}
+
 fn class(node: Node<'_>) -> Class {
     match node {
         Node::NodeList(list) if list.is_empty() => Class::Leaf,

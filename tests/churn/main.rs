@@ -270,7 +270,7 @@ fn servers_are_clean(weir: &Weir) {
     let mut pids = BTreeSet::new();
     for client in &mut all {
         assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
-        pids.insert(client.value("SELECT pg_backend_pid()"));
+        pids.insert(client.value(common::SERVER_PID));
         let row = client
             .rows(
                 "SELECT coalesce(current_setting('app.tenant', true), ''), current_setting('TimeZone') <> 'Asia/Tokyo', \

@@ -24,6 +24,9 @@ pub mod wire;
 
 use std::time::Duration;
 
+/// Asks which process of the server answers: `pg_backend_pid()` alone would tell who the client is.
+pub const SERVER_PID: &str = "SELECT pid FROM pg_stat_get_activity(pg_backend_pid())";
+
 /// Polls `probe` every 5 ms until it yields a value; panics, naming `what`, after `timeout`.
 pub fn eventually<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = pgweir::clock::now() + timeout;

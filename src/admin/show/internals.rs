@@ -156,7 +156,7 @@ impl Query<'_> {
 }
 
 pub(super) fn queries(s: &Snapshot) -> Table {
-    let fields: [Field<Query<'_>>; 10] = [
+    let fields: [Field<Query<'_>>; 11] = [
         ("client", TEXT, |q| text(client_ptr(q.client.id))),
         ("server", TEXT, |q| q.client.server.map(server_ptr)),
         ("database", TEXT, |q| text(&q.client.connection.database)),
@@ -166,6 +166,7 @@ pub(super) fn queries(s: &Snapshot) -> Table {
         ("since", TEXT, |q| q.report.since.map(timestamp)),
         ("duration_us", INT8, Query::lasts),
         ("query", TEXT, |q| q.report.text.clone()),
+        ("pid", INT4, |q| int(u64::from(q.client.pid))),
         ("id", INT4, |q| int(q.client.id.0)),
     ];
     let query = |client| Some(Query { client, report: client.report.as_ref()?, now: s.taken_at });

@@ -323,7 +323,7 @@ fn what_clients_tell_stands_in_its_tables() {
     assert_eq!(row(&table(Show::Prepared, &s), 0), "pgweir_5 2 23,25 SELECT $1, $2");
     assert_eq!(
         row(&table(Show::Queries, &s), 0),
-        "c7 s42 shop alice psql active 2026-11-20 09:59:58 UTC 1500000 SELECT pg_sleep(?) 7"
+        "c7 s42 shop alice psql active 2026-11-20 09:59:58 UTC 1500000 SELECT pg_sleep(?) 1234 7"
     );
     let mut idle = s;
     idle.clients[0].report = Some(crate::metrics::report::Report::default());

@@ -87,6 +87,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         local_search_path: false,
         takes_lock: false,
         plan: crate::sql::facts::Plan::None,
+        pids: false,
         repeated: Vec::new(),
         shape,
     }
