@@ -79,6 +79,22 @@ pub(super) fn out_of_range(type_name: &str) -> Error {
     Error::client(NUMERIC_VALUE_OUT_OF_RANGE, format!("{type_name} out of range"))
 }
 
+pub(super) fn numeric_overflow() -> Error {
+    Error::client(NUMERIC_VALUE_OUT_OF_RANGE, "value overflows numeric format")
+}
+
+pub(super) fn float_overflow() -> Error {
+    Error::client(NUMERIC_VALUE_OUT_OF_RANGE, "value out of range: overflow")
+}
+
+pub(super) fn too_many_digits(limit: usize) -> Error {
+    Error::us(
+        SqlState::PROGRAM_LIMIT_EXCEEDED,
+        format!("average or variance over several shards of numbers with more than {limit} digits is not supported"),
+    )
+    .hint(ONE_SHARD)
+}
+
 pub(super) fn memory(what: &str, limit: usize) -> Error {
     Error::us(
         SqlState::PROGRAM_LIMIT_EXCEEDED,
