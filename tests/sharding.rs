@@ -1156,7 +1156,7 @@ fn refusals_leave_everything_as_it_was() {
         "COPY t (k, v) FROM STDIN (FORMAT csv)".to_owned(),
         "COPY t TO STDOUT".to_owned(),
         "TRUNCATE t".to_owned(),
-        "SELECT v FROM t".to_owned(),
+        "SELECT v FROM t FOR UPDATE".to_owned(),
     ] {
         assert_refused(&mut client, &sql);
         assert_eq!(client.value(&format!("SELECT v FROM t WHERE k = {}", b[0])), "old");

@@ -12,9 +12,10 @@ use crate::metrics::describe;
 use crate::route::decide::{self, Request};
 use crate::session::settings::{ClientSettings, Values};
 use crate::session::{Intake, Keep, Session};
-use crate::shard::plan::ShardPlan;
+use crate::shard::plan::{Scatter, ShardPlan};
 use crate::sql::facts::{Access, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::parse;
+use crate::wire::encode;
 
 /// The lines of the answer: item and value. The statement is taken as the first of a session that speaks UTF8
 /// and has set nothing.
@@ -29,7 +30,9 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
     let settings = Values::from([("client_encoding".to_owned(), "UTF8".to_owned())]);
     let session = Session::new(keep, true, ClientSettings::new(settings));
     let mut segment = Segment::default();
-    segment.push(Intake::Query(facts), 0);
+    let mut bytes = Vec::new();
+    encode::query(&mut bytes, sql.as_bytes());
+    segment.push(Intake::Query(facts), bytes.len());
     let distrust = database.distrust.load();
     let planner = Planner {
         map: &database.config.map,
@@ -42,7 +45,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
         wrote: false,
         catalog: None,
     };
-    match planner.plan(&segment, &[]) {
+    match planner.plan(&segment, &bytes) {
         Ok(need) => route(database, &need, &mut lines),
         Err(error) => {
             lines.push(("plan", "refused".to_owned()));
@@ -63,6 +66,7 @@ fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, St
             lines.push(("plan", format!("the shard depends on parameter ${number}, which is not known here")));
             return;
         }
+        ShardPlan::Scatter(scatter) => return explain_scatter(database, scatter, lines),
         // The planner has turned it into an error.
         ShardPlan::Reject(error) => (None, error.message.clone()),
     };
@@ -92,6 +96,15 @@ fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, St
         }
         Err(error) => lines.push(("error", format!("{}: {}", error.sqlstate, error.message))),
     }
+}
+
+/// A read of several shards.
+fn explain_scatter(database: &LiveDatabase, scatter: &Scatter, lines: &mut Vec<(&'static str, String)>) {
+    let names: Vec<&str> = scatter.shards.iter().map(|shard| database.config.map.name(*shard)).collect();
+    lines.push(("plan", "several shards, whose answers become one".to_owned()));
+    lines.push(("shards", names.join(", ")));
+    lines.extend(scatter.proof.iter().map(|proof| ("proof", proof.clone())));
+    lines.extend(scatter.steps().into_iter().map(|step| ("step", step)));
 }
 
 fn class(access: Access) -> &'static str {

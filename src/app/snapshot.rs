@@ -175,9 +175,10 @@ impl State {
         let mut lent: HashMap<ConnectionId, Borrower> = HashMap::new();
         let mut clients = Vec::new();
         for handle in &self.shared.clients {
-            let server = handle.link().map(|(pool, slot)| self.connection_id(&pool, slot));
+            let used: Vec<_> = handle.links().iter().map(|(pool, slot)| self.connection_id(pool, *slot)).collect();
+            let server = used.first().copied();
             let report = reports.get(&handle.id);
-            if let Some(id) = server {
+            for id in used {
                 let application_name = handle.application_name.lock().clone();
                 let socket = report.and_then(|report| report.server.clone());
                 lent.insert(id, Borrower { client: handle.id, application_name, socket });

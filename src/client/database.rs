@@ -588,6 +588,12 @@ impl LiveDatabase {
 }
 
 impl UserPools {
+    /// Whether its connections count for a limit that several pools share, and the least of such limits.
+    #[must_use]
+    pub fn shared_limit(&self) -> Option<usize> {
+        self.shares.iter().filter_map(|share| share.quota.most()).min()
+    }
+
     /// Whether the user has others now, which [`LiveDatabase::adopt`] gives.
     #[must_use]
     pub fn is_replaced(&self) -> bool {

@@ -24,6 +24,7 @@ mod readings;
 pub mod relay;
 mod replication;
 pub mod report;
+mod scatter;
 pub mod segment;
 pub mod shared;
 mod silence;

@@ -201,8 +201,16 @@ impl Planner<'_> {
 
     fn shard(&self, intake: &Intake, facts: &QueryFacts, frame: &[u8]) -> Result<ShardPlan, Error> {
         let settings = self.session.settings();
+        let text = match intake {
+            Intake::Query(_) => message::query(frame.get(5..).unwrap_or_default()),
+            Intake::Parse { statement, .. }
+            | Intake::Bind { statement: Some(statement), .. }
+            | Intake::DescribeStatement { statement: Some(statement), .. } => Some(&*statement.sql),
+            _ => None,
+        };
         let mut cx = PlanContext {
             map: self.map,
+            text: text.and_then(|text| std::str::from_utf8(text).ok()),
             bound: None,
             sharding_key: settings.get("pgweir.sharding_key"),
             shard: settings.get("pgweir.shard"),
@@ -218,9 +226,10 @@ impl Planner<'_> {
         let Intake::Bind { statement: Some(statement), .. } = intake else {
             return Ok(match (plan_query(facts, &cx), intake) {
                 // The Bind that follows, perhaps in the same segment, has the last word.
-                (ShardPlan::NeedsParameter { .. }, Intake::Parse { .. } | Intake::DescribeStatement { .. }) => {
-                    ShardPlan::AnyShard { why: "it is only prepared" }
-                }
+                (
+                    ShardPlan::NeedsParameter { .. } | ShardPlan::Scatter(_),
+                    Intake::Parse { .. } | Intake::DescribeStatement { .. },
+                ) => ShardPlan::AnyShard { why: "it is only prepared" },
                 (plan, _) => plan,
             });
         };

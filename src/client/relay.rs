@@ -18,7 +18,7 @@ use crate::client::catalog::LookUp;
 use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
 use crate::client::popular;
-use crate::client::shared::{Activity, Order};
+use crate::client::shared::{Activity, Links, Order};
 use crate::client::silence::{Find, Silence};
 use crate::client::task::{Client, End, HIGH_WATER, lost, micros, terminated_as};
 use crate::clock;
@@ -202,7 +202,7 @@ impl Client {
     /// Relays the segment and what follows it, until the server is given back or something breaks. Also tells whether the client wrote.
     pub(super) async fn relay(&mut self, mut link: Box<Link>, need: &Need) -> (Ended, bool) {
         let handle = Arc::clone(self.handle());
-        handle.set_link(Some((Arc::clone(link.checkout.pool()), link.checkout.slot())));
+        handle.set_links(Links::One(Arc::clone(link.checkout.pool()), link.checkout.slot()));
         handle.set_activity(Activity::Active);
         link.wrote = need.access == Access::Write;
         link.changes_catalog = need.changes_catalog;
@@ -210,7 +210,7 @@ impl Client {
         link.has_written = need.wrote;
         let event = self.relay_until(&mut link).await;
         // From here on no cancel request can start for this server; those under way are waited for by the ledger.
-        handle.set_link(None);
+        handle.set_links(Links::None);
         handle.set_activity(Activity::Idle);
         self.account(&mut link);
         let wrote = link.wrote;

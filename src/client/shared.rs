@@ -1,9 +1,12 @@
 //! What all clients share: the live configuration, who is connected, and the keys that cancel.
 
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -70,6 +73,10 @@ pub struct Shared {
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
     pub refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Statements that several shards answered, and how many shards were asked for them all together.
+    pub scattered: AtomicU64,
+    /// See [`Self::scattered`].
+    pub scatter_legs: AtomicU64,
     /// Segments tried again on another server, by reason.
     pub retried: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Sessions that had to keep their server, by reason.
@@ -78,6 +85,9 @@ pub struct Shared {
     pub at_console: AtomicU32,
     /// The processes that this one has taken over from.
     pub predecessors: Predecessors,
+    /// Held by the statement for several shards that takes its connections, where these count for a limit that several pools share: two
+    /// that have half of them each would wait for each other.
+    pub scatter_turn: Arc<tokio::sync::Mutex<()>>,
     /// Whether new clients are refused because the process ends.
     pub draining: AtomicBool,
     /// Whether another process has taken over: who is here stays, and new clients go there.
@@ -161,7 +171,31 @@ pub struct ClientHandle {
     pub wake: Notify,
     activity: AtomicU8,
     mark: Mark,
-    link: Mutex<Option<(Arc<Pool>, SlotId)>>,
+    links: Mutex<Links>,
+}
+
+/// The servers that a client has.
+#[derive(Debug, Default)]
+pub enum Links {
+    /// None.
+    #[default]
+    None,
+    /// One, as nearly always.
+    One(Arc<Pool>, SlotId),
+    /// Those that a statement for several shards runs on.
+    Several(Box<Vec<(Arc<Pool>, SlotId)>>),
+}
+
+impl Links {
+    /// They.
+    fn iter(&self) -> impl Iterator<Item = (&Arc<Pool>, SlotId)> {
+        let (one, several) = match self {
+            Self::None => (None, None),
+            Self::One(pool, slot) => (Some((pool, *slot)), None),
+            Self::Several(all) => (None, Some(all.iter().map(|(pool, slot)| (pool, *slot)))),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
 }
 
 impl ClientHandle {
@@ -191,15 +225,15 @@ impl ClientHandle {
         self.activity.store(value, Ordering::Relaxed);
     }
 
-    /// The server it has.
+    /// The servers it has.
     #[must_use]
-    pub fn link(&self) -> Option<(Arc<Pool>, SlotId)> {
-        self.link.lock().clone()
+    pub fn links(&self) -> Vec<(Arc<Pool>, SlotId)> {
+        self.links.lock().iter().map(|(pool, slot)| (Arc::clone(pool), slot)).collect()
     }
 
-    /// It has got a server, or has one no more. While this is being changed no cancel request can start.
-    pub fn set_link(&self, link: Option<(Arc<Pool>, SlotId)>) {
-        *self.link.lock() = link;
+    /// It has got servers, or has them no more. While this is being changed no cancel request can start.
+    pub fn set_links(&self, links: Links) {
+        *self.links.lock() = links;
     }
 
     /// Gives it an order. A lesser one never replaces a greater one.
@@ -280,13 +314,22 @@ impl ClientHandle {
     /// Cancels what it is doing: its statement on a server, or its wait for one. `sent` becomes true when the server has been asked.
     pub async fn cancel(&self, sent: &AtomicBool) {
         // Under the lock, or the server might be another client's by the time that the request begins.
-        let begun = self.link.lock().as_ref().map(|(pool, slot)| pool.begin_cancel(*slot));
-        match begun {
-            Some(Some(request)) => request.send(sent).await,
-            Some(None) => {}
-            None if self.activity() == Activity::Waiting => self.order(Order::Cancel),
-            None => {}
+        let mut requests: Vec<Pin<Box<_>>> = Vec::new();
+        {
+            let links = self.links.lock();
+            if matches!(*links, Links::None) && self.activity() == Activity::Waiting {
+                drop(links);
+                return self.order(Order::Cancel);
+            }
+            requests
+                .extend(links.iter().filter_map(|(pool, slot)| Some(Box::pin(pool.begin_cancel(slot)?.send(sent)))));
         }
+        // All at once: one server that hangs keeps no other from being asked.
+        poll_fn(|cx| {
+            requests.retain_mut(|request| request.as_mut().poll(cx).is_pending());
+            if requests.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
@@ -317,6 +360,9 @@ impl Shared {
             pinned: Mutex::default(),
             at_console: AtomicU32::new(0),
             predecessors: Predecessors::default(),
+            scatter_turn: Arc::default(),
+            scattered: AtomicU64::new(0),
+            scatter_legs: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             started: clock::now(),
@@ -338,7 +384,7 @@ impl Shared {
     pub fn wake_users_of(&self, servers: &[Arc<ServerHealth>]) {
         let of_these = |pool: &Arc<Pool>| servers.iter().any(|server| Arc::ptr_eq(server, &pool.health));
         for client in &self.clients {
-            let linked = client.link.lock().as_ref().is_some_and(|(pool, _)| of_these(pool));
+            let linked = client.links.lock().iter().any(|(pool, _)| of_these(pool));
             if linked || client.activity() != Activity::Idle {
                 client.wake.notify_waiters();
             }
@@ -348,7 +394,7 @@ impl Shared {
     /// Wakes the clients whose server is to be closed: see `server_fast_close`.
     pub fn wake_those_to_close(&self) {
         for client in &self.clients {
-            if client.link().is_some_and(|(pool, slot)| pool.is_condemned(slot)) {
+            if client.links.lock().iter().any(|(pool, slot)| pool.is_condemned(slot)) {
                 client.wake.notify_waiters();
             }
         }
@@ -476,7 +522,7 @@ impl Shared {
                 wake: Notify::new(),
                 activity: AtomicU8::new(0),
                 mark: Mark::default(),
-                link: Mutex::new(None),
+                links: Mutex::default(),
             })
         };
         let (handle, secret) = self.keys.give_out(secret_len, handle);

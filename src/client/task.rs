@@ -91,7 +91,7 @@ pub struct Client {
 
 /// What a retry of a segment must do differently.
 #[derive(Debug, Default)]
-struct Attempt {
+pub(super) struct Attempt {
     excluded: Vec<ServerIndex>,
     primary: bool,
 }
@@ -374,6 +374,9 @@ impl Client {
         if self.hold_begin(&need) {
             return Ok(());
         }
+        if let ShardPlan::Scatter(scatter) = &need.plan {
+            return Box::pin(self.scatter(&need, scatter)).await;
+        }
         self.execute(need).await
     }
 
@@ -526,7 +529,7 @@ impl Client {
 
     /// Refuses the segment. In a block that no server has seen, a server is made to fail in the client's name, so that the block
     /// fails as PostgreSQL's would.
-    async fn refuse(&mut self, error: Error) -> Result<(), End> {
+    pub(super) async fn refuse(&mut self, error: Error) -> Result<(), End> {
         if self.live.config.general.log_pooler_errors {
             tracing::info!(client = %self.handle().id, %error, "statement refused");
         }
@@ -553,7 +556,7 @@ impl Client {
     }
 
     /// Answers the segment by an error of ours; nothing of it has reached a server.
-    fn refuse_here(&mut self, error: &Error) {
+    pub(super) fn refuse_here(&mut self, error: &Error) {
         let segment = self.segment.take();
         self.input.consume(segment.len);
         let simple = matches!(segment.items.last(), Some((Intake::Query(_) | Intake::FunctionCall, _)));
@@ -628,7 +631,7 @@ impl Client {
         }
     }
 
-    fn request(&self, need: &Need, attempt: &Attempt) -> (ShardIndex, Request) {
+    pub(super) fn request(&self, need: &Need, attempt: &Attempt) -> (ShardIndex, Request) {
         let shard = match &need.plan {
             ShardPlan::Single { shard, .. } => *shard,
             _ => self.database.config.map.default_shard,
@@ -648,13 +651,24 @@ impl Client {
         (shard, request)
     }
 
-    /// Chooses a server and gets a connection to it that has the client's settings.
     async fn link(
         &mut self,
         shard: ShardIndex,
         request: &Request,
         attempt: &mut Attempt,
     ) -> Result<Box<Link>, Stopped> {
+        let since = clock::now();
+        let Lent { checkout, in_flight, route } = self.lend(shard, request, attempt).await?;
+        Ok(Link::boxed(checkout, in_flight, route.role, shard, route.server, since))
+    }
+
+    /// Chooses a server and gets a connection to it that has the client's settings.
+    pub(super) async fn lend(
+        &mut self,
+        shard: ShardIndex,
+        request: &Request,
+        attempt: &mut Attempt,
+    ) -> Result<Lent, Stopped> {
         let mut last_error: Option<Error> = None;
         loop {
             let now = clock::now();
@@ -671,7 +685,7 @@ impl Client {
                     let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
                     self.count_checkout(&pool, &in_flight, read, now);
                     self.database.routes.count(route.why);
-                    return Ok(Link::boxed(checkout, in_flight, route.role, shard, route.server, now));
+                    return Ok(Lent { checkout, in_flight, route });
                 }
                 Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {
                     tracing::debug!(pool = %pool.name(), %error, "server cannot be used, another is tried");
@@ -872,7 +886,11 @@ impl Client {
     }
 
     /// Waits for `future`, while the client is there, nobody cancels and the time is not up (`None`).
-    async fn attend<T>(&mut self, future: impl Future<Output = T>, limit: Duration) -> Result<Option<T>, Stopped> {
+    pub(super) async fn attend<T>(
+        &mut self,
+        future: impl Future<Output = T>,
+        limit: Duration,
+    ) -> Result<Option<T>, Stopped> {
         let handle = Arc::clone(self.handle());
         let mut future = pin!(future);
         let mut late = pin!(tokio::time::sleep(limit));
@@ -925,6 +943,13 @@ impl Client {
     pub(super) fn hold_again(&mut self, held: Option<Block>) {
         self.held_begin = held.map(Box::new);
     }
+}
+
+/// A connection that was lent to the client.
+pub(super) struct Lent {
+    pub(super) checkout: Checkout,
+    pub(super) in_flight: InFlight,
+    pub(super) route: Route,
 }
 
 /// Why no server was got.

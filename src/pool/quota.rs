@@ -21,6 +21,12 @@ impl Quota {
         self.most.store(most, Ordering::Release);
     }
 
+    /// The limit; none: there is none.
+    #[must_use]
+    pub fn most(&self) -> Option<usize> {
+        Some(self.most.load(Ordering::Acquire)).filter(|most| *most > 0)
+    }
+
     /// Connections there are.
     #[must_use]
     pub fn used(&self) -> usize {

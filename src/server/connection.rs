@@ -151,7 +151,17 @@ impl Connection {
         }
     }
 
-    fn report(&mut self, body: &[u8]) {
+    /// Reads what the server still sends up to its ReadyForQuery, and forgets it.
+    ///
+    /// # Errors
+    /// Of the connection, after which it cannot be used.
+    pub async fn settle(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.output.poll_flush(&mut self.stream, cx)).await?;
+        self.until_ready(|_| ()).await.map(|_| ())
+    }
+
+    /// Takes in a ParameterStatus.
+    pub fn report(&mut self, body: &[u8]) {
         if let Some((name, value)) = message::parameter_status(body) {
             self.state.settings.report(&String::from_utf8_lossy(name), &String::from_utf8_lossy(value));
         }

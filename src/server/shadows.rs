@@ -34,6 +34,14 @@ pub(super) fn query(question: &ShadowQuestion) -> String {
              o.oprname::pg_catalog.text, NULL \
            FROM pg_catalog.pg_operator AS o JOIN unseen AS u ON u.oid = o.oprcode::pg_catalog.oid \
            WHERE o.oid >= {FIRST_OWN} \
+         UNION SELECT 'gatherer', f.proname::pg_catalog.text, NULL FROM pg_catalog.pg_proc AS f \
+           WHERE f.oid >= {FIRST_OWN} AND (f.prokind IN ('a', 'w') OR f.proretset OR f.provolatile = 'v') \
+             AND pg_catalog.pg_function_is_visible(f.oid) \
+             AND EXISTS (SELECT FROM pg_catalog.pg_proc AS b WHERE b.proname = f.proname AND b.oid < {FIRST_OWN}) \
+         UNION SELECT 'row', f.proname::pg_catalog.text, NULL FROM pg_catalog.pg_proc AS f \
+           JOIN pg_catalog.pg_type AS t ON t.oid = f.proargtypes[0] \
+           WHERE f.oid >= {FIRST_OWN} AND f.prokind = 'a' AND f.pronargs = 1 AND t.typtype IN ('c', 'd', 'p') \
+             AND pg_catalog.pg_function_is_visible(f.oid) \
          UNION SELECT 'equality', '=', NULL FROM pg_catalog.pg_operator AS o \
            WHERE o.oid >= {FIRST_OWN} AND o.oprname = '=' AND o.oprleft IN {KEY_TYPES} AND o.oprright IN {KEY_TYPES} \
              AND pg_catalog.pg_operator_is_visible(o.oid)"
@@ -64,6 +72,8 @@ pub(super) fn take(row: &[Option<String>], shadows: &mut Shadows) {
         ("field", _) => drop(shadows.fields.insert(name)),
         ("operator", _) => drop(shadows.operators.insert(name)),
         ("hidden", _) => drop(shadows.hidden_operators.insert(name)),
+        ("gatherer", _) => drop(shadows.gatherers.insert(name)),
+        ("row", _) => drop(shadows.row_gatherers.insert(name)),
         ("equality", _) => shadows.equality = true,
         ("elsewhere", Some(schema)) => drop(shadows.elsewhere.insert(name, schema.clone())),
         ("role", Some(schema)) => drop(shadows.by_role.insert(name, schema.clone())),
@@ -83,6 +93,8 @@ mod tests {
             ["field", "total", ""],
             ["operator", "=", ""],
             ["hidden", "=~", ""],
+            ["gatherer", "concat", ""],
+            ["row", "first", ""],
             ["equality", "=", ""],
             ["elsewhere", "t", "bob"],
             ["role", "u", "ann"],
@@ -99,6 +111,8 @@ mod tests {
             fields: one("total"),
             operators: one("="),
             hidden_operators: one("=~"),
+            gatherers: one("concat"),
+            row_gatherers: one("first"),
             equality: true,
             elsewhere: pair("t", "bob"),
             by_role: pair("u", "ann"),

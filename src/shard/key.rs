@@ -17,6 +17,9 @@ const INVALID_BINARY_REPRESENTATION: SqlState = SqlState(*b"22P03");
 /// A number that the type cannot hold.
 const NUMERIC_VALUE_OUT_OF_RANGE: SqlState = SqlState(*b"22003");
 
+/// What is computed is no constant.
+pub(super) const EXPRESSION: &str = "an expression";
+
 /// The value of a sharding key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key<'a> {
@@ -113,7 +116,7 @@ impl<'a> Key<'a> {
             },
             KeyValue::Null => Err(KeyError::Null),
             KeyValue::Default => Err(KeyError::Default),
-            KeyValue::Expression => Err(KeyError::NotConstant("an expression")),
+            KeyValue::Expression => Err(KeyError::NotConstant(EXPRESSION)),
         }
     }
 

@@ -5,12 +5,14 @@
 //! conjuncts, or given in every row of VALUES.
 //!
 //! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
-//! parameter's type is known; `unseen` looks for tables that the text does not show.
+//! parameter's type is known; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
+//! several: `scatter` proves that their rows, or parts of groups, make the answer.
 
 mod params;
 mod proof;
 mod refusal;
 mod relations;
+pub mod scatter;
 mod unseen;
 
 use std::fmt;
@@ -28,12 +30,15 @@ use crate::sql::facts::{
 };
 use params::Params;
 use relations::{Home, Relations};
+pub use scatter::Scatter;
 
 /// What a plan depends on beside the statement.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanContext<'a> {
     /// The database's map.
     pub map: &'a ShardMap,
+    /// The text, where it is one statement; without it no statement goes to several shards.
+    pub text: Option<&'a str>,
     /// The parameters; none while they are not known: Parse without Bind, EXPLAIN ROUTE of a text with `$1`.
     pub bound: Option<BoundParams<'a>>,
     /// `SET pgweir.sharding_key`; a hint of the text takes its place. Empty is as good as none.
@@ -65,6 +70,8 @@ pub enum Why {
     ShardSetting,
     /// `pgweir.sharding_key` has this slot.
     KeySetting(Slot),
+    /// Its sharded tables are joined by their keys, and each of this many keys that it asks for belongs there.
+    Keys(usize),
     /// Its tables are not listed: they live on the default shard.
     Unlisted,
     /// It has effects that only one shard can see, and names no table.
@@ -79,6 +86,7 @@ impl fmt::Display for Why {
             Self::Rows(count) => write!(f, "the sharding keys of its {count} rows belong there"),
             Self::ShardSetting => f.write_str("pgweir.shard names it"),
             Self::KeySetting(slot) => write!(f, "pgweir.sharding_key is in slot {slot}"),
+            Self::Keys(count) => write!(f, "all of the {count} sharding keys that it asks for belong there"),
             Self::Unlisted => f.write_str("its tables are not listed and live on the default shard"),
             Self::DefaultShard => f.write_str("it names no table but has effects, which belong to the default shard"),
         }
@@ -106,6 +114,8 @@ pub enum ShardPlan {
         /// Which, counted from 1.
         number: u16,
     },
+    /// To several shards, whose answers become one.
+    Scatter(Box<Scatter>),
     /// Nowhere.
     Reject(Error),
 }
@@ -119,7 +129,7 @@ impl ShardPlan {
 impl From<Stop> for ShardPlan {
     fn from(stop: Stop) -> Self {
         match stop {
-            Stop::Refuse(error) => Self::Reject(error),
+            Stop::Refuse(error) | Stop::Untied(error) => Self::Reject(error),
             Stop::Unbound(number) => Self::NeedsParameter { number },
         }
     }
@@ -129,6 +139,8 @@ impl From<Stop> for ShardPlan {
 #[derive(Debug)]
 enum Stop {
     Refuse(Error),
+    /// No key ties it to one shard, with this refusal unless several shards can answer.
+    Untied(Error),
     Unbound(u16),
 }
 
@@ -155,6 +167,7 @@ pub fn plan_query(facts: &QueryFacts, cx: &PlanContext<'_>) -> ShardPlan {
     let mut cx = PlanContext {
         shard: hints.shard.as_deref().or(cx.shard),
         sharding_key: hints.sharding_key.as_deref().or(cx.sharding_key),
+        text: cx.text.filter(|_| facts.statements.len() == 1),
         ..*cx
     };
     let mut whole = ShardPlan::AnyShard { why: "there is no statement" };
@@ -184,10 +197,12 @@ pub fn combine(a: ShardPlan, b: ShardPlan) -> ShardPlan {
 }
 
 fn join(a: ShardPlan, b: ShardPlan, what: &str) -> ShardPlan {
-    use ShardPlan::{AnyShard, NeedsParameter, Reject, Single};
+    use ShardPlan::{AnyShard, NeedsParameter, Reject, Scatter, Single};
     match (a, b) {
         (Single { shard: a, .. }, Single { shard: b, .. }) if a != b => Reject(refusal::disagree(what)),
         (Reject(error), _) | (_, Reject(error)) => Reject(error),
+        (plan @ Scatter(_), AnyShard { .. }) | (AnyShard { .. }, plan @ Scatter(_)) => plan,
+        (Scatter(_), _) | (_, Scatter(_)) => Reject(refusal::scatter_shares(what)),
         (NeedsParameter { number }, _) | (_, NeedsParameter { number }) => NeedsParameter { number },
         (plan @ Single { .. }, _) | (_, plan @ Single { .. }) => plan,
         // A real statement's reason says more than that there was none before it.
@@ -476,16 +491,23 @@ impl Filtered<'_> {
     }
 
     fn plan_by_key(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        match self.plan_one_shard(relations, cx) {
+            Err(Stop::Untied(refusal)) if self.verb == Verb::Select => scatter::plan(self.statement, refusal, cx),
+            planned => planned,
+        }
+    }
+
+    fn plan_one_shard(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
         let Some(table) = relations.only_sharded()? else {
             return Err(refusal::lost().into());
         };
         if let Some(nested) = self.nested {
-            return Err(refusal::nested(&table.name, nested).into());
+            return Err(Stop::Untied(refusal::nested(&table.name, nested)));
         }
         // What `top` does not list is below the top level, whatever `nested` says.
         let on_top = self.top.iter().filter(|t| matches!(relations::home(t, cx.map), Home::Sharded { .. })).count();
         if on_top != 1 {
-            return Err(refusal::nested(&table.name, "a sub-query").into());
+            return Err(Stop::Untied(refusal::nested(&table.name, "a sub-query")));
         }
         if let Some(target) = self.target()
             && relations::home(target, cx.map) == Home::Reference

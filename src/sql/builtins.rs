@@ -463,7 +463,6 @@ pub(super) static BUILTINS: &[&str] = &[
 ];
 
 /// Those of them with a VOLATILE form, sorted by byte. The test in `functions.rs` holds that each was reviewed.
-#[cfg(test)]
 #[rustfmt::skip]
 pub(super) static VOLATILE: &[&str] = &[
     "RI_FKey_cascade_del", "RI_FKey_cascade_upd", "RI_FKey_check_ins", "RI_FKey_check_upd", "RI_FKey_noaction_del",

@@ -6,6 +6,7 @@
 //! A text goes through `hints` (its comments, found by `scan`) and the parser; then each statement through `statement` (what kind it is),
 //! which asks `walk` for the tables and calls in it, `functions` for what the calls mean, `settings` and `utility` for
 //! the statements of those kinds, and `shape` for what the shard planner sees. `pids` finds where a text speaks of process ids, for the few that do.
+//! What several shards are to answer is read once more, by `scatter`.
 
 mod builtins;
 pub mod cache;
@@ -18,6 +19,7 @@ pub mod parse;
 pub mod pids;
 pub mod readings;
 mod scan;
+pub mod scatter;
 pub mod settings;
 pub mod shadows;
 mod shape;

@@ -38,6 +38,10 @@ pub struct Shadows {
     pub operators: BTreeSet<String>,
     /// The same, where the search_path does not find them.
     pub hidden_operators: BTreeSet<String>,
+    /// Functions that bear a built-in name and are aggregates, window functions, VOLATILE, or give several rows.
+    pub gatherers: BTreeSet<String>,
+    /// Aggregates of one argument that may be a row: `row.name` calls them.
+    pub row_gatherers: BTreeSet<String>,
     /// There is an operator `=` for types that sharding keys have, which may be taken before PostgreSQL's own.
     pub equality: bool,
     /// Listed tables instead of which the search_path finds that of another schema.
@@ -81,6 +85,16 @@ impl Shadows {
             return Some(Shadow::Operator(name));
         }
         (self.equality && !statement.shape.tables().is_empty()).then_some(Shadow::Equality)
+    }
+}
+
+impl Shadows {
+    /// The first name by which a statement may mean an aggregate, or its like, of somebody's.
+    #[must_use]
+    pub fn gatherer<'a>(&self, statement: &'a StatementFacts) -> Option<&'a str> {
+        let mentions = &statement.mentions;
+        let by_name = mentions.functions.iter().find(|name| self.gatherers.contains(*name));
+        by_name.or_else(|| mentions.fields.iter().find(|name| self.row_gatherers.contains(*name))).map(String::as_str)
     }
 }
 

@@ -163,7 +163,7 @@ impl Conjuncts {
 }
 
 /// Whether the expression's operator is `name`, without a schema or with that of PostgreSQL's own.
-fn is_operator(expr: &nodes::A_Expr, name: &str) -> bool {
+pub(super) fn is_operator(expr: &nodes::A_Expr, name: &str) -> bool {
     let mut parts = expr.name().iter();
     match (parts.next().and_then(Node::as_str), parts.next().and_then(Node::as_str), parts.next()) {
         (Some(op), None, None) => op == name,
@@ -172,7 +172,7 @@ fn is_operator(expr: &nodes::A_Expr, name: &str) -> bool {
     }
 }
 
-fn column(node: Node<'_>) -> Option<ColumnRef> {
+pub(super) fn column(node: Node<'_>) -> Option<ColumnRef> {
     let Node::ColumnRef(reference) = node else { return None };
     let mut qualifier = Vec::new();
     for field in reference.fields() {
@@ -183,7 +183,7 @@ fn column(node: Node<'_>) -> Option<ColumnRef> {
 }
 
 /// The value of an expression, where it is a constant, perhaps under one cast.
-fn key_value(node: Node<'_>) -> KeyValue {
+pub(super) fn key_value(node: Node<'_>) -> KeyValue {
     match node {
         Node::TypeCast(cast) => match cast.type_name().and_then(cast_name) {
             Some(name) => with_cast(uncast_value(cast.arg()), name),

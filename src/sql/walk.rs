@@ -333,6 +333,23 @@ fn push_children<'a>(
     });
 }
 
+/// Adds the children of a node; false if it is of a kind that PostgreSQL's walker does not know, which ends the process.
+pub(super) fn children<'a>(node: Node<'a>, out: &mut Vec<Node<'a>>) -> bool {
+    match class(node) {
+        Class::Leaf => true,
+        Class::Unknown => false,
+        Class::Inner => {
+            walk_manual::<()>(node, |child| {
+                if !matches!(child, Node::None) {
+                    out.push(child);
+                }
+                Recurse::no()
+            });
+            true
+        }
+    }
+}
+
 enum Class {
     /// Has no children that matter.
     Leaf,

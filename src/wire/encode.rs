@@ -155,6 +155,11 @@ pub fn describe_statement(out: &mut Vec<u8>, name: &[u8]) {
     });
 }
 
+/// Describe of the unnamed portal.
+pub fn describe_portal(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"D\0\0\0\x06P\0");
+}
+
 /// Close of a statement.
 pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     frame(out, b'C', |b| {

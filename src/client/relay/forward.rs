@@ -3,6 +3,7 @@
 use super::{Event, Link, Opening};
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::Planned;
+use crate::client::scatter;
 use crate::client::task::Client;
 use crate::clock;
 use crate::config::{PoolMode, Role};
@@ -69,11 +70,13 @@ impl Client {
                 // Back to ask it.
                 return Ok(true);
             }
+            Planned::Need(need) if self.waits_to_scatter(link, &need.plan) => return Ok(false),
             Planned::Need(need) => {
                 let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
                 let same_shard = match need.plan {
                     ShardPlan::Single { shard, .. } => shard == link.shard,
-                    _ => true,
+                    ShardPlan::Scatter(_) => false,
+                    ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => true,
                 };
                 let writes = need.access >= Access::Local || need.hint == RouteHint::Primary;
                 // A block on a replica that has done nothing yet can begin on the primary as well.
@@ -103,7 +106,13 @@ impl Client {
                 if !same_shard {
                     self.cx.shared.count_refusal("leaves_shard");
                     let names = &self.database.config.map.names;
-                    let error = if failed { aborted() } else { leaves_shard(names, &need.plan, link.shard) };
+                    let error = match &need.plan {
+                        _ if failed => aborted(),
+                        ShardPlan::Scatter(_) => {
+                            scatter::linked(self.session.status(), !self.session.pins().is_empty())
+                        }
+                        plan => leaves_shard(names, plan, link.shard),
+                    };
                     self.replace_by_refusal(error);
                 }
             }
@@ -118,6 +127,14 @@ impl Client {
         self.settle_popular(link, false);
         self.forward_segment(link, connection);
         Ok(true)
+    }
+
+    /// Whether the segment, which reads several shards, waits for the answers to what came before: they may set the session free of
+    /// its server.
+    fn waits_to_scatter(&self, link: &Link, plan: &ShardPlan) -> bool {
+        matches!(plan, ShardPlan::Scatter(_))
+            && !self.session.is_drained()
+            && (link.only_prepared || !self.session.is_mid_exchange())
     }
 
     fn takes_lock(&self) -> bool {

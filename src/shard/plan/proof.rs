@@ -3,7 +3,7 @@
 use super::params::Params;
 use super::relations::{self, Home};
 use super::{PlanContext, Slot, Stop, TableRef, refusal};
-use crate::shard::key::{Key, KeyError};
+use crate::shard::key::{EXPRESSION, Key, KeyError};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
 use crate::sql::facts::{ColumnRef, KeyValue, ParamUse};
 
@@ -47,7 +47,7 @@ pub(super) fn slot(
             Ok(key) => {
                 let slot = key.slot();
                 if proven.is_some_and(|before| before != slot) {
-                    return Err(refusal::contradictory().into());
+                    return Err(Stop::Untied(refusal::contradictory()));
                 }
                 proven = Some(slot);
             }
@@ -70,14 +70,16 @@ pub(super) fn slot(
         })
         .unwrap_or(("?", "?"));
     if let Some(error) = failed {
-        return Err(refusal::bad_key(table, key, error).into());
+        let computed = error == KeyError::NotConstant(EXPRESSION);
+        let refusal = refusal::bad_key(table, key, error);
+        return Err(if computed { Stop::Untied(refusal) } else { refusal.into() });
     }
     let unqualified = equalities.iter().any(|(column, _)| column.qualifier.is_empty() && column.column == key);
-    Err(if unqualified { refusal::ambiguous(table, key) } else { refusal::no_key(table, key) }.into())
+    Err(Stop::Untied(if unqualified { refusal::ambiguous(table, key) } else { refusal::no_key(table, key) }))
 }
 
 /// The type of the key that a column is, if it is one.
-fn key_type_of(column: &ColumnRef, top: &[TableRef], cx: &PlanContext<'_>) -> Option<KeyType> {
+pub(super) fn key_type_of(column: &ColumnRef, top: &[TableRef], cx: &PlanContext<'_>) -> Option<KeyType> {
     let mut spoken_of = top.iter().filter(|table| speaks_of(&column.qualifier, table, top));
     let table = spoken_of.next()?;
     if spoken_of.next().is_some() {

@@ -333,3 +333,27 @@ pub(super) fn insert_reads_others(table: &str) -> Error {
         "Read the values first and insert them as constants.",
     )
 }
+
+const SCATTER: &str = "Tie it to one shard by a condition key = constant or key = $n that is ANDed at the top level of WHERE, \
+    or choose one shard with SET pgweir.shard = 'name'.";
+
+/// `why` completes the sentence.
+pub(super) fn unfit(why: &str, hint: Option<&'static str>) -> Error {
+    refuse(format!("a statement {why} cannot be answered by several shards"), hint.unwrap_or(SCATTER))
+}
+
+pub(super) fn shadowed_aggregate(name: &str) -> Error {
+    refuse(
+        format!(
+            "several shards cannot answer: \"{name}\" may mean an aggregate, a window function or a set that is not PostgreSQL's own"
+        ),
+        "Write pg_catalog before the function if PostgreSQL's own is meant, or a column without the table's name.",
+    )
+}
+
+pub(super) fn scatter_shares(what: &str) -> Error {
+    refuse(
+        format!("{what} cannot go together when one of them reads several shards"),
+        "Send the statement that reads several shards by itself, with a Sync of its own.",
+    )
+}

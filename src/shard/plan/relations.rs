@@ -1,6 +1,6 @@
 //! Where the tables of a statement live.
 
-use super::{KeyType, PlanContext, ShardMap, Table, TableRef, refusal};
+use super::{KeyType, PlanContext, ShardMap, Stop, Table, TableRef, refusal};
 use crate::error::Error;
 
 /// Where a table lives.
@@ -117,10 +117,10 @@ impl<'a> Relations<'a> {
     ///
     /// # Errors
     /// There are several, or tables that only the default shard has.
-    pub(super) fn only_sharded(&self) -> Result<Option<&'a TableRef>, Error> {
+    pub(super) fn only_sharded(&self) -> Result<Option<&'a TableRef>, Stop> {
         match (self.sharded.first, self.unlisted.first) {
-            (Some(sharded), Some(unlisted)) => Err(refusal::mixed(&sharded.name, &unlisted.name)),
-            (Some(sharded), None) if self.sharded.count > 1 => Err(refusal::several(&sharded.name)),
+            (Some(sharded), Some(unlisted)) => Err(refusal::mixed(&sharded.name, &unlisted.name).into()),
+            (Some(sharded), None) if self.sharded.count > 1 => Err(Stop::Untied(refusal::several(&sharded.name))),
             (sharded, _) => Ok(sharded),
         }
     }

@@ -33,6 +33,7 @@ static TRUST: Distrust = Distrust { keys: None, beyond_ascii: false, tables: std
 fn context(map: &ShardMap) -> PlanContext<'_> {
     PlanContext {
         map,
+        text: None,
         bound: None,
         sharding_key: None,
         shard: None,
@@ -149,6 +150,7 @@ fn word(plan: &ShardPlan) -> String {
         ShardPlan::Single { shard, .. } => format!("s{shard}"),
         ShardPlan::AnyShard { .. } => "any".to_owned(),
         ShardPlan::NeedsParameter { number } => format!("${number}"),
+        ShardPlan::Scatter(scatter) => scatter.shards.iter().map(|s| format!("s{s}")).collect::<Vec<_>>().join("+"),
         ShardPlan::Reject(error) => {
             assert!(error.sqlstate != SqlState::INTERNAL_ERROR, "{error}");
             assert!(error.sqlstate != SqlState::FEATURE_NOT_SUPPORTED || error.hint.is_some(), "no hint: {error}");
@@ -943,4 +945,42 @@ fn names_that_mean_something_else() {
         panic!("planned without a look-up")
     };
     assert!(error.message.contains("was not looked up"), "{error}");
+}
+
+#[test]
+fn reads_of_several_shards() {
+    use crate::sql::parse::facts;
+    let map = map();
+    for (sql, expected) in [
+        ("SELECT * FROM orders", "s0+s1"),
+        ("SELECT * FROM orders o JOIN customers c ON o.customer_id = c.id", "s0+s1"),
+        ("SELECT * FROM orders LEFT JOIN countries c ON c.code = orders.country", "s0+s1"),
+        ("SELECT * FROM orders WHERE customer_id IN (1, 2)", "s0+s1"),
+        ("SELECT * FROM orders WHERE customer_id IN (1, 2, $1)", "s0+s1"),
+        ("SELECT * FROM orders WHERE customer_id = 1 + 4", "s0+s1"),
+        ("SELECT * FROM orders WHERE customer_id = 1 OR note = 'x'", "s0+s1"),
+        ("SELECT customer_id, sum(amount) FROM orders GROUP BY customer_id", "s0+s1"),
+        // All keys on one shard: whatever the statement does with its rows.
+        ("SELECT count(*) FROM orders WHERE customer_id IN (1, 42)", "s0"),
+        ("SELECT note FROM orders WHERE customer_id = ANY (ARRAY[2, -1]) ORDER BY note LIMIT 1", "s1"),
+        ("SELECT count(*) FROM orders o JOIN customers c ON o.customer_id = c.id WHERE c.id = 2", "s1"),
+        ("SELECT * FROM orders WHERE customer_id = 1 AND customer_id = 2", "s0"),
+        ("SELECT * FROM orders WHERE customer_id IN (2, NULL)", "s1"),
+        // A key that cannot be read stays what it is.
+        ("SELECT * FROM orders WHERE customer_id = 'x'", "22P02"),
+        ("SELECT * FROM orders WHERE customer_id = NULL", "0A000"),
+        ("SELECT * FROM orders, customers", "0A000"),
+        ("SELECT * FROM orders o JOIN codes c ON o.customer_id = c.code", "0A000"),
+        ("SELECT * FROM orders WHERE customer_id IN (1, 42) AND EXISTS (SELECT FROM customers)", "0A000"),
+        ("SELECT (SELECT count(*) FROM customers) FROM orders WHERE customer_id IN (1, 42)", "0A000"),
+        ("SELECT * FROM orders JOIN log ON true", "0A000"),
+        ("SELECT now() FROM orders", "0A000"),
+        ("SELECT mine(1) FROM orders", "0A000"),
+        ("DELETE FROM orders", "0A000"),
+        ("SELECT * FROM orders FOR UPDATE", "0A000"),
+        ("SELECT * FROM orders; SELECT 1", "0A000"),
+    ] {
+        let cx = PlanContext { text: Some(sql), ..context(&map) };
+        assert_eq!(word(&plan_query(&facts(sql.as_bytes()), &cx)), expected, "{sql}");
+    }
 }

@@ -1,0 +1,149 @@
+//! One shard's part of a statement that several shards answer.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::client::silence::{Find, Silence};
+use crate::client::task::{Lent, micros};
+use crate::clock;
+use crate::config::Role;
+use crate::health::server::InFlight;
+use crate::id::ShardIndex;
+use crate::metrics::counters::Counts;
+use crate::pool::ledger::SlotId;
+use crate::pool::{Checkout, Pool, Verdict};
+use crate::server::Connection;
+
+/// How long a shard may take to end a statement that nobody waits for any more.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// ```text
+/// Asked ──RowDescription──▶ Described ──CommandComplete──▶ Complete ──ReadyForQuery──▶ Ready
+///   └──────ErrorResponse────────┴──────────ErrorResponse───────┴──▶ Failed
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    /// It was sent the statement.
+    Asked,
+    /// It has said what its columns are.
+    Described,
+    /// All its rows have come.
+    Complete,
+    /// Its transaction has ended as well.
+    Ready,
+    /// It has failed; its ReadyForQuery is still to come.
+    Failed,
+    /// The connection is of no more use.
+    Lost,
+}
+
+/// A shard's connection.
+pub(super) struct Leg {
+    checkout: Checkout,
+    pub(super) in_flight: InFlight,
+    pub(super) shard: ShardIndex,
+    pub(super) state: State,
+    /// It has taken the statement's text.
+    pub(super) parsed: bool,
+    pub(super) counts: Counts,
+    silence: Option<Silence>,
+    since: Instant,
+    asked: Option<Instant>,
+}
+
+impl Leg {
+    /// A connection that was lent; it was asked for at `since`.
+    pub(super) fn new(lent: Lent, shard: ShardIndex, since: Instant) -> Self {
+        let silence = (lent.route.role == Role::Replica).then(|| Silence::since_now(lent.in_flight.server()));
+        Self {
+            checkout: lent.checkout,
+            in_flight: lent.in_flight,
+            shard,
+            state: State::Asked,
+            parsed: false,
+            counts: Counts::default(),
+            silence,
+            since,
+            asked: None,
+        }
+    }
+
+    /// Its place among the connections of its pool.
+    pub(super) fn link(&self) -> (Arc<Pool>, SlotId) {
+        (Arc::clone(self.checkout.pool()), self.checkout.slot())
+    }
+
+    /// The connection.
+    pub(super) fn connection(&mut self) -> Option<&mut Connection> {
+        self.checkout.as_mut().map(|connection| &mut **connection)
+    }
+
+    /// Begins: the request is to be sent.
+    pub(super) fn ask(&mut self, request: &[u8]) {
+        if let Some(connection) = self.connection() {
+            connection.state.unnamed = None;
+            connection.output.extend(request);
+        }
+        self.asked = Some(clock::now());
+    }
+
+    /// The server has answered all.
+    pub(super) fn is_ready(&mut self) {
+        self.state = State::Ready;
+        let now = clock::now();
+        if let Some(asked) = self.asked.take() {
+            let took = now.saturating_duration_since(asked);
+            self.counts.query_time += micros(took);
+            self.checkout.pool().counters.query_time.record(took);
+            self.in_flight.server().on_success(took, now);
+        }
+        self.counts.query_count += 1;
+        self.counts.xact_count += 1;
+    }
+
+    /// Whether the server is given up, for it answers nothing any more, probes neither.
+    pub(super) fn is_silent(&mut self) -> bool {
+        self.silence.as_mut().is_some_and(|silence| silence.find() == Find::Gone)
+    }
+
+    /// The connection broke, which is held against the server.
+    pub(super) fn lost(&mut self, why: &str) {
+        self.state = State::Lost;
+        self.in_flight.server().on_io_error(why, clock::now());
+    }
+
+    /// Gives it back unused.
+    pub(super) fn give_back(self) {
+        self.checkout.release(Verdict::Clean);
+    }
+
+    /// Gives it back, or cancels what nobody waits for any more first.
+    pub(super) fn finish(mut self, always_reset: bool) {
+        self.counts.xact_time = micros(clock::now().saturating_duration_since(self.since));
+        self.checkout.pool().counters.totals.add(&self.counts);
+        let verdict = if always_reset { Verdict::Dirty } else { Verdict::Clean };
+        match self.state {
+            State::Ready => self.checkout.release(verdict),
+            // Dropping it closes the connection.
+            State::Lost => {}
+            State::Complete | State::Failed => drop(tokio::task::spawn_local(self.settle(verdict))),
+            State::Asked | State::Described => {
+                tokio::task::spawn_local(async move {
+                    if let Some(request) = self.checkout.pool().begin_cancel(self.checkout.slot()) {
+                        request.send(&AtomicBool::new(false)).await;
+                    }
+                    self.settle(verdict).await;
+                });
+            }
+        }
+    }
+
+    async fn settle(mut self, verdict: Verdict) {
+        let Some(connection) = self.checkout.as_mut() else { return };
+        // What does not answer is closed.
+        if matches!(tokio::time::timeout(SETTLE, connection.settle()).await, Ok(Ok(()))) {
+            self.checkout.release(verdict);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A statement that several shards answer: each is asked on a connection of its own, outside of transactions, and the client gets one
+//! answer.
+//!
+//! Whatever protocol the client speaks, the shards are asked by the extended one, in one message for all: Parse, Bind, Describe,
+//! Flush, Execute, Sync. Rows are passed on when all have said that their columns are the same; CommandComplete when all are ready
+//! again, so that an answer that ends is whole. An error of one shard is the statement's, and the others are cancelled.
+//!
+//! `acquire` gets the connections, `leg` is one of them, `run` moves what they send to the client.
+
+mod acquire;
+mod leg;
+mod run;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::client::plan::Need;
+use crate::client::shared::{Activity, Links};
+use crate::client::task::{Client, End, Stopped};
+use crate::config::PoolMode;
+use crate::error::{Error, SqlState};
+use crate::session::Intake;
+use crate::shard::plan::Scatter;
+use crate::wire::message::{self, Target, TransactionStatus};
+use crate::wire::{encode, frame};
+use run::{Outcome, Run};
+
+/// Parameter types, formats, values and result formats of a statement that has none: everything is text.
+const NO_TYPES: [u8; 2] = [0; 2];
+const NOTHING_BOUND: [u8; 6] = [0; 6];
+
+/// What the client has asked for.
+#[derive(Debug)]
+struct Asked {
+    /// What each shard is sent.
+    request: Vec<u8>,
+    /// The messages that it waits for beside rows; none for a simple query.
+    extended: Option<Extended>,
+}
+
+/// Messages of the extended protocol that want an answer.
+#[derive(Debug, Default)]
+struct Extended {
+    parse: bool,
+    describe: bool,
+    close: bool,
+}
+
+impl Client {
+    /// Answers the segment, which reads several shards.
+    pub(super) async fn scatter(&mut self, need: &Need, scatter: &Scatter) -> Result<(), End> {
+        let asked = match self.asked() {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse(error).await,
+        };
+        let legs = match self.acquire(&scatter.shards, need).await {
+            Ok(legs) => legs,
+            Err(Stopped::Refused(error)) => {
+                self.refuse_here(&error);
+                return Ok(());
+            }
+            Err(Stopped::End(end)) => return Err(end),
+        };
+        let handle = Arc::clone(self.handle());
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        let mut run = Run::new(legs, asked, &segment);
+        handle.set_links(Links::Several(Box::new(run.links())));
+        handle.set_activity(Activity::Active);
+        let outcome = self.run_scatter(&mut run).await;
+        // From here on no cancel request can start for these servers; those under way are waited for by their ledgers.
+        handle.set_links(Links::None);
+        handle.set_activity(Activity::Idle);
+        let parsed = run.is_parsed();
+        let tag = format!("SELECT {}", run.rows());
+        let (extended, begun) = (run.extended(), run.has_begun());
+        let (parses, closes) = (extended.is_some_and(|e| e.parse), extended.is_some_and(|e| e.close));
+        run.finish(self.live.config.general.server_reset_query_always);
+        if parses && !parsed {
+            for (intake, _) in segment.items.into_iter().rev() {
+                self.session.withdraw(intake);
+            }
+        }
+        self.note_prepared();
+        let out = self.output.tail();
+        match outcome {
+            Outcome::Done => {
+                encode::command_complete(out, &tag);
+                if closes {
+                    out.extend_from_slice(encode::CLOSE_COMPLETE);
+                }
+            }
+            Outcome::Failed(error) => {
+                if parses && parsed && !begun {
+                    out.extend_from_slice(encode::PARSE_COMPLETE);
+                }
+                out.extend_from_slice(&error);
+            }
+            Outcome::Ended(end) => return Err(end),
+        }
+        encode::ready_for_query(self.output.tail(), TransactionStatus::Idle);
+        Ok(())
+    }
+
+    /// Reads the segment, and refuses forms that are not understood.
+    fn asked(&self) -> Result<Asked, Error> {
+        if self.holds_block() {
+            return Err(linked(TransactionStatus::InTransaction, false));
+        }
+        if self.pools.mode == PoolMode::Session {
+            return Err(linked(TransactionStatus::Idle, true));
+        }
+        let mut at = 0_usize;
+        let mut frames = Vec::new();
+        for (_, len) in &self.segment.items {
+            let end = at.saturating_add(*len);
+            frames
+                .push(self.input.bytes().get(at..end).unwrap_or_default().get(frame::HEADER_LEN..).unwrap_or_default());
+            at = end;
+        }
+        if let [(Intake::Query(_), _)] = self.segment.items.as_slice() {
+            let text = frames.first().and_then(|body| message::query(body)).unwrap_or_default();
+            return Ok(Asked { request: request(text, &NO_TYPES, &NOTHING_BOUND), extended: None });
+        }
+        let mut extended = Extended::default();
+        let mut items = self.segment.items.iter().map(|(intake, _)| intake).zip(frames).peekable();
+        let mut parsed = None;
+        if let Some((Intake::Parse { statement, .. }, _)) = items.peek() {
+            (parsed, extended.parse) = (Some(statement), true);
+            items.next();
+        }
+        let Some((Intake::Bind { statement: Some(statement), portal, .. }, bind)) = items.next() else {
+            return Err(pipelined());
+        };
+        if parsed.is_some_and(|parsed| !Arc::ptr_eq(parsed, statement)) {
+            return Err(pipelined());
+        }
+        if let Some((Intake::DescribePortal, body)) = items.peek() {
+            if message::target(body) != Some(Target::Portal(portal)) {
+                return Err(pipelined());
+            }
+            extended.describe = true;
+            items.next();
+        }
+        match items.next() {
+            Some((Intake::Execute { portal: of }, body)) if of == portal => {
+                if message::execute(body).is_none_or(|execute| execute.max_rows > 0) {
+                    return Err(row_limit());
+                }
+            }
+            _ => return Err(pipelined()),
+        }
+        if let Some((Intake::ClosePortal, _)) = items.peek() {
+            extended.close = true;
+            items.next();
+        }
+        let (Some((Intake::Sync, _)), None) = (items.next(), items.next()) else { return Err(pipelined()) };
+        let rest = message::bind(bind).map(|bind| bind.rest).unwrap_or_default();
+        Ok(Asked { request: request(&statement.sql, &statement.types, rest), extended: Some(extended) })
+    }
+
+    /// Counts what a client prepared and bound where others of the database are counted.
+    fn count_scatter(&self, legs: usize) {
+        self.cx.shared.scattered.fetch_add(1, Ordering::Relaxed);
+        self.cx.shared.scatter_legs.fetch_add(legs as u64, Ordering::Relaxed);
+    }
+}
+
+/// What a shard is sent.
+fn request(text: &[u8], types: &[u8], bound: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + types.len() + bound.len() + 64);
+    encode::parse(&mut out, b"", text, types);
+    encode::bind(&mut out, b"", b"", bound);
+    encode::describe_portal(&mut out);
+    // So that the columns come before the first rows are found.
+    encode::flush(&mut out);
+    encode::execute(&mut out);
+    encode::sync(&mut out);
+    out
+}
+
+/// Why a session that has a server cannot read several.
+pub(super) fn linked(status: TransactionStatus, keeps: bool) -> Error {
+    let (why, hint) = match status {
+        TransactionStatus::Idle if keeps => (
+            "by a session that keeps its server",
+            "Use pool_mode = \"transaction\", and end what keeps the server: SHOW PINS on the console tells.",
+        ),
+        TransactionStatus::Idle => ("in the middle of a pipeline", "Send a Sync before it."),
+        TransactionStatus::InTransaction | TransactionStatus::Failed => (
+            "within a transaction",
+            "Send it outside of a transaction block, or tie it to one shard by its sharding key.",
+        ),
+    };
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("a statement that reads several shards is not supported {why} yet"),
+    )
+    .hint(hint)
+}
+
+fn pipelined() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "a statement that reads several shards is not supported in a pipeline with others between two Syncs",
+    )
+    .hint("Send Bind, Describe, Execute and Sync for it alone; Parse may come before, and Describe of the statement with a Sync of its own.")
+}
+
+fn row_limit() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "a statement that reads several shards cannot be executed in parts: Execute has a limit of rows",
+    )
+    .hint("Set the fetch size or the maximum of rows to 0, and write LIMIT.")
+}

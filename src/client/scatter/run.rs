@@ -1,0 +1,433 @@
+//! Moves what the shards send to the client, until all have ended or one has failed.
+//!
+//! Written as one poll function, as the relay of one server is. A shard is not read from while too much waits for the client, and at most
+//! one read and one unfinished row of each is held.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::leg::{Leg, State};
+use super::{Asked, Extended};
+use crate::client::limits::{Doing, Watch};
+use crate::client::segment::Segment;
+use crate::client::shared::Order;
+use crate::client::task::{Client, End, HIGH_WATER, terminated_as};
+use crate::clock;
+use crate::error::{Error, SqlState};
+use crate::health::breaker::FailureKind;
+use crate::net::Buffer;
+use crate::pool::Pool;
+use crate::pool::ledger::SlotId;
+use crate::session::{Intake, is_fatal};
+use crate::wire::message::Reader;
+use crate::wire::{encode, frame, message};
+
+/// Longest message of a shard.
+const MAX_MESSAGE: usize = 1 << 30;
+
+/// How it ended.
+pub(super) enum Outcome {
+    /// All rows have been passed on.
+    Done,
+    /// This ErrorResponse is the statement's answer.
+    Failed(Vec<u8>),
+    /// The client's session is over.
+    Ended(End),
+}
+
+/// A statement under way on several shards.
+pub(super) struct Run {
+    legs: Vec<Leg>,
+    asked: Asked,
+    /// The first RowDescription that came.
+    columns: Option<Vec<u8>>,
+    /// All shards have said what their columns are, and the client was told.
+    begun: bool,
+    rows: u64,
+}
+
+impl Run {
+    pub(super) fn new(mut legs: Vec<Leg>, asked: Asked, segment: &Segment) -> Self {
+        for leg in &mut legs {
+            leg.ask(&asked.request);
+        }
+        if let Some(first) = legs.first_mut() {
+            first.counts.received += segment.len as u64;
+            for (intake, _) in &segment.items {
+                match intake {
+                    Intake::Parse { named: Some(_), .. } => first.counts.client_parse_count += 1,
+                    Intake::Bind { .. } => first.counts.bind_count += 1,
+                    _ => {}
+                }
+            }
+        }
+        Self { legs, asked, columns: None, begun: false, rows: 0 }
+    }
+
+    /// Whom a cancel request goes to.
+    pub(super) fn links(&self) -> Vec<(Arc<Pool>, SlotId)> {
+        self.legs.iter().map(Leg::link).collect()
+    }
+
+    /// Whether the statement's text was taken.
+    pub(super) fn is_parsed(&self) -> bool {
+        self.legs.iter().any(|leg| leg.parsed)
+    }
+
+    /// Rows passed on.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// What the client waits for beside rows.
+    pub(super) fn extended(&self) -> Option<&Extended> {
+        self.asked.extended.as_ref()
+    }
+
+    /// Whether the client has been told of its columns.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Gives the connections back.
+    pub(super) fn finish(self, always_reset: bool) {
+        self.legs.into_iter().for_each(|leg| leg.finish(always_reset));
+    }
+
+    /// Takes in a shard's RowDescription.
+    fn describe(&mut self, at: usize, body: &[u8]) -> Result<(), Error> {
+        match &self.columns {
+            None => self.columns = Some(body.to_vec()),
+            Some(first) if same_columns(first, body) => {}
+            Some(_) => return Err(columns_differ()),
+        }
+        if let Some(leg) = self.legs.get_mut(at) {
+            leg.state = State::Described;
+        }
+        Ok(())
+    }
+
+    /// Tells the client of the columns once all shards have.
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        if self.begun || self.legs.iter().any(|leg| leg.state == State::Asked) {
+            return;
+        }
+        self.begun = true;
+        let describe = match &self.asked.extended {
+            None => true,
+            Some(extended) => {
+                if extended.parse {
+                    out.extend_from_slice(encode::PARSE_COMPLETE);
+                }
+                out.extend_from_slice(encode::BIND_COMPLETE);
+                extended.describe
+            }
+        };
+        if let Some(columns) = self.columns.as_ref().filter(|_| describe) {
+            encode::frame(out, b'T', |b| b.extend_from_slice(columns));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.legs.iter().all(|leg| leg.state == State::Ready)
+    }
+}
+
+impl Client {
+    /// Moves everything until it is over; follows orders, limits and the client's leaving.
+    pub(super) async fn run_scatter(&mut self, run: &mut Run) -> Outcome {
+        let handle = Arc::clone(self.handle());
+        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+        let mut watch = Watch::new(clock::now());
+        poll_fn(|cx| {
+            while woken.as_mut().poll(cx).is_ready() {
+                woken = Box::pin(handle.wake.notified());
+                self.refresh_limits();
+            }
+            match handle.standing_order() {
+                Order::Kill => return Poll::Ready(Outcome::Ended(End::Told(terminated_as(&handle)))),
+                // It was for the wait that is over.
+                Order::Cancel => handle.cancel_is_done(),
+                Order::None | Order::Drain => {}
+            }
+            if handle.is_asked() {
+                self.tell();
+            }
+            if let Poll::Ready(outcome) = self.poll_scatter(run, cx) {
+                return Poll::Ready(outcome);
+            }
+            let silent = run.legs.iter_mut().position(|leg| leg.state < State::Ready && leg.is_silent());
+            if let Some(at) = silent {
+                return Poll::Ready(self.lose(run, at, "it answers nothing any more, probes neither"));
+            }
+            if !self.limits.any_of_link() {
+                return Poll::Pending;
+            }
+            let doing = Doing { in_flight: true, in_transaction: true, asked: 0, answered: 0, transactions: 0 };
+            match watch.next(&self.limits, doing, clock::now()) {
+                Some((at, overdue)) if self.timer.passed(at, cx) => {
+                    Poll::Ready(Outcome::Ended(End::Told(self.limits.error(overdue))))
+                }
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn poll_scatter(&mut self, run: &mut Run, cx: &mut Context<'_>) -> Poll<Outcome> {
+        loop {
+            if self.handle().is_suspended() {
+                return self.poll_rest(cx);
+            }
+            let mut moved = false;
+            for at in 0..run.legs.len() {
+                match self.poll_leg(run, at, cx) {
+                    Ok(more) => moved |= more,
+                    Err(outcome) => return Poll::Ready(outcome),
+                }
+            }
+            let full = self.output.len() >= HIGH_WATER;
+            if let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx) {
+                return Poll::Ready(Outcome::Ended(End::Gone));
+            }
+            // No shard was read from for want of room, so nothing would wake us when one has more.
+            moved |= full && self.output.len() < HIGH_WATER;
+            if run.is_over() {
+                return Poll::Ready(Outcome::Done);
+            }
+            // What the client sends meanwhile waits in the kernel, beyond one read; its leaving is noticed.
+            while self.input.len() < HIGH_WATER {
+                match self.input.poll_fill(&mut self.stream, cx) {
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Outcome::Ended(End::Gone)),
+                    Poll::Pending => break,
+                }
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Because of SUSPEND: only whole messages are on the way to the client, and when they are gone it is at rest.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self.output.poll_flush(&mut self.stream, cx) {
+            Poll::Ready(Ok(())) => self.handle().set_flushed(),
+            Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Ended(End::Gone)),
+            Poll::Pending => {}
+        }
+        Poll::Pending
+    }
+
+    /// Writes to a shard and reads from it once; whether anything came.
+    fn poll_leg(&mut self, run: &mut Run, at: usize, cx: &mut Context<'_>) -> Result<bool, Outcome> {
+        let Some(leg) = run.legs.get_mut(at) else { return Ok(false) };
+        if leg.state >= State::Ready {
+            return Ok(false);
+        }
+        let Some(connection) = leg.connection() else { return Ok(false) };
+        let mut input = std::mem::take(&mut connection.input);
+        // A server that takes nothing more may have said why.
+        let unwritable = matches!(connection.output.poll_flush(&mut connection.stream, cx), Poll::Ready(Err(_)));
+        let outcome = self.read_leg(run, at, &mut input, cx);
+        if let Some(connection) = run.legs.get_mut(at).and_then(Leg::connection) {
+            connection.input = input;
+        }
+        match outcome {
+            Ok(false) if unwritable => Err(self.lose(run, at, "it takes no more")),
+            outcome => outcome,
+        }
+    }
+
+    fn read_leg(
+        &mut self,
+        run: &mut Run,
+        at: usize,
+        input: &mut Buffer,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Outcome> {
+        let mut moved = false;
+        loop {
+            // Those that had to wait come first.
+            let before = input.len();
+            let wants_more = self.take_messages(run, at, input)?;
+            moved |= input.len() != before;
+            let is_ready = run.legs.get(at).is_none_or(|leg| leg.state >= State::Ready);
+            if !wants_more || is_ready {
+                return Ok(moved);
+            }
+            let Some(connection) = run.legs.get_mut(at).and_then(Leg::connection) else { return Ok(moved) };
+            match input.poll_fill(&mut connection.stream, cx) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(Ok(n)) if n > 0 => moved = true,
+                Poll::Ready(Ok(_)) => return Err(self.lose(run, at, "server closed the connection unexpectedly")),
+                Poll::Ready(Err(e)) => return Err(self.lose(run, at, &e.to_string())),
+            }
+        }
+    }
+
+    /// Takes a shard's whole messages; whether more are wanted of it now.
+    fn take_messages(&mut self, run: &mut Run, at: usize, input: &mut Buffer) -> Result<bool, Outcome> {
+        loop {
+            let next = match frame::next(input.bytes(), MAX_MESSAGE) {
+                Ok(Some(next)) => next,
+                Ok(None) => return Ok(true),
+                Err(e) => return Err(self.lose(run, at, &e.to_string())),
+            };
+            let (len, body) = (next.bytes.len(), next.body());
+            let Some(leg) = run.legs.get_mut(at) else { return Ok(false) };
+            match (next.tag, leg.state) {
+                (b'1', State::Asked) => leg.parsed = true,
+                (b'2', State::Asked) => {}
+                (b'T', State::Asked) => {
+                    if let Err(error) = run.describe(at, body) {
+                        return Err(failed(&error));
+                    }
+                    run.begin(self.output.tail());
+                }
+                (b'D', State::Described) => {
+                    if !run.begun || self.output.len() >= HIGH_WATER {
+                        return Ok(false);
+                    }
+                    self.output.extend(next.bytes);
+                    leg.counts.sent += len as u64;
+                    run.rows += 1;
+                }
+                (b'C', State::Described) => leg.state = State::Complete,
+                (b'Z', State::Complete) => {
+                    leg.is_ready();
+                    input.consume(len);
+                    return Ok(false);
+                }
+                (b'E', _) => {
+                    leg.state = State::Failed;
+                    let state = SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default());
+                    if is_fatal(body) {
+                        leg.state = State::Lost;
+                        if FailureKind::of_sqlstate(state).is_some() {
+                            let text =
+                                message::error_field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
+                            leg.in_flight.server().on_admin_shutdown(&text, clock::now());
+                        }
+                    }
+                    let shard = self.database.config.map.name(leg.shard);
+                    let error = error_of_shard(body, shard);
+                    input.consume(len);
+                    return Err(Outcome::Failed(error));
+                }
+                (b'N', _) => self.output.extend(next.bytes),
+                (b'S', _) => {
+                    if let Some(connection) = leg.connection() {
+                        connection.report(body);
+                    }
+                }
+                (b'A', _) => {}
+                (tag, _) => {
+                    let (pool, _) = leg.link();
+                    tracing::error!(pool = %pool.name(), tag = %char::from(tag), "unexpected message of the server");
+                    return Err(self.lose(run, at, "the server sent a message that nobody asked for"));
+                }
+            }
+            input.consume(len);
+        }
+    }
+
+    /// A shard's connection is lost, and with it the statement.
+    fn lose(&self, run: &mut Run, at: usize, why: &str) -> Outcome {
+        let Some(leg) = run.legs.get_mut(at) else { return failed(&lost("?", why)) };
+        leg.lost(why);
+        let shard = self.database.config.map.name(leg.shard);
+        tracing::warn!(pool = %leg.link().0.name(), %why, "server connection lost");
+        failed(&lost(shard, why))
+    }
+}
+
+fn failed(error: &Error) -> Outcome {
+    let mut out = Vec::new();
+    encode::error(&mut out, error);
+    Outcome::Failed(out)
+}
+
+fn lost(shard: &str, why: &str) -> Error {
+    Error::server(SqlState::CONNECTION_FAILURE, format!("the connection to shard \"{shard}\" was lost: {why}"))
+        .hint("Nothing was changed: the statement can be sent again.")
+}
+
+fn columns_differ() -> Error {
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, "the shards do not give the same columns for the statement")
+        .detail("Names, types (by their OIDs) or modifiers of the result's columns differ.")
+        .hint("Make the tables alike on all shards; cast values of types of your own, whose OIDs differ, to text.")
+}
+
+/// Whether two RowDescriptions are of the same columns: table and place in it may differ, for these are numbers of one catalog.
+fn same_columns(a: &[u8], b: &[u8]) -> bool {
+    let columns = |body| -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut r = Reader::new(body);
+        let count = r.count(19)?;
+        (0..count)
+            .map(|_| {
+                let name = r.cstr()?.to_vec();
+                r.bytes(6)?;
+                Some((name, r.bytes(12)?.to_vec()))
+            })
+            .collect()
+    };
+    columns(a).is_some_and(|a| columns(b) == Some(a))
+}
+
+/// A shard's ErrorResponse as the client gets it: its session goes on whatever becomes of the server's, and it is told where it was.
+fn error_of_shard(body: &[u8], shard: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::frame(&mut out, b'E', |b| {
+        let mut context = format!("on shard \"{shard}\"").into_bytes();
+        for (kind, value) in message::error_fields(body) {
+            match kind {
+                b'S' | b'V' => {
+                    b.push(kind);
+                    b.extend_from_slice(b"ERROR");
+                    b.push(0);
+                }
+                b'W' => {
+                    context.push(b'\n');
+                    context.extend_from_slice(value);
+                }
+                _ => {
+                    b.push(kind);
+                    b.extend_from_slice(value);
+                    b.push(0);
+                }
+            }
+        }
+        b.push(b'W');
+        b.extend_from_slice(&context);
+        b.extend_from_slice(&[0, 0]);
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_compared_but_for_the_numbers_of_their_tables() {
+        let row = |name: &[u8], table: u8, oid: u8| {
+            [&[0, 1], name, &[0], &[0, 0, 0, table, 0, 1], &[0, 0, 0, oid], &[0; 8]].concat()
+        };
+        assert!(same_columns(&row(b"a", 1, 23), &row(b"a", 2, 23)));
+        assert!(!same_columns(&row(b"a", 1, 23), &row(b"b", 1, 23)));
+        assert!(!same_columns(&row(b"a", 1, 23), &row(b"a", 1, 20)));
+        assert!(!same_columns(b"\0\x01", b"\0\x01"), "malformed");
+    }
+
+    #[test]
+    fn an_error_of_a_shard_is_an_error_of_the_statement() {
+        let out = error_of_shard(b"SFATAL\0VFATAL\0C57P01\0Mterminating\0Winner\0\0", "s1");
+        let body = out.get(5..).unwrap_or_default();
+        let field = |kind| message::error_field(body, kind).unwrap_or_default();
+        assert_eq!((field(b'S'), field(b'C')), (&b"ERROR"[..], &b"57P01"[..]));
+        assert_eq!(field(b'W'), b"on shard \"s1\"\ninner");
+    }
+}

@@ -1,0 +1,186 @@
+//! Reads of several shards: which shards, what each is asked, and how their answers become one.
+//!
+//! The proof has two parts. Each row of the result is made of rows of one shard ([`crate::sql::scatter`] reads that from FROM), so all
+//! shards together have all of it and none has anything twice. And each expression has the same value wherever it is computed.
+//! What is left is order, limits, and groups to which several shards have rows: that is the merge's work ([`crate::shard::merge`]).
+//!
+//! The shards answer each by a snapshot of its own: rows that a transaction moves or writes on several shards at that moment may be seen
+//! on one and not yet on another.
+
+use std::collections::BTreeSet;
+
+use super::params::Params;
+use super::relations::{self, Home};
+use super::{PlanContext, ShardPlan, StatementFacts, Stop, Why, believe, refusal};
+use crate::error::Error;
+use crate::id::ShardIndex;
+use crate::shard::key::{Key, KeyError};
+use crate::shard::map::KeyType;
+use crate::sql::facts::{Access, ColumnRef, KeyValue, TableRef};
+use crate::sql::scatter::{Place, Reading, Select, Unfit, Values, read};
+
+/// A read of several shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scatter {
+    /// Which, in ascending order.
+    pub shards: Vec<ShardIndex>,
+    /// The statement's parts.
+    pub select: Select,
+    /// Why the shards' answers together are the answer.
+    pub proof: Vec<String>,
+}
+
+impl Scatter {
+    /// What is done, in words: what the shards are asked, and what becomes of their answers.
+    #[must_use]
+    pub fn steps(&self) -> Vec<String> {
+        vec![
+            "the statement is sent to each shard as it stands".to_owned(),
+            "the rows are passed on in any order".to_owned(),
+        ]
+    }
+}
+
+/// Plans a SELECT that no key ties to one shard; `refusal` says why.
+///
+/// # Errors
+/// Several shards cannot answer it either.
+pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    let Some(text) = cx.text else { return Err(refusal.into()) };
+    if super::access(statement, cx) != Access::Read || !statement.effects.is_empty() {
+        return Err(refusal.into());
+    }
+    if cx.catalog.is_some_and(|c| c.shadows().is_none()) {
+        return Err(refusal::not_looked_up("search_path").into());
+    }
+    let tables = statement.shape.tables();
+    for table in tables {
+        if matches!(relations::home(table, cx.map), Home::Sharded { .. }) {
+            believe(table, cx)?;
+        }
+    }
+    // Without a single sharded table on top, `refusal` knows better what is wrong.
+    let reading = read(text, &|table| place(table, cx)).map_err(refuse)?;
+    if reading.tables != tables.len() {
+        let unfit = Unfit::new("sub_query", "with a sub-query").hint("Ask in two statements, or write it as a join.");
+        return Err(refuse(unfit));
+    }
+    let shards = Narrowed::by(&reading, tables, statement, cx)?;
+    if let ([shard], Some(count)) = (shards.shards.as_slice(), shards.keys) {
+        return Ok(ShardPlan::single(*shard, Why::Keys(count)));
+    }
+    if let Some(name) = cx.catalog.and_then(|c| c.shadows()).and_then(|s| s.gatherer(statement)) {
+        return Err(refusal::shadowed_aggregate(name).into());
+    }
+    let Reading { joined, select, .. } = reading;
+    let select = *select.map_err(refuse)?;
+    let mut proof = vec![shards.proof];
+    if joined > 1 {
+        proof.push(format!("its {joined} sharded tables are joined by their keys"));
+    }
+    if select.grouped_by_key {
+        proof.push("each group lies on one shard, for it is grouped by the sharding key".to_owned());
+    }
+    if !select.plain {
+        let unfit = Unfit::new("merge", "with ORDER BY, LIMIT, DISTINCT or groups over several shards");
+        return Err(refuse(unfit));
+    }
+    Ok(ShardPlan::Scatter(Box::new(Scatter { shards: shards.shards, select, proof })))
+}
+
+fn refuse(unfit: Unfit) -> Stop {
+    Stop::Refuse(refusal::unfit(&unfit.why, unfit.hint))
+}
+
+fn place(table: &TableRef, cx: &PlanContext<'_>) -> Place {
+    match relations::home(table, cx.map) {
+        Home::Sharded { key, key_type } => {
+            let family = match key_type {
+                KeyType::Integer { .. } => 0,
+                KeyType::Text => 1,
+                KeyType::Uuid => 2,
+            };
+            Place::Sharded { key: key.to_owned(), family }
+        }
+        Home::Reference => Place::Reference,
+        Home::Unlisted => Place::Elsewhere,
+    }
+}
+
+/// The shards that may have rows.
+struct Narrowed {
+    shards: Vec<ShardIndex>,
+    /// How many keys were asked for, where that narrowed them.
+    keys: Option<usize>,
+    proof: String,
+}
+
+impl Narrowed {
+    /// By the lists of keys, of which each row of the result has one.
+    fn by(
+        reading: &Reading,
+        tables: &[TableRef],
+        statement: &StatementFacts,
+        cx: &PlanContext<'_>,
+    ) -> Result<Self, Stop> {
+        let all: Vec<ShardIndex> =
+            (0..cx.map.names.len()).filter_map(|i| u16::try_from(i).ok()).map(ShardIndex).collect();
+        let owners: BTreeSet<ShardIndex> = cx.map.owners.iter().copied().collect();
+        let every = all.into_iter().filter(|shard| owners.contains(shard));
+        let mut narrowed: Option<(BTreeSet<ShardIndex>, usize)> = None;
+        for (column, values) in &reading.lists {
+            let Some(key_type) = key_type(column, tables, cx) else { continue };
+            let Some(found) = shards_of(values, key_type, statement, cx)? else { continue };
+            narrowed = Some(match narrowed {
+                None => found,
+                Some((shards, count)) => (shards.intersection(&found.0).copied().collect(), count.min(found.1)),
+            });
+        }
+        Ok(match narrowed {
+            Some((shards, count)) if !shards.is_empty() => {
+                let proof = format!("{count} sharding keys that it asks for lie there");
+                Self { shards: shards.into_iter().collect(), keys: Some(count), proof }
+            }
+            // No row is like that: any shard says so, with the right columns.
+            Some((_, count)) => {
+                let proof = "its conditions on sharding keys exclude each other".to_owned();
+                Self { shards: every.take(1).collect(), keys: Some(count), proof }
+            }
+            None => {
+                let proof = "no condition ties it to fewer shards than all".to_owned();
+                Self { shards: every.collect(), keys: None, proof }
+            }
+        })
+    }
+}
+
+/// The type of the key that a column is, if it is one.
+fn key_type(column: &ColumnRef, tables: &[TableRef], cx: &PlanContext<'_>) -> Option<KeyType> {
+    super::proof::key_type_of(column, tables, cx)
+}
+
+/// The shards of a list of keys, and how many they are; none if one of them cannot be told.
+fn shards_of(
+    values: &Values,
+    key_type: KeyType,
+    statement: &StatementFacts,
+    cx: &PlanContext<'_>,
+) -> Result<Option<(BTreeSet<ShardIndex>, usize)>, Stop> {
+    let Values::Each(values) = values else { return Ok(None) };
+    if cx.distrust.keys.is_some() {
+        return Ok(None);
+    }
+    let params = Params::of(&statement.repeated, values.iter());
+    let mut shards = BTreeSet::new();
+    for value in values {
+        let key =
+            params.check(value, key_type, cx.bound).and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8));
+        match key {
+            Ok(key) => drop(shards.insert(cx.map.owner(key.slot()))),
+            // Nothing is equal to it.
+            Err(KeyError::Null) if matches!(value, KeyValue::Null) => {}
+            Err(_) => return Ok(None),
+        }
+    }
+    Ok(Some((shards, values.len())))
+}

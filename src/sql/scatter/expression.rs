@@ -1,0 +1,198 @@
+//! Looks through an expression: whether every shard gives it the value that one server with all rows would.
+
+use pg_raw_parse::{ConstValue, Node, nodes};
+
+use super::Unfit;
+use super::from::From;
+use super::names::{self, Kind};
+use crate::sql::walk::children;
+
+/// Expressions within expressions.
+const MAX_DEPTH: usize = 100;
+
+/// What an expression contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Found {
+    /// Aggregates that are not window functions.
+    pub(super) aggregates: bool,
+    /// Window functions.
+    pub(super) windows: bool,
+    /// A function that draws another value each time.
+    pub(super) draws: bool,
+}
+
+/// Where an expression stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clause {
+    /// Where it only decides which rows count: WHERE, ON, FILTER.
+    Condition,
+    /// Where its value is seen, grouped or sorted by.
+    Output,
+}
+
+/// Columns of every table that say where a row lies.
+const SYSTEM_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
+/// Texts that dates and times take for the present.
+const PRESENT: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+
+/// Looks through `root`.
+///
+/// # Errors
+/// It contains what is not the same on every shard, or not understood.
+pub(super) fn check(root: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Result<(), Unfit> {
+    let mut stack = vec![(root, 0_usize)];
+    let mut below = Vec::new();
+    while let Some((node, depth)) = stack.pop() {
+        if depth > MAX_DEPTH {
+            return Err(Unfit::new("depth", "with an expression nested very deeply"));
+        }
+        visit(node, clause, from, found)?;
+        if !children(node, &mut below) {
+            return Err(unknown());
+        }
+        stack.extend(below.drain(..).map(|child| (child, depth + 1)));
+    }
+    Ok(())
+}
+
+fn unknown() -> Unfit {
+    Unfit::new("syntax", "with syntax that is not understood in statements for several shards")
+}
+
+fn visit(node: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Result<(), Unfit> {
+    match node {
+        Node::None
+        | Node::NodeList(_)
+        | Node::A_Star(_)
+        | Node::A_Expr(_)
+        | Node::A_ArrayExpr(_)
+        | Node::A_Indices(_)
+        | Node::BoolExpr(_)
+        | Node::BooleanTest(_)
+        | Node::CaseExpr(_)
+        | Node::CaseWhen(_)
+        | Node::CoalesceExpr(_)
+        | Node::CollateClause(_)
+        | Node::MinMaxExpr(_)
+        | Node::NamedArgExpr(_)
+        | Node::NullTest(_)
+        | Node::ParamRef(_)
+        | Node::ResTarget(_)
+        | Node::RowExpr(_)
+        | Node::SortBy(_)
+        | Node::String(_)
+        | Node::Integer(_) => Ok(()),
+        Node::A_Const(constant) => match constant.val() {
+            Some(ConstValue::String(text)) if clause == Clause::Output && is_present(text) => {
+                Err(clock("that may show the time of its server, which differs between shards"))
+            }
+            _ => Ok(()),
+        },
+        Node::ColumnRef(reference) => columns(reference.fields().iter()),
+        Node::A_Indirection(indirection) => {
+            // `(row).count` calls the aggregate where the row has no such column.
+            match indirection.indirection().iter().filter_map(Node::as_str).find(|name| names::is_aggregate(name)) {
+                Some(name) => Err(row_aggregate(name)),
+                None => Ok(()),
+            }
+        }
+        Node::TypeCast(cast) => type_name(cast.type_name()),
+        Node::TypeName(name) => type_name(Some(name)),
+        Node::WindowDef(window) => {
+            found.windows = true;
+            if window.name().is_some() || window.refname().is_some() {
+                return Err(Unfit::new("window", "with a window that has a name")
+                    .hint("Write OVER (PARTITION BY the sharding key ...)."));
+            }
+            if window.partition_clause().iter().any(|node| from.is_key(node)) {
+                Ok(())
+            } else {
+                Err(Unfit::new("window", "with a window function whose PARTITION BY does not contain the sharding key"))
+            }
+        }
+        Node::FuncCall(call) => function(call, clause, found),
+        Node::SQLValueFunction(_) if clause == Clause::Condition => Ok(()),
+        Node::SQLValueFunction(_) => {
+            Err(clock("that shows the time or a name of its server, which may differ between shards"))
+        }
+        Node::SubLink(_) => {
+            Err(Unfit::new("sub_query", "with a sub-query").hint("Ask in two statements, or write it as a join."))
+        }
+        Node::GroupingSet(_) | Node::GroupingFunc(_) => {
+            Err(Unfit::new("grouping_sets", "with GROUPING SETS, ROLLUP or CUBE")
+                .hint("Send one statement for each set."))
+        }
+        _ => Err(unknown()),
+    }
+}
+
+fn clock(why: &str) -> Unfit {
+    Unfit::new("clock", why).hint("Give the value as a parameter, or use it in WHERE only.")
+}
+
+fn is_present(text: &str) -> bool {
+    let mut words = text.split(|c: char| !c.is_ascii_alphabetic());
+    words.any(|word| PRESENT.iter().any(|present| word.eq_ignore_ascii_case(present)))
+}
+
+fn row_aggregate(name: &str) -> Unfit {
+    Unfit::new(
+        "row_function",
+        format!("where \"{name}\" behind a dot may be an aggregate of the row instead of a column"),
+    )
+    .hint("Write the column without the table's name.")
+}
+
+fn columns<'a>(fields: impl Iterator<Item = Node<'a>>) -> Result<(), Unfit> {
+    let names: Vec<&str> = fields.filter_map(Node::as_str).collect();
+    match names.as_slice() {
+        [.., last] if SYSTEM_COLUMNS.contains(last) => {
+            Err(Unfit::new("system_column", format!("with \"{last}\", which says where a row lies on its shard")))
+        }
+        [_, .., last] if names::is_aggregate(last) => Err(row_aggregate(last)),
+        _ => Ok(()),
+    }
+}
+
+/// Types whose values are numbers of one server's catalog.
+fn type_name(name: Option<&nodes::TypeName>) -> Result<(), Unfit> {
+    let Some(name) = name else { return Ok(()) };
+    match name.names().iter().filter_map(|part| part.sval()).next_back() {
+        Some(last) if last.starts_with("reg") => {
+            Err(Unfit::new("catalog_type", format!("with type {last}, whose values differ between shards")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn function(call: &nodes::FuncCall, clause: Clause, found: &mut Found) -> Result<(), Unfit> {
+    let (mut schema, mut name) = (None, None);
+    for part in call.funcname() {
+        (schema, name) = (name, part.as_str());
+    }
+    let name = name.unwrap_or_default();
+    match names::kind(schema, name) {
+        Kind::Plain if name == "age" && call.args().len() == 1 && clause == Clause::Output => {
+            Err(clock("that shows an age, which may differ between shards"))
+        }
+        Kind::Plain => Ok(()),
+        Kind::Draws => {
+            found.draws = true;
+            Ok(())
+        }
+        Kind::Clock if clause == Clause::Condition => Ok(()),
+        Kind::Clock => Err(clock("that shows the time of its server, which differs between shards")),
+        Kind::Aggregate | Kind::Window => {
+            if call.over().is_none() {
+                found.aggregates = true;
+            }
+            Ok(())
+        }
+        Kind::Set => Err(Unfit::new("set_function", format!("with {name}(), which gives several rows"))),
+        Kind::Unknown => Err(Unfit::new(
+            "function",
+            format!("that calls {name}(): it is not among PostgreSQL's own functions that are known to answer alike on every shard"),
+        )
+        .hint("Apply it in the application, or choose one shard with SET pgweir.shard = 'name'.")),
+    }
+}

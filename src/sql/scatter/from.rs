@@ -1,0 +1,319 @@
+//! FROM: whether the rows that a statement joins lie on one shard together.
+//!
+//! A row of the result is made of one row (or, by an outer join, none) of each table. Each shard can make its part of the result by
+//! itself if all rows of sharded tables in one row of the result lie on the same shard: their keys are tied by equality. A
+//! reference table may stand anywhere but where its own rows would be shown unmatched, for every shard would show them.
+
+use pg_raw_parse::{Node, nodes, raw};
+
+use super::{Place, Unfit, Values};
+use crate::sql::facts::{ColumnRef, TableRef};
+use crate::sql::shape::{column, is_operator, key_value};
+use crate::sql::walk::{set_operation, table_ref};
+
+/// Tables in one statement.
+const MAX_TABLES: usize = 32;
+/// Joins within joins, and conditions within conditions.
+const MAX_DEPTH: usize = 64;
+
+/// The tables of a FROM clause.
+#[derive(Debug, Default)]
+pub(super) struct From {
+    tables: Vec<Joined>,
+}
+
+#[derive(Debug)]
+struct Joined {
+    table: TableRef,
+    place: Place,
+    /// Its columns may be NULL because nothing matched.
+    nullable: bool,
+    /// The first table that its key is tied to; itself at the start.
+    group: usize,
+}
+
+/// The tables of one part of the tree of joins, which follow one another.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    first: usize,
+    end: usize,
+    /// There is an outer join in it.
+    outer: bool,
+}
+
+fn joins(why: &str) -> Unfit {
+    Unfit::new("join", why).hint(
+        "Join sharded tables by their sharding keys, list small tables as reference tables, or choose one shard with SET pgweir.shard = 'name'.",
+    )
+}
+
+/// Reads the FROM clause of a SELECT.
+///
+/// # Errors
+/// The rows that are joined may lie on different shards.
+pub(super) fn read(select: &nodes::SelectStmt, place: &dyn Fn(&TableRef) -> Place) -> Result<From, Unfit> {
+    if let Some(set) = set_operation(select) {
+        return Err(Unfit::new("set_operation", format!("with {set}"))
+            .hint("Send one statement for each part, and bring the answers together in the application."));
+    }
+    if select.with_clause().is_some() {
+        return Err(Unfit::new("with", "with WITH").hint("Write it as one plain SELECT."));
+    }
+    if !select.values_lists().is_empty() || select.into_clause().is_some() || !select.locking_clause().is_empty() {
+        return Err(Unfit::new("statement", "that is not a plain SELECT"));
+    }
+    let mut from = From::default();
+    let mut outer = false;
+    for item in select.from_clause() {
+        outer |= from.join(item, place, 0)?.outer;
+    }
+    for (a, b) in ties(select.where_clause()) {
+        from.tie(&a, &b);
+    }
+    let whole = Part { first: 0, end: from.tables.len(), outer };
+    if from.sharded() == 0 {
+        return Err(Unfit::new("join", "without a sharded table at its top level"));
+    }
+    if !from.is_together(whole) {
+        return Err(joins("that joins sharded tables by something else than their sharding keys"));
+    }
+    Ok(from)
+}
+
+impl From {
+    /// How many tables there are.
+    pub(super) fn len(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// How many tables are sharded.
+    pub(super) fn sharded(&self) -> usize {
+        self.sharded_in(Part { first: 0, end: self.tables.len(), outer: false })
+    }
+
+    /// Whether there is only one table.
+    pub(super) fn is_single(&self) -> bool {
+        self.tables.len() == 1
+    }
+
+    /// Whether rows with different values of an expression, NULL among them, may lie on one shard, but rows with the same value never on
+    /// several: it is a sharding key.
+    pub(super) fn is_key(&self, node: Node<'_>) -> bool {
+        let Some(at) = column(node).and_then(|c| self.keyed(&c)) else { return false };
+        self.tables.get(at).is_some_and(|t| !t.nullable)
+    }
+
+    /// What the columns must be equal to.
+    pub(super) fn lists(&self, select: &nodes::SelectStmt) -> Vec<(ColumnRef, Values)> {
+        let mut lists = Vec::new();
+        conjuncts(select.where_clause(), &mut |node| lists.extend(list(node)));
+        let mut stack: Vec<Node<'_>> = select.from_clause().iter().collect();
+        while let Some(node) = stack.pop() {
+            if let Node::JoinExpr(join) = node
+                && join.jointype == raw::JoinType::JOIN_INNER
+            {
+                conjuncts(join.quals(), &mut |node| lists.extend(list(node)));
+                stack.push(join.larg());
+                stack.push(join.rarg());
+            }
+        }
+        lists
+    }
+
+    fn sharded_in(&self, part: Part) -> usize {
+        let tables = self.tables.get(part.first..part.end).unwrap_or_default();
+        tables.iter().filter(|t| matches!(t.place, Place::Sharded { .. })).count()
+    }
+
+    /// Whether the keys of all sharded tables in a part are tied to each other.
+    fn is_together(&self, part: Part) -> bool {
+        let tables = self.tables.get(part.first..part.end).unwrap_or_default();
+        let mut groups = tables.iter().filter(|t| matches!(t.place, Place::Sharded { .. })).map(|t| t.group);
+        let first = groups.next();
+        groups.all(|group| Some(group) == first)
+    }
+
+    fn join(&mut self, node: Node<'_>, place: &dyn Fn(&TableRef) -> Place, depth: usize) -> Result<Part, Unfit> {
+        if depth > MAX_DEPTH || self.tables.len() >= MAX_TABLES {
+            return Err(joins("that joins very many tables"));
+        }
+        let join = match node {
+            Node::RangeVar(var) => return self.table(var, place),
+            Node::JoinExpr(join) => join,
+            Node::RangeSubselect(_) => {
+                return Err(Unfit::new("sub_query", "with a sub-query in FROM").hint("Write it as one plain SELECT."));
+            }
+            Node::RangeFunction(_) => return Err(Unfit::new("from_function", "with a function in FROM")),
+            _ => return Err(Unfit::new("from", "with something in FROM that is not understood")),
+        };
+        if join.is_natural {
+            return Err(joins("with NATURAL JOIN"));
+        }
+        if join.alias().is_some() || join.join_using_alias().is_some() {
+            return Err(joins("with an alias of a join"));
+        }
+        let left = self.join(join.larg(), place, depth + 1)?;
+        let right = self.join(join.rarg(), place, depth + 1)?;
+        let inner = join.jointype == raw::JoinType::JOIN_INNER;
+        let both = Part { first: left.first, end: right.end, outer: left.outer || right.outer || !inner };
+        for (a, b) in ties(join.quals()) {
+            self.tie(&a, &b);
+        }
+        if !left.outer && !right.outer {
+            for name in join.using_clause().iter().filter_map(nodes::String::sval) {
+                self.tie_by_name(left, right, name);
+            }
+        }
+        if inner {
+            return Ok(both);
+        }
+        let (left_sharded, right_sharded) = (self.sharded_in(left) > 0, self.sharded_in(right) > 0);
+        let shown_alone = match join.jointype {
+            raw::JoinType::JOIN_LEFT => !left_sharded && right_sharded,
+            raw::JoinType::JOIN_RIGHT => left_sharded && !right_sharded,
+            raw::JoinType::JOIN_FULL => left_sharded != right_sharded,
+            _ => return Err(joins("with a join that is not understood")),
+        };
+        if shown_alone {
+            return Err(joins("that shows rows of a reference table beside which no row of a sharded table stands"));
+        }
+        if !self.is_together(both) {
+            return Err(joins("with an outer join of sharded tables by something else than their sharding keys"));
+        }
+        let (left_null, right_null) = match join.jointype {
+            raw::JoinType::JOIN_LEFT => (false, true),
+            raw::JoinType::JOIN_RIGHT => (true, false),
+            _ => (true, true),
+        };
+        for (part, null) in [(left, left_null), (right, right_null)] {
+            for table in self.tables.get_mut(part.first..part.end).unwrap_or_default() {
+                table.nullable |= null;
+            }
+        }
+        Ok(both)
+    }
+
+    fn table(&mut self, var: &nodes::RangeVar, place: &dyn Fn(&TableRef) -> Place) -> Result<Part, Unfit> {
+        if var.alias().is_some_and(|a| !a.colnames().is_empty()) {
+            return Err(joins("with other names for the columns of a table"));
+        }
+        let table = table_ref(var);
+        let place = place(&table);
+        if place == Place::Elsewhere {
+            return Err(joins("with a table that lives on one shard only"));
+        }
+        let first = self.tables.len();
+        self.tables.push(Joined { table, place, nullable: false, group: first });
+        Ok(Part { first, end: first + 1, outer: false })
+    }
+
+    /// The sharded table whose key a column is.
+    fn keyed(&self, column: &ColumnRef) -> Option<usize> {
+        let mut spoken_of = (0..self.tables.len()).filter(|at| self.speaks_of(&column.qualifier, *at));
+        let at = spoken_of.next()?;
+        if spoken_of.next().is_some() {
+            return None;
+        }
+        match &self.tables.get(at)?.place {
+            Place::Sharded { key, .. } if *key == column.column => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether a column so qualified is one of the table.
+    fn speaks_of(&self, qualifier: &[String], at: usize) -> bool {
+        let Some(Joined { table, .. }) = self.tables.get(at) else { return false };
+        match qualifier {
+            [] => self.is_single(),
+            [name] => table.alias.as_ref().unwrap_or(&table.name) == name,
+            [schema, name] => table.alias.is_none() && table.name == *name && table.schema.as_ref() == Some(schema),
+            _ => false,
+        }
+    }
+
+    /// Two columns are equal in every row.
+    fn tie(&mut self, a: &ColumnRef, b: &ColumnRef) {
+        if let (Some(a), Some(b)) = (self.keyed(a), self.keyed(b)) {
+            self.bring_together(a, b);
+        }
+    }
+
+    fn tie_by_name(&mut self, left: Part, right: Part, name: &str) {
+        let keyed = |part: Part| -> Option<usize> {
+            (part.first..part.end).find(
+                |at| matches!(self.tables.get(*at).map(|t| &t.place), Some(Place::Sharded { key, .. }) if key == name),
+            )
+        };
+        if let (Some(a), Some(b)) = (keyed(left), keyed(right)) {
+            self.bring_together(a, b);
+        }
+    }
+
+    fn bring_together(&mut self, a: usize, b: usize) {
+        let of = |at: usize| self.tables.get(at).map(|t| (t.group, t.place.clone()));
+        let (Some((a, Place::Sharded { family: x, .. })), Some((b, Place::Sharded { family: y, .. }))) = (of(a), of(b))
+        else {
+            return;
+        };
+        if x == y {
+            self.tables.iter_mut().filter(|t| t.group == b).for_each(|t| t.group = a);
+        }
+    }
+}
+
+/// Calls `each` for every term of a conjunction.
+fn conjuncts<'a>(condition: Node<'a>, each: &mut dyn FnMut(Node<'a>)) {
+    let mut stack = vec![condition];
+    while let Some(node) = stack.pop() {
+        match node {
+            Node::BoolExpr(b) if b.boolop == raw::BoolExprType::AND_EXPR => stack.extend(b.args()),
+            Node::None => {}
+            node => each(node),
+        }
+    }
+}
+
+/// The pairs of columns that a condition says are equal.
+fn ties(condition: Node<'_>) -> Vec<(ColumnRef, ColumnRef)> {
+    let mut ties = Vec::new();
+    conjuncts(condition, &mut |node| {
+        if let Node::A_Expr(expr) = node
+            && expr.kind == raw::A_Expr_Kind::AEXPR_OP
+            && is_operator(expr, "=")
+            && let (Some(a), Some(b)) = (column(expr.lexpr()), column(expr.rexpr()))
+        {
+            ties.push((a, b));
+        }
+    });
+    ties
+}
+
+/// The values that a condition says a column is equal to one of.
+fn list(node: Node<'_>) -> Option<(ColumnRef, Values)> {
+    let Node::A_Expr(expr) = node else { return None };
+    if !is_operator(expr, "=") {
+        return None;
+    }
+    let (left, right) = (expr.lexpr(), expr.rexpr());
+    match expr.kind {
+        raw::A_Expr_Kind::AEXPR_OP => match (column(left), column(right)) {
+            (Some(column), None) => Some((column, Values::Each(vec![key_value(right)]))),
+            (None, Some(column)) => Some((column, Values::Each(vec![key_value(left)]))),
+            _ => None,
+        },
+        raw::A_Expr_Kind::AEXPR_IN => {
+            let values = right.as_node_list()?.iter().map(key_value).collect();
+            Some((column(left)?, Values::Each(values)))
+        }
+        raw::A_Expr_Kind::AEXPR_OP_ANY => {
+            let column = column(left)?;
+            match right {
+                Node::A_ArrayExpr(array) => {
+                    Some((column, Values::Each(array.elements().iter().map(key_value).collect())))
+                }
+                other => Some((column, Values::Array(key_value(other)))),
+            }
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,569 @@
+//! The parts of a SELECT that several shards are to answer.
+//!
+//! Its rows are the shards' rows, or, where rows of several shards belong to one group, parts of groups. Which column or expression a
+//! name or a number of ORDER BY and GROUP BY means is decided by PostgreSQL's rules (`findTargetlistEntrySQL92`), as far as the text
+//! alone tells.
+
+use pg_raw_parse::{ConstValue, Node, nodes, raw};
+
+use super::Unfit;
+use super::expression::{Clause, Found, check};
+use super::from::From;
+use super::write;
+
+/// A SELECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Select {
+    /// It can be sent as it stands, and the rows of all shards are the result: it has neither order nor limits nor groups that matter.
+    pub plain: bool,
+    /// The select list.
+    pub targets: Vec<Target>,
+    /// DISTINCT.
+    pub distinct: Distinct,
+    /// FROM, WHERE, GROUP BY and HAVING, beginning with a space.
+    pub tail: String,
+    /// Its groups, where rows of several shards may belong to one.
+    pub groups: Option<Groups>,
+    /// ORDER BY.
+    pub sort: Vec<Sort>,
+    /// The whole clause, beginning with a space; empty without one.
+    pub order_by: String,
+    /// LIMIT.
+    pub limit: Bound,
+    /// OFFSET.
+    pub offset: Bound,
+    /// It is grouped, and each group lies on one shard.
+    pub grouped_by_key: bool,
+}
+
+/// An entry of the select list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// As it is written, with its name.
+    pub sql: String,
+    /// What it shows.
+    pub what: What,
+}
+
+/// What a value is, to those who bring the shards' rows together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// All columns of one or all tables.
+    Star,
+    /// A value of the row.
+    Value,
+    /// The key of the groups with this place in [`Groups::keys`].
+    Key(usize),
+    /// The aggregate with this place in [`Groups::aggregates`].
+    Aggregate(usize),
+}
+
+/// Groups that are brought together from parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Groups {
+    /// The expressions they are grouped by; none: it is one group.
+    pub keys: Vec<String>,
+    /// The aggregates that are seen or sorted by.
+    pub aggregates: Vec<Aggregate>,
+    /// Names that must not be columns of the tables, for they are taken for names of the select list.
+    pub not_columns: Vec<String>,
+}
+
+/// A call of one of PostgreSQL's own aggregates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aggregate {
+    /// Its name.
+    pub name: String,
+    /// Its argument; none: `*`.
+    pub argument: Option<String>,
+    /// What FILTER says, ` FILTER (WHERE ...)`, or nothing.
+    pub filter: String,
+    /// The argument draws another value each time.
+    pub draws: bool,
+}
+
+/// DISTINCT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Distinct {
+    /// Without.
+    All,
+    /// DISTINCT.
+    Rows,
+    /// DISTINCT ON the first so many keys of ORDER BY; the clause as it is written.
+    On(usize, String),
+}
+
+/// A key of ORDER BY.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sort {
+    /// The expression, whatever name or number stands for it.
+    pub sql: String,
+    /// What it is; [`What::Value`] of rows, key or aggregate of groups.
+    pub what: What,
+    /// DESC.
+    pub descending: bool,
+    /// NULLS FIRST, said or meant.
+    pub nulls_first: bool,
+}
+
+/// LIMIT or OFFSET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// None, or NULL.
+    None,
+    /// So many rows.
+    Rows(u64),
+    /// What the parameter says.
+    Param(u16),
+}
+
+/// An output expression, whatever shows it.
+struct Output<'a> {
+    node: &'a nodes::ResTarget,
+    star: bool,
+}
+
+/// Sorts the parts.
+///
+/// # Errors
+/// One of them cannot be done by each shard for itself, nor afterwards.
+pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Unfit> {
+    let mut found = Found::default();
+    let outputs: Vec<Output<'_>> =
+        select.target_list().iter().map(|node| Output { node, star: is_star(node.val()) }).collect();
+    for output in &outputs {
+        check(output.node.val(), Clause::Output, from, &mut found)?;
+    }
+    let draws_output = found.draws;
+    let mut conditions = Found::default();
+    check(select.where_clause(), Clause::Condition, from, &mut conditions)?;
+    for item in select.from_clause() {
+        check_joins(item, from, &mut conditions)?;
+    }
+    for node in select.group_clause() {
+        let mut group = Found::default();
+        check(node, Clause::Output, from, &mut group)?;
+        if group.draws {
+            return Err(Unfit::new("draws", "that groups by a function that draws another value each time"));
+        }
+    }
+    check(select.having_clause(), Clause::Output, from, &mut found)?;
+    let mut sorted = Found::default();
+    for sort in select.sort_clause() {
+        check(sort.node(), Clause::Output, from, &mut sorted)?;
+    }
+    if sorted.draws && draws_output {
+        return Err(Unfit::new("draws", "that shows and sorts by functions that draw another value each time"));
+    }
+    if !select.window_clause().is_empty() {
+        return Err(
+            Unfit::new("window", "with a WINDOW clause").hint("Write OVER (PARTITION BY the sharding key ...).")
+        );
+    }
+    if select.limit_option == raw::LimitOption::LIMIT_OPTION_WITH_TIES {
+        return Err(Unfit::new("with_ties", "with FETCH FIRST ... WITH TIES").hint("Use LIMIT."));
+    }
+    found.aggregates |= sorted.aggregates;
+    found.windows |= sorted.windows;
+    let grouped = !select.group_clause().is_empty();
+    let has_having = !matches!(select.having_clause(), Node::None);
+    let names = Names { outputs: &outputs, from };
+    let keys: Vec<Resolved<'_>> =
+        select.group_clause().iter().map(|node| names.group_key(node)).collect::<Result<_, _>>()?;
+    let grouped_by_key = keys.iter().any(|key| from.is_key(key.node));
+    let brings_together = (grouped || found.aggregates || has_having) && !grouped_by_key;
+    let (limit, offset) = (bound(select.limit_count())?, bound(select.limit_offset())?);
+    let distinct = names.distinct(select)?;
+    let mut parts = Select {
+        plain: !brings_together
+            && select.sort_clause().is_empty()
+            && distinct == Distinct::All
+            && (limit, offset) == (Bound::None, Bound::None),
+        targets: Vec::new(),
+        distinct,
+        tail: String::new(),
+        groups: None,
+        sort: Vec::new(),
+        order_by: String::new(),
+        limit,
+        offset,
+        grouped_by_key: grouped && grouped_by_key,
+    };
+    if parts.plain {
+        return Ok(parts);
+    }
+    if brings_together {
+        if found.windows {
+            return Err(Unfit::new("window", "with window functions over groups that lie on several shards"));
+        }
+        if has_having {
+            return Err(Unfit::new("having", "with HAVING over groups that lie on several shards")
+                .hint("Filter in the application, or group by the sharding key."));
+        }
+        if select.group_distinct {
+            return Err(Unfit::new("grouping_sets", "with GROUP BY DISTINCT"));
+        }
+        names.groups(select, &keys, &mut parts)?;
+    } else {
+        for output in &outputs {
+            let what = if output.star { What::Star } else { What::Value };
+            parts.targets.push(Target { sql: write::target(output.node)?, what });
+        }
+        for sort in select.sort_clause() {
+            let node = names.sort_key(sort.node())?;
+            parts.sort.push(sort_of(sort, write::expression(node)?, What::Value)?);
+        }
+    }
+    parts.tail = write::tail(select, !brings_together)?;
+    parts.order_by = write::order_by(select)?;
+    Ok(parts)
+}
+
+fn check_joins(item: Node<'_>, from: &From, found: &mut Found) -> Result<(), Unfit> {
+    let mut stack = vec![item];
+    while let Some(node) = stack.pop() {
+        if let Node::JoinExpr(join) = node {
+            check(join.quals(), Clause::Condition, from, found)?;
+            stack.push(join.larg());
+            stack.push(join.rarg());
+        }
+    }
+    Ok(())
+}
+
+fn sort_of(sort: &nodes::SortBy, sql: String, what: What) -> Result<Sort, Unfit> {
+    if sort.sortby_dir == raw::SortByDir::SORTBY_USING {
+        return Err(Unfit::new("order_by_using", "with ORDER BY ... USING").hint("Use ASC or DESC."));
+    }
+    let descending = sort.sortby_dir == raw::SortByDir::SORTBY_DESC;
+    let nulls_first = match sort.sortby_nulls {
+        raw::SortByNulls::SORTBY_NULLS_FIRST => true,
+        raw::SortByNulls::SORTBY_NULLS_LAST => false,
+        _ => descending,
+    };
+    Ok(Sort { sql, what, descending, nulls_first })
+}
+
+fn is_star(node: Node<'_>) -> bool {
+    match node {
+        Node::ColumnRef(column) => column.fields().iter().any(|field| matches!(field, Node::A_Star(_))),
+        Node::A_Indirection(indirection) => {
+            indirection.indirection().iter().any(|field| matches!(field, Node::A_Star(_)))
+        }
+        _ => false,
+    }
+}
+
+/// LIMIT ALL is LIMIT NULL. Casts to an integer change nothing of an integer.
+fn bound(node: Node<'_>) -> Result<Bound, Unfit> {
+    let node = match node {
+        Node::TypeCast(cast) if is_integer_type(cast.type_name()) => cast.arg(),
+        node => node,
+    };
+    match node {
+        Node::None => Ok(Bound::None),
+        Node::A_Const(constant) => match constant.val() {
+            None => Ok(Bound::None),
+            Some(ConstValue::Integer(rows)) if rows >= 0 => Ok(Bound::Rows(u64::from(rows.unsigned_abs()))),
+            Some(ConstValue::Float(digits)) if digits.parse::<i64>().is_ok_and(|rows| rows >= 0) => {
+                Ok(Bound::Rows(digits.parse().unwrap_or_default()))
+            }
+            _ => Err(not_a_number()),
+        },
+        Node::ParamRef(param) => match u16::try_from(param.number) {
+            Ok(number) if number > 0 => Ok(Bound::Param(number)),
+            _ => Err(not_a_number()),
+        },
+        _ => Err(not_a_number()),
+    }
+}
+
+fn is_integer_type(name: Option<&nodes::TypeName>) -> bool {
+    let name = name.and_then(super::super::shape::cast_name);
+    matches!(name.as_deref(), Some("int2" | "int4" | "int8" | "bigint" | "integer" | "smallint"))
+}
+
+fn not_a_number() -> Unfit {
+    Unfit::new("limit", "whose LIMIT or OFFSET is not a plain number or a parameter").hint("Write the number.")
+}
+
+/// What a name or a number stands for.
+#[derive(Clone, Copy)]
+struct Resolved<'a> {
+    node: Node<'a>,
+    /// It is an entry of the select list unless the tables have a column of that name.
+    unless_column: Option<&'a str>,
+}
+
+/// Finds what the names and numbers of clauses stand for.
+struct Names<'s, 'a> {
+    outputs: &'s [Output<'a>],
+    from: &'s From,
+}
+
+impl<'a> Names<'_, 'a> {
+    fn by_number(&self, number: i32) -> Result<Node<'a>, Unfit> {
+        let place = usize::try_from(number).ok().and_then(|n| n.checked_sub(1)).unwrap_or(usize::MAX);
+        let before = self.outputs.get(..=place).unwrap_or_default();
+        match before.last() {
+            Some(output) if !before.iter().any(|output| output.star) => Ok(output.node.val()),
+            Some(_) => {
+                Err(Unfit::new("ordinal", "whose clauses count columns of a list with *").hint("Name the column."))
+            }
+            // The server says that there is no such column.
+            None => Err(Unfit::new("ordinal", format!("with position {number}, which is not in the select list"))),
+        }
+    }
+
+    /// The entries of the select list that may be called `name`.
+    fn by_name(&self, name: &str) -> Result<Option<Node<'a>>, Unfit> {
+        let mut sure: Option<Node<'a>> = None;
+        for output in self.outputs.iter().filter(|output| !output.star) {
+            let (is, may_be) = match output.node.name() {
+                Some(given) => (given == name, false),
+                None => {
+                    let mut possible = Vec::new();
+                    figure(output.node.val(), &mut possible);
+                    let is = possible.as_slice() == [name];
+                    (is, !is && possible.contains(&name))
+                }
+            };
+            let differs = || sure.is_some_and(|other| write::tree(other) != write::tree(output.node.val()));
+            if may_be || (is && differs()) {
+                return Err(Unfit::new("alias", format!("where \"{name}\" may mean several things"))
+                    .hint("Give the columns names of their own with AS."));
+            }
+            if is {
+                sure = Some(output.node.val());
+            }
+        }
+        Ok(sure)
+    }
+
+    /// ORDER BY and DISTINCT ON: a bare name is first one of the select list's.
+    fn sort_key(&self, node: Node<'a>) -> Result<Node<'a>, Unfit> {
+        match node {
+            Node::A_Const(constant) => match constant.val() {
+                Some(ConstValue::Integer(number)) => self.by_number(number),
+                _ => Err(Unfit::new("constant", "that sorts by a constant").hint("Leave the constant out.")),
+            },
+            node => match bare_name(node) {
+                Some(name) => Ok(self.by_name(name)?.unwrap_or(node)),
+                None => Ok(node),
+            },
+        }
+    }
+
+    /// GROUP BY: a bare name is first a column.
+    fn group_key(&self, node: Node<'a>) -> Result<Resolved<'a>, Unfit> {
+        let itself = Resolved { node, unless_column: None };
+        match node {
+            Node::A_Const(constant) => match constant.val() {
+                Some(ConstValue::Integer(number)) => Ok(Resolved { node: self.by_number(number)?, ..itself }),
+                _ => Err(Unfit::new("constant", "that groups by a constant").hint("Leave the constant out.")),
+            },
+            node => {
+                let Some(name) = bare_name(node) else { return Ok(itself) };
+                if self.from.is_key(node) {
+                    return Ok(itself);
+                }
+                match self.by_name(name)? {
+                    // Then it is that column either way.
+                    Some(output) if last_name(output) == Some(name) => Ok(Resolved { node: output, ..itself }),
+                    Some(output) => Ok(Resolved { node: output, unless_column: Some(name) }),
+                    None => Ok(itself),
+                }
+            }
+        }
+    }
+
+    fn distinct(&self, select: &'a nodes::SelectStmt) -> Result<Distinct, Unfit> {
+        let clause = select.distinct_clause();
+        if clause.is_empty() {
+            return Ok(Distinct::All);
+        }
+        let on: Vec<Node<'a>> = clause.iter().filter(|node| !matches!(node, Node::None)).collect();
+        if on.is_empty() {
+            return Ok(Distinct::Rows);
+        }
+        let mut texts = Vec::new();
+        let mut meant = std::collections::BTreeSet::new();
+        for node in on {
+            texts.push(write::expression(node)?);
+            meant.insert(write::tree(self.sort_key(node)?));
+        }
+        let mut first = std::collections::BTreeSet::new();
+        for sort in select.sort_clause().iter().take(meant.len()) {
+            first.insert(write::tree(self.sort_key(sort.node())?));
+        }
+        if first != meant {
+            return Err(Unfit::new("distinct_on", "with DISTINCT ON that is not sorted by the same expressions first")
+                .hint("Begin ORDER BY with the expressions of DISTINCT ON, in any order."));
+        }
+        Ok(Distinct::On(meant.len(), texts.join(", ")))
+    }
+
+    /// Takes a grouped statement apart: every output is a key or an aggregate.
+    fn groups(&self, select: &'a nodes::SelectStmt, keys: &[Resolved<'a>], parts: &mut Select) -> Result<(), Unfit> {
+        let mut groups = Groups { keys: Vec::new(), aggregates: Vec::new(), not_columns: Vec::new() };
+        let mut trees = Vec::new();
+        for key in keys {
+            groups.keys.push(write::expression(key.node)?);
+            groups.not_columns.extend(key.unless_column.map(str::to_owned));
+            trees.push(write::tree(key.node));
+        }
+        for output in self.outputs {
+            let what = self.of_group(output.node.val(), keys, &trees, &mut groups)?;
+            parts.targets.push(Target { sql: write::target(output.node)?, what });
+        }
+        for sort in select.sort_clause() {
+            let node = self.sort_key(sort.node())?;
+            let what = self.of_group(node, keys, &trees, &mut groups)?;
+            parts.sort.push(sort_of(sort, String::new(), what)?);
+        }
+        parts.groups = Some(groups);
+        Ok(())
+    }
+
+    /// What an expression is in a group.
+    fn of_group(
+        &self,
+        node: Node<'a>,
+        keys: &[Resolved<'a>],
+        trees: &[String],
+        groups: &mut Groups,
+    ) -> Result<What, Unfit> {
+        let text = write::tree(node);
+        if let Some(at) = trees.iter().position(|tree| *tree == text) {
+            return Ok(What::Key(at));
+        }
+        // `t.a` and `a` are one column where there is one table.
+        if self.from.is_single()
+            && let Some(name) = last_name(node)
+            && let Some(at) = keys.iter().position(|key| last_name(key.node) == Some(name))
+        {
+            return Ok(What::Key(at));
+        }
+        let Node::FuncCall(call) = node else {
+            return Err(Unfit::new(
+                "expression_of_groups",
+                "whose groups lie on several shards and that computes something of keys or aggregates",
+            )
+            .hint("Select the keys and aggregates themselves and compute in the application, or group by the sharding key."));
+        };
+        let aggregate = aggregate(call)?;
+        let at = groups.aggregates.iter().position(|known| *known == aggregate && !known.draws);
+        Ok(What::Aggregate(at.unwrap_or_else(|| {
+            groups.aggregates.push(aggregate);
+            groups.aggregates.len() - 1
+        })))
+    }
+}
+
+/// An aggregate whose parts can be brought together.
+fn aggregate(call: &nodes::FuncCall) -> Result<Aggregate, Unfit> {
+    let name = call.funcname().iter().filter_map(Node::as_str).next_back().unwrap_or_default().to_owned();
+    if !super::names::is_aggregate(&name) {
+        return Err(Unfit::new(
+            "expression_of_groups",
+            "whose groups lie on several shards and that computes something of keys or aggregates",
+        )
+        .hint(
+            "Select the keys and aggregates themselves and compute in the application, or group by the sharding key.",
+        ));
+    }
+    let refuse = |construct, what: &str| {
+        Unfit::new(construct, format!("with {name}{what} over rows of several shards"))
+            .hint("Group by the sharding key, or tie the statement to one shard by its sharding key.")
+    };
+    if call.agg_distinct {
+        return Err(refuse("aggregate_distinct", "(DISTINCT ...)"));
+    }
+    if !call.agg_order().is_empty() || call.agg_within_group {
+        return Err(refuse("aggregate_order", "(... ORDER BY ...)"));
+    }
+    if call.func_variadic {
+        return Err(refuse("aggregate", "(VARIADIC ...)"));
+    }
+    let mut arguments = call.args().iter();
+    let argument = match (arguments.next(), arguments.next()) {
+        (None, None) if call.agg_star => None,
+        (Some(argument), None) => Some(argument),
+        _ => return Err(refuse("aggregate", "() of several arguments")),
+    };
+    let filter = match call.agg_filter() {
+        Node::None => String::new(),
+        node => format!(" FILTER (WHERE {})", write::expression(node)?),
+    };
+    let mut found = Found::default();
+    let nowhere = From::default();
+    for node in argument.iter().chain(&[call.agg_filter()]) {
+        // It was looked through before, as part of the whole: only what is in it is asked.
+        drop(check(*node, Clause::Condition, &nowhere, &mut found));
+    }
+    Ok(Aggregate { name, argument: argument.map(write::expression).transpose()?, filter, draws: found.draws })
+}
+
+/// The name of a reference that is nothing but a name.
+fn bare_name(node: Node<'_>) -> Option<&str> {
+    let Node::ColumnRef(column) = node else { return None };
+    let mut fields = column.fields().iter();
+    match (fields.next(), fields.next()) {
+        (Some(field), None) => field.as_str(),
+        _ => None,
+    }
+}
+
+/// The last name of a column.
+fn last_name(node: Node<'_>) -> Option<&str> {
+    let Node::ColumnRef(column) = node else { return None };
+    column.fields().iter().next_back().and_then(Node::as_str)
+}
+
+/// The names that PostgreSQL may give to a column that has none (`FigureColname`): one if that is certain.
+fn figure<'a>(node: Node<'a>, names: &mut Vec<&'a str>) {
+    let mut node = node;
+    loop {
+        match node {
+            Node::ColumnRef(_) => return names.extend(last_name(node)),
+            Node::A_Indirection(indirection) => {
+                match indirection.indirection().iter().filter_map(Node::as_str).next_back() {
+                    Some(name) => return names.push(name),
+                    None => node = indirection.arg(),
+                }
+            }
+            Node::FuncCall(call) => return names.extend(call.funcname().iter().filter_map(Node::as_str).next_back()),
+            Node::CollateClause(collate) => node = collate.arg(),
+            Node::TypeCast(cast) => {
+                names
+                    .extend(cast.type_name().and_then(|name| name.names().iter().filter_map(|n| n.sval()).next_back()));
+                node = cast.arg();
+            }
+            Node::CaseExpr(case) => {
+                names.push("case");
+                node = case.defresult();
+            }
+            Node::A_Expr(expr) if expr.kind == raw::A_Expr_Kind::AEXPR_NULLIF => return names.push("nullif"),
+            Node::A_ArrayExpr(_) => return names.push("array"),
+            Node::RowExpr(_) => return names.push("row"),
+            Node::CoalesceExpr(_) => return names.push("coalesce"),
+            Node::MinMaxExpr(_) => return names.extend(["greatest", "least"]),
+            Node::SQLValueFunction(_) => return names.extend(VALUE_FUNCTIONS),
+            _ => return,
+        }
+    }
+}
+
+/// What `CURRENT_DATE` and its kin are called as columns.
+const VALUE_FUNCTIONS: [&str; 10] = [
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "localtime",
+    "localtimestamp",
+    "session_user",
+];

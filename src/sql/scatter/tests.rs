@@ -1,0 +1,208 @@
+use super::*;
+
+fn place(table: &TableRef) -> Place {
+    let sharded = |key: &str, family| Place::Sharded { key: key.to_owned(), family };
+    match table.name.as_str() {
+        "t" | "u" => sharded("k", 0),
+        "o" => sharded("id", 0),
+        "w" => sharded("k", 1),
+        "r" | "r2" => Place::Reference,
+        _ => Place::Elsewhere,
+    }
+}
+
+fn reading(sql: &str) -> Result<Reading, Unfit> {
+    read(sql, &place)
+}
+
+fn selected(sql: &str) -> Result<Select, Unfit> {
+    reading(sql)?.select.map(|select| *select)
+}
+
+#[test]
+fn rows_that_are_joined_lie_together_or_it_is_refused() {
+    for from in [
+        "t",
+        "t AS x",
+        "public.t",
+        "t, r",
+        "t JOIN r ON t.a = r.a",
+        "t LEFT JOIN r ON t.a = r.a",
+        "r RIGHT JOIN t ON t.a = r.a",
+        "t CROSS JOIN r",
+        "t JOIN u ON t.k = u.k",
+        "t JOIN u USING (k)",
+        "t LEFT JOIN u USING (k)",
+        "t FULL JOIN u ON t.k = u.k",
+        "t JOIN o ON o.id = t.k AND t.a > 1",
+        "(t JOIN u ON t.k = u.k) LEFT JOIN o ON o.id = u.k",
+        "t LEFT JOIN (u JOIN r ON u.a = r.a) ON t.k = u.k",
+        "t a JOIN t b ON a.k = b.k",
+        "t, u WHERE t.k = u.k",
+        "t, u, o WHERE o.id = u.k AND t.k = o.id",
+    ] {
+        let read = reading(&format!("SELECT 1 FROM {from}"));
+        assert!(read.is_ok(), "{from}: {read:?}");
+    }
+    for from in [
+        "r",
+        "other",
+        "t, other",
+        "t, u",
+        "t, t x",
+        "t JOIN u ON t.k = u.a",
+        "t JOIN u ON t.k = k",
+        "t JOIN u ON t.k = u.k OR true",
+        "t JOIN u ON NOT t.k = u.k",
+        "t JOIN u ON t.k <> u.k",
+        "t JOIN u ON t.k + 0 = u.k",
+        "t JOIN u ON t.k OPERATOR(app.=) u.k",
+        "t JOIN w ON t.k = w.k",
+        "t LEFT JOIN u ON t.a = u.a WHERE t.k = u.k",
+        "t LEFT JOIN u ON true",
+        "r LEFT JOIN t ON t.a = r.a",
+        "t RIGHT JOIN r ON t.a = r.a",
+        "t FULL JOIN r ON t.a = r.a",
+        "t NATURAL JOIN u",
+        "t JOIN u USING (a)",
+        "(t JOIN u ON t.k = u.k) AS j",
+        "t AS x (k, a), u WHERE x.k = u.k",
+        "(SELECT * FROM t) s",
+        "t, LATERAL (SELECT 1) s",
+        "t, generate_series(1, 2)",
+        "t TABLESAMPLE bernoulli (10)",
+        "t UNION SELECT 1 FROM t",
+    ] {
+        let read = reading(&format!("SELECT 1 FROM {from}"));
+        assert!(read.is_err(), "{from}: {read:?}");
+    }
+    for sql in ["WITH x AS (SELECT 1) SELECT 1 FROM t", "VALUES (1)", "TABLE t; TABLE t", "INSERT INTO t VALUES (1)"] {
+        assert!(reading(sql).is_err(), "{sql}");
+    }
+}
+
+#[test]
+fn what_goes_as_it_stands() {
+    for sql in [
+        "SELECT * FROM t",
+        "TABLE t",
+        "SELECT a, lower(b) || 'x', CASE WHEN a > 1 THEN 2 END, $1::int FROM t WHERE a = $2 AND c > now()",
+        "SELECT a FROM t WHERE a = ANY ($1) AND b LIKE 'x%' AND c BETWEEN 1 AND 2 AND d IS NULL AND e IN (1, 2)",
+        "SELECT k, count(*) FROM t GROUP BY k",
+        "SELECT k, sum(a) FROM t GROUP BY k, b HAVING count(*) > 1",
+        "SELECT k AS x, sum(a) FROM t GROUP BY 1",
+        "SELECT a, row_number() OVER (PARTITION BY k ORDER BY a) FROM t",
+        "SELECT t.k, string_agg(u.b, ',' ORDER BY u.b) FROM t JOIN u ON t.k = u.k GROUP BY t.k",
+        "SELECT random(), a FROM t",
+        "SELECT a FROM t LIMIT ALL",
+        "SELECT a FROM t LIMIT NULL OFFSET NULL",
+    ] {
+        let select = selected(sql);
+        assert!(select.as_ref().is_ok_and(|select| select.plain), "{sql}: {select:?}");
+    }
+}
+
+#[test]
+fn what_is_refused() {
+    for (sql, construct) in [
+        ("SELECT f(a) FROM t", "function"),
+        ("SELECT app.lower(a) FROM t", "function"),
+        ("SELECT a FROM t WHERE f(a)", "function"),
+        ("SELECT nextval('s') FROM t", "function"),
+        ("SELECT pg_backend_pid() FROM t", "function"),
+        ("SELECT now() FROM t", "clock"),
+        ("SELECT current_date FROM t", "clock"),
+        ("SELECT a FROM t ORDER BY b - now()", "clock"),
+        ("SELECT 'now'::timestamptz FROM t", "clock"),
+        ("SELECT coalesce(d, 'today') FROM t", "clock"),
+        ("SELECT ctid FROM t", "system_column"),
+        ("SELECT t.tableoid FROM t", "system_column"),
+        ("SELECT t.count FROM t", "row_function"),
+        ("SELECT 't'::regclass FROM t", "catalog_type"),
+        ("SELECT unnest(a) FROM t", "set_function"),
+        ("SELECT (SELECT 1) FROM t", "sub_query"),
+        ("SELECT 1 FROM t WHERE EXISTS (SELECT 1)", "sub_query"),
+        ("SELECT row_number() OVER () FROM t", "window"),
+        ("SELECT rank() OVER (PARTITION BY a) FROM t", "window"),
+        ("SELECT count(*) OVER w FROM t WINDOW w AS (PARTITION BY k)", "window"),
+        ("SELECT a, count(*) FROM t GROUP BY ROLLUP (a)", "grouping_sets"),
+        ("SELECT count(DISTINCT a) FROM t", "aggregate_distinct"),
+        ("SELECT string_agg(a, ',') FROM t", "aggregate"),
+        ("SELECT array_agg(a ORDER BY a) FROM t", "aggregate_order"),
+        ("SELECT count(*) * 2 FROM t", "expression_of_groups"),
+        ("SELECT coalesce(sum(a), 0) FROM t", "expression_of_groups"),
+        ("SELECT a + 1, count(*) FROM t GROUP BY a", "expression_of_groups"),
+        ("SELECT 1, count(*) FROM t", "expression_of_groups"),
+        ("SELECT a, count(*) FROM t GROUP BY a HAVING count(*) > 1", "having"),
+        ("SELECT a FROM t ORDER BY a FETCH FIRST 2 ROWS WITH TIES", "with_ties"),
+        ("SELECT a FROM t LIMIT 2 + 3", "limit"),
+        ("SELECT a FROM t LIMIT -1", "limit"),
+        ("SELECT a FROM t LIMIT 1.5", "limit"),
+        ("SELECT * FROM t ORDER BY 2", "ordinal"),
+        ("SELECT a FROM t ORDER BY 2", "ordinal"),
+        ("SELECT a FROM t ORDER BY 'x'", "constant"),
+        ("SELECT a FROM t ORDER BY a USING <", "order_by_using"),
+        ("SELECT DISTINCT ON (a) a, b FROM t", "distinct_on"),
+        ("SELECT DISTINCT ON (a) a, b FROM t ORDER BY b, a", "distinct_on"),
+        ("SELECT random() FROM t ORDER BY random()", "draws"),
+        ("SELECT upper(a)::text FROM t ORDER BY text", "alias"),
+    ] {
+        let select = selected(sql);
+        assert_eq!(select.as_ref().err().map(|unfit| unfit.construct), Some(construct), "{sql}: {select:?}");
+    }
+}
+
+#[test]
+fn clauses_are_taken_apart() {
+    let sorts = |sql: &str| -> Vec<(String, bool, bool)> {
+        let select = selected(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        assert!(!select.plain && select.groups.is_none(), "{sql}");
+        select.sort.into_iter().map(|s| (s.sql, s.descending, s.nulls_first)).collect()
+    };
+    let key = |sql: &str, descending, nulls_first| (sql.to_owned(), descending, nulls_first);
+    assert_eq!(sorts("SELECT a FROM t ORDER BY b"), [key("b", false, false)]);
+    assert_eq!(sorts("SELECT a FROM t ORDER BY b DESC, a NULLS FIRST"), [key("b", true, true), key("a", false, true)]);
+    assert_eq!(sorts("SELECT a + 1 AS b FROM t ORDER BY b DESC NULLS LAST"), [key("a + 1", true, false)]);
+    assert_eq!(sorts("SELECT a + 1 AS b FROM t ORDER BY b + 1"), [key("b + 1", false, false)]);
+    assert_eq!(
+        sorts("SELECT b, lower(a) FROM t ORDER BY 2, 1"),
+        [key("lower(a)", false, false), key("b", false, false)]
+    );
+    assert_eq!(sorts("SELECT upper(b) FROM t ORDER BY upper"), [key("upper(b)", false, false)]);
+    assert_eq!(sorts("SELECT *, b FROM t ORDER BY a COLLATE \"C\""), [key("a COLLATE \"C\"", false, false)]);
+    assert_eq!(sorts("SELECT a FROM t ORDER BY random()"), [key("random()", false, false)]);
+    assert_eq!(sorts("SELECT k, max(a) FROM t GROUP BY k ORDER BY max(a)"), [key("max(a)", false, false)]);
+
+    let select =
+        selected("SELECT DISTINCT ON (b, a) c FROM t WHERE a = 'x''y' ORDER BY a, b, c LIMIT $2 OFFSET 3").unwrap();
+    assert_eq!(select.distinct, Distinct::On(2, "b, a".to_owned()));
+    assert_eq!((select.limit, select.offset), (Bound::Param(2), Bound::Rows(3)));
+    assert_eq!(select.tail, " FROM t WHERE a = 'x''y'");
+    assert_eq!(select.order_by, " ORDER BY a, b, c");
+
+    let select =
+        selected("SELECT t.b, count(*), sum(a) FILTER (WHERE k = 1) AS s FROM t GROUP BY b ORDER BY 2 DESC, b")
+            .unwrap();
+    let groups = select.groups.unwrap();
+    assert_eq!(groups.keys, ["t.b"]);
+    let whats: Vec<What> = select.targets.iter().map(|t| t.what).collect();
+    assert_eq!(whats, [What::Key(0), What::Aggregate(0), What::Aggregate(1)]);
+    assert_eq!(groups.aggregates[1].filter, " FILTER (WHERE k = 1)");
+    let sorts: Vec<(What, bool)> = select.sort.iter().map(|s| (s.what, s.descending)).collect();
+    assert_eq!(sorts, [(What::Aggregate(0), true), (What::Key(0), false)]);
+
+    let groups = selected("SELECT lower(b) AS x, max(a) FROM t GROUP BY x").unwrap().groups.unwrap();
+    assert_eq!((groups.keys, groups.not_columns), (vec!["lower(b)".to_owned()], vec!["x".to_owned()]));
+    let nullable = selected("SELECT u.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY u.k").unwrap();
+    assert!(nullable.groups.is_some(), "the group of NULL lies on every shard");
+    assert!(selected("SELECT t.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY t.k").unwrap().plain);
+}
+
+#[test]
+fn lists_are_those_that_every_row_obeys() {
+    let count = |sql: &str| reading(sql).unwrap().lists.len();
+    assert_eq!(count("SELECT 1 FROM t WHERE k = 1 AND a IN (1, 2) AND b = ANY ($1)"), 3);
+    assert_eq!(count("SELECT 1 FROM t JOIN u ON t.k = u.k AND t.k IN (1, 2)"), 1);
+    assert_eq!(count("SELECT 1 FROM t LEFT JOIN u ON t.k = u.k AND t.k IN (1, 2)"), 0);
+    assert_eq!(count("SELECT 1 FROM t WHERE k NOT IN (1, 2) AND k <> ALL ($1) AND (k = 1 OR a = 2) AND NOT k = 1"), 0);
+}

@@ -1,0 +1,404 @@
+//! Statements that several shards answer: whole and right, or an error; never a part. By both protocols, with clients that are slow,
+//! cancel, or vanish, and with servers that fail.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::cluster::Cluster;
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::{Message, show};
+
+/// How long anything may take that must not hang.
+const SOON: Duration = Duration::from_secs(20);
+
+/// `app` over databases of one cluster; each row of `t` lies where its key says, `r` is everywhere.
+struct Sharded {
+    cluster: Cluster,
+    weir: Weir,
+    count: usize,
+}
+
+impl Sharded {
+    fn start(count: usize, general: &str, more: &str) -> Self {
+        let cluster = Cluster::start();
+        let mut toml = format!("[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n{more}\n");
+        for n in 0..count {
+            cluster.sql(&format!("CREATE DATABASE s{n}"));
+            let (first, last) = slots(n, count);
+            toml += &format!(
+                "[[databases.app.shards]]\nname = \"s{n}\"\nslots = [[{first}, {last}]]\nprimary = \"{}\"\n",
+                cluster.url(&format!("s{n}"))
+            );
+            cluster.sql_in(
+                &format!("s{n}"),
+                &format!(
+                    "CREATE TABLE t (k int8 PRIMARY KEY, v text, n int4, x float8);
+                     CREATE TABLE o (id int4, k int8 NOT NULL, amount numeric);
+                     CREATE TABLE r (code int4 PRIMARY KEY, name text);
+                     CREATE FUNCTION own(int8) RETURNS int8 IMMUTABLE LANGUAGE sql AS 'SELECT $1';
+                     INSERT INTO r SELECT i, 'name ' || i FROM generate_series(1, 5) i;
+                     INSERT INTO t SELECT k, 'v' || k, k % 7, k / 3.0 FROM generate_series(1, 300) k WHERE {home};
+                     INSERT INTO o SELECT i, k, k + i / 10.0 FROM generate_series(1, 100) k, generate_series(1, 2) i WHERE {home}",
+                    home = home(first, last)
+                ),
+            );
+        }
+        toml += "[databases.app.tables]\n\
+                 t = { key = \"k\", type = \"bigint\" }\n\
+                 o = { key = \"k\", type = \"bigint\" }\n\
+                 r = { reference = true }\n";
+        let weir = Weir::builder().general(general).database(&toml).start();
+        Self { cluster, weir, count }
+    }
+
+    fn client(&self) -> RawClient {
+        self.weir.client("app")
+    }
+
+    /// Waits until every server connection rests.
+    fn wait_quiet(&self) {
+        let until = Instant::now() + SOON;
+        loop {
+            let busy: Vec<_> =
+                self.weir.admin_table("SHOW SERVERS").into_iter().filter(|server| server["state"] != "idle").collect();
+            if busy.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < until, "{busy:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// How many statements like this run on the servers.
+    fn running(&self, text: &str) -> usize {
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '{text}%'");
+        self.cluster.value(&sql).parse().unwrap()
+    }
+
+    fn wait_running(&self, text: &str, wanted: usize) {
+        let until = Instant::now() + SOON;
+        while self.running(text) != wanted {
+            assert!(Instant::now() < until, "{} run", self.running(text));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn slots(number: usize, count: usize) -> (usize, usize) {
+    (16384 * number / count, 16384 * (number + 1) / count - 1)
+}
+
+fn home(first: usize, last: usize) -> String {
+    format!("(((hashint8extended(k, 8816678312871386365) & 16383) + 10467) & 16383) BETWEEN {first} AND {last}")
+}
+
+/// The rows of a reply in order of their text.
+fn sorted(messages: &[Message]) -> Vec<Vec<Option<String>>> {
+    let mut rows: Vec<_> = messages.iter().filter_map(Message::row).collect();
+    rows.sort();
+    rows
+}
+
+/// The tags of a reply, rows as one.
+fn tags(messages: &[Message]) -> String {
+    let shown = messages.iter().filter(|m| m.tag != b'D').map(|m| match m.tag {
+        b'T' => format!("T({})", m.columns().unwrap().join(", ")),
+        b't' => "t".to_owned(),
+        _ => m.to_string(),
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+fn ask(client: &mut RawClient, sql: &str, values: &[Option<&str>]) -> Vec<Message> {
+    client.parse("", sql, &[]);
+    client.bind("", "", values);
+    client.describe_portal("");
+    client.execute("", 0);
+    client.sync();
+    client.read_until_ready()
+}
+
+#[test]
+fn rows_of_all_shards_by_both_protocols() {
+    let sharded = Sharded::start(3, "", "");
+    let mut client = sharded.client();
+    client.query("SELECT k, v FROM t WHERE n = 3");
+    let simple = client.read_until_ready();
+    assert_eq!(tags(&simple), "T(k, v) C(SELECT 43) Z(I)");
+    let wanted: Vec<Vec<Option<String>>> = {
+        let mut rows: Vec<_> =
+            (1..=300).filter(|k| k % 7 == 3).map(|k: i64| vec![Some(k.to_string()), Some(format!("v{k}"))]).collect();
+        rows.sort();
+        rows
+    };
+    assert_eq!(sorted(&simple), wanted);
+    let extended = ask(&mut client, "SELECT k, v FROM t WHERE n = $1", &[Some("3")]);
+    assert_eq!(tags(&extended), "1 2 T(k, v) C(SELECT 43) Z(I)");
+    assert_eq!(sorted(&extended), wanted);
+
+    // Prepared and described before, without Describe later, and used again; in binary.
+    client.parse("s", "SELECT k FROM t WHERE n = $1 AND k > $2", &[]);
+    client.describe_statement("s");
+    client.sync();
+    assert_eq!(tags(&client.read_until_ready()), "1 t T(k) Z(I)");
+    for (n, count) in [("1", 43), ("6", 43), ("9", 0)] {
+        client.bind("p", "s", &[Some(n), Some("0")]);
+        client.execute("p", 0);
+        client.close_portal("p");
+        client.sync();
+        assert_eq!(tags(&client.read_until_ready()), format!("2 C(SELECT {count}) 3 Z(I)"));
+    }
+    client.bind_binary("", "s", &[Some(&3_i32.to_be_bytes()), Some(&290_i64.to_be_bytes())]);
+    client.execute("", 0);
+    client.sync();
+    let messages = client.read_until_ready();
+    assert_eq!(tags(&messages), "2 C(SELECT 1) Z(I)");
+    assert!(messages.iter().any(|m| m.tag == b'D' && m.body.ends_with(&297_i64.to_be_bytes())), "{}", show(&messages));
+
+    // Joins with reference tables and by the key; some shards by their keys; groups that lie on one shard; no row at all.
+    for (sql, count) in [
+        ("SELECT t.k, r.name FROM t JOIN r ON r.code = t.n WHERE t.k <= 70", 50),
+        ("SELECT t.k, r.name FROM t LEFT JOIN r ON r.code = t.n WHERE t.k <= 70", 70),
+        ("SELECT t.v, o.amount FROM t JOIN o ON o.k = t.k", 200),
+        ("SELECT t.v, o.amount FROM t LEFT JOIN o ON o.k = t.k AND o.id = 1", 300),
+        ("SELECT v FROM t WHERE k IN (1, 2, 3, 4, 5, 1000)", 5),
+        ("SELECT v FROM t WHERE k = ANY (ARRAY[1, 2, 3])", 3),
+        ("SELECT v FROM t WHERE k = 1 + 4", 1),
+        ("SELECT v FROM t WHERE k + 1 = 5", 1),
+        ("SELECT k, count(*), sum(amount) FROM o GROUP BY k HAVING count(*) > 1", 100),
+        ("SELECT k, id, row_number() OVER (PARTITION BY k ORDER BY id) FROM o", 200),
+        ("SELECT FROM t", 300),
+        ("SELECT v FROM t WHERE k = 1 AND k = 2", 0),
+        ("SELECT v FROM t WHERE false", 0),
+    ] {
+        let messages = ask(&mut client, sql, &[]);
+        assert!(show(&messages).ends_with(&format!("C(SELECT {count}) Z(I)")), "{sql}: {}", tags(&messages));
+        client.query(sql);
+        assert_eq!(sorted(&client.read_until_ready()), sorted(&messages), "{sql}");
+    }
+    // The statement's text is wrong on every shard, or on some values only.
+    for (sql, wanted) in [
+        ("SELECT nothing FROM t", "E(42703) Z(I)"),
+        ("SELECT v FROM t WHERE v = 1", "E(42883) Z(I)"),
+        ("SELECT 1 / (k - 17) FROM t", "E(22012) Z(I)"),
+    ] {
+        client.query(sql);
+        let messages = client.read_until_ready();
+        assert!(tags(&messages).ends_with(wanted), "{sql}: {}", tags(&messages));
+        assert!(!tags(&messages).contains("C("), "{sql}: {}", tags(&messages));
+        let messages = ask(&mut client, sql, &[]);
+        assert!(tags(&messages).ends_with(wanted), "{sql}: {}", tags(&messages));
+    }
+    // A name is only taken where its text was.
+    client.parse("bad", "SELECT nothing FROM t", &[]);
+    client.bind("", "bad", &[]);
+    client.execute("", 0);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "E(42703) Z(I)");
+    client.parse("bad", "SELECT v FROM t WHERE k < $1", &[]);
+    client.bind("", "bad", &[Some("3")]);
+    client.execute("", 0);
+    client.sync();
+    assert_eq!(tags(&client.read_until_ready()), "1 2 C(SELECT 2) Z(I)");
+    sharded.wait_quiet();
+}
+
+#[test]
+fn what_cannot_be_done_is_refused() {
+    let sharded = Sharded::start(2, "", "");
+    let mut client = sharded.client();
+    for sql in [
+        "SELECT own(k) FROM t",
+        "SELECT k, now() FROM t",
+        "SELECT k FROM t, o",
+        "SELECT k FROM t FOR UPDATE",
+        "SELECT (SELECT count(*) FROM t)",
+        "SELECT EXISTS (SELECT 1 FROM t WHERE v = 'x')",
+        "SELECT k FROM t UNION SELECT k FROM o",
+        "SELECT r.code FROM r LEFT JOIN t ON t.n = r.code",
+        "EXPLAIN SELECT k FROM t",
+        "SELECT 1; SELECT k FROM t",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT k FROM t",
+    ] {
+        client.query(sql);
+        let messages = client.read_until_ready();
+        assert_eq!(show(&messages), "E(0A000) Z(I)", "{sql}");
+        let error = messages.iter().find_map(Message::error).unwrap();
+        assert!(error.fields.get(&'H').is_some_and(|hint| !hint.is_empty()), "{sql}: {error:?}");
+    }
+    // Within a transaction, whether it has a shard already or not, and in a pipeline.
+    for begin in ["BEGIN", "BEGIN; SELECT v FROM t WHERE k = 1"] {
+        client.run(begin);
+        assert_eq!(client.run("SELECT k FROM t"), "E(0A000) Z(E)", "{begin}");
+        assert_eq!(client.run("SELECT v FROM t WHERE k = 1"), "E(25P02) Z(E)");
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    }
+    client.parse("", "SELECT k FROM t", &[]);
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(I)");
+    client.parse("", "SELECT k FROM t", &[]);
+    client.bind("", "", &[]);
+    client.execute("", 5);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(I)");
+    // Parse and Describe with Flush first, as some drivers do.
+    client.parse("f", "SELECT k FROM t WHERE k < $1", &[]);
+    client.describe_statement("f");
+    client.flush();
+    assert_eq!(tags(&client.read_until(b'T')), "1 t T(k)");
+    client.bind("", "f", &[Some("5")]);
+    client.execute("", 0);
+    client.sync();
+    assert_eq!(tags(&client.read_until_ready()), "2 C(SELECT 4) Z(I)");
+    // Columns that differ between shards.
+    sharded.cluster.sql_in("s1", "ALTER TABLE t ALTER COLUMN n TYPE int8");
+    client.query("SELECT n FROM t");
+    let messages = client.read_until_ready();
+    assert_eq!(show(&messages), "E(0A000) Z(I)");
+    sharded.wait_quiet();
+    assert_eq!(client.run("SELECT v FROM t WHERE k = 1"), "T(v:25) D(v1) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn large_answers_slow_clients_and_those_that_vanish() {
+    let sharded = Sharded::start(3, "", "");
+    let big = "SELECT k, repeat(v, 2000) FROM t";
+    let mut client = sharded.client();
+    client.query(big);
+    std::thread::sleep(Duration::from_millis(300));
+    let memory: u64 = sharded.weir.admin_table("SHOW SERVERS").len() as u64;
+    assert!(memory >= 3);
+    let messages = client.read_until_ready();
+    assert!(tags(&messages).ends_with("C(SELECT 300) Z(I)"), "{}", tags(&messages));
+    let bytes: usize = messages.iter().map(|m| m.body.len()).sum();
+    assert!(bytes > 2_000_000, "{bytes}");
+    // One that goes in the middle: what runs for it is cancelled, and the servers serve others.
+    for _ in 0..3 {
+        let mut gone = sharded.client();
+        gone.query("SELECT k, pg_sleep(0.05), repeat(v, 2000) FROM t");
+        drop(gone);
+    }
+    sharded.wait_running("SELECT k, pg_sleep", 0);
+    sharded.wait_quiet();
+    assert_eq!(tags(&ask(&mut client, "SELECT k FROM t", &[])), "1 2 T(k) C(SELECT 300) Z(I)");
+}
+
+#[test]
+fn a_cancel_request_reaches_all_shards_and_an_error_ends_the_others() {
+    let sharded = Sharded::start(3, "query_timeout = \"5s\"", "");
+    let mut client = sharded.client();
+    client.query("SELECT k, pg_sleep(0.5) FROM t");
+    sharded.wait_running("SELECT k, pg_sleep", 3);
+    client.cancel();
+    let messages = client.read_until_ready();
+    assert!(tags(&messages).ends_with("E(57014) Z(I)"), "{}", tags(&messages));
+    sharded.wait_running("SELECT k, pg_sleep", 0);
+    sharded.wait_quiet();
+    // One shard fails at once, the others would sleep.
+    let started = Instant::now();
+    client.query(
+        "SELECT CASE WHEN k = 17 THEN 1 / (k - 17) ELSE pg_sleep(100)::text::int END FROM t WHERE k = 17 OR k > 200",
+    );
+    let messages = client.read_until_ready();
+    assert!(tags(&messages).contains("E("), "{}", tags(&messages));
+    assert!(started.elapsed() < SOON);
+    sharded.wait_running("SELECT CASE", 0);
+    sharded.wait_quiet();
+    // The server's own limit, and ours.
+    client.run("SET statement_timeout = '200ms'");
+    let reply = client.run("SELECT k, pg_sleep(1) FROM t");
+    assert!(reply.ends_with("E(57014) Z(I)"), "{reply}");
+    client.run("RESET statement_timeout");
+    client.query("SELECT k, pg_sleep(1) FROM t");
+    let end = client.read_to_end();
+    assert!(tags(&end).ends_with("E(FATAL 57014)"), "{}", tags(&end));
+    sharded.wait_running("SELECT k, pg_sleep", 0);
+    sharded.wait_quiet();
+}
+
+#[test]
+fn a_server_that_goes_fails_the_statement_and_not_the_session() {
+    let sharded = Sharded::start(2, "", "");
+    let mut client = sharded.client();
+    client.query("SELECT k, pg_sleep(0.2) FROM t");
+    sharded.wait_running("SELECT k, pg_sleep", 2);
+    sharded.cluster.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 's1' AND query LIKE 'SELECT k, pg_sleep%'");
+    let messages = client.read_until_ready();
+    assert!(tags(&messages).ends_with("E(57P01) Z(I)"), "{}", tags(&messages));
+    assert!(!tags(&messages).contains("C("), "{}", tags(&messages));
+    sharded.wait_quiet();
+    assert_eq!(tags(&ask(&mut client, "SELECT k FROM t", &[])), "1 2 T(k) C(SELECT 300) Z(I)");
+}
+
+/// Many clients, each needing a connection of every pool.
+fn crowd(sharded: &Sharded, clients: usize) {
+    std::thread::scope(|scope| {
+        for n in 0..clients {
+            scope.spawn(move || {
+                let mut client = sharded.client();
+                for round in 0..8 {
+                    if (n + round) % 3 == 0 {
+                        let reply = client.run(&format!("SELECT v FROM t WHERE k = {}", n + 1));
+                        assert!(reply.ends_with("C(SELECT 1) Z(I)"), "{reply}");
+                    }
+                    let messages = ask(&mut client, "SELECT k FROM t", &[]);
+                    assert!(tags(&messages).ends_with("C(SELECT 300) Z(I)"), "{}", tags(&messages));
+                }
+            });
+        }
+    });
+    sharded.wait_quiet();
+}
+
+#[test]
+fn nobody_waits_in_a_circle() {
+    crowd(&Sharded::start(3, "", "pool_size = 1"), 8);
+    // Pools that share a limit.
+    let sharded = Sharded::start(3, "", "pool_size = 4\nmax_db_connections = 4");
+    crowd(&sharded, 8);
+    let few = Sharded::start(3, "", "max_db_connections = 2");
+    let mut client = few.client();
+    assert_eq!(client.run("SELECT k FROM t"), "E(53300) Z(I)");
+    assert_eq!(client.run("SELECT v FROM t WHERE k = 1"), "T(v:25) D(v1) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn pause_ends_although_a_statement_waits_with_half_of_its_connections() {
+    let sharded = Sharded::start(2, "", "pool_size = 1");
+    // One client keeps the last shard busy, another has the first and waits for it.
+    let key = (1..).find(|k| on_last(&sharded, *k)).unwrap();
+    let mut busy = sharded.client();
+    busy.run("BEGIN");
+    busy.run(&format!("SELECT v FROM t WHERE k = {key}"));
+    let mut waiting = sharded.client();
+    waiting.query("SELECT k FROM t");
+    let until = Instant::now() + SOON;
+    while sharded.weir.admin_table("SHOW POOLS").iter().all(|pool| pool["cl_waiting"] == "0") {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::scope(|scope| {
+        let pause = scope.spawn(|| sharded.weir.admin("PAUSE app"));
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+        pause.join().unwrap();
+    });
+    sharded.weir.admin("RESUME app");
+    let messages = waiting.read_until_ready();
+    assert!(tags(&messages).ends_with("C(SELECT 300) Z(I)"), "{}", tags(&messages));
+}
+
+/// Whether a key lies on the last shard.
+fn on_last(sharded: &Sharded, key: i64) -> bool {
+    let last = sharded.count - 1;
+    let found = sharded.cluster.sql_in(&format!("s{last}"), &format!("SELECT 1 FROM t WHERE k = {key}"));
+    !found.is_empty()
+}
