@@ -5,12 +5,13 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::cluster::Cluster;
 use common::raw::RawClient;
 use common::weir::Weir;
 use common::wire::{Message, show};
+use pgweir::clock;
 
 /// How long anything may take that must not hang.
 const SOON: Duration = Duration::from_secs(20);
@@ -61,14 +62,14 @@ impl Sharded {
 
     /// Waits until every server connection rests.
     fn wait_quiet(&self) {
-        let until = Instant::now() + SOON;
+        let until = clock::now() + SOON;
         loop {
             let busy: Vec<_> =
                 self.weir.admin_table("SHOW SERVERS").into_iter().filter(|server| server["state"] != "idle").collect();
             if busy.is_empty() {
                 return;
             }
-            assert!(Instant::now() < until, "{busy:?}");
+            assert!(clock::now() < until, "{busy:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -80,9 +81,9 @@ impl Sharded {
     }
 
     fn wait_running(&self, text: &str, wanted: usize) {
-        let until = Instant::now() + SOON;
+        let until = clock::now() + SOON;
         while self.running(text) != wanted {
-            assert!(Instant::now() < until, "{} run", self.running(text));
+            assert!(clock::now() < until, "{} run", self.running(text));
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -303,7 +304,7 @@ fn a_cancel_request_reaches_all_shards_and_an_error_ends_the_others() {
     sharded.wait_running("SELECT k, pg_sleep", 0);
     sharded.wait_quiet();
     // One shard fails at once, the others would sleep.
-    let started = Instant::now();
+    let started = clock::now();
     client.query(
         "SELECT CASE WHEN k = 17 THEN 1 / (k - 17) ELSE pg_sleep(100)::text::int END FROM t WHERE k = 17 OR k > 200",
     );
@@ -380,9 +381,9 @@ fn pause_ends_although_a_statement_waits_with_half_of_its_connections() {
     busy.run(&format!("SELECT v FROM t WHERE k = {key}"));
     let mut waiting = sharded.client();
     waiting.query("SELECT k FROM t");
-    let until = Instant::now() + SOON;
+    let until = clock::now() + SOON;
     while sharded.weir.admin_table("SHOW POOLS").iter().all(|pool| pool["cl_waiting"] == "0") {
-        assert!(Instant::now() < until);
+        assert!(clock::now() < until);
         std::thread::sleep(Duration::from_millis(20));
     }
     std::thread::scope(|scope| {

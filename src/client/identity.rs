@@ -182,13 +182,13 @@ impl Client {
 
     /// The process on the primary that serves a client at the moment.
     fn process_of(&self, client: &ClientHandle) -> Option<u32> {
-        let (pool, slot) = client.link()?;
-        let role = self.live.database(&client.database)?.role(pool.key.shard, pool.key.server);
+        let database = self.live.database(&client.database)?;
         let here = self.database.config.shards.get(usize::from(self.database.config.map.default_shard.0))?;
         let here = here.servers.first()?;
-        if role != Role::Primary || (&here.host, here.port) != (&pool.target.host, pool.target.port) {
-            return None;
-        }
+        let (pool, slot) = client.links().into_iter().find(|(pool, _)| {
+            database.role(pool.key.shard, pool.key.server) == Role::Primary
+                && (&here.host, here.port) == (&pool.target.host, pool.target.port)
+        })?;
         pool.connections().into_iter().find(|connection| connection.slot == slot).map(|connection| connection.pid)
     }
 
