@@ -13,7 +13,7 @@ use crate::route::decide::{self, Request};
 use crate::session::settings::{ClientSettings, Values};
 use crate::session::{Intake, Keep, Session};
 use crate::shard::plan::{Scatter, ShardPlan};
-use crate::sql::facts::{Access, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::parse;
 use crate::wire::encode;
 
@@ -151,7 +151,10 @@ fn effects(facts: &QueryFacts) -> String {
             TransactionEffect::FinishPrepared => effects.push("ends a prepared transaction".to_owned()),
         }
         effects.extend(statement.effects.iter().map(|effect| match effect {
-            SessionEffect::Set { name, .. } => format!("sets {name}"),
+            SessionEffect::Set { name, .. }
+            | SessionEffect::SetUnknown { name }
+            | SessionEffect::SetByParams { name: ConfigArg::Literal(name), .. } => format!("sets {name}"),
+            SessionEffect::SetByParams { .. } => "sets what a parameter names".to_owned(),
             SessionEffect::Reset { name } => format!("resets {name}"),
             SessionEffect::ResetAll => "resets all settings".to_owned(),
             SessionEffect::DiscardAll => "discards the session's state".to_owned(),

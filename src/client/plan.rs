@@ -10,7 +10,7 @@ use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
 use crate::sql::catalog::CatalogView;
-use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::shadows;
 use crate::wire::message;
 
@@ -158,7 +158,13 @@ impl Planner<'_> {
         need.changes_catalog |= facts.changes_catalog();
         need.runs_code |= facts.runs_code();
         let changes_path = |e: &SessionEffect| match e {
-            SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => name == "search_path",
+            SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } | SessionEffect::Reset { name } => {
+                name == "search_path"
+            }
+            SessionEffect::SetByParams { name: ConfigArg::Literal(name), .. } => {
+                name.eq_ignore_ascii_case("search_path")
+            }
+            SessionEffect::SetByParams { .. } => true,
             _ => false,
         };
         if self.map.is_sharded() && self.in_block && facts.statements.iter().any(|s| s.effects.iter().any(changes_path))
@@ -220,7 +226,7 @@ impl Planner<'_> {
                 && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none(),
             distrust: self.distrust,
-            changed_role: self.session.is_pinned_by(PinReason::Identity),
+            changed_role: settings.is_someone_else(),
             catalog: self.catalog,
         };
         let Intake::Bind { statement: Some(statement), .. } = intake else {

@@ -344,7 +344,7 @@ impl Client {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
                 }
-                self.session.send_held(connection.output.tail());
+                self.session.send_held(&mut connection.state, connection.output.tail());
             }
             if self.session.is_drained() && link.opening == Opening::Over {
                 // It ended with Flush: the client waits for what came, and goes on from there.
@@ -451,7 +451,7 @@ impl Client {
         {
             let end = at.saturating_add(header.len);
             let here = end.min(bytes.len());
-            if here < end && !matches!(header.tag, b'D' | b'd') {
+            if here < end && (!matches!(header.tag, b'D' | b'd') || self.session.reads_rows()) {
                 break;
             }
             let body = bytes.get(at.saturating_add(frame::HEADER_LEN)..here).unwrap_or_default();

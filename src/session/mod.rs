@@ -24,7 +24,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
-use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, Signal, TransactionEffect};
+use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, Signal};
+use crate::sql::settings::in_doubt;
 use crate::wire::encode;
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
@@ -95,8 +96,9 @@ pub struct Session {
     unnamed: Option<Arc<Statement>>,
     unnamed_version: u64,
     portals: BTreeMap<Box<[u8]>, Arc<Statement>>,
+    /// What portals leave in the session whose statements set by parameters.
+    bound: BTreeMap<Box<[u8]>, Arc<[SessionEffect]>>,
     settings: ClientSettings,
-    pending: Vec<SessionEffect>,
     pins: Vec<Pin>,
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
@@ -125,8 +127,8 @@ impl Session {
             unnamed: None,
             unnamed_version: 0,
             portals: BTreeMap::new(),
+            bound: BTreeMap::new(),
             settings,
-            pending: Vec::new(),
             pins: Vec::new(),
             pools: 0,
             unseen_error: None,
@@ -147,9 +149,14 @@ impl Session {
     pub fn is_accepted(&self, statement: &Statement) -> bool {
         self.follow
             && self.keep != Keep::Session
-            && self.settings.get("search_path").is_none()
+            && self.names_mean_the_usual()
             && statement.is_accepted_by(self.pools)
             && !statement.is_outdated()
+    }
+
+    /// Whether names mean what they do to whoever has set nothing.
+    fn names_mean_the_usual(&self) -> bool {
+        self.settings.get("search_path").is_none() && !self.settings.is_someone_else()
     }
 
     // Getters.
@@ -235,6 +242,7 @@ impl Session {
             && !self.unsynced
             && self.pins.is_empty()
             && self.lent.is_empty()
+            && !self.settings.has_doubts()
     }
 
     /// Whether the server has names of the client's that nobody else may find there.
@@ -246,21 +254,22 @@ impl Session {
     /// Whether the server would have to be cleaned before another client may have it, were the client to leave now.
     #[must_use]
     pub fn leaves_state(&self) -> bool {
-        self.keep == Keep::Session || !self.pins.is_empty()
+        self.keep == Keep::Session || !self.pins.is_empty() || self.settings.has_doubts()
     }
 
     /// Whether an answer is awaited that may change what the client's names stand for, or where statements go: what follows the next Sync
     /// is not read before.
     #[must_use]
     pub fn names_in_doubt(&self) -> bool {
-        self.pipeline.names_in_doubt() || self.settings_in_doubt()
+        // Within a block nothing is asked, so there is nothing to wait for.
+        let awaited = self.status == TransactionStatus::Idle && self.settings.doubts_shards();
+        self.pipeline.names_in_doubt() || self.pipeline.settings_in_doubt() || self.settings.is_unsettled() || awaited
     }
 
-    /// Whether something is under way, or waits for the end of its transaction, that changes where statements go: see
-    /// [`settings::decides_shard`].
+    /// Whether something is under way, or may yet be taken back, that changes where statements go: see [`settings::decides_shard`].
     #[must_use]
     pub fn settings_in_doubt(&self) -> bool {
-        self.pipeline.settings_in_doubt() || self.pending.iter().any(settings::decides_shard)
+        self.pipeline.settings_in_doubt() || self.settings.is_unsettled() || self.settings.doubts_shards()
     }
 
     /// Whether a message is to wait: it speaks of the unnamed statement, and what that is hangs on an answer under way. `given`: what is
@@ -273,6 +282,12 @@ impl Session {
             _ => false,
         };
         !given && !self.pipeline.is_empty() && unnamed() && self.pipeline.unnamed_in_doubt()
+    }
+
+    /// Whether the rows that come answer a question of ours, and are to be given whole.
+    #[must_use]
+    pub fn reads_rows(&mut self) -> bool {
+        matches!(self.pipeline.head(), Some(Request { kind: Kind::Hidden(_), .. }))
     }
 
     /// Whether the server passes over everything up to the next Sync.
@@ -350,7 +365,7 @@ impl Session {
                         request.renamed = Some((Arc::clone(&statement), name));
                     }
                 }
-                self.portals.insert(portal, statement);
+                self.bind(portal, statement, frame, server);
                 self.pipeline.push(request);
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
@@ -381,11 +396,15 @@ impl Session {
                     self.lend_executed(facts, false, server, out);
                     self.lend_placeholders(facts, server, out);
                 }
-                self.plain(Kind::Execute(facts), frame, out);
+                let mut request = Request::forward(Kind::Execute(facts));
+                request.bound = self.bound.get(&portal).cloned();
+                self.pipeline.push(request);
+                out.extend_from_slice(frame);
             }
             Intake::Bind { statement: None, portal, .. } => {
                 self.unsynced = true;
                 self.portals.remove(&portal);
+                self.bound.remove(&portal);
                 self.plain(Kind::Bind, frame, out);
             }
             Intake::DescribeStatement { statement: None, .. } | Intake::DescribePortal => {
@@ -418,6 +437,14 @@ impl Session {
             Intake::Flush | Intake::CopyData => out.extend_from_slice(frame),
             Intake::Terminate => {}
         }
+    }
+
+    fn bind(&mut self, portal: Box<[u8]>, statement: Arc<Statement>, frame: &[u8], server: &ServerState) {
+        match self.bound_effects(&statement, frame, server) {
+            Some(effects) => drop(self.bound.insert(portal.clone(), effects)),
+            None => drop(self.bound.remove(&portal)),
+        }
+        self.portals.insert(portal, statement);
     }
 
     fn plain(&mut self, kind: Kind, frame: &[u8], out: &mut Vec<u8>) {
@@ -615,9 +642,10 @@ impl Session {
         self.held_sync
     }
 
-    /// Sends what had to wait for an answer: the Sync that was kept, when the COPY turned out not to begin; and what takes back the names
-    /// that were lent, when the COPY is over.
-    pub fn send_held(&mut self, out: &mut Vec<u8>) {
+    /// Sends what had to wait for an answer: the Sync that was kept, when the COPY turned out not to begin; what takes back the names
+    /// that were lent, when the COPY is over; and what there is to ask or tell about settings.
+    pub fn send_held(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
+        self.send_hidden(server, out);
         if self.held_sync && !self.pipeline.ends_with_copy_from() {
             self.held_sync = false;
             self.skipping = false;
@@ -666,15 +694,20 @@ impl Session {
                 let facts = Arc::clone(facts);
                 let index = *done;
                 *done += 1;
-                self.complete(&facts, index, server);
+                self.complete(&facts, index, None, body, server);
             }
-            (Kind::Execute(facts), b'C' | b'I') => {
+            (Kind::Execute(facts), b'C' | b'I' | b's') => {
                 let facts = facts.take();
-                self.pipeline.pop();
+                let bound = self.pipeline.pop().and_then(|request| request.bound);
                 if let Some(facts) = facts {
-                    self.complete(&facts, 0, server);
+                    if tag == b's' {
+                        self.suspended(&facts, bound.as_deref(), server);
+                    } else {
+                        self.complete(&facts, 0, Some(bound), body, server);
+                    }
                 }
             }
+            (Kind::Hidden(_), b'T' | b'D' | b'C') => self.on_hidden(tag, body),
             (Kind::Query { .. }, b'T' | b'D' | b'd' | b'c' | b'H' | b'W')
             | (Kind::Execute(_), b'D' | b'd' | b'c' | b'H' | b'W')
             | (Kind::Describe, b't')
@@ -686,7 +719,7 @@ impl Session {
             }
             (Kind::Parse | Kind::Lend, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
                 Some(Done::Prepared(statement)) => {
-                    if self.settings.get("search_path").is_none() {
+                    if self.names_mean_the_usual() {
                         statement.accept(self.pools);
                     }
                     server.statements.confirm(statement);
@@ -694,7 +727,7 @@ impl Session {
                 Some(Done::Closed(statement)) => server.statements.remove(statement.id),
                 None => {}
             },
-            (Kind::Bind, b'2') | (Kind::Describe, b'T' | b'n') | (Kind::Execute(_), b's') => {
+            (Kind::Bind, b'2') | (Kind::Describe, b'T' | b'n') => {
                 self.pipeline.pop();
             }
             _ => return desync,
@@ -704,20 +737,25 @@ impl Session {
 
     fn on_ready(&mut self, status: TransactionStatus, server: &mut ServerState) -> Result<Action, Desync> {
         match self.pipeline.head() {
-            Some(Request { kind: Kind::Query { .. } | Kind::Sync | Kind::FunctionCall, .. }) => {}
+            Some(Request { kind: Kind::Query { .. } | Kind::Sync | Kind::FunctionCall | Kind::Hidden(_), .. }) => {}
             _ => return Err(Desync { tag: b'Z' }),
         }
         let answer = self.pipeline.pop().map_or(Answer::Forward, |r| r.answer);
         self.status = status;
         if status == TransactionStatus::Idle {
             self.portals.clear();
+            self.bound.clear();
         }
-        self.settle(server);
+        self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         self.failed = false;
         Ok(if answer == Answer::Forward { Action::Forward } else { Action::Swallow })
     }
 
     fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
+        if let Some(Request { kind: Kind::Hidden(_), .. }) = self.pipeline.head() {
+            self.hidden_failed();
+            return Action::Swallow;
+        }
         self.failed = true;
         // PostgreSQL drops the unnamed statement before it reads the text of the next.
         let version = |undo: &Undo| match undo {
@@ -800,9 +838,10 @@ impl Session {
         self.unsynced = false;
         self.skipping = false;
         self.failed = false;
-        self.pending.clear();
+        self.settings.abandon();
         self.pins.clear();
         self.portals.clear();
+        self.bound.clear();
         self.unseen_error = None;
         self.lent.clear();
         self.held_sync = false;
@@ -811,7 +850,7 @@ impl Session {
     /// What the server was in the middle of has been ended behind the client's back, to begin again elsewhere.
     pub fn on_moved(&mut self) {
         self.status = TransactionStatus::Idle;
-        self.pending.clear();
+        self.settings.abandon();
         self.lent.clear();
     }
 
@@ -823,7 +862,7 @@ impl Session {
     /// The server goes back to the pool; frees what an idle session does not need.
     pub fn on_release(&mut self) {
         self.pipeline.shrink();
-        self.pending = Vec::new();
+        self.settings.leave();
     }
 
     /// Takes back what a request that did not happen would have changed.
@@ -865,8 +904,16 @@ impl Session {
         }
     }
 
-    /// A statement has completed: its effects on the session wait for the end of its (implicit) transaction.
-    fn complete(&mut self, facts: &Arc<QueryFacts>, index: usize, server: &mut ServerState) {
+    /// A statement has completed, with this tag. `alone`: by the extended protocol, with what its parameters tell.
+    #[expect(clippy::option_option, reason = "whether it was by the extended protocol, and what that told")]
+    fn complete(
+        &mut self,
+        facts: &Arc<QueryFacts>,
+        index: usize,
+        alone: Option<Option<Arc<[SessionEffect]>>>,
+        tag: &[u8],
+        server: &mut ServerState,
+    ) {
         let Some(statement) = facts.statements.get(index) else { return };
         self.signals.extend(facts.signals.iter().filter(|signal| signal.statement == index));
         let executed = match &statement.name_use {
@@ -874,11 +921,14 @@ impl Session {
             _ => None,
         };
         let of_executed = executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects);
-        for effect in statement.effects.iter().chain(of_executed) {
+        let effects = alone.iter().flatten().next().map_or(&*statement.effects, |bound| bound);
+        for effect in effects.iter().chain(of_executed) {
             match effect {
-                SessionEffect::Set { .. } | SessionEffect::Reset { .. } | SessionEffect::ResetAll => {
-                    self.pending.push(effect.clone());
-                }
+                SessionEffect::Set { .. }
+                | SessionEffect::SetUnknown { .. }
+                | SessionEffect::SetByParams { .. }
+                | SessionEffect::Reset { .. }
+                | SessionEffect::ResetAll => self.follow_setting(effect, facts, server),
                 // Not transactional, or only ever more careful than needed.
                 SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 SessionEffect::Deallocate { name } => {
@@ -892,24 +942,22 @@ impl Session {
                 SessionEffect::DiscardAll => {
                     self.forget_names();
                     self.pins.clear();
-                    self.pending.clear();
                     self.settings.reset_all();
                     server.forget_state();
                 }
             }
         }
-        if matches!(statement.transaction, TransactionEffect::Commit { .. }) && !self.failed && !self.pending.is_empty()
-        {
-            // Whatever follows in this text, and fails, does not take it back.
-            let pending = std::mem::take(&mut self.pending);
-            self.make_own(pending, false, server);
-        }
-        if matches!(statement.transaction, TransactionEffect::Rollback { .. } | TransactionEffect::RollbackTo)
-            && !self.pending.is_empty()
-        {
-            // What was set in this text may have been rolled back by this text: only the server knows.
-            self.pending.clear();
-            self.pin(PinReason::Setting, Some(facts));
+        self.follow_transaction(statement, tag, alone.is_some());
+    }
+
+    /// A portal has given some of its rows: what it does to the session it may have done, and may do again.
+    fn suspended(&mut self, facts: &Arc<QueryFacts>, bound: Option<&[SessionEffect]>, server: &mut ServerState) {
+        let Some(statement) = facts.statements.first() else { return };
+        for effect in in_doubt(bound.unwrap_or(&statement.effects).to_vec()) {
+            match effect {
+                SessionEffect::Pin(reason) => self.pin(reason, Some(facts)),
+                effect => self.follow_setting(&effect, facts, server),
+            }
         }
     }
 
@@ -922,48 +970,6 @@ impl Session {
     fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
         if !self.is_pinned_by(reason) {
             self.pins.push(Pin { reason, facts: facts.cloned() });
-        }
-    }
-
-    /// Makes the settings of the ended (implicit) transaction the session's; within a transaction block they cannot be followed yet,
-    /// so the server is kept.
-    fn settle(&mut self, server: &mut ServerState) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let pending = std::mem::take(&mut self.pending);
-        if self.failed && self.status == TransactionStatus::Idle {
-            return;
-        }
-        self.make_own(pending, self.status != TransactionStatus::Idle, server);
-    }
-
-    /// Makes settings the session's.
-    fn make_own(&mut self, pending: Vec<SessionEffect>, in_block: bool, server: &mut ServerState) {
-        for effect in pending {
-            let reported = match &effect {
-                SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => is_reported(name),
-                _ => false,
-            };
-            if in_block && !reported {
-                self.pin(PinReason::Setting, None);
-                continue;
-            }
-            match effect {
-                SessionEffect::Set { name, value } if !reported => {
-                    self.settings.set(&name, &value);
-                    server.settings.set_other(&name, &value);
-                }
-                SessionEffect::Reset { name } => {
-                    self.settings.reset(&name);
-                    server.settings.reset_other(&name);
-                }
-                SessionEffect::ResetAll => {
-                    self.settings.reset_all();
-                    server.settings.reset_all();
-                }
-                _ => {}
-            }
         }
     }
 }

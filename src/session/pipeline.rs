@@ -3,7 +3,8 @@
 //! A request enters when it is sent (or answered by us in its place) and leaves when its last message has come:
 //!
 //! ```text
-//!   Query, FunctionCall, Sync ... ReadyForQuery        Bind ...... BindComplete
+//!   Query, FunctionCall, Sync,
+//!   Hidden ...................... ReadyForQuery        Bind ...... BindComplete
 //!   Parse ....................... ParseComplete        Describe .. RowDescription | NoData
 //!   Execute ..................... CommandComplete | EmptyQueryResponse | PortalSuspended
 //!   Close ....................... CloseComplete        Local ..... at once when it is at the head
@@ -58,10 +59,21 @@ pub enum Kind {
     Sync,
     /// FunctionCall.
     FunctionCall,
+    /// A Query of ours that is about settings.
+    Hidden(Hidden),
     /// CopyDone or CopyFail: has no answer; marks where a COPY ends among the requests.
     CopyEnd,
     /// Answered by us: these bytes go out when all before it is answered.
     Local(&'static [u8]),
+}
+
+/// What a Query of ours is for.
+#[derive(Debug)]
+pub enum Hidden {
+    /// It asks for the values of these settings.
+    ReadBack(Vec<String>),
+    /// It gives settings back that a RESET took and startup had given.
+    Restore,
 }
 
 /// What is taken back when a request turns out not to have happened.
@@ -113,6 +125,8 @@ pub struct Request {
     pub renamed: Option<(Arc<Statement>, Box<[u8]>)>,
     /// The request was made to fail, and this is to be its error.
     pub refusal: Option<Box<Error>>,
+    /// What it leaves in the session, where parameters tell; else its facts do.
+    pub bound: Option<Arc<[SessionEffect]>>,
     marks: Marks,
 }
 
@@ -186,6 +200,7 @@ impl Request {
             done: None,
             renamed: None,
             refusal: None,
+            bound: None,
             marks: Marks::default(),
         }
     }
@@ -389,7 +404,8 @@ impl Pipeline {
         self.copy_in = false;
         let mut undone = Vec::new();
         while let Some(head) = self.queue.front() {
-            let waits_for_ready = matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall) && undone.is_empty();
+            let waits_for_ready =
+                matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall | Kind::Hidden(_)) && undone.is_empty();
             if matches!(head.kind, Kind::Sync) || waits_for_ready {
                 break;
             }

@@ -44,7 +44,9 @@ impl ServerState {
                 SessionEffect::Reset { name } | SessionEffect::Set { name, .. } if is_reported(name) => {}
                 SessionEffect::Reset { name } => self.settings.reset_other(name),
                 SessionEffect::Set { name, value } => self.settings.set_other(name, value),
-                SessionEffect::Pin(_) => {}
+                // Whatever the value, it is not the default's, and a client that wants that gets it.
+                SessionEffect::SetUnknown { name } if !is_reported(name) => self.settings.set_other(name, ""),
+                SessionEffect::SetUnknown { .. } | SessionEffect::SetByParams { .. } | SessionEffect::Pin(_) => {}
             }
         }
     }
@@ -53,6 +55,6 @@ impl ServerState {
     pub fn forget_state(&mut self) {
         self.statements.clear();
         self.unnamed = None;
-        self.settings.reset_all();
+        self.settings.discard_all();
     }
 }

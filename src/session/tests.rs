@@ -224,7 +224,7 @@ impl World {
         while !to_server.is_empty() {
             self.serve(&to_server, &mut received);
             to_server.clear();
-            self.session.send_held(&mut to_server);
+            self.session.send_held(&mut self.state, &mut to_server);
         }
         if self.session.may_release() {
             let own = |name: &Vec<u8>| name.is_empty() || name.starts_with(b"pgweir_");

@@ -25,8 +25,8 @@ use crate::shard::key::{Key, KeyError};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType, ShardMap, Table};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{
-    Access, ColumnRef, KeyValue, ParamUse, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef,
-    TransactionEffect, Verb,
+    Access, ColumnRef, ConfigArg, KeyValue, ParamUse, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts,
+    TableRef, TransactionEffect, Verb,
 };
 use params::Params;
 use relations::{Home, Relations};
@@ -218,8 +218,17 @@ fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
             "pgweir.shard" => cx.shard = Some(value),
             "pgweir.sharding_key" => cx.sharding_key = Some(value),
             "search_path" => cx.default_search_path = false,
+            "role" | "session_authorization" => cx.changed_role = true,
             _ => {}
         },
+        SessionEffect::SetUnknown { name } | SessionEffect::SetByParams { name: ConfigArg::Literal(name), .. } => {
+            match &*name.to_ascii_lowercase() {
+                "search_path" => cx.default_search_path = false,
+                "role" | "session_authorization" => cx.changed_role = true,
+                _ => {}
+            }
+        }
+        SessionEffect::SetByParams { .. } => (cx.default_search_path, cx.changed_role) = (false, true),
         SessionEffect::Reset { name } => match name.as_str() {
             "pgweir.shard" => cx.shard = None,
             "pgweir.sharding_key" => cx.sharding_key = None,
@@ -228,7 +237,6 @@ fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
         SessionEffect::ResetAll | SessionEffect::DiscardAll => (cx.shard, cx.sharding_key) = (None, None),
         // It may have been search_path.
         SessionEffect::Pin(PinReason::Setting) => cx.default_search_path = false,
-        SessionEffect::Pin(PinReason::Identity) => cx.changed_role = true,
         SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => {}
     }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lru::LruCache;
 
-use super::facts::{QueryFacts, SessionEffect, ShardShape};
+use super::facts::{ConfigArg, QueryFacts, SessionEffect, ShardShape};
 use super::{normal, parse};
 
 /// Texts longer than this share of the byte limit are not kept: one of them would drive out too many others.
@@ -247,6 +247,7 @@ fn weight(text: &[u8], facts: &QueryFacts) -> usize {
         };
         let values = statement.effects.iter().map(|effect| match effect {
             SessionEffect::Set { value, .. } => PER_ITEM + value.len(),
+            SessionEffect::SetByParams { value: ConfigArg::Literal(value), .. } => PER_ITEM + value.len(),
             _ => PER_ITEM,
         });
         bytes += PER_STATEMENT + items * PER_ITEM + values.sum::<usize>();

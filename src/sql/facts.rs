@@ -64,9 +64,9 @@ pub enum PinReason {
     Load,
     /// SQL-level PREPARE.
     SqlPrepare,
-    /// SET ROLE, SET SESSION AUTHORIZATION, SET SESSION CHARACTERISTICS.
+    /// A setting that is a superuser's to make, made under another role than the login's.
     Identity,
-    /// A setting changed in a way that cannot be followed: set_config(), SET within a transaction, SET x FROM CURRENT.
+    /// A setting changed in a way that cannot be followed: set_config() of a name that is not known.
     Setting,
     /// currval, lastval or setseed, which speak of this session's past.
     SequenceState,
@@ -104,6 +104,20 @@ pub enum SessionEffect {
         /// The value as one string.
         value: String,
     },
+    /// `name` is set to something that only the server knows: `SET name FROM CURRENT`, set_config() of an expression or over a table.
+    SetUnknown {
+        /// The setting, lower case.
+        name: String,
+    },
+    /// One call of set_config() with parameters: what it sets is known when they are bound.
+    SetByParams {
+        /// Its first argument.
+        name: ConfigArg,
+        /// Its second argument; null resets.
+        value: ConfigArg,
+        /// Its third argument.
+        local: ConfigArg,
+    },
     /// `RESET name` and `SET name TO DEFAULT`.
     Reset {
         /// The setting, lower case.
@@ -122,6 +136,17 @@ pub enum SessionEffect {
     },
     /// State that only this server has.
     Pin(PinReason),
+}
+
+/// An argument of set_config().
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ConfigArg {
+    /// NULL.
+    Null,
+    /// A constant, as text.
+    Literal(String),
+    /// `$n`, counted from 1.
+    Param(u16),
 }
 
 /// What a statement does with a prepared statement that it names.
@@ -352,6 +377,8 @@ pub struct StatementFacts {
     pub why: &'static str,
     /// What it does to the transaction block.
     pub transaction: TransactionEffect,
+    /// The savepoint that it makes, releases or rolls back to.
+    pub savepoint: Option<Box<str>>,
     /// What it leaves in the session, in order.
     pub effects: Vec<SessionEffect>,
     /// The prepared statement that it makes, runs or takes away.

@@ -4,7 +4,8 @@
 
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
-use super::facts::{PinReason, SessionEffect};
+use super::facts::{ConfigArg, PinReason, SessionEffect};
+use super::shape::cast_name;
 
 /// Settings whose value is a list of identifiers: SET quotes each item, so that `SET search_path = 'a,b'` names one schema.
 /// (The settings that PostgreSQL marks GUC_LIST_QUOTE and that a session may set.)
@@ -44,12 +45,33 @@ pub(super) fn is_the_sessions(name: &str) -> bool {
     name.contains('.') || OF_SESSION.binary_search(&&*name.to_lowercase()).is_ok()
 }
 
+/// Whether an effect is that of a setting.
+pub(super) fn is_setting(effect: &SessionEffect) -> bool {
+    use SessionEffect as E;
+    match effect {
+        E::Set { .. } | E::SetUnknown { .. } | E::SetByParams { .. } | E::Reset { .. } | E::ResetAll => true,
+        E::Pin(reason) => *reason == PinReason::Setting,
+        E::DiscardAll | E::DeallocateAll | E::Deallocate { .. } => false,
+    }
+}
+
+/// The effects of a statement that may run, or not, or more than once.
+#[must_use]
+pub fn in_doubt(effects: Vec<SessionEffect>) -> Vec<SessionEffect> {
+    let doubt = |effect| match effect {
+        SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => SessionEffect::SetUnknown { name },
+        SessionEffect::SetByParams { name, .. } => unknown(&name),
+        effect => effect,
+    };
+    effects.into_iter().map(doubt).collect()
+}
+
 /// Appends what a SET or RESET leaves behind when it succeeds.
 pub(super) fn effects(stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEffect>) {
     if stmt.is_local {
         return;
     }
-    let name = stmt.name().unwrap_or_default().to_lowercase();
+    let name = canonical(stmt.name().unwrap_or_default());
     match stmt.kind {
         raw::VariableSetKind::VAR_RESET_ALL => effects.push(SessionEffect::ResetAll),
         _ if OF_TRANSACTION.contains(&name.as_str()) => {}
@@ -57,35 +79,215 @@ pub(super) fn effects(stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEf
             effects.push(SessionEffect::Reset { name });
         }
         raw::VariableSetKind::VAR_SET_VALUE => set_value(name, stmt, effects),
-        raw::VariableSetKind::VAR_SET_MULTI => match name.as_str() {
-            "transaction" | "transaction snapshot" => {}
-            _ => effects.push(SessionEffect::Pin(PinReason::Identity)),
-        },
-        _ => effects.push(SessionEffect::Pin(PinReason::Setting)),
+        raw::VariableSetKind::VAR_SET_MULTI if name == "session characteristics" => characteristics(stmt, effects),
+        // SET TRANSACTION
+        raw::VariableSetKind::VAR_SET_MULTI => {}
+        _ => effects.push(SessionEffect::SetUnknown { name }),
+    }
+}
+
+/// The name of a setting as it is kept: in lower case, and the present one for those that were renamed.
+#[must_use]
+pub fn canonical(name: &str) -> String {
+    match name.to_ascii_lowercase() {
+        name if name == "sort_mem" => "work_mem".to_owned(),
+        name if name == "vacuum_mem" => "maintenance_work_mem".to_owned(),
+        name => name,
     }
 }
 
 fn set_value(name: String, stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEffect>) {
-    match name.as_str() {
-        "role" | "session_authorization" => return effects.push(SessionEffect::Pin(PinReason::Identity)),
-        // `SET seed = 0.5` is setseed() by another name.
-        "seed" => return effects.push(SessionEffect::Pin(PinReason::SequenceState)),
-        _ => {}
-    }
     let quote = IDENTIFIER_LISTS.contains(&name.as_str());
     let mut items = Vec::new();
     for arg in stmt.args() {
         let Some(item) = item(arg, quote) else {
             // An interval (SET TIME ZONE INTERVAL '...'): its value is what the server makes of it.
-            return effects.push(SessionEffect::Pin(PinReason::Setting));
+            return effects.push(SessionEffect::SetUnknown { name });
         };
         items.push(item);
     }
-    if name == "search_path" && items.iter().any(|i| i == "pg_temp") {
+    assign(name, items.join(", "), effects);
+}
+
+/// Appends what giving a setting a value leaves behind. The name is a canonical one.
+pub fn assign(name: String, value: String, effects: &mut Vec<SessionEffect>) {
+    match name.as_str() {
+        // `SET seed = 0.5` is setseed() by another name.
+        "seed" => return effects.push(SessionEffect::Pin(PinReason::SequenceState)),
+        // The server keeps what the name means now, by the search_path of now.
+        "default_text_search_config" => return effects.push(SessionEffect::SetUnknown { name }),
         // What is created from here on may be temporary without saying so.
-        effects.push(SessionEffect::Pin(PinReason::TempObject));
+        "search_path" if names_temp(&value) => effects.push(SessionEffect::Pin(PinReason::TempObject)),
+        _ => {}
     }
-    effects.push(SessionEffect::Set { name, value: items.join(", ") });
+    effects.push(SessionEffect::Set { name, value });
+}
+
+fn names_temp(path: &str) -> bool {
+    path.split(',').any(|item| item.trim().trim_matches('"').eq_ignore_ascii_case("pg_temp"))
+}
+
+/// SET SESSION CHARACTERISTICS AS TRANSACTION ...: the defaults of three settings.
+fn characteristics(stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEffect>) {
+    for option in stmt.args() {
+        let (mut name, mut value) = (None, None);
+        if let Node::DefElem(option) = option {
+            name = option.defname().filter(|name| OF_TRANSACTION.contains(name));
+            value = match option.arg() {
+                Node::A_Const(constant) => match constant.val() {
+                    Some(ConstValue::String(level)) => Some(level.to_owned()),
+                    Some(ConstValue::Integer(on)) => Some(if on == 0 { "off" } else { "on" }.to_owned()),
+                    Some(ConstValue::Boolean(on)) => Some(if on { "on" } else { "off" }.to_owned()),
+                    _ => None,
+                },
+                _ => None,
+            };
+        }
+        let Some(name) = name.map(|name| format!("default_{name}")) else {
+            return effects.push(SessionEffect::Pin(PinReason::Setting));
+        };
+        effects.push(match value {
+            Some(value) => SessionEffect::Set { name, value },
+            None => SessionEffect::SetUnknown { name },
+        });
+    }
+}
+
+// set_config()
+
+/// What a call of set_config() leaves behind, somewhere in a statement: nobody knows whether and how often it runs.
+pub(super) fn of_some_call(call: &nodes::FuncCall) -> Option<SessionEffect> {
+    let local = call.args().get(2).and_then(argument);
+    if matches!(&local, Some(ConfigArg::Literal(word)) if boolean(word) == Some("t")) {
+        return None;
+    }
+    Some(unknown(&call.args().get(0).and_then(argument).unwrap_or(ConfigArg::Param(0))))
+}
+
+/// The effect of setting what an argument names to an unknown value.
+#[must_use]
+pub fn unknown(name: &ConfigArg) -> SessionEffect {
+    match name {
+        ConfigArg::Literal(name) => match canonical(name) {
+            name if name == "seed" => SessionEffect::Pin(PinReason::SequenceState),
+            // It is not ours to follow: see the README.
+            name if name.starts_with("pgweir.") => SessionEffect::Pin(PinReason::Setting),
+            name => SessionEffect::SetUnknown { name },
+        },
+        ConfigArg::Null | ConfigArg::Param(_) => SessionEffect::Pin(PinReason::Setting),
+    }
+}
+
+/// What a call leaves behind that is made once, with these arguments; those that are parameters are not bound yet.
+#[must_use]
+pub fn set_config(name: &ConfigArg, value: &ConfigArg, local: &ConfigArg) -> Vec<SessionEffect> {
+    use ConfigArg::{Literal, Null};
+    let mut effects = Vec::new();
+    match (name, value, local) {
+        (_, _, Literal(word)) if boolean(word) == Some("t") => {}
+        (_, _, Literal(word)) if boolean(word).is_none() => effects.push(unknown(name)),
+        (Literal(name), Literal(_) | Null, Literal(_) | Null) if name.starts_with("pgweir.") => {
+            effects.push(SessionEffect::Pin(PinReason::Setting));
+        }
+        (Literal(name), _, _) if OF_TRANSACTION.contains(&canonical(name).as_str()) => {}
+        (Literal(name), Literal(value), Literal(_) | Null) => assign(canonical(name), value.clone(), &mut effects),
+        (Literal(name), Null, Literal(_) | Null) => effects.push(SessionEffect::Reset { name: canonical(name) }),
+        // It fails.
+        (Null, _, _) => {}
+        _ => {
+            effects.push(SessionEffect::SetByParams { name: name.clone(), value: value.clone(), local: local.clone() })
+        }
+    }
+    effects
+}
+
+/// Puts what is known in the place of what was feared, if the statement is nothing but one row of calls: each is then made exactly once,
+/// in this order. `calls` are all that the statement holds.
+pub(super) fn known_calls(select: &nodes::SelectStmt, calls: &[&nodes::FuncCall], effects: &mut Vec<SessionEffect>) {
+    let feared = |effect: &SessionEffect| {
+        matches!(
+            effect,
+            SessionEffect::SetUnknown { .. } | SessionEffect::Pin(PinReason::Setting | PinReason::SequenceState)
+        )
+    };
+    if !effects.iter().any(feared) || !is_one_row(select) {
+        return;
+    }
+    let mut known = Vec::new();
+    for target in select.target_list() {
+        match target.val() {
+            Node::A_Const(_) => {}
+            Node::FuncCall(call) => {
+                let arguments: Option<Vec<_>> = call.args().iter().map(argument).collect();
+                let Some([name, value, local]) = arguments.as_deref() else { return };
+                known.extend(set_config(name, value, local));
+            }
+            _ => return,
+        }
+    }
+    // Another function may give no row, and then nothing is called.
+    let plain = |call: &&nodes::FuncCall| {
+        call.funcname().iter().last().and_then(Node::as_str) == Some("set_config")
+            && matches!(call.agg_filter(), Node::None)
+            && call.over().is_none()
+    };
+    let direct = select.target_list().iter().filter(|target| matches!(target.val(), Node::FuncCall(_)));
+    if calls.len() == direct.count() && calls.iter().all(plain) {
+        effects.retain(|effect| !feared(effect));
+        effects.extend(known);
+    }
+}
+
+/// Whether a SELECT is a list of values and nothing else.
+fn is_one_row(select: &nodes::SelectStmt) -> bool {
+    select.op == raw::SetOperation::SETOP_NONE
+        && select.from_clause().is_empty()
+        && matches!(select.where_clause(), Node::None)
+        && select.group_clause().is_empty()
+        && matches!(select.having_clause(), Node::None)
+        && select.distinct_clause().is_empty()
+        && matches!(select.limit_count(), Node::None)
+        && matches!(select.limit_offset(), Node::None)
+        && select.with_clause().is_none()
+        && select.values_lists().is_empty()
+        && select.locking_clause().is_empty()
+        && select.into_clause().is_none()
+}
+
+/// An argument of set_config(), if it is a constant or a parameter, perhaps cast to what it is taken for.
+fn argument(node: Node<'_>) -> Option<ConfigArg> {
+    match node {
+        Node::TypeCast(cast) => {
+            let to = cast.type_name().and_then(cast_name)?;
+            let inner = argument(cast.arg())?;
+            match (&inner, to.as_str()) {
+                (ConfigArg::Literal(word), "bool" | "boolean") => {
+                    boolean(word).map(|b| ConfigArg::Literal(b.to_owned()))
+                }
+                (ConfigArg::Null | ConfigArg::Param(_), "bool" | "boolean") | (_, "text" | "varchar") => Some(inner),
+                _ => None,
+            }
+        }
+        Node::ParamRef(param) => u16::try_from(param.number).ok().filter(|n| *n > 0).map(ConfigArg::Param),
+        Node::A_Const(constant) => match constant.val() {
+            None => Some(ConfigArg::Null),
+            Some(ConstValue::String(text)) => Some(ConfigArg::Literal(text.to_owned())),
+            Some(ConstValue::Boolean(on)) => Some(ConfigArg::Literal(if on { "t" } else { "f" }.to_owned())),
+            Some(value @ ConstValue::Integer(_)) => Some(ConfigArg::Literal(value.to_string())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A boolean as it is written, as far as it is a usual way.
+#[must_use]
+pub fn boolean(word: &str) -> Option<&'static str> {
+    match word.trim().to_ascii_lowercase().as_str() {
+        "t" | "true" | "on" | "yes" | "y" | "1" => Some("t"),
+        "f" | "false" | "off" | "no" | "n" | "0" => Some("f"),
+        _ => None,
+    }
 }
 
 fn item(arg: Node<'_>, quote: bool) -> Option<String> {

@@ -23,6 +23,7 @@ pub(super) struct Draft {
     mentions: Mentions,
     why: &'static str,
     transaction: TransactionEffect,
+    savepoint: Option<Box<str>>,
     effects: Vec<SessionEffect>,
     name_use: Option<NameUse>,
     changes_catalog: bool,
@@ -43,6 +44,7 @@ impl Draft {
             mentions: Mentions::default(),
             why,
             transaction: TransactionEffect::None,
+            savepoint: None,
             effects: Vec::new(),
             name_use: None,
             changes_catalog: false,
@@ -94,6 +96,7 @@ impl Draft {
             mentions: self.mentions,
             why: self.why,
             transaction: self.transaction,
+            savepoint: self.savepoint,
             effects: self.effects,
             name_use: self.name_use,
             // Temporary objects are seen by their own session alone, which keeps its server.
@@ -132,7 +135,7 @@ fn pin_why(reason: PinReason) -> &'static str {
         PinReason::Listen => "LISTEN",
         PinReason::Load => "LOAD",
         PinReason::SqlPrepare => "PREPARE",
-        PinReason::Identity => "changes who the session is",
+        PinReason::Identity => "makes a superuser's setting under another role",
         PinReason::Setting => "changes a setting in a way that cannot be followed",
         PinReason::SequenceState => "depends on the session's sequence or random state",
         PinReason::Handle => "opens a handle",
@@ -180,6 +183,8 @@ fn draft(node: Node<'_>) -> Draft {
         Node::CopyStmt(stmt) => copy(stmt),
         Node::DeclareCursorStmt(stmt) => {
             let mut draft = of_inner(stmt.query(), "DECLARE CURSOR");
+            // It runs when it is fetched from, or never.
+            draft.effects = settings::in_doubt(std::mem::take(&mut draft.effects));
             if u32::try_from(stmt.options).is_ok_and(|o| o & raw::CURSOR_OPT_HOLD != 0) {
                 draft.pin(PinReason::HoldCursor);
             }
@@ -192,6 +197,10 @@ fn draft(node: Node<'_>) -> Draft {
             (draft.shape, draft.functions, draft.mentions) = (inner.shape, inner.functions, inner.mentions);
             draft.pids = inner.pids;
             draft.pin(PinReason::SqlPrepare);
+            if inner.effects.iter().any(settings::is_setting) {
+                // Nothing is known of it when it is executed.
+                draft.pin(PinReason::Setting);
+            }
             draft.name_use = stmt.name().map(|name| NameUse::Prepare(name.to_owned()));
             draft
         }
@@ -238,6 +247,9 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     walk(node, &mut seen);
     let mut draft = Draft::new(Access::Read, what);
     judge(&seen, &mut draft);
+    if let Node::SelectStmt(select) = node {
+        settings::known_calls(select, &seen.calls, &mut draft.effects);
+    }
     draft.repeated = seen.repeated_params();
     draft.plan = if seen.into.is_empty() { plan(node) } else { Plan::None };
     draft.shape = shape::of_query(node, seen);
@@ -341,8 +353,8 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     }
     if name == "set_config" && called.access == Access::Read {
         draft.local_search_path |= may_name_search_path(function);
-        if !is_local(function) {
-            draft.pin(PinReason::Setting);
+        if let Some(effect) = settings::of_some_call(function) {
+            draft.effect(effect);
         }
     }
 }
@@ -358,20 +370,6 @@ fn constant_argument(function: &nodes::FuncCall) -> Option<&str> {
     match constant.val() {
         Some(ConstValue::String(name)) => Some(name),
         _ => None,
-    }
-}
-
-/// Whether the third argument of set_config is the constant true: the change then ends with the transaction.
-fn is_local(function: &nodes::FuncCall) -> bool {
-    let Some(mut arg) = function.args().get(2) else { return false };
-    if let Node::TypeCast(cast) = arg {
-        arg = cast.arg();
-    }
-    let Node::A_Const(constant) = arg else { return false };
-    match constant.val() {
-        Some(ConstValue::Boolean(value)) => value,
-        Some(ConstValue::String(value)) => matches!(value, "t" | "true"),
-        _ => false,
     }
 }
 
@@ -396,6 +394,7 @@ fn transaction(stmt: &nodes::TransactionStmt) -> Draft {
     };
     let mut draft = Draft::new(access, why);
     draft.transaction = effect;
+    draft.savepoint = stmt.savepoint_name().map(Box::from);
     draft
 }
 

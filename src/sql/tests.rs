@@ -23,6 +23,10 @@ fn set(name: &str, value: &str) -> Vec<SessionEffect> {
     vec![SessionEffect::Set { name: name.to_owned(), value: value.to_owned() }]
 }
 
+fn unknown(name: &str) -> Vec<SessionEffect> {
+    vec![SessionEffect::SetUnknown { name: name.to_owned() }]
+}
+
 fn reset(name: &str) -> Vec<SessionEffect> {
     vec![SessionEffect::Reset { name: name.to_owned() }]
 }
@@ -280,8 +284,10 @@ fn access_by_statement() {
 
 #[test]
 fn effects_by_statement() {
+    use ConfigArg::Param;
     use PinReason::*;
-    use SessionEffect::{Deallocate, DeallocateAll, DiscardAll, ResetAll};
+    use SessionEffect::{Deallocate, DeallocateAll, DiscardAll, ResetAll, SetByParams};
+    let literal = |text: &str| ConfigArg::Literal(text.to_owned());
     #[rustfmt::skip]
     let cases: Vec<(&str, Access, Vec<SessionEffect>)> = vec![
         ("SET a.b = 'c d'", Neutral, set("a.b", "c d")),
@@ -304,10 +310,12 @@ fn effects_by_statement() {
         ("SET TimeZone = 'UTC'", Neutral, set("timezone", "UTC")),
         ("SET TIME ZONE LOCAL", Neutral, reset("timezone")),
         ("SET TIME ZONE DEFAULT", Neutral, reset("timezone")),
-        ("SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE", Write, pin(Setting)),
+        ("SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE", Neutral, unknown("timezone")),
         ("SET XML OPTION DOCUMENT", Neutral, set("xmloption", "DOCUMENT")),
         ("SET pgweir.route = 'primary'", Neutral, set("pgweir.route", "primary")),
-        ("SET x.y FROM CURRENT", Write, pin(Setting)),
+        ("SET x.y FROM CURRENT", Neutral, unknown("x.y")),
+        ("SET default_text_search_config = 'english'", Neutral, unknown("default_text_search_config")),
+        ("SET sort_mem = 64", Neutral, set("work_mem", "64")),
         ("SET work_mem TO DEFAULT", Neutral, reset("work_mem")),
         ("RESET Work_Mem", Neutral, reset("work_mem")),
         ("RESET TIME ZONE", Neutral, reset("timezone")),
@@ -315,18 +323,35 @@ fn effects_by_statement() {
         ("RESET SESSION AUTHORIZATION", Neutral, reset("session_authorization")),
         ("SET SESSION AUTHORIZATION DEFAULT", Neutral, reset("session_authorization")),
         ("RESET ALL", Neutral, vec![ResetAll]),
-        ("SET ROLE r", Write, pin(Identity)),
-        ("SET ROLE NONE", Write, pin(Identity)),
-        ("SET role = 'r'", Write, pin(Identity)),
-        ("SET SESSION AUTHORIZATION r", Write, pin(Identity)),
-        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Write, pin(Identity)),
+        ("SET ROLE r", Neutral, set("role", "r")),
+        ("SET ROLE NONE", Neutral, set("role", "none")),
+        ("SET role = 'R'", Neutral, set("role", "R")),
+        ("SET SESSION AUTHORIZATION \"R s\"", Neutral, set("session_authorization", "R s")),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY, ISOLATION LEVEL REPEATABLE READ, NOT DEFERRABLE", Neutral,
+            [set("default_transaction_read_only", "on"), set("default_transaction_isolation", "repeatable read"),
+             set("default_transaction_deferrable", "off")].concat()),
         ("SET seed = 0.5", Write, pin(SequenceState)),
         ("SET search_path = pg_temp, public", Write,
             [pin(TempObject), set("search_path", "pg_temp, public")].concat()),
-        ("SELECT set_config('a.b', 'c', false)", Write, pin(Setting)),
-        ("SELECT set_config('a.b', 'c', $1)", Write, pin(Setting)),
-        ("SELECT set_config('a.b', 'c', is_local => true)", Write, pin(Setting)),
-        ("SELECT pg_catalog.set_config('a.b', x, false) FROM t", Write, pin(Setting)),
+        ("SELECT set_config('A.b', 'c', false)", Read, set("a.b", "c")),
+        ("SELECT set_config('a.b', 'c'::text, 'no'), 7, pg_catalog.set_config('d.e', NULL, NULL)", Read,
+            [set("a.b", "c"), reset("d.e")].concat()),
+        ("SELECT set_config('a.b', 'c', true), set_config('a.b', 'd', 'f'::bool)", Read, set("a.b", "d")),
+        ("SELECT set_config('a.b', $1, $2)", Read, vec![SetByParams { name: literal("a.b"), value: Param(1), local: Param(2) }]),
+        ("SELECT set_config($1::text, 'x', false)", Read, vec![SetByParams { name: Param(1), value: literal("x"), local: literal("f") }]),
+        ("SELECT set_config('a.b', 'c', is_local => true)", Read, unknown("a.b")),
+        ("SELECT set_config('a.b', $1::int::text, false)", Read, unknown("a.b")),
+        ("SELECT set_config('a.b', 'c', false) WHERE false", Read, unknown("a.b")),
+        ("SELECT set_config('a.b', 'c', false), generate_series(1, 0)", Read, unknown("a.b")),
+        ("SELECT set_config('a.b', set_config('c.d', 'x', false), false)", Read, [unknown("a.b"), unknown("c.d")].concat()),
+        ("SELECT pg_catalog.set_config('a.b', x, false) FROM t", Read, unknown("a.b")),
+        ("SELECT set_config(x, 'c', false) FROM t", Write, pin(Setting)),
+        ("SELECT set_config('pgweir.route', 'primary', false)", Write, pin(Setting)),
+        ("DECLARE c CURSOR FOR SELECT set_config('a.b', 'c', false)", Read, unknown("a.b")),
+        ("PREPARE p AS SELECT set_config('a.b', 'c', false)", Write, [pin(SqlPrepare), pin(Setting)].concat()),
+        ("SELECT set_config('search_path', 'pg_temp, public', false)", Write,
+            [pin(TempObject), set("search_path", "pg_temp, public")].concat()),
+        ("SELECT set_config('seed', '0.5', false)", Write, pin(SequenceState)),
         ("SELECT pg_advisory_lock(1), pg_advisory_lock(2)", Write, pin(AdvisoryLock)),
         ("SELECT pg_try_advisory_lock_shared(1)", Write, pin(AdvisoryLock)),
         ("INSERT INTO t SELECT pg_try_advisory_lock(1)", Write, pin(AdvisoryLock)),
@@ -427,7 +452,7 @@ fn the_reason_is_named() {
         ("SELECT * FROM t FOR SHARE", "FOR SHARE"),
         ("WITH d AS (DELETE FROM t) SELECT 1", "DELETE"),
         ("INSERT INTO t VALUES (nextval('s'))", "INSERT"),
-        ("SET ROLE r", "changes who the session is"),
+        ("SELECT set_config(x, y, false) FROM t", "changes a setting in a way that cannot be followed"),
         ("ALTER TABLE t ADD b int", "ALTER TABLE"),
     ] {
         assert_eq!(one(text).why, why, "{text}");

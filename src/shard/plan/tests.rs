@@ -82,6 +82,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         mentions: Mentions::default(),
         why: "",
         transaction: TransactionEffect::None,
+        savepoint: None,
         effects: Vec::new(),
         name_use: None,
         changes_catalog: false,

@@ -1,100 +1,9 @@
-//! Settings that follow the client: what it wants, what a server has, and the statement that brings them together.
-//!
-//! PostgreSQL reports some settings whenever they change (ParameterStatus), rollbacks included: for those the server's own
-//! word is kept. The others are known only from the statements that set them.
+//! What a server connection has, and the statement that brings it to what a client wants.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::sql::facts::{PinReason, SessionEffect};
-
-/// Settings whose changes PostgreSQL reports and which a client may set; names in lower case.
-///
-/// <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC>
-pub const REPORTED: [&str; 6] =
-    ["application_name", "client_encoding", "datestyle", "intervalstyle", "standard_conforming_strings", "timezone"];
-
-/// Whether the server reports changes of this setting (name in lower case).
-#[must_use]
-pub fn is_reported(name: &str) -> bool {
-    REPORTED.contains(&name)
-}
-
-/// Prefix of the settings that are pgweir's own: they say where statements go and never need to be on a server.
-pub const OWN_PREFIX: &str = "pgweir.";
-
-/// Whether an effect changes what decides where a statement goes on a sharded database: how its names and keys are read, or what is
-/// chosen.
-#[must_use]
-pub fn decides_shard(effect: &SessionEffect) -> bool {
-    match effect {
-        SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => {
-            matches!(name.as_str(), "search_path" | "client_encoding" | "standard_conforming_strings" | "role")
-                || name.starts_with(OWN_PREFIX)
-        }
-        SessionEffect::ResetAll | SessionEffect::DiscardAll | SessionEffect::Pin(PinReason::Identity) => true,
-        SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => false,
-    }
-}
-
-/// Settings by name in lower case.
-pub type Values = BTreeMap<String, String>;
-
-/// What a client wants.
-#[derive(Debug, Default, Clone)]
-pub struct ClientSettings {
-    /// Given at startup; RESET returns to these. Shared by clients that gave the same.
-    startup: Arc<Values>,
-    /// Wanted now, where it differs from the server's default.
-    wanted: Arc<Values>,
-}
-
-impl ClientSettings {
-    /// Starts from what the client gave at startup.
-    #[must_use]
-    pub fn new(startup: impl Into<Arc<Values>>) -> Self {
-        let startup = startup.into();
-        Self { wanted: Arc::clone(&startup), startup }
-    }
-
-    /// What it wants of `name`, if it ever said.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.wanted.get(name).map(String::as_str)
-    }
-
-    /// All it wants.
-    #[must_use]
-    pub fn wanted(&self) -> &Values {
-        &self.wanted
-    }
-
-    /// The client has set it.
-    pub fn set(&mut self, name: &str, value: &str) {
-        if self.wanted.get(name).is_none_or(|v| v != value) {
-            Arc::make_mut(&mut self.wanted).insert(name.to_owned(), value.to_owned());
-        }
-    }
-
-    /// RESET.
-    pub fn reset(&mut self, name: &str) {
-        let given = self.startup.get(name);
-        if self.wanted.get(name) == given {
-            return;
-        }
-        let wanted = Arc::make_mut(&mut self.wanted);
-        match given {
-            Some(value) => wanted.insert(name.to_owned(), value.clone()),
-            None => wanted.remove(name),
-        };
-    }
-
-    /// RESET ALL, DISCARD ALL.
-    pub fn reset_all(&mut self) {
-        self.wanted = Arc::clone(&self.startup);
-    }
-}
+use super::{ClientSettings, IDENTITY, OWN_PREFIX, REPORTED, Values, is_reported};
 
 /// What a server connection has.
 #[derive(Debug, Default, Clone)]
@@ -143,10 +52,24 @@ impl ServerSettings {
         self.others.remove(name);
     }
 
-    /// RESET ALL or DISCARD ALL ran here.
+    /// RESET ALL ran here, which leaves alone who the session is.
     pub fn reset_all(&mut self) {
         self.agreed = None;
+        self.others.retain(|name, _| IDENTITY.contains(&name.as_str()));
+    }
+
+    /// DISCARD ALL ran here.
+    pub fn discard_all(&mut self) {
+        self.agreed = None;
         self.others.clear();
+    }
+
+    /// Beyond the reported ones, it has these and no others.
+    pub fn has(&mut self, values: &Values) {
+        self.agreed = None;
+        self.others.retain(|name, _| name.starts_with(OWN_PREFIX));
+        let others = values.iter().filter(|(name, _)| is_other(name));
+        self.others.extend(others.map(|(name, value)| (name.clone(), value.clone())));
     }
 
     /// The statements that give this server what the client wants; `None` when it has it already.
@@ -162,42 +85,59 @@ impl ServerSettings {
         (!sql.is_empty()).then_some(sql)
     }
 
+    /// All as the login's own user, who may set what the client could set; who the client has become since comes last.
     fn difference(&self, client: &ClientSettings) -> String {
+        let is_identity = |name: &str| IDENTITY.contains(&name);
         let mut sql = String::new();
-        for name in self.others.keys().filter(|n| client.get(n).is_none()) {
+        for name in self.others.keys().filter(|n| client.get(n).is_none() && !is_identity(n)) {
             let _infallible = write!(sql, "RESET {};", quote_setting(name));
         }
-        let mut sets = 0_u32;
-        let mut set = |sql: &mut String, name: &str, value: &str| {
-            sql.push_str(if sets == 0 { "SELECT " } else { "," });
-            sets += 1;
-            let _infallible = write!(sql, "pg_catalog.set_config({},{},false)", quote(name), quote(value));
-        };
+        let mut sets = Vec::new();
         for name in REPORTED {
             let have = self.reported(name);
             let want = client.get(name).or_else(|| self.defaults.get(name).map(String::as_str));
-            if let Some(want) = want.filter(|w| Some(*w) != have) {
-                set(&mut sql, name, want);
-            }
+            sets.extend(want.filter(|w| Some(*w) != have).map(|want| (name, want)));
         }
         for (name, want) in client.wanted() {
-            if !is_reported(name) && !name.starts_with(OWN_PREFIX) && self.others.get(name) != Some(want) {
-                set(&mut sql, name, want);
+            if is_other(name) && !is_identity(name) && self.others.get(name) != Some(want) {
+                sets.push((name, want));
             }
+        }
+        let same_identity = IDENTITY.iter().all(|name| self.others.get(*name).map(String::as_str) == client.get(name));
+        if sql.is_empty() && sets.is_empty() && same_identity {
+            return sql;
+        }
+        for name in IDENTITY.iter().rev().filter(|name| self.others.contains_key(**name)) {
+            sql.insert_str(0, &format!("RESET {name};"));
+        }
+        sets.extend(IDENTITY.iter().filter_map(|name| client.get(name).map(|want| (*name, want))));
+        if !sets.is_empty() {
+            sql.push_str(&set_all(sets, self.reported("client_encoding")));
         }
         sql
     }
 
     /// [`ServerSettings::catch_up`] has run.
     pub fn caught_up(&mut self, client: &ClientSettings) {
-        self.agreed = None;
-        self.others.retain(|n, _| client.get(n).is_some());
-        for (name, value) in client.wanted() {
-            if !is_reported(name) && !name.starts_with(OWN_PREFIX) {
-                self.others.insert(name.clone(), value.clone());
-            }
-        }
+        self.has(client.wanted());
     }
+}
+
+/// Whether a setting is neither reported nor ours.
+fn is_other(name: &str) -> bool {
+    !is_reported(name) && !name.starts_with(OWN_PREFIX)
+}
+
+/// The statement that sets them, in this order, for a server that reads texts in this encoding.
+pub(super) fn set_all<'a>(sets: impl IntoIterator<Item = (&'a str, &'a str)>, encoding: Option<&str>) -> String {
+    let mut sql = String::new();
+    let as_it_is = encoding.is_none_or(|e| e.eq_ignore_ascii_case("utf8") || e.eq_ignore_ascii_case("sql_ascii"));
+    for (name, value) in sets {
+        sql.push_str(if sql.is_empty() { "SELECT " } else { "," });
+        let value = if as_it_is || value.is_ascii() { quote(value) } else { escape(value) };
+        let _infallible = write!(sql, "pg_catalog.set_config({},{value},false)", quote(name));
+    }
+    sql
 }
 
 /// A string literal that is the same under either value of `standard_conforming_strings`.
@@ -205,6 +145,23 @@ impl ServerSettings {
 pub fn quote(text: &str) -> String {
     let doubled = text.replace('\'', "''");
     if doubled.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+}
+
+/// A string literal that means the same in every encoding of the client's.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::from(" E'");
+    for c in text.chars() {
+        match c {
+            '\'' => out.push_str("''"),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_ascii() => out.push(c),
+            c => {
+                let _infallible = write!(out, "\\U{:08X}", u32::from(c));
+            }
+        }
+    }
+    out.push('\'');
+    out
 }
 
 /// A setting's name as RESET takes it: each dotted part quoted.
@@ -276,13 +233,40 @@ mod tests {
     }
 
     #[test]
-    fn reset_returns_to_what_startup_gave() {
-        let mut c = ClientSettings::new(values(&[("work_mem", "1MB")]));
-        c.set("work_mem", "2MB");
-        c.set("geqo", "off");
-        c.reset("work_mem");
-        c.reset("geqo");
-        assert_eq!((c.get("work_mem"), c.get("geqo")), (Some("1MB"), None));
+    fn who_the_client_is_comes_last_and_everything_else_as_the_login() {
+        let mut server = server();
+        let mut ann = ClientSettings::new(values(&[("role", "r"), ("work_mem", "1MB"), ("app.x", "1")]));
+        ann.set("session_authorization", "a'b");
+        let set = "SELECT pg_catalog.set_config('app.x','1',false),pg_catalog.set_config('work_mem','1MB',false),\
+                   pg_catalog.set_config('session_authorization','a''b',false),pg_catalog.set_config('role','r',false)";
+        assert_eq!(server.catch_up(&ann).as_deref(), Some(set));
+        server.caught_up(&ann);
+        assert_eq!(server.catch_up(&ann), None);
+        // Somebody who is the same, and wants one thing more: that is set before the role is taken again.
+        let mut bob = ann.clone();
+        bob.set("geqo", "off");
+        let sql = server.catch_up(&bob).unwrap();
+        let set = "RESET session_authorization;RESET role;SELECT pg_catalog.set_config('geqo','off',false),\
+                   pg_catalog.set_config('session_authorization','a''b',false),pg_catalog.set_config('role','r',false)";
+        assert_eq!(sql, set);
+        let nobody = ClientSettings::default();
+        let reset = "RESET session_authorization;RESET role;RESET \"app\".\"x\";RESET \"work_mem\";";
+        assert_eq!(server.catch_up(&nobody).as_deref(), Some(reset));
+        server.reset_all();
+        assert_eq!(server.catch_up(&nobody).as_deref(), Some("RESET session_authorization;RESET role;"));
+    }
+
+    #[test]
+    fn values_mean_the_same_in_every_encoding() {
+        let sets = [("app.x", "a'b\\c\u{e9}\u{1f600}")];
+        assert_eq!(
+            set_all(sets, Some("LATIN1")),
+            r"SELECT pg_catalog.set_config('app.x', E'a''b\\c\U000000E9\U0001F600',false)"
+        );
+        assert_eq!(
+            set_all([("app.x", "\u{e9}")], Some("UTF8")),
+            "SELECT pg_catalog.set_config('app.x','\u{e9}',false)"
+        );
     }
 
     #[test]

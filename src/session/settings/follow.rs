@@ -1,0 +1,298 @@
+//! The session's part in its settings: what statements and answers mean for them, and what the server is asked and told behind the
+//! client's back.
+
+use std::sync::Arc;
+
+use super::server::set_all;
+use super::{OWN_PREFIX, is_reported};
+use crate::session::pipeline::{Hidden, Kind, Request};
+use crate::session::prepared::Statement;
+use crate::session::{ServerState, Session};
+use crate::sql::facts::{ConfigArg, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
+use crate::sql::settings::{boolean, quote_literal, set_config, unknown};
+use crate::wire::encode;
+use crate::wire::message::{self, TransactionStatus};
+
+/// Settings that are a superuser's to make: whoever made one under another role could not have it made again by the login's own user.
+/// (Those whose context is "superuser"; sorted by name. A role may have been granted some of them.)
+const SUPERUSERS: &[&str] = &[
+    "allow_in_place_tablespaces",
+    "allow_system_table_mods",
+    "backtrace_functions",
+    "commit_delay",
+    "compute_query_id",
+    "deadlock_timeout",
+    "debug_discard_caches",
+    "dynamic_library_path",
+    "ignore_checksum_failure",
+    "jit_dump_bitcode",
+    "jit_expressions",
+    "jit_tuple_deforming",
+    "lc_messages",
+    "lo_compat_privileges",
+    "log_duration",
+    "log_error_verbosity",
+    "log_executor_stats",
+    "log_lock_waits",
+    "log_min_duration_sample",
+    "log_min_duration_statement",
+    "log_min_error_statement",
+    "log_min_messages",
+    "log_parameter_max_length",
+    "log_parser_stats",
+    "log_planner_stats",
+    "log_replication_commands",
+    "log_statement",
+    "log_statement_sample_rate",
+    "log_statement_stats",
+    "log_temp_files",
+    "log_transaction_sample_rate",
+    "max_stack_depth",
+    "session_replication_role",
+    "temp_file_limit",
+    "track_activities",
+    "track_counts",
+    "track_functions",
+    "track_io_timing",
+    "track_wal_io_timing",
+    "update_process_title",
+    "wal_compression",
+    "wal_consistency_checking",
+    "wal_init_zero",
+    "wal_recycle",
+    "zero_damaged_pages",
+];
+
+/// Statements that may commit by themselves what a pipeline did before them.
+fn commits_before(statement: &StatementFacts) -> bool {
+    statement.changes_catalog
+        || statement.transaction == TransactionEffect::FinishPrepared
+        || matches!(statement.why, "VACUUM" | "ANALYZE" | "CLUSTER" | "REINDEX")
+}
+
+impl Session {
+    /// What a Bind makes of a statement that sets by parameters: all its effects, if there is such a one among them.
+    pub(in crate::session) fn bound_effects(
+        &self,
+        statement: &Statement,
+        frame: &[u8],
+        server: &ServerState,
+    ) -> Option<Arc<[SessionEffect]>> {
+        let effects = statement.facts.statements.iter().flat_map(|s| &s.effects);
+        if !effects.clone().any(|effect| matches!(effect, SessionEffect::SetByParams { .. })) {
+            return None;
+        }
+        let types = statement.oids();
+        let bind = message::bind(frame.get(5..).unwrap_or_default());
+        let parameters = bind.and_then(|bind| bind.parameters());
+        let value = |arg: &ConfigArg, of_type: u32| {
+            let ConfigArg::Param(number) = arg else { return Some(arg.clone()) };
+            let at = usize::from(number.checked_sub(1)?);
+            // Of another type, the server makes a text of it in its own way.
+            if !types.get(at).is_none_or(|oid| [0, of_type, UNKNOWN].contains(oid)) {
+                return None;
+            }
+            let parameters = parameters.as_ref()?;
+            let binary = match parameters.formats.as_slice() {
+                [] => false,
+                [format] => *format != 0,
+                formats => formats.get(at) != Some(&0),
+            };
+            let Some(bytes) = parameters.values.get(at)? else { return Some(ConfigArg::Null) };
+            match *bytes {
+                [byte] if of_type == BOOL && binary => {
+                    Some(ConfigArg::Literal(if *byte == 0 { "f" } else { "t" }.to_owned()))
+                }
+                _ if of_type == BOOL && binary => None,
+                text if of_type == BOOL => {
+                    boolean(std::str::from_utf8(text).ok()?).map(|word| ConfigArg::Literal(word.to_owned()))
+                }
+                text => std::str::from_utf8(text).ok().map(|text| ConfigArg::Literal(text.to_owned())),
+            }
+        };
+        let bound = |effect: &SessionEffect| match effect {
+            SessionEffect::SetByParams { name, value: to, local } => {
+                let known_name = value(name, TEXT);
+                match (&known_name, value(to, TEXT), value(local, BOOL)) {
+                    (Some(name), Some(to), Some(local)) if self.reads_as_utf8(&to, server) => {
+                        set_config(name, &to, &local)
+                    }
+                    (Some(name), ..) => vec![unknown(name)],
+                    (None, ..) => vec![unknown(name)],
+                }
+            }
+            effect => vec![effect.clone()],
+        };
+        Some(effects.flat_map(bound).collect())
+    }
+
+    fn reads_as_utf8(&self, value: &ConfigArg, server: &ServerState) -> bool {
+        match value {
+            ConfigArg::Literal(text) => text.is_ascii() || self.speaks_utf8(server),
+            ConfigArg::Null | ConfigArg::Param(_) => true,
+        }
+    }
+
+    fn speaks_utf8(&self, server: &ServerState) -> bool {
+        let encoding = self.settings.get("client_encoding").or_else(|| server.settings.reported("client_encoding"));
+        encoding.is_some_and(|e| e.eq_ignore_ascii_case("utf8"))
+    }
+
+    /// A statement that sets has completed.
+    pub(in crate::session) fn follow_setting(
+        &mut self,
+        effect: &SessionEffect,
+        facts: &Arc<QueryFacts>,
+        server: &mut ServerState,
+    ) {
+        let name = match effect {
+            SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } | SessionEffect::Reset { name } => {
+                name.as_str()
+            }
+            SessionEffect::SetByParams { name, .. } => {
+                // Executed by SQL, with values that are expressions there.
+                return match unknown(name) {
+                    SessionEffect::Pin(reason) => self.pin(reason, Some(facts)),
+                    effect => self.follow_setting(&effect, facts, server),
+                };
+            }
+            SessionEffect::ResetAll => {
+                self.settings.assign_defaults();
+                return self.settings.is_changed_for_shards();
+            }
+            _ => return,
+        };
+        if SUPERUSERS.binary_search(&name).is_ok() && self.settings.is_someone_else() {
+            self.pin(PinReason::Identity, Some(facts));
+        }
+        match effect {
+            SessionEffect::Set { value, .. } if name.starts_with(OWN_PREFIX) => {
+                self.settings.set(name, value);
+                server.settings.set_other(name, value);
+            }
+            SessionEffect::Reset { .. } if name.starts_with(OWN_PREFIX) => {
+                self.settings.reset(name);
+                server.settings.reset_other(name);
+            }
+            SessionEffect::Reset { .. } => self.settings.assign_default(name),
+            _ if is_reported(name) => self.settings.assign_reported(name),
+            SessionEffect::Set { value, .. } if self.is_read_rightly(value, server) => {
+                self.settings.assign(name, value)
+            }
+            _ => self.settings.doubt(name),
+        }
+        if super::decides(name) {
+            self.settings.is_changed_for_shards();
+        }
+    }
+
+    /// Whether the server has read a text's literal as we have.
+    fn is_read_rightly(&self, value: &str, server: &ServerState) -> bool {
+        let escapes = || {
+            let standard = self.settings.get("standard_conforming_strings");
+            standard.or_else(|| server.settings.reported("standard_conforming_strings")) != Some("on")
+        };
+        !(value.contains(['\\', '\'']) && escapes()) && (value.is_ascii() || self.speaks_utf8(server))
+    }
+
+    /// A statement has completed, with this tag; `alone`: by the extended protocol.
+    pub(in crate::session) fn follow_transaction(&mut self, statement: &StatementFacts, tag: &[u8], alone: bool) {
+        let name = statement.savepoint.as_deref().unwrap_or_default();
+        match statement.transaction {
+            TransactionEffect::Commit { .. } | TransactionEffect::PrepareTransaction => {
+                // A failed block is rolled back, whatever was asked.
+                if tag.starts_with(b"ROLLBACK") { self.settings.rollback() } else { self.settings.commit() }
+            }
+            TransactionEffect::Rollback { .. } => self.settings.rollback(),
+            TransactionEffect::Savepoint => self.settings.savepoint(name),
+            TransactionEffect::RollbackTo => self.settings.rollback_to(name),
+            TransactionEffect::Release => self.settings.release(name),
+            TransactionEffect::None | TransactionEffect::Begin { .. } | TransactionEffect::FinishPrepared => {}
+        }
+        if alone && self.status == TransactionStatus::Idle && commits_before(statement) {
+            self.settings.halfway();
+        }
+    }
+
+    /// Asks for what only the server knows, and gives back what a RESET took that startup had given. Nothing may be under way.
+    pub(in crate::session) fn send_hidden(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
+        if !self.settings.has_hidden()
+            || !self.pipeline.is_empty()
+            || self.unsynced
+            || self.skipping
+            || self.status == TransactionStatus::Failed
+        {
+            return;
+        }
+        if self.status == TransactionStatus::Idle && self.settings.has_doubts() {
+            let names: Vec<String> = self.settings.doubts().cloned().collect();
+            let mut sql = String::from("SELECT ");
+            for (at, name) in names.iter().enumerate() {
+                if at > 0 {
+                    sql.push(',');
+                }
+                // In an encoding that needs no thought.
+                sql.push_str("pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting(");
+                sql.push_str(&quote_literal(name));
+                sql.push_str(",true),'UTF8'),'hex')");
+            }
+            return self.send_query(Hidden::ReadBack(names), &sql, server, out);
+        }
+        if self.settings.lacks_anything() && !self.may_release() {
+            let missing = self.settings.missing();
+            let sets = missing.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let sql = set_all(sets, server.settings.reported("client_encoding"));
+            self.send_query(Hidden::Restore, &sql, server, out);
+        }
+    }
+
+    fn send_query(&mut self, what: Hidden, sql: &str, server: &mut ServerState, out: &mut Vec<u8>) {
+        server.unnamed = None;
+        self.pipeline.push(Request::swallow(Kind::Hidden(what)));
+        encode::query(out, sql.as_bytes());
+    }
+
+    /// A message that answers a Query of ours, but for its ReadyForQuery and its error.
+    pub(in crate::session) fn on_hidden(&mut self, tag: u8, body: &[u8]) {
+        let Some(Request { kind: Kind::Hidden(what), .. }) = self.pipeline.head() else { return };
+        match (what, tag) {
+            (Hidden::ReadBack(names), b'D') => {
+                let names = std::mem::take(names);
+                let row = message::data_row(body).unwrap_or_default();
+                for (at, name) in names.iter().enumerate() {
+                    match row.get(at).map(|hex| hex.as_deref().map(from_hex)) {
+                        Some(None) => self.settings.resolve(name, None),
+                        Some(Some(Some(value))) => self.settings.resolve(name, Some(&value)),
+                        None | Some(Some(None)) => self.stays_in_doubt(),
+                    }
+                }
+            }
+            (Hidden::Restore, b'C') => self.settings.restored(),
+            _ => {}
+        }
+    }
+
+    /// The error of a Query of ours.
+    pub(in crate::session) fn hidden_failed(&mut self) {
+        if let Some(Request { kind: Kind::Hidden(Hidden::ReadBack(_) | Hidden::Restore), .. }) = self.pipeline.head() {
+            self.stays_in_doubt();
+        }
+    }
+
+    /// What the server has is not known, and is kept as long as the client is there.
+    fn stays_in_doubt(&mut self) {
+        self.settings.give_up();
+        self.pin(PinReason::Setting, None);
+    }
+}
+
+/// Types of parameters, by their numbers in pg_type.
+const BOOL: u32 = 16;
+const TEXT: u32 = 25;
+const UNKNOWN: u32 = 705;
+
+fn from_hex(hex: &str) -> Option<String> {
+    let digits = hex.as_bytes().chunks(2);
+    let bytes = digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok()).collect::<Option<_>>()?;
+    String::from_utf8(bytes).ok()
+}

@@ -1,0 +1,486 @@
+//! Settings that follow the client: what it wants, in PostgreSQL's transactions and savepoints.
+//!
+//! PostgreSQL reports some settings whenever they change (ParameterStatus), rollbacks included: for those the server's own word is kept.
+//! The others are known from the statements that set them, or are asked for when the transaction is over, where no statement tells.
+//!
+//! ```text
+//!   SET, RESET ──▶ wanted ──COMMIT──▶ the server's books (server.rs)
+//!                    ▲ │ SAVEPOINT, first change of a transaction
+//!     ROLLBACK (TO)  │ ▼
+//!                  Point ...
+//! ```
+//!
+//! SET LOCAL needs no memory: what it changes is over when the server is given back.
+//! See <https://www.postgresql.org/docs/current/sql-set.html>.
+
+mod follow;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::sql::facts::{ConfigArg, PinReason, SessionEffect};
+
+pub use server::{ServerSettings, quote};
+
+/// Settings whose changes PostgreSQL reports and which a client may set; names in lower case.
+///
+/// <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC>
+pub const REPORTED: [&str; 6] =
+    ["application_name", "client_encoding", "datestyle", "intervalstyle", "standard_conforming_strings", "timezone"];
+
+/// Whether the server reports changes of this setting (name in lower case).
+#[must_use]
+pub fn is_reported(name: &str) -> bool {
+    REPORTED.contains(&name)
+}
+
+/// The place of a setting among those that are reported, as a bit.
+fn bit(name: &str) -> u8 {
+    REPORTED.iter().position(|reported| *reported == name).map_or(0, |at| 1 << at)
+}
+
+/// Who the session is, beyond the login. In the order in which they are set: a role is one of the session's user, and setting that user
+/// ends the role.
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
+/// Prefix of the settings that are pgweir's own: they say where statements go and never need to be on a server.
+pub const OWN_PREFIX: &str = "pgweir.";
+
+/// Whether an effect changes what decides where a statement goes on a sharded database: how its names and keys are read, or what is
+/// chosen.
+#[must_use]
+pub fn decides_shard(effect: &SessionEffect) -> bool {
+    match effect {
+        SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } | SessionEffect::Reset { name } => {
+            decides(name)
+        }
+        SessionEffect::SetByParams { name: ConfigArg::Literal(name), .. } => decides(&name.to_ascii_lowercase()),
+        SessionEffect::SetByParams { .. }
+        | SessionEffect::ResetAll
+        | SessionEffect::DiscardAll
+        | SessionEffect::Pin(PinReason::Setting) => true,
+        SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => false,
+    }
+}
+
+fn decides(name: &str) -> bool {
+    matches!(name, "search_path" | "client_encoding" | "standard_conforming_strings")
+        || IDENTITY.contains(&name)
+        || name.starts_with(OWN_PREFIX)
+}
+
+/// Settings by name in lower case.
+pub type Values = BTreeMap<String, String>;
+
+/// What a client wants.
+#[derive(Debug, Default, Clone)]
+pub struct ClientSettings {
+    /// Given at startup; RESET returns to these. Shared by clients that gave the same.
+    startup: Arc<Values>,
+    /// Wanted now, where it differs from the server's default.
+    wanted: Arc<Values>,
+    /// What is not over yet; none with most clients at most times.
+    changes: Option<Box<Changes>>,
+}
+
+/// A state of the settings to which a transaction may go back.
+#[derive(Debug, Clone)]
+struct Point {
+    wanted: Arc<Values>,
+    have: Option<Arc<Values>>,
+    reset: u8,
+}
+
+/// What has been changed and is not in the books of a server.
+#[derive(Debug, Default, Clone)]
+struct Changes {
+    /// Before the first change of the transaction that is under way.
+    base: Option<Point>,
+    /// Those made since then. An earlier one is as good as the base.
+    savepoints: Vec<(Box<str>, Point)>,
+    /// What the linked server has, where that is not what is wanted: RESET went to its default, not to what startup gave.
+    have: Option<Arc<Values>>,
+    /// The same of those that are reported, as bits.
+    reset: u8,
+    /// Names whose value only the server knows.
+    doubts: BTreeSet<String>,
+    /// A transaction has made changes for good that are not in the server's books.
+    committed: bool,
+    /// What decides shards was changed, and may be taken back before the next ReadyForQuery.
+    unsettled: bool,
+    /// A statement has perhaps committed what came before it, although more follows in the same transaction.
+    halfway: bool,
+}
+
+impl ClientSettings {
+    /// Starts from what the client gave at startup.
+    #[must_use]
+    pub fn new(startup: impl Into<Arc<Values>>) -> Self {
+        let startup = startup.into();
+        Self { wanted: Arc::clone(&startup), startup, changes: None }
+    }
+
+    /// What it wants of `name`, if it ever said.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.wanted.get(name).map(String::as_str)
+    }
+
+    /// All it wants.
+    #[must_use]
+    pub fn wanted(&self) -> &Values {
+        &self.wanted
+    }
+
+    /// Whether it has become somebody else than it logged in as.
+    #[must_use]
+    pub fn is_someone_else(&self) -> bool {
+        IDENTITY.iter().any(|name| self.wanted.get(*name).is_some_and(|value| value != "none"))
+            || self.doubts().any(|name| IDENTITY.contains(&name.as_str()))
+    }
+
+    /// The client has it, whatever becomes of the transaction: the server has said so, or it is a setting of ours.
+    pub fn set(&mut self, name: &str, value: &str) {
+        put(&mut self.wanted, name, Some(value));
+    }
+
+    /// Goes back to what startup gave, whatever becomes of the transaction.
+    pub fn reset(&mut self, name: &str) {
+        let given = self.startup.get(name).cloned();
+        put(&mut self.wanted, name, given.as_deref());
+    }
+
+    // Within a transaction.
+
+    /// SET of a setting that is not reported.
+    fn assign(&mut self, name: &str, value: &str) {
+        self.begin();
+        put(&mut self.wanted, name, Some(value));
+        if let Some(have) = &mut self.changes().have {
+            put(have, name, Some(value));
+        }
+        if name == "session_authorization" {
+            self.assign("role", "none");
+        }
+    }
+
+    /// SET of one that is reported: what it is now the server says.
+    fn assign_reported(&mut self, name: &str) {
+        if let Some(changes) = &mut self.changes {
+            changes.reset &= !bit(name);
+        }
+    }
+
+    /// RESET.
+    fn assign_default(&mut self, name: &str) {
+        self.begin();
+        let given = self.startup.get(name).cloned();
+        if is_reported(name) {
+            if given.is_some() {
+                self.changes().reset |= bit(name);
+            }
+        } else if given.is_some() || self.changes().have.is_some() {
+            let mut have = self.changes().have.take().unwrap_or_else(|| Arc::clone(&self.wanted));
+            put(&mut have, name, None);
+            self.changes().have = Some(have);
+        }
+        put(&mut self.wanted, name, given.as_deref());
+        if name == "session_authorization" {
+            self.assign_default("role");
+        }
+    }
+
+    /// RESET ALL, which leaves alone who the session is.
+    fn assign_defaults(&mut self) {
+        self.begin();
+        let stays = |values: &Values| -> Values {
+            let kept = IDENTITY.iter().filter_map(|name| values.get_key_value(*name));
+            kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        let have = stays(self.changes().have.clone().as_ref().unwrap_or(&self.wanted));
+        let identity = stays(&self.wanted);
+        self.wanted = Arc::clone(&self.startup);
+        for name in IDENTITY {
+            put(&mut self.wanted, name, identity.get(name).map(String::as_str));
+        }
+        self.have_only(have);
+    }
+
+    /// DISCARD ALL, which is no part of a transaction.
+    pub fn reset_all(&mut self) {
+        self.changes = None;
+        self.wanted = Arc::clone(&self.startup);
+        self.have_only(Values::new());
+        if let Some(changes) = &mut self.changes {
+            changes.committed = true;
+        }
+    }
+
+    /// The server has these and else its defaults.
+    fn have_only(&mut self, have: Values) {
+        let startup = Arc::clone(&self.startup);
+        let others = |name: &&String| !is_reported(name) && !name.starts_with(OWN_PREFIX);
+        let differs = self.wanted.keys().filter(others).any(|name| !have.contains_key(name));
+        let reset = startup.keys().fold(0, |bits, name| bits | bit(name));
+        if differs || reset != 0 || self.changes.is_some() {
+            let changes = self.changes();
+            changes.have = differs.then(|| Arc::new(have));
+            changes.reset = reset;
+        }
+    }
+
+    /// The value of `name` is known only to the server from now on, until it is asked.
+    fn doubt(&mut self, name: &str) {
+        self.changes().doubts.insert(name.to_owned());
+        if name == "session_authorization" {
+            self.changes().doubts.insert("role".to_owned());
+        }
+    }
+
+    /// Notes that what is set may be committed or not when the transaction fails.
+    fn halfway(&mut self) {
+        if let Some(changes) = self.changes.as_mut().filter(|changes| changes.base.is_some()) {
+            changes.halfway = true;
+        }
+    }
+
+    /// SAVEPOINT.
+    fn savepoint(&mut self, name: &str) {
+        // Before the first change, the base is as good.
+        if self.changes.as_ref().is_some_and(|changes| changes.base.is_some()) {
+            let point = self.point();
+            self.changes().savepoints.push((name.into(), point));
+        }
+    }
+
+    /// RELEASE.
+    fn release(&mut self, name: &str) {
+        if let Some(changes) = &mut self.changes {
+            // One that is not known came before all that are.
+            let at = changes.savepoints.iter().rposition(|(known, _)| **known == *name).unwrap_or(0);
+            changes.savepoints.truncate(at);
+        }
+    }
+
+    /// ROLLBACK TO.
+    fn rollback_to(&mut self, name: &str) {
+        let Some(changes) = &mut self.changes else { return };
+        let at = changes.savepoints.iter().rposition(|(known, _)| **known == *name);
+        changes.savepoints.truncate(at.map_or(0, |at| at + 1));
+        let point = match at {
+            Some(at) => changes.savepoints.get(at).map(|(_, point)| point.clone()),
+            None => changes.base.clone(),
+        };
+        if let Some(point) = point {
+            self.restore(point);
+        }
+    }
+
+    /// COMMIT.
+    fn commit(&mut self) {
+        if let Some(changes) = &mut self.changes {
+            changes.committed |= changes.base.take().is_some();
+            changes.savepoints.clear();
+            changes.halfway = false;
+        }
+    }
+
+    /// ROLLBACK, or an error outside of a block.
+    fn rollback(&mut self) {
+        let Some(changes) = &mut self.changes else { return };
+        changes.savepoints.clear();
+        let halfway = std::mem::take(&mut changes.halfway);
+        let Some(base) = changes.base.take() else { return };
+        if halfway {
+            let changed = differing(&base.wanted, &self.wanted);
+            changes.doubts.extend(changed.filter(|name| !is_reported(name)).cloned().collect::<Vec<_>>());
+        }
+        self.restore(base);
+    }
+
+    /// ReadyForQuery. `idle`: outside of a block; `failed`: an error has come since the last. The server's books are brought up to date.
+    pub(super) fn settle(&mut self, idle: bool, failed: bool, server: &mut ServerSettings) {
+        let Some(changes) = &mut self.changes else { return };
+        changes.unsettled = false;
+        match (idle, failed) {
+            (true, true) => self.rollback(),
+            (true, false) => self.commit(),
+            (false, _) => {}
+        }
+        let Some(changes) = &mut self.changes else { return };
+        if std::mem::take(&mut changes.committed) {
+            // What the next transaction has done since is not for good.
+            let (wanted, have) = match &changes.base {
+                Some(base) => (&base.wanted, &base.have),
+                None => (&self.wanted, &changes.have),
+            };
+            server.has(have.as_ref().unwrap_or(wanted));
+        }
+        if !idle {
+            return;
+        }
+        if self.wanted == self.startup {
+            // Shared by many, so that servers are found to agree at once.
+            self.wanted = Arc::clone(&self.startup);
+        }
+        if changes.doubts.is_empty() && changes.have.is_none() && changes.reset == 0 {
+            self.changes = None;
+        }
+    }
+
+    /// The server is given back, and the next one is brought to what is wanted.
+    pub(super) fn leave(&mut self) {
+        let Some(changes) = self.changes.take() else { return };
+        for name in REPORTED.into_iter().filter(|name| changes.reset & bit(name) != 0) {
+            self.reset(name);
+        }
+    }
+
+    /// The server is gone, or what it did is undone by somebody else: the settings are those before the transaction.
+    pub(super) fn abandon(&mut self) {
+        self.rollback();
+        self.leave();
+    }
+
+    // What the server is to be asked or told.
+
+    /// Names whose value only the server knows.
+    fn doubts(&self) -> impl Iterator<Item = &String> {
+        self.changes.iter().flat_map(|changes| &changes.doubts)
+    }
+
+    /// The server has told; `None`: it has no such setting.
+    fn resolve(&mut self, name: &str, value: Option<&str>) {
+        put(&mut self.wanted, name, value);
+        let changes = self.changes();
+        if let Some(have) = &mut changes.have {
+            put(have, name, value);
+        }
+        changes.doubts.remove(name);
+        changes.committed = true;
+    }
+
+    /// What RESET took from the linked server although startup gave it.
+    fn missing(&self) -> Values {
+        let Some(changes) = &self.changes else { return Values::new() };
+        let lacks = |name: &str, value: &String| {
+            if is_reported(name) {
+                return changes.reset & bit(name) != 0;
+            }
+            !name.starts_with(OWN_PREFIX) && changes.have.as_ref().is_some_and(|have| have.get(name) != Some(value))
+        };
+        let reported = self.startup.iter().filter(|(name, _)| is_reported(name));
+        let others = self.wanted.iter().filter(|(name, _)| !is_reported(name));
+        reported.chain(others).filter(|(n, v)| lacks(n, v)).map(|(n, v)| (n.clone(), v.clone())).collect()
+    }
+
+    /// Whether there is anything of that kind.
+    fn lacks_anything(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| changes.have.is_some() || changes.reset != 0)
+    }
+
+    /// Whether the server is to be asked or told anything.
+    fn has_hidden(&self) -> bool {
+        self.lacks_anything() || self.has_doubts()
+    }
+
+    /// Whether the value of a setting is known only to the server.
+    #[must_use]
+    pub fn has_doubts(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| !changes.doubts.is_empty())
+    }
+
+    /// Nothing more is asked or told.
+    fn give_up(&mut self) {
+        if let Some(changes) = &mut self.changes {
+            changes.doubts.clear();
+            changes.have = None;
+            changes.reset = 0;
+        }
+    }
+
+    /// Something has been set that decides shards.
+    fn is_changed_for_shards(&mut self) {
+        self.changes().unsettled = true;
+    }
+
+    /// It has been given back to the server.
+    fn restored(&mut self) {
+        if self.lacks_anything() {
+            self.begin();
+            let changes = self.changes();
+            changes.have = None;
+            changes.reset = 0;
+        }
+    }
+
+    /// Whether something has changed that decides shards, and may be taken back before the next ReadyForQuery.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| changes.unsettled)
+    }
+
+    /// Whether the value of something that decides shards is known only to the server.
+    pub(super) fn doubts_shards(&self) -> bool {
+        self.doubts().any(|name| decides(name))
+    }
+
+    // Parts of the above.
+
+    fn changes(&mut self) -> &mut Changes {
+        self.changes.get_or_insert_default()
+    }
+
+    fn point(&self) -> Point {
+        let changes = self.changes.as_deref();
+        Point {
+            wanted: Arc::clone(&self.wanted),
+            have: changes.and_then(|changes| changes.have.clone()),
+            reset: changes.map_or(0, |changes| changes.reset),
+        }
+    }
+
+    /// The transaction changes something.
+    fn begin(&mut self) {
+        if self.changes().base.is_none() {
+            let point = self.point();
+            self.changes().base = Some(point);
+        }
+    }
+
+    fn restore(&mut self, point: Point) {
+        let now = std::mem::replace(&mut self.wanted, point.wanted);
+        // The server reports these by itself, before or after. Ours are no part of transactions.
+        for name in REPORTED {
+            put(&mut self.wanted, name, now.get(name).map(String::as_str));
+        }
+        let own = |values: &Values| values.keys().filter(|n| n.starts_with(OWN_PREFIX)).cloned().collect::<Vec<_>>();
+        for name in own(&now).into_iter().chain(own(&self.wanted)) {
+            put(&mut self.wanted, &name, now.get(&name).map(String::as_str));
+        }
+        let changes = self.changes();
+        changes.have = point.have;
+        changes.reset = point.reset;
+    }
+}
+
+/// Gives a name a value, or none, without a copy where nothing changes.
+fn put(values: &mut Arc<Values>, name: &str, value: Option<&str>) {
+    if values.get(name).map(String::as_str) == value {
+        return;
+    }
+    let values = Arc::make_mut(values);
+    match value {
+        Some(value) => values.insert(name.to_owned(), value.to_owned()),
+        None => values.remove(name),
+    };
+}
+
+/// The names of which two states say different things.
+fn differing<'a>(a: &'a Values, b: &'a Values) -> impl Iterator<Item = &'a String> {
+    let changed = a.iter().filter(|(name, value)| b.get(*name) != Some(value));
+    let new = b.keys().filter(|name| !a.contains_key(*name));
+    changed.map(|(name, _)| name).chain(new)
+}

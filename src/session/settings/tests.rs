@@ -1,0 +1,229 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn values(pairs: &[(&str, &str)]) -> Values {
+    pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+}
+
+#[test]
+fn reset_returns_to_what_startup_gave() {
+    let mut c = ClientSettings::new(values(&[("work_mem", "1MB")]));
+    let mut server = ServerSettings::default();
+    server.caught_up(&c);
+    c.assign("work_mem", "2MB");
+    c.assign("geqo", "off");
+    c.assign_default("work_mem");
+    c.assign_default("geqo");
+    c.settle(true, false, &mut server);
+    assert_eq!((c.get("work_mem"), c.get("geqo")), (Some("1MB"), None));
+    // The server went to its own default, and is told.
+    assert_eq!(c.missing(), values(&[("work_mem", "1MB")]));
+    c.restored();
+    c.settle(true, false, &mut server);
+    assert!(c.changes.is_none() && server.catch_up(&c).is_none());
+    assert!(Arc::ptr_eq(&c.wanted, &c.startup));
+}
+
+#[test]
+fn who_the_session_is_survives_reset_all_and_not_discard_all() {
+    let mut c = ClientSettings::new(values(&[("geqo", "off"), ("timezone", "UTC")]));
+    c.assign("role", "ann");
+    c.assign("work_mem", "2MB");
+    assert!(c.is_someone_else());
+    c.assign_defaults();
+    assert_eq!(*c.wanted(), values(&[("geqo", "off"), ("timezone", "UTC"), ("role", "ann")]));
+    assert_eq!(c.missing(), values(&[("geqo", "off"), ("timezone", "UTC")]));
+    c.assign("session_authorization", "bob");
+    assert_eq!(c.get("role"), Some("none"), "a role is one of the session's user");
+    c.assign_default("session_authorization");
+    assert!(!c.is_someone_else());
+    c.assign("role", "ann");
+    c.reset_all();
+    assert_eq!(*c.wanted(), values(&[("geqo", "off"), ("timezone", "UTC")]));
+}
+
+#[test]
+fn a_transaction_that_began_in_a_text_that_committed_is_not_for_good() {
+    let mut c = ClientSettings::default();
+    let mut server = ServerSettings::default();
+    c.assign("a.b", "1");
+    c.commit();
+    c.assign("a.b", "2");
+    c.settle(false, false, &mut server);
+    // The client leaves, and the server is rolled back: it has the first.
+    let mut other = ClientSettings::default();
+    assert_eq!(server.catch_up(&other).as_deref(), Some("RESET \"a\".\"b\";"));
+    other.set("a.b", "1");
+    assert_eq!(server.catch_up(&other), None);
+}
+
+/// What a client may do.
+#[derive(Debug, Clone)]
+enum Step {
+    Set(u8, u8),
+    Reset(u8),
+    ResetAll,
+    DiscardAll,
+    Savepoint(u8),
+    Release(u8),
+    RollbackTo(u8),
+    Commit,
+    Rollback,
+    Fail,
+    /// The server is asked or told what there is to.
+    Restore,
+}
+
+/// PostgreSQL as it is told in its documentation: copies of everything.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    now: Values,
+    before: Option<(Values, Vec<(u8, Values)>)>,
+}
+
+impl Model {
+    fn begin(&mut self) {
+        if self.before.is_none() {
+            self.before = Some((self.now.clone(), Vec::new()));
+        }
+    }
+
+    fn find(&self, name: u8) -> Option<usize> {
+        self.before.as_ref()?.1.iter().rposition(|(n, _)| *n == name)
+    }
+}
+
+fn both(own: &mut Model, server: &mut Model, f: &dyn Fn(&mut Model)) {
+    f(own);
+    f(server);
+}
+
+const NAMES: [&str; 3] = ["a.x", "b.y", "work_mem"];
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3_u8, 0..3_u8).prop_map(|(n, v)| Step::Set(n, v)),
+        2 => (0..3_u8).prop_map(Step::Reset),
+        1 => Just(Step::ResetAll),
+        1 => Just(Step::DiscardAll),
+        3 => (0..2_u8).prop_map(Step::Savepoint),
+        2 => (0..2_u8).prop_map(Step::Release),
+        2 => (0..2_u8).prop_map(Step::RollbackTo),
+        2 => Just(Step::Commit),
+        1 => Just(Step::Rollback),
+        1 => Just(Step::Fail),
+        2 => Just(Step::Restore),
+    ]
+}
+
+proptest! {
+    /// What the client wants is what a session of its own would have, and what is believed of the server is what it has.
+    #[test]
+    fn follows_the_model(given in proptest::option::of(0..3_u8), steps in proptest::collection::vec(step(), 1..40)) {
+        let startup: Values = given.map(|v| ("work_mem".to_owned(), v.to_string())).into_iter().collect();
+        let mut c = ClientSettings::new(startup.clone());
+        let mut books = ServerSettings::default();
+        books.caught_up(&c);
+        // A session of the client's own, and the server of the pool, where RESET goes to another default.
+        let mut own = Model { now: startup.clone(), before: None };
+        let mut server = own.clone();
+        for step in steps {
+            let name = |n: u8| NAMES[usize::from(n)];
+            match step {
+                Step::Set(n, v) => {
+                    both(&mut own, &mut server, &|m| {
+                        m.begin();
+                        m.now.insert(name(n).to_owned(), v.to_string());
+                    });
+                    c.assign(name(n), &v.to_string());
+                }
+                Step::Reset(n) => {
+                    both(&mut own, &mut server, &|m| {
+                        m.begin();
+                        m.now.remove(name(n));
+                    });
+                    if let Some(v) = startup.get(name(n)) {
+                        own.now.insert(name(n).to_owned(), v.clone());
+                    }
+                    c.assign_default(name(n));
+                }
+                Step::ResetAll => {
+                    both(&mut own, &mut server, &|m| {
+                        m.begin();
+                        m.now.clear();
+                    });
+                    own.now.clone_from(&startup);
+                    c.assign_defaults();
+                }
+                // Not within a transaction.
+                Step::DiscardAll if own.before.is_some() => continue,
+                Step::DiscardAll => {
+                    both(&mut own, &mut server, &|m| m.now.clear());
+                    own.now.clone_from(&startup);
+                    c.reset_all();
+                    books.discard_all();
+                    c.settle(true, false, &mut books);
+                }
+                Step::Savepoint(s) => {
+                    both(&mut own, &mut server, &|m| {
+                        m.begin();
+                        let now = m.now.clone();
+                        m.before.as_mut().unwrap().1.push((s, now));
+                    });
+                    c.savepoint(&s.to_string());
+                }
+                Step::Release(s) => {
+                    let Some(at) = own.find(s) else { continue };
+                    both(&mut own, &mut server, &|m| m.before.as_mut().unwrap().1.truncate(at));
+                    c.release(&s.to_string());
+                }
+                Step::RollbackTo(s) => {
+                    let Some(at) = own.find(s) else { continue };
+                    both(&mut own, &mut server, &|m| {
+                        let saved = &mut m.before.as_mut().unwrap().1;
+                        saved.truncate(at + 1);
+                        m.now = saved[at].1.clone();
+                    });
+                    c.rollback_to(&s.to_string());
+                }
+                Step::Commit => {
+                    both(&mut own, &mut server, &|m| m.before = None);
+                    c.commit();
+                    c.settle(true, false, &mut books);
+                }
+                Step::Rollback | Step::Fail => {
+                    both(&mut own, &mut server, &|m| {
+                        if let Some((before, _)) = m.before.take() {
+                            m.now = before;
+                        }
+                    });
+                    if matches!(step, Step::Rollback) {
+                        c.rollback();
+                    }
+                    c.settle(true, matches!(step, Step::Fail), &mut books);
+                }
+                Step::Restore => {
+                    for (name, value) in c.missing() {
+                        server.now.insert(name, value);
+                    }
+                    c.restored();
+                    if own.before.is_none() {
+                        c.settle(true, false, &mut books);
+                    }
+                }
+            }
+            prop_assert_eq!(c.wanted(), &own.now);
+            let mut have = c.wanted().clone();
+            if let Some(changes) = &c.changes && let Some(values) = &changes.have {
+                have = (**values).clone();
+            }
+            prop_assert_eq!(&have, &server.now);
+            if own.before.is_none() {
+                let mut there = ClientSettings::default();
+                server.now.iter().for_each(|(n, v)| there.set(n, v));
+                prop_assert_eq!(books.catch_up(&there), None, "the books say otherwise than the server");
+            }
+        }
+    }
+}

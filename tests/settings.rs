@@ -1,0 +1,389 @@
+//! Settings are their client's alone: every form of SET, RESET and set_config(), with PostgreSQL's transactions, between clients that
+//! share one server.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::fmt::Write as _;
+
+use common::cluster::Cluster;
+use common::raw::{Address, Login, RawClient};
+use common::weir::Weir;
+use common::wire::show;
+
+fn one_server(cluster: &Cluster) -> Weir {
+    let primary = format!("primary = \"postgres://127.0.0.1:{}/postgres\"", cluster.port());
+    Weir::builder().users("\"app\" \"\"").database(&format!("[databases.app]\n{primary}\npool_size = 1")).start()
+}
+
+fn with_roles() -> Cluster {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE tenant; CREATE ROLE other; GRANT tenant, other TO postgres");
+    cluster
+}
+
+/// The setting, or nothing, as its session sees it.
+fn seen(client: &mut RawClient, name: &str) -> String {
+    client.value(&format!("SELECT coalesce(current_setting('{name}', true), '')"))
+}
+
+/// Runs a statement by the extended protocol.
+fn run_extended(client: &mut RawClient, sql: &str, values: &[Option<&str>]) -> String {
+    client.parse("", sql, &[]);
+    client.bind("", "", values);
+    client.execute("", 0);
+    client.sync();
+    show(&client.read_until_ready())
+}
+
+/// A statement that sets, what it sets, and the value as it is shown then.
+const FORMS: &[(&str, &str, &str)] = &[
+    ("SET SESSION work_mem = '5MB'", "work_mem", "5MB"),
+    ("SET work_mem = 5120", "work_mem", "5MB"),
+    ("SET sort_mem = '6MB'", "work_mem", "6MB"),
+    ("SET TIME ZONE INTERVAL '+02:00' HOUR TO MINUTE", "TimeZone", "<+02>-02"),
+    ("SET TIME ZONE 'Asia/Tokyo'", "TimeZone", "Asia/Tokyo"),
+    ("SET NAMES 'LATIN1'", "client_encoding", "LATIN1"),
+    ("SET XML OPTION DOCUMENT", "xmloption", "document"),
+    ("SET SCHEMA 'a \"b'", "search_path", "\"a \"\"b\""),
+    ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "default_transaction_read_only", "on"),
+    (
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "default_transaction_isolation",
+        "serializable",
+    ),
+    ("SET default_text_search_config = 'simple'", "default_text_search_config", "pg_catalog.simple"),
+    ("SET ROLE tenant", "role", "tenant"),
+    ("SET SESSION AUTHORIZATION tenant", "session_authorization", "tenant"),
+    ("SET app.who = 'it''s \\'", "app.who", "it's \\"),
+    ("SELECT set_config('app.who', '42', false)", "app.who", "42"),
+    ("SELECT set_config('role', 'other', false), set_config('app.who', 'é', NULL)", "app.who", "é"),
+    ("SELECT set_config('app.who', (SELECT 'of a query'), false)", "app.who", "of a query"),
+    ("SELECT set_config('work_mem', v, false) FROM (VALUES ('7MB'), ('8MB')) t (v)", "work_mem", "8MB"),
+    (
+        "SELECT set_config('role', current_setting('role') , false), set_config('app.who', current_user::text, false)",
+        "app.who",
+        "postgres",
+    ),
+];
+
+/// Around a statement: what comes before and after it, and whether it lasts.
+const PLACES: &[(&[&str], &[&str], bool)] = &[
+    (&[], &[], true),
+    (&["BEGIN"], &["COMMIT"], true),
+    (&["BEGIN"], &["ROLLBACK"], false),
+    (&["BEGIN"], &["SELECT 1/0", "COMMIT"], false),
+    (&["BEGIN", "SAVEPOINT s"], &["RELEASE s", "COMMIT"], true),
+    (&["BEGIN", "SAVEPOINT s"], &["ROLLBACK TO s", "COMMIT"], false),
+    (&["BEGIN", "SET LOCAL geqo = off", "SAVEPOINT s"], &["SELECT 1/0", "ROLLBACK TO s", "RELEASE s", "COMMIT"], false),
+    (&["BEGIN"], &["SAVEPOINT s", "RESET ALL", "ROLLBACK TO s", "COMMIT AND CHAIN", "ROLLBACK"], true),
+];
+
+#[test]
+fn every_form_in_every_place() {
+    let cluster = with_roles();
+    let weir = one_server(&cluster);
+    let mut bystander = weir.client("app");
+    let pid = bystander.value("SELECT pg_backend_pid()");
+    let mut wrong = String::new();
+    for (form, name, value) in FORMS {
+        for (before, after, lasts) in PLACES {
+            for extended in [false, true] {
+                let mut client = weir.client("app");
+                let default = seen(&mut bystander, name);
+                let mut said = String::new();
+                for sql in before.iter().chain([form]).chain(*after) {
+                    let answer = if extended { run_extended(&mut client, sql, &[]) } else { client.run(sql) };
+                    let _infallible = write!(said, "{sql}: {answer}; ");
+                }
+                for turn in 0..2 {
+                    let theirs = seen(&mut bystander, name);
+                    let own = seen(&mut client, name);
+                    if theirs != default || own != if *lasts { (*value).to_owned() } else { default.clone() } {
+                        let _infallible =
+                            writeln!(wrong, "{said} turn {turn}: the others see {theirs:?}, it sees {own:?}");
+                    }
+                }
+                client.run("DISCARD ALL");
+                if seen(&mut client, name) != default {
+                    let _infallible = writeln!(wrong, "{said}: not discarded");
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    assert_eq!(bystander.value("SELECT pg_backend_pid()"), pid, "all of it on one server");
+    assert!(weir.admin_table("SHOW PINS").is_empty());
+}
+
+#[test]
+fn values_given_as_parameters() {
+    let cluster = with_roles();
+    let weir = one_server(&cluster);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    let check = |a: &mut RawClient, b: &mut RawClient, value: &str, what: &str| {
+        for _ in 0..2 {
+            assert_eq!(seen(b, "app.who"), "", "{what} leaks");
+            assert_eq!(seen(a, "app.who"), value, "{what} is lost");
+        }
+    };
+    let sql = "SELECT set_config($1, $2, $3)";
+    assert!(!run_extended(&mut a, sql, &[Some("app.who"), Some("one"), Some("false")]).contains("E("));
+    check(&mut a, &mut b, "one", "text");
+    run_extended(&mut a, sql, &[Some("app.who"), Some("local"), Some("on")]);
+    check(&mut a, &mut b, "one", "local");
+    run_extended(&mut a, sql, &[Some("app.who"), None, None]);
+    check(&mut a, &mut b, "", "null");
+    a.parse("s", sql, &[]);
+    a.bind_binary("p", "s", &[Some(b"App.Who"), Some("zwei ü".as_bytes()), Some(&[0])]);
+    a.execute("p", 0);
+    a.sync();
+    a.read_until_ready();
+    check(&mut a, &mut b, "zwei ü", "binary");
+    run_extended(&mut a, "SELECT set_config('app.who', $1::int::text, false)", &[Some("0042")]);
+    check(&mut a, &mut b, "42", "converted");
+    // A row is all there is, but the portal does not say so; and another is bound and never run.
+    a.bind("p", "s", &[Some("app.who"), Some("suspended"), Some("f")]);
+    a.execute("p", 1);
+    a.bind("q", "s", &[Some("app.who"), Some("never"), Some("f")]);
+    a.sync();
+    assert!(show(&a.read_until_ready()).contains(" s 2 Z(I)"));
+    check(&mut a, &mut b, "suspended", "suspended");
+    // A pipeline that fails has set nothing.
+    a.bind("p", "s", &[Some("app.who"), Some("failed"), Some("f")]);
+    a.execute("p", 0);
+    a.parse("", "SELECT 1/0", &[]);
+    a.bind("", "", &[]);
+    a.execute("", 0);
+    a.sync();
+    a.read_until_ready();
+    check(&mut a, &mut b, "suspended", "failed");
+    // In another encoding.
+    a.run("SET client_encoding = 'LATIN1'");
+    a.parse("", "SELECT set_config('app.who', $1, false)", &[]);
+    a.bind_binary("", "", &[Some(&[0xe9])]);
+    a.execute("", 0);
+    a.sync();
+    a.read_until_ready();
+    assert_eq!(seen(&mut b, "app.who"), "");
+    assert_eq!(a.value("SELECT encode(convert_to(current_setting('app.who'), 'UTF8'), 'hex')"), "c3a9");
+    // A name that nobody knows keeps the server.
+    assert_eq!(weir.admin_table("SHOW PINS").len(), 0);
+    a.run("SELECT set_config(n, 'x', false) FROM (VALUES ('app.who')) t (n)");
+    assert_eq!(weir.admin_table("SHOW PINS")[0]["reason"], "setting");
+    a.run("DISCARD ALL");
+    assert_eq!(seen(&mut b, "app.who"), "");
+}
+
+#[test]
+fn a_reset_within_a_transaction_returns_to_what_startup_gave() {
+    let cluster = with_roles();
+    let weir = one_server(&cluster);
+    let options = "-c work_mem=5MB -c app.who=starter -c timezone=Asia/Tokyo -c role=tenant";
+    let mut a = weir.login("postgres", "app").param("options", options).connect().unwrap();
+    let mut b = weir.client("app");
+    let names = ["work_mem", "app.who", "TimeZone", "role"];
+    let all = |client: &mut RawClient| names.map(|name| seen(client, name));
+    let given = ["5MB", "starter", "Asia/Tokyo", "tenant"];
+    let default = all(&mut b);
+    for reset in [
+        "RESET work_mem",
+        "RESET app.who; SET TIME ZONE DEFAULT",
+        "RESET ALL",
+        "RESET SESSION AUTHORIZATION",
+        "RESET ROLE",
+    ] {
+        for end in ["COMMIT", "ROLLBACK"] {
+            assert_eq!(all(&mut a), given);
+            a.run("SET work_mem = '9MB'; SET app.who = 'x'; SET timezone = 'UTC'; SET ROLE other");
+            let set = all(&mut a);
+            a.run("BEGIN");
+            assert!(!a.run(reset).contains("E("), "{reset}");
+            let within = all(&mut a);
+            for ((now, given), set) in within.iter().zip(given).zip(&set) {
+                assert!(now == given || now == set, "{reset}: {within:?}");
+            }
+            assert_ne!(within, set, "{reset}");
+            a.run("SAVEPOINT s; SET work_mem = '1MB'; RESET work_mem; ROLLBACK TO s");
+            assert_eq!(all(&mut a), within, "{reset}");
+            a.run(end);
+            assert_eq!(all(&mut b), default);
+            assert_eq!(all(&mut a), if end == "COMMIT" { within } else { set }, "{reset}, {end}");
+            a.run("DISCARD ALL");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_settings_along() {
+    let cluster = with_roles();
+    let weir = one_server(&cluster);
+    let mut bystander = weir.client("app");
+    let default = bystander
+        .rows("SELECT current_setting('work_mem'), current_user, coalesce(current_setting('app.who', true), '')")
+        .unwrap();
+    for last in [
+        "SELECT 1",
+        "BEGIN; SET work_mem = '3MB'; SET ROLE other; SET app.who = 'b'",
+        "BEGIN; SAVEPOINT s; RESET ROLE; ROLLBACK TO s; SET app.who = 'c'",
+        "SET work_mem = '4MB'; COMMIT; BEGIN; SET work_mem = '3MB'",
+        "BEGIN; SELECT set_config('work_mem', (SELECT '6MB'), false)",
+        "BEGIN; SET work_mem = '3MB'; SELECT 1/0",
+    ] {
+        let mut client = weir.client("app");
+        client.run("SET work_mem = '2MB'; SET ROLE tenant; SET app.who = 'a'");
+        client.run(last);
+        drop(client);
+        let rows = bystander
+            .rows("SELECT current_setting('work_mem'), current_user, coalesce(current_setting('app.who', true), '')")
+            .unwrap();
+        assert_eq!(rows, default, "{last}");
+    }
+}
+
+/// What only a superuser may set cannot be brought along by the login's user.
+#[test]
+fn a_superusers_setting_made_under_another_role_keeps_the_server() {
+    let cluster = with_roles();
+    cluster.sql("CREATE ROLE boss SUPERUSER; CREATE ROLE app LOGIN; GRANT boss TO app");
+    let weir = one_server(&cluster);
+    let mut a = weir.login("app", "app").connect().unwrap();
+    let mut b = weir.login("app", "app").connect().unwrap();
+    a.run("SET ROLE boss");
+    assert_eq!(seen(&mut b, "role"), "none");
+    a.run("SET work_mem = '3MB'");
+    assert_eq!(seen(&mut b, "role"), "none");
+    a.run("SET log_duration = on");
+    a.run("RESET ROLE");
+    b.query("SHOW log_duration");
+    b.expect_silence(std::time::Duration::from_millis(150));
+    assert_eq!((seen(&mut a, "log_duration"), seen(&mut a, "work_mem")), ("on".to_owned(), "3MB".to_owned()));
+    assert_eq!(weir.admin_table("SHOW PINS")[0]["reason"], "identity");
+    drop(a);
+    assert!(show(&b.read_until_ready()).contains("D(off)"));
+}
+
+/// Steps for the random test; `?` is a value.
+const STEPS: &[&str] = &[
+    "SET work_mem = '?MB'",
+    "SET app.who = 'u?'",
+    "SET app.who = 'u?'; SET LOCAL app.who = 'local ?'",
+    "SET statement_timeout = '?min'",
+    "SET search_path = s?, public",
+    "SET timezone = 'Etc/GMT+?'",
+    "SET application_name = 'app ?'",
+    "SET LOCAL work_mem = '1?MB'",
+    "SET LOCAL timezone = 'Etc/GMT-?'",
+    "SET LOCAL ROLE other",
+    "SET ROLE tenant",
+    "SET ROLE none",
+    "RESET ROLE",
+    "SET SESSION AUTHORIZATION other",
+    "RESET SESSION AUTHORIZATION",
+    "RESET work_mem",
+    "RESET app.who",
+    "RESET timezone",
+    "RESET ALL",
+    "DISCARD ALL",
+    "SELECT set_config('app.who', 'f?', false)",
+    "SELECT set_config('work_mem', '?MB', true)",
+    "SELECT set_config('app.who', 'g' || ?, false)",
+    "SELECT set_config('timezone', 'Etc/GMT' || v, false) FROM (VALUES ('+1'), ('-?')) t (v)",
+    "SET work_mem = '2?MB'; SELECT 1/0",
+    "SET app.who = 'h?'; COMMIT; SET work_mem = '3?MB'; SELECT 1/0",
+    "BEGIN; SET app.who = 'i?'; SAVEPOINT a; SET app.who = 'j?'; ROLLBACK TO a; COMMIT",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "SELECT 1",
+    "SELECT 1/0",
+    "nonsense",
+    "BEGIN",
+    "BEGIN",
+    "BEGIN",
+    "SAVEPOINT a",
+    "SAVEPOINT b",
+    "SAVEPOINT a",
+    "ROLLBACK TO a",
+    "ROLLBACK TO b",
+    "RELEASE a",
+    "RELEASE b",
+    "COMMIT",
+    "ROLLBACK",
+    "COMMIT AND CHAIN",
+    "ROLLBACK AND CHAIN",
+];
+
+const SHOWN: &str = "SELECT current_user, session_user, current_setting('role'), current_setting('work_mem'), \
+    coalesce(current_setting('app.who', true), ''), current_setting('statement_timeout'), current_setting('search_path'), \
+    current_setting('timezone'), current_setting('application_name'), current_setting('default_transaction_isolation')";
+
+/// A client and, beside it, one that has a server of its own.
+struct Twins {
+    pooled: RawClient,
+    own: RawClient,
+    last: u8,
+}
+
+impl Twins {
+    fn new(weir: &Weir, cluster: &Cluster, at: usize) -> Self {
+        let login = |port: u16, database: &str| {
+            let login = Login::new(Address::Tcp(port), "postgres", database);
+            let login = if at == 1 { login.param("options", "-c work_mem=9MB -c app.who=starter") } else { login };
+            login.connect().unwrap()
+        };
+        Self { pooled: login(weir.port(), "app"), own: login(cluster.port(), "postgres"), last: b'I' }
+    }
+
+    /// Runs it on both; what each was answered, without what was reported.
+    fn run(&mut self, sql: &str, extended: bool) -> (String, String) {
+        let mut run = |client: &mut RawClient| {
+            if extended {
+                client.parse("", sql, &[]);
+                client.bind("", "", &[]);
+                client.execute("", 0);
+                client.sync();
+            } else {
+                client.query(sql);
+            }
+            let messages: Vec<_> = client.read_until_ready().into_iter().filter(|m| m.tag != b'S').collect();
+            self.last = messages.last().unwrap().body[0];
+            show(&messages)
+        };
+        (run(&mut self.pooled), run(&mut self.own))
+    }
+}
+
+#[test]
+fn nobody_can_tell_from_a_server_of_its_own() {
+    let cluster = with_roles();
+    let weir = one_server(&cluster);
+    let seed = std::env::var("PGWEIR_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let mut state = seed;
+    let mut random = |below: usize| {
+        // Knuth's.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let mut all: Vec<_> = (0..3).map(|at| Twins::new(&weir, &cluster, at)).collect();
+    let mut at = 0;
+    let mut history = String::new();
+    for _ in 0..1500 {
+        if all[at].last == b'I' {
+            // Between transactions it is anybody's turn.
+            at = random(3);
+        }
+        if random(60) == 0 {
+            all[at] = Twins::new(&weir, &cluster, at);
+            let _infallible = writeln!(history, "{at}: comes again");
+        }
+        let sql = STEPS[random(STEPS.len())].replace('?', &(1 + random(5)).to_string());
+        // What startup gave is not there again before the end of a text.
+        let extended = random(3) == 0 && !sql.contains(';');
+        let _infallible = writeln!(history, "{at}: {sql}{}", if extended { " (extended)" } else { "" });
+        let (pooled, own) = all[at].run(&sql, extended);
+        assert_eq!(pooled, own, "PGWEIR_SEED={seed}\n{history}");
+        let (pooled, own) = all[at].run(SHOWN, random(2) == 0);
+        assert_eq!(pooled, own, "PGWEIR_SEED={seed}\n{history}");
+    }
+    assert!(weir.admin_table("SHOW PINS").is_empty());
+}
