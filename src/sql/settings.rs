@@ -227,7 +227,7 @@ pub(super) fn known_calls(select: &nodes::SelectStmt, calls: &[&nodes::FuncCall]
     }
     // Another function may give no row, and then nothing is called.
     let plain = |call: &&nodes::FuncCall| {
-        call.funcname().iter().last().and_then(Node::as_str) == Some("set_config")
+        call.funcname().iter().next_back().and_then(Node::as_str) == Some("set_config")
             && matches!(call.agg_filter(), Node::None)
             && call.over().is_none()
     };
