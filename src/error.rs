@@ -25,6 +25,8 @@ states! {
     CONNECTION_FAILURE = b"08006";
     /// A connection could not be made.
     CANNOT_CONNECT = b"08001";
+    /// It is not known whether the transaction was committed.
+    TRANSACTION_RESOLUTION_UNKNOWN = b"08007";
     /// The feature is not supported here; also every refusal of the shard planner.
     FEATURE_NOT_SUPPORTED = b"0A000";
     /// A value has the wrong form for its parameter.

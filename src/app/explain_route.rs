@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::client::database::LiveDatabase;
+use crate::client::fresh;
 use crate::client::plan::{Need, Planner};
 use crate::client::segment::Segment;
 use crate::clock;
@@ -75,17 +76,19 @@ fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, St
     let shard: ShardIndex = shard.unwrap_or(map.default_shard);
     lines.push(("shard", map.name(shard).to_owned()));
     lines.push(("hint", hint(need.hint).to_owned()));
+    let Some(health) = database.health.get(usize::from(shard.0)) else { return };
+    let now = clock::now();
     let request = Request {
         access: need.access,
         hint: need.hint,
         begin_read_only: need.begin_read_only,
-        read_your_writes: database.config.health.read_your_writes,
         balance: database.config.health.balance,
-        last_write: None,
+        fallback: database.config.health.fallback,
+        fresh: fresh::needed(&database.config.health, health, fresh::Seen::default(), now),
+        turn: health.next_turn(),
     };
-    let Some(health) = database.health.get(usize::from(shard.0)) else { return };
     let mut views = Vec::new();
-    health.views(clock::now(), &mut views);
+    health.views(now, &mut views);
     match decide::decide(&request, &views, &[], &mut rand::rng()) {
         Ok(route) => {
             let servers = database.config.shards.get(usize::from(shard.0)).map(|s| s.servers.as_slice());

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::client::lost::Lost;
 use crate::client::segment::Segment;
 use crate::session::Intake;
 use crate::sql::facts::{QueryFacts, ShardShape, StatementFacts, TransactionEffect};
@@ -24,6 +25,8 @@ pub(super) struct Block {
     pub(super) facts: Arc<QueryFacts>,
     /// Whether it began READ ONLY.
     pub(super) read_only: bool,
+    /// It did begin, and its server is lost.
+    pub(super) lost: Option<Lost>,
 }
 
 /// What a segment means to a block that can still begin again elsewhere.
@@ -43,7 +46,12 @@ impl Block {
         let Some(TransactionEffect::Begin { read_only }) = facts.statements.first().map(|s| s.transaction) else {
             return None;
         };
-        (text.len() <= MAX_TEXT).then(|| Self { text: text.to_vec(), facts, read_only })
+        (text.len() <= MAX_TEXT).then(|| Self { text: text.to_vec(), facts, read_only, lost: None })
+    }
+
+    /// A block that can only be ended.
+    pub(super) fn lost(lost: Lost) -> Self {
+        Self { text: Vec::new(), facts: Arc::default(), read_only: false, lost: Some(lost) }
     }
 
     /// The block with `text` after it, unless it gets too long. `facts` says what the whole says.

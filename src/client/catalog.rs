@@ -9,11 +9,11 @@ use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::plan::{Need, Planner};
 use crate::client::task::Client;
 use crate::clock;
-use crate::config::PoolMode;
+use crate::config::{Fallback, PoolMode};
 use crate::error::{Error, SqlState};
 use crate::id::{ShardIndex, WorkerId};
 use crate::pool::Pool;
-use crate::route::decide::{self, Request};
+use crate::route::decide::{self, Freshness, Request};
 use crate::server;
 use crate::shard::map::{DEFAULT_SCHEMA, ShardMap};
 use crate::sql::catalog::{self, Answers, CatalogView, Function, Name, Questions};
@@ -234,9 +234,10 @@ pub(super) fn primary_pool(database: &LiveDatabase, pools: &UserPools, shard: Sh
         access: Access::Write,
         hint: RouteHint::Auto,
         begin_read_only: false,
-        read_your_writes: database.config.health.read_your_writes,
         balance: database.config.health.balance,
-        last_write: None,
+        fallback: Fallback::Primary,
+        fresh: Freshness::default(),
+        turn: 0,
     };
     let route = decide::decide(&request, &views, &[], &mut rand::rng())?;
     let pool = database.pool(pools, shard, route.server);

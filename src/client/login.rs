@@ -10,7 +10,8 @@ use crate::client::console::DATABASES;
 use crate::client::database::{Live, LiveDatabase, UserPools};
 use crate::client::verifier::{self, Verifier};
 use crate::client::{hba, own};
-use crate::config::{AuthType, Role};
+use crate::clock;
+use crate::config::AuthType;
 use crate::error::{Error, SqlState};
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
 use crate::net::buffer::write_all;
@@ -149,7 +150,11 @@ pub(super) async fn any_server(
     let servers = database.config.shards.get(usize::from(shard.0)).map_or(0, |s| s.servers.len());
     let mut last = Error::us(SqlState::INTERNAL_ERROR, "the database has no server");
     let mut order: Vec<_> = (0..u16::try_from(servers).unwrap_or(u16::MAX)).map(ServerIndex).collect();
-    order.sort_by_key(|s| database.role(shard, *s) == Role::Replica);
+    let health = database.health.get(usize::from(shard.0));
+    let now = clock::now();
+    let primary = health.and_then(|health| health.acting_primary(now));
+    let is_away = |s| health.and_then(|h| h.server(s)).is_some_and(|s| s.view(now).suspect || s.is_unreachable(now));
+    order.sort_by_key(|s| (is_away(*s), primary != Some(*s)));
     for server in order {
         let Some(pool) = database.pool(pools, shard, server) else { continue };
         let asked = match pool.ask(worker) {

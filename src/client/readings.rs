@@ -7,11 +7,11 @@ use crate::client::catalog::{LookUp, Planned};
 use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::task::Client;
 use crate::clock;
-use crate::config::PoolMode;
+use crate::config::{Fallback, PoolMode};
 use crate::error::{Error, SqlState};
 use crate::health::breaker::Admission;
 use crate::id::WorkerId;
-use crate::route::decide::{self, Request};
+use crate::route::decide::{self, Freshness, Request};
 use crate::server;
 use crate::sql::catalog::Name;
 use crate::sql::facts::{Access, RouteHint};
@@ -95,9 +95,10 @@ async fn ask(
             access,
             hint: RouteHint::Auto,
             begin_read_only: false,
-            read_your_writes: false,
             balance: database.config.health.balance,
-            last_write: None,
+            fallback: Fallback::Primary,
+            fresh: Freshness::default(),
+            turn: 0,
         };
         let route = decide::decide(&request, &views, &away, &mut rand::rng())?;
         let pool = database.pool(pools, shard, route.server).ok_or_else(internal)?;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use crate::client::block::Block;
+use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::LookUp;
 use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
@@ -22,7 +22,7 @@ use crate::client::shared::{Activity, Links, Order};
 use crate::client::silence::{Find, Silence};
 use crate::client::task::{Client, End, HIGH_WATER, lost, micros, terminated_as};
 use crate::clock;
-use crate::config::Role;
+use crate::config::{PoolMode, Role};
 use crate::error::{Error, SqlState};
 use crate::health::breaker::FailureKind;
 use crate::health::server::InFlight;
@@ -33,7 +33,7 @@ use crate::pool::Checkout;
 use crate::server::Connection;
 use crate::session::pipeline::Undo;
 use crate::session::prepared::Statement;
-use crate::session::{Action, is_fatal};
+use crate::session::{Action, Session, is_fatal};
 use crate::sql::facts::Access;
 use crate::wire::message::{self, TransactionStatus};
 use crate::wire::{encode, frame};
@@ -78,8 +78,12 @@ pub(super) struct Link {
     shard: ShardIndex,
     server: ServerIndex,
     since: Instant,
-    /// Of a replica. Nobody is sent away from a primary: there is no other to go to.
+    /// Of a server that another may take the place of.
     silence: Option<Silence>,
+    /// Its first segment can be tried elsewhere as long as nothing was answered: a read that is alone.
+    asks_again: bool,
+    /// The session may go on without the server, so that its farewell is not for the client.
+    outlived: bool,
     query_since: Option<Instant>,
     counts: Counts,
     replay: Option<Replay>,
@@ -151,11 +155,12 @@ impl Link {
         server: ServerIndex,
         since: Instant,
     ) -> Box<Self> {
-        let silence = (role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
         Box::new(Self {
             checkout,
             in_flight,
-            silence,
+            silence: None,
+            asks_again: role == Role::Replica,
+            outlived: false,
             role,
             shard,
             server,
@@ -196,6 +201,27 @@ impl Link {
     fn may_leave(&self) -> bool {
         self.replay.as_ref().is_some_and(|replay| replay.elsewhere)
     }
+
+    pub(super) fn shard(&self) -> ShardIndex {
+        self.shard
+    }
+
+    /// Whether either side has been told whole messages only, and none that says goodbye.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.client_rest == 0 && self.server_rest == 0 && !self.farewell && self.opening == Opening::Over
+    }
+
+    /// The server is gone: the session forgets what it had there.
+    pub(super) fn forget(&mut self, session: &mut Session) {
+        if let Some(connection) = self.checkout.as_mut() {
+            session.on_server_lost(&mut connection.state);
+        }
+    }
+
+    /// The block, if it has done nothing but begin.
+    pub(super) fn take_begun(&mut self) -> Option<Block> {
+        self.begun.take()
+    }
 }
 
 impl Client {
@@ -205,6 +231,13 @@ impl Client {
         handle.set_links(Links::One(Arc::clone(link.checkout.pool()), link.checkout.slot()));
         handle.set_activity(Activity::Active);
         link.wrote = need.access == Access::Write;
+        // On a primary that may be replaced by another as well.
+        link.outlived = self.replicated(link.shard).is_some() && self.pools.mode != PoolMode::Session;
+        let replaceable = link.role == Role::Replica || self.replicated(link.shard).is_some();
+        link.silence = replaceable.then(|| Silence::since_now(link.in_flight.server()));
+        link.asks_again |= link.outlived
+            && (need.access < Access::Write
+                || matches!(block::portable(&self.segment, self.input.bytes()), Portable::Again(_)));
         link.changes_catalog = need.changes_catalog;
         link.ran_code = need.runs_code;
         link.has_written = need.wrote;
@@ -226,7 +259,7 @@ impl Client {
                 link.begun = Some(held);
                 link.opening = Opening::Sent;
             }
-            None if link.role == Role::Replica && self.output.is_empty() => {
+            None if link.asks_again && self.output.is_empty() => {
                 link.replay = Some(self.replay(true));
             }
             None => {}
@@ -456,6 +489,10 @@ impl Client {
             }
             let body = bytes.get(at.saturating_add(frame::HEADER_LEN)..here).unwrap_or_default();
             if let Some(event) = judge(link, header.tag, body) {
+                if matches!(event, Event::ServerLost(_)) {
+                    // It has been taken for answered.
+                    self.output.extend(bytes.get(run..at).unwrap_or_default());
+                }
                 return Err(event);
             }
             let mut action = self.session.on_server(header.tag, body, &mut connection.state).map_err(|desync| {
@@ -529,6 +566,7 @@ impl Client {
         if self.session.status() == TransactionStatus::Idle {
             // Before the client hears of it: whoever it tells must not meet old answers.
             self.note_catalog_change(link);
+            self.note_write(link);
             link.counts.xact_count += counts;
         }
         if self.session.is_drained()
@@ -612,6 +650,9 @@ fn silenced(link: &mut Link) -> Option<Event> {
         (Find::Answers, _) | (Find::Doubtful, false) => None,
         // What the probes found is held against it already.
         (Find::Doubtful | Find::Gone, true) => Some(Event::Retry { primary: false, lost: false }),
+        (Find::Gone, false) if link.in_flight.server().is_fenced() => {
+            Some(Event::ServerLost(lost("another server is the primary now")))
+        }
         (Find::Gone, false) => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
     }
 }
@@ -652,7 +693,8 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
                 // Unlogged tables are on the primary alone, and so is SERIALIZABLE, which may be a role's default.
                 let only_there = state == SqlState::FEATURE_NOT_SUPPORTED
                     && (text.ends_with(b"during recovery") || text.ends_with(b"in a hot standby"));
-                if state == SqlState::READ_ONLY_TRANSACTION || only_there {
+                let refuses = link.role == Role::Replica && (state == SqlState::READ_ONLY_TRANSACTION || only_there);
+                if refuses {
                     return Some(Event::Retry { primary: true, lost: false });
                 }
                 let conflict = state.class() == "40" && text.ends_with(b"conflict with recovery");
@@ -660,6 +702,9 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
                     // A conflict says nothing against the server, and its farewell has been judged above.
                     return Some(Event::Retry { primary: false, lost: false });
                 }
+            }
+            if fatal && link.outlived {
+                return Some(Event::ServerLost(message::server_error(body)));
             }
             link.farewell |= fatal;
         }

@@ -1,9 +1,10 @@
-//! Leaving a replica that has fallen silent.
+//! Leaving a server that has fallen silent, or is fenced.
 //!
 //! A server that is stopped or behind a broken network refuses nothing: whoever waits for its answer waits for ever, and a
 //! deadline per statement would cost every statement and end slow ones. The prober asks each server once per interval with a
 //! deadline of its own. When nothing comes of a probe, the clients of that server are woken (`Shared::wake_users_of`), and
-//! each looks here whether it has to leave: one atomic load, made only when something woke the client anyway.
+//! each looks here whether it has to leave: two atomic loads, made only when something woke the client anyway. A primary that another has
+//! taken the place of is left in the same way: what would be committed there would be lost.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -37,13 +38,16 @@ pub(super) enum Find {
 }
 
 impl Silence {
-    /// Of a replica, from now on. (A silence that was known before did not keep the client from coming: there was no better server.)
+    /// Of a server, from now on. (A silence that was known before did not keep the client from coming: there was no better server.)
     pub(super) fn since_now(server: &Arc<ServerHealth>) -> Self {
         Self { from: server.unanswered(), server: Arc::clone(server) }
     }
 
     /// What the probes since then say.
     pub(super) fn find(&mut self) -> Find {
+        if self.server.is_fenced() {
+            return Find::Gone;
+        }
         let unanswered = self.server.unanswered();
         self.from = self.from.min(unanswered);
         match unanswered - self.from {

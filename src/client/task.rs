@@ -13,7 +13,10 @@ use crate::client::WorkerContext;
 use crate::client::block::Block;
 use crate::client::catalog::{LookUp, Planned};
 use crate::client::database::{Live, LiveDatabase, UserPools};
+use crate::client::failover::{self, Waiting};
+use crate::client::fresh::{self, Seen};
 use crate::client::limits::{Limits, Overdue, Timer};
+use crate::client::lost::Lost;
 use crate::client::own;
 use crate::client::plan::Need;
 use crate::client::popular;
@@ -23,14 +26,15 @@ use crate::client::shared::{Activity, ClientHandle, Order, Registered};
 use crate::client::silence::Silence;
 use crate::client::suspend;
 use crate::clock;
-use crate::config::{PoolMode, Role};
+use crate::config::{PoolMode, ReadBalance, Role};
 use crate::error::{Error, Severity, SqlState};
-use crate::health::server::InFlight;
+use crate::health::line::Place;
+use crate::health::server::{InFlight, ServerHealth};
 use crate::health::view::ServerView;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::net::{Buffer, Stream};
 use crate::pool::{self, Asked, Checkout, Pool, Ticket, Verdict};
-use crate::route::decide::{self, Request, Route, Why};
+use crate::route::decide::{self, Freshness, Request, Route, Why};
 use crate::session::{Intake, Session, Values};
 use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, QueryFacts, RouteHint, TransactionEffect};
@@ -90,10 +94,24 @@ pub struct Client {
 }
 
 /// What a retry of a segment must do differently.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Attempt {
-    excluded: Vec<ServerIndex>,
+    /// Servers that were tried.
+    pub(super) excluded: Vec<ServerIndex>,
     primary: bool,
+    /// When the segment was first asked for.
+    pub(super) asked: Instant,
+    /// The wait for a primary, if there has been one.
+    pub(super) waiting: Option<Waiting>,
+    /// Its place before all others who wait, until it stands in a pool's queue.
+    pub(super) place: Option<Place>,
+}
+
+impl Attempt {
+    /// The first, now.
+    pub(super) fn new() -> Self {
+        Self { excluded: Vec::new(), primary: false, asked: clock::now(), waiting: None, place: None }
+    }
 }
 
 impl Client {
@@ -355,6 +373,9 @@ impl Client {
             return Ok(());
         }
         self.handle().requested_us.store(micros(clock::wall()), Ordering::Relaxed);
+        if self.held_begin.as_ref().is_some_and(|block| block.lost.is_some()) {
+            return self.serve_lost();
+        }
         if self.answer_locally() {
             return Ok(());
         }
@@ -396,8 +417,22 @@ impl Client {
     }
 
     /// The status that the client believes in while it has no server.
-    fn idle_status(&self) -> TransactionStatus {
-        if self.held_begin.is_some() { TransactionStatus::InTransaction } else { TransactionStatus::Idle }
+    pub(super) fn idle_status(&self) -> TransactionStatus {
+        match self.held_begin.as_deref() {
+            Some(Block { lost: Some(Lost::Told), .. }) => TransactionStatus::Failed,
+            Some(_) => TransactionStatus::InTransaction,
+            None => TransactionStatus::Idle,
+        }
+    }
+
+    /// What its lost block is, which is taken from it.
+    pub(super) fn take_lost(&mut self) -> Option<Lost> {
+        self.held_begin.take().and_then(|block| block.lost)
+    }
+
+    /// Passes over what the client sends up to the next Sync.
+    pub(super) fn skip_to_sync(&mut self) {
+        self.skipping = true;
     }
 
     /// Whether the segment is one text that asks for or sets a setting of ours.
@@ -436,7 +471,7 @@ impl Client {
     }
 
     /// Answers a segment that concerns no server.
-    fn answer_locally(&mut self) -> bool {
+    pub(super) fn answer_locally(&mut self) -> bool {
         let status = self.idle_status();
         if let [(Intake::Query(facts), _)] = self.segment.items.as_slice() {
             let facts = Arc::clone(facts);
@@ -589,7 +624,7 @@ impl Client {
 
     /// Gets a server and relays; again on another where that is certain to be unnoticed.
     async fn execute(&mut self, need: Need) -> Result<(), End> {
-        let mut attempt = Attempt::default();
+        let mut attempt = Attempt::new();
         loop {
             let (shard, request) = self.request(&need, &attempt);
             let link = match self.link(shard, &request, &mut attempt).await {
@@ -640,13 +675,16 @@ impl Client {
         let begin_read_only = need.begin_read_only || begun.is_some_and(|block| block.read_only);
         let in_block = begun.is_some() && !begin_read_only;
         let access = if attempt.primary || in_block { Access::Write } else { need.access };
+        let health = &self.database.config.health;
         let request = Request {
             access,
             hint: if attempt.primary { RouteHint::Primary } else { need.hint },
             begin_read_only,
-            read_your_writes: self.database.config.health.read_your_writes,
-            balance: self.database.config.health.balance,
-            last_write: self.last_write,
+            balance: health.balance,
+            fallback: health.fallback,
+            // Those of the moment are filled in where the server is chosen.
+            fresh: Freshness::default(),
+            turn: 0,
         };
         (shard, request)
     }
@@ -673,14 +711,25 @@ impl Client {
         loop {
             let now = clock::now();
             let (route, in_flight) = match self.choose(shard, request, attempt, now) {
-                Ok(chosen) => chosen,
-                Err(error) => return Err(Stopped::Refused(last_error.unwrap_or(error))),
+                Ok((route, server)) if !self.must_wait(shard, (&route, server.server()), attempt, now) => {
+                    (route, server)
+                }
+                Err(error) if !self.may_wait(shard, request) => {
+                    return Err(Stopped::Refused(last_error.unwrap_or(error)));
+                }
+                Ok(_) | Err(_) => {
+                    Box::pin(self.await_primary(shard, request, attempt, last_error.as_ref())).await?;
+                    continue;
+                }
             };
             let Some(pool) = self.database.pool(&self.pools, shard, route.server) else {
                 return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "the route names no server")));
             };
-            let silence = || (route.role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
-            match self.checkout(&pool, now, &silence).await {
+            let replicated = self.replicated(shard).is_some();
+            let silence =
+                || (replicated || route.role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
+            let confirm = (route.role == Role::Primary && replicated).then(|| in_flight.server());
+            match self.checkout(&pool, now, &silence, confirm, &mut attempt.place).await {
                 Ok(checkout) => {
                     let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
                     self.count_checkout(&pool, &in_flight, read, now);
@@ -708,10 +757,15 @@ impl Client {
         let health = self.database.health.get(usize::from(shard.0)).ok_or_else(internal)?;
         let mut views: Vec<ServerView> = Vec::new();
         health.views(now, &mut views);
+        let settings = &self.database.config.health;
+        let seen = Seen { last_write: self.last_write, token: None };
+        let fresh = fresh::needed(settings, health, seen, now);
+        let turn = if settings.balance == ReadBalance::RoundRobin { health.next_turn() } else { 0 };
+        let request = &Request { fresh, turn, ..*request };
         loop {
             let route = decide::decide(request, &views, &attempt.excluded, &mut *self.cx.rng.borrow_mut())?;
             let server = health.server(route.server).ok_or_else(internal)?;
-            if route.why == Why::OwnWritesNotReplayed {
+            if matches!(route.why, Why::OwnWritesNotReplayed | Why::TooStale) {
                 health.hurry();
             }
             if route.role == Role::Primary || route.why == Why::LastResort {
@@ -743,10 +797,15 @@ impl Client {
         pool: &Arc<Pool>,
         since: Instant,
         silence: &dyn Fn() -> Option<Silence>,
+        confirm: Option<&Arc<ServerHealth>>,
+        place: &mut Option<Place>,
     ) -> Result<Checkout, Stopped> {
         let (mut tries, mut failed) = (0, 0);
         loop {
-            let mut checkout = match pool.ask(self.cx.id).map_err(Stopped::Refused)? {
+            let asked = pool.ask(self.cx.id);
+            // It stands in the queue of the pool now: the next in line may come forward.
+            drop(place.take());
+            let mut checkout = match asked.map_err(Stopped::Refused)? {
                 Asked::Now(checkout) => checkout,
                 Asked::Later(ticket) => self.wait(ticket, pool, since, silence()).await?,
             };
@@ -761,6 +820,22 @@ impl Client {
                 continue;
             }
             let Some(connection) = checkout.as_mut() else { continue };
+            if let Some(server) = confirm {
+                match failover::takes_writes(connection, server).await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        checkout.release(Verdict::Clean);
+                        return Err(Stopped::Refused(failover::is_a_standby(&pool.name())));
+                    }
+                    Err(error) => {
+                        tries += 1;
+                        if tries > 3 {
+                            return Err(Stopped::Refused(lost(&error.to_string())));
+                        }
+                        continue;
+                    }
+                }
+            }
             let Some(sql) = connection.state.settings.catch_up(self.session.settings()) else { return Ok(checkout) };
             let limit = pool.settings.login.timeout;
             let run = tokio::time::timeout(limit, connection.run(&sql));

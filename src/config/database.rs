@@ -60,6 +60,7 @@ pub(super) fn database(
     }
     shape(&mut scope, &mut database, mistakes);
     login(&scope, &mut database, mistakes);
+    probed(&scope, &database, mistakes);
     if dialect == Dialect::Ini {
         database.min_pool_size = database.min_pool_size.min(database.pool_size);
     }
@@ -104,7 +105,7 @@ fn settings_of(scope: &Scope<'_>, general: &General, mistakes: &mut Mistakes) ->
 
 /// What databases are made of at any moment cannot be probed or mapped ahead.
 fn one_server(scope: &Scope<'_>, mistakes: &mut Mistakes) {
-    for entry in ["replicas", "shards"].into_iter().filter_map(|key| scope.find(key)) {
+    for entry in ["replicas", "servers", "shards"].into_iter().filter_map(|key| scope.find(key)) {
         let why = format!("{} cannot have {}: list databases that have them by their names", scope.place, entry.key);
         mistakes.add(entry.line, why);
     }
@@ -113,7 +114,7 @@ fn one_server(scope: &Scope<'_>, mistakes: &mut Mistakes) {
 /// Servers and shards: exactly one of the simple form, primary and replicas, or shards.
 fn shape(scope: &mut Scope<'_>, database: &mut Database, mistakes: &mut Mistakes) {
     let shards = scope.find("shards");
-    let primary = scope.find("primary").or_else(|| scope.find("replicas"));
+    let primary = ["primary", "replicas", "servers"].into_iter().find_map(|key| scope.find(key));
     let simple = ["host", "port", "dbname"].into_iter().find_map(|key| scope.find(key));
     let mixed =
         |one: &Entry, other: &str| format!("{} and {other} exclude each other: {} has both", one.key, scope.place);
@@ -123,7 +124,7 @@ fn shape(scope: &mut Scope<'_>, database: &mut Database, mistakes: &mut Mistakes
         }
         (None, Some(primary), Some(_)) => mistakes.add(primary.line, mixed(primary, "shards")),
         (None, None, None) => {
-            let why = format!("{} has no server: it needs host, primary or shards", scope.place);
+            let why = format!("{} has no server: it needs host, primary, servers or shards", scope.place);
             mistakes.add(scope.line, why);
         }
         (Some(_), None, None) => {
@@ -167,13 +168,15 @@ fn simple_server(scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Server> {
         })
     });
     let Some(host) = scope.find("host") else {
-        let why = format!("{} has no server: it needs host, primary or shards", scope.place);
+        let why = format!("{} has no server: it needs host, primary, servers or shards", scope.place);
         mistakes.add(scope.line, why);
         return None;
     };
     let text = mistakes.text("host", &host.value)?;
     match address::parse_hosts(text) {
-        Ok(host) => Some(Server { host, port: port?, dbname: dbname?.to_owned(), role: Role::Primary, weight: 1.0 }),
+        Ok(host) => {
+            Some(Server { host, port: port?, dbname: dbname?.to_owned(), role: Role::Primary, weight: 1.0, zone: None })
+        }
         Err(wrong) => {
             mistakes.add(
                 host.value.line,
@@ -184,7 +187,7 @@ fn simple_server(scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Server> {
     }
 }
 
-/// The servers of one shard, the primary first; `keys` are those of the shard's own table.
+/// The servers of one shard, the primary first, where it is named; `keys` are those of the shard's own table.
 pub(super) fn servers(
     scope: &mut Scope<'_>,
     place: &str,
@@ -192,49 +195,63 @@ pub(super) fn servers(
     keys: &[Entry],
     mistakes: &mut Mistakes,
 ) -> Vec<Server> {
+    let find = |key: &str| keys.iter().find(|entry| entry.key == key);
+    if let Some(entry) = find("servers") {
+        if let Some(other) = find("primary").or_else(|| find("replicas")) {
+            mistakes.add(entry.line, format!("servers and {} exclude each other: {place} has both", other.key));
+        }
+        let items = mistakes.list("servers", &entry.value).unwrap_or_default();
+        if items.is_empty() {
+            mistakes.add(entry.line, format!("{place} has no server"));
+        }
+        return items.iter().filter_map(|item| replica(scope, item, Role::Auto, mistakes)).collect();
+    }
     let mut servers = Vec::new();
-    match keys.iter().find(|entry| entry.key == "primary") {
+    match find("primary") {
         None => mistakes.add(line, format!("{place} has no primary")),
         Some(entry) => {
             if let Some(text) = mistakes.text("primary", &entry.value) {
-                servers.extend(server(scope, "primary", entry.value.line, text, (Role::Primary, 1.0), mistakes));
+                servers.extend(server(scope, "primary", entry.value.line, text, (Role::Primary, 1.0, None), mistakes));
             }
         }
     }
-    let Some(entry) = keys.iter().find(|entry| entry.key == "replicas") else { return servers };
+    let Some(entry) = find("replicas") else { return servers };
     for item in mistakes.list("replicas", &entry.value).unwrap_or_default() {
-        servers.extend(replica(scope, item, mistakes));
+        servers.extend(replica(scope, item, Role::Replica, mistakes));
     }
     servers
 }
 
-/// One item of `replicas`: an address, or a table of url and weight.
-fn replica(scope: &mut Scope<'_>, item: &Value, mistakes: &mut Mistakes) -> Option<Server> {
+/// One item of `replicas` or `servers`: an address, or a table of url, weight and zone.
+fn replica(scope: &mut Scope<'_>, item: &Value, role: Role, mistakes: &mut Mistakes) -> Option<Server> {
+    let what = if role == Role::Auto { "server" } else { "replica" };
     let keys = match &item.node {
-        Node::Text(text) => return server(scope, "replica", item.line, text, (Role::Replica, 1.0), mistakes),
+        Node::Text(text) => return server(scope, what, item.line, text, (role, 1.0, None), mistakes),
         Node::Table(keys) => keys,
         other => {
-            let why = format!("a replica must be an address or {{ url = ..., weight = ... }}, not {}", other.kind());
+            let why = format!("a {what} must be an address or {{ url = ..., weight = ... }}, not {}", other.kind());
             mistakes.add(item.line, why);
             return None;
         }
     };
     let mut weight = 1.0;
+    let mut zone = None;
     let mut address = None;
     for entry in keys {
         match entry.key.as_str() {
             "url" => address = Some((entry.value.line, mistakes.text("url", &entry.value)?)),
             "weight" => weight = self::weight(&entry.value, mistakes),
+            "zone" => zone = Some(mistakes.text("zone", &entry.value)?.to_owned()).filter(|zone| !zone.is_empty()),
             other => {
                 let names = settings::REPLICA.iter().map(|(key, _)| *key);
-                mistakes.add(entry.line, unknown_key(other, &format!("a replica of {}", scope.place), names));
+                mistakes.add(entry.line, unknown_key(other, &format!("a {what} of {}", scope.place), names));
             }
         }
     }
     match address {
-        Some((line, text)) => server(scope, "replica", line, text, (Role::Replica, weight), mistakes),
+        Some((line, text)) => server(scope, what, line, text, (role, weight, zone), mistakes),
         None => {
-            mistakes.add(item.line, "a replica needs url");
+            mistakes.add(item.line, format!("a {what} needs url"));
             None
         }
     }
@@ -265,7 +282,7 @@ fn server(
     what: &str,
     line: usize,
     text: &str,
-    (role, weight): (Role, f64),
+    (role, weight, zone): (Role, f64, Option<String>),
     mistakes: &mut Mistakes,
 ) -> Option<Server> {
     match address::parse_url(text) {
@@ -273,7 +290,7 @@ fn server(
             if user.is_some() || password.is_some() {
                 scope.logins.push(Login { line, user, password });
             }
-            Some(Server { host, port, dbname: dbname.unwrap_or_else(|| scope.name.to_owned()), role, weight })
+            Some(Server { host, port, dbname: dbname.unwrap_or_else(|| scope.name.to_owned()), role, weight, zone })
         }
         Err(why) => {
             mistakes.add(line, format!("{what}: {why}"));
@@ -308,6 +325,16 @@ fn login(scope: &Scope<'_>, database: &mut Database, mistakes: &mut Mistakes) {
             let line = line.or(scope.logins.first().map(|login| login.line)).unwrap_or(scope.line);
             mistakes.add(line, format!("{} has {password_key} but no {user_key}", scope.place));
         }
+    }
+}
+
+/// Whoever is to find out what the servers are must be able to log in to them.
+fn probed(scope: &Scope<'_>, database: &Database, mistakes: &mut Mistakes) {
+    let auto = database.shards.iter().flat_map(|shard| &shard.servers).any(|server| server.role == Role::Auto);
+    if auto && database.user.is_none() && database.probe_user.is_none() {
+        let why =
+            format!("{} has servers, and so needs probe_user or user to find out which is the primary", scope.place);
+        mistakes.add(scope.line, why);
     }
 }
 

@@ -110,8 +110,9 @@ fn database(old: &Database, new: &Database) -> Option<DatabaseChange> {
     rest.map = new.map.clone();
     if !change.servers_added.is_empty() || !change.servers_removed.is_empty() || change.map {
         rest.shards.clone_from(&new.shards);
-        let weight =
-            |(one, two): (&(String, Server), &(String, Server))| same(one, two) && one.1.weight != two.1.weight;
+        let weight = |(one, two): (&(String, Server), &(String, Server))| {
+            same(one, two) && (one.1.weight, &one.1.zone) != (two.1.weight, &two.1.zone)
+        };
         change.settings = before.iter().any(|one| now.iter().any(|two| weight((one, two))));
     }
     change.settings |= rest != *new;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::raw::{Node, suggest};
 use super::tls::{Curve, Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
-use super::{AuthType, Facility, Host, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls};
+use super::{
+    AuthType, Consistency, Facility, Fallback, Host, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls,
+};
 use crate::sql::facts::RouteHint;
 
 /// The place where a setting's value lives, with the rules for it.
@@ -68,8 +70,10 @@ pub(super) enum Field<'a> {
     Route(&'a mut RouteHint),
     /// The same, overriding a default.
     RouteOver(&'a mut Option<RouteHint>),
-    /// `session` (true) or `eventual` (false).
-    Consistency(&'a mut bool),
+    /// Which writes a replica must have.
+    Consistency(&'a mut Consistency),
+    /// What a read gets that no replica is fit for.
+    Fallback(&'a mut Fallback),
     /// Which replica gets a read.
     Reads(&'a mut ReadBalance),
     /// When TLS is spoken.
@@ -128,12 +132,19 @@ const FACILITIES: [(&str, Facility); 19] = [
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const ROUTES: [(&str, RouteHint); 3] =
     [("auto", RouteHint::Auto), ("primary", RouteHint::Primary), ("replica", RouteHint::Replica)];
-const READ_BALANCES: [(&str, ReadBalance); 3] = [
+const READ_BALANCES: [(&str, ReadBalance); 4] = [
     (ReadBalance::WeightedRandom.as_str(), ReadBalance::WeightedRandom),
     (ReadBalance::LeastInflight.as_str(), ReadBalance::LeastInflight),
     (ReadBalance::PeakEwma.as_str(), ReadBalance::PeakEwma),
+    (ReadBalance::RoundRobin.as_str(), ReadBalance::RoundRobin),
 ];
-const CONSISTENCIES: [(&str, bool); 2] = [("session", true), ("eventual", false)];
+const CONSISTENCIES: [(&str, Consistency); 3] = [
+    (Consistency::Session.as_str(), Consistency::Session),
+    (Consistency::Eventual.as_str(), Consistency::Eventual),
+    (Consistency::Strong.as_str(), Consistency::Strong),
+];
+const FALLBACKS: [(&str, Fallback); 2] =
+    [(Fallback::Primary.as_str(), Fallback::Primary), (Fallback::Error.as_str(), Fallback::Error)];
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Field<'_> {
@@ -184,6 +195,7 @@ impl Field<'_> {
             Self::Route(place) => *place = word(node, &ROUTES)?,
             Self::RouteOver(place) => *place = Some(word(node, &ROUTES)?),
             Self::Consistency(place) => *place = word(node, &CONSISTENCIES)?,
+            Self::Fallback(place) => *place = word(node, &FALLBACKS)?,
             Self::Reads(place) => *place = word(node, &READ_BALANCES)?,
             Self::Ssl(place) => *place = word(node, &tls::SSL_MODES)?,
             Self::Protocols(place) => *place = tls::protocols(&names(node)?.join(","))?,
@@ -251,7 +263,8 @@ impl Field<'_> {
             Self::Log(format) => name_of(**format, &LOG_FORMATS),
             Self::Route(route) => name_of(**route, &ROUTES),
             Self::RouteOver(route) => route.map(|route| name_of(route, &ROUTES)).unwrap_or_default(),
-            Self::Consistency(session) => name_of(**session, &CONSISTENCIES),
+            Self::Consistency(level) => name_of(**level, &CONSISTENCIES),
+            Self::Fallback(what) => name_of(**what, &FALLBACKS),
             Self::Reads(balance) => name_of(**balance, &READ_BALANCES),
             Self::Ssl(mode) => mode.as_str().to_owned(),
             Self::Protocols(protocols) => protocols.as_str().to_owned(),

@@ -401,10 +401,65 @@ pub struct HealthSettings {
     pub breaker_cooldown: Duration,
     /// A replica further behind than this gets no reads (`max_lag`, default 0: no limit).
     pub max_lag: Duration,
-    /// Whether a session's reads wait for its writes to reach a replica (`consistency = "session"`, the default) or not (`"eventual"`).
-    pub read_your_writes: bool,
+    /// A replica that lacks more bytes of WAL than this gets no reads (`max_lag_bytes`, default 0: no limit).
+    pub max_lag_bytes: u32,
+    /// Which writes a replica must have for a read (`consistency`, default `session`).
+    pub consistency: Consistency,
+    /// A replica that is not known to have everything that is older than this gets no reads (`max_staleness`, default 0: no limit).
+    pub max_staleness: Duration,
+    /// What a read gets when no replica is fit for it (`replica_fallback`, default `primary`).
+    pub fallback: Fallback,
+    /// The availability zone that this process is in: replicas of it are preferred (`zone`, default none).
+    pub zone: Option<String>,
+    /// How long statements wait while no server takes writes (`failover_timeout`, default 30 s); zero: they fail at once.
+    pub failover_timeout: Duration,
     /// Which of the replicas in good health gets a read (`load_balance`, default `weighted_random`).
     pub balance: ReadBalance,
+}
+
+/// Which writes a replica must have for a read to go to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Consistency {
+    /// The session's own.
+    #[default]
+    Session,
+    /// None.
+    Eventual,
+    /// Those of every session of this process, and of others up to the newest sample of the primary's position.
+    Strong,
+}
+
+impl Consistency {
+    /// The word of the setting.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Eventual => "eventual",
+            Self::Strong => "strong",
+        }
+    }
+}
+
+/// What a read gets when no replica is fit for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Fallback {
+    /// The primary.
+    #[default]
+    Primary,
+    /// An error.
+    Error,
+}
+
+impl Fallback {
+    /// The word of the setting.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// Which of the replicas in good health gets a read.
@@ -418,6 +473,8 @@ pub enum ReadBalance {
     /// Of two at random the one that answers faster, counted with what is under way; slower answers count at once, faster ones bit
     /// by bit.
     PeakEwma,
+    /// Each in its turn, whatever the weights (but for 0).
+    RoundRobin,
 }
 
 impl ReadBalance {
@@ -428,6 +485,7 @@ impl ReadBalance {
             Self::WeightedRandom => "weighted_random",
             Self::LeastInflight => "least_inflight",
             Self::PeakEwma => "peak_ewma",
+            Self::RoundRobin => "round_robin",
         }
     }
 }
@@ -588,13 +646,15 @@ pub struct Shard {
     pub servers: Vec<Server>,
 }
 
-/// What a server is configured to be.
+/// What a server is configured to be, or used as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Takes writes.
     Primary,
     /// Takes reads.
     Replica,
+    /// Whatever the probes find it to be. Only configured, never what a server is used as.
+    Auto,
 }
 
 impl Role {
@@ -604,6 +664,7 @@ impl Role {
         match self {
             Self::Primary => "primary",
             Self::Replica => "replica",
+            Self::Auto => "auto",
         }
     }
 }
@@ -657,6 +718,8 @@ pub struct Server {
     pub role: Role,
     /// Share of the reads relative to the other replicas (default 1.0; 0: none unless nothing else is left).
     pub weight: f64,
+    /// The availability zone that it is in, if that is known.
+    pub zone: Option<String>,
 }
 
 /// `[users.NAME]`. Its `Debug` hides the password.

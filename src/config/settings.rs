@@ -8,8 +8,8 @@ use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
 use super::{
-    AuthType, Config, Database, General, HealthSettings, LogFormat, Peer, PoolMode, ReadBalance, SecretText,
-    SyslogSettings, TcpSettings, User,
+    AuthType, Config, Consistency, Database, Fallback, General, HealthSettings, LogFormat, Peer, PoolMode, ReadBalance,
+    SecretText, SyslogSettings, TcpSettings, User,
 };
 
 /// One setting of a section.
@@ -408,11 +408,28 @@ pub(super) static HEALTH: &[Setting<HealthSettings>] = &[
         Field::TimeAbove(&mut h.breaker_cooldown)
     }),
     row("max_lag", "A replica further behind than this gets no reads; 0: no limit.", |h| Field::Time(&mut h.max_lag)),
-    row("consistency", "\"session\": reads wait for the session's own writes; \"eventual\": they do not.", |h| {
-        Field::Consistency(&mut h.read_your_writes)
+    row("max_lag_bytes", "A replica that lacks more bytes of WAL than this gets no reads; 0: no limit.", |h| {
+        Field::Size(&mut h.max_lag_bytes, 0, LARGEST_PACKET)
     }),
-    row("load_balance", "Which replica gets a read: weighted_random, least_inflight or peak_ewma.", |h| {
+    row(
+        "consistency",
+        "Which writes a read from a replica sees: the session's own (session), those of all (strong), any (eventual).",
+        |h| Field::Consistency(&mut h.consistency),
+    ),
+    row("max_staleness", "Replicas not known to have everything older than this get no reads; 0: no limit.", |h| {
+        Field::Time(&mut h.max_staleness)
+    }),
+    row("load_balance", "Which replica gets a read: weighted_random, least_inflight, peak_ewma or round_robin.", |h| {
         Field::Reads(&mut h.balance)
+    }),
+    row("zone", "Our availability zone: replicas of the same zone are preferred; empty: no preference.", |h| {
+        Field::Name(&mut h.zone)
+    }),
+    row("replica_fallback", "What a read gets that no replica is fit for: the primary, or an error.", |h| {
+        Field::Fallback(&mut h.fallback)
+    }),
+    row("failover_timeout", "How long statements wait while no server takes writes; 0: they fail at once.", |h| {
+        Field::Time(&mut h.failover_timeout)
     }),
 ];
 
@@ -466,7 +483,8 @@ pub(super) static DATABASE_SHAPE: &[(&str, &str)] = &[
     ("port", "Simple form: the server's port; default 5432."),
     ("dbname", "Simple form: the database's name on the server; default: the name clients use."),
     ("primary", "The primary: \"postgres://[user[:password]@]host[:port][/dbname]\"."),
-    ("replicas", "The replicas: addresses, or { url = ..., weight = ... }."),
+    ("replicas", "The replicas: addresses, or { url = ..., weight = ..., zone = ... }."),
+    ("servers", "In the place of primary and replicas: all of them, and the probes find out which is what."),
     ("shards", "[[databases.NAME.shards]]: the shards of a sharded database."),
     ("tables", "[databases.NAME.tables]: the tables of a sharded database."),
     ("default_shard", "The shard of the tables that are not listed; default: the first."),
@@ -478,11 +496,15 @@ pub(super) static SHARD: &[(&str, &str)] = &[
     ("slots", "Its slots: ranges of 0 to 16383, both ends included."),
     ("primary", "Its primary."),
     ("replicas", "Its replicas."),
+    ("servers", "In the place of both: its servers, and the probes find out which is what."),
 ];
 
 /// Keys of a replica written as a table.
-pub(super) static REPLICA: &[(&str, &str)] =
-    &[("url", "Its address."), ("weight", "Its share of the reads relative to the others; default 1.0.")];
+pub(super) static REPLICA: &[(&str, &str)] = &[
+    ("url", "Its address."),
+    ("weight", "Its share of the reads relative to the others; default 1.0."),
+    ("zone", "Its availability zone; default: not known."),
+];
 
 /// Keys of a table of `[databases.NAME.tables]`.
 pub(super) static TABLE: &[(&str, &str)] = &[
@@ -634,7 +656,12 @@ impl Default for HealthSettings {
             breaker_failures: 5,
             breaker_cooldown: Duration::from_secs(60),
             max_lag: Duration::ZERO,
-            read_your_writes: true,
+            max_lag_bytes: 0,
+            consistency: Consistency::Session,
+            max_staleness: Duration::ZERO,
+            fallback: Fallback::Primary,
+            zone: None,
+            failover_timeout: Duration::from_secs(30),
             balance: ReadBalance::WeightedRandom,
         }
     }

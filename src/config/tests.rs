@@ -238,6 +238,11 @@ breaker_cooldown = "4s"
 max_lag = "5s"
 consistency = "eventual"
 load_balance = "peak_ewma"
+max_lag_bytes = "1MB"
+max_staleness = "6s"
+replica_fallback = "error"
+zone = "a"
+failover_timeout = "7s"
 [databases.app]
 host = "h"
 {USERS}"#
@@ -359,7 +364,12 @@ host = "h"
             breaker_failures: 1,
             breaker_cooldown: seconds(4),
             max_lag: seconds(5),
-            read_your_writes: false,
+            max_lag_bytes: 1 << 20,
+            consistency: Consistency::Eventual,
+            max_staleness: seconds(6),
+            fallback: Fallback::Error,
+            zone: Some("a".to_owned()),
+            failover_timeout: seconds(7),
             balance: ReadBalance::PeakEwma,
         },
     };
@@ -371,6 +381,18 @@ host = "h"
             assert_ne!(value, default, "{}", info.name);
         }
     }
+}
+
+#[test]
+fn servers_may_stand_in_one_list() {
+    let config = read(&format!(
+        "[pgweir]\nauth_type = \"trust\"\nzone = \"b\"\n[databases.a]\nuser = \"u\"\n\
+         servers = [\"postgres://h\", {{ url = \"postgres://g\", weight = 2, zone = \"b\" }}]\n{USERS}"
+    ));
+    let servers = &config.databases["a"].shards[0].servers;
+    let found: Vec<_> = servers.iter().map(|s| (s.role, s.weight, s.zone.as_deref())).collect();
+    assert_eq!(found, [(Role::Auto, 1.0, None), (Role::Auto, 2.0, Some("b"))]);
+    assert_eq!(config.databases["a"].health.zone.as_deref(), Some("b"));
 }
 
 #[test]
@@ -592,8 +614,8 @@ fn wrong_databases_are_refused() {
             "[databases]\na = \"host=h password=HUNTER2\"".into(),
             "2: [databases.a] must be a table with host, port and dbname, not a connection string",
         ),
-        ("[databases.a]".into(), "1: [databases.a] has no server: it needs host, primary or shards"),
-        ("[databases.a]\nport = 1".into(), "1: [databases.a] has no server: it needs host, primary or shards"),
+        ("[databases.a]".into(), "1: [databases.a] has no server: it needs host, primary, servers or shards"),
+        ("[databases.a]\nport = 1".into(), "1: [databases.a] has no server: it needs host, primary, servers or shards"),
         (format!("[databases.a]\n{p}{s}"), "3: host and primary exclude each other: [databases.a] has both"),
         ("[databases.a]\nreplicas = []".into(), "1: [databases.a] has no primary"),
         (
@@ -645,6 +667,15 @@ fn wrong_databases_are_refused() {
             "3: a replica must be an address or { url = ..., weight = ... }, not a number",
         ),
         (format!("[databases.a]\n{p}replicas = [{{ weight = 1 }}]"), "3: a replica needs url"),
+        (
+            format!("[databases.a]\nuser = \"u\"\n{p}servers = [\"postgres://g\"]"),
+            "4: servers and primary exclude each other: [databases.a] has both",
+        ),
+        ("[databases.a]\nuser = \"u\"\nservers = []".into(), "3: [databases.a] has no server"),
+        (
+            "[databases.a]\nservers = [\"postgres://h\", \"postgres://g\"]".into(),
+            "1: [databases.a] has servers, and so needs probe_user or user to find out which is the primary",
+        ),
         (weighted("-1"), "5: weight = -1 is not a number from 0 to 1000000"),
         (weighted("nan"), "5: weight = NaN is not a number from 0 to 1000000"),
         (weighted("inf"), "5: weight = inf is not a number from 0 to 1000000"),

@@ -68,6 +68,47 @@ impl FromStr for Lsn {
     }
 }
 
+/// A position in one history of the database: what `pgweir.causal_token` says. Written `2-16/B374D848`: timeline, position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WalPoint {
+    /// The timeline.
+    pub timeline: u32,
+    /// The position on it.
+    pub lsn: Lsn,
+}
+
+impl WalPoint {
+    /// The one that has more of the two.
+    #[must_use]
+    pub fn later(self, other: Self) -> Self {
+        if (other.timeline, other.lsn) > (self.timeline, self.lsn) { other } else { self }
+    }
+
+    /// Whether a server that has replayed up to `lsn` on `timeline` has all that was written up to here. A later timeline goes on
+    /// from this one, or has lost what this position is behind of; an earlier one may have gone elsewhere.
+    #[must_use]
+    pub fn is_reached(self, timeline: Option<u32>, lsn: Option<Lsn>) -> bool {
+        timeline.is_some_and(|t| t >= self.timeline) && lsn.is_some_and(|lsn| lsn >= self.lsn)
+    }
+}
+
+impl fmt::Display for WalPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.timeline, self.lsn)
+    }
+}
+
+impl FromStr for WalPoint {
+    type Err = BadLsn;
+
+    fn from_str(text: &str) -> Result<Self, BadLsn> {
+        let (timeline, lsn) = text.split_once('-').ok_or(BadLsn)?;
+        let digits = (1..=10).contains(&timeline.len()) && timeline.bytes().all(|b| b.is_ascii_digit());
+        let timeline = timeline.parse().ok().filter(|t| digits && *t > 0).ok_or(BadLsn)?;
+        Ok(Self { timeline, lsn: lsn.parse()? })
+    }
+}
+
 /// Every write that was acknowledged before `asked` ends at or before `lsn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sample {
@@ -134,6 +175,12 @@ impl CausalTracker {
         self.samples.back().map(|s| s.lsn)
     }
 
+    /// The latest sample: when it was asked for, and the position.
+    #[must_use]
+    pub fn latest(&self) -> Option<(Instant, Lsn)> {
+        self.samples.back().map(|s| (s.asked, s.lsn))
+    }
+
     /// When the oldest sample kept was asked for.
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
@@ -195,6 +242,22 @@ mod tests {
         {
             assert_eq!(bad.parse::<Lsn>(), Err(BadLsn), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn points_of_a_history() {
+        let point = |text: &str| text.parse::<WalPoint>();
+        let token = point("2-16/B374D848").unwrap();
+        assert_eq!((token.timeline, token.lsn, token.to_string().as_str()), (2, Lsn(0x16_B374_D848), "2-16/B374D848"));
+        for bad in ["", "2", "2-", "-1/2", "0-1/2", "+2-1/2", "2-1", "99999999999-1/2", "2-1/2-3"] {
+            assert_eq!(point(bad), Err(BadLsn), "{bad:?}");
+        }
+        let reached = |timeline, lsn| token.is_reached(timeline, lsn);
+        assert!(reached(Some(2), Some(token.lsn)) && reached(Some(3), Some(Lsn(u64::MAX))));
+        assert!(!reached(Some(2), Some(Lsn(token.lsn.0 - 1))) && !reached(Some(1), Some(Lsn(u64::MAX))));
+        assert!(!reached(None, Some(token.lsn)) && !reached(Some(2), None));
+        let later = point("3-0/1").unwrap();
+        assert_eq!((token.later(later), later.later(token)), (later, later));
     }
 
     #[test]

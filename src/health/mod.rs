@@ -10,6 +10,7 @@
 
 pub mod breaker;
 pub mod latency;
+pub mod line;
 pub mod lsn;
 pub mod probe;
 pub mod server;

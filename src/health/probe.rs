@@ -94,7 +94,7 @@ pub async fn run(
         {
             health.forget_position();
         }
-        let hurry = result.is_ok().then_some(prober.server.role);
+        let hurry = result.as_ref().ok().map(|seen| seen.position.role());
         tokio::select! {
             () = rest(settings.probe_interval, hurry, &shard) => {}
             () = prober.lost() => {

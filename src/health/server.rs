@@ -150,6 +150,10 @@ pub enum Standing {
     Down,
     /// It is or was to be a primary while another is: it gets nothing.
     Fenced,
+    /// It is the primary by its configuration, and a standby by its own word: what writes waits.
+    Standby,
+    /// It has not been asked yet what it is.
+    Unknown,
 }
 
 impl Standing {
@@ -161,14 +165,18 @@ impl Standing {
             Self::Lagging => "lagging",
             Self::Down => "down",
             Self::Fenced => "fenced",
+            Self::Standby => "standby",
+            Self::Unknown => "unknown",
         }
     }
 
     fn of(duty: Duty, view: &ServerView) -> Self {
         match duty {
             Duty::Fenced => Self::Fenced,
-            Duty::Primary | Duty::Replica if view.suspect || view.admission == Admission::Refused => Self::Down,
+            _ if view.suspect || view.admission == Admission::Refused => Self::Down,
+            Duty::Unknown => Self::Unknown,
             Duty::Replica if view.lag_ratio > 1.0 => Self::Lagging,
+            Duty::Primary if view.discovered == Some(Role::Replica) => Self::Standby,
             Duty::Primary | Duty::Replica => Self::Up,
         }
     }
@@ -203,6 +211,8 @@ pub struct ServerHealth {
     configured: Role,
     weight: f64,
     max_lag: Duration,
+    max_lag_bytes: u64,
+    near: bool,
     /// The zero of all offsets.
     base: Instant,
     latency: Latency,
@@ -215,6 +225,9 @@ pub struct ServerHealth {
     timeline: AtomicU32,
     lsn: AtomicU64,
     lag_nanos: AtomicU64,
+    lag_bytes: AtomicU64,
+    /// It is or was a primary, and another is now: those who are still with it must go.
+    fenced: AtomicBool,
     /// Nanoseconds after `base`.
     covered_until: AtomicU64,
     /// When no connection could be made; nanoseconds after `base`, forgotten when one could.
@@ -239,6 +252,8 @@ impl ServerHealth {
             configured: server.role,
             weight: server.weight,
             max_lag: settings.max_lag,
+            max_lag_bytes: settings.max_lag_bytes.into(),
+            near: settings.zone.is_none() || settings.zone == server.zone,
             base,
             latency: Latency::new(if settings.balance == ReadBalance::PeakEwma { Rise::Peak } else { Rise::Smooth }),
             in_flight: AtomicU32::new(0),
@@ -248,6 +263,8 @@ impl ServerHealth {
             timeline: AtomicU32::new(0),
             lsn: AtomicU64::new(UNKNOWN),
             lag_nanos: AtomicU64::new(UNKNOWN),
+            lag_bytes: AtomicU64::new(UNKNOWN),
+            fenced: AtomicBool::new(false),
             covered_until: AtomicU64::new(UNKNOWN),
             unreachable_at: AtomicU64::new(UNKNOWN),
             probed: AtomicBool::new(false),
@@ -350,6 +367,52 @@ impl ServerHealth {
         self.probed.load(Ordering::Relaxed) && self.record.lock().last_probe.is_some_and(|at| at > time)
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether it is asked at all how it is.
+    #[must_use]
+    pub fn is_probed(&self) -> bool {
+        self.probed.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing speaks against sending it what only a primary does. That the prober was refused does not: whoever tries will be
+    /// refused as soon, if at all.
+    #[must_use]
+    pub fn may_take_writes(&self, now: Instant) -> bool {
+        self.unanswered() == 0 && self.discovered() != Some(Role::Replica) && !self.is_unreachable(now)
+    }
+
+    /// Whether another is the primary in its place.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    /// Another is the primary in its place, or no longer. Whether that is news.
+    pub fn set_fenced(&self, fenced: bool) -> bool {
+        let news = self.fenced.swap(fenced, Ordering::AcqRel) != fenced;
+        if news && fenced {
+            tracing::warn!(server = self.address, "server is fenced: it claims to be the primary, and another is");
+        }
+        news
+    }
+
+    /// A connection that was to write found it in recovery (`standby`), or not.
+    pub fn on_recovery(&self, standby: bool) {
+        let known = self.discovered() == Some(Role::Replica);
+        if standby && !known {
+            tracing::warn!(server = self.address, "server was to take writes, and is a standby");
+            self.role.store(2, Ordering::Relaxed);
+        } else if !standby && known {
+            // Nothing but the next probe says on which timeline.
+            self.role.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Counts a read that it served.
     pub fn count_read(&self) {
         self.reads.fetch_add(1, Ordering::Relaxed);
@@ -363,6 +426,7 @@ impl ServerHealth {
         if !probed {
             self.forget_position();
             self.set_lag(None);
+            self.set_lag_bytes(None);
         }
     }
 
@@ -414,6 +478,11 @@ impl ServerHealth {
     pub fn set_lag(&self, lag: Option<Duration>) {
         let nanos = lag.map_or(UNKNOWN, |l| u64::try_from(l.as_nanos()).unwrap_or(UNKNOWN - 1).min(UNKNOWN - 1));
         self.lag_nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// The lag in bytes, as the shard knows it; `None`: not known.
+    pub fn set_lag_bytes(&self, lag: Option<u64>) {
+        self.lag_bytes.store(lag.map_or(UNKNOWN, |bytes| bytes.min(UNKNOWN - 1)), Ordering::Relaxed);
     }
 
     /// Works out anew up to when it has every acknowledged write, from the position that it last reported. Under the lock, so
@@ -474,6 +543,8 @@ impl ServerHealth {
             lag_ratio: self.lag_ratio(),
             covered_until: known(self.covered_until.load(Ordering::Relaxed))
                 .and_then(|nanos| self.base.checked_add(Duration::from_nanos(nanos))),
+            lsn: self.lsn(),
+            near: self.near,
         }
     }
 
@@ -516,14 +587,18 @@ impl ServerHealth {
     }
 
     fn lag_ratio(&self) -> f64 {
-        if self.max_lag.is_zero() {
-            return 0.0;
+        let unknown = if self.is_probed() { f64::INFINITY } else { 0.0 };
+        let mut ratio: f64 = 0.0;
+        if !self.max_lag.is_zero() {
+            ratio = self.lag().map_or(unknown, |lag| lag.as_secs_f64() / self.max_lag.as_secs_f64());
         }
-        match self.lag() {
-            Some(lag) => lag.as_secs_f64() / self.max_lag.as_secs_f64(),
-            None if self.probed.load(Ordering::Relaxed) => f64::INFINITY,
-            None => 0.0,
+        if self.max_lag_bytes > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more than 53 bits")]
+            let bytes =
+                known(self.lag_bytes.load(Ordering::Relaxed)).map(|bytes| bytes as f64 / self.max_lag_bytes as f64);
+            ratio = ratio.max(bytes.unwrap_or(unknown));
         }
+        ratio
     }
 
     fn fail(&self, kind: FailureKind, message: &str, now: Instant) {
@@ -633,13 +708,18 @@ pub(crate) mod tests {
             breaker_failures: 5,
             breaker_cooldown: SECOND * 60,
             max_lag: Duration::ZERO,
-            read_your_writes: true,
+            max_lag_bytes: 0,
+            consistency: crate::config::Consistency::Session,
+            max_staleness: Duration::ZERO,
+            fallback: crate::config::Fallback::Primary,
+            zone: None,
+            failover_timeout: Duration::from_secs(30),
             balance: ReadBalance::WeightedRandom,
         }
     }
 
     pub(crate) fn config(role: Role) -> Server {
-        Server { host: Host::Tcp("db".to_owned()), port: 5432, dbname: "app".to_owned(), role, weight: 1.0 }
+        Server { host: Host::Tcp("db".to_owned()), port: 5432, dbname: "app".to_owned(), role, weight: 1.0, zone: None }
     }
 
     fn health(settings: &HealthSettings) -> (Arc<ServerHealth>, Instant) {

@@ -1,6 +1,7 @@
 //! The health of a shard: its servers, and how far each replica has followed the primary.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -9,9 +10,10 @@ use tokio::sync::Notify;
 use crate::config::{HealthSettings, Role, Shard};
 use crate::id::ServerIndex;
 
-use super::lsn::CausalTracker;
+use super::line::Line;
+use super::lsn::{CausalTracker, WalPoint};
 use super::server::{Observation, Position, ProbeResult, ServerHealth, ServerSnapshot};
-use super::view::{ServerView, acting_primary, duty};
+use super::view::{Duty, ServerView, acting_primary, duty};
 
 /// The servers of one shard.
 #[derive(Debug)]
@@ -20,6 +22,17 @@ pub struct ShardHealth {
     history: Mutex<History>,
     hurry: Notify,
     silence: Notify,
+    /// A probe of the primary was answered.
+    sampled: Notify,
+    /// Those who wait for a primary.
+    line: Arc<Line>,
+    /// Whose turn it is (`round_robin`).
+    turn: AtomicU64,
+    base: Instant,
+    /// When the last write of any session was acknowledged, in nanoseconds after `base`; 0: never. Kept for `strong` alone.
+    wrote_at: AtomicU64,
+    /// When the newest sample of the primary was asked for, the same.
+    sampled_at: AtomicU64,
 }
 
 /// The primary's positions, and whose they are.
@@ -38,7 +51,77 @@ impl ShardHealth {
             .zip(&shard.servers)
             .map(|(at, server)| Arc::new(ServerHealth::new(ServerIndex(at), server, settings, base)))
             .collect();
-        Self { servers, history: Mutex::default(), hurry: Notify::new(), silence: Notify::new() }
+        Self {
+            servers,
+            history: Mutex::default(),
+            hurry: Notify::new(),
+            silence: Notify::new(),
+            sampled: Notify::new(),
+            line: Arc::default(),
+            turn: AtomicU64::new(0),
+            base,
+            wrote_at: AtomicU64::new(0),
+            sampled_at: AtomicU64::new(0),
+        }
+    }
+
+    /// Those who wait for a primary.
+    #[must_use]
+    pub fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
+    /// A number that rises by one each time.
+    pub fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A write of some session was acknowledged: what `strong` reads must see.
+    pub fn on_write(&self, now: Instant) {
+        self.wrote_at.fetch_max(self.offset(now), Ordering::AcqRel);
+    }
+
+    /// A replica that has every write acknowledged before then has all that anybody here wrote, and all that the newest sample says
+    /// others did; none: nothing was written, and nothing is known.
+    #[must_use]
+    pub fn strong_since(&self) -> Option<Instant> {
+        // A replica that has reached the sample covers the time at which that was asked for, and no later one.
+        let sampled = self.sampled_at.load(Ordering::Acquire).saturating_sub(1);
+        let latest = self.wrote_at.load(Ordering::Acquire).max(sampled);
+        (latest > 0).then(|| self.base + Duration::from_nanos(latest))
+    }
+
+    fn offset(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A point of the WAL that has every write acknowledged at or before `write`, if a sample shows one.
+    #[must_use]
+    pub fn point_after(&self, write: Instant) -> Option<WalPoint> {
+        let history = self.history.lock();
+        let (asked, lsn) = history.tracker.latest()?;
+        let timeline = history.source?.1?;
+        (asked > write).then_some(WalPoint { timeline, lsn })
+    }
+
+    /// Completes when the primary was sampled anew.
+    pub async fn sampled(&self) {
+        self.sampled.notified().await;
+    }
+
+    /// Whether there is a primary that answers, as far as is known.
+    #[must_use]
+    pub fn has_primary(&self, now: Instant) -> bool {
+        let primary = self.acting_primary(now).and_then(|index| self.server(index));
+        primary.is_some_and(|primary| primary.may_take_writes(now))
+    }
+
+    /// Whether whoever waits for the primary may try it though it does not seem to be there: nobody else finds out, or it refuses
+    /// rather than hangs.
+    #[must_use]
+    pub fn may_try_primary(&self, now: Instant) -> bool {
+        let primary = self.acting_primary(now).and_then(|index| self.server(index));
+        primary.is_some_and(|p| !p.is_probed() || (p.unanswered() == 0 && p.discovered() != Some(Role::Replica)))
     }
 
     /// The servers, in configured order.
@@ -98,6 +181,7 @@ impl ShardHealth {
         if server.unanswered() > 0 {
             self.silence.notify_one();
         }
+        self.fence(now);
         let Ok(seen) = result else { return };
         let is_source = self.acting_primary(now) == Some(index);
         let mut history = self.history.lock();
@@ -106,6 +190,7 @@ impl ShardHealth {
                 if is_source {
                     history.claim(index, seen.timeline);
                     history.tracker.sample(seen.asked, insert);
+                    self.sampled_at.store(self.offset(seen.asked), Ordering::Release);
                 }
                 server.update_covered(|_| None);
             }
@@ -115,6 +200,27 @@ impl ShardHealth {
         for replica in self.servers.iter().filter(|s| s.discovered() == Some(Role::Replica)) {
             let comparable = history.is_of(replica.timeline());
             replica.update_covered(|replay| history.tracker.covered_until(replay).filter(|_| comparable));
+            let newest = history.tracker.newest().filter(|_| comparable);
+            replica.set_lag_bytes(replica.lsn().zip(newest).map(|(replay, newest)| replay.behind(newest)));
+        }
+        drop(history);
+        if is_source {
+            self.sampled.notify_waiters();
+        }
+        self.line.wake_first();
+    }
+
+    /// Finds out which servers are fenced; those who are with one are woken.
+    fn fence(&self, now: Instant) {
+        let views: Vec<_> = self.servers.iter().map(|s| s.view(now)).collect();
+        let primary = acting_primary(&views);
+        let fenced = (0..).map(|at| primary.is_some() && duty(&views, at, primary) == Duty::Fenced);
+        let mut news = false;
+        for (server, fenced) in self.servers.iter().zip(fenced) {
+            news |= server.set_fenced(fenced) && fenced;
+        }
+        if news {
+            self.silence.notify_one();
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::config::Role;
 use crate::id::ServerIndex;
 
 use super::breaker::Admission;
+use super::lsn::{Lsn, WalPoint};
 
 /// A response time from which on a server gets the smallest share is 1.9 s: see [`ServerView::effective_weight`].
 const SMALLEST_SHARE: f64 = 0.1;
@@ -33,10 +34,15 @@ pub struct ServerView {
     pub suspect: bool,
     /// The part of its weight while it is starting slowly, 0.1 to 1.
     pub ramp: f64,
-    /// Its lag in parts of `max_lag`: above 1 it gets no reads. 0 without a limit; infinite while it should be known and is not.
+    /// Its lag in parts of `max_lag` or `max_lag_bytes`, whichever is more: above 1 it gets no reads. 0 without a limit; infinite
+    /// while it should be known and is not.
     pub lag_ratio: f64,
     /// It has every write that was acknowledged before then.
     pub covered_until: Option<Instant>,
+    /// What it has replayed, or written.
+    pub lsn: Option<Lsn>,
+    /// It is in the zone that reads prefer, or none is preferred.
+    pub near: bool,
 }
 
 impl ServerView {
@@ -58,6 +64,12 @@ impl ServerView {
         self.covered_until.is_some_and(|until| until > write)
     }
 
+    /// Whether it has everything up to `point`.
+    #[must_use]
+    pub fn has_reached(&self, point: WalPoint) -> bool {
+        point.is_reached(self.timeline, self.lsn)
+    }
+
     fn claims_primary(&self) -> bool {
         self.discovered == Some(Role::Primary)
     }
@@ -73,9 +85,27 @@ impl ServerView {
 ///
 /// Servers on the same timeline have not been promoted from one another: a configuration that calls an unrelated server a
 /// replica gives it no writes.
+///
+/// Where no primary is configured (`role = "auto"`), it is the server that last said it was one, on the highest timeline of all
+/// that did; while two say so of the same timeline, none.
 #[must_use]
 pub fn acting_primary(servers: &[ServerView]) -> Option<usize> {
-    let configured = servers.iter().position(|s| s.configured == Role::Primary)?;
+    match servers.iter().position(|s| s.configured == Role::Primary) {
+        Some(configured) => heir(servers, configured),
+        None => elected(servers),
+    }
+}
+
+/// The one primary on the highest timeline.
+fn elected(servers: &[ServerView]) -> Option<usize> {
+    let primaries = || servers.iter().enumerate().filter(|(_, s)| s.claims_primary());
+    let highest = primaries().map(|(_, s)| s.timeline).max()?;
+    let mut on_it = primaries().filter(|(_, s)| s.timeline == highest).map(|(at, _)| at);
+    on_it.next().filter(|_| on_it.next().is_none())
+}
+
+/// The configured primary, or the one that has taken over from it.
+fn heir(servers: &[ServerView], configured: usize) -> Option<usize> {
     let old = servers.get(configured)?;
     let demoted = old.discovered == Some(Role::Replica) && !old.suspect;
     let old_timeline = old.timeline.unwrap_or(1);
@@ -100,6 +130,8 @@ pub enum Duty {
     Replica,
     /// Nothing: it is a primary, or is configured as one, while another is the primary.
     Fenced,
+    /// Nothing yet: what it is is to be found out, and no probe has been answered.
+    Unknown,
 }
 
 impl Duty {
@@ -110,6 +142,7 @@ impl Duty {
             Self::Primary => "primary",
             Self::Replica => "replica",
             Self::Fenced => "fenced",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -122,6 +155,7 @@ pub fn duty(servers: &[ServerView], at: usize, acting_primary: Option<usize>) ->
         Some(_) if acting_primary == Some(at) => Duty::Primary,
         Some(s) if s.claims_primary() => Duty::Fenced,
         Some(s) if s.configured == Role::Replica || s.discovered == Some(Role::Replica) => Duty::Replica,
+        Some(s) if s.configured == Role::Auto => Duty::Unknown,
         Some(_) | None => Duty::Fenced,
     }
 }
@@ -145,6 +179,8 @@ pub(crate) mod tests {
             ramp: 1.0,
             lag_ratio: 0.0,
             covered_until: None,
+            lsn: None,
+            near: true,
         }
     }
 
@@ -206,6 +242,23 @@ pub(crate) mod tests {
         assert_eq!(acting_primary(&[found(p, Role::Replica, 1), heir, other]), Some(0), "two heirs");
         // A newly started proxy has not probed the primary yet; that is no failover.
         assert_eq!(acting_primary(&[p, heir, s]), Some(0));
+    }
+
+    #[test]
+    fn without_a_configured_primary_the_highest_timeline_is_it() {
+        let auto = |at| server(at, Role::Auto);
+        let (a, b, c) = (auto(0), auto(1), auto(2));
+        assert_eq!(acting_primary(&[a, b, c]), None, "nothing is known yet");
+        assert_eq!(duty(&[a, b, c], 0, None), Duty::Unknown);
+        let (old, standby) = (found(a, Role::Primary, 1), found(b, Role::Replica, 1));
+        assert_eq!(acting_primary(&[old, standby, c]), Some(0));
+        assert_eq!(acting_primary(&[suspect(old), standby, c]), Some(0), "dead, and nobody has taken over");
+        let promoted = found(b, Role::Primary, 2);
+        let both = [old, promoted, found(c, Role::Replica, 1)];
+        assert_eq!(acting_primary(&both), Some(1), "both claim to be it");
+        let duties: Vec<_> = (0..3).map(|at| duty(&both, at, Some(1))).collect();
+        assert_eq!(duties, [Duty::Fenced, Duty::Primary, Duty::Replica]);
+        assert_eq!(acting_primary(&[found(a, Role::Primary, 2), promoted, c]), None, "whose history is it?");
     }
 
     #[test]

@@ -93,7 +93,14 @@ mod tests {
     const SECRET: &str = "hunter2";
 
     fn server(host: &str, role: Role) -> Server {
-        Server { host: Host::Tcp(host.to_owned()), port: 5433, dbname: "shop_prod".to_owned(), role, weight: 1.0 }
+        Server {
+            host: Host::Tcp(host.to_owned()),
+            port: 5433,
+            dbname: "shop_prod".to_owned(),
+            role,
+            weight: 1.0,
+            zone: None,
+        }
     }
 
     fn sharded() -> Database {
@@ -130,7 +137,12 @@ mod tests {
                 breaker_failures: 5,
                 breaker_cooldown: Duration::from_secs(60),
                 max_lag: Duration::ZERO,
-                read_your_writes: true,
+                max_lag_bytes: 0,
+                consistency: crate::config::Consistency::Session,
+                max_staleness: Duration::ZERO,
+                fallback: crate::config::Fallback::Primary,
+                zone: None,
+                failover_timeout: Duration::from_secs(30),
                 balance: ReadBalance::WeightedRandom,
             },
             shards: vec![shard("a", "p1"), shard("b", "p2")],

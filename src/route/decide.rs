@@ -10,16 +10,20 @@
 //! 4. any other replica; 5. the primary: both look dead, but then trying costs nothing.
 //!
 //! Servers already tried for the statement are left out of all steps. A replica that lacks the session's own writes is never
-//! chosen: reading one's own writes is a promise, good health a preference.
+//! chosen: reading one's own writes is a promise, good health a preference. So are `strong` and `max_staleness`.
+//!
+//! Of the replicas in good health those in our own availability zone come first, if we have one. With `replica_fallback = "error"`
+//! steps 2 to 5 are left out, but for a session whose own writes have not been replayed yet: that is nobody's fault.
 
 use std::fmt;
 use std::time::Instant;
 
 use rand::Rng;
 
-use crate::config::{ReadBalance, Role};
+use crate::config::{Fallback, ReadBalance, Role};
 use crate::error::{Error, Result, SqlState};
 use crate::health::breaker::Admission;
+use crate::health::lsn::WalPoint;
 use crate::health::view::{Duty, ServerView, acting_primary, duty};
 use crate::id::ServerIndex;
 use crate::sql::facts::{Access, RouteHint};
@@ -37,12 +41,37 @@ pub struct Request {
     /// It opens with BEGIN READ ONLY. A first statement that counts as a write goes to the primary even so: a function that
     /// is not known to be harmless, an advisory lock and a temporary table all work there as they would without a proxy.
     pub begin_read_only: bool,
-    /// Whether `last_write` counts (`consistency = "session"`).
-    pub read_your_writes: bool,
     /// Which of the replicas that are fit gets it.
     pub balance: ReadBalance,
+    /// What a read gets that no replica is fit for.
+    pub fallback: Fallback,
+    /// Which writes a replica must have.
+    pub fresh: Freshness,
+    /// A number that rises with each request (`round_robin`).
+    pub turn: u64,
+}
+
+/// What a replica must have for a read to go to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Freshness {
     /// When the session's last write was acknowledged by its server (a time taken after the acknowledgement came).
     pub last_write: Option<Instant>,
+    /// A point of the WAL that the session was told to be behind of.
+    pub token: Option<WalPoint>,
+    /// Every write of anybody that was acknowledged before then.
+    pub since: Option<Instant>,
+}
+
+impl Freshness {
+    /// Whether `server` has the session's own writes, and those that it was told of.
+    fn own(&self, server: &ServerView) -> bool {
+        self.last_write.is_none_or(|write| server.covers(write)) && self.token.is_none_or(|t| server.has_reached(t))
+    }
+
+    /// Whether `server` has what others wrote before.
+    fn others(&self, server: &ServerView) -> bool {
+        self.since.is_none_or(|since| server.covers(since))
+    }
 }
 
 /// Why a statement went where it did: for EXPLAIN ROUTE, logs and metrics.
@@ -68,6 +97,8 @@ pub enum Why {
     ReplicasLag,
     /// A read to the primary: no replica is known to have the session's own writes.
     OwnWritesNotReplayed,
+    /// A read to the primary: no replica is known to have what others wrote (`strong`, `max_staleness`).
+    TooStale,
     /// A read to a server that is not in good health, because none is.
     LastResort,
     /// To where the session already is. Never decided here: the caller asks only when there is a choice.
@@ -78,7 +109,7 @@ pub enum Why {
 
 impl Why {
     /// Every reason, for metrics that name them all.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Write,
         Self::PrimarysOwn,
         Self::Read,
@@ -89,6 +120,7 @@ impl Why {
         Self::NoHealthyReplica,
         Self::ReplicasLag,
         Self::OwnWritesNotReplayed,
+        Self::TooStale,
         Self::LastResort,
         Self::SessionAffinity,
         Self::Unparsed,
@@ -108,6 +140,7 @@ impl Why {
             Self::NoHealthyReplica => "no_healthy_replica",
             Self::ReplicasLag => "replicas_lag",
             Self::OwnWritesNotReplayed => "own_writes_not_replayed",
+            Self::TooStale => "too_stale",
             Self::LastResort => "last_resort",
             Self::SessionAffinity => "session_affinity",
             Self::Unparsed => "unparsed",
@@ -172,7 +205,9 @@ enum Fitness {
     Down,
     /// It is not known to have the session's writes (and is up: it will have them soon).
     LacksOwnWrites,
-    /// The same, and down. Not to be chosen, and not why the read goes to the primary.
+    /// It is not known to have what others wrote, which the read is to see.
+    Stale,
+    /// One of these, and down. Not to be chosen, and not why the read goes to the primary.
     Useless,
 }
 
@@ -194,15 +229,24 @@ impl Choice<'_> {
 
     fn read(&self, why: Why, rng: &mut impl Rng) -> Result<Route> {
         let replica = |server, why| Route { server, role: Role::Replica, why };
-        if let Some(server) = self.pick(rng, |fitness| fitness == Fitness::Good) {
+        if let Some(server) = self
+            .pick(rng, |s| s.near && self.fitness(s) == Fitness::Good)
+            .or_else(|| self.pick(rng, |s| self.fitness(s) == Fitness::Good))
+        {
             return Ok(replica(server, why));
         }
         let primary = self.primary();
+        if self.request.fallback == Fallback::Error {
+            match self.why_no_replica() {
+                Why::OwnWritesNotReplayed => {}
+                why => return Err(no_replica(why)),
+            }
+        }
         if let Some(primary) = primary.filter(|p| is_up(p)) {
             return Ok(Route { server: primary.index, role: Role::Primary, why: self.why_no_replica() });
         }
-        self.pick(rng, |fitness| matches!(fitness, Fitness::Unwanted | Fitness::Lagging))
-            .or_else(|| self.pick(rng, |fitness| fitness == Fitness::Down))
+        self.pick(rng, |s| matches!(self.fitness(s), Fitness::Unwanted | Fitness::Lagging))
+            .or_else(|| self.pick(rng, |s| self.fitness(s) == Fitness::Down))
             .map(|server| replica(server, Why::LastResort))
             .or_else(|| primary.map(|p| Route { server: p.index, role: Role::Primary, why: Why::LastResort }))
             .ok_or_else(|| {
@@ -225,9 +269,9 @@ impl Choice<'_> {
         })
     }
 
-    /// Picks among the replicas whose fitness is `wanted`, as the request's balance says; evenly, where none has weight.
-    fn pick<R: Rng>(&self, rng: &mut R, wanted: impl Fn(Fitness) -> bool) -> Option<ServerIndex> {
-        let fit = self.replicas().filter(|s| wanted(self.fitness(s)));
+    /// Picks among the replicas that are `wanted`, as the request's balance says; evenly, where none has weight.
+    fn pick<R: Rng>(&self, rng: &mut R, wanted: impl Fn(&ServerView) -> bool) -> Option<ServerIndex> {
+        let fit = self.replicas().filter(|s| wanted(s));
         let by_weight = |rng: &mut R, not: Option<ServerIndex>| {
             let others = fit.clone().filter(|s| Some(s.index) != not);
             weighted(others.map(|s| (s, s.effective_weight())), rng)
@@ -243,18 +287,26 @@ impl Choice<'_> {
                 let second = by_weight(rng, first.map(|s| s.index));
                 least(first.into_iter().chain(second).map(|s| (s, cost(s))), rng)
             }
+            ReadBalance::RoundRobin => {
+                let weighty = fit.clone().filter(|s| s.weight > 0.0);
+                let count = weighty.clone().count() as u64;
+                let turn = self.request.turn.checked_rem(count).and_then(|turn| usize::try_from(turn).ok());
+                turn.and_then(|turn| weighty.clone().nth(turn))
+            }
         };
         picked.map(|s| s.index).or_else(|| weighted(fit.map(|s| (s.index, 1.0)), rng))
     }
 
     fn fitness(&self, server: &ServerView) -> Fitness {
-        let own_writes = match self.request.last_write {
-            Some(write) if self.request.read_your_writes => server.covers(write),
-            Some(_) | None => true,
+        let fresh = &self.request.fresh;
+        let lacks = match (fresh.own(server), fresh.others(server)) {
+            (false, _) => Some(Fitness::LacksOwnWrites),
+            (true, false) => Some(Fitness::Stale),
+            (true, true) => None,
         };
-        match (own_writes, is_up(server)) {
+        match (lacks.is_none(), is_up(server)) {
             (false, false) => Fitness::Useless,
-            (false, true) => Fitness::LacksOwnWrites,
+            (false, true) => lacks.unwrap_or(Fitness::Useless),
             (true, false) => Fitness::Down,
             (true, true) if server.lag_ratio > 1.0 => Fitness::Lagging,
             (true, true) if server.effective_weight() <= 0.0 => Fitness::Unwanted,
@@ -269,12 +321,26 @@ impl Choice<'_> {
             Why::NoReplica
         } else if any(Fitness::LacksOwnWrites) {
             Why::OwnWritesNotReplayed
+        } else if any(Fitness::Stale) {
+            Why::TooStale
         } else if any(Fitness::Lagging) {
             Why::ReplicasLag
         } else {
             Why::NoHealthyReplica
         }
     }
+}
+
+/// `replica_fallback = "error"`: the read goes nowhere.
+fn no_replica(why: Why) -> Error {
+    let reason = match why {
+        Why::NoReplica => "the database has none",
+        Why::ReplicasLag => "those that are up are further behind than max_lag or max_lag_bytes",
+        Why::TooStale => "none is known to have what others have written (consistency, max_staleness)",
+        _ => "none is up",
+    };
+    Error::us(SqlState::CANNOT_CONNECT_NOW, format!("no replica is fit for the read: {reason}"))
+        .hint("replica_fallback = \"primary\" lets the primary serve such reads; SHOW REPLICAS shows the state of every server.")
 }
 
 /// How long a new read may take on it: its response time for each read under way, and for the new one.

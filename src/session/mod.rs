@@ -10,6 +10,7 @@
 //! ```
 
 pub mod intake;
+mod owed;
 pub mod pipeline;
 pub mod popular;
 pub mod prepared;

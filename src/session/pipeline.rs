@@ -238,6 +238,11 @@ impl Pipeline {
         self.queue.len()
     }
 
+    /// The requests, in order.
+    pub(super) fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.queue.iter()
+    }
+
     /// What the first text among them says that is known.
     #[must_use]
     pub fn first_facts(&self) -> Option<&Arc<QueryFacts>> {

@@ -96,14 +96,31 @@ impl Cluster {
         let mut all = self.settings.clone();
         all.extend(settings.iter().map(|(name, value)| ((*name).into(), (*value).into())));
         let replica = Self::prepare(all);
+        replica.copy_of(self);
+        replica
+    }
+
+    /// Fills the empty data directory with what `primary` has, and starts as its streaming replica.
+    fn copy_of(&self, primary: &Self) {
         let mut backup = install().command("pg_basebackup");
         backup.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "--no-manifest", "-U", "postgres"]);
-        backup.arg("-h").arg(self.socket_dir()).args(["-p", &self.port().to_string()]).arg("-D").arg(replica.data());
-        replica.fill(&mut backup);
-        replica.write_upstream(self);
-        replica.launch();
-        self.wait_streaming(&replica);
-        replica
+        backup.arg("-h").arg(primary.socket_dir()).args(["-p", &primary.port().to_string()]).arg("-D").arg(self.data());
+        self.fill(&mut backup);
+        self.write_upstream(primary);
+        self.launch();
+        primary.wait_streaming(self);
+    }
+
+    /// Throws away what it has, and begins anew as a streaming replica of `primary`, at the same place. It must not run.
+    pub fn rebuild_from(&self, primary: &Self) {
+        assert!(self.process.lock().is_none(), "the cluster runs");
+        fs::remove_dir_all(self.data()).unwrap();
+        self.copy_of(primary);
+    }
+
+    /// Whether it runs, as far as the test has not ended it.
+    pub fn is_running(&self) -> bool {
+        self.process.lock().is_some()
     }
 
     /// A directory, a port and a watchdog; no data yet.

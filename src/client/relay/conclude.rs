@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Ended, Event, Link};
 use crate::client::task::{Client, End, micros};
 use crate::clock;
+use crate::config::Consistency;
 use crate::pool::Verdict;
 use crate::wire::message::TransactionStatus;
 
@@ -15,6 +16,16 @@ impl Client {
     pub(super) fn note_catalog_change(&self, link: &mut Link) {
         if std::mem::take(&mut link.changes_catalog) {
             self.database.catalog_epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        }
+    }
+
+    /// Under `strong` others must see a write as soon as its client can have told them of it.
+    pub(super) fn note_write(&self, link: &Link) {
+        if link.wrote
+            && self.database.config.health.consistency == Consistency::Strong
+            && let Some(health) = self.database.health.get(usize::from(link.shard.0))
+        {
+            health.on_write(clock::now());
         }
     }
 
@@ -80,10 +91,14 @@ impl Client {
                 Ended::Released
             }
             Event::ServerLost(error) => {
-                if !link.farewell {
+                if !link.farewell && error.sqlstate.class() != "57" && !link.in_flight.server().is_fenced() {
                     link.in_flight.server().on_io_error(&error.message, clock::now());
                 }
                 tracing::warn!(pool = %link.checkout.pool().name(), %error, "server connection lost");
+                if self.outlives(&link) {
+                    self.go_on_without(link, &error);
+                    return Ended::Released;
+                }
                 // In the middle of a message nothing can be said any more.
                 let mute = link.farewell || link.server_rest > 0;
                 Ended::Client(if mute { End::Gone } else { End::Told(error.fatal()) })
@@ -129,6 +144,8 @@ impl Client {
             input.extend(self.input.bytes());
             self.input = input;
             self.output = crate::net::Buffer::default();
+            // The segment is what begins it.
+            link.begun = None;
         }
         // Else the segment was not sent yet, and what waits for the client is the answer to what came before.
         self.hold_again(link.begun.take());

@@ -158,7 +158,8 @@ impl Client {
 
     /// Keeps what the block consists of, as long as it can still move to another shard, or from a replica to the primary.
     fn follow_block(&self, link: &mut Link) {
-        let may_move = self.database.config.map.is_sharded() || link.role == Role::Replica;
+        // A block that has only begun is not lost with its server either.
+        let may_move = self.database.config.map.is_sharded() || link.role == Role::Replica || link.outlived;
         if !may_move || self.pools.mode != PoolMode::Transaction {
             return;
         }

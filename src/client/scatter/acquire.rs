@@ -57,7 +57,7 @@ impl Client {
         let mut legs: Vec<Leg> = Vec::with_capacity(shards.len());
         let database = Arc::clone(&self.database);
         for shard in shards {
-            let mut attempt = Attempt::default();
+            let mut attempt = Attempt::new();
             let (_, request) = self.request(need, &attempt);
             let asked = clock::now();
             let lending = self.lend(*shard, &request, &mut attempt);

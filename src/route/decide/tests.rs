@@ -10,9 +10,10 @@ const READ: Request = Request {
     access: Access::Read,
     hint: RouteHint::Auto,
     begin_read_only: false,
-    read_your_writes: true,
     balance: ReadBalance::WeightedRandom,
-    last_write: None,
+    fallback: Fallback::Primary,
+    fresh: Freshness { last_write: None, token: None, since: None },
+    turn: 0,
 };
 const WRITE: Request = Request { access: Access::Write, ..READ };
 
@@ -128,14 +129,13 @@ fn unhealthy_replicas_leave_the_primary_with_the_reason() {
 #[test]
 fn own_writes_decide_over_health() {
     let write = crate::clock::now();
-    let wrote = Request { last_write: Some(write), ..READ };
+    let wrote = Request { fresh: Freshness { last_write: Some(write), ..READ.fresh }, ..READ };
     let mut s = shard(2);
     assert_eq!(go(&wrote, &s, &[]), to_primary(Why::OwnWritesNotReplayed));
     s[1].covered_until = Some(write);
     assert_eq!(go(&wrote, &s, &[]), to_primary(Why::OwnWritesNotReplayed), "covered before, not at, that time");
     s[2].covered_until = Some(write + Duration::from_nanos(1));
     assert_eq!(go(&wrote, &s, &[]), to_replica(2, Why::Read));
-    assert!(go(&Request { read_your_writes: false, ..wrote }, &shard(1), &[]) == to_replica(1, Why::Read));
     // The hint asks for a replica; the promise still holds.
     let hinted = Request { hint: RouteHint::Replica, ..wrote };
     assert_eq!(go(&hinted, &shard(1), &[]), to_primary(Why::OwnWritesNotReplayed));
@@ -198,6 +198,61 @@ fn ten_thousand_reads_split_by_weight() {
 }
 
 #[test]
+fn turns_are_taken_whatever_the_weights() {
+    let mut s = shard(3);
+    s[1].weight = 9.0;
+    s[3].weight = 0.0;
+    let turn = |turn| go(&Request { balance: ReadBalance::RoundRobin, turn, ..READ }, &s, &[]).unwrap().0;
+    assert_eq!([turn(0), turn(1), turn(2), turn(u64::MAX)], [1, 2, 1, 2]);
+}
+
+#[test]
+fn replicas_of_the_own_zone_come_first() {
+    let mut s = shard(3);
+    s[1].near = false;
+    s[1].weight = 100.0;
+    let of_near = |s: &[ServerView]| shares(s, 2000);
+    let [_, far, a, b] = of_near(&s)[..] else { panic!() };
+    assert!(far == 0.0 && (a - 0.5).abs() < 0.05 && (b - 0.5).abs() < 0.05, "{far} {a} {b}");
+    s[2].suspect = true;
+    s[3].lag_ratio = 2.0;
+    assert_eq!(go(&READ, &s, &[]), to_replica(1, Why::Read), "rather far than lagging");
+}
+
+#[test]
+fn what_others_wrote_can_be_asked_for() {
+    let now = crate::clock::now();
+    let mut s = shard(2);
+    let request = |fresh| Request { fresh, ..READ };
+    let strong = request(Freshness { since: Some(now), ..READ.fresh });
+    assert_eq!(go(&strong, &s, &[]), to_primary(Why::TooStale));
+    s[2].covered_until = Some(now + Duration::from_nanos(1));
+    assert_eq!(go(&strong, &s, &[]), to_replica(2, Why::Read));
+    let told = request(Freshness { token: Some("2-0/10".parse().unwrap()), ..READ.fresh });
+    s[1].lsn = Some(crate::health::lsn::Lsn(0x10));
+    s[1].timeline = Some(1);
+    assert_eq!(go(&told, &s, &[]), to_primary(Why::OwnWritesNotReplayed), "in a history that may be another");
+    s[1].timeline = Some(2);
+    assert_eq!(go(&told, &s, &[]), to_replica(1, Why::Read));
+}
+
+#[test]
+fn reads_can_be_kept_from_the_primary() {
+    let never = Request { fallback: Fallback::Error, ..READ };
+    let mut s = shard(1);
+    assert_eq!(go(&never, &s, &[]), to_replica(1, Why::Read));
+    let code = |s: &[ServerView], request: &Request| go(request, s, &[]).unwrap_err().sqlstate;
+    assert_eq!(code(&shard(0), &never), SqlState::CANNOT_CONNECT_NOW);
+    s[1].lag_ratio = 2.0;
+    assert_eq!(code(&s, &never), SqlState::CANNOT_CONNECT_NOW);
+    s[1].lag_ratio = 0.0;
+    // The session's own writes are not there yet: it waits for nobody.
+    let wrote = Request { fresh: Freshness { last_write: Some(crate::clock::now()), ..READ.fresh }, ..never };
+    assert_eq!(go(&wrote, &s, &[]), to_primary(Why::OwnWritesNotReplayed));
+    assert_eq!(go(&Request { access: Access::Write, ..never }, &s, &[]), to_primary(Why::Write));
+}
+
+#[test]
 fn slow_replicas_get_less() {
     let mut s = shard(2);
     s[1].latency = Some(Duration::from_secs(1));
@@ -234,11 +289,15 @@ fn any_shard() -> impl Strategy<Value = Vec<(ServerView, Option<u64>)>> {
 fn any_request() -> impl Strategy<Value = (Request, Option<u64>)> {
     let access = prop_oneof![Just(Access::Neutral), Just(Access::Read), Just(Access::Local), Just(Access::Write)];
     let hint = prop_oneof![4 => Just(RouteHint::Auto), 1 => Just(RouteHint::Primary), 1 => Just(RouteHint::Replica)];
-    let balance =
-        prop_oneof![Just(ReadBalance::WeightedRandom), Just(ReadBalance::LeastInflight), Just(ReadBalance::PeakEwma)];
-    (access, hint, any::<bool>(), any::<bool>(), proptest::option::of(0..100_u64), balance).prop_map(
-        |(access, hint, begin_read_only, read_your_writes, wrote, balance)| {
-            (Request { access, hint, begin_read_only, read_your_writes, balance, last_write: None }, wrote)
+    let balance = prop_oneof![
+        Just(ReadBalance::WeightedRandom),
+        Just(ReadBalance::LeastInflight),
+        Just(ReadBalance::PeakEwma),
+        Just(ReadBalance::RoundRobin)
+    ];
+    (access, hint, any::<bool>(), any::<u64>(), proptest::option::of(0..100_u64), balance).prop_map(
+        |(access, hint, begin_read_only, turn, wrote, balance)| {
+            (Request { access, hint, begin_read_only, turn, balance, ..READ }, wrote)
         },
     )
 }
@@ -255,15 +314,15 @@ proptest! {
     ) {
         let base = crate::clock::now();
         let at = |ms| base + Duration::from_millis(ms);
-        let request = Request { last_write: wrote.map(at), ..request };
+        let request = Request { fresh: Freshness { last_write: wrote.map(at), ..READ.fresh }, ..request };
         let servers: Vec<_> = servers
             .into_iter()
             .map(|(view, covered)| ServerView { covered_until: covered.map(at), ..view })
             .collect();
         let acting = acting_primary(&servers).unwrap();
-        let has_writes = |s: &ServerView| match (request.read_your_writes, request.last_write) {
-            (true, Some(write)) => s.covered_until.is_some_and(|until| until > write),
-            _ => true,
+        let has_writes = |s: &ServerView| match request.fresh.last_write {
+            Some(write) => s.covered_until.is_some_and(|until| until > write),
+            None => true,
         };
         let left = |i: usize| !excluded.contains(&ServerIndex(i as u16));
         let replica = |i: usize| i != acting && i != 0 && servers[i].discovered != Some(Role::Primary);

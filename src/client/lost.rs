@@ -1,0 +1,165 @@
+//! A session that outlives its server.
+//!
+//! Where another server may become the primary, the loss of one ends what was under way on it and no more: the client is told by an
+//! error, and goes on. What was done in an open transaction is gone, and the client must not be led to believe otherwise: its block
+//! is a failed one, as if a statement in it had failed, until it ends it (COMMIT does that as ROLLBACK would, and says so). A COMMIT under
+//! way, or a write that is a transaction of its own, may have been done; that is said as 08007 (transaction_resolution_unknown).
+//! A block that had done nothing but begin begins again, unseen.
+//!
+//! A session whose state was on the server (pins, `pool_mode = "session"`, a COPY, half a message) ends with it.
+
+use crate::client::block::Block;
+use crate::client::relay::Link;
+use crate::client::task::{Client, End};
+use crate::config::PoolMode;
+use crate::error::{Error, SqlState};
+use crate::session::Intake;
+use crate::sql::facts::{QueryFacts, TransactionEffect};
+use crate::wire::encode;
+use crate::wire::message::TransactionStatus;
+
+/// A block whose server is lost.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// The client does not know yet, and is told by this.
+    Untold(Box<Error>),
+    /// It knows, and has not ended the block.
+    Told,
+}
+
+impl Client {
+    /// Whether the session can go on without the server that it had.
+    pub(super) fn outlives(&self, link: &Link) -> bool {
+        self.replicated(link.shard()).is_some()
+            && self.pools.mode != PoolMode::Session
+            && self.session.pins().is_empty()
+            && link.is_between_messages()
+            && !self.session.owed().copies
+    }
+
+    /// Goes on without the server: answers what is under way by an error, and remembers the block that is lost.
+    pub(super) fn go_on_without(&mut self, mut link: Box<Link>, why: &Error) {
+        let (owed, status) = (self.session.owed(), self.session.status());
+        link.forget(&mut self.session);
+        let nothing_owed = owed.readies == 0 && !owed.open;
+        if nothing_owed && let Some(begun) = link.take_begun() {
+            return self.hold_again(Some(begun));
+        }
+        self.cx.shared.count_retry("session_kept");
+        let in_block = status != TransactionStatus::Idle;
+        let error = if owed.in_doubt { in_doubt(why) } else { undone(why, in_block) };
+        let told = !nothing_owed || status == TransactionStatus::Failed;
+        if in_block && !owed.ends_block {
+            let lost = if told { Lost::Told } else { Lost::Untold(Box::new(error.clone())) };
+            self.hold_again(Some(Block::lost(lost)));
+        }
+        let status = self.idle_status();
+        for _ in 0..owed.readies {
+            encode::error(self.output.tail(), &error);
+            encode::ready_for_query(self.output.tail(), status);
+        }
+        if owed.open {
+            if !owed.skipping {
+                encode::error(self.output.tail(), &error);
+            }
+            self.skip_to_sync();
+        }
+    }
+
+    /// Serves a segment of a client whose block is lost.
+    pub(super) fn serve_lost(&mut self) -> Result<(), End> {
+        let exit = self.leaves_block();
+        match self.take_lost() {
+            None => {}
+            Some(Lost::Untold(error)) if exit != Some(TransactionEffect::Rollback { chain: false }) => {
+                if exit.is_none() {
+                    self.hold_again(Some(Block::lost(Lost::Told)));
+                }
+                self.refuse_here(&error);
+            }
+            Some(Lost::Untold(_) | Lost::Told) if exit.is_some() => self.answer_exit(),
+            Some(lost) => {
+                self.hold_again(Some(Block::lost(lost)));
+                if self.segment.items.iter().any(|(intake, _)| intake.needs_server()) || !self.answer_locally() {
+                    self.refuse_here(&aborted());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the segment is if it does nothing but end a block.
+    fn leaves_block(&self) -> Option<TransactionEffect> {
+        let exit = |facts: &QueryFacts| match facts.statements.as_slice() {
+            [only] => Some(only.transaction).filter(|effect| {
+                matches!(
+                    effect,
+                    TransactionEffect::Commit { chain: false } | TransactionEffect::Rollback { chain: false }
+                )
+            }),
+            _ => None,
+        };
+        let mut found = None;
+        for (intake, _) in &self.segment.items {
+            match intake {
+                Intake::DescribePortal | Intake::Execute { .. } | Intake::Sync => {}
+                intake => found = Some(exit(intake.facts()?)?),
+            }
+        }
+        found
+    }
+
+    /// Answers a segment that ends a block as PostgreSQL answers it in a failed one.
+    fn answer_exit(&mut self) {
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        for (intake, _) in segment.items {
+            let out = self.output.tail();
+            match intake {
+                Intake::Query(_) => {
+                    encode::command_complete(out, "ROLLBACK");
+                    encode::ready_for_query(out, TransactionStatus::Idle);
+                }
+                Intake::Parse { .. } => out.extend_from_slice(encode::PARSE_COMPLETE),
+                Intake::Bind { .. } => out.extend_from_slice(encode::BIND_COMPLETE),
+                Intake::DescribePortal => out.extend_from_slice(encode::NO_DATA),
+                Intake::DescribeStatement { .. } => {
+                    // It takes no parameters.
+                    encode::frame(out, b't', |body| body.extend_from_slice(&[0, 0]));
+                    out.extend_from_slice(encode::NO_DATA);
+                }
+                Intake::Execute { .. } => encode::command_complete(out, "ROLLBACK"),
+                Intake::Sync => encode::ready_for_query(out, TransactionStatus::Idle),
+                _ => {}
+            }
+        }
+        self.note_prepared();
+    }
+}
+
+fn in_doubt(why: &Error) -> Error {
+    Error::server(
+        SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        format!("it is not known whether it was done: {}", why.message),
+    )
+    .detail("The server was lost between the request and its answer.")
+    .hint("Find out whether it was done before it is done again. The session goes on.")
+}
+
+fn undone(why: &Error, in_block: bool) -> Error {
+    let what = if in_block { "the transaction" } else { "the statement" };
+    let error = Error::server(SqlState::ADMIN_SHUTDOWN, format!("{what} is lost: {}", why.message));
+    if in_block {
+        error.detail("Nothing of it was committed.").hint("Run the transaction again. The session goes on.")
+    } else {
+        error.hint("Run it again. The session goes on.")
+    }
+}
+
+fn aborted() -> Error {
+    Error::us(
+        SqlState::IN_FAILED_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+    .detail("Its server was lost. ROLLBACK ends the block, by itself and not as one of several statements of a text.")
+}

@@ -1,0 +1,334 @@
+//! The primary dies, hangs, is replaced or comes back: who is outside of a transaction sees a pause, who is inside one clear error,
+//! and nothing acknowledged is lost. Shown with real streaming replicas that are promoted.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::panic, reason = "a failed step is a failed test")]
+#![allow(clippy::print_stderr, reason = "a load tells what it did")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod work;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::raw::RawClient;
+use common::weir::{Builder, Weir};
+use common::wire::show;
+use work::Work;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const PORT: &str = "SELECT inet_server_port()";
+
+/// Three servers of which the first is the primary at the start, and pgweir before them; the database is `app`.
+struct Site {
+    weir: Weir,
+    servers: [Cluster; 3],
+}
+
+impl Site {
+    /// The servers stand in one list: the probes find out which is what.
+    fn start(lines: &str) -> Self {
+        Self::with(lines, |builder, _| builder)
+    }
+
+    fn with(lines: &str, more: impl FnOnce(Builder, &[Cluster; 3]) -> Builder) -> Self {
+        let primary = Cluster::start();
+        primary.sql(
+            "CREATE TABLE log (session int, n int, PRIMARY KEY (session, n));
+             CREATE TABLE t (id int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp());",
+        );
+        let replicas = [primary.replica(), primary.replica()];
+        let [a, b] = replicas;
+        let servers = [primary, a, b];
+        let urls: Vec<_> = servers.iter().map(|s| format!("\"postgres://127.0.0.1:{}/postgres\"", s.port())).collect();
+        let builder = Weir::builder()
+            .general("server_login_retry = \"100ms\"\nprobe_interval = \"100ms\"\nprobe_timeout = \"1s\"")
+            .general("breaker_cooldown = \"200ms\"\nserver_connect_timeout = \"2s\"")
+            .database(&format!("[databases.app]\nuser = \"postgres\"\nservers = [{}]\n{lines}\n", urls.join(", ")));
+        let weir = more(builder, &servers).start();
+        let site = Self { weir, servers };
+        site.wait_state(0, "primary", "up");
+        (1..3).for_each(|at| site.wait_state(at, "replica", "up"));
+        site
+    }
+
+    fn client(&self) -> RawClient {
+        self.weir.client("app")
+    }
+
+    fn port(&self, at: usize) -> String {
+        self.servers[at].port().to_string()
+    }
+
+    /// The row of SHOW REPLICAS of a server.
+    fn row(&self, at: usize) -> BTreeMap<String, String> {
+        let rows = self.weir.admin_table("SHOW REPLICAS");
+        rows.into_iter().find(|row| row["database"] == "app" && row["port"] == self.port(at)).unwrap()
+    }
+
+    fn wait_state(&self, at: usize, role: &str, state: &str) {
+        eventually(&format!("server {at} is {role}, {state}"), PATIENCE, || {
+            let row = self.row(at);
+            (row["role"] == role && row["state"] == state).then_some(())
+        });
+    }
+
+    /// Makes `heir` the primary, and lets the `other` replica follow it.
+    fn promote(&self, heir: usize, other: usize) {
+        self.servers[heir].promote();
+        self.servers[other].follow(&self.servers[heir]);
+    }
+
+    /// Of the two replicas the one that has received more, and the other.
+    fn heirs(&self, replicas: [usize; 2]) -> [usize; 2] {
+        let [a, b] = replicas;
+        let received = |at: usize| self.servers[at].value("SELECT pg_last_wal_receive_lsn() - '0/0'::pg_lsn");
+        let number = |text: String| text.parse::<u64>().unwrap();
+        if number(received(a)) >= number(received(b)) { [a, b] } else { [b, a] }
+    }
+}
+
+/// What the client is told, with the codes of errors.
+fn ask(client: &mut RawClient, sql: &str) -> String {
+    client.run(sql)
+}
+
+/// Acknowledged writes must outlive the primary.
+fn synchronous(primary: &Cluster) {
+    primary.sql("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'");
+    primary.sql("SELECT pg_reload_conf()");
+    eventually("replication is synchronous", PATIENCE, || {
+        (!primary.value("SHOW synchronous_standby_names").is_empty()).then_some(())
+    });
+}
+
+#[test]
+fn crash_and_promotion_under_load_cost_a_pause() {
+    let site = Site::start("");
+    synchronous(&site.servers[0]);
+    let work = Work::start(&site.weir, 50, site.servers[0].port());
+    work.go_on_for(1500);
+    site.servers[0].kill9();
+    // Whoever wrote waits; whoever did not goes on.
+    let mut reader = site.client();
+    for _ in 0..50 {
+        assert_ne!(reader.value(PORT), site.port(0));
+    }
+    let [heir, other] = site.heirs([1, 2]);
+    site.promote(heir, other);
+    site.wait_state(heir, "primary", "up");
+    work.primary_is(site.servers[heir].port());
+    work.go_on_for(1500);
+
+    // The old primary comes back with its old history, and believes to be what it was.
+    site.servers[0].restart();
+    site.wait_state(0, "replica", "fenced");
+    let port = site.port(0);
+    let (_, metrics) = site.weir.http_get("/metrics");
+    let fenced =
+        |line: &&str| line.starts_with("pgweir_server_state") && line.contains(&port) && line.contains("fenced");
+    assert!(metrics.lines().any(|line| fenced(&line)), "{metrics}");
+    work.go_on_for(1500);
+    let report = work.finish();
+    eprintln!("crash: {report}");
+    report.assert_clean();
+    report.assert_kept(&site.servers[heir]);
+}
+
+#[test]
+fn planned_switchover_costs_a_pause() {
+    let site = Site::start("");
+    let work = Work::start(&site.weir, 20, site.servers[0].port());
+    work.go_on_for(500);
+    // A fast shutdown sends all there is to the replicas.
+    site.servers[0].stop();
+    site.promote(1, 2);
+    site.servers[0].rebuild_from(&site.servers[1]);
+    site.wait_state(1, "primary", "up");
+    work.primary_is(site.servers[1].port());
+    site.wait_state(0, "replica", "up");
+    work.go_on_for(1000);
+    let report = work.finish();
+    eprintln!("switchover: {report}");
+    report.assert_clean();
+    report.assert_kept(&site.servers[1]);
+}
+
+/// A client in a transaction is told once, finds its block failed, and goes on.
+#[test]
+fn transactions_fail_and_their_sessions_live_on() {
+    let site = Site::start("");
+    let mut idle = site.client();
+    assert_eq!(ask(&mut idle, "BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(ask(&mut idle, "INSERT INTO t VALUES (1)"), "C(INSERT 0 1) Z(T)");
+    let begun_with = |sql: &str| {
+        let mut client = site.client();
+        assert_eq!(ask(&mut client, "BEGIN"), "C(BEGIN) Z(T)");
+        assert!(ask(&mut client, sql).ends_with("Z(T)"));
+        client
+    };
+    let (mut rolls_back, mut commits) =
+        (begun_with("INSERT INTO t VALUES (2)"), begun_with("INSERT INTO t VALUES (3)"));
+    let mut extended = begun_with("INSERT INTO t VALUES (4)");
+    let mut only_begun = site.client();
+    assert_eq!(ask(&mut only_begun, "BEGIN ISOLATION LEVEL SERIALIZABLE"), "C(BEGIN) Z(T)");
+    let mut failed = begun_with("SELECT 1");
+    assert_eq!(ask(&mut failed, "SELECT no_such_column"), "E(42703) Z(E)");
+    // In the middle of a statement: in a block, and by itself.
+    let mut in_block = begun_with("SELECT 1");
+    in_block.query("INSERT INTO t SELECT 5 FROM pg_sleep(30)");
+    let mut alone = site.client();
+    alone.query("INSERT INTO t SELECT 6 FROM pg_sleep(30)");
+    let mut read = site.client();
+    let rests = format!("pg_sleep(CASE inet_server_port() WHEN {} THEN 30 ELSE 0 END)", site.port(0));
+    read.query(&format!("/* pgweir: primary */ SELECT inet_server_port() > 0 FROM {rests}"));
+    let mut pinned = site.client();
+    ask(&mut pinned, "CREATE TEMP TABLE mine (a int)");
+    eventually("all are under way", PATIENCE, || {
+        let active = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        (site.servers[0].value(active) == "3").then_some(())
+    });
+    site.servers[0].kill9();
+    assert_eq!(show(&in_block.read_until_ready()), "E(57P01) Z(E)");
+    let doubt = alone.read_until_ready();
+    assert_eq!(show(&doubt), "E(08007) Z(I)");
+    let told = doubt[0].error().unwrap();
+    assert!(told.message.contains("not known whether it was done"), "{told}");
+    let gone = pinned.read_to_end();
+    assert!(gone.iter().all(|m| m.tag == b'E'), "its tables were there: {}", show(&gone));
+
+    // No server takes writes yet, and nobody needs one to leave a block.
+    assert_eq!(ask(&mut idle, "SELECT 1"), "E(57P01) Z(E)");
+    assert_eq!(ask(&mut idle, "SELECT 1"), "E(25P02) Z(E)");
+    assert_eq!(ask(&mut idle, "ROLLBACK; SELECT 1"), "E(25P02) Z(E)", "half of it would be refused");
+    assert_eq!(ask(&mut idle, "COMMIT"), "C(ROLLBACK) Z(I)");
+    assert_eq!(ask(&mut rolls_back, "ROLLBACK"), "C(ROLLBACK) Z(I)", "which is what happened");
+    assert_eq!(ask(&mut commits, "COMMIT"), "E(57P01) Z(I)", "which is not");
+    assert_eq!(ask(&mut failed, "SELECT 1"), "E(25P02) Z(E)");
+    assert_eq!(ask(&mut failed, "END"), "C(ROLLBACK) Z(I)");
+    let send = |client: &mut RawClient, sql: &str| {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.describe_portal("");
+        client.execute("", 0);
+        client.sync();
+        show(&client.read_until_ready())
+    };
+    assert_eq!(send(&mut extended, "INSERT INTO t VALUES (7)"), "E(57P01) Z(E)");
+    assert_eq!(send(&mut extended, "SELECT 1"), "E(25P02) Z(E)");
+    assert_eq!(send(&mut extended, "ROLLBACK"), "1 2 n C(ROLLBACK) Z(I)");
+    assert_eq!(ask(&mut in_block, "ROLLBACK"), "C(ROLLBACK) Z(I)");
+
+    // Writes wait, reads do not.
+    let mut writers: Vec<_> = [idle, rolls_back, commits, failed, extended, in_block, alone].into_iter().collect();
+    for (at, client) in writers.iter_mut().enumerate() {
+        client.query(&format!("INSERT INTO t VALUES ({})", 100 + at));
+    }
+    only_begun.query("INSERT INTO t VALUES (99) RETURNING current_setting('transaction_isolation')");
+    assert_ne!(site.client().value(PORT), site.port(0));
+    site.promote(1, 2);
+    for client in &mut writers {
+        assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 1) Z(I)");
+    }
+    let begun = show(&only_begun.read_until_ready());
+    assert!(
+        begun.ends_with("D(serializable) C(INSERT 0 1) Z(T)"),
+        "a block that had only begun begins elsewhere: {begun}"
+    );
+    assert_eq!(ask(&mut only_begun, "COMMIT"), "C(COMMIT) Z(I)");
+    let seen = show(&read.read_until_ready());
+    assert!(seen.contains("D(t)") && seen.ends_with("Z(I)"), "a read is asked again: {seen}");
+    let ids = "SELECT string_agg(id::text, ',' ORDER BY id) FROM t";
+    assert_eq!(site.servers[1].value(ids), "99,100,101,102,103,104,105,106");
+}
+
+/// While there is no primary, writes stand in line; the first to come is the first to be served.
+#[test]
+fn writes_wait_in_the_order_of_their_arrival() {
+    let site = Site::start("pool_size = 1");
+    let mut clients: Vec<_> = (0..12).map(|_| site.client()).collect();
+    clients.iter_mut().for_each(|client| drop(client.value(PORT)));
+    site.servers[0].kill9();
+    for (id, client) in clients.iter_mut().enumerate() {
+        client.query(&format!("INSERT INTO t VALUES ({id})"));
+        eventually("it waits", PATIENCE, || {
+            let waiting = site.weir.admin_table("SHOW CLIENTS");
+            let count = waiting.iter().filter(|row| row["database"] == "app" && row["state"] == "waiting").count();
+            (count > id).then_some(())
+        });
+    }
+    // Who gives up while waiting leaves the others in their order.
+    clients[3].cancel();
+    assert_eq!(show(&clients[3].read_until_ready()), "E(57014) Z(I)");
+    site.promote(2, 1);
+    for (id, client) in clients.iter_mut().enumerate().filter(|(id, _)| *id != 3) {
+        assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 1) Z(I)", "{id}");
+    }
+    let order = site.servers[2].value("SELECT string_agg(id::text, ',' ORDER BY at) FROM t");
+    assert_eq!(order, "0,1,2,4,5,6,7,8,9,10,11");
+}
+
+/// A primary that hangs is replaced: who waits for it, or is in the middle of something there, leaves.
+#[test]
+fn frozen_primary_is_fenced_when_another_takes_over() {
+    let site = Site::start("");
+    let mut in_block = site.client();
+    ask(&mut in_block, "BEGIN");
+    ask(&mut in_block, "INSERT INTO t VALUES (1)");
+    site.servers[0].freeze();
+    in_block.query("COMMIT");
+    let mut writer = site.client();
+    eventually("the probes notice", PATIENCE, || (site.row(0)["state"] == "down").then_some(()));
+    writer.query("INSERT INTO t VALUES (2)");
+    site.promote(1, 2);
+    assert_eq!(show(&writer.read_until_ready()), "C(INSERT 0 1) Z(I)");
+    assert_eq!(show(&in_block.read_until_ready()), "E(08007) Z(I)");
+    assert_eq!(ask(&mut in_block, "INSERT INTO t VALUES (3)"), "C(INSERT 0 1) Z(I)");
+    site.servers[0].thaw();
+    site.wait_state(0, "replica", "fenced");
+    for id in 10..30 {
+        assert_eq!(ask(&mut writer, &format!("INSERT INTO t VALUES ({id})")), "C(INSERT 0 1) Z(I)");
+    }
+    assert_eq!(site.servers[1].value("SELECT count(*) FROM t"), "22");
+}
+
+/// No primary for too long: an error that says so. A server that is called the primary and is none gets no write.
+#[test]
+fn waiting_has_an_end_and_roles_are_checked() {
+    let site = Site::with("failover_timeout = \"1s\"", |builder, servers| {
+        builder.database(&format!(
+            "[databases.wrong]\nuser = \"postgres\"\nfailover_timeout = \"1s\"\nprimary = \"postgres://127.0.0.1:{}/postgres\"\n\
+             replicas = [\"postgres://127.0.0.1:{}/postgres\"]",
+            servers[1].port(),
+            servers[2].port()
+        ))
+    });
+    let mut client = site.weir.client("wrong");
+    for _ in 0..2 {
+        let error = client.rows("INSERT INTO t VALUES (1)").unwrap_err();
+        assert_eq!(error.code, "08006", "{error}");
+        assert!(error.message.contains("failover_timeout"), "{error}");
+    }
+    let rows = site.weir.admin_table("SHOW REPLICAS");
+    let wrong = rows.iter().find(|row| row["database"] == "wrong" && row["port"] == site.port(1)).unwrap();
+    assert_eq!((wrong["role"].as_str(), wrong["state"].as_str()), ("primary", "standby"));
+    // It is promoted, and a connection that was made before serves at once.
+    site.promote(1, 2);
+    eventually("it takes writes", PATIENCE, || {
+        (ask(&mut client, "INSERT INTO t VALUES (1)") == "C(INSERT 0 1) Z(I)").then_some(())
+    });
+
+    let mut app = site.client();
+    eventually("the old primary is fenced", PATIENCE, || (site.row(0)["state"] == "fenced").then_some(()));
+    site.servers[1].kill9();
+    let error = app.rows("INSERT INTO t VALUES (2)").unwrap_err();
+    assert_eq!(error.code, "08006", "{error}");
+    assert!(error.message.contains("failover_timeout"), "{error}");
+    assert_eq!(app.value(PORT), site.port(2), "the session lives on");
+    for server in &site.servers[1..] {
+        assert!(!server.log_text().contains("in a read-only transaction"), "a write reached a standby");
+    }
+}
