@@ -222,6 +222,18 @@ impl<'a> Key<'a> {
         }
     }
 
+    /// Reads a binary value of a column of type `value_type`, which has no other width than that.
+    ///
+    /// # Errors
+    /// 22P03 for another length; a non-ASCII text unless `utf8`.
+    pub fn from_binary_column(bytes: &'a [u8], value_type: KeyType, utf8: bool) -> Result<Self, KeyError> {
+        if value_type == KeyType::Text {
+            return Self::from_text(bytes, value_type, utf8);
+        }
+        let wrong = |_| KeyError::invalid(INVALID_BINARY_REPRESENTATION, "incorrect binary data format".to_owned());
+        Self::from_binary(bytes, value_type, 0).map_err(wrong)
+    }
+
     /// Reads what `int2send`, `int4send`, `int8send` or `uuid_send` wrote.
     fn from_binary(bytes: &'a [u8], sent: KeyType, number: u16) -> Result<Self, KeyError> {
         let key = match sent {

@@ -1,10 +1,11 @@
 //! Which shard a statement belongs to: proven, or refused.
 //!
 //! `hash` gives a key's slot, `key` reads a key from a literal or a parameter, `map` gives the slot's owner, `plan` proves
-//! that a statement touches one shard only or says why it cannot; `merge` makes one result of those of several shards; `check` says
-//! whether the servers are as the map has them.
+//! that a statement touches one shard only or says why it cannot; `merge` makes one result of those of several shards, `copy` splits
+//! the rows of COPY and joins them; `check` says whether the servers are as the map has them.
 
 pub mod check;
+pub mod copy;
 pub mod hash;
 pub mod key;
 pub mod map;
