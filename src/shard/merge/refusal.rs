@@ -19,7 +19,7 @@ pub(super) fn type_not_comparable(what: &str, type_oid: u32) -> Error {
 pub(super) fn collation(what: &str) -> Error {
     refuse(
         format!("{what} texts from several shards is supported under collation \"C\" only"),
-        "Write COLLATE \"C\" behind the expression if the order of bytes will do.",
+        "Write COLLATE \"C\" behind the expression if the order of bytes will do, and let client_encoding be the server's.",
     )
 }
 
@@ -28,7 +28,7 @@ pub(super) fn nondeterministic(what: &str) -> Error {
         format!(
             "{what} texts from several shards is not supported when equal texts may differ in their bytes, or that is not known"
         ),
-        "Write COLLATE \"C\" behind the expression.",
+        "Write COLLATE \"C\" behind the expression, and let client_encoding be the server's.",
     )
 }
 

@@ -23,7 +23,9 @@ impl Format {
     }
 }
 
-/// What is known of a column's collation: `pg_collation_for` of its expression.
+/// What is known of a column's collation: `pg_collation_for` of its expression. Bytes are those of the server only while
+/// client_encoding is the server's own: under another all texts are [`Collation::Unknown`], for a conversion keeps neither the order
+/// nor, in some encodings, that unequal texts differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Collation {
     /// The type has none, or it is C or POSIX (of `name` it always is): bytes are compared.
