@@ -48,10 +48,10 @@ fuzz: ## Run each fuzz target for FUZZ_SECONDS (600).
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: soak
-soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish over a pool of 20, then pgbench.
+soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish, pgbench, replicas and primaries that fail.
 	@scripts/install-deps.sh build postgres test
-	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --profile soak --no-capture --test churn --test tools \
-		-E 'binary(churn) or test(pgbench)'
+	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --profile soak --no-capture --test churn --test tools --test failover \
+		-E 'binary(churn) or test(pgbench) or test(in_a_loop_under_load)'
 
 .PHONY: bench
 bench: ## Everything of docs/performance.md: pgweir beside PostgreSQL, PgBouncer and haproxy; BENCH_ARGS for less.

@@ -33,6 +33,7 @@ pub mod shared;
 mod silence;
 pub mod suspend;
 pub mod task;
+pub mod token;
 mod verifier;
 
 use std::cell::RefCell;

@@ -1,12 +1,13 @@
-//! pgweir's own settings: `SET pgweir.route`, `SET pgweir.sharding_key`, `SET pgweir.shard`.
+//! pgweir's own settings: `SET pgweir.route`, `SET pgweir.sharding_key`, `SET pgweir.shard`, `SET pgweir.causal_token`.
 
+use crate::client::token;
 use crate::error::{Error, SqlState};
 use crate::session::settings::{ClientSettings, OWN_PREFIX};
 use crate::shard::map::ShardMap;
 use crate::sql::facts::{QueryFacts, RouteHint, SessionEffect};
 
 /// Names of the settings.
-pub const NAMES: [&str; 3] = ["pgweir.route", "pgweir.shard", "pgweir.sharding_key"];
+pub const NAMES: [&str; 4] = [token::NAME, "pgweir.route", "pgweir.shard", "pgweir.sharding_key"];
 
 /// Checks a value before anything believes it.
 ///
@@ -19,6 +20,7 @@ pub fn check(name: &str, value: &str, map: &ShardMap) -> Result<(), Error> {
         "pgweir.shard" => Err(Error::us(SqlState::INVALID_PARAMETER_VALUE, format!("there is no shard \"{value}\""))
             .hint(format!("The shards are {}.", map.names.join(", ")))),
         "pgweir.sharding_key" => Ok(()),
+        token::NAME => token::parse(value, map.names.len()).map(|_| ()),
         _ => Err(Error::us(SqlState::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"{name}\""))
             .hint(format!("pgweir's own settings are {}.", NAMES.join(", ")))),
     }

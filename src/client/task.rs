@@ -25,6 +25,7 @@ use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
 use crate::client::silence::Silence;
 use crate::client::suspend;
+use crate::client::token;
 use crate::clock;
 use crate::config::{PoolMode, ReadBalance, Role};
 use crate::error::{Error, Severity, SqlState};
@@ -376,6 +377,9 @@ impl Client {
         if self.held_begin.as_ref().is_some_and(|block| block.lost.is_some()) {
             return self.serve_lost();
         }
+        if self.asks_for_token() {
+            return self.show_token().await;
+        }
         if self.answer_locally() {
             return Ok(());
         }
@@ -430,6 +434,11 @@ impl Client {
         self.held_begin.take().and_then(|block| block.lost)
     }
 
+    /// When its last write was acknowledged.
+    pub(super) fn last_write(&self) -> Option<Instant> {
+        self.last_write
+    }
+
     /// Passes over what the client sends up to the next Sync.
     pub(super) fn skip_to_sync(&mut self) {
         self.skipping = true;
@@ -447,7 +456,7 @@ impl Client {
         let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
         let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
         let out = self.output.tail();
-        if let Some(name) = text.and_then(own::sole_show) {
+        if let Some(name) = text.and_then(own::sole_show).filter(|name| *name != token::NAME) {
             let value = own::shown(name, self.session.settings());
             encode::row_description(out, &[(name, 25)]);
             encode::data_row(out, &[Some(value)]);
@@ -758,7 +767,10 @@ impl Client {
         let mut views: Vec<ServerView> = Vec::new();
         health.views(now, &mut views);
         let settings = &self.database.config.health;
-        let seen = Seen { last_write: self.last_write, token: None };
+        // A single server needs no token.
+        let told = (views.len() > 1).then(|| self.session.settings().get(token::NAME)).flatten();
+        let told = told.and_then(|text| token::of_shard(text, usize::from(shard.0)));
+        let seen = Seen { last_write: self.last_write, token: told };
         let fresh = fresh::needed(settings, health, seen, now);
         let turn = if settings.balance == ReadBalance::RoundRobin { health.next_turn() } else { 0 };
         let request = &Request { fresh, turn, ..*request };

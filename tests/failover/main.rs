@@ -332,3 +332,162 @@ fn waiting_has_an_end_and_roles_are_checked() {
         assert!(!server.log_text().contains("in a read-only transaction"), "a write reached a standby");
     }
 }
+
+/// Replicas are paused, hang, die and come back, and the primary is replaced by a crash or as planned, again and again. For
+/// `PGWEIR_SOAK_SECONDS` with 64 sessions under `make soak`, else once with fewer.
+#[test]
+fn everything_happens_in_a_loop_under_load() {
+    let soak: Option<u64> = std::env::var("PGWEIR_SOAK_SECONDS").ok().map(|s| s.parse().unwrap());
+    let (sessions, time) = soak.map_or((24, Duration::ZERO), |seconds| (64, Duration::from_secs(seconds)));
+    let site = Site::start("");
+    synchronous(&site.servers[0]);
+    let work = Work::start(&site.weir, sessions, site.servers[0].port());
+    let some = 10 * sessions as u64;
+    work.go_on_for(some);
+    let (began, mut rounds, mut order) = (pgweir::clock::now(), 0_u32, [0, 1, 2]);
+    loop {
+        let [old, a, b] = order;
+        let servers = &site.servers;
+        for replica in [a, b] {
+            servers[replica].sql("SELECT pg_wal_replay_pause()");
+        }
+        work.go_on_for(some);
+        for replica in [a, b] {
+            servers[replica].sql("SELECT pg_wal_replay_resume()");
+        }
+        servers[a].freeze();
+        work.go_on_for(some);
+        servers[a].thaw();
+        work.go_on_for(some);
+        servers[b].kill9();
+        work.go_on_for(some);
+        servers[b].restart();
+        servers[old].wait_streaming(&servers[b]);
+        work.go_on_for(some);
+        if rounds.is_multiple_of(2) {
+            servers[old].kill9();
+        } else {
+            servers[old].stop();
+        }
+        let [heir, other] = site.heirs([a, b]);
+        site.promote(heir, other);
+        work.primary_is(servers[heir].port());
+        synchronous(&servers[heir]);
+        site.wait_state(heir, "primary", "up");
+        work.go_on_for(some);
+        servers[old].rebuild_from(&servers[heir]);
+        site.wait_state(old, "replica", "up");
+        work.go_on_for(some);
+        order = [heir, other, old];
+        rounds += 1;
+        if began.elapsed() >= time {
+            break;
+        }
+    }
+    let report = work.finish();
+    eprintln!("{rounds} rounds: {report}");
+    report.assert_clean();
+    report.assert_kept(&site.servers[order[0]]);
+}
+
+/// What a read must see is a setting; each is kept when replay stops everywhere.
+#[test]
+fn levels_of_consistency_and_limits_of_lag_are_kept() {
+    let site = Site::with("consistency = \"strong\"", |builder, servers| {
+        let urls: Vec<_> = servers.iter().map(|s| format!("\"postgres://127.0.0.1:{}/postgres\"", s.port())).collect();
+        let like = |name: &str, lines: &str| {
+            format!("[databases.{name}]\nuser = \"postgres\"\nservers = [{}]\n{lines}\n", urls.join(", "))
+        };
+        builder
+            .database(&like("bounded", "consistency = \"eventual\"\nmax_staleness = \"1s\""))
+            .database(&like(
+                "never",
+                "consistency = \"eventual\"\nmax_staleness = \"1s\"\nreplica_fallback = \"error\"",
+            ))
+            .database(&like("bytes", "max_lag_bytes = \"64kB\""))
+            .database(&like("turns", "load_balance = \"round_robin\""))
+            .database(&like("own", ""))
+            .database(&like("loose", "consistency = \"eventual\""))
+    });
+    let count = "SELECT inet_server_port(), count(*) FROM t";
+    let seen = |client: &mut RawClient| {
+        let row = client.rows(count).unwrap().remove(0);
+        (row[0].clone(), row[1].parse::<usize>().unwrap())
+    };
+    let client = |name: &str| site.weir.client(name);
+    let from_replica = |client: &mut RawClient| {
+        eventually("a replica serves the read", PATIENCE, || {
+            let (port, rows) = seen(client);
+            (port != site.port(0)).then_some(rows)
+        })
+    };
+    let mut readers = ["app", "bounded", "never", "bytes", "turns"].map(client);
+    readers.iter_mut().for_each(|reader| assert_eq!(from_replica(reader), 0));
+    let [strong, bounded, never, bytes, turns] = &mut readers;
+
+    let mut ports = BTreeMap::new();
+    (0..100).for_each(|_| *ports.entry(turns.value(PORT)).or_insert(0) += 1);
+    assert_eq!(ports.into_values().collect::<Vec<_>>(), [50, 50]);
+
+    // Commits that wait for no disk are seen as well.
+    let mut own = client("own");
+    assert_eq!(own.run("SET synchronous_commit = off"), "C(SET) Z(I)");
+    for id in 1..=50 {
+        assert_eq!(own.run(&format!("INSERT INTO t VALUES ({id})")), "C(INSERT 0 1) Z(I)");
+        assert_eq!(seen(&mut own).1, id, "its own write is not there");
+    }
+    for at in 1..3 {
+        site.servers[0].wait_replayed(&site.servers[at]);
+        site.servers[at].sql("SELECT pg_wal_replay_pause()");
+        eventually("replay is paused", PATIENCE, || {
+            site.servers[0].sql("SELECT pg_logical_emit_message(false, 'tick', 'x')");
+            (site.servers[at].value("SELECT pg_get_wal_replay_pause_state()") == "paused").then_some(())
+        });
+    }
+    // Another session's write is seen as soon as it was acknowledged.
+    let mut writer = client("app");
+    for id in 51..=100 {
+        assert_eq!(writer.run(&format!("INSERT INTO t VALUES ({id})")), "C(INSERT 0 1) Z(I)");
+        assert_eq!(seen(strong), (site.port(0), id));
+    }
+    // A token has another session see it, and nobody else.
+    let token = writer.value("SHOW pgweir.causal_token");
+    let mut loose = client("loose");
+    assert_eq!(from_replica(&mut loose), 50);
+    assert_eq!(loose.run("SET pgweir.causal_token = 'x'"), "E(22023) Z(I)");
+    assert_eq!(loose.run(&format!("SET pgweir.causal_token = '{token}'")), "C(SET) Z(I)");
+    (0..20).for_each(|_| assert_eq!(seen(&mut loose), (site.port(0), 100)));
+    assert_eq!(loose.value("SHOW pgweir.causal_token"), token);
+    let written = pgweir::clock::now();
+    eventually("what is a second old is seen", PATIENCE, || (seen(bounded).1 == 100).then_some(()));
+    std::thread::sleep(Duration::from_secs(1).saturating_sub(written.elapsed()));
+    for _ in 0..20 {
+        assert_eq!(seen(bounded), (site.port(0), 100));
+        let refused = never.rows(count).unwrap_err();
+        assert_eq!(refused.code, "57P03", "{refused}");
+    }
+    // Without a limit of bytes an idle session may go on reading there; with one it must not.
+    site.servers[0].sql("SELECT pg_logical_emit_message(false, 'x', repeat('x', 200000))");
+    eventually("the replicas lag", PATIENCE, || {
+        let rows = site.weir.admin_table("SHOW REPLICAS");
+        let lagging = rows.iter().filter(|row| row["database"] == "bytes" && row["state"] == "lagging");
+        (lagging.count() == 2).then_some(())
+    });
+    assert_eq!(seen(bytes), (site.port(0), 100));
+    let (_, metrics) = site.weir.http_get("/metrics");
+    for why in ["too_stale", "replicas_lag", "own_writes_not_replayed"] {
+        let counted =
+            |line: &str| line.starts_with("pgweir_routes_total") && line.contains(why) && !line.ends_with(" 0");
+        assert!(metrics.lines().any(counted), "{why}: {metrics}");
+    }
+    for at in 1..3 {
+        site.servers[at].sql("SELECT pg_wal_replay_resume()");
+    }
+    for reader in [strong, bounded, never, bytes, &mut loose] {
+        eventually("a replica serves the read again", PATIENCE, || {
+            let row = reader.rows(count).ok()?.remove(0);
+            assert_eq!(row[1], "100");
+            (row[0] != site.port(0)).then_some(())
+        });
+    }
+}
