@@ -151,6 +151,23 @@ impl Connection {
         }
     }
 
+    /// Sends messages that end with a Sync, for our own purposes, and returns the answers up to ReadyForQuery: type and body.
+    ///
+    /// # Errors
+    /// Of the connection, after which it cannot be used.
+    pub async fn converse(&mut self, request: &[u8]) -> io::Result<Vec<(u8, Vec<u8>)>> {
+        self.state.unnamed = None;
+        write_all(&mut self.stream, request).await?;
+        let mut answers = Vec::new();
+        loop {
+            match read_message(&mut self.stream, &mut self.input).await? {
+                (b'Z', _) => return Ok(answers),
+                (b'S', body) => self.report(&body),
+                answer => answers.push(answer),
+            }
+        }
+    }
+
     /// Reads what the server still sends up to its ReadyForQuery, and forgets it.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub struct BoundParams<'a> {
 
 impl<'a> BoundParams<'a> {
     /// The type that Parse declared for parameter `number`, counted from 1. `unknown` (705) is as good as none.
-    pub(super) fn declared(&self, number: u16) -> Option<u32> {
+    pub(in crate::shard) fn declared(&self, number: u16) -> Option<u32> {
         let place = usize::from(number).checked_sub(1)?;
         self.types.get(place).copied().filter(|oid| !matches!(oid, 0 | 705))
     }

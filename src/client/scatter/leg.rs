@@ -1,5 +1,6 @@
 //! One shard's part of a statement that several shards answer.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub(super) struct Leg {
     silence: Option<Silence>,
     since: Instant,
     asked: Option<Instant>,
+    /// It is asked something before the statement, and has not answered.
+    asks: bool,
 }
 
 impl Leg {
@@ -66,6 +69,7 @@ impl Leg {
             silence,
             since,
             asked: None,
+            asks: false,
         }
     }
 
@@ -116,6 +120,23 @@ impl Leg {
     /// Gives it back unused.
     pub(super) fn give_back(self) {
         self.checkout.release(Verdict::Clean);
+    }
+
+    /// The same, unless it is in the middle of an exchange: then it is closed.
+    pub(super) fn give_back_if_quiet(self) {
+        if !self.asks {
+            self.checkout.release(Verdict::Clean);
+        }
+    }
+
+    /// Asks the server something before the statement.
+    pub(super) async fn converse(&mut self, request: &[u8]) -> io::Result<Vec<(u8, Vec<u8>)>> {
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        self.asks = true;
+        let connection = self.checkout.as_mut().ok_or_else(gone)?;
+        let answers = connection.converse(request).await?;
+        self.asks = false;
+        Ok(answers)
     }
 
     /// Gives it back, or cancels what nobody waits for any more first.

@@ -5,10 +5,12 @@
 //! Flush, Execute, Sync. Rows are passed on when all have said that their columns are the same; CommandComplete when all are ready
 //! again, so that an answer that ends is whole. An error of one shard is the statement's, and the others are cancelled.
 //!
-//! `acquire` gets the connections, `leg` is one of them, `run` moves what they send to the client.
+//! `acquire` gets the connections, `leg` is one of them, `prepare` asks one shard what must be known first, `run` moves what they send to
+//! the client.
 
 mod acquire;
 mod leg;
+mod prepare;
 mod run;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::session::Intake;
 use crate::shard::plan::Scatter;
 use crate::wire::message::{self, Target, TransactionStatus};
 use crate::wire::{encode, frame};
+use leg::Leg;
 use run::{Outcome, Run};
 
 /// Parameter types, formats, values and result formats of a statement that has none: everything is text.
@@ -32,8 +35,12 @@ const NOTHING_BOUND: [u8; 6] = [0; 6];
 /// What the client has asked for.
 #[derive(Debug)]
 struct Asked {
-    /// What each shard is sent.
-    request: Vec<u8>,
+    /// The statement.
+    text: Vec<u8>,
+    /// The types of its parameters, as in Parse.
+    types: Vec<u8>,
+    /// What follows the names in Bind.
+    bound: Vec<u8>,
     /// The messages that it waits for beside rows; none for a simple query.
     extended: Option<Extended>,
 }
@@ -53,7 +60,7 @@ impl Client {
             Ok(asked) => asked,
             Err(error) => return self.refuse(error).await,
         };
-        let legs = match self.acquire(&scatter.shards, need).await {
+        let mut legs = match self.acquire(&scatter.shards, need).await {
             Ok(legs) => legs,
             Err(Stopped::Refused(error)) => {
                 self.refuse_here(&error);
@@ -61,10 +68,21 @@ impl Client {
             }
             Err(Stopped::End(end)) => return Err(end),
         };
+        let prepared = match self.prepare(&mut legs, scatter, &asked).await {
+            Ok(prepared) => prepared,
+            Err(stopped) => {
+                // One that is in the middle of something is closed.
+                legs.into_iter().for_each(Leg::give_back_if_quiet);
+                return match stopped {
+                    Stopped::Refused(error) => self.refuse(error).await,
+                    Stopped::End(end) => Err(end),
+                };
+            }
+        };
         let handle = Arc::clone(self.handle());
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let mut run = Run::new(legs, asked, &segment);
+        let mut run = Run::new(legs, asked.extended, prepared, &segment);
         handle.set_links(Links::Several(Box::new(run.links())));
         handle.set_activity(Activity::Active);
         let outcome = self.run_scatter(&mut run).await;
@@ -120,7 +138,12 @@ impl Client {
         }
         if let [(Intake::Query(_), _)] = self.segment.items.as_slice() {
             let text = frames.first().and_then(|body| message::query(body)).unwrap_or_default();
-            return Ok(Asked { request: request(text, &NO_TYPES, &NOTHING_BOUND), extended: None });
+            return Ok(Asked {
+                text: text.to_vec(),
+                types: NO_TYPES.to_vec(),
+                bound: NOTHING_BOUND.to_vec(),
+                extended: None,
+            });
         }
         let mut extended = Extended::default();
         let mut items = self.segment.items.iter().map(|(intake, _)| intake).zip(frames).peekable();
@@ -156,7 +179,12 @@ impl Client {
         }
         let (Some((Intake::Sync, _)), None) = (items.next(), items.next()) else { return Err(pipelined()) };
         let rest = message::bind(bind).map(|bind| bind.rest).unwrap_or_default();
-        Ok(Asked { request: request(&statement.sql, &statement.types, rest), extended: Some(extended) })
+        Ok(Asked {
+            text: statement.sql.to_vec(),
+            types: statement.types.to_vec(),
+            bound: rest.to_vec(),
+            extended: Some(extended),
+        })
     }
 
     /// Counts what a client prepared and bound where others of the database are counted.

@@ -8,8 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::Extended;
 use super::leg::{Leg, State};
-use super::{Asked, Extended};
+use super::prepare::{Gather, Prepared};
 use crate::client::limits::{Doing, Watch};
 use crate::client::segment::Segment;
 use crate::client::shared::Order;
@@ -40,7 +41,9 @@ pub(super) enum Outcome {
 /// A statement under way on several shards.
 pub(super) struct Run {
     legs: Vec<Leg>,
-    asked: Asked,
+    extended: Option<Extended>,
+    /// Brings the rows together; without it they are passed on.
+    gather: Option<Gather>,
     /// The first RowDescription that came.
     columns: Option<Vec<u8>>,
     /// All shards have said what their columns are, and the client was told.
@@ -49,9 +52,9 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(mut legs: Vec<Leg>, asked: Asked, segment: &Segment) -> Self {
+    pub(super) fn new(mut legs: Vec<Leg>, extended: Option<Extended>, prepared: Prepared, segment: &Segment) -> Self {
         for leg in &mut legs {
-            leg.ask(&asked.request);
+            leg.ask(&prepared.request);
         }
         if let Some(first) = legs.first_mut() {
             first.counts.received += segment.len as u64;
@@ -63,7 +66,7 @@ impl Run {
                 }
             }
         }
-        Self { legs, asked, columns: None, begun: false, rows: 0 }
+        Self { legs, extended, gather: prepared.gather, columns: None, begun: false, rows: 0 }
     }
 
     /// Whom a cancel request goes to.
@@ -78,12 +81,12 @@ impl Run {
 
     /// Rows passed on.
     pub(super) fn rows(&self) -> u64 {
-        self.rows
+        self.gather.as_ref().map_or(self.rows, |gather| gather.merge.rows())
     }
 
     /// What the client waits for beside rows.
     pub(super) fn extended(&self) -> Option<&Extended> {
-        self.asked.extended.as_ref()
+        self.extended.as_ref()
     }
 
     /// Whether the client has been told of its columns.
@@ -99,6 +102,7 @@ impl Run {
     /// Takes in a shard's RowDescription.
     fn describe(&mut self, at: usize, body: &[u8]) -> Result<(), Error> {
         match &self.columns {
+            None if self.gather.as_ref().is_some_and(|gather| !gather.expects(body)) => return Err(columns_differ()),
             None => self.columns = Some(body.to_vec()),
             Some(first) if same_columns(first, body) => {}
             Some(_) => return Err(columns_differ()),
@@ -115,7 +119,7 @@ impl Run {
             return;
         }
         self.begun = true;
-        let describe = match &self.asked.extended {
+        let describe = match &self.extended {
             None => true,
             Some(extended) => {
                 if extended.parse {
@@ -125,13 +129,20 @@ impl Run {
                 extended.describe
             }
         };
-        if let Some(columns) = self.columns.as_ref().filter(|_| describe) {
+        let shown = self.gather.as_ref().map(|gather| &gather.header).or(self.columns.as_ref());
+        if let Some(columns) = shown.filter(|_| describe) {
             encode::frame(out, b'T', |b| b.extend_from_slice(columns));
         }
     }
 
+    /// All shards have ended, or what they still send is not needed.
     fn is_over(&self) -> bool {
-        self.legs.iter().all(|leg| leg.state == State::Ready)
+        let ended = self.legs.iter().all(|leg| leg.state == State::Ready);
+        match &self.gather {
+            None => ended,
+            Some(gather) if !self.begun || !gather.merge.is_done() => false,
+            Some(_) => ended || self.legs.iter().any(|leg| leg.state == State::Described),
+        }
     }
 }
 
@@ -188,6 +199,10 @@ impl Client {
                     Err(outcome) => return Poll::Ready(outcome),
                 }
             }
+            match self.take_rows(run) {
+                Ok(more) => moved |= more,
+                Err(error) => return Poll::Ready(failed(&error)),
+            }
             let full = self.output.len() >= HIGH_WATER;
             if let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx) {
                 return Poll::Ready(Outcome::Ended(End::Gone));
@@ -209,6 +224,18 @@ impl Client {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Passes on rows that were brought together; whether there were any.
+    fn take_rows(&mut self, run: &mut Run) -> Result<bool, Error> {
+        let Some(gather) = run.gather.as_mut().filter(|_| run.begun) else { return Ok(false) };
+        let mut any = false;
+        while self.output.len() < HIGH_WATER {
+            let Some(row) = gather.merge.pop()? else { break };
+            encode::frame(self.output.tail(), b'D', |b| b.extend_from_slice(&row));
+            any = true;
+        }
+        Ok(any)
     }
 
     /// Because of SUSPEND: only whole messages are on the way to the client, and when they are gone it is at rest.
@@ -291,11 +318,22 @@ impl Client {
                     if !run.begun || self.output.len() >= HIGH_WATER {
                         return Ok(false);
                     }
-                    self.output.extend(next.bytes);
                     leg.counts.sent += len as u64;
-                    run.rows += 1;
+                    match &mut run.gather {
+                        None => {
+                            self.output.extend(next.bytes);
+                            run.rows += 1;
+                        }
+                        Some(gather) if !gather.merge.wants(at) => return Ok(false),
+                        Some(gather) => gather.merge.push(at, body).map_err(|error| failed(&error))?,
+                    }
                 }
-                (b'C', State::Described) => leg.state = State::Complete,
+                (b'C', State::Described) => {
+                    leg.state = State::Complete;
+                    if let Some(gather) = &mut run.gather {
+                        gather.merge.end(at).map_err(|error| failed(&error))?;
+                    }
+                }
                 (b'Z', State::Complete) => {
                     leg.is_ready();
                     input.consume(len);

@@ -357,3 +357,10 @@ pub(super) fn scatter_shares(what: &str) -> Error {
         "Send the statement that reads several shards by itself, with a Sync of its own.",
     )
 }
+
+pub(super) fn bad_bound(what: &str) -> Error {
+    refuse(
+        format!("the parameter of {what} cannot be read"),
+        "Give a number that is not negative, as text or as a binary int2, int4 or int8.",
+    )
+}

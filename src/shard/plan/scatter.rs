@@ -7,6 +7,8 @@
 //! The shards answer each by a snapshot of its own: rows that a transaction moves or writes on several shards at that moment may be seen
 //! on one and not yet on another.
 
+mod pushed;
+
 use std::collections::BTreeSet;
 
 use super::params::Params;
@@ -17,7 +19,8 @@ use crate::id::ShardIndex;
 use crate::shard::key::{Key, KeyError};
 use crate::shard::map::KeyType;
 use crate::sql::facts::{Access, ColumnRef, KeyValue, TableRef};
-use crate::sql::scatter::{Place, Reading, Select, Unfit, Values, read};
+use crate::sql::scatter::{Bound, Distinct, Place, Reading, Select, Unfit, Values, read};
+pub use pushed::{Collated, Needs, Pushed, Seen};
 
 /// A read of several shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,12 @@ pub struct Scatter {
     pub shards: Vec<ShardIndex>,
     /// The statement's parts.
     pub select: Select,
+    /// LIMIT.
+    pub limit: Option<u64>,
+    /// OFFSET.
+    pub offset: u64,
+    /// Parameters that LIMIT and OFFSET alone use, with their types: what the shards are sent does not name them.
+    pub spent: Vec<(u16, u32)>,
     /// Why the shards' answers together are the answer.
     pub proof: Vec<String>,
 }
@@ -34,11 +43,71 @@ impl Scatter {
     /// What is done, in words: what the shards are asked, and what becomes of their answers.
     #[must_use]
     pub fn steps(&self) -> Vec<String> {
-        vec![
-            "the statement is sent to each shard as it stands".to_owned(),
-            "the rows are passed on in any order".to_owned(),
-        ]
+        let mut steps = Vec::new();
+        match (self.select.plain, &self.select.groups) {
+            (true, _) => steps.push("the statement is sent to each shard as it stands".to_owned()),
+            (false, None) => steps.push(format!("each shard is sent: {}", self.rows().sql)),
+            (false, Some(groups)) => {
+                steps.push(format!("each shard is asked for parts of groups{}", self.select.tail));
+                let whole = if groups.keys.is_empty() { "one group".to_owned() } else { groups.keys.join(", ") };
+                steps.push(format!("parts are brought together by {whole}"));
+            }
+        }
+        match &self.select.distinct {
+            Distinct::All => {}
+            Distinct::Rows => steps.push("equal rows are left out".to_owned()),
+            Distinct::On(_, on) => steps.push(format!("the first row of each {on} is taken")),
+        }
+        if self.select.sort.is_empty() {
+            steps.push("the rows are passed on in any order".to_owned());
+        } else {
+            steps.push(format!("sorted rows are merged:{}", self.select.order_by));
+        }
+        if self.offset > 0 {
+            steps.push(format!("{} rows are left out", self.offset));
+        }
+        if let Some(limit) = self.limit {
+            steps.push(format!("after {limit} rows the shards are cancelled"));
+        }
+        steps
     }
+}
+
+/// What LIMIT or OFFSET says.
+fn bound(
+    bound: Bound,
+    name: &str,
+    statement: &StatementFacts,
+    cx: &PlanContext<'_>,
+    spent: &mut Vec<(u16, u32)>,
+) -> Result<Option<u64>, Stop> {
+    let number = match bound {
+        Bound::None => return Ok(None),
+        Bound::Rows(rows) => return Ok(Some(rows)),
+        Bound::Param(number) => number,
+    };
+    // It is only parsed, or explained.
+    let Some(params) = cx.bound else { return Ok(None) };
+    let bad = || Stop::Refuse(refusal::bad_bound(name));
+    let place = usize::from(number).saturating_sub(1);
+    let value = params.values.get(place).copied().flatten();
+    let (rows, type_oid) = match (value, params.text(number)) {
+        (None, _) => (None, 20),
+        (Some(_), Some(text)) => {
+            let text = std::str::from_utf8(text).ok().map(str::trim);
+            (Some(text.and_then(|text| text.parse::<i64>().ok()).ok_or_else(bad)?), 20)
+        }
+        (Some(&[a, b]), None) => (Some(i64::from(i16::from_be_bytes([a, b]))), 21),
+        (Some(&[a, b, c, d]), None) => (Some(i64::from(i32::from_be_bytes([a, b, c, d]))), 23),
+        (Some(bytes), None) => (Some(i64::from_be_bytes(bytes.try_into().map_err(|_| bad())?)), 20),
+    };
+    if params.declared(number).is_some_and(|oid| !matches!(oid, 20 | 21 | 23)) {
+        return Err(bad());
+    }
+    if !statement.repeated.iter().any(|used| used.number == number) {
+        spent.push((number, type_oid));
+    }
+    rows.map(|rows| u64::try_from(rows).map_err(|_| bad())).transpose()
 }
 
 /// Plans a SELECT that no key ties to one shard; `refusal` says why.
@@ -81,11 +150,10 @@ pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<
     if select.grouped_by_key {
         proof.push("each group lies on one shard, for it is grouped by the sharding key".to_owned());
     }
-    if !select.plain {
-        let unfit = Unfit::new("merge", "with ORDER BY, LIMIT, DISTINCT or groups over several shards");
-        return Err(refuse(unfit));
-    }
-    Ok(ShardPlan::Scatter(Box::new(Scatter { shards: shards.shards, select, proof })))
+    let mut spent = Vec::new();
+    let limit = bound(select.limit, "LIMIT", statement, cx, &mut spent)?;
+    let offset = bound(select.offset, "OFFSET", statement, cx, &mut spent)?.unwrap_or(0);
+    Ok(ShardPlan::Scatter(Box::new(Scatter { shards: shards.shards, select, limit, offset, spent, proof })))
 }
 
 fn refuse(unfit: Unfit) -> Stop {

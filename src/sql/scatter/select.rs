@@ -22,6 +22,8 @@ pub struct Select {
     pub distinct: Distinct,
     /// FROM, WHERE, GROUP BY and HAVING, beginning with a space.
     pub tail: String,
+    /// FROM and WHERE alone.
+    pub source: String,
     /// Its groups, where rows of several shards may belong to one.
     pub groups: Option<Groups>,
     /// ORDER BY.
@@ -41,6 +43,8 @@ pub struct Select {
 pub struct Target {
     /// As it is written, with its name.
     pub sql: String,
+    /// The expression alone; empty of `*`.
+    pub value: String,
     /// What it shows.
     pub what: What,
 }
@@ -182,6 +186,7 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
         targets: Vec::new(),
         distinct,
         tail: String::new(),
+        source: String::new(),
         groups: None,
         sort: Vec::new(),
         order_by: String::new(),
@@ -207,14 +212,21 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
     } else {
         for output in &outputs {
             let what = if output.star { What::Star } else { What::Value };
-            parts.targets.push(Target { sql: write::target(output.node)?, what });
+            let value = if output.star { String::new() } else { write::expression(output.node.val())? };
+            parts.targets.push(Target { sql: write::target(output.node)?, value, what });
         }
         for sort in select.sort_clause() {
             let node = names.sort_key(sort.node())?;
             parts.sort.push(sort_of(sort, write::expression(node)?, What::Value)?);
         }
     }
-    parts.tail = write::tail(select, !brings_together)?;
+    parts.source = write::tail(select, false, false)?;
+    parts.tail = match &parts.groups {
+        None => write::tail(select, true, true)?,
+        Some(groups) if groups.keys.is_empty() => parts.source.clone(),
+        // Names and numbers would mean other things beside another select list.
+        Some(groups) => format!("{} GROUP BY ({})", parts.source, groups.keys.join("), (")),
+    };
     parts.order_by = write::order_by(select)?;
     Ok(parts)
 }
@@ -408,13 +420,16 @@ impl<'a> Names<'_, 'a> {
         let mut groups = Groups { keys: Vec::new(), aggregates: Vec::new(), not_columns: Vec::new() };
         let mut trees = Vec::new();
         for key in keys {
+            if matches!(key.node, Node::A_Const(_)) {
+                return Err(Unfit::new("constant", "that groups by a constant").hint("Leave the constant out."));
+            }
             groups.keys.push(write::expression(key.node)?);
             groups.not_columns.extend(key.unless_column.map(str::to_owned));
             trees.push(write::tree(key.node));
         }
         for output in self.outputs {
             let what = self.of_group(output.node.val(), keys, &trees, &mut groups)?;
-            parts.targets.push(Target { sql: write::target(output.node)?, what });
+            parts.targets.push(Target { sql: write::target(output.node)?, value: String::new(), what });
         }
         for sort in select.sort_clause() {
             let node = self.sort_key(sort.node())?;

@@ -110,8 +110,8 @@ pub(super) fn target(node: &nodes::ResTarget) -> Result<String, Unfit> {
     if same { Ok(text) } else { Err(failed()) }
 }
 
-/// Everything from FROM to HAVING, beginning with a space.
-pub(super) fn tail(original: &nodes::SelectStmt, having: bool) -> Result<String, Unfit> {
+/// Everything from FROM to WHERE, and GROUP BY and HAVING if wanted, beginning with a space.
+pub(super) fn tail(original: &nodes::SelectStmt, group: bool, having: bool) -> Result<String, Unfit> {
     let statement = owned(|mem| {
         let mut select = mem.make_unique(original);
         let one = mem.make_res_target(None, mem.empty(), mem.make_a_const(ConstValue::Integer(1)).uncast());
@@ -122,6 +122,10 @@ pub(super) fn tail(original: &nodes::SelectStmt, having: bool) -> Result<String,
         copy.set_limit_count(mem.none());
         copy.set_limit_offset(mem.none());
         copy.set_limit_option(0);
+        if !group {
+            copy.set_group_clause(mem.empty());
+            copy.set_group_distinct(false);
+        }
         if !having {
             copy.set_having_clause(mem.none());
         }
@@ -135,8 +139,12 @@ pub(super) fn tail(original: &nodes::SelectStmt, having: bool) -> Result<String,
     let same = holds(&text, |select| {
         lists(select.from_clause(), original.from_clause())
             && tree(select.where_clause()) == tree(original.where_clause())
-            && lists(select.group_clause(), original.group_clause())
-            && select.group_distinct == original.group_distinct
+            && if group {
+                lists(select.group_clause(), original.group_clause())
+                    && select.group_distinct == original.group_distinct
+            } else {
+                select.group_clause().is_empty()
+            }
             && (!having || tree(select.having_clause()) == tree(original.having_clause()))
             && lists(select.window_clause(), original.window_clause())
             && select.target_list().len() == 1

@@ -1,0 +1,300 @@
+//! What must be known before the shards are asked for parts of an answer: one of them is asked for the types of columns, and for collations
+//! where texts are sorted or grouped.
+
+use std::time::Duration;
+
+use super::leg::Leg;
+use super::{Asked, request};
+use crate::client::shared::Activity;
+use crate::client::task::{Client, Stopped};
+use crate::error::{Error, SqlState};
+use crate::shard::merge::{Collation, Format, Merge, TextRules};
+use crate::shard::plan::Scatter;
+use crate::shard::plan::scatter::{Pushed, Seen};
+use crate::wire::encode;
+use crate::wire::message::{self, Parse, Reader};
+
+/// How long a shard may take to say what it thinks of a statement.
+const PATIENCE: Duration = Duration::from_secs(60);
+const UNDEFINED_COLUMN: SqlState = SqlState(*b"42703");
+
+/// The statement, ready to be sent.
+pub(super) struct Prepared {
+    /// What each shard is sent.
+    pub(super) request: Vec<u8>,
+    /// How the answers become one; none: the rows are passed on.
+    pub(super) gather: Option<Gather>,
+}
+
+/// How answers become one.
+pub(super) struct Gather {
+    pub(super) merge: Merge,
+    /// The RowDescription for the client.
+    pub(super) header: Vec<u8>,
+    columns: Vec<Seen>,
+}
+
+impl Gather {
+    /// Whether a shard's RowDescription is as it was announced.
+    pub(super) fn expects(&self, body: &[u8]) -> bool {
+        seen(body).is_some_and(|seen| seen == self.columns)
+    }
+}
+
+/// What a shard says of a statement.
+struct Described {
+    parameters: Vec<u32>,
+    /// The body of RowDescription.
+    columns: Vec<u8>,
+}
+
+impl Client {
+    /// Asks the first of the shards what is to be known.
+    pub(super) async fn prepare(
+        &mut self,
+        legs: &mut [Leg],
+        scatter: &Scatter,
+        asked: &Asked,
+    ) -> Result<Prepared, Stopped> {
+        if scatter.select.plain {
+            return Ok(Prepared { request: request(&asked.text, &asked.types, &asked.bound), gather: None });
+        }
+        let shards = legs.len();
+        let first = legs.first_mut().ok_or_else(|| Stopped::Refused(fault()))?;
+        self.handle().set_activity(Activity::Waiting);
+        let gathered = self.attend(gather(first, scatter, asked, self.text_rules(), shards), PATIENCE).await;
+        self.handle().cancel_is_done();
+        self.handle().set_activity(Activity::Idle);
+        match gathered? {
+            Some(prepared) => prepared.map_err(Stopped::Refused),
+            None => Err(Stopped::Refused(silent())),
+        }
+    }
+
+    /// How texts are written by the session's settings. `extra_float_digits` is taken for what it is since PostgreSQL 12, unless it is set.
+    fn text_rules(&self) -> TextRules {
+        let settings = self.session.settings();
+        let iso_dates = settings.get("datestyle").is_some_and(|style| style.to_ascii_lowercase().starts_with("iso"));
+        let digits = settings.get("extra_float_digits");
+        let exact_floats = digits.is_some_and(|digits| digits.trim().parse::<i32>().is_ok_and(|digits| digits > 0));
+        TextRules { iso_dates, exact_floats }
+    }
+}
+
+/// Everything that is asked before.
+async fn gather(
+    leg: &mut Leg,
+    scatter: &Scatter,
+    asked: &Asked,
+    text: TextRules,
+    shards: usize,
+) -> Result<Prepared, Error> {
+    let types = types(asked, scatter);
+    let mut shown = None;
+    let pushed = match scatter.needs() {
+        None => scatter.rows(),
+        Some(needs) => {
+            // The statement itself says what its columns are called, and what is wrong with it.
+            shown = Some(describe(leg, &asked.text, &asked.types).await?.columns);
+            for sql in &needs.not_columns {
+                match describe(leg, sql.as_bytes(), &types).await {
+                    Err(error) if error.sqlstate == UNDEFINED_COLUMN => {}
+                    _ => return Err(ambiguous(sql)),
+                }
+            }
+            let arguments = match &needs.arguments {
+                None => Vec::new(),
+                Some(sql) => {
+                    let described = describe(leg, sql.as_bytes(), &types).await?;
+                    seen(&described.columns).ok_or_else(fault)?.iter().map(|column| column.type_oid).collect()
+                }
+            };
+            scatter.groups(&arguments)?
+        }
+    };
+    let described = describe(leg, pushed.sql.as_bytes(), &types).await?;
+    let wanted = wanted(&asked.bound)?;
+    let mut columns = seen(&described.columns).ok_or_else(fault)?;
+    let formats = pushed.formats(&wanted, columns.len());
+    for (column, code) in columns.iter_mut().zip(&formats) {
+        column.format = Format::from_code(*code).ok_or_else(bad_format)?;
+    }
+    let collations = collations(leg, &pushed, &columns, scatter, &described.parameters).await?;
+    let (spec, made) = pushed.spec(scatter, &columns, &collations, &wanted);
+    let outputs: Vec<Format> = spec.output.iter().map(|output| output.format).collect();
+    let merge = Merge::new(spec, made, text, shards)?;
+    let header = header(shown.as_deref().unwrap_or(&described.columns), &outputs).ok_or_else(fault)?;
+    let same_types =
+        seen(&header).is_some_and(|seen| seen.iter().map(|column| column.type_oid).eq(merge.output_types()));
+    if !same_types {
+        return Err(other_types());
+    }
+    let bound = with_formats(&asked.bound, &formats).ok_or_else(fault)?;
+    let request = request(pushed.sql.as_bytes(), &types, &bound);
+    Ok(Prepared { request, gather: Some(Gather { merge, header, columns }) })
+}
+
+/// What a shard says of a statement.
+async fn describe(leg: &mut Leg, sql: &[u8], types: &[u8]) -> Result<Described, Error> {
+    let mut out = Vec::new();
+    encode::parse(&mut out, b"", sql, types);
+    encode::describe_statement(&mut out, b"");
+    encode::sync(&mut out);
+    let mut described = Described { parameters: Vec::new(), columns: Vec::new() };
+    for (tag, body) in leg.converse(&out).await.map_err(|e| lost(&e))? {
+        match tag {
+            b'E' => return Err(message::server_error(&body)),
+            b't' => {
+                let mut reader = Reader::new(&body);
+                let count = reader.count(4).ok_or_else(fault)?;
+                described.parameters = (0..count).filter_map(|_| reader.u32()).collect();
+            }
+            b'T' => described.columns = body,
+            _ => {}
+        }
+    }
+    if described.columns.is_empty() { Err(fault()) } else { Ok(described) }
+}
+
+/// The collations that decide.
+async fn collations(
+    leg: &mut Leg,
+    pushed: &Pushed,
+    columns: &[Seen],
+    scatter: &Scatter,
+    parameters: &[u32],
+) -> Result<Vec<(usize, Collation)>, Error> {
+    let select = &scatter.select;
+    // Of groups the arguments of aggregates are asked about, which are values of rows.
+    let source = if select.groups.is_some() { &select.source } else { &select.tail };
+    let Some(question) = pushed.collated(columns, source) else { return Ok(Vec::new()) };
+    let mut types = Vec::new();
+    types.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(0).to_be_bytes());
+    parameters.iter().for_each(|oid| types.extend_from_slice(&oid.to_be_bytes()));
+    // No row is looked at, so that no value is needed.
+    let mut bound = vec![0, 0];
+    bound.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(0).to_be_bytes());
+    parameters.iter().for_each(|_| bound.extend_from_slice(&(-1_i32).to_be_bytes()));
+    bound.extend_from_slice(&[0, 0]);
+    let mut out = Vec::new();
+    encode::parse(&mut out, b"", question.sql.as_bytes(), &types);
+    encode::bind(&mut out, b"", b"", &bound);
+    encode::execute(&mut out);
+    encode::sync(&mut out);
+    let mut found = Vec::new();
+    for (tag, body) in leg.converse(&out).await.map_err(|e| lost(&e))? {
+        match tag {
+            b'E' => return Err(message::server_error(&body)),
+            b'D' => {
+                let cells = message::data_row(&body).ok_or_else(fault)?;
+                for (place, cell) in question.places.iter().zip(cells) {
+                    let collation = match cell.as_deref() {
+                        Some("b") => Collation::Bytes,
+                        Some("d") => Collation::Deterministic,
+                        _ => Collation::Unknown,
+                    };
+                    found.push((*place, collation));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The columns of a RowDescription.
+fn seen(body: &[u8]) -> Option<Vec<Seen>> {
+    let mut r = Reader::new(body);
+    let count = r.count(19)?;
+    (0..count)
+        .map(|_| {
+            r.cstr()?;
+            r.bytes(6)?;
+            let type_oid = r.u32()?;
+            r.bytes(2)?;
+            let type_modifier = r.i32()?;
+            Some(Seen { type_oid, type_modifier, format: Format::from_code(r.i16()?)? })
+        })
+        .collect()
+}
+
+/// A RowDescription of the first columns of another, in these formats.
+fn header(body: &[u8], formats: &[Format]) -> Option<Vec<u8>> {
+    let mut r = Reader::new(body);
+    if r.count(19)? < formats.len() {
+        return None;
+    }
+    let mut out = u16::try_from(formats.len()).ok()?.to_be_bytes().to_vec();
+    for format in formats {
+        out.extend_from_slice(r.cstr()?);
+        out.push(0);
+        out.extend_from_slice(r.bytes(16)?);
+        r.i16()?;
+        out.extend_from_slice(&i16::from(*format == Format::Binary).to_be_bytes());
+    }
+    Some(out)
+}
+
+/// The result formats that the client asks for.
+fn wanted(bound: &[u8]) -> Result<Vec<i16>, Error> {
+    message::Bind { portal: b"", statement: b"", rest: bound }.result_formats().ok_or_else(bad_format)
+}
+
+/// What follows the names in Bind, with other result formats.
+fn with_formats(bound: &[u8], formats: &[i16]) -> Option<Vec<u8>> {
+    let old = message::Bind { portal: b"", statement: b"", rest: bound }.result_formats()?;
+    let keep = bound.len().checked_sub(2 + 2 * old.len())?;
+    let mut out = bound.get(..keep)?.to_vec();
+    out.extend_from_slice(&u16::try_from(formats.len()).ok()?.to_be_bytes());
+    formats.iter().for_each(|format| out.extend_from_slice(&format.to_be_bytes()));
+    Some(out)
+}
+
+/// The types of the parameters, those of LIMIT and OFFSET among them, which no shard could find out.
+fn types(asked: &Asked, scatter: &Scatter) -> Vec<u8> {
+    let mut oids = Parse { name: b"", sql: b"", types: &asked.types }.oids();
+    for (number, type_oid) in &scatter.spent {
+        let place = usize::from(*number).saturating_sub(1);
+        if oids.len() <= place {
+            oids.resize(place + 1, 0);
+        }
+        if let Some(oid) = oids.get_mut(place).filter(|oid| **oid == 0) {
+            *oid = *type_oid;
+        }
+    }
+    let mut out = u16::try_from(oids.len()).unwrap_or(0).to_be_bytes().to_vec();
+    oids.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
+    out
+}
+
+fn fault() -> Error {
+    Error::server(SqlState::INTERNAL_ERROR, "a shard described the statement in a way that is not understood")
+}
+
+fn bad_format() -> Error {
+    Error::client(SqlState::PROTOCOL_VIOLATION, "malformed Bind message from the client")
+}
+
+fn lost(error: &std::io::Error) -> Error {
+    Error::server(SqlState::CONNECTION_FAILURE, format!("the connection to a shard was lost: {error}"))
+        .hint("Nothing was changed: the statement can be sent again.")
+}
+
+fn silent() -> Error {
+    Error::server(SqlState::CONNECTION_FAILURE, "a shard did not say what it thinks of the statement")
+        .hint("SHOW SERVERS and SHOW SHARDS on the console tell how the servers are.")
+}
+
+fn other_types() -> Error {
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, "the answers of several shards cannot be brought together as the statement's types want it")
+        .hint("Cast the aggregates' arguments to bigint, numeric or double precision, or tie the statement to one shard by its sharding key.")
+}
+
+fn ambiguous(sql: &str) -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "a name of GROUP BY may be a column of a table or one of the select list, so that groups of several shards cannot be told",
+    )
+    .detail(format!("The tables have a column that {sql} finds."))
+    .hint("Write the expression or its number in GROUP BY.")
+}

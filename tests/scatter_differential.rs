@@ -1,0 +1,391 @@
+//! The differential test of reads over shards: one unsharded PostgreSQL against pgweir over 1, 2, 3 and 7 shards with the same rows, by
+//! every protocol. The answer is equal, or the statement is refused with 0A000; the share of refused statements is printed.
+//!
+//! `PGWEIR_DIFFERENTIAL` says how many statements are tried (`make soak` tries many), `PGWEIR_SEED` where they begin.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::cluster::Cluster;
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::Message;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+const COUNTS: [usize; 4] = [1, 2, 3, 7];
+const KEYS: i64 = 150;
+
+/// NULLs, ties, NaN, both infinities, -0, 1.0 beside 1.00, mixed case and accents; all by the key, so that every copy is the same.
+const FILL: &str = "
+    CREATE TABLE t (k int8 PRIMARY KEY, g int4, v text, c text COLLATE \"C\", d numeric, n numeric(8, 2), x float8, b bool,
+                    ts timestamptz, day date, u uuid, s int2);
+    CREATE TABLE o (k int8 NOT NULL, id int4 NOT NULL, amount numeric, note text COLLATE \"C\");
+    CREATE TABLE r (code int4 PRIMARY KEY, name text COLLATE \"C\");
+    INSERT INTO r SELECT i, 'name ' || i FROM generate_series(0, 4) i;
+    INSERT INTO t SELECT k, CASE WHEN k % 11 = 0 THEN NULL ELSE k % 6 END,
+        (ARRAY['a', 'A', 'b', 'ä', 'Ä', 'z', '', NULL, 'ab', 'aB'])[1 + k % 10],
+        (ARRAY['a', 'A', 'b', 'ä', 'Ä', 'z', '', NULL, 'ab', 'aB'])[1 + k % 10],
+        (ARRAY['1.0', '1.00', '2', 'NaN', '-0.5', '10000.0001', NULL, '1e20'])[1 + k % 8]::numeric,
+        (k % 13) / 4.0,
+        (ARRAY['NaN', 'Infinity', '-Infinity', '-0', '0', '1.5', '2.25', NULL, '1.5'])[1 + k % 9]::float8,
+        CASE WHEN k % 7 = 0 THEN NULL ELSE k % 2 = 0 END,
+        '2024-01-01 00:00:00+00'::timestamptz + (k % 9) * interval '1 hour 1 microsecond',
+        '2024-01-01'::date + (k % 5)::int, ('00000000-0000-0000-0000-0000000000' || lpad((k % 17)::text, 2, '0'))::uuid, (k % 4)::int2
+      FROM generate_series(1, KEYS) k WHERE HOME;
+    INSERT INTO o SELECT k, i, k + i / 10.0, 'note ' || (k + i) % 5 FROM generate_series(1, KEYS) k, generate_series(1, 2) i
+      WHERE HOME AND k % 3 <> 0";
+
+fn fill(home: &str) -> String {
+    FILL.replace("KEYS", &KEYS.to_string()).replace("HOME", home)
+}
+
+fn slots(number: usize, count: usize) -> (usize, usize) {
+    (16384 * number / count, 16384 * (number + 1) / count - 1)
+}
+
+/// The last of seven shards has no row.
+const SLOT: &str = "(((hashint8extended(k, 8816678312871386365) & 16383) + 10467) & 16383)";
+
+fn start() -> (Cluster, Weir) {
+    let cluster = Cluster::with_config(&[("max_connections", "200")]);
+    let inhabited = format!("{SLOT} < {}", 16384 * 6 / 7);
+    cluster.sql("CREATE DATABASE one");
+    cluster.sql_in("one", &fill(&inhabited));
+    let mut toml = String::new();
+    for count in COUNTS {
+        toml += &format!("[databases.app{count}]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n");
+        for n in 0..count {
+            let name = format!("s{count}_{n}");
+            cluster.sql(&format!("CREATE DATABASE {name}"));
+            let (first, last) = slots(n, count);
+            cluster.sql_in(&name, &fill(&format!("{SLOT} BETWEEN {first} AND {last} AND {inhabited}")));
+            toml += &format!(
+                "[[databases.app{count}.shards]]\nname = \"s{n}\"\nslots = [[{first}, {last}]]\nprimary = \"{}\"\n",
+                cluster.url(&name)
+            );
+        }
+        toml += &format!(
+            "[databases.app{count}.tables]\nt = {{ key = \"k\", type = \"bigint\" }}\no = {{ key = \"k\", type = \"bigint\" }}\nr = {{ reference = true }}\n"
+        );
+    }
+    let weir = Weir::builder().database(&toml).start();
+    (cluster, weir)
+}
+
+/// A statement, and what it is a test of.
+struct Query {
+    construct: &'static str,
+    sql: String,
+    /// Its rows come in one order only.
+    ordered: bool,
+    /// The value of `$1`, if it has one.
+    value: Option<String>,
+}
+
+const COLUMNS: [&str; 12] = ["k", "g", "v", "c", "d", "n", "x", "b", "ts", "day", "u", "s"];
+const EXPRESSIONS: [&str; 8] =
+    ["k % 5", "lower(c)", "coalesce(g, -1)", "n * 2", "g + s", "CASE WHEN b THEN 1 ELSE 0 END", "length(v)", "-x"];
+const CONDITIONS: [&str; 14] = [
+    "g = 2",
+    "k > 75",
+    "k = 17",
+    "k IN (1, 2, 3, 40)",
+    "k = ANY (ARRAY[5, 6, 7])",
+    "v LIKE 'a%'",
+    "d IS NULL",
+    "x > 0 OR b",
+    "k = 1 + 4",
+    "k + 1 = 5",
+    "false",
+    "NOT b",
+    "g BETWEEN 1 AND 3 AND s <> 2",
+    "k <> 3",
+];
+const AGGREGATES: [&str; 22] = [
+    "count(*)",
+    "count(g)",
+    "sum(g)",
+    "sum(k)",
+    "sum(n)",
+    "sum(d)",
+    "min(n)",
+    "max(k)",
+    "min(day)",
+    "max(ts)",
+    "avg(g)",
+    "avg(n)",
+    "avg(k)",
+    "bool_and(b)",
+    "bool_or(b)",
+    "every(b)",
+    "var_samp(g)",
+    "stddev(n)",
+    "var_pop(k)",
+    "count(*) FILTER (WHERE k = 1)",
+    "sum(s)",
+    "max(c)",
+];
+/// Right or refused: what others get wrong, and what is not supported.
+const OTHERS: [(&str, &str); 38] = [
+    ("case_of_key", "SELECT CASE WHEN k = 1 THEN 'one' ELSE 'other' END, count(*) FROM t GROUP BY 1"),
+    ("order_by_key_condition", "SELECT k FROM t ORDER BY (k = 1), k"),
+    ("exists", "SELECT EXISTS (SELECT 1 FROM t WHERE v = 'x')"),
+    ("scalar_sub_query", "SELECT (SELECT count(*) FROM t)"),
+    ("union", "SELECT k FROM t WHERE k = 1 UNION SELECT k FROM t WHERE k = 2"),
+    ("union_all", "SELECT k FROM t UNION ALL SELECT k FROM o"),
+    ("group_by_unselected", "SELECT count(*) FROM t GROUP BY g"),
+    ("group_without_aggregate", "SELECT g FROM t GROUP BY g"),
+    ("group_by_alias", "SELECT k % 3 AS m, count(*) FROM t GROUP BY m"),
+    ("group_by_alias_of_column", "SELECT k % 3 AS g, count(*) FROM t GROUP BY g, k % 3"),
+    ("coalesce_of_sum", "SELECT coalesce(sum(g), 0) FROM t"),
+    ("aggregate_times_two", "SELECT count(*) * 2 FROM t"),
+    ("distinct_on", "SELECT DISTINCT ON (g) g, k FROM t ORDER BY g, k DESC"),
+    ("distinct_on", "SELECT DISTINCT ON (t.s) t.s, t.k FROM t ORDER BY t.s DESC, t.k"),
+    ("having", "SELECT g, count(*) FROM t GROUP BY g HAVING count(*) > 20"),
+    ("having_by_key", "SELECT k, count(*) FROM o GROUP BY k HAVING count(*) > 1"),
+    ("window", "SELECT k, row_number() OVER (ORDER BY k) FROM t"),
+    ("window_by_key", "SELECT k, id, sum(id) OVER (PARTITION BY k ORDER BY id) FROM o"),
+    ("non_key_join", "SELECT t.k, o.k FROM t JOIN o ON t.g = o.id"),
+    ("key_join", "SELECT t.k, o.id, o.amount FROM t JOIN o ON t.k = o.k WHERE t.g = 1"),
+    ("key_left_join", "SELECT t.k, o.id FROM t LEFT JOIN o ON t.k = o.k ORDER BY t.k, o.id NULLS FIRST"),
+    ("reference_join", "SELECT r.name, count(*) FROM t JOIN r ON r.code = t.g GROUP BY r.name"),
+    ("reference_left_join", "SELECT t.k, r.name FROM t LEFT JOIN r ON r.code = t.g"),
+    ("reference_outer", "SELECT r.code, t.k FROM r LEFT JOIN t ON r.code = t.k"),
+    ("cte", "WITH x AS (SELECT k FROM t) SELECT count(*) FROM x"),
+    ("var_samp_of_one", "SELECT var_samp(g) FROM t WHERE k = ANY (ARRAY[17, 18]) AND g = 0"),
+    ("avg_of_partials", "SELECT avg(id) FROM o WHERE k IN (1, 2, 4, 5)"),
+    ("count_distinct", "SELECT count(DISTINCT g) FROM t"),
+    ("string_agg", "SELECT string_agg(c, ',') FROM t WHERE g = 1"),
+    ("limit_null", "SELECT k FROM t ORDER BY k LIMIT NULL OFFSET 3"),
+    ("limit_expression", "SELECT k FROM t ORDER BY k LIMIT 2 + 3"),
+    ("in_list_groups", "SELECT g, count(*) FROM t WHERE k IN (1, 2, 3) GROUP BY g"),
+    ("row_aggregate", "SELECT t.count FROM t"),
+    ("clock", "SELECT k, now() - now() FROM t"),
+    ("error", "SELECT 1 / (k - 17) FROM t"),
+    ("error", "SELECT nothing FROM t ORDER BY 1"),
+    ("error", "SELECT g, count(*) FROM t"),
+    ("union_of_shards", "SELECT g FROM t WHERE k = 1 OR k = 2"),
+];
+
+fn generate(rng: &mut SmallRng) -> Query {
+    let mut value = None;
+    let pick = |rng: &mut SmallRng, from: &[&str]| (*from.choose(rng).unwrap()).to_owned();
+    let mut condition = String::new();
+    if rng.random_bool(0.6) {
+        condition = format!(" WHERE {}", pick(rng, &CONDITIONS));
+    } else if rng.random_bool(0.4) {
+        condition = " WHERE g = $1".to_owned();
+        value = Some(rng.random_range(0..7).to_string());
+    }
+    let mut list = Vec::new();
+    for _ in 0..rng.random_range(1..4) {
+        let from: &[&str] = if rng.random_bool(0.7) { &COLUMNS } else { &EXPRESSIONS };
+        list.push(pick(rng, from));
+    }
+    let direction = |rng: &mut SmallRng| pick(rng, &["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
+    match rng.random_range(0..10) {
+        0..=3 => {
+            let star = rng.random_bool(0.15);
+            let shown = if star { "*".to_owned() } else { list.join(", ") };
+            let mut sql = format!("SELECT {shown} FROM t{condition}");
+            let ordered = rng.random_bool(0.75);
+            if ordered {
+                let key = if !star && rng.random_bool(0.3) { "1".to_owned() } else { pick(rng, &COLUMNS) };
+                sql += &format!(" ORDER BY {key}{}, t.k{}", direction(rng), direction(rng));
+                if rng.random_bool(0.5) {
+                    sql += &format!(" LIMIT {}", rng.random_range(0..20));
+                }
+                if rng.random_bool(0.3) {
+                    sql += &format!(" OFFSET {}", rng.random_range(0..9));
+                }
+            }
+            Query { construct: if ordered { "order_by" } else { "rows" }, sql, ordered, value }
+        }
+        4 => {
+            let sql = format!("SELECT DISTINCT {} FROM t{condition}", list.join(", "));
+            Query { construct: "distinct", sql, ordered: false, value }
+        }
+        5..=8 => {
+            let grouped = rng.random_bool(0.7);
+            let from: &[&str] = if rng.random_bool(0.7) { &COLUMNS } else { &EXPRESSIONS };
+            let key = pick(rng, from);
+            let mut shown: Vec<String> = (0..rng.random_range(1..4)).map(|_| pick(rng, &AGGREGATES)).collect();
+            if grouped && rng.random_bool(0.8) {
+                shown.insert(0, key.clone());
+            }
+            let mut sql = format!("SELECT {} FROM t{condition}", shown.join(", "));
+            if grouped {
+                sql += &format!(" GROUP BY {key}");
+            }
+            let ordered = grouped && rng.random_bool(0.4);
+            if ordered {
+                sql += &format!(" ORDER BY {key}{}", direction(rng));
+                if rng.random_bool(0.4) {
+                    sql += &format!(" LIMIT {}", rng.random_range(0..5));
+                }
+            }
+            Query { construct: if grouped { "group_by" } else { "aggregate" }, sql, ordered, value }
+        }
+        _ => {
+            let (construct, sql) = OTHERS.choose(rng).unwrap();
+            Query { construct, sql: (*sql).to_owned(), ordered: is_ordered(sql), value: None }
+        }
+    }
+}
+
+/// Whether it says in which order its rows come; what stands in OVER says nothing of it.
+fn is_ordered(sql: &str) -> bool {
+    sql.contains("ORDER BY") && !sql.contains("OVER")
+}
+
+/// How a statement is sent.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Simple,
+    Text,
+    Binary,
+    Prepared,
+}
+
+fn ask(client: &mut RawClient, query: &Query, way: Way, again: bool) -> Vec<Message> {
+    let values: Vec<Option<&str>> = query.value.iter().map(|v| Some(v.as_str())).collect();
+    match way {
+        Way::Simple => client.query(&query.sql.replace("$1", query.value.as_deref().unwrap_or("$1"))),
+        Way::Text => {
+            client.parse("", &query.sql, &[]);
+            client.bind("", "", &values);
+            client.describe_portal("");
+            client.execute("", 0);
+            client.sync();
+        }
+        Way::Binary => {
+            client.parse("", &query.sql, &[]);
+            let numbers: Vec<_> = values.iter().map(|v| v.unwrap().parse::<i32>().unwrap().to_be_bytes()).collect();
+            let values: Vec<Option<&[u8]>> = numbers.iter().map(|v| Some(&v[..])).collect();
+            client.bind_binary("", "", &values);
+            client.describe_portal("");
+            client.execute("", 0);
+            client.sync();
+        }
+        Way::Prepared => {
+            if !again {
+                client.close_statement("p");
+                client.parse("p", &query.sql, &[]);
+                client.describe_statement("p");
+                client.sync();
+                let prepared = client.read_until_ready();
+                if prepared.iter().any(|m| m.tag == b'E') {
+                    return prepared;
+                }
+            }
+            client.bind("", "p", &values);
+            client.execute("", 0);
+            client.sync();
+        }
+    }
+    client.read_until_ready()
+}
+
+/// What is compared: columns without the numbers of their tables, tags, SQLSTATE classes, rows.
+fn normal(messages: &[Message], ordered: bool) -> Vec<String> {
+    let (mut frame, mut rows) = (Vec::new(), Vec::new());
+    for message in messages {
+        match message.tag {
+            b'D' => rows.push(format!("{:?}", message.body)),
+            b'E' => {
+                let class: String = message.error().unwrap().fields[&'C'].chars().take(2).collect();
+                return vec![format!("E {class}")];
+            }
+            b'T' => frame.push(format!("T {:?}", columns(&message.body))),
+            _ => frame.push(message.to_string()),
+        }
+    }
+    if !ordered {
+        rows.sort();
+    }
+    frame.into_iter().chain(rows).collect()
+}
+
+/// Name, type, size, modifier and format of each column.
+fn columns(body: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut rest = &body[2..];
+    let mut columns = Vec::new();
+    while !rest.is_empty() {
+        let end = rest.iter().position(|b| *b == 0).unwrap();
+        columns.push((String::from_utf8_lossy(&rest[..end]).into_owned(), rest[end + 7..end + 19].to_vec()));
+        rest = &rest[end + 19..];
+    }
+    columns
+}
+
+fn is_refused(messages: &[Message]) -> bool {
+    messages.iter().filter_map(Message::error).any(|e| e.fields[&'C'] == "0A000")
+}
+
+#[test]
+fn equal_or_refused() {
+    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (tries, seed) = (number("PGWEIR_DIFFERENTIAL", 80), number("PGWEIR_SEED", 1));
+    let (cluster, weir) = start();
+    let mut direct = cluster.client("one");
+    let mut clients: Vec<RawClient> = COUNTS.iter().map(|count| weir.client(&format!("app{count}"))).collect();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut seen: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    let fixed = OTHERS.iter().map(|(construct, sql)| Query {
+        construct,
+        sql: (*sql).to_owned(),
+        ordered: is_ordered(sql),
+        value: None,
+    });
+    let mut queries: Vec<Query> = fixed.collect();
+    queries.extend((0..tries).map(|_| generate(&mut rng)));
+    for query in &queries {
+        for way in [Way::Simple, Way::Text, Way::Binary, Way::Prepared] {
+            let theirs = normal(&ask(&mut direct, query, way, false), query.ordered);
+            for (client, count) in clients.iter_mut().zip(COUNTS) {
+                let ours = ask(client, query, way, false);
+                let tally = seen.entry(query.construct).or_default();
+                if count > 1 {
+                    tally.0 += 1;
+                }
+                if is_refused(&ours) {
+                    tally.1 += 1;
+                    continue;
+                }
+                let ours = normal(&ours, query.ordered);
+                if ours != theirs {
+                    wrong.push(format!(
+                        "{} ({way:?}, {count} shards, $1 = {:?})\n    ours:   {ours:?}\n    theirs: {theirs:?}",
+                        query.sql, query.value
+                    ));
+                }
+                if matches!(way, Way::Prepared) && !theirs[0].starts_with('E') {
+                    let again = normal(&ask(client, query, way, true), query.ordered);
+                    if again != ours {
+                        wrong.push(format!(
+                            "{}: prepared, the second time, {count} shards\n    {again:?}\n    {ours:?}",
+                            query.sql
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    let (asked, refused) = seen.values().fold((0, 0), |sum, tally| (sum.0 + tally.0, sum.1 + tally.1));
+    println!("seed {seed}: {} statements, {refused} of {asked} answers refused", queries.len());
+    for (construct, (asked, refused)) in &seen {
+        println!("{construct:26} {refused:6} of {asked:6} refused");
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {asked} wrong:\n{}",
+        wrong.len(),
+        wrong.iter().take(12).map(|w| w.chars().take(1500).collect::<String>()).collect::<Vec<_>>().join("\n")
+    );
+}
