@@ -10,6 +10,8 @@ FUZZ_SECONDS ?= 600
 BENCH_ARGS ?=
 # How long each load runs under `make soak`, in seconds.
 SOAK_SECONDS ?= 600
+# How many statements it asks of shards and of one server, each in four ways.
+SOAK_QUERIES ?= 5000
 
 .PHONY: help
 help: ## List the targets.
@@ -48,10 +50,11 @@ fuzz: ## Run each fuzz target for FUZZ_SECONDS (600).
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: soak
-soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish, pgbench, replicas and primaries that fail.
+soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish, pgbench, replicas and primaries that fail; then SOAK_QUERIES over shards.
 	@scripts/install-deps.sh build postgres test
 	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --profile soak --no-capture --test churn --test tools --test failover \
 		-E 'binary(churn) or test(pgbench) or test(in_a_loop_under_load)'
+	PGWEIR_DIFFERENTIAL=$(SOAK_QUERIES) PGWEIR_SEED=$$(date +%s) cargo nextest run --locked --profile soak --no-capture --test scatter_differential
 
 .PHONY: bench
 bench: ## Everything of docs/performance.md: pgweir beside PostgreSQL, PgBouncer and haproxy; BENCH_ARGS for less.
