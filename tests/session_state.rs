@@ -276,11 +276,6 @@ fn advisory_lock_keeps_the_server() {
 }
 
 #[test]
-fn listen_keeps_the_server() {
-    pins("LISTEN channel", None, "SELECT pg_listening_channels()");
-}
-
-#[test]
 fn cursor_and_sql_prepare_keep_the_server() {
     pins("DECLARE c CURSOR WITH HOLD FOR SELECT 1", None, "SELECT name FROM pg_cursors WHERE is_holdable");
     pins("PREPARE p AS SELECT 1", None, "SELECT name FROM pg_prepared_statements WHERE from_sql");

@@ -21,7 +21,7 @@ use crate::config::Role;
 use crate::error::{Error, SqlState};
 use crate::session::prepared::Statement;
 use crate::session::{Intake, signals};
-use crate::sql::facts::{QueryFacts, RouteHint, Signal, SignalKind};
+use crate::sql::facts::{ListenStep, QueryFacts, RouteHint, Signal, SignalKind};
 use crate::sql::pids::{self, Call, PidUse, Stands, Value, What};
 use crate::wire::encode;
 use crate::wire::message::{self, Parse};
@@ -33,6 +33,7 @@ type Numbers<'a> = &'a dyn Fn(u16) -> Option<i64>;
 struct Written {
     text: Vec<u8>,
     signals: Vec<Signal>,
+    steps: Vec<ListenStep>,
 }
 
 /// What a place becomes.
@@ -65,12 +66,13 @@ impl Client {
     fn identify_query(&mut self, facts: Arc<QueryFacts>, at: usize, len: usize) -> (Intake, usize) {
         let frame = self.input.bytes().get(at..at.saturating_add(len)).unwrap_or_default();
         let text = message::query(frame.get(5..).unwrap_or_default()).unwrap_or_default();
-        let written = match self.write(text, facts.hints.route, &|_| None) {
+        let written = match self.write(text, &facts, &|_| None) {
             Ok(Some(written)) => written,
             Ok(None) => return (Intake::Query(facts), len),
             Err(error) => return (Intake::Refuse { error: Box::new(error), simple: true }, len),
         };
         let Some(facts) = self.facts_of(&written) else { return (Intake::Query(facts), len) };
+        self.will_listen(&written.steps);
         let mut frame = Vec::with_capacity(written.text.len() + 8);
         encode::query(&mut frame, &written.text);
         self.input.replace(at, len, &frame);
@@ -79,7 +81,7 @@ impl Client {
 
     /// The statement to bind in the place of this one.
     fn identify_bind(
-        &self,
+        &mut self,
         statement: &Arc<Statement>,
         named: bool,
         at: usize,
@@ -101,8 +103,9 @@ impl Client {
             };
             number(format, (*parameters.values.get(index)?)?)
         };
-        let Some(written) = self.write(&statement.sql, statement.facts.hints.route, &number)? else { return Ok(None) };
+        let Some(written) = self.write(&statement.sql, &statement.facts, &number)? else { return Ok(None) };
         let Some(facts) = self.facts_of(&written) else { return Ok(None) };
+        self.will_listen(&written.steps);
         let parse = Parse { name: b"", sql: &written.text, types: &statement.types };
         let registry = &self.cx.shared.registry;
         let bound = if named {
@@ -110,7 +113,8 @@ impl Client {
         } else {
             registry.unnamed(&parse, Arc::clone(&facts))
         };
-        Ok(Some(if facts.signals.is_empty() { bound } else { bound.meaning(facts) }))
+        let usual = facts.signals.is_empty() && facts.steps.is_empty();
+        Ok(Some(if usual { bound } else { bound.meaning(facts) }))
     }
 
     /// What a text says that was written anew; none if it is no SQL any more.
@@ -119,22 +123,23 @@ impl Client {
         if facts.unparsed.is_some() {
             return None;
         }
-        if written.signals.is_empty() {
+        let Written { signals, steps, .. } = written;
+        if signals.is_empty() && steps.is_empty() {
             return Some(facts);
         }
-        Some(Arc::new(QueryFacts { signals: written.signals.clone(), ..(*facts).clone() }))
+        Some(Arc::new(QueryFacts { signals: signals.clone(), steps: steps.clone(), ..(*facts).clone() }))
     }
 
     /// Writes a text anew; none if it stays as it is.
-    fn write(&self, text: &[u8], route: Option<RouteHint>, numbers: Numbers<'_>) -> Result<Option<Written>, Error> {
+    fn write(&self, text: &[u8], facts: &QueryFacts, numbers: Numbers<'_>) -> Result<Option<Written>, Error> {
         if text.contains(&b'\\') && self.reads_backslashes() {
             // Where its strings end is not known here.
             return Ok(None);
         }
         let mut edits: Vec<(Range<usize>, String)> = Vec::new();
         let mut signals = Vec::new();
-        let on_primary = route.unwrap_or(self.route) != RouteHint::Replica;
-        for PidUse { statement, at, what } in pids::uses(text) {
+        let on_primary = facts.hints.route.unwrap_or(self.route) != RouteHint::Replica;
+        for PidUse { statement, at, what } in if facts.pids { pids::uses(text) } else { Vec::new() } {
             let becomes = match what {
                 What::Own(stands) => Becomes::Words(own(self.handle().pid, stands)),
                 What::Sought(value) => self.sought(&value, on_primary, numbers),
@@ -149,7 +154,15 @@ impl Client {
                 }
             }
         }
-        Ok((!edits.is_empty()).then(|| Written { text: pids::replace(text, &edits), signals }))
+        let mut steps = Vec::new();
+        if facts.listens {
+            let heard = self.heard(text);
+            edits.extend(heard.edits);
+            edits.sort_by_key(|(at, _)| at.start);
+            steps = heard.steps;
+        }
+        let changes = !edits.is_empty() || !steps.is_empty();
+        Ok(changes.then(|| Written { text: pids::replace(text, &edits), signals, steps }))
     }
 
     fn reads_backslashes(&self) -> bool {

@@ -15,6 +15,7 @@ mod hba;
 mod identity;
 pub mod keys;
 mod limits;
+pub mod listen;
 pub mod login;
 mod lost;
 mod mark;

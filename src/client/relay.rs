@@ -95,6 +95,12 @@ pub(super) struct Link {
     changes_catalog: bool,
     /// Code was run that may leave behind what nobody saw: temporary tables, settings.
     ran_code: bool,
+    /// The server's process, once what it sends is known for the client's own: see `client::listen`.
+    pub(super) owned: Option<u32>,
+    /// What was sent in its last transaction has been heard.
+    pub(super) heard: bool,
+    /// What must be heard before the client is told that a transaction is over.
+    hearing: Option<LookUp>,
     /// What the segment that waits must know first.
     look_up: Option<LookUp>,
     /// Bytes still to come of a message that is passed on in pieces, from the client and from the server.
@@ -172,6 +178,9 @@ impl Link {
             has_written: false,
             changes_catalog: false,
             ran_code: false,
+            owned: None,
+            heard: false,
+            hearing: None,
             look_up: None,
             client_rest: 0,
             server_rest: 0,
@@ -242,6 +251,8 @@ impl Client {
         link.ran_code = need.runs_code;
         link.has_written = need.wrote;
         let event = self.relay_until(&mut link).await;
+        self.disowns(&link);
+        self.leaves_hub();
         // From here on no cancel request can start for this server; those under way are waited for by the ledger.
         handle.set_links(Links::None);
         handle.set_activity(Activity::Idle);
@@ -264,9 +275,15 @@ impl Client {
             }
             None => {}
         }
-        self.settle_popular(link, link.opening == Opening::Over);
-        if link.opening == Opening::Over {
-            self.forward_segment(link, &mut connection);
+        let begins = link.opening == Opening::Over;
+        if begins && link.wrote {
+            link.look_up = self.owns_first(link, &connection);
+        }
+        if link.look_up.is_none() {
+            self.settle_popular(link, begins);
+            if begins {
+                self.forward_segment(link, &mut connection);
+            }
         }
         let handle = Arc::clone(self.handle());
         let event = {
@@ -377,6 +394,9 @@ impl Client {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
                 }
+                if let Err(event) = self.take_between_transactions(link) {
+                    return Poll::Ready(event);
+                }
                 self.session.send_held(&mut connection.state, connection.output.tail());
             }
             if self.session.is_drained() && link.opening == Opening::Over {
@@ -396,7 +416,9 @@ impl Client {
                 moved |= full && self.output.len() < HIGH_WATER;
             }
             let rests = connection.output.is_empty() && link.client_rest == 0 && link.opening == Opening::Over;
-            if rests && self.session.may_release() {
+            // The segment is not sent yet, and what it waits for is waited for once.
+            let waits = self.listener.is_some() && link.look_up.is_some();
+            if rests && !waits && self.session.may_release() {
                 return Poll::Ready(Event::Release);
             }
             // Some of what it asks for is answered here: nothing more of it is read than it takes answers.
@@ -412,6 +434,23 @@ impl Client {
         }
     }
 
+    /// Puts notifications into the output where a server would send them: while no transaction is open and nothing is being answered.
+    fn take_between_transactions(&mut self, link: &Link) -> Result<(), Event> {
+        let between = self.listener.is_some()
+            && self.session.status() == TransactionStatus::Idle
+            && self.session.is_drained()
+            && !self.session.is_mid_exchange()
+            && link.server_rest == 0
+            && link.replay.is_none();
+        if !between {
+            return Ok(());
+        }
+        self.take_notifications().map_err(|end| match end {
+            End::Told(error) => Event::Stop(error),
+            End::Gone => Event::ClientGone,
+        })
+    }
+
     /// Reads once from the server and passes on what came. Whether anything came.
     fn pump_server(
         &mut self,
@@ -419,6 +458,22 @@ impl Client {
         connection: &mut Connection,
         cx: &mut Context<'_>,
     ) -> Result<bool, Event> {
+        if let Some(hearing) = &mut link.hearing {
+            if hearing.as_mut().poll(cx).is_pending() {
+                return Ok(false);
+            }
+            link.hearing = None;
+            let mut input = std::mem::take(&mut connection.input);
+            let taken = self.take_from_server(input.bytes(), link, connection, cx);
+            connection.input = match taken {
+                Ok(taken) => {
+                    input.consume(taken);
+                    input
+                }
+                Err(event) => return Err(event),
+            };
+            return Ok(true);
+        }
         let most = self.room_for_server(link, connection);
         if most == 0 {
             return Ok(false);
@@ -488,6 +543,12 @@ impl Client {
                 break;
             }
             let body = bytes.get(at.saturating_add(frame::HEADER_LEN)..here).unwrap_or_default();
+            if header.tag == b'Z' && body == b"I" && link.owned.is_some() {
+                link.hearing = self.hears_first(link);
+                if link.hearing.is_some() {
+                    break;
+                }
+            }
             if let Some(event) = judge(link, header.tag, body) {
                 if matches!(event, Event::ServerLost(_)) {
                     // It has been taken for answered.
@@ -510,6 +571,16 @@ impl Client {
                 self.output.extend(bytes.get(run..at).unwrap_or_default());
                 return Err(Event::Stop(error));
             }
+            if matches!(header.tag, b'C' | b'Z') && self.listener.is_some() {
+                self.follow_channels();
+                if header.tag == b'Z' && body == b"I" && action == Action::Forward {
+                    // As a server does: before the end of the answer.
+                    self.output.extend(bytes.get(run..at).unwrap_or_default());
+                    run = at;
+                    // What was lost is told between this transaction and the next.
+                    drop(self.take_notifications());
+                }
+            }
             let forwarded = action == Action::Forward;
             if !forwarded {
                 self.output.extend(bytes.get(run..at).unwrap_or_default());
@@ -529,6 +600,7 @@ impl Client {
             at = here;
             match header.tag {
                 b'Z' => {
+                    link.heard = false;
                     self.on_ready(link, forwarded);
                     connection.note_prepared();
                     if self.session.may_release() {

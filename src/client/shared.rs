@@ -29,6 +29,7 @@ use crate::wire::startup::Replication;
 
 use super::database::Live;
 use super::keys::KeyRing;
+use super::listen::Hubs;
 use super::mark::Mark;
 pub use super::mark::Order;
 use super::peers::Outcomes;
@@ -59,6 +60,8 @@ pub struct Shared {
     pub suspension: watch::Sender<Suspension>,
     /// What clients have told of themselves: see [`super::report`].
     pub reports: Reports,
+    /// Those who listen for clients.
+    pub hubs: Hubs,
     /// Who can be cancelled.
     keys: KeyRing<ClientHandle>,
     /// Cancel requests that are being carried out.
@@ -349,6 +352,7 @@ impl Shared {
             commands: AtomicU64::new(0),
             suspension: watch::Sender::new(Suspension::None),
             reports: Reports::default(),
+            hubs: Hubs::default(),
             keys,
             cancelling: AtomicU32::new(0),
             passed_on: Outcomes::default(),

@@ -16,6 +16,7 @@ use crate::client::database::{Live, LiveDatabase, UserPools};
 use crate::client::failover::{self, Waiting};
 use crate::client::fresh::{self, Seen};
 use crate::client::limits::{Limits, Overdue, Timer};
+use crate::client::listen::Listener;
 use crate::client::lost::Lost;
 use crate::client::own;
 use crate::client::plan::Need;
@@ -90,6 +91,8 @@ pub struct Client {
     rests_since: Option<Instant>,
     /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
     skipping: bool,
+    /// Its part in listening, if it ever listened.
+    pub(super) listener: Option<Box<Listener>>,
     /// A block that was answered for but begins only when the first statement shows the shard.
     held_begin: Option<Box<Block>>,
 }
@@ -150,6 +153,7 @@ impl Client {
             generation,
             last_write: None,
             skipping: false,
+            listener: None,
             held_begin: None,
         }
     }
@@ -206,6 +210,9 @@ impl Client {
             if handle.is_asked() {
                 self.tell();
             }
+            if let Err(end) = self.take_notifications() {
+                return Poll::Ready(Err(end));
+            }
             match self.output.poll_flush(&mut self.stream, cx) {
                 Poll::Ready(Err(e)) => Poll::Ready(Err(e.into())),
                 _ if self.output.len() < HIGH_WATER => Poll::Ready(Ok(())),
@@ -236,6 +243,9 @@ impl Client {
                 Order::Cancel => handle.cancel_is_done(),
                 Order::Drain if self.held_begin.is_some() => {}
                 Order::Drain | Order::Kill => return Poll::Ready(Err(End::Told(terminated_as(&handle)))),
+            }
+            if let Err(end) = self.take_notifications() {
+                return Poll::Ready(Err(end));
             }
             let flushed = match self.output.poll_flush(&mut self.stream, cx) {
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
@@ -306,7 +316,7 @@ impl Client {
             };
             let intake = self.session.intake(frame, registry, facts, popular)?;
             let (intake, len) = match intake.facts() {
-                Some(facts) if facts.pids => self.identify(intake, self.segment.len, len),
+                Some(facts) if facts.pids || facts.listens => self.identify(intake, self.segment.len, len),
                 _ => (intake, len),
             };
             self.segment.push(intake, len);
@@ -379,6 +389,13 @@ impl Client {
         }
         if self.asks_for_token() {
             return self.show_token().await;
+        }
+        if let Some(waits) = self.listens_first() {
+            match self.ask_first(waits).await {
+                Ok(()) => {}
+                Err(Stopped::Refused(error)) => return self.refuse(error).await,
+                Err(Stopped::End(end)) => return Err(end),
+            }
         }
         if self.answer_locally() {
             return Ok(());

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod intake;
+pub mod listening;
 mod owed;
 pub mod pipeline;
 pub mod popular;
@@ -25,13 +26,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
-use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, Signal};
+use crate::sql::facts::{ListenChange, NameUse, PinReason, QueryFacts, SessionEffect, Signal};
 use crate::sql::settings::in_doubt;
 use crate::wire::encode;
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
 
 pub use intake::{Intake, Values};
+use listening::Listening;
 use pipeline::{Answer, Done, Kind, Pipeline, Request, Undo};
 use prepared::Statement;
 pub use server_state::ServerState;
@@ -106,6 +108,8 @@ pub struct Session {
     unseen_error: Option<Box<Error>>,
     /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
     lent: Vec<Box<[u8]>>,
+    /// The channels that others listen to in its name; none for who never listened.
+    listening: Option<Box<Listening>>,
     /// What statements that have completed are to do to sessions.
     signals: Vec<Signal>,
     /// The client's Sync behind a COPY FROM STDIN, until it is known whether the server would pass over it.
@@ -134,6 +138,7 @@ impl Session {
             pools: 0,
             unseen_error: None,
             lent: Vec::new(),
+            listening: None,
             signals: Vec::new(),
             held_sync: false,
         }
@@ -307,6 +312,17 @@ impl Session {
     #[must_use]
     pub fn follows(&self) -> bool {
         self.follow
+    }
+
+    /// The channels that others are to listen to in its name, if it ever listened.
+    #[must_use]
+    pub fn listening(&self) -> Option<&Listening> {
+        self.listening.as_deref()
+    }
+
+    /// Whether those have changed since this was asked last.
+    pub fn listening_changed(&mut self) -> bool {
+        self.listening.as_mut().is_some_and(|listening| listening.take_change())
     }
 
     /// What is to be done to sessions now; empty but for who signals others.
@@ -696,6 +712,9 @@ impl Session {
                 let index = *done;
                 *done += 1;
                 self.complete(&facts, index, None, body, server);
+                if action == Action::Forward && listens(&facts, index) {
+                    return Ok(listened());
+                }
             }
             (Kind::Execute(facts), b'C' | b'I' | b's') => {
                 let facts = facts.take();
@@ -705,6 +724,9 @@ impl Session {
                         self.suspended(&facts, bound.as_deref(), server);
                     } else {
                         self.complete(&facts, 0, Some(bound), body, server);
+                        if action == Action::Forward && listens(&facts, 0) {
+                            return Ok(listened());
+                        }
                     }
                 }
             }
@@ -748,6 +770,11 @@ impl Session {
             self.bound.clear();
         }
         self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
+        if let Some(listening) = &mut self.listening
+            && status == TransactionStatus::Idle
+        {
+            listening.end();
+        }
         self.failed = false;
         Ok(if answer == Answer::Forward { Action::Forward } else { Action::Swallow })
     }
@@ -758,6 +785,9 @@ impl Session {
             return Action::Swallow;
         }
         self.failed = true;
+        if let Some(listening) = &mut self.listening {
+            listening.fail();
+        }
         // PostgreSQL drops the unnamed statement before it reads the text of the next.
         let version = |undo: &Undo| match undo {
             Undo::ClientUnnamed { version, .. } => Some(*version),
@@ -836,6 +866,9 @@ impl Session {
             self.undo(undo, server);
         }
         self.status = TransactionStatus::Idle;
+        if let Some(listening) = &mut self.listening {
+            listening.abandon();
+        }
         self.unsynced = false;
         self.skipping = false;
         self.failed = false;
@@ -916,6 +949,12 @@ impl Session {
         server: &mut ServerState,
     ) {
         let Some(statement) = facts.statements.get(index) else { return };
+        for step in facts.steps.iter().filter(|step| step.statement == index) {
+            self.listening.get_or_insert_default().change(&step.change);
+        }
+        if let Some(listening) = &mut self.listening {
+            listening.complete(statement);
+        }
         self.signals.extend(facts.signals.iter().filter(|signal| signal.statement == index));
         let executed = match &statement.name_use {
             Some(NameUse::Execute(name)) => self.names.get(name.as_bytes()).map(|s| Arc::clone(&s.facts)),
@@ -944,6 +983,9 @@ impl Session {
                     self.forget_names();
                     self.pins.clear();
                     self.settings.reset_all();
+                    if let Some(listening) = &mut self.listening {
+                        listening.forget();
+                    }
                     server.forget_state();
                 }
             }
@@ -973,6 +1015,18 @@ impl Session {
             self.pins.push(Pin { reason, facts: facts.cloned() });
         }
     }
+}
+
+/// Whether a statement was a LISTEN before it was written anew.
+fn listens(facts: &QueryFacts, index: usize) -> bool {
+    facts.steps.iter().any(|step| step.statement == index && matches!(step.change, ListenChange::Listen(_)))
+}
+
+/// The answer to it.
+fn listened() -> Action {
+    let mut out = Vec::new();
+    encode::command_complete(&mut out, "LISTEN");
+    Action::Replace(out)
 }
 
 /// The error with the client's name for a statement in place of the server's; `None` if that does not occur in it.

@@ -393,6 +393,8 @@ pub struct StatementFacts {
     pub plan: Plan,
     /// It speaks of process ids of sessions: see [`super::pids`].
     pub pids: bool,
+    /// It speaks of channels of notifications that its session listens to: see [`super::listens`].
+    pub listens: bool,
     /// The parameters that it names more than once, at each of their places: the first of them decides a parameter's type.
     pub repeated: Vec<ParamUse>,
     /// What the shard planner sees.
@@ -430,6 +432,26 @@ pub struct Signal {
     pub client: ClientId,
 }
 
+/// What a statement does to the channels that its session listens to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ListenStep {
+    /// Which statement of the text, counted from 0.
+    pub statement: usize,
+    /// What.
+    pub change: ListenChange,
+}
+
+/// A change of the channels that a session listens to, which takes effect when its transaction commits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenChange {
+    /// `LISTEN channel`.
+    Listen(String),
+    /// `UNLISTEN channel`.
+    Unlisten(String),
+    /// `UNLISTEN *`.
+    UnlistenAll,
+}
+
 /// The facts of one text: what a Query or Parse message carries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct QueryFacts {
@@ -439,6 +461,11 @@ pub struct QueryFacts {
     pub hints: Hints,
     /// Whether a statement speaks of process ids of sessions.
     pub pids: bool,
+    /// Whether a statement speaks of channels that its session listens to.
+    pub listens: bool,
+    /// To which channels its statements begin or cease to listen; only ever of a text that was written anew for one client, where it is
+    /// we who listen in its name.
+    pub steps: Vec<ListenStep>,
     /// What is to be done when its statements have completed; only ever of a text that was written anew for one client.
     pub signals: Vec<Signal>,
     /// The parser's message when the text is not SQL (with the position in characters, counted from 1), or why it was not

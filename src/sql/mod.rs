@@ -5,7 +5,8 @@
 //!
 //! A text goes through `hints` (its comments, found by `scan`) and the parser; then each statement through `statement` (what kind it is),
 //! which asks `walk` for the tables and calls in it, `functions` for what the calls mean, `settings` and `utility` for
-//! the statements of those kinds, and `shape` for what the shard planner sees. `pids` finds where a text speaks of process ids, for the few that do.
+//! the statements of those kinds, and `shape` for what the shard planner sees. `pids` finds where a text speaks of process ids, for the few that
+//! do, and `listens` where it speaks of channels.
 //! What several shards are to answer is read once more, by `scatter`.
 
 mod builtins;
@@ -14,6 +15,7 @@ pub mod catalog;
 pub mod facts;
 mod functions;
 pub mod hints;
+pub mod listens;
 pub mod normal;
 pub mod parse;
 pub mod pids;

@@ -22,9 +22,10 @@ const MAX_SEPARATORS: usize = 1 << 20;
 #[must_use]
 pub fn facts(text: &[u8]) -> QueryFacts {
     let mut facts = QueryFacts { hints: hints::read(text), ..QueryFacts::default() };
-    match read(text, |statements| statements.map(statement::facts).collect::<Vec<_>>()) {
+    match read(text, |statements| statements.map(|(_, node)| statement::facts(node)).collect::<Vec<_>>()) {
         Ok(statements) => {
             facts.pids = statements.iter().any(|statement| statement.pids);
+            facts.listens = statements.iter().any(|statement| statement.listens);
             facts.statements = statements;
         }
         Err(why) => facts.unparsed = Some((why, None)),
@@ -32,17 +33,20 @@ pub fn facts(text: &[u8]) -> QueryFacts {
     facts
 }
 
-/// What `look` makes of the statements of a text.
+/// What `look` makes of the statements of a text, each with the byte that it begins at or before.
 ///
 /// # Errors
 /// Why the text cannot be read.
-pub(super) fn read<T>(text: &[u8], look: impl FnOnce(&mut dyn Iterator<Item = Node<'_>>) -> T) -> Result<T, String> {
+pub(super) fn read<T>(
+    text: &[u8],
+    look: impl FnOnce(&mut dyn Iterator<Item = (usize, Node<'_>)>) -> T,
+) -> Result<T, String> {
     let text = check(text)?;
     // The parser's bindings assert what they believe of the tree. A belief that proves wrong costs one statement its
     // facts, not a worker its life.
     let parsed = catch_unwind(AssertUnwindSafe(|| {
         let tree = pg_raw_parse::parse(text).map_err(|e| message(&e))?;
-        Ok(look(&mut tree.stmts()))
+        Ok(look(&mut tree.iter().map(|raw| (usize::try_from(raw.stmt_location).unwrap_or(0), raw.stmt()))))
     }));
     parsed.unwrap_or_else(|_| Err("the parser failed on this text".to_owned()))
 }

@@ -132,7 +132,7 @@ fn signal(name: &str) -> Option<SignalKind> {
 pub fn uses(text: &[u8]) -> Vec<PidUse> {
     let found = parse::read(text, |statements| {
         let mut all = Vec::new();
-        for (statement, node) in statements.enumerate() {
+        for (statement, (_, node)) in statements.enumerate() {
             of_statement(statement, node, text, &mut all);
         }
         all
@@ -499,7 +499,7 @@ fn start(location: i32) -> Option<usize> {
     usize::try_from(location).ok()
 }
 
-fn call_range(text: &[u8], call: &nodes::FuncCall) -> Option<Range<usize>> {
+pub(super) fn call_range(text: &[u8], call: &nodes::FuncCall) -> Option<Range<usize>> {
     let from = start(call.location)?;
     Some(from..Lexer::end_of_call(text, from)?)
 }

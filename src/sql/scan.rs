@@ -69,6 +69,23 @@ impl<'a> Lexer<'a> {
         None
     }
 
+    /// The first word behind the blanks and comments from `from` on.
+    pub(super) fn first_word(text: &'a [u8], from: usize) -> Option<std::ops::Range<usize>> {
+        let mut lexer = Self { at: from, ..Self::new(text) };
+        loop {
+            let &c = text.get(lexer.at)?;
+            if lexer.begins_comment(c) {
+                lexer.block_comment()?;
+            } else if c == b'-' || c.is_ascii_whitespace() || matches!(c, 0x0b | b';') {
+                lexer.step(c);
+            } else {
+                let start = lexer.at;
+                lexer.step(c);
+                return Some(start..lexer.at);
+            }
+        }
+    }
+
     fn begins_comment(&self, c: u8) -> bool {
         c == b'/' && self.text.get(self.at + 1) == Some(&b'*')
     }

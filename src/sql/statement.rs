@@ -11,7 +11,7 @@ use super::facts::{
 };
 use super::functions::{Unknown, call, is_local_relation};
 use super::walk::{Seen, walk};
-use super::{pids, utility};
+use super::{listens, pids, utility};
 use super::{settings, shape};
 
 /// Facts under construction: access only ever rises, and the first cause of it is kept.
@@ -31,6 +31,7 @@ pub(super) struct Draft {
     takes_lock: bool,
     plan: Plan,
     pids: bool,
+    listens: bool,
     repeated: Vec<ParamUse>,
     shape: ShardShape,
 }
@@ -52,6 +53,7 @@ impl Draft {
             takes_lock: false,
             plan: Plan::None,
             pids: false,
+            listens: false,
             repeated: Vec::new(),
             shape: ShardShape::NoTables,
         }
@@ -105,6 +107,7 @@ impl Draft {
             takes_lock: self.takes_lock,
             plan: self.plan,
             pids: self.pids,
+            listens: self.listens,
             repeated: self.repeated,
             shape: self.shape,
         }
@@ -195,7 +198,7 @@ fn draft(node: Node<'_>) -> Draft {
             let mut draft = Draft::new(Access::Write, "PREPARE");
             let inner = of_inner(stmt.query(), "PREPARE");
             (draft.shape, draft.functions, draft.mentions) = (inner.shape, inner.functions, inner.mentions);
-            draft.pids = inner.pids;
+            (draft.pids, draft.listens) = (inner.pids, inner.listens);
             draft.pin(PinReason::SqlPrepare);
             if inner.effects.iter().any(settings::is_setting) {
                 // Nothing is known of it when it is executed.
@@ -230,6 +233,7 @@ fn draft(node: Node<'_>) -> Draft {
             let found = utility::describe(node);
             let mut draft = Draft::new(Access::Write, found.what);
             draft.changes_catalog = !CHANGES_NO_NAME.contains(&found.what);
+            draft.listens = matches!(node, Node::ListenStmt(_) | Node::UnlistenStmt(_));
             if let Some(reason) = found.pin {
                 draft.pin(reason);
             }
@@ -323,6 +327,7 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     let name = name.unwrap_or_default();
     let called = call(schema, name);
     draft.pids |= pids::concerns_function(schema, name);
+    draft.listens |= listens::concerns_function(schema, name);
     if called.unknown == Unknown::Code {
         draft.raise_if_unknown(called.access, called.why);
     } else {

@@ -56,6 +56,10 @@ impl Client {
                 return Ok(true);
             }
         }
+        if let Some(waits) = self.listens_first() {
+            link.look_up = Some(waits);
+            return Ok(true);
+        }
         let mut planned = self.plan(true, link.changes_catalog, link.has_written);
         if link.role == Role::Replica && self.session.status() == TransactionStatus::Idle {
             planned = self.weigh(planned);
@@ -93,6 +97,12 @@ impl Client {
                 }
                 if !fits && self.can_move(link) {
                     return Err(Event::Move);
+                }
+                if need.access == Access::Write
+                    && let Some(waits) = self.owns_first(link, connection)
+                {
+                    link.look_up = Some(waits);
+                    return Ok(true);
                 }
                 link.wrote |= need.access == Access::Write;
                 link.changes_catalog |= need.changes_catalog;

@@ -90,6 +90,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         takes_lock: false,
         plan: crate::sql::facts::Plan::None,
         pids: false,
+        listens: false,
         repeated: Vec::new(),
         shape,
     }

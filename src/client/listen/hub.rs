@@ -1,0 +1,380 @@
+//! The connection that listens for all clients of one user of a database.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::mailbox::Mailbox;
+use crate::client::catalog::primary_pool;
+use crate::client::database::{LiveDatabase, UserPools};
+use crate::client::shared::Shared;
+use crate::clock;
+use crate::config::Host;
+use crate::error::{Error, SqlState};
+use crate::id::WorkerId;
+use crate::net::buffer::write_all;
+use crate::pool::Pool;
+use crate::server::connection::read_message;
+use crate::server::{Connection, login};
+use crate::wire::{encode, message};
+
+/// How long the connection stays when nobody listens any more.
+const LINGERS: Duration = Duration::from_secs(5);
+
+/// How often it is asked whether it still answers, and whether it still leads to the right server.
+const ASKED_EVERY: Duration = Duration::from_secs(5);
+
+/// What a hub is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    database: String,
+    user: String,
+    place: Place,
+}
+
+/// A database on a server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Place {
+    host: Host,
+    port: u16,
+    dbname: String,
+}
+
+impl Place {
+    /// The primary of a database that is not sharded.
+    fn of(database: &LiveDatabase) -> Option<Self> {
+        let server = database.config.shards.first()?.servers.first()?;
+        Some(Self { host: server.host.clone(), port: server.port, dbname: server.dbname.clone() })
+    }
+}
+
+/// All hubs of the process.
+#[derive(Debug, Default)]
+pub struct Hubs(Mutex<HashMap<Key, Weak<Hub>>>);
+
+impl Hubs {
+    /// The hub for clients with these pools.
+    pub(super) fn of(
+        &self,
+        shared: &Arc<Shared>,
+        database: &Arc<LiveDatabase>,
+        pools: &Arc<UserPools>,
+        worker: WorkerId,
+    ) -> Arc<Hub> {
+        let place =
+            Place::of(database).unwrap_or(Place { host: Host::Tcp(String::new()), port: 0, dbname: String::new() });
+        let key = Key { database: database.config.name.clone(), user: pools.user.clone(), place };
+        let mut hubs = self.0.lock();
+        // One that was made for the database before a reload goes on for those whom it serves.
+        if let Some(hub) = hubs.get(&key).and_then(Weak::upgrade).filter(|hub| Arc::ptr_eq(&hub.database, database)) {
+            return hub;
+        }
+        hubs.retain(|_, hub| hub.strong_count() > 0);
+        let hub = Arc::new(Hub {
+            key: key.clone(),
+            shared: Arc::downgrade(shared),
+            database: Arc::clone(database),
+            pools: Arc::clone(pools),
+            worker,
+            work: Notify::new(),
+            inner: Mutex::default(),
+        });
+        hubs.insert(key, Arc::downgrade(&hub));
+        hub
+    }
+
+    /// How many clients listen, and to how many channels their hubs do.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let hubs: Vec<_> = self.0.lock().values().filter_map(Weak::upgrade).collect();
+        let (mut clients, mut channels) = (BTreeSet::new(), 0);
+        for hub in hubs {
+            let inner = hub.inner.lock();
+            channels += inner.channels.len();
+            clients.extend(inner.channels.values().flat_map(|c| &c.mailboxes).map(|mailbox| mailbox.client.id));
+        }
+        (clients.len(), channels)
+    }
+}
+
+/// One who listens for others.
+#[derive(Debug)]
+pub struct Hub {
+    key: Key,
+    shared: Weak<Shared>,
+    database: Arc<LiveDatabase>,
+    pools: Arc<UserPools>,
+    worker: WorkerId,
+    /// There is something to do for the connection.
+    work: Notify,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    channels: HashMap<String, Channel>,
+    /// Server processes that work for a client which listens here.
+    owners: HashMap<u32, Arc<Mailbox>>,
+    /// Who waits until all is heard that was sent so far, and listened to what is wanted.
+    waiting: Vec<oneshot::Sender<Result<(), Error>>>,
+    /// Whether there is a connection, or one is being made.
+    running: bool,
+}
+
+/// A channel that somebody is interested in.
+#[derive(Debug, Default)]
+struct Channel {
+    mailboxes: Vec<Arc<Mailbox>>,
+    /// Clients whose transaction may make them listen.
+    holds: usize,
+}
+
+impl Hub {
+    /// The channel is to be listened to, because somebody may want it soon.
+    pub(super) fn hold(&self, channel: &str) {
+        self.inner.lock().channels.entry(channel.to_owned()).or_default().holds += 1;
+    }
+
+    /// Takes back one [`Self::hold`].
+    pub(super) fn release(&self, channel: &str) {
+        self.change(channel, |channel| channel.holds = channel.holds.saturating_sub(1));
+    }
+
+    /// The mailbox gets what comes on the channel.
+    pub(super) fn subscribe(&self, channel: &str, mailbox: &Arc<Mailbox>) {
+        self.change(channel, |channel| channel.mailboxes.push(Arc::clone(mailbox)));
+        self.work.notify_one();
+    }
+
+    /// ... or no longer.
+    pub(super) fn unsubscribe(&self, channel: &str, mailbox: &Arc<Mailbox>) {
+        self.change(channel, |channel| channel.mailboxes.retain(|other| !Arc::ptr_eq(other, mailbox)));
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Channel)) {
+        let mut inner = self.inner.lock();
+        let channel = inner.channels.entry(name.to_owned()).or_default();
+        change(channel);
+        if channel.holds == 0 && channel.mailboxes.is_empty() {
+            inner.channels.remove(name);
+            self.work.notify_one();
+        }
+    }
+
+    /// What the process sends is the mailbox's client's own, from here on.
+    pub(super) fn own(&self, pid: u32, mailbox: &Arc<Mailbox>) {
+        self.inner.lock().owners.insert(pid, Arc::clone(mailbox));
+    }
+
+    /// ... up to here.
+    pub(super) fn disown(&self, pid: u32) {
+        self.inner.lock().owners.remove(&pid);
+    }
+
+    /// Waits until everything that is held is listened to, and everything is in the mailboxes that was sent by who had his answer before.
+    ///
+    /// # Errors
+    /// When the server cannot be listened to.
+    pub(super) fn fence(self: &Arc<Self>) -> impl Future<Output = Result<(), Error>> + use<> {
+        let (done, answer) = oneshot::channel();
+        let mut inner = self.inner.lock();
+        inner.waiting.push(done);
+        if !std::mem::replace(&mut inner.running, true) {
+            tokio::task::spawn_local(Arc::clone(self).run());
+        }
+        drop(inner);
+        self.work.notify_one();
+        async move { answer.await.unwrap_or_else(|_| Err(lost(&"it was closed"))) }
+    }
+
+    async fn run(self: Arc<Self>) {
+        let ended = match self.connect().await {
+            Ok((pool, mut connection)) => {
+                let ended = self.serve(&pool, &mut connection).await;
+                if ended.is_ok() {
+                    let mut bytes = Vec::new();
+                    encode::terminate(&mut bytes);
+                    drop(tokio::time::timeout(Duration::from_secs(1), write_all(&mut connection.stream, &bytes)).await);
+                }
+                ended
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            self.lose(&error);
+        }
+    }
+
+    async fn connect(&self) -> Result<(Arc<Pool>, Box<Connection>), Error> {
+        let pool = primary_pool(&self.database, &self.pools, self.database.config.map.default_shard)?;
+        let mut connection = login::login(&pool.target, &pool.settings.login, self.worker).await?;
+        let set_up =
+            "SET client_encoding = 'UTF8'; SET application_name = 'pgweir listener'; SET idle_session_timeout = 0";
+        let old = "SET client_encoding = 'UTF8'; SET application_name = 'pgweir listener'";
+        // Before PostgreSQL 14 there is no idle_session_timeout.
+        for sql in [set_up, old] {
+            match connection.run(sql).await.map_err(|error| lost(&error))? {
+                Ok(()) => return Ok((pool, connection)),
+                Err(error) if sql == old => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok((pool, connection))
+    }
+
+    /// Serves those who listen; `Ok` when nobody does any more.
+    async fn serve(&self, pool: &Pool, connection: &mut Connection) -> Result<(), Error> {
+        let limit = pool.settings.login.timeout;
+        let mut listened = BTreeSet::new();
+        let mut asked = clock::now();
+        let mut unused_since = None;
+        loop {
+            let (sql, waiting) = self.next(&mut listened);
+            if !sql.is_empty() || !waiting.is_empty() {
+                let outcome = tokio::time::timeout(limit, self.exchange(connection, &sql)).await;
+                let outcome = outcome.unwrap_or_else(|_| Err(lost(&"it does not answer")));
+                let told = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+                for waits in waiting {
+                    // Who has gone meanwhile needs no answer.
+                    drop(waits.send(told.clone()));
+                }
+                outcome?;
+                asked = clock::now();
+                continue;
+            }
+            let now = clock::now();
+            let since = listened.is_empty().then(|| unused_since.unwrap_or(now));
+            unused_since = since;
+            if since.is_some_and(|since| now.saturating_duration_since(since) >= LINGERS) && self.retire() {
+                return Ok(());
+            }
+            let heard = tokio::select! {
+                message = read_message(&mut connection.stream, &mut connection.input) => Some(message),
+                () = self.work.notified() => None,
+                () = tokio::time::sleep(ASKED_EVERY) => None,
+            };
+            if let Some(message) = heard {
+                let (tag, body) = message.map_err(|error| lost(&error))?;
+                self.hear(tag, &body)?;
+            }
+            if clock::now().saturating_duration_since(asked) >= ASKED_EVERY {
+                self.check_place()?;
+                let alive = tokio::time::timeout(limit, self.exchange(connection, "")).await;
+                alive.unwrap_or_else(|_| Err(lost(&"it does not answer")))?;
+                asked = clock::now();
+            }
+        }
+    }
+
+    /// What brings the connection to listen to what is wanted, and who waits for that.
+    fn next(&self, listened: &mut BTreeSet<String>) -> (String, Vec<oneshot::Sender<Result<(), Error>>>) {
+        let mut inner = self.inner.lock();
+        let mut sql = String::new();
+        for channel in inner.channels.keys().filter(|channel| !listened.contains(*channel)) {
+            sql.push_str(&format!("LISTEN {};", quote_identifier(channel)));
+        }
+        for channel in listened.iter().filter(|channel| !inner.channels.contains_key(*channel)) {
+            sql.push_str(&format!("UNLISTEN {};", quote_identifier(channel)));
+        }
+        *listened = inner.channels.keys().cloned().collect();
+        (sql, std::mem::take(&mut inner.waiting))
+    }
+
+    /// Runs `sql`, and hears what comes up to its end.
+    async fn exchange(&self, connection: &mut Connection, sql: &str) -> Result<(), Error> {
+        let mut bytes = Vec::with_capacity(sql.len() + 8);
+        encode::query(&mut bytes, sql.as_bytes());
+        write_all(&mut connection.stream, &bytes).await.map_err(|error| lost(&error))?;
+        loop {
+            let (tag, body) =
+                read_message(&mut connection.stream, &mut connection.input).await.map_err(|error| lost(&error))?;
+            if tag == b'Z' {
+                return Ok(());
+            }
+            self.hear(tag, &body)?;
+        }
+    }
+
+    /// A message of the server.
+    fn hear(&self, tag: u8, body: &[u8]) -> Result<(), Error> {
+        match tag {
+            b'A' => self.distribute(body),
+            b'E' => return Err(lost(&message::server_error(body).message)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives a notification to those who listen to its channel.
+    fn distribute(&self, body: &[u8]) {
+        let Some((pid, rest)) = body.split_first_chunk::<4>() else { return };
+        let pid = u32::from_be_bytes(*pid);
+        let Some(name) = rest.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok()) else {
+            return;
+        };
+        let inner = self.inner.lock();
+        let owner = inner.owners.get(&pid);
+        let Some(channel) = inner.channels.get(name) else { return };
+        for mailbox in &channel.mailboxes {
+            let own = owner.is_some_and(|owner| Arc::ptr_eq(owner, mailbox));
+            mailbox.put(if own { mailbox.client.pid } else { pid }, rest);
+        }
+    }
+
+    /// Whether nobody has come in the last moment: then there is no connection from here on.
+    fn retire(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let unused = inner.channels.is_empty() && inner.waiting.is_empty();
+        inner.running &= !unused;
+        unused
+    }
+
+    /// After a reload the database may be elsewhere.
+    fn check_place(&self) -> Result<(), Error> {
+        let Some(shared) = self.shared.upgrade() else { return Ok(()) };
+        let now = shared.live.load().database(&self.key.database).and_then(|database| Place::of(&database));
+        if now.as_ref() == Some(&self.key.place) { Ok(()) } else { Err(lost(&"the database is elsewhere now")) }
+    }
+
+    /// The connection is lost, and perhaps notifications with it: those who listened are told.
+    fn lose(&self, error: &Error) {
+        let mut inner = self.inner.lock();
+        inner.running = false;
+        let waiting = std::mem::take(&mut inner.waiting);
+        let mut listeners: Vec<_> = inner.channels.values().flat_map(|c| c.mailboxes.iter().cloned()).collect();
+        drop(inner);
+        listeners.sort_by_key(|mailbox| mailbox.client.id);
+        listeners.dedup_by_key(|mailbox| mailbox.client.id);
+        tracing::warn!(database = self.key.database, user = self.key.user, listeners = listeners.len(), %error, "the connection that listens is lost");
+        for mailbox in listeners {
+            mailbox.end(missed(error));
+        }
+        for waits in waiting {
+            // Who has gone meanwhile needs no answer.
+            drop(waits.send(Err(error.clone())));
+        }
+    }
+}
+
+/// As LISTEN takes it.
+fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn lost(why: &dyn std::fmt::Display) -> Error {
+    Error::server(
+        SqlState::CONNECTION_FAILURE,
+        format!("the server connection on which notifications come was lost: {why}"),
+    )
+}
+
+fn missed(error: &Error) -> Error {
+    Error::server(SqlState::CONNECTION_FAILURE, format!("terminating connection: {}", error.message))
+        .detail("Notifications may have been sent that this session did not get.")
+        .hint("Connect again, listen, and look at what has changed meanwhile.")
+        .fatal()
+}
