@@ -234,6 +234,15 @@ fn listeners_learn_of_what_they_may_have_missed() {
     assert_eq!(again.run("LISTEN news"), "C(LISTEN) Z(I)");
     cluster.sql("NOTIFY news, 'healed'");
     told(&mut again, &["A(news,healed)"]);
+    // Who was about to listen is told as well.
+    let mut open = weir.client("app");
+    assert_eq!(open.run("BEGIN; LISTEN more"), "C(BEGIN) C(LISTEN) Z(T)");
+    assert_eq!(cluster.value(end), "t");
+    assert_eq!(open.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(show(&open.read_to_end()), "E(FATAL 08006)");
+    assert_eq!(show(&again.read_to_end()), "E(FATAL 08006)");
+    let mut again = weir.client("app");
+    assert_eq!(again.run("LISTEN news"), "C(LISTEN) Z(I)");
     // Who does not read is ended and delays nobody.
     let mut slow = weir.client("app");
     slow.run("LISTEN news");

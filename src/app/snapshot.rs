@@ -95,6 +95,7 @@ impl State {
             retried: shared.retried.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
             routes: live.all().iter().flat_map(|db| db.routes.counts(&db.config.name).collect::<Vec<_>>()).collect(),
             pins: shared.pinned.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
+            listening: shared.hubs.counts(),
             prepared_statements: shared.registry.len() as u64,
             cancel_requests: cancel_requests(databases),
             peers: peers(live),

@@ -100,6 +100,7 @@ pub(crate) fn snapshot() -> Snapshot {
         retried: vec![("elsewhere", 2)],
         routes: vec![("shop".to_owned(), "own_writes_not_replayed", 6)],
         pins: vec![("temp_object", 4)],
+        listening: (9, 4),
         prepared_statements: 12,
         cancel_requests: 5,
         peers: vec![

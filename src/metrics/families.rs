@@ -392,6 +392,12 @@ fn events(s: &Snapshot, out: &mut Families) {
     for (reason, n) in &s.pins {
         pins.count(&[("reason", reason)], *n);
     }
+    out.gauge("listening_clients", "Clients that LISTEN without a server of their own.").count(&[], s.listening.0);
+    out.gauge(
+        "listened_channels",
+        "Channels that are listened to for them, on one connection for each user of a database.",
+    )
+    .count(&[], s.listening.1);
     out.gauge("prepared_statements", "Shared prepared statements now known.").count(&[], s.prepared_statements);
     out.counter("cancel_requests_total", "Cancel requests received.").count(&[], s.cancel_requests);
     let mut passed = out.counter(
@@ -526,6 +532,8 @@ mod tests {
         assert_eq!(find(&samples, "pgweir_server_state", &[("server", "r1:5432"), ("state", "up")]), 1.0);
         assert_eq!(find(&samples, "pgweir_refused_statements_total", &[("reason", "cross_shard")]), 3.0);
         assert_eq!(find(&samples, "pgweir_config_reloads_total", &[("result", "failure")]), 1.0);
+        assert_eq!(find(&samples, "pgweir_listening_clients", &[]), 9.0);
+        assert_eq!(find(&samples, "pgweir_listened_channels", &[]), 4.0);
         assert_eq!(find(&samples, "pgweir_cancel_requests_total", &[]), 5.0);
         assert_eq!(find(&samples, "pgweir_peer_cancel_requests_total", &[("outcome", "passed_on")]), 7.0);
         assert_eq!(find(&samples, "pgweir_peer_cancel_requests", &[("peer_id", "2"), ("state", "sent")]), 3.0);

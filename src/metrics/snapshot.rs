@@ -89,6 +89,8 @@ pub struct Snapshot {
     pub routes: Vec<(String, &'static str, u64)>,
     /// Session pins since the start, by reason.
     pub pins: Vec<(&'static str, u64)>,
+    /// Clients that others listen for now, and the channels that are listened to for them.
+    pub listening: (u64, u64),
     /// Shared prepared statements now known.
     pub prepared_statements: u64,
     /// Cancel requests received since the start.

@@ -89,7 +89,7 @@ impl Hubs {
 
     /// How many clients listen, and to how many channels their hubs do.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize) {
+    pub fn counts(&self) -> (u64, u64) {
         let hubs: Vec<_> = self.0.lock().values().filter_map(Weak::upgrade).collect();
         let (mut clients, mut channels) = (BTreeSet::new(), 0);
         for hub in hubs {
@@ -97,7 +97,7 @@ impl Hubs {
             channels += inner.channels.len();
             clients.extend(inner.channels.values().flat_map(|c| &c.mailboxes).map(|mailbox| mailbox.client.id));
         }
-        (clients.len(), channels)
+        (clients.len() as u64, channels as u64)
     }
 }
 
@@ -123,6 +123,8 @@ struct Inner {
     waiting: Vec<oneshot::Sender<Result<(), Error>>>,
     /// Whether there is a connection, or one is being made.
     running: bool,
+    /// How many connections were lost.
+    losses: u64,
 }
 
 /// A channel that somebody is interested in.
@@ -134,9 +136,11 @@ struct Channel {
 }
 
 impl Hub {
-    /// The channel is to be listened to, because somebody may want it soon.
-    pub(super) fn hold(&self, channel: &str) {
-        self.inner.lock().channels.entry(channel.to_owned()).or_default().holds += 1;
+    /// The channel is to be listened to, because somebody may want it soon. How many connections were lost before.
+    pub(super) fn hold(&self, channel: &str) -> u64 {
+        let mut inner = self.inner.lock();
+        inner.channels.entry(channel.to_owned()).or_default().holds += 1;
+        inner.losses
     }
 
     /// Takes back one [`Self::hold`].
@@ -144,9 +148,13 @@ impl Hub {
         self.change(channel, |channel| channel.holds = channel.holds.saturating_sub(1));
     }
 
-    /// The mailbox gets what comes on the channel.
-    pub(super) fn subscribe(&self, channel: &str, mailbox: &Arc<Mailbox>) {
+    /// The mailbox gets what comes on the channel, which was held when so many connections had been lost.
+    pub(super) fn subscribe(&self, channel: &str, mailbox: &Arc<Mailbox>, losses: u64) {
         self.change(channel, |channel| channel.mailboxes.push(Arc::clone(mailbox)));
+        if self.inner.lock().losses != losses {
+            // Perhaps nobody listens just now.
+            mailbox.end(missed(&lost(&"a transaction that listens was still open")));
+        }
         self.work.notify_one();
     }
 
@@ -344,6 +352,7 @@ impl Hub {
     fn lose(&self, error: &Error) {
         let mut inner = self.inner.lock();
         inner.running = false;
+        inner.losses += 1;
         let waiting = std::mem::take(&mut inner.waiting);
         let mut listeners: Vec<_> = inner.channels.values().flat_map(|c| c.mailboxes.iter().cloned()).collect();
         drop(inner);

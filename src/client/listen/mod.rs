@@ -41,6 +41,8 @@ pub(super) struct Listener {
     channels: BTreeSet<String>,
     /// What it may hear when its transaction commits: the hub listens to these already, or is about to.
     held: Vec<String>,
+    /// How many connections the hub had lost when it was asked to listen.
+    losses: u64,
     /// The hub has not answered for all of them.
     unsure: bool,
 }
@@ -56,7 +58,7 @@ impl Listener {
     /// From now on it hears these channels and no others.
     fn hear(&mut self, channels: &BTreeSet<String>) {
         for channel in channels.difference(&self.channels) {
-            self.hub.subscribe(channel, &self.mailbox);
+            self.hub.subscribe(channel, &self.mailbox, self.losses);
         }
         for channel in self.channels.difference(channels) {
             self.hub.unsubscribe(channel, &self.mailbox);
@@ -150,11 +152,15 @@ impl Client {
                         mailbox: Mailbox::new(handle),
                         channels: BTreeSet::new(),
                         held: Vec::new(),
+                        losses: 0,
                         unsure: false,
                     }))
                 }
             };
-            listener.hub.hold(channel);
+            let losses = listener.hub.hold(channel);
+            if listener.held.is_empty() {
+                listener.losses = losses;
+            }
             listener.held.push(channel.clone());
             listener.unsure = true;
         }
