@@ -270,7 +270,7 @@ impl Hub {
                 self.hear(tag, &body)?;
             }
             if clock::now().saturating_duration_since(asked) >= ASKED_EVERY {
-                self.check_place()?;
+                self.check_place(pool)?;
                 let alive = tokio::time::timeout(limit, self.exchange(connection, "")).await;
                 alive.unwrap_or_else(|_| Err(lost(&"it does not answer")))?;
                 asked = clock::now();
@@ -341,11 +341,18 @@ impl Hub {
         unused
     }
 
-    /// After a reload the database may be elsewhere.
-    fn check_place(&self) -> Result<(), Error> {
+    /// After a reload the database may be elsewhere, and after a failover its primary: on a standby nobody is told anything.
+    fn check_place(&self, pool: &Pool) -> Result<(), Error> {
         let Some(shared) = self.shared.upgrade() else { return Ok(()) };
-        let now = shared.live.load().database(&self.key.database).and_then(|database| Place::of(&database));
-        if now.as_ref() == Some(&self.key.place) { Ok(()) } else { Err(lost(&"the database is elsewhere now")) }
+        let live = shared.live.load();
+        let database = live.database(&self.key.database);
+        let Some(database) = database.filter(|database| Place::of(database).as_ref() == Some(&self.key.place)) else {
+            return Err(lost(&"the database is elsewhere now"));
+        };
+        // While there is no primary, or none is known, this one may be it again.
+        let Ok(now) = primary_pool(&database, &self.pools, database.config.map.default_shard) else { return Ok(()) };
+        let same = (&now.target.host, now.target.port) == (&pool.target.host, pool.target.port);
+        if same { Ok(()) } else { Err(lost(&"another server is the primary now")) }
     }
 
     /// The connection is lost, and perhaps notifications with it: those who listened are told.
