@@ -442,6 +442,7 @@ fn replica(seen: ServerSnapshot) -> ReplicaSnapshot {
         port: 0,
         role: if seen.duty == Duty::Primary { Role::Primary } else { Role::Replica },
         state: seen.standing.as_str(),
+        timeline: seen.timeline,
         weight: seen.weight,
         effective_weight: seen.effective_weight,
         latency: seen.latency,

@@ -241,6 +241,7 @@ fn server(database: &str, host: &str, port: u16, role: Role) -> ReplicaSnapshot 
         port,
         role,
         state: "up",
+        timeline: Some(7),
         weight: 1.0,
         effective_weight: (role == Role::Replica).then_some(1.0),
         latency: None,

@@ -297,13 +297,14 @@ fn databases(s: &Snapshot, out: &mut Families) {
 /// The servers' health.
 fn servers(servers: &[ReplicaSnapshot], out: &mut Families) {
     type Value = fn(&ReplicaSnapshot) -> Option<f64>;
-    let gauges: [(&str, &str, Value); 6] = [
+    let gauges: [(&str, &str, Value); 7] = [
         ("server_weight", "Configured share of the reads.", |s| Some(s.weight)),
         ("server_effective_weight", "Share of the reads after health.", |s| s.effective_weight),
         ("server_latency_seconds", "Smoothed response time.", |s| s.latency.map(seconds)),
         ("server_in_flight", "Queries under way.", |s| Some(f64::from(s.in_flight))),
         ("server_replay_lag_bytes", "WAL that the replica has not replayed.", |s| s.lag_bytes.map(float)),
         ("server_replay_lag_seconds", "How far the replica's replay is behind.", |s| s.lag.map(seconds)),
+        ("server_timeline", "The timeline that the server last reported.", |s| s.timeline.map(f64::from)),
     ];
     for (name, help, value) in gauges {
         let mut family = out.gauge(name, help);
@@ -313,7 +314,8 @@ fn servers(servers: &[ReplicaSnapshot], out: &mut Families) {
             }
         }
     }
-    let mut state = out.gauge("server_state", "1 for how the server stands: up, lagging, down or fenced.");
+    let mut state =
+        out.gauge("server_state", "1 for how the server stands: up, lagging, down, fenced, standby or unknown.");
     for server in servers {
         let address = address(server);
         let [database, shard, name, role] = server_labels(server, &address);

@@ -598,8 +598,10 @@ pub struct ReplicaSnapshot {
     pub port: u16,
     /// Its role.
     pub role: Role,
-    /// How it stands: `up`, `lagging`, `down` or `fenced`.
+    /// How it stands: `up`, `lagging`, `down`, `fenced`, `standby` or `unknown`.
     pub state: &'static str,
+    /// The timeline that it last reported.
+    pub timeline: Option<u32>,
     /// The configured weight.
     pub weight: f64,
     /// The weight after its health, 0 while it gets no reads; none where it is no replica.

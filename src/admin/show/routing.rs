@@ -7,7 +7,7 @@ use crate::metrics::counters::Counts;
 use crate::metrics::snapshot::{ReplicaSnapshot, ShardSnapshot, Snapshot};
 
 pub(super) fn replicas(s: &Snapshot) -> Table {
-    let fields: [Field<ReplicaSnapshot>; 17] = [
+    let fields: [Field<ReplicaSnapshot>; 18] = [
         ("database", TEXT, |r| text(&r.database)),
         ("shard", TEXT, |r| text(&r.shard)),
         ("host", TEXT, |r| text(&r.host)),
@@ -25,6 +25,7 @@ pub(super) fn replicas(s: &Snapshot) -> Table {
         ("last_error", TEXT, |r| r.last_error.clone()),
         ("last_error_age_us", INT8, |r| r.last_error_age.and_then(micros)),
         ("state", TEXT, |r| text(r.state)),
+        ("timeline", INT4, |r| r.timeline.and_then(int)),
     ];
     table_of(&fields, &s.replicas)
 }
