@@ -209,7 +209,8 @@ impl Pushed {
         }
     }
 
-    /// The question for collations that decide, once the types of all columns are known.
+    /// The question for collations that decide, once the types of all columns are known. Under another client_encoding than the
+    /// server's none is known, for bytes are not then what the server compares.
     #[must_use]
     pub fn collated(&self, columns: &[Seen], source: &str) -> Option<Collated> {
         let first = columns.len().saturating_sub(self.collated.len());
@@ -221,7 +222,8 @@ impl Pushed {
             };
             places.push(place);
             list.push(format!(
-                "(SELECT CASE WHEN c.collprovider = 'c' AND c.collcollate IN ('C', 'POSIX') THEN 'b' \
+                "(SELECT CASE WHEN pg_catalog.pg_client_encoding() OPERATOR(pg_catalog.<>) pg_catalog.getdatabaseencoding() THEN 'u' \
+                   WHEN c.collprovider = 'c' AND c.collcollate IN ('C', 'POSIX') THEN 'b' \
                    WHEN c.collprovider = 'd' AND d.datcollate IN ('C', 'POSIX') \
                      AND coalesce(pg_catalog.to_jsonb(d) OPERATOR(pg_catalog.->>) 'datlocprovider', 'c') = 'c' THEN 'b' \
                    WHEN c.collisdeterministic THEN 'd' ELSE 'u' END \
