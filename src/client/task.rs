@@ -1125,7 +1125,7 @@ fn pool_full(pool: &Pool, limit: Duration) -> Error {
         format!(
             "{in_vain}: {} of {} are in use and {} clients wait",
             c.active + c.active_cancel,
-            pool.settings.limits.size,
+            pool.settings.limits.size + pool.settings.limits.reserve,
             c.waiting
         ),
     )
