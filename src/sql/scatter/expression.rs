@@ -1,6 +1,6 @@
 //! Looks through an expression: whether every shard gives it the value that one server with all rows would.
 
-use pg_raw_parse::{ConstValue, Node, nodes};
+use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::Unfit;
 use super::from::From;
@@ -111,10 +111,13 @@ fn visit(node: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Resu
             }
         }
         Node::FuncCall(call) => function(call, clause, found),
+        Node::SQLValueFunction(value) if !tells_time(value.op) => Err(Unfit::new(
+            "server_name",
+            "with the name of a database, a schema or a user, which may differ between shards",
+        )
+        .hint("Give the value as a parameter.")),
         Node::SQLValueFunction(_) if clause == Clause::Condition => Ok(()),
-        Node::SQLValueFunction(_) => {
-            Err(clock("that shows the time or a name of its server, which may differ between shards"))
-        }
+        Node::SQLValueFunction(_) => Err(clock("that shows the time of its server, which differs between shards")),
         Node::SubLink(_) => {
             Err(Unfit::new("sub_query", "with a sub-query").hint("Ask in two statements, or write it as a join."))
         }
@@ -128,6 +131,23 @@ fn visit(node: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Resu
 
 fn clock(why: &str) -> Unfit {
     Unfit::new("clock", why).hint("Give the value as a parameter, or use it in WHERE only.")
+}
+
+/// Whether it is CURRENT_DATE and the like, not CURRENT_USER and the like.
+fn tells_time(function: raw::SQLValueFunctionOp::Type) -> bool {
+    use raw::SQLValueFunctionOp as Op;
+    matches!(
+        function,
+        Op::SVFOP_CURRENT_DATE
+            | Op::SVFOP_CURRENT_TIME
+            | Op::SVFOP_CURRENT_TIME_N
+            | Op::SVFOP_CURRENT_TIMESTAMP
+            | Op::SVFOP_CURRENT_TIMESTAMP_N
+            | Op::SVFOP_LOCALTIME
+            | Op::SVFOP_LOCALTIME_N
+            | Op::SVFOP_LOCALTIMESTAMP
+            | Op::SVFOP_LOCALTIMESTAMP_N
+    )
 }
 
 fn is_present(text: &str) -> bool {

@@ -156,8 +156,14 @@ impl From {
         let right = self.join(join.rarg(), place, depth + 1)?;
         let inner = join.jointype == raw::JoinType::JOIN_INNER;
         let both = Part { first: left.first, end: right.end, outer: left.outer || right.outer || !inner };
+        if !inner {
+            self.shown_alone_lie_together(join.jointype, left, right)?;
+        }
         for (a, b) in ties(join.quals()) {
-            self.tie(&a, &b);
+            // What an outer join's ON says of one side alone is no condition on that side's rows: they are shown without it too.
+            if inner || self.cross(&a, &b, left, right) {
+                self.tie(&a, &b);
+            }
         }
         if !left.outer && !right.outer {
             for name in join.using_clause().iter().filter_map(nodes::String::sval) {
@@ -191,6 +197,26 @@ impl From {
             }
         }
         Ok(both)
+    }
+
+    /// The rows of a side that an outer join shows whether ON holds or not must lie together without it.
+    fn shown_alone_lie_together(&self, kind: raw::JoinType::Type, left: Part, right: Part) -> Result<(), Unfit> {
+        let sides: &[Part] = match kind {
+            raw::JoinType::JOIN_LEFT => &[left],
+            raw::JoinType::JOIN_RIGHT => &[right],
+            _ => &[left, right],
+        };
+        if sides.iter().all(|side| self.is_together(*side)) {
+            return Ok(());
+        }
+        Err(joins("with an outer join that shows rows of sharded tables which are not joined by their sharding keys"))
+    }
+
+    /// Whether one column is of a table on the left, and the other of one on the right.
+    fn cross(&self, a: &ColumnRef, b: &ColumnRef, left: Part, right: Part) -> bool {
+        let (Some(a), Some(b)) = (self.keyed(a), self.keyed(b)) else { return false };
+        let is_in = |part: Part, at: usize| (part.first..part.end).contains(&at);
+        (is_in(left, a) && is_in(right, b)) || (is_in(left, b) && is_in(right, a))
     }
 
     fn table(&mut self, var: &nodes::RangeVar, place: &dyn Fn(&TableRef) -> Place) -> Result<Part, Unfit> {

@@ -40,6 +40,9 @@ fn rows_that_are_joined_lie_together_or_it_is_refused() {
         "t a JOIN t b ON a.k = b.k",
         "t, u WHERE t.k = u.k",
         "t, u, o WHERE o.id = u.k AND t.k = o.id",
+        "t JOIN u ON t.k = u.k LEFT JOIN r ON t.a = u.a",
+        "t JOIN u ON t.k = u.k FULL JOIN o ON o.id = u.k",
+        "t LEFT JOIN (u CROSS JOIN o) ON t.k = u.k AND t.k = o.id",
     ] {
         let read = reading(&format!("SELECT 1 FROM {from}"));
         assert!(read.is_ok(), "{from}: {read:?}");
@@ -60,6 +63,13 @@ fn rows_that_are_joined_lie_together_or_it_is_refused() {
         "t JOIN w ON t.k = w.k",
         "t LEFT JOIN u ON t.a = u.a WHERE t.k = u.k",
         "t LEFT JOIN u ON true",
+        // An outer join shows the rows of a side though ON is false: it proves nothing about that side.
+        "t CROSS JOIN u LEFT JOIN r ON t.k = u.k",
+        "r RIGHT JOIN (t CROSS JOIN u) ON t.k = u.k",
+        "t JOIN u ON t.a = u.a + 1 LEFT JOIN o ON o.id = t.k AND u.k = t.k",
+        "o FULL JOIN (t JOIN u ON t.a = u.a + 1) ON t.k = u.k AND t.k = o.id",
+        "(t JOIN u ON t.a = u.a + 1) FULL JOIN o ON t.k = u.k AND t.k = o.id",
+        "t LEFT JOIN (u CROSS JOIN o) ON u.k = o.id",
         "r LEFT JOIN t ON t.a = r.a",
         "t RIGHT JOIN r ON t.a = r.a",
         "t FULL JOIN r ON t.a = r.a",
@@ -94,6 +104,7 @@ fn what_goes_as_it_stands() {
         "SELECT a, row_number() OVER (PARTITION BY k ORDER BY a) FROM t",
         "SELECT t.k, string_agg(u.b, ',' ORDER BY u.b) FROM t JOIN u ON t.k = u.k GROUP BY t.k",
         "SELECT random(), a FROM t",
+        "SELECT a FROM t WHERE b = current_date AND c > localtimestamp(0) OR d < current_time",
         "SELECT a FROM t LIMIT ALL",
         "SELECT a FROM t LIMIT NULL OFFSET NULL",
     ] {
@@ -112,6 +123,10 @@ fn what_is_refused() {
         ("SELECT pg_backend_pid() FROM t", "function"),
         ("SELECT now() FROM t", "clock"),
         ("SELECT current_date FROM t", "clock"),
+        ("SELECT a FROM t WHERE b = current_user", "server_name"),
+        ("SELECT a FROM t WHERE b = session_user AND c > current_date", "server_name"),
+        ("SELECT a FROM t JOIN r ON r.a = current_catalog", "server_name"),
+        ("SELECT current_schema FROM t", "server_name"),
         ("SELECT a FROM t ORDER BY b - now()", "clock"),
         ("SELECT 'now'::timestamptz FROM t", "clock"),
         ("SELECT coalesce(d, 'today') FROM t", "clock"),
