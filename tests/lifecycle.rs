@@ -181,7 +181,7 @@ fn shutdown_timeout_ends_what_does_not_end_itself() {
     assert_eq!(show(&busy.read_to_end()), "E(FATAL 57P01)");
     assert_eq!(weir.wait_exit(SOON).code(), Some(0));
     eventually("its transaction is rolled back", SOON, || {
-        let sql = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0";
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name NOT LIKE 'pgweir %' AND client_port > 0";
         cluster.sql(sql).is_empty().then_some(())
     });
 }
@@ -410,7 +410,7 @@ fn reload_under_load_drops_nothing() {
         assert!(output.stdout.contains("number of failed transactions: 0 (0.000%)"), "{output:?}");
     }
     assert!(reloads >= 3, "{reloads}");
-    let open = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0";
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name NOT LIKE 'pgweir %' AND client_port > 0";
     eventually("replaced servers are closed", SOON, || {
         (cluster.value(open).parse::<u32>().unwrap() <= 7).then_some(())
     });

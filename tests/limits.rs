@@ -239,7 +239,9 @@ fn shared(cluster: &Cluster, general: &str, first: &str, users: &str) -> Weir {
 
 /// Connections of pgweir to the cluster.
 fn connections(cluster: &Cluster) -> String {
-    cluster.value("SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL")
+    cluster.value(
+        "SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL AND application_name NOT LIKE 'pgweir %'",
+    )
 }
 
 #[test]

@@ -27,7 +27,8 @@ fn over(cluster: &Cluster, size: u32) -> Builder {
 
 /// Connections to the cluster by TCP: those of pgweir.
 fn connections(observer: &mut RawClient) -> usize {
-    let count = "SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL";
+    let count =
+        "SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL AND application_name NOT LIKE 'pgweir %'";
     observer.value(count).parse().unwrap()
 }
 

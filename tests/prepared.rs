@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::SERVER_PID;
 use common::cluster::Cluster;
+use common::eventually;
 use common::raw::RawClient;
 use common::tools;
 use common::weir::{Builder, Weir};
@@ -27,6 +28,10 @@ fn warm(weir: &Weir) {
     let mut both = [weir.client("app"), weir.client("app")];
     both.iter_mut().for_each(|client| assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)"));
     both.iter_mut().for_each(|client| assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)"));
+    // And what the database's code is: until then clients keep their servers.
+    assert_eq!(both[0].value("SELECT 1 + 1"), "2");
+    let free = || weir.admin_table("SHOW POOLS").iter().all(|pool| pool["sv_active"] == "0");
+    eventually("the database's code is known", Duration::from_secs(15), || free().then_some(()));
 }
 
 fn prepare(client: &mut RawClient, name: &str, sql: &str) {
@@ -307,7 +312,7 @@ fn sql_runs_what_the_protocol_has_prepared() {
     }
     drop(a);
     let left = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
-    common::eventually("the lock is gone", Duration::from_secs(10), || (cluster.value(left) == "0").then_some(()));
+    eventually("the lock is gone", Duration::from_secs(10), || (cluster.value(left) == "0").then_some(()));
 }
 
 /// A DEALLOCATE that is never reached leaves nothing on the server.

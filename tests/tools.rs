@@ -419,7 +419,7 @@ print(failed)
     );
     assert_eq!(out, "[]\n");
     assert_eq!(cluster.value("SELECT sum(n) FROM t"), "1200");
-    let used = cluster.value("SELECT count(*) FROM pg_stat_activity WHERE datname = 'postgres' AND backend_type = 'client backend' AND pid <> pg_backend_pid()");
+    let used = cluster.value("SELECT count(*) FROM pg_stat_activity WHERE datname = 'postgres' AND backend_type = 'client backend' AND application_name NOT LIKE 'pgweir %' AND pid <> pg_backend_pid()");
     assert!(used.parse::<u32>().unwrap() <= 10, "{used} server connections");
 }
 

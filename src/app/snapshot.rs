@@ -356,6 +356,7 @@ fn pools(databases: &[Arc<LiveDatabase>]) -> Vec<PoolSnapshot> {
                     sum.max_wait = sum.max_wait.max(one.max_wait);
                     sum.totals += one.totals;
                     sum.query_time += one.query_time;
+                    sum.resets = sum.resets.saturating_add(one.resets);
                     sum.wait_time += one.wait_time;
                     sum.prepared_statements = sum.prepared_statements.saturating_add(one.prepared_statements);
                 }
@@ -388,6 +389,7 @@ fn pool(db: &LiveDatabase, pool: &Pool, modes: &HashMap<String, PoolMode>) -> Op
         max_wait: pool.oldest_wait(),
         totals: pool.counters.totals.snapshot(),
         query_time: pool.counters.query_time.snapshot(),
+        resets: pool.counters.resets.load(Ordering::Relaxed),
         wait_time: pool.counters.wait_time.snapshot(),
         prepared_statements: pool.prepared_statements(),
     })

@@ -55,6 +55,9 @@ impl Client {
         };
         let map = &self.database.config.map;
         let texts = || self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+        if texts().any(|facts| facts.asks_sequences()) {
+            self.database.hidden.note_asks();
+        }
         let calls = |facts: &QueryFacts| facts.statements.iter().any(|s| !s.functions.is_empty());
         // Without functions nothing is undecided, and elsewhere than on a sharded database a view is as good as a table.
         let matters = if map.is_sharded() {

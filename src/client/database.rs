@@ -13,6 +13,7 @@ use crate::auth::login::PassThrough;
 use crate::auth::secret::{Credential, Example, Mock, Secret};
 use crate::auth::server_login::ServerCredential;
 use crate::client::external::Outside;
+use crate::client::hidden::Hidden;
 use crate::client::peers::Peers;
 use crate::clock;
 use crate::config::{Config, Database, PoolMode, Role, User};
@@ -181,6 +182,8 @@ pub struct LiveDatabase {
     last_used: Mutex<Instant>,
     /// Counts the statements that may have changed what the servers' catalogs say.
     pub catalog_epoch: AtomicU64,
+    /// What its statements may leave behind on servers unseen.
+    pub hidden: Hidden,
     /// Counts the choices of a server.
     pub routes: RouteCounts,
     general: Arc<Config>,
@@ -296,6 +299,7 @@ impl LiveDatabase {
     ) -> Arc<Self> {
         let now = clock::now();
         let checks = if config.map.is_sharded() { vec![Check::default(); config.shards.len()] } else { Vec::new() };
+        let hidden = Hidden::new(config.shards.len());
         let health = config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect();
         Arc::new(Self {
             config,
@@ -309,6 +313,7 @@ impl LiveDatabase {
             secret,
             last_used: Mutex::new(now),
             catalog_epoch: AtomicU64::new(0),
+            hidden,
             routes: RouteCounts::default(),
             general,
             server_tls,

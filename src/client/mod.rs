@@ -12,6 +12,7 @@ mod failover;
 pub mod fresh;
 pub mod greet;
 mod hba;
+pub mod hidden;
 mod identity;
 pub mod keys;
 mod limits;

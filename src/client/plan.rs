@@ -26,8 +26,8 @@ pub struct Need {
     pub begin_read_only: bool,
     /// It may change what the server's catalog says.
     pub changes_catalog: bool,
-    /// It runs code that may leave behind what nobody sees.
-    pub runs_code: bool,
+    /// It asks for values of sequences that only this session's server knows.
+    pub asks_sequences: bool,
     /// The client has written on the server when it is done, other than by BEGIN.
     pub wrote: bool,
     /// Its shard.
@@ -68,7 +68,7 @@ impl Planner<'_> {
             hint: self.hint()?,
             begin_read_only: false,
             changes_catalog: false,
-            runs_code: false,
+            asks_sequences: false,
             wrote: self.wrote,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
@@ -86,6 +86,7 @@ impl Planner<'_> {
                 Intake::Refuse { error, .. } => return Err((**error).clone()),
                 Intake::FunctionCall => {
                     need.access = Access::Write;
+                    need.wrote = true;
                     if self.map.is_sharded() {
                         return Err(Error::us(
                             SqlState::FEATURE_NOT_SUPPORTED,
@@ -156,7 +157,7 @@ impl Planner<'_> {
         }
         need.access = need.access.max(self.catalog.map_or_else(|| facts.access(), |c| c.text_access(facts)));
         need.changes_catalog |= facts.changes_catalog();
-        need.runs_code |= facts.runs_code();
+        need.asks_sequences |= facts.asks_sequences();
         let changes_path = |e: &SessionEffect| match e {
             SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } | SessionEffect::Reset { name } => {
                 name == "search_path"

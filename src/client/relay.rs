@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::LookUp;
+use crate::client::hidden::Judged;
 use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
 use crate::client::popular;
@@ -93,8 +94,8 @@ pub(super) struct Link {
     has_written: bool,
     /// Something was sent that may change what the server's catalog says.
     changes_catalog: bool,
-    /// Code was run that may leave behind what nobody saw: temporary tables, settings.
-    ran_code: bool,
+    /// What may be left behind that nobody saw: temporary tables, settings.
+    judged: Judged,
     /// The server's process, once what it sends is known for the client's own: see `client::listen`.
     pub(super) owned: Option<u32>,
     /// What was sent in its last transaction has been heard.
@@ -177,7 +178,7 @@ impl Link {
             wrote: false,
             has_written: false,
             changes_catalog: false,
-            ran_code: false,
+            judged: Judged::default(),
             owned: None,
             heard: false,
             hearing: None,
@@ -248,7 +249,6 @@ impl Client {
             && (need.access < Access::Write
                 || matches!(block::portable(&self.segment, self.input.bytes()), Portable::Again(_)));
         link.changes_catalog = need.changes_catalog;
-        link.ran_code = need.runs_code;
         link.has_written = need.wrote;
         let event = self.relay_until(&mut link).await;
         self.disowns(&link);
@@ -389,7 +389,9 @@ impl Client {
                     Ok(_) => Event::ServerLost(lost(&e.to_string())),
                 });
             }
-            if self.output.len() < HIGH_WATER {
+            // While it is kept for nothing but a census, what comes is not this client's: the pool looks at it.
+            let rests = link.judged.waits() && self.session.may_release();
+            if !rests && self.output.len() < HIGH_WATER {
                 match self.pump_server(link, connection, cx) {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
@@ -419,7 +421,14 @@ impl Client {
             // The segment is not sent yet, and what it waits for is waited for once.
             let waits = self.listener.is_some() && link.look_up.is_some();
             if rests && !waits && self.session.may_release() {
-                return Poll::Ready(Event::Release);
+                if self.poll_settle_hidden(&mut link.judged, link.shard, cx).is_pending() {
+                    // What the client asks for next may belong elsewhere.
+                    return Poll::Pending;
+                }
+                if self.session.may_release() {
+                    return Poll::Ready(Event::Release);
+                }
+                self.note_pins(link);
             }
             // Some of what it asks for is answered here: nothing more of it is read than it takes answers.
             if connection.output.is_empty() && self.output.len() < HIGH_WATER {
@@ -623,22 +632,30 @@ impl Client {
         Ok(at)
     }
 
+    fn note_pins(&self, link: &mut Link) {
+        if self.session.pins().len() == link.pins_shown {
+            return;
+        }
+        for pin in self.session.pins().iter().skip(link.pins_shown) {
+            self.cx.shared.count_pin(pin.reason.as_str());
+        }
+        link.pins_shown = self.session.pins().len();
+        link.pinned_since = (link.pins_shown > 0).then(|| link.pinned_since.unwrap_or_else(clock::now));
+    }
+
     /// `forwarded`: to the client, who asked. What we ask for ourselves is not counted, but for a block that the client began earlier.
     fn on_ready(&mut self, link: &mut Link, forwarded: bool) {
         let counts = u64::from(forwarded || link.opening != Opening::Over);
-        if self.session.pins().len() != link.pins_shown {
-            for pin in self.session.pins().iter().skip(link.pins_shown) {
-                self.cx.shared.count_pin(pin.reason.as_str());
-            }
-            link.pins_shown = self.session.pins().len();
-            link.pinned_since = (link.pins_shown > 0).then(|| link.pinned_since.unwrap_or_else(clock::now));
-        }
+        self.note_pins(link);
         self.note_prepared();
         link.counts.query_count += counts;
         if self.session.status() == TransactionStatus::Idle {
             // Before the client hears of it: whoever it tells must not meet old answers.
             self.note_catalog_change(link);
             self.note_write(link);
+            if self.session.is_drained() {
+                link.judged.ended();
+            }
             link.counts.xact_count += counts;
         }
         if self.session.is_drained()

@@ -606,7 +606,7 @@ impl Client {
                 hint: RouteHint::Auto,
                 begin_read_only: false,
                 changes_catalog: false,
-                runs_code: false,
+                asks_sequences: false,
                 wrote: false,
                 plan,
             };
@@ -865,7 +865,12 @@ impl Client {
                     }
                 }
             }
-            let Some(sql) = connection.state.settings.catch_up(self.session.settings()) else { return Ok(checkout) };
+            let forgets = connection.state.stale_sequences && self.database.hidden.minds_sequences(pool.key.shard);
+            let sql = match (connection.state.settings.catch_up(self.session.settings()), forgets) {
+                (None, false) => return Ok(checkout),
+                (settings, true) => format!("DISCARD SEQUENCES;{}", settings.unwrap_or_default()),
+                (Some(settings), false) => settings,
+            };
             let limit = pool.settings.login.timeout;
             let run = tokio::time::timeout(limit, connection.run(&sql));
             let ran = match silence() {
@@ -876,6 +881,7 @@ impl Client {
             match ran {
                 Ok(Ok(Ok(()))) => {
                     connection.state.settings.caught_up(self.session.settings());
+                    connection.state.stale_sequences &= !forgets;
                     return Ok(checkout);
                 }
                 Ok(Ok(Err(error))) => {

@@ -201,6 +201,7 @@ fn pool(database: &str, user: &str, server: &str, role: Role) -> PoolSnapshot {
         max_wait: Duration::from_millis(10),
         totals: Counts { query_count: 30, xact_count: 20, received: 1000, sent: 2000, ..Counts::default() },
         query_time: times(&[50, 300, 70_000_000]),
+        resets: 3,
         wait_time: times(&[0]),
         prepared_statements: 3,
     }

@@ -193,6 +193,13 @@ fn pools(pools: &[PoolSnapshot], out: &mut Families) {
     for pool in pools {
         wait.value(&labels(pool), seconds(pool.max_wait));
     }
+    let mut resets = out.counter(
+        "pool_resets_total",
+        "Times a server connection was cleaned of what its client left, before the next one got it.",
+    );
+    for pool in pools {
+        resets.count(&labels(pool), pool.resets);
+    }
     let mut prepared = out.gauge("pool_prepared_statements", "Prepared statements on the pool's servers.");
     for pool in pools {
         prepared.count(&labels(pool), pool.prepared_statements);

@@ -327,6 +327,8 @@ pub struct PoolSnapshot {
     pub totals: Counts,
     /// Time of queries.
     pub query_time: HistogramSnapshot,
+    /// How often a connection had to be cleaned before the next client could have it.
+    pub resets: u64,
     /// Time that clients waited for one of its servers.
     pub wait_time: HistogramSnapshot,
     /// Prepared statements on its servers, over all of them.

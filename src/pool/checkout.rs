@@ -17,6 +17,8 @@ pub enum Verdict {
     Clean,
     /// The same, but its client's state is still there.
     Dirty,
+    /// The same, and nothing takes that state away.
+    Spoilt,
 }
 
 /// A connection that is lent. Dropping it without [`Checkout::release`] closes the connection.

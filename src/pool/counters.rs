@@ -13,6 +13,8 @@ pub struct PoolCounters {
     pub query_time: Histogram,
     /// How long clients waited for a connection.
     pub wait_time: Histogram,
+    /// How often a connection had to be cleaned before the next client could have it.
+    pub resets: AtomicU64,
     /// Cancel requests sent to the server.
     pub cancel_requests: AtomicU64,
     /// Cancel requests under way that the server has not been asked yet.

@@ -476,8 +476,10 @@ impl Pool {
     }
 
     fn release(self: &Arc<Self>, slot: SlotId, mut connection: Box<Connection>, verdict: Verdict) {
-        if verdict == Verdict::Dirty {
-            return self.reset(slot, connection);
+        match verdict {
+            Verdict::Clean => {}
+            Verdict::Dirty => return self.reset(slot, connection),
+            Verdict::Spoilt => return self.discard(slot),
         }
         let now = clock::now();
         connection.heard = now;
@@ -498,6 +500,7 @@ impl Pool {
         if self.settings.reset_query.trim().is_empty() {
             return self.discard(slot);
         }
+        self.counters.resets.fetch_add(1, Ordering::Relaxed);
         self.inner.lock().ledger.resetting(slot, clock::now());
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod check;
 pub mod connection;
 pub mod dial;
+pub mod hidden;
 pub mod login;
 pub mod readings;
 mod shadows;

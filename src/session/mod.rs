@@ -102,6 +102,8 @@ pub struct Session {
     /// What portals leave in the session whose statements set by parameters.
     bound: BTreeMap<Box<[u8]>, Arc<[SessionEffect]>>,
     settings: ClientSettings,
+    /// There is something on the server that no DISCARD takes away.
+    spoils: bool,
     pins: Vec<Pin>,
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
@@ -134,6 +136,7 @@ impl Session {
             portals: BTreeMap::new(),
             bound: BTreeMap::new(),
             settings,
+            spoils: false,
             pins: Vec::new(),
             pools: 0,
             unseen_error: None,
@@ -261,6 +264,12 @@ impl Session {
     #[must_use]
     pub fn leaves_state(&self) -> bool {
         self.keep == Keep::Session || !self.pins.is_empty() || self.settings.has_doubts()
+    }
+
+    /// Whether the server can serve nobody else, were the client to leave it now: see [`PinReason::outlives_discard`].
+    #[must_use]
+    pub fn spoils_server(&self) -> bool {
+        self.spoils
     }
 
     /// Whether an answer is awaited that may change what the client's names stand for, or where statements go: what follows the next Sync
@@ -874,6 +883,7 @@ impl Session {
         self.failed = false;
         self.settings.abandon();
         self.pins.clear();
+        self.spoils = false;
         self.portals.clear();
         self.bound.clear();
         self.unseen_error = None;
@@ -885,6 +895,7 @@ impl Session {
     pub fn on_moved(&mut self) {
         self.status = TransactionStatus::Idle;
         self.settings.abandon();
+        self.spoils = false;
         self.lent.clear();
     }
 
@@ -897,6 +908,7 @@ impl Session {
     pub fn on_release(&mut self) {
         self.pipeline.shrink();
         self.settings.leave();
+        self.spoils = false;
     }
 
     /// Takes back what a request that did not happen would have changed.
@@ -1010,7 +1022,9 @@ impl Session {
         self.names.retain(|name, _| pipeline.names_later(name));
     }
 
-    fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+    /// The session keeps its server from now on.
+    pub fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        self.spoils |= reason.outlives_discard();
         if !self.is_pinned_by(reason) {
             self.pins.push(Pin { reason, facts: facts.cloned() });
         }

@@ -17,6 +17,8 @@ pub struct ServerState {
     pub settings: ServerSettings,
     /// Named statements sent to it that nobody has counted yet.
     pub parses: u64,
+    /// Others than the client that has it may have used sequences on it: it would tell their values.
+    pub stale_sequences: bool,
 }
 
 impl ServerState {
@@ -28,6 +30,7 @@ impl ServerState {
             unnamed: None,
             settings: ServerSettings::default(),
             parses: 0,
+            stale_sequences: false,
         }
     }
 
@@ -56,5 +59,6 @@ impl ServerState {
         self.statements.clear();
         self.unnamed = None;
         self.settings.discard_all();
+        self.stale_sequences = false;
     }
 }

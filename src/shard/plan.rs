@@ -367,7 +367,11 @@ fn plan_no_tables(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Sh
     }
     let bound_to_one_place = statement.effects.iter().any(|effect| match effect {
         SessionEffect::Pin(pin) => match pin {
-            PinReason::AdvisoryLock | PinReason::Listen | PinReason::SequenceState | PinReason::Handle => true,
+            PinReason::AdvisoryLock
+            | PinReason::Listen
+            | PinReason::SequenceState
+            | PinReason::Seed
+            | PinReason::Handle => true,
             PinReason::TempObject
             | PinReason::HoldCursor
             | PinReason::Load

@@ -68,13 +68,37 @@ pub enum PinReason {
     Identity,
     /// A setting changed in a way that cannot be followed: set_config() of a name that is not known.
     Setting,
-    /// currval, lastval or setseed, which speak of this session's past.
+    /// currval or lastval, which speak of this session's past.
     SequenceState,
-    /// An open large-object descriptor, an exported snapshot or a replication slot.
+    /// setseed: it decides the random numbers to come.
+    Seed,
+    /// A connection of dblink's, a temporary replication slot, a backup that has begun.
     Handle,
 }
 
 impl PinReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 11] = [
+        Self::TempObject,
+        Self::HoldCursor,
+        Self::AdvisoryLock,
+        Self::Listen,
+        Self::Load,
+        Self::SqlPrepare,
+        Self::Identity,
+        Self::Setting,
+        Self::SequenceState,
+        Self::Seed,
+        Self::Handle,
+    ];
+
+    /// Whether what it stands for is still there after DISCARD ALL: only the end of the connection ends it.
+    /// See <https://www.postgresql.org/docs/current/sql-discard.html>.
+    #[must_use]
+    pub fn outlives_discard(self) -> bool {
+        matches!(self, Self::Load | Self::Seed | Self::Handle)
+    }
+
     /// A word for SHOW and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -88,6 +112,7 @@ impl PinReason {
             Self::Identity => "identity",
             Self::Setting => "setting",
             Self::SequenceState => "sequence_state",
+            Self::Seed => "seed",
             Self::Handle => "handle",
         }
     }
@@ -385,6 +410,8 @@ pub struct StatementFacts {
     pub name_use: Option<NameUse>,
     /// It may change what the catalog says of functions and relations: DDL, DO, CALL.
     pub changes_catalog: bool,
+    /// It may change what code runs when functions are called and relations written: see [`super::hidden`].
+    pub changes_code: bool,
     /// It changes search_path in a way that is not followed: SET LOCAL, set_config.
     pub local_search_path: bool,
     /// It takes an advisory lock, of the session or of the transaction.
@@ -508,16 +535,32 @@ impl QueryFacts {
         }
     }
 
-    /// Whether it runs code that may leave behind in the session what nobody sees: DO, CALL.
+    /// Whether it asks what this session did to sequences: currval, lastval.
     #[must_use]
-    pub fn runs_code(&self) -> bool {
-        self.statements.iter().any(|s| matches!(s.why, "DO" | "CALL"))
+    pub fn asks_sequences(&self) -> bool {
+        let asks = |effect: &SessionEffect| *effect == SessionEffect::Pin(PinReason::SequenceState);
+        self.statements.iter().any(|s| s.effects.iter().any(asks))
     }
 
     /// Whether it takes an advisory lock.
     #[must_use]
     pub fn takes_lock(&self) -> bool {
         self.statements.iter().any(|s| s.takes_lock)
+    }
+
+    /// Whether it may change what code runs: see [`StatementFacts::changes_code`].
+    #[must_use]
+    pub fn changes_code(&self) -> bool {
+        self.statements.iter().any(|s| s.changes_code)
+    }
+
+    /// Whether it ends a transaction block such that others see what it did.
+    #[must_use]
+    pub fn commits(&self) -> bool {
+        let commits = |s: &StatementFacts| {
+            matches!(s.transaction, TransactionEffect::Commit { .. } | TransactionEffect::FinishPrepared)
+        };
+        self.statements.iter().any(commits)
     }
 
     /// Whether it may change what the catalog says: see [`StatementFacts::changes_catalog`].

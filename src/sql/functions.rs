@@ -173,7 +173,8 @@ macro_rules! write_fn {
 }
 
 /// Built-in functions that write, that a standby refuses, that mean one certain server, or that run SQL given as text;
-/// sorted by name. Unlocking does not pin: it only means something in a session that is pinned by the lock.
+/// sorted by name. Unlocking does not pin: it only means something in a session that is pinned by the lock. Large-object descriptors
+/// and exported snapshots end with the transaction.
 static WRITES: &[(&str, &str, Option<PinReason>)] = &[
     write_fn!("binary_upgrade_create_empty_extension"),
     write_fn!("binary_upgrade_set_missing_value"),
@@ -206,7 +207,7 @@ static WRITES: &[(&str, &str, Option<PinReason>)] = &[
     write_fn!("lo_import"),
     write_fn!("lo_lseek"),
     write_fn!("lo_lseek64"),
-    write_fn!("lo_open", Handle),
+    write_fn!("lo_open"),
     write_fn!("lo_put"),
     write_fn!("lo_tell"),
     write_fn!("lo_tell64"),
@@ -236,7 +237,7 @@ static WRITES: &[(&str, &str, Option<PinReason>)] = &[
     write_fn!("pg_current_wal_lsn"),
     write_fn!("pg_current_xact_id"),
     write_fn!("pg_drop_replication_slot"),
-    write_fn!("pg_export_snapshot", Handle),
+    write_fn!("pg_export_snapshot"),
     write_fn!("pg_extension_config_dump"),
     write_fn!("pg_import_system_collations"),
     write_fn!("pg_isolation_test_session_is_blocked"),
@@ -287,12 +288,17 @@ static WRITES: &[(&str, &str, Option<PinReason>)] = &[
     write_fn!("query_to_xml"),
     write_fn!("query_to_xml_and_xmlschema"),
     write_fn!("query_to_xmlschema"),
-    write_fn!("setseed", SequenceState),
+    write_fn!("setseed", Seed),
     write_fn!("setval"),
     write_fn!("ts_rewrite"),
     write_fn!("ts_stat"),
     write_fn!("txid_current"),
 ];
+
+/// The functions that leave something in the session, or ask for it.
+pub(super) fn pinning() -> impl Iterator<Item = &'static str> {
+    WRITES.iter().filter(|(.., pin)| pin.is_some()).map(|(name, ..)| *name)
+}
 
 /// Read functions that came after PostgreSQL 15, sorted by name. Writing ones need no list: what is not known is a write.
 pub(super) static LATER_READS: &[&str] = &[

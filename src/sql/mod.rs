@@ -14,6 +14,7 @@ pub mod cache;
 pub mod catalog;
 pub mod facts;
 mod functions;
+pub mod hidden;
 pub mod hints;
 pub mod listens;
 pub mod normal;

@@ -113,7 +113,7 @@ fn set_value(name: String, stmt: &nodes::VariableSetStmt, effects: &mut Vec<Sess
 pub fn assign(name: String, value: String, effects: &mut Vec<SessionEffect>) {
     match name.as_str() {
         // `SET seed = 0.5` is setseed() by another name.
-        "seed" => return effects.push(SessionEffect::Pin(PinReason::SequenceState)),
+        "seed" => return effects.push(SessionEffect::Pin(PinReason::Seed)),
         // The server keeps what the name means now, by the search_path of now.
         "default_text_search_config" => return effects.push(SessionEffect::SetUnknown { name }),
         // What is created from here on may be temporary without saying so.
@@ -169,7 +169,7 @@ pub(super) fn of_some_call(call: &nodes::FuncCall) -> Option<SessionEffect> {
 pub fn unknown(name: &ConfigArg) -> SessionEffect {
     match name {
         ConfigArg::Literal(name) => match canonical(name) {
-            name if name == "seed" => SessionEffect::Pin(PinReason::SequenceState),
+            name if name == "seed" => SessionEffect::Pin(PinReason::Seed),
             // It is not ours to follow: see the README.
             name if name.starts_with("pgweir.") => SessionEffect::Pin(PinReason::Setting),
             name => SessionEffect::SetUnknown { name },
@@ -205,10 +205,7 @@ pub fn set_config(name: &ConfigArg, value: &ConfigArg, local: &ConfigArg) -> Vec
 /// in this order. `calls` are all that the statement holds.
 pub(super) fn known_calls(select: &nodes::SelectStmt, calls: &[&nodes::FuncCall], effects: &mut Vec<SessionEffect>) {
     let feared = |effect: &SessionEffect| {
-        matches!(
-            effect,
-            SessionEffect::SetUnknown { .. } | SessionEffect::Pin(PinReason::Setting | PinReason::SequenceState)
-        )
+        matches!(effect, SessionEffect::SetUnknown { .. } | SessionEffect::Pin(PinReason::Setting | PinReason::Seed))
     };
     if !effects.iter().any(feared) || !is_one_row(select) {
         return;

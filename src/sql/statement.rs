@@ -27,6 +27,7 @@ pub(super) struct Draft {
     effects: Vec<SessionEffect>,
     name_use: Option<NameUse>,
     changes_catalog: bool,
+    changes_code: bool,
     local_search_path: bool,
     takes_lock: bool,
     plan: Plan,
@@ -49,6 +50,7 @@ impl Draft {
             effects: Vec::new(),
             name_use: None,
             changes_catalog: false,
+            changes_code: false,
             local_search_path: false,
             takes_lock: false,
             plan: Plan::None,
@@ -103,6 +105,7 @@ impl Draft {
             name_use: self.name_use,
             // Temporary objects are seen by their own session alone, which keeps its server.
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
+            changes_code: self.changes_code && pin != Some(PinReason::TempObject),
             local_search_path: self.local_search_path,
             takes_lock: self.takes_lock,
             plan: self.plan,
@@ -130,6 +133,27 @@ const CHANGES_NO_NAME: [&str; 12] = [
     "CHECKPOINT",
 ];
 
+/// Utility statements that add no code: nothing runs behind them that did not run before.
+const CHANGES_NO_CODE: [&str; 17] = [
+    "DROP TABLE",
+    "DROP VIEW",
+    "DROP MATERIALIZED VIEW",
+    "DROP FOREIGN TABLE",
+    "DROP SEQUENCE",
+    "DROP INDEX",
+    "DROP",
+    "GRANT",
+    "REVOKE",
+    "COMMENT",
+    "CREATE SEQUENCE",
+    "ALTER SEQUENCE",
+    "CREATE ROLE",
+    "DROP ROLE",
+    "CREATE DATABASE",
+    "DROP DATABASE",
+    "ALTER SYSTEM",
+];
+
 fn pin_why(reason: PinReason) -> &'static str {
     match reason {
         PinReason::TempObject => "makes a temporary object",
@@ -140,7 +164,8 @@ fn pin_why(reason: PinReason) -> &'static str {
         PinReason::SqlPrepare => "PREPARE",
         PinReason::Identity => "makes a superuser's setting under another role",
         PinReason::Setting => "changes a setting in a way that cannot be followed",
-        PinReason::SequenceState => "depends on the session's sequence or random state",
+        PinReason::SequenceState => "depends on what the session did to sequences",
+        PinReason::Seed => "decides the session's random numbers",
         PinReason::Handle => "opens a handle",
     }
 }
@@ -234,6 +259,7 @@ fn draft(node: Node<'_>) -> Draft {
             let mut draft = Draft::new(Access::Write, found.what);
             draft.changes_catalog = !CHANGES_NO_NAME.contains(&found.what);
             draft.listens = matches!(node, Node::ListenStmt(_) | Node::UnlistenStmt(_));
+            draft.changes_code = draft.changes_catalog && !found.is_plain && !CHANGES_NO_CODE.contains(&found.what);
             if let Some(reason) = found.pin {
                 draft.pin(reason);
             }

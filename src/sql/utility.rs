@@ -4,6 +4,7 @@
 use pg_raw_parse::{Node, nodes, raw};
 
 use super::facts::{PinReason, TableRef};
+use super::shape::cast_name;
 use super::walk::table_ref;
 
 /// What a utility statement is.
@@ -13,15 +14,17 @@ pub(super) struct Utility {
     pub(super) pin: Option<PinReason>,
     /// It has nothing to do with tables at all, unlike DDL whose tables the grammar does not show.
     pub(super) tableless: bool,
+    /// It makes a relation in which no code is but PostgreSQL's own, or one that nobody else sees.
+    pub(super) is_plain: bool,
 }
 
 impl Utility {
     fn new(what: &'static str) -> Self {
-        Self { what, tables: Vec::new(), pin: None, tableless: false }
+        Self { what, tables: Vec::new(), pin: None, tableless: false, is_plain: false }
     }
 
     fn tableless(what: &'static str, pin: Option<PinReason>) -> Self {
-        Self { what, tables: Vec::new(), pin, tableless: true }
+        Self { what, tables: Vec::new(), pin, tableless: true, is_plain: false }
     }
 
     fn on<'a>(what: &'static str, vars: impl IntoIterator<Item = &'a nodes::RangeVar>) -> Self {
@@ -140,6 +143,7 @@ fn create_table(stmt: &nodes::CreateStmt) -> Utility {
     let mut found = Utility::on("CREATE TABLE", stmt.relation());
     // ON COMMIT DROP: on() may have pinned for the schema pg_temp.
     found.pin = makes_temp(stmt.relation(), stmt.oncommit).then_some(PinReason::TempObject);
+    found.is_plain = stmt.relation().is_some_and(is_temp) || is_plain(stmt);
     for var in range_vars(stmt.inh_relations().iter()) {
         found.add(var);
     }
@@ -158,6 +162,26 @@ fn create_table(stmt: &nodes::CreateStmt) -> Utility {
         }
     }
     found
+}
+
+/// Whether a new table has nothing but columns of PostgreSQL's types, and keys.
+fn is_plain(stmt: &nodes::CreateStmt) -> bool {
+    use raw::ConstrType as Type;
+    let harmless = |c: &nodes::Constraint| {
+        matches!(c.contype, Type::CONSTR_NULL | Type::CONSTR_NOTNULL | Type::CONSTR_PRIMARY | Type::CONSTR_UNIQUE)
+    };
+    let plain_column = |column: &nodes::ColumnDef| {
+        column.type_name().and_then(cast_name).is_some_and(|name| !name.contains("serial"))
+            && column.constraints().iter().all(|c| matches!(c, Node::Constraint(c) if harmless(c)))
+    };
+    stmt.inh_relations().is_empty()
+        && stmt.table_elts().iter().all(|element| match element {
+            Node::ColumnDef(column) => plain_column(column),
+            Node::Constraint(constraint) => harmless(constraint),
+            _ => false,
+        })
+        && stmt.partbound().is_none()
+        && stmt.of_typename().is_none()
 }
 
 /// DROP: the objects are names in parts, of tables and the like only when its type says so.

@@ -34,7 +34,8 @@ pub(crate) const PASSWORD: &str = "secret";
 
 const POOL: usize = 20;
 /// The pool's connections, as PostgreSQL has them.
-const OF_THE_POOL: &str = "FROM pg_stat_activity WHERE client_addr IS NOT NULL AND application_name <> 'pgweir probe'";
+const OF_THE_POOL: &str =
+    "FROM pg_stat_activity WHERE client_addr IS NOT NULL AND application_name NOT LIKE 'pgweir %'";
 /// Of each server.
 const STATEMENTS: usize = 50;
 /// How long the last of what they left may take to go.

@@ -54,9 +54,9 @@ impl Client {
     pub(super) async fn conclude(&mut self, mut link: Box<Link>, event: Event) -> Ended {
         match event {
             Event::Release => {
+                let verdict = self.verdict(&mut link, false);
                 self.session.on_release();
-                let always = self.live.config.general.server_reset_query_always || link.ran_code;
-                link.checkout.release(if always { Verdict::Dirty } else { Verdict::Clean });
+                link.checkout.release(verdict);
                 Ended::Released
             }
             Event::Retry { primary, lost } => {
@@ -151,6 +151,18 @@ impl Client {
         self.hold_again(link.begun.take());
     }
 
+    /// In what state the server is given back.
+    fn verdict(&self, link: &mut Link, leaves_state: bool) -> Verdict {
+        if let Some(connection) = link.checkout.as_mut() {
+            connection.state.stale_sequences |= link.has_written;
+        }
+        if self.session.spoils_server() {
+            return Verdict::Spoilt;
+        }
+        let dirty = leaves_state || link.judged.is_dirty() || self.live.config.general.server_reset_query_always;
+        if dirty { Verdict::Dirty } else { Verdict::Clean }
+    }
+
     /// The client has gone: its transaction is rolled back and the server given back, if nothing else is under way.
     async fn clean_up(&mut self, mut link: Box<Link>) {
         let quiet = self.session.is_drained()
@@ -168,7 +180,8 @@ impl Client {
                 return;
             }
         }
-        let dirty = link.ran_code || self.session.leaves_state() || self.live.config.general.server_reset_query_always;
-        link.checkout.release(if dirty { Verdict::Dirty } else { Verdict::Clean });
+        self.settle_hidden(&mut link.judged, link.shard);
+        let verdict = self.verdict(&mut link, self.session.leaves_state());
+        link.checkout.release(verdict);
     }
 }

@@ -106,7 +106,10 @@ impl Client {
                 }
                 link.wrote |= need.access == Access::Write;
                 link.changes_catalog |= need.changes_catalog;
-                link.ran_code |= need.runs_code;
+                if need.asks_sequences && connection.state.stale_sequences {
+                    self.cx.shared.count_refusal("stale_sequences");
+                    self.replace_by_refusal(stale_sequences());
+                }
                 link.has_written = need.wrote;
                 let in_block = self.session.status() == TransactionStatus::InTransaction;
                 if link.role == Role::Replica && in_block && self.takes_lock() {
@@ -192,6 +195,7 @@ impl Client {
     /// Writes the segment for the server.
     pub(super) fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
         self.follow_block(link);
+        self.look_for_hidden(&mut link.judged, link.shard, link.since);
         let goes_on = self.session.is_mid_exchange();
         link.only_prepared = self.segment.only_prepares() && (link.only_prepared || !goes_on);
         let segment = self.segment.take();
@@ -222,6 +226,16 @@ fn aborted() -> Error {
         SqlState::IN_FAILED_TRANSACTION,
         "current transaction is aborted, commands ignored until end of transaction block",
     )
+}
+
+/// From now on servers forget in time what others did.
+fn stale_sequences() -> Error {
+    Error::us(
+        SqlState::OBJECT_NOT_IN_STATE,
+        "it is not certain that currval() or lastval() would tell a value of this session: other clients have used this server before",
+    )
+    .detail("This is the first time that a transaction of this database asks for it; from now on servers are prepared.")
+    .hint("Run the transaction again, or use INSERT ... RETURNING.")
 }
 
 fn lock_on_replica() -> Error {

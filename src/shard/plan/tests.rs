@@ -86,6 +86,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         effects: Vec::new(),
         name_use: None,
         changes_catalog: false,
+        changes_code: false,
         local_search_path: false,
         takes_lock: false,
         plan: crate::sql::facts::Plan::None,

@@ -1,0 +1,167 @@
+//! Asking a server's catalog for all code that its statements may run: see [`crate::sql::hidden`].
+//!
+//! On a connection of its own, as [`crate::server::catalog`]; rights to the tables are not needed, everybody may read the catalog.
+
+use crate::error::{Error, SqlState};
+use crate::id::WorkerId;
+use crate::server::catalog::literal;
+use crate::server::login::{self, LoginSettings};
+use crate::server::shadows::FIRST_OWN;
+use crate::server::{Connection, Target};
+use crate::sql::hidden::{Row, Runner, Traces};
+
+/// Asks the server.
+///
+/// # Errors
+/// Those of the login, of the server, and no answer within the time of a login.
+pub async fn ask(target: &Target, settings: &LoginSettings, worker: WorkerId) -> Result<Vec<Row>, Error> {
+    let broken = |why: &dyn std::fmt::Display| {
+        let address = target.address();
+        Error::server(SqlState::CONNECTION_FAILURE, format!("server {address} did not tell its functions: {why}"))
+    };
+    let mut target = target.clone();
+    target.parameters.retain(|(name, _)| name != "application_name");
+    target.parameters.push(("application_name".to_owned(), "pgweir census".to_owned()));
+    let mut connection = login::login(&target, settings, worker).await?;
+    match tokio::time::timeout(settings.timeout, exchange(&mut connection)).await {
+        Ok(Ok(Ok(rows))) => Ok(rows.iter().filter_map(|row| take(row)).collect()),
+        Ok(Ok(Err(error))) => Err(broken(&error.message)),
+        Ok(Err(error)) => Err(broken(&error)),
+        Err(_) => Err(broken(&format_args!("no answer within {} s", settings.timeout.as_secs_f64()))),
+    }
+}
+
+/// Cells, as text.
+type Cells = Vec<Option<String>>;
+
+async fn exchange(connection: &mut Connection) -> std::io::Result<Result<Vec<Cells>, Error>> {
+    // Names and operators in the question are PostgreSQL's own, whatever a role's search_path is.
+    let prepare =
+        "SET client_encoding = 'UTF8'; SET search_path = pg_catalog; SET statement_timeout = 0; SET jit = off";
+    if let Err(error) = connection.run(prepare).await? {
+        return Ok(Err(error));
+    }
+    connection.rows(&query()).await
+}
+
+/// A row of the answer; what is not understood says nothing, and the question asks for no such thing.
+fn take(row: &[Option<String>]) -> Option<Row> {
+    let cell = |n: usize| row.get(n).and_then(Option::clone).unwrap_or_default();
+    let (owner, other) = (cell(1), cell(2));
+    Some(match cell(0).as_str() {
+        "function" => {
+            Row::Function { name: owner, language: other, volatile: cell(3) == "v", text: cell(4), extension: cell(5) }
+        }
+        "cascade" => Row::Cascades(owner, other),
+        "runs f" => Row::Runs(Runner::Function(owner), other),
+        "runs r" => Row::Runs(Runner::Read(owner), other),
+        "runs w" => Row::Runs(Runner::Write(owner), other),
+        "runs o" => Row::Runs(Runner::Operator(owner), other),
+        "runs a" => Row::Runs(Runner::Anybody, other),
+        "runs d" => Row::Runs(Runner::Ddl, other),
+        "reaches f" => Row::Reaches(Runner::Function(owner), other),
+        "reaches r" => Row::Reaches(Runner::Read(owner), other),
+        "reaches w" => Row::Reaches(Runner::Write(owner), other),
+        _ => return None,
+    })
+}
+
+/// All code of the database's that is not PostgreSQL's own, and who runs it.
+///
+/// What expressions of the catalog call is read from their trees, where functions and relations stand by number. (Names and strings in
+/// it are written such that they cannot be taken for that.)
+/// See <https://www.postgresql.org/docs/current/catalogs.html>.
+fn query() -> String {
+    let stateful: Vec<String> = Traces::stateful_builtins().map(literal).collect();
+    let stateful = stateful.join(", ");
+    format!(
+        "WITH known (oid, name) AS MATERIALIZED ( \
+           SELECT oid, proname::text FROM pg_proc \
+             WHERE oid >= {FIRST_OWN} OR proname::text IN ({stateful})), \
+         tree (kind, owner, code) AS ( \
+           SELECT 'w', c.relname::text, d.adbin::text \
+             FROM pg_attrdef AS d JOIN pg_class AS c ON c.oid = d.adrelid \
+           UNION ALL SELECT CASE WHEN k.contypid = 0 THEN 'w' ELSE 'a' END, c.relname::text, k.conbin::text \
+             FROM pg_constraint AS k LEFT JOIN pg_class AS c ON c.oid = k.conrelid \
+             WHERE k.conbin IS NOT NULL AND k.oid >= {FIRST_OWN} \
+           UNION ALL SELECT 'a', NULL, typdefaultbin::text FROM pg_type \
+             WHERE typdefaultbin IS NOT NULL AND oid >= {FIRST_OWN} \
+           UNION ALL SELECT 'w', c.relname::text, concat(i.indexprs::text, i.indpred::text) \
+             FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid \
+             WHERE (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) AND c.oid >= {FIRST_OWN} \
+           UNION ALL SELECT 'w', c.relname::text, p.partexprs::text \
+             FROM pg_partitioned_table AS p JOIN pg_class AS c ON c.oid = p.partrelid WHERE p.partexprs IS NOT NULL \
+           UNION ALL SELECT 'w', c.relname::text, t.tgqual::text \
+             FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid WHERE t.tgqual IS NOT NULL \
+           UNION ALL SELECT CASE WHEN r.ev_type = '1' THEN 'r' ELSE 'w' END, c.relname::text, \
+               concat(r.ev_qual::text, r.ev_action::text) \
+             FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class WHERE c.oid >= {FIRST_OWN} \
+           UNION ALL SELECT 'r', c.relname::text, concat(p.polqual::text, p.polwithcheck::text) \
+             FROM pg_policy AS p JOIN pg_class AS c ON c.oid = p.polrelid \
+           UNION ALL SELECT 'f', p.proname::text, concat(p.proargdefaults::text, to_jsonb(p) ->> 'prosqlbody') \
+             FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang \
+             WHERE p.oid >= {FIRST_OWN} AND (p.proargdefaults IS NOT NULL OR (p.prosrc = '' AND l.lanname = 'sql'))), \
+         part (kind, owner, what, oid) AS MATERIALIZED ( \
+           SELECT DISTINCT t.kind, t.owner, m.found[1], m.found[2]::oid FROM tree AS t CROSS JOIN LATERAL \
+             regexp_matches(t.code, ' :(funcid|opfuncid|aggfnoid|winfnoid|relid) ([0-9]+)', 'g') AS m (found)), \
+         typed (oid) AS ( \
+           SELECT castfunc FROM pg_cast \
+           UNION SELECT unnest(ARRAY[typinput::oid, typoutput, typreceive, typsend, typmodin, typmodout, typanalyze]) \
+             FROM pg_type \
+           UNION SELECT amproc::oid FROM pg_amproc \
+           UNION SELECT unnest(ARRAY[rngcanonical::oid, rngsubdiff]) FROM pg_range \
+           UNION SELECT unnest(ARRAY[oprrest::oid, oprjoin]) FROM pg_operator \
+           UNION SELECT conproc::oid FROM pg_conversion \
+           UNION SELECT unnest(ARRAY[trffromsql::oid, trftosql]) FROM pg_transform) \
+         SELECT 'function', p.proname::text, l.lanname::text, p.provolatile::text, \
+             CASE WHEN l.lanname IN ('sql', 'plpgsql') THEN p.prosrc END, ( \
+               SELECT x.extname::text FROM pg_depend AS d JOIN pg_extension AS x ON x.oid = d.refobjid \
+               WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' \
+                 AND d.refclassid = 'pg_extension'::regclass LIMIT 1) \
+           FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang \
+           WHERE p.oid >= {FIRST_OWN} AND p.prokind <> 'a' \
+         UNION ALL SELECT 'runs ' || p.kind, p.owner, k.name, NULL, NULL, NULL \
+           FROM part AS p JOIN known AS k ON k.oid = p.oid WHERE p.what <> 'relid' \
+         UNION ALL SELECT 'reaches ' || p.kind, p.owner, c.relname::text, NULL, NULL, NULL \
+           FROM part AS p JOIN pg_class AS c ON c.oid = p.oid \
+           WHERE p.what = 'relid' AND p.kind <> 'a' AND c.oid >= {FIRST_OWN} AND c.relname::text <> p.owner \
+         UNION ALL SELECT 'runs w', c.relname::text, k.name, NULL, NULL, NULL \
+           FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN known AS k ON k.oid = t.tgfoid \
+         UNION ALL SELECT 'runs r', c.relname::text, k.name, NULL, NULL, NULL \
+           FROM pg_foreign_table AS f JOIN pg_class AS c ON c.oid = f.ftrelid \
+           JOIN pg_foreign_server AS s ON s.oid = f.ftserver JOIN pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw \
+           JOIN known AS k ON k.oid IN (w.fdwhandler, w.fdwvalidator) \
+         UNION ALL SELECT 'runs o', o.oprname::text, k.name, NULL, NULL, NULL \
+           FROM pg_operator AS o JOIN known AS k ON k.oid = o.oprcode::oid WHERE o.oid >= {FIRST_OWN} \
+         UNION ALL SELECT 'runs f', f.proname::text, k.name, NULL, NULL, NULL \
+           FROM pg_aggregate AS a JOIN pg_proc AS f ON f.oid = a.aggfnoid::oid \
+           JOIN known AS k ON k.oid IN (a.aggtransfn::oid, a.aggfinalfn::oid, a.aggcombinefn::oid, a.aggserialfn::oid, \
+             a.aggdeserialfn::oid, a.aggmtransfn::oid, a.aggminvtransfn::oid, a.aggmfinalfn::oid) \
+         UNION ALL SELECT 'runs a', NULL, k.name, NULL, NULL, NULL FROM known AS k JOIN typed AS t ON t.oid = k.oid \
+         UNION ALL SELECT 'runs d', NULL, k.name, NULL, NULL, NULL \
+           FROM pg_event_trigger AS e JOIN known AS k ON k.oid = e.evtfoid \
+         UNION ALL SELECT 'cascade', a.relname::text, b.relname::text, NULL, NULL, NULL \
+           FROM pg_constraint AS k JOIN pg_class AS a ON a.oid = k.confrelid JOIN pg_class AS b ON b.oid = k.conrelid \
+           WHERE k.contype = 'f' AND (k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r')) \
+         UNION ALL SELECT 'cascade', a.relname::text, b.relname::text, NULL, NULL, NULL \
+           FROM pg_inherits AS i JOIN pg_class AS a ON a.oid = i.inhparent JOIN pg_class AS b ON b.oid = i.inhrelid"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read() {
+        let row = |cells: &[&str]| cells.iter().map(|c| Some((*c).to_owned())).collect::<Cells>();
+        assert_eq!(take(&row(&["runs w", "t", "f"])), Some(Row::Runs(Runner::Write("t".to_owned()), "f".to_owned())));
+        assert_eq!(
+            take(&[Some("runs a".to_owned()), None, Some("f".to_owned())]),
+            Some(Row::Runs(Runner::Anybody, "f".to_owned()))
+        );
+        assert_eq!(take(&row(&["of a later release"])), None);
+        assert_eq!(take(&[]), None);
+        assert!(query().contains("'set_config'"));
+    }
+}

@@ -1,0 +1,563 @@
+//! What statements leave in their session that the SQL does not show: a function of somebody's may make settings, temporary tables or
+//! locks, and so may what runs when a relation is written or read: triggers, rules, defaults, checks, views, policies.
+//!
+//! A [`Census`] is made of all code that a database's catalog knows ([`Row`]), not of what one statement names: so it needs neither
+//! `search_path` nor argument types. Everything goes by its bare name; that two things share one costs a reset too many, no more. What
+//! each leaves by itself ([`Traces`]) is told by its body ([`body`]) or by who has written it, and goes over to whatever may run it.
+//! Whoever looks up a name that the census does not list has found something harmless.
+//!
+//! Pure; [`crate::server::hidden`] asks, [`crate::client::hidden`] keeps it up to date.
+
+pub mod body;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{BitOr, BitOrAssign};
+
+use super::catalog::is_unexplained;
+use super::facts::{Access, PinReason, QueryFacts, StatementFacts};
+use super::functions;
+use body::Body;
+
+/// What running something may leave in its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traces {
+    /// The kinds of state that it plainly makes, a bit each.
+    kinds: u16,
+    /// It is not understood: it may leave anything.
+    unknown: bool,
+    /// It asks what the session did to sequences.
+    asks: bool,
+}
+
+impl Traces {
+    /// Anything may be left.
+    pub const UNKNOWN: Self = Self { kinds: 0, unknown: true, asks: false };
+    /// It asks for the session's sequence values.
+    pub const ASKS: Self = Self { kinds: 0, unknown: false, asks: true };
+
+    /// State of one kind.
+    #[must_use]
+    pub fn of(reason: PinReason) -> Self {
+        Self { kinds: 1 << (reason as u16), ..Self::default() }
+    }
+
+    /// What a function of PostgreSQL's own leaves, by its name; `set_config` is judged by its arguments.
+    #[must_use]
+    pub fn of_builtin(name: &str) -> Self {
+        let called = functions::call(None, name);
+        match (name, called.pin) {
+            ("set_config", _) => Self::of(PinReason::Setting),
+            (_, Some(PinReason::SequenceState)) => Self::ASKS,
+            (_, Some(reason)) => Self::of(reason),
+            _ if functions::RUNS_TEXT.contains(&name) || functions::READS_BY_NAME.contains(&name) => Self::UNKNOWN,
+            _ => Self::default(),
+        }
+    }
+
+    /// The functions of PostgreSQL's own that leave something or ask for something.
+    pub fn stateful_builtins() -> impl Iterator<Item = &'static str> {
+        let all = functions::pinning().chain(functions::RUNS_TEXT.iter().copied());
+        all.chain(functions::READS_BY_NAME.iter().copied()).chain(["set_config"])
+    }
+
+    /// The kinds of state that it plainly makes.
+    pub fn kinds(self) -> impl Iterator<Item = PinReason> {
+        PinReason::ALL.into_iter().filter(move |reason| self.kinds & (1 << (*reason as u16)) != 0)
+    }
+
+    /// Whether it may leave anything.
+    #[must_use]
+    pub fn is_unknown(self) -> bool {
+        self.unknown
+    }
+
+    /// Whether it asks what the session did to sequences.
+    #[must_use]
+    pub fn asks_sequences(self) -> bool {
+        self.asks
+    }
+
+    /// Whether it leaves nothing and asks for nothing.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl BitOr for Traces {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self { kinds: self.kinds | other.kinds, unknown: self.unknown || other.unknown, asks: self.asks || other.asks }
+    }
+}
+
+impl BitOrAssign for Traces {
+    fn bitor_assign(&mut self, other: Self) {
+        *self = *self | other;
+    }
+}
+
+/// Who runs something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Runner {
+    /// A function, aggregate or procedure, when it is called.
+    Function(String),
+    /// Whoever reads the relation.
+    Read(String),
+    /// Whoever writes the relation.
+    Write(String),
+    /// Whoever uses the operator.
+    Operator(String),
+    /// Nobody can be told: types, casts, domains.
+    Anybody,
+    /// Whoever changes the catalog (event triggers).
+    Ddl,
+}
+
+/// One thing that the catalog says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// A function that is not PostgreSQL's own.
+    Function {
+        /// Its name.
+        name: String,
+        /// Its language.
+        language: String,
+        /// It is declared VOLATILE.
+        volatile: bool,
+        /// Its text, where that is SQL or PL/pgSQL.
+        text: String,
+        /// The extension that it belongs to, or nothing.
+        extension: String,
+    },
+    /// Somebody runs a function.
+    Runs(Runner, String),
+    /// Reading or writing a relation reads or writes another: a view, a rule, a policy; a function does either.
+    Reaches(Runner, String),
+    /// Writing a relation may write another: foreign keys that cascade, inheritance, partitions.
+    Cascades(String, String),
+}
+
+/// What running which name leaves. Names that leave nothing are not listed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    functions: HashMap<String, Traces>,
+    reads: HashMap<String, Traces>,
+    writes: HashMap<String, Traces>,
+    operators: HashMap<String, Traces>,
+    anybody: Traces,
+    ddl: Traces,
+}
+
+/// Extensions whose code in C makes no state that others could meet. Others may: dblink's connections, tablefunc runs texts.
+const HARMLESS: &[&str] = &[
+    "amcheck",
+    "bloom",
+    "btree_gin",
+    "btree_gist",
+    "citext",
+    "cube",
+    "dict_int",
+    "dict_xsyn",
+    "earthdistance",
+    "file_fdw",
+    "fuzzystrmatch",
+    "h3",
+    "hll",
+    "hstore",
+    "intagg",
+    "intarray",
+    "ip4r",
+    "isn",
+    "lo",
+    "ltree",
+    "moddatetime",
+    "pageinspect",
+    "pg_buffercache",
+    "pg_freespacemap",
+    "pg_hashids",
+    "pg_stat_statements",
+    "pg_trgm",
+    "pg_uuidv7",
+    "pg_visibility",
+    "pgcrypto",
+    "pgrowlocks",
+    "pgstattuple",
+    "plpgsql",
+    "postgis",
+    "postgis_raster",
+    "postgis_topology",
+    "postgres_fdw",
+    "prefix",
+    "roaringbitmap",
+    "seg",
+    "semver",
+    "sslinfo",
+    "tcn",
+    "tdigest",
+    "tsm_system_rows",
+    "tsm_system_time",
+    "unaccent",
+    "uuid-ossp",
+    "vector",
+];
+
+/// Functions of harmless extensions that set something for the session.
+const SETS: &[&str] = &["set_limit", "postgres_fdw_disconnect", "postgres_fdw_disconnect_all"];
+
+/// What a function leaves by itself, as far as its text does not say.
+fn by_origin(name: &str, language: &str, volatile: bool, extension: &str) -> Traces {
+    if name.starts_with("dblink") {
+        return Traces::of_builtin(name) | Traces::UNKNOWN;
+    }
+    match language {
+        // Who makes such a function is a superuser, and promises what it does: see
+        // <https://www.postgresql.org/docs/current/xfunc-volatility.html>.
+        "c" | "internal" if !volatile => Traces::default(),
+        "c" if SETS.contains(&name) => Traces::of(PinReason::Setting),
+        "c" if HARMLESS.contains(&extension) => Traces::default(),
+        _ => Traces::UNKNOWN,
+    }
+}
+
+/// What is found out on the way to a census.
+#[derive(Default)]
+struct Draft {
+    /// By name: what it does, and what it may use.
+    functions: BTreeMap<String, Body>,
+    edges: Vec<(Runner, Target)>,
+}
+
+enum Target {
+    Function(String),
+    /// Reading or writing it as the runner does.
+    Relation(String),
+    Write(String),
+}
+
+impl Census {
+    /// Weighs what the catalog says.
+    #[must_use]
+    pub fn of(rows: impl IntoIterator<Item = Row>) -> Self {
+        let mut draft = Draft::default();
+        for row in rows {
+            draft.take(row);
+        }
+        draft.finish()
+    }
+
+    /// Whether nothing of the database's leaves anything, so that no statement needs to be looked at.
+    #[must_use]
+    pub fn is_harmless(&self) -> bool {
+        self.functions.is_empty()
+            && self.reads.is_empty()
+            && self.writes.is_empty()
+            && self.operators.is_empty()
+            && self.anybody.is_none()
+            && self.ddl.is_none()
+    }
+
+    /// Whether anything asks what its session did to sequences.
+    #[must_use]
+    pub fn asks_sequences(&self) -> bool {
+        let all = [&self.functions, &self.reads, &self.writes, &self.operators].into_iter().flat_map(HashMap::values);
+        all.chain([&self.anybody, &self.ddl]).any(|traces| traces.asks)
+    }
+
+    /// What a text may leave behind, beyond what its facts show.
+    #[must_use]
+    pub fn of_text(&self, facts: &QueryFacts) -> Traces {
+        let all = facts.statements.iter().map(|s| self.of_statement(s));
+        all.fold(of_any(facts), BitOr::bitor)
+    }
+
+    fn of_statement(&self, statement: &StatementFacts) -> Traces {
+        if self.is_harmless() || is_plain(statement) {
+            return Traces::default();
+        }
+        let mut traces = self.anybody;
+        let mut add = |known: &HashMap<String, Traces>, name: &str| {
+            if let Some(found) = known.get(name) {
+                traces |= *found;
+            }
+        };
+        let mentions = &statement.mentions;
+        for name in statement.functions.iter().map(|f| &f.name).chain(&mentions.functions).chain(&mentions.fields) {
+            add(&self.functions, name);
+        }
+        for name in mentions.operators.iter().chain(&mentions.foreign_operators) {
+            add(&self.operators, name);
+        }
+        let relations = if statement.access == Access::Write { &self.writes } else { &self.reads };
+        for table in statement.shape.tables() {
+            add(relations, &table.name);
+        }
+        if statement.changes_catalog {
+            traces |= self.ddl;
+        }
+        // The functions in it are not read off it.
+        let defines =
+            statement.why.starts_with("CREATE") && !matches!(statement.why, "CREATE INDEX" | "CREATE EXTENSION");
+        let runs_unseen = (statement.changes_code && !defines) || RUNS_UNSEEN.contains(&statement.why);
+        if runs_unseen && !self.functions.is_empty() {
+            traces |= Traces::UNKNOWN;
+        }
+        traces
+    }
+}
+
+/// Maintenance that computes expressions of indexes and views.
+const RUNS_UNSEEN: [&str; 5] = ["REFRESH MATERIALIZED VIEW", "ANALYZE", "VACUUM", "CLUSTER", "REINDEX"];
+
+/// What a text may leave behind whatever the catalog says.
+#[must_use]
+pub fn of_any(facts: &QueryFacts) -> Traces {
+    let runs_text = |s: &StatementFacts| s.why == "DO" || s.functions.iter().any(|f| f.runs_text);
+    if facts.unparsed.is_some() || facts.statements.iter().any(runs_text) { Traces::UNKNOWN } else { Traces::default() }
+}
+
+/// Whether nobody's code can run in the text, whatever the catalog says.
+#[must_use]
+pub fn is_plain_text(facts: &QueryFacts) -> bool {
+    facts.unparsed.is_none() && facts.statements.iter().all(is_plain)
+}
+
+fn is_plain(statement: &StatementFacts) -> bool {
+    statement.functions.is_empty()
+        && statement.mentions.is_empty()
+        && !statement.changes_catalog
+        && !statement.shape.tables().iter().any(is_unexplained)
+}
+
+impl Draft {
+    fn take(&mut self, row: Row) {
+        match row {
+            Row::Function { name, language, volatile, text, extension } => {
+                let read = match language.as_str() {
+                    // The body of one in SQL may be a tree instead: its calls come as rows of their own.
+                    "sql" if text.is_empty() => Body::default(),
+                    "sql" | "plpgsql" => body::read(&language, &text),
+                    _ => {
+                        let traces = by_origin(&name, &language, volatile, &extension);
+                        Body { traces, ..Body::default() }
+                    }
+                };
+                let known = self.functions.entry(name).or_default();
+                known.traces |= read.traces;
+                known.names.extend(read.names);
+                known.operators.extend(read.operators);
+            }
+            Row::Runs(Runner::Function(name), called) => {
+                let known = self.functions.entry(name).or_default();
+                known.traces |= Traces::of_builtin(&called);
+                known.names.insert(called);
+            }
+            Row::Reaches(Runner::Function(name), relation) => {
+                self.functions.entry(name).or_default().names.insert(relation);
+            }
+            Row::Runs(runner, called) => self.edges.push((runner, Target::Function(called))),
+            Row::Reaches(runner, relation) => self.edges.push((runner, Target::Relation(relation))),
+            Row::Cascades(from, to) => self.edges.push((Runner::Write(from), Target::Write(to))),
+        }
+    }
+
+    fn finish(self) -> Census {
+        let mut census = Census::default();
+        for (name, body) in &self.functions {
+            note(&mut census.functions, name, body.traces);
+        }
+        while self.spread(&mut census) {}
+        census
+    }
+
+    /// Lets everything have what it runs; whether anything changed.
+    fn spread(&self, census: &mut Census) -> bool {
+        let mut changed = false;
+        for (name, body) in &self.functions {
+            let mut traces = Traces::default();
+            for called in &body.names {
+                traces |= found(&census.functions, called) | found(&census.writes, called);
+            }
+            for (operator, leaves) in &census.operators {
+                if body.operators.iter().any(|run| run.contains(operator)) {
+                    traces |= *leaves;
+                }
+            }
+            changed |= note(&mut census.functions, name, traces);
+        }
+        for (runner, target) in &self.edges {
+            let (read, write) = match target {
+                Target::Function(name) => {
+                    let traces = found(&census.functions, name) | Traces::of_builtin(name);
+                    (traces, traces)
+                }
+                Target::Relation(name) => (found(&census.reads, name), found(&census.writes, name)),
+                Target::Write(name) => (Traces::default(), found(&census.writes, name)),
+            };
+            changed |= match runner {
+                Runner::Function(name) => note(&mut census.functions, name, write),
+                Runner::Read(name) => note(&mut census.reads, name, read) | note(&mut census.writes, name, write),
+                Runner::Write(name) => note(&mut census.writes, name, write),
+                Runner::Operator(name) => note(&mut census.operators, name, write),
+                Runner::Anybody => add(&mut census.anybody, write),
+                Runner::Ddl => add(&mut census.ddl, write),
+            };
+        }
+        changed
+    }
+}
+
+fn found(known: &HashMap<String, Traces>, name: &str) -> Traces {
+    known.get(name).copied().unwrap_or_default()
+}
+
+fn add(to: &mut Traces, traces: Traces) -> bool {
+    let before = *to;
+    *to |= traces;
+    *to != before
+}
+
+fn note(known: &mut HashMap<String, Traces>, name: &str, traces: Traces) -> bool {
+    if traces.is_none() {
+        return false;
+    }
+    match known.get_mut(name) {
+        Some(before) => add(before, traces),
+        None => {
+            known.insert(name.to_owned(), traces);
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::facts;
+    use super::*;
+
+    fn function(name: &str, language: &str, text: &str) -> Row {
+        let (name, language, text) = (name.to_owned(), language.to_owned(), text.to_owned());
+        Row::Function { name, language, volatile: true, text, extension: String::new() }
+    }
+
+    fn runs(runner: Runner, name: &str) -> Row {
+        Row::Runs(runner, name.to_owned())
+    }
+
+    fn of(census: &Census, text: &str) -> Traces {
+        census.of_text(&facts(text.as_bytes()))
+    }
+
+    const SETTING: fn() -> Traces = || Traces::of(PinReason::Setting);
+
+    #[test]
+    fn traces_go_over_to_whoever_may_run_them() {
+        use Runner::{Anybody, Ddl, Operator, Read, Write};
+        let to = |name: &str| name.to_owned();
+        let rows = || {
+            vec![
+                function("sets", "plpgsql", "BEGIN PERFORM set_config('a.b', 'c', false); END"),
+                function("calls", "sql", "SELECT sets()"),
+                function("calls_that", "plpgsql", "BEGIN RETURN App.Calls(1); END"),
+                function("inserts", "plpgsql", "BEGIN INSERT INTO audited VALUES (1); END"),
+                function("clean", "plpgsql", "BEGIN INSERT INTO t VALUES (nextval('s')); END"),
+                function("uses", "sql", "SELECT 1 @@@-2"),
+                function("py", "plpython3u", "pass"),
+                function("trigger", "plpgsql", "BEGIN PERFORM sets(); RETURN NEW; END"),
+                function("of_atomic", "sql", ""),
+                Row::Runs(Runner::Function(to("of_atomic")), to("pg_advisory_lock")),
+                runs(Write(to("audited")), "trigger"),
+                runs(Read(to("view")), "calls"),
+                Row::Reaches(Read(to("over")), to("view")),
+                Row::Reaches(Read(to("over")), to("audited")),
+                Row::Cascades(to("parent"), to("audited")),
+                runs(Write(to("serial")), "nextval"),
+            ]
+        };
+        let census = Census::of(rows());
+        let none = Traces::default();
+        let (set, lock) = (SETTING(), Traces::of(PinReason::AdvisoryLock));
+        for (text, expected) in [
+            ("SELECT 1", none),
+            ("SELECT clean(), now()", none),
+            ("INSERT INTO t SELECT * FROM serial", none),
+            ("SELECT sets()", set),
+            ("SELECT other.sets()", set),
+            ("SELECT calls()", set),
+            ("CALL calls_that()", set),
+            ("CALL clean()", none),
+            ("SELECT inserts()", set),
+            ("SELECT py()", Traces::UNKNOWN),
+            ("SELECT of_atomic()", lock),
+            ("SELECT (t).sets FROM t", set),
+            ("SELECT * FROM audited", none),
+            ("UPDATE app.audited SET a = 1", set),
+            ("COPY audited FROM STDIN", set),
+            ("DELETE FROM parent", set),
+            ("SELECT * FROM parent", none),
+            ("SELECT * FROM view", set),
+            ("SELECT * FROM over", set),
+            ("WITH x AS (INSERT INTO audited VALUES (1)) SELECT 1", set),
+            ("DO 'BEGIN END'", Traces::UNKNOWN),
+            ("SELECT query_to_xml('', true, true, '')", Traces::UNKNOWN),
+            ("NO SQL", Traces::UNKNOWN),
+            ("ALTER TABLE t ADD c int DEFAULT sets()", Traces::UNKNOWN),
+            ("ANALYZE t", Traces::UNKNOWN),
+            ("BEGIN; SET LOCAL a.b = 'c'; COMMIT", none),
+        ] {
+            assert_eq!(of(&census, text), expected, "{text}");
+        }
+        let more = || [runs(Operator(to("@@@")), "sets")];
+        let census = Census::of(rows().into_iter().chain(more()));
+        assert_eq!(of(&census, "SELECT 1 @@@ 2"), set);
+        assert_eq!(of(&census, "SELECT 1 OPERATOR(app.@@@) 2"), set);
+        assert_eq!(of(&census, "SELECT clean()"), none);
+        assert_eq!(of(&census, "SELECT uses()"), set);
+        let more = [runs(Anybody, "sets"), runs(Ddl, "of_atomic")];
+        let census = Census::of(rows().into_iter().chain(more));
+        assert_eq!(of(&census, "SELECT a FROM t"), set);
+        assert_eq!(of(&census, "SELECT 1"), none);
+        assert_eq!(of(&census, "CREATE TABLE x (a int)"), set | lock);
+    }
+
+    #[test]
+    fn a_built_in_name_may_be_anothers() {
+        let census = Census::of([function("lower", "plpgsql", "BEGIN LISTEN x; END")]);
+        assert_eq!(of(&census, "SELECT lower('A')"), Traces::of(PinReason::Listen));
+        assert_eq!(of(&census, "SELECT lower('A')").kinds().collect::<Vec<_>>(), [PinReason::Listen]);
+        assert!(Census::of([function("lower", "sql", "SELECT $1")]).is_harmless());
+    }
+
+    #[test]
+    fn code_in_c_is_what_its_maker_promises() {
+        let of = |name, volatile, extension| by_origin(name, "c", volatile, extension);
+        assert_eq!(of("f", false, ""), Traces::default());
+        assert_eq!(of("f", true, ""), Traces::UNKNOWN);
+        assert_eq!(of("gen_random_bytes", true, "pgcrypto"), Traces::default());
+        assert_eq!(of("set_limit", true, "pg_trgm"), SETTING());
+        assert!(of("dblink_connect", true, "dblink").kinds().eq([PinReason::Handle]));
+        assert_eq!(by_origin("f", "plperl", false, ""), Traces::UNKNOWN);
+        assert_eq!(by_origin("f", "internal", true, ""), Traces::UNKNOWN);
+        assert!(HARMLESS.is_sorted());
+    }
+
+    #[test]
+    fn what_is_plain_needs_no_census() {
+        for (text, plain) in [
+            ("SELECT 1", true),
+            ("BEGIN", true),
+            ("SHOW work_mem", true),
+            ("SELECT oid FROM pg_catalog.pg_class", true),
+            ("SELECT 1 + 1", false),
+            ("SELECT lower('A')", false),
+            ("SELECT a FROM t", false),
+            ("CREATE TABLE t (a int)", false),
+            ("CALL p()", false),
+            ("NO SQL", false),
+        ] {
+            assert_eq!(is_plain_text(&facts(text.as_bytes())), plain, "{text}");
+        }
+        assert!(of_any(&facts(b"SELECT f()")).is_none());
+    }
+}

@@ -1,0 +1,291 @@
+//! What functions, triggers, defaults, rules and views do to their session where the SQL does not show it: two clients that share one
+//! server neither see each other's nor lose their own.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::show;
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn over(cluster: &Cluster, size: u32) -> Weir {
+    let port = cluster.port();
+    let database = format!("[databases.app]\nprimary = \"postgres://127.0.0.1:{port}/postgres\"\npool_size = {size}");
+    Weir::builder().database(&database).start()
+}
+
+/// How often servers of the pool were reset.
+fn resets(weir: &Weir) -> u64 {
+    let (_, text) = weir.http_get("/metrics");
+    let lines = text.lines().filter(|line| line.starts_with("pgweir_pool_resets_total{"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Uses somebody's function until that needs no reset any more: what the database runs is known by then.
+fn learn(weir: &Weir, client: &mut RawClient) {
+    eventually("the database's code is known", SOON, || {
+        let before = resets(weir);
+        assert!(!client.run("SELECT neutral()").contains("E("));
+        assert_eq!(client.value("SELECT 1"), "1");
+        (resets(weir) == before).then_some(())
+    });
+}
+
+/// Runs `sql` once as text and once as statement.
+fn both_ways(client: &mut RawClient, sql: &str) {
+    let answer = client.run(sql);
+    assert!(!answer.contains("E("), "{sql}: {answer}");
+    client.parse("", sql, &[]);
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.sync();
+    let answer = show(&client.read_until_ready());
+    assert!(!answer.contains("E("), "{sql}: {answer}");
+}
+
+/// Everything that a session may have of its own, as far as it can be seen.
+const TRACES: &str = "SELECT coalesce(current_setting('app.tenant', true), '') || ' ' || current_setting('work_mem') || ' ' || \
+    (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()) || \
+    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) || \
+    (SELECT count(*) FROM pg_listening_channels()) || (SELECT count(*) FROM pg_cursors WHERE is_holdable) || \
+    (SELECT count(*) FROM pg_prepared_statements WHERE from_sql)";
+
+const CODE: &str = "
+CREATE TABLE t (id int);
+CREATE TABLE log (id serial, what text);
+CREATE FUNCTION neutral() RETURNS int LANGUAGE plpgsql AS
+    $$BEGIN PERFORM set_config('app.tenant', 'mine', true); UPDATE log SET what = 'x' WHERE id = -1; RETURN 1; END$$;
+CREATE FUNCTION sets() RETURNS int LANGUAGE plpgsql STABLE AS
+    $$BEGIN PERFORM set_config('app.tenant', 'hers', false); RETURN 1; END$$;
+CREATE FUNCTION sets_deep() RETURNS int LANGUAGE sql AS 'SELECT sets()';
+CREATE FUNCTION set_word() RETURNS int LANGUAGE plpgsql AS $$BEGIN SET work_mem = '7MB'; RETURN 1; END$$;
+CREATE FUNCTION clause() RETURNS int LANGUAGE plpgsql SET work_mem = '7MB' AS $$BEGIN RETURN 1; END$$;
+CREATE FUNCTION locks() RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_lock(7); RETURN 1; END$$;
+CREATE FUNCTION makes_temp() RETURNS int LANGUAGE plpgsql AS $$BEGIN CREATE TEMP TABLE IF NOT EXISTS x (a int); RETURN 1; END$$;
+CREATE FUNCTION temp_in_time() RETURNS int LANGUAGE plpgsql AS
+    $$BEGIN CREATE TEMP TABLE y (a int) ON COMMIT DROP; RETURN 1; END$$;
+CREATE FUNCTION listens() RETURNS int LANGUAGE plpgsql AS $$BEGIN LISTEN x; RETURN 1; END$$;
+CREATE FUNCTION dynamic(what text) RETURNS int LANGUAGE plpgsql AS $$BEGIN EXECUTE what; RETURN 1; END$$;
+CREATE FUNCTION sets_for_trigger() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN PERFORM set_config('app.tenant', 'hers', false); RETURN NULL; END$$;
+CREATE TABLE triggered (id int);
+CREATE TRIGGER g AFTER INSERT ON triggered EXECUTE FUNCTION sets_for_trigger();
+CREATE TABLE defaulted (id int, v int DEFAULT sets());
+CREATE TABLE checked (id int CHECK (id + sets() > 0));
+CREATE TABLE ruled (id int);
+CREATE RULE r AS ON INSERT TO ruled DO ALSO SELECT sets();
+CREATE VIEW viewed AS SELECT sets() AS v;
+CREATE VIEW over_triggered AS SELECT * FROM triggered;
+CREATE TABLE parent (id int PRIMARY KEY);
+INSERT INTO parent SELECT generate_series(1, 9);
+CREATE TABLE child (id int REFERENCES parent ON DELETE CASCADE);
+CREATE TRIGGER g AFTER DELETE ON child EXECUTE FUNCTION sets_for_trigger();
+CREATE PROCEDURE proc() LANGUAGE plpgsql AS $$BEGIN PERFORM sets_deep(); END$$;
+CREATE PROCEDURE neutral_proc() LANGUAGE plpgsql AS $$BEGIN PERFORM neutral(); COMMIT; END$$;
+CREATE FUNCTION plus(point, point) RETURNS int LANGUAGE sql AS 'SELECT sets()';
+CREATE OPERATOR @@@ (LEFTARG = point, RIGHTARG = point, FUNCTION = plus);
+CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql AS 'SELECT sets()';
+";
+
+/// What plainly makes state keeps the server, which so is neither seen by the other nor lost.
+#[test]
+fn what_functions_make_stays_with_its_client() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    let weir = over(&cluster, 2);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut b);
+    let clean = b.value(TRACES);
+    for make in [
+        "SELECT sets()",
+        "SELECT sets_deep()",
+        "SELECT set_word()",
+        "SELECT locks()",
+        "SELECT makes_temp()",
+        "SELECT listens()",
+        "INSERT INTO triggered VALUES (1)",
+        "INSERT INTO over_triggered VALUES (1)",
+        "INSERT INTO defaulted (id) VALUES (1)",
+        "INSERT INTO checked VALUES (1)",
+        "INSERT INTO ruled VALUES (1)",
+        "SELECT * FROM viewed",
+        "DELETE FROM parent WHERE id = (SELECT min(id) FROM parent)",
+        "CALL proc()",
+        "SELECT point '(1,1)' @@@ point '(1,1)'",
+        "SELECT lower(1)",
+    ] {
+        both_ways(&mut a, make);
+        let own = a.value(TRACES);
+        assert_ne!(own, clean, "{make}: the owner has lost it");
+        for _ in 0..2 {
+            assert_eq!(b.value(TRACES), clean, "{make}: leaks");
+            assert_eq!(a.value(TRACES), own, "{make}: the owner has lost it");
+        }
+        // In a transaction.
+        assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+        assert_eq!(a.run("BEGIN"), "C(BEGIN) Z(T)");
+        both_ways(&mut a, make);
+        assert_eq!(a.run("COMMIT"), "C(COMMIT) Z(I)");
+        assert_eq!(a.value(TRACES), own, "{make}: the owner has lost it");
+        assert_eq!(b.value(TRACES), clean, "{make}: leaks");
+        // A client that vanishes leaves nothing.
+        drop(std::mem::replace(&mut a, weir.client("app")));
+        let mut third = weir.client("app");
+        for client in [&mut a, &mut b, &mut third] {
+            assert_eq!(client.value(TRACES), clean, "{make}: leaks");
+        }
+    }
+}
+
+/// What is not understood is cleaned up after, on the spot.
+#[test]
+fn what_is_not_understood_reaches_nobody() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    let weir = over(&cluster, 1);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    // From the very first statement on, when nothing is known.
+    assert!(!a.run("SELECT dynamic('SET app.tenant = ''hers''')").contains("E("));
+    assert_eq!(b.value("SELECT coalesce(current_setting('app.tenant', true), '')"), "");
+    learn(&weir, &mut b);
+    let clean = b.value(TRACES);
+    let before = resets(&weir);
+    let all = [
+        "SELECT dynamic('SET app.tenant = ''hers''')",
+        "SELECT dynamic('CREATE TEMP TABLE IF NOT EXISTS ' || 'z' || ' (a int)')",
+        "SELECT dynamic('LISTEN ' || 'x')",
+        "DO $$BEGIN PERFORM pg_advisory_lock(1); END$$",
+    ];
+    for make in all {
+        both_ways(&mut a, make);
+        assert_eq!(b.value(TRACES), clean, "{make}: leaks");
+        assert_eq!(a.run("BEGIN"), "C(BEGIN) Z(T)");
+        both_ways(&mut a, make);
+        assert_eq!(a.run("COMMIT"), "C(COMMIT) Z(I)");
+        assert_eq!(b.value(TRACES), clean, "{make}: leaks");
+    }
+    // A lock by the fast path: pg_advisory_lock(int, int).
+    a.function_call(2885, &[Some("\0\0\0\x01")]);
+    a.read_until_ready();
+    assert_eq!(b.value(TRACES), clean, "the fast path leaks");
+    assert!(resets(&weir) >= before + 3 * all.len() as u64, "each was cleaned up after");
+}
+
+/// Who uses what leaves nothing pays nothing, and a change is noticed before anybody could use it.
+#[test]
+fn neutral_code_costs_nothing_until_it_changes() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    let weir = over(&cluster, 1);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut a);
+    let clean = b.value(TRACES);
+    let before = resets(&weir);
+    for sql in [
+        "SELECT neutral()",
+        "SELECT clause()",
+        "SELECT temp_in_time()",
+        "INSERT INTO log (what) VALUES ('a')",
+        "UPDATE log SET what = upper('b')",
+        "SELECT * FROM log",
+        "SELECT nextval('log_id_seq')",
+        "SELECT pg_advisory_xact_lock(1)",
+        "CREATE TEMP TABLE gone (a int) ON COMMIT DROP",
+    ] {
+        let answer = a.run(sql);
+        assert!(!answer.contains("E("), "{sql}: {answer}");
+        assert_eq!(b.value(TRACES), clean, "{sql}");
+    }
+    assert!(a.run("CALL neutral_proc()").starts_with("C(CALL)"));
+    assert_eq!(b.value(TRACES), clean);
+    assert_eq!(resets(&weir), before);
+    // Replaced through pgweir: in a statement, in a transaction, by two statements of one text.
+    let stateful = "CREATE OR REPLACE FUNCTION neutral() RETURNS int LANGUAGE plpgsql AS \
+        $$BEGIN PERFORM set_config('app.tenant', 'hers', false); RETURN 1; END$$";
+    let back = "CREATE OR REPLACE FUNCTION neutral() RETURNS int LANGUAGE sql AS 'SELECT 1'";
+    for change in [stateful.to_owned(), format!("BEGIN; {stateful}; COMMIT"), format!("{stateful}; SELECT neutral()")] {
+        assert!(!a.run(&change).contains("E("), "{change}");
+        assert!(!a.run("SELECT neutral()").contains("E("));
+        // Kept or cleaned; where it is kept the other waits for the end of its owner.
+        drop(std::mem::replace(&mut a, weir.client("app")));
+        assert_eq!(b.value(TRACES), clean, "{change}: leaks");
+        assert!(!a.run(back).contains("E("));
+        learn(&weir, &mut a);
+    }
+    // A trigger on a table that had none.
+    assert!(!b.run("CREATE TRIGGER g AFTER INSERT ON t EXECUTE FUNCTION sets_for_trigger()").contains("E("));
+    assert!(!a.run("INSERT INTO t VALUES (1)").contains("E("));
+    drop(a);
+    assert_eq!(b.value(TRACES), clean, "the trigger leaks");
+}
+
+/// After a reset it would still be there: such a server serves nobody else.
+#[test]
+fn what_no_reset_ends_ends_with_the_connection() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    cluster
+        .sql("CREATE FUNCTION seeds() RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM setseed(0.5); RETURN 1; END$$");
+    let weir = over(&cluster, 1);
+    let mut b = weir.client("app");
+    learn(&weir, &mut b);
+    for make in ["SELECT setseed(0.5)", "SELECT seeds()", "LOAD 'auto_explain'"] {
+        let mut a = weir.client("app");
+        assert!(!a.run(make).contains("E("), "{make}");
+        let server = a.value(common::SERVER_PID);
+        drop(a);
+        assert_ne!(b.value(common::SERVER_PID), server, "{make}");
+    }
+    // Also when its client says that it is done.
+    let mut a = weir.client("app");
+    assert!(!a.run("SELECT setseed(0.5)").contains("E("));
+    let server = a.value(common::SERVER_PID);
+    assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+    assert_ne!(b.value(common::SERVER_PID), server);
+}
+
+/// No client is told a sequence value that another's statement took, whoever asks and however.
+#[test]
+fn sequence_values_of_others_are_not_told() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    let weir = over(&cluster, 1);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut b);
+    a.run("INSERT INTO log (what) VALUES ('a')");
+    // The server has been a's: what a transaction of b's is told after a write may not be its own.
+    b.run("BEGIN");
+    b.run("UPDATE t SET id = 1");
+    assert_eq!(b.run("SELECT lastval()"), "E(55000) Z(E)");
+    b.run("ROLLBACK");
+    a.run("INSERT INTO log (what) VALUES ('a')");
+    // From now on the server says so itself.
+    b.run("BEGIN");
+    b.run("UPDATE t SET id = 1");
+    assert_eq!(b.run("SELECT lastval()"), "T(lastval:20) E(55000) Z(E)");
+    b.run("ROLLBACK");
+    assert_eq!(b.run("BEGIN"), "C(BEGIN) Z(T)");
+    b.run("INSERT INTO log (what) VALUES ('b')");
+    assert_eq!(b.value("SELECT lastval()"), "3");
+    assert_eq!(b.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(b.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+    // Where a function asks.
+    for create in [
+        "CREATE FUNCTION asks() RETURNS bigint LANGUAGE plpgsql AS $$BEGIN RETURN lastval(); END$$",
+        "CREATE FUNCTION takes() RETURNS bigint LANGUAGE plpgsql AS \
+            $$BEGIN INSERT INTO log (what) VALUES ('x'); RETURN lastval(); END$$",
+    ] {
+        assert!(b.run(create).starts_with("C(CREATE FUNCTION)"));
+    }
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("INSERT INTO log (what) VALUES ('a')");
+    assert_eq!(b.run("SELECT asks()"), "T(asks:20) E(55000) Z(I)");
+    assert_eq!(b.value("SELECT takes()"), "5");
+}
