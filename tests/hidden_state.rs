@@ -50,15 +50,17 @@ fn both_ways(client: &mut RawClient, sql: &str) {
     assert!(!answer.contains("E("), "{sql}: {answer}");
 }
 
-/// Everything that a session may have of its own, as far as it can be seen.
+/// Everything that a server's session may have of its own, as far as it can be seen. Of channels a function asks: of a client's text
+/// pgweir would answer that itself.
 const TRACES: &str = "SELECT coalesce(current_setting('app.tenant', true), '') || ' ' || current_setting('work_mem') || ' ' || \
     (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()) || \
     (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) || \
-    (SELECT count(*) FROM pg_listening_channels()) || (SELECT count(*) FROM pg_cursors WHERE is_holdable) || \
+    (SELECT count(*) FROM channels()) || (SELECT count(*) FROM pg_cursors WHERE is_holdable) || \
     (SELECT count(*) FROM pg_prepared_statements WHERE from_sql)";
 
 const CODE: &str = "
 CREATE TABLE t (id int);
+CREATE FUNCTION channels() RETURNS SETOF text LANGUAGE sql AS 'SELECT pg_listening_channels()';
 CREATE TABLE log (id serial, what text);
 CREATE FUNCTION neutral() RETURNS int LANGUAGE plpgsql AS
     $$BEGIN PERFORM set_config('app.tenant', 'mine', true); UPDATE log SET what = 'x' WHERE id = -1; RETURN 1; END$$;
