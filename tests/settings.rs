@@ -264,6 +264,134 @@ fn a_superusers_setting_made_under_another_role_keeps_the_server() {
     assert!(show(&b.read_until_ready()).contains("D(off)"));
 }
 
+/// PostgreSQL reports just before ReadyForQuery, and only what differs from what it has reported last.
+#[test]
+fn a_reset_that_is_undone_before_anything_is_reported() {
+    let cluster = Cluster::start();
+    let weir = one_server(&cluster);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("SET client_encoding = 'LATIN1'; SET timezone = 'Asia/Tokyo'");
+    let check = |a: &mut RawClient, b: &mut RawClient, what: &str| {
+        for _ in 0..2 {
+            let other = (seen(b, "timezone"), seen(b, "client_encoding"));
+            assert!(other.0 != "Asia/Tokyo" && other.1 == "UTF8", "{what}: {other:?}");
+            let own = (seen(a, "timezone"), seen(a, "client_encoding"));
+            assert_eq!(own, ("Asia/Tokyo".to_owned(), "LATIN1".to_owned()), "{what}");
+        }
+    };
+    for text in [
+        "RESET ALL; SELECT 1/0",
+        "BEGIN; RESET timezone; RESET client_encoding; ROLLBACK",
+        "RESET ALL; SET timezone = 'Asia/Tokyo'; SET client_encoding = 'LATIN1'",
+        "BEGIN; SAVEPOINT s; RESET ALL; ROLLBACK TO s; COMMIT",
+    ] {
+        a.run(text);
+        check(&mut a, &mut b, text);
+    }
+    for sql in ["RESET client_encoding", "RESET ALL", "SELECT 1/0"] {
+        a.parse("", sql, &[]);
+        a.bind("", "", &[]);
+        a.execute("", 0);
+    }
+    a.sync();
+    assert!(show(&a.read_until_ready()).contains("22012"));
+    check(&mut a, &mut b, "a pipeline");
+    // One that is not undone.
+    a.run("RESET timezone; SELECT 1");
+    assert_eq!(seen(&mut a, "timezone"), seen(&mut b, "timezone"));
+}
+
+/// Something that a client does.
+type Way = Box<dyn Fn(&mut RawClient)>;
+
+/// Where nobody can see what a text does, its client keeps the server if it may have left anything behind.
+#[test]
+fn settings_made_where_nobody_sees_keep_the_server() {
+    let cluster = Cluster::start();
+    let weir = one_server(&cluster);
+    let mut b = weir.client("app");
+    let pins = || weir.admin_table("SHOW PINS").len();
+    let mut ways: Vec<(&str, Way)> = Vec::new();
+    let latin1 = |a: &mut RawClient, text: &[u8]| {
+        a.send(b'Q', &[text, b"\0"].concat());
+        assert!(!show(&a.read_until_ready()).contains("E("));
+    };
+    ways.push((
+        "another encoding",
+        Box::new(move |a| {
+            a.run("SET client_encoding = 'LATIN1'");
+            // What can be told to leave nothing does not.
+            latin1(a, b"SELECT '\xe9', 1 AS \xe9");
+            assert_eq!(seen(a, "app.t"), "");
+            latin1(a, b"SET app.t = 'leak \xe9'");
+        }),
+    ));
+    ways.push((
+        "savepoints in it",
+        Box::new(move |a| {
+            a.run("SET client_encoding = 'LATIN1'");
+            a.run("BEGIN; SET app.t = 'leak'");
+            latin1(a, b"SAVEPOINT \xe9; SET app.t = 'other'; ROLLBACK TO \xe9");
+            a.run("COMMIT");
+        }),
+    ));
+    ways.push((
+        "a long text",
+        Box::new(|a| {
+            let sql = format!("SELECT set_config('app.t', 'leak', false) /* {} */", "x".repeat(1 << 20));
+            assert!(!a.run(&sql).contains("E("));
+        }),
+    ));
+    ways.push((
+        "a view",
+        Box::new(|a| {
+            a.run("SET app.t = 'x'");
+            assert!(!a.run("UPDATE pg_settings SET setting = 'leak' WHERE name = 'app.t'").contains("E("));
+            a.run("UPDATE pg_settings SET setting = '3MB' WHERE name = 'work_mem'");
+            a.run("SELECT set_config('app.t', 'leak', false)");
+        }),
+    ));
+    ways.push((
+        "the fast path",
+        Box::new(|a| {
+            a.function_call(2078, &[Some("app.t"), Some("leak"), Some("f")]);
+            assert!(!show(&a.read_until_ready()).contains("E("));
+        }),
+    ));
+    ways.push((
+        "backslashes",
+        Box::new(|a| {
+            a.run("SET standard_conforming_strings = off");
+            assert!(!a.run(r"SELECT '\'||'; SET app.t = ''leak''; --'").contains("leak"));
+            a.run(r"SELECT '\'||'; SET app.t='leak'; --'");
+        }),
+    ));
+    ways.push((
+        "backslashes, by the extended protocol",
+        Box::new(|a| {
+            a.run("SET standard_conforming_strings = off");
+            run_extended(a, r"SELECT '\'||', set_config($$app.t$$, $$leak$$, false) --'", &[]);
+        }),
+    ));
+    for (what, way) in &ways {
+        let mut a = weir.client("app");
+        let before = (seen(&mut b, "work_mem"), seen(&mut b, "app.t"));
+        way(&mut a);
+        assert_eq!(pins(), 1, "{what}");
+        b.query("SELECT current_setting('work_mem'), coalesce(current_setting('app.t', true), '')");
+        b.expect_silence(std::time::Duration::from_millis(100));
+        assert_eq!(a.value("SELECT left(current_setting('app.t'), 4)"), "leak", "{what}");
+        drop(a);
+        let told = show(&b.read_until_ready());
+        assert!(told.contains(&format!("D({}|{})", before.0, before.1)), "{what}: {told}");
+    }
+    // Large objects are opened and read so, and leave nothing.
+    let mut a = weir.client("app");
+    a.function_call(715, &[Some("0")]);
+    assert!(!show(&a.read_until_ready()).contains("E("));
+    assert_eq!(pins(), 0);
+}
+
 /// Steps for the random test; `?` is a value.
 const STEPS: &[&str] = &[
     "SET work_mem = '?MB'",
@@ -293,6 +421,11 @@ const STEPS: &[&str] = &[
     "SET work_mem = '2?MB'; SELECT 1/0",
     "SET app.who = 'h?'; COMMIT; SET work_mem = '3?MB'; SELECT 1/0",
     "BEGIN; SET app.who = 'i?'; SAVEPOINT a; SET app.who = 'j?'; ROLLBACK TO a; COMMIT",
+    "RESET ALL; SELECT 1/0",
+    "BEGIN; RESET timezone; ROLLBACK",
+    "RESET ALL; SET timezone = 'Etc/GMT+?'",
+    "SET timezone = 'Etc/GMT+?'; RESET timezone",
+    "BEGIN; SAVEPOINT a; RESET ALL; RESET timezone; ROLLBACK TO a; COMMIT",
     "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "SELECT 1",
     "SELECT 1/0",

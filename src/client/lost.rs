@@ -33,6 +33,7 @@ impl Client {
         self.replicated(link.shard()).is_some()
             && self.pools.mode != PoolMode::Session
             && self.session.pins().is_empty()
+            && !self.session.settings().needs_server()
             && link.is_between_messages()
             && !self.session.owed().copies
     }

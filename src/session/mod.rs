@@ -9,6 +9,7 @@
 //!   client ──▶ Intake ──▶ (route) ──▶ bytes + Pipeline ──▶ server ──▶ Action ──▶ client
 //! ```
 
+mod functions;
 pub mod intake;
 pub mod listening;
 mod owed;
@@ -369,7 +370,9 @@ impl Session {
                     self.lend_executed(&facts, true, server, out);
                 }
                 self.lend_placeholders(&facts, server, out);
-                self.pipeline.push(Request::forward(Kind::Query { facts, done: 0 }));
+                let mut request = Request::forward(Kind::Query { facts, done: 0 });
+                request.misread = self.may_misread(frame, server);
+                self.pipeline.push(request);
                 out.extend_from_slice(frame);
                 self.take_back_names(out);
             }
@@ -448,7 +451,10 @@ impl Session {
                 self.unsynced = true;
                 self.plain(Kind::Close, frame, out);
             }
-            Intake::FunctionCall => self.plain(Kind::FunctionCall, frame, out),
+            Intake::FunctionCall => {
+                let hides = !functions::leaves_nothing(frame.get(5..).unwrap_or_default());
+                self.plain(Kind::FunctionCall { hides }, frame, out);
+            }
             Intake::Sync if self.pipeline.ends_with_copy_from() => {
                 self.held_sync = true;
                 encode::flush(out);
@@ -490,6 +496,7 @@ impl Session {
         let Some(name) = named else {
             server.unnamed = Some(statement.id);
             let mut request = Request::forward(Kind::Parse);
+            request.misread = self.may_misread(&statement.sql, server);
             request.undo.push(Undo::ServerUnnamed);
             request.undo.extend(undo);
             self.pipeline.push(request);
@@ -498,6 +505,7 @@ impl Session {
         };
         if !self.follow {
             let mut request = Request::forward(Kind::Parse);
+            request.misread = self.may_misread(&statement.sql, server);
             request.undo.extend(undo);
             self.pipeline.push(request);
             out.extend_from_slice(frame);
@@ -540,6 +548,7 @@ impl Session {
         encode::parse(out, statement.server_name().as_bytes(), &statement.sql, &statement.types);
         server.parses += 1;
         let mut request = Request::forward(Kind::Parse);
+        request.misread = self.may_misread(&statement.sql, server);
         request.answer = answer;
         request.done = Some(Done::Prepared(Arc::clone(statement)));
         if !again {
@@ -562,6 +571,7 @@ impl Session {
             server.unnamed = Some(statement.id);
             encode::parse(out, b"", &statement.sql, &statement.types);
             let mut request = Request::swallow(Kind::Parse);
+            request.misread = self.may_misread(&statement.sql, server);
             request.undo.push(Undo::ServerUnnamed);
             self.pipeline.push(request);
         }
@@ -615,7 +625,9 @@ impl Session {
         encode::close_statement(out, name.as_bytes());
         self.pipeline.push(Request::swallow(Kind::Close));
         encode::parse(out, name.as_bytes(), sql, types);
-        self.pipeline.push(Request::swallow(by));
+        let mut request = Request::swallow(by);
+        request.misread = self.may_misread(sql, server);
+        self.pipeline.push(request);
         self.lent.push(name.as_bytes().into());
     }
 
@@ -718,9 +730,13 @@ impl Session {
         match (&mut head.kind, tag) {
             (Kind::Query { facts, done }, b'C' | b'I') => {
                 let facts = Arc::clone(facts);
+                let misread = head.misread;
                 let index = *done;
                 *done += 1;
                 self.complete(&facts, index, None, body, server);
+                if misread {
+                    self.pin(PinReason::Setting, Some(&facts));
+                }
                 if action == Action::Forward && listens(&facts, index) {
                     return Ok(listened());
                 }
@@ -743,11 +759,17 @@ impl Session {
             (Kind::Query { .. }, b'T' | b'D' | b'd' | b'c' | b'H' | b'W')
             | (Kind::Execute(_), b'D' | b'd' | b'c' | b'H' | b'W')
             | (Kind::Describe, b't')
-            | (Kind::FunctionCall, b'V') => {}
+            | (Kind::FunctionCall { hides: false }, b'V') => {}
+            (Kind::FunctionCall { hides: true }, b'V') => self.pin(PinReason::Setting, None),
             (Kind::Query { .. } | Kind::Execute(_), b'G') => {
                 self.unsynced |= self.pipeline.begin_copy_in();
                 // The server would pass over it, or not, as it happens to read it before the COPY fails or after.
                 self.held_sync = false;
+            }
+            (Kind::Parse | Kind::Lend, b'1') if std::mem::take(&mut head.misread) => {
+                // No other server reads it so, and nobody else is to meet it.
+                self.pin(PinReason::Setting, None);
+                return self.on_server(tag, body, server);
             }
             (Kind::Parse | Kind::Lend, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
                 Some(Done::Prepared(statement)) => {
@@ -769,7 +791,10 @@ impl Session {
 
     fn on_ready(&mut self, status: TransactionStatus, server: &mut ServerState) -> Result<Action, Desync> {
         match self.pipeline.head() {
-            Some(Request { kind: Kind::Query { .. } | Kind::Sync | Kind::FunctionCall | Kind::Hidden(_), .. }) => {}
+            Some(Request {
+                kind: Kind::Query { .. } | Kind::Sync | Kind::FunctionCall { .. } | Kind::Hidden(_),
+                ..
+            }) => {}
             _ => return Err(Desync { tag: b'Z' }),
         }
         let answer = self.pipeline.pop().map_or(Answer::Forward, |r| r.answer);
@@ -816,7 +841,7 @@ impl Session {
             Some(head) => (
                 head.refusal.take(),
                 head.renamed.take(),
-                !matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall | Kind::Sync),
+                !matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall { .. } | Kind::Sync),
             ),
             None => (None, None, false),
         };
@@ -946,7 +971,7 @@ impl Session {
         server.settings.report(name, value);
         let name = name.to_ascii_lowercase();
         if is_reported(&name) {
-            self.settings.set(&name, value);
+            self.settings.report(&name, value);
         }
     }
 
@@ -960,6 +985,10 @@ impl Session {
         tag: &[u8],
         server: &mut ServerState,
     ) {
+        if facts.unparsed.is_some() && facts.hides {
+            // It may have set anything, and made what only this server has.
+            self.pin(PinReason::Setting, Some(facts));
+        }
         let Some(statement) = facts.statements.get(index) else { return };
         for step in facts.steps.iter().filter(|step| step.statement == index) {
             self.listening.get_or_insert_default().change(&step.change);
@@ -1014,6 +1043,13 @@ impl Session {
                 effect => self.follow_setting(&effect, facts, server),
             }
         }
+    }
+
+    /// Whether the server reads backslashes in a text otherwise than we do, so that it may hold another statement than we see.
+    fn may_misread(&self, text: &[u8], server: &ServerState) -> bool {
+        const NAME: &str = "standard_conforming_strings";
+        let off = server.settings.reported(NAME).is_some_and(|value| value != "on");
+        (off || self.pipeline.may_set(NAME)) && text.contains(&b'\\')
     }
 
     /// All names are gone, but for those that what is under way will give.

@@ -30,7 +30,7 @@ impl Session {
         owed.copies = self.pipeline.copy_in() || self.pipeline.may_copy_in() || self.held_sync;
         let in_block = self.status == TransactionStatus::InTransaction;
         for request in self.pipeline.requests() {
-            let ready = matches!(request.kind, Kind::Query { .. } | Kind::Sync | Kind::FunctionCall);
+            let ready = matches!(request.kind, Kind::Query { .. } | Kind::Sync | Kind::FunctionCall { .. });
             owed.readies += usize::from(ready && request.answer == Answer::Forward);
             match &request.kind {
                 Kind::Query { facts, .. } | Kind::Execute(Some(facts)) => {
@@ -39,7 +39,7 @@ impl Session {
                 }
                 // It may be anything.
                 Kind::Execute(None) => (owed.ends_block, owed.in_doubt) = (true, true),
-                Kind::FunctionCall => owed.in_doubt |= !in_block,
+                Kind::FunctionCall { .. } => owed.in_doubt |= !in_block,
                 _ => {}
             }
         }

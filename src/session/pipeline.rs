@@ -58,7 +58,10 @@ pub enum Kind {
     /// Sync.
     Sync,
     /// FunctionCall.
-    FunctionCall,
+    FunctionCall {
+        /// Whether it may leave behind in the session what nobody sees.
+        hides: bool,
+    },
     /// A Query of ours that is about settings.
     Hidden(Hidden),
     /// CopyDone or CopyFail: has no answer; marks where a COPY ends among the requests.
@@ -127,6 +130,8 @@ pub struct Request {
     pub refusal: Option<Box<Error>>,
     /// What it leaves in the session, where parameters tell; else its facts do.
     pub bound: Option<Arc<[SessionEffect]>>,
+    /// The server may read its text otherwise than we did.
+    pub misread: bool,
     marks: Marks,
 }
 
@@ -201,6 +206,7 @@ impl Request {
             renamed: None,
             refusal: None,
             bound: None,
+            misread: false,
             marks: Marks::default(),
         }
     }
@@ -262,6 +268,23 @@ impl Pipeline {
     #[must_use]
     pub fn settings_in_doubt(&self) -> bool {
         self.marked.settings > 0
+    }
+
+    /// Whether a request is under way that may change this setting, which is one of those that decide where statements go.
+    #[must_use]
+    pub fn may_set(&self, name: &str) -> bool {
+        let sets = |effect: &SessionEffect| match effect {
+            SessionEffect::Set { name: set, .. }
+            | SessionEffect::SetUnknown { name: set }
+            | SessionEffect::Reset { name: set } => set == name,
+            effect => decides_shard(effect),
+        };
+        let facts = |request: &Request| match &request.kind {
+            Kind::Query { facts, .. } | Kind::Execute(Some(facts)) => Some(Arc::clone(facts)),
+            _ => None,
+        };
+        self.marked.settings > 0
+            && self.queue.iter().filter_map(facts).any(|f| f.statements.iter().flat_map(|s| &s.effects).any(sets))
     }
 
     /// Whether a request is under way whose outcome changes what the client's names stand for.
@@ -409,8 +432,8 @@ impl Pipeline {
         self.copy_in = false;
         let mut undone = Vec::new();
         while let Some(head) = self.queue.front() {
-            let waits_for_ready =
-                matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall | Kind::Hidden(_)) && undone.is_empty();
+            let waits_for_ready = matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall { .. } | Kind::Hidden(_))
+                && undone.is_empty();
             if matches!(head.kind, Kind::Sync) || waits_for_ready {
                 break;
             }

@@ -498,6 +498,8 @@ pub struct QueryFacts {
     /// The parser's message when the text is not SQL (with the position in characters, counted from 1), or why it was not
     /// parsed (not UTF-8). The text is then a write whose effects are unknown; on a sharded database it is refused.
     pub unparsed: Option<(String, Option<u32>)>,
+    /// Whether an unparsed text may do to its session what nobody sees.
+    pub hides: bool,
 }
 
 impl QueryFacts {

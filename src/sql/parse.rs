@@ -28,9 +28,27 @@ pub fn facts(text: &[u8]) -> QueryFacts {
             facts.listens = statements.iter().any(|statement| statement.listens);
             facts.statements = statements;
         }
-        Err(why) => facts.unparsed = Some((why, None)),
+        Err(why) => {
+            facts.hides = hides(text);
+            facts.unparsed = Some((why, None));
+        }
     }
     facts
+}
+
+/// Whether a text that could not be read may leave anything behind in its session, or speak of the transaction's savepoints. What is not
+/// UTF-8 is in another encoding that has ASCII in it, so that its statements are known, if not their names: the second byte of a character
+/// is never a quote in any of them, but may be a backslash.
+fn hides(text: &[u8]) -> bool {
+    if std::str::from_utf8(text).is_ok() || text.contains(&b'\\') {
+        return true;
+    }
+    let ascii: Vec<u8> = text.iter().map(|c| if c.is_ascii() { *c } else { b'x' }).collect();
+    let leaves = |s: super::facts::StatementFacts| {
+        !s.effects.is_empty() || s.name_use.is_some() || s.savepoint.is_some() || s.pids || s.listens
+    };
+    let seen = read(&ascii, |statements| statements.map(|(_, node)| statement::facts(node)).any(leaves));
+    seen.unwrap_or(true)
 }
 
 /// What `look` makes of the statements of a text, each with the byte that it begins at or before.

@@ -261,6 +261,12 @@ fn argument(node: Node<'_>) -> Option<ConfigArg> {
                 (ConfigArg::Literal(word), "bool" | "boolean") => {
                     boolean(word).map(|b| ConfigArg::Literal(b.to_owned()))
                 }
+                (ConfigArg::Literal(word), "text" | "varchar") if is_boolean(cast.arg()) => {
+                    let written = if boolean(word) == Some("t") { "true" } else { "false" };
+                    Some(ConfigArg::Literal(written.to_owned()))
+                }
+                // Of the ways to write a boolean the server makes one.
+                (ConfigArg::Param(_), "text" | "varchar") if is_boolean(cast.arg()) => None,
                 (ConfigArg::Null | ConfigArg::Param(_), "bool" | "boolean") | (_, "text" | "varchar") => Some(inner),
                 _ => None,
             }
@@ -274,6 +280,17 @@ fn argument(node: Node<'_>) -> Option<ConfigArg> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// Whether an argument that is a constant or a parameter is a boolean.
+fn is_boolean(node: Node<'_>) -> bool {
+    match node {
+        Node::TypeCast(cast) => {
+            cast.type_name().and_then(cast_name).is_some_and(|to| matches!(to.as_str(), "bool" | "boolean"))
+        }
+        Node::A_Const(constant) => matches!(constant.val(), Some(ConstValue::Boolean(_))),
+        _ => false,
     }
 }
 

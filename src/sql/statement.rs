@@ -280,6 +280,15 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     if let Node::SelectStmt(select) = node {
         settings::known_calls(select, &seen.calls, &mut draft.effects);
     }
+    if let Node::UpdateStmt(update) = node
+        && update.relation().is_some_and(|var| {
+            let table = super::walk::table_ref(var);
+            table.name == "pg_settings" && table.schema.is_none_or(|schema| schema == "pg_catalog")
+        })
+    {
+        // The view's rule calls set_config().
+        draft.pin(PinReason::Setting);
+    }
     draft.repeated = seen.repeated_params();
     draft.plan = if seen.into.is_empty() { plan(node) } else { Plan::None };
     draft.shape = shape::of_query(node, seen);

@@ -167,6 +167,7 @@ impl Client {
             && (link.only_prepared || !self.session.is_mid_exchange())
             && !self.session.is_skipping()
             && self.session.pins().is_empty()
+            && !self.session.settings().needs_server()
     }
 
     /// Keeps what the block consists of, as long as it can still move to another shard, or from a replica to the primary.

@@ -96,6 +96,7 @@ struct Point {
 
 /// What has been changed and is not in the books of a server.
 #[derive(Debug, Default, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "independent marks of one transaction")]
 struct Changes {
     /// Before the first change of the transaction that is under way.
     base: Option<Point>,
@@ -105,6 +106,13 @@ struct Changes {
     have: Option<Arc<Values>>,
     /// The same of those that are reported, as bits.
     reset: u8,
+    /// Reported settings that RESET has touched since the last ReadyForQuery, as bits: what became of it is not reported where it was
+    /// undone, or followed by a SET, before the server said anything.
+    touched: u8,
+    /// What was wanted before the server reported the first change of the transaction, SET LOCAL included.
+    reported: Option<Arc<Values>>,
+    /// A transaction has ended since the last ReadyForQuery.
+    ended: bool,
     /// Names whose value only the server knows.
     doubts: BTreeSet<String>,
     /// A transaction has made changes for good that are not in the server's books.
@@ -155,6 +163,13 @@ impl ClientSettings {
 
     // Within a transaction.
 
+    /// The server has reported it, and may take it back if the transaction does not last.
+    pub(super) fn report(&mut self, name: &str, value: &str) {
+        let before = Arc::clone(&self.wanted);
+        self.changes().reported.get_or_insert(before);
+        self.set(name, value);
+    }
+
     /// SET of a setting that is not reported.
     fn assign(&mut self, name: &str, value: &str) {
         self.begin();
@@ -179,10 +194,13 @@ impl ClientSettings {
         self.begin();
         let given = self.startup.get(name).cloned();
         if is_reported(name) {
+            self.changes().touched |= bit(name);
             if given.is_some() {
                 self.changes().reset |= bit(name);
             }
-        } else if given.is_some() || self.changes().have.is_some() {
+            return;
+        }
+        if given.is_some() || self.changes().have.is_some() {
             let mut have = self.changes().have.take().unwrap_or_else(|| Arc::clone(&self.wanted));
             put(&mut have, name, None);
             self.changes().have = Some(have);
@@ -201,12 +219,12 @@ impl ClientSettings {
             kept.map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         let have = stays(self.changes().have.clone().as_ref().unwrap_or(&self.wanted));
-        let identity = stays(&self.wanted);
-        self.wanted = Arc::clone(&self.startup);
-        for name in IDENTITY {
-            put(&mut self.wanted, name, identity.get(name).map(String::as_str));
+        let before = std::mem::replace(&mut self.wanted, Arc::clone(&self.startup));
+        for name in IDENTITY.into_iter().chain(REPORTED) {
+            put(&mut self.wanted, name, before.get(name).map(String::as_str));
         }
         self.have_only(have);
+        self.changes().touched = u8::MAX;
     }
 
     /// DISCARD ALL, which is no part of a transaction.
@@ -214,9 +232,9 @@ impl ClientSettings {
         self.changes = None;
         self.wanted = Arc::clone(&self.startup);
         self.have_only(Values::new());
-        if let Some(changes) = &mut self.changes {
-            changes.committed = true;
-        }
+        let changes = self.changes();
+        changes.touched = u8::MAX;
+        changes.committed = true;
     }
 
     /// The server has these and else its defaults.
@@ -285,6 +303,7 @@ impl ClientSettings {
             changes.committed |= changes.base.take().is_some();
             changes.savepoints.clear();
             changes.halfway = false;
+            changes.ended = true;
         }
     }
 
@@ -292,6 +311,7 @@ impl ClientSettings {
     fn rollback(&mut self) {
         let Some(changes) = &mut self.changes else { return };
         changes.savepoints.clear();
+        changes.ended = true;
         let halfway = std::mem::take(&mut changes.halfway);
         let Some(base) = changes.base.take() else { return };
         if halfway {
@@ -310,7 +330,12 @@ impl ClientSettings {
             (true, false) => self.commit(),
             (false, _) => {}
         }
+        self.settle_reported(server);
         let Some(changes) = &mut self.changes else { return };
+        if idle || std::mem::take(&mut changes.ended) {
+            // What the next transaction changes is held against what this one has left.
+            changes.reported = changes.reported.take().filter(|_| !idle).map(|_| Arc::clone(&self.wanted));
+        }
         if std::mem::take(&mut changes.committed) {
             // What the next transaction has done since is not for good.
             let (wanted, have) = match &changes.base {
@@ -326,8 +351,24 @@ impl ClientSettings {
             // Shared by many, so that servers are found to agree at once.
             self.wanted = Arc::clone(&self.startup);
         }
+        changes.ended = false;
         if changes.doubts.is_empty() && changes.have.is_none() && changes.reset == 0 {
             self.changes = None;
+        }
+    }
+
+    /// Takes the server's word for what RESET has touched.
+    fn settle_reported(&mut self, server: &ServerSettings) {
+        let Some(changes) = &mut self.changes else { return };
+        let touched = std::mem::take(&mut changes.touched);
+        for name in REPORTED.into_iter().filter(|name| touched & bit(name) != 0) {
+            let given = self.startup.get(name).map(String::as_str);
+            let value = match server.reported(name) {
+                Some(value) if given.is_none() && server.default_of(name) == Some(value) => None,
+                Some(value) => Some(value),
+                None => given,
+            };
+            put(&mut self.wanted, name, value);
         }
     }
 
@@ -341,7 +382,13 @@ impl ClientSettings {
 
     /// The server is gone, or what it did is undone by somebody else: the settings are those before the transaction.
     pub(super) fn abandon(&mut self) {
+        let before = self.changes.as_mut().and_then(|changes| changes.reported.take());
         self.rollback();
+        if let Some(before) = before {
+            for name in REPORTED {
+                put(&mut self.wanted, name, before.get(name).map(String::as_str));
+            }
+        }
         self.leave();
     }
 
@@ -391,6 +438,12 @@ impl ClientSettings {
     #[must_use]
     pub fn has_doubts(&self) -> bool {
         self.changes.as_ref().is_some_and(|changes| !changes.doubts.is_empty())
+    }
+
+    /// Whether what is for good cannot be known without the server.
+    #[must_use]
+    pub fn needs_server(&self) -> bool {
+        self.has_doubts() || self.changes.as_ref().is_some_and(|changes| changes.halfway)
     }
 
     /// Nothing more is asked or told.

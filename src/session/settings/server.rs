@@ -40,6 +40,11 @@ impl ServerSettings {
         self.reported.get(name).map(String::as_str)
     }
 
+    /// What it had of a reported setting at login.
+    pub(super) fn default_of(&self, name: &str) -> Option<&str> {
+        self.defaults.get(name).map(String::as_str)
+    }
+
     /// A setting beyond the reported ones was set on this server.
     pub fn set_other(&mut self, name: &str, value: &str) {
         self.agreed = None;

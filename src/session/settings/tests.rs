@@ -58,6 +58,64 @@ fn a_transaction_that_began_in_a_text_that_committed_is_not_for_good() {
     assert_eq!(server.catch_up(&other), None);
 }
 
+/// PostgreSQL reports just before ReadyForQuery, and only what differs from what it has reported last.
+#[test]
+fn what_is_not_reported_has_not_changed() {
+    let mut server = ServerSettings::default();
+    server.report_default("TimeZone", "UTC");
+    let mut c = ClientSettings::default();
+    let mut set = |c: &mut ClientSettings, server: &mut ServerSettings| {
+        server.report("TimeZone", "Asia/Tokyo");
+        c.report("timezone", "Asia/Tokyo");
+        c.settle(true, false, server);
+    };
+    set(&mut c, &mut server);
+    c.assign_defaults();
+    assert_eq!(c.get("timezone"), Some("Asia/Tokyo"));
+    c.settle(true, true, &mut server);
+    assert_eq!((c.get("timezone"), server.catch_up(&c)), (Some("Asia/Tokyo"), None), "undone");
+    c.assign_default("timezone");
+    c.assign_reported("timezone");
+    c.settle(true, false, &mut server);
+    assert_eq!((c.get("timezone"), server.catch_up(&c)), (Some("Asia/Tokyo"), None), "set again");
+    c.assign_default("timezone");
+    server.report("TimeZone", "UTC");
+    c.report("timezone", "UTC");
+    c.settle(true, false, &mut server);
+    assert!(c.get("timezone").is_none() && c.changes.is_none() && server.catch_up(&c).is_none());
+    assert!(Arc::ptr_eq(&c.wanted, &c.startup));
+}
+
+#[test]
+fn what_was_reported_within_a_lost_transaction_is_lost_with_it() {
+    let mut server = ServerSettings::default();
+    let mut c = ClientSettings::default();
+    c.report("timezone", "Asia/Tokyo");
+    c.settle(true, false, &mut server);
+    // SET LOCAL, which nobody sees but for its report; and what is committed while another transaction begins.
+    for chained in [false, true] {
+        c.report("timezone", "Etc/UTC");
+        c.settle(false, false, &mut server);
+        if chained {
+            c.commit();
+            c.settle(false, false, &mut server);
+        }
+        c.report("timezone", "Europe/Paris");
+        c.assign("work_mem", "1MB");
+        c.settle(false, false, &mut server);
+        c.abandon();
+        let expected = if chained { "Etc/UTC" } else { "Asia/Tokyo" };
+        assert_eq!((c.get("timezone"), c.get("work_mem")), (Some(expected), None));
+    }
+    // On a live server it is the server who says.
+    c.report("timezone", "Europe/Paris");
+    c.settle(false, false, &mut server);
+    c.rollback();
+    c.report("timezone", "Etc/UTC");
+    c.settle(true, false, &mut server);
+    assert_eq!(c.get("timezone"), Some("Etc/UTC"));
+}
+
 /// What a client may do.
 #[derive(Debug, Clone)]
 enum Step {
