@@ -175,7 +175,7 @@ impl Conversation {
         while let Ok(Some(frame)) = frame::next(messages, 1 << 20) {
             let bytes = frame.bytes;
             messages = &messages[bytes.len()..];
-            let intake = self.session.intake(frame, &self.registry, |_, _| Arc::clone(&self.facts), |_| None);
+            let intake = self.session.intake(frame, &self.registry, |_, _| Arc::clone(&self.facts), |_, _| None);
             self.session.forward(intake.unwrap_or(Intake::Sync), bytes, &mut self.server, &mut self.sent);
         }
         for (tag, body) in answers {

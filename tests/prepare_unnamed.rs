@@ -193,6 +193,20 @@ fn tables_that_change_are_not_noticed() {
     assert_eq!(insert(&mut client, "101"), "1 2 n C(INSERT 0 1) Z(T)");
     assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
     assert_eq!(cluster.value("SELECT string_agg(c::text, ',') FROM t WHERE id >= 100"), "5,5");
+    // Parameters whose types were inferred from a column that has another type by now; what is wrong stays wrong, once.
+    const BY_TEXT: &str = "UPDATE t SET id = id WHERE id = $1";
+    let update = |client: &mut RawClient, id: &str| show(&run(client, BY_TEXT, &[Some(id)]));
+    for _ in 0..2 {
+        assert_eq!(update(&mut client, "1"), "1 2 n C(UPDATE 1) Z(I)");
+        assert_eq!(update(&mut client, "3000000000"), "1 E(22003) Z(I)");
+    }
+    let opened =
+        || weir.admin_table("SHOW SERVERS").into_iter().map(|row| row["connect_time"].clone()).collect::<Vec<_>>();
+    let before = opened();
+    cluster.sql("ALTER TABLE t ALTER COLUMN id TYPE bigint");
+    assert_eq!(update(&mut client, "3000000000"), "1 2 n C(UPDATE 0) Z(I)");
+    assert_eq!(update(&mut client, "1"), "1 2 n C(UPDATE 1) Z(I)");
+    assert_eq!(opened(), before, "no connection was lost for it");
     // Pipelined, with something before it: unnamed there too.
     cluster.sql("ALTER TABLE t DROP COLUMN c");
     for _ in 0..2 {

@@ -690,3 +690,30 @@ fn tokio_postgres_prepared() {
         }
     });
 }
+
+/// PostgreSQL reads literals when it parses a text, by the settings of that moment: who has others shares no statement with the rest.
+#[test]
+fn literals_are_read_by_the_settings_of_their_client() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    const NOON: &str =
+        "SELECT extract(epoch FROM '2024-01-01 12:00'::timestamptz)::int8, '01/02/2024'::date - '2024-01-01'::date";
+    prepare(&mut a, "s", NOON);
+    assert_eq!(execute(&mut a, "s", &[]), "2 D(1704110400|1) C(SELECT 1) Z(I)");
+    b.run("SET timezone = 'Asia/Tokyo'");
+    b.run("SET datestyle = 'ISO, DMY'");
+    prepare(&mut b, "s", NOON);
+    assert_eq!(execute(&mut b, "s", &[]), "2 D(1704078000|31) C(SELECT 1) Z(I)");
+    assert_eq!(execute(&mut a, "s", &[]), "2 D(1704110400|1) C(SELECT 1) Z(I)");
+    // Whoever changes them reads the text anew, wherever that happens to be.
+    a.run("SET timezone = 'Asia/Tokyo'");
+    assert_eq!(execute(&mut a, "s", &[]), "2 D(1704078000|1) C(SELECT 1) Z(I)");
+    // A text without literals is shared all the same.
+    prepare(&mut a, "n", "SELECT $1::int + 1");
+    prepare(&mut b, "n", "SELECT $1::int + 1");
+    execute(&mut b, "n", &[Some("1")]);
+    execute(&mut a, "n", &[Some("1")]);
+    let count = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1::int + 1'";
+    assert_eq!(a.value(count), "1");
+}

@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
             let mut bytes = Vec::new();
             encode::frame(&mut bytes, *tag, |b| b.extend_from_slice(body));
             let Ok(Some(frame)) = frame::next(&bytes, 1 << 16) else { continue };
-            let Ok(intake) = session.intake(frame, &registry, |_, _| Arc::default(), |_| None) else { return };
+            let Ok(intake) = session.intake(frame, &registry, |_, _| Arc::default(), |_, _| None) else { return };
             session.forward(intake, &bytes, &mut server, &mut out);
         } else if session.on_server(*tag, body, &mut server).is_err() {
             session.on_server_lost(&mut server);

@@ -109,7 +109,7 @@ impl Client {
         let parse = Parse { name: b"", sql: &written.text, types: &statement.types };
         let registry = &self.cx.shared.registry;
         let bound = if named {
-            registry.intern(&parse, || self.cx.facts.borrow_mut().get(&written.text))
+            registry.intern(&parse, self.session.settings(), || self.cx.facts.borrow_mut().get(&written.text))
         } else {
             registry.unnamed(&parse, Arc::clone(&facts))
         };
@@ -320,7 +320,10 @@ fn parameters(call: &Call) -> Vec<(u16, String)> {
         Value::Param { number, cast } => Some((*number, cast.clone().unwrap_or_else(|| else_.to_owned()))),
         Value::Own | Value::Literal { .. } => None,
     };
-    of(&call.pid, "int4").into_iter().chain(call.timeout.as_ref().and_then(|timeout| of(timeout, "int8"))).collect()
+    of(&call.pid, "pg_catalog.int4")
+        .into_iter()
+        .chain(call.timeout.as_ref().and_then(|timeout| of(timeout, "pg_catalog.int8")))
+        .collect()
 }
 
 /// The number that a parameter's bytes are.

@@ -1,8 +1,9 @@
 //! `prepare_unnamed` on the way of a segment: unnamed statements that servers keep ([`crate::session::popular`]).
 //!
 //! The client must not notice. A plan that a server keeps fails when the statement's rows have other types than they had ("cached plan
-//! must not change result type"), which one made anew would not: the segment is then held back until it has begun to answer, and is sent
-//! again. Where that could not be done (in a transaction block, behind something else) a statement that returns rows stays unnamed.
+//! must not change result type"), and when a parameter's type was inferred from a column that has another one by now; one made anew
+//! would not. So the segment is held back until it has begun to answer, and is sent again as it came. Where that cannot be done (in a
+//! transaction block, behind something else) a statement stays unnamed if it returns rows or has parameters without types.
 
 use std::sync::Arc;
 
@@ -25,9 +26,12 @@ pub(super) fn limits(general: &General, mode: PoolMode) -> Option<(u32, usize)> 
     on.then_some((general.prepare_unnamed, general.max_prepared_statements as usize / 2))
 }
 
-/// Whether an error says that a kept plan is of no use any more.
-pub(super) fn is_stale(state: SqlState, error: &[u8]) -> bool {
-    state == SqlState::FEATURE_NOT_SUPPORTED && message::error_field(error, b'R') == Some(REVALIDATION)
+/// Whether an error may be due to a kept plan, which one made anew would not give: the plan is of no use any more, or, before the statement
+/// was bound, a parameter has another type by now than PostgreSQL once inferred (`bound`: it was).
+pub(super) fn is_stale(error: &[u8], bound: bool) -> bool {
+    let state = SqlState::from_bytes(message::error_field(error, b'C').unwrap_or_default());
+    let is_unfit = state == SqlState::FEATURE_NOT_SUPPORTED && message::error_field(error, b'R') == Some(REVALIDATION);
+    is_unfit || (!bound && (matches!(state.class(), "22" | "42") || state == SqlState::PROTOCOL_VIOLATION))
 }
 
 /// Whether the segment can be sent again as long as nothing of its answer was passed on, if a kept plan fails in it: it runs one thing.
@@ -40,8 +44,10 @@ impl Client {
     /// Before the segment is sent on: those of its unnamed statements stay unnamed whose plans might fail where it shows. `first`: it is
     /// what the server was lent for.
     pub(super) fn settle_popular(&mut self, link: &mut Link, first: bool) {
-        let rows = |intake: &Intake| intake.popular().is_some_and(|statement| statement.facts.plan() == Plan::Rows);
-        if !self.segment.items.iter().any(|(intake, _)| rows(intake)) {
+        let may_fail = |intake: &Intake| {
+            intake.popular().is_some_and(|statement| statement.facts.plan() == Plan::Rows || statement.infers_types())
+        };
+        if !self.segment.items.iter().any(|(intake, _)| may_fail(intake)) {
             return;
         }
         let begins = first && self.session.status() == TransactionStatus::Idle && !self.session.is_mid_exchange();
@@ -54,7 +60,7 @@ impl Client {
             return;
         }
         for (intake, _) in &mut self.segment.items {
-            if rows(intake) {
+            if may_fail(intake) {
                 intake.leave_unnamed();
             }
         }
@@ -64,7 +70,7 @@ impl Client {
     pub(super) fn replay(&self, elsewhere: bool) -> Replay {
         let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
         let names = self.segment.items.iter().filter_map(|(intake, _)| intake.names_undo().cloned()).collect();
-        Replay { bytes, names, elsewhere, popular: Vec::new() }
+        Replay { bytes, names, elsewhere, popular: Vec::new(), bound: false, renounced: false }
     }
 
     /// Plans of these statements have failed: from now on they are made anew.

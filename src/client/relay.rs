@@ -68,6 +68,10 @@ pub(super) struct Replay {
     pub(super) elsewhere: bool,
     /// Unnamed statements in it whose plans servers keep, and may find of no use any more.
     pub(super) popular: Vec<Arc<Statement>>,
+    /// The server has bound one.
+    pub(super) bound: bool,
+    /// It failed for the sake of a kept plan, maybe: nobody is told, and when the server is ready it is sent again.
+    pub(super) renounced: bool,
 }
 
 /// A server lent to a client.
@@ -143,8 +147,11 @@ enum Event {
         /// The connection broke, which is held against the server.
         lost: bool,
     },
-    /// A plan that the server had kept for an unnamed statement is of no use any more.
-    Again,
+    /// A plan that the server had kept for an unnamed statement is of no use any more; the server is ready.
+    Again {
+        /// It has said nothing since.
+        quiet: bool,
+    },
     /// The server has done nothing yet that would have to be done again, and the segment needs another.
     Move,
     Stop(Error),
@@ -205,6 +212,11 @@ impl Link {
 
     pub(super) fn replay_mut(&mut self) -> &mut Option<Replay> {
         &mut self.replay
+    }
+
+    /// Whether the segment is to be sent again when the server is ready.
+    fn is_renounced(&self) -> bool {
+        self.replay.as_ref().is_some_and(|replay| replay.renounced)
     }
 
     /// Whether the segment may be tried on another server, whatever became of this one.
@@ -569,12 +581,15 @@ impl Client {
                 tracing::error!(pool = %link.checkout.pool().name(), tag = %char::from(desync.tag), "unexpected message of the server");
                 Event::ServerLost(lost("the server sent a message that nobody asked for"))
             })?;
+            if header.tag == b'Z' && link.is_renounced() {
+                return Err(Event::Again { quiet: here == bytes.len() });
+            }
             if header.tag == b'A'
                 && let Some(own) = own_notification(body, connection.pid, self.handle().pid)
             {
                 action = Action::Replace(own);
             }
-            if header.tag == b'C'
+            if matches!(header.tag, b'C' | b's')
                 && let Some(error) = self.send_signals()
             {
                 self.output.extend(bytes.get(run..at).unwrap_or_default());
@@ -763,7 +778,14 @@ fn own_notification(body: &[u8], server_pid: u32, client_pid: u32) -> Option<Vec
 fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
     match tag {
         // Say nothing of how it will end.
-        b'1' | b'2' | b'3' | b't' | b'T' | b'n' | b'N' | b'S' => return None,
+        b'2' => {
+            if let Some(replay) = &mut link.replay {
+                replay.bound = true;
+            }
+            return None;
+        }
+        b'1' | b'3' | b't' | b'T' | b'n' | b'N' | b'S' => return None,
+        b'Z' if link.is_renounced() => return None,
         b'E' => {
             let state = SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default());
             let fatal = is_fatal(body);
@@ -774,8 +796,11 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
             if fatal && link.opening != Opening::Over {
                 return Some(Event::Retry { primary: false, lost: false });
             }
-            if link.replay.as_ref().is_some_and(|replay| !replay.popular.is_empty()) && popular::is_stale(state, body) {
-                return Some(Event::Again);
+            if let Some(replay) = link.replay.as_mut().filter(|replay| !fatal && !replay.popular.is_empty())
+                && popular::is_stale(body, replay.bound)
+            {
+                replay.renounced = true;
+                return None;
             }
             if link.may_leave() {
                 let text = message::error_field(body, b'M').unwrap_or_default();

@@ -37,6 +37,7 @@ use crate::id::{ServerIndex, ShardIndex};
 use crate::net::{Buffer, Stream};
 use crate::pool::{self, Asked, Checkout, Pool, Ticket, Verdict};
 use crate::route::decide::{self, Freshness, Request, Route, Why};
+use crate::session::settings::ClientSettings;
 use crate::session::{Intake, Session, Values};
 use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, QueryFacts, RouteHint, TransactionEffect};
@@ -89,6 +90,8 @@ pub struct Client {
     pub(super) timer: Timer,
     /// Since when it has asked for nothing, if that is limited.
     rests_since: Option<Instant>,
+    /// Unnamed statements that come often are left unnamed for the moment.
+    leaves_unnamed: bool,
     /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
     skipping: bool,
     /// Its part in listening, if it ever listened.
@@ -152,6 +155,7 @@ impl Client {
             registered,
             generation,
             last_write: None,
+            leaves_unnamed: false,
             skipping: false,
             listener: None,
             held_begin: None,
@@ -309,10 +313,10 @@ impl Client {
                 if values == Values::Needed || sharded { known.get(text) } else { known.get_without_values(text) }
             };
             let registry = &cx.shared.registry;
-            let limits = popular::limits(&self.live.config.general, self.pools.mode);
-            let popular = |parse: &Parse<'_>| {
+            let limits = popular::limits(&self.live.config.general, self.pools.mode).filter(|_| !self.leaves_unnamed);
+            let popular = |parse: &Parse<'_>, settings: &ClientSettings| {
                 let facts = || facts(parse.sql, Values::Needed);
-                cx.popular.borrow_mut().get(parse, registry, limits?, facts)
+                cx.popular.borrow_mut().get(parse, (registry, settings), limits?, facts)
             };
             let intake = self.session.intake(frame, registry, facts, popular)?;
             let (intake, len) = match intake.facts() {
@@ -676,7 +680,11 @@ impl Client {
                 Ended::Client(end) => return Err(end),
                 Ended::Again => {
                     self.cx.shared.count_retry("kept_plan");
-                    self.gather().map_err(End::Told)?;
+                    // This time as it came, or what is wrong by itself would be tried for ever.
+                    self.leaves_unnamed = true;
+                    let gathered = self.gather();
+                    self.leaves_unnamed = false;
+                    gathered.map_err(End::Told)?;
                 }
                 Ended::Retry { primary } => {
                     tracing::info!(client = %self.handle().id, ?role, primary, "statement is retried on another server");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, SqlState};
 use crate::session::pipeline::Undo;
 use crate::session::prepared::{Registry, SERVER_NAME_PREFIX, Statement};
+use crate::session::settings::ClientSettings;
 use crate::session::{Session, no_such_statement};
 use crate::sql::facts::QueryFacts;
 use crate::wire::frame::Frame;
@@ -172,7 +173,7 @@ impl Session {
         frame: Frame<'_>,
         registry: &Registry,
         facts: impl FnOnce(&[u8], Values) -> Arc<QueryFacts>,
-        popular: impl FnOnce(&message::Parse<'_>) -> Option<Arc<Statement>>,
+        popular: impl FnOnce(&message::Parse<'_>, &ClientSettings) -> Option<Arc<Statement>>,
     ) -> Result<Intake, Error> {
         let malformed = || {
             Error::client_fatal(
@@ -231,10 +232,10 @@ impl Session {
         parse: &message::Parse<'_>,
         registry: &Registry,
         facts: impl FnOnce(&[u8], Values) -> Arc<QueryFacts>,
-        popular: impl FnOnce(&message::Parse<'_>) -> Option<Arc<Statement>>,
+        popular: impl FnOnce(&message::Parse<'_>, &ClientSettings) -> Option<Arc<Statement>>,
     ) -> Intake {
         if parse.name.is_empty() {
-            let statement = if self.follow { popular(parse) } else { None };
+            let statement = if self.follow { popular(parse, &self.settings) } else { None };
             let statement = statement.unwrap_or_else(|| registry.unnamed(parse, facts(parse.sql, Values::Needed)));
             let named = statement.is_shared().then(Box::default);
             let undo = self.change_unnamed(Some(Arc::clone(&statement)));
@@ -246,7 +247,7 @@ impl Session {
             let error = Error::client(SqlState::DUPLICATE_STATEMENT, message);
             return Intake::Refuse { error: Box::new(error), simple: false };
         }
-        let statement = registry.intern(parse, || facts(parse.sql, Values::Needed));
+        let statement = registry.intern(parse, &self.settings, || facts(parse.sql, Values::Needed));
         let before = self.names.insert(name.clone(), Arc::clone(&statement));
         Intake::Parse { statement, named: Some(name.clone()), undo: Some(Undo::ClientName { name, before }) }
     }
@@ -264,16 +265,14 @@ impl Session {
         if name.is_empty() {
             // Another client's unnamed statement may stand on the server: it must not answer for one that is not there.
             let statement = self.unnamed.as_mut().ok_or_else(|| no_such_statement(name))?;
-            if statement.is_shared() && statement.is_outdated() {
-                *statement = registry.current(statement);
+            if statement.is_shared() {
+                *statement = registry.current(statement, &self.settings);
             }
             return Ok((Some(Arc::clone(statement)), statement.is_shared().then(Box::default)));
         }
         match self.names.get_mut(name) {
             Some(statement) => {
-                if statement.is_outdated() {
-                    *statement = registry.current(statement);
-                }
+                *statement = registry.current(statement, &self.settings);
                 Ok((Some(Arc::clone(statement)), Some(name.into())))
             }
             // Names of ours on the server are nobody's to use.

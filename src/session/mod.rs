@@ -16,6 +16,7 @@ mod owed;
 pub mod pipeline;
 pub mod popular;
 pub mod prepared;
+pub mod reading;
 pub mod server_state;
 pub mod settings;
 pub mod signals;
@@ -1037,6 +1038,7 @@ impl Session {
     /// A portal has given some of its rows: what it does to the session it may have done, and may do again.
     fn suspended(&mut self, facts: &Arc<QueryFacts>, bound: Option<&[SessionEffect]>, server: &mut ServerState) {
         let Some(statement) = facts.statements.first() else { return };
+        self.signals.extend(facts.signals.iter().filter(|signal| signal.statement == 0));
         for effect in in_doubt(bound.unwrap_or(&statement.effects).to_vec()) {
             match effect {
                 SessionEffect::Pin(reason) => self.pin(reason, Some(facts)),

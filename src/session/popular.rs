@@ -11,6 +11,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::session::prepared::{Registry, Statement};
+use crate::session::settings::ClientSettings;
 use crate::sql::facts::{Plan, QueryFacts};
 use crate::wire::message::Parse;
 
@@ -47,7 +48,7 @@ impl Popular {
     pub fn get(
         &mut self,
         parse: &Parse<'_>,
-        registry: &Registry,
+        (registry, settings): (&Registry, &ClientSettings),
         (often, most): (u32, usize),
         facts: impl FnOnce() -> Arc<QueryFacts>,
     ) -> Option<Arc<Statement>> {
@@ -56,10 +57,12 @@ impl Popular {
         }
         self.make_key(parse);
         if let Some(statement) = self.kept.get_mut(&*self.key) {
+            // Kept for whoever reads the text as who made it popular; others get one of their own.
+            let current = registry.current(statement, settings);
             if statement.is_outdated() {
-                *statement = registry.current(statement);
+                statement.clone_from(&current);
             }
-            return Some(Arc::clone(statement));
+            return Some(current);
         }
         if self.count() < often {
             return None;
@@ -68,7 +71,7 @@ impl Popular {
         if facts.plan() == Plan::None {
             return None;
         }
-        let statement = registry.intern(parse, || facts);
+        let statement = registry.intern(parse, settings, || facts);
         self.kept.put(self.key.as_slice().into(), Arc::clone(&statement));
         while self.kept.len() > most.max(1) {
             self.kept.pop_lru();
@@ -131,7 +134,7 @@ mod tests {
 
     fn get(popular: &mut Popular, registry: &Registry, sql: &str, types: &[u8]) -> Option<Arc<Statement>> {
         let parsed = Parse { name: b"", sql: sql.as_bytes(), types };
-        popular.get(&parsed, registry, (3, 2), || Arc::new(parse::facts(sql.as_bytes())))
+        popular.get(&parsed, (registry, &ClientSettings::default()), (3, 2), || Arc::new(parse::facts(sql.as_bytes())))
     }
 
     #[test]

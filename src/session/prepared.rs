@@ -11,6 +11,8 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::id::StatementId;
+use crate::session::reading::Literals;
+use crate::session::settings::ClientSettings;
 use crate::sql::facts::QueryFacts;
 use crate::wire::message::Parse;
 
@@ -28,8 +30,11 @@ pub struct Statement {
     pub types: Box<[u8]>,
     /// What the text says.
     pub facts: Arc<QueryFacts>,
-    /// It goes by a name on servers, and whoever has it may use it there.
+    /// It goes by a name on servers, and whoever has it and reads it alike may use it there.
     shared: bool,
+    /// What its reading hangs on, and how it is read.
+    literals: Literals,
+    reading: Box<[u8]>,
     /// A server has refused it because a table has changed since it was prepared.
     outdated: AtomicBool,
     /// Whose servers have parsed it last: a number of [`crate::session::Session::serves`].
@@ -74,6 +79,8 @@ impl Statement {
             types: self.types.clone(),
             facts,
             shared: self.shared,
+            literals: self.literals,
+            reading: self.reading.clone(),
             outdated: AtomicBool::new(self.is_outdated()),
             accepted_by: AtomicU64::new(self.accepted_by.load(Ordering::Relaxed)),
         })
@@ -85,6 +92,13 @@ impl Statement {
         format!("{SERVER_NAME_PREFIX}{}", self.id)
     }
 
+    /// Whether PostgreSQL finds out the type of a parameter by itself. A text with a `$` and no declared types may have one.
+    #[must_use]
+    pub fn infers_types(&self) -> bool {
+        let declared = self.oids();
+        declared.contains(&0) || (declared.is_empty() && self.sql.contains(&b'$'))
+    }
+
     /// The declared parameter types.
     #[must_use]
     pub fn oids(&self) -> Vec<u32> {
@@ -92,9 +106,10 @@ impl Statement {
     }
 }
 
-type Key = (Box<[u8]>, Box<[u8]>);
+/// Text, types, and how the text is read.
+type Key = (Box<[u8]>, Box<[u8]>, Box<[u8]>);
 
-/// All statements that some client or server holds, by text and types.
+/// All statements that some client or server holds, by text, types and reading.
 #[derive(Debug, Default)]
 pub struct Registry {
     next: AtomicU64,
@@ -102,10 +117,25 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The one statement of this text and these types.
+    /// The one statement of this text and these types, for those who read it as a client with these settings does.
     #[must_use]
-    pub fn intern(&self, parse: &Parse<'_>, facts: impl FnOnce() -> Arc<QueryFacts>) -> Arc<Statement> {
-        let key: Key = (parse.sql.into(), parse.types.into());
+    pub fn intern(
+        &self,
+        parse: &Parse<'_>,
+        settings: &ClientSettings,
+        facts: impl FnOnce() -> Arc<QueryFacts>,
+    ) -> Arc<Statement> {
+        let literals = Literals::of(parse.sql);
+        self.intern_read(parse, (literals, literals.reading(settings)), facts)
+    }
+
+    fn intern_read(
+        &self,
+        parse: &Parse<'_>,
+        (literals, reading): (Literals, Box<[u8]>),
+        facts: impl FnOnce() -> Arc<QueryFacts>,
+    ) -> Arc<Statement> {
+        let key: Key = (parse.sql.into(), parse.types.into(), reading);
         let live = |s: &Weak<Statement>| s.upgrade().filter(|s| !s.is_outdated());
         if let Some(statement) = self.known.lock().get(&key).and_then(live) {
             return statement;
@@ -119,7 +149,7 @@ impl Registry {
         if known.len() == known.capacity() {
             known.retain(|_, s| s.strong_count() > 0);
         }
-        let statement = self.make(parse, facts, true);
+        let statement = self.make(parse, facts, Some((literals, key.2.clone())));
         known.insert(key, Arc::downgrade(&statement));
         statement
     }
@@ -127,30 +157,34 @@ impl Registry {
     /// A statement that is nobody else's.
     #[must_use]
     pub fn unnamed(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>) -> Arc<Statement> {
-        self.make(parse, facts, false)
+        self.make(parse, facts, None)
     }
 
-    fn make(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>, shared: bool) -> Arc<Statement> {
+    fn make(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>, shared: Option<(Literals, Box<[u8]>)>) -> Arc<Statement> {
         let id = StatementId(self.next.fetch_add(1, Ordering::Relaxed));
         Arc::new(Statement {
             id,
             sql: parse.sql.into(),
             types: parse.types.into(),
             facts,
-            shared,
+            shared: shared.is_some(),
+            literals: shared.as_ref().map_or(Literals::None, |(literals, _)| *literals),
+            reading: shared.map(|(_, reading)| reading).unwrap_or_default(),
             outdated: AtomicBool::new(false),
             accepted_by: AtomicU64::new(0),
         })
     }
 
-    /// The statement to use for this one: itself, or after [`Statement::set_outdated`] its successor.
+    /// The statement to use for this one by a client with these settings: itself, or its successor, which it has after
+    /// [`Statement::set_outdated`] and for whoever reads its text otherwise by now.
     #[must_use]
-    pub fn current(&self, statement: &Arc<Statement>) -> Arc<Statement> {
-        if !statement.is_outdated() {
+    pub fn current(&self, statement: &Arc<Statement>, settings: &ClientSettings) -> Arc<Statement> {
+        let reading = statement.literals.reading(settings);
+        if !statement.is_outdated() && reading == statement.reading {
             return Arc::clone(statement);
         }
         let parse = Parse { name: b"", sql: &statement.sql, types: &statement.types };
-        self.intern(&parse, || Arc::clone(&statement.facts))
+        self.intern_read(&parse, (statement.literals, reading), || Arc::clone(&statement.facts))
     }
 
     /// The statements in use, and how many clients, servers and requests under way hold each.
@@ -169,7 +203,8 @@ impl Registry {
     pub fn memory(&self) -> (usize, usize) {
         let known = self.known.lock();
         let in_use = known.values().filter(|s| s.strong_count() > 0).count();
-        let texts: usize = known.keys().map(|(sql, types)| 2 * (sql.len() + types.len())).sum();
+        let texts: usize =
+            known.keys().map(|(sql, types, reading)| 2 * (sql.len() + types.len() + reading.len())).sum();
         let fixed = known.capacity() * size_of::<(Key, Weak<Statement>)>() + in_use * size_of::<Statement>();
         (in_use, texts + fixed)
     }
@@ -283,35 +318,35 @@ mod tests {
 
     #[test]
     fn equal_statements_are_one_and_forgotten_ones_are_swept() {
-        let registry = Registry::default();
-        let a = registry.intern(&parse(b"SELECT 1", b"\0\0"), Arc::default);
-        let b = registry.intern(&parse(b"SELECT 1", b"\0\0"), Arc::default);
-        let c = registry.intern(&parse(b"SELECT 1", b"\0\x01\0\0\0\x17"), Arc::default);
+        let (registry, plain) = (Registry::default(), ClientSettings::default());
+        let a = registry.intern(&parse(b"SELECT 1", b"\0\0"), &plain, Arc::default);
+        let b = registry.intern(&parse(b"SELECT 1", b"\0\0"), &plain, Arc::default);
+        let c = registry.intern(&parse(b"SELECT 1", b"\0\x01\0\0\0\x17"), &plain, Arc::default);
         assert_eq!(a.id, b.id);
         assert_ne!(a.id, c.id);
         drop((a, b, c));
         assert!(registry.is_empty());
         for i in 0..10_000 {
-            drop(registry.intern(&parse(format!("SELECT {i}").as_bytes(), b"\0\0"), Arc::default));
+            drop(registry.intern(&parse(format!("SELECT {i}").as_bytes(), b"\0\0"), &plain, Arc::default));
         }
         assert!(registry.known.lock().len() < 1_000, "dead entries are swept");
     }
 
     #[test]
     fn outdated_statement_has_one_successor() {
-        let registry = Registry::default();
-        let old = registry.intern(&parse(b"SELECT 1", b"\0\0"), Arc::default);
-        assert_eq!(registry.current(&old).id, old.id);
+        let (registry, plain) = (Registry::default(), ClientSettings::default());
+        let old = registry.intern(&parse(b"SELECT 1", b"\0\0"), &plain, Arc::default);
+        assert_eq!(registry.current(&old, &plain).id, old.id);
         old.set_outdated();
-        let new = registry.intern(&parse(b"SELECT 1", b"\0\0"), Arc::default);
+        let new = registry.intern(&parse(b"SELECT 1", b"\0\0"), &plain, Arc::default);
         assert_ne!(new.id, old.id);
-        assert_eq!(registry.current(&old).id, new.id);
+        assert_eq!(registry.current(&old, &plain).id, new.id);
     }
 
     #[test]
     fn a_server_holds_the_ones_used_last() {
-        let registry = Registry::default();
-        let make = |sql: &str| registry.intern(&parse(sql.as_bytes(), b"\0\0"), Arc::default);
+        let (registry, plain) = (Registry::default(), ClientSettings::default());
+        let make = |sql: &str| registry.intern(&parse(sql.as_bytes(), b"\0\0"), &plain, Arc::default);
         let (a, b, c) = (make("a"), make("b"), make("c"));
         let mut held = ServerStatements::new(2);
         assert!(held.insert(a.clone()).is_none());

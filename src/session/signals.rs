@@ -20,12 +20,17 @@ const NOT_MEMBER: &str = "pgweir: not a member";
 #[must_use]
 pub fn expression(kind: SignalKind, role: &str, params: &[(u16, String)]) -> String {
     let role = quote(role);
-    let fails = |why: &str| format!("(({} || current_user)::int4 IS NULL)", quote(why));
+    // Every name is qualified: whoever asks could have others of the same names on the search_path.
+    let fails = |why: &str| {
+        let text = format!("pg_catalog.textcat({}::pg_catalog.text, current_user::pg_catalog.text)", quote(why));
+        format!("({text}::pg_catalog.int4 IS NULL)")
+    };
     let given: String = params.iter().map(|(n, cast)| format!(" AND ${n}::{cast} IS NOT NULL")).collect();
     format!(
-        "(SELECT CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = {role}) \
-         AND NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) THEN {} \
-         WHEN NOT pg_catalog.pg_has_role({role}, 'USAGE') AND NOT pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') THEN {} \
+        "(SELECT CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) {role}::pg_catalog.name) \
+         AND NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) current_user::pg_catalog.name) THEN {} \
+         WHEN NOT pg_catalog.pg_has_role({role}::pg_catalog.name, 'USAGE'::pg_catalog.text) \
+         AND NOT pg_catalog.pg_has_role('pg_signal_backend'::pg_catalog.name, 'USAGE'::pg_catalog.text) THEN {} \
          ELSE true{given} END AS {})",
         fails(NOT_SUPERUSER),
         fails(NOT_MEMBER),

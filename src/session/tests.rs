@@ -212,9 +212,11 @@ impl World {
                 false => Arc::default(),
             };
             // Some unnamed statements are kept by servers: the client is to see no difference.
-            let popular = |parse: &message::Parse<'_>| {
+            let popular = |parse: &message::Parse<'_>, _: &ClientSettings| {
                 let kept = parse.sql.len().is_multiple_of(2) && parse.sql != COPY_NOWHERE;
-                kept.then(|| self.registry.intern(parse, || facts(parse.sql, Values::Needed)))
+                kept.then(|| {
+                    self.registry.intern(parse, &ClientSettings::default(), || facts(parse.sql, Values::Needed))
+                })
             };
             let intake = self.session.intake(frame, &self.registry, facts, popular).unwrap();
             self.session.forward(intake, frame.bytes, &mut self.state, &mut to_server);
@@ -328,7 +330,11 @@ fn sql_finds_what_the_protocol_has_prepared() {
     assert!(!w.server.names.contains(&b"s"[..]), "it is taken back");
     assert!(w.session.may_release());
     // One that the server does not take any more fails by its own error, and what follows is in step.
-    let gone = w.registry.intern(&message::Parse { name: b"", sql: b"BAD", types: &[0, 0] }, Arc::default);
+    let gone = w.registry.intern(
+        &message::Parse { name: b"", sql: b"BAD", types: &[0, 0] },
+        &ClientSettings::default(),
+        Arc::default,
+    );
     w.session.names.insert(b"s"[..].into(), gone);
     assert_eq!(run(&mut w, "EXECUTE s"), "E42601 ZI");
     assert_eq!(run(&mut w, "SELECT 1"), "C ZI");
@@ -578,7 +584,7 @@ fn sync_sent_before_copy_data_is_not_waited_for() {
     encode::sync(&mut o);
     let mut rest = &o[..];
     while let Some(f) = frame::next(rest, 1000).unwrap() {
-        let intake = s.intake(f, &registry, |_, _| Arc::default(), |_| None).unwrap();
+        let intake = s.intake(f, &registry, |_, _| Arc::default(), |_, _| None).unwrap();
         s.forward(intake, f.bytes, &mut state, &mut out);
         rest = &rest[f.bytes.len()..];
     }
@@ -727,7 +733,7 @@ proptest! {
             let mut bytes = Vec::new();
             encode::frame(&mut bytes, tag, |b| b.extend_from_slice(&body));
             let frame = frame::next(&bytes, 1000).unwrap().unwrap();
-            if let Ok(intake) = w.session.intake(frame, &w.registry, |_, _| Arc::default(), |_| None) {
+            if let Ok(intake) = w.session.intake(frame, &w.registry, |_, _| Arc::default(), |_, _| None) {
                 w.session.forward(intake, &bytes, &mut w.state, &mut out);
             }
         }

@@ -63,14 +63,20 @@ impl Client {
                 if lost {
                     link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
                 }
-                self.bring_back(&mut link);
+                self.bring_back(&mut link, true);
                 Ended::Retry { primary }
             }
-            Event::Again => {
+            Event::Again { quiet } => {
                 if let Some(replay) = &link.replay {
                     self.renounce(&replay.popular);
                 }
-                self.bring_back(&mut link);
+                let at_rest = quiet && self.session.may_release();
+                self.bring_back(&mut link, !at_rest);
+                if at_rest && let Some(connection) = link.checkout.as_mut() {
+                    connection.input = crate::net::Buffer::default();
+                    self.session.on_release();
+                    link.checkout.release(Verdict::Clean);
+                }
                 Ended::Again
             }
             Event::Move => {
@@ -126,9 +132,9 @@ impl Client {
         }
     }
 
-    /// Puts the segment back into the input, as if no server had seen it. The connection is closed: it is in the middle of it.
-    fn bring_back(&mut self, link: &mut Link) {
-        if let Some(connection) = link.checkout.as_mut() {
+    /// Puts the segment back into the input, as if no server had seen it. `lost`: the connection is closed, it is in the middle of it.
+    fn bring_back(&mut self, link: &mut Link, lost: bool) {
+        if lost && let Some(connection) = link.checkout.as_mut() {
             self.session.on_server_lost(&mut connection.state);
         }
         let behind = self.segment.take();
