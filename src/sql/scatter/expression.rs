@@ -5,6 +5,7 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 use super::Unfit;
 use super::from::From;
 use super::names::{self, Kind};
+use crate::sql::shape::cast_name;
 use crate::sql::walk::children;
 
 /// Expressions within expressions.
@@ -63,8 +64,6 @@ fn visit(node: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Resu
     match node {
         Node::None
         | Node::NodeList(_)
-        | Node::A_Star(_)
-        | Node::A_Expr(_)
         | Node::A_ArrayExpr(_)
         | Node::A_Indices(_)
         | Node::BoolExpr(_)
@@ -78,17 +77,21 @@ fn visit(node: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Resu
         | Node::NullTest(_)
         | Node::ParamRef(_)
         | Node::ResTarget(_)
-        | Node::RowExpr(_)
         | Node::SortBy(_)
         | Node::String(_)
         | Node::Integer(_) => Ok(()),
+        Node::A_Expr(expr) => operator(expr),
+        // In binary it has the numbers of its types, and those of enums and the like differ between shards.
+        Node::RowExpr(_) if clause == Clause::Output => Err(row("that shows a row as one value")),
+        Node::RowExpr(_) => Ok(()),
+        Node::A_Star(_) => Err(row("with * in an expression")),
         Node::A_Const(constant) => match constant.val() {
             Some(ConstValue::String(text)) if clause == Clause::Output && is_present(text) => {
                 Err(clock("that may show the time of its server, which differs between shards"))
             }
             _ => Ok(()),
         },
-        Node::ColumnRef(reference) => columns(reference.fields().iter()),
+        Node::ColumnRef(reference) => columns(reference.fields().iter(), from),
         Node::A_Indirection(indirection) => {
             // `(row).count` calls the aggregate where the row has no such column.
             match indirection.indirection().iter().filter_map(Node::as_str).find(|name| names::is_aggregate(name)) {
@@ -150,7 +153,8 @@ fn tells_time(function: raw::SQLValueFunctionOp::Type) -> bool {
     )
 }
 
-fn is_present(text: &str) -> bool {
+/// Whether a date or a time of this text would be of the present.
+pub(super) fn is_present(text: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_ascii_alphabetic());
     words.any(|word| PRESENT.iter().any(|present| word.eq_ignore_ascii_case(present)))
 }
@@ -163,9 +167,53 @@ fn row_aggregate(name: &str) -> Unfit {
     .hint("Write the column without the table's name.")
 }
 
-fn columns<'a>(fields: impl Iterator<Item = Node<'a>>) -> Result<(), Unfit> {
+fn row(why: &str) -> Unfit {
+    Unfit::new("row", format!("{why}, whose make may differ between shards")).hint("Name the columns one by one.")
+}
+
+/// Text search depends on a configuration unless both sides say what they are.
+fn operator(expr: &nodes::A_Expr) -> Result<(), Unfit> {
+    if !matches!(expr.name().iter().filter_map(Node::as_str).next_back(), Some("@@" | "@@@")) {
+        return Ok(());
+    }
+    let cast = |node| match node {
+        Node::TypeCast(cast) => cast.type_name().and_then(cast_name),
+        _ => None,
+    };
+    let sides = (cast(expr.lexpr()), cast(expr.rexpr()));
+    match (sides.0.as_deref(), sides.1.as_deref()) {
+        (Some("tsvector"), Some("tsquery")) | (Some("tsquery"), Some("tsvector"))
+            if expr.kind == raw::A_Expr_Kind::AEXPR_OP =>
+        {
+            Ok(())
+        }
+        _ => Err(Unfit::new("text_search", "with the operator @@, whose meaning may depend on a server's settings")
+            .hint("Cast both sides: a::tsvector @@ b::tsquery.")),
+    }
+}
+
+/// The parameters in an expression.
+pub(super) fn params(root: Node<'_>, numbers: &mut Vec<u16>) {
+    let mut stack = vec![root];
+    let mut below = Vec::new();
+    while let Some(node) = stack.pop() {
+        if let Node::ParamRef(param) = node {
+            numbers.extend(u16::try_from(param.number));
+        }
+        // What is not known was refused already.
+        let _known = children(node, &mut below);
+        stack.append(&mut below);
+    }
+}
+
+fn columns<'a>(fields: impl Iterator<Item = Node<'a>> + Clone, from: &From) -> Result<(), Unfit> {
+    if fields.clone().any(|field| matches!(field, Node::A_Star(_))) {
+        return Err(row("with * in an expression"));
+    }
     let names: Vec<&str> = fields.filter_map(Node::as_str).collect();
     match names.as_slice() {
+        [name] if from.is_row(name) => Err(row(&format!("where \"{name}\" may be a whole row"))
+            .hint("Name the columns one by one; write table.column where a column has its table's name.")),
         [.., last] if SYSTEM_COLUMNS.contains(last) => {
             Err(Unfit::new("system_column", format!("with \"{last}\", which says where a row lies on its shard")))
         }

@@ -30,6 +30,8 @@ struct Joined {
     nullable: bool,
     /// The first table that its key is tied to; itself at the start.
     group: usize,
+    /// The columns by which joins above it have made one of several.
+    merged: Vec<String>,
 }
 
 /// The tables of one part of the tree of joins, which follow one another.
@@ -120,6 +122,11 @@ impl From {
         lists
     }
 
+    /// Whether a bare name is that of a table, and so may be its whole row.
+    pub(super) fn is_row(&self, name: &str) -> bool {
+        self.tables.iter().any(|Joined { table, .. }| table.alias.as_ref().unwrap_or(&table.name) == name)
+    }
+
     fn sharded_in(&self, part: Part) -> usize {
         let tables = self.tables.get(part.first..part.end).unwrap_or_default();
         tables.iter().filter(|t| matches!(t.place, Place::Sharded { .. })).count()
@@ -165,10 +172,11 @@ impl From {
                 self.tie(&a, &b);
             }
         }
-        if !left.outer && !right.outer {
-            for name in join.using_clause().iter().filter_map(nodes::String::sval) {
+        for name in join.using_clause().iter().filter_map(nodes::String::sval) {
+            if !left.outer && !right.outer {
                 self.tie_by_name(left, right, name);
             }
+            self.merge(both, name);
         }
         if inner {
             return Ok(both);
@@ -229,7 +237,7 @@ impl From {
             return Err(joins("with a table that lives on one shard only"));
         }
         let first = self.tables.len();
-        self.tables.push(Joined { table, place, nullable: false, group: first });
+        self.tables.push(Joined { table, place, nullable: false, group: first, merged: Vec::new() });
         Ok(Part { first, end: first + 1, outer: false })
     }
 
@@ -265,13 +273,25 @@ impl From {
     }
 
     fn tie_by_name(&mut self, left: Part, right: Part, name: &str) {
+        let is_key = |table: &Joined| matches!(&table.place, Place::Sharded { key, .. } if key == name);
         let keyed = |part: Part| -> Option<usize> {
-            (part.first..part.end).find(
-                |at| matches!(self.tables.get(*at).map(|t| &t.place), Some(Place::Sharded { key, .. }) if key == name),
-            )
+            let tables = self.tables.get(part.first..part.end)?;
+            // The column may be that of any table which takes part, of another type, by which different keys are equal.
+            let takes_part = |table: &Joined| table.merged.iter().any(|merged| merged == name);
+            if tables.iter().any(|table| takes_part(table) && !is_key(table)) {
+                return None;
+            }
+            (part.first..part.end).find(|at| self.tables.get(*at).is_some_and(is_key))
         };
         if let (Some(a), Some(b)) = (keyed(left), keyed(right)) {
             self.bring_together(a, b);
+        }
+    }
+
+    /// The tables of a part, as far as they have such a column, have it in common.
+    fn merge(&mut self, part: Part, name: &str) {
+        for table in self.tables.get_mut(part.first..part.end).unwrap_or_default() {
+            table.merged.push(name.to_owned());
         }
     }
 

@@ -79,8 +79,16 @@ pub struct Reading {
     pub tables: usize,
     /// How many of them are sharded: they are joined by their keys.
     pub joined: usize,
+    /// The parameters whose values are seen, grouped or sorted by.
+    pub shown_params: Vec<u16>,
     /// Its parts, or why they cannot be done by each shard for itself.
     pub select: Result<Box<Select>, Unfit>,
+}
+
+/// Whether a parameter's value is a text that dates and times take for the present, which each shard's clock would tell.
+#[must_use]
+pub fn is_present(value: &[u8]) -> bool {
+    expression::is_present(&String::from_utf8_lossy(value))
 }
 
 /// Reads a text that is one SELECT on sharded tables.
@@ -104,8 +112,9 @@ fn read_tree(text: &str, place: &dyn Fn(&TableRef) -> Place) -> Result<Reading, 
     };
     let from = from::read(select, place)?;
     let lists = from.lists(select);
+    let shown_params = select::shown_params(select);
     let select = select::read(select, &from).map(Box::new);
-    Ok(Reading { lists, tables: from.len(), joined: from.sharded(), select })
+    Ok(Reading { lists, tables: from.len(), joined: from.sharded(), shown_params, select })
 }
 
 #[cfg(test)]

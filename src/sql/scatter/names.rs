@@ -51,6 +51,13 @@ pub(super) fn kind(schema: Option<&str>, name: &str) -> Kind {
 /// Names of families that speak of a server or of its catalog.
 fn speaks_of_server(name: &str) -> bool {
     ["pg_", "has_", "to_reg", "txid_", "lo_", "binary_upgrade_"].iter().any(|family| name.starts_with(family))
+        // Of an enum they hash the number of its value.
+        || ["hashenum", "hash_record", "hash_array", "hash_range", "hash_multirange"].contains(&hash_family(name))
+}
+
+/// The name of a hash function without what marks its form with a seed.
+fn hash_family(name: &str) -> &str {
+    name.strip_suffix("extended").unwrap_or(name).trim_end_matches('_')
 }
 
 /// Whether `row.name` may call an aggregate: PostgreSQL takes `t.count` for `count(t)` where t has no such column.
@@ -159,6 +166,14 @@ mod tests {
             (None, "version", Kind::Unknown),
             (None, "to_tsvector", Kind::Unknown),
             (None, "median", Kind::Unknown),
+            (None, "hashtext", Kind::Plain),
+            (None, "hashenum", Kind::Unknown),
+            (None, "hashenumextended", Kind::Unknown),
+            (None, "hash_record", Kind::Unknown),
+            (None, "hash_record_extended", Kind::Unknown),
+            (None, "hash_array", Kind::Unknown),
+            (None, "hash_array_extended", Kind::Unknown),
+            (None, "hash_range_extended", Kind::Unknown),
         ] {
             assert_eq!(kind(schema, name), expected, "{name}");
         }

@@ -7,7 +7,7 @@
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::Unfit;
-use super::expression::{Clause, Found, check};
+use super::expression::{Clause, Found, check, params};
 use super::from::From;
 use super::write;
 
@@ -136,7 +136,14 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
     let outputs: Vec<Output<'_>> =
         select.target_list().iter().map(|node| Output { node, star: is_star(node.val()) }).collect();
     for output in &outputs {
-        check(output.node.val(), Clause::Output, from, &mut found)?;
+        // `*` and `t.*` are the columns themselves, not a row.
+        match output.node.val() {
+            Node::ColumnRef(_) if output.star => {}
+            Node::A_Indirection(all) if output.star && all.indirection().len() == 1 => {
+                check(all.arg(), Clause::Output, from, &mut found)?;
+            }
+            node => check(node, Clause::Output, from, &mut found)?,
+        }
     }
     let draws_output = found.draws;
     let mut conditions = Found::default();
@@ -254,6 +261,17 @@ fn sort_of(sort: &nodes::SortBy, sql: String, what: What) -> Result<Sort, Unfit>
         _ => descending,
     };
     Ok(Sort { sql, what, descending, nulls_first })
+}
+
+/// The parameters whose values are seen, grouped or sorted by.
+pub(super) fn shown_params(select: &nodes::SelectStmt) -> Vec<u16> {
+    let mut numbers = Vec::new();
+    let outputs = select.target_list().iter().map(|output| output.val());
+    let sorts = select.sort_clause().iter().map(|sort| sort.node());
+    for node in outputs.chain(sorts).chain(select.group_clause()).chain([select.having_clause()]) {
+        params(node, &mut numbers);
+    }
+    numbers
 }
 
 fn is_star(node: Node<'_>) -> bool {

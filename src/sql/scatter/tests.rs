@@ -38,6 +38,8 @@ fn rows_that_are_joined_lie_together_or_it_is_refused() {
         "(t JOIN u ON t.k = u.k) LEFT JOIN o ON o.id = u.k",
         "t LEFT JOIN (u JOIN r ON u.a = r.a) ON t.k = u.k",
         "t a JOIN t b ON a.k = b.k",
+        "t JOIN u USING (k) JOIN r USING (a) JOIN u u2 USING (k)",
+        "t JOIN r USING (a) JOIN u USING (k)",
         "t, u WHERE t.k = u.k",
         "t, u, o WHERE o.id = u.k AND t.k = o.id",
         "t JOIN u ON t.k = u.k LEFT JOIN r ON t.a = u.a",
@@ -73,6 +75,11 @@ fn rows_that_are_joined_lie_together_or_it_is_refused() {
         "r LEFT JOIN t ON t.a = r.a",
         "t RIGHT JOIN r ON t.a = r.a",
         "t FULL JOIN r ON t.a = r.a",
+        // The column that USING makes is the reference table's, or that of a table whose key is another.
+        "t JOIN r USING (k) JOIN u USING (k)",
+        "r JOIN t USING (k) JOIN u USING (k)",
+        "t JOIN (r JOIN u USING (k)) USING (k)",
+        "t JOIN o USING (k) JOIN u USING (k) WHERE o.id = t.k",
         "t NATURAL JOIN u",
         "t JOIN u USING (a)",
         "(t JOIN u ON t.k = u.k) AS j",
@@ -104,6 +111,9 @@ fn what_goes_as_it_stands() {
         "SELECT a, row_number() OVER (PARTITION BY k ORDER BY a) FROM t",
         "SELECT t.k, string_agg(u.b, ',' ORDER BY u.b) FROM t JOIN u ON t.k = u.k GROUP BY t.k",
         "SELECT random(), a FROM t",
+        "SELECT t.*, r.* FROM t JOIN r ON t.a = r.a",
+        "SELECT t.t, (c).* FROM t WHERE (a, b) = (1, 2)",
+        "SELECT k FROM t WHERE b::tsvector @@ $1::tsquery",
         "SELECT a FROM t WHERE b = current_date AND c > localtimestamp(0) OR d < current_time",
         "SELECT a FROM t LIMIT ALL",
         "SELECT a FROM t LIMIT NULL OFFSET NULL",
@@ -130,6 +140,19 @@ fn what_is_refused() {
         ("SELECT a FROM t ORDER BY b - now()", "clock"),
         ("SELECT 'now'::timestamptz FROM t", "clock"),
         ("SELECT coalesce(d, 'today') FROM t", "clock"),
+        ("SELECT ROW(a, b), k FROM t", "row"),
+        ("SELECT (a, b) FROM t", "row"),
+        ("SELECT t FROM t", "row"),
+        ("SELECT x, k FROM t x", "row"),
+        ("SELECT k FROM t WHERE t = $1", "row"),
+        ("SELECT to_jsonb(t) FROM t", "row"),
+        ("SELECT to_jsonb(t.*) FROM t", "row"),
+        ("SELECT k FROM t JOIN r ON t.a = r.a WHERE r.* IS NULL", "row"),
+        ("SELECT (t).* FROM t", "row"),
+        ("SELECT hashenum(a) FROM t", "function"),
+        ("SELECT k FROM t WHERE b @@ 'x'", "text_search"),
+        ("SELECT k FROM t WHERE b::tsvector @@ c", "text_search"),
+        ("SELECT k FROM t WHERE b OPERATOR(pg_catalog.@@) c::tsquery", "text_search"),
         ("SELECT ctid FROM t", "system_column"),
         ("SELECT t.tableoid FROM t", "system_column"),
         ("SELECT t.count FROM t", "row_function"),
@@ -211,6 +234,16 @@ fn clauses_are_taken_apart() {
     let nullable = selected("SELECT u.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY u.k").unwrap();
     assert!(nullable.groups.is_some(), "the group of NULL lies on every shard");
     assert!(selected("SELECT t.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY t.k").unwrap().plain);
+}
+
+#[test]
+fn parameters_that_are_seen() {
+    let shown = |sql: &str| reading(sql).unwrap().shown_params;
+    assert_eq!(shown("SELECT coalesce(d, $2) FROM t WHERE a = $1 LIMIT $3"), [2]);
+    assert_eq!(shown("SELECT $1::timestamptz, k, max(a) FROM t GROUP BY k, b || $2 ORDER BY c - $3"), [1, 3, 2]);
+    for (value, present) in [("now", true), (" ToDay 04:05", true), ("nowhere", false), ("2020-01-01", false)] {
+        assert_eq!(is_present(value.as_bytes()), present, "{value}");
+    }
 }
 
 #[test]
