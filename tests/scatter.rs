@@ -410,3 +410,87 @@ fn on_last(sharded: &Sharded, key: i64) -> bool {
     let found = sharded.cluster.sql_in(&format!("s{last}"), &format!("SELECT 1 FROM t WHERE k = {key}"));
     !found.is_empty()
 }
+
+/// Waits until SHOW SHARDS says of the second shard what `wanted` wants.
+fn wait_check(sharded: &Sharded, wanted: impl Fn(&str) -> bool) {
+    common::eventually("the check of s1", Duration::from_secs(60), || {
+        let rows = sharded.weir.admin_table("SHOW SHARDS");
+        let check = &rows.iter().find(|row| row["shard"] == "s1").unwrap()["check"];
+        wanted(check).then_some(())
+    });
+}
+
+#[test]
+fn shards_that_are_not_alike_do_not_answer_together() {
+    let sharded = Sharded::start(2, "", "");
+    sharded.cluster.sql_in("s0", "CREATE TYPE mood AS ENUM ('a', 'b'); ALTER TABLE r ADD COLUMN m mood");
+    sharded.cluster.sql_in("s1", "CREATE TYPE mood AS ENUM ('a', 'b'); ALTER TABLE r ADD COLUMN m mood");
+    let mut client = sharded.client();
+    let refused = |client: &mut RawClient, sql: &str| -> String {
+        client.query(sql);
+        let messages = client.read_until_ready();
+        assert_eq!(show(&messages), "E(0A000) Z(I)", "{sql}");
+        messages.iter().find_map(Message::error).unwrap().message
+    };
+    let joined = "SELECT count(*) FROM t JOIN r ON t.n = r.code";
+    for (change, back, sql, why) in [
+        (
+            "ALTER DATABASE s1 SET timezone = 'Asia/Tokyo'",
+            "ALTER DATABASE s1 RESET timezone",
+            "SELECT k FROM t",
+            "Asia/Tokyo",
+        ),
+        (
+            "ALTER TABLE t RENAME TO t_; CREATE VIEW t AS SELECT * FROM t_",
+            "DROP VIEW t; ALTER TABLE t_ RENAME TO t",
+            "SELECT k FROM t",
+            "\"public.t\" is a view",
+        ),
+        (
+            "ALTER TABLE r ALTER COLUMN name TYPE varchar(99)",
+            "ALTER TABLE r ALTER COLUMN name TYPE text",
+            joined,
+            "has `name character varying(99) (pg_catalog.\"varchar\")` as column 2, on the default shard `name text (pg_catalog.text)`",
+        ),
+        (
+            "ALTER TYPE mood ADD VALUE 'c' BEFORE 'a'",
+            "ALTER TABLE r DROP COLUMN m; DROP TYPE mood; CREATE TYPE mood AS ENUM ('a', 'b'); ALTER TABLE r ADD COLUMN m mood",
+            joined,
+            "enum 'c','a','b'",
+        ),
+    ] {
+        wait_check(&sharded, |check| check == "ok");
+        client.run(joined);
+        sharded.cluster.sql_in("s1", change);
+        sharded.weir.admin("RELOAD");
+        wait_check(&sharded, |check| check.starts_with("failed: ") && check.contains(why));
+        let message = refused(&mut client, sql);
+        assert!(message.contains("shard \"s1\": ") && message.contains(why), "{message}");
+        // One shard can answer as before, and so can all where the table plays no part.
+        assert_eq!(client.run("SELECT v FROM t WHERE k = 1"), "T(v:25) D(v1) C(SELECT 1) Z(I)");
+        let others = client.run("SELECT count(*) FROM o");
+        assert_eq!(others.contains("D(200)"), !why.contains("Tokyo"), "{change}: {others}");
+        // It is asked again.
+        sharded.cluster.sql_in("s1", back);
+    }
+    wait_check(&sharded, |check| check == "ok");
+    assert_eq!(client.run("SELECT count(*) FROM t"), "T(count:20) D(300) C(SELECT 1) Z(I)");
+    sharded.weir.wait_log("what several shards would have to answer is refused");
+}
+
+#[test]
+fn parameters_that_each_shard_reads_in_its_own_way_are_refused() {
+    let sharded = Sharded::start(2, "", "");
+    let mut client = sharded.client();
+    let shown = "SELECT $1::timestamptz IS NULL, v FROM t WHERE n = 3";
+    assert_eq!(show(&ask(&mut client, shown, &[Some("Now")])), "E(0A000) Z(I)");
+    assert!(tags(&ask(&mut client, shown, &[Some("2020-01-01")])).ends_with("C(SELECT 43) Z(I)"));
+    let condition = "SELECT v FROM t WHERE $1::timestamptz <= now()";
+    assert!(tags(&ask(&mut client, condition, &[Some("yesterday")])).ends_with("C(SELECT 300) Z(I)"));
+    client.parse("", "SELECT v FROM t WHERE n = $1::text::int4", &[99_999]);
+    client.bind("", "", &[Some("3")]);
+    client.execute("", 0);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(I)");
+    sharded.wait_quiet();
+}

@@ -17,9 +17,10 @@ use crate::clock;
 use crate::config::Role;
 use crate::health::probe::Credentials;
 use crate::id::{ServerIndex, ShardIndex};
+use crate::server::check::Answer;
 use crate::server::login::LoginSettings;
 use crate::server::{self, Target};
-use crate::shard::check::{Check, Effect, Finding};
+use crate::shard::check::{Check, Effect};
 
 /// The first wait before the server is asked again; each is twice the one before.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -54,21 +55,20 @@ impl Checks {
     }
 }
 
-/// Checks one shard until there is nothing to complain of.
+/// Checks one shard until there is nothing to complain of on any: they are compared, and a difference may be mended on either side.
 async fn check(database: &LiveDatabase, shard: ShardIndex, credentials: Option<&Credentials>) {
     let mut wait = FIRST_WAIT;
     loop {
         let asked = ask(database, shard, credentials).await;
-        let (check, waits_for_user) = match asked {
-            Asked::Answer(findings) => (Check::Done(findings), false),
-            Asked::Failed(why) => (Check::Pending(Some(why)), false),
-            Asked::NobodyYet => (Check::Pending(None), true),
+        let (check, portrait, waits_for_user) = match asked {
+            Asked::Answer((findings, portrait)) => (Check::Done(findings), Some(portrait), false),
+            Asked::Failed(why) => (Check::Pending(Some(why)), None, false),
+            Asked::NobodyYet => (Check::Pending(None), None, true),
         };
-        let good = check == Check::Done(Vec::new());
-        if database.set_check(shard, check.clone()) {
+        for (shard, check) in database.set_check(shard, check, portrait) {
             tell(database, shard, &check);
         }
-        if good {
+        if database.checks().iter().all(|check| *check == Check::Done(Vec::new())) {
             return;
         }
         tokio::time::sleep(wait).await;
@@ -79,7 +79,7 @@ async fn check(database: &LiveDatabase, shard: ShardIndex, credentials: Option<&
 }
 
 enum Asked {
-    Answer(Vec<Finding>),
+    Answer(Answer),
     Failed(String),
     /// It is not known as whom to log in.
     NobodyYet,
@@ -89,7 +89,7 @@ async fn ask(database: &LiveDatabase, shard: ShardIndex, credentials: Option<&Cr
     let mut outcome = Asked::NobodyYet;
     for (target, settings) in targets(database, shard, credentials) {
         match server::check::run(&target, &settings, &database.config.map).await {
-            Ok(findings) => return Asked::Answer(findings),
+            Ok(answer) => return Asked::Answer(answer),
             // The first is the one configured: its failure says more.
             Err(why) if matches!(outcome, Asked::NobodyYet) => outcome = Asked::Failed(why),
             Err(_) => {}
@@ -152,6 +152,14 @@ fn tell(database: &LiveDatabase, shard: ShardIndex, check: &Check) {
                     }
                     Effect::NoTextBeyondAscii => {
                         tracing::error!(database, shard, advice, "shard check: {found}; they are refused");
+                    }
+                    Effect::NoScatter | Effect::NoScatterOf(..) => {
+                        tracing::error!(
+                            database,
+                            shard,
+                            advice,
+                            "shard check: {found}; what several shards would have to answer is refused"
+                        );
                     }
                     Effect::NotByKeyOf(..) => {
                         tracing::error!(

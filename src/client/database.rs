@@ -29,6 +29,8 @@ use crate::server::Target;
 use crate::server::login::LoginSettings;
 use crate::session::settings::Values;
 use crate::shard::check::{Check, Distrust};
+use crate::shard::checks::Checks;
+use crate::shard::portrait::Portrait;
 use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
 use crate::sql::readings::Readings;
@@ -166,7 +168,7 @@ pub struct LiveDatabase {
     /// Health of the servers, by shard.
     pub health: Vec<Arc<ShardHealth>>,
     /// How far the checks of the shards are; none for an unsharded database.
-    checks: Mutex<Vec<Check>>,
+    checks: Mutex<Checks>,
     /// What follows from them.
     pub distrust: ArcSwap<Distrust>,
     /// Whether PAUSE or KILL with its name holds it.
@@ -298,7 +300,7 @@ impl LiveDatabase {
         shares: Arc<Shares>,
     ) -> Arc<Self> {
         let now = clock::now();
-        let checks = if config.map.is_sharded() { vec![Check::default(); config.shards.len()] } else { Vec::new() };
+        let checks = Checks::new(if config.map.is_sharded() { config.shards.len() } else { 0 });
         let hidden = Hidden::new(config.shards.len());
         let health = config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect();
         Arc::new(Self {
@@ -451,25 +453,21 @@ impl LiveDatabase {
         }
     }
 
-    /// Takes in how far the check of a shard is; whether that is news.
-    pub fn set_check(&self, shard: ShardIndex, check: Check) -> bool {
+    /// Takes in how far the check of a shard is, and what it is like if it was asked; which checks came out otherwise than before.
+    pub fn set_check(&self, shard: ShardIndex, check: Check, portrait: Option<Portrait>) -> Vec<(ShardIndex, Check)> {
         let mut checks = self.checks.lock();
-        let Some(known) = checks.get_mut(usize::from(shard.0)) else { return false };
-        // What was found stays true until something else is.
-        let keeps = matches!((&known, &check), (Check::Done(_), Check::Pending(_)));
-        if keeps || *known == check {
-            return false;
+        let news = checks.set(&self.config.map, shard, check, portrait);
+        if !news.is_empty() {
+            self.distrust.store(Arc::new(checks.distrust(&self.config.map)));
         }
-        *known = check;
-        let names = self.config.map.names.iter().map(String::as_str);
-        self.distrust.store(Arc::new(Distrust::of(names.zip(checks.iter()))));
-        true
+        let check = |shard: ShardIndex| Some((shard, checks.all().nth(usize::from(shard.0))?.clone()));
+        news.into_iter().filter_map(check).collect()
     }
 
     /// How far the checks of the shards are, by shard; none for an unsharded database.
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
-        self.checks.lock().clone()
+        self.checks.lock().all().cloned().collect()
     }
 
     fn make(&self, user: &str, credential: ServerCredential) -> UserPools {

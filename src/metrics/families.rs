@@ -353,7 +353,7 @@ fn shards(shards: &[ShardSnapshot], out: &mut Families) {
         ("shard_check_pending", "1 until the shard's primary has been checked.", |c| {
             u64::from(matches!(c, Check::Pending(_)))
         }),
-        ("shard_check_failures", "Findings for which statements by key are refused.", |c| count(c, false)),
+        ("shard_check_failures", "Findings for which statements are refused.", |c| count(c, false)),
         ("shard_check_warnings", "Findings that are only told of.", |c| count(c, true)),
     ];
     for (name, help, value) in gauges {

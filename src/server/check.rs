@@ -9,23 +9,27 @@ use crate::server::{Connection, Target};
 use crate::shard::check::{self, Finding};
 use crate::shard::hash;
 use crate::shard::map::ShardMap;
+use crate::shard::portrait::{self, Portrait};
 
-/// Asks the server, on a connection of its own; what is wrong with it.
+/// What is wrong with a server, and what it is like.
+pub type Answer = (Vec<Finding>, Portrait);
+
+/// Asks the server, on a connection of its own.
 ///
 /// # Errors
 /// Why it could not be asked: those of the login and of the server, or no answer within the time of a login.
-pub async fn run(target: &Target, settings: &LoginSettings, map: &ShardMap) -> Result<Vec<Finding>, String> {
+pub async fn run(target: &Target, settings: &LoginSettings, map: &ShardMap) -> Result<Answer, String> {
     // The connection stays with the thread that asks.
     let mut connection = login::login(target, settings, WorkerId(0)).await.map_err(|error| error.message)?;
     match tokio::time::timeout(settings.timeout, exchange(&mut connection, map)).await {
-        Ok(Ok(Ok(findings))) => Ok(findings),
+        Ok(Ok(Ok(answer))) => Ok(answer),
         Ok(Ok(Err(error))) => Err(format!("server {}: {}", target.address(), error.message)),
         Ok(Err(error)) => Err(format!("server {}: {error}", target.address())),
         Err(_) => Err(format!("server {}: no answer within {} s", target.address(), settings.timeout.as_secs_f64())),
     }
 }
 
-async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Result<Vec<Finding>, Error>> {
+async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Result<Answer, Error>> {
     /// The rows, or the server's error to the caller.
     macro_rules! rows {
         ($sql:expr) => {
@@ -38,6 +42,8 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
     let mut findings = Vec::new();
     let encoding = rows!(check::ENCODING_SQL).into_iter().flatten().flatten().next().unwrap_or_default();
     findings.extend(check::judge_encoding(map, &encoding));
+    let version = rows!(portrait::VERSION_SQL).into_iter().flatten().flatten().next();
+    let facts = rows!(&portrait::facts_sql(version.and_then(|version| version.parse().ok()).unwrap_or(0)));
     if let Err(error) = connection.run("SET client_encoding = 'UTF8'; SET standard_conforming_strings = on").await? {
         return Ok(Err(error));
     }
@@ -49,5 +55,11 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
     if let Some(sql) = check::tables_sql(map) {
         findings.extend(check::judge_tables(map, &rows!(&sql)));
     }
-    Ok(Ok(findings))
+    let makes = match portrait::tables_sql(map) {
+        Some(sql) => rows!(&sql),
+        None => Vec::new(),
+    };
+    let portrait = Portrait::of(facts, makes);
+    findings.extend(portrait.judge(map));
+    Ok(Ok((findings, portrait)))
 }

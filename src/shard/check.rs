@@ -30,6 +30,10 @@ pub enum Effect {
     NoTextBeyondAscii,
     /// No statement by the key of this table is let through: schema and name.
     NotByKeyOf(String, String),
+    /// No statement is answered by several shards.
+    NoScatter,
+    /// No statement with this table is answered by several shards: schema and name.
+    NoScatterOf(String, String),
     /// None.
     Warning,
 }
@@ -82,6 +86,10 @@ pub struct Distrust {
     pub beyond_ascii: bool,
     /// Why statements by the keys of these tables are not let through, by schema and name.
     pub tables: BTreeMap<(String, String), String>,
+    /// Why several shards do not answer a statement.
+    pub scatter: Option<String>,
+    /// Why several shards do not answer a statement with one of these tables.
+    pub scatter_of: BTreeMap<(String, String), String>,
 }
 
 impl Distrust {
@@ -97,6 +105,10 @@ impl Distrust {
                     Effect::NoTextBeyondAscii => distrust.beyond_ascii = true,
                     Effect::NotByKeyOf(schema, name) => {
                         distrust.tables.entry((schema.clone(), name.clone())).or_insert_with(why);
+                    }
+                    Effect::NoScatter => drop(distrust.scatter.get_or_insert_with(why)),
+                    Effect::NoScatterOf(schema, name) => {
+                        distrust.scatter_of.entry((schema.clone(), name.clone())).or_insert_with(why);
                     }
                     Effect::Warning => {}
                 }
@@ -306,6 +318,8 @@ mod tests {
             finding(Effect::NoKeys, "b"),
             finding(Effect::NoTextBeyondAscii, "c"),
             finding(Effect::NotByKeyOf("s".into(), "t".into()), "d"),
+            finding(Effect::NoScatter, "e"),
+            finding(Effect::NoScatterOf("s".into(), "u".into()), "f"),
         ]);
         let pending = Check::Pending(Some("gone".into()));
         assert_eq!(Distrust::of([("s0", &good), ("s1", &pending)].into_iter()), Distrust::default());
@@ -314,9 +328,11 @@ mod tests {
             keys: Some("shard \"s1\": b".into()),
             beyond_ascii: true,
             tables: [(("s".to_owned(), "t".to_owned()), "shard \"s1\": d".to_owned())].into(),
+            scatter: Some("shard \"s1\": e".into()),
+            scatter_of: [(("s".to_owned(), "u".to_owned()), "shard \"s1\": f".to_owned())].into(),
         };
         assert_eq!(distrust, expected);
-        assert_eq!(bad.to_string(), "failed: a; b; c; d");
+        assert_eq!(bad.to_string(), "failed: a; b; c; d; e; f");
         assert_eq!((good.to_string(), pending.to_string()), ("ok".into(), "pending: gone".into()));
         assert_eq!(Check::Done(vec![finding(Effect::Warning, "a")]).to_string(), "warning: a");
     }

@@ -351,6 +351,13 @@ pub(super) fn shadowed_aggregate(name: &str) -> Error {
     )
 }
 
+pub(super) fn scatter_distrusted(why: &str) -> Error {
+    refuse(
+        format!("several shards cannot answer, as they may not answer alike: {why}"),
+        "SHOW SHARDS on the console tells more; until it is mended, tie the statement to one shard by its sharding key or SET pgweir.shard = 'name'.",
+    )
+}
+
 pub(super) fn scatter_shares(what: &str) -> Error {
     refuse(
         format!("{what} cannot go together when one of them reads several shards"),

@@ -17,10 +17,13 @@ use super::{PlanContext, ShardPlan, StatementFacts, Stop, Why, believe, refusal}
 use crate::error::Error;
 use crate::id::ShardIndex;
 use crate::shard::key::{Key, KeyError};
-use crate::shard::map::KeyType;
+use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
 use crate::sql::facts::{Access, ColumnRef, KeyValue, TableRef};
-use crate::sql::scatter::{Bound, Distinct, Place, Reading, Select, Unfit, Values, read};
+use crate::sql::scatter::{Bound, Distinct, Place, Reading, Select, Unfit, Values, is_present, read};
 pub use pushed::{Collated, Needs, Pushed, Seen};
+
+/// The first number of an object that is not PostgreSQL's own.
+const FIRST_OWN_OID: u32 = 16384;
 
 /// A read of several shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +144,10 @@ pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<
     if let Some(name) = cx.catalog.and_then(|c| c.shadows()).and_then(|s| s.gatherer(statement)) {
         return Err(refusal::shadowed_aggregate(name).into());
     }
+    if let Some(why) = distrusted(tables, cx) {
+        return Err(refusal::scatter_distrusted(why).into());
+    }
+    check_params(&reading.shown_params, cx)?;
     let Reading { joined, select, .. } = reading;
     let select = *select.map_err(refuse)?;
     let mut proof = vec![shards.proof];
@@ -154,6 +161,36 @@ pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<
     let limit = bound(select.limit, "LIMIT", statement, cx, &mut spent)?;
     let offset = bound(select.offset, "OFFSET", statement, cx, &mut spent)?.unwrap_or(0);
     Ok(ShardPlan::Scatter(Box::new(Scatter { shards: shards.shards, select, limit, offset, spent, proof })))
+}
+
+/// Why the shards may not have the same make of the statement's tables, as far as they were checked.
+fn distrusted<'a>(tables: &[TableRef], cx: &PlanContext<'a>) -> Option<&'a str> {
+    let distrust = cx.distrust;
+    if let Some(why) = &distrust.scatter {
+        return Some(why);
+    }
+    if distrust.scatter_of.is_empty() {
+        return None;
+    }
+    let place =
+        |table: &TableRef| (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
+    tables.iter().find_map(|table| distrust.scatter_of.get(&place(table))).map(String::as_str)
+}
+
+/// Refuses parameters that each shard would read in a way of its own. `shown`: those whose values are seen.
+fn check_params(shown: &[u16], cx: &PlanContext<'_>) -> Result<(), Stop> {
+    let Some(bound) = cx.bound else { return Ok(()) };
+    if bound.types.iter().any(|oid| *oid >= FIRST_OWN_OID) {
+        let unfit = Unfit::new("parameter_type", "with a parameter of a type that has another number on each shard");
+        return Err(refuse(unfit.hint("Declare its type as text or leave it out, and write a cast: $1::mood.")));
+    }
+    let value = |number: &u16| bound.values.get(usize::from(*number).checked_sub(1)?).copied().flatten();
+    if shown.iter().filter_map(value).any(is_present) {
+        let unfit =
+            Unfit::new("clock", "that may show the time of its server by a parameter, which differs between shards");
+        return Err(refuse(unfit.hint("Give the time itself, or use it in WHERE only.")));
+    }
+    Ok(())
 }
 
 fn refuse(unfit: Unfit) -> Stop {

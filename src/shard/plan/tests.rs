@@ -28,7 +28,13 @@ fn map() -> ShardMap {
     .unwrap()
 }
 
-static TRUST: Distrust = Distrust { keys: None, beyond_ascii: false, tables: std::collections::BTreeMap::new() };
+static TRUST: Distrust = Distrust {
+    keys: None,
+    beyond_ascii: false,
+    tables: std::collections::BTreeMap::new(),
+    scatter: None,
+    scatter_of: std::collections::BTreeMap::new(),
+};
 
 fn context(map: &ShardMap) -> PlanContext<'_> {
     PlanContext {
