@@ -8,9 +8,11 @@ mod common;
 use std::time::Duration;
 
 use common::cluster::Cluster;
+use common::fake::{FakeServer, Step, greeting};
+use common::ports::Port;
 use common::raw::RawClient;
 use common::weir::Weir;
-use common::wire::{Message, show};
+use common::wire::{Message, backend, frame, show};
 use pgweir::clock;
 
 /// How long anything may take that must not hang.
@@ -402,6 +404,236 @@ fn pause_ends_although_a_statement_waits_with_half_of_its_connections() {
     sharded.weir.admin("RESUME app");
     let messages = waiting.read_until_ready();
     assert!(tags(&messages).ends_with("C(SELECT 300) Z(I)"), "{}", tags(&messages));
+}
+
+#[test]
+fn what_one_server_would_fail_at_or_sort_otherwise() {
+    let sharded = Sharded::start(2, "", "");
+    let mut client = sharded.client();
+    client.run("SET extra_float_digits = 1");
+    let [first, last] = ["s0", "s1"].map(|shard| sharded.cluster.sql_in(shard, "SELECT min(k) FROM t")[0][0].clone());
+    for shard in ["s0", "s1"] {
+        let sql =
+            format!("UPDATE t SET x = CASE k WHEN {first} THEN 1e200 ELSE -1e200 END WHERE k IN ({first}, {last})");
+        sharded.cluster.sql_in(shard, &sql);
+    }
+    // PostgreSQL keeps the squares for the average as well.
+    let both = format!("FROM t WHERE k IN ({first}, {last})");
+    assert_eq!(client.run(&format!("SELECT avg(x) {both}")), "T(avg:701) E(22003) Z(I)");
+    assert_eq!(
+        client.run(&format!("SELECT avg(x::real) FROM t WHERE k IN ({first}, {last}) AND x > 1e300")),
+        "T(avg:701) D(\\N) C(SELECT 1) Z(I)"
+    );
+    assert_eq!(client.run(&format!("SELECT avg(x / 1e200) {both}")), "T(avg:701) D(0) C(SELECT 1) Z(I)");
+    // A column of type name has the collation C; what is made of it, or of a text, may have another.
+    for shard in ["s0", "s1"] {
+        sharded.cluster.sql_in(shard, "ALTER TABLE t ADD COLUMN id name; UPDATE t SET id = v");
+    }
+    client.query("SELECT id FROM t ORDER BY id");
+    let reply = client.read_until_ready();
+    let names: Vec<_> = reply.iter().filter_map(Message::row).collect();
+    assert!(names.len() == 300 && names.is_sorted(), "{}", tags(&reply));
+    for sql in [
+        "SELECT v FROM t ORDER BY v::name",
+        "SELECT v FROM t ORDER BY id COLLATE \"und-x-icu\"",
+        "SELECT id COLLATE \"und-x-icu\" AS i, count(*) FROM t GROUP BY id COLLATE \"und-x-icu\" ORDER BY i",
+        "SELECT min(id COLLATE \"und-x-icu\") FROM t",
+    ] {
+        assert_eq!(client.run(sql), "E(0A000) Z(I)", "{sql}");
+    }
+}
+
+#[test]
+fn what_drivers_send_around_a_statement() {
+    let sharded = Sharded::start(2, "", "");
+    let mut client = sharded.client();
+    // A name is closed before it is used anew.
+    for (name, sql, wanted) in [
+        ("s", "SELECT k FROM t", "3 1 2 T(k) C(SELECT 300) Z(I)"),
+        ("s", "SELECT v FROM t", "3 1 2 T(v) C(SELECT 300) Z(I)"),
+        ("s", "SELECT nothing FROM t", "3 E(42703) Z(I)"),
+        ("s", "SELECT n FROM t", "3 1 2 T(n) C(SELECT 300) Z(I)"),
+        ("", "SELECT k FROM t", "3 1 2 T(k) C(SELECT 300) Z(I)"),
+    ] {
+        client.close_statement(name);
+        client.parse(name, sql, &[]);
+        client.bind("", name, &[]);
+        client.describe_portal("");
+        client.execute("", 0);
+        client.sync();
+        assert_eq!(tags(&client.read_until_ready()), wanted, "{sql}");
+    }
+    // Too long to be looked at as a whole; values that no shard takes; parameters without values.
+    let reply = ask(&mut client, "SELECT k FROM t WHERE v <> $1", &[Some(&"x".repeat(300 * 1024))]);
+    assert_eq!(show(&reply), "E(0A000) Z(I)");
+    let error = reply.iter().find_map(Message::error).unwrap();
+    assert!(error.message.contains("256 KiB"), "{error:?}");
+    assert_eq!(show(&ask(&mut client, "SELECT k FROM t WHERE n < $1", &[Some("x")])), "1 E(22P02) Z(I)");
+    assert_eq!(client.run("SELECT k FROM t WHERE n < $1"), "E(42P02) Z(I)");
+    // The number of the table is the default shard's, or none.
+    let [ours, other] =
+        ["s0", "s1"].map(|shard| sharded.cluster.sql_in(shard, "SELECT 't'::regclass::oid")[0][0].clone());
+    assert_ne!(ours, other);
+    for sql in ["SELECT k FROM t", "SELECT k FROM t ORDER BY k"] {
+        for _ in 0..3 {
+            client.query(sql);
+            let reply = client.read_until_ready();
+            let columns = reply.iter().find(|m| m.tag == b'T').unwrap();
+            let table = u32::from_be_bytes(columns.body[4..8].try_into().unwrap());
+            assert_eq!(table.to_string(), ours, "{sql}");
+        }
+    }
+    let more = Sharded::start(3, "", "");
+    let mut client = more.client();
+    let keys = ["s1", "s2"].map(|shard| more.cluster.sql_in(shard, "SELECT min(k) FROM t")[0][0].clone());
+    for order in ["", " ORDER BY k"] {
+        client.query(&format!("SELECT k FROM t WHERE k IN ({}){order}", keys.join(", ")));
+        let reply = client.read_until_ready();
+        assert_eq!(tags(&reply), "T(k) C(SELECT 2) Z(I)");
+        let columns = reply.iter().find(|m| m.tag == b'T').unwrap();
+        assert_eq!(columns.body[4..10], [0; 6]);
+    }
+}
+
+#[test]
+fn who_waits_for_one_shard_or_database_keeps_no_other() {
+    // A limit that databases share, and one of them paused.
+    let sharded = Sharded::start(2, "", "");
+    let urls = ["s0", "s1"].map(|shard| sharded.cluster.url(shard));
+    let down = [Port::claim(), Port::claim()];
+    let more = |name: &str, second: &str, lines: &str| {
+        format!(
+            "[databases.{name}]\ndefault_shard = \"s0\"\npool_size = 1\n{lines}\n\
+             [[databases.{name}.shards]]\nname = \"s0\"\nslots = [[0, 8191]]\nprimary = \"{}\"\n\
+             [[databases.{name}.shards]]\nname = \"s1\"\nslots = [[8192, 16383]]\n{second}\n\
+             [databases.{name}.tables]\nt = {{ key = \"k\", type = \"bigint\" }}\n",
+            urls[0]
+        )
+    };
+    let nowhere = down.each_ref().map(|port| format!("\"postgres://127.0.0.1:{}/s1\"", port.number()));
+    let weir = Weir::builder()
+        .general("max_user_connections = 6\nquery_timeout = \"4s\"")
+        .database(&more("one", &format!("primary = \"{}\"", urls[1]), ""))
+        .database(&more("two", &format!("primary = \"{}\"", urls[1]), ""))
+        .database(&more(
+            "ill",
+            &format!("servers = [{}]", nowhere.join(", ")),
+            "user = \"postgres\"\nfailover_timeout = \"6s\"",
+        ))
+        .start();
+    let waiting = |database: &str| {
+        let until = clock::now() + SOON;
+        let waits =
+            |row: &std::collections::BTreeMap<String, String>| row["database"] == database && row["state"] == "waiting";
+        while !weir.admin_table("SHOW CLIENTS").iter().any(waits) {
+            assert!(clock::now() < until, "nobody waits in {database}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut paused = weir.client("one");
+    weir.admin("PAUSE one");
+    paused.query("SELECT k FROM t");
+    waiting("one");
+    let mut other = weir.client("two");
+    assert_eq!(tags(&ask(&mut other, "SELECT k FROM t", &[])), "1 2 T(k) C(SELECT 300) Z(I)");
+    paused.cancel();
+    assert_eq!(show(&paused.read_until_ready()), "E(57014) Z(I)");
+    weir.admin("RESUME one");
+    assert_eq!(tags(&ask(&mut paused, "SELECT k FROM t", &[])), "1 2 T(k) C(SELECT 300) Z(I)");
+
+    // One shard has no primary: the only connection to the other is free all the while.
+    let mut ill = weir.client("ill");
+    ill.query("SELECT k FROM t");
+    waiting("ill");
+    let near = sharded.cluster.sql_in("s0", "SELECT min(k) FROM t")[0][0].clone();
+    let mut well = weir.client("ill");
+    for _ in 0..5 {
+        let reply = well.run(&format!("SELECT k FROM t WHERE k = {near}"));
+        assert_eq!(reply, format!("T(k:20) D({near}) C(SELECT 1) Z(I)"));
+        assert!(
+            weir.admin_table("SHOW CLIENTS").iter().any(|row| row["database"] == "ill" && row["state"] == "waiting")
+        );
+    }
+    let reply = ill.read_until_ready();
+    assert_eq!(show(&reply), "E(08006) Z(I)");
+    let error = reply.iter().find_map(Message::error).unwrap();
+    assert!(error.message.contains("failover_timeout"), "{error:?}");
+
+    // The time for a statement counts from its coming, as for one shard.
+    let far = sharded.cluster.sql_in("s1", "SELECT min(k) FROM t")[0][0].clone();
+    let mut busy = weir.client("two");
+    busy.run("BEGIN");
+    busy.run(&format!("SELECT v FROM t WHERE k = {far}"));
+    other.query(&format!("SELECT k, pg_sleep(2.5) FROM t WHERE k IN ({near}, {far})"));
+    std::thread::sleep(Duration::from_millis(2500));
+    busy.run("COMMIT");
+    let end = other.read_to_end();
+    assert!(tags(&end).ends_with("E(FATAL 57014)"), "{}", tags(&end));
+}
+
+/// pgweir before two shards, each of which answers every statement of the extended protocol by these bytes.
+fn before_fakes(answers: [Vec<u8>; 2]) -> (Weir, Vec<FakeServer>) {
+    let servers: Vec<FakeServer> = answers
+        .into_iter()
+        .map(|answer| {
+            let own = [backend::complete("SET"), backend::ready(b'I')].concat();
+            let login = vec![Step::ExpectStartupOrCancel, Step::Send(greeting(4711, &[1, 2, 3, 4]))];
+            let steps = [login, vec![Step::Loop(vec![Step::Answer(vec![(b'S', answer), (b'Q', own)])])]].concat();
+            FakeServer::serve(move |_| steps.clone())
+        })
+        .collect();
+    let mut toml = "[databases.app]\ndefault_shard = \"s0\"\n".to_owned();
+    for (n, server) in servers.iter().enumerate() {
+        let (first, last) = slots(n, 2);
+        toml += &format!(
+            "[[databases.app.shards]]\nname = \"s{n}\"\nslots = [[{first}, {last}]]\nprimary = \"postgres://127.0.0.1:{}/d\"\n",
+            server.port()
+        );
+    }
+    toml += "[databases.app.tables]\nt = { key = \"k\", type = \"bigint\" }\n";
+    (Weir::builder().general("workers = 1").database(&toml).start(), servers)
+}
+
+/// A whole answer, with this in the middle and at its end.
+fn answer(middle: &[u8], status: u8) -> Vec<u8> {
+    let begun = [frame(b'1', b""), frame(b'2', b""), backend::row_description(&[("k", 20)])].concat();
+    [begun, middle.to_vec(), backend::complete("SELECT 0"), backend::ready(status)].concat()
+}
+
+#[test]
+fn servers_that_misbehave() {
+    // In a transaction that nobody began: such a connection goes to nobody.
+    let (weir, servers) = before_fakes([answer(b"", b'I'), answer(b"", b'T')]);
+    let mut client = weir.client("app");
+    for n in 1..=2 {
+        assert_eq!(show(&ask(&mut client, "SELECT k FROM t", &[])), "1 2 T(k:20) E(08006) Z(I)");
+        let asked = |at: &usize| servers[1].received(*at).iter().any(|message| message.tag == b'P');
+        assert_eq!((0..servers[1].accepted()).filter(asked).count(), n);
+    }
+    // Fails after Bind, before it says what the columns are.
+    let failing = [frame(b'1', b""), frame(b'2', b""), backend::error("ERROR", "XX001", "ill"), backend::ready(b'I')];
+    let (weir, _servers) = before_fakes([Vec::new(), failing.concat()]);
+    let mut client = weir.client("app");
+    assert_eq!(show(&ask(&mut client, "SELECT k FROM t", &[])), "1 2 E(XX001) Z(I)");
+    assert_eq!(client.run("SELECT k FROM t"), "E(XX001) Z(I)");
+    // Rows beyond all measure.
+    let endless = [b"D".to_vec(), (100_i32 << 20).to_be_bytes().to_vec(), vec![0; 100]].concat();
+    let (weir, _servers) = before_fakes([answer(b"", b'I'), answer(&endless, b'I')]);
+    assert_eq!(weir.client("app").run("SELECT k FROM t"), "T(k:20) E(54000) Z(I)");
+    // Notices without end wait at the server for a client that does not read.
+    let notices = backend::notice("NOTICE", "00000", &"x".repeat(1000)).repeat(100_000);
+    let (weir, _servers) = before_fakes([answer(b"", b'I'), answer(&notices, b'I')]);
+    let mut client = weir.client("app");
+    client.query("SELECT k FROM t");
+    std::thread::sleep(Duration::from_secs(2));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", weir.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kilobytes < 90_000, "{line}");
+    let reply = client.read_until_ready();
+    assert_eq!(reply.iter().filter(|m| m.tag == b'N').count(), 100_000);
+    let rest: Vec<Message> = reply.into_iter().filter(|m| m.tag != b'N').collect();
+    assert_eq!(show(&rest), "T(k:20) C(SELECT 0) Z(I)");
 }
 
 /// Whether a key lies on the last shard.

@@ -597,6 +597,13 @@ impl UserPools {
         self.shares.iter().filter_map(|share| share.quota.most()).min()
     }
 
+    /// The turns to be taken, in this order, by who takes connections of several of these pools: one for each limit that they share.
+    #[must_use]
+    pub fn turns(&self) -> Vec<Arc<tokio::sync::Mutex<()>>> {
+        let limited = self.shares.iter().filter(|share| share.quota.most().is_some());
+        limited.map(|share| Arc::clone(&share.turn)).collect()
+    }
+
     /// Whether the user has others now, which [`LiveDatabase::adopt`] gives.
     #[must_use]
     pub fn is_replaced(&self) -> bool {

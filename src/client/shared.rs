@@ -88,9 +88,6 @@ pub struct Shared {
     pub at_console: AtomicU32,
     /// The processes that this one has taken over from.
     pub predecessors: Predecessors,
-    /// Held by the statement for several shards that takes its connections, where these count for a limit that several pools share: two
-    /// that have half of them each would wait for each other.
-    pub scatter_turn: Arc<tokio::sync::Mutex<()>>,
     /// Whether new clients are refused because the process ends.
     pub draining: AtomicBool,
     /// Whether another process has taken over: who is here stays, and new clients go there.
@@ -364,7 +361,6 @@ impl Shared {
             pinned: Mutex::default(),
             at_console: AtomicU32::new(0),
             predecessors: Predecessors::default(),
-            scatter_turn: Arc::default(),
             scattered: AtomicU64::new(0),
             scatter_legs: AtomicU64::new(0),
             draining: AtomicBool::new(false),

@@ -112,12 +112,26 @@ pub(super) struct Attempt {
     pub(super) waiting: Option<Waiting>,
     /// Its place before all others who wait, until it stands in a pool's queue.
     pub(super) place: Option<Place>,
+    /// Whether it waits for a primary.
+    pub(super) stays: Stays,
+}
+
+/// What is done where there is no primary, and one may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stays {
+    /// It is waited for.
+    Waits,
+    /// It is not, for connections are held that others need.
+    Leaves,
+    /// That has happened: what was given as an error is no more than this.
+    Left,
 }
 
 impl Attempt {
     /// The first, now.
     pub(super) fn new() -> Self {
-        Self { excluded: Vec::new(), primary: false, asked: clock::now(), waiting: None, place: None }
+        let (excluded, stays) = (Vec::new(), Stays::Waits);
+        Self { excluded, primary: false, asked: clock::now(), waiting: None, place: None, stays }
     }
 }
 
@@ -750,6 +764,11 @@ impl Client {
                 }
                 Err(error) if !self.may_wait(shard, request) => {
                     return Err(Stopped::Refused(last_error.unwrap_or(error)));
+                }
+                Ok(_) | Err(_) if attempt.stays != Stays::Waits => {
+                    attempt.stays = Stays::Left;
+                    let error = || Error::server(SqlState::CONNECTION_FAILURE, "there is no primary to be asked");
+                    return Err(Stopped::Refused(last_error.unwrap_or_else(error)));
                 }
                 Ok(_) | Err(_) => {
                     Box::pin(self.await_primary(shard, request, attempt, last_error.as_ref())).await?;

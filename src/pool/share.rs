@@ -15,6 +15,8 @@ use crate::id::WorkerId;
 pub struct Share {
     /// The limit.
     pub quota: Arc<Quota>,
+    /// Held by who takes connections of several of the pools: two that have half of what they need each would wait for each other.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
     members: Mutex<Vec<Weak<Pool>>>,
 }
 

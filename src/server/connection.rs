@@ -171,10 +171,17 @@ impl Connection {
     /// Reads what the server still sends up to its ReadyForQuery, and forgets it.
     ///
     /// # Errors
-    /// Of the connection, after which it cannot be used.
+    /// Of the connection, after which it cannot be used; it is in a transaction.
     pub async fn settle(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.output.poll_flush(&mut self.stream, cx)).await?;
-        self.until_ready(|_| ()).await.map(|_| ())
+        loop {
+            match read_message(&mut self.stream, &mut self.input).await? {
+                (b'Z', status) if status == b"I" => return Ok(()),
+                (b'Z', _) => return Err(io::ErrorKind::InvalidData.into()),
+                (b'S', body) => self.report(&body),
+                _ => {}
+            }
+        }
     }
 
     /// Takes in a ParameterStatus.

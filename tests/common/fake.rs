@@ -22,6 +22,8 @@ const TICK: Duration = Duration::from_millis(10);
 pub enum Step {
     /// A StartupMessage; SSLRequest and GSSENCRequest before it are answered with `N`.
     ExpectStartup,
+    /// The same; a CancelRequest ends the script.
+    ExpectStartupOrCancel,
     /// A CancelRequest with this process id and key.
     ExpectCancel(u32, Vec<u8>),
     /// A message of this type.
@@ -30,6 +32,8 @@ pub enum Step {
     ExpectText(u8, String),
     /// All messages up to and with the first of this type.
     ExpectUntil(u8),
+    /// Messages up to the first of one of these types, which is answered by these bytes as far as the client takes them.
+    Answer(Vec<(u8, Vec<u8>)>),
     /// The client closes, by Terminate or without; everything before is read and thrown away.
     ExpectClose,
     /// Bytes as they are.
@@ -275,7 +279,9 @@ impl<'a> Actor<'a> {
 
     fn step(&mut self, step: &Step) -> Result<Next, String> {
         match step {
-            Step::ExpectStartup => self.expect_startup()?,
+            Step::ExpectStartup if self.expect_startup()? == Next::End => return Err("got a CancelRequest".to_owned()),
+            Step::ExpectStartup => {}
+            Step::ExpectStartupOrCancel => return self.expect_startup(),
             Step::ExpectCancel(pid, key) => {
                 let startup = self.startup()?;
                 let wanted = [&pid.to_be_bytes()[..], key].concat();
@@ -293,6 +299,16 @@ impl<'a> Actor<'a> {
                 }
             }
             Step::ExpectUntil(tag) => while self.message()?.ok_or("the client closed")?.tag != *tag {},
+            Step::Answer(answers) => loop {
+                let tag = self.message()?.ok_or("the client closed")?.tag;
+                if let Some((_, answer)) = answers.iter().find(|(of, _)| *of == tag) {
+                    drop(self.stream().write_all(answer));
+                    break;
+                }
+                if tag == b'X' {
+                    return Ok(Next::End);
+                }
+            },
             Step::ExpectClose => {
                 while self.message()?.is_some_and(|message| message.tag != b'X') {}
                 return Ok(Next::End);
@@ -374,17 +390,18 @@ impl<'a> Actor<'a> {
         self.patiently(Some(PATIENCE), |reader, stream| reader.startup(stream))?.ok_or("the client closed".to_owned())
     }
 
-    fn expect_startup(&mut self) -> Result<(), String> {
+    /// The end: a CancelRequest came instead.
+    fn expect_startup(&mut self) -> Result<Next, String> {
         loop {
             let startup = self.startup()?;
             match startup.version {
                 wire::SSL_REQUEST | wire::GSSENC_REQUEST => {
                     self.stream().write_all(b"N").map_err(|error| error.to_string())?;
                 }
-                wire::CANCEL_REQUEST => return Err("got a CancelRequest".to_owned()),
+                wire::CANCEL_REQUEST => return Ok(Next::End),
                 _ => {
                     self.shared.connections.lock()[self.number].startup = Some(startup);
-                    return Ok(());
+                    return Ok(Next::Step);
                 }
             }
         }

@@ -4,18 +4,23 @@
 //! that hold the same or later shards, and the one with the latest waits for nobody: there is no circle, and each pool's queue is fair.
 //! Two things could close a circle nevertheless. A limit that pools of several shards share is no order, so that one statement at a
 //! time takes connections under one. And PAUSE waits for all that are lent, while whoever waits in a queue waits for its end: what is
-//! held is given back then, and taken anew after RESUME.
+//! held is given back then, and taken anew after RESUME. So it is while a shard has no primary: its failure is not that of the others,
+//! whose connections would be held for nothing.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
+
+use tokio::sync::OwnedMutexGuard;
 
 use super::leg::Leg;
 use crate::client::database::LiveDatabase;
 use crate::client::plan::Need;
-use crate::client::task::{Attempt, Client, Stopped};
+use crate::client::shared::{Activity, ClientHandle};
+use crate::client::task::{Attempt, Client, Stays, Stopped, micros};
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
@@ -25,56 +30,132 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A wait without a limit.
 const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
 
+/// How far it came.
+enum Found {
+    /// All are there.
+    All(Vec<Leg>),
+    /// The database was paused meanwhile, and nothing is held any more.
+    Paused,
+    /// This one of the shards has no primary to be asked; nothing is held any more either.
+    NoPrimary(usize),
+}
+
 impl Client {
     /// A connection to each of the shards, with the client's settings.
     pub(super) async fn acquire(&mut self, shards: &[ShardIndex], need: &Need) -> Result<Vec<Leg>, Stopped> {
-        let most = self.pools.shared_limit();
-        if let Some(most) = most.filter(|most| *most < shards.len()) {
+        if let Some(most) = self.pools.shared_limit().filter(|most| *most < shards.len()) {
             return Err(Stopped::Refused(too_few(shards.len(), most)));
         }
-        let turn = match most {
-            None => None,
-            Some(_) => {
-                let limit = self.live.config.general.query_wait_timeout;
-                let limit = if limit.is_zero() { FOR_EVER } else { limit };
-                let turn = Arc::clone(&self.cx.shared.scatter_turn).lock_owned();
-                let turn = self.attend(turn, limit).await?;
-                Some(turn.ok_or_else(|| Stopped::Refused(turn_never_came(limit)))?)
-            }
-        };
-        let legs = loop {
-            if let Some(legs) = self.acquire_all(shards, need).await? {
-                break legs;
-            }
-        };
-        drop(turn);
-        self.count_scatter(legs.len());
-        Ok(legs)
-    }
-
-    /// None: the database was paused meanwhile.
-    async fn acquire_all(&mut self, shards: &[ShardIndex], need: &Need) -> Result<Option<Vec<Leg>>, Stopped> {
-        let mut legs: Vec<Leg> = Vec::with_capacity(shards.len());
-        let database = Arc::clone(&self.database);
-        for shard in shards {
-            let mut attempt = Attempt::new();
-            let (_, request) = self.request(need, &attempt);
-            let asked = clock::now();
-            let lending = self.lend(*shard, &request, &mut attempt);
-            let lent = if legs.is_empty() { Some(lending.await) } else { unless_paused(lending, &database).await };
-            match lent {
-                Some(Ok(lent)) => legs.push(Leg::new(lent, *shard, asked)),
-                Some(Err(stopped)) => {
-                    legs.into_iter().for_each(Leg::give_back);
-                    return Err(stopped);
+        let mut attempts = attempts(shards.len());
+        loop {
+            let turns = self.take_turns().await?;
+            let found = self.acquire_all(shards, need, &mut attempts, !turns.is_empty()).await?;
+            drop(turns);
+            match found {
+                Found::All(legs) => {
+                    self.count_scatter(legs.len());
+                    return Ok(legs);
                 }
-                None => {
-                    legs.into_iter().for_each(Leg::give_back);
-                    return Ok(None);
+                Found::Paused => attempts = self::attempts(shards.len()),
+                Found::NoPrimary(at) => {
+                    // A place before others is for who goes on at once.
+                    attempts.iter_mut().for_each(|attempt| attempt.place = None);
+                    let (Some(shard), Some(attempt)) = (shards.get(at), attempts.get_mut(at)) else { continue };
+                    attempt.stays = Stays::Leaves;
+                    let (_, request) = self.request(need, attempt);
+                    Box::pin(self.await_primary(*shard, &request, attempt, None)).await?;
                 }
             }
         }
-        Ok(Some(legs))
+    }
+
+    /// The turns for the limits that the pools share with others. Nobody has them who waits for the end of PAUSE, or for a primary.
+    async fn take_turns(&mut self) -> Result<Vec<OwnedMutexGuard<()>>, Stopped> {
+        let turns = self.pools.turns();
+        if turns.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limit = self.live.config.general.query_wait_timeout;
+        let limit = if limit.is_zero() { FOR_EVER } else { limit };
+        let database = Arc::clone(&self.database);
+        let taking = async {
+            loop {
+                while database.is_paused() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                let mut held = Vec::with_capacity(turns.len());
+                for turn in &turns {
+                    held.push(Arc::clone(turn).lock_owned().await);
+                }
+                if !database.is_paused() {
+                    return held;
+                }
+            }
+        };
+        let handle = Arc::clone(self.handle());
+        let waits = Rest(Arc::clone(&handle));
+        // So that a cancel request finds it, and the console shows that it waits.
+        let since = micros(clock::now().saturating_duration_since(self.cx.shared.started)).max(1);
+        handle.set_activity(Activity::Waiting);
+        handle.waits_since_us.store(since, Ordering::Relaxed);
+        let taken = self.attend(taking, limit).await;
+        handle.cancel_is_done();
+        drop(waits);
+        taken?.ok_or_else(|| Stopped::Refused(turn_never_came(limit, database.is_paused())))
+    }
+
+    /// One try; `has_turn`: others wait for what is held here.
+    async fn acquire_all(
+        &mut self,
+        shards: &[ShardIndex],
+        need: &Need,
+        attempts: &mut [Attempt],
+        has_turn: bool,
+    ) -> Result<Found, Stopped> {
+        let mut legs: Vec<Leg> = Vec::with_capacity(shards.len());
+        let database = Arc::clone(&self.database);
+        // A wait that is broken off by PAUSE does not end itself.
+        let _waits = Rest(Arc::clone(self.handle()));
+        for (at, (shard, attempt)) in shards.iter().zip(attempts).enumerate() {
+            let (_, request) = self.request(need, attempt);
+            let asked = clock::now();
+            let holds = has_turn || !legs.is_empty();
+            let replaceable = self.replicated(*shard).is_some();
+            let lending = self.lend(*shard, &request, attempt);
+            let lent = if holds { unless_paused(lending, &database).await } else { Some(lending.await) };
+            let stopped = match lent {
+                Some(Ok(lent)) => {
+                    legs.push(Leg::new(lent, *shard, asked, replaceable));
+                    continue;
+                }
+                Some(Err(_)) if attempt.stays == Stays::Left => Ok(Found::NoPrimary(at)),
+                Some(Err(stopped)) => Err(stopped),
+                None => Ok(Found::Paused),
+            };
+            legs.into_iter().for_each(Leg::give_back);
+            return stopped;
+        }
+        Ok(Found::All(legs))
+    }
+}
+
+/// The first for each shard.
+fn attempts(shards: usize) -> Vec<Attempt> {
+    let attempt = || {
+        let mut attempt = Attempt::new();
+        attempt.stays = Stays::Leaves;
+        attempt
+    };
+    (0..shards).map(|_| attempt()).collect()
+}
+
+/// The client waits no more when this is dropped.
+struct Rest(Arc<ClientHandle>);
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.0.waits_since_us.store(0, Ordering::Relaxed);
+        self.0.set_activity(Activity::Idle);
     }
 }
 
@@ -107,13 +188,14 @@ fn too_few(shards: usize, most: usize) -> Error {
     .hint("Raise that limit to the number of shards at least.")
 }
 
-fn turn_never_came(limit: Duration) -> Error {
-    Error::us(
-        SqlState::TOO_MANY_CONNECTIONS,
-        format!(
-            "other statements for several shards waited for connections for {} s (query_wait_timeout), and this one behind them",
-            limit.as_secs_f64()
-        ),
-    )
-    .hint("Raise max_db_connections or max_user_connections.")
+fn turn_never_came(limit: Duration, paused: bool) -> Error {
+    let limit = limit.as_secs_f64();
+    if paused {
+        let message = format!("the database was paused for {limit} s (query_wait_timeout)");
+        return Error::us(SqlState::TOO_MANY_CONNECTIONS, message).hint("RESUME on the console ends that.");
+    }
+    let message = format!(
+        "other statements for several shards waited for connections for {limit} s (query_wait_timeout), and this one behind them"
+    );
+    Error::us(SqlState::TOO_MANY_CONNECTIONS, message).hint("Raise max_db_connections or max_user_connections.")
 }

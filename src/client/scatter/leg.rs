@@ -12,6 +12,7 @@ use crate::config::Role;
 use crate::health::server::InFlight;
 use crate::id::ShardIndex;
 use crate::metrics::counters::Counts;
+use crate::net::Buffer;
 use crate::pool::ledger::SlotId;
 use crate::pool::{Checkout, Pool, Verdict};
 use crate::server::Connection;
@@ -39,6 +40,14 @@ pub(super) enum State {
     Lost,
 }
 
+/// How much of a request still waits to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsent {
+    Nothing,
+    Rest,
+    All,
+}
+
 /// A shard's connection.
 pub(super) struct Leg {
     checkout: Checkout,
@@ -47,28 +56,35 @@ pub(super) struct Leg {
     pub(super) state: State,
     /// It has taken the statement's text.
     pub(super) parsed: bool,
+    /// It has taken the values as well.
+    pub(super) bound: bool,
     pub(super) counts: Counts,
     silence: Option<Silence>,
     since: Instant,
     asked: Option<Instant>,
+    /// Bytes of the request.
+    request: usize,
     /// It is asked something before the statement, and has not answered.
     asks: bool,
 }
 
 impl Leg {
-    /// A connection that was lent; it was asked for at `since`.
-    pub(super) fn new(lent: Lent, shard: ShardIndex, since: Instant) -> Self {
-        let silence = (lent.route.role == Role::Replica).then(|| Silence::since_now(lent.in_flight.server()));
+    /// A connection that was lent; it was asked for at `since`. `replicated`: its primary may be replaced by another server.
+    pub(super) fn new(lent: Lent, shard: ShardIndex, since: Instant, replicated: bool) -> Self {
+        let replaceable = replicated || lent.route.role == Role::Replica;
+        let silence = replaceable.then(|| Silence::since_now(lent.in_flight.server()));
         Self {
             checkout: lent.checkout,
             in_flight: lent.in_flight,
             shard,
             state: State::Asked,
             parsed: false,
+            bound: false,
             counts: Counts::default(),
             silence,
             since,
             asked: None,
+            request: 0,
             asks: false,
         }
     }
@@ -89,6 +105,7 @@ impl Leg {
             connection.state.unnamed = None;
             connection.output.extend(request);
         }
+        self.request = request.len();
         self.asked = Some(clock::now());
     }
 
@@ -109,6 +126,11 @@ impl Leg {
     /// Whether the server is given up, for it answers nothing any more, probes neither.
     pub(super) fn is_silent(&mut self) -> bool {
         self.silence.as_mut().is_some_and(|silence| silence.find() == Find::Gone)
+    }
+
+    /// What leaves the server if it falls silent from now on; none: there is no other.
+    pub(super) fn watch(&self) -> Option<Silence> {
+        self.silence.is_some().then(|| Silence::since_now(self.in_flight.server()))
     }
 
     /// The connection broke, which is held against the server.
@@ -149,14 +171,34 @@ impl Leg {
             // Dropping it closes the connection.
             State::Lost => {}
             State::Complete | State::Failed => drop(tokio::task::spawn_local(self.settle(verdict))),
-            State::Asked | State::Described => {
-                tokio::task::spawn_local(async move {
-                    if let Some(request) = self.checkout.pool().begin_cancel(self.checkout.slot()) {
-                        request.send(&AtomicBool::new(false)).await;
-                    }
-                    self.settle(verdict).await;
-                });
+            State::Asked | State::Described => match self.unsent() {
+                Unsent::All => self.checkout.release(verdict),
+                unsent => drop(tokio::task::spawn_local(self.cancel(unsent, verdict))),
+            },
+        }
+    }
+
+    /// What of the request the server was not sent; what nobody has begun to send is taken back.
+    fn unsent(&mut self) -> Unsent {
+        let request = self.request;
+        let Some(connection) = self.connection() else { return Unsent::Nothing };
+        match connection.output.len() {
+            0 => Unsent::Nothing,
+            len if len == request => {
+                connection.output = Buffer::default();
+                Unsent::All
             }
+            _ => Unsent::Rest,
+        }
+    }
+
+    async fn cancel(self, unsent: Unsent, verdict: Verdict) {
+        if let Some(request) = self.checkout.pool().begin_cancel(self.checkout.slot()) {
+            request.send(&AtomicBool::new(false)).await;
+        }
+        // The rest of a request would be executed after all: dropping the connection closes it.
+        if unsent == Unsent::Nothing {
+            self.settle(verdict).await;
         }
     }
 

@@ -17,8 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::client::plan::Need;
+use crate::client::segment::MAX_HELD;
 use crate::client::shared::{Activity, Links};
 use crate::client::task::{Client, End, Stopped};
+use crate::clock;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
 use crate::session::Intake;
@@ -48,14 +50,24 @@ struct Asked {
 /// Messages of the extended protocol that want an answer.
 #[derive(Debug, Default)]
 struct Extended {
+    /// Statements that are closed before all else.
+    closed: usize,
     parse: bool,
     describe: bool,
     close: bool,
 }
 
+impl Extended {
+    /// That statements are closed, which no server needs to be asked about.
+    fn tell_closed(&self, out: &mut Vec<u8>) {
+        (0..self.closed).for_each(|_| out.extend_from_slice(encode::CLOSE_COMPLETE));
+    }
+}
+
 impl Client {
     /// Answers the segment, which reads several shards.
     pub(super) async fn scatter(&mut self, need: &Need, scatter: &Scatter) -> Result<(), End> {
+        let since = clock::now();
         let asked = match self.asked() {
             Ok(asked) => asked,
             Err(error) => return self.refuse(error).await,
@@ -82,7 +94,8 @@ impl Client {
         let handle = Arc::clone(self.handle());
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let mut run = Run::new(legs, asked.extended, prepared, &segment);
+        let mut run =
+            Run::new(legs, asked.extended, prepared, &segment, (self.database.config.map.default_shard, since));
         handle.set_links(Links::Several(Box::new(run.links())));
         handle.set_activity(Activity::Active);
         let outcome = self.run_scatter(&mut run).await;
@@ -91,11 +104,17 @@ impl Client {
         handle.set_activity(Activity::Idle);
         let parsed = run.is_parsed();
         let tag = format!("SELECT {}", run.rows());
-        let (extended, begun) = (run.extended(), run.has_begun());
+        let extended = run.extended();
         let (parses, closes) = (extended.is_some_and(|e| e.parse), extended.is_some_and(|e| e.close));
+        let mut before = Vec::new();
+        if matches!(outcome, Outcome::Failed(_)) {
+            run.before_error(&mut before);
+        }
         run.finish(self.live.config.general.server_reset_query_always);
         if parses && !parsed {
-            for (intake, _) in segment.items.into_iter().rev() {
+            // What was closed before stays so.
+            let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);
+            for intake in withdrawn.filter(|intake| !matches!(intake, Intake::CloseStatement { .. })) {
                 self.session.withdraw(intake);
             }
         }
@@ -109,9 +128,7 @@ impl Client {
                 }
             }
             Outcome::Failed(error) => {
-                if parses && parsed && !begun {
-                    out.extend_from_slice(encode::PARSE_COMPLETE);
-                }
+                out.extend_from_slice(&before);
                 out.extend_from_slice(&error);
             }
             Outcome::Ended(end) => return Err(end),
@@ -127,6 +144,9 @@ impl Client {
         }
         if self.pools.mode == PoolMode::Session {
             return Err(linked(TransactionStatus::Idle, true));
+        }
+        if self.segment.is_cut() {
+            return Err(too_long());
         }
         let mut at = 0_usize;
         let mut frames = Vec::new();
@@ -147,6 +167,10 @@ impl Client {
         }
         let mut extended = Extended::default();
         let mut items = self.segment.items.iter().map(|(intake, _)| intake).zip(frames).peekable();
+        while let Some((Intake::CloseStatement { .. }, _)) = items.peek() {
+            extended.closed = extended.closed.saturating_add(1);
+            items.next();
+        }
         let mut parsed = None;
         if let Some((Intake::Parse { statement, .. }, _)) = items.peek() {
             (parsed, extended.parse) = (Some(statement), true);
@@ -233,6 +257,17 @@ fn pipelined() -> Error {
         "a statement that reads several shards is not supported in a pipeline with others between two Syncs",
     )
     .hint("Send Bind, Describe, Execute and Sync for it alone; Parse may come before, and Describe of the statement with a Sync of its own.")
+}
+
+fn too_long() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!(
+            "a statement that reads several shards may be {} KiB long, with its values, between two Syncs",
+            MAX_HELD / 1024
+        ),
+    )
+    .hint("Send large values with statements that are tied to one shard by their sharding key.")
 }
 
 fn row_limit() -> Error {

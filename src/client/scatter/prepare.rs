@@ -1,6 +1,7 @@
 //! What must be known before the shards are asked for parts of an answer: one of them is asked for the types of columns, and for collations
 //! where texts are sorted or grouped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::leg::Leg;
@@ -62,12 +63,22 @@ impl Client {
         let shards = legs.len();
         let first = legs.first_mut().ok_or_else(|| Stopped::Refused(fault()))?;
         self.handle().set_activity(Activity::Waiting);
-        let gathered = self.attend(gather(first, scatter, asked, self.text_rules(), shards), PATIENCE).await;
-        self.handle().cancel_is_done();
-        self.handle().set_activity(Activity::Idle);
+        let handle = Arc::clone(self.handle());
+        let home = first.shard == self.database.config.map.default_shard;
+        let silence = first.watch();
+        let gathering = gather(first, scatter, asked, self.text_rules(), (shards, home));
+        let gathering = async {
+            match silence {
+                Some(silence) => silence.or(&handle, gathering).await,
+                None => Some(gathering.await),
+            }
+        };
+        let gathered = self.attend(gathering, PATIENCE).await;
+        handle.cancel_is_done();
+        handle.set_activity(Activity::Idle);
         match gathered? {
-            Some(prepared) => prepared.map_err(Stopped::Refused),
-            None => Err(Stopped::Refused(silent())),
+            Some(Some(prepared)) => prepared.map_err(Stopped::Refused),
+            Some(None) | None => Err(Stopped::Refused(silent())),
         }
     }
 
@@ -87,7 +98,7 @@ async fn gather(
     scatter: &Scatter,
     asked: &Asked,
     text: TextRules,
-    shards: usize,
+    (shards, home): (usize, bool),
 ) -> Result<Prepared, Error> {
     let types = types(asked, scatter);
     let mut shown = None;
@@ -123,7 +134,7 @@ async fn gather(
     let (spec, made) = pushed.spec(scatter, &columns, &collations, &wanted);
     let outputs: Vec<Format> = spec.output.iter().map(|output| output.format).collect();
     let merge = Merge::new(spec, made, text, shards)?;
-    let header = header(shown.as_deref().unwrap_or(&described.columns), &outputs).ok_or_else(fault)?;
+    let header = header(shown.as_deref().unwrap_or(&described.columns), &outputs, home).ok_or_else(fault)?;
     let same_types =
         seen(&header).is_some_and(|seen| seen.iter().map(|column| column.type_oid).eq(merge.output_types()));
     if !same_types {
@@ -218,8 +229,8 @@ fn seen(body: &[u8]) -> Option<Vec<Seen>> {
         .collect()
 }
 
-/// A RowDescription of the first columns of another, in these formats.
-fn header(body: &[u8], formats: &[Format]) -> Option<Vec<u8>> {
+/// A RowDescription of the first columns of another, in these formats; of tables that the client knows, or of none.
+fn header(body: &[u8], formats: &[Format], tables: bool) -> Option<Vec<u8>> {
     let mut r = Reader::new(body);
     if r.count(19)? < formats.len() {
         return None;
@@ -228,7 +239,9 @@ fn header(body: &[u8], formats: &[Format]) -> Option<Vec<u8>> {
     for format in formats {
         out.extend_from_slice(r.cstr()?);
         out.push(0);
-        out.extend_from_slice(r.bytes(16)?);
+        let table = r.bytes(6)?;
+        out.extend_from_slice(if tables { table } else { &[0; 6] });
+        out.extend_from_slice(r.bytes(10)?);
         r.i16()?;
         out.extend_from_slice(&i16::from(*format == Format::Binary).to_be_bytes());
     }

@@ -7,6 +7,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use super::Extended;
 use super::leg::{Leg, State};
@@ -18,15 +19,17 @@ use crate::client::task::{Client, End, HIGH_WATER, terminated_as};
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::health::breaker::FailureKind;
+use crate::id::ShardIndex;
 use crate::net::Buffer;
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
 use crate::session::{Intake, is_fatal};
+use crate::wire::frame::FrameError;
 use crate::wire::message::Reader;
 use crate::wire::{encode, frame, message};
 
-/// Longest message of a shard.
-const MAX_MESSAGE: usize = 1 << 30;
+/// Longest message of a shard: it is held whole, and there may be one of each shard for every client.
+const MAX_MESSAGE: usize = 64 << 20;
 
 /// How it ended.
 pub(super) enum Outcome {
@@ -49,10 +52,21 @@ pub(super) struct Run {
     /// All shards have said what their columns are, and the client was told.
     begun: bool,
     rows: u64,
+    /// The shard whose numbers of tables the client knows.
+    home: ShardIndex,
+    /// When the client asked.
+    since: Instant,
 }
 
 impl Run {
-    pub(super) fn new(mut legs: Vec<Leg>, extended: Option<Extended>, prepared: Prepared, segment: &Segment) -> Self {
+    /// Asks all. The client has asked at `since`; `home` is the default shard.
+    pub(super) fn new(
+        mut legs: Vec<Leg>,
+        extended: Option<Extended>,
+        prepared: Prepared,
+        segment: &Segment,
+        (home, since): (ShardIndex, Instant),
+    ) -> Self {
         for leg in &mut legs {
             leg.ask(&prepared.request);
         }
@@ -66,7 +80,7 @@ impl Run {
                 }
             }
         }
-        Self { legs, extended, gather: prepared.gather, columns: None, begun: false, rows: 0 }
+        Self { legs, extended, gather: prepared.gather, columns: None, begun: false, rows: 0, home, since }
     }
 
     /// Whom a cancel request goes to.
@@ -79,6 +93,28 @@ impl Run {
         self.legs.iter().any(|leg| leg.parsed)
     }
 
+    /// Whether it was what came after the values that failed, as far as shards have failed.
+    fn is_bound(&self) -> bool {
+        let failed = |leg: &&Leg| matches!(leg.state, State::Failed | State::Lost);
+        let all = self.legs.iter().filter(failed).all(|leg| leg.bound);
+        all && self.legs.iter().any(|leg| leg.bound)
+    }
+
+    /// What the client is told before the error that ends the statement: what was done before it.
+    pub(super) fn before_error(&self, out: &mut Vec<u8>) {
+        let Some(extended) = self.extended.as_ref().filter(|_| !self.begun) else { return };
+        extended.tell_closed(out);
+        if !self.is_parsed() {
+            return;
+        }
+        if extended.parse {
+            out.extend_from_slice(encode::PARSE_COMPLETE);
+        }
+        if self.is_bound() {
+            out.extend_from_slice(encode::BIND_COMPLETE);
+        }
+    }
+
     /// Rows passed on.
     pub(super) fn rows(&self) -> u64 {
         self.gather.as_ref().map_or(self.rows, |gather| gather.merge.rows())
@@ -89,11 +125,6 @@ impl Run {
         self.extended.as_ref()
     }
 
-    /// Whether the client has been told of its columns.
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun
-    }
-
     /// Gives the connections back.
     pub(super) fn finish(self, always_reset: bool) {
         self.legs.into_iter().for_each(|leg| leg.finish(always_reset));
@@ -101,11 +132,14 @@ impl Run {
 
     /// Takes in a shard's RowDescription.
     fn describe(&mut self, at: usize, body: &[u8]) -> Result<(), Error> {
+        let at_home = self.legs.get(at).is_some_and(|leg| leg.shard == self.home);
         match &self.columns {
             None if self.gather.as_ref().is_some_and(|gather| !gather.expects(body)) => return Err(columns_differ()),
-            None => self.columns = Some(body.to_vec()),
-            Some(first) if same_columns(first, body) => {}
-            Some(_) => return Err(columns_differ()),
+            None if at_home => self.columns = Some(body.to_vec()),
+            None => self.columns = Some(without_tables(body).ok_or_else(malformed)?),
+            Some(first) if !same_columns(first, body) => return Err(columns_differ()),
+            Some(_) if at_home => self.columns = Some(body.to_vec()),
+            Some(_) => {}
         }
         if let Some(leg) = self.legs.get_mut(at) {
             leg.state = State::Described;
@@ -122,6 +156,7 @@ impl Run {
         let describe = match &self.extended {
             None => true,
             Some(extended) => {
+                extended.tell_closed(out);
                 if extended.parse {
                     out.extend_from_slice(encode::PARSE_COMPLETE);
                 }
@@ -151,7 +186,7 @@ impl Client {
     pub(super) async fn run_scatter(&mut self, run: &mut Run) -> Outcome {
         let handle = Arc::clone(self.handle());
         let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
-        let mut watch = Watch::new(clock::now());
+        let mut watch = Watch::new(run.since);
         poll_fn(|cx| {
             while woken.as_mut().poll(cx).is_ready() {
                 woken = Box::pin(handle.wake.notified());
@@ -301,13 +336,14 @@ impl Client {
             let next = match frame::next(input.bytes(), MAX_MESSAGE) {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(true),
+                Err(FrameError::TooLong { tag: b'D', .. }) => return Err(failed(&row_too_long())),
                 Err(e) => return Err(self.lose(run, at, &e.to_string())),
             };
             let (len, body) = (next.bytes.len(), next.body());
             let Some(leg) = run.legs.get_mut(at) else { return Ok(false) };
             match (next.tag, leg.state) {
                 (b'1', State::Asked) => leg.parsed = true,
-                (b'2', State::Asked) => {}
+                (b'2', State::Asked) => leg.bound = true,
                 (b'T', State::Asked) => {
                     if let Err(error) = run.describe(at, body) {
                         return Err(failed(&error));
@@ -334,7 +370,7 @@ impl Client {
                         gather.merge.end(at).map_err(|error| failed(&error))?;
                     }
                 }
-                (b'Z', State::Complete) => {
+                (b'Z', State::Complete) if body == b"I" => {
                     leg.is_ready();
                     input.consume(len);
                     return Ok(false);
@@ -351,11 +387,22 @@ impl Client {
                         }
                     }
                     let shard = self.database.config.map.name(leg.shard);
-                    let error = error_of_shard(body, shard);
+                    // Of a simple query nothing is bound, and the server could not tell that parameters were too many.
+                    let unbound = run.extended.is_none() && leg.parsed && !leg.bound;
+                    let error = if unbound && state == SqlState::PROTOCOL_VIOLATION {
+                        encoded(&no_parameter())
+                    } else {
+                        error_of_shard(body, shard)
+                    };
                     input.consume(len);
                     return Err(Outcome::Failed(error));
                 }
-                (b'N', _) => self.output.extend(next.bytes),
+                (b'N', _) => {
+                    if self.output.len() >= HIGH_WATER {
+                        return Ok(false);
+                    }
+                    self.output.extend(next.bytes);
+                }
                 (b'S', _) => {
                     if let Some(connection) = leg.connection() {
                         connection.report(body);
@@ -383,9 +430,30 @@ impl Client {
 }
 
 fn failed(error: &Error) -> Outcome {
+    Outcome::Failed(encoded(error))
+}
+
+fn encoded(error: &Error) -> Vec<u8> {
     let mut out = Vec::new();
     encode::error(&mut out, error);
-    Outcome::Failed(out)
+    out
+}
+
+fn malformed() -> Error {
+    Error::server(SqlState::INTERNAL_ERROR, "a shard described the statement in a way that is not understood")
+}
+
+fn no_parameter() -> Error {
+    Error::client(SqlState(*b"42P02"), "there is no parameter $1")
+        .detail("The statement was sent as a simple query, which has no parameters.")
+}
+
+fn row_too_long() -> Error {
+    Error::us(
+        SqlState::PROGRAM_LIMIT_EXCEEDED,
+        format!("a row of a statement that reads several shards is longer than {} MiB", MAX_MESSAGE >> 20),
+    )
+    .hint("Read large values by statements that are tied to one shard by their sharding key.")
 }
 
 fn lost(shard: &str, why: &str) -> Error {
@@ -413,6 +481,20 @@ fn same_columns(a: &[u8], b: &[u8]) -> bool {
             .collect()
     };
     columns(a).is_some_and(|a| columns(b) == Some(a))
+}
+
+/// The same columns of no table, for the numbers of tables differ from shard to shard.
+fn without_tables(body: &[u8]) -> Option<Vec<u8>> {
+    let mut r = Reader::new(body);
+    let count = r.count(19)?;
+    let mut out = u16::try_from(count).ok()?.to_be_bytes().to_vec();
+    for _ in 0..count {
+        out.extend_from_slice(r.cstr()?);
+        r.bytes(6)?;
+        out.extend_from_slice(&[0; 7]);
+        out.extend_from_slice(r.bytes(12)?);
+    }
+    Some(out)
 }
 
 /// A shard's ErrorResponse as the client gets it: its session goes on whatever becomes of the server's, and it is told where it was.
@@ -458,6 +540,10 @@ mod tests {
         assert!(!same_columns(&row(b"a", 1, 23), &row(b"b", 1, 23)));
         assert!(!same_columns(&row(b"a", 1, 23), &row(b"a", 1, 20)));
         assert!(!same_columns(b"\0\x01", b"\0\x01"), "malformed");
+        let columns = row(b"a", 7, 23);
+        let bare = without_tables(&columns).unwrap();
+        assert!(same_columns(&bare, &columns) && bare.get(4..10) == Some(&[0; 6][..]), "{bare:?}");
+        assert!(without_tables(b"\0\x01").is_none());
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub enum Combine {
     Min,
     /// From maxima.
     Max,
-    /// From a count and a sum.
+    /// From a count and a sum, and for doubles the sum of squared deviations, which must not overflow.
     Avg,
     /// `bool_and` and `every`: from themselves.
     BoolAnd,
@@ -150,7 +150,8 @@ pub fn decompose(name: &str, argument: Option<u32>) -> Result<Decomposition> {
         other => return Err(refusal::aggregate(name, Some(other))),
     };
     let mut parts = vec![part("count", Argument::AsIs), sum];
-    if matches!(combine, Combine::Spread { .. }) {
+    // PostgreSQL keeps squared deviations for the average of doubles as well, and fails when they overflow. Those of reals cannot.
+    if matches!(combine, Combine::Spread { .. }) || argument == oid::FLOAT8 {
         parts.push(squares);
     }
     Ok(Decomposition { parts, combine })
@@ -176,6 +177,7 @@ pub fn result_type(combine: Combine, parts: &[u32]) -> Result<u32> {
         (Combine::Avg, &[oid::INT8, oid::INT8 | oid::NUMERIC])
         | (Combine::Spread { .. }, &[oid::INT8, oid::INT8 | oid::NUMERIC, oid::NUMERIC]) => Ok(oid::NUMERIC),
         (Combine::Avg, &[oid::INT8, oid::FLOAT8])
+        | (Combine::Avg, &[oid::INT8, oid::FLOAT8, oid::FLOAT8])
         | (Combine::Spread { .. }, &[oid::INT8, oid::FLOAT8, oid::FLOAT8]) => Ok(oid::FLOAT8),
         _ => Err(wrong()),
     }

@@ -15,7 +15,7 @@ pub(super) fn check(column: &Column, what: &str) -> Result<()> {
     if !groups_by_bytes(column.type_oid, column.type_modifier) {
         return Err(refusal::equal_but_unlike(what, column.type_oid));
     }
-    if matches!(column.type_oid, 25 | 1042 | 1043) && column.collation == Collation::Unknown {
+    if matches!(column.type_oid, 19 | 25 | 1042 | 1043) && column.collation == Collation::Unknown {
         return Err(refusal::nondeterministic(what));
     }
     Ok(())

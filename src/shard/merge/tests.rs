@@ -226,6 +226,8 @@ fn what_postgresql_would_not_compare_so_is_refused() {
     for column in [
         Column { collation: Collation::Deterministic, ..TEXT },
         Column { collation: Collation::Unknown, ..TEXT },
+        Column { collation: Collation::Deterministic, ..of(19) },
+        Column { collation: Collation::Unknown, ..of(19) },
         of(114),
         of(3802),
         of(1186),
@@ -244,7 +246,14 @@ fn what_postgresql_would_not_compare_so_is_refused() {
         let groups = Spec { shape: Shape::Groups { keys: vec![0], aggregates: vec![] }, ..spec(1) };
         Merge::new(groups, vec![column], RULES, 2).err()
     };
-    let refused = [of(1700), of(701), of(114), Column { collation: Collation::Unknown, ..TEXT }, of(1042)];
+    let refused = [
+        of(1700),
+        of(701),
+        of(114),
+        Column { collation: Collation::Unknown, ..TEXT },
+        of(1042),
+        Column { collation: Collation::Unknown, ..of(19) },
+    ];
     assert!(refused.into_iter().all(|column| group(column).is_some()));
     let fixed = Column { type_modifier: 786_438, ..of(1700) };
     assert!(
@@ -260,6 +269,10 @@ fn aggregates_say_what_they_need() {
     assert_eq!(parts("every", None), ["pg_catalog.bool_and(x)"]);
     assert_eq!(parts("avg", Some(23)), ["pg_catalog.count(x)", "pg_catalog.sum(x)"]);
     assert_eq!(parts("avg", Some(700)), ["pg_catalog.count(x)", "pg_catalog.sum((x)::pg_catalog.float8)"]);
+    assert_eq!(
+        parts("avg", Some(701)).last().unwrap(),
+        "pg_catalog.regr_sxx((x)::pg_catalog.float8, (x)::pg_catalog.float8)"
+    );
     assert_eq!(parts("stddev", Some(701)).len(), 3);
     for (name, argument) in [("avg", Some(1186)), ("stddev", Some(25)), ("string_agg", Some(25)), ("mode", None)] {
         assert_eq!(decompose(name, argument).unwrap_err().sqlstate, SqlState::FEATURE_NOT_SUPPORTED, "{name}");

@@ -132,8 +132,8 @@ impl Reader {
     pub(super) fn comparing(column: &Column, rules: TextRules, what: &str) -> Result<Self> {
         let kind = Kind::of(column.type_oid).ok_or_else(|| refusal::type_not_comparable(what, column.type_oid))?;
         match kind {
-            // The collation of name is C.
-            Kind::Text | Kind::Padded if column.type_oid != 19 && column.collation != Collation::Bytes => {
+            // That of name is C only where no COLLATE says otherwise.
+            Kind::Text | Kind::Padded if column.collation != Collation::Bytes => {
                 return Err(refusal::collation(what));
             }
             Kind::Interval if column.format == Format::Text => {

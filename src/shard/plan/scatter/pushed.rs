@@ -58,9 +58,9 @@ pub struct Collated {
     pub places: Vec<usize>,
 }
 
-/// Types whose values have collations; of `name` it is always C.
+/// Types whose values have collations. `name` has one as well: C, unless COLLATE gives it another.
 fn is_text(type_oid: u32) -> bool {
-    matches!(type_oid, 25 | 1042 | 1043)
+    matches!(type_oid, 19 | 25 | 1042 | 1043)
 }
 
 impl Scatter {
