@@ -392,6 +392,94 @@ fn settings_made_where_nobody_sees_keep_the_server() {
     assert_eq!(pins(), 0);
 }
 
+#[test]
+fn what_has_not_run_has_set_nothing() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE PROCEDURE fails() LANGUAGE plpgsql AS 'BEGIN COMMIT; RAISE EXCEPTION ''no''; END'");
+    let weir = one_server(&cluster);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    let mut own = Login::new(Address::Tcp(cluster.port()), "postgres", "postgres").connect().unwrap();
+    let set = "SELECT set_config('app.who', 'prepared', false)";
+    for client in [&mut a, &mut own] {
+        client.parse("p", set, &[]);
+        client.parse("r", "ROLLBACK", &[]);
+        client.sync();
+        client.read_until_ready();
+    }
+    let mut step = |what: &str, run: &dyn Fn(&mut RawClient)| {
+        run(&mut a);
+        run(&mut own);
+        for _ in 0..2 {
+            assert_eq!(seen(&mut b, "app.who"), "", "{what} leaks");
+            assert_eq!(seen(&mut a, "app.who"), seen(&mut own, "app.who"), "{what}");
+        }
+    };
+    step("one that ran", &|c| drop(c.run("SET app.who = 'first'")));
+    step("EXPLAIN", &|c| drop(c.run("EXPLAIN EXECUTE p")));
+    step("no data", &|c| drop(c.run(&format!("DROP TABLE IF EXISTS t; CREATE TABLE t AS {set} WITH NO DATA"))));
+    step("no table", &|c| drop(c.run(&format!("CREATE TABLE IF NOT EXISTS t AS {set}"))));
+    step("EXECUTE", &|c| drop(c.run("EXECUTE p")));
+    step("a prepared ROLLBACK", &|c| {
+        c.run("BEGIN; SET app.who = 'in a block'");
+        c.run("EXECUTE r");
+        c.run("COMMIT");
+    });
+    step("a portal that is exhausted", &|c| {
+        c.bind("portal", "p", &[]);
+        c.execute("portal", 0);
+        c.parse("", "SET app.who = 'later'", &[]);
+        c.bind("", "", &[]);
+        c.execute("", 0);
+        c.execute("portal", 0);
+        c.sync();
+        assert!(!show(&c.read_until_ready()).contains("E("));
+    });
+    step("a procedure that commits and fails", &|c| {
+        for sql in ["SET app.who = 'halfway'", "CALL fails()"] {
+            c.parse("", sql, &[]);
+            c.bind("", "", &[]);
+            c.execute("", 0);
+        }
+        c.sync();
+        c.read_until_ready();
+    });
+    assert!(weir.admin_table("SHOW PINS").is_empty());
+}
+
+#[test]
+fn what_startup_gave_is_there_for_what_follows_a_reset() {
+    let cluster = with_roles();
+    let weir = one_server(&cluster);
+    let login = || weir.login("postgres", "app").param("options", "-c app.who=starter -c role=tenant");
+    let mut a = login().connect().unwrap();
+    for reset in ["RESET app.who", "RESET ALL", "DISCARD ALL"] {
+        a.run("SET app.who = 'x'");
+        a.query(reset);
+        a.query("SELECT current_setting('app.who')");
+        a.read_until_ready();
+        assert!(show(&a.read_until_ready()).contains("D(starter)"), "{reset}");
+    }
+    // What cannot be set again fails the block, and says why.
+    cluster.sql("REVOKE tenant FROM postgres; DROP ROLE tenant");
+    a.run("BEGIN; RESET ROLE");
+    let told = a.run("SELECT 1");
+    assert!(told.contains("E(22023)"), "{told}");
+    a.run("ROLLBACK");
+    drop(a);
+    // A role that is gone is no reason to be locked out.
+    let mut a = weir.client("app");
+    let mut b = weir.client("app");
+    for reset in ["RESET ROLE", "DISCARD ALL"] {
+        cluster.sql("CREATE ROLE gone");
+        a.run("SET ROLE gone");
+        assert_eq!(seen(&mut b, "role"), "none");
+        cluster.sql("DROP ROLE gone");
+        assert!(a.run("SELECT 1").contains("E(22023)"));
+        assert!(!a.run(reset).contains("E("), "{reset}");
+        assert_eq!(seen(&mut a, "role"), "none", "{reset}");
+    }
+}
+
 /// Steps for the random test; `?` is a value.
 const STEPS: &[&str] = &[
     "SET work_mem = '?MB'",

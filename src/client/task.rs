@@ -911,6 +911,7 @@ impl Client {
                     connection.state.stale_sequences &= !forgets;
                     return Ok(checkout);
                 }
+                Ok(Ok(Err(_))) if self.escapes() => checkout.release(Verdict::Dirty),
                 Ok(Ok(Err(error))) => {
                     checkout.release(Verdict::Dirty);
                     let message = format!("a setting of the session could not be applied: {}", error.message);
@@ -920,6 +921,17 @@ impl Client {
                 _ if tries < 3 => tries += 1,
                 _ => return Err(Stopped::Refused(lost("the server closed every connection that was tried"))),
             }
+        }
+    }
+
+    /// Whether the segment does nothing but reset settings, which are not wanted any more then.
+    fn escapes(&mut self) -> bool {
+        match self.segment.items.as_slice() {
+            [(Intake::Query(facts), _)] => {
+                let facts = Arc::clone(facts);
+                self.session.escape(&facts)
+            }
+            _ => false,
         }
     }
 

@@ -110,6 +110,8 @@ pub struct Session {
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
     unseen_error: Option<Box<Error>>,
+    /// Why the block failed behind the client's back.
+    hidden_error: Option<Box<Error>>,
     /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
     lent: Vec<Box<[u8]>>,
     /// The channels that others listen to in its name; none for who never listened.
@@ -142,6 +144,7 @@ impl Session {
             pins: Vec::new(),
             pools: 0,
             unseen_error: None,
+            hidden_error: None,
             lent: Vec::new(),
             listening: None,
             signals: Vec::new(),
@@ -194,6 +197,20 @@ impl Session {
     #[must_use]
     pub fn settings(&self) -> &ClientSettings {
         &self.settings
+    }
+
+    /// The next text does nothing but reset, and no server takes what is wanted: it is wanted no more, so that the text can run. Whether
+    /// that has changed anything.
+    pub fn escape(&mut self, facts: &QueryFacts) -> bool {
+        let before = self.settings.wanted().clone();
+        let resets = |e: &SessionEffect| {
+            matches!(e, SessionEffect::Reset { .. } | SessionEffect::ResetAll | SessionEffect::DiscardAll)
+        };
+        let effects = facts.statements.iter().flat_map(|s| &s.effects);
+        let only = !facts.statements.is_empty()
+            && facts.statements.iter().all(|s| !s.effects.is_empty() && s.effects.iter().all(resets));
+        effects.filter(|_| only).for_each(|effect| self.settings.escape(effect));
+        before != *self.settings.wanted()
     }
 
     /// Changes a setting that is ours alone and never needs a server.
@@ -280,7 +297,13 @@ impl Session {
     pub fn names_in_doubt(&self) -> bool {
         // Within a block nothing is asked, so there is nothing to wait for.
         let awaited = self.status == TransactionStatus::Idle && self.settings.doubts_shards();
-        self.pipeline.names_in_doubt() || self.pipeline.settings_in_doubt() || self.settings.is_unsettled() || awaited
+        // Behind RESET comes what startup gave, which the server does not know of.
+        let resets = self.settings.startup_gave() && self.pipeline.resets();
+        resets
+            || self.pipeline.names_in_doubt()
+            || self.pipeline.settings_in_doubt()
+            || self.settings.is_unsettled()
+            || awaited
     }
 
     /// Whether something is under way, or may yet be taken back, that changes where statements go: see [`settings::decides_shard`].
@@ -803,6 +826,7 @@ impl Session {
         if status == TransactionStatus::Idle {
             self.portals.clear();
             self.bound.clear();
+            self.hidden_error = None;
         }
         self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         if let Some(listening) = &mut self.listening
@@ -816,10 +840,12 @@ impl Session {
 
     fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
         if let Some(Request { kind: Kind::Hidden(_), .. }) = self.pipeline.head() {
-            self.hidden_failed();
-            return Action::Swallow;
+            self.hidden_failed(body);
+            // The server's farewell is the client's to hear.
+            return if is_fatal(body) { Action::Forward } else { Action::Swallow };
         }
         self.failed = true;
+        self.failed_halfway();
         if let Some(listening) = &mut self.listening {
             listening.fail();
         }
@@ -876,6 +902,13 @@ impl Session {
             encode::error(&mut out, &refusal);
             return Action::Replace(out);
         }
+        if code == Some(&SqlState::IN_FAILED_TRANSACTION.0)
+            && let Some(error) = self.hidden_error.take()
+        {
+            let mut out = Vec::new();
+            encode::error(&mut out, &error);
+            return Action::Replace(out);
+        }
         if let Some((statement, _)) = &renamed
             && message::error_field(body, b'C') == Some(&SqlState::INVALID_STATEMENT_NAME.0)
         {
@@ -913,6 +946,7 @@ impl Session {
         self.portals.clear();
         self.bound.clear();
         self.unseen_error = None;
+        self.hidden_error = None;
         self.lent.clear();
         self.held_sync = false;
     }
@@ -1002,10 +1036,18 @@ impl Session {
             Some(NameUse::Execute(name)) => self.names.get(name.as_bytes()).map(|s| Arc::clone(&s.facts)),
             _ => None,
         };
-        let of_executed = executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects);
+        let of_executed =
+            executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects).cloned().collect();
+        // EXPLAIN and CREATE TABLE AS need not run it.
+        let runs = statement.why == "EXECUTE" && !tag.starts_with(b"EXPLAIN");
+        let of_executed: Vec<_> = if runs { of_executed } else { in_doubt(of_executed) };
+        // A portal that has given its row already, and calls nothing again.
+        let exhausted = tag.starts_with(b"SELECT 0\0");
         let effects = alone.iter().flatten().next().map_or(&*statement.effects, |bound| bound);
-        for effect in effects.iter().chain(of_executed) {
+        for effect in effects.iter().chain(&of_executed) {
             match effect {
+                SessionEffect::Set { .. } | SessionEffect::SetByParams { .. } | SessionEffect::Reset { .. }
+                    if exhausted => {}
                 SessionEffect::Set { .. }
                 | SessionEffect::SetUnknown { .. }
                 | SessionEffect::SetByParams { .. }
@@ -1032,7 +1074,8 @@ impl Session {
                 }
             }
         }
-        self.follow_transaction(statement, tag, alone.is_some());
+        let transacts = executed.iter().filter(|_| runs).flat_map(|facts| &facts.statements).next();
+        self.follow_transaction(transacts.unwrap_or(statement), tag, alone.is_some());
     }
 
     /// A portal has given some of its rows: what it does to the session it may have done, and may do again.

@@ -147,6 +147,8 @@ struct Marks {
     done: bool,
     /// It changes a setting that decides where statements go.
     settings: bool,
+    /// It resets settings.
+    resets: bool,
 }
 
 impl Marks {
@@ -158,6 +160,8 @@ impl Marks {
         let mut marks = Self { done: request.done.is_some(), ..Self::default() };
         for effect in facts.iter().flat_map(|f| &f.statements).flat_map(|s| &s.effects) {
             marks.settings |= decides_shard(effect);
+            marks.resets |=
+                matches!(effect, SessionEffect::Reset { .. } | SessionEffect::ResetAll | SessionEffect::DiscardAll);
             match effect {
                 SessionEffect::DeallocateAll | SessionEffect::DiscardAll => marks.wipes = true,
                 SessionEffect::Deallocate { .. } => marks.names = true,
@@ -176,6 +180,7 @@ struct Marked {
     wipes: u32,
     done: u32,
     settings: u32,
+    resets: u32,
 }
 
 impl Marked {
@@ -184,6 +189,7 @@ impl Marked {
         self.wipes += u32::from(marks.wipes);
         self.done += u32::from(marks.done);
         self.settings += u32::from(marks.settings);
+        self.resets += u32::from(marks.resets);
     }
 
     fn remove(&mut self, marks: Marks) {
@@ -191,6 +197,7 @@ impl Marked {
         self.wipes -= u32::from(marks.wipes);
         self.done -= u32::from(marks.done);
         self.settings -= u32::from(marks.settings);
+        self.resets -= u32::from(marks.resets);
     }
 }
 
@@ -285,6 +292,12 @@ impl Pipeline {
         };
         self.marked.settings > 0
             && self.queue.iter().filter_map(facts).any(|f| f.statements.iter().flat_map(|s| &s.effects).any(sets))
+    }
+
+    /// Whether a request is under way that resets settings.
+    #[must_use]
+    pub fn resets(&self) -> bool {
+        self.marked.resets > 0
     }
 
     /// Whether a request is under way whose outcome changes what the client's names stand for.

@@ -45,6 +45,12 @@ pub(super) fn is_the_sessions(name: &str) -> bool {
     name.contains('.') || OF_SESSION.binary_search(&&*name.to_lowercase()).is_ok()
 }
 
+/// Whether it is a setting of the transaction at hand: nothing of it outlives that.
+#[must_use]
+pub fn is_of_transaction(name: &str) -> bool {
+    OF_TRANSACTION.contains(&name)
+}
+
 /// Whether an effect is that of a setting.
 pub(super) fn is_setting(effect: &SessionEffect) -> bool {
     use SessionEffect as E;

@@ -559,6 +559,8 @@ fn create_table_as(stmt: &nodes::CreateTableAsStmt) -> Draft {
         if stmt.objtype == raw::ObjectType::OBJECT_MATVIEW { "CREATE MATERIALIZED VIEW" } else { "CREATE TABLE AS" };
     let mut inner = of_inner(stmt.query(), what);
     inner.raise(Access::Write, what);
+    // It does not run WITH NO DATA, or where the table is there already.
+    inner.effects = settings::in_doubt(std::mem::take(&mut inner.effects));
     inner.why = what;
     inner.changes_catalog = true;
     let mut tables = match std::mem::replace(&mut inner.shape, ShardShape::NoTables) {

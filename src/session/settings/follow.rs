@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::server::set_all;
 use super::{OWN_PREFIX, is_reported};
+use crate::error::Error;
 use crate::session::pipeline::{Hidden, Kind, Request};
 use crate::session::prepared::Statement;
 use crate::session::{ServerState, Session};
 use crate::sql::facts::{ConfigArg, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
-use crate::sql::settings::{boolean, quote_literal, set_config, unknown};
+use crate::sql::settings::{boolean, is_of_transaction, quote_literal, set_config, unknown};
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
@@ -179,6 +180,7 @@ impl Session {
             SessionEffect::Set { value, .. } if self.is_read_rightly(value, server) => {
                 self.settings.assign(name, value)
             }
+            _ if is_of_transaction(name) => {}
             _ => self.settings.doubt(name),
         }
         if super::decides(name) {
@@ -195,6 +197,21 @@ impl Session {
         !(value.contains(['\\', '\'']) && escapes()) && (value.is_ascii() || self.speaks_utf8(server))
     }
 
+    /// One that may have committed what came before it has failed.
+    pub(in crate::session) fn failed_halfway(&mut self) {
+        if self.status != TransactionStatus::Idle {
+            return;
+        }
+        let commits = match self.pipeline.head().map(|head| &head.kind) {
+            Some(Kind::Execute(Some(facts))) => facts.statements.first().is_some_and(commits_before),
+            Some(Kind::Query { facts, done }) => facts.statements.get(*done).is_some_and(commits_before),
+            _ => false,
+        };
+        if commits {
+            self.settings.halfway();
+        }
+    }
+
     /// A statement has completed, with this tag; `alone`: by the extended protocol.
     pub(in crate::session) fn follow_transaction(&mut self, statement: &StatementFacts, tag: &[u8], alone: bool) {
         let name = statement.savepoint.as_deref().unwrap_or_default();
@@ -204,7 +221,11 @@ impl Session {
                 if tag.starts_with(b"ROLLBACK") { self.settings.rollback() } else { self.settings.commit() }
             }
             TransactionEffect::Rollback { .. } => self.settings.rollback(),
-            TransactionEffect::Savepoint => self.settings.savepoint(name),
+            TransactionEffect::Savepoint => {
+                if !self.settings.savepoint(name) {
+                    self.pin(PinReason::Setting, None);
+                }
+            }
             TransactionEffect::RollbackTo => self.settings.rollback_to(name),
             TransactionEffect::Release => self.settings.release(name),
             TransactionEffect::None | TransactionEffect::Begin { .. } | TransactionEffect::FinishPrepared => {}
@@ -240,7 +261,9 @@ impl Session {
         }
         if self.settings.lacks_anything() && !self.may_release() {
             let missing = self.settings.missing();
-            let sets = missing.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            // A role is one of the session's user, and is set after that.
+            let (role, others): (Vec<_>, Vec<_>) = missing.iter().partition(|(name, _)| *name == "role");
+            let sets = others.into_iter().chain(role).map(|(name, value)| (name.as_str(), value.as_str()));
             let sql = set_all(sets, server.settings.reported("client_encoding"));
             self.send_query(Hidden::Restore, &sql, server, out);
         }
@@ -267,13 +290,20 @@ impl Session {
                     }
                 }
             }
+            // It has given no row.
+            (Hidden::ReadBack(names), b'C') if !names.is_empty() => self.stays_in_doubt(),
             (Hidden::Restore, b'C') => self.settings.restored(),
             _ => {}
         }
     }
 
-    /// The error of a Query of ours.
-    pub(in crate::session) fn hidden_failed(&mut self) {
+    /// The error of a Query of ours. In a block it is told to whoever finds the block failed.
+    pub(in crate::session) fn hidden_failed(&mut self, body: &[u8]) {
+        if self.status != TransactionStatus::Idle {
+            let error = message::server_error(body);
+            let message = format!("a setting of the session could not be applied: {}", error.message);
+            self.hidden_error = Some(Box::new(Error { message, ..error }));
+        }
         if let Some(Request { kind: Kind::Hidden(Hidden::ReadBack(_) | Hidden::Restore), .. }) = self.pipeline.head() {
             self.stays_in_doubt();
         }

@@ -72,6 +72,9 @@ fn decides(name: &str) -> bool {
         || name.starts_with(OWN_PREFIX)
 }
 
+/// How many entries the points of a transaction may have. They share what has not changed between them, which is not counted upon.
+const MAX_KEPT: usize = 50_000;
+
 /// Settings by name in lower case.
 pub type Values = BTreeMap<String, String>;
 
@@ -119,6 +122,10 @@ struct Changes {
     committed: bool,
     /// What decides shards was changed, and may be taken back before the next ReadyForQuery.
     unsettled: bool,
+    /// So many points were kept that ROLLBACK TO is not followed any more.
+    unfollowed: bool,
+    /// Entries of the points that are kept.
+    kept: usize,
     /// A statement has perhaps committed what came before it, although more follows in the same transaction.
     halfway: bool,
 }
@@ -266,12 +273,25 @@ impl ClientSettings {
     }
 
     /// SAVEPOINT.
-    fn savepoint(&mut self, name: &str) {
+    ///
+    /// Whether it is followed: there may be too many of them.
+    #[must_use]
+    fn savepoint(&mut self, name: &str) -> bool {
         // Before the first change, the base is as good.
         if self.changes.as_ref().is_some_and(|changes| changes.base.is_some()) {
             let point = self.point();
-            self.changes().savepoints.push((name.into(), point));
+            let changes = self.changes();
+            changes.kept = changes.kept.saturating_add(1).saturating_add(point.wanted.len());
+            if changes.kept > MAX_KEPT {
+                changes.unfollowed = true;
+                changes.savepoints = Vec::new();
+            }
+            if changes.unfollowed {
+                return false;
+            }
+            changes.savepoints.push((name.into(), point));
         }
+        true
     }
 
     /// RELEASE.
@@ -286,6 +306,11 @@ impl ClientSettings {
     /// ROLLBACK TO.
     fn rollback_to(&mut self, name: &str) {
         let Some(changes) = &mut self.changes else { return };
+        if let Some(base) = changes.base.as_ref().filter(|_| changes.unfollowed) {
+            let changed = differing(&base.wanted, &self.wanted).filter(|name| !is_reported(name));
+            changes.doubts.extend(changed.cloned().collect::<Vec<_>>());
+            return;
+        }
         let at = changes.savepoints.iter().rposition(|(known, _)| **known == *name);
         changes.savepoints.truncate(at.map_or(0, |at| at + 1));
         let point = match at {
@@ -351,7 +376,7 @@ impl ClientSettings {
             // Shared by many, so that servers are found to agree at once.
             self.wanted = Arc::clone(&self.startup);
         }
-        changes.ended = false;
+        (changes.ended, changes.unfollowed, changes.kept) = (false, false, 0);
         if changes.doubts.is_empty() && changes.have.is_none() && changes.reset == 0 {
             self.changes = None;
         }
@@ -422,6 +447,26 @@ impl ClientSettings {
         let reported = self.startup.iter().filter(|(name, _)| is_reported(name));
         let others = self.wanted.iter().filter(|(name, _)| !is_reported(name));
         reported.chain(others).filter(|(n, v)| lacks(n, v)).map(|(n, v)| (n.clone(), v.clone())).collect()
+    }
+
+    /// Whether a RESET may take from the server what startup gave.
+    pub(super) fn startup_gave(&self) -> bool {
+        !self.startup.is_empty()
+    }
+
+    /// A statement that only resets is about to run, on a server that does not take what is wanted.
+    pub(super) fn escape(&mut self, effect: &SessionEffect) {
+        match effect {
+            SessionEffect::Reset { name } => self.reset(name),
+            SessionEffect::ResetAll => {
+                let before = std::mem::replace(&mut self.wanted, Arc::clone(&self.startup));
+                for name in IDENTITY {
+                    put(&mut self.wanted, name, before.get(name).map(String::as_str));
+                }
+            }
+            SessionEffect::DiscardAll => self.wanted = Arc::clone(&self.startup),
+            _ => {}
+        }
     }
 
     /// Whether there is anything of that kind.

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use super::{ClientSettings, IDENTITY, OWN_PREFIX, REPORTED, Values, is_reported};
 
+/// The default of transactions that reads of a standby depend on.
+const ISOLATION: &str = "default_transaction_isolation";
+
 /// What a server connection has.
 #[derive(Debug, Default, Clone)]
 pub struct ServerSettings {
@@ -94,7 +97,9 @@ impl ServerSettings {
     fn difference(&self, client: &ClientSettings) -> String {
         let is_identity = |name: &str| IDENTITY.contains(&name);
         let mut sql = String::new();
-        for name in self.others.keys().filter(|n| client.get(n).is_none() && !is_identity(n)) {
+        // The default of transactions counts for the one that sets the others, which a standby may refuse for it.
+        let first = |name: &str| name == ISOLATION && self.others.get(name).map(String::as_str) != client.get(name);
+        for name in self.others.keys().filter(|n| (client.get(n).is_none() || first(n)) && !is_identity(n)) {
             let _infallible = write!(sql, "RESET {};", quote_setting(name));
         }
         let mut sets = Vec::new();
@@ -117,6 +122,9 @@ impl ServerSettings {
         }
         sets.extend(IDENTITY.iter().filter_map(|name| client.get(name).map(|want| (*name, want))));
         if !sets.is_empty() {
+            if self.others.get(ISOLATION).is_some_and(|_| first(ISOLATION)) {
+                sql = format!("BEGIN;{sql}COMMIT;");
+            }
             sql.push_str(&set_all(sets, self.reported("client_encoding")));
         }
         sql
@@ -272,6 +280,25 @@ mod tests {
             set_all([("app.x", "\u{e9}")], Some("UTF8")),
             "SELECT pg_catalog.set_config('app.x','\u{e9}',false)"
         );
+    }
+
+    /// A standby has no snapshot for a serializable transaction, which the first of a text decides.
+    #[test]
+    fn the_default_of_transactions_is_undone_before_anything_is_set() {
+        let mut server = server();
+        server.set_other(ISOLATION, "serializable");
+        server.set_other("geqo", "off");
+        let set = |name: &str| format!("SELECT pg_catalog.set_config({name},false)");
+        for (wanted, sets) in [
+            (values(&[("work_mem", "1MB")]), set("'work_mem','1MB'")),
+            (values(&[(ISOLATION, "read committed")]), set("'default_transaction_isolation','read committed'")),
+        ] {
+            let sql = server.catch_up(&ClientSettings::new(wanted)).unwrap();
+            let reset = "RESET \"default_transaction_isolation\";RESET \"geqo\";";
+            assert_eq!(sql, format!("BEGIN;{reset}COMMIT;{sets}"));
+        }
+        let sql = server.catch_up(&ClientSettings::new(values(&[(ISOLATION, "serializable"), ("a.b", "1")])));
+        assert_eq!(sql.unwrap(), format!("RESET \"geqo\";{}", set("'a.b','1'")));
     }
 
     #[test]

@@ -116,6 +116,27 @@ fn what_was_reported_within_a_lost_transaction_is_lost_with_it() {
     assert_eq!(c.get("timezone"), Some("Etc/UTC"));
 }
 
+#[test]
+fn savepoints_without_end_are_not_kept() {
+    let mut c = ClientSettings::default();
+    let mut server = ServerSettings::default();
+    c.assign("a.base", "1");
+    let mut kept = 0;
+    for i in 0..10_000 {
+        kept += usize::from(c.savepoint("s"));
+        c.assign(&format!("a.x{i}"), "v");
+    }
+    assert!((100..1000).contains(&kept), "{kept}");
+    assert!(c.changes().savepoints.is_empty() && !c.has_doubts());
+    c.rollback_to("s");
+    assert!(c.has_doubts(), "the server knows what that took back");
+    c.rollback();
+    assert!(c.wanted().is_empty());
+    c.give_up();
+    c.settle(true, false, &mut server);
+    assert!(c.changes.is_none());
+}
+
 /// What a client may do.
 #[derive(Debug, Clone)]
 enum Step {
@@ -229,7 +250,7 @@ proptest! {
                         let now = m.now.clone();
                         m.before.as_mut().unwrap().1.push((s, now));
                     });
-                    c.savepoint(&s.to_string());
+                    prop_assert!(c.savepoint(&s.to_string()));
                 }
                 Step::Release(s) => {
                     let Some(at) = own.find(s) else { continue };
