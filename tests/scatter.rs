@@ -606,7 +606,9 @@ fn servers_that_misbehave() {
     let (weir, servers) = before_fakes([answer(b"", b'I'), answer(b"", b'T')]);
     let mut client = weir.client("app");
     for n in 1..=2 {
-        assert_eq!(show(&ask(&mut client, "SELECT k FROM t", &[])), "1 2 T(k:20) E(08006) Z(I)");
+        // The other shard may not have answered by then.
+        let reply = show(&ask(&mut client, "SELECT k FROM t", &[]));
+        assert!(matches!(&reply[..], "1 2 E(08006) Z(I)" | "1 2 T(k:20) E(08006) Z(I)"), "{reply}");
         let asked = |at: &usize| servers[1].received(*at).iter().any(|message| message.tag == b'P');
         assert_eq!((0..servers[1].accepted()).filter(asked).count(), n);
     }
