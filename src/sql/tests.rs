@@ -382,6 +382,8 @@ fn effects_by_statement() {
         ("CREATE TYPE pg_temp.c AS (a int)", Write, pin(TempObject)),
         ("CREATE TYPE pg_temp.e AS ENUM ('a')", Write, pin(TempObject)),
         ("CREATE DOMAIN pg_temp.d AS int", Write, pin(TempObject)),
+        ("CREATE STATISTICS pg_temp.s ON a, b FROM t", Write, pin(TempObject)),
+        ("CREATE OPERATOR FAMILY pg_temp.o USING btree", Write, pin(TempObject)),
         ("SELECT * INTO TEMP u FROM t", Write, pin(TempObject)),
         ("SELECT * INTO pg_temp.u FROM t", Write, pin(TempObject)),
         ("SELECT * FROM pg_temp.t", Write, pin(TempObject)),

@@ -111,6 +111,16 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
             Utility::new("CREATE FUNCTION").naming(stmt.funcname().iter().filter_map(Node::as_str))
         }
         Node::DefineStmt(stmt) => Utility::new("CREATE").naming(strings(stmt.defnames().iter())),
+        Node::CreateStatsStmt(stmt) => Utility::new("CREATE STATISTICS").naming(strings(stmt.defnames().iter())),
+        Node::CreateConversionStmt(stmt) => {
+            Utility::new("CREATE CONVERSION").naming(stmt.conversion_name().iter().filter_map(Node::as_str))
+        }
+        Node::CreateOpClassStmt(stmt) => {
+            Utility::new("CREATE OPERATOR CLASS").naming(strings(stmt.opclassname().iter()))
+        }
+        Node::CreateOpFamilyStmt(stmt) => {
+            Utility::new("CREATE OPERATOR FAMILY").naming(strings(stmt.opfamilyname().iter()))
+        }
         Node::CompositeTypeStmt(stmt) => Utility::new("CREATE TYPE").pinned_if(stmt.typevar().is_some_and(is_temp)),
         Node::CreateEnumStmt(stmt) => Utility::new("CREATE TYPE").naming(strings(stmt.type_name().iter())),
         Node::CreateRangeStmt(stmt) => Utility::new("CREATE TYPE").naming(strings(stmt.type_name().iter())),
