@@ -64,7 +64,7 @@ fn what_is_not_reported_has_not_changed() {
     let mut server = ServerSettings::default();
     server.report_default("TimeZone", "UTC");
     let mut c = ClientSettings::default();
-    let mut set = |c: &mut ClientSettings, server: &mut ServerSettings| {
+    let set = |c: &mut ClientSettings, server: &mut ServerSettings| {
         server.report("TimeZone", "Asia/Tokyo");
         c.report("timezone", "Asia/Tokyo");
         c.settle(true, false, server);
