@@ -39,6 +39,7 @@ const SCHEMA: &str = "
 /// Run on a standby.
 #[rustfmt::skip]
 const READS: &[&str] = &[
+    "SELECT set_config('work_mem', '5MB', false)",
     // Plain.
     "SELECT 1", "SELECT", "TABLE t", "VALUES (1), (2)", "SELECT * FROM t", "SELECT ALL b FROM ONLY t", "SELECT 1; SELECT 2",
     "SELECT t.* FROM t WHERE id = 1", "SELECT DISTINCT a FROM t", "SELECT DISTINCT ON (a) a, b FROM t ORDER BY a, b",
@@ -123,6 +124,7 @@ const LOCAL: &[&str] = &[
 /// Go wherever the session is.
 #[rustfmt::skip]
 const NEUTRAL: &[&str] = &[
+    "SET ROLE postgres", "SET SESSION AUTHORIZATION postgres",
     "", ";", "-- nothing", "/* nothing */", "SHOW TIME ZONE", "SHOW TRANSACTION ISOLATION LEVEL", 
     "SET work_mem = '5MB'", "SET search_path = app, public", "SET TIME ZONE 'UTC'", "SET NAMES 'UTF8'", "SET DateStyle = ISO, MDY", "RESET work_mem", "RESET ALL",
     "SET statement_timeout TO DEFAULT", "SET SESSION extra_float_digits = 3", "SET application_name = 'corpus'", "SET my.own = 'x'",
@@ -151,7 +153,7 @@ const WRITES: &[&str] = &[
     "SELECT CASE WHEN true THEN touch() END", "SELECT * FROM t JOIN u ON touch() = 1", "SELECT count(*) FILTER (WHERE touch() = 1) FROM t", "SELECT sum(touch()) OVER () FROM t",
     "SELECT ARRAY[nextval('s')]", "SELECT ROW(nextval('s'))", "SELECT coalesce(NULL, nextval('s'))", "SELECT greatest(1, nextval('s'))", "SELECT nextval('s')::int", "SELECT * FROM LATERAL (SELECT nextval('s')) AS x",
     "SELECT pg_advisory_lock(1)", "SELECT pg_try_advisory_xact_lock(1)", "SELECT pg_advisory_unlock(1)", "SELECT txid_current()", "SELECT pg_current_xact_id()", "SELECT pg_notify('c', 'x')",
-    "SELECT lo_create(0)", "SELECT lo_from_bytea(0, 'x')", "SELECT lo_unlink(1)", "SELECT lo_import('/etc/hostname')", "SELECT set_config('work_mem', '5MB', false)", "SELECT pg_switch_wal()", "SELECT pg_current_wal_lsn()",
+    "SELECT lo_create(0)", "SELECT lo_from_bytea(0, 'x')", "SELECT lo_unlink(1)", "SELECT lo_import('/etc/hostname')", "SELECT pg_switch_wal()", "SELECT pg_current_wal_lsn()",
     "SELECT pg_terminate_backend(0)", "SELECT pg_cancel_backend(0)", "SELECT pg_stat_reset()", "SELECT pg_logical_emit_message(true, 'a', 'b')", "SELECT pg_create_restore_point('x')", "SELECT pg_export_snapshot()",
     "SELECT dblink('', 'DELETE FROM t')", "SELECT query_to_xml('SELECT touch()', true, true, '')", "SELECT pg_promote()", "SELECT setseed(0.5)", "SELECT txid_current() FROM t WHERE false",
     // Definitions.
@@ -164,7 +166,7 @@ const WRITES: &[&str] = &[
     // Maintenance, code, sessions.
     "VACUUM", "VACUUM ANALYZE t", "ANALYZE", "ANALYZE t", "REINDEX TABLE t", "CLUSTER", "CHECKPOINT", "DO 'BEGIN NULL; END'", "CALL proc()", "LISTEN c", "UNLISTEN *", "NOTIFY c", "NOTIFY c, 'x'", "LOAD 'x'",
     "PREPARE TRANSACTION 'x'", "COMMIT PREPARED 'x'", "ROLLBACK PREPARED 'x'", "PREPARE q AS SELECT 1", "EXPLAIN ANALYZE INSERT INTO t VALUES (1)", "EXPLAIN (ANALYZE on) DELETE FROM t", "EXPLAIN ANALYZE SELECT nextval('s')",
-    "EXPLAIN (ANALYZE) CREATE TABLE x AS SELECT 1", "SET ROLE postgres", "SET SESSION AUTHORIZATION postgres", "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT", "SET LOCAL work_mem = '5MB'; SELECT nextval('s')",
+    "EXPLAIN (ANALYZE) CREATE TABLE x AS SELECT 1", "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT", "SET LOCAL work_mem = '5MB'; SELECT nextval('s')",
     // What is not understood.
     "SELEC 1", "SELECT (", "SELECT 'open", "FROB THE KNOB",
 ];

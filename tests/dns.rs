@@ -89,14 +89,15 @@ fn addresses_of_a_name_are_used_in_turn_and_cancel_requests_go_to_the_right_one(
     let two = one.beside("127.0.0.2");
     names.set("db.example.test", &["127.0.0.1", "127.0.0.2"]);
     let weir = at("db.example.test", &one, &names, &dir).start();
-    let mut clients: Vec<RawClient> = (0..4).map(|_| weir.client("app")).collect();
+    let mut clients: Vec<RawClient> = (0..6).map(|_| weir.client("app")).collect();
     let mut places = Vec::new();
     for client in &mut clients {
         client.run("BEGIN");
         places.push(client.value(WHERE));
     }
-    places.sort();
-    assert_eq!(places, ["127.0.0.1", "127.0.0.1", "127.0.0.2", "127.0.0.2"]);
+    // The connection that reads the catalog takes its turn as well, whenever that comes.
+    let at = |address: &str| places.iter().filter(|place| *place == address).count();
+    assert!(at("127.0.0.1") >= 2 && at("127.0.0.2") >= 2, "{places:?}");
     // Each request must reach the address of its own connection; the second of two would go to the other one if that took turns.
     for client in &mut clients {
         for _ in 0..2 {
@@ -276,7 +277,8 @@ fn an_address_that_leads_elsewhere_than_it_says_serves() {
     let weir = at("db.example.test", &cluster, &names, &dir).start();
     assert_eq!(weir.client("app").value(WHERE), "127.0.0.1");
     let pid = |weir: &Weir| weir.client("app").value(common::SERVER_PID);
-    assert_eq!(pid(&weir), pid(&weir), "it is lent again");
+    // Until the catalog is read a connection is kept longer.
+    eventually("it is lent again", SOON, || (pid(&weir) == pid(&weir)).then_some(()));
 }
 
 #[test]
