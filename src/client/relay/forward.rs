@@ -124,7 +124,7 @@ impl Client {
                         ShardPlan::Scatter(_) => {
                             scatter::linked(self.session.status(), !self.session.pins().is_empty())
                         }
-                        plan => leaves_shard(names, plan, link.shard),
+                        plan => leaves_shard(names, plan, link.shard, self.kept_by()),
                     };
                     self.replace_by_refusal(error);
                 }
@@ -148,6 +148,12 @@ impl Client {
         matches!(plan, ShardPlan::Scatter(_))
             && !self.session.is_drained()
             && (link.only_prepared || !self.session.is_mid_exchange())
+    }
+
+    /// Why the session keeps its server between transactions, if it is between two.
+    fn kept_by(&self) -> Option<&'static str> {
+        let between = self.session.status() == TransactionStatus::Idle && self.session.is_drained();
+        self.session.pins().first().filter(|_| between).map(|pin| pin.reason.as_str())
     }
 
     fn takes_lock(&self) -> bool {
@@ -247,12 +253,22 @@ fn lock_on_replica() -> Error {
     .hint("Take it in the first statement, or begin on the primary: /* pgweir: primary */ BEGIN READ ONLY.")
 }
 
-fn leaves_shard(names: &[String], plan: &ShardPlan, bound: ShardIndex) -> Error {
+/// `kept_by`: no transaction is open, but the session has state there.
+fn leaves_shard(names: &[String], plan: &ShardPlan, bound: ShardIndex, kept_by: Option<&str>) -> Error {
     let name = |shard: ShardIndex| names.get(usize::from(shard.0)).map_or("?", String::as_str);
     let wanted = match plan {
         ShardPlan::Single { shard, .. } => name(*shard),
         _ => "another",
     };
+    if let Some(reason) = kept_by {
+        let kept = name(bound);
+        return Error::us(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            format!("this session keeps its server on shard \"{kept}\" ({reason}), the statement belongs to shard \"{wanted}\""),
+        )
+        .detail("It has state there that no other server has; SHOW PINS on the console tells by which statement.")
+        .hint("DISCARD ALL gives the server back.");
+    }
     Error::us(
         SqlState::FEATURE_NOT_SUPPORTED,
         format!("this transaction is bound to shard \"{}\", the statement belongs to shard \"{wanted}\"", name(bound)),
