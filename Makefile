@@ -56,6 +56,12 @@ soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and 
 		-E 'binary(churn) or test(pgbench) or test(in_a_loop_under_load)'
 	PGWEIR_DIFFERENTIAL=$(SOAK_QUERIES) PGWEIR_SEED=$$(date +%s) cargo nextest run --locked --profile soak --no-capture --test scatter_differential
 
+.PHONY: regress
+regress: ## Run PostgreSQL's own regression suite directly and through pgweir, and compare (docs/regress.md).
+	@scripts/install-deps.sh build postgres
+	cargo build --locked
+	@scripts/regress.sh
+
 .PHONY: bench
 bench: ## Everything of docs/performance.md: pgweir beside PostgreSQL, PgBouncer and haproxy; BENCH_ARGS for less.
 	@scripts/install-deps.sh build postgres bench

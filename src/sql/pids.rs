@@ -19,7 +19,8 @@ use super::walk::is_walkable;
 const OWN: &str = "pg_backend_pid";
 
 /// Functions that look for one; sorted.
-const LOOK: [&str; 3] = ["pg_blocking_pids", "pg_safe_snapshot_blocking_pids", "pg_stat_get_activity"];
+const LOOK: [&str; 4] =
+    ["pg_blocking_pids", "pg_log_backend_memory_contexts", "pg_safe_snapshot_blocking_pids", "pg_stat_get_activity"];
 
 /// Relations of PostgreSQL's that have a row for each process, beside those of `pg_stat_progress_`; sorted.
 const RELATIONS: [&str; 9] = [
@@ -565,6 +566,7 @@ mod tests {
             "SELECT 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid()",
             "SELECT pid FROM pg_catalog.pg_locks WHERE pid = pg_backend_pid()",
             "SELECT pg_blocking_pids(pg_backend_pid())",
+            "SELECT pg_log_backend_memory_contexts(pg_backend_pid())",
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = 5000000",
             "SELECT pg_terminate_backend(p) FROM t WHERE q = pg_backend_pid()",
             "CREATE VIEW v AS SELECT pg_backend_pid()",
