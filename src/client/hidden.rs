@@ -2,10 +2,10 @@
 //!
 //! Each shard's code is read in the background when a statement first needs it, again after a minute of use, and after a statement has
 //! passed that may change it. What is run meanwhile is judged when the answer is there: its client has its own answer, but keeps the server
-//! until then ([`LONGEST`] at most), and what it asks for next waits as long. Without an answer, whatever may have run somebody's code makes the server dirty, which costs a
+//! until then (`LONGEST` at most), and what it asks for next waits as long. Without an answer, whatever may have run somebody's code makes the server dirty, which costs a
 //! reset. What plainly makes state pins, so that its owner keeps it; what is not understood is cleaned up after.
 //!
-//! A link remembers how many changes of code had begun when its first statement was judged ([`Judged::stamp`]). If that is another
+//! A link remembers how many changes of code had begun when its first statement was judged (`Judged::stamp`). If that is another
 //! number when the server is to be given back, what was judged may have been replaced before it ran.
 
 use std::future::Future;

@@ -184,8 +184,11 @@ impl Session {
     fn read(&mut self, sql: &str) -> Option<Vec<String>> {
         let answer = self.ask(sql);
         self.account.reads += 1;
-        if answer.code.is_some() {
-            self.account.bad.push(format!("read: {}", answer.text));
+        match answer.code.as_deref() {
+            None => {}
+            // A server that goes between a row and the end of its answer: what has been passed on cannot be asked for again.
+            Some("57P01") if answer.row.is_some() && answer.status == b'I' => self.account.cut += 1,
+            Some(_) => self.account.bad.push(format!("read: {}", answer.text)),
         }
         let port = answer.row.as_ref().and_then(|row| row.last()?.parse::<u16>().ok());
         let primary = self.primary.load(Ordering::Relaxed);

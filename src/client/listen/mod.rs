@@ -9,7 +9,7 @@
 //!   server ──▶ Hub ──▶ Mailbox ──▶ the client's output, while no transaction is open
 //! ```
 //!
-//! A notification tells the process that sent it. To know its own ([`Hub::own`]), a client that listens waits, before it writes on a server
+//! A notification tells the process that sent it. To know its own (`Hub::own`), a client that listens waits, before it writes on a server
 //! and before it hears that this is done, until the hub has heard all that was sent before. So its own notifications also come before
 //! the end of its answer, as a server's do.
 //!
