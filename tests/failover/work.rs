@@ -27,6 +27,8 @@ struct Account {
     stale: Vec<String>,
     /// Writes in flight when the server was lost: 08007.
     in_doubt: u32,
+    /// Reads whose answer had begun when their server went.
+    cut: u64,
     /// Transactions that were lost with their server: 57P01.
     lost: u32,
     reads: u64,
@@ -269,12 +271,13 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} sessions, {reads} reads of which {by_replicas} by replicas, {} stale; {} writes acknowledged, {} in doubt, \
-             {} transactions lost; {} other errors",
+             {} transactions lost, {} reads cut off; {} other errors",
             self.accounts.len(),
             self.sum(|a| a.stale.len() as u64),
             self.sum(|a| a.acknowledged.len() as u64),
             self.sum(|a| a.in_doubt.into()),
             self.sum(|a| a.lost.into()),
+            self.sum(|a| a.cut),
             self.sum(|a| a.bad.len() as u64),
         )
     }
