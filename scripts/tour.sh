@@ -104,6 +104,15 @@ check_join() {
     ((STATUS == 0)) && [[ $OUT == *"customer 42|Spain"* ]]
 }
 
+check_scatter() {
+    local on1 on2
+    on1=$(direct shard1 app shop 'select count(*) from orders')
+    on2=$(direct shard2 app shop 'select count(*) from orders')
+    SEEN="expected the $on1 orders of s1 and the $on2 of s2"
+    ((STATUS == 0 && on1 > 0 && on2 > 0)) && [[ $OUT == "$((on1 + on2))|"* ]] || return 1
+    SEEN="$on1 orders of s1 and $on2 of s2 are one answer"
+}
+
 check_refusal() {
     SEEN="expected an error with SQLSTATE 0A000"
     ((STATUS != 0)) && [[ $OUT == *'0A000'* ]] || return 1
@@ -166,8 +175,10 @@ tour_stops() {
     stop "A reference table has a copy on every shard, so it joins there" \
         "psql -XAt '$SHOP' -c 'select c.name, k.name from customers c join countries k on k.code = c.country where c.id = 42'" \
         check_join
-    stop "What cannot be proven right is refused: this count would need every shard" \
-        "psql -X -v VERBOSITY=verbose '$SHOP' -c 'select count(*) from orders'" check_refusal
+    stop "What no key ties to one shard is asked of all, and answered as one server would" \
+        "psql -XAt '$SHOP' -c 'select count(*), sum(amount), avg(amount) from orders'" check_scatter
+    stop "What cannot be proven right is refused: this would write on every shard" \
+        "psql -X -v VERBOSITY=verbose '$SHOP' -c 'update orders set amount = 0'" check_refusal
     stop "The console: pools" "psql -X '$CONSOLE' -c 'show pools'" check_pools
     stop "The console: replicas" "psql -X '$CONSOLE' -c 'show replicas'" check_show_replicas
     stop "The console: shards" "psql -X '$CONSOLE' -c 'show shards'" check_show_shards
