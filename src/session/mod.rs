@@ -54,6 +54,9 @@ pub enum Keep {
     Transaction,
 }
 
+/// By portal: what it leaves in the session.
+type Bound = BTreeMap<Box<[u8]>, Arc<[SessionEffect]>>;
+
 /// What becomes of a server's message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
@@ -102,7 +105,7 @@ pub struct Session {
     unnamed_version: u64,
     portals: BTreeMap<Box<[u8]>, Arc<Statement>>,
     /// What portals leave in the session whose statements set by parameters.
-    bound: BTreeMap<Box<[u8]>, Arc<[SessionEffect]>>,
+    bound: Option<Box<Bound>>,
     settings: ClientSettings,
     /// There is something on the server that no DISCARD takes away.
     spoils: bool,
@@ -117,7 +120,8 @@ pub struct Session {
     /// The channels that others listen to in its name; none for who never listened.
     listening: Option<Box<Listening>>,
     /// What statements that have completed are to do to sessions.
-    signals: Vec<Signal>,
+    #[expect(clippy::box_collection, reason = "hardly ever, and every client has one of these")]
+    signals: Option<Box<Vec<Signal>>>,
     /// The client's Sync behind a COPY FROM STDIN, until it is known whether the server would pass over it.
     held_sync: bool,
 }
@@ -138,7 +142,7 @@ impl Session {
             unnamed: None,
             unnamed_version: 0,
             portals: BTreeMap::new(),
-            bound: BTreeMap::new(),
+            bound: None,
             settings,
             spoils: false,
             pins: Vec::new(),
@@ -147,7 +151,7 @@ impl Session {
             hidden_error: None,
             lent: Vec::new(),
             listening: None,
-            signals: Vec::new(),
+            signals: None,
             held_sync: false,
         }
     }
@@ -361,7 +365,7 @@ impl Session {
 
     /// What is to be done to sessions now; empty but for who signals others.
     pub fn take_signals(&mut self) -> Vec<Signal> {
-        std::mem::take(&mut self.signals)
+        self.signals.take().map_or_else(Vec::new, |signals| *signals)
     }
 
     // From the client to the server.
@@ -450,14 +454,16 @@ impl Session {
                     self.lend_placeholders(facts, server, out);
                 }
                 let mut request = Request::forward(Kind::Execute(facts));
-                request.bound = self.bound.get(&portal).cloned();
+                request.bound = self.bound.as_ref().and_then(|bound| bound.get(&portal).cloned());
                 self.pipeline.push(request);
                 out.extend_from_slice(frame);
             }
             Intake::Bind { statement: None, portal, .. } => {
                 self.unsynced = true;
                 self.portals.remove(&portal);
-                self.bound.remove(&portal);
+                if let Some(bound) = &mut self.bound {
+                    bound.remove(&portal);
+                }
                 self.plain(Kind::Bind, frame, out);
             }
             Intake::DescribeStatement { statement: None, .. } | Intake::DescribePortal => {
@@ -497,8 +503,12 @@ impl Session {
 
     fn bind(&mut self, portal: Box<[u8]>, statement: Arc<Statement>, frame: &[u8], server: &ServerState) {
         match self.bound_effects(&statement, frame, server) {
-            Some(effects) => drop(self.bound.insert(portal.clone(), effects)),
-            None => drop(self.bound.remove(&portal)),
+            Some(effects) => drop(self.bound.get_or_insert_default().insert(portal.clone(), effects)),
+            None => {
+                if let Some(bound) = &mut self.bound {
+                    bound.remove(&portal);
+                }
+            }
         }
         self.portals.insert(portal, statement);
     }
@@ -825,7 +835,7 @@ impl Session {
         self.status = status;
         if status == TransactionStatus::Idle {
             self.portals.clear();
-            self.bound.clear();
+            self.bound = None;
             self.hidden_error = None;
         }
         self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
@@ -944,7 +954,7 @@ impl Session {
         self.pins.clear();
         self.spoils = false;
         self.portals.clear();
-        self.bound.clear();
+        self.bound = None;
         self.unseen_error = None;
         self.hidden_error = None;
         self.lent.clear();
@@ -1031,7 +1041,7 @@ impl Session {
         if let Some(listening) = &mut self.listening {
             listening.complete(statement);
         }
-        self.signals.extend(facts.signals.iter().filter(|signal| signal.statement == index));
+        self.note_signals(facts, index);
         let executed = match &statement.name_use {
             Some(NameUse::Execute(name)) => self.names.get(name.as_bytes()).map(|s| Arc::clone(&s.facts)),
             _ => None,
@@ -1081,7 +1091,7 @@ impl Session {
     /// A portal has given some of its rows: what it does to the session it may have done, and may do again.
     fn suspended(&mut self, facts: &Arc<QueryFacts>, bound: Option<&[SessionEffect]>, server: &mut ServerState) {
         let Some(statement) = facts.statements.first() else { return };
-        self.signals.extend(facts.signals.iter().filter(|signal| signal.statement == 0));
+        self.note_signals(facts, 0);
         for effect in in_doubt(bound.unwrap_or(&statement.effects).to_vec()) {
             match effect {
                 SessionEffect::Pin(reason) => self.pin(reason, Some(facts)),
@@ -1095,6 +1105,14 @@ impl Session {
         const NAME: &str = "standard_conforming_strings";
         let off = server.settings.reported(NAME).is_some_and(|value| value != "on");
         (off || self.pipeline.may_set(NAME)) && text.contains(&b'\\')
+    }
+
+    /// The sessions that a statement which has completed is to signal.
+    fn note_signals(&mut self, facts: &QueryFacts, index: usize) {
+        let mut signals = facts.signals.iter().filter(|signal| signal.statement == index).peekable();
+        if signals.peek().is_some() {
+            self.signals.get_or_insert_default().extend(signals);
+        }
     }
 
     /// All names are gone, but for those that what is under way will give.
