@@ -62,6 +62,11 @@ def main() -> int:
     now = {part: per_run(program, part) for part in parts}
     if arguments.write:
         BASELINE.write_text(json.dumps({"compiler": compiler(), "instructions": now}, indent=2) + "\n")
+    if not BASELINE.is_file():
+        for part, count in now.items():
+            print(f"{part:32} {count:>10}")
+        print(f"there is no baseline to compare with: --write makes {BASELINE.name}", file=sys.stderr)
+        return 1
     baseline = json.loads(BASELINE.read_text())
     before = baseline["instructions"]
     if baseline["compiler"] != compiler():
