@@ -76,10 +76,6 @@ pub struct Shared {
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
     pub refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
-    /// Statements that several shards answered, and how many shards were asked for them all together.
-    pub scattered: AtomicU64,
-    /// See [`Self::scattered`].
-    pub scatter_legs: AtomicU64,
     /// Segments tried again on another server, by reason.
     pub retried: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Sessions that had to keep their server, by reason.
@@ -361,8 +357,6 @@ impl Shared {
             pinned: Mutex::default(),
             at_console: AtomicU32::new(0),
             predecessors: Predecessors::default(),
-            scattered: AtomicU64::new(0),
-            scatter_legs: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             started: clock::now(),

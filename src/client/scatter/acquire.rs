@@ -53,7 +53,6 @@ impl Client {
             drop(turns);
             match found {
                 Found::All(legs) => {
-                    self.count_scatter(legs.len());
                     return Ok(legs);
                 }
                 Found::Paused => attempts = self::attempts(shards.len()),

@@ -14,7 +14,6 @@ mod prepare;
 mod run;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::client::plan::Need;
 use crate::client::segment::MAX_HELD;
@@ -209,12 +208,6 @@ impl Client {
             bound: rest.to_vec(),
             extended: Some(extended),
         })
-    }
-
-    /// Counts what a client prepared and bound where others of the database are counted.
-    fn count_scatter(&self, legs: usize) {
-        self.cx.shared.scattered.fetch_add(1, Ordering::Relaxed);
-        self.cx.shared.scatter_legs.fetch_add(legs as u64, Ordering::Relaxed);
     }
 }
 
