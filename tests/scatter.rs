@@ -621,7 +621,8 @@ fn servers_that_misbehave() {
     // Rows beyond all measure.
     let endless = [b"D".to_vec(), (100_i32 << 20).to_be_bytes().to_vec(), vec![0; 100]].concat();
     let (weir, _servers) = before_fakes([answer(b"", b'I'), answer(&endless, b'I')]);
-    assert_eq!(weir.client("app").run("SELECT k FROM t"), "T(k:20) E(54000) Z(I)");
+    let reply = weir.client("app").run("SELECT k FROM t");
+    assert!(matches!(&reply[..], "E(54000) Z(I)" | "T(k:20) E(54000) Z(I)"), "{reply}");
     // Notices without end wait at the server for a client that does not read.
     let notices = backend::notice("NOTICE", "00000", &"x".repeat(1000)).repeat(100_000);
     let (weir, _servers) = before_fakes([answer(b"", b'I'), answer(&notices, b'I')]);
