@@ -78,13 +78,14 @@ impl ServerView {
 /// Which of a shard's servers takes the writes: its place in `servers`.
 ///
 /// That is the configured primary, unless the probes have seen a failover:
-/// - it is in recovery, and exactly one other server is a primary: that one;
-/// - it does not answer, or claims to be a primary still, and exactly one other server is a primary *on a higher timeline*: that
+/// - it was in recovery when it last answered, and another server is a primary: that one;
+/// - it does not answer, or claims to be a primary still, and another server is a primary *on a higher timeline*: that
 ///   one. A promotion always begins a new timeline, so the higher one is the later history; the old primary is fenced, also
 ///   when it comes back. A primary that never answered counts as timeline 1, which no promoted server has.
 ///
-/// Servers on the same timeline have not been promoted from one another: a configuration that calls an unrelated server a
-/// replica gives it no writes.
+/// Of several such servers it is the one on the highest timeline: what a server was counts on when it is dead, and one that was
+/// promoted after it was is its heir. Servers on the same timeline have not been promoted from one another: a configuration that
+/// calls an unrelated server a replica gives it no writes.
 ///
 /// Where no primary is configured (`role = "auto"`), it is the server that last said it was one, on the highest timeline of all
 /// that did; while two say so of the same timeline, none.
@@ -98,27 +99,27 @@ pub fn acting_primary(servers: &[ServerView]) -> Option<usize> {
 
 /// The one primary on the highest timeline.
 fn elected(servers: &[ServerView]) -> Option<usize> {
-    let primaries = || servers.iter().enumerate().filter(|(_, s)| s.claims_primary());
-    let highest = primaries().map(|(_, s)| s.timeline).max()?;
-    let mut on_it = primaries().filter(|(_, s)| s.timeline == highest).map(|(at, _)| at);
-    on_it.next().filter(|_| on_it.next().is_none())
+    latest(servers, |_, _| true)
 }
 
 /// The configured primary, or the one that has taken over from it.
 fn heir(servers: &[ServerView], configured: usize) -> Option<usize> {
     let old = servers.get(configured)?;
-    let demoted = old.discovered == Some(Role::Replica) && !old.suspect;
+    // A standby that is silent for a moment has not become a primary by that.
+    let demoted = old.discovered == Some(Role::Replica);
     let old_timeline = old.timeline.unwrap_or(1);
-    let mut heirs = servers.iter().enumerate().filter(|(at, s)| {
-        *at != configured && s.claims_primary() && (demoted || s.timeline.is_some_and(|t| t > old_timeline))
-    });
-    if demoted || old.suspect || old.claims_primary() {
-        // Of two heirs, which one is right is not for us to guess, and the old one is no worse.
-        if let (Some((heir, _)), None) = (heirs.next(), heirs.next()) {
-            return Some(heir);
-        }
-    }
-    Some(configured)
+    let succeeds = |at, s: &ServerView| at != configured && (demoted || s.timeline.is_some_and(|t| t > old_timeline));
+    let heir = if demoted || old.suspect || old.claims_primary() { latest(servers, succeeds) } else { None };
+    // Of two heirs, which one is right is not for us to guess, and the old one is no worse.
+    heir.or(Some(configured))
+}
+
+/// Of those that are primaries by their own word and fit, the one on the highest timeline; none if two are on that.
+fn latest(servers: &[ServerView], fits: impl Fn(usize, &ServerView) -> bool) -> Option<usize> {
+    let primaries = || servers.iter().enumerate().filter(|(at, s)| s.claims_primary() && fits(*at, s));
+    let highest = primaries().map(|(_, s)| s.timeline).max()?;
+    let mut on_it = primaries().filter(|(_, s)| s.timeline == highest).map(|(at, _)| at);
+    on_it.next().filter(|_| on_it.next().is_none())
 }
 
 /// What a server is used for.
@@ -240,6 +241,11 @@ pub(crate) mod tests {
         assert_eq!(acting_primary(&[found(p, Role::Primary, 1), heir, s]), Some(1), "the old primary came back");
         let other = found(s, Role::Primary, 2);
         assert_eq!(acting_primary(&[found(p, Role::Replica, 1), heir, other]), Some(0), "two heirs");
+        // The heir died as well, and the third has taken over from it.
+        let third = found(s, Role::Primary, 3);
+        for old in [suspect(found(p, Role::Primary, 1)), suspect(p), found(p, Role::Replica, 2)] {
+            assert_eq!(acting_primary(&[old, suspect(heir), third]), Some(2), "the last heir");
+        }
         // A newly started proxy has not probed the primary yet; that is no failover.
         assert_eq!(acting_primary(&[p, heir, s]), Some(0));
     }
@@ -259,6 +265,14 @@ pub(crate) mod tests {
         let duties: Vec<_> = (0..3).map(|at| duty(&both, at, Some(1))).collect();
         assert_eq!(duties, [Duty::Fenced, Duty::Primary, Duty::Replica]);
         assert_eq!(acting_primary(&[found(a, Role::Primary, 2), promoted, c]), None, "whose history is it?");
+    }
+
+    #[test]
+    fn a_demoted_primary_that_is_silent_fences_nobody() {
+        let demoted = suspect(found(server(0, Role::Primary), Role::Replica, 2));
+        let servers = [demoted, found(server(1, Role::Replica), Role::Primary, 2)];
+        let acting = acting_primary(&servers);
+        assert_eq!((acting, duty(&servers, 1, acting)), (Some(1), Duty::Primary));
     }
 
     #[test]
