@@ -729,6 +729,102 @@ fn write_that_looks_like_a_read_is_done_on_the_primary() {
     assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
 }
 
+/// What was taken for a read and writes is done once, whatever becomes of its server, and is a write in all that follows.
+#[test]
+fn write_in_disguise_is_done_once_and_seen() {
+    let site = Site::start();
+    site.primary.sql(
+        "CREATE FUNCTION tick(int, int) RETURNS bigint LANGUAGE plpgsql VOLATILE AS
+             'BEGIN INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t; PERFORM pg_sleep($1); RETURN nextval(''s''); END';
+         CREATE OPERATOR @#@ (FUNCTION = tick, LEFTARG = int, RIGHTARG = int);",
+    );
+    site.replicas.iter().for_each(|replica| site.primary.wait_replayed(replica));
+    let mut client = site.client();
+    let on_replicas = || -> Vec<_> {
+        let pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'disguised' ORDER BY 1";
+        site.replicas.iter().map(|replica| replica.sql(pids)).collect()
+    };
+    client.run("SET application_name = 'disguised'");
+    eventually("both replicas have a connection", PATIENCE, || {
+        client.value(PORT);
+        on_replicas().iter().all(|pids| !pids.is_empty()).then_some(())
+    });
+    let before = on_replicas();
+    site.pause_replay();
+    let count = "SELECT count(*) FROM t";
+    let refusals = || site.replicas.iter().map(|r| r.log_text().matches(REFUSAL).count()).sum::<usize>();
+    for n in 1..4 {
+        assert_eq!(client.value("SELECT 0 @#@ 2"), n.to_string());
+        assert_eq!(client.value(count), n.to_string(), "its own write is not there");
+        assert_eq!(refusals(), 1, "it is remembered");
+    }
+    assert_eq!(on_replicas(), before, "a refusal costs no connection");
+    let mut hinted = site.client();
+    assert_eq!(hinted.value("/* pgweir: primary */ SELECT 0 @#@ 3"), "4");
+    assert_eq!(hinted.value(count), "4", "its own write is not there");
+    site.resume_replay();
+    // It has counted when its server goes, and may have been committed.
+    for (n, sql) in [(5, "SELECT 30 @#@ 4"), (6, "/* pgweir: primary */ SELECT 30 @#@ 5")] {
+        let mut client = site.client();
+        client.query(sql);
+        let running = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = '{sql}'");
+        eventually("it runs", PATIENCE, || (!site.primary.sql(&running).is_empty()).then_some(()));
+        assert_eq!(show(&client.read_until_ready()), "T(?column?:20) E(08007) Z(I)", "{n}");
+    }
+}
+
+/// A statement that writes by its text and was sent to a replica all the same may do something there: it is not done again.
+#[test]
+fn write_on_a_replica_is_not_tried_elsewhere() {
+    let site = Site::start();
+    site.primary.sql("CREATE FUNCTION slow() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT pg_sleep(30); SELECT 1'");
+    site.replicas.iter().for_each(|replica| site.primary.wait_replayed(replica));
+    let sql = "/* pgweir: replica */ SELECT slow()";
+    let mut client = site.client();
+    client.query(sql);
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = '{sql}'");
+    eventually("it runs on a replica", PATIENCE, || {
+        site.replicas.iter().any(|replica| !replica.sql(&end).is_empty()).then_some(())
+    });
+    client.set_read_timeout(PATIENCE);
+    assert_eq!(show(&client.read_until_ready()), "T(slow:23) E(08007) Z(I)");
+    assert_eq!(
+        client.run("/* pgweir: replica */ INSERT INTO t VALUES (1)"),
+        "C(INSERT 0 1) Z(I)",
+        "a refusal did nothing"
+    );
+}
+
+/// What ends the process that serves it is tried once more, and never where it would end the work of everybody.
+#[test]
+fn read_that_crashes_its_server_does_not_go_round() {
+    let site = Site::start();
+    let sql = "SELECT pg_sleep(60)";
+    let mut client = site.client();
+    client.query(sql);
+    let running = format!("SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query = '{sql}'");
+    let mut crashed = Vec::new();
+    for _ in 0..2 {
+        let (at, pid) = eventually("it runs on a replica", PATIENCE, || {
+            let on = |at: usize| site.replicas[at].sql(&running).pop().map(|row| (at, row[0].clone()));
+            (0..2).filter(|at| !crashed.contains(at)).find_map(on)
+        });
+        crashed.push(at);
+        common::guard::send(pid.parse().unwrap(), nix::sys::signal::Signal::SIGKILL);
+    }
+    let end = client.read_until_ready();
+    assert_eq!(show(&end), "E(08006) Z(I)");
+    assert!(site.primary.sql(&running).is_empty(), "it went on to the primary");
+    assert_eq!(client.run("INSERT INTO t VALUES (1)"), "C(INSERT 0 1) Z(I)", "the session goes on");
+    // One that the primary was to serve is not tried there again.
+    let sql = "/* pgweir: primary */ SELECT pg_sleep(60)";
+    client.query(sql);
+    let running = format!("SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query = '{sql}'");
+    let pid = eventually("it runs", PATIENCE, || site.primary.sql(&running).pop().map(|row| row[0].clone()));
+    common::guard::send(pid.parse().unwrap(), nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(show(&client.read_until_ready()), "E(08006) Z(I)");
+}
+
 #[test]
 fn dead_primary_is_named_and_reads_go_on() {
     let site = Site::with("failover_timeout = \"300ms\"", |builder, _| builder);

@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use crate::client::relay::{Link, Replay};
+use crate::client::relay::{Leave, Link, Replay};
 use crate::client::segment::Segment;
 use crate::client::task::Client;
-use crate::config::{General, PoolMode, Role};
+use crate::config::{General, PoolMode};
 use crate::error::SqlState;
 use crate::session::Intake;
 use crate::session::prepared::Statement;
@@ -54,8 +54,7 @@ impl Client {
         if begins && self.session.is_drained() && self.output.is_empty() && is_one_run(&self.segment) {
             let popular: Vec<Arc<Statement>> =
                 self.segment.items.iter().filter_map(|(intake, _)| intake.popular().cloned()).collect();
-            let elsewhere = link.role() == Role::Replica;
-            let replay = link.replay_mut().get_or_insert_with(|| self.replay(elsewhere));
+            let replay = link.replay_mut().get_or_insert_with(|| self.replay(Leave::Never));
             replay.popular = popular;
             return;
         }
@@ -67,10 +66,12 @@ impl Client {
     }
 
     /// What brings the segment back.
-    pub(super) fn replay(&self, elsewhere: bool) -> Replay {
+    pub(super) fn replay(&self, leave: Leave) -> Replay {
         let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
         let names = self.segment.items.iter().filter_map(|(intake, _)| intake.names_undo().cloned()).collect();
-        Replay { bytes, names, elsewhere, popular: Vec::new(), bound: false, renounced: false }
+        let ends =
+            matches!(self.segment.items.last(), Some((Intake::Sync | Intake::Query(_) | Intake::FunctionCall, _)));
+        Replay { bytes, names, leave, ends, popular: Vec::new(), bound: false, held: None }
     }
 
     /// Plans of these statements have failed: from now on they are made anew.

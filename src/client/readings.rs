@@ -17,10 +17,10 @@ use crate::sql::catalog::Name;
 use crate::sql::facts::{Access, RouteHint};
 
 impl Client {
-    /// Weighs what the segment reads, if a replica might serve it.
+    /// Weighs what the segment reads, if a replica might serve it, or if it might be tried again.
     pub(super) fn weigh(&self, planned: Planned) -> Planned {
         let mut need = match planned {
-            Planned::Need(need) if need.access == Access::Read && need.hint == RouteHint::Auto => need,
+            Planned::Need(need) if need.access == Access::Read && need.hint != RouteHint::Replica => need,
             other => return other,
         };
         if self.pools.mode == PoolMode::Session || !self.has_replicas() {

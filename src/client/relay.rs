@@ -50,12 +50,49 @@ pub(super) enum Ended {
     /// The client's session is over.
     Client(End),
     /// The segment is to be tried on another server: nothing of its answer was sent on. Its bytes are in the input again.
-    Retry {
-        /// It must be the primary.
-        primary: bool,
-    },
+    Retry(Cause),
     /// The same, on whichever server: a plan that one had kept was of no use any more.
     Again,
+}
+
+/// Why a segment is tried on another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A standby refuses it.
+    NeedsPrimary {
+        /// It writes (25006), whatever it was taken for.
+        writes: bool,
+    },
+    /// The server goes, has fallen silent, or conflicts with its recovery.
+    Leaves,
+    /// The connection broke without a word, which is held against the server.
+    Broken {
+        /// It may have been the segment's doing: it was sent.
+        sent: bool,
+    },
+}
+
+/// When a segment may go to another server, as long as nothing of its answer was sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Leave {
+    /// Never.
+    Never,
+    /// When a standby refuses it, which then has not done it.
+    IfRefused,
+    /// Whatever became of the server: it can be done twice.
+    Always,
+}
+
+/// What is known of the answer that is held back: the segment is sent again when the server is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// It failed for the sake of a kept plan, maybe.
+    Renounced,
+    /// A standby refuses it.
+    Refused {
+        /// As in [`Cause::NeedsPrimary`].
+        writes: bool,
+    },
 }
 
 /// A segment that can be tried again, as long as nothing of its answer has been sent.
@@ -64,14 +101,16 @@ pub(super) struct Replay {
     pub(super) bytes: Vec<u8>,
     /// What the segment has done to the client's names, in order; confirmed by a server or not, it has not happened then.
     pub(super) names: Vec<Undo>,
-    /// It only reads, and may be tried on another server whatever became of this one.
-    pub(super) elsewhere: bool,
+    /// When it may be tried on another server.
+    pub(super) leave: Leave,
+    /// It ends with what the server answers by ReadyForQuery, also after an error.
+    pub(super) ends: bool,
     /// Unnamed statements in it whose plans servers keep, and may find of no use any more.
     pub(super) popular: Vec<Arc<Statement>>,
     /// The server has bound one.
     pub(super) bound: bool,
-    /// It failed for the sake of a kept plan, maybe: nobody is told, and when the server is ready it is sent again.
-    pub(super) renounced: bool,
+    /// Nobody is told of its answer.
+    pub(super) held: Option<Held>,
 }
 
 /// A server lent to a client.
@@ -85,8 +124,8 @@ pub(super) struct Link {
     since: Instant,
     /// Of a server that another may take the place of.
     silence: Option<Silence>,
-    /// Its first segment can be tried elsewhere as long as nothing was answered: a read that is alone.
-    asks_again: bool,
+    /// When its first segment may be tried elsewhere.
+    leave: Leave,
     /// The session may go on without the server, so that its farewell is not for the client.
     outlived: bool,
     query_since: Option<Instant>,
@@ -142,10 +181,12 @@ enum Event {
     Release,
     ClientGone,
     ServerLost(Error),
-    Retry {
-        primary: bool,
-        /// The connection broke, which is held against the server.
-        lost: bool,
+    Retry(Cause),
+    /// A standby refuses the segment, and is ready.
+    Refused {
+        writes: bool,
+        /// It has said nothing since.
+        quiet: bool,
     },
     /// A plan that the server had kept for an unnamed statement is of no use any more; the server is ready.
     Again {
@@ -173,7 +214,7 @@ impl Link {
             checkout,
             in_flight,
             silence: None,
-            asks_again: role == Role::Replica,
+            leave: if role == Role::Replica { Leave::Always } else { Leave::Never },
             outlived: false,
             role,
             shard,
@@ -214,14 +255,28 @@ impl Link {
         &mut self.replay
     }
 
-    /// Whether the segment is to be sent again when the server is ready.
-    fn is_renounced(&self) -> bool {
-        self.replay.as_ref().is_some_and(|replay| replay.renounced)
+    /// What is known of an answer that nobody is told of: the segment is sent again when the server is ready.
+    fn held(&self) -> Option<Held> {
+        self.replay.as_ref()?.held
     }
 
-    /// Whether the segment may be tried on another server, whatever became of this one.
-    fn may_leave(&self) -> bool {
-        self.replay.as_ref().is_some_and(|replay| replay.elsewhere)
+    /// When the segment may be tried on another server.
+    pub(super) fn leave(&self) -> Leave {
+        self.replay.as_ref().map_or(Leave::Never, |replay| replay.leave)
+    }
+
+    /// Why the segment is tried elsewhere now that this server is of no use, if it may be.
+    fn leaves_for(&self, cause: Cause) -> Option<Event> {
+        match self.held() {
+            // It was not done, and no other standby will do it either.
+            Some(Held::Refused { writes }) => Some(Event::Retry(Cause::NeedsPrimary { writes })),
+            _ => (self.leave() == Leave::Always).then_some(Event::Retry(cause)),
+        }
+    }
+
+    /// Whether it was treated as a write.
+    pub(super) fn wrote(&self) -> bool {
+        self.wrote
     }
 
     pub(super) fn shard(&self) -> ShardIndex {
@@ -247,21 +302,37 @@ impl Link {
 }
 
 impl Client {
+    /// Whether the segment, though it was taken for a read, may write on the linked primary for all that its text tells. Of no interest
+    /// where there is no other server: nobody reads elsewhere, and nothing is tried again.
+    pub(super) fn may_write_unseen(&self, link: &Link) -> bool {
+        link.role == Role::Primary
+            && self.database.health.get(usize::from(link.shard.0)).is_some_and(|health| health.servers().len() > 1)
+            && !self.segment.plainly_reads()
+    }
+
     /// Relays the segment and what follows it, until the server is given back or something breaks. Also tells whether the client wrote.
     pub(super) async fn relay(&mut self, mut link: Box<Link>, need: &Need) -> (Ended, bool) {
         let handle = Arc::clone(self.handle());
         handle.set_links(Links::One(Arc::clone(link.checkout.pool()), link.checkout.slot()));
         handle.set_activity(Activity::Active);
-        link.wrote = need.access == Access::Write;
+        let unsure = self.may_write_unseen(&link);
+        link.wrote = need.access == Access::Write || unsure;
         // On a primary that may be replaced by another as well.
         link.outlived = self.replicated(link.shard).is_some() && self.pools.mode != PoolMode::Session;
         let replaceable = link.role == Role::Replica || self.replicated(link.shard).is_some();
         link.silence = replaceable.then(|| Silence::since_now(link.in_flight.server()));
-        link.asks_again |= link.outlived
-            && (need.access < Access::Write
-                || matches!(block::portable(&self.segment, self.input.bytes()), Portable::Again(_)));
+        link.leave = match link.role {
+            // What it does beyond the database, or by a function of another's, is done by a standby as well.
+            Role::Replica if need.access == Access::Write => Leave::IfRefused,
+            Role::Replica => Leave::Always,
+            _ if link.outlived && need.access < Access::Write && !unsure => Leave::Always,
+            _ if link.outlived && matches!(block::portable(&self.segment, self.input.bytes()), Portable::Again(_)) => {
+                Leave::Always
+            }
+            _ => Leave::Never,
+        };
         link.changes_catalog = need.changes_catalog;
-        link.has_written = need.wrote;
+        link.has_written = need.wrote || unsure;
         let event = self.relay_until(&mut link).await;
         self.disowns(&link);
         self.leaves_hub();
@@ -282,8 +353,8 @@ impl Client {
                 link.begun = Some(held);
                 link.opening = Opening::Sent;
             }
-            None if link.asks_again && self.output.is_empty() => {
-                link.replay = Some(self.replay(true));
+            None if link.leave > Leave::Never && self.output.is_empty() => {
+                link.replay = Some(self.replay(link.leave));
             }
             None => {}
         }
@@ -536,11 +607,10 @@ impl Client {
             Ok(_) => "server closed the connection unexpectedly".to_owned(),
             Err(e) => e.to_string(),
         };
-        if link.may_leave() || link.opening != Opening::Over {
-            Err(Event::Retry { primary: false, lost: true })
-        } else {
-            Err(Event::ServerLost(lost(&why)))
+        if link.opening != Opening::Over {
+            return Err(Event::Retry(Cause::Broken { sent: false }));
         }
+        Err(link.leaves_for(Cause::Broken { sent: true }).unwrap_or_else(|| Event::ServerLost(lost(&why))))
     }
 
     /// Passes the server's messages on; returns how many bytes are done with.
@@ -581,8 +651,14 @@ impl Client {
                 tracing::error!(pool = %link.checkout.pool().name(), tag = %char::from(desync.tag), "unexpected message of the server");
                 Event::ServerLost(lost("the server sent a message that nobody asked for"))
             })?;
-            if header.tag == b'Z' && link.is_renounced() {
-                return Err(Event::Again { quiet: here == bytes.len() });
+            if header.tag == b'Z'
+                && let Some(held) = link.held()
+            {
+                let quiet = here == bytes.len();
+                return Err(match held {
+                    Held::Renounced => Event::Again { quiet },
+                    Held::Refused { writes } => Event::Refused { writes, quiet },
+                });
             }
             if header.tag == b'A'
                 && let Some(own) = own_notification(body, connection.pid, self.handle().pid)
@@ -749,15 +825,20 @@ impl Client {
 
 /// Whether the server has fallen silent, after all that it had sent was read.
 fn silenced(link: &mut Link) -> Option<Event> {
-    let may_leave = link.may_leave();
-    match (link.silence.as_mut()?.find(), may_leave) {
-        (Find::Answers, _) | (Find::Doubtful, false) => None,
-        // What the probes found is held against it already.
-        (Find::Doubtful | Find::Gone, true) => Some(Event::Retry { primary: false, lost: false }),
-        (Find::Gone, false) if link.in_flight.server().is_fenced() => {
+    let found = link.silence.as_mut()?.find();
+    if found == Find::Answers {
+        return None;
+    }
+    // What the probes found is held against it already.
+    if let Some(event) = link.leaves_for(Cause::Leaves) {
+        return Some(event);
+    }
+    match found {
+        Find::Gone if link.in_flight.server().is_fenced() => {
             Some(Event::ServerLost(lost("another server is the primary now")))
         }
-        (Find::Gone, false) => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
+        Find::Gone => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
+        Find::Answers | Find::Doubtful => None,
     }
 }
 
@@ -785,7 +866,7 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
             return None;
         }
         b'1' | b'3' | b't' | b'T' | b'n' | b'N' | b'S' => return None,
-        b'Z' if link.is_renounced() => return None,
+        b'Z' if link.held().is_some() => return None,
         b'E' => {
             let state = SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default());
             let fatal = is_fatal(body);
@@ -794,27 +875,38 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
                 link.in_flight.server().on_admin_shutdown(&text, clock::now());
             }
             if fatal && link.opening != Opening::Over {
-                return Some(Event::Retry { primary: false, lost: false });
+                return Some(Event::Retry(Cause::Leaves));
             }
             if let Some(replay) = link.replay.as_mut().filter(|replay| !fatal && !replay.popular.is_empty())
                 && popular::is_stale(body, replay.bound)
             {
-                replay.renounced = true;
+                replay.held = Some(Held::Renounced);
                 return None;
             }
-            if link.may_leave() {
+            if fatal && let Some(event) = link.leaves_for(Cause::Leaves) {
+                // Its farewell has been judged above.
+                return Some(event);
+            }
+            if link.role == Role::Replica
+                && let Some(replay) = link.replay.as_mut().filter(|replay| replay.leave > Leave::Never)
+            {
                 let text = message::error_field(body, b'M').unwrap_or_default();
                 // Unlogged tables are on the primary alone, and so is SERIALIZABLE, which may be a role's default.
                 let only_there = state == SqlState::FEATURE_NOT_SUPPORTED
                     && (text.ends_with(b"during recovery") || text.ends_with(b"in a hot standby"));
-                let refuses = link.role == Role::Replica && (state == SqlState::READ_ONLY_TRANSACTION || only_there);
-                if refuses {
-                    return Some(Event::Retry { primary: true, lost: false });
+                let writes = state == SqlState::READ_ONLY_TRANSACTION;
+                if writes || only_there {
+                    if !replay.ends {
+                        // There is no end to be waited for.
+                        return Some(Event::Retry(Cause::NeedsPrimary { writes }));
+                    }
+                    replay.held = Some(Held::Refused { writes });
+                    return None;
                 }
                 let conflict = state.class() == "40" && text.ends_with(b"conflict with recovery");
-                if fatal || conflict {
-                    // A conflict says nothing against the server, and its farewell has been judged above.
-                    return Some(Event::Retry { primary: false, lost: false });
+                if conflict && replay.leave == Leave::Always {
+                    // It says nothing against the server.
+                    return Some(Event::Retry(Cause::Leaves));
                 }
             }
             if fatal && link.outlived {

@@ -37,6 +37,15 @@ impl Segment {
         self.items.iter().any(|(i, _)| i.needs_server())
     }
 
+    /// Whether no text that it prepares, binds or runs can write, as far as texts tell: see [`crate::sql::facts::QueryFacts::plainly_reads`].
+    #[must_use]
+    pub fn plainly_reads(&self) -> bool {
+        self.items.iter().all(|(intake, _)| match intake {
+            Intake::FunctionCall | Intake::Bind { statement: None, .. } => false,
+            intake => intake.facts().is_none_or(|facts| facts.plainly_reads()),
+        })
+    }
+
     /// Whether it does no more than prepare and describe statements, which leaves no trace of it in a transaction.
     #[must_use]
     pub fn only_prepares(&self) -> bool {

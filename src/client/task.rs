@@ -21,7 +21,7 @@ use crate::client::lost::Lost;
 use crate::client::own;
 use crate::client::plan::Need;
 use crate::client::popular;
-use crate::client::relay::{Ended, Link};
+use crate::client::relay::{Cause, Ended, Link};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
 use crate::client::silence::Silence;
@@ -50,6 +50,12 @@ pub const HIGH_WATER: usize = 256 * 1024;
 /// Connections that may fail `server_check_query` before the client is told.
 const CHECKS: u32 = 100;
 
+/// How often a statement may lose its server in all.
+const MOST_FAILURES: u32 = 16;
+/// How long a server that loses one process may take to die altogether.
+const DYING: Duration = Duration::from_millis(100);
+/// How long a server may take to accept a connection, when the question is whether it is there.
+const DIAL: Duration = Duration::from_secs(1);
 /// A wait without a limit.
 const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
 
@@ -106,6 +112,10 @@ pub(super) struct Attempt {
     /// Servers that were tried.
     pub(super) excluded: Vec<ServerIndex>,
     primary: bool,
+    /// How often a server that had the segment was of no use for it. No wait begins that anew.
+    failures: u32,
+    /// What became of it on a server that lives: it ended the process that served it.
+    crash: Option<Error>,
     /// When the segment was first asked for.
     pub(super) asked: Instant,
     /// The wait for a primary, if there has been one.
@@ -131,7 +141,16 @@ impl Attempt {
     /// The first, now.
     pub(super) fn new() -> Self {
         let (excluded, stays) = (Vec::new(), Stays::Waits);
-        Self { excluded, primary: false, asked: clock::now(), waiting: None, place: None, stays }
+        Self {
+            excluded,
+            primary: false,
+            failures: 0,
+            crash: None,
+            asked: clock::now(),
+            waiting: None,
+            place: None,
+            stays,
+        }
     }
 }
 
@@ -667,14 +686,15 @@ impl Client {
     }
 
     /// Gets a server and relays; again on another where that is certain to be unnoticed.
-    async fn execute(&mut self, need: Need) -> Result<(), End> {
+    async fn execute(&mut self, mut need: Need) -> Result<(), End> {
         let mut attempt = Attempt::new();
         loop {
             let (shard, request) = self.request(&need, &attempt);
             let link = match self.link(shard, &request, &mut attempt).await {
                 Ok(link) => link,
                 Err(Stopped::Refused(error)) => {
-                    self.refuse_here(&error);
+                    let told = attempt.crash.as_ref().filter(|_| error.sqlstate != SqlState::QUERY_CANCELED);
+                    self.refuse_here(told.unwrap_or(&error));
                     // The block never began, and it has failed.
                     if self.held_begin.take().is_some() {
                         return Err(End::Told(error.fatal()));
@@ -700,18 +720,59 @@ impl Client {
                     self.leaves_unnamed = false;
                     gathered.map_err(End::Told)?;
                 }
-                Ended::Retry { primary } => {
-                    tracing::info!(client = %self.handle().id, ?role, primary, "statement is retried on another server");
-                    self.cx.shared.count_retry(if primary { "needs_primary" } else { "elsewhere" });
-                    attempt.primary |= primary;
-                    attempt.excluded.push(server);
+                Ended::Retry(cause) => {
                     self.gather().map_err(End::Told)?;
-                    if attempt.excluded.len() > 16 {
+                    attempt.failures += 1;
+                    attempt.excluded.push(server);
+                    match cause {
+                        Cause::NeedsPrimary { writes } => {
+                            attempt.primary = true;
+                            if writes {
+                                (need.access, need.wrote) = (Access::Write, true);
+                                self.remember_write();
+                            }
+                        }
+                        Cause::Broken { sent: true } if self.serves_on(shard, server).await => {
+                            let error = crashed();
+                            if attempt.crash.is_some() {
+                                self.refuse_here(&error);
+                                return Ok(());
+                            }
+                            attempt.crash = Some(error);
+                            // Once more, but not where it could end the work of all, and not when it has become another.
+                            attempt.stays = Stays::Leaves;
+                        }
+                        Cause::Broken { .. } | Cause::Leaves => {}
+                    }
+                    tracing::info!(client = %self.handle().id, ?role, ?cause, "statement is retried on another server");
+                    let primary = matches!(cause, Cause::NeedsPrimary { .. });
+                    self.cx.shared.count_retry(if primary { "needs_primary" } else { "elsewhere" });
+                    if attempt.failures > MOST_FAILURES {
                         return Err(End::Told(lost("too many servers failed")));
                     }
                 }
             }
         }
+    }
+
+    /// The segment was taken for a read, and a standby would not do it: from now on it goes to the primary at once.
+    fn remember_write(&self) {
+        let mut readings = self.pools.readings.lock();
+        readings.follow(self.database.catalog_epoch.load(Ordering::Acquire));
+        let all: Vec<_> = self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).collect();
+        // Which of several it was is not known, but where some cannot have been it, they were not.
+        let some = all.iter().any(|facts| !facts.plainly_reads());
+        all.into_iter().filter(|facts| !some || !facts.plainly_reads()).for_each(|facts| readings.refuse(facts));
+    }
+
+    /// Whether a server that broke a connection without a word still takes new ones: then it was one of its processes that died, and what
+    /// that was asked may be why. (When one has crashed, the server ends all others, but takes connections, if only to say that it
+    /// recovers.)
+    async fn serves_on(&self, shard: ShardIndex, server: ServerIndex) -> bool {
+        let Some(pool) = self.database.pool(&self.pools, shard, server) else { return false };
+        // What dies as a whole does not do so at once.
+        tokio::time::sleep(DYING).await;
+        tokio::time::timeout(DIAL, pool.target.takes_connections(&pool.settings.login)).await.unwrap_or(false)
     }
 
     pub(super) fn request(&self, need: &Need, attempt: &Attempt) -> (ShardIndex, Request) {
@@ -759,6 +820,9 @@ impl Client {
         loop {
             let now = clock::now();
             let (route, in_flight) = match self.choose(shard, request, attempt, now) {
+                Ok((route, _)) if attempt.crash.is_some() && route.role == Role::Primary => {
+                    return Err(Stopped::Refused(crashed()));
+                }
                 Ok((route, server)) if !self.must_wait(shard, (&route, server.server()), attempt, now) => {
                     (route, server)
                 }
@@ -940,17 +1004,17 @@ impl Client {
         let handle = Arc::clone(self.handle());
         // So that a cancel request finds it.
         handle.set_activity(Activity::Waiting);
-        let asked = async {
+        let work = async {
             match silence {
-                Some(silence) => silence.or(&handle, checkout.check()).await,
-                None => Some(checkout.check().await),
+                Some(silence) => silence.or(&handle, work).await,
+                None => Some(work.await),
             }
         };
-        let asked = self.attend(asked, FOR_EVER).await;
+        let done = self.attend(work, FOR_EVER).await;
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
-        match asked? {
-            Some(Some(answer)) => Ok(answer),
+        match done? {
+            Some(Some(done)) => Ok(done),
             _ => Err(Stopped::Refused(lost("it answers nothing any more"))),
         }
     }
@@ -1137,6 +1201,13 @@ fn pqexec_disabled() -> Error {
         "the simple query protocol is switched off here (disable_pqexec), and the client used it",
     )
     .hint("Use the extended protocol (statements with parameters), or set disable_pqexec to false.")
+}
+
+/// The error of what may have ended the server's process that it ran in.
+fn crashed() -> Error {
+    lost("server closed the connection unexpectedly")
+        .detail("The server itself goes on: its process that ran the statement has ended, perhaps because of it.")
+        .hint("The statement is not tried again. The server's log may tell why.")
 }
 
 /// The error of a lost server connection.

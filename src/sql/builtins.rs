@@ -5,6 +5,17 @@
 //! on a fresh cluster, and the same `AND provolatile = 'v'` for [`VOLATILE`]. What later releases added is in
 //! `functions.rs`, by hand.
 
+/// The names of its operators, by `SELECT DISTINCT oprname FROM pg_operator` on the same, and what the grammar calls as if it were one;
+/// sorted by byte.
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[&str] = &[
+    "!!", "!~", "!~*", "!~~", "!~~*", "#", "##", "#-", "#>", "#>>", "%", "&", "&&", "&<", "&<|", "&>", "*", "*<",
+    "*<=", "*<>", "*=", "*>", "*>=", "+", "-", "->", "->>", "-|-", "/", "<", "<->", "<<", "<<=", "<<|", "<=", "<>",
+    "<@", "<^", "=", ">", ">=", ">>", ">>=", ">^", "?", "?#", "?&", "?-", "?-|", "?|", "?||", "@", "@-@", "@>",
+    "@?", "@@", "@@@", "BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN", "NOT BETWEEN SYMMETRIC", "^", "^@", "|",
+    "|&>", "|/", "|>>", "||", "||/", "~", "~*", "~<=~", "~<~", "~=", "~>=~", "~>~", "~~", "~~*",
+];
+
 /// Every function, aggregate and procedure of `pg_catalog`, sorted by byte.
 #[rustfmt::skip]
 pub(super) static BUILTINS: &[&str] = &[

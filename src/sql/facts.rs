@@ -394,6 +394,9 @@ pub struct StatementFacts {
     pub access: Access,
     /// What it would be if none of [`Self::functions`] wrote; the catalog tells whether that is so.
     pub own_access: Access,
+    /// It reads beyond doubt, if the relations that it names do: it calls nothing and uses no operator but PostgreSQL's own, by their
+    /// names. (Whoever gives a function of theirs one of those names, or has a cast write, is believed.)
+    pub plainly_reads: bool,
     /// The functions it calls whose code is not known, each once.
     pub functions: Vec<FunctionRef>,
     /// What it names that need not be PostgreSQL's own.
@@ -510,6 +513,12 @@ impl QueryFacts {
             return Access::Write;
         }
         self.statements.iter().map(|s| s.access).max().unwrap_or(Access::Neutral)
+    }
+
+    /// Whether all of it reads beyond doubt: see [`StatementFacts::plainly_reads`].
+    #[must_use]
+    pub fn plainly_reads(&self) -> bool {
+        self.unparsed.is_none() && self.statements.iter().all(|s| s.plainly_reads)
     }
 
     /// What it means to keep its plan; none is made for several statements at once.

@@ -5,6 +5,7 @@
 //! and `search_path`, and forgotten when DDL passes. Pure.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::catalog::{Name, is_unexplained};
@@ -19,6 +20,9 @@ const KEPT_UNKNOWN: Duration = Duration::from_secs(5);
 const MAX_ASKED: usize = 200;
 /// More names than this are a client that makes them up: all are forgotten.
 const MAX_NAMES: usize = 20_000;
+
+/// So many texts that turned out to write are remembered.
+const MAX_REFUSED: usize = 1000;
 
 /// Something that a relation is or that reading it calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +86,8 @@ pub struct Readings {
     /// By the relation's bare name, so that a look-up makes no key.
     entries: HashMap<String, Vec<Entry>>,
     count: usize,
+    /// Texts that a standby took for writes. They are held, so that what is found at their place is they.
+    refused: HashMap<usize, Arc<QueryFacts>>,
     epoch: u64,
 }
 
@@ -96,7 +102,16 @@ impl Readings {
 
     fn forget(&mut self) {
         self.entries.clear();
+        self.refused.clear();
         self.count = 0;
+    }
+
+    /// A standby would not do what this text asks for (25006): until the catalog changes it is a write.
+    pub fn refuse(&mut self, facts: &Arc<QueryFacts>) {
+        if self.refused.len() >= MAX_REFUSED {
+            self.refused.clear();
+        }
+        self.refused.insert(Arc::as_ptr(facts).addr(), Arc::clone(facts));
     }
 
     /// The strongest access that a text's reading of relations amounts to.
@@ -104,6 +119,9 @@ impl Readings {
     /// # Errors
     /// The names that must be asked first.
     pub fn access(&mut self, facts: &QueryFacts, search_path: Option<&str>, now: Instant) -> Result<Access, Vec<Name>> {
+        if !self.refused.is_empty() && self.refused.contains_key(&std::ptr::from_ref(facts).addr()) {
+            return Ok(Access::Write);
+        }
         let (mut access, mut unknown) = (Access::Neutral, Vec::new());
         for table in facts.statements.iter().flat_map(relations) {
             match self.find(table, search_path).filter(|e| e.until > now) {
@@ -199,6 +217,18 @@ mod tests {
         assert_eq!(relation("public", "s", "S"), Access::Local);
         assert_eq!(relation("public", "t", "r"), Access::Read);
         assert_eq!(relation("pg_catalog", "pg_stat_activity", "v"), Access::Local);
+    }
+
+    #[test]
+    fn a_text_that_a_standby_refused_is_a_write() {
+        let now = clock::now();
+        let (mut readings, text) = (Readings::default(), Arc::new(facts(b"SELECT 1 @#@ 2")));
+        let other = facts(b"SELECT 1 @#@ 2");
+        readings.refuse(&text);
+        assert_eq!(readings.access(&text, None, now), Ok(Access::Write));
+        assert_eq!(readings.access(&other, None, now), Ok(Access::Neutral), "another's");
+        readings.follow(1);
+        assert_eq!(readings.access(&text, None, now), Ok(Access::Neutral), "the operator may be another now");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
+use super::builtins::OPERATORS;
 use super::facts::{
     Access, FunctionRef, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect, ShardShape, StatementFacts,
     TransactionEffect,
@@ -93,9 +94,16 @@ impl Draft {
         if let Some(reason) = pin {
             self.raise(Access::Write, pin_why(reason));
         }
+        let mentions = &self.mentions;
+        let own = |name: &String| OPERATORS.binary_search(&name.as_str()).is_ok();
+        let plainly_reads = self.access < Access::Write
+            && self.functions.is_empty()
+            && mentions.foreign_operators.is_empty()
+            && mentions.operators.iter().all(own);
         StatementFacts {
             access: self.access,
             own_access: self.own_access,
+            plainly_reads,
             functions: self.functions,
             mentions: self.mentions,
             why: self.why,

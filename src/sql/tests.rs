@@ -283,6 +283,30 @@ fn access_by_statement() {
 }
 
 #[test]
+fn what_plainly_reads_calls_nothing_of_others() {
+    let reads = |text: &str| facts(text.as_bytes()).plainly_reads();
+    for text in [
+        "SELECT a + 1, lower(b) || 'x' FROM t WHERE c = $1 AND d LIKE 'x%' AND e IN (1, 2) AND f NOT BETWEEN 1 AND 2",
+        "SELECT pg_sleep(1); SHOW work_mem",
+        "SELECT a OPERATOR(pg_catalog.+) 1 FROM t",
+    ] {
+        assert!(reads(text), "{text}");
+    }
+    for text in [
+        "SELECT 1 @#@ 2",
+        "SELECT 1 OPERATOR(public.+) 2",
+        "SELECT lower(a), f(b) FROM t",
+        "SELECT nextval('s')",
+        "SELECT 1; SELECT f()",
+        "INSERT INTO t VALUES (1)",
+        "EXECUTE s",
+        "no SQL",
+    ] {
+        assert!(!reads(text), "{text}");
+    }
+}
+
+#[test]
 fn effects_by_statement() {
     use ConfigArg::Param;
     use PinReason::*;

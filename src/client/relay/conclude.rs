@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ended, Event, Link};
+use super::{Cause, Ended, Event, Link};
 use crate::client::task::{Client, End, micros};
 use crate::clock;
 use crate::config::Consistency;
@@ -59,24 +59,22 @@ impl Client {
                 link.checkout.release(verdict);
                 Ended::Released
             }
-            Event::Retry { primary, lost } => {
-                if lost {
+            Event::Retry(cause) => {
+                if matches!(cause, Cause::Broken { .. }) {
                     link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
                 }
                 self.bring_back(&mut link, true);
-                Ended::Retry { primary }
+                Ended::Retry(cause)
+            }
+            Event::Refused { writes, quiet } => {
+                self.give_back_unheard(link, quiet);
+                Ended::Retry(Cause::NeedsPrimary { writes })
             }
             Event::Again { quiet } => {
                 if let Some(replay) = &link.replay {
                     self.renounce(&replay.popular);
                 }
-                let at_rest = quiet && self.session.may_release();
-                self.bring_back(&mut link, !at_rest);
-                if at_rest && let Some(connection) = link.checkout.as_mut() {
-                    connection.input = crate::net::Buffer::default();
-                    self.session.on_release();
-                    link.checkout.release(Verdict::Clean);
-                }
+                self.give_back_unheard(link, quiet);
                 Ended::Again
             }
             Event::Move => {
@@ -129,6 +127,17 @@ impl Client {
                 self.clean_up(link).await;
                 Ended::Client(if mute { End::Gone } else { End::Told(error) })
             }
+        }
+    }
+
+    /// Gives a server back that has answered the segment in vain, if it is at rest; else it is closed.
+    fn give_back_unheard(&mut self, mut link: Box<Link>, quiet: bool) {
+        let at_rest = quiet && self.session.may_release();
+        self.bring_back(&mut link, !at_rest);
+        if at_rest && let Some(connection) = link.checkout.as_mut() {
+            connection.input = crate::net::Buffer::default();
+            self.session.on_release();
+            link.checkout.release(Verdict::Clean);
         }
     }
 

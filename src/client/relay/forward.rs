@@ -1,6 +1,6 @@
 //! The client's half of the relay: what becomes of a segment while a server is linked.
 
-use super::{Event, Link, Opening};
+use super::{Cause, Event, Link, Opening};
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::Planned;
 use crate::client::scatter;
@@ -23,7 +23,7 @@ impl Client {
         if let Some(error) = self.session.take_unseen_error() {
             if link.role == Role::Replica {
                 // A standby takes less than the primary.
-                return Err(Event::Retry { primary: true, lost: false });
+                return Err(Event::Retry(Cause::NeedsPrimary { writes: false }));
             }
             if bare {
                 return Err(Event::Stop(error.fatal()));
@@ -104,13 +104,14 @@ impl Client {
                     link.look_up = Some(waits);
                     return Ok(true);
                 }
-                link.wrote |= need.access == Access::Write;
+                let unsure = need.access < Access::Write && self.may_write_unseen(link);
+                link.wrote |= need.access == Access::Write || unsure;
                 link.changes_catalog |= need.changes_catalog;
                 if need.asks_sequences && connection.state.stale_sequences {
                     self.cx.shared.count_refusal("stale_sequences");
                     self.replace_by_refusal(stale_sequences());
                 }
-                link.has_written = need.wrote;
+                link.has_written = need.wrote || unsure;
                 let in_block = self.session.status() == TransactionStatus::InTransaction;
                 if link.role == Role::Replica && in_block && self.takes_lock() {
                     self.cx.shared.count_refusal("lock_on_replica");

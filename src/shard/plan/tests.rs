@@ -84,6 +84,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
     StatementFacts {
         access,
         own_access: access,
+        plainly_reads: false,
         functions: Vec::new(),
         mentions: Mentions::default(),
         why: "",
