@@ -40,16 +40,18 @@ impl Client {
 
     /// Goes on without the server: answers what is under way by an error, and remembers the block that is lost.
     pub(super) fn go_on_without(&mut self, mut link: Box<Link>, why: &Error) {
-        let (owed, status) = (self.session.owed(), self.session.status());
+        let owed = self.session.owed();
         link.forget(&mut self.session);
         let nothing_owed = owed.readies == 0 && !owed.open;
         if nothing_owed && let Some(begun) = link.take_begun() {
             return self.hold_again(Some(begun));
         }
         self.cx.shared.count_retry("session_kept");
-        let in_block = status != TransactionStatus::Idle;
-        let error = if owed.in_doubt { in_doubt(why) } else { undone(why, in_block) };
-        let told = !nothing_owed || status == TransactionStatus::Failed;
+        let in_block = owed.status != TransactionStatus::Idle;
+        // What looks like a read may write by what it names.
+        let doubtful = owed.in_doubt || (owed.alone && link.wrote());
+        let error = if doubtful { in_doubt(why) } else { undone(why, in_block) };
+        let told = !nothing_owed || owed.status == TransactionStatus::Failed;
         if in_block && !owed.ends_block {
             let lost = if told { Lost::Told } else { Lost::Untold(Box::new(error.clone())) };
             self.hold_again(Some(Block::lost(lost)));

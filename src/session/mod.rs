@@ -36,6 +36,7 @@ use crate::wire::message::{self, TransactionStatus};
 
 pub use intake::{Intake, Values};
 use listening::Listening;
+use owed::Course;
 use pipeline::{Answer, Done, Kind, Pipeline, Request, Undo};
 use prepared::Statement;
 pub use server_state::ServerState;
@@ -92,6 +93,8 @@ pub struct Session {
     /// Whether prepared statements are followed across servers; if not, names are sent as they are.
     follow: bool,
     status: TransactionStatus,
+    /// How transactions stand since then, by what was answered.
+    course: Course,
     pipeline: Pipeline,
     /// Messages of the extended protocol were sent since the last Sync: the server holds portals or skips for us.
     unsynced: bool,
@@ -134,6 +137,7 @@ impl Session {
             keep,
             follow,
             status: TransactionStatus::Idle,
+            course: Course::new(TransactionStatus::Idle),
             pipeline: Pipeline::default(),
             unsynced: false,
             skipping: false,
@@ -767,6 +771,7 @@ impl Session {
                 let misread = head.misread;
                 let index = *done;
                 *done += 1;
+                self.course.answered(&facts, index);
                 self.complete(&facts, index, None, body, server);
                 if misread {
                     self.pin(PinReason::Setting, Some(&facts));
@@ -779,6 +784,7 @@ impl Session {
                 let facts = facts.take();
                 let bound = self.pipeline.pop().and_then(|request| request.bound);
                 if let Some(facts) = facts {
+                    self.course.answered(&facts, 0);
                     if tag == b's' {
                         self.suspended(&facts, bound.as_deref(), server);
                     } else {
@@ -833,6 +839,7 @@ impl Session {
         }
         let answer = self.pipeline.pop().map_or(Answer::Forward, |r| r.answer);
         self.status = status;
+        self.course = Course::new(status);
         if status == TransactionStatus::Idle {
             self.portals.clear();
             self.bound = None;
@@ -855,6 +862,7 @@ impl Session {
             return if is_fatal(body) { Action::Forward } else { Action::Swallow };
         }
         self.failed = true;
+        self.course.failed();
         self.failed_halfway();
         if let Some(listening) = &mut self.listening {
             listening.fail();
@@ -944,6 +952,7 @@ impl Session {
             self.undo(undo, server);
         }
         self.status = TransactionStatus::Idle;
+        self.course = Course::new(self.status);
         if let Some(listening) = &mut self.listening {
             listening.abandon();
         }
@@ -964,6 +973,7 @@ impl Session {
     /// What the server was in the middle of has been ended behind the client's back, to begin again elsewhere.
     pub fn on_moved(&mut self) {
         self.status = TransactionStatus::Idle;
+        self.course = Course::new(self.status);
         self.settings.abandon();
         self.spoils = false;
         self.lent.clear();

@@ -185,11 +185,20 @@ fn transactions_fail_and_their_sessions_live_on() {
     let mut read = site.client();
     let rests = format!("pg_sleep(CASE inet_server_port() WHEN {} THEN 30 ELSE 0 END)", site.port(0));
     read.query(&format!("/* pgweir: primary */ SELECT inet_server_port() > 0 FROM {rests}"));
+    // What stands alone in a pipeline is committed by its Sync, however long it has been answered.
+    let mut piped = site.client();
+    for sql in ["INSERT INTO t VALUES (8)", "SELECT pg_sleep(30)"] {
+        piped.parse("", sql, &[]);
+        piped.bind("", "", &[]);
+        piped.execute("", 0);
+        piped.flush();
+    }
+    piped.sync();
     let mut pinned = site.client();
     ask(&mut pinned, "CREATE TEMP TABLE mine (a int)");
     eventually("all are under way", PATIENCE, || {
         let active = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-        (site.servers[0].value(active) == "3").then_some(())
+        (site.servers[0].value(active) == "4").then_some(())
     });
     site.servers[0].kill9();
     assert_eq!(show(&in_block.read_until_ready()), "E(57P01) Z(E)");
@@ -197,6 +206,8 @@ fn transactions_fail_and_their_sessions_live_on() {
     assert_eq!(show(&doubt), "E(08007) Z(I)");
     let told = doubt[0].error().unwrap();
     assert!(told.message.contains("not known whether it was done"), "{told}");
+    let told = show(&piped.read_until_ready());
+    assert!(told.starts_with("1 2 C(INSERT 0 1) ") && told.ends_with("E(08007) Z(I)"), "{told}");
     let gone = pinned.read_to_end();
     assert!(gone.iter().all(|m| m.tag == b'E'), "its tables were there: {}", show(&gone));
 
