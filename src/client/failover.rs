@@ -150,26 +150,23 @@ async fn turn(place: &Place, health: &ShardHealth, pause: Duration) {
     }
 }
 
-/// Whether the server takes writes, by what the connection was last told (`in_hot_standby`, which PostgreSQL reports since version 14). One
+/// Whether the server is a standby, by what the connection was last told (`in_hot_standby`, which PostgreSQL reports since version 14). One
 /// that was made when the server was a standby hears of its promotion with the answer to whatever is asked next.
 ///
 /// See <https://www.postgresql.org/docs/current/runtime-config-preset.html#GUC-IN-HOT-STANDBY>.
-///
-/// # Errors
-/// Those of the connection.
-pub(super) async fn takes_writes(connection: &mut Connection, server: &ServerHealth) -> std::io::Result<bool> {
-    let is_standby = |c: &Connection| c.state.settings.reported("in_hot_standby").map(|value| value == "on");
-    if is_standby(connection) == Some(true) {
-        // What the empty query fails with does not matter: it was answered.
-        drop(connection.run(";").await?);
-    }
+pub(super) fn is_standby(connection: &Connection) -> Option<bool> {
+    connection.state.settings.reported("in_hot_standby").map(|value| value == "on")
+}
+
+/// Whether the server takes writes, as far as the connection was told.
+pub(super) fn takes_writes(connection: &Connection, server: &ServerHealth) -> bool {
     let standby = is_standby(connection);
     if let Some(standby) = standby
         && (standby || !server.is_probed())
     {
         server.on_recovery(standby);
     }
-    Ok(standby != Some(true))
+    standby != Some(true)
 }
 
 /// What a connection to a standby is worth to a write.

@@ -941,19 +941,25 @@ impl Client {
             }
             let Some(connection) = checkout.as_mut() else { continue };
             if let Some(server) = confirm {
-                match failover::takes_writes(connection, server).await {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        checkout.release(Verdict::Clean);
-                        return Err(Stopped::Refused(failover::is_a_standby(&pool.name())));
-                    }
-                    Err(error) => {
+                if failover::is_standby(connection) == Some(true) {
+                    // What the empty query fails with does not matter: it was answered.
+                    let asked = tokio::time::timeout(pool.settings.login.timeout, connection.run(";"));
+                    let gone = match self.aside(asked, silence()).await? {
+                        Ok(Ok(_)) => None,
+                        Ok(Err(error)) => Some(error.to_string()),
+                        Err(_) => Some("it does not answer".to_owned()),
+                    };
+                    if let Some(why) = gone {
                         tries += 1;
                         if tries > 3 {
-                            return Err(Stopped::Refused(lost(&error.to_string())));
+                            return Err(Stopped::Refused(lost(&why)));
                         }
                         continue;
                     }
+                }
+                if !failover::takes_writes(connection, server) {
+                    checkout.release(Verdict::Clean);
+                    return Err(Stopped::Refused(failover::is_a_standby(&pool.name())));
                 }
             }
             let forgets = connection.state.stale_sequences && self.database.hidden.minds_sequences(pool.key.shard);
@@ -1001,6 +1007,12 @@ impl Client {
 
     /// Asks a connection that has rested whether it still answers.
     async fn prove(&mut self, checkout: &mut Checkout, silence: Option<Silence>) -> Result<Result<(), Error>, Stopped> {
+        self.aside(checkout.check(), silence).await
+    }
+
+    /// The outcome of what is done on a connection before the client's work, while the client is there, nobody cancels and the server does
+    /// not fall silent.
+    async fn aside<T>(&mut self, work: impl Future<Output = T>, silence: Option<Silence>) -> Result<T, Stopped> {
         let handle = Arc::clone(self.handle());
         // So that a cancel request finds it.
         handle.set_activity(Activity::Waiting);

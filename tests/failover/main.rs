@@ -316,7 +316,24 @@ fn waiting_has_an_end_and_roles_are_checked() {
             servers[1].port(),
             servers[2].port()
         ))
+        .database(&format!(
+            "[databases.unprobed]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\n\
+             replicas = [\"postgres://127.0.0.1:{}/postgres\"]",
+            servers[1].port(),
+            servers[2].port()
+        ))
     });
+    // Nobody but who writes finds out that it is none, on a connection that he has. When it hangs then, he is not deaf.
+    let mut unprobed = site.weir.client("unprobed");
+    unprobed.query("INSERT INTO t VALUES (0)");
+    std::thread::sleep(Duration::from_millis(700));
+    site.servers[1].freeze();
+    std::thread::sleep(Duration::from_millis(1200));
+    let since = pgweir::clock::now();
+    unprobed.cancel();
+    assert_eq!(show(&unprobed.read_until_ready()), "E(57014) Z(I)");
+    assert!(since.elapsed() < Duration::from_secs(1), "it was deaf for {:?}", since.elapsed());
+    site.servers[1].thaw();
     let mut client = site.weir.client("wrong");
     for _ in 0..2 {
         let error = client.rows("INSERT INTO t VALUES (1)").unwrap_err();
