@@ -63,6 +63,10 @@ impl Client {
                     attempt.stays = Stays::Leaves;
                     let (_, request) = self.request(need, attempt);
                     Box::pin(self.await_primary(*shard, &request, attempt, None)).await?;
+                    if at > 0 || !self.pools.turns().is_empty() {
+                        // Others are not to stand behind it for as long as it waits for something else first.
+                        attempt.place = None;
+                    }
                 }
             }
         }
