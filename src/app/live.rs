@@ -57,9 +57,10 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
     };
     let dns = resolver(&config, old);
     let shares = old.map_or_else(Arc::default, |old| Arc::clone(&old.shares));
-    let fresh = |db: &Database, secret| {
+    let fresh = |db: &Database, secret, known: Option<&Arc<LiveDatabase>>| {
         let means = (Arc::clone(&server_tls), Arc::clone(&dns));
-        LiveDatabase::new(db.clone(), Arc::clone(&config), secret, means, Arc::clone(&shares))
+        let known = known.map(AsRef::as_ref);
+        LiveDatabase::after(known, db.clone(), Arc::clone(&config), secret, means, Arc::clone(&shares))
     };
     let own = |db: &Database| (db.name.clone(), database(db, &config, stored_secret(db, &users), old, fresh));
     let databases = config.databases.values().map(own).collect();
@@ -240,10 +241,10 @@ fn database(
     config: &Config,
     secret: Option<Secret>,
     old: Option<&Live>,
-    fresh: impl Fn(&Database, Option<Secret>) -> Arc<LiveDatabase>,
+    fresh: impl Fn(&Database, Option<Secret>, Option<&Arc<LiveDatabase>>) -> Arc<LiveDatabase>,
 ) -> Arc<LiveDatabase> {
     let known = old.and_then(|old| Some((old, old.databases.get(&new.name)?)));
-    let Some((old, known)) = known else { return fresh(new, secret) };
+    let Some((old, known)) = known else { return fresh(new, secret, None) };
     if known.config == *new
         && known.secret == secret
         && old.config.users == config.users
@@ -251,7 +252,7 @@ fn database(
     {
         return Arc::clone(known);
     }
-    let fresh = fresh(new, secret);
+    let fresh = fresh(new, secret, Some(known));
     // A reload is no RESUME and no ENABLE.
     fresh.paused.store(known.paused.load(Ordering::Acquire), Ordering::Release);
     fresh.held.store(known.held.load(Ordering::Acquire), Ordering::Release);
@@ -351,6 +352,10 @@ mod tests {
         let mut only = (*old.config).clone();
         only.databases.get_mut("b").unwrap().pool_size += 1;
         let new = build(only.clone(), Some(&old), key).unwrap();
+        assert!(
+            Arc::ptr_eq(&old.databases["b"].health[0], &new.databases["b"].health[0]),
+            "nor of what is known of servers"
+        );
         assert!(Arc::ptr_eq(&old.databases["a"], &new.databases["a"]), "the other database keeps its pools");
         only.general.server_reset_query = "RESET ALL".to_owned();
         let new = build(only, Some(&old), key).unwrap();

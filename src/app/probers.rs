@@ -1,6 +1,9 @@
 //! Which probers run: one for each server of each database at work that says as whom to probe.
+//!
+//! A database that a reload has replaced is probed for as long as somebody is with it: its clients are to hear of a failover as well. What
+//! databases know of their servers in common (see `LiveDatabase::health`) is found out once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
@@ -17,18 +20,40 @@ use crate::net::tls::ServerTls;
 /// The probers that run; dropping it stops them.
 #[derive(Debug, Default)]
 pub struct Probers {
-    running: Vec<(Arc<LiveDatabase>, Credentials, watch::Sender<bool>)>,
+    running: Vec<Running>,
+}
+
+/// The probers of one database's servers.
+#[derive(Debug)]
+struct Running {
+    /// The last that uses what they find out. It is not to live for their sake.
+    database: Weak<LiveDatabase>,
+    /// What they find out.
+    health: Vec<Arc<ShardHealth>>,
+    credentials: Credentials,
+    /// Dropping it stops them.
+    stop: watch::Sender<bool>,
+}
+
+impl Running {
+    fn is_of(&self, database: &LiveDatabase) -> bool {
+        let same = |(a, b): (&Arc<ShardHealth>, &Arc<ShardHealth>)| Arc::ptr_eq(a, b);
+        self.health.len() == database.health.len() && self.health.iter().zip(&database.health).all(same)
+    }
 }
 
 impl Probers {
     /// Stops the probers of databases that are no more, and starts those of new ones. Needs the runtime that they are to run on.
     pub fn follow(&mut self, live: &Live, shared: &Arc<Shared>) {
-        self.running.retain(|(database, credentials, _)| {
-            live.databases.get(&database.config.name).is_some_and(|now| Arc::ptr_eq(now, database))
-                && credentials_of(&database.config, live).as_ref() == Some(credentials)
+        self.running.retain_mut(|running| match live.databases.values().find(|database| running.is_of(database)) {
+            Some(database) => {
+                running.database = Arc::downgrade(database);
+                credentials_of(&database.config, live).as_ref() == Some(&running.credentials)
+            }
+            None => running.database.strong_count() > 0 && !running.stop.is_closed(),
         });
         for database in live.databases.values() {
-            if self.running.iter().any(|(running, ..)| Arc::ptr_eq(running, database)) {
+            if self.running.iter().any(|running| running.is_of(database)) {
                 continue;
             }
             match credentials_of(&database.config, live) {
@@ -40,6 +65,11 @@ impl Probers {
                 ),
             }
         }
+    }
+
+    /// Stops those of databases that a reload has replaced and nobody uses any more.
+    pub fn leave_unused(&mut self) {
+        self.running.retain(|running| running.database.strong_count() > 0);
     }
 
     fn start(
@@ -61,7 +91,8 @@ impl Probers {
                 });
             }
         }
-        self.running.push((Arc::clone(database), credentials, stop));
+        let (health, database) = (database.health.clone(), Arc::downgrade(database));
+        self.running.push(Running { database, health, credentials, stop });
     }
 }
 

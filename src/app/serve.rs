@@ -30,6 +30,8 @@ use super::{Launch, Watched, live, notify, own_command, reload, set};
 
 /// Requests that may wait for the main thread.
 const REQUESTS: usize = 16;
+/// How often it is looked whether there are probers that nobody needs any more.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long the workers may take to end.
 const END: Duration = Duration::from_secs(1);
 
@@ -154,6 +156,10 @@ impl Serving<'_> {
     ) -> (Ending, watch::Sender<Door>) {
         let ending = loop {
             let ending = tokio::select! {
+                () = tokio::time::sleep(LOOK) => {
+                    self.watched.probers.leave_unused();
+                    None
+                }
                 signal = signals.next() => self.signalled(signal),
                 request = asked.recv() => request.and_then(|request| self.requested(request)),
                 outcome = handed_over(&mut self.giving) => self.handed_over(outcome),

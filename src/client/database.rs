@@ -165,7 +165,7 @@ pub fn stored_secret(database: &Database, users: &BTreeMap<String, Arc<Credentia
 pub struct LiveDatabase {
     /// Its configuration.
     pub config: Database,
-    /// Health of the servers, by shard.
+    /// Health of the servers, by shard. A database that a reload puts in the place of this one has the same, if they are probed alike.
     pub health: Vec<Arc<ShardHealth>>,
     /// How far the checks of the shards are; none for an unsharded database.
     checks: Mutex<Checks>,
@@ -296,13 +296,31 @@ impl LiveDatabase {
         config: Database,
         general: Arc<Config>,
         secret: Option<Secret>,
+        means: (Arc<ServerTls>, Arc<Dns>),
+        shares: Arc<Shares>,
+    ) -> Arc<Self> {
+        Self::after(None, config, general, secret, means, shares)
+    }
+
+    /// Takes the place of `old`, with no connection. What is known of its servers stays known: who has lost its place as a primary must
+    /// not be believed again for the sake of a reload.
+    #[must_use]
+    pub fn after(
+        old: Option<&Self>,
+        config: Database,
+        general: Arc<Config>,
+        secret: Option<Secret>,
         (server_tls, dns): (Arc<ServerTls>, Arc<Dns>),
         shares: Arc<Shares>,
     ) -> Arc<Self> {
         let now = clock::now();
         let checks = Checks::new(if config.map.is_sharded() { config.shards.len() } else { 0 });
         let hidden = Hidden::new(config.shards.len());
-        let health = config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect();
+        let health = match old {
+            Some(old) if old.is_probed_as(&config, secret.as_ref()) => old.health.clone(),
+            _ => config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect(),
+        };
+        old.iter().flat_map(|old| &old.health).for_each(|old| health.iter().for_each(|new: &Arc<_>| new.inherit(old)));
         Arc::new(Self {
             config,
             health,
@@ -325,6 +343,16 @@ impl LiveDatabase {
             auth: Mutex::default(),
             seen: OnceLock::new(),
         })
+    }
+
+    /// Whether the probers of this database's servers would be those of one with this configuration.
+    fn is_probed_as(&self, config: &Database, secret: Option<&Secret>) -> bool {
+        let asks =
+            |db: &Database| (db.probe_user.clone(), db.probe_password.clone(), db.user.clone(), db.password.clone());
+        self.config.shards == config.shards
+            && self.config.health == config.health
+            && asks(&self.config) == asks(config)
+            && self.secret.as_ref() == secret
     }
 
     /// The pools on whose connections passwords are asked for as `user`; `secret` is what is stored of it.

@@ -6,8 +6,10 @@
 //! a statement that waits has been sent to any server, so none can be done twice.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::client::database::LiveDatabase;
 use crate::client::shared::Activity;
 use crate::client::task::{Attempt, Client, Stopped, micros};
 use crate::clock;
@@ -55,7 +57,9 @@ impl Client {
     ) -> bool {
         route.role == Role::Primary
             && attempt.place.is_none()
-            && self.replicated(shard).is_some_and(|health| !health.line().is_empty() || !server.may_take_writes(now))
+            && self
+                .replicated(shard)
+                .is_some_and(|health| !health.line().is_empty() || !health.is_settled() || !server.may_take_writes(now))
     }
 
     /// Whether the statement may wait for a server, when there is none for it.
@@ -75,6 +79,7 @@ impl Client {
         attempt: &mut Attempt,
         last: Option<&Error>,
     ) -> Result<(), Stopped> {
+        self.follow_reload().map_err(Stopped::End)?;
         let Some(health) = self.replicated(shard).map(Arc::clone) else {
             return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "there is nothing to wait for")));
         };
@@ -92,19 +97,21 @@ impl Client {
         let handle = Arc::clone(self.handle());
         handle.set_activity(Activity::Waiting);
         let started = asked.saturating_duration_since(self.cx.shared.started);
-        handle.waits_since_us.store(micros(started).max(1), std::sync::atomic::Ordering::Relaxed);
+        handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
         let left = limit.saturating_sub(waited);
+        let database = Arc::clone(&self.database);
         let outcome = if is_read(request) {
             self.attend(tokio::time::sleep(LOOK_AGAIN.min(left)), left).await.map(|looked| looked.map(|()| None))
         } else {
             let place = Place::take(Arc::clone(health.line()), arrival);
             let turn = async {
-                turn(&place, &health, pause).await;
-                Some(place)
+                turn(&place, &health, pause, &database).await;
+                // Else it comes back, to stand in the line of the database that has taken the place of this one.
+                (!database.retired.load(Ordering::Acquire)).then_some(place)
             };
             self.attend(turn, left).await
         };
-        handle.waits_since_us.store(0, std::sync::atomic::Ordering::Relaxed);
+        handle.waits_since_us.store(0, Ordering::Relaxed);
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
         match outcome? {
@@ -127,13 +134,18 @@ fn is_read(request: &Request) -> bool {
 }
 
 /// Completes when who stands at `place` is the first and there is a primary to be tried; not before `pause` is over.
-async fn turn(place: &Place, health: &ShardHealth, pause: Duration) {
+///
+/// Also when a reload has replaced the database: whoever is the first looks elsewhere then, and the next is the first.
+async fn turn(place: &Place, health: &ShardHealth, pause: Duration, database: &LiveDatabase) {
     let began = clock::now();
     let mut first_since = None;
     loop {
         let now = clock::now();
         let rested = now.saturating_duration_since(began) >= pause;
         if place.is_first() {
+            if database.retired.load(Ordering::Acquire) {
+                return;
+            }
             let since = *first_since.get_or_insert(now);
             let patient = now.saturating_duration_since(since) >= RETRY;
             if rested && (health.has_primary(now) || (patient && health.may_try_primary(now))) {

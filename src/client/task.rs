@@ -397,6 +397,14 @@ impl Client {
         Ok(())
     }
 
+    /// Follows a reload while nothing of a segment has been sent, if that lies where it did.
+    pub(super) fn follow_reload(&mut self) -> Result<(), End> {
+        let live = self.cx.shared.live.load_full();
+        let name = &self.handle().database;
+        let next = live.database(name).filter(|next| next.config.map == self.database.config.map);
+        if self.database.retired.load(Ordering::Acquire) && next.is_some() { self.refresh() } else { Ok(()) }
+    }
+
     /// Goes over to the pools that the database has for the client now.
     fn adopt_pools(&mut self) -> Result<(), End> {
         let (user, database) = (&self.registered.handle.user, &self.registered.handle.database);

@@ -233,6 +233,8 @@ pub struct ServerHealth {
     /// When no connection could be made; nanoseconds after `base`, forgotten when one could.
     unreachable_at: AtomicU64,
     probed: AtomicBool,
+    /// A probe of it has ended, in whatever way.
+    heard: AtomicBool,
     suspect: AtomicBool,
     /// Probes in a row of which nothing came.
     unanswered: AtomicU32,
@@ -268,6 +270,7 @@ impl ServerHealth {
             covered_until: AtomicU64::new(UNKNOWN),
             unreachable_at: AtomicU64::new(UNKNOWN),
             probed: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             unanswered: AtomicU32::new(0),
             attention: AtomicBool::new(false),
@@ -278,6 +281,20 @@ impl ServerHealth {
                 streaming: None,
             }),
         }
+    }
+
+    /// Takes over what `known` has found out of the same server: what it is, not how it is.
+    pub fn inherit(&self, known: &Self) {
+        self.role.store(known.role.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.timeline.store(known.timeline.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.fenced.store(known.fenced.load(Ordering::Acquire), Ordering::Release);
+        self.heard.store(known.heard.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    /// Whether there is nothing to be waited for before it is believed to be what it is known as.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.is_probed() || self.heard.load(Ordering::Acquire)
     }
 
     /// Its place in the shard.
@@ -432,6 +449,7 @@ impl ServerHealth {
 
     /// A probe ended. The shard adds what needs the primary's position: see `ShardHealth::on_probe`, which calls this.
     pub fn on_probe(&self, result: &ProbeResult, now: Instant) {
+        self.heard.store(true, Ordering::Release);
         match result {
             Ok(seen) => self.on_probe_answer(seen, now),
             Err(ProbeFailure { verdict: verdict @ (Verdict::Down | Verdict::Silent), message }) => {

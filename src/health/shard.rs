@@ -65,6 +65,22 @@ impl ShardHealth {
         }
     }
 
+    /// Takes over what is known of servers that are here as well.
+    pub fn inherit(&self, old: &Self) {
+        for (server, known) in self.servers.iter().flat_map(|s| old.servers.iter().map(move |known| (s, known))) {
+            if !Arc::ptr_eq(server, known) && server.address() == known.address() {
+                server.inherit(known);
+            }
+        }
+    }
+
+    /// Whether every server that is probed has been asked in vain once at least, or is known from before: until then nobody can say that
+    /// another has not taken the place of the primary.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.servers.iter().all(|server| server.is_settled())
+    }
+
     /// Those who wait for a primary.
     #[must_use]
     pub fn line(&self) -> &Arc<Line> {
@@ -113,7 +129,7 @@ impl ShardHealth {
     #[must_use]
     pub fn has_primary(&self, now: Instant) -> bool {
         let primary = self.acting_primary(now).and_then(|index| self.server(index));
-        primary.is_some_and(|primary| primary.may_take_writes(now))
+        self.is_settled() && primary.is_some_and(|primary| primary.may_take_writes(now))
     }
 
     /// Whether whoever waits for the primary may try it though it does not seem to be there: nobody else finds out, or it refuses
@@ -121,7 +137,8 @@ impl ShardHealth {
     #[must_use]
     pub fn may_try_primary(&self, now: Instant) -> bool {
         let primary = self.acting_primary(now).and_then(|index| self.server(index));
-        primary.is_some_and(|p| !p.is_probed() || (p.unanswered() == 0 && p.discovered() != Some(Role::Replica)))
+        self.is_settled()
+            && primary.is_some_and(|p| !p.is_probed() || (p.unanswered() == 0 && p.discovered() != Some(Role::Replica)))
     }
 
     /// The servers, in configured order.
@@ -325,6 +342,32 @@ mod tests {
         // The other has it all; that its last commit is an hour old is the primary's idleness.
         s.on_probe(ServerIndex(2), &replica(later, 200, 3600), later);
         assert_eq!(s.snapshots(later)[2].lag, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn who_lost_its_place_does_not_have_it_back_in_another_shard() {
+        let (s, t) = shard();
+        s.on_probe(ServerIndex(0), &primary(t, 1, 100), t);
+        s.on_probe(ServerIndex(1), &primary(t, 2, 100), t);
+        // The servers of the tests are all in one place.
+        let one = |role| {
+            let shard = Shard { name: "default".to_owned(), servers: vec![config(role), config(Role::Replica)] };
+            ShardHealth::new(&shard, &settings(), t)
+        };
+        let next = one(Role::Primary);
+        next.servers[0].inherit(&s.servers[0]);
+        next.servers[1].inherit(&s.servers[1]);
+        assert_eq!(next.acting_primary(t), Some(ServerIndex(1)));
+        next.servers.iter().for_each(|server| server.set_probed(true));
+        assert!(next.is_settled(), "they are known");
+        // Of servers that are new, each must be heard or missed first.
+        let new = one(Role::Primary);
+        assert!(new.is_settled() && new.has_primary(t), "nobody probes them");
+        new.servers.iter().for_each(|server| server.set_probed(true));
+        new.on_probe(ServerIndex(0), &primary(t, 1, 100), t);
+        assert!(!new.is_settled() && !new.has_primary(t) && !new.may_try_primary(t));
+        new.on_probe(ServerIndex(1), &Err(ProbeFailure { verdict: Verdict::Silent, message: String::new() }), t);
+        assert!(new.is_settled() && new.has_primary(t));
     }
 
     #[test]

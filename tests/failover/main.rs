@@ -361,6 +361,48 @@ fn waiting_has_an_end_and_roles_are_checked() {
     }
 }
 
+/// A reload changes what it says, and nothing that was found out.
+#[test]
+fn a_reload_does_not_bring_the_old_primary_back() {
+    let site = Site::start("");
+    let mut client = site.client();
+    site.servers[0].kill9();
+    site.promote(1, 2);
+    site.wait_state(1, "primary", "up");
+    site.servers[0].restart();
+    site.wait_state(0, "replica", "fenced");
+    for n in 0..20 {
+        site.weir.admin(&format!("SET server_idle_timeout = {}", 1000 + n));
+        assert_eq!(ask(&mut client, &format!("INSERT INTO t VALUES ({n})")), "C(INSERT 0 1) Z(I)");
+        assert_eq!(site.client().value("/* pgweir: primary */ SELECT count(*) FROM t"), (n + 1).to_string());
+    }
+    assert_eq!(site.servers[0].value("SELECT count(*) FROM t"), "0");
+
+    // Who waits for a primary finds one that a reload brings.
+    let reload = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(site.weir.config_path()).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(site.weir.config_path(), text.replace(from, to)).unwrap();
+        site.weir.admin("RELOAD");
+    };
+    let url = |at: usize| format!("\"postgres://127.0.0.1:{}/postgres\"", site.port(at));
+    reload(&format!(", {}", url(2)), "");
+    site.wait_state(1, "primary", "up");
+    site.servers[1].kill9();
+    client.query("INSERT INTO t VALUES (50)");
+    let mut second = site.client();
+    second.query("INSERT INTO t VALUES (51)");
+    eventually("they wait", PATIENCE, || {
+        let waiting = site.weir.admin_table("SHOW CLIENTS");
+        (waiting.iter().filter(|row| row["state"] == "waiting").count() == 2).then_some(())
+    });
+    site.servers[2].promote();
+    reload(&url(1), &format!("{}, {}", url(1), url(2)));
+    assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 1) Z(I)");
+    assert_eq!(show(&second.read_until_ready()), "C(INSERT 0 1) Z(I)");
+    assert_eq!(site.servers[2].value("SELECT count(*) FROM t WHERE id IN (50, 51)"), "2");
+}
+
 /// Replicas are paused, hang, die and come back, and the primary is replaced by a crash or as planned, again and again. For
 /// `PGWEIR_SOAK_SECONDS` with 64 sessions under `make soak`, else once with fewer.
 #[test]
