@@ -181,12 +181,6 @@ impl CausalTracker {
         self.samples.back().map(|s| (s.asked, s.lsn))
     }
 
-    /// When the oldest sample kept was asked for.
-    #[must_use]
-    pub fn oldest(&self) -> Option<Instant> {
-        self.samples.front().map(|s| s.first)
-    }
-
     /// What the samples prove about the lag of a replica that reported `replay` to a question sent at `asked`, as lower and
     /// upper bound. It is behind at least since the first sample that it has not reached, and at most since the last that it
     /// has. A replica whose WAL receiver is gone believes itself up to date (all that it received is replayed); the lower

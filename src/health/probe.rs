@@ -369,7 +369,8 @@ fn question(checkpoint: bool) -> String {
          CASE WHEN NOT r.standby THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END, \
          CASE WHEN r.standby THEN \
              GREATEST({checkpoint}, (SELECT max(received_tli) FROM pg_catalog.pg_stat_wal_receiver)) END, \
-         EXISTS (SELECT 1 FROM pg_catalog.pg_stat_wal_receiver) \
+         EXISTS (SELECT 1 FROM pg_catalog.pg_stat_wal_receiver), \
+         (SELECT max(received_tli) FROM pg_catalog.pg_stat_wal_receiver) \
          FROM (SELECT pg_catalog.pg_is_in_recovery() AS standby OFFSET 0) AS r"
     )
 }
@@ -382,8 +383,9 @@ fn observe(row: &Row, asked: Instant, answered: Instant, segment_size: u64) -> R
         let since_commit = column::<Option<f64>>(row, 3)?.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default());
         // All that came is replayed: whatever the age of the last commit, the replica itself is not behind.
         let lag = if receive.is_some() && receive <= replay { Some(Duration::ZERO) } else { since_commit };
-        let timeline = column::<Option<i32>>(row, 6)?.and_then(|t| u32::try_from(t).ok());
-        (timeline, Position::Replica { replay, receive, lag, streaming: column(row, 7)? })
+        let timeline = |at| Ok(column::<Option<i32>>(row, at)?.and_then(|t| u32::try_from(t).ok()));
+        let (streaming, receives) = (column(row, 7)?, timeline(8)?);
+        (timeline(6)?, Position::Replica { replay, receive, lag, streaming, receives })
     } else {
         let insert = lsn(row, 4)?.ok_or_else(|| odd("a primary without a WAL position"))?;
         let file = column::<Option<String>>(row, 5)?;

@@ -49,6 +49,8 @@ pub enum Position {
         lag: Option<Duration>,
         /// Whether a WAL receiver is running.
         streaming: bool,
+        /// The timeline of what it receives, where that may be seen.
+        receives: Option<u32>,
     },
 }
 
@@ -746,7 +748,8 @@ pub(crate) mod tests {
     }
 
     fn answer(now: Instant, lag: Option<Duration>) -> ProbeResult {
-        let position = Position::Replica { replay: Some(Lsn(5)), receive: Some(Lsn(5)), lag, streaming: true };
+        let position =
+            Position::Replica { replay: Some(Lsn(5)), receive: Some(Lsn(5)), lag, streaming: true, receives: None };
         Ok(Observation { asked: now, round_trip: Duration::from_millis(1), timeline: Some(1), position })
     }
 

@@ -41,6 +41,10 @@ struct History {
     tracker: CausalTracker,
     /// The server and the timeline that the samples are of.
     source: Option<(ServerIndex, Option<u32>)>,
+    /// Since when.
+    since: Option<Instant>,
+    /// They were of another history before.
+    moved: bool,
 }
 
 impl ShardHealth {
@@ -205,7 +209,7 @@ impl ShardHealth {
         match seen.position {
             Position::Primary { insert } => {
                 if is_source {
-                    history.claim(index, seen.timeline);
+                    history.claim(index, seen.timeline, seen.asked);
                     history.tracker.sample(seen.asked, insert);
                     self.sampled_at.store(self.offset(seen.asked), Ordering::Release);
                 }
@@ -245,32 +249,40 @@ impl ShardHealth {
 impl History {
     /// The samples to come are of this server on this timeline: others are worth nothing beside them, for positions of two
     /// histories cannot be compared.
-    fn claim(&mut self, index: ServerIndex, timeline: Option<u32>) {
+    fn claim(&mut self, index: ServerIndex, timeline: Option<u32>, now: Instant) {
         let source = Some((index, timeline));
         if self.source != source {
             self.tracker.reset();
-            self.source = source;
+            self.moved |= self.source.is_some();
+            (self.source, self.since) = (source, Some(now));
         }
     }
 
     /// Whether positions on `timeline` can be compared with the samples. A standby that received more of the old primary's
     /// WAL than the new one had is *ahead* by the numbers, in a history that is no longer true. (A prober without
-    /// pg_monitor hears of a standby's new timeline only at its next restart point; until then the answer is a careful no.)
+    /// pg_monitor hears of a standby's new timeline only at its next restart point; until then the answer is a careful no. One that is
+    /// told of no timeline at all is believed as long as there has been one history only.)
     fn is_of(&self, timeline: Option<u32>) -> bool {
         match (self.source, timeline) {
             (Some((_, Some(ours))), Some(theirs)) => ours == theirs,
-            (Some(_) | None, _) => true,
+            (Some((_, Some(_))), None) => !self.moved,
+            (Some((_, None)) | None, _) => true,
         }
     }
 
     /// The lag that a replica reports, corrected by what is known of the primary.
     fn lag(&self, seen: &Observation) -> Option<Duration> {
-        let Position::Replica { replay, lag, streaming, .. } = seen.position else { return Some(Duration::ZERO) };
+        let Position::Replica { replay, lag, streaming, receives, .. } = seen.position else {
+            return Some(Duration::ZERO);
+        };
         let Some(replay) = replay else { return lag };
         if !self.is_of(seen.timeline) {
             // Left behind in the old history, as it seems: since the new one began at least.
-            let age = self.tracker.oldest().map(|at| seen.asked.saturating_duration_since(at));
-            return if streaming { lag } else { lag.max(age) };
+            let age = self.since.map(|at| seen.asked.saturating_duration_since(at));
+            let ours = self.source.and_then(|(_, timeline)| timeline);
+            // It may receive from the old primary still, which a stale timeline alone does not say.
+            let follows_old = receives.zip(ours).is_some_and(|(theirs, ours)| theirs < ours);
+            return if streaming && !follows_old { lag } else { lag.max(age) };
         }
         let (lower, upper) = self.tracker.lag_bounds(replay, seen.asked);
         let lag = lag.unwrap_or(lower);
@@ -302,8 +314,13 @@ mod tests {
 
     fn replica(asked: Instant, replay: u64, lag: u64) -> ProbeResult {
         let lag = Some(SECOND * u32::try_from(lag).unwrap());
-        let position =
-            Position::Replica { replay: Some(Lsn(replay)), receive: Some(Lsn(replay)), lag, streaming: true };
+        let position = Position::Replica {
+            replay: Some(Lsn(replay)),
+            receive: Some(Lsn(replay)),
+            lag,
+            streaming: true,
+            receives: None,
+        };
         Ok(Observation { asked, round_trip: Duration::ZERO, timeline: Some(1), position })
     }
 
@@ -331,20 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_without_a_receiver_is_seen_to_lag() {
-        let (s, t) = shard();
-        s.on_probe(ServerIndex(0), &primary(t, 1, 100), t);
-        s.on_probe(ServerIndex(0), &primary(t + SECOND, 1, 200), t + SECOND);
-        let later = t + SECOND * 9;
-        // It has replayed all it received, and so believes to be up to date.
-        s.on_probe(ServerIndex(1), &replica(later, 100, 0), later);
-        assert_eq!(s.snapshots(later)[1].lag, Some(SECOND * 8));
-        // The other has it all; that its last commit is an hour old is the primary's idleness.
-        s.on_probe(ServerIndex(2), &replica(later, 200, 3600), later);
-        assert_eq!(s.snapshots(later)[2].lag, Some(Duration::ZERO));
-    }
-
-    #[test]
     fn who_lost_its_place_does_not_have_it_back_in_another_shard() {
         let (s, t) = shard();
         s.on_probe(ServerIndex(0), &primary(t, 1, 100), t);
@@ -368,6 +371,20 @@ mod tests {
         assert!(!new.is_settled() && !new.has_primary(t) && !new.may_try_primary(t));
         new.on_probe(ServerIndex(1), &Err(ProbeFailure { verdict: Verdict::Silent, message: String::new() }), t);
         assert!(new.is_settled() && new.has_primary(t));
+    }
+
+    #[test]
+    fn a_replica_without_a_receiver_is_seen_to_lag() {
+        let (s, t) = shard();
+        s.on_probe(ServerIndex(0), &primary(t, 1, 100), t);
+        s.on_probe(ServerIndex(0), &primary(t + SECOND, 1, 200), t + SECOND);
+        let later = t + SECOND * 9;
+        // It has replayed all it received, and so believes to be up to date.
+        s.on_probe(ServerIndex(1), &replica(later, 100, 0), later);
+        assert_eq!(s.snapshots(later)[1].lag, Some(SECOND * 8));
+        // The other has it all; that its last commit is an hour old is the primary's idleness.
+        s.on_probe(ServerIndex(2), &replica(later, 200, 3600), later);
+        assert_eq!(s.snapshots(later)[2].lag, Some(Duration::ZERO));
     }
 
     #[test]
@@ -405,5 +422,26 @@ mod tests {
         *streaming = false;
         s.on_probe(ServerIndex(1), &Ok(lost), later);
         assert_eq!(s.snapshots(later)[1].lag, Some(SECOND * 30));
+        // So does one that receives from the old primary, and has all of that.
+        let Ok(mut misled) = replica(later, 500, 0) else { unreachable!() };
+        let Position::Replica { receives, .. } = &mut misled.position else { unreachable!() };
+        *receives = Some(1);
+        s.on_probe(ServerIndex(2), &Ok(misled), later);
+        assert_eq!(s.snapshots(later)[2].lag, Some(SECOND * 30));
+    }
+
+    #[test]
+    fn a_replica_of_no_known_timeline_is_believed_while_there_is_one_history() {
+        let (s, t) = shard();
+        let Ok(mut silent) = replica(t, 500, 0) else { unreachable!() };
+        silent.timeline = None;
+        s.on_probe(ServerIndex(0), &primary(t, 1, 500), t);
+        s.on_probe(ServerIndex(2), &Ok(silent.clone()), t);
+        assert_eq!(covered(&s, 2, t), Some(t));
+        let u = t + SECOND;
+        s.on_probe(ServerIndex(0), &Err(ProbeFailure { verdict: Verdict::Down, message: String::new() }), u);
+        s.on_probe(ServerIndex(1), &primary(u, 2, 400), u);
+        s.on_probe(ServerIndex(2), &Ok(silent), u);
+        assert_eq!(covered(&s, 2, u), None, "it may be ahead in a history that is no longer true");
     }
 }
