@@ -362,6 +362,10 @@ impl ServerHealth {
     /// The server answered a statement, with rows or with an SQL error, after `latency`.
     pub fn on_success(&self, latency: Duration, now: Instant) {
         self.latency.observe(latency, self.offset(now));
+        // By a connection that it had: it is there, and whoever waits for it need not be careful.
+        if self.unreachable_at.load(Ordering::Relaxed) != UNKNOWN {
+            self.on_connected();
+        }
         if self.suspect.load(Ordering::Relaxed) {
             self.suspect.store(false, Ordering::Relaxed);
             self.unanswered.store(0, Ordering::Release);
@@ -810,6 +814,15 @@ pub(crate) mod tests {
         h.set_probed(false);
         h.on_connect_failure("refused", now);
         assert!(!h.view(now).suspect, "without a prober nobody would clear it");
+    }
+
+    #[test]
+    fn whoever_is_answered_has_reached_it() {
+        let (h, now) = health(&settings());
+        h.on_connect_failure("too many open files", now);
+        assert!(h.is_unreachable(now) && !h.may_take_writes(now));
+        h.on_success(Duration::ZERO, now);
+        assert!(!h.is_unreachable(now) && h.may_take_writes(now));
     }
 
     #[test]
