@@ -39,8 +39,9 @@ pub mod token;
 mod verifier;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,6 +49,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 
+use crate::clock;
 use crate::config::PoolMode;
 use crate::config::tls::SslMode;
 use crate::error::{Error, SqlState};
@@ -218,7 +220,10 @@ fn stay(
     let session = Session::new(keep, follow, settings);
     let mut client = Client::new(stream, input, session, cx, live, database, pools, registered, generation);
     Box::pin(async move {
-        client.run().await;
+        {
+            let mut run = pin!(client.run());
+            poll_fn(|cx| clock::in_moment(|| run.as_mut().poll(cx))).await;
+        }
         let handle = Arc::clone(client.handle());
         drop((client, seats, admitted));
         if log_out {

@@ -8,7 +8,7 @@ use crate::session::settings::decides_shard;
 use crate::session::{Intake, Session};
 use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
-use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, combine, plan_query};
+use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, Why, combine, plan_query};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::shadows;
@@ -207,6 +207,9 @@ impl Planner<'_> {
     }
 
     fn shard(&self, intake: &Intake, facts: &QueryFacts, frame: &[u8]) -> Result<ShardPlan, Error> {
+        if !self.map.is_sharded() {
+            return Ok(ShardPlan::Single { shard: self.map.default_shard, why: Why::Unsharded });
+        }
         let settings = self.session.settings();
         let text = match intake {
             Intake::Query(_) => message::query(frame.get(5..).unwrap_or_default()),
@@ -240,9 +243,6 @@ impl Planner<'_> {
                 (plan, _) => plan,
             });
         };
-        if !self.map.is_sharded() {
-            return Ok(plan_query(facts, &cx));
-        }
         let malformed = || Error::client_fatal(SqlState::PROTOCOL_VIOLATION, "malformed Bind message from the client");
         let bind = message::bind(frame.get(5..).unwrap_or_default()).ok_or_else(malformed)?;
         let parameters = bind.parameters().ok_or_else(malformed)?;

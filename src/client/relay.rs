@@ -8,7 +8,7 @@ mod errand;
 mod forward;
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -370,12 +370,12 @@ impl Client {
         }
         let handle = Arc::clone(self.handle());
         let event = {
-            let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+            let mut woken = pin!(handle.wake.notified());
             let mut watch = Watch::new(link.since);
             self.looks_for_close(link);
             poll_fn(|cx| {
                 while woken.as_mut().poll(cx).is_ready() {
-                    woken = Box::pin(handle.wake.notified());
+                    woken.set(handle.wake.notified());
                     self.refresh_limits();
                     self.looks_for_close(link);
                 }
@@ -752,7 +752,7 @@ impl Client {
         if self.session.is_drained()
             && let Some(since) = link.query_since.take()
         {
-            let now = clock::now();
+            let now = clock::moment();
             let took = now.saturating_duration_since(since);
             link.counts.query_time += micros(took);
             link.checkout.pool().counters.query_time.record(took);

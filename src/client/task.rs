@@ -146,7 +146,7 @@ impl Attempt {
             primary: false,
             failures: 0,
             crash: None,
-            asked: clock::now(),
+            asked: clock::moment(),
             waiting: None,
             place: None,
             stays,
@@ -227,7 +227,8 @@ impl Client {
         self.gather().map_err(End::Told)?;
         if self.segment.complete {
             self.refresh()?;
-            // In a box: most clients are idle, and what a segment needs is ten times what they need.
+            // In a box: most clients are idle, and what a segment needs is several times what they need. What is seldom needed has
+            // boxes of its own, for this one is made and moved for each segment.
             return Box::pin(self.serve()).await;
         }
         self.rest().await
@@ -419,6 +420,8 @@ impl Client {
 
     /// Serves the complete segment.
     async fn serve(&mut self) -> Result<(), End> {
+        // Whatever the client knew when it asked is older than this.
+        clock::begin_moment();
         self.rests_since = None;
         self.refresh_limits();
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
@@ -433,12 +436,12 @@ impl Client {
             return self.serve_lost();
         }
         if self.asks_for_token() {
-            return self.show_token().await;
+            return Box::pin(self.show_token()).await;
         }
         if let Some(waits) = self.listens_first() {
-            match self.ask_first(waits).await {
+            match Box::pin(self.ask_first(waits)).await {
                 Ok(()) => {}
-                Err(Stopped::Refused(error)) => return self.refuse(error).await,
+                Err(Stopped::Refused(error)) => return Box::pin(self.refuse(error)).await,
                 Err(Stopped::End(end)) => return Err(end),
             }
         }
@@ -448,13 +451,13 @@ impl Client {
         let need = loop {
             let looking_up = match self.weigh(self.plan(false, false, false)) {
                 Planned::Need(need) => break need,
-                Planned::Refused(error) => return self.refuse(error).await,
+                Planned::Refused(error) => return Box::pin(self.refuse(error)).await,
                 Planned::Ask(questions) => self.look_up(questions),
                 Planned::Weigh(names) => self.look_up_readings(names),
             };
-            match self.ask_first(looking_up).await {
+            match Box::pin(self.ask_first(looking_up)).await {
                 Ok(()) => {}
-                Err(Stopped::Refused(error)) => return self.refuse(error).await,
+                Err(Stopped::Refused(error)) => return Box::pin(self.refuse(error)).await,
                 Err(Stopped::End(end)) => return Err(end),
             }
         };
@@ -812,7 +815,7 @@ impl Client {
         request: &Request,
         attempt: &mut Attempt,
     ) -> Result<Box<Link>, Stopped> {
-        let since = clock::now();
+        let since = clock::moment();
         let Lent { checkout, in_flight, route } = self.lend(shard, request, attempt).await?;
         Ok(Link::boxed(checkout, in_flight, route.role, shard, route.server, since))
     }
@@ -826,7 +829,7 @@ impl Client {
     ) -> Result<Lent, Stopped> {
         let mut last_error: Option<Error> = None;
         loop {
-            let now = clock::now();
+            let now = clock::moment();
             let (route, in_flight) = match self.choose(shard, request, attempt, now) {
                 Ok((route, _)) if attempt.crash.is_some() && route.role == Role::Primary => {
                     return Err(Stopped::Refused(crashed()));
@@ -880,8 +883,11 @@ impl Client {
     ) -> Result<(Route, InFlight), Error> {
         let internal = || Error::us(SqlState::INTERNAL_ERROR, "the route names no server");
         let health = self.database.health.get(usize::from(shard.0)).ok_or_else(internal)?;
-        let mut views: Vec<ServerView> = Vec::new();
-        health.views(now, &mut views);
+        let (one, mut several) = (health.only_view(now), Vec::new());
+        if one.is_none() {
+            health.views(now, &mut several);
+        }
+        let views: &[ServerView] = one.as_ref().map_or(&several, std::slice::from_ref);
         let settings = &self.database.config.health;
         // A single server needs no token.
         let told = (views.len() > 1).then(|| self.session.settings().get(token::NAME)).flatten();
@@ -891,7 +897,7 @@ impl Client {
         let turn = if settings.balance == ReadBalance::RoundRobin { health.next_turn() } else { 0 };
         let request = &Request { fresh, turn, ..*request };
         loop {
-            let route = decide::decide(request, &views, &attempt.excluded, &mut *self.cx.rng.borrow_mut())?;
+            let route = decide::decide(request, views, &attempt.excluded, &mut *self.cx.rng.borrow_mut())?;
             let server = health.server(route.server).ok_or_else(internal)?;
             if matches!(route.why, Why::OwnWritesNotReplayed | Why::TooStale) {
                 health.hurry();
@@ -907,7 +913,7 @@ impl Client {
     }
 
     fn count_checkout(&self, pool: &Pool, in_flight: &InFlight, read: bool, asked: Instant) {
-        let waited = clock::now().saturating_duration_since(asked);
+        let waited = clock::moment().saturating_duration_since(asked);
         pool.counters.wait_time.record(waited);
         if read {
             in_flight.server().count_read();
@@ -935,10 +941,10 @@ impl Client {
             drop(place.take());
             let mut checkout = match asked.map_err(Stopped::Refused)? {
                 Asked::Now(checkout) => checkout,
-                Asked::Later(ticket) => self.wait(ticket, pool, since, silence()).await?,
+                Asked::Later(ticket) => Box::pin(self.wait(ticket, pool, since, silence())).await?,
             };
             if checkout.is_unproven()
-                && let Err(error) = self.prove(&mut checkout, silence()).await?
+                && let Err(error) = Box::pin(self.prove(&mut checkout, silence())).await?
             {
                 // What died while it rested says nothing of the next one, but not for ever.
                 failed += 1;
@@ -952,7 +958,7 @@ impl Client {
                 if failover::is_standby(connection) == Some(true) {
                     // What the empty query fails with does not matter: it was answered.
                     let asked = tokio::time::timeout(pool.settings.login.timeout, connection.run(";"));
-                    let gone = match self.aside(asked, silence()).await? {
+                    let gone = match Box::pin(self.aside(asked, silence())).await? {
                         Ok(Ok(_)) => None,
                         Ok(Err(error)) => Some(error.to_string()),
                         Err(_) => Some("it does not answer".to_owned()),
@@ -977,9 +983,9 @@ impl Client {
                 (Some(settings), false) => settings,
             };
             let limit = pool.settings.login.timeout;
-            let run = tokio::time::timeout(limit, connection.run(&sql));
+            let run = Box::pin(tokio::time::timeout(limit, connection.run(&sql)));
             let ran = match silence() {
-                Some(silence) => silence.or(self.handle(), run).await,
+                Some(silence) => Box::pin(silence.or(self.handle(), run)).await,
                 None => Some(run.await),
             };
             let Some(ran) = ran else { return Err(Stopped::Refused(lost("it answers nothing any more"))) };

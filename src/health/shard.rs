@@ -163,6 +163,15 @@ impl ShardHealth {
         views.extend(self.servers.iter().map(|s| s.view(now)));
     }
 
+    /// What is known of its server, if it has just one.
+    #[must_use]
+    pub fn only_view(&self, now: Instant) -> Option<ServerView> {
+        match self.servers.as_slice() {
+            [only] => Some(only.view(now)),
+            _ => None,
+        }
+    }
+
     /// Everything, for operators.
     #[must_use]
     pub fn snapshots(&self, now: Instant) -> Vec<ServerSnapshot> {

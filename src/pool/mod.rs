@@ -292,7 +292,7 @@ impl Pool {
     /// When logins to the server have been failing: the error of the last one.
     pub fn ask(self: &Arc<Self>, worker: WorkerId) -> Result<Asked, Error> {
         loop {
-            let now = clock::now();
+            let now = clock::moment();
             let waiter = WaiterId(self.next_waiter.fetch_add(1, Ordering::Relaxed));
             let mut inner = self.inner.lock();
             match inner.ledger.acquire(waiter, worker, now) {
@@ -481,7 +481,7 @@ impl Pool {
             Verdict::Dirty => return self.reset(slot, connection),
             Verdict::Spoilt => return self.discard(slot),
         }
-        let now = clock::now();
+        let now = clock::moment();
         connection.heard = now;
         let mut inner = self.inner.lock();
         let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);

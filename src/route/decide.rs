@@ -229,6 +229,14 @@ impl Choice<'_> {
 
     fn read(&self, why: Why, rng: &mut impl Rng) -> Result<Route> {
         let replica = |server, why| Route { server, role: Role::Replica, why };
+        if let [only] = self.servers
+            && let Some(primary) = self.primary()
+            && is_up(primary)
+            && self.request.fallback != Fallback::Error
+        {
+            // Most databases: there is nothing to choose.
+            return Ok(Route { server: only.index, role: Role::Primary, why: Why::NoReplica });
+        }
         if let Some(server) = self
             .pick(rng, |s| s.near && self.fitness(s) == Fitness::Good)
             .or_else(|| self.pick(rng, |s| self.fitness(s) == Fitness::Good))

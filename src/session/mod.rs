@@ -1113,8 +1113,9 @@ impl Session {
     /// Whether the server reads backslashes in a text otherwise than we do, so that it may hold another statement than we see.
     fn may_misread(&self, text: &[u8], server: &ServerState) -> bool {
         const NAME: &str = "standard_conforming_strings";
-        let off = server.settings.reported(NAME).is_some_and(|value| value != "on");
-        (off || self.pipeline.may_set(NAME)) && text.contains(&b'\\')
+        let off = || server.settings.reported(NAME).is_some_and(|value| value != "on");
+        // Hardly any text has one: it is looked for first.
+        memchr::memchr(b'\\', text).is_some() && (off() || self.pipeline.may_set(NAME))
     }
 
     /// The sessions that a statement which has completed is to signal.

@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
 
     /// The bytes up to the next NUL, which is passed over.
     pub fn cstr(&mut self) -> Option<&'a [u8]> {
-        let end = self.0.iter().position(|&b| b == 0)?;
+        let end = memchr::memchr(0, self.0)?;
         let text = self.bytes(end)?;
         self.bytes(1)?;
         Some(text)

@@ -31,7 +31,7 @@ impl Client {
 
     pub(super) fn account(&self, link: &mut Link) {
         self.note_catalog_change(link);
-        link.counts.xact_time = micros(clock::now().saturating_duration_since(link.since));
+        link.counts.xact_time = micros(clock::moment().saturating_duration_since(link.since));
         if let Some(connection) = link.checkout.as_mut() {
             link.counts.server_parse_count += std::mem::take(&mut connection.state.parses);
         }
@@ -83,13 +83,13 @@ impl Client {
                 if self.session.is_mid_exchange()
                     && let Some(connection) = link.checkout.as_mut()
                 {
-                    let sync = tokio::time::timeout(ROLLBACK_TIMEOUT, connection.sync()).await;
+                    let sync = Box::pin(tokio::time::timeout(ROLLBACK_TIMEOUT, connection.sync())).await;
                     synced = matches!(sync, Ok(Ok(())));
                     self.session.on_synced();
                 }
                 // What has not answered is closed.
                 if synced {
-                    self.clean_up(link).await;
+                    Box::pin(self.clean_up(link)).await;
                 }
                 self.session.on_moved();
                 Ended::Released
@@ -108,7 +108,7 @@ impl Client {
                 Ended::Client(if mute { End::Gone } else { End::Told(error.fatal()) })
             }
             Event::ClientGone => {
-                self.clean_up(link).await;
+                Box::pin(self.clean_up(link)).await;
                 Ended::Client(End::Gone)
             }
             Event::Cancel(error) => {
@@ -124,7 +124,7 @@ impl Client {
             }
             Event::Stop(error) => {
                 let mute = link.server_rest > 0;
-                self.clean_up(link).await;
+                Box::pin(self.clean_up(link)).await;
                 Ended::Client(if mute { End::Gone } else { End::Told(error) })
             }
         }

@@ -222,7 +222,7 @@ impl Client {
         self.input.consume(segment.len);
         link.counts.received += segment.len as u64;
         if link.query_since.is_none() {
-            link.query_since = Some(clock::now());
+            link.query_since = Some(clock::moment());
         }
         self.session.take_local(self.output.tail());
     }
