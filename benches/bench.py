@@ -194,6 +194,8 @@ def all_loads():
         Megabytes("copy in", everyone, copy_in),
         Connects("connects scram", ("pgbouncer-scram", "weir-scram")),
         Transactions("tls simple 16", ("pgbouncer-tls", "weir-tls"), "simple", 16),
+        Transactions("kept extended 1", ("direct", "weir1", "weir-kept"), "extended", 1),
+        Transactions("kept extended 16", ("direct", "weir1", "weir-kept"), "extended", 16),
         Transactions("split prepared 16", ("weir1", "weir-split"), "prepared", 16),
         Transactions("shards simple 16", ("weir1", "weir-shards"), "simple", 16),
         Transactions("shards prepared 16", ("weir1", "weir-shards"), "prepared", 16),
@@ -223,6 +225,7 @@ def start(rig, program, loads):
         "weir2": lambda: rig.start_pgweir("weir2", program, workers=2),
         "weir-scram": lambda: rig.start_pgweir("weir-scram", program),
         "weir-tls": lambda: rig.start_pgweir("weir-tls", program, general=tls),
+        "weir-kept": lambda: rig.start_pgweir("weir-kept", program, general="prepare_unnamed = 5\n"),
         "weir-split": lambda: start_split(rig, program),
         "weir-shards": lambda: start_shards(rig, program),
     }
