@@ -260,6 +260,38 @@ fn listeners_learn_of_what_they_may_have_missed() {
     assert_eq!(again.value("SELECT 1"), "1");
 }
 
+/// The farewell of a client that writes without a pause, which comes within `time`.
+fn farewell(busy: &mut RawClient, time: Duration) -> Message {
+    let from = pgweir::clock::now();
+    while from.elapsed() < time {
+        busy.query("NOTIFY other");
+        loop {
+            match busy.try_read_message().unwrap() {
+                Some(message) if message.tag == b'Z' => break,
+                Some(message) if message.tag == b'E' => return message,
+                Some(_) => {}
+                None => panic!("it left without a word"),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("it was told nothing in {time:?}");
+}
+
+/// Its own questions do not put off the one where the database is.
+#[test]
+fn a_listener_that_is_never_quiet_learns_that_its_database_is_elsewhere() {
+    let (old, new) = (Cluster::start(), Cluster::start());
+    let mut weir = over(&old).start();
+    let mut busy = weir.client("app");
+    busy.run("LISTEN news");
+    weir.reconfigure(|_| over(&new));
+    weir.hup();
+    let told = farewell(&mut busy, SOON).error().unwrap();
+    assert_eq!((told.code.as_str(), told.severity.as_str()), ("08006", "FATAL"));
+    assert!(told.message.contains("the database is elsewhere now"), "{told:?}");
+}
+
 #[test]
 fn who_cannot_be_listened_for_keeps_his_server() {
     let cluster = Cluster::start();

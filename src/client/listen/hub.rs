@@ -242,9 +242,12 @@ impl Hub {
         let mut unused_since = None;
         loop {
             let (sql, waiting) = self.next(&mut listened);
-            if !sql.is_empty() || !waiting.is_empty() {
+            let due = clock::now().saturating_duration_since(asked) >= ASKED_EVERY;
+            if due || !sql.is_empty() || !waiting.is_empty() {
                 let outcome = tokio::time::timeout(limit, self.exchange(connection, &sql)).await;
                 let outcome = outcome.unwrap_or_else(|_| Err(lost(&"it does not answer")));
+                // An answer of the wrong server says nothing about what was sent on the right one.
+                let outcome = outcome.and_then(|()| self.check_place(pool));
                 let told = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
                 for waits in waiting {
                     // Who has gone meanwhile needs no answer.
@@ -252,7 +255,6 @@ impl Hub {
                 }
                 outcome?;
                 asked = clock::now();
-                continue;
             }
             let now = clock::now();
             let since = listened.is_empty().then(|| unused_since.unwrap_or(now));
@@ -268,12 +270,6 @@ impl Hub {
             if let Some(message) = heard {
                 let (tag, body) = message.map_err(|error| lost(&error))?;
                 self.hear(tag, &body)?;
-            }
-            if clock::now().saturating_duration_since(asked) >= ASKED_EVERY {
-                self.check_place(pool)?;
-                let alive = tokio::time::timeout(limit, self.exchange(connection, "")).await;
-                alive.unwrap_or_else(|_| Err(lost(&"it does not answer")))?;
-                asked = clock::now();
             }
         }
     }
