@@ -211,6 +211,33 @@ fn ones_own_come_under_ones_own_id() {
     );
 }
 
+/// From the commit on, whoever sends: also what comes before we have read that it has committed.
+#[test]
+fn what_comes_before_a_commit_is_read_is_heard() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE workers (id int)");
+    let weir = over(&cluster).start();
+    let mut a = weir.client("app");
+    assert_eq!(a.run("LISTEN a; NOTIFY a, 'x'"), "C(LISTEN) C(NOTIFY) A(a,x) Z(I)");
+    let later = "BEGIN; LISTEN b; NOTIFY b, 'y'; COMMIT; SELECT pg_sleep(0.3)";
+    assert!(a.run(later).ends_with("C(SELECT 1) A(b,y) Z(I)"));
+    // Another sees the row, which is there with the listening, and answers at once.
+    a.query("BEGIN; INSERT INTO workers VALUES (1); LISTEN c; COMMIT; NOTIFY a, 'z'; SELECT pg_sleep(1)");
+    eventually("the row is there", SOON, || (cluster.value("SELECT count(*) FROM workers") == "1").then_some(()));
+    cluster.sql("NOTIFY c, 'at once'");
+    let answer = show(&a.read_until_ready());
+    assert!(answer.contains(" A(c,at once) "), "{answer}");
+    // What is rolled back after all was never listened to.
+    a.run("BEGIN; LISTEN d");
+    a.query("SELECT pg_sleep(0.5); SELECT 1/0; COMMIT");
+    cluster.sql("NOTIFY d");
+    a.read_until_ready();
+    assert_eq!(a.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(channels(&mut a), "a,b,c");
+    cluster.sql("NOTIFY a, 'after'");
+    told(&mut a, &["A(a,after)"]);
+}
+
 /// What is lost is told.
 #[test]
 fn listeners_learn_of_what_they_may_have_missed() {

@@ -131,8 +131,26 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Channel {
     mailboxes: Vec<Arc<Mailbox>>,
+    /// Those of clients whose transaction makes them listen if it commits, which has been asked for: it may have, before that is read.
+    expecting: Vec<Arc<Mailbox>>,
     /// Clients whose transaction may make them listen.
     holds: usize,
+}
+
+impl Channel {
+    fn expects(&mut self, mailbox: &Arc<Mailbox>) {
+        if !self.expecting.iter().any(|other| Arc::ptr_eq(other, mailbox)) {
+            self.expecting.push(Arc::clone(mailbox));
+        }
+    }
+
+    fn expects_no_longer(&mut self, mailbox: &Arc<Mailbox>) {
+        self.expecting.retain(|other| !Arc::ptr_eq(other, mailbox));
+    }
+
+    fn is_of(&self, mailbox: &Arc<Mailbox>) -> bool {
+        self.mailboxes.iter().any(|other| Arc::ptr_eq(other, mailbox))
+    }
 }
 
 impl Hub {
@@ -143,14 +161,35 @@ impl Hub {
         inner.losses
     }
 
-    /// Takes back one [`Self::hold`].
-    pub(super) fn release(&self, channel: &str) {
-        self.change(channel, |channel| channel.holds = channel.holds.saturating_sub(1));
+    /// Takes back one [`Self::hold`] of the mailbox's client.
+    pub(super) fn release(&self, channel: &str, mailbox: &Arc<Mailbox>) {
+        self.change(channel, |held| {
+            held.holds = held.holds.saturating_sub(1);
+            held.expects_no_longer(mailbox);
+            if !held.is_of(mailbox) {
+                mailbox.discard(channel);
+            }
+        });
+    }
+
+    /// What comes from here on on these channels, which are held, is the mailbox's if it comes to hear them: its client's transaction is
+    /// about to be ended.
+    pub(super) fn expect(&self, channels: &[String], mailbox: &Arc<Mailbox>) {
+        let mut inner = self.inner.lock();
+        for channel in channels {
+            if let Some(channel) = inner.channels.get_mut(channel) {
+                channel.expects(mailbox);
+            }
+        }
     }
 
     /// The mailbox gets what comes on the channel, which was held when so many connections had been lost.
     pub(super) fn subscribe(&self, channel: &str, mailbox: &Arc<Mailbox>, losses: u64) {
-        self.change(channel, |channel| channel.mailboxes.push(Arc::clone(mailbox)));
+        self.change(channel, |subscribed| {
+            subscribed.mailboxes.push(Arc::clone(mailbox));
+            subscribed.expects_no_longer(mailbox);
+            mailbox.confirm(channel);
+        });
         if self.inner.lock().losses != losses {
             // Perhaps nobody listens just now.
             mailbox.end(missed(&lost(&"a transaction that listens was still open")));
@@ -167,7 +206,7 @@ impl Hub {
         let mut inner = self.inner.lock();
         let channel = inner.channels.entry(name.to_owned()).or_default();
         change(channel);
-        if channel.holds == 0 && channel.mailboxes.is_empty() {
+        if channel.holds == 0 && channel.mailboxes.is_empty() && channel.expecting.is_empty() {
             inner.channels.remove(name);
             self.work.notify_one();
         }
@@ -323,9 +362,15 @@ impl Hub {
         let inner = self.inner.lock();
         let owner = inner.owners.get(&pid);
         let Some(channel) = inner.channels.get(name) else { return };
+        let sender = |mailbox: &Arc<Mailbox>| match owner {
+            Some(owner) if Arc::ptr_eq(owner, mailbox) => mailbox.client.pid,
+            _ => pid,
+        };
         for mailbox in &channel.mailboxes {
-            let own = owner.is_some_and(|owner| Arc::ptr_eq(owner, mailbox));
-            mailbox.put(if own { mailbox.client.pid } else { pid }, rest);
+            mailbox.put(sender(mailbox), rest);
+        }
+        for mailbox in channel.expecting.iter().filter(|mailbox| !channel.is_of(mailbox)) {
+            mailbox.put_in_doubt(name, sender(mailbox), rest);
         }
     }
 

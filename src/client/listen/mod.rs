@@ -4,7 +4,8 @@
 //! ```text
 //!   LISTEN a ──▶ identity: UNLISTEN a, on whichever server   (its answer is the LISTEN's, and it fails where LISTEN would)
 //!            └─▶ Hub: LISTEN a, answered before that is sent  (so nothing is missed from the client's answer on)
-//!   COMMIT   ──▶ Session: the channels change ──▶ Hub: the client's Mailbox hears the channel
+//!   COMMIT   ──▶ Hub: what comes on the channel waits in the client's Mailbox, before that is sent
+//!            ◀── Session: the channels change ──▶ Hub: the Mailbox hears the channel, and what waits was for it
 //!
 //!   server ──▶ Hub ──▶ Mailbox ──▶ the client's output, while no transaction is open
 //! ```
@@ -26,7 +27,7 @@ use crate::client::relay::Link;
 use crate::client::task::{Client, End, HIGH_WATER};
 use crate::config::PoolMode;
 use crate::server::Connection;
-use crate::sql::facts::ListenChange;
+use crate::sql::facts::{ListenChange, TransactionEffect};
 use crate::sql::listens::{self, What};
 use crate::wire::message::TransactionStatus;
 
@@ -69,7 +70,7 @@ impl Listener {
     /// What it might have heard it does not, unless it does.
     fn let_go(&mut self) {
         for channel in self.held.drain(..) {
-            self.hub.release(&channel);
+            self.hub.release(&channel, &self.mailbox);
         }
     }
 }
@@ -81,6 +82,27 @@ fn is_plain(parameters: &[(String, String)], name: &str) -> bool {
 
 fn is_utf8(encoding: &str) -> bool {
     encoding.eq_ignore_ascii_case("UTF8") || encoding.eq_ignore_ascii_case("SQL_ASCII")
+}
+
+/// Whether something is committed by statements with these effects, which begin in a block or outside of one.
+fn may_commit<'a>(mut in_block: bool, effects: impl Iterator<Item = &'a TransactionEffect>) -> bool {
+    for effect in effects {
+        match effect {
+            TransactionEffect::Begin { .. } => in_block = true,
+            TransactionEffect::Rollback { .. } | TransactionEffect::PrepareTransaction => in_block = false,
+            TransactionEffect::Commit { .. } => return true,
+            TransactionEffect::None
+            | TransactionEffect::Savepoint
+            | TransactionEffect::RollbackTo
+            | TransactionEffect::Release
+            | TransactionEffect::FinishPrepared => {
+                if !in_block {
+                    return true;
+                }
+            }
+        }
+    }
+    false
 }
 
 /// What becomes of a text.
@@ -175,6 +197,17 @@ impl Client {
         })
     }
 
+    /// The segment is about to be sent: if it may commit what listens, then what others send of it may be here before it is read that it
+    /// has, or may be thrown away by the very question that is to bring its own.
+    pub(super) fn expects_commit(&self) {
+        let Some(listener) = self.listener.as_ref().filter(|listener| !listener.held.is_empty()) else { return };
+        let texts = self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+        let in_block = self.session.status() != TransactionStatus::Idle;
+        if may_commit(in_block, texts.flat_map(|facts| &facts.statements).map(|s| &s.transaction)) {
+            listener.hub.expect(&listener.held, &listener.mailbox);
+        }
+    }
+
     /// What a client that listens waits for before it writes on a server.
     pub(super) fn owns_first(&self, link: &mut Link, connection: &Connection) -> Option<LookUp> {
         let listener = self.listener.as_ref()?;
@@ -245,6 +278,31 @@ impl Client {
         match listener.mailbox.fate() {
             Some(error) => Err(End::Told(error)),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_commit_is_told_from_what_goes_on() {
+        let of = |in_block, text: &str| {
+            let facts = crate::sql::parse::facts(text.as_bytes());
+            may_commit(in_block, facts.statements.iter().map(|s| &s.transaction))
+        };
+        for (in_block, text, expected) in [
+            (false, "LISTEN a", true),
+            (true, "LISTEN a", false),
+            (false, "BEGIN; LISTEN a", false),
+            (false, "BEGIN; LISTEN a; COMMIT", true),
+            (true, "COMMIT", true),
+            (true, "ROLLBACK TO s; RELEASE s", false),
+            (true, "ROLLBACK", false),
+            (true, "ROLLBACK; LISTEN a", true),
+        ] {
+            assert_eq!(of(in_block, text), expected, "{in_block} {text}");
         }
     }
 }

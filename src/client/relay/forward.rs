@@ -203,6 +203,7 @@ impl Client {
     /// Writes the segment for the server.
     pub(super) fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
         self.follow_block(link);
+        self.expects_commit();
         self.look_for_hidden(&mut link.judged, link.shard, link.since);
         let goes_on = self.session.is_mid_exchange();
         link.only_prepared = self.segment.only_prepares() && (link.only_prepared || !goes_on);
