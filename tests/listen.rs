@@ -319,6 +319,43 @@ fn a_listener_that_is_never_quiet_learns_that_its_database_is_elsewhere() {
     assert!(told.message.contains("the database is elsewhere now"), "{told:?}");
 }
 
+/// Whatever becomes of a session or its configuration, it stops to listen when it says so, and hears nothing twice.
+#[test]
+fn who_listens_already_is_followed_wherever_it_goes() {
+    let cluster = Cluster::start();
+    let mut weir = over(&cluster).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for client in [&mut a, &mut b] {
+        assert_eq!(client.run("LISTEN x; LISTEN y"), "C(LISTEN) C(LISTEN) Z(I)");
+    }
+    let heard = |client: &mut RawClient, expected: &[&str]| {
+        cluster.sql("NOTIFY x; NOTIFY y; NOTIFY z");
+        told(client, expected);
+        client.expect_silence(QUIET);
+    };
+    weir.reconfigure(|_| over(&cluster).database("server_lifetime = \"50min\""));
+    weir.hup();
+    weir.wait_log("configuration reloaded");
+    assert_eq!(a.run("UNLISTEN x; LISTEN y; LISTEN z"), "C(UNLISTEN) C(LISTEN) C(LISTEN) Z(I)");
+    assert_eq!(channels(&mut a), "y,z");
+    heard(&mut a, &["A(y,)", "A(z,)"]);
+    assert_eq!(weir.admin("SHOW PINS"), Vec::<Vec<String>>::new(), "what servers are like is known from before");
+    a.run("SET client_encoding = 'LATIN1'");
+    assert_eq!(a.run("UNLISTEN y; LISTEN z"), "C(UNLISTEN) C(LISTEN) Z(I)");
+    heard(&mut a, &["A(z,)"]);
+    // What it comes to listen to now, its server tells it; the rest goes on.
+    assert_eq!(a.run("LISTEN x"), "C(LISTEN) Z(I)");
+    assert_eq!(channels(&mut a), "z,x");
+    a.run("SET client_encoding = 'UTF8'");
+    assert_eq!(a.run("LISTEN x"), "C(LISTEN) Z(I)");
+    cluster.sql("NOTIFY x");
+    told(&mut a, &["A(x,)"]);
+    a.expect_silence(QUIET);
+    assert_eq!(a.run("UNLISTEN *"), "C(UNLISTEN) Z(I)");
+    assert_eq!(channels(&mut a), "");
+    heard(&mut a, &[]);
+}
+
 #[test]
 fn who_cannot_be_listened_for_keeps_his_server() {
     let cluster = Cluster::start();

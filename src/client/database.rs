@@ -268,6 +268,8 @@ enum Purpose {
 pub struct Welcome {
     /// Settings reported at login, as the server spells them.
     pub parameters: Option<Arc<Vec<(String, String)>>>,
+    /// The same under the configuration before, as long as nobody has logged in under this one: who was in then goes by them.
+    before: Option<Arc<Vec<(String, String)>>>,
     /// What a server made of a setting: `(name, value)` as the client gave it, and the value as the server took it.
     pub accepted: HashMap<(String, String), String>,
     /// What clients began with last, the newest at the end.
@@ -275,6 +277,12 @@ pub struct Welcome {
 }
 
 impl Welcome {
+    /// The settings reported at login, or at one under the configuration before.
+    #[must_use]
+    pub fn last_known(&self) -> Option<&Arc<Vec<(String, String)>>> {
+        self.parameters.as_ref().or(self.before.as_ref())
+    }
+
     /// `values` as other clients have them already, if one of the last did: the clients of an application all begin with the same.
     pub fn usual(&mut self, values: Values) -> Arc<Values> {
         if let Some(known) = self.began.iter().find(|known| ***known == values) {
@@ -423,6 +431,7 @@ impl LiveDatabase {
         let credential = if own { self.server_credential(None, &PassThrough::Nothing) } else { old.credential.clone() };
         let pools = Arc::new(self.make(user, credential));
         pools.server_utf8.store(old.server_utf8.load(Ordering::Acquire), Ordering::Release);
+        pools.welcome.lock().before = old.welcome.lock().last_known().cloned();
         users.insert(user.to_owned(), Arc::clone(&pools));
         Some(pools)
     }

@@ -53,7 +53,8 @@ impl Messages {
         if self.doubted.is_empty() {
             return std::mem::take(&mut self.bytes);
         }
-        let certain = each(&self.bytes).find(|(channel, _)| self.doubted.iter().any(|doubted| doubted.as_bytes() == *channel));
+        let certain =
+            each(&self.bytes).find(|(channel, _)| self.doubted.iter().any(|doubted| doubted.as_bytes() == *channel));
         let end = certain.map_or(self.bytes.len(), |(_, at)| at.start);
         self.bytes.drain(..end).collect()
     }
@@ -192,7 +193,8 @@ mod tests {
 
     /// `channel:payload` of each.
     fn shown(bytes: &[u8]) -> Vec<String> {
-        let payload = |at: Range<usize>| String::from_utf8_lossy(&bytes[at][frame::HEADER_LEN + 4..]).replace('\0', ":");
+        let payload =
+            |at: Range<usize>| String::from_utf8_lossy(&bytes[at][frame::HEADER_LEN + 4..]).replace('\0', ":");
         each(bytes).map(|(_, at)| payload(at).trim_end_matches(':').to_owned()).collect()
     }
 

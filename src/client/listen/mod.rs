@@ -27,7 +27,7 @@ use crate::client::relay::Link;
 use crate::client::task::{Client, End, HIGH_WATER};
 use crate::config::PoolMode;
 use crate::server::Connection;
-use crate::sql::facts::{ListenChange, TransactionEffect};
+use crate::sql::facts::{ListenChange, PinReason, TransactionEffect};
 use crate::sql::listens::{self, What};
 use crate::wire::message::TransactionStatus;
 
@@ -114,50 +114,63 @@ pub(super) struct Heard {
 }
 
 impl Client {
-    /// Whether others listen in the client's name. In session mode its server does; on a sharded database one shard's; and in another
-    /// encoding than the hub's it could not be told everything.
+    /// Whether others come to listen in the client's name. In session mode its server does; on a sharded database one shard's; in another
+    /// encoding than the hub's it could not be told everything; and who has a server that listens stays with it.
     fn is_heard_for(&self) -> bool {
         self.pools.mode != PoolMode::Session
             && !self.database.config.map.is_sharded()
+            && !self.session.is_pinned_by(PinReason::Listen)
             && self.understands_utf8()
-            && self.pools.welcome.lock().parameters.as_ref().is_some_and(|p| is_plain(p, "server_encoding"))
+            && self.pools.welcome.lock().last_known().is_some_and(|p| is_plain(p, "server_encoding"))
     }
 
     /// Whether text comes to the client as the hub gets it.
     fn understands_utf8(&self) -> bool {
         match self.session.settings().get("client_encoding") {
             Some(encoding) => is_utf8(encoding),
-            None => self.pools.welcome.lock().parameters.as_ref().is_some_and(|p| is_plain(p, "client_encoding")),
+            None => self.pools.welcome.lock().last_known().is_some_and(|p| is_plain(p, "client_encoding")),
         }
     }
 
-    /// Looks through a text that speaks of channels.
+    /// Whether others listen to the channel in the client's name already, or do when its transaction commits.
+    fn is_heard_on(&self, channel: &str) -> bool {
+        self.listener
+            .as_ref()
+            .is_some_and(|l| l.channels.contains(channel) || l.held.iter().any(|held| held == channel))
+    }
+
+    /// Looks through a text that speaks of channels. What others listen to is followed whatever becomes of what the client listens to next.
     pub(super) fn heard(&self, text: &[u8]) -> Heard {
         let mut heard = Heard { edits: Vec::new(), steps: Vec::new() };
-        if !self.is_heard_for() {
+        let comes_to = self.is_heard_for();
+        if !comes_to && self.listener.is_none() {
             return heard;
         }
         for place in listens::uses(text) {
             match place.what {
                 What::Change(change) => {
-                    if matches!(change, ListenChange::Listen(_)) {
+                    if let ListenChange::Listen(channel) = &change {
+                        if !comes_to && !self.is_heard_on(channel) {
+                            continue;
+                        }
                         heard.edits.push((place.at, "UNLISTEN".to_owned()));
                     }
                     heard.steps.push(crate::sql::facts::ListenStep { statement: place.statement, change });
                 }
-                What::Channels { names } => heard.edits.push((place.at, self.channels_as_sql(names))),
+                What::Channels { names } => heard.edits.push((place.at, self.channels_as_sql(names, !comes_to))),
             }
         }
         heard
     }
 
-    /// A set of the channels that the client listens to.
-    fn channels_as_sql(&self, names: bool) -> String {
+    /// A set of the channels that the client listens to; `and_server`: and of those that its server does.
+    fn channels_as_sql(&self, names: bool, and_server: bool) -> String {
         let channels = self.session.listening().map(|listening| listening.channels());
         let literals: Vec<String> =
             channels.into_iter().flatten().map(|channel| crate::session::settings::quote(channel)).collect();
         let name = if names { " AS pg_listening_channels" } else { "" };
-        format!("pg_catalog.unnest(ARRAY[{}]::pg_catalog.text[]){name}", literals.join(","))
+        let more = if and_server { " || ARRAY(SELECT pg_catalog.pg_listening_channels())" } else { "" };
+        format!("pg_catalog.unnest(ARRAY[{}]::pg_catalog.text[]{more}){name}", literals.join(","))
     }
 
     /// Has the hub listen to the channels that a text is about to listen to.
