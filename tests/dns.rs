@@ -167,6 +167,26 @@ fn a_name_that_moves_takes_its_connections_along() {
     weir.wait_log("the name has other addresses");
 }
 
+/// Nothing is sent any more where it leads, so that it would listen in vain.
+#[test]
+fn the_connection_that_listens_leaves_with_the_name() {
+    let (names, dir) = (NameServer::start(), dir());
+    let old = Cluster::start();
+    let new = old.beside("127.0.0.2");
+    names.set("db.example.test", &["127.0.0.1"]);
+    let weir = at("db.example.test", &old, &names, &dir).general("dns_max_ttl = 1").start();
+    let mut listens = weir.client("app");
+    assert_eq!(listens.run("LISTEN news"), "C(LISTEN) Z(I)");
+    names.set("db.example.test", &["127.0.0.2"]);
+    let farewell = listens.read_to_end();
+    assert_eq!(show(&farewell), "E(FATAL 08006)");
+    assert!(farewell[0].error().unwrap().message.contains("leads elsewhere now"), "{farewell:?}");
+    let mut again = weir.client("app");
+    assert_eq!(again.run("LISTEN news"), "C(LISTEN) Z(I)");
+    new.sql("NOTIFY news, 'from there'");
+    assert_eq!(again.read_message().to_string(), "A(news,from there)");
+}
+
 #[test]
 fn a_login_on_its_way_to_an_address_that_is_gone_serves_nobody() {
     let (names, dir) = (NameServer::start(), dir());

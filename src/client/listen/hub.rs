@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::config::Host;
 use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::net::buffer::write_all;
+use crate::net::dns::Dns;
 use crate::pool::Pool;
 use crate::server::connection::read_message;
 use crate::server::{Connection, login};
@@ -34,6 +36,23 @@ struct Key {
     database: String,
     user: String,
     place: Place,
+}
+
+/// Where the connection leads.
+struct OtherEnd {
+    host: Host,
+    address: Option<IpAddr>,
+    /// How often names had left addresses when it was made: as long as none has since, it leads where the name does.
+    changes: u64,
+    dns: Arc<Dns>,
+}
+
+impl OtherEnd {
+    /// Whether the name that it was made to no longer has its address.
+    fn has_moved(&self) -> bool {
+        let Some(address) = self.address.filter(|_| self.dns.changes() != self.changes) else { return false };
+        matches!(&self.host, Host::Tcp(name) if self.dns.is_gone(name, address))
+    }
 }
 
 /// A database on a server.
@@ -240,8 +259,8 @@ impl Hub {
 
     async fn run(self: Arc<Self>) {
         let ended = match self.connect().await {
-            Ok((pool, mut connection)) => {
-                let ended = self.serve(&pool, &mut connection).await;
+            Ok((pool, end, mut connection)) => {
+                let ended = self.serve(&pool, &end, &mut connection).await;
                 if ended.is_ok() {
                     let mut bytes = Vec::new();
                     encode::terminate(&mut bytes);
@@ -256,25 +275,29 @@ impl Hub {
         }
     }
 
-    async fn connect(&self) -> Result<(Arc<Pool>, Box<Connection>), Error> {
+    async fn connect(&self) -> Result<(Arc<Pool>, OtherEnd, Box<Connection>), Error> {
         let pool = primary_pool(&self.database, &self.pools, self.database.config.map.default_shard)?;
+        let dns = Arc::clone(&pool.settings.login.dns);
+        let changes = dns.changes();
         let mut connection = login::login(&pool.target, &pool.settings.login, self.worker).await?;
+        let address = connection.stream.addresses().map(|(peer, _)| peer.ip());
+        let end = OtherEnd { host: pool.target.host.clone(), address, changes, dns };
         let set_up =
             "SET client_encoding = 'UTF8'; SET application_name = 'pgweir listener'; SET idle_session_timeout = 0";
         let old = "SET client_encoding = 'UTF8'; SET application_name = 'pgweir listener'";
         // Before PostgreSQL 14 there is no idle_session_timeout.
         for sql in [set_up, old] {
             match connection.run(sql).await.map_err(|error| lost(&error))? {
-                Ok(()) => return Ok((pool, connection)),
+                Ok(()) => return Ok((pool, end, connection)),
                 Err(error) if sql == old => return Err(error),
                 Err(_) => {}
             }
         }
-        Ok((pool, connection))
+        Ok((pool, end, connection))
     }
 
     /// Serves those who listen; `Ok` when nobody does any more.
-    async fn serve(&self, pool: &Pool, connection: &mut Connection) -> Result<(), Error> {
+    async fn serve(&self, pool: &Pool, end: &OtherEnd, connection: &mut Connection) -> Result<(), Error> {
         let limit = pool.settings.login.timeout;
         let mut listened = BTreeSet::new();
         let mut asked = clock::now();
@@ -286,7 +309,7 @@ impl Hub {
                 let outcome = tokio::time::timeout(limit, self.exchange(connection, &sql)).await;
                 let outcome = outcome.unwrap_or_else(|_| Err(lost(&"it does not answer")));
                 // An answer of the wrong server says nothing about what was sent on the right one.
-                let outcome = outcome.and_then(|()| self.check_place(pool));
+                let outcome = outcome.and_then(|()| self.check_place(pool, end));
                 let told = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
                 for waits in waiting {
                     // Who has gone meanwhile needs no answer.
@@ -383,7 +406,10 @@ impl Hub {
     }
 
     /// After a reload the database may be elsewhere, and after a failover its primary: on a standby nobody is told anything.
-    fn check_place(&self, pool: &Pool) -> Result<(), Error> {
+    fn check_place(&self, pool: &Pool, end: &OtherEnd) -> Result<(), Error> {
+        if end.has_moved() {
+            return Err(lost(&"the name of its host leads elsewhere now"));
+        }
         let Some(shared) = self.shared.upgrade() else { return Ok(()) };
         let live = shared.live.load();
         let database = live.database(&self.key.database);
