@@ -131,7 +131,11 @@ const AGGREGATES: [&str; 22] = [
     "max(c)",
 ];
 /// Right or refused: what others get wrong, and what is not supported.
-const OTHERS: [(&str, &str); 38] = [
+const OTHERS: [(&str, &str); 42] = [
+    ("distinct_order_by", "SELECT DISTINCT g FROM t ORDER BY k"),
+    ("distinct_order_by", "SELECT DISTINCT * FROM o ORDER BY k + 1"),
+    ("distinct_order_by", "SELECT DISTINCT *, k + 1 FROM o ORDER BY o.k + 1, id"),
+    ("distinct_order_by", "SELECT DISTINCT t.g FROM t ORDER BY g DESC LIMIT 3"),
     ("case_of_key", "SELECT CASE WHEN k = 1 THEN 'one' ELSE 'other' END, count(*) FROM t GROUP BY 1"),
     ("order_by_key_condition", "SELECT k FROM t ORDER BY (k = 1), k"),
     ("exists", "SELECT EXISTS (SELECT 1 FROM t WHERE v = 'x')"),
@@ -207,8 +211,15 @@ fn generate(rng: &mut SmallRng) -> Query {
             Query { construct: if ordered { "order_by" } else { "rows" }, sql, ordered, value }
         }
         4 => {
-            let sql = format!("SELECT DISTINCT {} FROM t{condition}", list.join(", "));
-            Query { construct: "distinct", sql, ordered: false, value }
+            let mut sql = format!("SELECT DISTINCT {} FROM t{condition}", list.join(", "));
+            let ordered = rng.random_bool(0.5);
+            if ordered {
+                // Mostly one that is shown; all are, so that the order is one.
+                let first = if rng.random_bool(0.8) { list[0].clone() } else { pick(rng, &COLUMNS) };
+                let keys: Vec<String> = (1..=list.len()).map(|number| number.to_string()).collect();
+                sql += &format!(" ORDER BY {first}{}, {}", direction(rng), keys.join(", "));
+            }
+            Query { construct: if ordered { "distinct_order_by" } else { "distinct" }, sql, ordered, value }
         }
         5..=8 => {
             let grouped = rng.random_bool(0.7);

@@ -103,7 +103,12 @@ async fn gather(
     let types = types(asked, scatter);
     let mut shown = None;
     let pushed = match scatter.needs() {
-        None => scatter.rows(),
+        None => {
+            if scatter.hides_error() {
+                describe(leg, &asked.text, &asked.types).await?;
+            }
+            scatter.rows()
+        }
         Some(needs) => {
             // The statement itself says what its columns are called, and what is wrong with it.
             shown = Some(describe(leg, &asked.text, &asked.types).await?.columns);

@@ -43,6 +43,13 @@ pub struct Scatter {
 }
 
 impl Scatter {
+    /// Whether the statement itself is to be asked about, for what the shards are sent instead is not wrong where it is: a key of ORDER BY
+    /// that DISTINCT does not show is shown to us.
+    #[must_use]
+    pub fn hides_error(&self) -> bool {
+        self.select.distinct == Distinct::Rows && !self.select.sort.is_empty()
+    }
+
     /// What is done, in words: what the shards are asked, and what becomes of their answers.
     #[must_use]
     pub fn steps(&self) -> Vec<String> {
