@@ -334,6 +334,31 @@ fn a_cancel_request_reaches_all_shards_and_an_error_ends_the_others() {
     sharded.wait_quiet();
 }
 
+/// What is asked of a shard before the statement waits for locks as the statement would, and ends with it.
+#[test]
+fn nothing_runs_on_of_a_statement_that_ends_before_it_began() {
+    let sharded = Sharded::start(2, "query_timeout = \"3s\"", "");
+    let mut locker = sharded.cluster.client("s0");
+    locker.run("BEGIN; LOCK TABLE t");
+    let asks = || {
+        let mut client = sharded.client();
+        client.query("SELECT sum(n) FROM t");
+        sharded.wait_running("SELECT sum(n)", 1);
+        client
+    };
+    let mut client = asks();
+    client.cancel();
+    assert_eq!(show(&client.read_until_ready()), "E(57014) Z(I)");
+    sharded.wait_running("SELECT sum(n)", 0);
+    drop(asks());
+    sharded.wait_running("SELECT sum(n)", 0);
+    assert_eq!(show(&asks().read_to_end()), "E(FATAL 57014)");
+    sharded.wait_running("SELECT sum(n)", 0);
+    sharded.wait_quiet();
+    locker.run("ROLLBACK");
+    assert_eq!(client.value("SELECT sum(n) FROM t"), "903");
+}
+
 #[test]
 fn a_server_that_goes_fails_the_statement_and_not_the_session() {
     let sharded = Sharded::start(2, "", "");

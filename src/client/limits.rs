@@ -87,6 +87,12 @@ impl Limits {
         due(since, limit, overdue)
     }
 
+    /// When a statement that is alone in its transaction, and was asked at `since`, takes too long.
+    pub(super) fn statement(&self, since: Instant) -> Option<(Instant, Overdue)> {
+        let query = due(since, self.query, Overdue::Query);
+        query.into_iter().chain(due(since, self.transaction, Overdue::Transaction)).min_by_key(|(at, _)| *at)
+    }
+
     /// Whether rests are limited.
     pub(super) fn any_of_rest(&self) -> bool {
         !(self.client_idle.is_zero() && self.idle_transaction.is_zero())

@@ -144,10 +144,16 @@ impl Leg {
         self.checkout.release(Verdict::Clean);
     }
 
-    /// The same, unless it is in the middle of an exchange: then it is closed.
-    pub(super) fn give_back_if_quiet(self) {
-        if !self.asks {
-            self.checkout.release(Verdict::Clean);
+    /// The same when nobody waits any more for what was asked before the statement, which is cancelled if it goes on: closing the
+    /// connection would not end it, and the server would have one session more than the pool knows of.
+    pub(super) fn abandon(self, always_reset: bool) {
+        match self.state {
+            State::Lost => {}
+            _ if self.asks => {
+                let verdict = if always_reset { Verdict::Dirty } else { Verdict::Clean };
+                drop(tokio::task::spawn_local(self.cancel(Unsent::Nothing, verdict)));
+            }
+            _ => self.checkout.release(Verdict::Clean),
         }
     }
 
@@ -156,9 +162,12 @@ impl Leg {
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
         self.asks = true;
         let connection = self.checkout.as_mut().ok_or_else(gone)?;
-        let answers = connection.converse(request).await?;
+        let answers = connection.converse(request).await;
         self.asks = false;
-        Ok(answers)
+        if answers.is_err() {
+            self.state = State::Lost;
+        }
+        answers
     }
 
     /// Gives it back, or cancels what nobody waits for any more first.

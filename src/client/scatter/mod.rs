@@ -26,7 +26,6 @@ use crate::session::Intake;
 use crate::shard::plan::Scatter;
 use crate::wire::message::{self, Target, TransactionStatus};
 use crate::wire::{encode, frame};
-use leg::Leg;
 use run::{Outcome, Run};
 
 /// Parameter types, formats, values and result formats of a statement that has none: everything is text.
@@ -79,11 +78,11 @@ impl Client {
             }
             Err(Stopped::End(end)) => return Err(end),
         };
-        let prepared = match self.prepare(&mut legs, scatter, &asked).await {
+        let prepared = match self.prepare(&mut legs, scatter, &asked, since).await {
             Ok(prepared) => prepared,
             Err(stopped) => {
-                // One that is in the middle of something is closed.
-                legs.into_iter().for_each(Leg::give_back_if_quiet);
+                let always_reset = self.live.config.general.server_reset_query_always;
+                legs.into_iter().for_each(|leg| leg.abandon(always_reset));
                 return match stopped {
                     Stopped::Refused(error) => self.refuse(error).await,
                     Stopped::End(end) => Err(end),

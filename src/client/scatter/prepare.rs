@@ -2,12 +2,13 @@
 //! where texts are sorted or grouped.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::leg::Leg;
 use super::{Asked, request};
 use crate::client::shared::Activity;
-use crate::client::task::{Client, Stopped};
+use crate::client::task::{Client, End, Stopped};
+use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::shard::merge::{Collation, Format, Merge, TextRules};
 use crate::shard::plan::Scatter;
@@ -15,8 +16,6 @@ use crate::shard::plan::scatter::{Pushed, Seen};
 use crate::wire::encode;
 use crate::wire::message::{self, Parse, Reader};
 
-/// How long a shard may take to say what it thinks of a statement.
-const PATIENCE: Duration = Duration::from_secs(60);
 const UNDEFINED_COLUMN: SqlState = SqlState(*b"42703");
 
 /// The statement, ready to be sent.
@@ -50,12 +49,13 @@ struct Described {
 }
 
 impl Client {
-    /// Asks the first of the shards what is to be known.
+    /// Asks the first of the shards what is to be known, for a client that has asked at `since`.
     pub(super) async fn prepare(
         &mut self,
         legs: &mut [Leg],
         scatter: &Scatter,
         asked: &Asked,
+        since: Instant,
     ) -> Result<Prepared, Stopped> {
         if scatter.select.plain {
             return Ok(Prepared { request: request(&asked.text, &asked.types, &asked.bound), gather: None });
@@ -73,12 +73,19 @@ impl Client {
                 None => Some(gathering.await),
             }
         };
-        let gathered = self.attend(gathering, PATIENCE).await;
+        // What it takes is the statement's time: a lock may keep it from being described as long as from being executed.
+        let limit = self.limits.statement(since);
+        let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
+        let gathered = self.attend(gathering, rest).await;
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
         match gathered? {
             Some(Some(prepared)) => prepared.map_err(Stopped::Refused),
-            Some(None) | None => Err(Stopped::Refused(silent())),
+            Some(None) => Err(Stopped::Refused(silent())),
+            None => Err(match limit {
+                Some((_, overdue)) => Stopped::End(End::Told(self.limits.error(overdue))),
+                None => Stopped::Refused(silent()),
+            }),
         }
     }
 
