@@ -261,16 +261,15 @@ impl Client {
         }
     }
 
-    /// Passes on rows that were brought together; whether there were any.
+    /// Passes on rows that were brought together; whether any were taken, also such as are not shown: there is room for others then.
     fn take_rows(&mut self, run: &mut Run) -> Result<bool, Error> {
         let Some(gather) = run.gather.as_mut().filter(|_| run.begun) else { return Ok(false) };
-        let mut any = false;
+        let before = gather.merge.taken();
         while self.output.len() < HIGH_WATER {
             let Some(row) = gather.merge.pop()? else { break };
             encode::frame(self.output.tail(), b'D', |b| b.extend_from_slice(&row));
-            any = true;
         }
-        Ok(any)
+        Ok(gather.merge.taken() != before)
     }
 
     /// Because of SUSPEND: only whole messages are on the way to the client, and when they are gone it is at rest.

@@ -67,6 +67,7 @@ pub struct Merge {
     filter: distinct::Filter,
     skipped: u64,
     shown: u64,
+    taken: u64,
     fields: row::Fields,
 }
 
@@ -135,7 +136,8 @@ impl Merge {
             }
         };
         let filter = distinct::Filter::new(spec.distinct, spec.memory_limit);
-        let merge = Self { spec, columns, readers, input, filter, skipped: 0, shown: 0, fields: row::Fields::new() };
+        let merge =
+            Self { spec, columns, readers, input, filter, skipped: 0, shown: 0, taken: 0, fields: row::Fields::new() };
         merge.check(text)?;
         Ok(merge)
     }
@@ -273,6 +275,7 @@ impl Merge {
                 Input::Sorted(ordered) => ordered.pop(),
             };
             let Some(row) = row else { break };
+            self.taken = self.taken.wrapping_add(1);
             if !self.filter.admits(&row)? {
                 continue;
             }
@@ -294,6 +297,12 @@ impl Merge {
                 Input::Plain(queue) | Input::Groups(_, queue) => queue.rows.is_empty() && queue.all_ended(),
                 Input::Sorted(ordered) => ordered.is_empty(),
             }
+    }
+
+    /// Grows with every row that [`Merge::pop`] takes, shown or not: shards of which nothing was [wanted](Merge::wants) may be read again.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// How many rows [`Merge::pop`] has given: the number of the command tag `SELECT n`.

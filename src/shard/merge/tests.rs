@@ -70,6 +70,24 @@ fn run(spec: &Spec, columns: &[Column], shards: &[Vec<Fields>], turns: &[usize])
     }
 }
 
+/// A shard that waits for room gets it by rows that are not shown as well, and that is told.
+#[test]
+fn rows_that_are_not_shown_are_taken() {
+    let left_out = [Spec { distinct: Distinct::Rows, ..spec(1) }, Spec { offset: 1000, ..spec(1) }];
+    for spec in left_out {
+        let mut merge = Merge::new(spec, vec![TEXT], RULES, 2).unwrap();
+        let row = body(&[Some("x".repeat(1000))]);
+        merge.push(0, &row).unwrap();
+        merge.pop().unwrap();
+        while merge.wants(1) {
+            merge.push(1, &row).unwrap();
+        }
+        let before = merge.taken();
+        assert_eq!(merge.pop().unwrap(), None);
+        assert!(merge.wants(1) && merge.taken() > before);
+    }
+}
+
 fn number(field: &Option<String>) -> Option<i64> {
     field.as_ref().map(|text| text.parse().unwrap())
 }
