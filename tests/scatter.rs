@@ -469,6 +469,19 @@ fn what_one_server_would_fail_at_or_sort_otherwise() {
 }
 
 #[test]
+fn parameters_have_the_types_that_the_whole_statement_gives_them() {
+    let sharded = Sharded::start(2, "", "");
+    let mut client = sharded.client();
+    let sql = "SELECT n + $1 AS m, sum(k) FROM t WHERE k > $2 GROUP BY n + $1 ORDER BY m LIMIT $3";
+    let reply = ask(&mut client, sql, &[Some("10"), Some("290"), Some("2")]);
+    assert_eq!(show(&reply), "1 2 T(m:23,sum:1700) D(10|294) D(11|295) C(SELECT 2) Z(I)");
+    // No question but the first has the one that only a key shows.
+    let sql = "SELECT v || $1 AS w, max(n) FROM t WHERE k = ANY ($2) GROUP BY w";
+    let reply = ask(&mut client, sql, &[Some("!"), Some("{1,2,3,4,5,6}")]);
+    assert!(tags(&reply).ends_with("C(SELECT 6) Z(I)"), "{}", show(&reply));
+}
+
+#[test]
 fn what_drivers_send_around_a_statement() {
     let sharded = Sharded::start(2, "", "");
     let mut client = sharded.client();

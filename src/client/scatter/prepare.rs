@@ -107,7 +107,7 @@ async fn gather(
     text: TextRules,
     (shards, home): (usize, bool),
 ) -> Result<Prepared, Error> {
-    let types = types(asked, scatter);
+    let mut types = types(asked, scatter, &[]);
     let mut shown = None;
     let pushed = match scatter.needs() {
         None => {
@@ -118,7 +118,10 @@ async fn gather(
         }
         Some(needs) => {
             // The statement itself says what its columns are called, and what is wrong with it.
-            shown = Some(describe(leg, &asked.text, &asked.types).await?.columns);
+            let original = describe(leg, &asked.text, &asked.types).await?;
+            shown = Some(original.columns);
+            // What is asked from here on need not have all of its parameters, nor tell their types.
+            types = self::types(asked, scatter, &original.parameters);
             for sql in &needs.not_columns {
                 match describe(leg, sql.as_bytes(), &types).await {
                     Err(error) if error.sqlstate == UNDEFINED_COLUMN => {}
@@ -275,9 +278,10 @@ fn with_formats(bound: &[u8], formats: &[i16]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The types of the parameters, those of LIMIT and OFFSET among them, which no shard could find out.
-fn types(asked: &Asked, scatter: &Scatter) -> Vec<u8> {
+/// The types of the parameters, those of LIMIT and OFFSET among them, which no shard could find out; `known`: what one has found out.
+fn types(asked: &Asked, scatter: &Scatter, known: &[u32]) -> Vec<u8> {
     let mut oids = Parse { name: b"", sql: b"", types: &asked.types }.oids();
+    oids.resize(oids.len().max(known.len()), 0);
     for (number, type_oid) in &scatter.spent {
         let place = usize::from(*number).saturating_sub(1);
         if oids.len() <= place {
@@ -286,6 +290,9 @@ fn types(asked: &Asked, scatter: &Scatter) -> Vec<u8> {
         if let Some(oid) = oids.get_mut(place).filter(|oid| **oid == 0) {
             *oid = *type_oid;
         }
+    }
+    for (oid, found) in oids.iter_mut().zip(known).filter(|(oid, _)| **oid == 0) {
+        *oid = *found;
     }
     let mut out = u16::try_from(oids.len()).unwrap_or(0).to_be_bytes().to_vec();
     oids.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
