@@ -155,16 +155,13 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
         let mut group = Found::default();
         check(node, Clause::Output, from, &mut group)?;
         if group.draws {
-            return Err(Unfit::new("draws", "that groups by a function that draws another value each time"));
+            return Err(draws_groups());
         }
     }
     check(select.having_clause(), Clause::Output, from, &mut found)?;
     let mut sorted = Found::default();
     for sort in select.sort_clause() {
         check(sort.node(), Clause::Output, from, &mut sorted)?;
-    }
-    if sorted.draws && draws_output {
-        return Err(Unfit::new("draws", "that shows and sorts by functions that draw another value each time"));
     }
     if !select.window_clause().is_empty() {
         return Err(
@@ -181,6 +178,17 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
     let names = Names { outputs: &outputs, from };
     let keys: Vec<Resolved<'_>> =
         select.group_clause().iter().map(|node| names.group_key(node)).collect::<Result<_, _>>()?;
+    // A name or a number may stand for a value that is drawn: the key that is sent would be a second one.
+    for key in &keys {
+        if draws(key.node, from)? {
+            return Err(draws_groups());
+        }
+    }
+    for sort in select.sort_clause() {
+        if draws_output && (sorted.draws || draws(names.sort_key(sort.node())?, from)?) {
+            return Err(Unfit::new("draws", "that shows and sorts by functions that draw another value each time"));
+        }
+    }
     let grouped_by_key = keys.iter().any(|key| from.is_key(key.node));
     let brings_together = (grouped || found.aggregates || has_having) && !grouped_by_key;
     let (limit, offset) = (bound(select.limit_count())?, bound(select.limit_offset())?);
@@ -236,6 +244,17 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
     };
     parts.order_by = write::order_by(select)?;
     Ok(parts)
+}
+
+/// Whether an expression that was let through as one of the select list or of a clause draws another value each time.
+fn draws(node: Node<'_>, from: &From) -> Result<bool, Unfit> {
+    let mut found = Found::default();
+    check(node, Clause::Output, from, &mut found)?;
+    Ok(found.draws)
+}
+
+fn draws_groups() -> Unfit {
+    Unfit::new("draws", "that groups by a function that draws another value each time")
 }
 
 fn check_joins(item: Node<'_>, from: &From, found: &mut Found) -> Result<(), Unfit> {

@@ -183,6 +183,10 @@ fn what_is_refused() {
         ("SELECT DISTINCT ON (a) a, b FROM t", "distinct_on"),
         ("SELECT DISTINCT ON (a) a, b FROM t ORDER BY b, a", "distinct_on"),
         ("SELECT random() FROM t ORDER BY random()", "draws"),
+        ("SELECT k, random() AS r FROM t ORDER BY r", "draws"),
+        ("SELECT k, random() FROM t ORDER BY 1, 2 LIMIT 3", "draws"),
+        ("SELECT a, sum(random()) AS s FROM t GROUP BY a ORDER BY s", "draws"),
+        ("SELECT random() AS r, count(*) FROM t GROUP BY r", "draws"),
         ("SELECT upper(a)::text FROM t ORDER BY text", "alias"),
     ] {
         let select = selected(sql);
@@ -209,6 +213,7 @@ fn clauses_are_taken_apart() {
     assert_eq!(sorts("SELECT upper(b) FROM t ORDER BY upper"), [key("upper(b)", false, false)]);
     assert_eq!(sorts("SELECT *, b FROM t ORDER BY a COLLATE \"C\""), [key("a COLLATE \"C\"", false, false)]);
     assert_eq!(sorts("SELECT a FROM t ORDER BY random()"), [key("random()", false, false)]);
+    assert_eq!(sorts("SELECT random(), a FROM t ORDER BY 2"), [key("a", false, false)]);
     assert_eq!(sorts("SELECT k, max(a) FROM t GROUP BY k ORDER BY max(a)"), [key("max(a)", false, false)]);
 
     let select =
