@@ -85,8 +85,16 @@ fn many_listen_on_a_pool_of_one() {
     assert_eq!(a.run("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(T)");
     a.expect_silence(QUIET);
     assert_eq!(a.run("COMMIT"), "C(COMMIT) A(news,while open) Z(I)");
+    // What waited for the end of the transaction in which it is left is not told any more.
+    a.run("LISTEN more; BEGIN");
+    cluster.sql("NOTIFY news, 'left'; NOTIFY more, 'kept'");
+    told(&mut b, &["A(news,left)"]);
+    eventually("both are here", SOON, || {
+        (a.run("SELECT pg_sleep(0.1)") == "T(pg_sleep:2278) D() C(SELECT 1) Z(T)").then_some(())
+    });
+    assert_eq!(a.run("UNLISTEN news; COMMIT; LISTEN news"), "C(UNLISTEN) C(COMMIT) C(LISTEN) A(more,kept) Z(I)");
     // Who listens no longer is told nothing; the server is asked for no more than somebody wants.
-    assert_eq!(a.run("UNLISTEN news"), "C(UNLISTEN) Z(I)");
+    assert_eq!(a.run("UNLISTEN news; UNLISTEN more"), "C(UNLISTEN) C(UNLISTEN) Z(I)");
     assert_eq!(b.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
     assert_eq!(c.run("NOTIFY news, 'nobody'"), "C(NOTIFY) Z(I)");
     a.expect_silence(QUIET);

@@ -216,9 +216,12 @@ impl Hub {
         self.work.notify_one();
     }
 
-    /// ... or no longer.
+    /// ... or no longer, and what it has not taken it does not get: a session that listens no more is told nothing.
     pub(super) fn unsubscribe(&self, channel: &str, mailbox: &Arc<Mailbox>) {
-        self.change(channel, |channel| channel.mailboxes.retain(|other| !Arc::ptr_eq(other, mailbox)));
+        self.change(channel, |left| {
+            left.mailboxes.retain(|other| !Arc::ptr_eq(other, mailbox));
+            mailbox.discard(channel);
+        });
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Channel)) {
