@@ -113,8 +113,8 @@ impl Hubs {
         let (mut clients, mut channels) = (BTreeSet::new(), 0);
         for hub in hubs {
             let inner = hub.inner.lock();
-            channels += inner.channels.len();
-            clients.extend(inner.channels.values().flat_map(|c| &c.mailboxes).map(|mailbox| mailbox.client.id));
+            channels += inner.channels.by_name.len();
+            clients.extend(inner.channels.by_name.values().flat_map(|c| &c.mailboxes).map(|mailbox| mailbox.client.id));
         }
         (clients.len() as u64, channels as u64)
     }
@@ -135,7 +135,7 @@ pub struct Hub {
 
 #[derive(Debug, Default)]
 struct Inner {
-    channels: HashMap<String, Channel>,
+    channels: Channels,
     /// Server processes that work for a client which listens here.
     owners: HashMap<u32, Arc<Mailbox>>,
     /// Who waits until all is heard that was sent so far, and listened to what is wanted.
@@ -144,6 +144,56 @@ struct Inner {
     running: bool,
     /// How many connections were lost.
     losses: u64,
+}
+
+/// The channels that somebody is interested in.
+#[derive(Debug, Default)]
+struct Channels {
+    by_name: HashMap<String, Channel>,
+    /// Those that have come or gone since the server was told last.
+    changed: BTreeSet<String>,
+}
+
+impl Channels {
+    /// Changes one, which comes and goes with those who are interested.
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Channel)) {
+        let channel = match self.by_name.get_mut(name) {
+            Some(channel) => channel,
+            None => {
+                self.changed.insert(name.to_owned());
+                self.by_name.entry(name.to_owned()).or_default()
+            }
+        };
+        change(channel);
+        if channel.holds == 0 && channel.mailboxes.is_empty() && channel.expecting.is_empty() {
+            self.by_name.remove(name);
+            self.changed.insert(name.to_owned());
+        }
+    }
+
+    /// The server has been told of none.
+    fn start_over(&mut self) {
+        self.changed = self.by_name.keys().cloned().collect();
+    }
+
+    /// What brings a server from what it listens to to what is wanted.
+    fn bring(&mut self, listened: &mut BTreeSet<String>) -> String {
+        let mut sql = String::new();
+        for name in std::mem::take(&mut self.changed) {
+            let verb = match (self.by_name.contains_key(&name), listened.contains(&name)) {
+                (true, false) => "LISTEN",
+                (false, true) => "UNLISTEN",
+                _ => continue,
+            };
+            sql.push_str(&format!("{verb} {};", quote_identifier(&name)));
+            if verb == "LISTEN" {
+                listened.insert(name);
+            } else {
+                listened.remove(&name);
+            }
+        }
+        sql
+    }
 }
 
 /// A channel that somebody is interested in.
@@ -176,7 +226,7 @@ impl Hub {
     /// The channel is to be listened to, because somebody may want it soon. How many connections were lost before.
     pub(super) fn hold(&self, channel: &str) -> u64 {
         let mut inner = self.inner.lock();
-        inner.channels.entry(channel.to_owned()).or_default().holds += 1;
+        inner.channels.change(channel, |channel| channel.holds += 1);
         inner.losses
     }
 
@@ -196,7 +246,7 @@ impl Hub {
     pub(super) fn expect(&self, channels: &[String], mailbox: &Arc<Mailbox>) {
         let mut inner = self.inner.lock();
         for channel in channels {
-            if let Some(channel) = inner.channels.get_mut(channel) {
+            if let Some(channel) = inner.channels.by_name.get_mut(channel) {
                 channel.expects(mailbox);
             }
         }
@@ -226,10 +276,8 @@ impl Hub {
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Channel)) {
         let mut inner = self.inner.lock();
-        let channel = inner.channels.entry(name.to_owned()).or_default();
-        change(channel);
-        if channel.holds == 0 && channel.mailboxes.is_empty() && channel.expecting.is_empty() {
-            inner.channels.remove(name);
+        inner.channels.change(name, change);
+        if !inner.channels.changed.is_empty() {
             self.work.notify_one();
         }
     }
@@ -303,6 +351,7 @@ impl Hub {
     async fn serve(&self, pool: &Pool, end: &OtherEnd, connection: &mut Connection) -> Result<(), Error> {
         let limit = pool.settings.login.timeout;
         let mut listened = BTreeSet::new();
+        self.inner.lock().channels.start_over();
         let mut asked = clock::now();
         let mut unused_since = None;
         loop {
@@ -342,15 +391,7 @@ impl Hub {
     /// What brings the connection to listen to what is wanted, and who waits for that.
     fn next(&self, listened: &mut BTreeSet<String>) -> (String, Vec<oneshot::Sender<Result<(), Error>>>) {
         let mut inner = self.inner.lock();
-        let mut sql = String::new();
-        for channel in inner.channels.keys().filter(|channel| !listened.contains(*channel)) {
-            sql.push_str(&format!("LISTEN {};", quote_identifier(channel)));
-        }
-        for channel in listened.iter().filter(|channel| !inner.channels.contains_key(*channel)) {
-            sql.push_str(&format!("UNLISTEN {};", quote_identifier(channel)));
-        }
-        *listened = inner.channels.keys().cloned().collect();
-        (sql, std::mem::take(&mut inner.waiting))
+        (inner.channels.bring(listened), std::mem::take(&mut inner.waiting))
     }
 
     /// Runs `sql`, and hears what comes up to its end.
@@ -387,7 +428,7 @@ impl Hub {
         };
         let inner = self.inner.lock();
         let owner = inner.owners.get(&pid);
-        let Some(channel) = inner.channels.get(name) else { return };
+        let Some(channel) = inner.channels.by_name.get(name) else { return };
         let sender = |mailbox: &Arc<Mailbox>| match owner {
             Some(owner) if Arc::ptr_eq(owner, mailbox) => mailbox.client.pid,
             _ => pid,
@@ -403,7 +444,7 @@ impl Hub {
     /// Whether nobody has come in the last moment: then there is no connection from here on.
     fn retire(&self) -> bool {
         let mut inner = self.inner.lock();
-        let unused = inner.channels.is_empty() && inner.waiting.is_empty();
+        let unused = inner.channels.by_name.is_empty() && inner.waiting.is_empty();
         inner.running &= !unused;
         unused
     }
@@ -431,7 +472,7 @@ impl Hub {
         inner.running = false;
         inner.losses += 1;
         let waiting = std::mem::take(&mut inner.waiting);
-        let mut listeners: Vec<_> = inner.channels.values().flat_map(|c| c.mailboxes.iter().cloned()).collect();
+        let mut listeners: Vec<_> = inner.channels.by_name.values().flat_map(|c| c.mailboxes.iter().cloned()).collect();
         drop(inner);
         listeners.sort_by_key(|mailbox| mailbox.client.id);
         listeners.dedup_by_key(|mailbox| mailbox.client.id);
@@ -463,4 +504,33 @@ fn missed(error: &Error) -> Error {
         .detail("Notifications may have been sent that this session did not get.")
         .hint("Connect again, listen, and look at what has changed meanwhile.")
         .fatal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What did not change is not looked at, whatever number of channels there is.
+    #[test]
+    fn a_server_is_told_of_what_has_changed() {
+        let (mut channels, mut listened) = (Channels::default(), BTreeSet::new());
+        let hold = |channels: &mut Channels, name: &str| channels.change(name, |channel| channel.holds += 1);
+        let release = |channels: &mut Channels, name: &str| channels.change(name, |channel| channel.holds -= 1);
+        hold(&mut channels, "a");
+        hold(&mut channels, "B\"");
+        assert_eq!(channels.bring(&mut listened), "LISTEN \"B\"\"\";LISTEN \"a\";");
+        hold(&mut channels, "a");
+        release(&mut channels, "a");
+        assert!(channels.changed.is_empty());
+        // Gone and come again, come and gone again: nothing.
+        release(&mut channels, "a");
+        hold(&mut channels, "a");
+        hold(&mut channels, "c");
+        release(&mut channels, "c");
+        assert_eq!(channels.bring(&mut listened), "");
+        release(&mut channels, "B\"");
+        assert_eq!(channels.bring(&mut listened), "UNLISTEN \"B\"\"\";");
+        channels.start_over();
+        assert_eq!(channels.bring(&mut BTreeSet::new()), "LISTEN \"a\";");
+    }
 }
