@@ -481,6 +481,27 @@ fn parameters_have_the_types_that_the_whole_statement_gives_them() {
     assert!(tags(&reply).ends_with("C(SELECT 6) Z(I)"), "{}", show(&reply));
 }
 
+/// As a server does it: one format for all columns, or one for each.
+#[test]
+fn result_formats_are_counted() {
+    let sharded = Sharded::start(2, "", "");
+    let mut clients = [sharded.cluster.client("s0"), sharded.client()];
+    for sql in ["SELECT k, n FROM t ORDER BY k", "SELECT n, count(*) FROM t GROUP BY n"] {
+        for formats in 0..4_u8 {
+            let failures = clients.each_mut().map(|client| {
+                client.parse("", sql, &[]);
+                let codes = [[0, 1].repeat(usize::from(formats))].concat();
+                client.send(b'B', &[&[0; 7], &[formats][..], &codes].concat());
+                client.execute("", 0);
+                client.sync();
+                client.read_until_ready().iter().find_map(Message::error).map(|e| (e.code, e.message))
+            });
+            assert_eq!(failures[0], failures[1], "{sql}");
+            assert_eq!(failures[0].is_some(), formats == 3, "{sql}");
+        }
+    }
+}
+
 #[test]
 fn what_drivers_send_around_a_statement() {
     let sharded = Sharded::start(2, "", "");

@@ -141,6 +141,10 @@ async fn gather(
     let described = describe(leg, pushed.sql.as_bytes(), &types).await?;
     let wanted = wanted(&asked.bound)?;
     let mut columns = seen(&described.columns).ok_or_else(fault)?;
+    let visible = pushed.shown(columns.len());
+    if wanted.len() > 1 && wanted.len() != visible {
+        return Err(wrong_formats(wanted.len(), visible));
+    }
     let formats = pushed.formats(&wanted, columns.len());
     for (column, code) in columns.iter_mut().zip(&formats) {
         column.format = Format::from_code(*code).ok_or_else(bad_format)?;
@@ -305,6 +309,12 @@ fn fault() -> Error {
 
 fn bad_format() -> Error {
     Error::client(SqlState::PROTOCOL_VIOLATION, "malformed Bind message from the client")
+}
+
+/// As PostgreSQL says it.
+fn wrong_formats(formats: usize, columns: usize) -> Error {
+    let message = format!("bind message has {formats} result formats but query has {columns} columns");
+    Error::client(SqlState::PROTOCOL_VIOLATION, message)
 }
 
 fn lost(error: &std::io::Error) -> Error {

@@ -177,6 +177,15 @@ fn typed_arguments(groups: &Groups) -> impl Iterator<Item = &str> {
 }
 
 impl Pushed {
+    /// How many of `columns` columns, or of what is made of them, the client sees.
+    #[must_use]
+    pub fn shown(&self, columns: usize) -> usize {
+        match &self.shape {
+            Made::Rows => columns.saturating_sub(self.hidden),
+            Made::Groups { output, .. } => output.len(),
+        }
+    }
+
     /// The format to ask for of each of `columns` columns, as in Bind, where the client asks for `wanted`.
     #[must_use]
     pub fn formats(&self, wanted: &[i16], columns: usize) -> Vec<i16> {
