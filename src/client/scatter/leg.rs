@@ -20,6 +20,9 @@ use crate::server::Connection;
 /// How long a shard may take to end a statement that nobody waits for any more.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// After what time it is cancelled again; then after twice that, and so on.
+const CANCELLED_AGAIN: Duration = Duration::from_millis(250);
+
 /// ```text
 /// Asked ──RowDescription──▶ Described ──CommandComplete──▶ Complete ──ReadyForQuery──▶ Ready
 ///   └──────ErrorResponse────────┴──────────ErrorResponse───────┴──▶ Failed
@@ -201,13 +204,23 @@ impl Leg {
         }
     }
 
-    async fn cancel(self, unsent: Unsent, verdict: Verdict) {
-        if let Some(request) = self.checkout.pool().begin_cancel(self.checkout.slot()) {
-            request.send(&AtomicBool::new(false)).await;
-        }
-        // The rest of a request would be executed after all: dropping the connection closes it.
-        if unsent == Unsent::Nothing {
-            self.settle(verdict).await;
+    async fn cancel(mut self, unsent: Unsent, verdict: Verdict) {
+        let until = clock::now() + SETTLE;
+        let mut patience = CANCELLED_AGAIN;
+        loop {
+            if let Some(request) = self.checkout.pool().begin_cancel(self.checkout.slot()) {
+                request.send(&AtomicBool::new(false)).await;
+            }
+            // The rest of a request would be executed after all: dropping the connection closes it.
+            let Some(connection) = self.checkout.as_mut().filter(|_| unsent == Unsent::Nothing) else { return };
+            match tokio::time::timeout(patience, connection.settle()).await {
+                Ok(Ok(())) => return self.checkout.release(verdict),
+                Ok(Err(_)) => return,
+                // What does not answer is closed.
+                Err(_) if clock::now() >= until => return,
+                // A server that had not begun yet took the request for nothing.
+                Err(_) => patience *= 2,
+            }
         }
     }
 
