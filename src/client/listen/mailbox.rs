@@ -53,9 +53,9 @@ impl Messages {
         if self.doubted.is_empty() {
             return std::mem::take(&mut self.bytes);
         }
-        let certain =
+        let doubtful =
             each(&self.bytes).find(|(channel, _)| self.doubted.iter().any(|doubted| doubted.as_bytes() == *channel));
-        let end = certain.map_or(self.bytes.len(), |(_, at)| at.start);
+        let end = doubtful.map_or(self.bytes.len(), |(_, at)| at.start);
         self.bytes.drain(..end).collect()
     }
 
