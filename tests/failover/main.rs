@@ -403,6 +403,62 @@ fn a_reload_does_not_bring_the_old_primary_back() {
     assert_eq!(site.servers[2].value("SELECT count(*) FROM t WHERE id IN (50, 51)"), "2");
 }
 
+/// A replica that nobody told of the new primary has all that it can receive, and is behind all the same: it receives nothing, or what
+/// the old primary goes on writing.
+#[test]
+fn a_replica_left_behind_gets_no_reads() {
+    let site = Site::start("max_lag = \"1s\"");
+    let mut client = site.client();
+    site.servers[0].kill9();
+    site.servers[1].promote();
+    site.wait_state(1, "primary", "up");
+    assert_eq!(ask(&mut client, "INSERT INTO t VALUES (1)"), "C(INSERT 0 1) Z(I)");
+    site.wait_state(2, "replica", "lagging");
+    site.servers[0].restart();
+    site.wait_state(0, "replica", "fenced");
+    site.servers[0].wait_streaming(&site.servers[2]);
+    site.servers[0].sql("INSERT INTO t VALUES (2)");
+    site.servers[0].wait_replayed(&site.servers[2]);
+    std::thread::sleep(Duration::from_millis(500));
+    for _ in 0..20 {
+        assert_eq!(site.row(2)["state"], "lagging");
+        assert_eq!(site.client().value("SELECT string_agg(id::text, ',') FROM t"), "1");
+    }
+}
+
+/// A replica of a replica is a replica: its sessions read what they wrote, and it goes with the one that it follows.
+#[test]
+fn a_replica_of_a_replica_serves_reads() {
+    let site = Site::start("max_lag = \"5s\"");
+    site.servers[2].follow(&site.servers[1]);
+    let mut client = site.client();
+    let mut next = 0;
+    let mut served = |client: &mut RawClient| {
+        eventually("the last serves a read of what was written", PATIENCE, || {
+            next += 1;
+            assert_eq!(ask(client, &format!("INSERT INTO t VALUES ({next})")), "C(INSERT 0 1) Z(I)");
+            for _ in 0..20 {
+                let row = client.rows("SELECT count(*), inet_server_port() FROM t").unwrap().remove(0);
+                assert_eq!(row[0], next.to_string(), "its own write is not there");
+                if row[1] == site.port(2) {
+                    return Some(());
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            None
+        });
+    };
+    served(&mut client);
+    // Cut off from its upstream for a moment it is asked for nothing that it lacks.
+    site.servers[1].sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication");
+    served(&mut client);
+    site.servers[0].kill9();
+    site.servers[1].promote();
+    site.wait_state(1, "primary", "up");
+    site.wait_state(2, "replica", "up");
+    served(&mut client);
+}
+
 /// Replicas are paused, hang, die and come back, and the primary is replaced by a crash or as planned, again and again. For
 /// `PGWEIR_SOAK_SECONDS` with 64 sessions under `make soak`, else once with fewer.
 #[test]
