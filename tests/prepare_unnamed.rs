@@ -218,6 +218,39 @@ fn tables_that_change_are_not_noticed() {
     assert_eq!(show(&client.read_until_ready()), "1 2 D(1|a1) C(SELECT 1) 1 2 D(1|a1) C(SELECT 1) Z(I)");
 }
 
+/// What was prepared in an earlier exchange is bound and described by itself, as pgx does: what is wrong is told, once.
+#[test]
+fn what_fails_without_its_parse_is_not_tried_for_ever() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLE);
+    let weir = over(&cluster, 1, 1).start();
+    let mut client = weir.client("app");
+    const SELECT: &str = "SELECT * FROM t WHERE id = $1";
+    let prepare = |client: &mut RawClient| {
+        client.parse("", SELECT, &[]);
+        client.describe_statement("");
+        client.sync();
+        client.read_until_ready();
+    };
+    let bind = |client: &mut RawClient, values: &[Option<&str>]| {
+        client.bind("", "", values);
+        client.execute("", 0);
+        client.sync();
+        show(&client.read_until_ready())
+    };
+    for (values, answer) in
+        [(&[Some("four")][..], "E(22P02) Z(I)"), (&[], "E(08P01) Z(I)"), (&[Some("4")], "2 D(4|a4) C(SELECT 1) Z(I)")]
+    {
+        prepare(&mut client);
+        assert_eq!(bind(&mut client, values), answer);
+    }
+    prepare(&mut client);
+    cluster.sql("ALTER TABLE t DROP COLUMN a");
+    client.describe_statement("");
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "t(23) T(id:23) Z(I)");
+}
+
 /// pgbench in the extended protocol while a table's columns come and go: not one statement fails.
 #[test]
 fn tables_that_change_under_load() {

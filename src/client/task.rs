@@ -699,6 +699,8 @@ impl Client {
     /// Gets a server and relays; again on another where that is certain to be unnoticed.
     async fn execute(&mut self, mut need: Need) -> Result<(), End> {
         let mut attempt = Attempt::new();
+        // Once is enough: what fails as an unnamed statement too is wrong by itself, and would be tried for ever.
+        let mut leaves_unnamed = false;
         loop {
             let (shard, request) = self.request(&need, &attempt);
             let link = match self.link(shard, &request, &mut attempt).await {
@@ -725,14 +727,11 @@ impl Client {
                 Ended::Client(end) => return Err(end),
                 Ended::Again => {
                     self.cx.shared.count_retry("kept_plan");
-                    // This time as it came, or what is wrong by itself would be tried for ever.
-                    self.leaves_unnamed = true;
-                    let gathered = self.gather();
-                    self.leaves_unnamed = false;
-                    gathered.map_err(End::Told)?;
+                    leaves_unnamed = true;
+                    self.gather_again(leaves_unnamed)?;
                 }
                 Ended::Retry(cause) => {
-                    self.gather().map_err(End::Told)?;
+                    self.gather_again(leaves_unnamed)?;
                     attempt.failures += 1;
                     attempt.excluded.push(server);
                     match cause {
@@ -784,6 +783,19 @@ impl Client {
         // What dies as a whole does not do so at once.
         tokio::time::sleep(DYING).await;
         tokio::time::timeout(DIAL, pool.target.takes_connections(&pool.settings.login)).await.unwrap_or(false)
+    }
+
+    /// Reads the segment once more that was put back into the input; `as_it_came`: with its unnamed statements as such.
+    fn gather_again(&mut self, as_it_came: bool) -> Result<(), End> {
+        self.leaves_unnamed = as_it_came;
+        let gathered = self.gather();
+        self.leaves_unnamed = false;
+        gathered.map_err(End::Told)?;
+        if as_it_came {
+            // Of a Bind or Describe whose Parse came in an earlier segment the session knows only what servers keep.
+            self.segment.items.iter_mut().for_each(|(intake, _)| intake.leave_unnamed());
+        }
+        Ok(())
     }
 
     pub(super) fn request(&self, need: &Need, attempt: &Attempt) -> (ShardIndex, Request) {
