@@ -14,6 +14,9 @@ use crate::sql::parse;
 /// Longer texts are not read: they count as not understood.
 const LONGEST: usize = 1 << 20;
 
+/// Names have no more bytes than these.
+const LONGEST_NAME: usize = 63;
+
 /// What a text shows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Body {
@@ -209,6 +212,9 @@ fn plpgsql(text: &str) -> Body {
     let tokens = tokens(text);
     let mut body = names(&tokens);
     body.traces |= commands(&tokens);
+    if updates_settings(&tokens) {
+        body.traces |= Traces::of(PinReason::Setting);
+    }
     if tokens.iter().any(|t| t.is_word("execute")) {
         body.traces |= Traces::UNKNOWN;
         // What it runs is put together from texts, in which plain words may stand.
@@ -220,6 +226,18 @@ fn plpgsql(text: &str) -> Body {
         }
     }
     body
+}
+
+/// Whether `pg_settings` is updated, whose rule calls set_config().
+fn updates_settings(tokens: &[Token]) -> bool {
+    let is = |token: Option<&Token>, name: &str| matches!(token, Some(Token::Word(n) | Token::Quoted(n)) if n == name);
+    let target = |at: usize| {
+        let rest = tokens.get(at.saturating_add(1)..).unwrap_or_default();
+        let rest = rest.strip_prefix(&[Token::Word("only".to_owned())]).unwrap_or(rest);
+        let qualified = is(rest.first(), "pg_catalog") && rest.get(1).is_some_and(|t| t.is_symbol(b'.'));
+        is(rest.get(if qualified { 2 } else { 0 }), "pg_settings")
+    };
+    tokens.iter().enumerate().any(|(at, token)| token.is_word("update") && target(at))
 }
 
 /// Where the reader of a PL/pgSQL text is.
@@ -245,11 +263,18 @@ fn commands(tokens: &[Token]) -> Traces {
         reader.at += 1;
         let Token::Word(word) = token else {
             if token.is_symbol(b';') {
-                reader.cases = 0;
+                if std::mem::take(&mut reader.cases) != 0 {
+                    // What was taken for one was something else, and what followed it was not looked at.
+                    reader.traces |= Traces::UNKNOWN;
+                }
                 reader.begin();
             }
             continue;
         };
+        if reader.peek_back(2).is_some_and(|t| t.is_symbol(b'.')) && word != "pg_temp" {
+            // A field or a column, whatever it is called.
+            continue;
+        }
         match word.as_str() {
             "begin" => {
                 reader.declares = false;
@@ -409,7 +434,7 @@ fn tokens(text: &str) -> Vec<Token> {
             }
             (b'"', _) => {
                 at = quoted_end(bytes, at, b'"', false);
-                tokens.push(Token::Quoted(content(text, from + 1, at).replace("\"\"", "\"")));
+                tokens.push(Token::Quoted(identifier(content(text, from + 1, at).replace("\"\"", "\""))));
             }
             (b'$', _) => match dollar_quoted(text, at) {
                 Some((inner, end)) => {
@@ -421,7 +446,7 @@ fn tokens(text: &str) -> Vec<Token> {
             _ if c.is_ascii_alphabetic() || c == b'_' || c >= 0x80 => {
                 let rest = bytes.get(at..).unwrap_or_default();
                 at += rest.iter().take_while(|c| is_word_part(**c)).count();
-                tokens.push(Token::Word(text.get(from..at).unwrap_or_default().to_lowercase()));
+                tokens.push(Token::Word(identifier(text.get(from..at).unwrap_or_default().to_ascii_lowercase())));
             }
             _ if c.is_ascii_digit() => {
                 let rest = bytes.get(at..).unwrap_or_default();
@@ -439,6 +464,16 @@ fn tokens(text: &str) -> Vec<Token> {
     tokens
 }
 
+/// A name as PostgreSQL keeps it: cut where it is too long. Beyond ASCII it folds nothing in UTF-8. See
+/// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>.
+fn identifier(mut name: String) -> String {
+    if name.len() > LONGEST_NAME {
+        let end = (0..=LONGEST_NAME).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+        name.truncate(end);
+    }
+    name
+}
+
 fn is_word_part(c: u8) -> bool {
     c.is_ascii_alphanumeric() || c == b'_' || c == b'$' || c >= 0x80
 }
@@ -449,7 +484,7 @@ fn content(text: &str, from: usize, end: usize) -> String {
 
 fn line_end(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(|c| *c == b'\n').unwrap_or(rest.len())
+    at + rest.iter().position(|c| matches!(c, b'\n' | b'\r')).unwrap_or(rest.len())
 }
 
 fn comment_end(bytes: &[u8], mut at: usize) -> usize {
@@ -564,6 +599,13 @@ mod tests {
             ("BEGIN SOMETHING NEW; END", unknown),
             ("BEGIN PERFORM query_to_xml('SELECT 1', true, true, ''); END", unknown),
             ("BEGIN RETURN lastval(); END", Traces::ASKS),
+            ("BEGIN UPDATE pg_settings SET setting = 'x' WHERE name = 'app.tenant'; END", of(Setting)),
+            ("BEGIN UPDATE ONLY pg_catalog.pg_settings SET setting = 'x'; END", of(Setting)),
+            ("BEGIN UPDATE t SET a = (SELECT setting FROM pg_settings WHERE name = b); END", none()),
+            ("BEGIN x := r.case; IF a THEN SET work_mem = '1MB'; END IF; END", of(Setting)),
+            ("BEGIN x := r.end; x := CASE WHEN a THEN b END; END", none()),
+            ("BEGIN x := y case; IF a THEN NULL; END IF; END", unknown),
+            ("BEGIN -- a comment\rSET work_mem = '1MB'; END", of(Setting)),
         ];
         for (text, expected) in cases {
             assert_eq!(read("plpgsql", text).traces, expected, "{text}");
@@ -603,6 +645,11 @@ mod tests {
         let body = read("plpgsql", "BEGIN PERFORM App.F(\"B\"\"x\", 'no', $x$no$x$) /* no */; END");
         let names: Vec<_> = body.names.iter().map(String::as_str).collect();
         assert_eq!(names, ["B\"x", "app", "begin", "end", "f", "perform"]);
+        let long = "é".repeat(40);
+        let body = read("plpgsql", &format!("BEGIN PERFORM ÄF(); PERFORM x{long}; PERFORM \"{long}\"; END"));
+        let cut = "é".repeat(31);
+        let names: Vec<_> = body.names.iter().map(String::as_str).collect();
+        assert_eq!(names, ["begin", "end", "perform", &format!("x{cut}"), "Äf", &cut]);
     }
 
     proptest::proptest! {
