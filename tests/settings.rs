@@ -608,3 +608,23 @@ fn nobody_can_tell_from_a_server_of_its_own() {
     }
     assert!(weir.admin_table("SHOW PINS").is_empty());
 }
+
+/// What the last client set is taken from its server for the next one; if that fails it is not the next one's fault.
+#[test]
+fn what_another_set_fails_nobody() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE app LOGIN; GRANT SET ON PARAMETER log_min_duration_statement TO app");
+    let weir = Weir::builder()
+        .database(&format!(
+            "[databases.app]\nprimary = \"postgres://app@127.0.0.1:{}/postgres\"\npool_size = 1",
+            cluster.port()
+        ))
+        .start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    assert_eq!(a.run("SET log_min_duration_statement = 60000"), "C(SET) Z(I)");
+    cluster.sql("REVOKE SET ON PARAMETER log_min_duration_statement FROM app");
+    assert_eq!(b.value("SHOW log_min_duration_statement"), "-1");
+    // Its owner is told, for it is not what it was any more.
+    assert_eq!(a.run("SELECT 1"), "E(42501) Z(I)");
+    assert_eq!(b.value("SELECT 1"), "1");
+}

@@ -56,6 +56,9 @@ const MOST_FAILURES: u32 = 16;
 const DYING: Duration = Duration::from_millis(100);
 /// How long a server may take to accept a connection, when the question is whether it is there.
 const DIAL: Duration = Duration::from_secs(1);
+/// Connections that may fail to become a client's because of what others left on them.
+const INHERITED: u32 = 3;
+
 /// A wait without a limit.
 const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
 
@@ -946,7 +949,7 @@ impl Client {
         confirm: Option<&Arc<ServerHealth>>,
         place: &mut Option<Place>,
     ) -> Result<Checkout, Stopped> {
-        let (mut tries, mut failed) = (0, 0);
+        let (mut tries, mut failed, mut inherited) = (0, 0, 0);
         loop {
             let asked = pool.ask(self.cx.id);
             // It stands in the queue of the pool now: the next in line may come forward.
@@ -994,6 +997,7 @@ impl Client {
                 (settings, true) => format!("DISCARD SEQUENCES;{}", settings.unwrap_or_default()),
                 (Some(settings), false) => settings,
             };
+            let as_new = connection.state.settings.is_as_new();
             let limit = pool.settings.login.timeout;
             let run = Box::pin(tokio::time::timeout(limit, connection.run(&sql)));
             let ran = match silence() {
@@ -1006,6 +1010,11 @@ impl Client {
                     connection.state.settings.caught_up(self.session.settings());
                     connection.state.stale_sequences &= !forgets;
                     return Ok(checkout);
+                }
+                // Maybe because of what another has set: its timeout, what takes rights to be undone. A reset takes that away.
+                Ok(Ok(Err(_))) if !as_new && inherited < INHERITED => {
+                    inherited += 1;
+                    checkout.release(Verdict::Dirty);
                 }
                 Ok(Ok(Err(_))) if self.escapes() => checkout.release(Verdict::Dirty),
                 Ok(Ok(Err(error))) => {

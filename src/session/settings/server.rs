@@ -130,6 +130,12 @@ impl ServerSettings {
         sql
     }
 
+    /// Whether it has nothing but what it had at login.
+    #[must_use]
+    pub fn is_as_new(&self) -> bool {
+        self.reported == self.defaults && self.others.keys().all(|name| name.starts_with(OWN_PREFIX))
+    }
+
     /// [`ServerSettings::catch_up`] has run.
     pub fn caught_up(&mut self, client: &ClientSettings) {
         self.has(client.wanted());
@@ -215,6 +221,20 @@ mod tests {
             server.catch_up(&bob).unwrap(),
             "RESET \"search_path\";SELECT pg_catalog.set_config('timezone','Etc/UTC',false)"
         );
+    }
+
+    #[test]
+    fn a_server_is_as_new_when_nothing_of_anybodys_is_left() {
+        let mut server = server();
+        server.set_other("pgweir.route", "primary");
+        assert!(server.is_as_new());
+        server.report("TimeZone", "Asia/Tokyo");
+        assert!(!server.is_as_new());
+        server.report("TimeZone", "Etc/UTC");
+        server.set_other("geqo", "off");
+        assert!(!server.is_as_new());
+        server.discard_all();
+        assert!(server.is_as_new());
     }
 
     #[test]
