@@ -403,9 +403,6 @@ fn lost_statements_are_prepared_again() {
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
     prepare(&mut a, "s", "SELECT 'here'");
     assert_eq!(execute(&mut a, "s", &[]), "2 D(here) C(SELECT 1) Z(I)");
-    let name = b.value("SELECT name FROM pg_prepared_statements WHERE statement = 'SELECT ''here'''");
-    assert_eq!(b.run(&format!("DEALLOCATE {name}")), "C(DEALLOCATE) Z(I)");
-    assert_eq!(execute(&mut a, "s", &[]), "2 D(here) C(SELECT 1) Z(I)");
     let code = "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$";
     assert_eq!(b.run(code), "C(DO) Z(I)");
     assert_eq!(execute(&mut a, "s", &[]), "2 D(here) C(SELECT 1) Z(I)");
@@ -716,4 +713,62 @@ fn literals_are_read_by_the_settings_of_their_client() {
     execute(&mut a, "n", &[Some("1")]);
     let count = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1::int + 1'";
     assert_eq!(a.value(count), "1");
+}
+
+/// Our statements go by names on servers that SQL finds as well: they are nobody's to run or take away.
+#[test]
+fn names_of_ours_mean_nothing_in_sql() {
+    let cluster = Cluster::start();
+    let weir = Weir::builder()
+        .database(&format!(
+            "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1",
+            cluster.port()
+        ))
+        .start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.parse("mine", "SELECT 1", &[]);
+    a.sync();
+    a.read_until_ready();
+    let name = b.value("SELECT name FROM pg_prepared_statements");
+    for sql in [format!("EXECUTE {name}"), format!("DEALLOCATE {name}"), format!("PREPARE {name} AS SELECT 2")] {
+        assert_eq!(b.run(&sql), "E(26000) Z(I)", "{sql}");
+        b.parse("", &sql, &[]);
+        b.sync();
+        assert_eq!(show(&b.read_until_ready()), "E(26000) Z(I)", "{sql}");
+        assert_eq!(b.run("BEGIN"), "C(BEGIN) Z(T)");
+        assert_eq!(b.run(&sql), "E(26000) Z(E)", "{sql}");
+        assert_eq!(b.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    }
+    assert_eq!(b.value("SELECT name FROM pg_prepared_statements"), name);
+}
+
+/// PostgreSQL passes over everything between an error and the client's Sync: none of ours may end that.
+#[test]
+fn sql_that_names_a_statement_is_passed_over_like_anything_else() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE t (id int)");
+    let weir = Weir::builder()
+        .database(&format!(
+            "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1",
+            cluster.port()
+        ))
+        .start();
+    for sql in ["DEALLOCATE mine", "PREPARE mine AS SELECT 2"] {
+        let talk = |client: &mut RawClient| {
+            client.parse("mine", "SELECT 1", &[]);
+            client.sync();
+            client.read_until_ready();
+            client.parse("", "SELECT nothing", &[]);
+            client.query(sql);
+            client.parse("", "INSERT INTO t VALUES (1)", &[]);
+            client.bind("", "", &[]);
+            client.execute("", 0);
+            client.sync();
+            let answer = show(&client.read_until_ready());
+            client.query("SELECT 1");
+            answer + " " + &show(&client.read_until_ready())
+        };
+        assert_eq!(talk(&mut weir.client("app")), talk(&mut cluster.client("postgres")), "{sql}");
+    }
+    assert_eq!(cluster.value("SELECT count(*) FROM t"), "0");
 }

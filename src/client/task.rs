@@ -671,7 +671,7 @@ impl Client {
     pub(super) fn refuse_here(&mut self, error: &Error) {
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let simple = matches!(segment.items.last(), Some((Intake::Query(_) | Intake::FunctionCall, _)));
+        let simple = segment.items.last().is_some_and(|(intake, _)| intake.is_simple());
         let synced = segment.ends_with_sync();
         for (intake, _) in segment.items.into_iter().rev() {
             self.session.withdraw(intake);
@@ -689,7 +689,7 @@ impl Client {
     pub(super) fn replace_by_refusal(&mut self, error: Error) {
         let mut error = Some(Box::new(error));
         for (intake, _) in &mut self.segment.items {
-            let simple = matches!(intake, Intake::Query(_) | Intake::FunctionCall);
+            let simple = intake.is_simple();
             if (intake.needs_server() || matches!(intake, Intake::Refuse { .. }))
                 && let Some(error) = error.take()
             {

@@ -7,7 +7,7 @@ use crate::session::pipeline::Undo;
 use crate::session::prepared::{Registry, SERVER_NAME_PREFIX, Statement};
 use crate::session::settings::ClientSettings;
 use crate::session::{Session, no_such_statement};
-use crate::sql::facts::QueryFacts;
+use crate::sql::facts::{NameUse, QueryFacts};
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, Target};
 
@@ -118,6 +118,12 @@ impl Intake {
         )
     }
 
+    /// Whether it is answered with a ReadyForQuery of its own.
+    #[must_use]
+    pub fn is_simple(&self) -> bool {
+        matches!(self, Self::Query(_) | Self::FunctionCall | Self::Refuse { simple: true, .. })
+    }
+
     /// What takes back its change of the client's names.
     #[must_use]
     pub fn names_undo(&self) -> Option<&Undo> {
@@ -186,7 +192,11 @@ impl Session {
             b'Q' => {
                 // A simple query destroys the unnamed statement.
                 self.change_unnamed(None);
-                Intake::Query(facts(message::query(body).ok_or_else(malformed)?, Values::MayLack))
+                let facts = facts(message::query(body).ok_or_else(malformed)?, Values::MayLack);
+                match self.uses_our_name(&facts) {
+                    Some(error) => Intake::Refuse { error: Box::new(error), simple: true },
+                    None => Intake::Query(facts),
+                }
             }
             b'P' => self.intake_parse(&message::parse(body).ok_or_else(malformed)?, registry, facts, popular),
             b'B' => {
@@ -237,6 +247,9 @@ impl Session {
         if parse.name.is_empty() {
             let statement = if self.follow { popular(parse, &self.settings) } else { None };
             let statement = statement.unwrap_or_else(|| registry.unnamed(parse, facts(parse.sql, Values::Needed)));
+            if let Some(error) = self.uses_our_name(&statement.facts) {
+                return Intake::Refuse { error: Box::new(error), simple: false };
+            }
             let named = statement.is_shared().then(Box::default);
             let undo = self.change_unnamed(Some(Arc::clone(&statement)));
             return Intake::Parse { statement, named, undo: Some(undo) };
@@ -248,8 +261,34 @@ impl Session {
             return Intake::Refuse { error: Box::new(error), simple: false };
         }
         let statement = registry.intern(parse, &self.settings, || facts(parse.sql, Values::Needed));
+        if let Some(error) = self.uses_our_name(&statement.facts) {
+            return Intake::Refuse { error: Box::new(error), simple: false };
+        }
         let before = self.names.insert(name.clone(), Arc::clone(&statement));
         Intake::Parse { statement, named: Some(name.clone()), undo: Some(Undo::ClientName { name, before }) }
+    }
+
+    /// The refusal of a text whose SQL makes, runs or takes away a statement by a name that is ours on servers: what stands there is any
+    /// client's. To clients there is no such statement.
+    fn uses_our_name(&self, facts: &QueryFacts) -> Option<Error> {
+        let ours = |name: &&String| self.follow && name.starts_with(SERVER_NAME_PREFIX);
+        let named = facts.statements.iter().filter_map(|statement| match statement.name_use.as_ref()? {
+            NameUse::Execute(name) | NameUse::Deallocate(name) => Some((name, true)),
+            NameUse::Prepare(name) => Some((name, false)),
+        });
+        let (name, exists) = named.into_iter().find(|(name, _)| ours(name))?;
+        let error = no_such_statement(name.as_bytes());
+        let hint = format!(
+            "Names that begin with \"{SERVER_NAME_PREFIX}\" are those of pgweir's own prepared statements on servers."
+        );
+        Some(
+            if exists {
+                error
+            } else {
+                Error { message: format!("prepared statement \"{name}\" cannot be made"), ..error }
+            }
+            .hint(hint),
+        )
     }
 
     /// The statement that a client's name stands for.
