@@ -291,3 +291,25 @@ fn sequence_values_of_others_are_not_told() {
     assert_eq!(b.run("SELECT asks()"), "T(asks:20) E(55000) Z(I)");
     assert_eq!(b.value("SELECT takes()"), "5");
 }
+
+/// What is sent behind a DISCARD ALL runs behind it.
+#[test]
+fn discard_all_sets_free_of_what_came_before_it() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    let weir = over(&cluster, 1);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut a);
+    for sql in ["DISCARD ALL", "SELECT locks()"] {
+        a.parse("", sql, &[]);
+        a.bind("", "", &[]);
+        a.execute("", 0);
+    }
+    a.sync();
+    assert!(!show(&a.read_until_ready()).contains("E("));
+    b.query("SELECT 1");
+    b.expect_silence(Duration::from_millis(150));
+    assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+    b.read_until_ready();
+    assert_eq!(b.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
+}

@@ -266,19 +266,102 @@ const LOCKS: &str = "SELECT objid FROM pg_locks WHERE locktype = 'advisory'";
 #[test]
 fn temporary_table_keeps_the_server() {
     pins("CREATE TEMP TABLE mine (id int)", None, TEMP);
-    pins("CREATE TEMP TABLE mine AS SELECT 1", Some("DISCARD ALL"), TEMP);
+    for end in ["DISCARD ALL", "DROP TABLE mine", "DISCARD TEMP", "ALTER TABLE mine RENAME TO hers; DROP TABLE hers"] {
+        pins("CREATE TEMP TABLE mine AS SELECT 1", Some(end), TEMP);
+    }
+}
+
+/// Where the schema of temporary objects comes first, they are made without saying so.
+#[test]
+fn a_table_that_search_path_makes_temporary_keeps_the_server() {
+    for path in ["SET LOCAL search_path = pg_temp", "SELECT set_config('search_path', 'pg_temp', true)"] {
+        pins(&format!("BEGIN; {path}; CREATE TABLE mine (id int); COMMIT"), Some("DROP TABLE pg_temp.mine"), TEMP);
+    }
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let mut a = weir.login("postgres", "app").param("options", "-csearch_path=pg_temp").connect().unwrap();
+    assert_eq!(a.run("CREATE TABLE mine (id int)"), "C(CREATE TABLE) Z(I)");
+    let mut b = weir.client("app");
+    b.query(TEMP);
+    b.expect_silence(Duration::from_millis(150));
+    assert_eq!(a.run("DROP TABLE mine"), "C(DROP TABLE) Z(I)");
+    assert_eq!(show(&b.read_until_ready()), "T(relname:19) C(SELECT 0) Z(I)");
+    // Nothing is made by who only looks.
+    assert_eq!(a.value("SELECT 1"), "1");
+    assert_eq!(b.value("SELECT 1"), "1");
 }
 
 #[test]
 fn advisory_lock_keeps_the_server() {
     pins("SELECT pg_advisory_lock(7)", None, LOCKS);
     pins("SELECT pg_try_advisory_lock(7)", Some("DISCARD ALL"), LOCKS);
+    pins("SELECT pg_advisory_lock(7)", Some("SELECT pg_advisory_unlock(7)"), LOCKS);
+    pins("SELECT pg_advisory_lock(7), pg_advisory_lock_shared(8)", Some("SELECT pg_advisory_unlock_all()"), LOCKS);
+}
+
+/// A failure undoes what belongs to the transaction, and a session's locks do not.
+#[test]
+fn a_lock_that_a_failed_statement_took_keeps_the_server() {
+    const FAILS: &str = "SELECT pg_advisory_lock(7), 1 / (random() * 0)::int";
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.parse("p", FAILS, &[]);
+    a.sync();
+    a.read_until_ready();
+    let fail = |a: &mut RawClient, how: usize| match how {
+        0 => drop(a.run(FAILS)),
+        1 => ["BEGIN", FAILS, "ROLLBACK"].iter().for_each(|sql| drop(a.run(sql))),
+        2 => drop(a.run(&format!("COPY ({FAILS}) TO STDOUT"))),
+        3 => assert!(a.run("EXECUTE p").contains("E(22012)")),
+        _ => {
+            a.bind("", "p", &[]);
+            a.execute("", 0);
+            a.sync();
+            a.read_until_ready();
+        }
+    };
+    for how in 0..5 {
+        fail(&mut a, how);
+        b.query("SELECT 1");
+        b.expect_silence(Duration::from_millis(150));
+        assert_eq!(a.value(LOCKS), "7", "{how}: it is lost");
+        // It was taken once: one lock too few to be set free by one call would keep the server.
+        assert_eq!(a.value("SELECT pg_advisory_unlock(7)"), "t");
+        assert_eq!(show(&b.read_until_ready()), "T(?column?:23) D(1) C(SELECT 1) Z(I)", "{how}");
+        assert_eq!(b.rows(LOCKS).unwrap().len(), 0);
+    }
+    // One that has not run has taken none.
+    assert_eq!(a.run("SELECT pg_advisory_lock(7) FROM nothing"), "E(42P01) Z(I)");
+    assert_eq!(b.value("SELECT 1"), "1");
+}
+
+/// What EXECUTE runs is what its name stood for when it was sent.
+#[test]
+fn a_statement_that_is_closed_while_it_runs_keeps_the_server() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.parse("p", "SELECT pg_advisory_lock(7), pg_sleep(0.3)", &[]);
+    a.sync();
+    a.read_until_ready();
+    a.query("EXECUTE p");
+    a.close_statement("p");
+    a.sync();
+    a.read_until_ready();
+    a.read_until_ready();
+    b.query("SELECT 1");
+    b.expect_silence(Duration::from_millis(150));
+    assert_eq!(a.value(LOCKS), "7");
 }
 
 #[test]
 fn cursor_and_sql_prepare_keep_the_server() {
     pins("DECLARE c CURSOR WITH HOLD FOR SELECT 1", None, "SELECT name FROM pg_cursors WHERE is_holdable");
     pins("PREPARE p AS SELECT 1", None, "SELECT name FROM pg_prepared_statements WHERE from_sql");
+    let (cursor, prepared) = ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "PREPARE p AS SELECT 1");
+    pins(cursor, Some("CLOSE c"), "SELECT name FROM pg_cursors WHERE is_holdable");
+    pins(prepared, Some("DEALLOCATE p"), "SELECT name FROM pg_prepared_statements WHERE from_sql");
 }
 
 #[test]
@@ -312,6 +395,7 @@ fn transactional_kinds_do_not_keep_the_server() {
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
     for sql in [
         "BEGIN; CREATE TEMP TABLE gone (id int) ON COMMIT DROP; COMMIT",
+        "BEGIN; CREATE TEMP TABLE gone (id int); ROLLBACK",
         "SELECT pg_advisory_xact_lock(1)",
         "BEGIN; SET LOCAL work_mem = '1MB'; COMMIT",
         "SET work_mem = '2MB'",
@@ -360,7 +444,7 @@ fn libraries_and_seeds_keep_the_server() {
     let cluster = Cluster::start();
     let weir = over(&cluster, 2).start();
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
-    for keep in ["LOAD 'auto_explain'", "SELECT setseed(0.5)"] {
+    for keep in ["LOAD 'auto_explain'", "SELECT setseed(0.5)", "BEGIN; SET LOCAL seed = 0.5; COMMIT"] {
         assert!(a.run(keep).ends_with("Z(I)"), "{keep}");
         let server = a.value(common::SERVER_PID);
         for _ in 0..3 {

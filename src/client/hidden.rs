@@ -148,6 +148,11 @@ impl Judged {
         self.dirty
     }
 
+    /// Whether somebody's code may have run.
+    pub(super) fn may_have_left(&self) -> bool {
+        self.stamp.is_some()
+    }
+
     /// Whether the server is kept for no other reason than that a census is being taken.
     pub(super) fn waits(&self) -> bool {
         self.wait.is_some()
@@ -221,7 +226,12 @@ impl Client {
             judged.change = Some(change);
         }
         match known {
-            Some(known) if known.stamp == begun => self.apply(known.census.of_text(facts), facts, judged),
+            Some(known) if known.stamp == begun => {
+                let traces = known.census.of_text(facts);
+                judged.dirty |= traces.is_unknown();
+                let messages = self.segment.items.len();
+                traces.kinds().for_each(|reason| self.session.pin_ahead(messages, reason, Some(facts)));
+            }
             _ => judged.undecided.push(Arc::clone(facts)),
         }
     }

@@ -13,6 +13,7 @@ mod functions;
 pub mod intake;
 pub mod listening;
 mod owed;
+mod pins;
 pub mod pipeline;
 pub mod popular;
 pub mod prepared;
@@ -76,6 +77,8 @@ pub struct Pin {
     pub reason: PinReason,
     /// What the text said that made it; none where that cannot be told any more.
     pub facts: Option<Arc<QueryFacts>>,
+    /// How many messages had been sent before the one that made it.
+    number: u64,
 }
 
 /// The server sent what no request explains: nothing it says can be trusted to be this client's.
@@ -113,6 +116,15 @@ pub struct Session {
     /// There is something on the server that no DISCARD takes away.
     spoils: bool,
     pins: Vec<Pin>,
+    /// Messages that were sent so far.
+    sent: u64,
+    /// The number of the one that is being answered.
+    answered: Option<u64>,
+    /// What it is pinned for may be gone, and was so.
+    asks_pins: bool,
+    was_pinned: bool,
+    /// What the transaction creates may be temporary without saying so: it has put `pg_temp` into search_path.
+    temp_in_path: bool,
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
     unseen_error: Option<Box<Error>>,
@@ -150,6 +162,11 @@ impl Session {
             settings,
             spoils: false,
             pins: Vec::new(),
+            sent: 0,
+            answered: None,
+            asks_pins: false,
+            was_pinned: false,
+            temp_in_path: false,
             pools: 0,
             unseen_error: None,
             hidden_error: None,
@@ -290,7 +307,7 @@ impl Session {
     /// Whether the server would have to be cleaned before another client may have it, were the client to leave now.
     #[must_use]
     pub fn leaves_state(&self) -> bool {
-        self.keep == Keep::Session || !self.pins.is_empty() || self.settings.has_doubts()
+        self.keep == Keep::Session || !self.pins.is_empty() || self.was_pinned || self.settings.has_doubts()
     }
 
     /// Whether the server can serve nobody else, were the client to leave it now: see [`PinReason::outlives_discard`].
@@ -388,6 +405,8 @@ impl Session {
 
     /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
     pub fn forward(&mut self, intake: Intake, frame: &[u8], server: &mut ServerState, out: &mut Vec<u8>) {
+        let number = self.sent;
+        self.sent = number.wrapping_add(1);
         if self.skipping {
             if !matches!(intake, Intake::Sync) {
                 return self.withdraw(intake);
@@ -396,17 +415,22 @@ impl Session {
         }
         match intake {
             Intake::Query(facts) => {
-                let mid_exchange = std::mem::take(&mut self.unsynced);
+                // A Sync of ours would end what the server passes over because of an error that is not known yet.
+                let mid_exchange = std::mem::take(&mut self.unsynced) || self.may_be_passed_over(&facts);
                 server.unnamed = None;
                 if !mid_exchange {
                     self.lend_executed(&facts, true, server, out);
                 }
                 self.lend_placeholders(&facts, server, out);
+                let executed = self.executes(&facts);
                 let mut request = Request::forward(Kind::Query { facts, done: 0 });
                 request.misread = self.may_misread(frame, server);
+                (request.executed, request.number) = (executed, number);
                 self.pipeline.push(request);
                 out.extend_from_slice(frame);
-                self.take_back_names(out);
+                if !mid_exchange {
+                    self.take_back_names(out);
+                }
             }
             Intake::Parse { statement, named, undo } => {
                 self.unsynced = true;
@@ -453,11 +477,14 @@ impl Session {
             Intake::Execute { portal } => {
                 self.unsynced = true;
                 let facts = self.portals.get(&portal).map(|s| Arc::clone(&s.facts));
+                let mut executed = Vec::new();
                 if let Some(facts) = &facts {
                     self.lend_executed(facts, false, server, out);
                     self.lend_placeholders(facts, server, out);
+                    executed = self.executes(facts);
                 }
                 let mut request = Request::forward(Kind::Execute(facts));
+                (request.executed, request.number) = (executed, number);
                 request.bound = self.bound.as_ref().and_then(|bound| bound.get(&portal).cloned());
                 self.pipeline.push(request);
                 out.extend_from_slice(frame);
@@ -615,6 +642,21 @@ impl Session {
         }
     }
 
+    /// Whether a text that is about to be sent speaks of names, and the server may pass over it.
+    fn may_be_passed_over(&self, facts: &QueryFacts) -> bool {
+        let names = || facts.statements.iter().any(|statement| statement.name_use.is_some());
+        (!self.lent.is_empty() || names()) && self.pipeline.exchange_is_open()
+    }
+
+    /// What each statement of a text runs by EXECUTE that was prepared by the protocol.
+    fn executes(&self, facts: &QueryFacts) -> Vec<(usize, Arc<QueryFacts>)> {
+        let named = facts.statements.iter().enumerate().filter_map(|(at, statement)| match &statement.name_use {
+            Some(NameUse::Execute(name)) => self.names.get(name.as_bytes()).map(|s| (at, Arc::clone(&s.facts))),
+            _ => None,
+        });
+        named.collect()
+    }
+
     /// SQL that names a statement prepared by the protocol: on the server that goes by another name, so this one is lent to it until the
     /// next Query or Sync. EXECUTE is to find the statement itself, which it is described by as well.
     fn lend_executed(&mut self, facts: &QueryFacts, for_query: bool, server: &mut ServerState, out: &mut Vec<u8>) {
@@ -696,6 +738,7 @@ impl Session {
 
     fn refuse(&mut self, error: Box<Error>, simple: bool, server: &mut ServerState, out: &mut Vec<u8>) {
         server.unnamed = None;
+        let mid_exchange = self.unsynced || self.pipeline.exchange_is_open();
         let mut request = if simple {
             self.unsynced = false;
             encode::query(out, REFUSED_SQL);
@@ -707,7 +750,7 @@ impl Session {
         };
         request.refusal = Some(error);
         self.pipeline.push(request);
-        if simple {
+        if simple && !mid_exchange {
             self.take_back_names(out);
         }
     }
@@ -765,14 +808,25 @@ impl Session {
         }
         let Some(head) = self.pipeline.head() else { return desync };
         let action = if head.answer == Answer::Forward { Action::Forward } else { Action::Swallow };
+        self.answered = Some(head.number);
+        let taken = self.on_answer(tag, body, action, server);
+        self.answered = None;
+        taken
+    }
+
+    /// A message that answers the request at the head.
+    fn on_answer(&mut self, tag: u8, body: &[u8], action: Action, server: &mut ServerState) -> Result<Action, Desync> {
+        let desync = Err(Desync { tag });
+        let Some(head) = self.pipeline.head() else { return desync };
         match (&mut head.kind, tag) {
             (Kind::Query { facts, done }, b'C' | b'I') => {
                 let facts = Arc::clone(facts);
                 let misread = head.misread;
                 let index = *done;
                 *done += 1;
+                let executed = head.executed.iter().find(|(at, _)| *at == index).map(|(_, facts)| Arc::clone(facts));
                 self.course.answered(&facts, index);
-                self.complete(&facts, index, None, body, server);
+                self.complete(&facts, index, (None, executed), body, server);
                 if misread {
                     self.pin(PinReason::Setting, Some(&facts));
                 }
@@ -782,13 +836,15 @@ impl Session {
             }
             (Kind::Execute(facts), b'C' | b'I' | b's') => {
                 let facts = facts.take();
-                let bound = self.pipeline.pop().and_then(|request| request.bound);
+                let request = self.pipeline.pop();
+                let (bound, executed) = request.map(|request| (request.bound, request.executed)).unwrap_or_default();
                 if let Some(facts) = facts {
                     self.course.answered(&facts, 0);
                     if tag == b's' {
                         self.suspended(&facts, bound.as_deref(), server);
                     } else {
-                        self.complete(&facts, 0, Some(bound), body, server);
+                        let executed = executed.into_iter().next().map(|(_, facts)| facts);
+                        self.complete(&facts, 0, (Some(bound), executed), body, server);
                         if action == Action::Forward && listens(&facts, 0) {
                             return Ok(listened());
                         }
@@ -844,6 +900,7 @@ impl Session {
             self.portals.clear();
             self.bound = None;
             self.hidden_error = None;
+            self.temp_in_path = false;
         }
         self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         if let Some(listening) = &mut self.listening
@@ -863,6 +920,8 @@ impl Session {
         }
         self.failed = true;
         self.course.failed();
+        self.note_failed(body);
+        self.ask_pins();
         self.failed_halfway();
         if let Some(listening) = &mut self.listening {
             listening.fail();
@@ -961,6 +1020,7 @@ impl Session {
         self.failed = false;
         self.settings.abandon();
         self.pins.clear();
+        (self.asks_pins, self.was_pinned, self.temp_in_path) = (false, false, false);
         self.spoils = false;
         self.portals.clear();
         self.bound = None;
@@ -989,6 +1049,7 @@ impl Session {
         self.pipeline.shrink();
         self.settings.leave();
         self.spoils = false;
+        self.was_pinned = false;
     }
 
     /// Takes back what a request that did not happen would have changed.
@@ -1030,13 +1091,14 @@ impl Session {
         }
     }
 
-    /// A statement has completed, with this tag. `alone`: by the extended protocol, with what its parameters tell.
-    #[expect(clippy::option_option, reason = "whether it was by the extended protocol, and what that told")]
+    /// A statement has completed, with this tag. `alone`: by the extended protocol, with what its parameters tell. `executed`: what it has
+    /// run by EXECUTE.
+    #[expect(clippy::type_complexity, reason = "whether it was by the extended protocol, and what that told")]
     fn complete(
         &mut self,
         facts: &Arc<QueryFacts>,
         index: usize,
-        alone: Option<Option<Arc<[SessionEffect]>>>,
+        (alone, executed): (Option<Option<Arc<[SessionEffect]>>>, Option<Arc<QueryFacts>>),
         tag: &[u8],
         server: &mut ServerState,
     ) {
@@ -1052,15 +1114,22 @@ impl Session {
             listening.complete(statement);
         }
         self.note_signals(facts, index);
-        let executed = match &statement.name_use {
-            Some(NameUse::Execute(name)) => self.names.get(name.as_bytes()).map(|s| Arc::clone(&s.facts)),
-            _ => None,
-        };
         let of_executed =
             executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects).cloned().collect();
         // EXPLAIN and CREATE TABLE AS need not run it.
         let runs = statement.why == "EXECUTE" && !tag.starts_with(b"EXPLAIN");
         let of_executed: Vec<_> = if runs { of_executed } else { in_doubt(of_executed) };
+        let run = || executed.iter().filter(|_| runs).flat_map(|facts| &facts.statements);
+        self.temp_in_path |= statement.temp_in_path || run().any(|s| s.temp_in_path);
+        if statement.ends_state || tag.starts_with(b"ROLLBACK") || run().any(|s| s.ends_state) {
+            self.ask_pins();
+        }
+        if tag.starts_with(b"DISCARD SEQUENCES") {
+            self.unpin(PinReason::SequenceState, self.answered.unwrap_or(self.sent));
+        }
+        if statement.makes_object() && (self.temp_in_path || self.settings.names_temp()) {
+            self.pin(PinReason::TempObject, Some(facts));
+        }
         // A portal that has given its row already, and calls nothing again.
         let exhausted = tag.starts_with(b"SELECT 0\0");
         let effects = alone.iter().flatten().next().map_or(&*statement.effects, |bound| bound);
@@ -1085,7 +1154,9 @@ impl Session {
                 }
                 SessionEffect::DiscardAll => {
                     self.forget_names();
-                    self.pins.clear();
+                    // What was sent behind it runs behind it.
+                    let number = self.answered.unwrap_or(self.sent);
+                    self.pins.retain(|pin| pin.number >= number);
                     self.settings.reset_all();
                     if let Some(listening) = &mut self.listening {
                         listening.forget();
@@ -1094,14 +1165,14 @@ impl Session {
                 }
             }
         }
-        let transacts = executed.iter().filter(|_| runs).flat_map(|facts| &facts.statements).next();
-        self.follow_transaction(transacts.unwrap_or(statement), tag, alone.is_some());
+        self.follow_transaction(run().next().unwrap_or(statement), tag, alone.is_some());
     }
 
     /// A portal has given some of its rows: what it does to the session it may have done, and may do again.
     fn suspended(&mut self, facts: &Arc<QueryFacts>, bound: Option<&[SessionEffect]>, server: &mut ServerState) {
         let Some(statement) = facts.statements.first() else { return };
         self.note_signals(facts, 0);
+        self.temp_in_path |= statement.temp_in_path;
         for effect in in_doubt(bound.unwrap_or(&statement.effects).to_vec()) {
             match effect {
                 SessionEffect::Pin(reason) => self.pin(reason, Some(facts)),
@@ -1134,9 +1205,46 @@ impl Session {
 
     /// The session keeps its server from now on.
     pub fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        self.pin_by(self.answered.unwrap_or(self.sent), reason, facts);
+    }
+
+    /// The same for one of the `messages` that are about to be sent.
+    pub fn pin_ahead(&mut self, messages: usize, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        let last = self.sent.saturating_add(messages.saturating_sub(1) as u64);
+        self.pin_by(last, reason, facts);
+    }
+
+    fn pin_by(&mut self, number: u64, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
         self.spoils |= reason.outlives_discard();
-        if !self.is_pinned_by(reason) {
-            self.pins.push(Pin { reason, facts: facts.cloned() });
+        match self.pins.iter_mut().find(|pin| pin.reason == reason) {
+            Some(pin) => pin.number = pin.number.max(number),
+            None => self.pins.push(Pin { reason, facts: facts.cloned(), number }),
+        }
+    }
+
+    /// What a statement that fails has done all the same: PostgreSQL undoes what belongs to the transaction, and nothing else. See
+    /// <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
+    fn note_failed(&mut self, body: &[u8]) {
+        // In a failed block nothing has run.
+        if message::error_field(body, b'C') == Some(&SqlState::IN_FAILED_TRANSACTION.0) {
+            return;
+        }
+        let Some(head) = self.pipeline.head() else { return };
+        let (facts, index) = match &head.kind {
+            Kind::Query { facts, done } => (Arc::clone(facts), *done),
+            Kind::Execute(Some(facts)) => (Arc::clone(facts), 0),
+            _ => return,
+        };
+        let number = head.number;
+        let executed = head.executed.iter().filter(|(at, _)| *at == index).flat_map(|(_, facts)| &facts.statements);
+        let stays = |effect: &SessionEffect| match effect {
+            SessionEffect::Pin(reason) if reason.outlives_rollback() => Some(*reason),
+            _ => None,
+        };
+        let statements = facts.statements.get(index).into_iter().chain(executed);
+        let reasons: Vec<_> = statements.flat_map(|s| &s.effects).filter_map(stays).collect();
+        for reason in reasons {
+            self.pin_by(number, reason, Some(&facts));
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::id::StatementId;
 use crate::session::prepared::Statement;
 use crate::session::settings::decides_shard;
-use crate::sql::facts::{QueryFacts, SessionEffect, StatementFacts};
+use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, StatementFacts};
 
 /// Who gets the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub enum Hidden {
     ReadBack(Vec<String>),
     /// It gives settings back that a RESET took and startup had given.
     Restore,
+    /// It asks which of these reasons to keep the server are still there; of what was made by messages before that number.
+    Pins(Vec<PinReason>, u64),
 }
 
 /// What is taken back when a request turns out not to have happened.
@@ -132,6 +134,10 @@ pub struct Request {
     pub bound: Option<Arc<[SessionEffect]>>,
     /// The server may read its text otherwise than we did.
     pub misread: bool,
+    /// What its statements, by their places, run by EXECUTE: what the names stood for when it was sent.
+    pub executed: Vec<(usize, Arc<QueryFacts>)>,
+    /// How many messages were sent before it.
+    pub number: u64,
     marks: Marks,
 }
 
@@ -214,6 +220,8 @@ impl Request {
             refusal: None,
             bound: None,
             misread: false,
+            executed: Vec::new(),
+            number: 0,
             marks: Marks::default(),
         }
     }
@@ -368,6 +376,25 @@ impl Pipeline {
             _ => false,
         };
         self.copy_in || self.queue.iter().any(begins)
+    }
+
+    /// Whether messages of the extended protocol are under way with no Sync behind them: if one fails, the server passes over what follows,
+    /// a Query as well.
+    #[must_use]
+    pub fn exchange_is_open(&self) -> bool {
+        let of_exchange = |request: &Request| match request.kind {
+            Kind::Sync => Some(false),
+            Kind::Query { .. } | Kind::FunctionCall { .. } | Kind::Hidden(_) => None,
+            Kind::Parse
+            | Kind::Lend
+            | Kind::Bind
+            | Kind::Describe
+            | Kind::Execute(_)
+            | Kind::Close
+            | Kind::CopyEnd
+            | Kind::Local(_) => Some(true),
+        };
+        self.queue.iter().rev().find_map(of_exchange).unwrap_or(false)
     }
 
     /// The Query at the front of those under way.

@@ -99,6 +99,12 @@ impl PinReason {
         matches!(self, Self::Load | Self::Seed | Self::Handle)
     }
 
+    /// Whether what it stands for is no part of a transaction: a statement that fails may have made it, and a rollback leaves it.
+    #[must_use]
+    pub fn outlives_rollback(self) -> bool {
+        matches!(self, Self::AdvisoryLock | Self::Seed | Self::Handle)
+    }
+
     /// A word for SHOW and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -417,8 +423,12 @@ pub struct StatementFacts {
     pub changes_code: bool,
     /// It changes search_path in a way that is not followed: SET LOCAL, set_config.
     pub local_search_path: bool,
+    /// It may put the schema of temporary objects into search_path for the rest of the transaction.
+    pub temp_in_path: bool,
     /// It takes an advisory lock, of the session or of the transaction.
     pub takes_lock: bool,
+    /// It may end the state for which its session keeps the server.
+    pub ends_state: bool,
     /// What it means to keep its plan.
     pub plan: Plan,
     /// It speaks of process ids of sessions: see [`super::pids`].
@@ -429,6 +439,14 @@ pub struct StatementFacts {
     pub repeated: Vec<ParamUse>,
     /// What the shard planner sees.
     pub shape: ShardShape,
+}
+
+impl StatementFacts {
+    /// Whether it may make an object in the first schema of search_path, whichever that is.
+    #[must_use]
+    pub fn makes_object(&self) -> bool {
+        self.changes_catalog && !self.why.starts_with("DROP") && !matches!(self.why, "GRANT" | "REVOKE" | "COMMENT")
+    }
 }
 
 /// What is done to a session.

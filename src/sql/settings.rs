@@ -74,10 +74,13 @@ pub fn in_doubt(effects: Vec<SessionEffect>) -> Vec<SessionEffect> {
 
 /// Appends what a SET or RESET leaves behind when it succeeds.
 pub(super) fn effects(stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEffect>) {
+    let name = canonical(stmt.name().unwrap_or_default());
     if stmt.is_local {
+        if name == "seed" {
+            effects.push(SessionEffect::Pin(PinReason::Seed));
+        }
         return;
     }
-    let name = canonical(stmt.name().unwrap_or_default());
     match stmt.kind {
         raw::VariableSetKind::VAR_RESET_ALL => effects.push(SessionEffect::ResetAll),
         _ if OF_TRANSACTION.contains(&name.as_str()) => {}
@@ -129,7 +132,9 @@ pub fn assign(name: String, value: String, effects: &mut Vec<SessionEffect>) {
     effects.push(SessionEffect::Set { name, value });
 }
 
-fn names_temp(path: &str) -> bool {
+/// Whether the schema of temporary objects is named in a value of `search_path`.
+#[must_use]
+pub fn names_temp(path: &str) -> bool {
     path.split(',').any(|item| item.trim().trim_matches('"').eq_ignore_ascii_case("pg_temp"))
 }
 
@@ -161,13 +166,41 @@ fn characteristics(stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEffec
 
 // set_config()
 
+/// Whether a SET LOCAL gives `search_path` a value by which what is created may be temporary without saying so.
+pub(super) fn puts_temp_in_path(stmt: &nodes::VariableSetStmt) -> bool {
+    let named = |arg: Node<'_>| match arg {
+        Node::A_Const(constant) => !matches!(constant.val(), Some(ConstValue::String(s)) if !names_temp(s)),
+        _ => true,
+    };
+    match stmt.kind {
+        raw::VariableSetKind::VAR_SET_VALUE => stmt.args().iter().any(named),
+        raw::VariableSetKind::VAR_SET_DEFAULT | raw::VariableSetKind::VAR_RESET => false,
+        // FROM CURRENT: that of the session, which is looked at as well.
+        _ => false,
+    }
+}
+
+/// The same of a call of set_config(), wherever it stands.
+pub(super) fn call_puts_temp_in_path(call: &nodes::FuncCall) -> bool {
+    match call.args().get(1).and_then(argument) {
+        Some(ConfigArg::Literal(path)) => names_temp(&path),
+        Some(ConfigArg::Null) => false,
+        Some(ConfigArg::Param(_)) | None => true,
+    }
+}
+
 /// What a call of set_config() leaves behind, somewhere in a statement: nobody knows whether and how often it runs.
 pub(super) fn of_some_call(call: &nodes::FuncCall) -> Option<SessionEffect> {
     let local = call.args().get(2).and_then(argument);
     if matches!(&local, Some(ConfigArg::Literal(word)) if boolean(word) == Some("t")) {
-        return None;
+        let seeds = matches!(call.args().get(0).and_then(argument), Some(ConfigArg::Literal(name)) if is_seed(&name));
+        return seeds.then_some(SessionEffect::Pin(PinReason::Seed));
     }
     Some(unknown(&call.args().get(0).and_then(argument).unwrap_or(ConfigArg::Param(0))))
+}
+
+fn is_seed(name: &str) -> bool {
+    name.eq_ignore_ascii_case("seed")
 }
 
 /// The effect of setting what an argument names to an unknown value.
@@ -190,6 +223,10 @@ pub fn set_config(name: &ConfigArg, value: &ConfigArg, local: &ConfigArg) -> Vec
     use ConfigArg::{Literal, Null};
     let mut effects = Vec::new();
     match (name, value, local) {
+        // The random numbers to come are no part of the transaction.
+        (Literal(name), Literal(_), Literal(word)) if boolean(word) == Some("t") && is_seed(name) => {
+            effects.push(SessionEffect::Pin(PinReason::Seed));
+        }
         (_, _, Literal(word)) if boolean(word) == Some("t") => {}
         (_, _, Literal(word)) if boolean(word).is_none() => effects.push(unknown(name)),
         (Literal(name), Literal(_) | Null, Literal(_) | Null) if name.starts_with("pgweir.") => {

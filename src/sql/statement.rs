@@ -30,7 +30,9 @@ pub(super) struct Draft {
     changes_catalog: bool,
     changes_code: bool,
     local_search_path: bool,
+    temp_in_path: bool,
     takes_lock: bool,
+    ends_state: bool,
     plan: Plan,
     pids: bool,
     listens: bool,
@@ -53,7 +55,9 @@ impl Draft {
             changes_catalog: false,
             changes_code: false,
             local_search_path: false,
+            temp_in_path: false,
             takes_lock: false,
+            ends_state: false,
             plan: Plan::None,
             pids: false,
             listens: false,
@@ -115,7 +119,9 @@ impl Draft {
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             changes_code: self.changes_code && pin != Some(PinReason::TempObject),
             local_search_path: self.local_search_path,
+            temp_in_path: self.temp_in_path,
             takes_lock: self.takes_lock,
+            ends_state: self.ends_state || ENDS_STATE.iter().any(|what| self.why.starts_with(what)),
             plan: self.plan,
             pids: self.pids,
             listens: self.listens,
@@ -161,6 +167,9 @@ const CHANGES_NO_CODE: [&str; 17] = [
     "DROP DATABASE",
     "ALTER SYSTEM",
 ];
+
+/// Beginnings of what may end the state for which a session keeps its server.
+const ENDS_STATE: [&str; 6] = ["DROP", "CLOSE", "DEALLOCATE", "DISCARD", "ROLLBACK", "ALTER ... SET SCHEMA"];
 
 fn pin_why(reason: PinReason) -> &'static str {
     match reason {
@@ -390,6 +399,7 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
         draft.pin(reason);
     }
     let built_in = called.unknown == Unknown::Nothing;
+    draft.ends_state |= built_in && name.starts_with("pg_advisory_unlock");
     draft.takes_lock |= built_in
         && (name.starts_with("pg_try_advisory_")
             || name.strip_prefix("pg_advisory_").is_some_and(|rest| !rest.starts_with("unlock")));
@@ -400,7 +410,9 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
         draft.raise(Access::Local, "asks for a setting of the server");
     }
     if name == "set_config" && called.access == Access::Read {
-        draft.local_search_path |= may_name_search_path(function);
+        let names_it = may_name_search_path(function);
+        draft.local_search_path |= names_it;
+        draft.temp_in_path |= names_it && settings::call_puts_temp_in_path(function);
         if let Some(effect) = settings::of_some_call(function) {
             draft.effect(effect);
         }
@@ -515,6 +527,7 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
         draft.raise(Access::Local, "SET");
     }
     draft.local_search_path = stmt.is_local && stmt.name().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
+    draft.temp_in_path = draft.local_search_path && settings::puts_temp_in_path(stmt);
     settings::effects(stmt, &mut draft.effects);
     draft
 }

@@ -136,8 +136,11 @@ impl Client {
         self.bring_back(&mut link, !at_rest);
         if at_rest && let Some(connection) = link.checkout.as_mut() {
             connection.input = crate::net::Buffer::default();
+            // What somebody's code has left there is not the client's, who is told nothing of it.
+            let leaves_state = link.judged.may_have_left();
+            let verdict = self.verdict(&mut link, leaves_state);
             self.session.on_release();
-            link.checkout.release(Verdict::Clean);
+            link.checkout.release(verdict);
         }
     }
 
@@ -174,7 +177,10 @@ impl Client {
         if self.session.spoils_server() {
             return Verdict::Spoilt;
         }
-        let dirty = leaves_state || link.judged.is_dirty() || self.live.config.general.server_reset_query_always;
+        let dirty = leaves_state
+            || self.session.was_pinned()
+            || link.judged.is_dirty()
+            || self.live.config.general.server_reset_query_always;
         if dirty { Verdict::Dirty } else { Verdict::Clean }
     }
 

@@ -14,6 +14,25 @@ use crate::sql::settings::{boolean, is_of_transaction, quote_literal, set_config
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
+/// Extensions with settings that are a superuser's to make.
+const SUPERUSERS_EXTENSIONS: &[&str] = &[
+    "auto_explain",
+    "pg_stat_kcache",
+    "pg_stat_statements",
+    "pg_wait_sampling",
+    "pgaudit",
+    "plperl",
+    "plpgsql",
+    "pltcl",
+    "sepgsql",
+];
+
+/// Whether it takes a superuser to give a setting a value.
+fn is_superusers(name: &str) -> bool {
+    let extension = || name.split_once('.').is_some_and(|(of, _)| SUPERUSERS_EXTENSIONS.binary_search(&of).is_ok());
+    SUPERUSERS.binary_search(&name).is_ok() || extension()
+}
+
 /// Settings that are a superuser's to make: whoever made one under another role could not have it made again by the login's own user.
 /// (Those whose context is "superuser"; sorted by name. A role may have been granted some of them.)
 const SUPERUSERS: &[&str] = &[
@@ -163,7 +182,7 @@ impl Session {
             }
             _ => return,
         };
-        if SUPERUSERS.binary_search(&name).is_ok() && self.settings.is_someone_else() {
+        if is_superusers(name) && self.settings.is_someone_else() {
             self.pin(PinReason::Identity, Some(facts));
         }
         match effect {
@@ -237,7 +256,7 @@ impl Session {
 
     /// Asks for what only the server knows, and gives back what a RESET took that startup had given. Nothing may be under way.
     pub(in crate::session) fn send_hidden(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
-        if !self.settings.has_hidden()
+        if !(self.settings.has_hidden() || self.asks_pins)
             || !self.pipeline.is_empty()
             || self.unsynced
             || self.skipping
@@ -258,6 +277,11 @@ impl Session {
                 sql.push_str(",true),'UTF8'),'hex')");
             }
             return self.send_query(Hidden::ReadBack(names), &sql, server, out);
+        }
+        if self.status == TransactionStatus::Idle
+            && let Some((reasons, sql)) = self.question_of_pins()
+        {
+            return self.send_query(Hidden::Pins(reasons, self.sent), &sql, server, out);
         }
         if self.settings.lacks_anything() && !self.may_release() {
             let missing = self.settings.missing();
@@ -293,6 +317,12 @@ impl Session {
             // It has given no row.
             (Hidden::ReadBack(names), b'C') if !names.is_empty() => self.stays_in_doubt(),
             (Hidden::Restore, b'C') => self.settings.restored(),
+            (Hidden::Pins(reasons, before), b'D') => {
+                let (reasons, before) = (std::mem::take(reasons), *before);
+                let row = message::data_row(body).unwrap_or_default();
+                let gone = row.iter().zip(reasons).filter(|(there, _)| there.as_deref() == Some("f"));
+                gone.for_each(|(_, reason)| self.unpin(reason, before));
+            }
             _ => {}
         }
     }

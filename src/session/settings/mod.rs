@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::sql::facts::{ConfigArg, PinReason, SessionEffect};
+use crate::sql::settings::names_temp;
 
 pub use server::{ServerSettings, quote};
 
@@ -155,6 +156,12 @@ impl ClientSettings {
     pub fn is_someone_else(&self) -> bool {
         IDENTITY.iter().any(|name| self.wanted.get(*name).is_some_and(|value| value != "none"))
             || self.doubts().any(|name| IDENTITY.contains(&name.as_str()))
+    }
+
+    /// Whether what it creates may be temporary without saying so.
+    pub(super) fn names_temp(&self) -> bool {
+        const PATH: &str = "search_path";
+        self.get(PATH).is_some_and(names_temp) || self.doubts().any(|name| name == PATH)
     }
 
     /// The client has it, whatever becomes of the transaction: the server has said so, or it is a setting of ours.
