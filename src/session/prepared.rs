@@ -19,6 +19,10 @@ use crate::wire::message::Parse;
 /// The prefix of the names on servers; a client's own name is never sent there.
 pub const SERVER_NAME_PREFIX: &str = "pgweir_";
 
+/// Types from this number on are not PostgreSQL's own.
+/// See <https://www.postgresql.org/docs/current/system-catalog-initial-data.html#SYSTEM-CATALOG-OID-ASSIGNMENT>.
+const FIRST_OWN: u32 = 16384;
+
 /// A prepared statement: its text, its parameter types and what the text says.
 #[derive(Debug)]
 pub struct Statement {
@@ -32,6 +36,7 @@ pub struct Statement {
     pub facts: Arc<QueryFacts>,
     /// It goes by a name on servers, and whoever has it and reads it alike may use it there.
     shared: bool,
+    foreign_types: bool,
     /// What its reading hangs on, and how it is read.
     literals: Literals,
     reading: Box<[u8]>,
@@ -64,6 +69,12 @@ impl Statement {
         self.outdated.load(Ordering::Relaxed)
     }
 
+    /// Whether a parameter is declared to be of a type that is not PostgreSQL's own.
+    #[must_use]
+    pub fn has_foreign_types(&self) -> bool {
+        self.foreign_types
+    }
+
     /// Whether it goes by a name on servers, as one that was made by [`Registry::intern`] does.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -79,6 +90,7 @@ impl Statement {
             types: self.types.clone(),
             facts,
             shared: self.shared,
+            foreign_types: self.foreign_types,
             literals: self.literals,
             reading: self.reading.clone(),
             outdated: AtomicBool::new(self.is_outdated()),
@@ -168,6 +180,7 @@ impl Registry {
             types: parse.types.into(),
             facts,
             shared: shared.is_some(),
+            foreign_types: parse.oids().iter().any(|oid| *oid >= FIRST_OWN),
             literals: shared.as_ref().map_or(Literals::None, |(literals, _)| *literals),
             reading: shared.map(|(_, reading)| reading).unwrap_or_default(),
             outdated: AtomicBool::new(false),

@@ -1,6 +1,7 @@
 //! The facts of a statement that the rest of pgweir asks for. Plain data; no parser type leaves
 //! `sql/`.
 
+use super::hidden::body::Body;
 use crate::id::ClientId;
 
 /// What a statement does to data. Ordered: the access of several statements is their maximum.
@@ -283,14 +284,17 @@ pub struct Mentions {
     pub operators: Vec<String>,
     /// Operators with another schema than `pg_catalog`, without it.
     pub foreign_operators: Vec<String>,
+    /// Types that are not known for PostgreSQL's own.
+    pub types: Vec<String>,
 }
 
 impl Mentions {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { functions, fields, operators, foreign_operators } = self;
-        functions.is_empty() && fields.is_empty() && operators.is_empty() && foreign_operators.is_empty()
+        let Self { functions, fields, operators, foreign_operators, types } = self;
+        let operators = operators.is_empty() && foreign_operators.is_empty();
+        functions.is_empty() && fields.is_empty() && operators && types.is_empty()
     }
 }
 
@@ -421,6 +425,10 @@ pub struct StatementFacts {
     pub changes_catalog: bool,
     /// It may change what code runs when functions are called and relations written: see [`super::hidden`].
     pub changes_code: bool,
+    /// It makes a relation of its session's with code in it: a default, a check, a view.
+    pub own_code: bool,
+    /// What the text of DO shows.
+    pub block: Option<Box<Body>>,
     /// It changes search_path in a way that is not followed: SET LOCAL, set_config.
     pub local_search_path: bool,
     /// It may put the schema of temporary objects into search_path for the rest of the transaction.
@@ -502,6 +510,7 @@ pub enum ListenChange {
 
 /// The facts of one text: what a Query or Parse message carries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
 pub struct QueryFacts {
     /// Its statements, in order; none for an empty text.
     pub statements: Vec<StatementFacts>,
@@ -521,6 +530,8 @@ pub struct QueryFacts {
     pub unparsed: Option<(String, Option<u32>)>,
     /// Whether an unparsed text may do to its session what nobody sees.
     pub hides: bool,
+    /// Whether an unparsed text may change what code runs.
+    pub may_change_code: bool,
 }
 
 impl QueryFacts {
@@ -580,7 +591,15 @@ impl QueryFacts {
     /// Whether it may change what code runs: see [`StatementFacts::changes_code`].
     #[must_use]
     pub fn changes_code(&self) -> bool {
-        self.statements.iter().any(|s| s.changes_code)
+        // Of what was prepared nobody knows any more what it did.
+        let changes = |s: &StatementFacts| s.changes_code || s.transaction == TransactionEffect::FinishPrepared;
+        self.may_change_code || self.statements.iter().any(changes)
+    }
+
+    /// Whether it makes a relation of its session's with code in it.
+    #[must_use]
+    pub fn makes_own_code(&self) -> bool {
+        self.statements.iter().any(|s| s.own_code)
     }
 
     /// Whether it ends a transaction block such that others see what it did.

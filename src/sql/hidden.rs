@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::{BitOr, BitOrAssign};
 
 use super::catalog::is_unexplained;
-use super::facts::{Access, PinReason, QueryFacts, StatementFacts};
+use super::facts::{Access, PinReason, QueryFacts, StatementFacts, TransactionEffect};
 use super::functions;
 use body::Body;
 
@@ -27,13 +27,17 @@ pub struct Traces {
     unknown: bool,
     /// It asks what the session did to sequences.
     asks: bool,
+    /// It may change what code runs, for all.
+    changes: bool,
 }
 
 impl Traces {
     /// Anything may be left.
-    pub const UNKNOWN: Self = Self { kinds: 0, unknown: true, asks: false };
+    pub const UNKNOWN: Self = Self { kinds: 0, unknown: true, asks: false, changes: false };
     /// It asks for the session's sequence values.
-    pub const ASKS: Self = Self { kinds: 0, unknown: false, asks: true };
+    pub const ASKS: Self = Self { kinds: 0, unknown: false, asks: true, changes: false };
+    /// Code is changed, and anything may be left.
+    pub const CHANGES: Self = Self { kinds: 0, unknown: true, asks: false, changes: true };
 
     /// State of one kind.
     #[must_use]
@@ -77,6 +81,12 @@ impl Traces {
         self.asks
     }
 
+    /// Whether it may change what code runs, for all.
+    #[must_use]
+    pub fn changes_code(self) -> bool {
+        self.changes
+    }
+
     /// Whether it leaves nothing and asks for nothing.
     #[must_use]
     pub fn is_none(self) -> bool {
@@ -88,7 +98,12 @@ impl BitOr for Traces {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self { kinds: self.kinds | other.kinds, unknown: self.unknown || other.unknown, asks: self.asks || other.asks }
+        Self {
+            kinds: self.kinds | other.kinds,
+            unknown: self.unknown || other.unknown,
+            asks: self.asks || other.asks,
+            changes: self.changes || other.changes,
+        }
     }
 }
 
@@ -265,6 +280,12 @@ impl Census {
         all.chain([&self.anybody, &self.ddl]).any(|traces| traces.asks)
     }
 
+    /// What is left by whoever uses types that are not PostgreSQL's own.
+    #[must_use]
+    pub fn of_types(&self) -> Traces {
+        self.anybody
+    }
+
     /// What a text may leave behind, beyond what its facts show.
     #[must_use]
     pub fn of_text(&self, facts: &QueryFacts) -> Traces {
@@ -296,6 +317,13 @@ impl Census {
         if statement.changes_catalog {
             traces |= self.ddl;
         }
+        if let Some(block) = &statement.block {
+            traces |= used(block, &self.functions, &self.writes, &self.operators);
+        }
+        if statement.why == "EXPLAIN" && !traces.is_none() {
+            // What it would do it does not, but some of it may be computed for the plan.
+            return Traces::UNKNOWN;
+        }
         // The functions in it are not read off it.
         let defines =
             statement.why.starts_with("CREATE") && !matches!(statement.why, "CREATE INDEX" | "CREATE EXTENSION");
@@ -313,8 +341,11 @@ const RUNS_UNSEEN: [&str; 5] = ["REFRESH MATERIALIZED VIEW", "ANALYZE", "VACUUM"
 /// What a text may leave behind whatever the catalog says.
 #[must_use]
 pub fn of_any(facts: &QueryFacts) -> Traces {
-    let runs_text = |s: &StatementFacts| s.why == "DO" || s.functions.iter().any(|f| f.runs_text);
-    if facts.unparsed.is_some() || facts.statements.iter().any(runs_text) { Traces::UNKNOWN } else { Traces::default() }
+    let runs_text = |s: &StatementFacts| s.block.is_some() || s.functions.iter().any(|f| f.runs_text);
+    let blocks = facts.statements.iter().filter_map(|s| s.block.as_ref());
+    let traces = blocks.map(|block| block.traces).fold(Traces::default(), BitOr::bitor);
+    let unknown = facts.unparsed.is_some() || facts.statements.iter().any(runs_text);
+    if unknown { traces | Traces::UNKNOWN } else { traces }
 }
 
 /// Whether nobody's code can run in the text, whatever the catalog says.
@@ -327,6 +358,7 @@ fn is_plain(statement: &StatementFacts) -> bool {
     statement.functions.is_empty()
         && statement.mentions.is_empty()
         && !statement.changes_catalog
+        && statement.transaction != TransactionEffect::FinishPrepared
         && !statement.shape.tables().iter().any(is_unexplained)
 }
 
@@ -375,15 +407,7 @@ impl Draft {
     fn spread(&self, census: &mut Census) -> bool {
         let mut changed = false;
         for (name, body) in &self.functions {
-            let mut traces = Traces::default();
-            for called in &body.names {
-                traces |= found(&census.functions, called) | found(&census.writes, called);
-            }
-            for (operator, leaves) in &census.operators {
-                if body.operators.iter().any(|run| run.contains(operator)) {
-                    traces |= *leaves;
-                }
-            }
+            let traces = used(body, &census.functions, &census.writes, &census.operators);
             changed |= note(&mut census.functions, name, traces);
         }
         for (runner, target) in &self.edges {
@@ -406,6 +430,19 @@ impl Draft {
         }
         changed
     }
+}
+
+/// What a body may leave by what it names.
+fn used(
+    body: &Body,
+    functions: &HashMap<String, Traces>,
+    writes: &HashMap<String, Traces>,
+    operators: &HashMap<String, Traces>,
+) -> Traces {
+    let named = body.names.iter().map(|name| found(functions, name) | found(writes, name));
+    let run = |operator: &String| body.operators.iter().any(|run| run.contains(operator));
+    let operated = operators.iter().filter(|(operator, _)| run(operator)).map(|(_, leaves)| *leaves);
+    named.chain(operated).fold(Traces::default(), BitOr::bitor)
 }
 
 fn found(known: &HashMap<String, Traces>, name: &str) -> Traces {
@@ -494,6 +531,11 @@ mod tests {
             ("SELECT * FROM audited", none),
             ("UPDATE app.audited SET a = 1", set),
             ("COPY audited FROM STDIN", set),
+            ("COPY t FROM STDIN WHERE sets() > 0", set),
+            ("EXPLAIN SELECT sets()", Traces::UNKNOWN),
+            ("EXPLAIN SELECT clean()", none),
+            ("DO 'BEGIN PERFORM calls(); END'", set | Traces::UNKNOWN),
+            ("DO 'BEGIN PERFORM setseed(1); END'", Traces::of(PinReason::Seed) | Traces::UNKNOWN),
             ("DELETE FROM parent", set),
             ("SELECT * FROM parent", none),
             ("SELECT * FROM view", set),
@@ -517,6 +559,10 @@ mod tests {
         let more = [runs(Anybody, "sets"), runs(Ddl, "of_atomic")];
         let census = Census::of(rows().into_iter().chain(more));
         assert_eq!(of(&census, "SELECT a FROM t"), set);
+        for typed in ["SELECT '1'::mine", "SELECT $1::app.mine", "SELECT CAST(NULL AS mine[])"] {
+            assert_eq!(of(&census, typed), set, "{typed}");
+        }
+        assert_eq!(of(&census, "SELECT $1::text, '1'::int, uuid '0', '{}'::jsonb"), none);
         assert_eq!(of(&census, "SELECT 1"), none);
         assert_eq!(of(&census, "CREATE TABLE x (a int)"), set | lock);
     }
@@ -554,6 +600,8 @@ mod tests {
             ("SELECT a FROM t", false),
             ("CREATE TABLE t (a int)", false),
             ("CALL p()", false),
+            ("COMMIT PREPARED 'x'", false),
+            ("SELECT NULL::mine", false),
             ("NO SQL", false),
         ] {
             assert_eq!(is_plain_text(&facts(text.as_bytes())), plain, "{text}");

@@ -30,6 +30,7 @@ pub fn facts(text: &[u8]) -> QueryFacts {
         }
         Err(why) => {
             facts.hides = hides(text);
+            facts.may_change_code = may_change_code(text);
             facts.unparsed = Some((why, None));
         }
     }
@@ -43,12 +44,31 @@ fn hides(text: &[u8]) -> bool {
     if std::str::from_utf8(text).is_ok() || text.contains(&b'\\') {
         return true;
     }
-    let ascii: Vec<u8> = text.iter().map(|c| if c.is_ascii() { *c } else { b'x' }).collect();
     let leaves = |s: super::facts::StatementFacts| {
         !s.effects.is_empty() || s.name_use.is_some() || s.savepoint.is_some() || s.pids || s.listens
     };
-    let seen = read(&ascii, |statements| statements.map(|(_, node)| statement::facts(node)).any(leaves));
+    let seen = read(&ascii(text), |statements| statements.map(|(_, node)| statement::facts(node)).any(leaves));
     seen.unwrap_or(true)
+}
+
+/// Whether a text that could not be read may change what code runs.
+fn may_change_code(text: &[u8]) -> bool {
+    let in_ascii =
+        || read(&ascii(text), |statements| statements.map(|(_, node)| statement::facts(node)).any(|s| s.changes_code));
+    match std::str::from_utf8(text) {
+        Ok(_) => has_word(text, b"create") || has_word(text, b"alter"),
+        Err(_) => in_ascii().unwrap_or_else(|_| has_word(text, b"create") || has_word(text, b"alter")),
+    }
+}
+
+/// The text with a letter in the place of everything beyond ASCII.
+fn ascii(text: &[u8]) -> Vec<u8> {
+    text.iter().map(|c| if c.is_ascii() { *c } else { b'x' }).collect()
+}
+
+/// Whether a word, given in lower case, occurs in a text.
+fn has_word(text: &[u8], word: &[u8]) -> bool {
+    text.split(|c| !c.is_ascii_alphanumeric() && *c != b'_').any(|part| part.eq_ignore_ascii_case(word))
 }
 
 /// What `look` makes of the statements of a text, each with the byte that it begins at or before.
@@ -95,5 +115,22 @@ fn message(error: &Error) -> String {
     match error {
         Error::Parse(inner) => inner.to_string(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_may_change_code() {
+        for (text, changes) in [
+            (&b"CREATE TRIGGER of a later release"[..], true),
+            (b"SELECT created_at FROM WHERE", false),
+            (b"CREATE FUNCTION f\xe9() RETURNS int LANGUAGE sql AS 'SELECT 1'", true),
+            (b"SELECT '\xe9', created_at FROM t", false),
+        ] {
+            assert_eq!(facts(text).changes_code(), changes, "{text:?}");
+        }
     }
 }

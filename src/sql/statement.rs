@@ -11,6 +11,7 @@ use super::facts::{
     TransactionEffect,
 };
 use super::functions::{Unknown, call, is_local_relation};
+use super::hidden::body::{self, Body};
 use super::walk::{Seen, walk};
 use super::{listens, pids, utility};
 use super::{settings, shape};
@@ -29,6 +30,8 @@ pub(super) struct Draft {
     name_use: Option<NameUse>,
     changes_catalog: bool,
     changes_code: bool,
+    own_code: bool,
+    block: Option<Box<Body>>,
     local_search_path: bool,
     temp_in_path: bool,
     takes_lock: bool,
@@ -54,6 +57,8 @@ impl Draft {
             name_use: None,
             changes_catalog: false,
             changes_code: false,
+            own_code: false,
+            block: None,
             local_search_path: false,
             temp_in_path: false,
             takes_lock: false,
@@ -118,6 +123,8 @@ impl Draft {
             // Temporary objects are seen by their own session alone, which keeps its server.
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             changes_code: self.changes_code && pin != Some(PinReason::TempObject),
+            own_code: self.own_code,
+            block: self.block,
             local_search_path: self.local_search_path,
             temp_in_path: self.temp_in_path,
             takes_lock: self.takes_lock,
@@ -277,6 +284,10 @@ fn draft(node: Node<'_>) -> Draft {
             draft.changes_catalog = !CHANGES_NO_NAME.contains(&found.what);
             draft.listens = matches!(node, Node::ListenStmt(_) | Node::UnlistenStmt(_));
             draft.changes_code = draft.changes_catalog && !found.is_plain && !CHANGES_NO_CODE.contains(&found.what);
+            draft.own_code = found.own_code;
+            if let Node::DoStmt(stmt) = node {
+                draft.block = Some(Box::new(block(stmt)));
+            }
             if let Some(reason) = found.pin {
                 draft.pin(reason);
             }
@@ -540,8 +551,11 @@ fn explain(stmt: &nodes::ExplainStmt) -> Draft {
         return inner;
     }
     let mut draft = Draft::new(Access::Read, "EXPLAIN");
-    // Planning folds the calls of immutable functions, which read no table, and of no others.
-    (draft.shape, draft.repeated) = (inner.shape, inner.repeated);
+    // Planning runs immutable functions, and stable ones for its estimates: they read, and may do what nobody sees.
+    (draft.shape, draft.repeated, draft.mentions) = (inner.shape, inner.repeated, inner.mentions);
+    draft.mentions.functions.extend(inner.functions.into_iter().map(|function| function.name));
+    draft.mentions.functions.sort_unstable();
+    draft.mentions.functions.dedup();
     draft
 }
 
@@ -565,6 +579,9 @@ fn copy(stmt: &nodes::CopyStmt) -> Draft {
             if utility::is_temp_schema(table.schema.as_deref()) {
                 draft.pin(PinReason::TempObject);
             }
+            let mut seen = Seen::default();
+            walk(stmt.where_clause(), &mut seen);
+            judge(&seen, &mut draft);
             draft.shape = ShardShape::Other { tables: vec![table], what: "COPY" };
             draft
         }
@@ -573,6 +590,19 @@ fn copy(stmt: &nodes::CopyStmt) -> Draft {
         draft.raise(Access::Write, "COPY with a file or program of the server");
     }
     draft
+}
+
+/// The code of DO.
+fn block(stmt: &nodes::DoStmt) -> Body {
+    let (mut language, mut text) = ("plpgsql", "");
+    for option in stmt.args() {
+        match (option.defname(), option.arg().as_str()) {
+            (Some("language"), Some(name)) => language = name,
+            (Some("as"), Some(code)) => text = code,
+            _ => {}
+        }
+    }
+    body::read(language, text)
 }
 
 fn create_table_as(stmt: &nodes::CreateTableAsStmt) -> Draft {

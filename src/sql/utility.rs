@@ -16,15 +16,17 @@ pub(super) struct Utility {
     pub(super) tableless: bool,
     /// It makes a relation in which no code is but PostgreSQL's own, or one that nobody else sees.
     pub(super) is_plain: bool,
+    /// It makes a relation that nobody else sees, with code in it.
+    pub(super) own_code: bool,
 }
 
 impl Utility {
     fn new(what: &'static str) -> Self {
-        Self { what, tables: Vec::new(), pin: None, tableless: false, is_plain: false }
+        Self { what, tables: Vec::new(), pin: None, tableless: false, is_plain: false, own_code: false }
     }
 
     fn tableless(what: &'static str, pin: Option<PinReason>) -> Self {
-        Self { what, tables: Vec::new(), pin, tableless: true, is_plain: false }
+        Self { pin, tableless: true, ..Self::new(what) }
     }
 
     fn on<'a>(what: &'static str, vars: impl IntoIterator<Item = &'a nodes::RangeVar>) -> Self {
@@ -78,7 +80,10 @@ fn is_temp(var: &nodes::RangeVar) -> bool {
 pub(super) fn describe(node: Node<'_>) -> Utility {
     match node {
         Node::CreateStmt(stmt) => create_table(stmt),
-        Node::ViewStmt(stmt) => Utility::on("CREATE VIEW", stmt.view()).pinned_if(stmt.view().is_some_and(is_temp)),
+        Node::ViewStmt(stmt) => {
+            let temp = stmt.view().is_some_and(is_temp);
+            Utility { own_code: temp, ..Utility::on("CREATE VIEW", stmt.view()).pinned_if(temp) }
+        }
         Node::CreateSeqStmt(stmt) => {
             Utility::on("CREATE SEQUENCE", stmt.sequence()).pinned_if(stmt.sequence().is_some_and(is_temp))
         }
@@ -153,7 +158,8 @@ fn create_table(stmt: &nodes::CreateStmt) -> Utility {
     let mut found = Utility::on("CREATE TABLE", stmt.relation());
     // ON COMMIT DROP: on() may have pinned for the schema pg_temp.
     found.pin = makes_temp(stmt.relation(), stmt.oncommit).then_some(PinReason::TempObject);
-    found.is_plain = stmt.relation().is_some_and(is_temp) || is_plain(stmt);
+    let (temp, plain) = (stmt.relation().is_some_and(is_temp), is_plain(stmt));
+    (found.is_plain, found.own_code) = (temp || plain, temp && !plain);
     for var in range_vars(stmt.inh_relations().iter()) {
         found.add(var);
     }

@@ -16,6 +16,50 @@ use super::shape::cast_name;
 /// Name look-ups among common table expressions that one text may cost; only hostile texts come near.
 const SCOPE_BUDGET: u32 = 2_000_000;
 
+/// Types of PostgreSQL's own that statements name as if they were anybody's, sorted. (Others stand in `pg_catalog` once they are parsed.)
+const TYPES: [&str; 40] = [
+    "_text",
+    "box",
+    "bytea",
+    "cidr",
+    "circle",
+    "date",
+    "daterange",
+    "inet",
+    "int4range",
+    "int8range",
+    "json",
+    "jsonb",
+    "jsonpath",
+    "line",
+    "lseg",
+    "macaddr",
+    "macaddr8",
+    "money",
+    "name",
+    "numrange",
+    "oid",
+    "path",
+    "pg_lsn",
+    "point",
+    "polygon",
+    "regclass",
+    "regnamespace",
+    "regproc",
+    "regprocedure",
+    "regrole",
+    "regtype",
+    "text",
+    "tid",
+    "tsquery",
+    "tsrange",
+    "tstzrange",
+    "tsvector",
+    "uuid",
+    "xid",
+    "xml",
+];
+
 /// A table that a statement names.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -35,6 +79,8 @@ pub(super) struct Seen<'a> {
     fields: BTreeSet<&'a str>,
     /// Operators, and whether another schema than `pg_catalog` is written before them.
     operators: BTreeSet<(&'a str, bool)>,
+    /// Types that are not known for PostgreSQL's own.
+    types: BTreeSet<&'a str>,
     /// The first thing that makes a query more than a read: a DML statement, a locking clause, INTO.
     pub(super) writes: Option<&'static str>,
     /// The targets of SELECT INTO.
@@ -61,7 +107,18 @@ impl<'a> Seen<'a> {
             Node::A_Expr(expr) => self.operator(expr.name().iter()),
             Node::SubLink(link) => self.operator(link.oper_name().iter()),
             Node::SortBy(sort) => self.operator(sort.use_op().iter()),
+            Node::TypeName(name) => self.type_name(name),
+            Node::TypeCast(cast) => cast.type_name().into_iter().for_each(|name| self.type_name(name)),
             _ => {}
+        }
+    }
+
+    fn type_name(&mut self, name: &'a nodes::TypeName) {
+        let parts: Vec<_> = name.names().iter().filter_map(|part| part.sval()).collect();
+        match parts.as_slice() {
+            ["pg_catalog", _] | [] => {}
+            [known] if TYPES.binary_search(known).is_ok() => {}
+            [.., name] => drop(self.types.insert(name)),
         }
     }
 
@@ -89,6 +146,7 @@ impl<'a> Seen<'a> {
             fields: self.fields.iter().map(|name| (*name).to_owned()).collect(),
             operators: operators(false),
             foreign_operators: operators(true),
+            types: self.types.iter().map(|name| (*name).to_owned()).collect(),
         }
     }
 
@@ -450,5 +508,13 @@ fn class(node: Node<'_>) -> Class {
         | Node::XmlExpr(_)
         | Node::XmlSerialize(_) => Class::Inner,
         _ => Class::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn types_are_sorted() {
+        assert!(super::TYPES.is_sorted());
     }
 }

@@ -94,6 +94,8 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         name_use: None,
         changes_catalog: false,
         changes_code: false,
+        own_code: false,
+        block: None,
         local_search_path: false,
         temp_in_path: false,
         takes_lock: false,

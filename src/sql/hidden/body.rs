@@ -101,6 +101,9 @@ fn statements(facts: &QueryFacts) -> Traces {
         let locks = statement.why.starts_with("FOR ") || statement.why.starts_with("asks for ");
         let plain = matches!(statement.why, "COPY FROM" | "COPY TO" | "NOTIFY" | "TRUNCATE" | "LOCK" | "SET");
         let pins = statement.effects.iter().any(|e| matches!(e, SessionEffect::Pin(_)));
+        if statement.changes_code {
+            traces |= Traces::CHANGES;
+        }
         if statement.changes_catalog || !(query || locks || plain || pins) {
             traces |= Traces::UNKNOWN;
         }
@@ -211,7 +214,9 @@ const HARMLESS: &[&str] = &[
 fn plpgsql(text: &str) -> Body {
     let tokens = tokens(text);
     let mut body = names(&tokens);
-    body.traces |= commands(&tokens);
+    let (traces, mut defines) = commands(&tokens);
+    body.traces |= traces;
+    let mut texts = Vec::new();
     if updates_settings(&tokens) {
         body.traces |= Traces::of(PinReason::Setting);
     }
@@ -222,11 +227,34 @@ fn plpgsql(text: &str) -> Body {
             if let Token::Text(text) = token {
                 body.traces |= names(&self::tokens(text)).traces;
                 body.traces |= loose_commands(&self::tokens(text));
+                texts.extend(self::tokens(text));
             }
         }
     }
+    defines |= texts.iter().any(|t| t.is_word("create") || t.is_word("alter"));
+    let is_code = |token: &Token| matches!(token, Token::Word(word) if CODE.binary_search(&word.as_str()).is_ok());
+    if defines && tokens.iter().chain(&texts).any(is_code) {
+        body.traces |= Traces::CHANGES;
+    }
     body
 }
+
+/// What a CREATE or ALTER must name to change what code runs, and for whom: tables alone are made in many a trigger, for every month.
+const CODE: &[&str] = &[
+    "aggregate",
+    "cast",
+    "constraint",
+    "domain",
+    "extension",
+    "function",
+    "operator",
+    "policy",
+    "procedure",
+    "routine",
+    "rule",
+    "trigger",
+    "view",
+];
 
 /// Whether `pg_settings` is updated, whose rule calls set_config().
 fn updates_settings(tokens: &[Token]) -> bool {
@@ -248,12 +276,14 @@ struct Reader<'a> {
     declares: bool,
     /// `CASE` of an expression that are open: their THEN and ELSE begin no statement.
     cases: usize,
+    /// There is a CREATE or ALTER for others.
+    defines: bool,
     traces: Traces,
 }
 
-/// What the statements of a PL/pgSQL text are, told by their beginnings.
-fn commands(tokens: &[Token]) -> Traces {
-    let mut reader = Reader { tokens, at: 0, declares: false, cases: 0, traces: Traces::default() };
+/// What the statements of a PL/pgSQL text are, told by their beginnings, and whether one of them creates or alters something for others.
+fn commands(tokens: &[Token]) -> (Traces, bool) {
+    let mut reader = Reader { tokens, at: 0, declares: false, cases: 0, defines: false, traces: Traces::default() };
     // `#variable_conflict use_column` and its like stand before everything.
     while reader.peek(0).is_some_and(|t| t.is_symbol(b'#')) {
         reader.at += 3;
@@ -291,7 +321,7 @@ fn commands(tokens: &[Token]) -> Traces {
             _ => {}
         }
     }
-    reader.traces
+    (reader.traces, reader.defines)
 }
 
 impl<'a> Reader<'a> {
@@ -360,6 +390,10 @@ impl<'a> Reader<'a> {
             "prepare" => Traces::of(PinReason::SqlPrepare),
             // What it makes is said by what follows, and what is not temporary changes what others run.
             "create" if self.is_temporary_table() => Traces::default(),
+            "create" | "alter" => {
+                self.defines = true;
+                Traces::UNKNOWN
+            }
             "execute" => Traces::UNKNOWN,
             word if HARMLESS.contains(&word) => Traces::default(),
             _ => Traces::UNKNOWN,
@@ -593,6 +627,9 @@ mod tests {
             ("BEGIN EXECUTE 'SELECT set_config(''a'', ''b'', false)'; END", unknown | of(Setting)),
             ("BEGIN EXECUTE $q$SET x = 1$q$; END", unknown | of(Setting)),
             ("BEGIN CREATE TABLE x (a int); END", unknown),
+            ("BEGIN CREATE TRIGGER g AFTER INSERT ON t EXECUTE FUNCTION f(); END", Traces::CHANGES),
+            ("BEGIN EXECUTE 'CREATE TABLE ' || n; END", unknown),
+            ("BEGIN EXECUTE 'CREATE TRIGGER ' || n; END", Traces::CHANGES),
             ("BEGIN DROP TABLE x; END", unknown),
             ("BEGIN DISCARD ALL; END", unknown),
             ("BEGIN UNLISTEN x; END", unknown),
@@ -628,8 +665,8 @@ mod tests {
             ("SELECT pg_advisory_lock($1)", of(AdvisoryLock)),
             ("CREATE TEMP TABLE x ()", of(TempObject)),
             ("LISTEN x", of(Listen)),
-            ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", Traces::UNKNOWN),
-            ("DO 'BEGIN END'", Traces::UNKNOWN),
+            ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", Traces::CHANGES),
+            ("DO 'BEGIN END'", Traces::CHANGES),
             ("SELECT FROM WHERE", Traces::UNKNOWN),
             ("SELECT currval('s')", Traces::ASKS),
         ];
