@@ -122,6 +122,7 @@ fn what_functions_make_stays_with_its_client() {
         "CALL proc()",
         "SELECT point '(1,1)' @@@ point '(1,1)'",
         "SELECT lower(1)",
+        "DO $$BEGIN PERFORM pg_advisory_lock(7); END$$",
     ] {
         both_ways(&mut a, make);
         let own = a.value(TRACES);
@@ -163,7 +164,7 @@ fn what_is_not_understood_reaches_nobody() {
         "SELECT dynamic('SET app.tenant = ''hers''')",
         "SELECT dynamic('CREATE TEMP TABLE IF NOT EXISTS ' || 'z' || ' (a int)')",
         "SELECT dynamic('LISTEN ' || 'x')",
-        "DO $$BEGIN PERFORM pg_advisory_lock(1); END$$",
+        "DO $$BEGIN EXECUTE 'SELECT pg_advisory_' || 'lock(1)'; END$$",
     ];
     for make in all {
         both_ways(&mut a, make);
@@ -228,6 +229,124 @@ fn neutral_code_costs_nothing_until_it_changes() {
     assert_eq!(b.value(TRACES), clean, "the trigger leaks");
 }
 
+/// What is seen by nobody else may run code all the same.
+#[test]
+fn code_in_what_is_ones_own_is_cleaned_up_after() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    let weir = over(&cluster, 1);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut a);
+    let clean = b.value(TRACES);
+    let copies = |client: &mut RawClient| {
+        client.query("COPY t FROM STDIN WHERE sets() > 0");
+        client.read_until(b'G');
+        client.copy_data(b"1\n");
+        client.copy_done();
+        assert!(!show(&client.read_until_ready()).contains("E("));
+    };
+    a.run("BEGIN");
+    a.run("CREATE TEMP TABLE x (a int, b int DEFAULT sets()) ON COMMIT DROP");
+    a.run("INSERT INTO x (a) VALUES (1)");
+    assert_eq!(a.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(b.value(TRACES), clean, "a temporary table's default leaks");
+    assert!(!a.run("EXPLAIN SELECT * FROM t WHERE id = sets()").contains("E("));
+    assert_eq!(b.value(TRACES), clean, "what is computed for a plan leaks");
+    copies(&mut a);
+    drop(a);
+    assert_eq!(b.value(TRACES), clean, "the condition of a COPY leaks");
+}
+
+/// Who uses a type runs what checks its values, be it written or declared.
+#[test]
+fn what_types_do_reaches_nobody() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    cluster.sql(
+        "CREATE FUNCTION valid(text) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN PERFORM sets(); RETURN true; END$$;
+         CREATE DOMAIN word AS text CHECK (valid(VALUE))",
+    );
+    let oid: u32 = cluster.value("SELECT 'word'::regtype::oid").parse().unwrap();
+    let weir = over(&cluster, 1);
+    let mut b = weir.client("app");
+    const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
+    for declared in [false, true] {
+        let mut a = weir.client("app");
+        if declared {
+            a.parse("", "SELECT $1", &[oid]);
+            a.bind("", "", &[Some("5")]);
+            a.execute("", 0);
+            a.sync();
+            assert!(!show(&a.read_until_ready()).contains("E("));
+        } else {
+            assert!(!a.run("SELECT '5'::word").contains("E("));
+        }
+        drop(a);
+        assert_eq!(b.value(TENANT), "", "declared: {declared}");
+        drop(std::mem::replace(&mut b, weir.client("app")));
+    }
+}
+
+/// A change of code counts until it is certain that it is over, however it is made.
+#[test]
+fn changes_of_code_are_noticed_whoever_finishes_them() {
+    let cluster = Cluster::with_config(&[("max_prepared_transactions", "5")]);
+    cluster.sql(CODE);
+    cluster.sql(
+        "CREATE TABLE u (id int); CREATE TABLE v (id int); CREATE TABLE w (id int);
+         CREATE FUNCTION triggers() RETURNS int LANGUAGE plpgsql AS $$BEGIN
+           EXECUTE 'CREATE TRIGGER g AFTER INSERT ON v EXECUTE FUNCTION sets_for_trigger()'; RETURN 1; END$$",
+    );
+    let weir = over(&cluster, 1);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut a);
+    let clean = b.value(TRACES);
+    let leaks = |table: &str| {
+        let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+        assert!(!a.run(&format!("INSERT INTO {table} VALUES (1)")).contains("E("), "{table}");
+        drop(a);
+        assert_eq!(b.value(TRACES), clean, "{table}: the trigger leaks");
+    };
+    let trigger = |table: &str| format!("CREATE TRIGGER g AFTER INSERT ON {table} EXECUTE FUNCTION sets_for_trigger()");
+    // By another transaction.
+    a.run("BEGIN");
+    a.run(&trigger("t"));
+    assert_eq!(a.run("PREPARE TRANSACTION 'x'"), "C(PREPARE TRANSACTION) Z(I)");
+    learn(&weir, &mut b);
+    assert_eq!(a.run("COMMIT PREPARED 'x'"), "C(COMMIT PREPARED) Z(I)");
+    leaks("t");
+    // By a function.
+    learn(&weir, &mut b);
+    assert!(!a.run("SELECT triggers()").contains("E("));
+    leaks("v");
+    // In a text that is not read.
+    learn(&weir, &mut b);
+    assert_eq!(a.run(&format!("/*{}*/ {}", "x".repeat(1 << 20), trigger("u"))), "C(CREATE TRIGGER) Z(I)");
+    // Whatever else it did keeps the server for it.
+    drop(a);
+    leaks("u");
+    // By a server process whose client has gone while it waited for a lock.
+    learn(&weir, &mut b);
+    let mut holder = cluster.client("postgres");
+    assert_eq!(holder.run("BEGIN; LOCK TABLE w"), "C(BEGIN) C(LOCK TABLE) Z(T)");
+    let mut gone = weir.client("app");
+    gone.query(&trigger("w"));
+    eventually("it waits for the lock", SOON, || {
+        (cluster.value("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1").then_some(())
+    });
+    drop(gone);
+    for _ in 0..20 {
+        // Others ask for the code meanwhile.
+        assert!(!b.run("SELECT neutral()").contains("E("));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+    eventually("the trigger is made", SOON, || {
+        (cluster.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'w'::regclass") == "1").then_some(())
+    });
+    leaks("w");
+}
+
 /// After a reset it would still be there: such a server serves nobody else.
 #[test]
 fn what_no_reset_ends_ends_with_the_connection() {
@@ -238,7 +357,8 @@ fn what_no_reset_ends_ends_with_the_connection() {
     let weir = over(&cluster, 1);
     let mut b = weir.client("app");
     learn(&weir, &mut b);
-    for make in ["SELECT setseed(0.5)", "SELECT seeds()", "LOAD 'auto_explain'"] {
+    let block = "DO $$BEGIN PERFORM setseed(0.5); END$$";
+    for make in ["SELECT setseed(0.5)", "SELECT seeds()", "LOAD 'auto_explain'", block] {
         let mut a = weir.client("app");
         assert!(!a.run(make).contains("E("), "{make}");
         let server = a.value(common::SERVER_PID);

@@ -788,3 +788,27 @@ fn parameters_that_each_shard_reads_in_its_own_way_are_refused() {
     assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(I)");
     sharded.wait_quiet();
 }
+
+/// What a policy of the tables does to the servers' sessions reaches nobody.
+#[test]
+fn what_code_does_unseen_is_cleaned_up_after() {
+    let sharded = Sharded::start(2, "", "pool_size = 1");
+    sharded.cluster.sql("CREATE ROLE tenant");
+    for shard in ["s0", "s1"] {
+        sharded.cluster.sql_in(
+            shard,
+            "CREATE FUNCTION sets() RETURNS boolean LANGUAGE plpgsql AS
+                 $$BEGIN PERFORM set_config('app.tenant', 'hers', false); RETURN true; END$$;
+             ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY p ON t USING (sets());
+             GRANT SELECT ON t TO tenant",
+        );
+    }
+    let (mut a, mut b) = (sharded.client(), sharded.client());
+    assert!(a.run("SET ROLE tenant").starts_with("C(SET) "));
+    assert_eq!(a.value("SELECT count(*) FROM t"), "300");
+    for shard in ["s0", "s1"] {
+        let sql = format!("/* pgweir: shard={shard} */ SELECT coalesce(current_setting('app.tenant', true), '')");
+        assert_eq!(b.value(&sql), "", "{shard}");
+    }
+}

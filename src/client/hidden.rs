@@ -5,6 +5,11 @@
 //! until then (`LONGEST` at most), and what it asks for next waits as long. Without an answer, whatever may have run somebody's code makes the server dirty, which costs a
 //! reset. What plainly makes state pins, so that its owner keeps it; what is not understood is cleaned up after.
 //!
+//! What is known is believed as long as it counts, and a little longer, so that the next census is there in time; then it is as if
+//! nothing were known. Replicas run the code from before a change until they have replayed it, so that there what was left before counts too.
+//! A change whose client has gone in the middle of it is over when its server process is: that may go on with what it was asked, and
+//! commit it.
+//!
 //! A link remembers how many changes of code had begun when its first statement was judged (`Judged::stamp`). If that is another
 //! number when the server is to be given back, what was judged may have been replaced before it ran.
 
@@ -44,6 +49,15 @@ const SHARE_OF_CHANGES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Time to the next when one has failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// For so long a census counts beyond its time, while the next is taken.
+const GRACE: Duration = Duration::from_secs(5);
+/// For so long replicas may run the code from before a change.
+const REPLAYED: Duration = Duration::from_secs(600);
+/// A server process that nobody can be asked of is taken to be gone after so long.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+
+/// Statements that are looked at when the census is there.
+const UNDECIDED: usize = 1000;
 
 /// The large-object functions that clients call by the fast path, by OID. What they open ends with the transaction.
 /// See <https://www.postgresql.org/docs/current/lo-interfaces.html>.
@@ -56,6 +70,8 @@ pub struct Hidden {
     /// Changes of code that have begun to take effect, and those of them that are over.
     begun: AtomicU64,
     ended: AtomicU64,
+    /// Changes whose clients have gone: they are over when the process is.
+    abandoned: Mutex<Vec<Abandoned>>,
     /// Clients ask what they did to sequences: servers that others have used are made to forget it.
     asks_sequences: AtomicBool,
 }
@@ -71,13 +87,49 @@ struct Shard {
     over: Notify,
 }
 
+/// A change that is under way in a process of a shard's primary which belongs to nobody any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Abandoned {
+    shard: ShardIndex,
+    pid: u32,
+    since: Instant,
+}
+
 /// A census, and when it was taken.
 #[derive(Debug)]
 struct Known {
-    census: Census,
+    census: Arc<Census>,
     /// It is of the state after so many changes.
     stamp: u64,
     until: Instant,
+    /// What was found before the last changes, and until when replicas may run it.
+    before: Vec<(Arc<Census>, Instant)>,
+}
+
+impl Known {
+    /// Whether it is to be believed, after so many changes.
+    fn counts(&self, stamp: u64, now: Instant) -> bool {
+        self.stamp == stamp && now < self.until + GRACE
+    }
+
+    /// What a text may leave behind.
+    fn of_text(&self, facts: &QueryFacts, own_types: bool, replica: bool, now: Instant) -> Traces {
+        let of =
+            |census: &Census| census.of_text(facts) | if own_types { census.of_types() } else { Traces::default() };
+        let before = self.before.iter().filter(|(_, until)| replica && now < *until).map(|(census, _)| of(census));
+        before.fold(of(&self.census), |all, traces| all | traces)
+    }
+
+    /// The same, with what was known before it.
+    fn after(mut self, known: Option<&Self>, now: Instant) -> Self {
+        if let Some(known) = known {
+            self.before = known.before.iter().filter(|(_, until)| now < *until).cloned().collect();
+            if known.census != self.census {
+                self.before.push((Arc::clone(&known.census), now + REPLAYED));
+            }
+        }
+        self
+    }
 }
 
 impl Hidden {
@@ -88,6 +140,7 @@ impl Hidden {
             shards: (0..shards).map(|_| Shard::default()).collect(),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            abandoned: Mutex::new(Vec::new()),
             asks_sequences: AtomicBool::new(false),
         }
     }
@@ -107,21 +160,49 @@ impl Hidden {
     }
 }
 
-/// A change of code that is taking effect, until it is dropped. What was known from before counts no more from the first moment on,
+/// A change of code that is taking effect, until it is over. What was known from before counts no more from the first moment on,
 /// and what is learned before the last is not believed.
-#[derive(Debug)]
-struct Change(Arc<LiveDatabase>);
+struct Change {
+    database: Arc<LiveDatabase>,
+    shard: ShardIndex,
+    pid: u32,
+    over: bool,
+}
 
 impl Change {
-    fn begin(database: &Arc<LiveDatabase>) -> (Self, u64) {
+    fn begin(database: &Arc<LiveDatabase>, shard: ShardIndex, pid: u32) -> (Self, u64) {
         let before = database.hidden.begun.fetch_add(1, Ordering::AcqRel);
-        (Self(Arc::clone(database)), before)
+        (Self { database: Arc::clone(database), shard, pid, over: false }, before)
+    }
+
+    fn end(mut self) {
+        self.over = true;
     }
 }
 
 impl Drop for Change {
     fn drop(&mut self) {
-        self.0.hidden.ended.fetch_add(1, Ordering::AcqRel);
+        let hidden = &self.database.hidden;
+        if self.over {
+            hidden.ended.fetch_add(1, Ordering::AcqRel);
+        } else {
+            hidden.abandoned.lock().push(Abandoned { shard: self.shard, pid: self.pid, since: clock::now() });
+        }
+    }
+}
+
+/// Whose server it is that statements are judged for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) shard: ShardIndex,
+    pub(super) replica: bool,
+    /// The server's process.
+    pub(super) pid: u32,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { shard: ShardIndex(0), replica: false, pid: 0 }
     }
 }
 
@@ -130,12 +211,15 @@ impl Drop for Change {
 pub(super) struct Judged {
     /// How many changes of code had begun when the first of them was sent; none: nobody's code can have run.
     stamp: Option<u64>,
-    /// They were sent when nothing was known.
-    undecided: Vec<Arc<QueryFacts>>,
+    place: Place,
+    /// They were sent when nothing was known; and whether they use types of somebody's.
+    undecided: Vec<(Arc<QueryFacts>, bool)>,
     /// The server is to be cleaned.
     dirty: bool,
     /// The transaction at hand has changed code, which only it sees yet.
     changes: bool,
+    /// It has made code in relations of its session's own.
+    own_code: bool,
     /// And now others may.
     change: Option<Change>,
     /// Ends when it is known what to think of them.
@@ -161,16 +245,21 @@ impl Judged {
     /// The transaction is over, and everything answered.
     pub(super) fn ended(&mut self) {
         self.changes = false;
-        self.change = None;
+        self.own_code = false;
+        if let Some(change) = self.change.take() {
+            change.end();
+        }
     }
 }
 
 impl Client {
     /// Looks at the segment that is about to be sent for what it may leave behind.
-    pub(super) fn look_for_hidden(&mut self, judged: &mut Judged, shard: ShardIndex, since: Instant) {
+    pub(super) fn look_for_hidden(&mut self, judged: &mut Judged, place: Place) {
         if self.pools.mode == PoolMode::Session {
             return;
         }
+        let shard = place.shard;
+        judged.place = place;
         let database = Arc::clone(&self.database);
         let Some(of_shard) = database.hidden.shards.get(usize::from(shard.0)) else { return };
         let known = of_shard.known.load();
@@ -179,9 +268,11 @@ impl Client {
             let Some((intake, len)) = self.segment.items.get(n) else { break };
             let frame = self.input.bytes().get(at..at.saturating_add(*len)).unwrap_or_default();
             at = at.saturating_add(*len);
-            let facts = match intake {
-                Intake::Query(facts) => Arc::clone(facts),
-                Intake::Bind { statement: Some(statement), .. } => Arc::clone(&statement.facts),
+            let (facts, own_types) = match intake {
+                Intake::Query(facts) => (Arc::clone(facts), false),
+                Intake::Bind { statement: Some(statement), .. } => {
+                    (Arc::clone(&statement.facts), statement.has_foreign_types())
+                }
                 Intake::FunctionCall => {
                     judged.dirty |= !is_large_object(frame);
                     continue;
@@ -191,48 +282,86 @@ impl Client {
             // What SQL runs that was prepared by the protocol.
             let executed: Vec<_> = self.session.executed(&facts).map(|s| Arc::clone(&s.facts)).collect();
             for facts in std::iter::once(facts).chain(executed) {
-                self.judge(&facts, judged, known.as_deref());
+                self.judge(&facts, own_types, judged, known.as_deref());
             }
         }
-        let (Some(_), begun) = (judged.stamp, database.hidden.begun.load(Ordering::Acquire)) else { return };
-        if known.as_ref().is_none_or(|k| k.stamp != begun || k.until <= since)
-            && !of_shard.asking.swap(true, Ordering::AcqRel)
-        {
-            let asking = Asking { database: Arc::clone(&database), shard };
-            let (pools, worker) = (Arc::clone(&self.pools), self.cx.id);
-            tokio::task::spawn_local(async move { asking.learn(&pools, worker).await });
+        if judged.stamp.is_some() {
+            self.learn_hidden(&[shard]);
         }
     }
 
-    fn judge(&mut self, facts: &Arc<QueryFacts>, judged: &mut Judged, known: Option<&Known>) {
+    fn judge(&mut self, facts: &Arc<QueryFacts>, own_types: bool, judged: &mut Judged, known: Option<&Known>) {
         let database = &self.database;
-        if hidden::is_plain_text(facts) && !(judged.changes && facts.commits()) {
+        if hidden::is_plain_text(facts) && !own_types && !(judged.changes && facts.commits()) {
             return;
         }
-        let begun = database.hidden.begun.load(Ordering::Acquire);
+        let (begun, now, place) = (database.hidden.begun.load(Ordering::Acquire), clock::now(), judged.place);
         judged.stamp.get_or_insert(begun);
+        let known = known.filter(|known| known.counts(begun, now));
+        let traces = known.map(|known| known.of_text(facts, own_types, place.replica, now));
+        let changes = facts.changes_code() || traces.is_some_and(Traces::changes_code);
         // What this transaction has made is seen by what comes after it in this transaction alone.
-        let sees_own = judged.changes || (facts.changes_code() && facts.statements.len() > 1);
+        let makes_own = facts.changes_code() || facts.makes_own_code();
+        let sees_own = judged.changes || judged.own_code || (makes_own && facts.statements.len() > 1);
         judged.dirty |= sees_own && !hidden::is_plain_text(facts);
-        judged.changes |= facts.changes_code();
+        judged.changes |= changes;
+        judged.own_code |= facts.makes_own_code();
         if judged.changes
             && judged.change.is_none()
             && (self.session.status() != TransactionStatus::InTransaction || facts.commits())
         {
-            let (change, before) = Change::begin(database);
+            let (change, before) = Change::begin(database, place.shard, place.pid);
             if judged.stamp == Some(before) {
                 judged.stamp = Some(before.wrapping_add(1));
             }
             judged.change = Some(change);
         }
-        match known {
-            Some(known) if known.stamp == begun => {
-                let traces = known.census.of_text(facts);
+        match traces {
+            Some(traces) => {
                 judged.dirty |= traces.is_unknown();
                 let messages = self.segment.items.len();
                 traces.kinds().for_each(|reason| self.session.pin_ahead(messages, reason, Some(facts)));
             }
-            _ => judged.undecided.push(Arc::clone(facts)),
+            None => {
+                let again = |(known, types): &(Arc<QueryFacts>, bool)| Arc::ptr_eq(known, facts) && *types == own_types;
+                if judged.undecided.len() >= UNDECIDED {
+                    // So many are not looked at one by one.
+                    judged.dirty = true;
+                } else if !judged.undecided.iter().any(again) {
+                    judged.undecided.push((Arc::clone(facts), own_types));
+                }
+            }
+        }
+    }
+
+    /// Whether a text that servers run without a link may leave something behind, as far as it is known.
+    pub(super) fn may_hide(&self, shards: &[ShardIndex]) -> bool {
+        let hidden = &self.database.hidden;
+        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let facts = self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+        let mut facts = facts.filter(|facts| !hidden::is_plain_text(facts));
+        facts.any(|facts| {
+            let leaves_nothing = |shard: &ShardIndex| {
+                let known = hidden.shards.get(usize::from(shard.0)).and_then(|shard| shard.known.load_full());
+                // It may be run on replicas.
+                known.is_some_and(|k| k.counts(begun, now) && k.of_text(facts, true, true, now).is_none())
+            };
+            !shards.iter().all(leaves_nothing)
+        })
+    }
+
+    /// Has the code of shards learned that is not known.
+    pub(super) fn learn_hidden(&self, shards: &[ShardIndex]) {
+        let hidden = &self.database.hidden;
+        for shard in shards {
+            let Some(of_shard) = hidden.shards.get(usize::from(shard.0)) else { continue };
+            let begun = hidden.begun.load(Ordering::Acquire);
+            let counts = of_shard.known.load().as_ref().is_some_and(|k| k.stamp == begun && clock::now() < k.until);
+            if !counts && !of_shard.asking.swap(true, Ordering::AcqRel) {
+                let asking = Asking { database: Arc::clone(&self.database), shard: *shard };
+                let (pools, worker) = (Arc::clone(&self.pools), self.cx.id);
+                tokio::task::spawn_local(async move { asking.learn(&pools, worker).await });
+            }
         }
     }
 
@@ -272,12 +401,22 @@ impl Client {
         if judged.undecided.is_empty() {
             return;
         }
-        let known = hidden.shards.get(usize::from(shard.0)).and_then(|s| s.known.load_full());
-        judged.dirty |= known.as_ref().is_none_or(|k| k.stamp != stamp);
-        for facts in std::mem::take(&mut judged.undecided) {
-            if let Some(known) = &known {
-                self.apply(known.census.of_text(&facts), &facts, judged);
-            }
+        let (known, now) = (hidden.shards.get(usize::from(shard.0)).and_then(|s| s.known.load_full()), clock::now());
+        judged.dirty |= known.as_ref().is_none_or(|k| !k.counts(stamp, now));
+        let mut changes = false;
+        for (facts, own_types) in std::mem::take(&mut judged.undecided) {
+            // An old census tells of what no reset ends, and so does the text.
+            let traces = match &known {
+                Some(known) => known.of_text(&facts, own_types, judged.place.replica, now),
+                None => hidden::of_any(&facts),
+            };
+            changes |= traces.changes_code();
+            self.apply(traces, &facts, judged);
+        }
+        if changes {
+            // It has, by now; what was known of it counts no more.
+            Change::begin(&self.database, shard, judged.place.pid).0.end();
+            judged.dirty = true;
         }
     }
 }
@@ -288,7 +427,8 @@ async fn next_census(database: Arc<LiveDatabase>, shard: ShardIndex) {
     let Some(shard) = hidden.shards.get(usize::from(shard.0)) else { return };
     let mut over = std::pin::pin!(shard.over.notified());
     over.as_mut().enable();
-    let is_known = shard.known.load().as_ref().is_some_and(|k| k.stamp == hidden.begun.load(Ordering::Acquire));
+    let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+    let is_known = shard.known.load().as_ref().is_some_and(|k| k.counts(begun, now));
     if !is_known && shard.asking.load(Ordering::Acquire) {
         // Whether it came in time is seen by what is known then.
         drop(tokio::time::timeout(LONGEST, over).await);
@@ -318,6 +458,7 @@ impl Asking {
         if shard.pause.lock().is_some_and(|until| until > began) {
             return;
         }
+        self.bury(pools, worker).await;
         let stamp = hidden.ended.load(Ordering::Acquire);
         if hidden.begun.load(Ordering::Acquire) != stamp {
             *shard.pause.lock() = Some(began + PAUSE);
@@ -332,7 +473,9 @@ impl Asking {
                 }
                 shard.failed.store(false, Ordering::Relaxed);
                 let until = began + KEPT.max(took.saturating_mul(SHARE));
-                shard.known.store(Some(Arc::new(Known { census, stamp, until })));
+                let known = Known { census: Arc::new(census), stamp, until, before: Vec::new() };
+                let now = clock::now();
+                shard.known.store(Some(Arc::new(known.after(shard.known.load().as_deref(), now))));
                 PAUSE.max(took.saturating_mul(SHARE_OF_CHANGES))
             }
             Err(error) => {
@@ -344,6 +487,33 @@ impl Asking {
             }
         };
         *shard.pause.lock() = Some(clock::now() + pause);
+    }
+
+    /// Finds out which of the changes are over whose clients have gone.
+    async fn bury(&self, pools: &UserPools, worker: WorkerId) {
+        let hidden = &self.database.hidden;
+        let abandoned = hidden.abandoned.lock().clone();
+        let mut shards: Vec<_> = abandoned.iter().map(|change| change.shard).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        for shard in shards {
+            let pids: Vec<_> = abandoned.iter().filter(|change| change.shard == shard).map(|c| c.pid).collect();
+            let there = match primary_pool(&self.database, pools, shard) {
+                Ok(pool) => server::hidden::there(&pool.target, &pool.settings.login, worker, &pids).await,
+                Err(error) => Err(error),
+            };
+            let now = clock::now();
+            let is_over = |change: &Abandoned| {
+                let gone = there.as_ref().is_ok_and(|there| !there.contains(&change.pid));
+                abandoned.contains(change)
+                    && change.shard == shard
+                    && (gone || now.saturating_duration_since(change.since) > FORGOTTEN)
+            };
+            let mut all = hidden.abandoned.lock();
+            let before = all.len();
+            all.retain(|change| !is_over(change));
+            hidden.ended.fetch_add((before - all.len()) as u64, Ordering::AcqRel);
+        }
     }
 
     async fn ask(&self, pools: &UserPools, worker: WorkerId) -> Result<Census, Error> {
@@ -361,5 +531,45 @@ impl Drop for Asking {
             shard.asking.store(false, Ordering::Release);
             shard.over.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::hidden::Row;
+    use crate::sql::parse;
+
+    fn known(stamp: u64, now: Instant, text: &str) -> Known {
+        let row = Row::Function {
+            name: "f".to_owned(),
+            language: "plpgsql".to_owned(),
+            volatile: true,
+            text: text.to_owned(),
+            extension: String::new(),
+        };
+        Known { census: Arc::new(Census::of([row])), stamp, until: now + KEPT, before: Vec::new() }
+    }
+
+    #[test]
+    fn a_census_counts_for_its_time_and_its_state() {
+        let now = clock::now();
+        let known = known(7, now, "BEGIN END");
+        assert!(known.counts(7, now) && known.counts(7, now + KEPT));
+        assert!(!known.counts(8, now));
+        assert!(!known.counts(7, now + KEPT + GRACE), "an old one is as none");
+    }
+
+    #[test]
+    fn replicas_may_run_what_was_before() {
+        let (now, facts) = (clock::now(), parse::facts(b"SELECT f()"));
+        let first = known(1, now, "BEGIN PERFORM set_config('a.b', 'c', false); END");
+        let second = known(2, now, "BEGIN END").after(Some(&first), now);
+        let of = |known: &Known, replica, at| known.of_text(&facts, false, replica, at).is_none();
+        assert!(of(&second, false, now) && !of(&second, true, now));
+        assert!(of(&second, true, now + REPLAYED));
+        // It stays known through censuses that find nothing new.
+        let third = known(2, now, "BEGIN END").after(Some(&second), now + KEPT);
+        assert!(!of(&third, true, now + KEPT) && third.before.len() == 1);
     }
 }

@@ -31,6 +31,36 @@ pub async fn ask(target: &Target, settings: &LoginSettings, worker: WorkerId) ->
     }
 }
 
+/// Which of these processes are still there.
+///
+/// # Errors
+/// As for [`ask`].
+pub async fn there(
+    target: &Target,
+    settings: &LoginSettings,
+    worker: WorkerId,
+    pids: &[u32],
+) -> Result<Vec<u32>, Error> {
+    let broken = |why: &dyn std::fmt::Display| {
+        Error::server(
+            SqlState::CONNECTION_FAILURE,
+            format!("server {} did not tell its processes: {why}", target.address()),
+        )
+    };
+    let mut connection = login::login(target, settings, worker).await?;
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    let question = format!(
+        "SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) ANY ('{{{}}}'::pg_catalog.int4[])",
+        pids.join(",")
+    );
+    match tokio::time::timeout(settings.timeout, connection.rows(&question)).await {
+        Ok(Ok(Ok(rows))) => Ok(rows.iter().filter_map(|row| row.first()?.as_deref()?.parse().ok()).collect()),
+        Ok(Ok(Err(error))) => Err(broken(&error.message)),
+        Ok(Err(error)) => Err(broken(&error)),
+        Err(_) => Err(broken(&"no answer")),
+    }
+}
+
 /// Cells, as text.
 type Cells = Vec<Option<String>>;
 

@@ -3,6 +3,7 @@
 use super::{Cause, Event, Link, Opening};
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::Planned;
+use crate::client::hidden::Place;
 use crate::client::scatter;
 use crate::client::task::Client;
 use crate::clock;
@@ -204,7 +205,8 @@ impl Client {
     pub(super) fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
         self.follow_block(link);
         self.expects_commit();
-        self.look_for_hidden(&mut link.judged, link.shard, link.since);
+        let place = Place { shard: link.shard, replica: link.role == Role::Replica, pid: connection.pid };
+        self.look_for_hidden(&mut link.judged, place);
         let goes_on = self.session.is_mid_exchange();
         link.only_prepared = self.segment.only_prepares() && (link.only_prepared || !goes_on);
         let segment = self.segment.take();

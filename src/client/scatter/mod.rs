@@ -70,6 +70,10 @@ impl Client {
             Ok(asked) => asked,
             Err(error) => return self.refuse(error).await,
         };
+        let hides = self.may_hide(&scatter.shards);
+        if hides {
+            self.learn_hidden(&scatter.shards);
+        }
         let mut legs = match self.acquire(&scatter.shards, need).await {
             Ok(legs) => legs,
             Err(Stopped::Refused(error)) => {
@@ -108,7 +112,7 @@ impl Client {
         if matches!(outcome, Outcome::Failed(_)) {
             run.before_error(&mut before);
         }
-        run.finish(self.live.config.general.server_reset_query_always);
+        run.finish(hides || self.live.config.general.server_reset_query_always);
         if parses && !parsed {
             // What was closed before stays so.
             let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);
