@@ -79,6 +79,34 @@ fn wildcard_outlives_a_reload_that_leaves_it_alone() {
 }
 
 #[test]
+fn what_was_removed_is_not_sought_in_the_wildcard() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE DATABASE other");
+    let section = |name: &str| format!("[databases.{name}]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let named = format!("{}\ndbname = \"postgres\"", section("other"));
+    let mut weir = Weir::builder().database(&section("\"*\"")).database(&named).start();
+    let (mut idle, mut busy) = (weir.client("other"), weir.client("other"));
+    assert_eq!(idle.value("SELECT current_database()"), "postgres");
+    busy.run("BEGIN");
+    assert_eq!(busy.value("SELECT current_database()"), "postgres");
+    weir.reconfigure(|_| Weir::builder().database(&section("\"*\"")));
+    weir.hup();
+    weir.wait_log("databases removed: other");
+    // It may end its transaction where it began it.
+    assert_eq!(busy.value("SELECT current_database()"), "postgres");
+    assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+    for mut client in [idle, busy] {
+        client.query("SELECT current_database()");
+        let told = client.read_to_end();
+        let error = told.iter().find_map(|m| m.error()).unwrap_or_else(|| panic!("{told:?}"));
+        assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "57P01"));
+        assert_eq!(error.message, "database \"other\" was removed from the configuration");
+    }
+    // Whoever comes from now on asks for it by that name.
+    assert_eq!(weir.client("other").value("SELECT current_database()"), "other");
+}
+
+#[test]
 fn wildcard_obeys_pause() {
     let cluster = Cluster::start();
     let weir = wildcard(&cluster, "").start();

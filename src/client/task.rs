@@ -385,9 +385,11 @@ impl Client {
             return Ok(());
         }
         self.generation = generation;
-        self.live = self.cx.shared.live.load_full();
+        let old = std::mem::replace(&mut self.live, self.cx.shared.live.load_full());
         let name = &self.handle().database;
-        let Some(database) = self.live.database_for_client(name) else {
+        // What the wildcard would make of its name now may be another database.
+        let removed = old.databases.contains_key(&**name) && !self.live.databases.contains_key(&**name);
+        let Some(database) = (if removed { None } else { self.live.database_for_client(name) }) else {
             return Err(End::Told(Error::us_fatal(
                 SqlState::ADMIN_SHUTDOWN,
                 format!("database \"{name}\" was removed from the configuration"),
