@@ -176,6 +176,29 @@ fn a_host_that_does_not_answer_is_passed_over() {
     }
 }
 
+#[test]
+fn the_code_of_several_hosts_is_known() {
+    let cluster = Cluster::with_config(&[("listen_addresses", "127.0.0.1,127.0.0.2")]);
+    cluster.sql("CREATE FUNCTION neutral() RETURNS int LANGUAGE plpgsql AS $$BEGIN RETURN 1; END$$");
+    let section = format!(
+        "[databases.app]\nhost = \"127.0.0.9,127.0.0.2\"\nport = {}\ndbname = \"postgres\"\npool_size = 1",
+        cluster.port()
+    );
+    let weir = Weir::builder().database(&section).start();
+    let mut client = weir.client("app");
+    let resets = || {
+        let (_, text) = weir.http_get("/metrics");
+        let lines = text.lines().filter(|line| line.starts_with("pgweir_pool_resets_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    eventually("the database's code is known, so that nothing is reset", SOON, || {
+        let before = resets();
+        assert_eq!(client.value("SELECT neutral()"), "1");
+        assert_eq!(client.value("SELECT 1"), "1");
+        (resets() == before).then_some(())
+    });
+}
+
 // Clients.
 
 #[test]

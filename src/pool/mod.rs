@@ -352,7 +352,7 @@ impl Pool {
         for (step, target) in self.target.each(turn).enumerate() {
             outcome = login::login(&target, &self.settings.login, worker).await.map(|c| (c, target.host.clone()));
             match &outcome {
-                Err(error) if unreachable(error) => {
+                Err(error) if login::is_unreachable(error) => {
                     tracing::debug!(pool = %self.name(), %error, "this host cannot be reached");
                 }
                 _ => {
@@ -414,7 +414,7 @@ impl Pool {
         tracing::warn!(pool = %self.name(), %error, "login to the server failed");
         let now = clock::now();
         // A refusal by a server that is up (a wrong password, too many connections) says nothing against the server.
-        let unreachable = unreachable(&error);
+        let unreachable = login::is_unreachable(&error);
         if unreachable {
             self.health.on_connect_failure(&error.message, now);
         }
@@ -699,11 +699,6 @@ impl Pool {
     pub fn name(&self) -> String {
         format!("{}/{}@{}", self.key.database, self.key.user, self.target.address())
     }
-}
-
-/// Whether a login failed because nobody answered, or the server is starting or stopping.
-fn unreachable(error: &Error) -> bool {
-    matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT | SqlState::CANNOT_CONNECT_NOW)
 }
 
 /// A cancel request under way. Dropped before its end, it may still be carried out: the connection is closed when its client has done

@@ -37,11 +37,28 @@ pub struct LoginSettings {
     pub dns: Arc<Dns>,
 }
 
-/// Connects and logs in.
+/// Connects and logs in: of several hosts, at the first that can be reached. The time that it may take is that of each.
 ///
 /// # Errors
 /// What went wrong, with the server's address; origin `Server`.
 pub async fn login(target: &Target, settings: &LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
+    let mut failed = None;
+    for target in target.each(0) {
+        match at_host(&target, settings, worker).await {
+            Err(error) if is_unreachable(&error) => failed = Some(error),
+            outcome => return outcome,
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::server(SqlState::CONNECTION_FAILURE, "the server has no host")))
+}
+
+/// Whether a login failed because nobody answered, or the server is starting or stopping.
+#[must_use]
+pub fn is_unreachable(error: &Error) -> bool {
+    matches!(error.sqlstate, SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT | SqlState::CANNOT_CONNECT_NOW)
+}
+
+async fn at_host(target: &Target, settings: &LoginSettings, worker: WorkerId) -> Result<Box<Connection>, Error> {
     let address = target.address();
     let ready = async {
         let mut connection = try_each(target, settings, worker).await?;
