@@ -199,6 +199,31 @@ fn the_code_of_several_hosts_is_known() {
     });
 }
 
+// What clients begin with.
+
+#[test]
+fn options_are_ignored_where_they_are_listed() {
+    let cluster = Cluster::start();
+    let start = |ignored: &str| {
+        let general = format!("ignore_startup_parameters = \"{ignored}\"\ntrack_extra_parameters = \"search_path\"");
+        wildcard(&cluster, &general).start()
+    };
+    let options = "-c work_mem=5MB -c search_path=mine -c timezone=Asia/Tokyo";
+    let values = |weir: &Weir| {
+        let mut client = weir.login("postgres", "postgres").param("options", options).connect().unwrap();
+        ["work_mem", "search_path", "timezone"].map(|name| client.value(&format!("SHOW {name}")))
+    };
+    let weir = start("extra_float_digits,options");
+    let default = cluster.value("SHOW work_mem");
+    assert_eq!(values(&weir), [default.as_str(), "mine", "Asia/Tokyo"], "but for what is tracked");
+    let odd = |weir: &Weir| weir.login("postgres", "postgres").param("options", "-B 100").connect().map(drop);
+    odd(&weir).unwrap();
+    drop(weir);
+    let weir = start("extra_float_digits");
+    assert_eq!(values(&weir), ["5MB", "mine", "Asia/Tokyo"]);
+    assert_eq!(odd(&weir).unwrap_err().code(), "22023");
+}
+
 // Clients.
 
 #[test]

@@ -8,7 +8,8 @@ use pgweir::wire::startup::{self, Initial};
 
 fuzz_target!(|data: &[u8]| {
     let _ = startup::packet_len(data);
-    if let Ok(Initial::Startup(s)) = startup::parse(data) {
+    if let Ok(Initial::Startup(mut s)) = startup::parse(data) {
+        let _ = s.take_options(None);
         assert!(!s.user.is_empty() && !s.database.is_empty());
         assert!(s.settings.iter().all(|(n, _)| n.chars().all(|c| !c.is_ascii_uppercase())));
     }

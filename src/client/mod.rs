@@ -50,6 +50,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 
 use crate::clock;
+use crate::config::General;
 use crate::config::PoolMode;
 use crate::config::tls::SslMode;
 use crate::error::{Error, SqlState};
@@ -243,6 +244,7 @@ async fn enter(
         Greeting::Cancel { pid, secret } => return Ok(Entered::Cancel { pid, secret: Secret(secret) }),
         Greeting::Startup(startup) => startup,
     };
+    let startup = with_options(startup, &live.config.general)?;
     let stream = slot.as_mut().ok_or(io::Error::from(io::ErrorKind::NotConnected))?;
     if live.config.general.client_tls.mode >= SslMode::Require && stream.is_remote() && stream.tls().is_none() {
         return Err(Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "connections without TLS are not accepted")
@@ -302,6 +304,23 @@ async fn enter(
     write_all(stream, &out).await?;
     Ok(Entered::Client(Box::new(Parts { registered, database, pools, settings, admitted, seats })))
 }
+
+/// What `ignore_startup_parameters` leaves of `options`. As in PgBouncer a replication connection, which shares its server with nobody,
+/// keeps all of it, and other clients keep what is tracked.
+fn with_options(mut startup: Startup, general: &General) -> Result<Startup, Error> {
+    let ignored = general.ignore_startup_parameters.iter().any(|name| name == "options");
+    let tracks = |name: &str| {
+        let extra = general.track_extra_parameters.iter();
+        TRACKED.contains(&name) || extra.map(String::as_str).any(|extra| extra.eq_ignore_ascii_case(name))
+    };
+    let all = !ignored || startup.replication.is_some();
+    startup.take_options(if all { None } else { Some(&tracks) })?;
+    Ok(startup)
+}
+
+/// The settings that PgBouncer always tracks.
+const TRACKED: [&str; 5] =
+    ["application_name", "client_encoding", "datestyle", "standard_conforming_strings", "timezone"];
 
 /// Gives a client its WAL sender.
 async fn replicate(

@@ -282,8 +282,8 @@ fn whole(text: &str) -> Result<i64, String> {
 /// The entry of a setting of `[pgbouncer]`, where its meaning here is another.
 fn translate(name: &str, place: usize, value: String) -> Option<Entry> {
     Some(match (name, value.as_str()) {
-        // Whatever a client sets is its own here, and no connection is lent that the server has closed: nothing to choose.
-        ("verbose", "0") | ("track_extra_parameters" | "server_check_delay", _) => return None,
+        // No connection is lent that the server has closed: nothing to choose.
+        ("verbose", "0") | ("server_check_delay", _) => return None,
         ("verbose", "1") => entry("log_level", place, "debug".to_owned()),
         ("verbose", _) => entry("log_level", place, "trace".to_owned()),
         // In PgBouncer: used once, then closed. Here 0 means: never closed.

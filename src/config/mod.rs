@@ -324,6 +324,8 @@ pub struct General {
     pub server_reset_query_always: bool,
     /// Startup parameters taken from clients and thrown away.
     pub ignore_startup_parameters: Vec<String>,
+    /// What is taken out of the startup parameter `options` although that is ignored (default `IntervalStyle`).
+    pub track_extra_parameters: Vec<String>,
     /// Prefer the server connection that has rested longest (default false: the one used last).
     pub server_round_robin: bool,
     /// A database made from `*` that nobody has used for this long is forgotten (default 3600 s); zero: never.

@@ -278,6 +278,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     row("ignore_startup_parameters", "Startup parameters taken from clients and thrown away.", |g| {
         Field::Names(&mut g.ignore_startup_parameters)
     }),
+    row("track_extra_parameters", "What is taken out of `options` although that is thrown away.", |g| {
+        Field::Names(&mut g.track_extra_parameters)
+    }),
     row("application_name_add_host", "Add the client's address to the application_name it starts with.", |g| {
         Field::Flag(&mut g.application_name_add_host)
     }),
@@ -554,7 +557,7 @@ pub(super) static PEER: &[Setting<Peer>] = &[
 
 /// Settings of PgBouncer that have no counterpart here, so that a message can say so.
 pub(super) static PGBOUNCER_ONLY: &[&str] =
-    &["job_name", "pkt_buf", "sbuf_loopcnt", "service_name", "tcp_defer_accept", "track_extra_parameters", "verbose"];
+    &["job_name", "pkt_buf", "sbuf_loopcnt", "service_name", "tcp_defer_accept", "verbose"];
 
 impl Default for General {
     fn default() -> Self {
@@ -620,6 +623,7 @@ impl Default for General {
             server_reset_query: "DISCARD ALL".to_owned(),
             server_reset_query_always: false,
             ignore_startup_parameters: Vec::new(),
+            track_extra_parameters: vec!["IntervalStyle".to_owned()],
             application_name_add_host: false,
             autodb_idle_timeout: Duration::from_secs(3600),
             server_round_robin: false,

@@ -182,6 +182,7 @@ disable_pqexec = true
 server_reset_query = ""
 server_reset_query_always = 1
 ignore_startup_parameters = "extra_float_digits"
+track_extra_parameters = "search_path"
 server_round_robin = true
 suspend_timeout = 12
 shutdown_timeout = "0s"
@@ -303,6 +304,7 @@ host = "h"
         server_reset_query: String::new(),
         server_reset_query_always: true,
         ignore_startup_parameters: vec!["extra_float_digits".into()],
+        track_extra_parameters: vec!["search_path".into()],
         server_round_robin: true,
         suspend_timeout: seconds(12),
         shutdown_timeout: Duration::ZERO,

@@ -40,8 +40,12 @@ pub struct Startup {
     pub database: String,
     /// Whether `replication` asks for a WAL sender, and for which.
     pub replication: Option<Replication>,
-    /// Settings: the other parameters, then those of `options`, names in lower case.
+    /// Settings: the other parameters, names in lower case; those of `options` come after them: [`Startup::take_options`].
     pub settings: Vec<(String, String)>,
+    /// What `options` sets, up to what is not understood.
+    pub options: Vec<(String, String)>,
+    /// What is not understood of `options`.
+    pub bad_option: Option<Error>,
     /// Protocol options (`_pq_.*`) that we do not know.
     pub unknown_options: Vec<String>,
 }
@@ -172,11 +176,27 @@ fn startup(mut r: Reader<'_>, minor: u16) -> Result<Startup, Error> {
     if startup.database.is_empty() {
         startup.database.clone_from(&startup.user);
     }
-    // PostgreSQL applies the settings of `options` after the others.
-    for (name, value) in parse_options(&options)? {
-        set(&mut startup.settings, name, value);
-    }
+    (startup.options, startup.bad_option) = parse_options(&options);
     Ok(startup)
+}
+
+impl Startup {
+    /// Adds what `options` sets to the other settings, as PostgreSQL does, as far as it is `wanted`: none wants everything, and nothing
+    /// that is not understood.
+    ///
+    /// # Errors
+    /// What is not understood.
+    pub fn take_options(&mut self, wanted: Option<&dyn Fn(&str) -> bool>) -> Result<(), Error> {
+        if let (None, Some(error)) = (wanted, &self.bad_option) {
+            return Err(error.clone());
+        }
+        for (name, value) in std::mem::take(&mut self.options) {
+            if wanted.is_none_or(|wanted| wanted(&name)) {
+                set(&mut self.settings, name, value);
+            }
+        }
+        Ok(())
+    }
 }
 
 fn unterminated() -> Error {
@@ -193,7 +213,7 @@ fn set(settings: &mut Vec<(String, String)>, name: String, value: String) {
 /// `-c name=value` and `--name=value` set a setting.
 ///
 /// <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-OPTIONS>
-fn parse_options(options: &str) -> Result<Vec<(String, String)>, Error> {
+fn parse_options(options: &str) -> (Vec<(String, String)>, Option<Error>) {
     let mut settings = Vec::new();
     let mut words = split_words(options).into_iter();
     while let Some(word) = words.next() {
@@ -205,15 +225,14 @@ fn parse_options(options: &str) -> Result<Vec<(String, String)>, Error> {
             word.strip_prefix("-c").map(str::to_owned)
         };
         let Some((name, value)) = setting.as_deref().and_then(|s| s.split_once('=')) else {
-            return Err(Error::client_fatal(
-                SqlState::INVALID_PARAMETER_VALUE,
-                format!("cannot apply startup option \"{word}\""),
-            )
-            .hint("Options of the form \"-c name=value\" and \"--name=value\" are accepted."));
+            let message = format!("cannot apply startup option \"{word}\"");
+            let error = Error::client_fatal(SqlState::INVALID_PARAMETER_VALUE, message)
+                .hint("Options of the form \"-c name=value\" and \"--name=value\" are accepted.");
+            return (settings, Some(error));
         };
         settings.push((name.replace('-', "_").to_ascii_lowercase(), value.to_owned()));
     }
-    Ok(settings)
+    (settings, None)
 }
 
 fn split_words(options: &str) -> Vec<String> {
@@ -241,7 +260,7 @@ mod tests {
         let mut out = Vec::new();
         encode::startup(&mut out, params);
         match parse(&out)? {
-            Initial::Startup(s) => Ok(s),
+            Initial::Startup(mut s) => s.take_options(None).map(|()| s),
             other => panic!("{other:?}"),
         }
     }
@@ -257,6 +276,15 @@ mod tests {
         assert_eq!((s.user.as_str(), s.database.as_str()), ("ann", "ann"));
         let settings: Vec<_> = s.settings.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(settings, [("datestyle", "ISO"), ("work_mem", "1MB"), ("search_path", "a b"), ("geqo", "off")]);
+    }
+
+    #[test]
+    fn of_ignored_options_what_is_wanted_is_taken() {
+        let mut out = Vec::new();
+        encode::startup(&mut out, &[("user", "ann"), ("options", "-c TimeZone=UTC -c geqo=off -x -c datestyle=ISO")]);
+        let Ok(Initial::Startup(mut s)) = parse(&out) else { panic!("{out:?}") };
+        s.take_options(Some(&|name| name == "timezone" || name == "datestyle")).unwrap();
+        assert_eq!(s.settings, [("timezone".to_owned(), "UTC".to_owned())], "nothing behind what is not understood");
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub(super) static GENERAL: &[Row] = &[
         .better(),
     row("dns_zone_check_period", &["0"], Seconds, ""),
     row("idle_transaction_timeout", &["0"], Seconds, ""),
-    row("ignore_startup_parameters", &[""], Text, "parameters that are not listed are applied instead of refused")
+    row("ignore_startup_parameters", &[""], Text, "parameters that are not listed are applied instead of refused; of `options`, if it is listed, what is tracked is taken")
         .better(),
     row("job_name", &["pgbouncer"], Text, "it named a Windows service").idle(),
     row("listen_addr", &[""], Text, ""),
@@ -204,7 +204,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("tcp_keepintvl", &["0"], Whole, ""),
     row("tcp_socket_buffer", &["0"], Whole, ""),
     row("tcp_user_timeout", &["0"], Whole, ""),
-    row("track_extra_parameters", &["IntervalStyle"], Text, "every setting stays with its client, listed or not")
+    row("track_extra_parameters", &["IntervalStyle"], Text, "every setting stays with its client; the list counts where `options` is ignored")
         .better(),
     row("transaction_timeout", &["0"], Seconds, ""),
     row("unix_socket_dir", &["/tmp"], Directory, ""),

@@ -379,9 +379,7 @@ fn every_setting_does_something_and_is_converted() {
         let general = |line: &str| with(&(beside(row) + line));
         let text = general(&format!("{} = {}", row.name, right(row)));
         converts(&text);
-        // That everything is tracked needs no setting.
-        if row.standing != Standing::NoMeaning && !["track_extra_parameters", "server_check_delay"].contains(&row.name)
-        {
+        if row.standing != Standing::NoMeaning && row.name != "server_check_delay" {
             let (set, unset) = (parsed(&text).unwrap(), parsed(&general("")).unwrap());
             assert_ne!(set.general, unset.general, "{}", row.name);
         }
