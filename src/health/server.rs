@@ -578,6 +578,9 @@ impl ServerHealth {
         let view = self.view(now);
         let standing = Standing::of(duty, &view);
         let share = if standing == Standing::Up { view.effective_weight() } else { 0.0 };
+        let unreachable = self.is_unreachable(now);
+        // It is tried as before, so that it is noticed when it is back.
+        let standing = if unreachable && standing != Standing::Fenced { Standing::Down } else { standing };
         let record = self.record.lock();
         ServerSnapshot {
             index: self.index,
@@ -589,7 +592,7 @@ impl ServerHealth {
             breaker: record.breaker.state(now),
             open_for: record.breaker.open_until(now).map(|until| until.saturating_duration_since(now)),
             suspect: view.suspect,
-            unreachable: self.is_unreachable(now),
+            unreachable,
             probed: self.probed.load(Ordering::Relaxed),
             probe_age: record.last_probe.map(|at| now.saturating_duration_since(at)),
             weight: self.weight,
@@ -821,6 +824,7 @@ pub(crate) mod tests {
         let (h, now) = health(&settings());
         h.on_connect_failure("too many open files", now);
         assert!(h.is_unreachable(now) && !h.may_take_writes(now));
+        assert_eq!(h.snapshot(Duty::Primary, None, now).standing, Standing::Down);
         h.on_success(Duration::ZERO, now);
         assert!(!h.is_unreachable(now) && h.may_take_writes(now));
     }

@@ -11,7 +11,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::counters::{BOUNDS_US, Counts, HistogramSnapshot};
-use super::snapshot::{BreakerState, PoolSnapshot, Readiness, ReplicaSnapshot, ShardSnapshot, Snapshot, State};
+use super::snapshot::{BreakerState, PoolSnapshot, ReplicaSnapshot, ShardSnapshot, Snapshot, State};
 use crate::shard::check::{Check, Effect};
 
 /// The `Content-Type` of [`text`].
@@ -155,7 +155,7 @@ fn seconds(duration: Duration) -> f64 {
 fn process(s: &Snapshot, out: &mut Families) {
     out.gauge("build_info", "Always 1; the labels say what runs.").value(&[("version", &s.version)], 1.0);
     out.gauge("uptime_seconds", "Time since the start.").value(&[], seconds(s.uptime));
-    let ready = f64::from(u8::from(s.readiness == Readiness::Ready));
+    let ready = f64::from(u8::from(s.readiness.is_ready()));
     out.gauge("ready", "Whether /health/ready says yes.").value(&[], ready);
     let mut state = out.gauge("state", "1 for what the process is doing, 0 for the others.");
     for each in [State::Active, State::Paused, State::Suspended, State::Draining] {

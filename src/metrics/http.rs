@@ -123,20 +123,16 @@ fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>)
 }
 
 fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
-    match readiness {
-        Readiness::Ready => reply(StatusCode::OK, TEXT, "ready\n"),
-        Readiness::NotReady(reasons) => {
-            reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready\n{}\n", reasons.join("\n")))
-        }
-    }
+    let (status, word) = match readiness {
+        Readiness::Ready(_) => (StatusCode::OK, "ready"),
+        Readiness::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    let lines = std::iter::once(word).chain(readiness.reasons().iter().map(String::as_str));
+    reply(status, TEXT, lines.map(|line| format!("{line}\n")).collect::<String>())
 }
 
 /// The process, its databases and their servers. Times are in seconds.
 fn detailed(s: &Snapshot) -> Value {
-    let reasons: &[String] = match &s.readiness {
-        Readiness::Ready => &[],
-        Readiness::NotReady(reasons) => reasons,
-    };
     let databases: Vec<Value> = s
         .databases
         .iter()
@@ -159,8 +155,8 @@ fn detailed(s: &Snapshot) -> Value {
         "version": s.version,
         "uptime": s.uptime.as_secs_f64(),
         "state": s.state.as_str(),
-        "ready": reasons.is_empty(),
-        "reasons": reasons,
+        "ready": s.readiness.is_ready(),
+        "reasons": s.readiness.reasons(),
         "databases": databases,
     })
 }
@@ -246,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_path_answers_over_tcp() {
-        let (address, _stop, _server) = start(Readiness::Ready).await;
+        let (address, _stop, _server) = start(Readiness::default()).await;
         let (head, body) = get(address, "/metrics").await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         assert!(head.contains("text/plain; version=0.0.4"), "{head}");
@@ -286,7 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_plain_get_is_refused() {
-        let (address, _stop, _server) = start(Readiness::Ready).await;
+        let (address, _stop, _server) = start(Readiness::default()).await;
         let (head, _) = raw(address, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na").await;
         assert!(head.starts_with("HTTP/1.1 405 ") && head.to_lowercase().contains("allow: get, head"), "{head}");
         let (head, _) = raw(address, "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n").await;
@@ -308,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_too_many_is_closed_and_a_free_place_is_used_again() {
-        let (address, _stop, _server) = start(Readiness::Ready).await;
+        let (address, _stop, _server) = start(Readiness::default()).await;
         let mut held = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
             held.push(TcpStream::connect(address).await.unwrap());
@@ -327,7 +323,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_sends_no_request_is_dropped_in_time() {
-        let (address, _stop, _server) = start(Readiness::Ready).await;
+        let (address, _stop, _server) = start(Readiness::default()).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /health HTTP/1.1\r\nX: ").await.unwrap();
         let mut answer = Vec::new();
@@ -338,7 +334,7 @@ mod tests {
 
     #[tokio::test]
     async fn shutdown_ends_it() {
-        let (address, stop, server) = start(Readiness::Ready).await;
+        let (address, stop, server) = start(Readiness::default()).await;
         assert!(get(address, "/health").await.0.starts_with("HTTP/1.1 200 "));
         stop.send(()).unwrap();
         server.await.unwrap();

@@ -172,23 +172,30 @@ impl State {
 }
 
 /// Whether a load balancer should send clients here.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// It should.
-    #[default]
-    Ready,
+    /// It should; what cannot be reached all the same, a line each.
+    Ready(Vec<String>),
     /// It should not; why, a line each.
     NotReady(Vec<String>),
 }
 
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::Ready(Vec::new())
+    }
+}
+
 impl Readiness {
-    /// Not ready while the process is paused or draining, or while a shard has no primary that takes traffic.
+    /// Not ready while the process is paused or draining, or while no shard of any database has a primary that takes traffic: one
+    /// database that is down must not take the others away.
     #[must_use]
     pub fn judge(state: State, shards: &[ShardSnapshot], servers: &[ReplicaSnapshot]) -> Self {
         let mut reasons = Vec::new();
         if state != State::Active {
             reasons.push(format!("the process is {}", state.as_str()));
         }
+        let mut any = shards.is_empty();
         for shard in shards {
             let reachable = servers.iter().any(|s| {
                 s.database == shard.database
@@ -197,6 +204,7 @@ impl Readiness {
                     && s.breaker != BreakerState::Open
                     && !s.unreachable
             });
+            any |= reachable;
             if !reachable {
                 reasons.push(format!(
                     "database \"{}\" has no reachable primary on shard \"{}\"",
@@ -204,7 +212,21 @@ impl Readiness {
                 ));
             }
         }
-        if reasons.is_empty() { Self::Ready } else { Self::NotReady(reasons) }
+        if any && state == State::Active { Self::Ready(reasons) } else { Self::NotReady(reasons) }
+    }
+
+    /// Whether it should.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready(_))
+    }
+
+    /// What is amiss, a line each.
+    #[must_use]
+    pub fn reasons(&self) -> &[String] {
+        match self {
+            Self::Ready(reasons) | Self::NotReady(reasons) => reasons,
+        }
     }
 }
 
@@ -800,7 +822,7 @@ mod tests {
     #[test]
     fn not_ready_names_every_reason() {
         let s = example::snapshot();
-        assert_eq!(Readiness::judge(State::Active, &s.shards, &s.replicas), Readiness::Ready);
+        assert_eq!(Readiness::judge(State::Active, &s.shards, &s.replicas), Readiness::default());
         let mut servers = s.replicas.clone();
         for server in servers.iter_mut().filter(|s| s.database == "shop" && s.role == Role::Primary) {
             server.breaker = BreakerState::Open;
@@ -814,11 +836,29 @@ mod tests {
     }
 
     #[test]
+    fn one_database_that_is_down_is_told_and_leaves_the_process_ready() {
+        let mut s = example::snapshot();
+        let down = |s: &mut Snapshot, name: &str| {
+            let primaries = s.replicas.iter_mut().filter(|r| r.database == name && r.role == Role::Primary);
+            primaries.for_each(|r| r.unreachable = true);
+        };
+        let mut names: Vec<String> = s.shards.iter().map(|shard| shard.database.clone()).collect();
+        names.dedup();
+        assert!(names.len() > 1, "{names:?}");
+        down(&mut s, &names[0]);
+        let judged = Readiness::judge(State::Active, &s.shards, &s.replicas);
+        assert!(judged.is_ready() && judged.reasons().iter().all(|why| why.contains(&names[0])), "{judged:?}");
+        assert!(!judged.reasons().is_empty());
+        names.iter().for_each(|name| down(&mut s, name));
+        assert!(!Readiness::judge(State::Active, &s.shards, &s.replicas).is_ready());
+    }
+
+    #[test]
     fn an_open_replica_does_not_make_the_process_unready() {
         let s = example::snapshot();
         let mut servers = s.replicas.clone();
         servers.iter_mut().filter(|s| s.role == Role::Replica).for_each(|s| s.breaker = BreakerState::Open);
-        assert_eq!(Readiness::judge(State::Active, &s.shards, &servers), Readiness::Ready);
+        assert_eq!(Readiness::judge(State::Active, &s.shards, &servers), Readiness::default());
     }
 
     proptest! {
