@@ -40,6 +40,20 @@ pub fn facts(certificate: &[u8]) -> Option<Facts> {
     Some(Facts { common_name, has_alt_names, not_before, not_after })
 }
 
+/// Its version: 3 for nearly all that is in use today. None if it is no certificate.
+#[must_use]
+pub fn version(certificate: &[u8]) -> Option<u8> {
+    let mut tbs = Der(Der(Der(certificate).expect(SEQUENCE)?).expect(SEQUENCE)?);
+    match tbs.next()? {
+        (0xa0, version) => match Der(version).expect(INTEGER)? {
+            [number] => number.checked_add(1),
+            _ => None,
+        },
+        // It is left out of version 1.
+        _ => Some(1),
+    }
+}
+
 /// The channel binding `tls-server-end-point` (RFC 5929, section 4.1): the certificate's hash by the function that its signature
 /// uses, SHA-256 in place of MD5 and SHA-1. None for signatures without one such function (Ed25519), as in PostgreSQL.
 #[must_use]
@@ -109,6 +123,7 @@ const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OID: u8 = 0x06;
 const OCTETS: u8 = 0x04;
+const INTEGER: u8 = 0x02;
 
 /// A run of DER elements.
 struct Der<'a>(&'a [u8]);
@@ -233,6 +248,7 @@ mod tests {
         assert!(!plain.has_alt_names);
         // By `date -u +%s`.
         assert_eq!((plain.not_before, plain.not_after), (946_598_400, 2_529_705_600));
+        assert_eq!(version(&certificate(&rcgen::PKCS_ECDSA_P256_SHA256, &[])), Some(3));
         assert!(facts(&certificate(&rcgen::PKCS_ECDSA_P256_SHA256, &["other"])).unwrap().has_alt_names);
         assert!(facts(&certificate(&rcgen::PKCS_ECDSA_P256_SHA256, &["10.0.0.1"])).unwrap().has_alt_names);
     }
@@ -256,7 +272,7 @@ mod tests {
             if let Some(b) = der.get_mut(at) {
                 *b = byte;
             }
-            drop((facts(&der), end_point(&der)));
+            drop((facts(&der), end_point(&der), version(&der)));
         }
     }
 }

@@ -198,6 +198,9 @@ fn identity(
     (side, cert_file, key_file): (&str, &Path, &Path),
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
     let chain = certificates(&format!("{side}_tls_cert_file"), cert_file)?;
+    if chain.first().and_then(|own| x509::version(own)).is_some_and(|version| version < 3) {
+        return Err(format!("{side}_tls_cert_file {}: it is {}", cert_file.display(), verify::OLD));
+    }
     let wrong = |why: String| format!("{side}_tls_key_file {}: {why}", key_file.display());
     let text = std::fs::read(key_file).map_err(|why| wrong(format!("cannot read the file: {why}")))?;
     let key = PrivateKeyDer::from_pem_slice(&text).map_err(|why| match why {
@@ -226,6 +229,15 @@ fn authorities(setting: &str, file: &Path) -> Result<Authorities, String> {
 mod tests {
     use super::*;
     use crate::config::tls::{CURVES, SUITES};
+
+    #[test]
+    fn a_certificate_of_version_1_is_called_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = (dir.path().join("v1.crt"), dir.path().join("v1.key"));
+        std::fs::write(&cert, verify::VERSION_1).unwrap();
+        let told = identity(("client", &cert, &key)).unwrap_err();
+        assert!(told.starts_with("client_tls_cert_file ") && told.contains("an X.509 version 1 certificate"), "{told}");
+    }
 
     #[test]
     fn the_settings_know_every_suite_and_curve() {

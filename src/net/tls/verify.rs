@@ -109,6 +109,10 @@ fn is_named(pattern: &str, host: &str) -> bool {
     !label.is_empty() && domain.contains('.') && domain.eq_ignore_ascii_case(rest)
 }
 
+/// What a certificate is that rustls does not take, and what to do about it.
+pub(super) const OLD: &str =
+    "an X.509 version 1 certificate; make a version 3 one, e.g. with `openssl x509 -req -extfile` or `openssl req -x509 -addext`";
+
 /// What went wrong, and what may be done about it.
 pub(super) fn explain(error: &Error) -> String {
     let Error::InvalidCertificate(why) = error else { return error.to_string() };
@@ -119,14 +123,39 @@ pub(super) fn explain(error: &Error) -> String {
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
+        // The kind of this error is not told otherwise.
+        _ if format!("{why:?}").contains("UnsupportedCertVersion") => OLD,
         _ => return format!("the peer's certificate is not accepted: {error}"),
     };
     format!("the peer's certificate is not accepted: {why}")
 }
 
+/// As `openssl x509 -req -signkey` makes them.
+#[cfg(test)]
+pub(super) const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBGjCBwQIUUCf8wREMyLTLRw1P7wAUc5ACWOwwCgYIKoZIzj0EAwIwDzENMAsG
+A1UEAwwEd2VpcjAgFw0yNjExMjgxMzUyNDhaGA8yMTI2MTEwNDEzNTI0OFowDzEN
+MAsGA1UEAwwEd2VpcjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABEau61OFLkO8
+tuMWaOx0+MFlSWGTi2rmnkrKbiFpXIcFJgQ7CbS0E48HmYTCI4aABy9wzMRhx2p/
+TiWlXgBfDD4wCgYIKoZIzj0EAwIDSAAwRQIhAJbwzZPzVfRjDqJz6v+AwMH7f3TZ
+jZau5h45Z9lF/4vbAiBU1SF2Fv9AXRRvPU0hD/d4BKMyvPh+GFRXpl5Ki40vLw==
+-----END CERTIFICATE-----
+";
+
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::pem::PemObject;
+
     use super::*;
+
+    #[test]
+    fn a_peers_certificate_of_version_1_is_called_that() {
+        let certificate = CertificateDer::from_pem_slice(VERSION_1.as_bytes()).unwrap();
+        assert_eq!(x509::version(&certificate), Some(1));
+        let error = ParsedCertificate::try_from(&certificate).map(drop).unwrap_err();
+        assert!(explain(&error).contains("an X.509 version 1 certificate"), "{}", explain(&error));
+    }
 
     #[test]
     fn a_star_is_one_label() {
