@@ -251,6 +251,34 @@ impl Command {
             Self::Set { .. } => "SET",
         }
     }
+
+    /// The command and what it is about, for the log. Values of settings may be secrets and are left out.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let about = match self {
+            Self::Pause(name)
+            | Self::Resume(name)
+            | Self::Reconnect(name)
+            | Self::Kill(name)
+            | Self::WaitClose(name) => name.clone(),
+            Self::Disable(name) | Self::Enable(name) => Some(name.clone()),
+            Self::KillClient(id) => Some(id.to_string()),
+            Self::Set { key, .. } => Some(key.clone()),
+            Self::Shutdown(mode) => match mode {
+                ShutdownMode::Immediate => None,
+                ShutdownMode::WaitForServers => Some("WAIT_FOR_SERVERS".to_owned()),
+                ShutdownMode::WaitForClients => Some("WAIT_FOR_CLIENTS".to_owned()),
+            },
+            Self::Empty
+            | Self::NoOp { .. }
+            | Self::Show(_)
+            | Self::ShowParameter(_)
+            | Self::ExplainRoute { .. }
+            | Self::Reload
+            | Self::Suspend => None,
+        };
+        about.map_or_else(|| self.tag().to_owned(), |about| format!("{} {about}", self.tag()))
+    }
 }
 
 const HELP_HINT: &str = "SHOW HELP lists the commands.";

@@ -138,7 +138,7 @@ impl Answerer {
             Command::Suspend => self.suspend().await?,
         }
         if right == Right::Admin && command.required_right() == Right::Admin {
-            tracing::info!(user = visitor.user, command = command.tag(), "console command");
+            tracing::info!(user = visitor.user, command = command.summary(), "console command");
         }
         encode::command_complete(&mut out, command.tag());
         Ok(out)

@@ -204,3 +204,19 @@ proptest! {
         prop_assert_eq!(Command::parse(&text).unwrap(), Command::Pause(Some(name)));
     }
 }
+
+#[test]
+fn the_log_tells_what_a_command_is_about() {
+    for (text, told) in [
+        ("KILL app1", "KILL app1"),
+        ("KILL", "KILL"),
+        ("kill_client 17;", "KILL_CLIENT 17"),
+        ("PAUSE \"a b\"", "PAUSE a b"),
+        ("disable shop", "DISABLE shop"),
+        ("SHUTDOWN WAIT_FOR_CLIENTS", "SHUTDOWN WAIT_FOR_CLIENTS"),
+        ("SET auth_ldap_options = 'secret'", "SET auth_ldap_options"),
+        ("RELOAD", "RELOAD"),
+    ] {
+        assert_eq!(Command::parse(text).unwrap().summary(), told, "{text}");
+    }
+}
