@@ -476,3 +476,31 @@ fn logs_are_json_and_tell_no_secret() {
         }
     }
 }
+
+#[test]
+fn who_comes_and_goes_is_logged_with_reasons() {
+    let cluster = Cluster::start();
+    let weir = Weir::builder()
+        .general("server_idle_timeout = \"1s\"\nclient_idle_timeout = \"300ms\"")
+        .cluster("app", &cluster, &[])
+        .start();
+    let mut polite = weir.client("app");
+    let pid = polite.value(common::SERVER_PID);
+    polite.terminate();
+    drop(weir.client("app"));
+    let _idle = weir.client("app");
+    assert!(weir.login("nobody", "nowhere").connect().is_err());
+    let line = |parts: &[&str]| {
+        eventually("the line is there", SOON, || {
+            let text = weir.log_text();
+            text.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned)
+        })
+    };
+    line(&["client connected", "peer=\"127.0.0.1:"]);
+    line(&["client disconnected", "reason=\"it said goodbye\"", "age=0"]);
+    line(&["client disconnected", "reason=\"it is gone without goodbye\""]);
+    line(&["client disconnected", "reason=\"terminating connection due to client idle timeout\""]);
+    line(&["login failed", "user=\"nobody\"", "database=\"nowhere\"", "peer=\"127.0.0.1:"]);
+    line(&["INFO", "server connection opened", &format!("pid={pid}")]);
+    line(&["INFO", "server connection closed", &format!("pid={pid}"), "server_idle_timeout"]);
+}

@@ -20,6 +20,7 @@ use crate::net::dns::cache::Times;
 use crate::net::dns::files::ResolvConf;
 use crate::net::dns::{self, Dns};
 use crate::net::tls::{Acceptor, Connector, ServerTls};
+use crate::pool::Shares;
 
 /// Random bytes of this process that the salts shown to unknown users are made from.
 pub type MockKey = [u8; 32];
@@ -56,7 +57,8 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         None => Arc::new(ServerTls::new(connector)),
     };
     let dns = resolver(&config, old);
-    let shares = old.map_or_else(Arc::default, |old| Arc::clone(&old.shares));
+    let shares = old.map_or_else(Arc::<Shares>::default, |old| Arc::clone(&old.shares));
+    shares.logs.set(config.general.log_connections, config.general.log_disconnections);
     let fresh = |db: &Database, secret, known: Option<&Arc<LiveDatabase>>| {
         let means = (Arc::clone(&server_tls), Arc::clone(&dns));
         let known = known.map(AsRef::as_ref);

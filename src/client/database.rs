@@ -526,6 +526,7 @@ impl LiveDatabase {
             check: pool::Check::of(&general.server_check_query, general.server_check_delay),
             cancel_timeout: general.cancel_wait_timeout,
             load_balance: self.config.load_balance_hosts,
+            logs: Arc::clone(&self.shares.logs),
         };
         let server_user = self.config.user.clone().unwrap_or_else(|| user.to_owned());
         let own_most = self.general.users.get(&server_user).and_then(|u| u.max_user_connections);

@@ -119,11 +119,12 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
     stream.tune(&live.config.general.tcp);
     let limit = live.config.general.client_login_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
-    let peer = stream.addresses().map(|a| a.0);
+    let peer = shared::origin(stream.addresses().map(|a| a.0), stream.peer_pid());
+    let mut who = None;
     let mut slot = Some(stream);
     let mut input = Buffer::default();
     let entered = tokio::select! {
-        entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live)) => entered,
+        entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live, &mut who)) => entered,
         () = cx.shared.until_overdue() => Ok(Err(suspend::overdue().into())),
     };
     cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
@@ -162,7 +163,8 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
         Err(_) => Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)"),
     };
     if live.config.general.log_pooler_errors {
-        tracing::info!(peer = peer.map(tracing::field::display), %error, "login failed");
+        let (user, database) = who.unzip();
+        tracing::info!(peer, user, database, %error, "login failed");
     }
     let mut out = Vec::new();
     encode::error(&mut out, &error);
@@ -216,19 +218,19 @@ fn stay(
     let (log_in, log_out) = (live.config.general.log_connections, live.config.general.log_disconnections);
     let handle = &registered.handle;
     if log_in {
-        tracing::info!(client = %handle.id, user = &*handle.user, database = &*handle.database, "client connected");
+        handle.log_connected();
     }
     let session = Session::new(keep, follow, settings);
     let mut client = Client::new(stream, input, session, cx, live, database, pools, registered, generation);
     Box::pin(async move {
-        {
+        let reason = {
             let mut run = pin!(client.run());
-            poll_fn(|cx| clock::in_moment(|| run.as_mut().poll(cx))).await;
-        }
+            poll_fn(|cx| clock::in_moment(|| run.as_mut().poll(cx))).await
+        };
         let handle = Arc::clone(client.handle());
         drop((client, seats, admitted));
         if log_out {
-            tracing::info!(client = %handle.id, user = &*handle.user, database = &*handle.database, "client disconnected");
+            handle.log_disconnected(&reason);
         }
     })
 }
@@ -238,12 +240,14 @@ async fn enter(
     input: &mut Buffer,
     cx: &Rc<WorkerContext>,
     live: &Arc<Live>,
+    who: &mut Option<(String, String)>,
 ) -> Result<Entered, Failed> {
     let startup = match greet::greet(slot, input, live.acceptor.as_ref()).await?? {
         Greeting::Nothing => return Ok(Entered::Nothing),
         Greeting::Cancel { pid, secret } => return Ok(Entered::Cancel { pid, secret: Secret(secret) }),
         Greeting::Startup(startup) => startup,
     };
+    *who = Some((startup.user.clone(), startup.database.clone()));
     let startup = with_options(startup, &live.config.general)?;
     let stream = slot.as_mut().ok_or(io::Error::from(io::ErrorKind::NotConnected))?;
     if live.config.general.client_tls.mode >= SslMode::Require && stream.is_remote() && stream.tls().is_none() {
@@ -341,8 +345,7 @@ async fn replicate(
         name.clone_into(&mut registered.handle.application_name.lock());
     }
     if live.config.general.log_connections {
-        let handle = &registered.handle;
-        tracing::info!(client = %handle.id, user = &*handle.user, database = &*handle.database, replication = kind.as_str(), "client connected");
+        registered.handle.log_connected();
     }
     let mut out = Vec::new();
     welcome(&mut out, &connection.welcome, registered.handle.pid, &secret);

@@ -102,6 +102,7 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
         if upwards.is_ready() || downwards.is_ready() { Poll::Ready(None) } else { Poll::Pending }
     })
     .await;
+    let reason = told.as_ref().map_or_else(|| "it or its server is gone".to_owned(), |error| error.message.to_string());
     if let Some(error) = told {
         encode::error(down.tail(), &error);
     }
@@ -109,7 +110,7 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
     drop(tokio::time::timeout(std::time::Duration::from_secs(1), flush).await);
     drop((client, server));
     if held.log_out {
-        tracing::info!(client = %handle.id, user = &*handle.user, database = &*handle.database, "client disconnected");
+        handle.log_disconnected(&reason);
     }
 }
 

@@ -194,11 +194,48 @@ impl Links {
     }
 }
 
+/// Where a connection comes from, for the log.
+#[must_use]
+pub fn origin(address: Option<SocketAddr>, process: Option<u32>) -> String {
+    match (address, process) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(pid)) => format!("unix (process {pid})"),
+        (None, None) => "unix".to_owned(),
+    }
+}
+
 impl ClientHandle {
     /// Its address and ours; `None` for a unix socket.
     #[must_use]
     pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.ends.map(|[peer, own]| (peer.into(), own.into()))
+    }
+
+    /// Where it comes from, for the log: address and port, or the process at the other end of the unix socket.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        origin(self.addresses().map(|(peer, _)| peer), self.peer_pid)
+    }
+
+    /// Writes into the log that it has logged in.
+    pub fn log_connected(&self) {
+        tracing::info!(
+            target: "pgweir::client",
+            client = %self.id,
+            user = &*self.user,
+            database = &*self.database,
+            peer = self.origin(),
+            tls = self.tls.map(tracing::field::display),
+            replication = self.replication.map(Replication::as_str),
+            "client connected"
+        );
+    }
+
+    /// Writes into the log that it has left, or had to.
+    pub fn log_disconnected(&self, reason: &str) {
+        let age = clock::wall().saturating_sub(self.connected).as_secs();
+        let (user, database) = (&*self.user, &*self.database);
+        tracing::info!(target: "pgweir::client", client = %self.id, user, database, peer = self.origin(), reason, age, "client disconnected");
     }
 
     /// What it is doing.

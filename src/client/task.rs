@@ -203,12 +203,18 @@ impl Client {
         &self.registered.handle
     }
 
-    /// Serves the client until it leaves or must go.
-    pub(super) async fn run(&mut self) {
+    /// Serves the client until it leaves or must go: why.
+    pub(super) async fn run(&mut self) -> String {
         let end = loop {
             if let Err(end) = self.turn().await {
                 break end;
             }
+        };
+        let said_goodbye = matches!(self.segment.items.last(), Some((Intake::Terminate, _)));
+        let reason = match &end {
+            End::Told(error) => error.message.to_string(),
+            End::Gone if said_goodbye => "it said goodbye".to_owned(),
+            End::Gone => "it is gone without goodbye".to_owned(),
         };
         if let End::Told(error) = end {
             if self.live.config.general.log_pooler_errors {
@@ -219,6 +225,7 @@ impl Client {
         // A client that does not take its last bytes within a second does without.
         let flush = poll_fn(|cx| self.output.poll_flush(&mut self.stream, cx));
         drop(Box::pin(tokio::time::timeout(Duration::from_secs(1), flush)).await);
+        reason
     }
 
     /// Waits for a segment and serves it.

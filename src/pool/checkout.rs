@@ -21,6 +21,9 @@ pub enum Verdict {
     Spoilt,
 }
 
+/// A connection that is dropped without a word.
+const ABANDONED: &str = "its client left in the middle of something, or it broke";
+
 /// A connection that is lent. Dropping it without [`Checkout::release`] closes the connection.
 #[derive(Debug)]
 pub struct Checkout {
@@ -28,17 +31,20 @@ pub struct Checkout {
     slot: SlotId,
     connection: Option<Box<Connection>>,
     lent: bool,
+    /// Why it is closed when it is dropped, if that is known.
+    closed_for: &'static str,
 }
 
 impl Checkout {
     pub(super) fn new(pool: Arc<Pool>, slot: SlotId, connection: Box<Connection>) -> Self {
-        Self { pool, slot, connection: Some(connection), lent: true }
+        Self { pool, slot, connection: Some(connection), lent: true, closed_for: ABANDONED }
     }
 
     /// Makes it usable on `worker`; `None` if it is not (it is closed then).
     pub(super) fn prepare(mut self, worker: WorkerId, worn: bool) -> Option<Self> {
         let mut connection = self.connection.take()?;
         if worn || !connection.is_usable() {
+            self.closed_for = if worn { super::WORN } else { "the server has closed it or said what nobody asked for" };
             return None;
         }
         if connection.worker != worker {
@@ -127,7 +133,7 @@ impl Drop for Checkout {
         if self.lent {
             // Whatever it is in the middle of, nobody else may have it.
             self.connection = None;
-            self.pool.discard(self.slot);
+            self.pool.discard(self.slot, self.closed_for);
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::session::settings::REPORTED;
 pub use checkout::{Checkout, Verdict};
 use counters::{CountedCancel, PoolCounters};
 use ledger::{Acquire, Backoff, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
-pub use share::{Share, Shares};
+pub use share::{Logs, Share, Shares};
 
 /// Time to the second attempt when a server cannot be reached.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
@@ -77,6 +77,8 @@ pub struct PoolSettings {
     pub cancel_timeout: Duration,
     /// Which of several hosts a new connection goes to.
     pub load_balance: LoadBalance,
+    /// What the log tells of its connections.
+    pub logs: Arc<Logs>,
 }
 
 /// The question to a connection that has rested.
@@ -107,6 +109,11 @@ impl Check {
         self.after.is_zero()
     }
 }
+
+/// Why connections are closed, for the log.
+const GIVEN_UP: &str = "it was to be closed when free (RECONNECT, PAUSE, KILL, a reload)";
+const WORN: &str = "it has served long enough (server_lifetime)";
+const LOST: &str = "it is not where it was left";
 
 /// A connection as SHOW SERVERS lists it.
 #[derive(Debug, Clone)]
@@ -185,6 +192,9 @@ impl Known {
     }
 }
 
+/// What was in the books of a connection that was taken out of them, to be closed.
+type Gone = (Option<Known>, Option<Box<Connection>>);
+
 type Waiting = oneshot::Sender<Result<Checkout, Error>>;
 
 #[derive(Debug)]
@@ -220,11 +230,10 @@ pub struct Pool {
 }
 
 impl Inner {
-    /// Takes the idle connections that are condemned out of the books; their sockets are left to the caller.
-    fn take_condemned(&mut self) -> Vec<SlotId> {
+    /// Takes the idle connections that are condemned out of the books.
+    fn take_condemned(&mut self) -> Vec<Gone> {
         let slots = self.ledger.expire(Duration::ZERO, Duration::ZERO, 0, clock::now());
-        slots.iter().for_each(|slot| drop(self.known.remove(slot)));
-        slots
+        slots.into_iter().map(|slot| (self.known.remove(&slot), self.idle.remove(&slot))).collect()
     }
 
     /// Why there is no connection, after a login has failed, and when the next is tried.
@@ -301,7 +310,7 @@ impl Pool {
                     let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
                     drop(inner);
                     let Some(connection) = connection else {
-                        self.discard(slot);
+                        self.discard(slot, LOST);
                         continue;
                     };
                     let checkout = Checkout::new(Arc::clone(self), slot, connection);
@@ -384,7 +393,10 @@ impl Pool {
 
     /// A login is done. When it began, names had had so many `changes`.
     fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, host: Host, changes: u64) {
-        tracing::debug!(pool = %self.name(), pid = connection.pid, "new server connection");
+        if self.settings.logs.opened() {
+            let tls = connection.stream.tls().and_then(Tls::negotiated).map(tracing::field::display);
+            tracing::info!(pool = %self.name(), pid = connection.pid, tls, "server connection opened");
+        }
         let now = clock::now();
         self.health.on_connected();
         let mut inner = self.inner.lock();
@@ -447,7 +459,7 @@ impl Pool {
                 let sender = inner.waiting.remove(&waiter);
                 let connection = connection.or_else(|| inner.idle.remove(&slot));
                 drop(inner);
-                let Some(connection) = connection else { return self.discard(slot) };
+                let Some(connection) = connection else { return self.discard(slot, LOST) };
                 let checkout = Checkout::new(Arc::clone(self), slot, connection);
                 match sender {
                     // Who left in this very moment gives it back by dropping what was sent.
@@ -465,11 +477,12 @@ impl Pool {
                 }
             }
             Freed::Close(dial) => {
-                inner.known.remove(&slot);
+                let known = inner.known.remove(&slot);
                 let connection = connection.or_else(|| inner.idle.remove(&slot));
                 drop(inner);
                 let worker = connection.as_ref().map_or(WorkerId(0), |c| c.worker);
                 drop(connection);
+                self.log_closed(known, GIVEN_UP);
                 self.dial(dial, worker);
             }
         }
@@ -479,16 +492,17 @@ impl Pool {
         match verdict {
             Verdict::Clean => {}
             Verdict::Dirty => return self.reset(slot, connection),
-            Verdict::Spoilt => return self.discard(slot),
+            Verdict::Spoilt => return self.discard(slot, "its client left what no reset ends"),
         }
         let now = clock::moment();
         connection.heard = now;
         let mut inner = self.inner.lock();
         let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
         if worn {
-            inner.known.remove(&slot);
+            let known = inner.known.remove(&slot);
             let dial = inner.ledger.discard(slot, now);
             drop(inner);
+            self.log_closed(known, WORN);
             return self.dial(dial, connection.worker);
         }
         let freed = inner.ledger.release(slot, now);
@@ -498,7 +512,7 @@ impl Pool {
     /// Cleans a connection of what its client left, then frees it; a connection that cannot be cleaned is closed.
     fn reset(self: &Arc<Self>, slot: SlotId, mut connection: Box<Connection>) {
         if self.settings.reset_query.trim().is_empty() {
-            return self.discard(slot);
+            return self.discard(slot, "its client left state behind, and server_reset_query is empty");
         }
         self.counters.resets.fetch_add(1, Ordering::Relaxed);
         self.inner.lock().ledger.resetting(slot, clock::now());
@@ -512,18 +526,27 @@ impl Pool {
                 pool.release(slot, connection, Verdict::Clean);
             } else {
                 tracing::warn!(pool = %pool.name(), "server connection could not be reset and is closed");
-                pool.discard(slot);
+                pool.discard(slot, "it could not be reset");
             }
         });
     }
 
-    fn discard(self: &Arc<Self>, slot: SlotId) {
+    fn discard(self: &Arc<Self>, slot: SlotId, reason: &str) {
         let mut inner = self.inner.lock();
-        inner.known.remove(&slot);
+        let known = inner.known.remove(&slot);
         inner.idle.remove(&slot);
         let dial = inner.ledger.discard(slot, clock::now());
         drop(inner);
+        self.log_closed(known, reason);
         self.dial(dial, WorkerId(0));
+    }
+
+    /// Writes into the log that a connection of the books is closed; what is in no books was told of as a login that failed.
+    fn log_closed(&self, known: Option<Known>, reason: &str) {
+        if let Some(known) = known.filter(|_| self.settings.logs.closed()) {
+            let age = clock::now().saturating_duration_since(known.created).as_secs();
+            tracing::info!(pool = %self.name(), pid = known.pid, reason, age, "server connection closed");
+        }
     }
 
     /// Begins to cancel the statement that a client runs on `slot`: from here on the connection goes to nobody else until the request
@@ -548,19 +571,27 @@ impl Pool {
     pub fn maintain(self: &Arc<Self>, worker: WorkerId, warm: bool) {
         let now = clock::now();
         let mut inner = self.inner.lock();
-        let mut closed: Vec<Box<Connection>> = Vec::new();
+        let mut closed: Vec<(Gone, &str)> = Vec::new();
         let keep = if warm { self.settings.min_size } else { 0 };
+        let given_up: Vec<SlotId> = inner.known.keys().copied().filter(|s| inner.ledger.is_condemned(*s)).collect();
         for slot in inner.ledger.expire(self.settings.idle_timeout, self.settings.lifetime, keep, now) {
-            inner.known.remove(&slot);
-            closed.extend(inner.idle.remove(&slot));
+            let known = inner.known.remove(&slot);
+            let age = known.as_ref().map(|known| now.saturating_duration_since(known.created));
+            let worn = !self.settings.lifetime.is_zero() && age.is_some_and(|age| age >= self.settings.lifetime);
+            let reason = match (given_up.contains(&slot), worn) {
+                (true, _) => GIVEN_UP,
+                (_, true) => WORN,
+                _ => "nobody needed it (server_idle_timeout)",
+            };
+            closed.push(((known, inner.idle.remove(&slot)), reason));
         }
         let resting: Vec<SlotId> = inner.idle.keys().copied().collect();
         let mut dials = Vec::new();
         for slot in resting {
             let idle = inner.ledger.state(slot).is_some_and(|(s, _)| s == SlotState::Idle);
             if idle && inner.idle.get_mut(&slot).is_some_and(|c| !c.is_usable()) {
-                inner.known.remove(&slot);
-                closed.extend(inner.idle.remove(&slot));
+                let gone = (inner.known.remove(&slot), inner.idle.remove(&slot));
+                closed.push((gone, "the server has closed it or said what nobody asked for"));
                 dials.extend(inner.ledger.discard(slot, now));
             }
         }
@@ -574,7 +605,10 @@ impl Pool {
             dials.extend(inner.ledger.warm(self.settings.min_size, worker, now));
         }
         drop(inner);
-        drop(closed);
+        for ((known, connection), reason) in closed {
+            drop(connection);
+            self.log_closed(known, reason);
+        }
         for slot in dials {
             self.dial(Some(slot), worker);
         }
@@ -605,10 +639,16 @@ impl Pool {
     pub fn close_all(&self) {
         let mut inner = self.inner.lock();
         inner.ledger.condemn_all();
-        let slots = inner.take_condemned();
-        let closed: Vec<_> = slots.iter().filter_map(|slot| inner.idle.remove(slot)).collect();
+        let closed = inner.take_condemned();
         drop(inner);
-        drop(closed);
+        self.close(closed, GIVEN_UP);
+    }
+
+    fn close(&self, closed: Vec<Gone>, reason: &str) {
+        for (known, connection) in closed {
+            drop(connection);
+            self.log_closed(known, reason);
+        }
     }
 
     /// Closes the connections to addresses that the name of their host no longer has: the idle ones now, the others when they come back.
@@ -617,10 +657,9 @@ impl Pool {
         let dns = &self.settings.login.dns;
         let moved: Vec<SlotId> = inner.known.iter().filter(|(_, k)| k.has_moved(dns)).map(|(slot, _)| *slot).collect();
         moved.iter().for_each(|slot| inner.ledger.condemn(*slot));
-        let slots = if moved.is_empty() { Vec::new() } else { inner.take_condemned() };
-        let closed: Vec<_> = slots.iter().filter_map(|slot| inner.idle.remove(slot)).collect();
+        let closed = if moved.is_empty() { Vec::new() } else { inner.take_condemned() };
         drop(inner);
-        drop(closed);
+        self.close(closed, "the name of its host leads elsewhere");
     }
 
     /// Whether no connection is lent, being cleaned or logging in.

@@ -1,6 +1,7 @@
 //! The pools that share a limit: `max_db_connections` and `max_user_connections`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -25,6 +26,31 @@ pub struct Share {
 pub struct Shares {
     databases: Mutex<HashMap<String, Arc<Share>>>,
     users: Mutex<HashMap<String, Arc<Share>>>,
+    /// What the log tells of server connections.
+    pub logs: Arc<Logs>,
+}
+
+/// What the log tells of server connections: `log_connections` and `log_disconnections`, which a reload changes for pools that stay.
+#[derive(Debug, Default)]
+pub struct Logs {
+    opened: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl Logs {
+    /// Follows the configuration.
+    pub fn set(&self, opened: bool, closed: bool) {
+        self.opened.store(opened, Ordering::Relaxed);
+        self.closed.store(closed, Ordering::Relaxed);
+    }
+
+    pub(super) fn opened(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
 }
 
 impl Shares {
@@ -100,9 +126,10 @@ impl Pool {
     fn close_resting(&self) {
         let mut inner = self.inner.lock();
         let Some(slot) = inner.ledger.take_resting() else { return };
-        inner.known.remove(&slot);
+        let known = inner.known.remove(&slot);
         let connection = inner.idle.remove(&slot);
         drop(inner);
         drop(connection);
+        self.log_closed(known, "another pool needs its place");
     }
 }

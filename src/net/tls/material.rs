@@ -14,7 +14,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion, version,
 };
 
-use super::verify::{Trust, Verifier};
+use super::verify::{self, Trust, Verifier};
 use super::{ALPN, Tls};
 use crate::config::Host;
 use crate::config::tls::{Protocols, SslMode, TlsSettings};

@@ -110,8 +110,7 @@ fn is_named(pattern: &str, host: &str) -> bool {
 }
 
 /// What a certificate is that rustls does not take, and what to do about it.
-pub(super) const OLD: &str =
-    "an X.509 version 1 certificate; make a version 3 one, e.g. with `openssl x509 -req -extfile` or `openssl req -x509 -addext`";
+pub(super) const OLD: &str = "an X.509 version 1 certificate; make a version 3 one, e.g. with `openssl x509 -req -extfile` or `openssl req -x509 -addext`";
 
 /// What went wrong, and what may be done about it.
 pub(super) fn explain(error: &Error) -> String {
