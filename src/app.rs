@@ -226,7 +226,9 @@ fn set(
     let told =
         |mistakes: Vec<config::ConfigError>| mistakes.into_iter().map(|mistake| mistake.message).collect::<Vec<_>>();
     let config = old.config.with(name, value).map_err(told)?;
-    let changes = install(state, launch, watched, with_options(config, &launch.options))?;
+    // What is said here is newer than the command line; as whom the process runs cannot be changed at all.
+    let options = Options { verbose: 0, ..launch.options.clone() };
+    let changes = install(state, launch, watched, with_options(config, &options))?;
     if name == "logfile" || name.starts_with("syslog") {
         launch.log.reopen(&state.shared.live.load().config.general).map_err(|why| vec![why])?;
     }
@@ -241,6 +243,9 @@ fn install(state: &State, launch: &Launch, watched: &mut Watched, mut config: Co
     let changes = diff::diff(&old.config, &config);
     live::keep_fixed(&mut config.general, &old.config.general);
     let new = live::build(config, Some(&old), launch.key)?;
+    if new.config.general.log_level != old.config.general.log_level {
+        launch.log.set_level(&new.config.general.log_level).map_err(|why| vec![why])?;
+    }
     for change in &changes.needs_restart {
         tracing::warn!(setting = change.name, now = change.old, then = change.new, "the setting needs a restart");
     }

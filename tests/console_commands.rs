@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use common::cluster::Cluster;
@@ -11,6 +13,8 @@ use common::weir::Weir;
 use common::wire::show;
 
 const WAIT: Duration = Duration::from_secs(10);
+
+const SOON: Duration = Duration::from_secs(15);
 
 fn start() -> (Cluster, Weir) {
     let cluster = Cluster::start();
@@ -379,4 +383,41 @@ fn settings_are_changed_until_the_next_reload() {
     assert_eq!((setting("max_client_conn").as_deref(), setting("min_pool_size").as_deref()), (Some("2"), Some("0")));
     assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
     assert_ne!(setting("max_client_conn").as_deref(), Some("2"), "the file's word again");
+}
+
+#[test]
+fn the_level_of_the_log_changes_at_once() {
+    let cluster = Cluster::start();
+    let mut weir = Weir::builder().cluster("app", &cluster, &[]).start();
+    let mut console = console(&weir);
+    let debug = |weir: &Weir| weir.log_text().lines().filter(|line| line.contains(" DEBUG ")).count();
+    let row = |name: &str| {
+        let rows = weir.admin_table("SHOW CONFIG");
+        let row = rows.iter().find(|row| row["key"] == name).unwrap();
+        (row["value"].clone(), row["changeable"].clone())
+    };
+    assert_eq!(row("verbose"), ("0".to_owned(), "yes".to_owned()));
+    // What only debug tells of: somebody who does not speak HTTP.
+    let stranger = |weir: &Weir| {
+        let mut stream = TcpStream::connect(("127.0.0.1", weir.http_port())).unwrap();
+        stream.write_all(b"\x01\r\n\r\n").unwrap();
+        drop(stream.read_to_end(&mut Vec::new()));
+    };
+    stranger(&weir);
+    assert_eq!(debug(&weir), 0);
+    assert_eq!(console.run("SET verbose = 1"), "C(SET) Z(I)");
+    assert_eq!((row("verbose").0, row("log_level").0), ("1".to_owned(), "debug".to_owned()));
+    stranger(&weir);
+    eventually("it tells more", SOON, || (debug(&weir) > 0).then_some(()));
+    assert_eq!(console.run("SET log_level = 'warn'"), "C(SET) Z(I)");
+    let before = weir.log_text().matches("client connected").count();
+    weir.client("app").value("SELECT 1");
+    assert_eq!(weir.log_text().matches("client connected").count(), before, "it tells less");
+    assert_eq!(console.run("SET verbose = many"), "E(22023) Z(I)");
+    // And a reload.
+    weir.reconfigure(|builder| builder.general("log_level = \"debug\""));
+    assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
+    let before = debug(&weir);
+    stranger(&weir);
+    eventually("it tells more again", SOON, || (debug(&weir) > before).then_some(()));
 }

@@ -295,7 +295,6 @@ pub fn keep_fixed(new: &mut General, old: &General) {
     new.workers = old.workers;
     new.http_listen = old.http_listen;
     new.log_format = old.log_format;
-    new.log_level.clone_from(&old.log_level);
     new.listen_backlog = old.listen_backlog;
 }
 
@@ -384,7 +383,7 @@ mod tests {
         let mut new = config(
             "[pgweir]\nauth_type = \"trust\"\nlisten_addr = \"127.0.0.2\"\nlisten_port = 7000\nunix_socket_dir = \"/tmp\"\n\
              unix_socket_mode = \"0700\"\nworkers = 3\nhttp_listen = \"127.0.0.1:9\"\nlog_format = \"json\"\n\
-             log_level = \"debug\"\nlisten_backlog = 7\nunix_socket_group = \"g\"\nso_reuseport = 1\npeer_id = 1\nuser = \"u\"\n\
+             listen_backlog = 7\nunix_socket_group = \"g\"\nso_reuseport = 1\npeer_id = 1\nuser = \"u\"\n\
              pidfile = \"p\"\n[users.someone]\n",
         );
         let fixed = crate::config::settings::settings().filter(|s| !s.changeable).count();

@@ -1,9 +1,10 @@
 //! Log lines: structured events, to standard error, to a file, and to the system's log.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tracing::{Level, Metadata};
@@ -21,6 +22,16 @@ pub struct Log {
     timed: bool,
     file: Arc<Mutex<Option<File>>>,
     syslog: Arc<Mutex<Option<Syslog>>>,
+    filter: Arc<OnceLock<Filter>>,
+}
+
+/// Puts another filter in the place of the one in force.
+struct Filter(Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Filter")
+    }
 }
 
 impl Log {
@@ -30,7 +41,7 @@ impl Log {
     /// When the file cannot be opened.
     pub fn open(general: &General, stderr: bool) -> Result<Self, String> {
         let timed = general.log_format == LogFormat::Text;
-        let log = Self { stderr, timed, file: Arc::default(), syslog: Arc::default() };
+        let log = Self { stderr, timed, file: Arc::default(), syslog: Arc::default(), filter: Arc::default() };
         log.open_file(general.logfile.as_deref())?;
         Ok(log)
     }
@@ -54,6 +65,15 @@ impl Log {
         Ok(())
     }
 
+    /// Logs what `level` says from now on.
+    ///
+    /// # Errors
+    /// When the filter cannot be read.
+    pub fn set_level(&self, level: &str) -> Result<(), String> {
+        let filter = read_filter(level)?;
+        self.filter.get().map_or(Ok(()), |Filter(change)| change(filter))
+    }
+
     fn connect(&self, settings: &SyslogSettings) {
         let (syslog, unreached) = match settings.on.then(|| Syslog::open(settings, self.timed)) {
             Some((syslog, unreached)) => (Some(syslog), unreached),
@@ -71,11 +91,21 @@ impl Log {
     /// # Errors
     /// When the filter cannot be read, or logging was started before.
     pub fn start(&self, general: &General) -> Result<(), String> {
-        let filter = EnvFilter::try_new(&general.log_level).map_err(|why| format!("log_level: {why}"))?;
-        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(self.clone()).with_ansi(false);
+        let lines = tracing_subscriber::fmt().with_env_filter(read_filter(&general.log_level)?);
+        let lines = lines.with_writer(self.clone()).with_ansi(false);
+        /// Starts, and keeps what changes the filter.
+        macro_rules! start {
+            ($lines:expr) => {{
+                let lines = $lines.with_filter_reloading();
+                let handle = lines.reload_handle();
+                let change = move |filter| handle.reload(filter).map_err(|why| why.to_string());
+                self.filter.get_or_init(|| Filter(Box::new(change)));
+                lines.try_init()
+            }};
+        }
         match general.log_format {
-            LogFormat::Text => lines.try_init(),
-            LogFormat::Json => lines.json().flatten_event(true).try_init(),
+            LogFormat::Text => start!(lines),
+            LogFormat::Json => start!(lines.json().flatten_event(true)),
         }
         .map_err(|why| format!("logging could not be started: {why}"))?;
         self.connect(&general.syslog);
@@ -86,6 +116,10 @@ impl Log {
         }));
         Ok(())
     }
+}
+
+fn read_filter(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(level).map_err(|why| format!("log_level: {why}"))
 }
 
 /// Takes the line of one event.

@@ -113,6 +113,7 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
         users,
         peers,
         warnings,
+        idle: BTreeMap::new(),
         sources: Sources::default(),
         set: Overrides::new(),
     }

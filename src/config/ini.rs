@@ -48,7 +48,13 @@ pub(super) fn load(path: &Path, set: &Overrides, read: Read<'_>) -> Result<Confi
         return Err(mistakes.into_sorted().into_iter().map(|mistake| placed(mistake, &lines)).collect());
     }
     warnings.append(&mut config.warnings);
-    Ok(Config { warnings, ..config })
+    let value = |row: &Row| {
+        let given = sections.general.iter().rev().find(|given| given.name == row.name);
+        let default = row.defaults.first().copied().unwrap_or_default();
+        (row.name, [given.map_or(default, |given| given.value.as_str()).to_owned(), default.to_owned()])
+    };
+    let idle = table::GENERAL.iter().filter(|row| row.standing == Standing::NoMeaning).map(value).collect();
+    Ok(Config { warnings, idle, ..config })
 }
 
 /// A setting as SET gives it, in the form of our own file: `yes` for a flag, and so on.

@@ -52,6 +52,8 @@ pub struct Config {
     pub peers: BTreeMap<PeerId, Peer>,
     /// What was accepted though it means nothing here.
     pub warnings: Vec<String>,
+    /// The settings of PgBouncer that mean nothing here, with value and default; none in a file of our own.
+    pub idle: BTreeMap<&'static str, [String; 2]>,
     /// The files as they were read.
     pub sources: Sources,
     /// What SET on the console has changed since.
@@ -922,6 +924,13 @@ impl Config {
     /// There is no such setting, it needs a restart, or its value is wrong, by itself or with the others.
     pub fn with(&self, name: &str, value: &str) -> Result<Self, Vec<ConfigError>> {
         let mut set = self.set.clone();
+        let (name, value) = match (name, value.trim()) {
+            // PgBouncer's setting.
+            ("verbose", "0") => ("log_level", "info"),
+            ("verbose", "1") => ("log_level", "debug"),
+            ("verbose", number) if number.parse::<u32>().is_ok() => ("log_level", "trace"),
+            _ => (name, value),
+        };
         set.insert(name.to_owned(), value.to_owned());
         let read = |path: &Path| self.sources.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
         let config = read_with(&self.path, &set, &read)?;

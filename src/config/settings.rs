@@ -318,7 +318,7 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row("log_stats", "Log averages once per stats_period.", |g| Field::Flag(&mut g.log_stats)),
     fixed("log_format", "Form of the log: text or json.", |g| Field::Log(&mut g.log_format)),
-    fixed("log_level", "Log level, also by module: \"info\", \"warn,pgweir::pool=debug\".", |g| {
+    row("log_level", "Log level, also by module: \"info\", \"warn,pgweir::pool=debug\".", |g| {
         Field::Filter(&mut g.log_level)
     }),
     row("tcp_keepalive", "TCP keep-alive on client and server connections.", |g| Field::Flag(&mut g.tcp.keepalive)),
@@ -687,12 +687,24 @@ pub fn show_config(config: &Config) -> Vec<(&'static str, String, String, bool)>
         .zip(defaults)
         .map(|((info, value), (_, default))| (info.name, value, default, info.changeable))
         .collect();
+    // PgBouncer's, of which nothing is kept but the level that it stands for.
+    rows.push(("verbose", verbose(&config.general.log_level).to_owned(), "0".to_owned(), true));
+    rows.extend(config.idle.iter().map(|(name, [value, default])| (*name, value.clone(), default.clone(), false)));
     // The file has a name also where no setting gives it.
     for (_, value, ..) in rows.iter_mut().filter(|(name, value, ..)| *name == "conffile" && value.is_empty()) {
         *value = config.path.display().to_string();
     }
     rows.sort_unstable();
     rows
+}
+
+/// PgBouncer's number for a level.
+fn verbose(level: &str) -> &'static str {
+    match level {
+        "debug" => "1",
+        "trace" => "2",
+        _ => "0",
+    }
 }
 
 /// Changes one setting of `[pgweir]` by its text, as the console's SET does. Databases that took their own value from the

@@ -864,7 +864,7 @@ fn show_config_is_sorted_and_in_pgbouncers_units() {
     let config = read(&format!("[pgweir]\nmax_client_conn = 5\nquery_wait_timeout = \"1500ms\"\n{USERS}"));
     let rows = show_config(&config);
     assert!(rows.is_sorted_by(|a, b| a.0 < b.0));
-    assert_eq!(rows.len(), settings().count());
+    assert_eq!(rows.len(), settings().count() + 1, "and verbose");
     let row = |name: &str| rows.iter().find(|row| row.0 == name).cloned().unwrap();
     let text = |a: &'static str, b: &str, c: &str, d| (a, b.to_owned(), c.to_owned(), d);
     assert_eq!(row("max_client_conn"), text("max_client_conn", "5", "1000", true));

@@ -211,7 +211,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("unix_socket_group", &[""], Text, ""),
     row("unix_socket_mode", &["0777"], Mode, ""),
     row("user", &[""], Text, ""),
-    row("verbose", &["0"], Whole, "1 is `log_level = \"debug\"`, 2 and more \"trace\""),
+    row("verbose", &["0"], Whole, "1 is `log_level = \"debug\"`, 2 and more \"trace\"; SET and a reload change it at once"),
 ];
 
 /// A database of `[databases]`.

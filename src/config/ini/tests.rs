@@ -317,6 +317,7 @@ fn converts(text: &str) -> String {
     let back = super::super::parse(&toml, Path::new("/elsewhere/pgweir.toml"));
     let mut back = back.unwrap_or_else(|errors| panic!("{toml}\n{errors:?}"));
     (back.path, back.warnings) = (config.path.clone(), config.warnings.clone());
+    back.idle.clone_from(&config.idle);
     assert_eq!(back, config, "{toml}");
     toml
 }
@@ -403,4 +404,17 @@ fn every_setting_does_something_and_is_converted() {
         converts(&text);
         assert_ne!(parsed(&text).unwrap().users["a"], User::default(), "{}", row.name);
     }
+}
+
+#[test]
+fn settings_without_meaning_are_shown() {
+    let config = parsed("[pgbouncer]\nauth_file = u\npkt_buf = 8192\nverbose = 1\n").unwrap();
+    let rows = settings::show_config(&config);
+    let row = |name: &str| rows.iter().find(|row| row.0 == name).map(|row| (row.1.as_str(), row.2.as_str(), row.3));
+    assert_eq!(row("pkt_buf"), Some(("8192", "4096", false)));
+    assert_eq!(row("verbose"), Some(("1", "0", true)));
+    for name in ["sbuf_loopcnt", "tcp_defer_accept", "client_tls_dheparams", "job_name"] {
+        assert!(row(name).is_some_and(|(value, default, _)| value == default), "{name}");
+    }
+    assert!(rows.is_sorted_by(|a, b| a.0 < b.0));
 }
