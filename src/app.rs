@@ -117,6 +117,10 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
     let log = Log::open(general, !options.quiet).map_err(one)?;
     log.start(general).map_err(one)?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    match process::raise_open_files() {
+        Ok(most) => process::too_few_files(&config, most).iter().for_each(|why| tracing::warn!("{why}")),
+        Err(why) => tracing::warn!("{why}"),
+    }
     let general = general.clone();
     let launch = Launch { options, log, key: rand::random() };
     let live = live::build(config, None, launch.key)?;

@@ -504,3 +504,19 @@ fn who_comes_and_goes_is_logged_with_reasons() {
     line(&["INFO", "server connection opened", &format!("pid={pid}")]);
     line(&["INFO", "server connection closed", &format!("pid={pid}"), "server_idle_timeout"]);
 }
+
+#[test]
+fn as_many_files_may_be_open_as_the_system_allows() {
+    let builder = Weir::builder().general("max_client_conn = 900");
+    let weir = builder.start_by(|_, pgweir| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -Hn 512; ulimit -Sn 256; exec \"$0\" \"$@\""]);
+        shell.arg(pgweir.get_program()).args(pgweir.get_args());
+        pgweir.get_envs().for_each(|(name, value)| drop(value.map(|value| shell.env(name, value))));
+        shell
+    });
+    weir.wait_log("only 512 files may be open (ulimit -Hn)");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", weir.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["512", "512"], "{files}");
+}

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
-use nix::unistd::{Gid, Group, Pid, Uid, User, daemon, getuid, initgroups, setgid, setuid};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Gid, Group, Pid, Uid, User, daemon, geteuid, getuid, initgroups, setgid, setuid};
+
+use crate::config::{Config, Database};
 
 /// The number of a group.
 ///
@@ -52,6 +55,48 @@ fn switch(name: &str, uid: Uid, gid: Gid) -> Result<(), String> {
 pub fn go_to_background() -> Result<(), String> {
     // The working directory stays: names of files are relative to it.
     daemon(true, false).map_err(|why| format!("cannot go to the background: {why}"))
+}
+
+/// Lets the process open as many files as the system allows it at most (`ulimit -Hn`): that number.
+///
+/// # Errors
+/// When the system refuses.
+pub fn raise_open_files() -> Result<u64, String> {
+    let failed = |why: Errno| format!("cannot raise the number of files that may be open: {why}");
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed)?;
+    }
+    Ok(hard)
+}
+
+/// What is to be said of `most` open files, if the configuration may need more: its clients, and the pools of one user of each database.
+#[must_use]
+pub fn too_few_files(config: &Config, most: u64) -> Option<String> {
+    let pools = |db: &Database| {
+        let servers: usize = db.shards.iter().map(|shard| shard.servers.len()).sum();
+        let all = u64::from(db.pool_size.saturating_add(db.reserve_pool_size)).saturating_mul(servers as u64);
+        if db.max_db_connections == 0 { all } else { all.min(u64::from(db.max_db_connections)) }
+    };
+    let servers: u64 = config.databases.values().map(pools).sum();
+    let clients = u64::from(config.general.max_client_conn);
+    let needed = clients.saturating_add(servers).saturating_add(OWN_FILES);
+    (needed > most).then(|| {
+        format!(
+            "only {most} files may be open (ulimit -Hn), and {needed} may be needed: {clients} for clients (max_client_conn), \
+             {servers} for servers (one user of each database), {OWN_FILES} for others; raise it (LimitNOFILE in systemd)"
+        )
+    })
+}
+
+/// For listeners, logs, timers and look-ups.
+const OWN_FILES: u64 = 64;
+
+/// Warns of what root is not needed for.
+pub fn warn_of_root() {
+    if geteuid().is_root() {
+        tracing::warn!("running as root, which nothing here needs: set `user`, or start with -u");
+    }
 }
 
 /// A pidfile, removed when dropped.
@@ -185,6 +230,18 @@ mod tests {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn files_are_counted_for_clients_and_servers() {
+        let text = "[pgweir]\nauth_type = \"any\"\nmax_client_conn = 100\ndefault_pool_size = 10\n[databases.a]\n\
+                    primary = \"postgres://h/a\"\nreplicas = [\"postgres://r/a\"]\n[databases.b]\nprimary = \"postgres://h/b\"\n\
+                    max_db_connections = 3\n";
+        let config = crate::config::parse(text, Path::new("t.toml")).unwrap();
+        // 100, two pools of 10, 3, and 64.
+        assert_eq!(too_few_files(&config, 187), None);
+        let told = too_few_files(&config, 186).unwrap();
+        assert!(told.contains("only 186 files") && told.contains("187 may be needed"), "{told}");
     }
 
     #[test]
