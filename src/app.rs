@@ -117,6 +117,7 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
     let log = Log::open(general, !options.quiet).map_err(one)?;
     log.start(general).map_err(one)?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    process::warn_of_root();
     match process::raise_open_files() {
         Ok(most) => process::too_few_files(&config, most).iter().for_each(|why| tracing::warn!("{why}")),
         Err(why) => tracing::warn!("{why}"),
