@@ -520,3 +520,18 @@ fn as_many_files_may_be_open_as_the_system_allows() {
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["512", "512"], "{files}");
 }
+
+#[test]
+fn databases_without_probes_are_told_of_once() {
+    let section = |name: &str| format!("[databases.{name}]\nprimary = \"postgres://127.0.0.1:1/x\"");
+    let mut weir = Weir::builder().database(&section("a")).database(&section("b")).start();
+    let told = |weir: &Weir| weir.log_text().matches("servers are not probed").count();
+    assert!(weir.log_text().contains("count=2 databases=\"a, b\""), "{}", weir.log_text());
+    assert_eq!(told(&weir), 1);
+    weir.admin("RELOAD");
+    assert_eq!(told(&weir), 1, "that is known");
+    weir.reconfigure(|builder| builder.database(&section("c")));
+    weir.admin("RELOAD");
+    assert_eq!(told(&weir), 2);
+    assert!(weir.log_text().contains("count=3 databases=\"a, b, c\""));
+}

@@ -3,6 +3,7 @@
 //! A database that a reload has replaced is probed for as long as somebody is with it: its clients are to hear of a failover as well. What
 //! databases know of their servers in common (see `LiveDatabase::health`) is found out once.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
@@ -17,10 +18,15 @@ use crate::id::ServerIndex;
 use crate::net::dns::Dns;
 use crate::net::tls::ServerTls;
 
+/// So many databases are named in one line of the log.
+const NAMED: usize = 5;
+
 /// The probers that run; dropping it stops them.
 #[derive(Debug, Default)]
 pub struct Probers {
     running: Vec<Running>,
+    /// The databases that nobody is known to probe as, as the log was told last.
+    unprobed: BTreeSet<String>,
 }
 
 /// The probers of one database's servers.
@@ -52,19 +58,32 @@ impl Probers {
             }
             None => running.database.strong_count() > 0 && !running.stop.is_closed(),
         });
+        let mut unprobed = BTreeSet::new();
         for database in live.databases.values() {
             if self.running.iter().any(|running| running.is_of(database)) {
                 continue;
             }
             match credentials_of(&database.config, live) {
                 Some(credentials) => self.start(database, credentials, (&live.server_tls, &live.dns), shared),
-                None => tracing::warn!(
-                    database = database.config.name,
-                    "servers are not probed: probe_user is not set, and neither is user with a password in clear text; \
-                     lag and failovers are not seen"
-                ),
+                None => _ = unprobed.insert(database.config.name.clone()),
             }
         }
+        self.tell(unprobed);
+    }
+
+    /// Tells the log of databases whose servers are not probed, when these are others than before.
+    fn tell(&mut self, unprobed: BTreeSet<String>) {
+        if !unprobed.is_empty() && unprobed != self.unprobed {
+            let some: Vec<_> = unprobed.iter().take(NAMED).map(String::as_str).collect();
+            let more = if unprobed.len() > some.len() { ", ..." } else { "" };
+            tracing::warn!(
+                count = unprobed.len(),
+                databases = some.join(", ") + more,
+                "servers are not probed: probe_user is not set, and neither is user with a password in clear text; \
+                 lag and failovers are not seen"
+            );
+        }
+        self.unprobed = unprobed;
     }
 
     /// Stops those of databases that a reload has replaced and nobody uses any more.
