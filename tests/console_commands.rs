@@ -421,3 +421,23 @@ fn the_level_of_the_log_changes_at_once() {
     stranger(&weir);
     eventually("it tells more again", SOON, || (debug(&weir) > before).then_some(()));
 }
+
+#[test]
+fn resume_says_what_is_paused_and_enable_what_is_not_there() {
+    let cluster = Cluster::start();
+    let more = format!("[databases.b]\nprimary = \"{}\"\n[databases.\"*\"]\nhost = \"127.0.0.1\"", cluster.url("postgres"));
+    let weir = Weir::builder().cluster("app", &cluster, &[]).database(&more).start();
+    let mut console = console(&weir);
+    let mut told = |command: &str| {
+        console.query(command);
+        let error = console.read_until_ready().iter().find_map(|m| m.error()).unwrap();
+        (error.code.clone(), error.message.clone(), error.fields.get(&'H').cloned().unwrap_or_default())
+    };
+    assert_eq!(told("ENABLE nothing").0, "3D000");
+    assert_eq!(told("ENABLE nothing").1, "no such database: nothing");
+    weir.admin("PAUSE app");
+    assert!(told("RESUME").2.contains("RESUME app ends"), "one is named");
+    weir.admin("PAUSE b");
+    let (_, _, hint) = told("RESUME");
+    assert!(hint.starts_with("2 databases are paused each by itself"), "{hint}");
+}

@@ -1,6 +1,6 @@
 //! Runs console commands. What they are and who may run them is decided in [`crate::admin`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
@@ -317,6 +317,11 @@ impl Answerer {
 
     /// New clients of the database are refused, or let in again. Those that are in stay.
     fn disable(&self, name: &str, disabled: bool) -> Result<()> {
+        // One that the wildcard would only have to make has never been disabled.
+        if !disabled && !console::DATABASES.contains(&name) && self.databases(Some(name)).is_empty() {
+            let error = Error::client(SqlState::UNDEFINED_DATABASE, format!("no such database: {name}"));
+            return Err(error.hint("SHOW DATABASES lists them."));
+        }
         let database = self.target(name, if disabled { "disabled" } else { "enabled" })?;
         database.disabled.store(disabled, Ordering::Release);
         Ok(())
@@ -395,10 +400,17 @@ impl Answerer {
         }
         if !self.state.paused.swap(false, Ordering::AcqRel) {
             let error = state_error("pgweir is neither paused nor suspended".to_owned());
-            let paused = self.databases(None).into_iter().find(|db| db.is_paused());
-            return Err(match paused {
-                Some(db) => error.hint(format!("RESUME {} ends the pause of that database.", db.config.name)),
+            let paused: BTreeSet<_> =
+                self.databases(None).iter().filter(|db| db.is_paused()).map(|db| db.config.name.clone()).collect();
+            return Err(match paused.first() {
                 None => error,
+                Some(one) if paused.len() == 1 => {
+                    error.hint(format!("RESUME {one} ends the pause of that database."))
+                }
+                Some(one) => error.hint(format!(
+                    "{} databases are paused each by itself (PAUSE with a name, KILL): RESUME {one} and so on ends that.",
+                    paused.len()
+                )),
             });
         }
         shared.live.load().made.held.store(false, Ordering::Release);
