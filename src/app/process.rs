@@ -136,7 +136,14 @@ impl PidFile {
         match fs::read_to_string(path) {
             Ok(text) if before.is_some_and(|pid| text.trim() == pid.to_string()) => Ok(true),
             Ok(text) if is_stale(&text) => fs::remove_file(path).map(|()| false).map_err(|why| failed("remove", why)),
-            Ok(_) => Err(format!("the pidfile {} is there: does pgweir run already?", path.display())),
+            Ok(text) => {
+                let text = text.trim();
+                let file = path.display();
+                Err(match text.parse::<u32>() {
+                    Ok(pid) => format!("the pidfile {file} names process {pid}, which runs: does pgweir run already?"),
+                    Err(_) => format!("the pidfile {file} holds no number, so it is not removed: is it a pidfile at all?"),
+                })
+            }
             Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(why) => Err(failed("read", why)),
         }
@@ -199,7 +206,7 @@ mod tests {
         assert!(!path.exists());
         // Process 1 always is; the largest number never.
         fs::write(&path, "1\n").unwrap();
-        assert!(PidFile::write(&path).unwrap_err().contains("does pgweir run already?"));
+        assert!(PidFile::write(&path).unwrap_err().contains("names process 1, which runs: does pgweir run already?"));
         assert!(
             PidFile::replace(&path, 2).unwrap_err().contains("does pgweir run already?"),
             "it is a third process's"
@@ -214,7 +221,7 @@ mod tests {
         assert!(!none.exists());
         assert!(PidFile::replace(&directory.path().join("no/pid"), 1).unwrap_err().contains("cannot replace"));
         fs::write(&path, "garbage").unwrap();
-        assert!(PidFile::write(&path).is_err());
+        assert!(PidFile::write(&path).unwrap_err().contains("holds no number"));
         fs::write(&path, format!("{}\n", i32::MAX)).unwrap();
         drop(PidFile::write(&path).unwrap());
         assert!(PidFile::write(&directory.path().join("no/pid")).unwrap_err().contains("cannot write"));
