@@ -64,9 +64,12 @@ enum Command {
     },
     /// Asks a health page by HTTP; fails unless it answers with a status from 200 to 299.
     Healthcheck {
-        /// The page, e.g. http://127.0.0.1:9127/health/ready.
-        #[arg(long)]
-        url: String,
+        /// The page, e.g. 127.0.0.1:9127/health/ready.
+        #[arg(long, required_unless_present = "config", conflicts_with = "config")]
+        url: Option<String>,
+        /// The configuration file: /health/ready at its `http_listen` is asked.
+        #[arg(value_name = "FILE")]
+        config: Option<PathBuf>,
     },
 }
 
@@ -81,14 +84,17 @@ fn main() -> ExitCode {
     };
     let outcome = match (arguments.command, arguments.config) {
         (Some(Command::Check { config }), _) => check(&config),
-        (Some(Command::Healthcheck { url }), _) => app::healthcheck::check(&url).map_err(|why| vec![why]),
+        (Some(Command::Healthcheck { url: Some(url), .. }), _) => {
+            app::healthcheck::check(&url).map_err(|why| vec![why])
+        }
+        (Some(Command::Healthcheck { config: Some(config), .. }), _) => app::healthcheck::check_configured(&config),
         (Some(Command::Convert { config }), _) => convert(&config),
         (None, Some(config)) => {
             let Arguments { daemon, quiet, verbose, user, reboot, .. } = arguments;
             app::run(&config, app::Options { daemon, quiet, verbose, user, reboot })
         }
         // The parser asks for one of them.
-        (None, None) => Err(vec!["no configuration file is named".to_owned()]),
+        (None | Some(Command::Healthcheck { .. }), _) => Err(vec!["no configuration file is named".to_owned()]),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -60,6 +60,8 @@ fn the_health_check_follows_the_page() {
     let url = |path: &str| format!("http://127.0.0.1:{}{path}", weir.http_port());
     assert_eq!(pgweir(&["healthcheck", "--url", &url("/health/live")]).0, Some(0));
     assert_eq!(pgweir(&["healthcheck", "--url", &url("/health/ready")]).0, Some(0));
+    let file = weir.config_path();
+    assert_eq!(pgweir(&["healthcheck", file.to_str().unwrap()]).0, Some(0), "by the file");
     assert_eq!(pgweir(&["healthcheck", "--url", &url("/nothing")]).0, Some(1));
 }
 

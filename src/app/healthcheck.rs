@@ -1,22 +1,41 @@
 //! `pgweir healthcheck`: one plain HTTP request, for containers that have no other client.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use url::Url;
+
+use crate::config;
 
 /// For connecting, and for every read and write.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A status line is shorter than this.
 const HEAD: u64 = 256;
 
-/// Asks for `url` and wants a status from 200 to 299.
+/// Asks the page /health/ready at `http_listen` of a configuration; as [`check`].
+///
+/// # Errors
+/// Those of [`check`], the mistakes of the file, and that it has no `http_listen`.
+pub fn check_configured(path: &Path) -> Result<(), Vec<String>> {
+    let config = config::load(path).map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let Some(mut address) = config.general.http_listen else {
+        return Err(vec![format!("{}: there is no http_listen in it", path.display())]);
+    };
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    check(&format!("http://{address}/health/ready")).map_err(|why| vec![why])
+}
+
+/// Asks for `url`, which may begin without `http://`, and wants a status from 200 to 299.
 ///
 /// # Errors
 /// What came instead, or why nothing did.
 pub fn check(url: &str) -> Result<(), String> {
-    let parsed = Url::parse(url).map_err(|why| format!("{url}: {why}"))?;
+    let whole = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let parsed = Url::parse(&whole).map_err(|why| format!("{url}: {why}"))?;
     if parsed.scheme() != "http" {
         return Err(format!("{url}: only http:// is asked"));
     }
@@ -82,6 +101,8 @@ mod tests {
     fn only_a_good_status_is_good() {
         assert_eq!(check(&answering("HTTP/1.1 200 OK\r\n\r\nok")), Ok(()));
         assert_eq!(check(&answering("HTTP/1.1 204 No Content\r\n")), Ok(()));
+        let bare = answering("HTTP/1.1 200 OK\r\n\r\nok");
+        assert_eq!(check(bare.strip_prefix("http://").unwrap()), Ok(()), "the scheme goes without saying");
         let error = check(&answering("HTTP/1.1 503 Service Unavailable\r\n\r\n")).unwrap_err();
         assert!(error.contains("503"), "{error}");
         assert!(check(&answering("SSH-2.0-200 200\r\n")).is_err());
