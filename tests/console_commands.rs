@@ -425,7 +425,7 @@ fn the_level_of_the_log_changes_at_once() {
 #[test]
 fn resume_says_what_is_paused_and_enable_what_is_not_there() {
     let cluster = Cluster::start();
-    let more = format!("[databases.b]\nprimary = \"{}\"\n[databases.\"*\"]\nhost = \"127.0.0.1\"", cluster.url("postgres"));
+    let more = format!("[databases.b]\nprimary = \"{}\"", cluster.url("postgres"));
     let weir = Weir::builder().cluster("app", &cluster, &[]).database(&more).start();
     let mut console = console(&weir);
     let mut told = |command: &str| {

@@ -508,11 +508,12 @@ fn who_comes_and_goes_is_logged_with_reasons() {
 #[test]
 fn as_many_files_may_be_open_as_the_system_allows() {
     let builder = Weir::builder().general("max_client_conn = 900");
-    let weir = builder.start_by(|_, pgweir| {
+    let weir = builder.start_by(|weir, pgweir| {
         let mut shell = Command::new("sh");
         shell.args(["-c", "ulimit -Hn 512; ulimit -Sn 256; exec \"$0\" \"$@\""]);
         shell.arg(pgweir.get_program()).args(pgweir.get_args());
-        pgweir.get_envs().for_each(|(name, value)| drop(value.map(|value| shell.env(name, value))));
+        let log = std::fs::File::options().create(true).append(true).open(weir.dir().join("log")).unwrap();
+        shell.stdout(log.try_clone().unwrap()).stderr(log);
         shell
     });
     weir.wait_log("only 512 files may be open (ulimit -Hn)");

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::signal::kill;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::kill;
 use nix::unistd::{Gid, Group, Pid, Uid, User, daemon, geteuid, getuid, initgroups, setgid, setuid};
 
 use crate::config::{Config, Database};
@@ -141,7 +141,9 @@ impl PidFile {
                 let file = path.display();
                 Err(match text.parse::<u32>() {
                     Ok(pid) => format!("the pidfile {file} names process {pid}, which runs: does pgweir run already?"),
-                    Err(_) => format!("the pidfile {file} holds no number, so it is not removed: is it a pidfile at all?"),
+                    Err(_) => {
+                        format!("the pidfile {file} holds no number, so it is not removed: is it a pidfile at all?")
+                    }
                 })
             }
             Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn files_are_counted_for_clients_and_servers() {
-        let text = "[pgweir]\nauth_type = \"any\"\nmax_client_conn = 100\ndefault_pool_size = 10\n[databases.a]\n\
+        let text = "[users.u]\n[pgweir]\nauth_type = \"trust\"\nmax_client_conn = 100\ndefault_pool_size = 10\n[databases.a]\n\
                     primary = \"postgres://h/a\"\nreplicas = [\"postgres://r/a\"]\n[databases.b]\nprimary = \"postgres://h/b\"\n\
                     max_db_connections = 3\n";
         let config = crate::config::parse(text, Path::new("t.toml")).unwrap();

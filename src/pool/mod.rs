@@ -344,6 +344,7 @@ impl Pool {
             return self.leave_room(worker);
         };
         let pool = Arc::clone(self);
+        tracing::debug!(pool = %self.name(), "logging in to the server");
         tokio::task::spawn_local(async move {
             let changes = pool.settings.login.dns.changes();
             match pool.login(worker).await {
