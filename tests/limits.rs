@@ -511,3 +511,41 @@ fn refused_logins_are_not_repeated_at_once() {
         (refused() > soon).then_some(())
     });
 }
+
+#[test]
+fn what_limits_do_is_counted() {
+    let cluster = Cluster::start();
+    let general = "query_timeout = \"500ms\"\nclient_idle_timeout = \"700ms\"\nmax_client_conn = 2";
+    let weir = over(&cluster, 1).general(general).start();
+    let metric = |line: &str| {
+        let (_, text) = weir.http_get("/metrics");
+        let found = text.lines().find_map(|known| known.strip_prefix(line)?.trim().parse::<u64>().ok());
+        found.unwrap_or(0)
+    };
+    let queries = || {
+        let (_, text) = weir.http_get("/metrics");
+        let of = text.lines().filter(|line| line.starts_with("pgweir_queries_total{"));
+        of.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    assert_eq!(weir.login("postgres", "nowhere").connect().unwrap_err().code(), "3D000");
+    assert_eq!(metric("pgweir_failed_logins_total{reason=\"no_database\"}"), 1);
+    let mut slow = weir.client("app");
+    let mut idle = weir.client("app");
+    assert_eq!(weir.login("postgres", "app").connect().unwrap_err().code(), "53300");
+    assert_eq!(metric("pgweir_refused_clients_total{limit=\"max_client_conn\"}"), 1);
+    assert_eq!(metric("pgweir_failed_logins_total{reason=\"too_many\"}"), 1);
+    let before = queries();
+    slow.query("SELECT pg_sleep(60)");
+    ends(&mut slow, "57014", "query_timeout");
+    ends(&mut idle, "57P05", "client_idle_timeout");
+    assert_eq!(metric("pgweir_timeouts_total{limit=\"query_timeout\"}"), 1);
+    assert_eq!(metric("pgweir_timeouts_total{limit=\"client_idle_timeout\"}"), 1);
+    assert_eq!(metric("pgweir_cancel_requests_total"), 0, "that was our own");
+    eventually("the query is counted", SOON, || (queries() == before + 1).then_some(()));
+    let mut client = weir.client("app");
+    client.query("SELECT pg_sleep(60)");
+    std::thread::sleep(Duration::from_millis(100));
+    client.cancel();
+    client.read_until_ready();
+    assert_eq!(metric("pgweir_cancel_requests_total"), 1);
+}

@@ -97,7 +97,10 @@ impl State {
             pins: shared.pinned.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
             listening: shared.hubs.counts(),
             prepared_statements: shared.registry.len() as u64,
-            cancel_requests: cancel_requests(databases),
+            cancel_requests: shared.cancel_requests.load(Ordering::Relaxed),
+            failed_logins: shared.failed_logins.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
+            turned_away: shared.turned_away.lock().iter().map(|(limit, n)| (*limit, *n)).collect(),
+            timeouts: shared.timeouts.lock().iter().map(|(limit, n)| (*limit, *n)).collect(),
             peers: peers(live),
             peer_cancel_requests: if live.config.general.peer().is_some() {
                 shared.passed_on.counts().collect()
@@ -393,11 +396,6 @@ fn pool(db: &LiveDatabase, pool: &Pool, modes: &HashMap<String, PoolMode>) -> Op
         wait_time: pool.counters.wait_time.snapshot(),
         prepared_statements: pool.prepared_statements(),
     })
-}
-
-fn cancel_requests(databases: &[Arc<LiveDatabase>]) -> u64 {
-    let pools = databases.iter().flat_map(|db| db.pools());
-    pools.map(|pool| pool.counters.cancel_requests.load(Ordering::Relaxed)).sum()
 }
 
 fn peers(live: &Live) -> Vec<PeerSnapshot> {

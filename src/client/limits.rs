@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
+use crate::client::task::Client;
 use crate::config::Config;
 use crate::error::{Error, SqlState};
 
@@ -103,23 +104,27 @@ impl Limits {
         self.any_of_rest() || !(self.query.is_zero() && self.transaction.is_zero())
     }
 
+    /// The setting of a limit.
+    pub(super) fn setting(overdue: Overdue) -> &'static str {
+        match overdue {
+            Overdue::Query => "query_timeout",
+            Overdue::Transaction => "transaction_timeout",
+            Overdue::IdleTransaction => "idle_transaction_timeout",
+            Overdue::ClientIdle => "client_idle_timeout",
+        }
+    }
+
     /// What the client is told.
-    pub(super) fn error(&self, overdue: Overdue) -> Error {
-        let (state, what, setting, limit) = match overdue {
-            Overdue::Query => (SqlState::QUERY_CANCELED, "query timeout", "query_timeout", self.query),
-            Overdue::Transaction => {
-                (SqlState::TRANSACTION_TIMEOUT, "transaction timeout", "transaction_timeout", self.transaction)
+    fn error(&self, overdue: Overdue) -> Error {
+        let (state, what, limit) = match overdue {
+            Overdue::Query => (SqlState::QUERY_CANCELED, "query timeout", self.query),
+            Overdue::Transaction => (SqlState::TRANSACTION_TIMEOUT, "transaction timeout", self.transaction),
+            Overdue::IdleTransaction => {
+                (SqlState::IDLE_IN_TRANSACTION_TIMEOUT, "idle transaction timeout", self.idle_transaction)
             }
-            Overdue::IdleTransaction => (
-                SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
-                "idle transaction timeout",
-                "idle_transaction_timeout",
-                self.idle_transaction,
-            ),
-            Overdue::ClientIdle => {
-                (SqlState::IDLE_SESSION_TIMEOUT, "client idle timeout", "client_idle_timeout", self.client_idle)
-            }
+            Overdue::ClientIdle => (SqlState::IDLE_SESSION_TIMEOUT, "client idle timeout", self.client_idle),
         };
+        let setting = Self::setting(overdue);
         Error::us_fatal(state, format!("terminating connection due to {what}"))
             .detail(format!("{setting} is {} s here.", limit.get().as_secs_f64()))
     }
@@ -133,6 +138,14 @@ impl Limits {
                 "canceling statement due to query timeout: no server connection became free within {limit} s (query_timeout)"
             ),
         )
+    }
+}
+
+impl Client {
+    /// Counts that a limit is passed: what the client is told.
+    pub(super) fn time_is_up(&self, overdue: Overdue) -> Error {
+        self.cx.shared.count_timeout(Limits::setting(overdue));
+        self.limits.error(overdue)
     }
 }
 

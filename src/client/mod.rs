@@ -133,6 +133,7 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
     let error = match entered {
         Ok(Ok(Entered::Nothing)) => return None,
         Ok(Ok(Entered::Cancel { pid, secret })) => {
+            cx.shared.cancel_requests.fetch_add(1, Ordering::Relaxed);
             // Until it is done the connection stays open: who asked may begin the next statement when it is closed.
             peers::cancel(&cx.shared, &live, (pid, secret), stream.addresses()).await;
             return None;
@@ -160,8 +161,12 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
             return None;
         }
         Ok(Err(Failed::Error(error))) => error.fatal(),
-        Err(_) => Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)"),
+        Err(_) => {
+            cx.shared.count_timeout("client_login_timeout");
+            Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)")
+        }
     };
+    cx.shared.count_failed_login(&error);
     if live.config.general.log_pooler_errors {
         let (user, database) = who.unzip();
         tracing::info!(peer, user, database, %error, "login failed");

@@ -411,7 +411,7 @@ impl Client {
     }
 
     /// Whether a limit is passed; if not, the task is woken when it is.
-    fn overdue(&mut self, link: &Link, watch: &mut Watch, cx: &mut Context<'_>) -> Option<Event> {
+    fn overdue(&mut self, link: &mut Link, watch: &mut Watch, cx: &mut Context<'_>) -> Option<Event> {
         if !self.limits.any_of_link() {
             return None;
         }
@@ -427,7 +427,11 @@ impl Client {
         if !self.timer.passed(at, cx) {
             return None;
         }
-        let error = self.limits.error(overdue);
+        let error = self.time_is_up(overdue);
+        if in_flight {
+            // Its answer is not waited for, and would count otherwise.
+            link.counts.query_count += 1;
+        }
         Some(match overdue {
             Overdue::Query | Overdue::Transaction if in_flight => Event::Cancel(error),
             _ => Event::Stop(error),

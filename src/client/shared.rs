@@ -80,6 +80,14 @@ pub struct Shared {
     pub retried: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Sessions that had to keep their server, by reason.
     pub pinned: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Logins that failed, by the class of the reason.
+    pub failed_logins: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Logins refused because too many clients are there, by the limit.
+    pub turned_away: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Clients whose time was up, by the limit.
+    pub timeouts: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Cancel requests that came.
+    pub cancel_requests: AtomicU64,
     /// Those who have come to the console.
     pub at_console: AtomicU32,
     /// The processes that this one has taken over from.
@@ -392,6 +400,10 @@ impl Shared {
             refused: Mutex::default(),
             retried: Mutex::default(),
             pinned: Mutex::default(),
+            failed_logins: Mutex::default(),
+            turned_away: Mutex::default(),
+            timeouts: Mutex::default(),
+            cancel_requests: AtomicU64::new(0),
             at_console: AtomicU32::new(0),
             predecessors: Predecessors::default(),
             draining: AtomicBool::new(false),
@@ -441,6 +453,31 @@ impl Shared {
         *self.retried.lock().entry(reason).or_default() += 1;
     }
 
+    /// Counts a login that failed.
+    pub fn count_failed_login(&self, error: &Error) {
+        let reason = match error.sqlstate {
+            SqlState::INVALID_PASSWORD => "password",
+            SqlState::INVALID_AUTHORIZATION => "not_allowed",
+            SqlState::UNDEFINED_DATABASE => "no_database",
+            SqlState::TOO_MANY_CONNECTIONS => "too_many",
+            SqlState::PROTOCOL_VIOLATION => "protocol",
+            SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN => "not_now",
+            state if state.class() == "08" => "server",
+            _ => "other",
+        };
+        *self.failed_logins.lock().entry(reason).or_default() += 1;
+    }
+
+    /// Counts somebody who was refused because of a limit on clients.
+    fn count_turned_away(&self, limit: &'static str) {
+        *self.turned_away.lock().entry(limit).or_default() += 1;
+    }
+
+    /// Counts a client whose time was up.
+    pub fn count_timeout(&self, limit: &'static str) {
+        *self.timeouts.lock().entry(limit).or_default() += 1;
+    }
+
     /// Counts a session that must keep its server from now on.
     pub fn count_pin(&self, reason: &'static str) {
         *self.pinned.lock().entry(reason).or_default() += 1;
@@ -455,11 +492,14 @@ impl Shared {
             self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
         match admitted {
             Ok(_) => Ok(Admitted(Arc::clone(self))),
-            Err(_) => Err(Error::us_fatal(
-                SqlState::TOO_MANY_CONNECTIONS,
-                format!("no more connections allowed: {max} clients are connected"),
-            )
-            .hint("Raise max_client_conn, or let clients share connections.")),
+            Err(_) => {
+                self.count_turned_away("max_client_conn");
+                Err(Error::us_fatal(
+                    SqlState::TOO_MANY_CONNECTIONS,
+                    format!("no more connections allowed: {max} clients are connected"),
+                )
+                .hint("Raise max_client_conn, or let clients share connections."))
+            }
         }
     }
 
@@ -481,6 +521,7 @@ impl Shared {
                 SeatOf::Database(name) => ("database", name, "max_db_client_connections"),
                 SeatOf::User(name) => ("user", name, "max_user_client_connections"),
             };
+            self.count_turned_away(setting);
             return Err(Error::us_fatal(
                 SqlState::TOO_MANY_CONNECTIONS,
                 format!("no more connections allowed for {what} \"{name}\": {max} clients are connected"),

@@ -314,7 +314,7 @@ impl Client {
             if let Some((at, overdue)) = due
                 && self.timer.passed(at, cx)
             {
-                return Poll::Ready(Err(End::Told(self.limits.error(overdue))));
+                return Poll::Ready(Err(End::Told(self.time_is_up(overdue))));
             }
             if woken.as_mut().poll(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
@@ -1113,8 +1113,16 @@ impl Client {
         let outcome = match waited {
             Ok(Some(Some(granted))) => granted.map_err(Stopped::Refused),
             Ok(Some(None)) => Err(Stopped::Refused(lost("it answers nothing any more"))),
-            Ok(None) if overdue == Some(Overdue::Query) => Err(Stopped::Refused(self.limits.waited_in_vain())),
-            Ok(None) => Err(Stopped::Refused(pool_full(pool, limit))),
+            Ok(None) if overdue == Some(Overdue::Query) => {
+                self.cx.shared.count_timeout("query_timeout");
+                Err(Stopped::Refused(self.limits.waited_in_vain()))
+            }
+            Ok(None) => {
+                self.cx.shared.count_timeout("query_wait_timeout");
+                let own = pool.settings.limits.size != self.live.config.general.default_pool_size as usize;
+                let size = if own { "pool_size" } else { "default_pool_size" };
+                Err(Stopped::Refused(pool_full(pool, limit, size)))
+            }
             Err(stopped) => Err(stopped),
         };
         handle.waits_since_us.store(0, Ordering::Relaxed);
@@ -1280,7 +1288,8 @@ fn catalog_silent(limit: Duration) -> Error {
     .hint("SHOW SERVERS and SHOW REPLICAS on the console tell how the servers are.")
 }
 
-fn pool_full(pool: &Pool, limit: Duration) -> Error {
+/// `size`: the setting that the pool's size comes from.
+fn pool_full(pool: &Pool, limit: Duration, size: &str) -> Error {
     let c = pool.counts();
     let in_vain = format!("no server connection became free within {} s (query_wait_timeout)", limit.as_secs_f64());
     tracing::warn!(pool = %pool.name(), active = c.active + c.active_cancel, waiting = c.waiting, paused = pool.is_paused(), "{in_vain}");
@@ -1301,7 +1310,7 @@ fn pool_full(pool: &Pool, limit: Duration) -> Error {
             c.waiting
         ),
     )
-    .hint("Raise default_pool_size, shorten transactions, or raise query_wait_timeout.")
+    .hint(format!("Raise {size}, shorten transactions, or raise query_wait_timeout."))
 }
 
 /// A word for the metric of refused statements.

@@ -103,6 +103,9 @@ pub(crate) fn snapshot() -> Snapshot {
         listening: (9, 4),
         prepared_statements: 12,
         cancel_requests: 5,
+        failed_logins: vec![("password", 2)],
+        turned_away: vec![("max_client_conn", 1)],
+        timeouts: vec![("query_timeout", 8)],
         peers: vec![
             PeerSnapshot { requests: None, ..peer(1) },
             PeerSnapshot { requests: Some(PeerRequests { waiting: 1, connecting: 2, sent: 3 }), ..peer(2) },

@@ -408,7 +408,21 @@ fn events(s: &Snapshot, out: &mut Families) {
     )
     .count(&[], s.listening.1);
     out.gauge("prepared_statements", "Shared prepared statements now known.").count(&[], s.prepared_statements);
-    out.counter("cancel_requests_total", "Cancel requests received.").count(&[], s.cancel_requests);
+    out.counter("cancel_requests_total", "Cancel requests of clients.").count(&[], s.cancel_requests);
+    let mut failed = out.counter("failed_logins_total", "Logins that failed, by the class of the reason.");
+    for (reason, n) in &s.failed_logins {
+        failed.count(&[("reason", reason)], *n);
+    }
+    let mut away =
+        out.counter("refused_clients_total", "Logins refused because too many clients were there, by the limit.");
+    for (limit, n) in &s.turned_away {
+        away.count(&[("limit", limit)], *n);
+    }
+    let mut timeouts =
+        out.counter("timeouts_total", "Clients closed or statements ended because time was up, by the limit.");
+    for (limit, n) in &s.timeouts {
+        timeouts.count(&[("limit", limit)], *n);
+    }
     let mut passed = out.counter(
         "peer_cancel_requests_total",
         "Cancel requests with keys that peers gave out, by what became of them.",
@@ -544,6 +558,9 @@ mod tests {
         assert_eq!(find(&samples, "pgweir_listening_clients", &[]), 9.0);
         assert_eq!(find(&samples, "pgweir_listened_channels", &[]), 4.0);
         assert_eq!(find(&samples, "pgweir_cancel_requests_total", &[]), 5.0);
+        assert_eq!(find(&samples, "pgweir_failed_logins_total", &[("reason", "password")]), 2.0);
+        assert_eq!(find(&samples, "pgweir_refused_clients_total", &[("limit", "max_client_conn")]), 1.0);
+        assert_eq!(find(&samples, "pgweir_timeouts_total", &[("limit", "query_timeout")]), 8.0);
         assert_eq!(find(&samples, "pgweir_peer_cancel_requests_total", &[("outcome", "passed_on")]), 7.0);
         assert_eq!(find(&samples, "pgweir_peer_cancel_requests", &[("peer_id", "2"), ("state", "sent")]), 3.0);
         assert_eq!(find(&samples, "pgweir_dns_lookups_total", &[("result", "no_name")]), 2.0);

@@ -93,8 +93,14 @@ pub struct Snapshot {
     pub listening: (u64, u64),
     /// Shared prepared statements now known.
     pub prepared_statements: u64,
-    /// Cancel requests received since the start.
+    /// Cancel requests that clients, or peers for theirs, sent since the start.
     pub cancel_requests: u64,
+    /// Logins that failed since the start, by the class of the reason.
+    pub failed_logins: Vec<(&'static str, u64)>,
+    /// Logins refused because too many clients were there, since the start, by the limit.
+    pub turned_away: Vec<(&'static str, u64)>,
+    /// Clients whose time was up since the start, by the limit.
+    pub timeouts: Vec<(&'static str, u64)>,
     /// The processes of `[peers]`, by their numbers; our own may be among them.
     pub peers: Vec<PeerSnapshot>,
     /// Cancel requests with keys that peers gave out, since the start: what became of them (a short fixed word), and how many.

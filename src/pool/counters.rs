@@ -15,8 +15,6 @@ pub struct PoolCounters {
     pub wait_time: Histogram,
     /// How often a connection had to be cleaned before the next client could have it.
     pub resets: AtomicU64,
-    /// Cancel requests sent to the server.
-    pub cancel_requests: AtomicU64,
     /// Cancel requests under way that the server has not been asked yet.
     pub cancels_waiting: AtomicU32,
     /// Those that it has been asked.
@@ -31,7 +29,6 @@ pub(super) struct CountedCancel<'a> {
 
 impl<'a> CountedCancel<'a> {
     pub(super) fn new(counters: &'a PoolCounters) -> Self {
-        counters.cancel_requests.fetch_add(1, Ordering::Relaxed);
         counters.cancels_waiting.fetch_add(1, Ordering::Relaxed);
         Self { counters, sent: false }
     }

@@ -83,7 +83,7 @@ impl Client {
             Some(Some(prepared)) => prepared.map_err(Stopped::Refused),
             Some(None) => Err(Stopped::Refused(silent())),
             None => Err(match limit {
-                Some((_, overdue)) => Stopped::End(End::Told(self.limits.error(overdue))),
+                Some((_, overdue)) => Stopped::End(End::Told(self.time_is_up(overdue))),
                 None => Stopped::Refused(silent()),
             }),
         }

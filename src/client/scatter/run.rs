@@ -214,7 +214,7 @@ impl Client {
             let doing = Doing { in_flight: true, in_transaction: true, asked: 0, answered: 0, transactions: 0 };
             match watch.next(&self.limits, doing, clock::now()) {
                 Some((at, overdue)) if self.timer.passed(at, cx) => {
-                    Poll::Ready(Outcome::Ended(End::Told(self.limits.error(overdue))))
+                    Poll::Ready(Outcome::Ended(End::Told(self.time_is_up(overdue))))
                 }
                 _ => Poll::Pending,
             }
