@@ -189,8 +189,8 @@ fn with_options(mut config: Config, options: &Options) -> Config {
     config
 }
 
-/// Reads the configuration again and goes by it from now on; what changed, in one line. With a mistake in it the old one stays.
-fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<String, Vec<String>> {
+/// Reads the configuration again and goes by it from now on; what changed. With a mistake in it the old one stays.
+fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<Changes, Vec<String>> {
     let path = {
         let live = state.shared.live.load();
         live.config.general.conffile.clone().unwrap_or_else(|| live.config.path.clone())
@@ -217,7 +217,7 @@ fn reload(state: &State, launch: &Launch, watched: &mut Watched) -> Result<Strin
             );
         }
     }
-    outcome.map(|changes| changes.to_string())
+    outcome
 }
 
 /// Changes one setting of the configuration in force, until the next reload.
@@ -245,9 +245,10 @@ fn set(
 fn install(state: &State, launch: &Launch, watched: &mut Watched, mut config: Config) -> Result<Changes, Vec<String>> {
     let old = state.shared.live.load_full();
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let changes = diff::diff(&old.config, &config);
+    let mut changes = diff::diff(&old.config, &config);
     live::keep_fixed(&mut config.general, &old.config.general);
     let new = live::build(config, Some(&old), launch.key)?;
+    changes.files = live::read_anew(&old, &new);
     if new.config.general.log_level != old.config.general.log_level {
         launch.log.set_level(&new.config.general.log_level).map_err(|why| vec![why])?;
     }

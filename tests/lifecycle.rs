@@ -536,3 +536,20 @@ fn databases_without_probes_are_told_of_once() {
     assert_eq!(told(&weir), 2);
     assert!(weir.log_text().contains("count=3 databases=\"a, b, c\""));
 }
+
+#[test]
+fn a_reload_tells_of_files_and_of_what_needs_a_restart() {
+    let mut weir = Weir::builder().users("\"one\" \"a\"").start();
+    let mut console = weir.console().unwrap();
+    weir.reconfigure(|builder| builder.users("\"two\" \"b\""));
+    assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
+    weir.wait_log("changes=auth_file read anew");
+    assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
+    weir.wait_log("changes=nothing changed");
+    weir.reconfigure(|builder| builder.general("workers = 7"));
+    console.query("RELOAD");
+    let told = console.read_until_ready();
+    let notice = told.iter().find_map(|m| m.error()).unwrap();
+    assert_eq!((notice.severity.as_str(), notice.message.as_str()), ("WARNING", "a restart is needed for workers"));
+    assert!(show(&told).ends_with("C(RELOAD) Z(I)"), "{}", show(&told));
+}

@@ -124,7 +124,7 @@ impl Answerer {
                 let database = known(&live, name)?;
                 table(&mut out, &explain::table(explain_route::explain(&database, sql)));
             }
-            Command::Reload => self.reload().await?,
+            Command::Reload => self.reload(&mut out).await?,
             Command::Pause(name) => self.pause(name.as_deref()).await?,
             Command::Resume(name) => self.resume(name.as_deref())?,
             Command::Shutdown(mode) => self.shutdown(*mode)?,
@@ -144,11 +144,20 @@ impl Answerer {
         Ok(out)
     }
 
-    async fn reload(&self) -> Result<()> {
+    /// A notice goes to `out` where a restart is needed.
+    async fn reload(&self, out: &mut Vec<u8>) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         self.ask(Request::Reload(answer))?;
         match answered.await {
-            Ok(Ok(_changes)) => Ok(()),
+            Ok(Ok(changes)) => {
+                if !changes.needs_restart.is_empty() {
+                    let names: Vec<_> = changes.needs_restart.iter().map(|change| change.name).collect();
+                    let message = format!("a restart is needed for {}", names.join(", "));
+                    let notice = Error::us(SqlState::SUCCESS, message).hint("-R restarts without dropping clients.");
+                    encode::notice(out, "WARNING", &notice);
+                }
+                Ok(())
+            }
             Ok(Err(mistakes)) => {
                 Err(Error::us(CONFIG_FILE_ERROR, "the configuration was not reloaded: it has mistakes")
                     .detail(mistakes.join("\n"))

@@ -218,12 +218,11 @@ impl Drain<'_> {
 
     /// The shutdown that someone at the console asks for; everything else is too late.
     fn requested(request: Request) -> Option<ShutdownMode> {
-        let late = || Err(vec!["pgweir is shutting down".to_owned()]);
         match request {
             Request::Shutdown(mode) => return Some(mode),
             // Who asked may have left.
-            Request::Reload(answer) => drop(answer.send(late())),
-            Request::Set { answer, .. } => drop(answer.send(late())),
+            Request::Reload(answer) => drop(answer.send(Err(late()))),
+            Request::Set { answer, .. } => drop(answer.send(Err(late()))),
             Request::HandOver(successor) => {
                 takeover::refuse(successor, Error::us(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"));
             }
@@ -241,6 +240,11 @@ fn order(shared: &Shared, order: Order) {
             Order::None | Order::Cancel | Order::Drain => client.order(order),
         }
     }
+}
+
+/// What is said to whoever comes too late.
+fn late() -> Vec<String> {
+    vec!["pgweir is shutting down".to_owned()]
 }
 
 #[cfg(test)]

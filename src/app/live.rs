@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use sha2::{Digest, Sha256};
+
 use crate::auth::external::{Built, External};
 use crate::auth::hba::{Files, Given, Maps, Rules};
 use crate::auth::ldap::LdapSettings;
@@ -47,6 +49,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
     let mock = Arc::new(list.mock(key, iterations));
     let users: BTreeMap<_, _> =
         list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, iterations, old))).collect();
+    let files = digests(general);
     let config = Arc::new(config);
     // From here on nothing can fail: what is shared with the pools of before may change.
     let server_tls = match old {
@@ -69,6 +72,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
     let peers = Peers::new(&config, old.map(|old| &old.peers));
     let live = Live {
         config,
+        files,
         users,
         rules,
         maps,
@@ -86,6 +90,39 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         keep_made(&live, old);
     }
     Ok(live)
+}
+
+/// The files that settings name, as they are now; what cannot be read is left out, and was a mistake where it is needed.
+fn digests(general: &General) -> BTreeMap<&'static str, (PathBuf, [u8; 32])> {
+    let (client, server) = (&general.client_tls, &general.server_tls);
+    let named = [
+        ("auth_file", &general.auth_file),
+        ("auth_hba_file", &general.auth_hba_file),
+        ("auth_ident_file", &general.auth_ident_file),
+        ("client_tls_ca_file", &client.ca_file),
+        ("client_tls_cert_file", &client.cert_file),
+        ("client_tls_key_file", &client.key_file),
+        ("server_tls_ca_file", &server.ca_file),
+        ("server_tls_cert_file", &server.cert_file),
+        ("server_tls_key_file", &server.key_file),
+    ];
+    let digest = |(setting, path): (&'static str, &Option<PathBuf>)| {
+        let path = path.as_ref()?;
+        let content = std::fs::read(path).ok()?;
+        Some((setting, (path.clone(), Sha256::digest(content).into())))
+    };
+    named.into_iter().filter_map(digest).collect()
+}
+
+/// The settings whose files have another content than before. Of one that names another file the setting itself is told.
+#[must_use]
+pub fn read_anew(old: &Live, new: &Live) -> Vec<&'static str> {
+    let same_path = |setting: &str, path: &PathBuf| old.files.get(setting).filter(|(known, _)| known == path);
+    let anew = new
+        .files
+        .iter()
+        .filter(|(setting, (path, digest))| same_path(setting, path).is_some_and(|(_, known)| known != digest));
+    anew.map(|(setting, _)| *setting).collect()
 }
 
 /// The resolver: there is one for as long as the process lives.

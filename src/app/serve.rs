@@ -13,6 +13,7 @@ use crate::client::Shared;
 use crate::client::database::Live;
 use crate::clock;
 use crate::config::Config;
+use crate::config::diff::Changes;
 use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::metrics::http;
@@ -221,7 +222,7 @@ impl Serving<'_> {
         None
     }
 
-    fn reload(&mut self) -> Result<String, Vec<String>> {
+    fn reload(&mut self) -> Result<Changes, Vec<String>> {
         notify::reloading();
         let outcome = reload(self.state, self.launch, &mut self.watched);
         notify::ready(match outcome {

@@ -13,6 +13,7 @@ use crate::client::database::{Live, LiveDatabase};
 use crate::client::{Shared, console};
 use crate::clock;
 use crate::config::Host;
+use crate::config::diff::Changes;
 use crate::error::{Error, SqlState};
 use crate::id::{ConnectionId, WorkerId};
 use crate::metrics::averages::Averages;
@@ -28,7 +29,7 @@ const SLOT_BITS: u32 = 20;
 #[derive(Debug)]
 pub enum Request {
     /// Read the configuration again; the answer is what changed, or every mistake.
-    Reload(oneshot::Sender<Result<String, Vec<String>>>),
+    Reload(oneshot::Sender<Result<Changes, Vec<String>>>),
     /// Change a setting until the next reload.
     Set {
         /// The setting.

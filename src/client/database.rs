@@ -1,6 +1,7 @@
 //! The live side of the configuration: users' credentials, databases with the health of their servers, and pools.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -42,6 +43,8 @@ static NEXT_POOLS: AtomicU64 = AtomicU64::new(1);
 pub struct Live {
     /// The configuration.
     pub config: Arc<Config>,
+    /// The files that the configuration names, by their settings, each by a digest of its content.
+    pub files: BTreeMap<&'static str, (PathBuf, [u8; 32])>,
     /// Who may log in, from the auth file and `[users]`.
     pub users: BTreeMap<String, Arc<Credential>>,
     /// Which proof is asked of whom, under `auth_type = "hba"`.

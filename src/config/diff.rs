@@ -23,6 +23,8 @@ pub struct Changes {
     pub users: Vec<String>,
     /// Peers of `[peers]` that are new, gone or different.
     pub peers: Vec<PeerId>,
+    /// Settings that name a file whose content is another now. Whoever reads the files notes them.
+    pub files: Vec<&'static str>,
 }
 
 /// A setting of `[pgweir]` that differs; the values as SHOW CONFIG writes them.
@@ -138,7 +140,7 @@ impl fmt::Display for Changes {
         let mut parts = Vec::new();
         let mut list = |what: &str, names: &[String]| {
             if !names.is_empty() {
-                parts.push(format!("{what} {}", names.join(", ")));
+                parts.push(format!("{what} {}", names.join(", ")).trim_start().to_owned());
             }
         };
         let text = |change: &SettingChange| format!("{} = {:?} (was {:?})", change.name, change.new, change.old);
@@ -148,6 +150,8 @@ impl fmt::Display for Changes {
         list("databases changed:", &self.changed.iter().map(ToString::to_string).collect::<Vec<_>>());
         list("users changed:", &self.users);
         list("peers changed:", &self.peers.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let read = |name: &&str| format!("{name} read anew");
+        list("", &self.files.iter().map(read).collect::<Vec<_>>());
         list("needs a restart:", &self.needs_restart.iter().map(text).collect::<Vec<_>>());
         f.write_str(&parts.join("; "))
     }
