@@ -510,7 +510,7 @@ fn as_many_files_may_be_open_as_the_system_allows() {
     let builder = Weir::builder().general("max_client_conn = 900");
     let weir = builder.start_by(|weir, pgweir| {
         let mut shell = Command::new("sh");
-        shell.args(["-c", "ulimit -Hn 512; ulimit -Sn 256; exec \"$0\" \"$@\""]);
+        shell.args(["-c", "ulimit -Sn 256; ulimit -Hn 512; exec \"$0\" \"$@\""]);
         shell.arg(pgweir.get_program()).args(pgweir.get_args());
         let log = std::fs::File::options().create(true).append(true).open(weir.dir().join("log")).unwrap();
         shell.stdout(log.try_clone().unwrap()).stderr(log);
