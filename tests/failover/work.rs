@@ -227,7 +227,8 @@ impl Session {
             }
         };
         self.done.fetch_add(1, Ordering::Relaxed);
-        let error = messages.iter().find_map(Message::error);
+        // A server that goes may have warned before, with a code of its own.
+        let error = messages.iter().filter(|message| message.tag == b'E').find_map(Message::error);
         let status = messages.last().filter(|m| m.tag == b'Z').and_then(|m| m.body.first().copied()).unwrap_or(0);
         let said = error.as_ref().map(|error| format!(" {error:?}")).unwrap_or_default();
         let code = if end.is_empty() { error.map(|error| error.code) } else { Some("lost".to_owned()) };
