@@ -32,8 +32,8 @@ pub struct Probers {
 /// The probers of one database's servers.
 #[derive(Debug)]
 struct Running {
-    /// The last that uses what they find out. It is not to live for their sake.
-    database: Weak<LiveDatabase>,
+    /// Those that use what they find out. They are not to live for their sake.
+    databases: Vec<Weak<LiveDatabase>>,
     /// What they find out.
     health: Vec<Arc<ShardHealth>>,
     credentials: Credentials,
@@ -42,6 +42,11 @@ struct Running {
 }
 
 impl Running {
+    fn is_used(&mut self) -> bool {
+        self.databases.retain(|database| database.strong_count() > 0);
+        !self.databases.is_empty()
+    }
+
     fn is_of(&self, database: &LiveDatabase) -> bool {
         let same = |(a, b): (&Arc<ShardHealth>, &Arc<ShardHealth>)| Arc::ptr_eq(a, b);
         self.health.len() == database.health.len() && self.health.iter().zip(&database.health).all(same)
@@ -53,10 +58,12 @@ impl Probers {
     pub fn follow(&mut self, live: &Live, shared: &Arc<Shared>) {
         self.running.retain_mut(|running| match live.databases.values().find(|database| running.is_of(database)) {
             Some(database) => {
-                running.database = Arc::downgrade(database);
+                if !running.databases.iter().any(|known| known.as_ptr() == Arc::as_ptr(database)) {
+                    running.databases.push(Arc::downgrade(database));
+                }
                 credentials_of(&database.config, live).as_ref() == Some(&running.credentials)
             }
-            None => running.database.strong_count() > 0 && !running.stop.is_closed(),
+            None => running.is_used() && !running.stop.is_closed(),
         });
         let mut unprobed = BTreeSet::new();
         for database in live.databases.values() {
@@ -88,7 +95,7 @@ impl Probers {
 
     /// Stops those of databases that a reload has replaced and nobody uses any more.
     pub fn leave_unused(&mut self) {
-        self.running.retain(|running| running.database.strong_count() > 0);
+        self.running.retain_mut(|running| running.is_used());
     }
 
     fn start(
@@ -110,8 +117,8 @@ impl Probers {
                 });
             }
         }
-        let (health, database) = (database.health.clone(), Arc::downgrade(database));
-        self.running.push(Running { database, health, credentials, stop });
+        let (health, databases) = (database.health.clone(), vec![Arc::downgrade(database)]);
+        self.running.push(Running { databases, health, credentials, stop });
     }
 }
 

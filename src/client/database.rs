@@ -331,7 +331,9 @@ impl LiveDatabase {
             Some(old) if old.is_probed_as(&config, secret.as_ref()) => old.health.clone(),
             _ => config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect(),
         };
-        old.iter().flat_map(|old| &old.health).for_each(|old| health.iter().for_each(|new: &Arc<_>| new.inherit(old)));
+        let probed = config.probe_user.is_some() || config.user.is_some();
+        let known = old.iter().filter(|_| probed).flat_map(|old| &old.health);
+        known.for_each(|old| health.iter().for_each(|new: &Arc<_>| new.inherit(old, now)));
         Arc::new(Self {
             config,
             health,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::client::database::LiveDatabase;
 use crate::client::shared::Activity;
 use crate::client::task::{Attempt, Client, Stopped, micros};
 use crate::clock;
@@ -81,8 +80,13 @@ impl Client {
     ) -> Result<(), Stopped> {
         self.follow_reload().map_err(Stopped::End)?;
         let Some(health) = self.replicated(shard).map(Arc::clone) else {
-            return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "there is nothing to wait for")));
+            // A reload has left nothing to wait for: the server that there is now is asked, and says what is wrong with it.
+            attempt.excluded.clear();
+            attempt.place = None;
+            return Ok(());
         };
+        // A database that the client cannot leave, for the one in its place is another, is waited at as ever.
+        let stays = self.database.retired.load(Ordering::Acquire);
         let limit = self.database.config.health.failover_timeout;
         let now = clock::now();
         let asked = attempt.asked;
@@ -105,9 +109,10 @@ impl Client {
         } else {
             let place = Place::take(Arc::clone(health.line()), arrival);
             let turn = async {
-                turn(&place, &health, pause, &database).await;
+                let leaves = || !stays && database.retired.load(Ordering::Acquire);
+                turn(&place, &health, pause, leaves).await;
                 // Else it comes back, to stand in the line of the database that has taken the place of this one.
-                (!database.retired.load(Ordering::Acquire)).then_some(place)
+                (!leaves()).then_some(place)
             };
             self.attend(turn, left).await
         };
@@ -136,14 +141,14 @@ fn is_read(request: &Request) -> bool {
 /// Completes when who stands at `place` is the first and there is a primary to be tried; not before `pause` is over.
 ///
 /// Also when a reload has replaced the database: whoever is the first looks elsewhere then, and the next is the first.
-async fn turn(place: &Place, health: &ShardHealth, pause: Duration, database: &LiveDatabase) {
+async fn turn(place: &Place, health: &ShardHealth, pause: Duration, leaves: impl Fn() -> bool) {
     let began = clock::now();
     let mut first_since = None;
     loop {
         let now = clock::now();
         let rested = now.saturating_duration_since(began) >= pause;
         if place.is_first() {
-            if database.retired.load(Ordering::Acquire) {
+            if leaves() {
                 return;
             }
             let since = *first_since.get_or_insert(now);

@@ -72,6 +72,8 @@ pub struct Hidden {
     ended: AtomicU64,
     /// Changes whose clients have gone: they are over when the process is.
     abandoned: Mutex<Vec<Abandoned>>,
+    /// A transaction that changed code was prepared: whatever finishes one may make that take effect.
+    prepared: AtomicBool,
     /// Clients ask what they did to sequences: servers that others have used are made to forget it.
     asks_sequences: AtomicBool,
 }
@@ -123,7 +125,8 @@ impl Known {
     /// The same, with what was known before it.
     fn after(mut self, known: Option<&Self>, now: Instant) -> Self {
         if let Some(known) = known {
-            self.before = known.before.iter().filter(|(_, until)| now < *until).cloned().collect();
+            let others = |(census, until): &&(Arc<Census>, Instant)| now < *until && *census != known.census;
+            self.before = known.before.iter().filter(others).cloned().collect();
             if known.census != self.census {
                 self.before.push((Arc::clone(&known.census), now + REPLAYED));
             }
@@ -141,6 +144,7 @@ impl Hidden {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             abandoned: Mutex::new(Vec::new()),
+            prepared: AtomicBool::new(false),
             asks_sequences: AtomicBool::new(false),
         }
     }
@@ -292,6 +296,9 @@ impl Client {
 
     fn judge(&mut self, facts: &Arc<QueryFacts>, own_types: bool, judged: &mut Judged, known: Option<&Known>) {
         let database = &self.database;
+        if facts.prepares_transaction() && (judged.changes || facts.changes_code()) {
+            database.hidden.prepared.store(true, Ordering::Release);
+        }
         if hidden::is_plain_text(facts) && !own_types && !(judged.changes && facts.commits()) {
             return;
         }
@@ -299,7 +306,8 @@ impl Client {
         judged.stamp.get_or_insert(begun);
         let known = known.filter(|known| known.counts(begun, now));
         let traces = known.map(|known| known.of_text(facts, own_types, place.replica, now));
-        let changes = facts.changes_code() || traces.is_some_and(Traces::changes_code);
+        let finishes = facts.finishes_prepared() && database.hidden.prepared.load(Ordering::Acquire);
+        let changes = finishes || facts.changes_code() || traces.is_some_and(Traces::changes_code);
         // What this transaction has made is seen by what comes after it in this transaction alone.
         let makes_own = facts.changes_code() || facts.makes_own_code();
         let sees_own = judged.changes || judged.own_code || (makes_own && facts.statements.len() > 1);
@@ -429,7 +437,7 @@ async fn next_census(database: Arc<LiveDatabase>, shard: ShardIndex) {
     over.as_mut().enable();
     let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
     let is_known = shard.known.load().as_ref().is_some_and(|k| k.counts(begun, now));
-    if !is_known && shard.asking.load(Ordering::Acquire) {
+    if !is_known && shard.asking.load(Ordering::Acquire) && !shard.failed.load(Ordering::Relaxed) {
         // Whether it came in time is seen by what is known then.
         drop(tokio::time::timeout(LONGEST, over).await);
     }
@@ -461,7 +469,9 @@ impl Asking {
         self.bury(pools, worker).await;
         let stamp = hidden.ended.load(Ordering::Acquire);
         if hidden.begun.load(Ordering::Acquire) != stamp {
-            *shard.pause.lock() = Some(began + PAUSE);
+            // What somebody left behind may go on for long.
+            let pause = if hidden.abandoned.lock().is_empty() { PAUSE } else { RETRY };
+            *shard.pause.lock() = Some(clock::now() + pause);
             return;
         }
         let census = self.ask(pools, worker).await;
@@ -479,6 +489,7 @@ impl Asking {
                 PAUSE.max(took.saturating_mul(SHARE_OF_CHANGES))
             }
             Err(error) => {
+                self.keep(shard, stamp);
                 if !shard.failed.swap(true, Ordering::Relaxed) {
                     let database = &self.database.config.name;
                     tracing::warn!(database, %error, "servers are reset after any use of tables and functions: their code is not known");
@@ -487,6 +498,17 @@ impl Asking {
             }
         };
         *shard.pause.lock() = Some(clock::now() + pause);
+    }
+
+    /// Without a primary nothing changes there either: what is known goes on counting until the next attempt.
+    fn keep(&self, shard: &Shard, stamp: u64) {
+        let now = clock::now();
+        let health = self.database.health.get(usize::from(self.shard.0));
+        let Some(known) = shard.known.load_full().filter(|known| known.counts(stamp, now)) else { return };
+        if !health.is_some_and(|health| health.has_primary(now)) {
+            let (census, before) = (Arc::clone(&known.census), known.before.clone());
+            shard.known.store(Some(Arc::new(Known { census, stamp, until: now + RETRY, before })));
+        }
     }
 
     /// Finds out which of the changes are over whose clients have gone.

@@ -285,7 +285,8 @@ impl ServerHealth {
         }
     }
 
-    /// Takes over what `known` has found out of the same server: what it is, not how it is.
+    /// Takes over what `known` has found out of the same server: what it is, not how it is. Only for what is probed: else nobody would
+    /// find out that it is something else now.
     pub fn inherit(&self, known: &Self) {
         self.role.store(known.role.load(Ordering::Relaxed), Ordering::Relaxed);
         self.timeline.store(known.timeline.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -412,7 +413,8 @@ impl ServerHealth {
     /// Whether another is the primary in its place.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
-        self.fenced.load(Ordering::Acquire)
+        // Nobody would ever take it back where nobody looks.
+        self.is_probed() && self.fenced.load(Ordering::Acquire)
     }
 
     /// Another is the primary in its place, or no longer. Whether that is news.

@@ -1,7 +1,7 @@
 //! The health of a shard: its servers, and how far each replica has followed the primary.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -33,6 +33,8 @@ pub struct ShardHealth {
     wrote_at: AtomicU64,
     /// When the newest sample of the primary was asked for, the same.
     sampled_at: AtomicU64,
+    /// What is known of its primary was known before a reload.
+    settled: AtomicBool,
 }
 
 /// The primary's positions, and whose they are.
@@ -66,14 +68,19 @@ impl ShardHealth {
             base,
             wrote_at: AtomicU64::new(0),
             sampled_at: AtomicU64::new(0),
+            settled: AtomicBool::new(false),
         }
     }
 
     /// Takes over what is known of servers that are here as well.
-    pub fn inherit(&self, old: &Self) {
+    pub fn inherit(&self, old: &Self, now: Instant) {
         for (server, known) in self.servers.iter().flat_map(|s| old.servers.iter().map(move |known| (s, known))) {
             if !Arc::ptr_eq(server, known) && server.address() == known.address() {
                 server.inherit(known);
+                // Its primary is still here: one more server to be heard of is no reason for writes to wait.
+                if old.is_settled() && old.acting_primary(now) == Some(known.index()) {
+                    self.settled.store(true, Ordering::Release);
+                }
             }
         }
     }
@@ -82,7 +89,7 @@ impl ShardHealth {
     /// another has not taken the place of the primary.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.servers.iter().all(|server| server.is_settled())
+        self.settled.load(Ordering::Acquire) || self.servers.iter().all(|server| server.is_settled())
     }
 
     /// Those who wait for a primary.

@@ -591,9 +591,19 @@ impl QueryFacts {
     /// Whether it may change what code runs: see [`StatementFacts::changes_code`].
     #[must_use]
     pub fn changes_code(&self) -> bool {
-        // Of what was prepared nobody knows any more what it did.
-        let changes = |s: &StatementFacts| s.changes_code || s.transaction == TransactionEffect::FinishPrepared;
-        self.may_change_code || self.statements.iter().any(changes)
+        self.may_change_code || self.statements.iter().any(|s| s.changes_code)
+    }
+
+    /// Whether it leaves a transaction to be finished by anybody.
+    #[must_use]
+    pub fn prepares_transaction(&self) -> bool {
+        self.statements.iter().any(|s| s.transaction == TransactionEffect::PrepareTransaction)
+    }
+
+    /// Whether it finishes one of which nobody knows any more what it did.
+    #[must_use]
+    pub fn finishes_prepared(&self) -> bool {
+        self.statements.iter().any(|s| s.transaction == TransactionEffect::FinishPrepared)
     }
 
     /// Whether it makes a relation of its session's with code in it.

@@ -401,6 +401,40 @@ fn a_reload_does_not_bring_the_old_primary_back() {
     assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 1) Z(I)");
     assert_eq!(show(&second.read_until_ready()), "C(INSERT 0 1) Z(I)");
     assert_eq!(site.servers[2].value("SELECT count(*) FROM t WHERE id IN (50, 51)"), "2");
+
+    // So does one that finds a single server, for which nobody waits.
+    site.servers[2].kill9();
+    client.query("INSERT INTO t VALUES (60)");
+    second.query("INSERT INTO t VALUES (61)");
+    eventually("they wait again", PATIENCE, || {
+        let waiting = site.weir.admin_table("SHOW CLIENTS");
+        (waiting.iter().filter(|row| row["state"] == "waiting").count() == 2).then_some(())
+    });
+    reload(&format!("[{}, {}, {}]", url(0), url(1), url(2)), &format!("[{}]", url(0)));
+    assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 1) Z(I)");
+    assert_eq!(show(&second.read_until_ready()), "C(INSERT 0 1) Z(I)");
+    assert_eq!(site.servers[0].value("SELECT count(*) FROM t WHERE id IN (60, 61)"), "2");
+}
+
+/// Who waits for a primary of a database that is removed meanwhile can still be told to stop, and delays nobody.
+#[test]
+fn who_waits_in_a_database_that_is_no_more_can_be_cancelled() {
+    let site = Site::start("");
+    let mut client = site.client();
+    site.servers[0].kill9();
+    client.query("INSERT INTO t VALUES (1)");
+    eventually("it waits", PATIENCE, || {
+        let clients = site.weir.admin_table("SHOW CLIENTS");
+        clients.iter().any(|row| row["state"] == "waiting").then_some(())
+    });
+    let text = std::fs::read_to_string(site.weir.config_path()).unwrap();
+    std::fs::write(site.weir.config_path(), text.replace("[databases.app]", "[databases.other]")).unwrap();
+    site.weir.admin("RELOAD");
+    // It is the first in line, and looks around.
+    std::thread::sleep(Duration::from_millis(300));
+    client.cancel();
+    client.set_read_timeout(Duration::from_secs(5));
+    assert_eq!(show(&client.read_until_ready()), "E(57014) Z(I)");
 }
 
 /// A replica that nobody told of the new primary has all that it can receive, and is behind all the same: it receives nothing, or what

@@ -203,6 +203,8 @@ impl Client {
         }
         self.settle_hidden(&mut link.judged, link.shard);
         let verdict = self.verdict(&mut link, self.session.leaves_state());
+        // Whatever it has changed was rolled back or is told of already.
+        link.judged.ended();
         link.checkout.release(verdict);
     }
 }

@@ -71,9 +71,8 @@ impl Client {
             Err(error) => return self.refuse(error).await,
         };
         let hides = self.may_hide(&scatter.shards);
-        if hides {
-            self.learn_hidden(&scatter.shards);
-        }
+        // Before what is known is too old to count.
+        self.learn_hidden(&scatter.shards);
         let mut legs = match self.acquire(&scatter.shards, need).await {
             Ok(legs) => legs,
             Err(Stopped::Refused(error)) => {

@@ -214,9 +214,9 @@ const HARMLESS: &[&str] = &[
 fn plpgsql(text: &str) -> Body {
     let tokens = tokens(text);
     let mut body = names(&tokens);
-    let (traces, mut defines) = commands(&tokens);
+    let (traces, defines) = commands(&tokens);
     body.traces |= traces;
-    let mut texts = Vec::new();
+    let is_code = |token: &Token| matches!(token, Token::Word(word) if CODE.binary_search(&word.as_str()).is_ok());
     if updates_settings(&tokens) {
         body.traces |= Traces::of(PinReason::Setting);
     }
@@ -227,13 +227,14 @@ fn plpgsql(text: &str) -> Body {
             if let Token::Text(text) = token {
                 body.traces |= names(&self::tokens(text)).traces;
                 body.traces |= loose_commands(&self::tokens(text));
-                texts.extend(self::tokens(text));
+                let text = self::tokens(text);
+                if text.iter().any(|t| t.is_word("create") || t.is_word("alter")) && text.iter().any(is_code) {
+                    body.traces |= Traces::CHANGES;
+                }
             }
         }
     }
-    defines |= texts.iter().any(|t| t.is_word("create") || t.is_word("alter"));
-    let is_code = |token: &Token| matches!(token, Token::Word(word) if CODE.binary_search(&word.as_str()).is_ok());
-    if defines && tokens.iter().chain(&texts).any(is_code) {
+    if defines && tokens.iter().any(is_code) {
         body.traces |= Traces::CHANGES;
     }
     body
