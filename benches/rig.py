@@ -65,7 +65,7 @@ class Rig:
         with open(self.dir / name / "postgresql.conf", "a") as conf:
             conf.write(
                 f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n"
-                "max_connections = 300\nshared_buffers = '128MB'\nfsync = off\nautovacuum = off\nmax_wal_senders = 10\n"
+                "max_connections = 600\nshared_buffers = '128MB'\nfsync = off\nautovacuum = off\nmax_wal_senders = 10\n"
             )
         self.start(name, self.pg_bin / "postgres", "-D", self.dir / name)
 
