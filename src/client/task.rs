@@ -758,7 +758,12 @@ impl Client {
                             let error = crashed();
                             if attempt.crash.is_some() {
                                 self.refuse_here(&error);
-                                return Ok(());
+                                // As above.
+                                return if self.held_begin.take().is_some() {
+                                    Err(End::Told(error.fatal()))
+                                } else {
+                                    Ok(())
+                                };
                             }
                             attempt.crash = Some(error);
                             // Once more, but not where it could end the work of all, and not when it has become another.
