@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::client::attempt::Attempt;
 use crate::client::shared::Activity;
-use crate::client::task::{Attempt, Client, Stopped, micros};
+use crate::client::task::{Client, Stopped, micros};
 use crate::clock;
 use crate::config::{Fallback, Role};
 use crate::error::{Error, SqlState};

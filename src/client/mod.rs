@@ -3,8 +3,10 @@
 //! `greet` reads the first packet, `login` lets the client in, `task` gathers its messages into segments, plans and routes them
 //! (`plan`) and gets a server, and `relay` moves bytes both ways until the server can be given back.
 
+mod attempt;
 mod block;
 mod catalog;
+mod checkout;
 pub mod console;
 pub mod database;
 pub mod external;

@@ -6,37 +6,28 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::client::WorkerContext;
 use crate::client::block::Block;
 use crate::client::catalog::{LookUp, Planned};
 use crate::client::database::{Live, LiveDatabase, UserPools};
-use crate::client::failover::{self, Waiting};
-use crate::client::fresh::{self, Seen};
-use crate::client::limits::{Limits, Overdue, Timer};
+use crate::client::limits::{Limits, Timer};
 use crate::client::listen::Listener;
 use crate::client::lost::Lost;
 use crate::client::own;
 use crate::client::plan::Need;
 use crate::client::popular;
-use crate::client::relay::{Cause, Ended, Link};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
-use crate::client::silence::Silence;
 use crate::client::suspend;
 use crate::client::token;
 use crate::clock;
-use crate::config::{PoolMode, ReadBalance, Role};
+use crate::config::PoolMode;
 use crate::error::{Error, Severity, SqlState};
-use crate::health::line::Place;
-use crate::health::server::{InFlight, ServerHealth};
-use crate::health::view::ServerView;
-use crate::id::{ServerIndex, ShardIndex};
+use crate::id::ServerIndex;
 use crate::net::{Buffer, Stream};
-use crate::pool::{self, Asked, Checkout, Pool, Ticket, Verdict};
-use crate::route::decide::{self, Freshness, Request, Route, Why};
 use crate::session::settings::ClientSettings;
 use crate::session::{Intake, Session, Values};
 use crate::shard::plan::ShardPlan;
@@ -47,20 +38,8 @@ use crate::wire::{encode, frame};
 /// A client is not read from while this many bytes wait to be sent to it.
 pub const HIGH_WATER: usize = 256 * 1024;
 
-/// Connections that may fail `server_check_query` before the client is told.
-const CHECKS: u32 = 100;
-
-/// How often a statement may lose its server in all.
-const MOST_FAILURES: u32 = 16;
-/// How long a server that loses one process may take to die altogether.
-const DYING: Duration = Duration::from_millis(100);
-/// How long a server may take to accept a connection, when the question is whether it is there.
-const DIAL: Duration = Duration::from_secs(1);
-/// Connections that may fail to become a client's because of what others left on them.
-const INHERITED: u32 = 3;
-
 /// A wait without a limit.
-const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
+pub(super) const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
 
 /// Why a client's session ends.
 #[derive(Debug)]
@@ -90,7 +69,7 @@ pub struct Client {
     pub(super) pools: Arc<UserPools>,
     registered: Registered,
     generation: u64,
-    last_write: Option<Instant>,
+    pub(super) last_write: Option<Instant>,
     /// Where its statements go that say nothing themselves.
     pub(super) route: RouteHint,
     /// How long it may take for what; as of that generation.
@@ -100,61 +79,13 @@ pub struct Client {
     /// Since when it has asked for nothing, if that is limited.
     rests_since: Option<Instant>,
     /// Unnamed statements that come often are left unnamed for the moment.
-    leaves_unnamed: bool,
+    pub(super) leaves_unnamed: bool,
     /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
     skipping: bool,
     /// Its part in listening, if it ever listened.
     pub(super) listener: Option<Box<Listener>>,
     /// A block that was answered for but begins only when the first statement shows the shard.
-    held_begin: Option<Box<Block>>,
-}
-
-/// What a retry of a segment must do differently.
-#[derive(Debug)]
-pub(super) struct Attempt {
-    /// Servers that were tried.
-    pub(super) excluded: Vec<ServerIndex>,
-    primary: bool,
-    /// How often a server that had the segment was of no use for it. No wait begins that anew.
-    failures: u32,
-    /// What became of it on a server that lives: it ended the process that served it.
-    crash: Option<Error>,
-    /// When the segment was first asked for.
-    pub(super) asked: Instant,
-    /// The wait for a primary, if there has been one.
-    pub(super) waiting: Option<Waiting>,
-    /// Its place before all others who wait, until it stands in a pool's queue.
-    pub(super) place: Option<Place>,
-    /// Whether it waits for a primary.
-    pub(super) stays: Stays,
-}
-
-/// What is done where there is no primary, and one may come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stays {
-    /// It is waited for.
-    Waits,
-    /// It is not, for connections are held that others need.
-    Leaves,
-    /// That has happened: what was given as an error is no more than this.
-    Left,
-}
-
-impl Attempt {
-    /// The first, now.
-    pub(super) fn new() -> Self {
-        let (excluded, stays) = (Vec::new(), Stays::Waits);
-        Self {
-            excluded,
-            primary: false,
-            failures: 0,
-            crash: None,
-            asked: clock::moment(),
-            waiting: None,
-            place: None,
-            stays,
-        }
-    }
+    pub(super) held_begin: Option<Box<Block>>,
 }
 
 impl Client {
@@ -708,450 +639,6 @@ impl Client {
         }
     }
 
-    /// Gets a server and relays; again on another where that is certain to be unnoticed.
-    async fn execute(&mut self, mut need: Need) -> Result<(), End> {
-        let mut attempt = Attempt::new();
-        // Once is enough: what fails as an unnamed statement too is wrong by itself, and would be tried for ever.
-        let mut leaves_unnamed = false;
-        loop {
-            let (shard, request) = self.request(&need, &attempt);
-            let link = match self.link(shard, &request, &mut attempt).await {
-                Ok(link) => link,
-                Err(Stopped::Refused(error)) => {
-                    let told = attempt.crash.as_ref().filter(|_| error.sqlstate != SqlState::QUERY_CANCELED);
-                    self.refuse_here(told.unwrap_or(&error));
-                    // The block never began, and it has failed.
-                    if self.held_begin.take().is_some() {
-                        return Err(End::Told(error.fatal()));
-                    }
-                    return Ok(());
-                }
-                Err(Stopped::End(end)) => return Err(end),
-            };
-            let role = link.role();
-            let server = link.server();
-            let (ended, wrote) = self.relay(link, &need).await;
-            if wrote {
-                self.last_write = Some(clock::now());
-            }
-            match ended {
-                Ended::Released => return Ok(()),
-                Ended::Client(end) => return Err(end),
-                Ended::Again => {
-                    self.cx.shared.count_retry("kept_plan");
-                    leaves_unnamed = true;
-                    self.gather_again(leaves_unnamed)?;
-                }
-                Ended::Retry(cause) => {
-                    self.gather_again(leaves_unnamed)?;
-                    attempt.failures += 1;
-                    attempt.excluded.push(server);
-                    match cause {
-                        Cause::NeedsPrimary { writes } => {
-                            attempt.primary = true;
-                            if writes {
-                                (need.access, need.wrote) = (Access::Write, true);
-                                self.remember_write();
-                            }
-                        }
-                        Cause::Broken { sent: true } if self.serves_on(shard, server).await => {
-                            let error = crashed();
-                            if attempt.crash.is_some() {
-                                self.refuse_here(&error);
-                                // As above.
-                                return if self.held_begin.take().is_some() {
-                                    Err(End::Told(error.fatal()))
-                                } else {
-                                    Ok(())
-                                };
-                            }
-                            attempt.crash = Some(error);
-                            // Once more, but not where it could end the work of all, and not when it has become another.
-                            attempt.stays = Stays::Leaves;
-                        }
-                        Cause::Broken { .. } | Cause::Leaves => {}
-                    }
-                    tracing::info!(client = %self.handle().id, ?role, ?cause, "statement is retried on another server");
-                    let primary = matches!(cause, Cause::NeedsPrimary { .. });
-                    self.cx.shared.count_retry(if primary { "needs_primary" } else { "elsewhere" });
-                    if attempt.failures > MOST_FAILURES {
-                        return Err(End::Told(lost("too many servers failed")));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The segment was taken for a read, and a standby would not do it: from now on it goes to the primary at once.
-    fn remember_write(&self) {
-        let mut readings = self.pools.readings.lock();
-        readings.follow(self.database.catalog_epoch.load(Ordering::Acquire));
-        let all: Vec<_> = self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).collect();
-        // Which of several it was is not known, but where some cannot have been it, they were not.
-        let some = all.iter().any(|facts| !facts.plainly_reads());
-        all.into_iter().filter(|facts| !some || !facts.plainly_reads()).for_each(|facts| readings.refuse(facts));
-    }
-
-    /// Whether a server that broke a connection without a word still takes new ones: then it was one of its processes that died, and what
-    /// that was asked may be why. (When one has crashed, the server ends all others, but takes connections, if only to say that it
-    /// recovers.)
-    async fn serves_on(&self, shard: ShardIndex, server: ServerIndex) -> bool {
-        let Some(pool) = self.database.pool(&self.pools, shard, server) else { return false };
-        // What dies as a whole does not do so at once.
-        tokio::time::sleep(DYING).await;
-        tokio::time::timeout(DIAL, pool.target.takes_connections(&pool.settings.login)).await.unwrap_or(false)
-    }
-
-    /// Reads the segment once more that was put back into the input; `as_it_came`: with its unnamed statements as such.
-    fn gather_again(&mut self, as_it_came: bool) -> Result<(), End> {
-        self.leaves_unnamed = as_it_came;
-        let gathered = self.gather();
-        self.leaves_unnamed = false;
-        gathered.map_err(End::Told)?;
-        if as_it_came {
-            // Of a Bind or Describe whose Parse came in an earlier segment the session knows only what servers keep.
-            self.segment.items.iter_mut().for_each(|(intake, _)| intake.leave_unnamed());
-        }
-        Ok(())
-    }
-
-    pub(super) fn request(&self, need: &Need, attempt: &Attempt) -> (ShardIndex, Request) {
-        let shard = match &need.plan {
-            ShardPlan::Single { shard, .. } => *shard,
-            _ => self.database.config.map.default_shard,
-        };
-        let begun = self.held_begin.as_deref();
-        let begin_read_only = need.begin_read_only || begun.is_some_and(|block| block.read_only);
-        let in_block = begun.is_some() && !begin_read_only;
-        let access = if attempt.primary || in_block { Access::Write } else { need.access };
-        let health = &self.database.config.health;
-        let request = Request {
-            access,
-            hint: if attempt.primary { RouteHint::Primary } else { need.hint },
-            begin_read_only,
-            balance: health.balance,
-            fallback: health.fallback,
-            // Those of the moment are filled in where the server is chosen.
-            fresh: Freshness::default(),
-            turn: 0,
-        };
-        (shard, request)
-    }
-
-    async fn link(
-        &mut self,
-        shard: ShardIndex,
-        request: &Request,
-        attempt: &mut Attempt,
-    ) -> Result<Box<Link>, Stopped> {
-        let since = clock::moment();
-        let Lent { checkout, in_flight, route } = self.lend(shard, request, attempt).await?;
-        Ok(Link::boxed(checkout, in_flight, route.role, shard, route.server, since))
-    }
-
-    /// Chooses a server and gets a connection to it that has the client's settings.
-    pub(super) async fn lend(
-        &mut self,
-        shard: ShardIndex,
-        request: &Request,
-        attempt: &mut Attempt,
-    ) -> Result<Lent, Stopped> {
-        let mut last_error: Option<Error> = None;
-        loop {
-            let now = clock::moment();
-            let (route, in_flight) = match self.choose(shard, request, attempt, now) {
-                Ok((route, _)) if attempt.crash.is_some() && route.role == Role::Primary => {
-                    return Err(Stopped::Refused(crashed()));
-                }
-                Ok((route, server)) if !self.must_wait(shard, (&route, server.server()), attempt, now) => {
-                    (route, server)
-                }
-                Err(error) if !self.may_wait(shard, request) => {
-                    return Err(Stopped::Refused(last_error.unwrap_or(error)));
-                }
-                Ok(_) | Err(_) if attempt.stays != Stays::Waits => {
-                    attempt.stays = Stays::Left;
-                    let error = || Error::server(SqlState::CONNECTION_FAILURE, "there is no primary to be asked");
-                    return Err(Stopped::Refused(last_error.unwrap_or_else(error)));
-                }
-                Ok(_) | Err(_) => {
-                    Box::pin(self.await_primary(shard, request, attempt, last_error.as_ref())).await?;
-                    continue;
-                }
-            };
-            let Some(pool) = self.database.pool(&self.pools, shard, route.server) else {
-                return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "the route names no server")));
-            };
-            let replicated = self.replicated(shard).is_some();
-            let silence =
-                || (replicated || route.role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
-            let confirm = (route.role == Role::Primary && replicated).then(|| in_flight.server());
-            match self.checkout(&pool, now, &silence, confirm, &mut attempt.place).await {
-                Ok(checkout) => {
-                    let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
-                    self.count_checkout(&pool, &in_flight, read, now);
-                    self.database.routes.count(route.why);
-                    return Ok(Lent { checkout, in_flight, route });
-                }
-                Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {
-                    tracing::debug!(pool = %pool.name(), %error, "server cannot be used, another is tried");
-                    attempt.excluded.push(route.server);
-                    last_error = Some(error);
-                }
-                Err(stopped) => return Err(stopped),
-            }
-        }
-    }
-
-    fn choose(
-        &self,
-        shard: ShardIndex,
-        request: &Request,
-        attempt: &mut Attempt,
-        now: Instant,
-    ) -> Result<(Route, InFlight), Error> {
-        let internal = || Error::us(SqlState::INTERNAL_ERROR, "the route names no server");
-        let health = self.database.health.get(usize::from(shard.0)).ok_or_else(internal)?;
-        let (one, mut several) = (health.only_view(now), Vec::new());
-        if one.is_none() {
-            health.views(now, &mut several);
-        }
-        let views: &[ServerView] = one.as_ref().map_or(&several, std::slice::from_ref);
-        let settings = &self.database.config.health;
-        // A single server needs no token.
-        let told = (views.len() > 1).then(|| self.session.settings().get(token::NAME)).flatten();
-        let told = told.and_then(|text| token::of_shard(text, usize::from(shard.0)));
-        let seen = Seen { last_write: self.last_write, token: told };
-        let fresh = fresh::needed(settings, health, seen, now);
-        let turn = if settings.balance == ReadBalance::RoundRobin { health.next_turn() } else { 0 };
-        let request = &Request { fresh, turn, ..*request };
-        loop {
-            let route = decide::decide(request, views, &attempt.excluded, &mut *self.cx.rng.borrow_mut())?;
-            let server = health.server(route.server).ok_or_else(internal)?;
-            if matches!(route.why, Why::OwnWritesNotReplayed | Why::TooStale) {
-                health.hurry();
-            }
-            if route.role == Role::Primary || route.why == Why::LastResort {
-                return Ok((route, server.begin_anyway(now)));
-            }
-            match server.begin(now) {
-                Some(in_flight) => return Ok((route, in_flight)),
-                None => attempt.excluded.push(route.server),
-            }
-        }
-    }
-
-    fn count_checkout(&self, pool: &Pool, in_flight: &InFlight, read: bool, asked: Instant) {
-        let waited = clock::moment().saturating_duration_since(asked);
-        pool.counters.wait_time.record(waited);
-        if read {
-            in_flight.server().count_read();
-        }
-        pool.counters.totals.add(&crate::metrics::counters::Counts {
-            server_assignment_count: 1,
-            wait_time: micros(waited),
-            ..Default::default()
-        });
-    }
-
-    /// A connection of the pool, with the client's settings.
-    async fn checkout(
-        &mut self,
-        pool: &Arc<Pool>,
-        since: Instant,
-        silence: &dyn Fn() -> Option<Silence>,
-        confirm: Option<&Arc<ServerHealth>>,
-        place: &mut Option<Place>,
-    ) -> Result<Checkout, Stopped> {
-        let (mut tries, mut failed, mut inherited) = (0, 0, 0);
-        loop {
-            let asked = pool.ask(self.cx.id);
-            // It stands in the queue of the pool now: the next in line may come forward.
-            drop(place.take());
-            let mut checkout = match asked.map_err(Stopped::Refused)? {
-                Asked::Now(checkout) => checkout,
-                Asked::Later(ticket) => Box::pin(self.wait(ticket, pool, since, silence())).await?,
-            };
-            if checkout.is_unproven()
-                && let Err(error) = Box::pin(self.prove(&mut checkout, silence())).await?
-            {
-                // What died while it rested says nothing of the next one, but not for ever.
-                failed += 1;
-                if failed > CHECKS || pool.settings.check.as_ref().is_some_and(pool::Check::is_always) {
-                    return Err(Stopped::Refused(error));
-                }
-                continue;
-            }
-            let Some(connection) = checkout.as_mut() else { continue };
-            if let Some(server) = confirm {
-                if failover::is_standby(connection) == Some(true) {
-                    // What the empty query fails with does not matter: it was answered.
-                    let asked = tokio::time::timeout(pool.settings.login.timeout, connection.run(";"));
-                    let gone = match Box::pin(self.aside(asked, silence())).await? {
-                        Ok(Ok(_)) => None,
-                        Ok(Err(error)) => Some(error.to_string()),
-                        Err(_) => Some("it does not answer".to_owned()),
-                    };
-                    if let Some(why) = gone {
-                        tries += 1;
-                        if tries > 3 {
-                            return Err(Stopped::Refused(lost(&why)));
-                        }
-                        continue;
-                    }
-                }
-                if !failover::takes_writes(connection, server) {
-                    checkout.release(Verdict::Clean);
-                    return Err(Stopped::Refused(failover::is_a_standby(&pool.name())));
-                }
-            }
-            let forgets = connection.state.stale_sequences && self.database.hidden.minds_sequences(pool.key.shard);
-            let sql = match (connection.state.settings.catch_up(self.session.settings()), forgets) {
-                (None, false) => return Ok(checkout),
-                (settings, true) => format!("DISCARD SEQUENCES;{}", settings.unwrap_or_default()),
-                (Some(settings), false) => settings,
-            };
-            let as_new = connection.state.settings.is_as_new();
-            let limit = pool.settings.login.timeout;
-            let run = Box::pin(tokio::time::timeout(limit, connection.run(&sql)));
-            let ran = match silence() {
-                Some(silence) => Box::pin(silence.or(self.handle(), run)).await,
-                None => Some(run.await),
-            };
-            let Some(ran) = ran else { return Err(Stopped::Refused(lost("it answers nothing any more"))) };
-            match ran {
-                Ok(Ok(Ok(()))) => {
-                    connection.state.settings.caught_up(self.session.settings());
-                    connection.state.stale_sequences &= !forgets;
-                    return Ok(checkout);
-                }
-                // Maybe because of what another has set: its timeout, what takes rights to be undone. A reset takes that away.
-                Ok(Ok(Err(_))) if !as_new && inherited < INHERITED => {
-                    inherited += 1;
-                    checkout.release(Verdict::Dirty);
-                }
-                Ok(Ok(Err(_))) if self.escapes() => checkout.release(Verdict::Dirty),
-                Ok(Ok(Err(error))) => {
-                    checkout.release(Verdict::Dirty);
-                    let message = format!("a setting of the session could not be applied: {}", error.message);
-                    return Err(Stopped::Refused(Error { message, ..error }));
-                }
-                // A connection that died while it rested: another is tried, but not for ever.
-                _ if tries < 3 => tries += 1,
-                _ => return Err(Stopped::Refused(lost("the server closed every connection that was tried"))),
-            }
-        }
-    }
-
-    /// Whether the segment does nothing but reset settings, which are not wanted any more then.
-    fn escapes(&mut self) -> bool {
-        match self.segment.items.as_slice() {
-            [(Intake::Query(facts), _)] => {
-                let facts = Arc::clone(facts);
-                self.session.escape(&facts)
-            }
-            _ => false,
-        }
-    }
-
-    /// Asks a connection that has rested whether it still answers.
-    async fn prove(&mut self, checkout: &mut Checkout, silence: Option<Silence>) -> Result<Result<(), Error>, Stopped> {
-        self.aside(checkout.check(), silence).await
-    }
-
-    /// The outcome of what is done on a connection before the client's work, while the client is there, nobody cancels and the server does
-    /// not fall silent.
-    async fn aside<T>(&mut self, work: impl Future<Output = T>, silence: Option<Silence>) -> Result<T, Stopped> {
-        let handle = Arc::clone(self.handle());
-        // So that a cancel request finds it.
-        handle.set_activity(Activity::Waiting);
-        let work = async {
-            match silence {
-                Some(silence) => silence.or(&handle, work).await,
-                None => Some(work.await),
-            }
-        };
-        let done = self.attend(work, FOR_EVER).await;
-        handle.cancel_is_done();
-        handle.set_activity(Activity::Idle);
-        match done? {
-            Some(Some(done)) => Ok(done),
-            _ => Err(Stopped::Refused(lost("it answers nothing any more"))),
-        }
-    }
-
-    /// Waits in the queue, while the client is there, nobody cancels and the time is not up.
-    async fn wait(
-        &mut self,
-        mut ticket: Ticket,
-        pool: &Pool,
-        since: Instant,
-        silence: Option<Silence>,
-    ) -> Result<Checkout, Stopped> {
-        let handle = Arc::clone(self.handle());
-        handle.set_activity(Activity::Waiting);
-        let started = since.saturating_duration_since(self.cx.shared.started);
-        handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
-        let (limit, overdue) =
-            self.limits.wait(clock::now().saturating_duration_since(since)).unwrap_or((FOR_EVER, None));
-        let worker = self.cx.id;
-        let granted = async {
-            match silence {
-                Some(silence) => silence.or(&handle, ticket.wait(worker)).await,
-                None => Some(ticket.wait(worker).await),
-            }
-        };
-        let mut granted = pin!(granted);
-        let notify = self.live.config.general.query_wait_notify;
-        let mut waited = Ok(None);
-        let mut left = limit;
-        if !notify.is_zero() && notify < limit {
-            waited = self.attend(granted.as_mut(), notify).await;
-            left = limit.saturating_sub(notify);
-            if matches!(waited, Ok(None)) {
-                self.tell_queued(pool);
-            }
-        }
-        if matches!(waited, Ok(None)) {
-            waited = self.attend(granted, left).await;
-        }
-        let outcome = match waited {
-            Ok(Some(Some(granted))) => granted.map_err(Stopped::Refused),
-            Ok(Some(None)) => Err(Stopped::Refused(lost("it answers nothing any more"))),
-            Ok(None) if overdue == Some(Overdue::Query) => {
-                self.cx.shared.count_timeout("query_timeout");
-                Err(Stopped::Refused(self.limits.waited_in_vain()))
-            }
-            Ok(None) => {
-                self.cx.shared.count_timeout("query_wait_timeout");
-                let own = pool.settings.limits.size != self.live.config.general.default_pool_size as usize;
-                let size = if own { "pool_size" } else { "default_pool_size" };
-                Err(Stopped::Refused(pool_full(pool, limit, size)))
-            }
-            Err(stopped) => Err(stopped),
-        };
-        handle.waits_since_us.store(0, Ordering::Relaxed);
-        handle.cancel_is_done();
-        handle.set_activity(Activity::Idle);
-        outcome
-    }
-
-    /// `query_wait_notify`: tells the client why it has no answer.
-    fn tell_queued(&mut self, pool: &Pool) {
-        let c = pool.counts();
-        let why = if pool.is_paused() { "the database is paused" } else { "all server connections are in use" };
-        let notice = Error::us(SqlState::SUCCESS, format!("the statement waits for a server connection: {why}"))
-            .detail(format!(
-                "{} clients wait in this pool; {} connections are in use.",
-                c.waiting,
-                c.active + c.active_cancel
-            ));
-        encode::notice(self.output.tail(), "NOTICE", &notice);
-        let mut cx = Context::from_waker(Waker::noop());
-        // What the socket does not take now goes with what follows, and who has left is noticed by the wait.
-        drop(self.output.poll_flush(&mut self.stream, &mut cx));
-    }
-
     /// Waits until the catalog is asked, as long as for a server.
     async fn ask_first(&mut self, looking_up: LookUp) -> Result<(), Stopped> {
         let limit = self.live.config.general.query_wait_timeout;
@@ -1227,13 +714,6 @@ impl Client {
     }
 }
 
-/// A connection that was lent to the client.
-pub(super) struct Lent {
-    pub(super) checkout: Checkout,
-    pub(super) in_flight: InFlight,
-    pub(super) route: Route,
-}
-
 /// Why no server was got.
 #[derive(Debug)]
 pub(super) enum Stopped {
@@ -1246,13 +726,6 @@ pub(super) enum Stopped {
 /// Microseconds, as counters keep them.
 pub(super) fn micros(d: Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Whether another server may do better: this one could not be reached or is not taking connections.
-fn is_unreachable(error: &Error) -> bool {
-    error.severity == Severity::Error
-        && matches!(error.sqlstate.class(), "08" | "57")
-        && error.sqlstate != SqlState::QUERY_CANCELED
 }
 
 pub(super) fn terminated() -> Error {
@@ -1272,13 +745,6 @@ fn pqexec_disabled() -> Error {
     .hint("Use the extended protocol (statements with parameters), or set disable_pqexec to false.")
 }
 
-/// The error of what may have ended the server's process that it ran in.
-fn crashed() -> Error {
-    lost("server closed the connection unexpectedly")
-        .detail("The server itself goes on: its process that ran the statement has ended, perhaps because of it.")
-        .hint("The statement is not tried again. The server's log may tell why.")
-}
-
 /// The error of a lost server connection.
 pub(super) fn lost(why: &str) -> Error {
     Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {why}"))
@@ -1291,31 +757,6 @@ fn catalog_silent(limit: Duration) -> Error {
         format!("the server's catalog, which decides where the statement goes, did not answer within {seconds} s (query_wait_timeout)"),
     )
     .hint("SHOW SERVERS and SHOW REPLICAS on the console tell how the servers are.")
-}
-
-/// `size`: the setting that the pool's size comes from.
-fn pool_full(pool: &Pool, limit: Duration, size: &str) -> Error {
-    let c = pool.counts();
-    let in_vain = format!("no server connection became free within {} s (query_wait_timeout)", limit.as_secs_f64());
-    tracing::warn!(pool = %pool.name(), active = c.active + c.active_cancel, waiting = c.waiting, paused = pool.is_paused(), "{in_vain}");
-    if pool.is_paused() {
-        return Error::us(SqlState::TOO_MANY_CONNECTIONS, format!("{in_vain}: the database is paused"))
-            .hint("RESUME on the console ends the pause.");
-    }
-    if let Some(error) = pool.failing() {
-        return Error::us(SqlState::TOO_MANY_CONNECTIONS, format!("{in_vain}: {}", error.message))
-            .hint("New connections fail, so only those that were open are lent; the message says why.");
-    }
-    Error::us(
-        SqlState::TOO_MANY_CONNECTIONS,
-        format!(
-            "{in_vain}: {} of {} are in use and {} clients wait",
-            c.active + c.active_cancel,
-            pool.settings.limits.size + pool.settings.limits.reserve,
-            c.waiting
-        ),
-    )
-    .hint(format!("Raise {size}, shorten transactions, or raise query_wait_timeout."))
 }
 
 /// A word for the metric of refused statements.

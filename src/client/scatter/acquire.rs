@@ -17,10 +17,11 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 use super::leg::Leg;
+use crate::client::attempt::{Attempt, Stays};
 use crate::client::database::LiveDatabase;
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, ClientHandle};
-use crate::client::task::{Attempt, Client, Stays, Stopped, micros};
+use crate::client::task::{Client, Stopped, micros};
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;

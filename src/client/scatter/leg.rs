@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use crate::client::checkout::Lent;
 use crate::client::silence::{Find, Silence};
-use crate::client::task::{Lent, micros};
+use crate::client::task::micros;
 use crate::clock;
 use crate::config::Role;
 use crate::health::server::InFlight;

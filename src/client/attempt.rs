@@ -1,0 +1,185 @@
+//! A segment on a server, and on another where that is certain to be unnoticed.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::client::failover::Waiting;
+use crate::client::plan::Need;
+use crate::client::relay::{Cause, Ended};
+use crate::client::task::{Client, End, Stopped, lost};
+use crate::clock;
+use crate::error::{Error, SqlState};
+use crate::health::line::Place;
+use crate::id::{ServerIndex, ShardIndex};
+use crate::sql::facts::Access;
+
+/// How often a statement may lose its server in all.
+const MOST_FAILURES: u32 = 16;
+/// How long a server that loses one process may take to die altogether.
+const DYING: Duration = Duration::from_millis(100);
+/// How long a server may take to accept a connection, when the question is whether it is there.
+const DIAL: Duration = Duration::from_secs(1);
+
+/// What a retry of a segment must do differently.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// Servers that were tried.
+    pub(super) excluded: Vec<ServerIndex>,
+    pub(super) primary: bool,
+    /// How often a server that had the segment was of no use for it. No wait begins that anew.
+    failures: u32,
+    /// What became of it on a server that lives: it ended the process that served it.
+    pub(super) crash: Option<Error>,
+    /// When the segment was first asked for.
+    pub(super) asked: Instant,
+    /// The wait for a primary, if there has been one.
+    pub(super) waiting: Option<Waiting>,
+    /// Its place before all others who wait, until it stands in a pool's queue.
+    pub(super) place: Option<Place>,
+    /// Whether it waits for a primary.
+    pub(super) stays: Stays,
+}
+
+/// What is done where there is no primary, and one may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stays {
+    /// It is waited for.
+    Waits,
+    /// It is not, for connections are held that others need.
+    Leaves,
+    /// That has happened: what was given as an error is no more than this.
+    Left,
+}
+
+impl Attempt {
+    /// The first, now.
+    pub(super) fn new() -> Self {
+        let (excluded, stays) = (Vec::new(), Stays::Waits);
+        Self {
+            excluded,
+            primary: false,
+            failures: 0,
+            crash: None,
+            asked: clock::moment(),
+            waiting: None,
+            place: None,
+            stays,
+        }
+    }
+}
+
+impl Client {
+    /// Gets a server and relays; again on another where that is certain to be unnoticed.
+    pub(super) async fn execute(&mut self, mut need: Need) -> Result<(), End> {
+        let mut attempt = Attempt::new();
+        // Once is enough: what fails as an unnamed statement too is wrong by itself, and would be tried for ever.
+        let mut leaves_unnamed = false;
+        loop {
+            let (shard, request) = self.request(&need, &attempt);
+            let link = match self.link(shard, &request, &mut attempt).await {
+                Ok(link) => link,
+                Err(Stopped::Refused(error)) => {
+                    let told = attempt.crash.as_ref().filter(|_| error.sqlstate != SqlState::QUERY_CANCELED);
+                    self.refuse_here(told.unwrap_or(&error));
+                    // The block never began, and it has failed.
+                    if self.held_begin.take().is_some() {
+                        return Err(End::Told(error.fatal()));
+                    }
+                    return Ok(());
+                }
+                Err(Stopped::End(end)) => return Err(end),
+            };
+            let role = link.role();
+            let server = link.server();
+            let (ended, wrote) = self.relay(link, &need).await;
+            if wrote {
+                self.last_write = Some(clock::now());
+            }
+            match ended {
+                Ended::Released => return Ok(()),
+                Ended::Client(end) => return Err(end),
+                Ended::Again => {
+                    self.cx.shared.count_retry("kept_plan");
+                    leaves_unnamed = true;
+                    self.gather_again(leaves_unnamed)?;
+                }
+                Ended::Retry(cause) => {
+                    self.gather_again(leaves_unnamed)?;
+                    attempt.failures += 1;
+                    attempt.excluded.push(server);
+                    match cause {
+                        Cause::NeedsPrimary { writes } => {
+                            attempt.primary = true;
+                            if writes {
+                                (need.access, need.wrote) = (Access::Write, true);
+                                self.remember_write();
+                            }
+                        }
+                        Cause::Broken { sent: true } if self.serves_on(shard, server).await => {
+                            let error = crashed();
+                            if attempt.crash.is_some() {
+                                self.refuse_here(&error);
+                                // As above.
+                                return if self.held_begin.take().is_some() {
+                                    Err(End::Told(error.fatal()))
+                                } else {
+                                    Ok(())
+                                };
+                            }
+                            attempt.crash = Some(error);
+                            // Once more, but not where it could end the work of all, and not when it has become another.
+                            attempt.stays = Stays::Leaves;
+                        }
+                        Cause::Broken { .. } | Cause::Leaves => {}
+                    }
+                    tracing::info!(client = %self.handle().id, ?role, ?cause, "statement is retried on another server");
+                    let primary = matches!(cause, Cause::NeedsPrimary { .. });
+                    self.cx.shared.count_retry(if primary { "needs_primary" } else { "elsewhere" });
+                    if attempt.failures > MOST_FAILURES {
+                        return Err(End::Told(lost("too many servers failed")));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The segment was taken for a read, and a standby would not do it: from now on it goes to the primary at once.
+    fn remember_write(&self) {
+        let mut readings = self.pools.readings.lock();
+        readings.follow(self.database.catalog_epoch.load(Ordering::Acquire));
+        let all: Vec<_> = self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).collect();
+        // Which of several it was is not known, but where some cannot have been it, they were not.
+        let some = all.iter().any(|facts| !facts.plainly_reads());
+        all.into_iter().filter(|facts| !some || !facts.plainly_reads()).for_each(|facts| readings.refuse(facts));
+    }
+
+    /// Whether a server that broke a connection without a word still takes new ones: then it was one of its processes that died, and what
+    /// that was asked may be why. (When one has crashed, the server ends all others, but takes connections, if only to say that it
+    /// recovers.)
+    async fn serves_on(&self, shard: ShardIndex, server: ServerIndex) -> bool {
+        let Some(pool) = self.database.pool(&self.pools, shard, server) else { return false };
+        // What dies as a whole does not do so at once.
+        tokio::time::sleep(DYING).await;
+        tokio::time::timeout(DIAL, pool.target.takes_connections(&pool.settings.login)).await.unwrap_or(false)
+    }
+
+    /// Reads the segment once more that was put back into the input; `as_it_came`: with its unnamed statements as such.
+    fn gather_again(&mut self, as_it_came: bool) -> Result<(), End> {
+        self.leaves_unnamed = as_it_came;
+        let gathered = self.gather();
+        self.leaves_unnamed = false;
+        gathered.map_err(End::Told)?;
+        if as_it_came {
+            // Of a Bind or Describe whose Parse came in an earlier segment the session knows only what servers keep.
+            self.segment.items.iter_mut().for_each(|(intake, _)| intake.leave_unnamed());
+        }
+        Ok(())
+    }
+}
+
+/// The error of what may have ended the server's process that it ran in.
+pub(super) fn crashed() -> Error {
+    lost("server closed the connection unexpectedly")
+        .detail("The server itself goes on: its process that ran the statement has ended, perhaps because of it.")
+        .hint("The statement is not tried again. The server's log may tell why.")
+}

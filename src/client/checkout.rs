@@ -1,0 +1,415 @@
+//! A server for a segment: which one, and a connection to it that has the client's settings.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use crate::client::attempt::{Attempt, Stays, crashed};
+use crate::client::failover;
+use crate::client::fresh::{self, Seen};
+use crate::client::limits::Overdue;
+use crate::client::plan::Need;
+use crate::client::relay::Link;
+use crate::client::shared::Activity;
+use crate::client::silence::Silence;
+use crate::client::task::{Client, FOR_EVER, Stopped, lost, micros};
+use crate::client::token;
+use crate::clock;
+use crate::config::{ReadBalance, Role};
+use crate::error::{Error, Severity, SqlState};
+use crate::health::line::Place;
+use crate::health::server::{InFlight, ServerHealth};
+use crate::health::view::ServerView;
+use crate::id::ShardIndex;
+use crate::pool::{self, Asked, Checkout, Pool, Ticket, Verdict};
+use crate::route::decide::{self, Freshness, Request, Route, Why};
+use crate::session::Intake;
+use crate::shard::plan::ShardPlan;
+use crate::sql::facts::{Access, RouteHint};
+use crate::wire::encode;
+
+/// Connections that may fail `server_check_query` before the client is told.
+const CHECKS: u32 = 100;
+/// Connections that may fail to become a client's because of what others left on them.
+const INHERITED: u32 = 3;
+
+impl Client {
+    pub(super) fn request(&self, need: &Need, attempt: &Attempt) -> (ShardIndex, Request) {
+        let shard = match &need.plan {
+            ShardPlan::Single { shard, .. } => *shard,
+            _ => self.database.config.map.default_shard,
+        };
+        let begun = self.held_begin.as_deref();
+        let begin_read_only = need.begin_read_only || begun.is_some_and(|block| block.read_only);
+        let in_block = begun.is_some() && !begin_read_only;
+        let access = if attempt.primary || in_block { Access::Write } else { need.access };
+        let health = &self.database.config.health;
+        let request = Request {
+            access,
+            hint: if attempt.primary { RouteHint::Primary } else { need.hint },
+            begin_read_only,
+            balance: health.balance,
+            fallback: health.fallback,
+            // Those of the moment are filled in where the server is chosen.
+            fresh: Freshness::default(),
+            turn: 0,
+        };
+        (shard, request)
+    }
+
+    pub(super) async fn link(
+        &mut self,
+        shard: ShardIndex,
+        request: &Request,
+        attempt: &mut Attempt,
+    ) -> Result<Box<Link>, Stopped> {
+        let since = clock::moment();
+        let Lent { checkout, in_flight, route } = self.lend(shard, request, attempt).await?;
+        Ok(Link::boxed(checkout, in_flight, route.role, shard, route.server, since))
+    }
+
+    /// Chooses a server and gets a connection to it that has the client's settings.
+    pub(super) async fn lend(
+        &mut self,
+        shard: ShardIndex,
+        request: &Request,
+        attempt: &mut Attempt,
+    ) -> Result<Lent, Stopped> {
+        let mut last_error: Option<Error> = None;
+        loop {
+            let now = clock::moment();
+            let (route, in_flight) = match self.choose(shard, request, attempt, now) {
+                Ok((route, _)) if attempt.crash.is_some() && route.role == Role::Primary => {
+                    return Err(Stopped::Refused(crashed()));
+                }
+                Ok((route, server)) if !self.must_wait(shard, (&route, server.server()), attempt, now) => {
+                    (route, server)
+                }
+                Err(error) if !self.may_wait(shard, request) => {
+                    return Err(Stopped::Refused(last_error.unwrap_or(error)));
+                }
+                Ok(_) | Err(_) if attempt.stays != Stays::Waits => {
+                    attempt.stays = Stays::Left;
+                    let error = || Error::server(SqlState::CONNECTION_FAILURE, "there is no primary to be asked");
+                    return Err(Stopped::Refused(last_error.unwrap_or_else(error)));
+                }
+                Ok(_) | Err(_) => {
+                    Box::pin(self.await_primary(shard, request, attempt, last_error.as_ref())).await?;
+                    continue;
+                }
+            };
+            let Some(pool) = self.database.pool(&self.pools, shard, route.server) else {
+                return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "the route names no server")));
+            };
+            let replicated = self.replicated(shard).is_some();
+            let silence =
+                || (replicated || route.role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
+            let confirm = (route.role == Role::Primary && replicated).then(|| in_flight.server());
+            match self.checkout(&pool, now, &silence, confirm, &mut attempt.place).await {
+                Ok(checkout) => {
+                    let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
+                    self.count_checkout(&pool, &in_flight, read, now);
+                    self.database.routes.count(route.why);
+                    return Ok(Lent { checkout, in_flight, route });
+                }
+                Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {
+                    tracing::debug!(pool = %pool.name(), %error, "server cannot be used, another is tried");
+                    attempt.excluded.push(route.server);
+                    last_error = Some(error);
+                }
+                Err(stopped) => return Err(stopped),
+            }
+        }
+    }
+
+    fn choose(
+        &self,
+        shard: ShardIndex,
+        request: &Request,
+        attempt: &mut Attempt,
+        now: Instant,
+    ) -> Result<(Route, InFlight), Error> {
+        let internal = || Error::us(SqlState::INTERNAL_ERROR, "the route names no server");
+        let health = self.database.health.get(usize::from(shard.0)).ok_or_else(internal)?;
+        let (one, mut several) = (health.only_view(now), Vec::new());
+        if one.is_none() {
+            health.views(now, &mut several);
+        }
+        let views: &[ServerView] = one.as_ref().map_or(&several, std::slice::from_ref);
+        let settings = &self.database.config.health;
+        // A single server needs no token.
+        let told = (views.len() > 1).then(|| self.session.settings().get(token::NAME)).flatten();
+        let told = told.and_then(|text| token::of_shard(text, usize::from(shard.0)));
+        let seen = Seen { last_write: self.last_write, token: told };
+        let fresh = fresh::needed(settings, health, seen, now);
+        let turn = if settings.balance == ReadBalance::RoundRobin { health.next_turn() } else { 0 };
+        let request = &Request { fresh, turn, ..*request };
+        loop {
+            let route = decide::decide(request, views, &attempt.excluded, &mut *self.cx.rng.borrow_mut())?;
+            let server = health.server(route.server).ok_or_else(internal)?;
+            if matches!(route.why, Why::OwnWritesNotReplayed | Why::TooStale) {
+                health.hurry();
+            }
+            if route.role == Role::Primary || route.why == Why::LastResort {
+                return Ok((route, server.begin_anyway(now)));
+            }
+            match server.begin(now) {
+                Some(in_flight) => return Ok((route, in_flight)),
+                None => attempt.excluded.push(route.server),
+            }
+        }
+    }
+
+    fn count_checkout(&self, pool: &Pool, in_flight: &InFlight, read: bool, asked: Instant) {
+        let waited = clock::moment().saturating_duration_since(asked);
+        pool.counters.wait_time.record(waited);
+        if read {
+            in_flight.server().count_read();
+        }
+        pool.counters.totals.add(&crate::metrics::counters::Counts {
+            server_assignment_count: 1,
+            wait_time: micros(waited),
+            ..Default::default()
+        });
+    }
+
+    /// A connection of the pool, with the client's settings.
+    async fn checkout(
+        &mut self,
+        pool: &Arc<Pool>,
+        since: Instant,
+        silence: &dyn Fn() -> Option<Silence>,
+        confirm: Option<&Arc<ServerHealth>>,
+        place: &mut Option<Place>,
+    ) -> Result<Checkout, Stopped> {
+        let (mut tries, mut failed, mut inherited) = (0, 0, 0);
+        loop {
+            let asked = pool.ask(self.cx.id);
+            // It stands in the queue of the pool now: the next in line may come forward.
+            drop(place.take());
+            let mut checkout = match asked.map_err(Stopped::Refused)? {
+                Asked::Now(checkout) => checkout,
+                Asked::Later(ticket) => Box::pin(self.wait(ticket, pool, since, silence())).await?,
+            };
+            if checkout.is_unproven()
+                && let Err(error) = Box::pin(self.prove(&mut checkout, silence())).await?
+            {
+                // What died while it rested says nothing of the next one, but not for ever.
+                failed += 1;
+                if failed > CHECKS || pool.settings.check.as_ref().is_some_and(pool::Check::is_always) {
+                    return Err(Stopped::Refused(error));
+                }
+                continue;
+            }
+            let Some(connection) = checkout.as_mut() else { continue };
+            if let Some(server) = confirm {
+                if failover::is_standby(connection) == Some(true) {
+                    // What the empty query fails with does not matter: it was answered.
+                    let asked = tokio::time::timeout(pool.settings.login.timeout, connection.run(";"));
+                    let gone = match Box::pin(self.aside(asked, silence())).await? {
+                        Ok(Ok(_)) => None,
+                        Ok(Err(error)) => Some(error.to_string()),
+                        Err(_) => Some("it does not answer".to_owned()),
+                    };
+                    if let Some(why) = gone {
+                        tries += 1;
+                        if tries > 3 {
+                            return Err(Stopped::Refused(lost(&why)));
+                        }
+                        continue;
+                    }
+                }
+                if !failover::takes_writes(connection, server) {
+                    checkout.release(Verdict::Clean);
+                    return Err(Stopped::Refused(failover::is_a_standby(&pool.name())));
+                }
+            }
+            let forgets = connection.state.stale_sequences && self.database.hidden.minds_sequences(pool.key.shard);
+            let sql = match (connection.state.settings.catch_up(self.session.settings()), forgets) {
+                (None, false) => return Ok(checkout),
+                (settings, true) => format!("DISCARD SEQUENCES;{}", settings.unwrap_or_default()),
+                (Some(settings), false) => settings,
+            };
+            let as_new = connection.state.settings.is_as_new();
+            let limit = pool.settings.login.timeout;
+            let run = Box::pin(tokio::time::timeout(limit, connection.run(&sql)));
+            let ran = match silence() {
+                Some(silence) => Box::pin(silence.or(self.handle(), run)).await,
+                None => Some(run.await),
+            };
+            let Some(ran) = ran else { return Err(Stopped::Refused(lost("it answers nothing any more"))) };
+            match ran {
+                Ok(Ok(Ok(()))) => {
+                    connection.state.settings.caught_up(self.session.settings());
+                    connection.state.stale_sequences &= !forgets;
+                    return Ok(checkout);
+                }
+                // Maybe because of what another has set: its timeout, what takes rights to be undone. A reset takes that away.
+                Ok(Ok(Err(_))) if !as_new && inherited < INHERITED => {
+                    inherited += 1;
+                    checkout.release(Verdict::Dirty);
+                }
+                Ok(Ok(Err(_))) if self.escapes() => checkout.release(Verdict::Dirty),
+                Ok(Ok(Err(error))) => {
+                    checkout.release(Verdict::Dirty);
+                    let message = format!("a setting of the session could not be applied: {}", error.message);
+                    return Err(Stopped::Refused(Error { message, ..error }));
+                }
+                // A connection that died while it rested: another is tried, but not for ever.
+                _ if tries < 3 => tries += 1,
+                _ => return Err(Stopped::Refused(lost("the server closed every connection that was tried"))),
+            }
+        }
+    }
+
+    /// Whether the segment does nothing but reset settings, which are not wanted any more then.
+    fn escapes(&mut self) -> bool {
+        match self.segment.items.as_slice() {
+            [(Intake::Query(facts), _)] => {
+                let facts = Arc::clone(facts);
+                self.session.escape(&facts)
+            }
+            _ => false,
+        }
+    }
+
+    /// Asks a connection that has rested whether it still answers.
+    async fn prove(&mut self, checkout: &mut Checkout, silence: Option<Silence>) -> Result<Result<(), Error>, Stopped> {
+        self.aside(checkout.check(), silence).await
+    }
+
+    /// The outcome of what is done on a connection before the client's work, while the client is there, nobody cancels and the server does
+    /// not fall silent.
+    async fn aside<T>(&mut self, work: impl Future<Output = T>, silence: Option<Silence>) -> Result<T, Stopped> {
+        let handle = Arc::clone(self.handle());
+        // So that a cancel request finds it.
+        handle.set_activity(Activity::Waiting);
+        let work = async {
+            match silence {
+                Some(silence) => silence.or(&handle, work).await,
+                None => Some(work.await),
+            }
+        };
+        let done = self.attend(work, FOR_EVER).await;
+        handle.cancel_is_done();
+        handle.set_activity(Activity::Idle);
+        match done? {
+            Some(Some(done)) => Ok(done),
+            _ => Err(Stopped::Refused(lost("it answers nothing any more"))),
+        }
+    }
+
+    /// Waits in the queue, while the client is there, nobody cancels and the time is not up.
+    async fn wait(
+        &mut self,
+        mut ticket: Ticket,
+        pool: &Pool,
+        since: Instant,
+        silence: Option<Silence>,
+    ) -> Result<Checkout, Stopped> {
+        let handle = Arc::clone(self.handle());
+        handle.set_activity(Activity::Waiting);
+        let started = since.saturating_duration_since(self.cx.shared.started);
+        handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
+        let (limit, overdue) =
+            self.limits.wait(clock::now().saturating_duration_since(since)).unwrap_or((FOR_EVER, None));
+        let worker = self.cx.id;
+        let granted = async {
+            match silence {
+                Some(silence) => silence.or(&handle, ticket.wait(worker)).await,
+                None => Some(ticket.wait(worker).await),
+            }
+        };
+        let mut granted = pin!(granted);
+        let notify = self.live.config.general.query_wait_notify;
+        let mut waited = Ok(None);
+        let mut left = limit;
+        if !notify.is_zero() && notify < limit {
+            waited = self.attend(granted.as_mut(), notify).await;
+            left = limit.saturating_sub(notify);
+            if matches!(waited, Ok(None)) {
+                self.tell_queued(pool);
+            }
+        }
+        if matches!(waited, Ok(None)) {
+            waited = self.attend(granted, left).await;
+        }
+        let outcome = match waited {
+            Ok(Some(Some(granted))) => granted.map_err(Stopped::Refused),
+            Ok(Some(None)) => Err(Stopped::Refused(lost("it answers nothing any more"))),
+            Ok(None) if overdue == Some(Overdue::Query) => {
+                self.cx.shared.count_timeout("query_timeout");
+                Err(Stopped::Refused(self.limits.waited_in_vain()))
+            }
+            Ok(None) => {
+                self.cx.shared.count_timeout("query_wait_timeout");
+                let own = pool.settings.limits.size != self.live.config.general.default_pool_size as usize;
+                let size = if own { "pool_size" } else { "default_pool_size" };
+                Err(Stopped::Refused(pool_full(pool, limit, size)))
+            }
+            Err(stopped) => Err(stopped),
+        };
+        handle.waits_since_us.store(0, Ordering::Relaxed);
+        handle.cancel_is_done();
+        handle.set_activity(Activity::Idle);
+        outcome
+    }
+
+    /// `query_wait_notify`: tells the client why it has no answer.
+    fn tell_queued(&mut self, pool: &Pool) {
+        let c = pool.counts();
+        let why = if pool.is_paused() { "the database is paused" } else { "all server connections are in use" };
+        let notice = Error::us(SqlState::SUCCESS, format!("the statement waits for a server connection: {why}"))
+            .detail(format!(
+                "{} clients wait in this pool; {} connections are in use.",
+                c.waiting,
+                c.active + c.active_cancel
+            ));
+        encode::notice(self.output.tail(), "NOTICE", &notice);
+        let mut cx = Context::from_waker(Waker::noop());
+        // What the socket does not take now goes with what follows, and who has left is noticed by the wait.
+        drop(self.output.poll_flush(&mut self.stream, &mut cx));
+    }
+}
+
+/// A connection that was lent to the client.
+pub(super) struct Lent {
+    pub(super) checkout: Checkout,
+    pub(super) in_flight: InFlight,
+    pub(super) route: Route,
+}
+
+/// Whether another server may do better: this one could not be reached or is not taking connections.
+fn is_unreachable(error: &Error) -> bool {
+    error.severity == Severity::Error
+        && matches!(error.sqlstate.class(), "08" | "57")
+        && error.sqlstate != SqlState::QUERY_CANCELED
+}
+
+/// `size`: the setting that the pool's size comes from.
+fn pool_full(pool: &Pool, limit: Duration, size: &str) -> Error {
+    let c = pool.counts();
+    let in_vain = format!("no server connection became free within {} s (query_wait_timeout)", limit.as_secs_f64());
+    tracing::warn!(pool = %pool.name(), active = c.active + c.active_cancel, waiting = c.waiting, paused = pool.is_paused(), "{in_vain}");
+    if pool.is_paused() {
+        return Error::us(SqlState::TOO_MANY_CONNECTIONS, format!("{in_vain}: the database is paused"))
+            .hint("RESUME on the console ends the pause.");
+    }
+    if let Some(error) = pool.failing() {
+        return Error::us(SqlState::TOO_MANY_CONNECTIONS, format!("{in_vain}: {}", error.message))
+            .hint("New connections fail, so only those that were open are lent; the message says why.");
+    }
+    Error::us(
+        SqlState::TOO_MANY_CONNECTIONS,
+        format!(
+            "{in_vain}: {} of {} are in use and {} clients wait",
+            c.active + c.active_cancel,
+            pool.settings.limits.size + pool.settings.limits.reserve,
+            c.waiting
+        ),
+    )
+    .hint(format!("Raise {size}, shorten transactions, or raise query_wait_timeout."))
+}
