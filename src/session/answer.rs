@@ -1,0 +1,509 @@
+//! What a message of a server means to the session, and to its client.
+
+use std::sync::Arc;
+
+use crate::error::SqlState;
+use crate::session::owed::Course;
+use crate::session::pipeline::{Answer, Done, Kind, Request, Undo};
+use crate::session::prepared::Statement;
+use crate::session::server_state::ServerState;
+use crate::session::settings::is_reported;
+use crate::session::{Action, Desync, Pin, Session, is_fatal, signals};
+use crate::sql::facts::{ListenChange, PinReason, QueryFacts, SessionEffect};
+use crate::sql::settings::in_doubt;
+use crate::wire::encode;
+use crate::wire::message::{self, TransactionStatus};
+
+impl Session {
+    /// Takes a message of the server. `body` may be cut short for messages whose body is not read here
+    /// (`D`, `d`, `T`, `N`, `A`, `V`, `G`, `H`, `W`, `t`).
+    ///
+    /// # Errors
+    /// When no request explains it.
+    pub fn on_server(&mut self, tag: u8, body: &[u8], server: &mut ServerState) -> Result<Action, Desync> {
+        let desync = Err(Desync { tag });
+        match tag {
+            b'N' | b'A' => return Ok(Action::Forward),
+            b'S' => {
+                self.on_parameter_status(body, server);
+                return Ok(Action::Forward);
+            }
+            b'E' => return Ok(self.on_error(body, server)),
+            b'Z' => return self.on_ready(message::ready_for_query(body).ok_or(Desync { tag })?, server),
+            _ => {}
+        }
+        let Some(head) = self.pipeline.head() else { return desync };
+        let action = if head.answer == Answer::Forward { Action::Forward } else { Action::Swallow };
+        self.answered = Some(head.number);
+        let taken = self.on_answer(tag, body, action, server);
+        self.answered = None;
+        taken
+    }
+
+    /// A message that answers the request at the head.
+    fn on_answer(&mut self, tag: u8, body: &[u8], action: Action, server: &mut ServerState) -> Result<Action, Desync> {
+        let desync = Err(Desync { tag });
+        let Some(head) = self.pipeline.head() else { return desync };
+        match (&mut head.kind, tag) {
+            (Kind::Query { facts, done }, b'C' | b'I') => {
+                let facts = Arc::clone(facts);
+                let misread = head.misread;
+                let index = *done;
+                *done += 1;
+                let executed = head.executed.iter().find(|(at, _)| *at == index).map(|(_, facts)| Arc::clone(facts));
+                self.course.answered(&facts, index);
+                self.complete(&facts, index, (None, executed), body, server);
+                if misread {
+                    self.pin(PinReason::Setting, Some(&facts));
+                }
+                if action == Action::Forward && listens(&facts, index) {
+                    return Ok(listened());
+                }
+            }
+            (Kind::Execute(facts), b'C' | b'I' | b's') => {
+                let facts = facts.take();
+                let request = self.pipeline.pop();
+                let (bound, executed) = request.map(|request| (request.bound, request.executed)).unwrap_or_default();
+                if let Some(facts) = facts {
+                    self.course.answered(&facts, 0);
+                    if tag == b's' {
+                        self.suspended(&facts, bound.as_deref(), server);
+                    } else {
+                        let executed = executed.into_iter().next().map(|(_, facts)| facts);
+                        self.complete(&facts, 0, (Some(bound), executed), body, server);
+                        if action == Action::Forward && listens(&facts, 0) {
+                            return Ok(listened());
+                        }
+                    }
+                }
+            }
+            (Kind::Hidden(_), b'T' | b'D' | b'C') => self.on_hidden(tag, body),
+            (Kind::Query { .. }, b'T' | b'D' | b'd' | b'c' | b'H' | b'W')
+            | (Kind::Execute(_), b'D' | b'd' | b'c' | b'H' | b'W')
+            | (Kind::Describe, b't')
+            | (Kind::FunctionCall { hides: false }, b'V') => {}
+            (Kind::FunctionCall { hides: true }, b'V') => self.pin(PinReason::Setting, None),
+            (Kind::Query { .. } | Kind::Execute(_), b'G') => {
+                self.unsynced |= self.pipeline.begin_copy_in();
+                // The server would pass over it, or not, as it happens to read it before the COPY fails or after.
+                self.held_sync = false;
+            }
+            (Kind::Parse | Kind::Lend, b'1') if std::mem::take(&mut head.misread) => {
+                // No other server reads it so, and nobody else is to meet it.
+                self.pin(PinReason::Setting, None);
+                return self.on_server(tag, body, server);
+            }
+            (Kind::Parse | Kind::Lend, b'1') | (Kind::Close, b'3') => match self.pipeline.pop().and_then(|r| r.done) {
+                Some(Done::Prepared(statement)) => {
+                    if self.names_mean_the_usual() {
+                        statement.accept(self.pools);
+                    }
+                    server.statements.confirm(statement);
+                }
+                Some(Done::Closed(statement)) => server.statements.remove(statement.id),
+                None => {}
+            },
+            (Kind::Bind, b'2') | (Kind::Describe, b'T' | b'n') => {
+                self.pipeline.pop();
+            }
+            _ => return desync,
+        }
+        Ok(action)
+    }
+
+    fn on_ready(&mut self, status: TransactionStatus, server: &mut ServerState) -> Result<Action, Desync> {
+        match self.pipeline.head() {
+            Some(Request {
+                kind: Kind::Query { .. } | Kind::Sync | Kind::FunctionCall { .. } | Kind::Hidden(_),
+                ..
+            }) => {}
+            _ => return Err(Desync { tag: b'Z' }),
+        }
+        let answer = self.pipeline.pop().map_or(Answer::Forward, |r| r.answer);
+        self.status = status;
+        self.course = Course::new(status);
+        if status == TransactionStatus::Idle {
+            self.portals.clear();
+            self.bound = None;
+            self.hidden_error = None;
+            self.temp_in_path = false;
+        }
+        self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
+        if let Some(listening) = &mut self.listening
+            && status == TransactionStatus::Idle
+        {
+            listening.end();
+        }
+        self.failed = false;
+        Ok(if answer == Answer::Forward { Action::Forward } else { Action::Swallow })
+    }
+
+    fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
+        if let Some(Request { kind: Kind::Hidden(_), .. }) = self.pipeline.head() {
+            self.hidden_failed(body);
+            // The server's farewell is the client's to hear.
+            return if is_fatal(body) { Action::Forward } else { Action::Swallow };
+        }
+        self.failed = true;
+        self.course.failed();
+        self.note_failed(body);
+        self.ask_pins();
+        self.failed_halfway();
+        if let Some(listening) = &mut self.listening {
+            listening.fail();
+        }
+        // PostgreSQL drops the unnamed statement before it reads the text of the next.
+        let version = |undo: &Undo| match undo {
+            Undo::ClientUnnamed { version, .. } => Some(*version),
+            _ => None,
+        };
+        if let Some(Request { kind: Kind::Lend, .. }) = self.pipeline.head() {
+            return self.lending_failed(body, server);
+        }
+        let denied = self.pipeline.head().and_then(|head| signals::denial(&head.kind, body));
+        let head = self.pipeline.head().filter(|request| matches!(request.kind, Kind::Parse));
+        let unnamed_failed = head.and_then(|request| request.undo.iter().find_map(version));
+        if let Some(Request { kind: Kind::Query { .. }, answer: Answer::Swallow, .. }) = self.pipeline.head() {
+            self.unseen_error = Some(Box::new(message::server_error(body)));
+            return Action::Swallow;
+        }
+        let (refusal, renamed, extended) = match self.pipeline.head() {
+            Some(head) => (
+                head.refusal.take(),
+                head.renamed.take(),
+                !matches!(head.kind, Kind::Query { .. } | Kind::FunctionCall { .. } | Kind::Sync),
+            ),
+            None => (None, None, false),
+        };
+        let undone = self.pipeline.fail();
+        // What was sent behind the next Sync took for granted what did not happen, and may be undone in its turn.
+        let overtaken = self.pipeline.len() > 1;
+        for undo in undone {
+            if overtaken && let Undo::ServerPrepare(statement) | Undo::ServerClose(statement) = &undo {
+                server.statements.doubt(statement.id);
+            }
+            self.undo(undo, server);
+        }
+        // Unless what came behind the next Sync has made another since.
+        if unnamed_failed == Some(self.unnamed_version + 1) {
+            self.unnamed = None;
+        }
+        if extended && self.pipeline.is_empty() {
+            self.unsynced = true;
+            self.skipping = true;
+        }
+        if let Some(denied) = denied {
+            let mut out = Vec::new();
+            encode::error(&mut out, &denied);
+            return Action::Replace(out);
+        }
+        // Another error came first.
+        let in_place = [SqlState::SYNTAX_ERROR, SqlState::INVALID_STATEMENT_NAME, SqlState::IN_FAILED_TRANSACTION];
+        let code = message::error_field(body, b'C');
+        if let Some(refusal) = refusal.filter(|_| in_place.iter().any(|state| code == Some(&state.0))) {
+            let mut out = Vec::new();
+            encode::error(&mut out, &refusal);
+            return Action::Replace(out);
+        }
+        if code == Some(&SqlState::IN_FAILED_TRANSACTION.0)
+            && let Some(error) = self.hidden_error.take()
+        {
+            let mut out = Vec::new();
+            encode::error(&mut out, &error);
+            return Action::Replace(out);
+        }
+        if let Some((statement, _)) = &renamed
+            && message::error_field(body, b'C') == Some(&SqlState::INVALID_STATEMENT_NAME.0)
+        {
+            // Somebody deallocated it where we could not see it, in a function.
+            server.statements.remove(statement.id);
+        }
+        if let Some((statement, _)) = &renamed
+            && message::error_field(body, b'C') == Some(b"0A000")
+        {
+            // "cached plan must not change result type": it fails for as long as the server has it. (The message may be
+            // translated; preparing anew after another error of this class does no harm.)
+            statement.set_outdated();
+        }
+        match renamed.and_then(|(statement, name)| rename(body, &statement, &name)) {
+            Some(bytes) => Action::Replace(bytes),
+            None => Action::Forward,
+        }
+    }
+
+    /// The server is gone with all that was under way. The session goes on without a transaction.
+    pub fn on_server_lost(&mut self, server: &mut ServerState) {
+        for undo in self.pipeline.abort() {
+            self.undo(undo, server);
+        }
+        self.status = TransactionStatus::Idle;
+        self.course = Course::new(self.status);
+        if let Some(listening) = &mut self.listening {
+            listening.abandon();
+        }
+        self.unsynced = false;
+        self.skipping = false;
+        self.failed = false;
+        self.settings.abandon();
+        self.pins.clear();
+        (self.asks_pins, self.was_pinned, self.temp_in_path) = (false, false, false);
+        self.spoils = false;
+        self.portals.clear();
+        self.bound = None;
+        self.unseen_error = None;
+        self.hidden_error = None;
+        self.lent.clear();
+        self.held_sync = false;
+    }
+
+    /// What the server was in the middle of has been ended behind the client's back, to begin again elsewhere.
+    pub fn on_moved(&mut self) {
+        self.status = TransactionStatus::Idle;
+        self.course = Course::new(self.status);
+        self.settings.abandon();
+        self.spoils = false;
+        self.lent.clear();
+    }
+
+    /// A Sync of ours has been answered.
+    pub fn on_synced(&mut self) {
+        self.unsynced = false;
+    }
+
+    /// The server goes back to the pool; frees what an idle session does not need.
+    pub fn on_release(&mut self) {
+        self.pipeline.shrink();
+        self.settings.leave();
+        self.spoils = false;
+        self.was_pinned = false;
+    }
+
+    /// Takes back what a request that did not happen would have changed.
+    pub fn undo(&mut self, undo: Undo, server: &mut ServerState) {
+        match undo {
+            Undo::ClientName { .. } | Undo::ClientUnnamed { .. } => self.undo_name(undo),
+            Undo::ServerPrepare(statement) => server.statements.remove(statement.id),
+            Undo::ServerClose(statement) => server.statements.restore(statement),
+            Undo::ServerUnnamed => server.unnamed = None,
+        }
+    }
+
+    /// Takes back a change of the client's names; anything else is of a server that was never reached.
+    pub fn undo_name(&mut self, undo: Undo) {
+        match undo {
+            Undo::ClientName { name, before: Some(statement) } => {
+                self.names.insert(name, statement);
+            }
+            Undo::ClientName { name, before: None } => {
+                self.names.remove(&name);
+            }
+            Undo::ClientUnnamed { before, version } => {
+                if self.unnamed_version == version {
+                    self.unnamed = before;
+                    self.unnamed_version -= 1;
+                }
+            }
+            Undo::ServerPrepare(_) | Undo::ServerClose(_) | Undo::ServerUnnamed => {}
+        }
+    }
+
+    fn on_parameter_status(&mut self, body: &[u8], server: &mut ServerState) {
+        let Some((name, value)) = message::parameter_status(body) else { return };
+        let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { return };
+        server.settings.report(name, value);
+        let name = name.to_ascii_lowercase();
+        if is_reported(&name) {
+            self.settings.report(&name, value);
+        }
+    }
+
+    /// A statement has completed, with this tag. `alone`: by the extended protocol, with what its parameters tell. `executed`: what it has
+    /// run by EXECUTE.
+    #[expect(clippy::type_complexity, reason = "whether it was by the extended protocol, and what that told")]
+    fn complete(
+        &mut self,
+        facts: &Arc<QueryFacts>,
+        index: usize,
+        (alone, executed): (Option<Option<Arc<[SessionEffect]>>>, Option<Arc<QueryFacts>>),
+        tag: &[u8],
+        server: &mut ServerState,
+    ) {
+        if facts.unparsed.is_some() && facts.hides {
+            // It may have set anything, and made what only this server has.
+            self.pin(PinReason::Setting, Some(facts));
+        }
+        let Some(statement) = facts.statements.get(index) else { return };
+        for step in facts.steps.iter().filter(|step| step.statement == index) {
+            self.listening.get_or_insert_default().change(&step.change);
+        }
+        if let Some(listening) = &mut self.listening {
+            listening.complete(statement);
+        }
+        self.note_signals(facts, index);
+        let of_executed =
+            executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects).cloned().collect();
+        // EXPLAIN and CREATE TABLE AS need not run it.
+        let runs = statement.why == "EXECUTE" && !tag.starts_with(b"EXPLAIN");
+        let of_executed: Vec<_> = if runs { of_executed } else { in_doubt(of_executed) };
+        let run = || executed.iter().filter(|_| runs).flat_map(|facts| &facts.statements);
+        self.temp_in_path |= statement.temp_in_path || run().any(|s| s.temp_in_path);
+        if statement.ends_state || tag.starts_with(b"ROLLBACK") || run().any(|s| s.ends_state) {
+            self.ask_pins();
+        }
+        if tag.starts_with(b"DISCARD SEQUENCES") {
+            self.unpin(PinReason::SequenceState, self.answered.unwrap_or(self.sent));
+        }
+        if statement.makes_object() && (self.temp_in_path || self.settings.names_temp()) {
+            self.pin(PinReason::TempObject, Some(facts));
+        }
+        // A portal that has given its row already, and calls nothing again.
+        let exhausted = tag.starts_with(b"SELECT 0\0");
+        let effects = alone.iter().flatten().next().map_or(&*statement.effects, |bound| bound);
+        for effect in effects.iter().chain(&of_executed) {
+            match effect {
+                SessionEffect::Set { .. } | SessionEffect::SetByParams { .. } | SessionEffect::Reset { .. }
+                    if exhausted => {}
+                SessionEffect::Set { .. }
+                | SessionEffect::SetUnknown { .. }
+                | SessionEffect::SetByParams { .. }
+                | SessionEffect::Reset { .. }
+                | SessionEffect::ResetAll => self.follow_setting(effect, facts, server),
+                // Not transactional, or only ever more careful than needed.
+                SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
+                SessionEffect::Deallocate { name } => {
+                    self.names.remove(name.as_bytes());
+                    server.statements.remove_named(name);
+                }
+                SessionEffect::DeallocateAll => {
+                    self.forget_names();
+                    server.statements.clear();
+                }
+                SessionEffect::DiscardAll => {
+                    self.forget_names();
+                    // What was sent behind it runs behind it.
+                    let number = self.answered.unwrap_or(self.sent);
+                    self.pins.retain(|pin| pin.number >= number);
+                    self.settings.reset_all();
+                    if let Some(listening) = &mut self.listening {
+                        listening.forget();
+                    }
+                    server.forget_state();
+                }
+            }
+        }
+        self.follow_transaction(run().next().unwrap_or(statement), tag, alone.is_some());
+    }
+
+    /// A portal has given some of its rows: what it does to the session it may have done, and may do again.
+    fn suspended(&mut self, facts: &Arc<QueryFacts>, bound: Option<&[SessionEffect]>, server: &mut ServerState) {
+        let Some(statement) = facts.statements.first() else { return };
+        self.note_signals(facts, 0);
+        self.temp_in_path |= statement.temp_in_path;
+        for effect in in_doubt(bound.unwrap_or(&statement.effects).to_vec()) {
+            match effect {
+                SessionEffect::Pin(reason) => self.pin(reason, Some(facts)),
+                effect => self.follow_setting(&effect, facts, server),
+            }
+        }
+    }
+
+    /// Whether the server reads backslashes in a text otherwise than we do, so that it may hold another statement than we see.
+    pub(super) fn may_misread(&self, text: &[u8], server: &ServerState) -> bool {
+        const NAME: &str = "standard_conforming_strings";
+        let off = || server.settings.reported(NAME).is_some_and(|value| value != "on");
+        // Hardly any text has one: it is looked for first.
+        memchr::memchr(b'\\', text).is_some() && (off() || self.pipeline.may_set(NAME))
+    }
+
+    /// The sessions that a statement which has completed is to signal.
+    fn note_signals(&mut self, facts: &QueryFacts, index: usize) {
+        let mut signals = facts.signals.iter().filter(|signal| signal.statement == index).peekable();
+        if signals.peek().is_some() {
+            self.signals.get_or_insert_default().extend(signals);
+        }
+    }
+
+    /// All names are gone, but for those that what is under way will give.
+    fn forget_names(&mut self) {
+        let pipeline = &self.pipeline;
+        self.names.retain(|name, _| pipeline.names_later(name));
+    }
+
+    /// The session keeps its server from now on.
+    pub fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        self.pin_by(self.answered.unwrap_or(self.sent), reason, facts);
+    }
+
+    /// The same for one of the `messages` that are about to be sent.
+    pub fn pin_ahead(&mut self, messages: usize, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        let last = self.sent.saturating_add(messages.saturating_sub(1) as u64);
+        self.pin_by(last, reason, facts);
+    }
+
+    fn pin_by(&mut self, number: u64, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        self.spoils |= reason.outlives_discard();
+        match self.pins.iter_mut().find(|pin| pin.reason == reason) {
+            Some(pin) => pin.number = pin.number.max(number),
+            None => self.pins.push(Pin { reason, facts: facts.cloned(), number }),
+        }
+    }
+
+    /// What a statement that fails has done all the same: PostgreSQL undoes what belongs to the transaction, and nothing else. See
+    /// <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
+    fn note_failed(&mut self, body: &[u8]) {
+        // In a failed block nothing has run.
+        if message::error_field(body, b'C') == Some(&SqlState::IN_FAILED_TRANSACTION.0) {
+            return;
+        }
+        let Some(head) = self.pipeline.head() else { return };
+        let (facts, index) = match &head.kind {
+            Kind::Query { facts, done } => (Arc::clone(facts), *done),
+            Kind::Execute(Some(facts)) => (Arc::clone(facts), 0),
+            _ => return,
+        };
+        let number = head.number;
+        let executed = head.executed.iter().filter(|(at, _)| *at == index).flat_map(|(_, facts)| &facts.statements);
+        let stays = |effect: &SessionEffect| match effect {
+            SessionEffect::Pin(reason) if reason.outlives_rollback() => Some(*reason),
+            _ => None,
+        };
+        let statements = facts.statements.get(index).into_iter().chain(executed);
+        let reasons: Vec<_> = statements.flat_map(|s| &s.effects).filter_map(stays).collect();
+        for reason in reasons {
+            self.pin_by(number, reason, Some(&facts));
+        }
+    }
+}
+
+/// Whether a statement was a LISTEN before it was written anew.
+fn listens(facts: &QueryFacts, index: usize) -> bool {
+    facts.steps.iter().any(|step| step.statement == index && matches!(step.change, ListenChange::Listen(_)))
+}
+
+/// The answer to it.
+fn listened() -> Action {
+    let mut out = Vec::new();
+    encode::command_complete(&mut out, "LISTEN");
+    Action::Replace(out)
+}
+
+/// The error with the client's name for a statement in place of the server's; `None` if that does not occur in it.
+fn rename(body: &[u8], statement: &Statement, client_name: &[u8]) -> Option<Vec<u8>> {
+    let message = message::error_field(body, b'M')?;
+    let ours = format!("\"{}\"", statement.server_name());
+    let message = String::from_utf8_lossy(message);
+    if !message.contains(&ours) {
+        return None;
+    }
+    let message = message.replace(&ours, &format!("\"{}\"", String::from_utf8_lossy(client_name)));
+    let mut out = Vec::new();
+    encode::frame(&mut out, b'E', |b| {
+        for (kind, value) in message::error_fields(body) {
+            b.push(kind);
+            b.extend_from_slice(if kind == b'M' { message.as_bytes() } else { value });
+            b.push(0);
+        }
+        b.push(0);
+    });
+    Some(out)
+}

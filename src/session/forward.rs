@@ -1,0 +1,413 @@
+//! What a server is sent for a message of the client.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::session::intake::Intake;
+use crate::session::pipeline::{Answer, Done, Kind, Request, Undo};
+use crate::session::prepared::Statement;
+use crate::session::server_state::ServerState;
+use crate::session::{Action, REFUSED_SQL, Session, functions};
+use crate::sql::facts::{NameUse, QueryFacts};
+use crate::wire::encode;
+use crate::wire::message::{self};
+
+impl Session {
+    /// Sends the beginning of a block that the client believes to have been done already. Nothing may be sent behind it before it
+    /// is answered, for it may fail: see [`Session::take_unseen_error`].
+    pub fn begin(&mut self, text: &[u8], facts: Arc<QueryFacts>, out: &mut Vec<u8>) {
+        self.pipeline.push(Request::swallow(Kind::Query { facts, done: 0 }));
+        encode::query(out, text);
+    }
+
+    /// The error that answered [`Session::begin`], if it failed.
+    pub fn take_unseen_error(&mut self) -> Option<Box<Error>> {
+        self.unseen_error.take()
+    }
+
+    /// Writes what `server` is sent for a message of the client's, `frame` being that message, and queues what is expected back.
+    pub fn forward(&mut self, intake: Intake, frame: &[u8], server: &mut ServerState, out: &mut Vec<u8>) {
+        let number = self.sent;
+        self.sent = number.wrapping_add(1);
+        if self.skipping {
+            if !matches!(intake, Intake::Sync) {
+                return self.withdraw(intake);
+            }
+            self.skipping = false;
+        }
+        match intake {
+            Intake::Query(facts) => {
+                // A Sync of ours would end what the server passes over because of an error that is not known yet.
+                let mid_exchange = std::mem::take(&mut self.unsynced) || self.may_be_passed_over(&facts);
+                server.unnamed = None;
+                if !mid_exchange {
+                    self.lend_executed(&facts, true, server, out);
+                }
+                self.lend_placeholders(&facts, server, out);
+                let executed = self.executes(&facts);
+                let mut request = Request::forward(Kind::Query { facts, done: 0 });
+                request.misread = self.may_misread(frame, server);
+                (request.executed, request.number) = (executed, number);
+                self.pipeline.push(request);
+                out.extend_from_slice(frame);
+                if !mid_exchange {
+                    self.take_back_names(out);
+                }
+            }
+            Intake::Parse { statement, named, undo } => {
+                self.unsynced = true;
+                self.lend_executed(&statement.facts, false, server, out);
+                self.parse(&statement, named, undo, frame, server, out);
+            }
+            Intake::Bind { statement: Some(statement), named, portal } => {
+                self.unsynced = true;
+                self.lend_executed(&statement.facts, false, server, out);
+                self.ensure(&statement, named.is_some(), server, out);
+                let mut request = Request::forward(Kind::Bind);
+                match named.filter(|_| self.follow) {
+                    None => out.extend_from_slice(frame),
+                    Some(name) => {
+                        let rest = message::bind(frame.get(5..).unwrap_or_default()).map(|b| b.rest);
+                        encode::bind(out, &portal, statement.server_name().as_bytes(), rest.unwrap_or_default());
+                        request.renamed = Some((Arc::clone(&statement), name));
+                    }
+                }
+                self.bind(portal, statement, frame, server);
+                self.pipeline.push(request);
+            }
+            Intake::DescribeStatement { statement: Some(statement), named } => {
+                self.unsynced = true;
+                self.lend_executed(&statement.facts, false, server, out);
+                self.ensure(&statement, named.is_some(), server, out);
+                let mut request = Request::forward(Kind::Describe);
+                match named.filter(|_| self.follow) {
+                    None => out.extend_from_slice(frame),
+                    Some(name) => {
+                        encode::describe_statement(out, statement.server_name().as_bytes());
+                        request.renamed = Some((statement, name));
+                    }
+                }
+                self.pipeline.push(request);
+            }
+            Intake::CloseStatement { virtual_name: true, undo } => {
+                self.unsynced = true;
+                let mut request = Request::forward(Kind::Local(encode::CLOSE_COMPLETE));
+                request.undo.extend(undo);
+                self.pipeline.push(request);
+            }
+            Intake::Refuse { error, simple } => self.refuse(error, simple, server, out),
+            Intake::Execute { portal } => {
+                self.unsynced = true;
+                let facts = self.portals.get(&portal).map(|s| Arc::clone(&s.facts));
+                let mut executed = Vec::new();
+                if let Some(facts) = &facts {
+                    self.lend_executed(facts, false, server, out);
+                    self.lend_placeholders(facts, server, out);
+                    executed = self.executes(facts);
+                }
+                let mut request = Request::forward(Kind::Execute(facts));
+                (request.executed, request.number) = (executed, number);
+                request.bound = self.bound.as_ref().and_then(|bound| bound.get(&portal).cloned());
+                self.pipeline.push(request);
+                out.extend_from_slice(frame);
+            }
+            Intake::Bind { statement: None, portal, .. } => {
+                self.unsynced = true;
+                self.portals.remove(&portal);
+                if let Some(bound) = &mut self.bound {
+                    bound.remove(&portal);
+                }
+                self.plain(Kind::Bind, frame, out);
+            }
+            Intake::DescribeStatement { statement: None, .. } | Intake::DescribePortal => {
+                self.unsynced = true;
+                self.plain(Kind::Describe, frame, out);
+            }
+            Intake::CloseStatement { undo, .. } => {
+                self.unsynced = true;
+                let mut request = Request::forward(Kind::Close);
+                request.undo.extend(undo);
+                self.pipeline.push(request);
+                out.extend_from_slice(frame);
+            }
+            Intake::ClosePortal => {
+                self.unsynced = true;
+                self.plain(Kind::Close, frame, out);
+            }
+            Intake::FunctionCall => {
+                let hides = !functions::leaves_nothing(frame.get(5..).unwrap_or_default());
+                self.plain(Kind::FunctionCall { hides }, frame, out);
+            }
+            Intake::Sync if self.pipeline.ends_with_copy_from() => {
+                self.held_sync = true;
+                encode::flush(out);
+            }
+            Intake::Sync => {
+                // While COPY data is awaited the server passes over Sync: what runs is not ended by it.
+                self.unsynced &= self.pipeline.copy_in();
+                self.plain(Kind::Sync, frame, out);
+                self.take_back_names(out);
+            }
+            Intake::CopyEnd => self.plain(Kind::CopyEnd, frame, out),
+            Intake::Flush | Intake::CopyData => out.extend_from_slice(frame),
+            Intake::Terminate => {}
+        }
+    }
+
+    fn bind(&mut self, portal: Box<[u8]>, statement: Arc<Statement>, frame: &[u8], server: &ServerState) {
+        match self.bound_effects(&statement, frame, server) {
+            Some(effects) => drop(self.bound.get_or_insert_default().insert(portal.clone(), effects)),
+            None => {
+                if let Some(bound) = &mut self.bound {
+                    bound.remove(&portal);
+                }
+            }
+        }
+        self.portals.insert(portal, statement);
+    }
+
+    fn plain(&mut self, kind: Kind, frame: &[u8], out: &mut Vec<u8>) {
+        self.pipeline.push(Request::forward(kind));
+        out.extend_from_slice(frame);
+    }
+
+    fn parse(
+        &mut self,
+        statement: &Arc<Statement>,
+        named: Option<Box<[u8]>>,
+        undo: Option<Undo>,
+        frame: &[u8],
+        server: &mut ServerState,
+        out: &mut Vec<u8>,
+    ) {
+        let Some(name) = named else {
+            server.unnamed = Some(statement.id);
+            let mut request = Request::forward(Kind::Parse);
+            request.misread = self.may_misread(&statement.sql, server);
+            request.undo.push(Undo::ServerUnnamed);
+            request.undo.extend(undo);
+            self.pipeline.push(request);
+            out.extend_from_slice(frame);
+            return;
+        };
+        if !self.follow {
+            let mut request = Request::forward(Kind::Parse);
+            request.misread = self.may_misread(&statement.sql, server);
+            request.undo.extend(undo);
+            self.pipeline.push(request);
+            out.extend_from_slice(frame);
+            return;
+        }
+        if server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id)) {
+            let mut request = Request::forward(Kind::Local(encode::PARSE_COMPLETE));
+            request.undo.extend(undo);
+            self.pipeline.push(request);
+            return;
+        }
+        self.prepare_on_server(statement, Answer::Forward, undo, Some(name), server, out);
+    }
+
+    /// Sends Parse of a statement under its server name, making room for it first.
+    fn prepare_on_server(
+        &mut self,
+        statement: &Arc<Statement>,
+        answer: Answer,
+        undo: Option<Undo>,
+        name: Option<Box<[u8]>>,
+        server: &mut ServerState,
+        out: &mut Vec<u8>,
+    ) {
+        let again = server.statements.lists(statement.id);
+        if let Some(evicted) = server.statements.insert(Arc::clone(statement)) {
+            encode::close_statement(out, evicted.server_name().as_bytes());
+            let mut request = Request::swallow(Kind::Close);
+            request.done = Some(Done::Closed(Arc::clone(&evicted)));
+            request.undo.push(Undo::ServerClose(evicted));
+            self.pipeline.push(request);
+        }
+        if self.pipeline.concerns(statement.id) || server.statements.is_doubted(statement.id) {
+            // It may be there or not, as what is under way turns out: closing it first is right either way.
+            encode::close_statement(out, statement.server_name().as_bytes());
+            let mut request = Request::swallow(Kind::Close);
+            request.done = Some(Done::Closed(Arc::clone(statement)));
+            self.pipeline.push(request);
+        }
+        encode::parse(out, statement.server_name().as_bytes(), &statement.sql, &statement.types);
+        server.parses += 1;
+        let mut request = Request::forward(Kind::Parse);
+        request.misread = self.may_misread(&statement.sql, server);
+        request.answer = answer;
+        request.done = Some(Done::Prepared(Arc::clone(statement)));
+        if !again {
+            // Else it is the earlier Parse that says whether the server has it, should this one be skipped.
+            request.undo.push(Undo::ServerPrepare(Arc::clone(statement)));
+        }
+        request.undo.extend(undo);
+        request.renamed = name.map(|n| (Arc::clone(statement), n));
+        self.pipeline.push(request);
+    }
+
+    /// Sees to it that the server has the statement that the next message speaks of.
+    fn ensure(&mut self, statement: &Arc<Statement>, named: bool, server: &mut ServerState, out: &mut Vec<u8>) {
+        if named {
+            let there = server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id));
+            if self.follow && !there {
+                self.prepare_on_server(statement, Answer::Swallow, None, None, server, out);
+            }
+        } else if server.unnamed != Some(statement.id) || self.pipeline.prepared_in_doubt(None) {
+            server.unnamed = Some(statement.id);
+            encode::parse(out, b"", &statement.sql, &statement.types);
+            let mut request = Request::swallow(Kind::Parse);
+            request.misread = self.may_misread(&statement.sql, server);
+            request.undo.push(Undo::ServerUnnamed);
+            self.pipeline.push(request);
+        }
+    }
+
+    /// Whether a text that is about to be sent speaks of names, and the server may pass over it.
+    fn may_be_passed_over(&self, facts: &QueryFacts) -> bool {
+        let names = || facts.statements.iter().any(|statement| statement.name_use.is_some());
+        (!self.lent.is_empty() || names()) && self.pipeline.exchange_is_open()
+    }
+
+    /// What each statement of a text runs by EXECUTE that was prepared by the protocol.
+    fn executes(&self, facts: &QueryFacts) -> Vec<(usize, Arc<QueryFacts>)> {
+        let named = facts.statements.iter().enumerate().filter_map(|(at, statement)| match &statement.name_use {
+            Some(NameUse::Execute(name)) => self.names.get(name.as_bytes()).map(|s| (at, Arc::clone(&s.facts))),
+            _ => None,
+        });
+        named.collect()
+    }
+
+    /// SQL that names a statement prepared by the protocol: on the server that goes by another name, so this one is lent to it until the
+    /// next Query or Sync. EXECUTE is to find the statement itself, which it is described by as well.
+    fn lend_executed(&mut self, facts: &QueryFacts, for_query: bool, server: &mut ServerState, out: &mut Vec<u8>) {
+        if !self.follow {
+            return;
+        }
+        for statement in &facts.statements {
+            let Some(NameUse::Execute(name)) = &statement.name_use else { continue };
+            let Some(prepared) = self.names.get(name.as_bytes()).cloned() else { continue };
+            let by = if for_query { Kind::Lend } else { Kind::Parse };
+            self.lend(name, (&prepared.sql, &prepared.types), by, server, out);
+        }
+        if for_query && !self.lent.is_empty() {
+            // If the statement cannot be prepared any more, the server must not pass over the Query.
+            encode::sync(out);
+            self.pipeline.push(Request::swallow(Kind::Sync));
+        }
+    }
+
+    /// The same for DEALLOCATE, and for PREPARE of a name that is taken: an empty statement of that name is all they need.
+    fn lend_placeholders(&mut self, facts: &QueryFacts, server: &mut ServerState, out: &mut Vec<u8>) {
+        if !self.follow {
+            return;
+        }
+        for statement in &facts.statements {
+            let Some(NameUse::Prepare(name) | NameUse::Deallocate(name)) = &statement.name_use else { continue };
+            if self.names.contains_key(name.as_bytes()) {
+                self.lend(name, (b"", &[0, 0]), Kind::Parse, server, out);
+            }
+        }
+    }
+
+    /// Gives the server a statement of this name, unless this exchange has done so.
+    fn lend(
+        &mut self,
+        name: &str,
+        (sql, types): (&[u8], &[u8]),
+        by: Kind,
+        server: &mut ServerState,
+        out: &mut Vec<u8>,
+    ) {
+        if self.lent.iter().any(|lent| **lent == *name.as_bytes()) {
+            return;
+        }
+        server.unnamed = None;
+        encode::close_statement(out, name.as_bytes());
+        self.pipeline.push(Request::swallow(Kind::Close));
+        encode::parse(out, name.as_bytes(), sql, types);
+        let mut request = Request::swallow(by);
+        request.misread = self.may_misread(sql, server);
+        self.pipeline.push(request);
+        self.lent.push(name.as_bytes().into());
+    }
+
+    /// A name could not be lent: the Query that needs it is to fail by this error.
+    pub(super) fn lending_failed(&mut self, body: &[u8], server: &mut ServerState) -> Action {
+        for undo in self.pipeline.fail() {
+            self.undo(undo, server);
+        }
+        if let Some(query) = self.pipeline.first_query() {
+            query.refusal = Some(Box::new(message::server_error(body)));
+        }
+        Action::Swallow
+    }
+
+    /// Behind a Query or Sync: takes back what [`Self::lend`] gave, as far as no DEALLOCATE did. Not where the server may take COPY data
+    /// by then and nothing else: see [`Self::send_held`].
+    fn take_back_names(&mut self, out: &mut Vec<u8>) {
+        if self.lent.is_empty() || self.pipeline.may_copy_in() {
+            return;
+        }
+        for name in std::mem::take(&mut self.lent) {
+            encode::close_statement(out, &name);
+            self.pipeline.push(Request::swallow(Kind::Close));
+        }
+        encode::sync(out);
+        self.pipeline.push(Request::swallow(Kind::Sync));
+    }
+
+    fn refuse(&mut self, error: Box<Error>, simple: bool, server: &mut ServerState, out: &mut Vec<u8>) {
+        server.unnamed = None;
+        let mid_exchange = self.unsynced || self.pipeline.exchange_is_open();
+        let mut request = if simple {
+            self.unsynced = false;
+            encode::query(out, REFUSED_SQL);
+            Request::forward(Kind::Query { facts: Arc::default(), done: 0 })
+        } else {
+            self.unsynced = true;
+            encode::parse(out, b"", REFUSED_SQL, &[0, 0]);
+            Request::forward(Kind::Parse)
+        };
+        request.refusal = Some(error);
+        self.pipeline.push(request);
+        if simple && !mid_exchange {
+            self.take_back_names(out);
+        }
+    }
+
+    /// Whether a Sync of the client's is kept until the server has said how a COPY FROM STDIN begins: nothing may be sent before it.
+    #[must_use]
+    pub fn holds_sync(&self) -> bool {
+        self.held_sync
+    }
+
+    /// Sends what had to wait for an answer: the Sync that was kept, when the COPY turned out not to begin; what takes back the names
+    /// that were lent, when the COPY is over; and what there is to ask or tell about settings.
+    pub fn send_held(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
+        self.send_hidden(server, out);
+        if self.held_sync && !self.pipeline.ends_with_copy_from() {
+            self.held_sync = false;
+            self.skipping = false;
+            self.unsynced = false;
+            encode::sync(out);
+            self.pipeline.push(Request::forward(Kind::Sync));
+            self.take_back_names(out);
+        }
+        if !self.lent.is_empty() && self.pipeline.is_empty() && !self.unsynced {
+            self.take_back_names(out);
+        }
+    }
+
+    // From the server to the client.
+
+    /// Answers of ours whose turn has come, appended to `out`.
+    pub fn take_local(&mut self, out: &mut Vec<u8>) {
+        while let Some((bytes, answer)) = self.pipeline.pop_local() {
+            if answer == Answer::Forward {
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+}
