@@ -23,6 +23,7 @@ mod serve;
 pub mod snapshot;
 pub mod state;
 mod syslog;
+mod tables;
 pub mod takeover;
 
 use std::path::Path;

@@ -151,6 +151,8 @@ pub struct Error {
     pub detail: Option<String>,
     /// What to do: a full sentence.
     pub hint: Option<String>,
+    /// Why it was refused, as one word for the metric of refusals; none: what the SQLSTATE says.
+    pub reason: Option<&'static str>,
 }
 
 /// A result whose error can be shown to a client.
@@ -158,7 +160,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     fn new(origin: Origin, severity: Severity, sqlstate: SqlState, message: String) -> Self {
-        Self { origin, severity, sqlstate, message, detail: None, hint: None }
+        Self { origin, severity, sqlstate, message, detail: None, hint: None, reason: None }
     }
 
     /// A statement of the client's fails; its session lives on.
@@ -208,6 +210,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says why as one word, which the metric of refused statements counts by: never a client's text.
+    #[must_use]
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
         self
     }
 

@@ -14,7 +14,7 @@ pub fn database<'a>(named: Option<&str>, mut configured: impl Iterator<Item = &'
             (Some(only), None) => Ok(only),
             (None, _) => Err(Error::us(SqlState::UNDEFINED_DATABASE, "no database is configured")),
             (Some(_), Some(_)) => Err(Error::client(SqlState::SYNTAX_ERROR, "several databases are configured")
-                .hint("Name one: EXPLAIN ROUTE FOR database 'sql'.")),
+                .hint("Name one: EXPLAIN ROUTE FOR database 'sql', SHOW SLOT FOR database 'table' 'key'.")),
         };
     };
     configured.clone().find(|d| *d == name).ok_or_else(|| {

@@ -20,6 +20,15 @@ pub enum Command {
     Show(Show),
     /// SHOW of a setting of PostgreSQL's.
     ShowParameter(Parameter),
+    /// `SHOW SLOT FOR [database] 'table' 'key'`.
+    ShowSlot {
+        /// The table, as it is listed: with its schema unless that is `public`.
+        table: String,
+        /// The key as a text.
+        key: String,
+        /// The database; see [`super::explain::database`].
+        database: Option<String>,
+    },
     /// `EXPLAIN ROUTE [[FOR] database] 'sql'`.
     ExplainRoute {
         /// The statement.
@@ -147,6 +156,8 @@ shows! {
     Replicas = "REPLICAS",
     /// Shards, their slots and traffic.
     Shards = "SHARDS",
+    /// Tables of sharded databases, and where they are.
+    Tables = "TABLES",
     /// Sessions that had to keep their server.
     Pins = "PINS",
     /// Shared prepared statements.
@@ -235,7 +246,7 @@ impl Command {
         match self {
             Self::Empty => "",
             Self::NoOp { tag } => tag,
-            Self::Show(_) | Self::ShowParameter(_) => "SHOW",
+            Self::Show(_) | Self::ShowParameter(_) | Self::ShowSlot { .. } => "SHOW",
             Self::ExplainRoute { .. } => "EXPLAIN",
             Self::Reload => "RELOAD",
             Self::Pause(_) => "PAUSE",
@@ -273,6 +284,7 @@ impl Command {
             | Self::NoOp { .. }
             | Self::Show(_)
             | Self::ShowParameter(_)
+            | Self::ShowSlot { .. }
             | Self::ExplainRoute { .. }
             | Self::Reload
             | Self::Suspend => None,
@@ -315,7 +327,7 @@ impl Arguments<'_> {
 /// The command of a verb; none if there is no such command, or not with these arguments.
 fn command(verb: &str, arguments: Arguments<'_>) -> Option<Result<Command>> {
     let command = match verb {
-        "show" => show(arguments),
+        "show" => return show_slot(arguments).or_else(|| show(arguments).map(Ok)),
         "select" => select(arguments),
         "explain" => return explain(arguments),
         "reload" => arguments.none(Command::Reload),
@@ -340,6 +352,29 @@ fn show(arguments: Arguments<'_>) -> Option<Command> {
     let [Token::Word(what) | Token::Name(what)] = arguments.0 else { return None };
     let parameter = || PARAMETERS.iter().find(|parameter| parameter.name.eq_ignore_ascii_case(what));
     show_named(what).map(Command::Show).or_else(|| parameter().copied().map(Command::ShowParameter))
+}
+
+/// `SHOW SLOT FOR [database] 'table' 'key'`; none if it is not about a slot.
+fn show_slot(arguments: Arguments<'_>) -> Option<Result<Command>> {
+    let (first, rest) = arguments.0.split_first()?;
+    if first.keyword()? != "slot" {
+        return None;
+    }
+    let rest = match rest.split_first() {
+        Some((word, rest)) if word.keyword().as_deref() == Some("for") => rest,
+        _ => &[],
+    };
+    let command = |table: &str, key: &str, database| {
+        Ok(Command::ShowSlot { table: table.to_owned(), key: key.to_owned(), database })
+    };
+    Some(match rest {
+        [Token::Text(table), Token::Text(key)] => command(table, key, None),
+        [Token::Word(name) | Token::Name(name), Token::Text(table), Token::Text(key)] => {
+            command(table, key, Some(name.clone()))
+        }
+        _ => Err(syntax("SHOW SLOT takes a table and a key, each in single quotes".to_owned())
+            .hint("Write SHOW SLOT FOR [database] 'table' 'key'; a number is quoted as well.")),
+    })
 }
 
 fn show_named(what: &str) -> Option<Show> {

@@ -40,7 +40,11 @@ impl Command {
     #[must_use]
     pub fn required_right(&self) -> Right {
         match self {
-            Self::Empty | Self::NoOp { .. } | Self::ShowParameter(_) | Self::ExplainRoute { .. } => Right::Stats,
+            Self::Empty
+            | Self::NoOp { .. }
+            | Self::ShowParameter(_)
+            | Self::ShowSlot { .. }
+            | Self::ExplainRoute { .. } => Right::Stats,
             Self::Show(show) => match show {
                 Show::Help
                 | Show::Config
@@ -60,6 +64,7 @@ impl Command {
                 | Show::Totals
                 | Show::Replicas
                 | Show::Shards
+                | Show::Tables
                 | Show::Mem
                 | Show::DnsHosts
                 | Show::DnsZones

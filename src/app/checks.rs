@@ -99,7 +99,7 @@ async fn ask(database: &LiveDatabase, shard: ShardIndex, credentials: Option<&Cr
 }
 
 /// As whom the shard's primary can be asked: the prober, else a user with pools.
-fn targets(
+pub(super) fn targets(
     database: &LiveDatabase,
     shard: ShardIndex,
     credentials: Option<&Credentials>,

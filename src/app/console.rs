@@ -15,6 +15,7 @@ use crate::admin::explain;
 use crate::admin::parse::{Command, Show, ShutdownMode};
 use crate::admin::rights::Right;
 use crate::admin::show::{self, Answer, Table, Wanted};
+use crate::admin::slot;
 use crate::client::database::{Live, LiveDatabase};
 use crate::client::report::Asked;
 use crate::client::shared::Order;
@@ -26,7 +27,7 @@ use crate::pool::Pool;
 use crate::wire::encode;
 
 use super::state::{Request, State};
-use super::{explain_route, takeover};
+use super::{explain_route, tables, takeover};
 
 /// How often PAUSE looks whether the servers are free.
 const LOOK: Duration = Duration::from_millis(20);
@@ -48,7 +49,10 @@ impl Console for Answerer {
     }
 
     fn only_shows(&self, sql: &str) -> bool {
-        matches!(Command::parse(sql), Ok(Command::Show(_) | Command::ShowParameter(_) | Command::ExplainRoute { .. }))
+        matches!(
+            Command::parse(sql),
+            Ok(Command::Show(_) | Command::ShowParameter(_) | Command::ShowSlot { .. } | Command::ExplainRoute { .. })
+        )
     }
 
     fn hand_over(&self, successor: UnixStream) {
@@ -117,11 +121,13 @@ impl Answerer {
                     );
                 }
             },
+            Command::ShowSlot { table: name, key, database } => {
+                let database = self.meant(database.as_deref())?;
+                let utf8 = !database.distrust.load().beyond_ascii;
+                table(&mut out, &slot::slot(&database.config.name, &database.config.map, name, key, utf8)?);
+            }
             Command::ExplainRoute { sql, database } => {
-                let live = self.state.shared.live.load_full();
-                let all = live.all();
-                let name = explain::database(database.as_deref(), all.iter().map(|db| db.config.name.as_str()))?;
-                let database = known(&live, name)?;
+                let database = self.meant(database.as_deref())?;
                 table(&mut out, &explain::table(explain_route::explain(&database, sql)));
             }
             Command::Reload => self.reload(&mut out).await?,
@@ -194,7 +200,19 @@ impl Answerer {
             Wanted::FromTheBusy => self.state.shared.roll_call(Asked::Busy).await,
             Wanted::FromAll => self.state.shared.roll_call(Asked::All).await,
         };
-        show::show(show, &self.state.picture(show::detail(show), &reports))
+        let mut picture = self.state.picture(show::detail(show), &reports);
+        if show == Show::Tables {
+            picture.tables = tables::of(&self.state.shared.live.load_full()).await;
+        }
+        show::show(show, &picture)
+    }
+
+    /// The one database that a command is about: the one it names, or the only one there is.
+    fn meant(&self, named: Option<&str>) -> Result<Arc<LiveDatabase>> {
+        let live = self.state.shared.live.load_full();
+        let all = live.all();
+        let name = explain::database(named, all.iter().map(|db| db.config.name.as_str()))?;
+        known(&live, name)
     }
 
     /// The databases that a command means: those of the name, or all. Those that a reload has replaced are among them as long as

@@ -31,6 +31,7 @@ use crate::server::login::LoginSettings;
 use crate::session::settings::Values;
 use crate::shard::check::{Check, Distrust};
 use crate::shard::checks::Checks;
+use crate::shard::plan::PlanKind;
 use crate::shard::portrait::Portrait;
 use crate::sql::catalog::Catalog;
 use crate::sql::facts::RouteHint;
@@ -191,6 +192,8 @@ pub struct LiveDatabase {
     pub hidden: Hidden,
     /// Counts the choices of a server.
     pub routes: RouteCounts,
+    /// Counts the plans of statements, if it is sharded.
+    pub plans: PlanCounts,
     general: Arc<Config>,
     server_tls: Arc<ServerTls>,
     dns: Arc<Dns>,
@@ -219,6 +222,26 @@ impl RouteCounts {
     pub fn counts<'a>(&'a self, database: &'a str) -> impl Iterator<Item = (String, &'static str, u64)> + 'a {
         let all = Why::ALL.iter().zip(&self.0).map(|(why, n)| (why.as_str(), n.load(Ordering::Relaxed)));
         all.filter(|(_, n)| *n > 0).map(|(why, n)| (database.to_owned(), why, n))
+    }
+}
+
+/// How often statements of a sharded database were planned in which way.
+#[derive(Debug, Default)]
+pub struct PlanCounts([AtomicU64; PlanKind::ALL.len()]);
+
+impl PlanCounts {
+    /// Counts a plan.
+    pub fn count(&self, kind: PlanKind) {
+        // The kinds are listed in the order of their numbers.
+        if let Some(count) = self.0.get(kind as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Those that were made, with the name of the database.
+    pub fn counts<'a>(&'a self, database: &'a str) -> impl Iterator<Item = (String, &'static str, u64)> + 'a {
+        let all = PlanKind::ALL.iter().zip(&self.0).map(|(kind, n)| (kind.as_str(), n.load(Ordering::Relaxed)));
+        all.filter(|(_, n)| *n > 0).map(|(kind, n)| (database.to_owned(), kind, n))
     }
 }
 
@@ -348,6 +371,7 @@ impl LiveDatabase {
             catalog_epoch: AtomicU64::new(0),
             hidden,
             routes: RouteCounts::default(),
+            plans: PlanCounts::default(),
             general,
             server_tls,
             dns,

@@ -30,7 +30,7 @@ use crate::id::ServerIndex;
 use crate::net::{Buffer, Stream};
 use crate::session::settings::ClientSettings;
 use crate::session::{Intake, Session, Values};
-use crate::shard::plan::ShardPlan;
+use crate::shard::plan::{PlanKind, ShardPlan};
 use crate::sql::facts::{Access, QueryFacts, RouteHint, TransactionEffect};
 use crate::wire::message::{Parse, TransactionStatus};
 use crate::wire::{encode, frame};
@@ -394,7 +394,10 @@ impl Client {
         let need = loop {
             let looking_up = match self.weigh(self.plan(false, false, false)) {
                 Planned::Need(need) => break need,
-                Planned::Refused(error) => return Box::pin(self.refuse(error)).await,
+                Planned::Refused(error) => {
+                    self.count_plan(PlanKind::Refused);
+                    return Box::pin(self.refuse(error)).await;
+                }
                 Planned::Ask(questions) => self.look_up(questions),
                 Planned::Weigh(names) => self.look_up_readings(names),
             };
@@ -407,10 +410,18 @@ impl Client {
         if self.hold_begin(&need) {
             return Ok(());
         }
+        self.count_plan(need.plan.kind());
         if let ShardPlan::Scatter(scatter) = &need.plan {
             return Box::pin(self.scatter(&need, scatter)).await;
         }
         self.execute(need).await
+    }
+
+    /// Counts a plan of a statement, which decides something on a sharded database only.
+    pub(super) fn count_plan(&self, kind: PlanKind) {
+        if self.database.config.map.is_sharded() {
+            self.database.plans.count(kind);
+        }
     }
 
     /// Passes over a segment after a refusal.
@@ -761,6 +772,9 @@ fn catalog_silent(limit: Duration) -> Error {
 
 /// A word for the metric of refused statements.
 fn reason(error: &Error) -> &'static str {
+    if let Some(reason) = error.reason {
+        return reason;
+    }
     match error.sqlstate {
         SqlState::FEATURE_NOT_SUPPORTED => "not_supported",
         SqlState::SYNTAX_ERROR => "syntax",

@@ -393,6 +393,13 @@ fn events(s: &Snapshot, out: &mut Families) {
     for (reason, n) in &s.retried {
         retried.count(&[("reason", reason)], *n);
     }
+    let mut plans = out.counter(
+        "plans_total",
+        "Plans of statements on sharded databases, by kind: for one shard, any shard, several shards, or refused.",
+    );
+    for (database, kind, n) in &s.plans {
+        plans.count(&[("database", database), ("kind", kind)], *n);
+    }
     let mut routes = out.counter("routes_total", "Choices of a server, by reason.");
     for (database, reason, n) in &s.routes {
         routes.count(&[("database", database), ("reason", reason)], *n);
@@ -552,6 +559,8 @@ mod tests {
         assert_eq!(find(&samples, "pgweir_retries_total", &[("reason", "elsewhere")]), 2.0);
         let own_writes = [("database", "shop"), ("reason", "own_writes_not_replayed")];
         assert_eq!(find(&samples, "pgweir_routes_total", &own_writes), 6.0);
+        let scatters = [("database", "shop"), ("kind", "scatter")];
+        assert_eq!(find(&samples, "pgweir_plans_total", &scatters), 5.0);
         assert_eq!(find(&samples, "pgweir_server_state", &[("server", "r1:5432"), ("state", "up")]), 1.0);
         assert_eq!(find(&samples, "pgweir_refused_statements_total", &[("reason", "cross_shard")]), 3.0);
         assert_eq!(find(&samples, "pgweir_config_reloads_total", &[("result", "failure")]), 1.0);

@@ -75,6 +75,10 @@ pub struct Snapshot {
     pub replicas: Vec<ReplicaSnapshot>,
     /// Every shard; an unsharded database has one.
     pub shards: Vec<ShardSnapshot>,
+    /// The tables of sharded databases (SHOW TABLES only: the shards are asked for it).
+    pub tables: Vec<TableSnapshot>,
+    /// Plans of statements on sharded databases since the start: the database, the kind (a short fixed word), and how many.
+    pub plans: Vec<(String, &'static str, u64)>,
     /// Totals and averages, one entry per database. They outlive the pools that counted them.
     pub stats: Vec<StatsSnapshot>,
     /// Averages over all databases together: [`super::averages::Averages::overall`].
@@ -733,6 +737,50 @@ pub struct ShardSnapshot {
     pub is_default: bool,
     /// Whether its primary is as configured; none for an unsharded database.
     pub check: Option<Check>,
+}
+
+/// A table of a sharded database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSnapshot {
+    /// The database.
+    pub database: String,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// How it is spread.
+    pub kind: TableKind,
+    /// Its key column and that column's type, as they are configured; none for what is not sharded.
+    pub key: Option<(String, &'static str)>,
+    /// The shards whose primary has it.
+    pub found_on: Vec<String>,
+    /// The shards whose primary should have it and has not.
+    pub missing_on: Vec<String>,
+    /// The shards whose primary could not be asked.
+    pub not_asked: Vec<String>,
+}
+
+/// How a table is spread over shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TableKind {
+    /// By a key.
+    Sharded,
+    /// A full copy on every shard.
+    Reference,
+    /// Not listed: it lives on the default shard.
+    Unsharded,
+}
+
+impl TableKind {
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sharded => "sharded",
+            Self::Reference => "reference",
+            Self::Unsharded => "unsharded",
+        }
+    }
 }
 
 /// The slots of each shard as ranges: ascending, disjoint, none adjacent to the next. One entry per shard of the map.

@@ -1,5 +1,6 @@
 //! Asking a shard's server whether it is as the configuration says: see [`crate::shard::check`].
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::error::Error;
@@ -62,4 +63,32 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
     let portrait = Portrait::of(facts, makes);
     findings.extend(portrait.judge(map));
     Ok(Ok((findings, portrait)))
+}
+
+/// Asks for tables and what can be read like them, but for PostgreSQL's own, temporary ones and partitions: schema and name.
+const TABLES_SQL: &str = "SELECT n.nspname, c.relname, c.relkind IN ('r', 'p', 'f') FROM pg_catalog.pg_class AS c \
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND NOT c.relispartition AND c.relpersistence <> 't' \
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
+
+/// What can be read in a server's database, by schema and name, and whether it is a table and no view. Asked for on a connection of its own.
+///
+/// # Errors
+/// Those of [`run`].
+pub async fn tables(target: &Target, settings: &LoginSettings) -> Result<BTreeMap<(String, String), bool>, String> {
+    let mut connection = login::login(target, settings, WorkerId(0)).await.map_err(|error| error.message)?;
+    let rows = match tokio::time::timeout(settings.timeout, connection.rows(TABLES_SQL)).await {
+        Ok(Ok(Ok(rows))) => rows,
+        Ok(Ok(Err(error))) => return Err(format!("server {}: {}", target.address(), error.message)),
+        Ok(Err(error)) => return Err(format!("server {}: {error}", target.address())),
+        Err(_) => {
+            return Err(format!("server {}: no answer within {} s", target.address(), settings.timeout.as_secs_f64()));
+        }
+    };
+    let name = |row: Vec<Option<String>>| {
+        let mut cells = row.into_iter();
+        let name = (cells.next().flatten()?, cells.next().flatten()?);
+        Some((name, cells.next().flatten()? == "t"))
+    };
+    Ok(rows.into_iter().filter_map(name).collect())
 }

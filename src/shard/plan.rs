@@ -120,7 +120,47 @@ pub enum ShardPlan {
     Reject(Error),
 }
 
+/// The kinds of plans, for those who count them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PlanKind {
+    /// One shard.
+    Single,
+    /// Any shard.
+    AnyShard,
+    /// Several shards.
+    Scatter,
+    /// None: it is refused.
+    Refused,
+}
+
+impl PlanKind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Single, Self::AnyShard, Self::Scatter, Self::Refused];
+
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::AnyShard => "any_shard",
+            Self::Scatter => "scatter",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 impl ShardPlan {
+    /// Its kind; what waits for a parameter may still go anywhere.
+    #[must_use]
+    pub fn kind(&self) -> PlanKind {
+        match self {
+            Self::Single { .. } => PlanKind::Single,
+            Self::AnyShard { .. } | Self::NeedsParameter { .. } => PlanKind::AnyShard,
+            Self::Scatter(_) => PlanKind::Scatter,
+            Self::Reject(_) => PlanKind::Refused,
+        }
+    }
+
     fn single(shard: ShardIndex, why: Why) -> Self {
         Self::Single { shard, why }
     }

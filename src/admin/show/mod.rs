@@ -10,6 +10,7 @@ mod pools;
 mod process;
 mod routing;
 mod stats;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -138,6 +139,7 @@ pub fn show(show: Show, s: &Snapshot) -> Answer {
         Show::DnsZones => dns::zones(s),
         Show::Replicas => routing::replicas(s),
         Show::Shards => routing::shards(s),
+        Show::Tables => tables::tables(s),
         Show::Peers => peers::peers(s),
         Show::PeerPools => peers::pools(s),
         Show::Pins => internals::pins(s),

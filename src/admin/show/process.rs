@@ -74,6 +74,7 @@ pub(super) fn help() -> Notice {
         detail.push_str(&format!("\t{more}{}{end}\n", line.join("|")));
     }
     for command in [
+        "SHOW SLOT FOR [database] 'table' 'key'",
         "EXPLAIN ROUTE [[FOR] database] 'sql'",
         "SET key = value",
         "RELOAD",

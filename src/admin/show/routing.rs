@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Cell, Field, INT4, INT8, NUMERIC, TEXT, Table, int, long, table_of, text};
+use crate::config::Role;
 use crate::metrics::counters::Counts;
 use crate::metrics::snapshot::{ReplicaSnapshot, ShardSnapshot, Snapshot};
 
@@ -34,10 +35,29 @@ pub(super) fn replicas(s: &Snapshot) -> Table {
 struct Shard<'a> {
     shard: &'a ShardSnapshot,
     traffic: Counts,
+    servers: Vec<&'a ReplicaSnapshot>,
+}
+
+impl Shard<'_> {
+    /// How its primary stands; `no_primary` while no server is one.
+    fn state(&self) -> &'static str {
+        let primary = self.servers.iter().find(|server| server.role == Role::Primary);
+        primary.map_or("no_primary", |primary| primary.state)
+    }
+
+    /// Each server with its role and how it stands.
+    fn roles(&self) -> String {
+        let server = |s: &&ReplicaSnapshot| format!("{}:{} {} {}", s.host, s.port, s.role.as_str(), s.state);
+        self.servers.iter().map(server).collect::<Vec<_>>().join(",")
+    }
+
+    fn sum(&self, count: fn(&ReplicaSnapshot) -> u64) -> u64 {
+        self.servers.iter().map(|server| count(server)).sum()
+    }
 }
 
 pub(super) fn shards(s: &Snapshot) -> Table {
-    let fields: [Field<Shard<'_>>; 11] = [
+    let fields: [Field<Shard<'_>>; 15] = [
         ("database", TEXT, |r| text(&r.shard.database)),
         ("shard", TEXT, |r| text(&r.shard.name)),
         ("slots", TEXT, |r| text(ranges(r.shard))),
@@ -49,13 +69,18 @@ pub(super) fn shards(s: &Snapshot) -> Table {
         ("bytes_received", INT8, |r| long(r.traffic.received)),
         ("bytes_sent", INT8, |r| long(r.traffic.sent)),
         ("check", TEXT, |r| r.shard.check.as_ref().map(ToString::to_string)),
+        ("state", TEXT, |r| text(r.state())),
+        ("roles", TEXT, |r| text(r.roles())),
+        ("reads", INT8, |r| long(r.sum(|server| server.reads))),
+        ("writes", INT8, |r| long(r.sum(|server| server.writes))),
     ];
     let rows: Vec<_> = s
         .shards
         .iter()
         .map(|shard| {
             let pools = s.pools.iter().filter(|p| p.database == shard.database && p.shard == shard.name);
-            Shard { shard, traffic: pools.map(|p| p.totals).sum() }
+            let servers = s.replicas.iter().filter(|r| r.database == shard.database && r.shard == shard.name);
+            Shard { shard, traffic: pools.map(|p| p.totals).sum(), servers: servers.collect() }
         })
         .collect();
     table_of(&fields, &rows)

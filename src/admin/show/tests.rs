@@ -287,9 +287,16 @@ fn replicas_and_shards() {
     let shards = table(Show::Shards, &s);
     assert_eq!(
         row(&shards, 0),
-        "shop default 0-99,200-16383 16284 1 p1:5432,r1:5432 60 90 3000 6000 warning: table \"public.t\" is listed but does not exist",
+        "shop default 0-99,200-16383 16284 1 p1:5432,r1:5432 60 90 3000 6000 warning: table \"public.t\" is listed but does not exist \
+         up p1:5432 primary up,r1:5432 replica up 18 16",
         "three pools of the shard"
     );
+}
+
+#[test]
+fn tables_show_where_they_were_found() {
+    let tables = table(Show::Tables, &example::snapshot());
+    assert_eq!(row(&tables, 0), "shop public orders sharded customer_id bigint s0,s1 s2 ");
 }
 
 #[test]

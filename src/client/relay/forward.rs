@@ -12,7 +12,7 @@ use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 use crate::server::Connection;
 use crate::session::Intake;
-use crate::shard::plan::ShardPlan;
+use crate::shard::plan::{PlanKind, ShardPlan};
 use crate::sql::facts::{Access, RouteHint};
 use crate::wire::message::TransactionStatus;
 
@@ -130,12 +130,14 @@ impl Client {
                     };
                     self.replace_by_refusal(error);
                 }
+                self.count_plan(need.plan.kind());
             }
             Planned::Refused(error) if error.severity == crate::error::Severity::Fatal => {
                 return Err(Event::Stop(error));
             }
             Planned::Refused(error) => {
-                self.cx.shared.count_refusal("in_transaction");
+                self.cx.shared.count_refusal(error.reason.unwrap_or("in_transaction"));
+                self.count_plan(PlanKind::Refused);
                 self.replace_by_refusal(error);
             }
         }

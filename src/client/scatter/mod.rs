@@ -244,6 +244,7 @@ pub(super) fn linked(status: TransactionStatus, keeps: bool) -> Error {
         format!("a statement that reads several shards is not supported {why} yet"),
     )
     .hint(hint)
+    .because("scatter_in_transaction")
 }
 
 fn pipelined() -> Error {
@@ -252,6 +253,7 @@ fn pipelined() -> Error {
         "a statement that reads several shards is not supported in a pipeline with others between two Syncs",
     )
     .hint("Send Bind, Describe, Execute and Sync for it alone; Parse may come before, and Describe of the statement with a Sync of its own.")
+    .because("pipeline")
 }
 
 fn too_long() -> Error {
@@ -271,4 +273,5 @@ fn row_limit() -> Error {
         "a statement that reads several shards cannot be executed in parts: Execute has a limit of rows",
     )
     .hint("Set the fetch size or the maximum of rows to 0, and write LIMIT.")
+    .because("row_limit")
 }

@@ -14,6 +14,7 @@ const ONE_SHARD: &str = "Tie the statement to one shard by its sharding key, or 
 
 pub(super) fn type_not_comparable(what: &str, type_oid: u32) -> Error {
     refuse(format!("{what} values of type {} from several shards is not supported", type_name(type_oid)), ONE_SHARD)
+        .because("merge_type")
 }
 
 pub(super) fn collation(what: &str) -> Error {
@@ -21,6 +22,7 @@ pub(super) fn collation(what: &str) -> Error {
         format!("{what} texts from several shards is supported under collation \"C\" only"),
         "Write COLLATE \"C\" behind the expression if the order of bytes will do, and let client_encoding be the server's.",
     )
+    .because("collation")
 }
 
 pub(super) fn nondeterministic(what: &str) -> Error {
@@ -30,6 +32,7 @@ pub(super) fn nondeterministic(what: &str) -> Error {
         ),
         "Write COLLATE \"C\" behind the expression, and let client_encoding be the server's.",
     )
+    .because("collation")
 }
 
 pub(super) fn equal_but_unlike(what: &str, type_oid: u32) -> Error {
@@ -40,6 +43,7 @@ pub(super) fn equal_but_unlike(what: &str, type_oid: u32) -> Error {
         ),
         "Cast the expression to a type whose equal values look alike, such as bigint, text or numeric(12,2).",
     )
+    .because("merge_type")
 }
 
 pub(super) fn text_setting(type_oid: u32, setting: &str) -> Error {
@@ -47,6 +51,7 @@ pub(super) fn text_setting(type_oid: u32, setting: &str) -> Error {
         format!("values of type {} from several shards cannot be compared under this {setting}", type_name(type_oid)),
         if setting == "DateStyle" { "SET DateStyle = 'ISO'." } else { "SET extra_float_digits = 1, or RESET it." },
     )
+    .because("text_setting")
 }
 
 pub(super) fn aggregate(name: &str, argument: Option<u32>) -> Error {
@@ -55,6 +60,7 @@ pub(super) fn aggregate(name: &str, argument: Option<u32>) -> Error {
         format!("aggregate {name}{of} over several shards is not supported"),
         "Tie the statement to one shard by its sharding key, group by the sharding key, or use count, sum, avg, min or max.",
     )
+    .because("aggregate")
 }
 
 pub(super) fn argument_type_needed(name: &str) -> Error {
@@ -62,6 +68,7 @@ pub(super) fn argument_type_needed(name: &str) -> Error {
         format!("aggregate {name} over several shards is not supported: the type of its argument is not known"),
         "Cast the argument, as in avg(x::numeric).",
     )
+    .because("aggregate")
 }
 
 /// The specification is not one: a fault of ours.
@@ -101,6 +108,7 @@ pub(super) fn memory(what: &str, limit: usize) -> Error {
         format!("{what} of several shards need more than {} MiB to be merged", limit >> 20),
     )
     .hint("Group by or select the sharding key, so that nothing has to be brought together, or select fewer rows.")
+    .because("merge_memory")
 }
 
 /// A type's name where it is a well-known one.

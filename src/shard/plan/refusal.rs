@@ -31,11 +31,13 @@ pub(super) fn disagree(what: &str) -> Error {
         format!("{what} belong to different shards"),
         "Send them one by one, each outside of a transaction of the other.",
     )
+    .because("shards_disagree")
 }
 
 pub(super) fn no_such_shard(name: &str, map: &ShardMap) -> Error {
     Error::client(SqlState::INVALID_PARAMETER_VALUE, format!("shard \"{name}\" does not exist"))
         .hint(format!("The shards are {}. RESET pgweir.shard chooses none.", map.names.join(", ")))
+        .because("no_such_shard")
 }
 
 pub(super) fn untyped_key_setting() -> Error {
@@ -43,6 +45,7 @@ pub(super) fn untyped_key_setting() -> Error {
         "pgweir.sharding_key has no type here: the statement names no sharded table, and the database's differ in key type".to_owned(),
         "RESET pgweir.sharding_key for this statement, or use pgweir.shard.",
     )
+    .because("key_setting")
 }
 
 pub(super) fn key_types_differ() -> Error {
@@ -50,6 +53,7 @@ pub(super) fn key_types_differ() -> Error {
         "the sharded tables of the statement have keys of different types".to_owned(),
         "Send one statement for each table.",
     )
+    .because("key_types")
 }
 
 pub(super) fn bad_key_setting(error: KeyError) -> Error {
@@ -67,6 +71,7 @@ pub(super) fn contradicts_shard(chosen: &str, derived: &str) -> Error {
         format!("shard \"{chosen}\" is chosen, but the sharding key belongs to shard \"{derived}\""),
         "RESET pgweir.shard, or drop the hint, and the key alone decides.",
     )
+    .because("contradiction")
 }
 
 pub(super) fn contradicts_key(chosen: Slot, derived: Slot) -> Error {
@@ -74,6 +79,7 @@ pub(super) fn contradicts_key(chosen: Slot, derived: Slot) -> Error {
         format!("pgweir.sharding_key is in slot {chosen}, but the statement's own sharding key is in slot {derived}"),
         "RESET pgweir.sharding_key, or drop the hint, and the statement's own key decides.",
     )
+    .because("contradiction")
 }
 
 pub(super) fn finish_prepared() -> Error {
@@ -81,6 +87,7 @@ pub(super) fn finish_prepared() -> Error {
         "cannot tell which shard holds the prepared transaction".to_owned(),
         "Choose the shard with SET pgweir.shard = 'name'.",
     )
+    .because("prepared_transaction")
 }
 
 pub(super) fn search_path(table: &str) -> Error {
@@ -88,14 +95,17 @@ pub(super) fn search_path(table: &str) -> Error {
         format!("search_path was changed, so \"{table}\" may or may not be the sharded table of that name"),
         "Write the table's schema, or RESET search_path.",
     )
+    .because("search_path")
 }
 
 pub(super) fn other(what: &str, table: &str) -> Error {
     refuse(format!("{what} on table \"{table}\" of a sharded database is not supported yet"), PER_SHARD)
+        .because("not_on_sharded")
 }
 
 pub(super) fn code(what: &str) -> Error {
     refuse(format!("{what} on a sharded database is not supported: its code may touch sharded tables"), PER_SHARD)
+        .because("code")
 }
 
 pub(super) fn function_unseen(name: &str) -> Error {
@@ -105,6 +115,7 @@ pub(super) fn function_unseen(name: &str) -> Error {
         ),
         "Choose the shard by /* pgweir: sharding_key=VALUE */ or SET pgweir.shard = 'name', or declare the function IMMUTABLE if it reads no table.",
     )
+    .because("function")
 }
 
 pub(super) fn shadowing_function(name: &str) -> Error {
@@ -114,6 +125,7 @@ pub(super) fn shadowing_function(name: &str) -> Error {
         ),
         "Write pg_catalog. before the name if PostgreSQL's own is meant, choose the shard by SET pgweir.shard = 'name', or declare the function IMMUTABLE if it reads no table.",
     )
+    .because("function")
 }
 
 pub(super) fn operator_unseen(name: &str) -> Error {
@@ -123,6 +135,7 @@ pub(super) fn operator_unseen(name: &str) -> Error {
         ),
         "Write OPERATOR(pg_catalog.=) for PostgreSQL's own, choose the shard with SET pgweir.shard = 'name', or declare the operator's function IMMUTABLE if it reads no table.",
     )
+    .because("operator")
 }
 
 pub(super) fn own_equality() -> Error {
@@ -131,6 +144,7 @@ pub(super) fn own_equality() -> Error {
             .to_owned(),
         "Drop the operator, or move it to a schema that is not in search_path.",
     )
+    .because("operator")
 }
 
 pub(super) fn listed_elsewhere(name: &str, schema: &str) -> Error {
@@ -138,6 +152,7 @@ pub(super) fn listed_elsewhere(name: &str, schema: &str) -> Error {
         format!("\"{name}\" may be table \"{schema}.{name}\" by the search_path, and not the listed \"public.{name}\""),
         "Write the table's schema.",
     )
+    .because("search_path")
 }
 
 pub(super) fn view_function_unseen(view: &str, function: &str) -> Error {
@@ -147,6 +162,7 @@ pub(super) fn view_function_unseen(view: &str, function: &str) -> Error {
         ),
         "Choose the shard by /* pgweir: sharding_key=VALUE */ or SET pgweir.shard = 'name', or declare the function IMMUTABLE if it reads no table.",
     )
+    .because("view")
 }
 
 pub(super) fn reaches_listed(name: &str, schema: &str, table: &str) -> Error {
@@ -154,6 +170,7 @@ pub(super) fn reaches_listed(name: &str, schema: &str, table: &str) -> Error {
         format!("\"{name}\" is made of table \"{schema}.{table}\", which is spread over the shards"),
         "Query that table itself with its sharding key, or choose one shard with SET pgweir.shard = 'name'.",
     )
+    .because("view")
 }
 
 pub(super) fn is_listed(name: &str, schema: &str) -> Error {
@@ -161,6 +178,7 @@ pub(super) fn is_listed(name: &str, schema: &str) -> Error {
         format!("\"{name}\" is table \"{schema}.{name}\" by the search_path, which is listed under that schema"),
         "Write the table's schema.",
     )
+    .because("search_path")
 }
 
 pub(super) fn not_looked_up(name: &str) -> Error {
@@ -172,6 +190,7 @@ pub(super) fn local_search_path() -> Error {
         "search_path cannot be changed by SET LOCAL or set_config() on a sharded database".to_owned(),
         "SET search_path before the transaction, or write the schema before each name.",
     )
+    .because("search_path")
 }
 
 pub(super) fn everywhere(what: &str) -> Error {
@@ -179,6 +198,7 @@ pub(super) fn everywhere(what: &str) -> Error {
         format!("{what} on a sharded database is not supported yet: it may have to be done on every shard"),
         PER_SHARD,
     )
+    .because("ddl")
 }
 
 pub(super) fn rows_unchecked(what: &str, table: &str) -> Error {
@@ -186,10 +206,12 @@ pub(super) fn rows_unchecked(what: &str, table: &str) -> Error {
         format!("{what} into sharded table \"{table}\" is not supported: its rows could land on the wrong shard"),
         "Use INSERT ... VALUES with the sharding key in every row.",
     )
+    .because("rows_unchecked")
 }
 
 pub(super) fn reference_write(table: &str) -> Error {
     refuse(format!("a write to reference table \"{table}\" on all shards is not supported yet"), PER_SHARD)
+        .because("reference_write")
 }
 
 pub(super) fn mixed(sharded: &str, unlisted: &str) -> Error {
@@ -199,6 +221,7 @@ pub(super) fn mixed(sharded: &str, unlisted: &str) -> Error {
         ),
         "Send one statement for each table, or make it a reference table in the configuration.",
     )
+    .because("unlisted_join")
 }
 
 pub(super) fn several(table: &str) -> Error {
@@ -206,6 +229,7 @@ pub(super) fn several(table: &str) -> Error {
         format!("a statement on more than one sharded table, or twice on \"{table}\", is not supported yet"),
         "Send one statement for each, or choose one shard with SET pgweir.shard = 'name' to see its rows only.",
     )
+    .because("several_tables")
 }
 
 pub(super) fn nested(table: &str, nested: &str) -> Error {
@@ -213,6 +237,7 @@ pub(super) fn nested(table: &str, nested: &str) -> Error {
         format!("cannot tell the shard of table \"{table}\" in a statement with {nested}"),
         "Ask for the sharded table at the top level, with its key in WHERE, or choose one shard with SET pgweir.shard = 'name'.",
     )
+    .because("sub_query")
 }
 
 pub(super) fn nested_write(nested: &str) -> Error {
@@ -220,6 +245,7 @@ pub(super) fn nested_write(nested: &str) -> Error {
         format!("a write to sharded tables with {nested} is not supported: its keys cannot be checked"),
         "Split it into plain statements.",
     )
+    .because("sub_query_write")
 }
 
 pub(super) fn keys_distrusted(why: &str) -> Error {
@@ -227,6 +253,7 @@ pub(super) fn keys_distrusted(why: &str) -> Error {
         format!("sharding keys cannot be trusted to say the shard: {why}"),
         "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
     )
+    .because("distrust")
 }
 
 pub(super) fn table_distrusted(table: &str, why: &str) -> Error {
@@ -234,6 +261,7 @@ pub(super) fn table_distrusted(table: &str, why: &str) -> Error {
         format!("the sharding key of table \"{table}\" cannot be trusted to say the shard: {why}"),
         "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
     )
+    .because("distrust")
 }
 
 pub(super) fn lost() -> Error {
@@ -242,6 +270,7 @@ pub(super) fn lost() -> Error {
 
 pub(super) fn no_key(table: &str, key: &str) -> Error {
     refuse(format!("cannot tell the shard: no condition ties \"{key}\" of table \"{table}\" to one constant"), GIVE_KEY)
+        .because("no_key")
 }
 
 pub(super) fn ambiguous(table: &str, key: &str) -> Error {
@@ -249,6 +278,7 @@ pub(super) fn ambiguous(table: &str, key: &str) -> Error {
         format!("column \"{key}\" is not qualified, so it may not be the sharding key of table \"{table}\""),
         "Qualify the column with the table's name or alias.",
     )
+    .because("no_key")
 }
 
 pub(super) fn contradictory() -> Error {
@@ -256,6 +286,7 @@ pub(super) fn contradictory() -> Error {
         "the statement compares its sharding key with two different values".to_owned(),
         "No row can match both: ask for one.",
     )
+    .because("contradiction")
 }
 
 pub(super) fn key_assigned(table: &str, key: &str) -> Error {
@@ -265,6 +296,7 @@ pub(super) fn key_assigned(table: &str, key: &str) -> Error {
         ),
         "Delete the row and insert it with the new key.",
     )
+    .because("key_update")
 }
 
 pub(super) fn no_column_list(table: &str, key: &str) -> Error {
@@ -272,6 +304,7 @@ pub(super) fn no_column_list(table: &str, key: &str) -> Error {
         format!("INSERT into sharded table \"{table}\" without a column list: cannot tell which value is \"{key}\""),
         "Write the column list.",
     )
+    .because("no_key")
 }
 
 pub(super) fn no_key_given(table: &str, key: &str) -> Error {
@@ -279,6 +312,7 @@ pub(super) fn no_key_given(table: &str, key: &str) -> Error {
         format!("INSERT into sharded table \"{table}\" does not give its sharding key \"{key}\""),
         "Give the key as a constant or a parameter in every row.",
     )
+    .because("no_key")
 }
 
 pub(super) fn trailing_space(table: &str, key: &str) -> Error {
@@ -286,6 +320,7 @@ pub(super) fn trailing_space(table: &str, key: &str) -> Error {
         format!("the sharding key \"{key}\" of table \"{table}\" ends in a space, which varchar(n) may cut"),
         "Cut the spaces before the insert.",
     )
+    .because("bad_key")
 }
 
 pub(super) fn bad_key(table: &str, key: &str, error: KeyError) -> Error {
@@ -316,6 +351,7 @@ pub(super) fn rows_disagree(table: &str, one: &str, other: &str) -> Error {
         format!("the rows of an INSERT into \"{table}\" belong to different shards, \"{one}\" and \"{other}\""),
         "Send one INSERT for each row or shard.",
     )
+    .because("shards_disagree")
 }
 
 pub(super) fn insert_reads_sharded(table: &str) -> Error {
@@ -323,6 +359,7 @@ pub(super) fn insert_reads_sharded(table: &str) -> Error {
         format!("INSERT into \"{table}\" with another sharded table in the statement is not supported yet"),
         "Read the values first and insert them as constants.",
     )
+    .because("insert_reads")
 }
 
 pub(super) fn insert_reads_others(table: &str) -> Error {
@@ -332,6 +369,7 @@ pub(super) fn insert_reads_others(table: &str) -> Error {
         ),
         "Read the values first and insert them as constants.",
     )
+    .because("insert_reads")
 }
 
 const SCATTER: &str = "Tie it to one shard by a condition key = constant or key = $n that is ANDed at the top level of WHERE, \
@@ -349,6 +387,7 @@ pub(super) fn shadowed_aggregate(name: &str) -> Error {
         ),
         "Write pg_catalog before the function if PostgreSQL's own is meant, or a column without the table's name.",
     )
+    .because("function")
 }
 
 pub(super) fn scatter_distrusted(why: &str) -> Error {
@@ -356,6 +395,7 @@ pub(super) fn scatter_distrusted(why: &str) -> Error {
         format!("several shards cannot answer, as they may not answer alike: {why}"),
         "SHOW SHARDS on the console tells more; until it is mended, tie the statement to one shard by its sharding key or SET pgweir.shard = 'name'.",
     )
+    .because("distrust")
 }
 
 pub(super) fn scatter_shares(what: &str) -> Error {
@@ -363,6 +403,7 @@ pub(super) fn scatter_shares(what: &str) -> Error {
         format!("{what} cannot go together when one of them reads several shards"),
         "Send the statement that reads several shards by itself, with a Sync of its own.",
     )
+    .because("pipeline")
 }
 
 pub(super) fn bad_bound(what: &str) -> Error {
@@ -370,4 +411,5 @@ pub(super) fn bad_bound(what: &str) -> Error {
         format!("the parameter of {what} cannot be read"),
         "Give a number that is not negative, as text or as a binary int2, int4 or int8.",
     )
+    .because("limit")
 }

@@ -201,7 +201,7 @@ fn check_params(shown: &[u16], cx: &PlanContext<'_>) -> Result<(), Stop> {
 }
 
 fn refuse(unfit: Unfit) -> Stop {
-    Stop::Refuse(refusal::unfit(&unfit.why, unfit.hint))
+    Stop::Refuse(refusal::unfit(&unfit.why, unfit.hint).because(unfit.construct))
 }
 
 fn place(table: &TableRef, cx: &PlanContext<'_>) -> Place {

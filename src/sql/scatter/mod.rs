@@ -42,7 +42,7 @@ pub enum Place {
 /// Why several shards cannot answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfit {
-    /// The construct, as one word: tests tell refusals apart by it.
+    /// The construct, as one word: the metric of refusals and tests tell them apart by it.
     pub construct: &'static str,
     /// What it is in the statement: completes "several shards cannot answer a statement ...".
     pub why: String,
