@@ -95,7 +95,7 @@ impl State {
             retried: shared.retried.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
             plans: live.all().iter().flat_map(|db| db.plans.counts(&db.config.name).collect::<Vec<_>>()).collect(),
             routes: live.all().iter().flat_map(|db| db.routes.counts(&db.config.name).collect::<Vec<_>>()).collect(),
-            pins: shared.pinned.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
+            pins: shared.pinned.lock().iter().map(|(reason, n)| (*reason, n.total, n.now)).collect(),
             listening: shared.hubs.counts(),
             prepared_statements: shared.registry.len() as u64,
             cancel_requests: shared.cancel_requests.load(Ordering::Relaxed),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -190,6 +190,8 @@ pub struct LiveDatabase {
     pub catalog_epoch: AtomicU64,
     /// What its statements may leave behind on servers unseen.
     pub hidden: Hidden,
+    /// Kinds of state ([`crate::sql::facts::PinReason`], a bit each) that the log has told of.
+    pub pins_told: AtomicU32,
     /// Counts the choices of a server.
     pub routes: RouteCounts,
     /// Counts the plans of statements, if it is sharded.
@@ -368,6 +370,7 @@ impl LiveDatabase {
             retired: AtomicBool::new(false),
             secret,
             last_used: Mutex::new(now),
+            pins_told: AtomicU32::new(0),
             catalog_epoch: AtomicU64::new(0),
             hidden,
             routes: RouteCounts::default(),

@@ -33,7 +33,7 @@ use crate::error::Error;
 use crate::id::{ShardIndex, WorkerId};
 use crate::server;
 use crate::session::Intake;
-use crate::sql::facts::QueryFacts;
+use crate::sql::facts::{PinReason, QueryFacts};
 use crate::sql::hidden::{self, Census, Traces};
 use crate::wire::message::TransactionStatus;
 
@@ -340,6 +340,23 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Why the server would be kept after this, if it is known now what the code does that it calls.
+    pub(super) fn hidden_pin(
+        &self,
+        facts: &QueryFacts,
+        own_types: bool,
+        shard: ShardIndex,
+        replica: bool,
+    ) -> Option<PinReason> {
+        if hidden::is_plain_text(facts) && !own_types {
+            return None;
+        }
+        let hidden = &self.database.hidden;
+        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let known = hidden.shards.get(usize::from(shard.0))?.known.load_full().filter(|k| k.counts(begun, now))?;
+        known.of_text(facts, own_types, replica, now).kinds().next()
     }
 
     /// Whether a text that servers run without a link may leave something behind, as far as it is known.

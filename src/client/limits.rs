@@ -18,10 +18,11 @@ pub(super) struct Limits {
     transaction: Micros,
     idle_transaction: Micros,
     client_idle: Micros,
+    pinned_idle: Micros,
     query_wait: Micros,
 }
 
-/// A duration in whole microseconds: half as large as a [`Duration`], of which every client would hold five.
+/// A duration in whole microseconds: half as large as a [`Duration`], of which every client would hold six.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Micros(u64);
 
@@ -51,6 +52,8 @@ pub(super) enum Overdue {
     IdleTransaction,
     /// `client_idle_timeout`: the client says nothing outside of one.
     ClientIdle,
+    /// `pinned_idle_timeout`: the same, and it keeps a server.
+    PinnedIdle,
 }
 
 impl Limits {
@@ -59,6 +62,7 @@ impl Limits {
         let general = &config.general;
         let user = config.users.get(user);
         let database = config.databases.get(database).or(config.wildcard.as_ref());
+        let pinning = database.map_or(&general.pinning, |d| &d.pinning);
         let own_wait = user.and_then(|u| u.query_wait_timeout).or(database.and_then(|d| d.query_wait_timeout));
         let of = |own: Option<Duration>, general: Duration| Micros::of(own.unwrap_or(general));
         Self {
@@ -66,6 +70,7 @@ impl Limits {
             transaction: of(user.and_then(|u| u.transaction_timeout), general.transaction_timeout),
             idle_transaction: of(user.and_then(|u| u.idle_transaction_timeout), general.idle_transaction_timeout),
             client_idle: of(user.and_then(|u| u.client_idle_timeout), general.client_idle_timeout),
+            pinned_idle: Micros::of(pinning.pinned_idle_timeout),
             query_wait: of(own_wait, general.query_wait_timeout),
         }
     }
@@ -101,7 +106,7 @@ impl Limits {
 
     /// Whether what happens on a server is limited.
     pub(super) fn any_of_link(&self) -> bool {
-        self.any_of_rest() || !(self.query.is_zero() && self.transaction.is_zero())
+        self.any_of_rest() || !(self.query.is_zero() && self.transaction.is_zero() && self.pinned_idle.is_zero())
     }
 
     /// The setting of a limit.
@@ -111,6 +116,7 @@ impl Limits {
             Overdue::Transaction => "transaction_timeout",
             Overdue::IdleTransaction => "idle_transaction_timeout",
             Overdue::ClientIdle => "client_idle_timeout",
+            Overdue::PinnedIdle => "pinned_idle_timeout",
         }
     }
 
@@ -123,6 +129,7 @@ impl Limits {
                 (SqlState::IDLE_IN_TRANSACTION_TIMEOUT, "idle transaction timeout", self.idle_transaction)
             }
             Overdue::ClientIdle => (SqlState::IDLE_SESSION_TIMEOUT, "client idle timeout", self.client_idle),
+            Overdue::PinnedIdle => (SqlState::IDLE_SESSION_TIMEOUT, "pinned idle timeout", self.pinned_idle),
         };
         let setting = Self::setting(overdue);
         Error::us_fatal(state, format!("terminating connection due to {what}"))
@@ -161,6 +168,8 @@ pub(super) struct Doing {
     pub(super) in_flight: bool,
     /// A transaction is open, or what is in flight may have begun one.
     pub(super) in_transaction: bool,
+    /// The client keeps the server for its session's state.
+    pub(super) pinned: bool,
     /// Grows with what the client sends.
     pub(super) asked: u64,
     /// Statements answered.
@@ -203,7 +212,9 @@ impl Watch {
         let query = self.query.and_then(|since| due(since, limits.query, Overdue::Query));
         let transaction = self.transaction.and_then(|since| due(since, limits.transaction, Overdue::Transaction));
         let rest = self.rest.and_then(|since| limits.rest(since, doing.in_transaction));
-        [query, rest, transaction].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let pinned = self.rest.filter(|_| doing.pinned && !doing.in_transaction);
+        let pinned = pinned.and_then(|since| due(since, limits.pinned_idle, Overdue::PinnedIdle));
+        [query, rest, pinned, transaction].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -245,9 +256,11 @@ mod tests {
         transaction: seconds(5),
         idle_transaction: seconds(2),
         client_idle: seconds(3),
+        pinned_idle: seconds(2),
         query_wait: seconds(4),
     };
-    const ASKED: Doing = Doing { in_flight: true, in_transaction: true, asked: 10, answered: 0, transactions: 0 };
+    const ASKED: Doing =
+        Doing { in_flight: true, in_transaction: true, pinned: false, asked: 10, answered: 0, transactions: 0 };
 
     #[test]
     fn a_statement_is_counted_from_its_request_and_a_new_one_anew() {
@@ -278,6 +291,10 @@ mod tests {
         assert_eq!(watch.next(&ALL, again, at(4)), Some((at(5), Overdue::Transaction)));
         let over = Doing { in_transaction: false, transactions: 1, ..again };
         assert_eq!(watch.next(&ALL, over, at(4)), Some((at(7), Overdue::ClientIdle)));
+        let pinned = Doing { pinned: true, ..over };
+        assert_eq!(watch.next(&ALL, pinned, at(4)), Some((at(6), Overdue::PinnedIdle)));
+        let in_block = Watch::new(start).next(&ALL, Doing { in_transaction: true, ..pinned }, at(0));
+        assert_eq!(in_block, Some((at(2), Overdue::IdleTransaction)), "a block has its own limit");
         let next = Doing { asked: 30, transactions: 1, ..ASKED };
         assert_eq!(watch.next(&Limits { query: seconds(0), ..ALL }, next, at(6)), Some((at(11), Overdue::Transaction)));
     }

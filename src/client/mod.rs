@@ -16,6 +16,7 @@ pub mod greet;
 mod hba;
 pub mod hidden;
 mod identity;
+mod kept;
 pub mod keys;
 mod limits;
 pub mod listen;

@@ -16,6 +16,7 @@ use std::time::Instant;
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::LookUp;
 use crate::client::hidden::Judged;
+use crate::client::kept::Kept;
 use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
 use crate::client::popular;
@@ -152,9 +153,8 @@ pub(super) struct Link {
     server_rest: usize,
     /// The server has said why it goes.
     farewell: bool,
-    pins_shown: usize,
-    /// Since when the client keeps the server.
-    pinned_since: Option<Instant>,
+    /// What the client keeps the server for, as it is counted.
+    pub(super) kept: Kept,
     /// It is to be closed as soon as no transaction is open.
     to_close: bool,
     /// The block, as long as it belongs to no shard: it can still move to another.
@@ -234,8 +234,7 @@ impl Link {
             client_rest: 0,
             server_rest: 0,
             farewell: false,
-            pins_shown: 0,
-            pinned_since: None,
+            kept: Kept::default(),
             to_close: false,
             begun: None,
             only_prepared: false,
@@ -272,6 +271,11 @@ impl Link {
             Some(Held::Refused { writes }) => Some(Event::Retry(Cause::NeedsPrimary { writes })),
             _ => (self.leave() == Leave::Always).then_some(Event::Retry(cause)),
         }
+    }
+
+    /// Takes a place among the servers that are kept, of which there may be `most`; whether there is one.
+    pub(super) fn take_seat(&mut self, most: u32) -> bool {
+        self.kept.take_seat(self.checkout.pool(), most)
     }
 
     /// Whether it was treated as a write.
@@ -419,6 +423,7 @@ impl Client {
         let doing = Doing {
             in_flight,
             in_transaction: in_flight || self.session.status() != TransactionStatus::Idle,
+            pinned: !self.session.pins().is_empty(),
             asked: link.counts.received,
             answered: link.counts.query_count,
             transactions: link.counts.xact_count,
@@ -725,17 +730,6 @@ impl Client {
             return Err(Event::ClientGone);
         }
         Ok(at)
-    }
-
-    fn note_pins(&self, link: &mut Link) {
-        if self.session.pins().len() == link.pins_shown {
-            return;
-        }
-        for pin in self.session.pins().iter().skip(link.pins_shown) {
-            self.cx.shared.count_pin(pin.reason.as_str());
-        }
-        link.pins_shown = self.session.pins().len();
-        link.pinned_since = (link.pins_shown > 0).then(|| link.pinned_since.unwrap_or_else(clock::now));
     }
 
     /// `forwarded`: to the client, who asked. What we ask for ourselves is not counted, but for a block that the client began earlier.

@@ -163,13 +163,15 @@ impl Client {
 
     /// Why it keeps its server.
     pub(super) fn pin_reports(&self) -> Vec<PinReport> {
-        let statement = |pin: &Pin| {
-            let facts = pin.facts.as_ref()?;
-            let kind = || facts.statements.first().map(|statement| statement.why.to_owned());
-            self.text_of(facts).or_else(kind)
-        };
-        let report = |pin: &Pin| PinReport { reason: pin.reason.as_str(), statement: statement(pin) };
+        let report = |pin: &Pin| PinReport { reason: pin.reason.as_str(), statement: self.pinning_text(pin) };
         self.session.pins().iter().map(report).collect()
+    }
+
+    /// The statement that made state, or its kind.
+    pub(super) fn pinning_text(&self, pin: &Pin) -> Option<String> {
+        let facts = pin.facts.as_ref()?;
+        let kind = || facts.statements.first().map(|statement| statement.why.to_owned());
+        self.text_of(facts).or_else(kind)
     }
 }
 

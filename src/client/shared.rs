@@ -37,6 +37,15 @@ use super::predecessors::Predecessors;
 use super::report::Reports;
 use super::suspend::Suspension;
 
+/// Sessions that keep their server for one reason.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PinCount {
+    /// That ever did.
+    pub total: u64,
+    /// That do now.
+    pub now: u64,
+}
+
 /// What all clients share.
 #[derive(Debug)]
 pub struct Shared {
@@ -79,7 +88,7 @@ pub struct Shared {
     /// Segments tried again on another server, by reason.
     pub retried: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Sessions that had to keep their server, by reason.
-    pub pinned: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    pub pinned: Mutex<std::collections::BTreeMap<&'static str, PinCount>>,
     /// Logins that failed, by the class of the reason.
     pub failed_logins: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Logins refused because too many clients are there, by the limit.
@@ -476,11 +485,6 @@ impl Shared {
     /// Counts a client whose time was up.
     pub fn count_timeout(&self, limit: &'static str) {
         *self.timeouts.lock().entry(limit).or_default() += 1;
-    }
-
-    /// Counts a session that must keep its server from now on.
-    pub fn count_pin(&self, reason: &'static str) {
-        *self.pinned.lock().entry(reason).or_default() += 1;
     }
 
     /// Counts a connection in, if there is room for one more.

@@ -16,6 +16,7 @@ pub(super) fn to_toml(config: &Config) -> String {
     let mut general = config.general.clone();
     differing(&mut text, settings::GENERAL, &mut general, &mut General::default());
     differing(&mut text, settings::HEALTH, &mut general.health, &mut General::default().health);
+    differing(&mut text, settings::PINNING, &mut general.pinning, &mut General::default().pinning);
     for (name, database) in &config.databases {
         self::database(&mut text, name, database, &config.general);
     }
@@ -46,6 +47,7 @@ fn database(text: &mut String, name: &str, database: &Database, general: &Genera
     let mut database = database.clone();
     differing(text, settings::DATABASE, &mut database, &mut inherited);
     differing(text, settings::HEALTH, &mut database.health, &mut inherited.health);
+    differing(text, settings::PINNING, &mut database.pinning, &mut inherited.pinning);
 }
 
 /// A line for each setting that is not what it is in `base`.

@@ -89,6 +89,7 @@ fn settings_of(scope: &Scope<'_>, general: &General, mistakes: &mut Mistakes) ->
     for entry in scope.keys {
         if apply(settings::DATABASE, &mut database, entry, mistakes)
             || apply(settings::HEALTH, &mut database.health, entry, mistakes)
+            || apply(settings::PINNING, &mut database.pinning, entry, mistakes)
             || settings::DATABASE_SHAPE.iter().any(|(key, _)| *key == entry.key)
         {
             continue;
@@ -97,6 +98,7 @@ fn settings_of(scope: &Scope<'_>, general: &General, mistakes: &mut Mistakes) ->
             .iter()
             .map(|setting| setting.name)
             .chain(settings::HEALTH.iter().map(|setting| setting.name))
+            .chain(settings::PINNING.iter().map(|setting| setting.name))
             .chain(settings::DATABASE_SHAPE.iter().map(|(key, _)| *key));
         mistakes.add(entry.line, unknown_key(&entry.key, &scope.place, names));
     }

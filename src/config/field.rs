@@ -8,7 +8,8 @@ use super::raw::{Node, suggest};
 use super::tls::{Curve, Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
 use super::{
-    AuthType, Consistency, Facility, Fallback, Host, LoadBalance, LogFormat, PoolMode, ReadBalance, address, tls,
+    AuthType, Consistency, Facility, Fallback, Host, LoadBalance, LogFormat, OnSessionState, PoolMode, ReadBalance,
+    address, tls,
 };
 use crate::sql::facts::RouteHint;
 
@@ -74,6 +75,8 @@ pub(super) enum Field<'a> {
     Consistency(&'a mut Consistency),
     /// What a read gets that no replica is fit for.
     Fallback(&'a mut Fallback),
+    /// What becomes of state that only a server has.
+    State(&'a mut OnSessionState),
     /// Which replica gets a read.
     Reads(&'a mut ReadBalance),
     /// When TLS is spoken.
@@ -145,6 +148,8 @@ const CONSISTENCIES: [(&str, Consistency); 3] = [
 ];
 const FALLBACKS: [(&str, Fallback); 2] =
     [(Fallback::Primary.as_str(), Fallback::Primary), (Fallback::Error.as_str(), Fallback::Error)];
+const ON_STATE: [(&str, OnSessionState); 2] =
+    [(OnSessionState::Pin.as_str(), OnSessionState::Pin), (OnSessionState::Error.as_str(), OnSessionState::Error)];
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Field<'_> {
@@ -197,6 +202,7 @@ impl Field<'_> {
             Self::Consistency(place) => *place = word(node, &CONSISTENCIES)?,
             Self::Fallback(place) => *place = word(node, &FALLBACKS)?,
             Self::Reads(place) => *place = word(node, &READ_BALANCES)?,
+            Self::State(place) => *place = word(node, &ON_STATE)?,
             Self::Ssl(place) => *place = word(node, &tls::SSL_MODES)?,
             Self::Protocols(place) => *place = tls::protocols(&names(node)?.join(","))?,
             Self::Ciphers(place) => *place = tls::ciphers(&names(node)?.join(","))?,
@@ -266,6 +272,7 @@ impl Field<'_> {
             Self::Consistency(level) => name_of(**level, &CONSISTENCIES),
             Self::Fallback(what) => name_of(**what, &FALLBACKS),
             Self::Reads(balance) => name_of(**balance, &READ_BALANCES),
+            Self::State(state) => name_of(**state, &ON_STATE),
             Self::Ssl(mode) => mode.as_str().to_owned(),
             Self::Protocols(protocols) => protocols.as_str().to_owned(),
             Self::Ciphers(ciphers) | Self::Ciphers13(ciphers) => tls::ciphers_text(ciphers),

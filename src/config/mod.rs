@@ -12,6 +12,7 @@ pub mod diff;
 mod field;
 mod ini;
 mod peers;
+mod pinning;
 mod raw;
 pub mod settings;
 mod sharding;
@@ -22,6 +23,7 @@ pub mod units;
 
 pub(crate) use address::decode as percent_decode;
 pub use ini::table::document as pgbouncer_settings;
+pub use pinning::{OnSessionState, Pinning};
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -365,6 +367,8 @@ pub struct General {
     pub server_tls: TlsSettings,
     /// How replicas are probed and judged; a database may override it.
     pub health: HealthSettings,
+    /// What becomes of sessions that keep a server; a database may override it.
+    pub pinning: Pinning,
 }
 
 impl General {
@@ -539,6 +543,8 @@ pub struct Database {
     pub route: RouteHint,
     /// Probing and breakers.
     pub health: HealthSettings,
+    /// Sessions that keep a server.
+    pub pinning: Pinning,
     /// The shards; exactly one for a database that is not sharded.
     pub shards: Vec<Shard>,
     /// Slots, tables and the default shard.
@@ -624,6 +630,7 @@ impl Database {
             startup: StartupSettings::default(),
             route: RouteHint::Auto,
             health: general.health.clone(),
+            pinning: general.pinning.clone(),
             shards: Vec::new(),
             map: ShardMap::single(),
         }
@@ -811,6 +818,7 @@ impl fmt::Debug for Database {
             startup,
             route,
             health,
+            pinning,
             shards,
             map,
         } = self;
@@ -836,6 +844,7 @@ impl fmt::Debug for Database {
             .field("startup", startup)
             .field("route", route)
             .field("health", health)
+            .field("pinning", pinning)
             .field("shards", shards)
             // The owners of 16384 slots are no reading matter.
             .field("map.names", &map.names)

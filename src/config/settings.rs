@@ -8,8 +8,8 @@ use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
 use super::{
-    AuthType, Config, Consistency, Database, Fallback, General, HealthSettings, LogFormat, Peer, PoolMode, ReadBalance,
-    SecretText, SyslogSettings, TcpSettings, User,
+    AuthType, Config, Consistency, Database, Fallback, General, HealthSettings, LogFormat, Peer, Pinning, PoolMode,
+    ReadBalance, SecretText, SyslogSettings, TcpSettings, User,
 };
 
 /// One setting of a section.
@@ -73,7 +73,7 @@ const MANY: u32 = 1_000_000;
 pub(super) const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END \
                                      FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
 
-/// `[pgweir]`, without the settings of [`HEALTH`].
+/// `[pgweir]`, without the settings of [`HEALTH`] and [`PINNING`].
 pub(super) static GENERAL: &[Setting<General>] = &[
     fixed("listen_addr", "Addresses to listen on, separated by commas; \"*\" is all; empty: no TCP.", |g| {
         Field::Listen(&mut g.listen_addr)
@@ -436,7 +436,24 @@ pub(super) static HEALTH: &[Setting<HealthSettings>] = &[
     }),
 ];
 
-/// `[databases.NAME]`, without [`HEALTH`] and the servers.
+/// Sessions that keep a server: settings of `[pgweir]` that a database may override.
+pub(super) static PINNING: &[Setting<Pinning>] = &[
+    row(
+        "on_session_state",
+        "What a statement gets whose state only its server has (a temporary table, say): the session keeps it (pin), or an error.",
+        |p| Field::State(&mut p.on_session_state),
+    ),
+    row(
+        "max_pinned_connections",
+        "Connections of a pool that sessions may keep for such state; 0: no limit but the pool's size.",
+        |p| Field::Count(&mut p.max_pinned_connections, 0, MANY),
+    ),
+    row("pinned_idle_timeout", "How long a client that keeps a server may ask for nothing; 0: for ever.", |p| {
+        Field::Time(&mut p.pinned_idle_timeout)
+    }),
+];
+
+/// `[databases.NAME]`, without [`HEALTH`], [`PINNING`] and the servers.
 pub(super) static DATABASE: &[Setting<Database>] = &[
     row("pool_mode", "Overrides pool_mode of [pgweir].", |d| Field::Pool(&mut d.pool_mode)),
     row("pool_size", "Server connections per user and server at most; default: default_pool_size.", |d| {
@@ -642,6 +659,7 @@ impl Default for General {
             client_tls: TlsSettings::new(SslMode::Disable),
             server_tls: TlsSettings::new(SslMode::Prefer),
             health: HealthSettings::default(),
+            pinning: Pinning::default(),
         }
     }
 }
@@ -673,7 +691,7 @@ impl Default for HealthSettings {
 
 /// Every setting of `[pgweir]`, in the order of the documentation.
 pub fn settings() -> impl Iterator<Item = Info> {
-    GENERAL.iter().map(Setting::info).chain(HEALTH.iter().map(Setting::info))
+    GENERAL.iter().map(Setting::info).chain(HEALTH.iter().map(Setting::info)).chain(PINNING.iter().map(Setting::info))
 }
 
 /// The rows of SHOW CONFIG, sorted: name, value, default and whether a reload or SET changes it. Values are written as
@@ -737,7 +755,7 @@ pub fn document() -> String {
 pub(super) fn set_general(general: &mut General, name: &str, node: &Node) -> Option<Result<(), String>> {
     match GENERAL.iter().find(|setting| setting.name == name) {
         Some(setting) => Some(setting.set(general, node)),
-        None => set_health(&mut general.health, name, node),
+        None => set_health(&mut general.health, name, node).or_else(|| set_pinning(&mut general.pinning, name, node)),
     }
 }
 
@@ -746,16 +764,24 @@ pub(super) fn set_health(health: &mut HealthSettings, name: &str, node: &Node) -
     HEALTH.iter().find(|setting| setting.name == name).map(|setting| setting.set(health, node))
 }
 
+/// Sets a setting of [`PINNING`]; none when there is no such setting.
+fn set_pinning(pinning: &mut Pinning, name: &str, node: &Node) -> Option<Result<(), String>> {
+    PINNING.iter().find(|setting| setting.name == name).map(|setting| setting.set(pinning, node))
+}
+
 /// Every setting of `[pgweir]` with its value, written by `text`.
 pub(super) fn values(general: &General, text: impl Fn(&Field<'_>) -> String) -> Vec<(Info, String)> {
     // A field is a place to write to; a copy serves to read it.
     let mut copy = general.clone();
-    let mut rows = Vec::with_capacity(GENERAL.len() + HEALTH.len());
+    let mut rows = Vec::with_capacity(GENERAL.len() + HEALTH.len() + PINNING.len());
     for setting in GENERAL {
         rows.push((setting.info(), text(&(setting.field)(&mut copy))));
     }
     for setting in HEALTH {
         rows.push((setting.info(), text(&(setting.field)(&mut copy.health))));
+    }
+    for setting in PINNING {
+        rows.push((setting.info(), text(&(setting.field)(&mut copy.pinning))));
     }
     rows
 }

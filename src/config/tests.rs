@@ -63,6 +63,7 @@ fn the_full_file_shows_every_key_of_the_other_sections() {
     };
     let databases = section("[databases.simple]", "[users.");
     let names = settings::DATABASE.iter().map(|s| s.name).chain(settings::HEALTH.iter().map(|s| s.name));
+    let names = names.chain(settings::PINNING.iter().map(|s| s.name));
     let shape = [settings::DATABASE_SHAPE, settings::SHARD, settings::REPLICA, settings::TABLE].concat();
     for name in names.chain(shape.into_iter().map(|(name, _)| name)).filter(|name| !["shards", "tables"].contains(name))
     {
@@ -244,6 +245,9 @@ max_staleness = "6s"
 replica_fallback = "error"
 zone = "a"
 failover_timeout = "7s"
+on_session_state = "error"
+max_pinned_connections = 4
+pinned_idle_timeout = "8s"
 [databases.app]
 host = "h"
 {USERS}"#
@@ -373,6 +377,11 @@ host = "h"
             zone: Some("a".to_owned()),
             failover_timeout: seconds(7),
             balance: ReadBalance::PeakEwma,
+        },
+        pinning: Pinning {
+            on_session_state: OnSessionState::Error,
+            max_pinned_connections: 4,
+            pinned_idle_timeout: seconds(8),
         },
     };
     assert_eq!(general, expected);

@@ -131,6 +131,7 @@ mod tests {
             load_balance_hosts: LoadBalance::RoundRobin,
             startup: StartupSettings::default(),
             route: RouteHint::Auto,
+            pinning: crate::config::Pinning::default(),
             health: HealthSettings {
                 probe_interval: Duration::from_secs(1),
                 probe_timeout: Duration::from_secs(2),

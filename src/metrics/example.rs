@@ -110,7 +110,7 @@ pub(crate) fn snapshot() -> Snapshot {
             missing_on: vec!["s2".to_owned()],
             not_asked: Vec::new(),
         }],
-        pins: vec![("temp_object", 4)],
+        pins: vec![("temp_object", 4, 1)],
         listening: (9, 4),
         prepared_statements: 12,
         cancel_requests: 5,

@@ -405,8 +405,12 @@ fn events(s: &Snapshot, out: &mut Families) {
         routes.count(&[("database", database), ("reason", reason)], *n);
     }
     let mut pins = out.counter("pins_total", "Sessions that had to keep their server, by reason.");
-    for (reason, n) in &s.pins {
-        pins.count(&[("reason", reason)], *n);
+    for (reason, total, _) in &s.pins {
+        pins.count(&[("reason", reason)], *total);
+    }
+    let mut pinned = out.gauge("pinned_sessions", "Sessions that keep their server now, by reason.");
+    for (reason, _, now) in &s.pins {
+        pinned.count(&[("reason", reason)], *now);
     }
     out.gauge("listening_clients", "Clients that LISTEN without a server of their own.").count(&[], s.listening.0);
     out.gauge(

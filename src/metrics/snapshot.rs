@@ -91,8 +91,8 @@ pub struct Snapshot {
     pub retried: Vec<(&'static str, u64)>,
     /// Choices of a server since the start: the database, why (a short fixed word), and how many.
     pub routes: Vec<(String, &'static str, u64)>,
-    /// Session pins since the start, by reason.
-    pub pins: Vec<(&'static str, u64)>,
+    /// Sessions that kept a server for their state, by reason: ever, and now.
+    pub pins: Vec<(&'static str, u64, u64)>,
     /// Clients that others listen for now, and the channels that are listened to for them.
     pub listening: (u64, u64),
     /// Shared prepared statements now known.

@@ -221,6 +221,8 @@ pub struct Pool {
     pub health: Arc<ServerHealth>,
     /// What it has done.
     pub counters: PoolCounters,
+    /// Connections that sessions keep for state that only they have, or are about to have.
+    pub kept: AtomicU32,
     /// What its connections count for beside its own limits.
     shares: Vec<Arc<Share>>,
     inner: Mutex<Inner>,
@@ -289,8 +291,8 @@ impl Pool {
             failed_at: None,
         };
         let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
-        let turn = AtomicUsize::new(0);
-        let pool = Arc::new(Self { key, target, settings, health, counters, shares, inner, next_waiter, turn });
+        let (turn, kept) = (AtomicUsize::new(0), AtomicU32::new(0));
+        let pool = Arc::new(Self { key, target, settings, health, counters, kept, shares, inner, next_waiter, turn });
         pool.shares.iter().for_each(|share| share.join(&pool));
         pool
     }

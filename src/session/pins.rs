@@ -5,7 +5,7 @@
 //! hang on what is gone.
 
 use super::{Keep, Session};
-use crate::sql::facts::PinReason;
+use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, StatementFacts};
 
 /// What is asked of a server; true if the state is there. Outside of a transaction the locks that are held are the session's.
 fn question(reason: PinReason) -> Option<&'static str> {
@@ -46,6 +46,27 @@ impl Session {
         let questions: Vec<_> = reasons.iter().copied().map(question).collect::<Option<_>>()?;
         let columns: Vec<_> = questions.iter().map(|question| format!("EXISTS ({question})")).collect();
         (!reasons.is_empty()).then(|| (reasons, format!("SELECT {}", columns.join(", "))))
+    }
+
+    /// Why the session would keep its server after this, as far as the text shows: the first reason.
+    #[must_use]
+    pub fn would_pin(&self, facts: &QueryFacts) -> Option<PinReason> {
+        if self.keep == Keep::Session {
+            return None;
+        }
+        let of = |facts: &QueryFacts| {
+            // Others come to listen in its name.
+            let heard = !facts.steps.is_empty();
+            let of_effects = facts.statements.iter().flat_map(|s| &s.effects).find_map(|effect| match effect {
+                SessionEffect::Pin(PinReason::Listen) if heard => None,
+                SessionEffect::Pin(reason) => Some(*reason),
+                _ => None,
+            });
+            let temp = self.temp_in_path || self.settings.names_temp();
+            let makes = |s: &StatementFacts| s.makes_object() && (temp || s.temp_in_path);
+            of_effects.or_else(|| facts.statements.iter().any(makes).then_some(PinReason::TempObject))
+        };
+        of(facts).or_else(|| self.executed(facts).find_map(|statement| of(&statement.facts)))
     }
 
     /// State of this kind that was made by messages before that number is gone.

@@ -91,7 +91,7 @@ impl Client {
             since: since.map(wall),
             text,
             pins: self.pin_reports(),
-            pinned_since: link.pinned_since.map(wall),
+            pinned_since: link.kept.since().map(wall),
         };
         self.cx.shared.reports.tell(self.handle(), report);
     }

@@ -205,6 +205,7 @@ impl Client {
 
     /// Writes the segment for the server.
     pub(super) fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
+        self.minds_state(link);
         self.follow_block(link);
         self.expects_commit();
         let place = Place { shard: link.shard, replica: link.role == Role::Replica, pid: connection.pid };

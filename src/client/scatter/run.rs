@@ -211,7 +211,8 @@ impl Client {
             if !self.limits.any_of_link() {
                 return Poll::Pending;
             }
-            let doing = Doing { in_flight: true, in_transaction: true, asked: 0, answered: 0, transactions: 0 };
+            let doing =
+                Doing { in_flight: true, in_transaction: true, pinned: false, asked: 0, answered: 0, transactions: 0 };
             match watch.next(&self.limits, doing, clock::now()) {
                 Some((at, overdue)) if self.timer.passed(at, cx) => {
                     Poll::Ready(Outcome::Ended(End::Told(self.time_is_up(overdue))))
