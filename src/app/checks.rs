@@ -161,6 +161,14 @@ fn tell(database: &LiveDatabase, shard: ShardIndex, check: &Check) {
                             "shard check: {found}; what several shards would have to answer is refused"
                         );
                     }
+                    Effect::NoTwoPhase => {
+                        tracing::error!(
+                            database,
+                            shard,
+                            advice,
+                            "shard check: {found}; statements that write on several shards are refused"
+                        );
+                    }
                     Effect::NotByKeyOf(..) => {
                         tracing::error!(
                             database,

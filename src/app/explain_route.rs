@@ -13,7 +13,7 @@ use crate::metrics::describe;
 use crate::route::decide::{self, Request};
 use crate::session::settings::{ClientSettings, Values};
 use crate::session::{Intake, Keep, Session};
-use crate::shard::plan::{Scatter, ShardPlan};
+use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::parse;
 use crate::wire::encode;
@@ -67,7 +67,13 @@ fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, St
             lines.push(("plan", format!("the shard depends on parameter ${number}, which is not known here")));
             return;
         }
-        ShardPlan::Scatter(scatter) => return explain_scatter(database, scatter, lines),
+        ShardPlan::Scatter(scatter) => {
+            let kind = "several shards, whose answers become one";
+            return several(database, (kind, &scatter.shards), &scatter.proof, scatter.steps(), lines);
+        }
+        ShardPlan::Fan(fan) => {
+            return several(database, ("several shards, which write", &fan.shards), &fan.proof, fan.steps(), lines);
+        }
         // The planner has turned it into an error.
         ShardPlan::Reject(error) => (None, error.message.clone()),
     };
@@ -101,13 +107,19 @@ fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, St
     }
 }
 
-/// A read of several shards.
-fn explain_scatter(database: &LiveDatabase, scatter: &Scatter, lines: &mut Vec<(&'static str, String)>) {
-    let names: Vec<&str> = scatter.shards.iter().map(|shard| database.config.map.name(*shard)).collect();
-    lines.push(("plan", "several shards, whose answers become one".to_owned()));
+/// A statement of several shards.
+fn several(
+    database: &LiveDatabase,
+    (kind, shards): (&str, &[ShardIndex]),
+    proof: &[String],
+    steps: Vec<String>,
+    lines: &mut Vec<(&'static str, String)>,
+) {
+    let names: Vec<&str> = shards.iter().map(|shard| database.config.map.name(*shard)).collect();
+    lines.push(("plan", kind.to_owned()));
     lines.push(("shards", names.join(", ")));
-    lines.extend(scatter.proof.iter().map(|proof| ("proof", proof.clone())));
-    lines.extend(scatter.steps().into_iter().map(|step| ("step", step)));
+    lines.extend(proof.iter().map(|proof| ("proof", proof.clone())));
+    lines.extend(steps.into_iter().map(|step| ("step", step)));
 }
 
 fn class(access: Access) -> &'static str {

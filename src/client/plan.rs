@@ -237,7 +237,7 @@ impl Planner<'_> {
             return Ok(match (plan_query(facts, &cx), intake) {
                 // The Bind that follows, perhaps in the same segment, has the last word.
                 (
-                    ShardPlan::NeedsParameter { .. } | ShardPlan::Scatter(_),
+                    ShardPlan::NeedsParameter { .. } | ShardPlan::Scatter(_) | ShardPlan::Fan(_),
                     Intake::Parse { .. } | Intake::DescribeStatement { .. },
                 ) => ShardPlan::AnyShard { why: "it is only prepared" },
                 (plan, _) => plan,

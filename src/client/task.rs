@@ -411,6 +411,9 @@ impl Client {
             return Ok(());
         }
         self.count_plan(need.plan.kind());
+        if let ShardPlan::Fan(fan) = &need.plan {
+            return Box::pin(self.fan(&need, fan)).await;
+        }
         if let ShardPlan::Scatter(scatter) = &need.plan {
             return Box::pin(self.scatter(&need, scatter)).await;
         }

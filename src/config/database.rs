@@ -141,7 +141,10 @@ fn shape(scope: &mut Scope<'_>, database: &mut Database, mistakes: &mut Mistakes
         (None, None, Some(shards)) => sharding::shards(scope, shards, database, mistakes),
     }
     if shards.is_none() {
-        for entry in ["tables", "default_shard"].into_iter().filter_map(|key| scope.find(key)) {
+        for entry in ["tables", "default_shard", "cross_shard_writes", "unkeyed_writes"]
+            .into_iter()
+            .filter_map(|key| scope.find(key))
+        {
             let why = format!("{} has {} but no shards", scope.place, entry.key);
             mistakes.add(entry.line, why);
         }

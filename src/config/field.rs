@@ -11,6 +11,7 @@ use super::{
     AuthType, Consistency, Facility, Fallback, Host, LoadBalance, LogFormat, OnSessionState, PoolMode, ReadBalance,
     address, tls,
 };
+use crate::shard::map::CrossShardWrites;
 use crate::sql::facts::RouteHint;
 
 /// The place where a setting's value lives, with the rules for it.
@@ -73,6 +74,8 @@ pub(super) enum Field<'a> {
     RouteOver(&'a mut Option<RouteHint>),
     /// Which writes a replica must have.
     Consistency(&'a mut Consistency),
+    /// `cross_shard_writes`.
+    CrossShard(&'a mut CrossShardWrites),
     /// What a read gets that no replica is fit for.
     Fallback(&'a mut Fallback),
     /// What becomes of state that only a server has.
@@ -146,6 +149,11 @@ const CONSISTENCIES: [(&str, Consistency); 3] = [
     (Consistency::Eventual.as_str(), Consistency::Eventual),
     (Consistency::Strong.as_str(), Consistency::Strong),
 ];
+const CROSS_SHARD_WRITES: [(&str, CrossShardWrites); 3] = [
+    (CrossShardWrites::Refuse.as_str(), CrossShardWrites::Refuse),
+    (CrossShardWrites::BestEffort.as_str(), CrossShardWrites::BestEffort),
+    (CrossShardWrites::TwoPhase.as_str(), CrossShardWrites::TwoPhase),
+];
 const FALLBACKS: [(&str, Fallback); 2] =
     [(Fallback::Primary.as_str(), Fallback::Primary), (Fallback::Error.as_str(), Fallback::Error)];
 const ON_STATE: [(&str, OnSessionState); 2] =
@@ -200,6 +208,7 @@ impl Field<'_> {
             Self::Route(place) => *place = word(node, &ROUTES)?,
             Self::RouteOver(place) => *place = Some(word(node, &ROUTES)?),
             Self::Consistency(place) => *place = word(node, &CONSISTENCIES)?,
+            Self::CrossShard(place) => *place = word(node, &CROSS_SHARD_WRITES)?,
             Self::Fallback(place) => *place = word(node, &FALLBACKS)?,
             Self::Reads(place) => *place = word(node, &READ_BALANCES)?,
             Self::State(place) => *place = word(node, &ON_STATE)?,
@@ -270,6 +279,7 @@ impl Field<'_> {
             Self::Route(route) => name_of(**route, &ROUTES),
             Self::RouteOver(route) => route.map(|route| name_of(route, &ROUTES)).unwrap_or_default(),
             Self::Consistency(level) => name_of(**level, &CONSISTENCIES),
+            Self::CrossShard(writes) => name_of(**writes, &CROSS_SHARD_WRITES),
             Self::Fallback(what) => name_of(**what, &FALLBACKS),
             Self::Reads(balance) => name_of(**balance, &READ_BALANCES),
             Self::State(state) => name_of(**state, &ON_STATE),

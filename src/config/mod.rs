@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::id::PeerId;
-use crate::shard::map::ShardMap;
+use crate::shard::map::{ShardMap, Writes};
 use crate::sql::facts::RouteHint;
 use tls::TlsSettings;
 
@@ -547,6 +547,8 @@ pub struct Database {
     pub pinning: Pinning,
     /// The shards; exactly one for a database that is not sharded.
     pub shards: Vec<Shard>,
+    /// What statements may write, on a sharded database; the map has it too.
+    pub writes: Writes,
     /// Slots, tables and the default shard.
     pub map: ShardMap,
 }
@@ -632,6 +634,7 @@ impl Database {
             health: general.health.clone(),
             pinning: general.pinning.clone(),
             shards: Vec::new(),
+            writes: Writes::default(),
             map: ShardMap::single(),
         }
     }
@@ -820,6 +823,7 @@ impl fmt::Debug for Database {
             health,
             pinning,
             shards,
+            writes,
             map,
         } = self;
         f.debug_struct("Database")
@@ -846,6 +850,7 @@ impl fmt::Debug for Database {
             .field("health", health)
             .field("pinning", pinning)
             .field("shards", shards)
+            .field("writes", writes)
             // The owners of 16384 slots are no reading matter.
             .field("map.names", &map.names)
             .field("map.tables", &map.tables)

@@ -495,6 +495,14 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
     row("route", "Where statements go that say nothing themselves: auto, primary or replica.", |d| {
         Field::Route(&mut d.route)
     }),
+    row(
+        "cross_shard_writes",
+        "Sharded: statements that write on several shards are refused (refuse), committed on one shard after the other (best_effort) or by two-phase commit (two_phase).",
+        |d| Field::CrossShard(&mut d.writes.cross),
+    ),
+    row("unkeyed_writes", "Sharded: UPDATE and DELETE without a sharding key go to all shards.", |d| {
+        Field::Flag(&mut d.writes.unkeyed)
+    }),
 ];
 
 /// Keys of `[databases.NAME]` that say where the servers are and what lives on them.

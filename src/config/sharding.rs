@@ -7,7 +7,8 @@ use super::database::{Scope, servers};
 use super::raw::{Entry, Mistakes, Node, Value, suggest};
 use super::{Database, Shard, settings};
 use crate::id::ShardIndex;
-use crate::shard::map::{KeyType, MapError, SLOTS, ShardMap, Table};
+use crate::shard::commit::gid;
+use crate::shard::map::{CrossShardWrites, KeyType, MapError, SLOTS, ShardMap, Table};
 
 /// Names of key types, with their aliases: <https://www.postgresql.org/docs/current/datatype.html>.
 const KEY_TYPES: [(&str, KeyType); 11] = [
@@ -63,7 +64,20 @@ pub(super) fn shards(scope: &mut Scope<'_>, entry: &Entry, database: &mut Databa
     let ranges: Option<Vec<Vec<(u16, u16)>>> = drafts.iter().map(Draft::pairs).collect();
     let Some(ranges) = ranges else { return };
     match ShardMap::new(names, ranges, tables, default_shard) {
-        Ok(map) => database.map = map,
+        Ok(mut map) => {
+            map.writes = database.writes;
+            if map.writes.cross == CrossShardWrites::TwoPhase {
+                let longest = gid::LONGEST_NAME;
+                for name in gid::too_long(scope.name, &map) {
+                    let why = format!(
+                        "{}: the name {name:?} is too long for cross_shard_writes = \"two_phase\": it is part of the names of prepared transactions, with at most {longest} bytes, three for each that is no letter, digit, _, . or -",
+                        scope.place
+                    );
+                    mistakes.add(scope.line, why);
+                }
+            }
+            database.map = map;
+        }
         Err(errors) => {
             for error in errors {
                 mistakes.add(line_of(&error, scope, &database.shards, &drafts), format!("{}: {error}", scope.place));

@@ -153,7 +153,9 @@ mod tests {
                 names: vec!["a".to_owned(), "b".to_owned()],
                 tables: BTreeMap::new(),
                 default_shard: ShardIndex(1),
+                writes: crate::shard::map::Writes::default(),
             },
+            writes: crate::shard::map::Writes::default(),
         }
     }
 

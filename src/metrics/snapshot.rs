@@ -870,6 +870,7 @@ mod tests {
             names: (0..4).map(|i| format!("s{i}")).collect(),
             tables: BTreeMap::new(),
             default_shard: ShardIndex(0),
+            writes: crate::shard::map::Writes::default(),
         }
     }
 

@@ -8,8 +8,9 @@ use crate::id::WorkerId;
 use crate::server::login::{self, LoginSettings};
 use crate::server::{Connection, Target};
 use crate::shard::check::{self, Finding};
+use crate::shard::commit::recovery;
 use crate::shard::hash;
-use crate::shard::map::ShardMap;
+use crate::shard::map::{CrossShardWrites, ShardMap};
 use crate::shard::portrait::{self, Portrait};
 
 /// What is wrong with a server, and what it is like.
@@ -60,6 +61,15 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
         Some(sql) => rows!(&sql),
         None => Vec::new(),
     };
+    if map.writes.cross == CrossShardWrites::TwoPhase {
+        let mut ready = rows!(recovery::READY_SQL);
+        let missing = ready.first().and_then(|row| row.get(1)).is_some_and(|there| there.as_deref() == Some("f"));
+        let not_made = if missing { connection.run(recovery::CREATE_SQL).await?.err() } else { None };
+        if missing {
+            ready = rows!(recovery::READY_SQL);
+        }
+        findings.extend(check::judge_two_phase(&ready, not_made.as_ref().map(|error| error.message.as_str())));
+    }
     let portrait = Portrait::of(facts, makes);
     findings.extend(portrait.judge(map));
     Ok(Ok((findings, portrait)))

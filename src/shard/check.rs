@@ -34,6 +34,8 @@ pub enum Effect {
     NoScatter,
     /// No statement with this table is answered by several shards: schema and name.
     NoScatterOf(String, String),
+    /// No transaction is committed by two-phase commit.
+    NoTwoPhase,
     /// None.
     Warning,
 }
@@ -90,6 +92,8 @@ pub struct Distrust {
     pub scatter: Option<String>,
     /// Why several shards do not answer a statement with one of these tables.
     pub scatter_of: BTreeMap<(String, String), String>,
+    /// Why no transaction is committed by two-phase commit.
+    pub two_phase: Option<String>,
 }
 
 impl Distrust {
@@ -110,11 +114,37 @@ impl Distrust {
                     Effect::NoScatterOf(schema, name) => {
                         distrust.scatter_of.entry((schema.clone(), name.clone())).or_insert_with(why);
                     }
+                    Effect::NoTwoPhase => drop(distrust.two_phase.get_or_insert_with(why)),
                     Effect::Warning => {}
                 }
             }
         }
         distrust
+    }
+}
+
+/// What the answer to [`READY_SQL`](crate::shard::commit::recovery::READY_SQL) means, and why the table of decisions could not be made,
+/// if that was tried.
+#[must_use]
+pub fn judge_two_phase(rows: &[Vec<Option<String>>], not_made: Option<&str>) -> Option<Finding> {
+    let cell = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref);
+    let finding = |message: String, advice| Some(Finding { effect: Effect::NoTwoPhase, message, advice });
+    if cell(0).and_then(|most| most.parse::<u32>().ok()).is_none_or(|most| most == 0) {
+        return finding(
+            "max_prepared_transactions is 0, and cross_shard_writes = \"two_phase\" needs prepared transactions"
+                .to_owned(),
+            "Set max_prepared_transactions to max_connections in postgresql.conf of the server and its standbys, and restart them.",
+        );
+    }
+    match (cell(1), not_made) {
+        (Some("t"), _) => None,
+        (_, why) => finding(
+            format!(
+                "table pgweir.dtx, which two-phase commit needs, cannot be made: {}",
+                why.unwrap_or("it is not there")
+            ),
+            "Give probe_user the right CREATE on the database, or make the table as the manual says.",
+        ),
     }
 }
 
@@ -330,11 +360,24 @@ mod tests {
             tables: [(("s".to_owned(), "t".to_owned()), "shard \"s1\": d".to_owned())].into(),
             scatter: Some("shard \"s1\": e".into()),
             scatter_of: [(("s".to_owned(), "u".to_owned()), "shard \"s1\": f".to_owned())].into(),
+            two_phase: None,
         };
         assert_eq!(distrust, expected);
         assert_eq!(bad.to_string(), "failed: a; b; c; d; e; f");
         assert_eq!((good.to_string(), pending.to_string()), ("ok".into(), "pending: gone".into()));
         assert_eq!(Check::Done(vec![finding(Effect::Warning, "a")]).to_string(), "warning: a");
+    }
+
+    #[test]
+    fn two_phase_commit_needs_prepared_transactions_and_the_table() {
+        let judged = |most, there, not_made| judge_two_phase(&[row([most, there, "", "", ""])], not_made);
+        assert_eq!(judged("64", "t", None), None);
+        assert_eq!(judged("0", "t", None).unwrap().effect, Effect::NoTwoPhase);
+        assert!(judged("64", "f", Some("permission denied")).unwrap().message.ends_with("permission denied"));
+        assert!(judge_two_phase(&[], None).is_some());
+        let check = Check::Done(judged("0", "t", None).into_iter().collect());
+        let distrust = Distrust::of([("s0", &check)].into_iter());
+        assert!(distrust.two_phase.is_some_and(|why| why.starts_with("shard \"s0\": max_prepared_transactions is 0")));
     }
 
     #[test]

@@ -64,6 +64,39 @@ pub enum Table {
     Reference,
 }
 
+/// What becomes of a statement that writes on several shards (`cross_shard_writes`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum CrossShardWrites {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The shards commit one after the other; when that stops half way, an error names the shards.
+    BestEffort,
+    /// All commit or none: by two-phase commit.
+    TwoPhase,
+}
+
+impl CrossShardWrites {
+    /// The word of the setting.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::BestEffort => "best_effort",
+            Self::TwoPhase => "two_phase",
+        }
+    }
+}
+
+/// What statements may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Writes {
+    /// On several shards.
+    pub cross: CrossShardWrites,
+    /// UPDATE and DELETE that no key ties to one shard go to all shards (`unkeyed_writes`).
+    pub unkeyed: bool,
+}
+
 /// The whole map of one database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardMap {
@@ -77,6 +110,8 @@ pub struct ShardMap {
     pub tables: BTreeMap<(String, String), Table>,
     /// Where tables live that are not listed.
     pub default_shard: ShardIndex,
+    /// What statements may write.
+    pub writes: Writes,
 }
 
 /// Why a map cannot be: every slot must have exactly one owner. Slots are inclusive ranges.
@@ -183,6 +218,7 @@ impl ShardMap {
             names: vec!["default".to_owned()],
             tables: BTreeMap::new(),
             default_shard: ShardIndex(0),
+            writes: Writes::default(),
         }
     }
 
@@ -221,7 +257,7 @@ impl ShardMap {
             return Err(errors);
         }
         let owners = claims.iter().filter_map(|claim| claim.first().copied()).collect();
-        Ok(Self { epoch: 0, owners, names, tables, default_shard })
+        Ok(Self { epoch: 0, owners, names, tables, default_shard, writes: Writes::default() })
     }
 
     /// The same map as version `epoch`: a reload gives a changed map a greater number than the one it replaces.

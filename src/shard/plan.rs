@@ -6,7 +6,7 @@
 //!
 //! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
 //! parameter's type is known; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
-//! several: `scatter` proves that their rows, or parts of groups, make the answer.
+//! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
 mod params;
 mod proof;
@@ -14,6 +14,7 @@ mod refusal;
 mod relations;
 pub mod scatter;
 mod unseen;
+pub mod write;
 
 use std::fmt;
 
@@ -31,6 +32,7 @@ use crate::sql::facts::{
 use params::Params;
 use relations::{Home, Relations};
 pub use scatter::Scatter;
+pub use write::Fan;
 
 /// What a plan depends on beside the statement.
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +118,8 @@ pub enum ShardPlan {
     },
     /// To several shards, whose answers become one.
     Scatter(Box<Scatter>),
+    /// To several shards, which write.
+    Fan(Box<Fan>),
     /// Nowhere.
     Reject(Error),
 }
@@ -237,11 +241,12 @@ pub fn combine(a: ShardPlan, b: ShardPlan) -> ShardPlan {
 }
 
 fn join(a: ShardPlan, b: ShardPlan, what: &str) -> ShardPlan {
-    use ShardPlan::{AnyShard, NeedsParameter, Reject, Scatter, Single};
+    use ShardPlan::{AnyShard, Fan, NeedsParameter, Reject, Scatter, Single};
     match (a, b) {
         (Single { shard: a, .. }, Single { shard: b, .. }) if a != b => Reject(refusal::disagree(what)),
         (Reject(error), _) | (_, Reject(error)) => Reject(error),
-        (plan @ Scatter(_), AnyShard { .. }) | (AnyShard { .. }, plan @ Scatter(_)) => plan,
+        (plan @ (Scatter(_) | Fan(_)), AnyShard { .. }) | (AnyShard { .. }, plan @ (Scatter(_) | Fan(_))) => plan,
+        (Fan(_), _) | (_, Fan(_)) => Reject(refusal::fan_shares(what)),
         (Scatter(_), _) | (_, Scatter(_)) => Reject(refusal::scatter_shares(what)),
         (NeedsParameter { number }, _) | (_, NeedsParameter { number }) => NeedsParameter { number },
         (plan @ Single { .. }, _) | (_, plan @ Single { .. }) => plan,
@@ -624,6 +629,7 @@ impl Insert<'_> {
         let place = columns.iter().position(|column| column == key).ok_or_else(|| refusal::no_key_given(table, key))?;
         let params = Params::of(self.repeated, self.rows.iter().filter_map(|row| row.get(place)));
         let mut found: Option<(Slot, ShardIndex)> = None;
+        let mut shards = Vec::with_capacity(self.rows.len());
         for row in self.rows {
             let value = row.get(place).ok_or_else(|| refusal::no_key_given(table, key))?;
             let decided = params.check(value, key_type, cx.bound);
@@ -639,15 +645,14 @@ impl Insert<'_> {
             if let Some(chosen) = chosen {
                 chosen.check(slot, cx.map)?;
             }
-            match found {
-                Some((_, first)) if first != shard => {
-                    return Err(refusal::rows_disagree(table, cx.map.name(first), cx.map.name(shard)).into());
-                }
-                Some(_) => {}
-                None => found = Some((slot, shard)),
-            }
+            found.get_or_insert((slot, shard));
+            shards.push(shard);
         }
         let (slot, shard) = found.ok_or_else(|| refusal::no_key_given(table, key))?;
+        if let Some(other) = shards.iter().find(|other| **other != shard) {
+            let disagree = refusal::rows_disagree(table, cx.map.name(shard), cx.map.name(*other));
+            return write::insert(&shards, key, disagree, cx);
+        }
         let why = if self.rows.len() == 1 { Why::Key(slot) } else { Why::Rows(self.rows.len()) };
         Ok(ShardPlan::single(shard, why))
     }

@@ -69,6 +69,40 @@ impl<'a> Lexer<'a> {
         None
     }
 
+    /// Where the rows of the first VALUES stand that is not in parentheses; each from its parenthesis to the one that closes it.
+    pub(super) fn rows(text: &'a [u8]) -> Option<Vec<std::ops::Range<usize>>> {
+        let mut lexer = Self::new(text);
+        let (mut depth, mut values, mut begun, mut rows) = (0_usize, false, 0, Vec::new());
+        while let Some(&c) = text.get(lexer.at) {
+            if lexer.begins_comment(c) {
+                lexer.block_comment()?;
+                continue;
+            }
+            let start = lexer.at;
+            lexer.step(c);
+            match c {
+                b'-' if lexer.at > start + 1 => {}
+                b'(' => {
+                    if depth == 0 {
+                        begun = start;
+                    }
+                    depth += 1;
+                }
+                b')' => {
+                    depth = depth.checked_sub(1)?;
+                    if depth == 0 && values {
+                        rows.push(begun..lexer.at);
+                    }
+                }
+                b',' => {}
+                _ if c.is_ascii_whitespace() || c == 0x0b || depth > 0 => {}
+                _ if values => break,
+                _ => values = text.get(start..lexer.at).is_some_and(|word| word.eq_ignore_ascii_case(b"values")),
+            }
+        }
+        (depth == 0 && !rows.is_empty()).then_some(rows)
+    }
+
     /// The first word behind the blanks and comments from `from` on.
     pub(super) fn first_word(text: &'a [u8], from: usize) -> Option<std::ops::Range<usize>> {
         let mut lexer = Self { at: from, ..Self::new(text) };

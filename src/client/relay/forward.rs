@@ -80,7 +80,7 @@ impl Client {
                 let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
                 let same_shard = match need.plan {
                     ShardPlan::Single { shard, .. } => shard == link.shard,
-                    ShardPlan::Scatter(_) => false,
+                    ShardPlan::Scatter(_) | ShardPlan::Fan(_) => false,
                     ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => true,
                 };
                 let writes = need.access >= Access::Local || need.hint == RouteHint::Primary;
@@ -126,6 +126,9 @@ impl Client {
                         ShardPlan::Scatter(_) => {
                             scatter::linked(self.session.status(), !self.session.pins().is_empty())
                         }
+                        ShardPlan::Fan(_) => {
+                            scatter::writes(scatter::linked(self.session.status(), !self.session.pins().is_empty()))
+                        }
                         plan => leaves_shard(names, plan, link.shard, self.kept_by()),
                     };
                     self.replace_by_refusal(error);
@@ -149,7 +152,7 @@ impl Client {
     /// Whether the segment, which reads several shards, waits for the answers to what came before: they may set the session free of
     /// its server.
     fn waits_to_scatter(&self, link: &Link, plan: &ShardPlan) -> bool {
-        matches!(plan, ShardPlan::Scatter(_))
+        matches!(plan, ShardPlan::Scatter(_) | ShardPlan::Fan(_))
             && !self.session.is_drained()
             && (link.only_prepared || !self.session.is_mid_exchange())
     }

@@ -6,9 +6,10 @@
 //! again, so that an answer that ends is whole. An error of one shard is the statement's, and the others are cancelled.
 //!
 //! `acquire` gets the connections, `leg` is one of them, `prepare` asks one shard what must be known first, `run` moves what they send to
-//! the client.
+//! the client. `fan` is about statements that write on several shards.
 
 mod acquire;
+mod fan;
 mod leg;
 mod prepare;
 mod run;
@@ -224,6 +225,12 @@ fn request(text: &[u8], types: &[u8], bound: &[u8]) -> Vec<u8> {
     encode::execute(&mut out);
     encode::sync(&mut out);
     out
+}
+
+/// The same error of a statement that writes.
+pub(super) fn writes(mut error: Error) -> Error {
+    error.message = error.message.replace("that reads several shards", "that writes on several shards");
+    error
 }
 
 /// Why a session that has a server cannot read several.

@@ -29,7 +29,7 @@ use crate::wire::message::Reader;
 use crate::wire::{encode, frame, message};
 
 /// Longest message of a shard: it is held whole, and there may be one of each shard for every client.
-const MAX_MESSAGE: usize = 64 << 20;
+pub(super) const MAX_MESSAGE: usize = 64 << 20;
 
 /// How it ended.
 pub(super) enum Outcome {
@@ -433,7 +433,7 @@ fn failed(error: &Error) -> Outcome {
     Outcome::Failed(encoded(error))
 }
 
-fn encoded(error: &Error) -> Vec<u8> {
+pub(super) fn encoded(error: &Error) -> Vec<u8> {
     let mut out = Vec::new();
     encode::error(&mut out, error);
     out
@@ -461,14 +461,14 @@ fn lost(shard: &str, why: &str) -> Error {
         .hint("Nothing was changed: the statement can be sent again.")
 }
 
-fn columns_differ() -> Error {
+pub(super) fn columns_differ() -> Error {
     Error::us(SqlState::FEATURE_NOT_SUPPORTED, "the shards do not give the same columns for the statement")
         .detail("Names, types (by their OIDs) or modifiers of the result's columns differ.")
         .hint("Make the tables alike on all shards; cast values of types of your own, whose OIDs differ, to text.")
 }
 
 /// Whether two RowDescriptions are of the same columns: table and place in it may differ, for these are numbers of one catalog.
-fn same_columns(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn same_columns(a: &[u8], b: &[u8]) -> bool {
     let columns = |body| -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut r = Reader::new(body);
         let count = r.count(19)?;
@@ -484,7 +484,7 @@ fn same_columns(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// The same columns of no table, for the numbers of tables differ from shard to shard.
-fn without_tables(body: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn without_tables(body: &[u8]) -> Option<Vec<u8>> {
     let mut r = Reader::new(body);
     let count = r.count(19)?;
     let mut out = u16::try_from(count).ok()?.to_be_bytes().to_vec();
@@ -498,7 +498,7 @@ fn without_tables(body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A shard's ErrorResponse as the client gets it: its session goes on whatever becomes of the server's, and it is told where it was.
-fn error_of_shard(body: &[u8], shard: &str) -> Vec<u8> {
+pub(super) fn error_of_shard(body: &[u8], shard: &str) -> Vec<u8> {
     let mut out = Vec::new();
     encode::frame(&mut out, b'E', |b| {
         let mut context = format!("on shard \"{shard}\"").into_bytes();

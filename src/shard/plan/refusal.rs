@@ -406,6 +406,13 @@ pub(super) fn scatter_shares(what: &str) -> Error {
     .because("pipeline")
 }
 
+pub(super) fn fan_shares(what: &str) -> Error {
+    refuse(
+        format!("{what} cannot go together when one of them writes on several shards"),
+        "Send the statement that writes on several shards by itself, with a Sync of its own.",
+    )
+}
+
 pub(super) fn bad_bound(what: &str) -> Error {
     refuse(
         format!("the parameter of {what} cannot be read"),

@@ -34,6 +34,7 @@ static TRUST: Distrust = Distrust {
     tables: std::collections::BTreeMap::new(),
     scatter: None,
     scatter_of: std::collections::BTreeMap::new(),
+    two_phase: None,
 };
 
 fn context(map: &ShardMap) -> PlanContext<'_> {
@@ -165,6 +166,7 @@ fn word(plan: &ShardPlan) -> String {
         ShardPlan::AnyShard { .. } => "any".to_owned(),
         ShardPlan::NeedsParameter { number } => format!("${number}"),
         ShardPlan::Scatter(scatter) => scatter.shards.iter().map(|s| format!("s{s}")).collect::<Vec<_>>().join("+"),
+        ShardPlan::Fan(fan) => fan.shards.iter().map(|s| format!("s{s}")).collect::<Vec<_>>().join("&"),
         ShardPlan::Reject(error) => {
             assert!(error.sqlstate != SqlState::INTERNAL_ERROR, "{error}");
             assert!(error.sqlstate != SqlState::FEATURE_NOT_SUPPORTED || error.hint.is_some(), "no hint: {error}");

@@ -10,6 +10,7 @@
 mod expression;
 mod from;
 mod names;
+mod rows;
 mod select;
 mod write;
 
@@ -18,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pg_raw_parse::Node;
 
 use super::facts::{ColumnRef, KeyValue, TableRef};
+pub use rows::{Rows, rows};
 pub use select::{Aggregate, Bound, Distinct, Groups, Select, Sort, Target, What};
 
 /// The longest statement that is taken apart, in bytes.

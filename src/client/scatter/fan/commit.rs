@@ -1,0 +1,291 @@
+//! Ends a transaction on several shards as [`crate::shard::commit`] orders. From here on nothing stops for the client: not a cancel request,
+//! nor that it leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::leg::{Leg, State};
+use super::reply::{self, Reply};
+use super::{Told, Work, join_all, run};
+use crate::client::database::LiveDatabase;
+use crate::client::task::Client;
+use crate::clock;
+use crate::config::Role;
+use crate::error::{Error, SqlState};
+use crate::id::{ServerIndex, ShardIndex, WorkerId};
+use crate::server::login;
+use crate::shard::commit::gid::Gid;
+use crate::shard::commit::{Answer, Commit, Mode, Order, Outcome, recovery};
+use crate::shard::plan::Fan;
+use crate::wire::encode;
+use crate::wire::message::{self, TransactionStatus};
+
+/// How long a shard may take for one step of a commit. It may wait for a standby, so that this is long; what comes of it later is
+/// found out as after a crash.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the shard that decides is asked what it has decided, when it did not say so.
+const RESOLVING: Duration = Duration::from_secs(15);
+/// Between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// The end of another proxy's or our own recovery: the decision is there already.
+const UNIQUE_VIOLATION: SqlState = SqlState(*b"23505");
+
+/// A step that was carried out.
+struct Step {
+    answer: Answer,
+    /// The ErrorResponse of the shard, or why it is not known.
+    error: Option<Result<Vec<u8>, String>>,
+}
+
+impl Client {
+    /// Commits; `told` is what the client is told if that works.
+    pub(super) async fn commit(&mut self, legs: &mut [Leg], fan: &Fan, replies: &[Reply], told: Told) -> Told {
+        let map = &self.database.config.map;
+        let wrote: Vec<bool> = replies.iter().map(|reply| reply.wrote).collect();
+        let mut commit = Commit::new(fan.mode, &wrote);
+        let name = |at: usize| fan.shards.get(at).map_or("?", |shard| map.name(*shard));
+        let gid = Gid {
+            database: self.database.config.name.clone(),
+            decides: name(commit.decides()).to_owned(),
+            number: rand::random(),
+        };
+        let writers: Vec<&str> = commit.writers().map(name).collect();
+        let mut errors: Vec<Option<Result<Vec<u8>, String>>> = legs.iter().map(|_| None).collect();
+        loop {
+            let orders = commit.orders();
+            if orders.is_empty() {
+                break;
+            }
+            let mut steps: Vec<(usize, Work<'_, Step>)> = Vec::new();
+            for (at, leg) in legs.iter_mut().enumerate() {
+                let Some((_, order)) = orders.iter().find(|(of, _)| *of == at).copied() else { continue };
+                let shard = name(at);
+                let work: Work<'_, Step> = match order {
+                    Order::Resolve => Box::pin(resolve(Arc::clone(&self.database), self.targets(leg.shard), &gid)),
+                    order => Box::pin(carry_out(leg, order, sql(order, &gid, shard, &writers))),
+                };
+                steps.push((at, work));
+            }
+            let (places, works): (Vec<usize>, Vec<Work<'_, Step>>) = steps.into_iter().unzip();
+            for (at, step) in places.into_iter().zip(join_all(works).await) {
+                commit.answered(at, step.answer);
+                if let (Some(error), Some(place @ None)) = (step.error, errors.get_mut(at)) {
+                    *place = Some(error);
+                }
+            }
+        }
+        let error = |at: usize| errors.get(at).and_then(Option::as_ref);
+        let names =
+            |places: &[usize]| places.iter().map(|at| format!("\"{}\"", name(*at))).collect::<Vec<_>>().join(", ");
+        match commit.outcome() {
+            Some(Outcome::Committed { late }) => {
+                if !late.is_empty() {
+                    tracing::warn!(
+                        database = %self.database.config.name, gid = %gid.whole(), shards = %names(late),
+                        "a transaction is committed, but these shards have not done their part yet; recovery will"
+                    );
+                }
+                told
+            }
+            Some(Outcome::RolledBack { by }) => Told::Failed(match error(*by) {
+                Some(Ok(body))
+                    if is_unique_violation(body) && fan.mode == Mode::TwoPhase && *by == commit.decides() =>
+                {
+                    run::encoded(&given_up())
+                }
+                Some(Ok(body)) => run::error_of_shard(body, name(*by)),
+                Some(Err(why)) => run::encoded(&reply::lost(name(*by), why)),
+                None => run::encoded(&reply::lost(name(*by), "it did not commit")),
+            }),
+            Some(Outcome::Unknown { shards }) => Told::Failed(run::encoded(&unknown(&names(shards), fan.mode, &gid))),
+            Some(Outcome::Partly { committed, not, unknown }) => {
+                Told::Failed(run::encoded(&partly(&names(committed), &names(not), &names(unknown))))
+            }
+            // There is always one when there are no more orders.
+            None => Told::Failed(run::encoded(&unknown(&names(&[]), fan.mode, &gid))),
+        }
+    }
+
+    /// As whom, and where, a shard's primary is asked.
+    fn targets(&self, shard: ShardIndex) -> Option<(crate::server::Target, login::LoginSettings, WorkerId)> {
+        let place = usize::from(shard.0);
+        let config = self.database.config.shards.get(place)?;
+        let configured = || config.servers.iter().position(|server| server.role == Role::Primary);
+        let acting = self.database.health.get(place).and_then(|health| health.acting_primary(clock::now()));
+        let primary = acting.or_else(|| u16::try_from(configured()?).ok().map(ServerIndex))?;
+        let pool = self.database.pool(&self.pools, shard, primary)?;
+        Some((pool.target.clone(), pool.settings.login.clone(), self.cx.id))
+    }
+}
+
+/// What a shard is sent.
+fn sql(order: Order, gid: &Gid, shard: &str, writers: &[&str]) -> String {
+    match order {
+        Order::Commit => "COMMIT".to_owned(),
+        Order::Rollback | Order::Resolve => "ROLLBACK".to_owned(),
+        Order::Prepare => format!("PREPARE TRANSACTION '{}'", gid.part(shard)),
+        Order::Decide => recovery::decide_sql(gid, writers),
+        Order::CommitPrepared => format!("COMMIT PREPARED '{}'", gid.part(shard)),
+        Order::RollbackPrepared => format!("ROLLBACK PREPARED '{}'", gid.part(shard)),
+    }
+}
+
+/// The command tag of success: PostgreSQL answers COMMIT and PREPARE TRANSACTION of a failed transaction by ROLLBACK, without an error.
+fn tag(order: Order) -> &'static str {
+    match order {
+        Order::Commit | Order::Decide => "COMMIT",
+        Order::Rollback | Order::Resolve => "ROLLBACK",
+        Order::Prepare => "PREPARE TRANSACTION",
+        Order::CommitPrepared => "COMMIT PREPARED",
+        Order::RollbackPrepared => "ROLLBACK PREPARED",
+    }
+}
+
+/// Has a shard do one step.
+async fn carry_out(leg: &mut Leg, order: Order, sql: String) -> Step {
+    let lost = |leg: &mut Leg, why: String| {
+        leg.lost(&why);
+        Step { answer: Answer::Lost, error: Some(Err(why)) }
+    };
+    if leg.state == State::Lost {
+        return Step { answer: Answer::Lost, error: Some(Err("its connection is lost".to_owned())) };
+    }
+    match tokio::time::timeout(PATIENCE, exchange(leg, &sql)).await {
+        Err(_) => lost(leg, format!("it did not answer within {} s", PATIENCE.as_secs())),
+        Ok(Err(error)) => lost(leg, error.to_string()),
+        Ok(Ok(Said { tags, error, status })) => {
+            let done = error.is_none() && tags.last().is_some_and(|last| last == tag(order));
+            if status != TransactionStatus::Idle {
+                // What failed within the transaction is still in it.
+                let ended = tokio::time::timeout(PATIENCE, exchange(leg, "ROLLBACK")).await;
+                match ended {
+                    Ok(Ok(Said { status: TransactionStatus::Idle, .. })) => {}
+                    _ => leg.lost("it did not roll back"),
+                }
+            }
+            if leg.state != State::Lost {
+                leg.is_ready();
+            }
+            // Who finished it before us has decided as we have.
+            let finished = matches!(order, Order::CommitPrepared | Order::RollbackPrepared)
+                && error.as_deref().is_some_and(|body| code(body) == SqlState::UNDEFINED_OBJECT);
+            let answer = if done || finished { Answer::Done } else { Answer::Refused };
+            Step { answer, error: error.map(Ok) }
+        }
+    }
+}
+
+/// What a shard says to a simple query.
+struct Said {
+    tags: Vec<String>,
+    error: Option<Vec<u8>>,
+    status: TransactionStatus,
+}
+
+async fn exchange(leg: &mut Leg, sql: &str) -> std::io::Result<Said> {
+    let mut request = Vec::with_capacity(sql.len() + 8);
+    encode::query(&mut request, sql.as_bytes());
+    leg.ask(&request);
+    let (mut tags, mut error) = (Vec::new(), None);
+    let status = reply::exchange(leg, |_, tag, body| match tag {
+        b'C' => {
+            let text = message::command_complete(&body).unwrap_or_default();
+            tags.push(String::from_utf8_lossy(text).into_owned());
+        }
+        b'E' if error.is_none() => error = Some(body),
+        _ => {}
+    })
+    .await?;
+    Ok(Said { tags, error, status })
+}
+
+/// Rolls back all that can be; what cannot ends with its connection.
+pub(super) async fn roll_back(legs: &mut [Leg]) {
+    let works = legs.iter_mut().filter(|leg| leg.state != State::Lost);
+    let works = works.map(|leg| -> Work<'_, Step> { Box::pin(carry_out(leg, Order::Rollback, "ROLLBACK".to_owned())) });
+    join_all(works.collect()).await;
+}
+
+/// Finds out what the shard that decides has decided, and if it has not, makes sure that it is not committed.
+async fn resolve(
+    database: Arc<LiveDatabase>,
+    target: Option<(crate::server::Target, login::LoginSettings, WorkerId)>,
+    gid: &Gid,
+) -> Step {
+    let mut why = "there is no primary to be asked".to_owned();
+    let Some((target, settings, worker)) = target else { return Step { answer: Answer::Lost, error: Some(Err(why)) } };
+    let until = clock::now() + RESOLVING;
+    while clock::now() < until {
+        match tokio::time::timeout(RESOLVING, ask(&target, &settings, worker, gid)).await {
+            Ok(Ok(committed)) => {
+                tracing::info!(database = %database.config.name, gid = %gid.whole(), committed, "the decision of a transaction was found out");
+                return Step { answer: if committed { Answer::Done } else { Answer::Refused }, error: None };
+            }
+            Ok(Err(error)) => why = error,
+            Err(_) => "it does not answer".clone_into(&mut why),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    Step { answer: Answer::Lost, error: Some(Err(why)) }
+}
+
+async fn ask(
+    target: &crate::server::Target,
+    settings: &login::LoginSettings,
+    worker: WorkerId,
+    gid: &Gid,
+) -> Result<bool, String> {
+    let mut connection = login::login(target, settings, worker).await.map_err(|error| error.message)?;
+    let lost = |error: std::io::Error| error.to_string();
+    connection.run(&recovery::abort_sql(gid)).await.map_err(lost)?.map_err(|error| error.message)?;
+    let rows = connection.rows(&recovery::decision_sql(gid)).await.map_err(lost)?.map_err(|error| error.message)?;
+    // Of another user's row nothing follows but that ours is not there.
+    let own = rows.first().and_then(|row| row.get(2)).is_some_and(|own| own.as_deref() == Some("t"));
+    let owner = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref).unwrap_or_default();
+    recovery::commits(&rows, if own { owner } else { "" }).ok_or_else(|| "its decision is not there".to_owned())
+}
+
+fn code(body: &[u8]) -> SqlState {
+    SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default())
+}
+
+fn is_unique_violation(body: &[u8]) -> bool {
+    code(body) == UNIQUE_VIOLATION && message::error_field(body, b't') == Some(b"dtx")
+}
+
+/// Recovery was faster.
+fn given_up() -> Error {
+    Error::us(
+        SqlState(*b"40001"),
+        "the transaction was rolled back on every shard: it took so long to commit that another proxy gave it up",
+    )
+    .hint("The statement can be sent again.")
+}
+
+fn unknown(shards: &str, mode: Mode, gid: &Gid) -> Error {
+    let error = Error::server(
+        SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        format!(
+            "it is not known whether the transaction was committed: connections to shards {shards} were lost meanwhile"
+        ),
+    );
+    match mode {
+        Mode::TwoPhase => error
+            .detail(format!(
+                "It is committed on all of its shards or on none, as soon as they can be asked. Its name is {}.",
+                gid.whole()
+            ))
+            .hint("Look whether what it wrote is there before it is sent again."),
+        Mode::BestEffort => error.hint("Look on each shard whether what it wrote is there."),
+    }
+}
+
+fn partly(committed: &str, not: &str, unknown: &str) -> Error {
+    let of = |what: &str, shards: &str| if shards.is_empty() { String::new() } else { format!(", {what} {shards}") };
+    let told = [of("committed on", committed), of("not committed on", not), of("not known of", unknown)].concat();
+    Error::server(
+        SqlState(*b"40003"),
+        format!("the statement was not committed on all of its shards: {}", told.trim_start_matches(", ")),
+    )
+    .hint("Mend the rows by hand. With cross_shard_writes = \"two_phase\" all shards commit or none.")
+}

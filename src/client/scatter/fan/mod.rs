@@ -1,0 +1,526 @@
+//! A statement that several shards write: each begins a transaction and does its part, and then all commit, or none.
+//!
+//! Each shard is sent BEGIN, its part, and the question whether it has written, in one message. An error of one is the statement's, and
+//! all are rolled back. `reply` reads what a shard says, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
+//! told to the client before the outcome is known.
+
+mod commit;
+mod reply;
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::leg::{Leg, State};
+use super::{Asked, Extended, run, writes};
+use crate::client::plan::Need;
+use crate::client::segment::Segment;
+use crate::client::shared::{Activity, Links};
+use crate::client::task::{Client, End, Stopped};
+use crate::clock;
+use crate::error::{Error, SqlState};
+use crate::pool::Pool;
+use crate::pool::ledger::SlotId;
+use crate::session::Intake;
+use crate::shard::commit::recovery;
+use crate::shard::plan::Fan;
+use crate::shard::plan::write::Parts;
+use crate::sql::scatter::Rows;
+use crate::wire::message::{self, TransactionStatus};
+use crate::wire::{encode, frame};
+use reply::Reply;
+
+/// How long shards may take to end what nobody waits for any more.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// A future of one shard's work.
+type Work<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What the client is told.
+enum Told {
+    /// The statement's answer: columns, rows, tag.
+    Done { columns: Option<Vec<u8>>, rows: Vec<Vec<u8>>, tag: String },
+    /// An ErrorResponse.
+    Failed(Vec<u8>),
+}
+
+/// How far the protocol came on the shards, for what is said before an error.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reached {
+    parsed: bool,
+    bound: bool,
+}
+
+impl Client {
+    /// Answers the segment, which writes on several shards.
+    pub(in crate::client) async fn fan(&mut self, need: &Need, fan: &Fan) -> Result<(), End> {
+        let since = clock::now();
+        let asked = match self.asked() {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse(writes(error)).await,
+        };
+        let hides = self.may_hide(&fan.shards);
+        self.learn_hidden(&fan.shards);
+        let mut legs = match self.acquire(&fan.shards, need).await {
+            Ok(legs) => legs,
+            Err(Stopped::Refused(error)) => {
+                self.refuse_here(&error);
+                return Ok(());
+            }
+            Err(Stopped::End(end)) => return Err(end),
+        };
+        let always_reset = hides || self.live.config.general.server_reset_query_always;
+        let requests = match self.requests(&mut legs, fan, &asked).await {
+            Ok(requests) => requests,
+            Err(stopped) => {
+                legs.into_iter().for_each(|leg| leg.abandon(always_reset));
+                return match stopped {
+                    Stopped::Refused(error) => self.refuse(error).await,
+                    Stopped::End(end) => Err(end),
+                };
+            }
+        };
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        let worked = self.work(&mut legs, &requests, since).await;
+        let (replies, ended) = match worked {
+            Ok(done) => done,
+            Err(end) => {
+                // They do not answer: closing their connections ends their transactions.
+                legs.iter_mut().for_each(|leg| leg.state = State::Lost);
+                legs.into_iter().for_each(|leg| leg.finish(always_reset));
+                return Err(end);
+            }
+        };
+        let reached = Reached {
+            parsed: replies.iter().any(|reply| reply.parsed),
+            bound: replies.iter().any(|reply| reply.bound)
+                && replies.iter().all(|reply| reply.bound || reply.error.is_none()),
+        };
+        for reply in &replies {
+            reply.notices.iter().for_each(|notice| self.output.extend(notice));
+        }
+        let answer = match self.answer_of(fan, &replies) {
+            Ok(_) if ended.is_some() => Err(Vec::new()),
+            answer => answer,
+        };
+        let told = match answer {
+            Ok(told) => self.commit(&mut legs, fan, &replies, told).await,
+            Err(error) => {
+                commit::roll_back(&mut legs).await;
+                Told::Failed(error)
+            }
+        };
+        if need.changes_catalog {
+            self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        self.last_write = Some(clock::now());
+        count(&mut legs, &segment);
+        legs.into_iter().for_each(|leg| leg.finish(always_reset));
+        if let Some(end) = ended {
+            return Err(end);
+        }
+        self.tell_outcome(asked.extended.as_ref(), reached, segment, told);
+        Ok(())
+    }
+
+    /// What each shard is sent.
+    async fn requests(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<Vec<Vec<u8>>, Stopped> {
+        let text = std::str::from_utf8(&asked.text).map_err(|_| Stopped::Refused(not_utf8()))?;
+        match &fan.parts {
+            Parts::Rows { insert, of } => {
+                let known = self.types_of_parameters(legs, asked).await?;
+                let part = |rows: &Vec<usize>| {
+                    let (types, bound) =
+                        values(asked, &known, insert, rows).ok_or_else(|| Stopped::Refused(malformed()))?;
+                    Ok(request(insert.part(text, rows).as_bytes(), &types, &bound))
+                };
+                of.iter().map(part).collect()
+            }
+        }
+    }
+
+    /// The types of the parameters, where the whole statement decides them: one that stands in several places has that of the first,
+    /// which need not be in each part.
+    async fn types_of_parameters(&mut self, legs: &mut [Leg], asked: &Asked) -> Result<Vec<u32>, Stopped> {
+        let declared = message::Parse { name: b"", sql: b"", types: &asked.types }.oids();
+        let facts = self.segment.items.iter().find_map(|(intake, _)| intake.facts());
+        let repeated = facts.is_some_and(|facts| {
+            let mut repeated = facts.statements.iter().flat_map(|statement| &statement.repeated);
+            repeated.any(|used| declared.get(usize::from(used.number).saturating_sub(1)).is_none_or(|oid| *oid == 0))
+        });
+        let Some(first) = legs.first_mut().filter(|_| repeated) else { return Ok(declared) };
+        let described = parameters(first, &asked.text, &asked.types);
+        let limit = self.live.config.general.query_wait_timeout;
+        let limit = if limit.is_zero() { SETTLE } else { limit };
+        self.handle().set_activity(Activity::Waiting);
+        let described = self.attend(described, limit).await;
+        self.handle().cancel_is_done();
+        self.handle().set_activity(Activity::Idle);
+        match described? {
+            Some(Ok(parameters)) => Ok(parameters),
+            Some(Err(error)) => Err(Stopped::Refused(error)),
+            None => Err(Stopped::Refused(silent())),
+        }
+    }
+
+    /// Has the shards do their parts; the client's end, if it came meanwhile: what is under way is cancelled then.
+    ///
+    /// # Errors
+    /// The same, when the shards do not answer even to that.
+    async fn work(
+        &mut self,
+        legs: &mut [Leg],
+        requests: &[Vec<u8>],
+        since: Instant,
+    ) -> Result<(Vec<Reply>, Option<End>), End> {
+        let handle = Arc::clone(self.handle());
+        let links: Vec<(Arc<Pool>, SlotId)> = legs.iter().map(Leg::link).collect();
+        handle.set_links(Links::Several(Box::new(links.clone())));
+        handle.set_activity(Activity::Active);
+        let failed = AtomicBool::new(false);
+        let watcher = &handle;
+        let working = legs.iter_mut().zip(requests).map(|(leg, request)| -> Work<'_, Reply> {
+            let (failed, links) = (&failed, &links);
+            Box::pin(async move {
+                let reply = reply::ask(leg, request, watcher).await;
+                if reply.error.is_some() && !failed.swap(true, Ordering::Relaxed) {
+                    // What the others do is for nothing.
+                    cancel(links).await;
+                }
+                reply
+            })
+        });
+        let mut working = pin!(join_all(working.collect()));
+        let limit = self.limits.statement(since);
+        let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
+        let rest = rest.min(Duration::from_secs(86_400 * 365));
+        let attended = self.attend(working.as_mut(), rest).await;
+        handle.set_links(Links::None);
+        let ended = match attended {
+            Ok(Some(replies)) => {
+                handle.set_activity(Activity::Idle);
+                return Ok((replies, None));
+            }
+            Ok(None) => match limit {
+                Some((_, overdue)) => End::Told(self.time_is_up(overdue)),
+                None => End::Gone,
+            },
+            // It was for this statement, which is cancelled on its servers.
+            Err(Stopped::Refused(error)) => End::Told(error),
+            Err(Stopped::End(end)) => end,
+        };
+        failed.store(true, Ordering::Relaxed);
+        cancel(&links).await;
+        let settled = tokio::time::timeout(SETTLE, working).await;
+        handle.set_activity(Activity::Idle);
+        match settled {
+            Ok(replies) => Ok((replies, Some(ended))),
+            Err(_) => Err(ended),
+        }
+    }
+
+    /// The answer of all shards together.
+    ///
+    /// # Errors
+    /// The ErrorResponse of the statement.
+    fn answer_of(&self, fan: &Fan, replies: &[Reply]) -> Result<Told, Vec<u8>> {
+        let name = |at: usize| fan.shards.get(at).map_or("?", |shard| self.database.config.map.name(*shard));
+        // The first that failed by itself: the others may have been cancelled for it.
+        let failed = replies.iter().enumerate().filter(|(_, reply)| reply.error.is_some());
+        if let Some((at, reply)) = failed.min_by_key(|(_, reply)| (reply.is_cancelled(), reply.at)) {
+            return Err(reply.error_for(name(at)));
+        }
+        let mut columns: Option<Vec<u8>> = None;
+        for (shard, reply) in fan.shards.iter().zip(replies) {
+            let Some(body) = &reply.columns else { continue };
+            let home = *shard == self.database.config.map.default_shard;
+            let bare = || if home { Some(body.clone()) } else { run::without_tables(body) };
+            match &columns {
+                Some(first) if !run::same_columns(first, body) => return Err(run::encoded(&run::columns_differ())),
+                Some(_) if !home => {}
+                _ => columns = bare(),
+            }
+        }
+        let rows = match &fan.parts {
+            Parts::Rows { of, .. } => in_order(of, replies).map_err(|error| run::encoded(&error))?,
+        };
+        let tag = sum(replies).ok_or_else(|| run::encoded(&other_tags()))?;
+        Ok(Told::Done { columns, rows, tag })
+    }
+
+    /// Writes the answer for the client.
+    fn tell_outcome(&mut self, extended: Option<&Extended>, reached: Reached, segment: Segment, told: Told) {
+        if extended.is_some_and(|e| e.parse) && !reached.parsed {
+            // What was closed before stays so.
+            let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);
+            for intake in withdrawn.filter(|intake| !matches!(intake, Intake::CloseStatement { .. })) {
+                self.session.withdraw(intake);
+            }
+        }
+        self.note_prepared();
+        let out = self.output.tail();
+        let done = matches!(told, Told::Done { .. });
+        if let Some(extended) = extended {
+            extended.tell_closed(out);
+            if extended.parse && reached.parsed {
+                out.extend_from_slice(encode::PARSE_COMPLETE);
+            }
+            if reached.parsed && reached.bound {
+                out.extend_from_slice(encode::BIND_COMPLETE);
+            }
+        }
+        match told {
+            Told::Done { columns, rows, tag } => {
+                match (&columns, extended) {
+                    (Some(columns), None) => encode::frame(out, b'T', |b| b.extend_from_slice(columns)),
+                    (Some(columns), Some(e)) if e.describe => {
+                        encode::frame(out, b'T', |b| b.extend_from_slice(columns))
+                    }
+                    (None, Some(e)) if e.describe => encode::frame(out, b'n', |_| {}),
+                    _ => {}
+                }
+                rows.iter().for_each(|row| encode::frame(out, b'D', |b| b.extend_from_slice(row)));
+                encode::command_complete(out, &tag);
+            }
+            Told::Failed(error) => out.extend_from_slice(&error),
+        }
+        if done && extended.is_some_and(|e| e.close) {
+            out.extend_from_slice(encode::CLOSE_COMPLETE);
+        }
+        encode::ready_for_query(out, TransactionStatus::Idle);
+    }
+}
+
+/// The types that a shard finds the parameters of a statement to have.
+async fn parameters(leg: &mut Leg, text: &[u8], types: &[u8]) -> Result<Vec<u32>, Error> {
+    let mut out = Vec::new();
+    encode::parse(&mut out, b"", text, types);
+    encode::describe_statement(&mut out, b"");
+    encode::sync(&mut out);
+    let mut found = Vec::new();
+    let answers = leg.converse(&out).await;
+    for (tag, body) in answers.map_err(|e| reply::lost("?", &e.to_string()))? {
+        match tag {
+            b'E' => return Err(message::server_error(&body)),
+            b't' => {
+                let mut reader = message::Reader::new(&body);
+                let count = reader.count(4).ok_or_else(silent)?;
+                found = (0..count).filter_map(|_| reader.u32()).collect();
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// BEGIN, the statement, and whether it has written.
+fn request(text: &[u8], types: &[u8], bound: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + types.len() + bound.len() + 256);
+    let plain = |sql: &[u8], out: &mut Vec<u8>| {
+        encode::parse(out, b"", sql, &super::NO_TYPES);
+        encode::bind(out, b"", b"", &super::NOTHING_BOUND);
+        encode::execute(out);
+    };
+    plain(b"BEGIN", &mut out);
+    encode::parse(&mut out, b"", text, types);
+    encode::bind(&mut out, b"", b"", bound);
+    encode::describe_portal(&mut out);
+    encode::execute(&mut out);
+    plain(recovery::WROTE_SQL.as_bytes(), &mut out);
+    encode::sync(&mut out);
+    out
+}
+
+/// The types and the values of a part's parameters. What another part uses is NULL here, of the type text: no value of it can be wrong.
+fn values(asked: &Asked, known: &[u32], insert: &Rows, rows: &[usize]) -> Option<(Vec<u8>, Vec<u8>)> {
+    /// The number of type text.
+    const TEXT: u32 = 25;
+    let bind = message::Bind { portal: b"", statement: b"", rest: &asked.bound };
+    let parameters = bind.parameters()?;
+    if parameters.values.is_empty() {
+        return Some((asked.types.clone(), asked.bound.clone()));
+    }
+    let all: Vec<usize> = (0..insert.len()).collect();
+    let (used, anywhere) = (insert.params(rows), insert.params(&all));
+    let elsewhere = |at: usize| {
+        let number = u16::try_from(at.saturating_add(1)).unwrap_or(u16::MAX);
+        anywhere.contains(&number) && !used.contains(&number)
+    };
+    let mut oids = known.to_vec();
+    oids.resize(oids.len().max(parameters.values.len()), 0);
+    for (at, oid) in oids.iter_mut().enumerate() {
+        if *oid == 0 && elsewhere(at) {
+            *oid = TEXT;
+        }
+    }
+    let mut types = u16::try_from(oids.len()).ok()?.to_be_bytes().to_vec();
+    oids.iter().for_each(|oid| types.extend_from_slice(&oid.to_be_bytes()));
+    let mut bound = u16::try_from(parameters.formats.len()).ok()?.to_be_bytes().to_vec();
+    parameters.formats.iter().for_each(|format| bound.extend_from_slice(&format.to_be_bytes()));
+    bound.extend_from_slice(&u16::try_from(parameters.values.len()).ok()?.to_be_bytes());
+    for (at, value) in parameters.values.iter().enumerate() {
+        match value.filter(|_| !elsewhere(at)) {
+            Some(value) => {
+                bound.extend_from_slice(&i32::try_from(value.len()).ok()?.to_be_bytes());
+                bound.extend_from_slice(value);
+            }
+            None => bound.extend_from_slice(&(-1_i32).to_be_bytes()),
+        }
+    }
+    let formats = bind.result_formats()?;
+    bound.extend_from_slice(&u16::try_from(formats.len()).ok()?.to_be_bytes());
+    formats.iter().for_each(|format| bound.extend_from_slice(&format.to_be_bytes()));
+    Some((types, bound))
+}
+
+/// The rows that were returned, in the order of the statement's.
+fn in_order(of: &[Vec<usize>], replies: &[Reply]) -> Result<Vec<Vec<u8>>, Error> {
+    if replies.iter().all(|reply| reply.columns.is_none()) {
+        return Ok(Vec::new());
+    }
+    let mut all: Vec<(usize, &Vec<u8>)> = Vec::new();
+    for (numbers, reply) in of.iter().zip(replies) {
+        if reply.rows.len() != numbers.len() {
+            return Err(rows_left_out());
+        }
+        all.extend(numbers.iter().copied().zip(&reply.rows));
+    }
+    all.sort_by_key(|(number, _)| *number);
+    Ok(all.into_iter().map(|(_, row)| row.clone()).collect())
+}
+
+/// The command tag of all: its count is the sum.
+fn sum(replies: &[Reply]) -> Option<String> {
+    let mut total: Option<(&str, u64)> = None;
+    for reply in replies {
+        let tag = reply.tag.as_deref()?;
+        let (word, count) = match tag.rsplit_once(' ') {
+            Some((word, count)) if count.bytes().all(|c| c.is_ascii_digit()) => (word, count.parse().ok()?),
+            _ => return replies.iter().all(|other| other.tag.as_deref() == Some(tag)).then(|| tag.to_owned()),
+        };
+        total = match total {
+            None => Some((word, count)),
+            Some((first, so_far)) if first == word => Some((word, so_far.checked_add(count)?)),
+            Some(_) => return None,
+        };
+    }
+    total.map(|(word, count)| format!("{word} {count}"))
+}
+
+/// Counts what went to and came from the servers.
+fn count(legs: &mut [Leg], segment: &Segment) {
+    if let Some(first) = legs.first_mut() {
+        first.counts.received += segment.len as u64;
+        for (intake, _) in &segment.items {
+            match intake {
+                Intake::Parse { named: Some(_), .. } => first.counts.client_parse_count += 1,
+                Intake::Bind { .. } => first.counts.bind_count += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Cancels what runs on these connections.
+async fn cancel(links: &[(Arc<Pool>, SlotId)]) {
+    for (pool, slot) in links {
+        if let Some(request) = pool.begin_cancel(*slot) {
+            request.send(&AtomicBool::new(false)).await;
+        }
+    }
+}
+
+/// All of them, side by side.
+async fn join_all<T>(mut works: Vec<Work<'_, T>>) -> Vec<T> {
+    let mut done: Vec<Option<T>> = works.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (work, done) in works.iter_mut().zip(&mut done).filter(|(_, done)| done.is_none()) {
+            if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
+                *done = Some(outcome);
+            }
+        }
+        if done.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+fn not_utf8() -> Error {
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, "a statement that writes on several shards must be written in UTF8")
+        .hint("Set client_encoding to UTF8 for the session.")
+}
+
+fn malformed() -> Error {
+    Error::client(SqlState::PROTOCOL_VIOLATION, "malformed Bind message from the client")
+}
+
+fn silent() -> Error {
+    Error::server(SqlState::CONNECTION_FAILURE, "a shard did not say what types the parameters have")
+        .hint("SHOW SERVERS and SHOW SHARDS on the console tell how the servers are.")
+}
+
+fn rows_left_out() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "an INSERT into several shards left rows out, so that what RETURNING gives cannot be put in order",
+    )
+    .detail("A trigger or a rule of the table does so; nothing was inserted.")
+    .hint("Leave RETURNING out, or send one INSERT for each shard.")
+}
+
+fn other_tags() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "the shards have not done the same for the statement; nothing was changed",
+    )
+    .hint("Make the tables, their rules and triggers alike on all shards.")
+}
+
+/// Too much was returned.
+fn too_much(most: usize) -> Error {
+    Error::us(
+        SqlState::PROGRAM_LIMIT_EXCEEDED,
+        format!("a statement that writes on several shards may return {} MiB of rows from each", most >> 20),
+    )
+    .hint("Leave RETURNING out, or tie the statement to one shard by its sharding key.")
+}
+
+/// The header and body of a message that may be long.
+fn next_message(bytes: &[u8]) -> Result<Option<(u8, Vec<u8>, usize)>, frame::FrameError> {
+    Ok(frame::next(bytes, run::MAX_MESSAGE)?.map(|next| (next.tag, next.body().to_vec(), next.bytes.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tagged(tag: &str) -> Reply {
+        Reply { tag: Some(tag.to_owned()), ..Reply::default() }
+    }
+
+    #[test]
+    fn counts_add_up() {
+        assert_eq!(sum(&[tagged("INSERT 0 2"), tagged("INSERT 0 3")]).as_deref(), Some("INSERT 0 5"));
+        assert_eq!(sum(&[tagged("UPDATE 2"), tagged("UPDATE 0")]).as_deref(), Some("UPDATE 2"));
+        assert_eq!(sum(&[tagged("CREATE TABLE"), tagged("CREATE TABLE")]).as_deref(), Some("CREATE TABLE"));
+        assert_eq!(sum(&[tagged("INSERT 0 2"), tagged("UPDATE 3")]), None);
+        assert_eq!(sum(&[tagged("DROP TABLE"), tagged("CREATE TABLE")]), None);
+    }
+
+    #[test]
+    fn returned_rows_come_in_the_order_of_the_statement() {
+        let reply = |rows: &[&[u8]]| Reply {
+            columns: Some(Vec::new()),
+            rows: rows.iter().map(|row| row.to_vec()).collect(),
+            ..Reply::default()
+        };
+        let of = [vec![0, 3], vec![1, 2]];
+        let rows = in_order(&of, &[reply(&[b"a", b"d"]), reply(&[b"b", b"c"])]).unwrap();
+        assert_eq!(rows, [b"a", b"b", b"c", b"d"]);
+        assert!(in_order(&of, &[reply(&[b"a"]), reply(&[b"b", b"c"])]).is_err());
+    }
+}
