@@ -50,9 +50,9 @@ fuzz: ## Run each fuzz target for FUZZ_SECONDS (600).
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: soak
-soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish, pgbench, replicas and primaries that fail; then SOAK_QUERIES over shards.
+soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish, pgbench, replicas and primaries that fail, transfers between shards that are killed; then SOAK_QUERIES over shards.
 	@scripts/install-deps.sh build postgres test
-	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --profile soak --no-capture --test churn --test tools --test failover \
+	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --profile soak --no-capture --test churn --test tools --test failover --test shard_recovery \
 		-E 'binary(churn) or test(pgbench) or test(in_a_loop_under_load)'
 	PGWEIR_DIFFERENTIAL=$(SOAK_QUERIES) PGWEIR_SEED=$$(date +%s) cargo nextest run --locked --profile soak --no-capture --test scatter_differential
 

@@ -2,7 +2,7 @@
 //!
 //! The main thread accepts, probes, serves HTTP, reloads and ends (`serve`); clients live on [`crate::worker`]s. `live` makes what works by a
 //! configuration, `state` is what the parts have in common, `accept` hands connections out, `probers` says what is probed, `checks` whether
-//! the shards are as configured,
+//! the shards are as configured, `janitor` ends transactions that were left behind,
 //! `console` runs commands and `snapshot` is the picture that it shows (`memory` a part of it); `ending` lets clients go,
 //! `takeover` lets another process go on, and `notify` tells the service manager.
 
@@ -12,6 +12,7 @@ pub mod console;
 pub mod ending;
 pub mod explain_route;
 pub mod healthcheck;
+mod janitor;
 pub mod live;
 pub mod logging;
 mod memory;
@@ -38,6 +39,7 @@ use crate::config::{self, Config, General};
 use crate::worker;
 use accept::Found;
 use checks::Checks;
+use janitor::Janitors;
 use live::MockKey;
 use logging::Log;
 use probers::Probers;
@@ -83,12 +85,14 @@ pub struct Options {
 struct Watched {
     probers: Probers,
     checks: Checks,
+    janitors: Janitors,
 }
 
 impl Watched {
     fn follow(&mut self, live: &Live, shared: &Arc<Shared>) {
         self.probers.follow(live, shared);
         self.checks.follow(live);
+        self.janitors.follow(live, shared);
     }
 }
 

@@ -104,14 +104,8 @@ pub(super) fn targets(
     shard: ShardIndex,
     credentials: Option<&Credentials>,
 ) -> Vec<(Target, LoginSettings)> {
-    let place = usize::from(shard.0);
-    let (Some(config), Some(health)) = (database.config.shards.get(place), database.health.get(place)) else {
-        return Vec::new();
-    };
-    let configured =
-        || config.servers.iter().position(|s| s.role == Role::Primary).and_then(|at| u16::try_from(at).ok());
-    let primary = health.acting_primary(clock::now()).or_else(|| configured().map(ServerIndex));
-    let primary = primary.unwrap_or(ServerIndex(0));
+    let Some(config) = database.config.shards.get(usize::from(shard.0)) else { return Vec::new() };
+    let primary = primary_of(database, shard).unwrap_or(ServerIndex(0));
     let own = config.servers.get(usize::from(primary.0)).zip(credentials).map(|(server, credentials)| {
         let secret = credentials.password.as_ref().map(|password| Secret::Clear(Password::new(password.as_bytes())));
         let target = Target {
@@ -131,6 +125,15 @@ pub(super) fn targets(
         Some((pool.target.clone(), pool.settings.login.clone()))
     };
     own.into_iter().chain(user()).collect()
+}
+
+/// The shard's primary, as far as is known.
+pub(super) fn primary_of(database: &LiveDatabase, shard: ShardIndex) -> Option<ServerIndex> {
+    let place = usize::from(shard.0);
+    let (config, health) = (database.config.shards.get(place)?, database.health.get(place)?);
+    let configured =
+        || config.servers.iter().position(|s| s.role == Role::Primary).and_then(|at| u16::try_from(at).ok());
+    health.acting_primary(clock::now()).or_else(|| configured().map(ServerIndex))
 }
 
 /// Tells the log of a check that came out otherwise than the one before.

@@ -92,6 +92,7 @@ impl State {
             overall_averages: self.averages.lock().overall(),
             settings: settings::show_config(&live.config).into_iter().map(Setting::from).collect(),
             refused: shared.refused.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
+            recovered: shared.recovered.lock().iter().map(|(outcome, n)| (*outcome, *n)).collect(),
             retried: shared.retried.lock().iter().map(|(reason, n)| (*reason, *n)).collect(),
             plans: live.all().iter().flat_map(|db| db.plans.counts(&db.config.name).collect::<Vec<_>>()).collect(),
             routes: live.all().iter().flat_map(|db| db.routes.counts(&db.config.name).collect::<Vec<_>>()).collect(),

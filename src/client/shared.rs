@@ -87,6 +87,8 @@ pub struct Shared {
     pub refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Segments tried again on another server, by reason.
     pub retried: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    /// Parts of transactions that recovery has ended, by what became of them.
+    pub recovered: Mutex<std::collections::BTreeMap<&'static str, u64>>,
     /// Sessions that had to keep their server, by reason.
     pub pinned: Mutex<std::collections::BTreeMap<&'static str, PinCount>>,
     /// Logins that failed, by the class of the reason.
@@ -408,6 +410,7 @@ impl Shared {
             logging_in: AtomicU32::new(0),
             refused: Mutex::default(),
             retried: Mutex::default(),
+            recovered: Mutex::default(),
             pinned: Mutex::default(),
             failed_logins: Mutex::default(),
             turned_away: Mutex::default(),
@@ -460,6 +463,11 @@ impl Shared {
     /// Counts a segment that is tried again on another server.
     pub fn count_retry(&self, reason: &'static str) {
         *self.retried.lock().entry(reason).or_default() += 1;
+    }
+
+    /// Counts a prepared transaction that was left behind and is ended.
+    pub fn count_recovered(&self, outcome: &'static str) {
+        *self.recovered.lock().entry(outcome).or_default() += 1;
     }
 
     /// Counts a login that failed.

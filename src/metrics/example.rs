@@ -98,6 +98,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ],
         refused: vec![("cross_shard", 3), ("ddl", 0)],
         retried: vec![("elsewhere", 2)],
+        recovered: vec![("commit", 1)],
         routes: vec![("shop".to_owned(), "own_writes_not_replayed", 6)],
         plans: vec![("shop".to_owned(), "scatter", 5)],
         tables: vec![TableSnapshot {

@@ -400,6 +400,13 @@ fn events(s: &Snapshot, out: &mut Families) {
     for (database, kind, n) in &s.plans {
         plans.count(&[("database", database), ("kind", kind)], *n);
     }
+    let mut recovered = out.counter(
+        "recovered_transactions_total",
+        "Prepared transactions of several shards that were left behind and are ended, by outcome.",
+    );
+    for (outcome, n) in &s.recovered {
+        recovered.count(&[("outcome", outcome)], *n);
+    }
     let mut routes = out.counter("routes_total", "Choices of a server, by reason.");
     for (database, reason, n) in &s.routes {
         routes.count(&[("database", database), ("reason", reason)], *n);
@@ -561,6 +568,7 @@ mod tests {
         assert_eq!(find(&samples, "pgweir_server_breaker", &[("server", "r1:5432"), ("state", "open")]), 0.0);
         assert_eq!(find(&samples, "pgweir_routed_total", &[("server", "r1:5432"), ("access", "read")]), 9.0);
         assert_eq!(find(&samples, "pgweir_retries_total", &[("reason", "elsewhere")]), 2.0);
+        assert_eq!(find(&samples, "pgweir_recovered_transactions_total", &[("outcome", "commit")]), 1.0);
         let own_writes = [("database", "shop"), ("reason", "own_writes_not_replayed")];
         assert_eq!(find(&samples, "pgweir_routes_total", &own_writes), 6.0);
         let scatters = [("database", "shop"), ("kind", "scatter")];

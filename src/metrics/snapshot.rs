@@ -89,6 +89,8 @@ pub struct Snapshot {
     pub refused: Vec<(&'static str, u64)>,
     /// Segments that were tried again on another server since the start, by reason.
     pub retried: Vec<(&'static str, u64)>,
+    /// Parts of transactions over several shards that were left behind and ended since the start, by outcome.
+    pub recovered: Vec<(&'static str, u64)>,
     /// Choices of a server since the start: the database, why (a short fixed word), and how many.
     pub routes: Vec<(String, &'static str, u64)>,
     /// Sessions that kept a server for their state, by reason: ever, and now.

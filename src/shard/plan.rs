@@ -133,13 +133,15 @@ pub enum PlanKind {
     AnyShard,
     /// Several shards.
     Scatter,
+    /// Several shards, which write.
+    Fan,
     /// None: it is refused.
     Refused,
 }
 
 impl PlanKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Single, Self::AnyShard, Self::Scatter, Self::Refused];
+    pub const ALL: [Self; 5] = [Self::Single, Self::AnyShard, Self::Scatter, Self::Fan, Self::Refused];
 
     /// Its word.
     #[must_use]
@@ -148,6 +150,7 @@ impl PlanKind {
             Self::Single => "single",
             Self::AnyShard => "any_shard",
             Self::Scatter => "scatter",
+            Self::Fan => "write_several",
             Self::Refused => "refused",
         }
     }
@@ -161,6 +164,7 @@ impl ShardPlan {
             Self::Single { .. } => PlanKind::Single,
             Self::AnyShard { .. } | Self::NeedsParameter { .. } => PlanKind::AnyShard,
             Self::Scatter(_) => PlanKind::Scatter,
+            Self::Fan(_) => PlanKind::Fan,
             Self::Reject(_) => PlanKind::Refused,
         }
     }

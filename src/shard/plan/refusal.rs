@@ -411,6 +411,7 @@ pub(super) fn fan_shares(what: &str) -> Error {
         format!("{what} cannot go together when one of them writes on several shards"),
         "Send the statement that writes on several shards by itself, with a Sync of its own.",
     )
+    .because("pipeline")
 }
 
 pub(super) fn bad_bound(what: &str) -> Error {

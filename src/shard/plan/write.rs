@@ -103,7 +103,8 @@ fn refuse(unfit: Unfit) -> Stop {
     let hint = unfit.hint.unwrap_or("Send one statement for each shard.");
     Stop::Refuse(
         Error::us(SqlState::FEATURE_NOT_SUPPORTED, format!("a statement {} cannot write on several shards", unfit.why))
-            .hint(hint),
+            .hint(hint)
+            .because(unfit.construct),
     )
 }
 
@@ -112,7 +113,7 @@ fn with_setting(error: Error) -> Error {
     let hint = error.hint.clone().unwrap_or_default();
     let setting =
         "Or set cross_shard_writes = \"two_phase\" or \"best_effort\" for the database in pgweir's configuration.";
-    error.hint(format!("{hint} {setting}").trim().to_owned())
+    error.hint(format!("{hint} {setting}").trim().to_owned()).because("cross_shard_write")
 }
 
 fn alone(error: Error) -> Error {
@@ -125,4 +126,5 @@ fn no_two_phase(why: &str) -> Error {
         format!("a statement cannot write on several shards: two-phase commit is not possible, as {why}"),
     )
     .hint("SHOW SHARDS on the console tells more. When that is mended, RELOAD has the shards checked again at once.")
+    .because("no_two_phase")
 }
