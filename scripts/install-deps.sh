@@ -3,7 +3,7 @@
 #
 #   scripts/install-deps.sh GROUP...
 #
-# Groups: build (compiler, libclang), features (libpam, for all of cargo's features), postgres (server and clients), demo (curl), test (cargo-nextest, Python driver, slapd, openssl, iproute2),
+# Groups: build (compiler, libclang), features (libpam, for all of cargo's features), postgres (server and clients), demo (curl), test (cargo-nextest, Python driver, slapd, openssl, iproute2, PgBouncer, Patroni, etcd),
 # fuzz (cargo-fuzz), bench (PgBouncer, haproxy, strace, valgrind, openssl, Python).
 # As root it uses apt-get; as another user it never asks for a password, but says what is missing and how to get it.
 set -euo pipefail
@@ -51,6 +51,9 @@ check_test() {
     # For a server behind a cable that is pulled.
     have ip || want iproute2
     any /usr/sbin/slapd || want slapd
+    # For a cluster that is switched over by somebody else.
+    { have patroni && have patronictl; } || want patroni python3-etcd
+    have etcd || want etcd-server
     # For what an unchanged pgbouncer.ini means to both.
     any /usr/sbin/pgbouncer || have pgbouncer || want pgbouncer
     cargo nextest --version >/dev/null 2>&1 || crates+=(cargo-nextest)

@@ -17,7 +17,7 @@ use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
 use crate::client::external::Outside;
 use crate::client::peers::Peers;
 use crate::config::tls::SslMode;
-use crate::config::{AuthType, Config, Database, General, Host, Server};
+use crate::config::{AuthType, Config, Database, General, Host, Server, Shard};
 use crate::net::dns::cache::Times;
 use crate::net::dns::files::ResolvConf;
 use crate::net::dns::{self, Dns};
@@ -142,7 +142,8 @@ fn resolver(config: &Config, old: Option<&Live>) -> Arc<Dns> {
         };
         hosts.filter_map(name).collect()
     };
-    let used = shards().flat_map(|shard| names(&shard.servers)).collect();
+    let patroni = |shard: &Shard| shard.patroni.iter().map(|at| at.host.clone()).collect::<Vec<_>>();
+    let used = shards().flat_map(|shard| [names(&shard.servers), patroni(shard)].concat()).collect();
     // What a replica has replayed is known of the one address that the prober asks.
     let replicated = shards().filter(|shard| shard.servers.len() > 1);
     let staying = replicated.flat_map(|shard| names(&shard.servers)).collect();

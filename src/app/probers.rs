@@ -12,6 +12,7 @@ use crate::auth::secret::Secret;
 use crate::client::database::{Live, LiveDatabase};
 use crate::client::shared::Shared;
 use crate::config::Database;
+use crate::health::patroni;
 use crate::health::probe::{self, Credentials};
 use crate::health::shard::ShardHealth;
 use crate::id::ServerIndex;
@@ -108,6 +109,10 @@ impl Probers {
         let (stop, stopped) = watch::channel(false);
         for (shard, health) in database.config.shards.iter().zip(&database.health) {
             tokio::task::spawn_local(wake_at_silence(Arc::clone(health), Arc::clone(shared), stopped.clone()));
+            let (told, settings) = (Arc::clone(health), database.config.health.clone());
+            let means = (Arc::clone(tls), Arc::clone(dns));
+            let asks = patroni::run(shard.clone(), told, settings, means, stopped.clone());
+            tokio::task::spawn_local(async move { Box::pin(asks).await });
             for (index, server) in (0_u16..).map(ServerIndex).zip(&shard.servers) {
                 let (server, health) = (server.clone(), Arc::clone(health));
                 let (credentials, settings) = (credentials.clone(), database.config.health.clone());

@@ -12,6 +12,7 @@ use crate::client::shared::{Activity, Canceling, ClientHandle, Order, Shared};
 use crate::clock;
 use crate::config::{Peer, PoolMode, Role, settings};
 use crate::health::breaker;
+use crate::health::members::MemberRole;
 use crate::health::server::ServerSnapshot;
 use crate::health::view::Duty;
 use crate::id::{ClientId, ConnectionId, PeerId};
@@ -445,6 +446,7 @@ fn replica(seen: ServerSnapshot) -> ReplicaSnapshot {
         role: if seen.duty == Duty::Primary { Role::Primary } else { Role::Replica },
         state: seen.standing.as_str(),
         timeline: seen.timeline,
+        patroni: seen.member.map(MemberRole::as_str),
         weight: seen.weight,
         effective_weight: seen.effective_weight,
         latency: seen.latency,

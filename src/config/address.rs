@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::Host;
+use super::{Host, HttpAddress};
 
 /// What a server's URL says.
 #[derive(PartialEq, Eq)]
@@ -55,6 +55,30 @@ pub(super) fn parse_url(text: &str) -> Result<Url, String> {
         draft.parameter(pair)?;
     }
     draft.finish()
+}
+
+/// The port that Patroni's REST interface has by default.
+const PATRONI_PORT: u16 = 8008;
+
+/// Reads `http://host[:port]`, where Patroni answers.
+///
+/// # Errors
+/// Says what is wrong, without quoting the text.
+pub(super) fn parse_patroni(text: &str) -> Result<HttpAddress, String> {
+    let why = "an address of Patroni must be \"http://host:port\"";
+    let Some(place) = text.strip_prefix("http://") else {
+        let tls = if text.starts_with("https://") { "; its REST interface is asked without TLS only" } else { "" };
+        return Err(format!("{why}{tls}"));
+    };
+    let place = place.strip_suffix('/').unwrap_or(place);
+    if place.contains(['/', '?', '#', '@']) {
+        return Err(format!("{why}, without a path or a user: the page /cluster is asked"));
+    }
+    let (host, port) = split_port(place)?;
+    if !is_host(host) {
+        return Err(format!("{why}, with a host name or an IP address"));
+    }
+    Ok(HttpAddress { host: host.to_owned(), port: port.map_or(Ok(PATRONI_PORT), parse_port)? })
 }
 
 /// A URL half read.

@@ -4,7 +4,7 @@ use super::address::{self, Url};
 use super::check::{Dialect, apply, unknown_key};
 use super::raw::{Entry, Mistakes, Node, Value};
 use super::sharding;
-use super::{Database, General, Role, Server, Shard, WILDCARD, settings};
+use super::{Database, General, HttpAddress, Role, Server, Shard, WILDCARD, settings};
 
 /// The only shard of a database that is not sharded.
 const ONLY_SHARD: &str = "default";
@@ -107,7 +107,7 @@ fn settings_of(scope: &Scope<'_>, general: &General, mistakes: &mut Mistakes) ->
 
 /// What databases are made of at any moment cannot be probed or mapped ahead.
 fn one_server(scope: &Scope<'_>, mistakes: &mut Mistakes) {
-    for entry in ["replicas", "servers", "shards"].into_iter().filter_map(|key| scope.find(key)) {
+    for entry in ["replicas", "servers", "shards", "patroni"].into_iter().filter_map(|key| scope.find(key)) {
         let why = format!("{} cannot have {}: list databases that have them by their names", scope.place, entry.key);
         mistakes.add(entry.line, why);
     }
@@ -131,14 +131,26 @@ fn shape(scope: &mut Scope<'_>, database: &mut Database, mistakes: &mut Mistakes
         }
         (Some(_), None, None) => {
             if let Some(server) = simple_server(scope, mistakes) {
-                database.shards = vec![Shard { name: ONLY_SHARD.to_owned(), servers: vec![server] }];
+                let (servers, patroni) = (vec![server], Vec::new());
+                database.shards = vec![Shard { name: ONLY_SHARD.to_owned(), servers, patroni }];
             }
         }
         (None, Some(_), None) => {
             let servers = servers(scope, &scope.place.clone(), scope.line, scope.keys, mistakes);
-            database.shards = vec![Shard { name: ONLY_SHARD.to_owned(), servers }];
+            let patroni = patroni(&scope.place, scope.keys, mistakes);
+            database.shards = vec![Shard { name: ONLY_SHARD.to_owned(), servers, patroni }];
         }
         (None, None, Some(shards)) => sharding::shards(scope, shards, database, mistakes),
+    }
+    if let Some(entry) = scope.find("patroni").filter(|_| scope.name != WILDCARD) {
+        let why = match (simple, shards) {
+            (_, Some(_)) => "each of its shards has its own",
+            (Some(_), None) => "it looks after a primary and replicas, or servers",
+            (None, None) => "",
+        };
+        if !why.is_empty() {
+            mistakes.add(entry.line, format!("{} cannot have patroni: {why}", scope.place));
+        }
     }
     if shards.is_none() {
         for entry in ["tables", "default_shard", "cross_shard_writes", "unkeyed_writes"]
@@ -225,6 +237,20 @@ pub(super) fn servers(
         servers.extend(replica(scope, item, Role::Replica, mistakes));
     }
     servers
+}
+
+/// `patroni`: where the Patroni that looks after these servers is asked.
+pub(super) fn patroni(place: &str, keys: &[Entry], mistakes: &mut Mistakes) -> Vec<HttpAddress> {
+    let Some(entry) = keys.iter().find(|entry| entry.key == "patroni") else { return Vec::new() };
+    let mut addresses = Vec::new();
+    for item in mistakes.list("patroni", &entry.value).unwrap_or_default() {
+        match mistakes.text("patroni", item).map(address::parse_patroni) {
+            Some(Ok(address)) => addresses.push(address),
+            Some(Err(why)) => mistakes.add(item.line, format!("patroni of {place}: {why}")),
+            None => {}
+        }
+    }
+    addresses
 }
 
 /// One item of `replicas` or `servers`: an address, or a table of url, weight and zone.
@@ -339,6 +365,12 @@ fn probed(scope: &Scope<'_>, database: &Database, mistakes: &mut Mistakes) {
     if auto && database.user.is_none() && database.probe_user.is_none() {
         let why =
             format!("{} has servers, and so needs probe_user or user to find out which is the primary", scope.place);
+        mistakes.add(scope.line, why);
+    }
+    let patroni = database.shards.iter().any(|shard| !shard.patroni.is_empty());
+    if patroni && !auto && database.user.is_none() && database.probe_user.is_none() {
+        let why =
+            format!("{} has patroni, and so needs probe_user or user: what Patroni says has a probe look", scope.place);
         mistakes.add(scope.line, why);
     }
 }

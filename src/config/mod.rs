@@ -421,6 +421,8 @@ pub struct HealthSettings {
     pub zone: Option<String>,
     /// How long statements wait while no server takes writes (`failover_timeout`, default 30 s); zero: they fail at once.
     pub failover_timeout: Duration,
+    /// Time between two questions to Patroni (`patroni_interval`, default 1 s).
+    pub patroni_interval: Duration,
     /// Which of the replicas in good health gets a read (`load_balance`, default `weighted_random`).
     pub balance: ReadBalance,
 }
@@ -658,6 +660,24 @@ pub struct Shard {
     pub name: String,
     /// Its servers; the primary first.
     pub servers: Vec<Server>,
+    /// The REST interfaces of the Patroni that looks after them (`patroni`, default none).
+    pub patroni: Vec<HttpAddress>,
+}
+
+/// Where somebody answers by HTTP, without TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HttpAddress {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for HttpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "http://[{host}]:{port}") } else { write!(f, "http://{host}:{port}") }
+    }
 }
 
 /// What a server is configured to be, or used as.

@@ -434,6 +434,9 @@ pub(super) static HEALTH: &[Setting<HealthSettings>] = &[
     row("failover_timeout", "How long statements wait while no server takes writes; 0: they fail at once.", |h| {
         Field::Time(&mut h.failover_timeout)
     }),
+    row("patroni_interval", "Time between two questions to Patroni, where patroni says who that is.", |h| {
+        Field::TimeAbove(&mut h.patroni_interval)
+    }),
 ];
 
 /// Sessions that keep a server: settings of `[pgweir]` that a database may override.
@@ -513,6 +516,10 @@ pub(super) static DATABASE_SHAPE: &[(&str, &str)] = &[
     ("primary", "The primary: \"postgres://[user[:password]@]host[:port][/dbname]\"."),
     ("replicas", "The replicas: addresses, or { url = ..., weight = ..., zone = ... }."),
     ("servers", "In the place of primary and replicas: all of them, and the probes find out which is what."),
+    (
+        "patroni",
+        "REST interfaces of the Patroni that looks after these servers: [\"http://host:8008\", ...]; default: none.",
+    ),
     ("shards", "[[databases.NAME.shards]]: the shards of a sharded database."),
     ("tables", "[databases.NAME.tables]: the tables of a sharded database."),
     ("default_shard", "The shard of the tables that are not listed; default: the first."),
@@ -525,6 +532,7 @@ pub(super) static SHARD: &[(&str, &str)] = &[
     ("primary", "Its primary."),
     ("replicas", "Its replicas."),
     ("servers", "In the place of both: its servers, and the probes find out which is what."),
+    ("patroni", "REST interfaces of the Patroni that looks after them."),
 ];
 
 /// Keys of a replica written as a table.
@@ -692,6 +700,7 @@ impl Default for HealthSettings {
             fallback: Fallback::Primary,
             zone: None,
             failover_timeout: Duration::from_secs(30),
+            patroni_interval: Duration::from_secs(1),
             balance: ReadBalance::WeightedRandom,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::check::{name, unknown_key};
-use super::database::{Scope, servers};
+use super::database::{Scope, patroni, servers};
 use super::raw::{Entry, Mistakes, Node, Value, suggest};
 use super::{Database, Shard, settings};
 use crate::id::ShardIndex;
@@ -138,7 +138,8 @@ fn shard(scope: &mut Scope<'_>, item: &Value, mistakes: &mut Mistakes) -> Option
         }
     };
     let servers = servers(scope, &place, item.line, keys, mistakes);
-    Some((Shard { name: shard_name?.to_owned(), servers }, Draft { line, ranges }))
+    let patroni = patroni(&place, keys, mistakes);
+    Some((Shard { name: shard_name?.to_owned(), servers, patroni }, Draft { line, ranges }))
 }
 
 /// `[[0, 8191], [9000, 9999]]`; none when a part of it is wrong.

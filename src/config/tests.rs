@@ -245,6 +245,7 @@ max_staleness = "6s"
 replica_fallback = "error"
 zone = "a"
 failover_timeout = "7s"
+patroni_interval = "8s"
 on_session_state = "error"
 max_pinned_connections = 4
 pinned_idle_timeout = "8s"
@@ -376,6 +377,7 @@ host = "h"
             fallback: Fallback::Error,
             zone: Some("a".to_owned()),
             failover_timeout: seconds(7),
+            patroni_interval: seconds(8),
             balance: ReadBalance::PeakEwma,
         },
         pinning: Pinning {
@@ -645,6 +647,36 @@ fn wrong_databases_are_refused() {
         (format!("[databases.a]\n{s}port = 70000"), "3: port must be a number from 1 to 65535"),
         (format!("[databases.a]\n{s}dbname = \"\""), "3: dbname is empty or contains a zero byte"),
         ("[databases.a]\nprimary = \"h:5432\"".into(), "2: primary: a server address must begin with \"postgres://\""),
+        (
+            "[databases.a]\nuser = \"u\"\nprimary = \"postgres://h/d\"\npatroni = [\"https://h\"]".into(),
+            "4: patroni of [databases.a]: an address of Patroni must be \"http://host:port\"; its REST interface is asked without \
+             TLS only",
+        ),
+        (
+            "[databases.a]\nuser = \"u\"\nprimary = \"postgres://h/d\"\npatroni = [\"http://u:HUNTER2@h:8008\"]".into(),
+            "4: patroni of [databases.a]: an address of Patroni must be \"http://host:port\", without a path or a user: the page \
+             /cluster is asked",
+        ),
+        (
+            "[databases.a]\nuser = \"u\"\nprimary = \"postgres://h/d\"\npatroni = [\"http://h:x\"]".into(),
+            "4: patroni of [databases.a]: the port of the server address is not a number from 1 to 65535",
+        ),
+        (
+            "[databases.a]\nuser = \"u\"\nprimary = \"postgres://h/d\"\npatroni = [\"http://\"]".into(),
+            "4: patroni of [databases.a]: an address of Patroni must be \"http://host:port\", with a host name or an IP address",
+        ),
+        (
+            "[databases.a]\nuser = \"u\"\nprimary = \"postgres://h/d\"\npatroni = \"http://h\"".into(),
+            "4: patroni must be a list, not a string",
+        ),
+        (
+            "[databases.a]\nprimary = \"postgres://h/d\"\npatroni = [\"http://h\"]".into(),
+            "1: [databases.a] has patroni, and so needs probe_user or user: what Patroni says has a probe look",
+        ),
+        (
+            format!("[databases.a]\n{s}patroni = [\"http://h\"]"),
+            "3: [databases.a] cannot have patroni: it looks after a primary and replicas, or servers",
+        ),
         (
             "[databases.a]\nprimary = \"postgres://u:HUNTER2@h:x/d\"".into(),
             "2: primary: the port of the server address is not a number from 1 to 65535",

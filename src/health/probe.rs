@@ -131,7 +131,12 @@ fn tell_refusal(told: &mut Option<String>, server: &Server, result: &ProbeResult
 /// answer (`hurry` is none) is not asked more often for that.
 async fn rest(interval: Duration, hurry: Option<Role>, shard: &ShardHealth) {
     let interval = interval.mul_f64(1.0 + JITTER * rand::rng().random_range(-1.0..=1.0)).max(SHORTEST_INTERVAL);
-    let Some(role) = hurry else { return sleep(interval).await };
+    let Some(role) = hurry else {
+        return tokio::select! {
+            () = sleep(interval) => {}
+            () = shard.told() => {}
+        };
+    };
     let hurried = async {
         // Subscribed from the start, so that a hurry during the shortest interval is not lost.
         let hurried = shard.hurried();
@@ -153,6 +158,7 @@ async fn rest(interval: Duration, hurry: Option<Role>, shard: &ShardHealth) {
     tokio::select! {
         () = sleep(interval) => {}
         () = hurried => {}
+        () = shard.told() => {}
     }
 }
 

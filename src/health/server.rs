@@ -16,6 +16,7 @@ use crate::id::ServerIndex;
 use super::breaker::{Admission, Breaker, BreakerState, FailureKind, Settings};
 use super::latency::{Latency, Rise};
 use super::lsn::Lsn;
+use super::members::MemberRole;
 use super::view::{Duty, ServerView};
 
 /// What a probe found.
@@ -101,6 +102,8 @@ pub struct ServerSnapshot {
     pub duty: Duty,
     /// What it last said that it is.
     pub discovered: Option<Role>,
+    /// What Patroni says that it is.
+    pub member: Option<MemberRole>,
     /// The timeline it last reported.
     pub timeline: Option<u32>,
     /// How it stands.
@@ -223,6 +226,8 @@ pub struct ServerHealth {
     failures: AtomicU64,
     /// 0: unknown, 1: primary, 2: replica.
     role: AtomicU8,
+    /// What Patroni says that it is: a place in `MemberRole::ALL` and one; 0: nothing.
+    member: AtomicU8,
     /// 0: unknown.
     timeline: AtomicU32,
     lsn: AtomicU64,
@@ -264,6 +269,7 @@ impl ServerHealth {
             reads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             role: AtomicU8::new(0),
+            member: AtomicU8::new(0),
             timeline: AtomicU32::new(0),
             lsn: AtomicU64::new(UNKNOWN),
             lag_nanos: AtomicU64::new(UNKNOWN),
@@ -546,6 +552,26 @@ impl ServerHealth {
         }
     }
 
+    /// What Patroni says that it is.
+    #[must_use]
+    pub fn member(&self) -> Option<MemberRole> {
+        let place = usize::from(self.member.load(Ordering::Relaxed)).checked_sub(1)?;
+        MemberRole::ALL.get(place).copied()
+    }
+
+    /// Patroni says that it is this; none: nothing. Whether that is news.
+    pub fn set_member(&self, role: Option<MemberRole>) -> bool {
+        let place = role.and_then(|role| MemberRole::ALL.iter().position(|known| *known == role));
+        let place = place.and_then(|place| u8::try_from(place).ok()).map_or(0, |place| place.saturating_add(1));
+        self.member.swap(place, Ordering::AcqRel) != place
+    }
+
+    /// Whether nothing came of the last probe.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
+    }
+
     /// What routing needs to know.
     #[must_use]
     pub fn view(&self, now: Instant) -> ServerView {
@@ -570,6 +596,7 @@ impl ServerHealth {
             covered_until: known(self.covered_until.load(Ordering::Relaxed))
                 .and_then(|nanos| self.base.checked_add(Duration::from_nanos(nanos))),
             lsn: self.lsn(),
+            member: self.member(),
             near: self.near,
         }
     }
@@ -589,6 +616,7 @@ impl ServerHealth {
             configured: self.configured,
             duty,
             discovered: view.discovered,
+            member: view.member,
             timeline: view.timeline,
             standing,
             breaker: record.breaker.state(now),
@@ -743,6 +771,7 @@ pub(crate) mod tests {
             fallback: crate::config::Fallback::Primary,
             zone: None,
             failover_timeout: Duration::from_secs(30),
+            patroni_interval: Duration::from_secs(1),
             balance: ReadBalance::WeightedRandom,
         }
     }

@@ -12,6 +12,7 @@ use crate::id::ServerIndex;
 
 use super::line::Line;
 use super::lsn::{CausalTracker, WalPoint};
+use super::members::{Member, MemberRole};
 use super::server::{Observation, Position, ProbeResult, ServerHealth, ServerSnapshot};
 use super::view::{Duty, ServerView, acting_primary, duty};
 
@@ -21,6 +22,8 @@ pub struct ShardHealth {
     servers: Vec<Arc<ServerHealth>>,
     history: Mutex<History>,
     hurry: Notify,
+    /// Patroni says something new, or something else than the probes.
+    told: Notify,
     silence: Notify,
     /// A probe of the primary was answered.
     sampled: Notify,
@@ -61,6 +64,7 @@ impl ShardHealth {
             servers,
             history: Mutex::default(),
             hurry: Notify::new(),
+            told: Notify::new(),
             silence: Notify::new(),
             sampled: Notify::new(),
             line: Arc::default(),
@@ -206,6 +210,27 @@ impl ShardHealth {
         self.hurry.notified().await;
     }
 
+    /// Patroni says what the servers are, in configured order; none: it says nothing of that one. That is never taken for the truth where a
+    /// probe says otherwise: the probers look at once when it is news, and for as long as it is not what they found.
+    pub fn on_members(&self, members: &[Option<Member>], now: Instant) {
+        let mut look = false;
+        for (server, member) in self.servers.iter().zip(members) {
+            look |= server.set_member(member.map(|member| member.role));
+            look |= server.is_suspect() && member.is_some_and(|member| member.serves);
+        }
+        let leads = |server: &&Arc<ServerHealth>| server.member() == Some(MemberRole::Leader);
+        let leader = self.servers.iter().find(leads).map(|server| server.index());
+        look |= leader.is_some() && leader != self.acting_primary(now);
+        if look {
+            self.told.notify_waiters();
+        }
+    }
+
+    /// Completes when the probers are to look because of what Patroni says.
+    pub async fn told(&self) {
+        self.told.notified().await;
+    }
+
     /// Completes when a probe of one of the servers brought nothing: for who wakes the clients that wait for such a server.
     pub async fn silenced(&self) {
         self.silence.notified().await;
@@ -318,7 +343,7 @@ mod tests {
 
     fn shard() -> (ShardHealth, Instant) {
         let servers = vec![config(Role::Primary), config(Role::Replica), config(Role::Replica)];
-        let shard = Shard { name: "default".to_owned(), servers };
+        let shard = Shard { name: "default".to_owned(), servers, patroni: Vec::new() };
         let now = crate::clock::now();
         (ShardHealth::new(&shard, &settings(), now), now)
     }
@@ -370,7 +395,8 @@ mod tests {
         s.on_probe(ServerIndex(1), &primary(t, 2, 100), t);
         // The servers of the tests are all in one place.
         let one = |role| {
-            let shard = Shard { name: "default".to_owned(), servers: vec![config(role), config(Role::Replica)] };
+            let servers = vec![config(role), config(Role::Replica)];
+            let shard = Shard { name: "default".to_owned(), servers, patroni: Vec::new() };
             ShardHealth::new(&shard, &settings(), t)
         };
         let next = one(Role::Primary);
@@ -426,6 +452,34 @@ mod tests {
         assert_eq!(covered(&s, 2, v), Some(u));
         let duties: Vec<_> = s.snapshots(v).iter().map(|s| s.duty).collect();
         assert_eq!(duties, [Duty::Fenced, Duty::Primary, Duty::Replica]);
+    }
+
+    #[tokio::test]
+    async fn the_probers_look_when_patroni_says_something_else() {
+        use std::task::Poll;
+        let (s, t) = shard();
+        s.on_probe(ServerIndex(0), &primary(t, 1, 500), t);
+        let (leader, replica) = (MemberRole::Leader, MemberRole::Replica);
+        let member = |role| Some(Member { role, serves: true });
+        let looks = async |members: [Option<Member>; 3]| {
+            let mut told = Box::pin(s.told());
+            assert!(std::future::poll_fn(|cx| Poll::Ready(told.as_mut().poll(cx))).await.is_pending());
+            s.on_members(&members, t);
+            std::future::poll_fn(|cx| Poll::Ready(told.as_mut().poll(cx))).await.is_ready()
+        };
+        assert!(!looks([None; 3]).await, "it says nothing, as before");
+        assert!(looks([member(leader), member(replica), None]).await, "it is there");
+        assert!(!looks([member(leader), member(replica), None]).await, "the same again");
+        for _ in 0..2 {
+            assert!(looks([member(replica), member(leader), None]).await, "another leads, by its word alone");
+        }
+        assert_eq!(s.acting_primary(t), Some(ServerIndex(0)), "no server says so itself");
+        assert!(looks([member(leader), member(replica), member(replica)]).await);
+        let down = ProbeFailure { verdict: Verdict::Down, message: String::new() };
+        s.on_probe(ServerIndex(2), &Err(down), t);
+        assert!(looks([member(leader), member(replica), member(replica)]).await, "it serves, and did not answer");
+        assert!(looks([None; 3]).await, "it is gone");
+        assert_eq!(s.snapshots(t)[0].member, None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::id::ServerIndex;
 
 use super::breaker::Admission;
 use super::lsn::{Lsn, WalPoint};
+use super::members::MemberRole;
 
 /// A response time from which on a server gets the smallest share is 1.9 s: see [`ServerView::effective_weight`].
 const SMALLEST_SHARE: f64 = 0.1;
@@ -41,6 +42,8 @@ pub struct ServerView {
     pub covered_until: Option<Instant>,
     /// What it has replayed, or written.
     pub lsn: Option<Lsn>,
+    /// What Patroni says that it is.
+    pub member: Option<MemberRole>,
     /// It is in the zone that reads prefer, or none is preferred.
     pub near: bool,
 }
@@ -89,6 +92,9 @@ impl ServerView {
 ///
 /// Where no primary is configured (`role = "auto"`), it is the server that last said it was one, on the highest timeline of all
 /// that did; while two say so of the same timeline, none.
+///
+/// Patroni decides among several on one timeline, and nothing else: its word makes no primary of a server that does not say itself that
+/// it is one, and none of one whose history another has gone beyond. What it knows may be older than what the probes have seen.
 #[must_use]
 pub fn acting_primary(servers: &[ServerView]) -> Option<usize> {
     match servers.iter().position(|s| s.configured == Role::Primary) {
@@ -114,12 +120,19 @@ fn heir(servers: &[ServerView], configured: usize) -> Option<usize> {
     heir.or(Some(configured))
 }
 
-/// Of those that are primaries by their own word and fit, the one on the highest timeline; none if two are on that.
+/// Of those that are primaries by their own word and fit, the one on the highest timeline. If two are on that it is the one that Patroni
+/// calls the leader, or none.
 fn latest(servers: &[ServerView], fits: impl Fn(usize, &ServerView) -> bool) -> Option<usize> {
     let primaries = || servers.iter().enumerate().filter(|(at, s)| s.claims_primary() && fits(*at, s));
     let highest = primaries().map(|(_, s)| s.timeline).max()?;
-    let mut on_it = primaries().filter(|(_, s)| s.timeline == highest).map(|(at, _)| at);
-    on_it.next().filter(|_| on_it.next().is_none())
+    let on_it = || primaries().filter(|(_, s)| s.timeline == highest);
+    let leaders = on_it().filter(|(_, s)| s.member == Some(MemberRole::Leader));
+    sole(on_it().map(|(at, _)| at)).or_else(|| sole(leaders.map(|(at, _)| at)))
+}
+
+/// The one and only.
+fn sole(mut all: impl Iterator<Item = usize>) -> Option<usize> {
+    all.next().filter(|_| all.next().is_none())
 }
 
 /// What a server is used for.
@@ -181,6 +194,7 @@ pub(crate) mod tests {
             lag_ratio: 0.0,
             covered_until: None,
             lsn: None,
+            member: None,
             near: true,
         }
     }
@@ -265,6 +279,35 @@ pub(crate) mod tests {
         let duties: Vec<_> = (0..3).map(|at| duty(&both, at, Some(1))).collect();
         assert_eq!(duties, [Duty::Fenced, Duty::Primary, Duty::Replica]);
         assert_eq!(acting_primary(&[found(a, Role::Primary, 2), promoted, c]), None, "whose history is it?");
+    }
+
+    #[test]
+    fn patroni_decides_on_one_timeline_and_nothing_else() {
+        let said = |view: ServerView, role| ServerView { member: Some(role), ..view };
+        let (a, b) = (server(0, Role::Auto), server(1, Role::Auto));
+        let both = [found(a, Role::Primary, 2), said(found(b, Role::Primary, 2), MemberRole::Leader)];
+        assert_eq!(acting_primary(&both), Some(1));
+        assert_eq!(duty(&both, 0, Some(1)), Duty::Fenced);
+        // It is not believed of a standby, nor of one that was left behind.
+        let standby = [found(a, Role::Primary, 2), said(found(b, Role::Replica, 2), MemberRole::Leader)];
+        assert_eq!(acting_primary(&standby), Some(0));
+        let none = [found(a, Role::Replica, 2), said(found(b, Role::Replica, 2), MemberRole::Leader)];
+        assert_eq!(acting_primary(&none), None);
+        let behind = [found(a, Role::Primary, 3), said(found(b, Role::Primary, 2), MemberRole::Leader)];
+        assert_eq!(acting_primary(&behind), Some(0));
+        // Nor of several, nor when it calls somebody a replica.
+        let leader = |view| said(found(view, Role::Primary, 2), MemberRole::Leader);
+        assert_eq!(acting_primary(&[leader(a), leader(b)]), None);
+        let replica = |view| said(found(view, Role::Primary, 2), MemberRole::Replica);
+        assert_eq!(acting_primary(&[replica(a), found(b, Role::Primary, 2)]), None);
+        // Of two heirs of a configured primary it knows the right one.
+        let p = found(server(0, Role::Primary), Role::Replica, 1);
+        let (r, s) =
+            (found(server(1, Role::Replica), Role::Primary, 2), found(server(2, Role::Replica), Role::Primary, 2));
+        assert_eq!(acting_primary(&[p, r, said(s, MemberRole::Leader)]), Some(2));
+        // An explicit primary is honoured beside a server on its own timeline.
+        let p = found(server(0, Role::Primary), Role::Primary, 2);
+        assert_eq!(acting_primary(&[p, said(r, MemberRole::Leader)]), Some(0));
     }
 
     #[test]

@@ -109,6 +109,7 @@ mod tests {
         let shard = |name: &str, host: &str| Shard {
             name: name.to_owned(),
             servers: vec![server(host, Role::Primary), server("r1", Role::Replica)],
+            patroni: Vec::new(),
         };
         Database {
             name: "shop".to_owned(),
@@ -144,6 +145,7 @@ mod tests {
                 fallback: crate::config::Fallback::Primary,
                 zone: None,
                 failover_timeout: Duration::from_secs(30),
+                patroni_interval: Duration::from_secs(1),
                 balance: ReadBalance::WeightedRandom,
             },
             shards: vec![shard("a", "p1"), shard("b", "p2")],

@@ -85,6 +85,7 @@ pub(crate) fn snapshot() -> Snapshot {
                 breaker: BreakerState::HalfOpen,
                 last_error: Some("connection refused".to_owned()),
                 last_error_age: Some(Duration::from_secs(5)),
+                patroni: Some("sync_standby"),
                 ..server("shop", "r1", 5432, Role::Replica)
             },
             server("logs", "p2", 5433, Role::Primary),
@@ -258,6 +259,7 @@ fn server(database: &str, host: &str, port: u16, role: Role) -> ReplicaSnapshot 
         role,
         state: "up",
         timeline: Some(7),
+        patroni: None,
         weight: 1.0,
         effective_weight: (role == Role::Replica).then_some(1.0),
         latency: None,

@@ -638,6 +638,8 @@ pub struct ReplicaSnapshot {
     pub state: &'static str,
     /// The timeline that it last reported.
     pub timeline: Option<u32>,
+    /// What Patroni says that it is; none where it says nothing, or is not asked.
+    pub patroni: Option<&'static str>,
     /// The configured weight.
     pub weight: f64,
     /// The weight after its health, 0 while it gets no reads; none where it is no replica.

@@ -34,11 +34,17 @@ children() {
         [ "$2" = "$pid" ] && kill -KILL "$child"
     done
 }
-if [ -n "$pid" ]; then
+end() {
     kill -STOP "$pid"
     children
     children
     kill -KILL "$pid"
+}
+if [ -n "$pid" ]; then end; fi
+# A PostgreSQL that the process has started, and is no child of it: only if it is still the one of this directory.
+if [ -f "$dir/data/postmaster.pid" ]; then
+    pid=$(sed -n 1p "$dir/data/postmaster.pid")
+    [ "$(readlink "/proc/$pid/cwd")" = "$dir/data" ] && end
 fi
 if [ -f "$dir/data/postmaster.pid" ]; then
     set -- $(sed -n 7p "$dir/data/postmaster.pid")

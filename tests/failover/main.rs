@@ -7,6 +7,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod patroni;
 mod work;
 
 use std::collections::BTreeMap;
@@ -135,7 +136,7 @@ fn crash_and_promotion_under_load_cost_a_pause() {
     let report = work.finish();
     eprintln!("crash: {report}");
     report.assert_clean();
-    report.assert_kept(&site.servers[heir]);
+    report.assert_kept(|sql| site.servers[heir].sql(sql));
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn planned_switchover_costs_a_pause() {
     let report = work.finish();
     eprintln!("switchover: {report}");
     report.assert_clean();
-    report.assert_kept(&site.servers[1]);
+    report.assert_kept(|sql| site.servers[1].sql(sql));
 }
 
 /// A client in a transaction is told once, finds its block failed, and goes on.
@@ -547,7 +548,7 @@ fn everything_happens_in_a_loop_under_load() {
     let report = work.finish();
     eprintln!("{rounds} rounds: {report}");
     report.assert_clean();
-    report.assert_kept(&site.servers[order[0]]);
+    report.assert_kept(|sql| site.servers[order[0]].sql(sql));
 }
 
 /// What a read must see is a setting; each is kept when replay stops everywhere.

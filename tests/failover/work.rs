@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::common::cluster::Cluster;
 use crate::common::eventually;
 use crate::common::raw::RawClient;
 use crate::common::weir::Weir;
@@ -256,9 +255,9 @@ impl Report {
     }
 
     /// `primary` has every write that was acknowledged.
-    pub(crate) fn assert_kept(&self, primary: &Cluster) {
+    pub(crate) fn assert_kept(&self, primary: impl Fn(&str) -> Vec<Vec<String>>) {
         for account in &self.accounts {
-            let rows = primary.sql(&format!("SELECT n FROM log WHERE session = {}", account.session));
+            let rows = primary(&format!("SELECT n FROM log WHERE session = {}", account.session));
             let kept: BTreeSet<u32> = rows.iter().map(|row| row[0].parse().unwrap()).collect();
             let lost: Vec<_> = account.acknowledged.difference(&kept).collect();
             assert!(lost.is_empty(), "session {} was told that these were written: {lost:?}", account.session);

@@ -8,7 +8,7 @@ use crate::metrics::counters::Counts;
 use crate::metrics::snapshot::{ReplicaSnapshot, ShardSnapshot, Snapshot};
 
 pub(super) fn replicas(s: &Snapshot) -> Table {
-    let fields: [Field<ReplicaSnapshot>; 18] = [
+    let fields: [Field<ReplicaSnapshot>; 19] = [
         ("database", TEXT, |r| text(&r.database)),
         ("shard", TEXT, |r| text(&r.shard)),
         ("host", TEXT, |r| text(&r.host)),
@@ -27,6 +27,7 @@ pub(super) fn replicas(s: &Snapshot) -> Table {
         ("last_error_age_us", INT8, |r| r.last_error_age.and_then(micros)),
         ("state", TEXT, |r| text(r.state)),
         ("timeline", INT4, |r| r.timeline.and_then(int)),
+        ("patroni", TEXT, |r| r.patroni.and_then(text)),
     ];
     table_of(&fields, &s.replicas)
 }

@@ -281,9 +281,9 @@ fn replicas_and_shards() {
     let replicas = table(Show::Replicas, &s);
     assert_eq!(
         row(&replicas, 1),
-        "shop default r1 5432 replica 1 1.750 1500 8192 250000 1 half_open 9 8 connection refused 5000000 up 7"
+        "shop default r1 5432 replica 1 1.750 1500 8192 250000 1 half_open 9 8 connection refused 5000000 up 7 sync_standby"
     );
-    assert_eq!(row(&replicas, 0), "shop default p1 5432 primary 1 - - - - 1 closed 9 8 - - up 7");
+    assert_eq!(row(&replicas, 0), "shop default p1 5432 primary 1 - - - - 1 closed 9 8 - - up 7 -");
     let shards = table(Show::Shards, &s);
     assert_eq!(
         row(&shards, 0),
