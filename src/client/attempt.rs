@@ -6,19 +6,21 @@ use std::time::{Duration, Instant};
 use crate::client::failover::Waiting;
 use crate::client::plan::Need;
 use crate::client::relay::{Cause, Ended};
+use crate::client::shared::Activity;
 use crate::client::task::{Client, End, Stopped, lost};
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::health::line::Place;
 use crate::id::{ServerIndex, ShardIndex};
+use crate::server::login;
 use crate::sql::facts::Access;
 
 /// How often a statement may lose its server in all.
 const MOST_FAILURES: u32 = 16;
 /// How long a server that loses one process may take to die altogether.
 const DYING: Duration = Duration::from_millis(100);
-/// How long a server may take to accept a connection, when the question is whether it is there.
-const DIAL: Duration = Duration::from_secs(1);
+/// How long a server may take to answer a startup message, when the question is whether it is there.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// What a retry of a segment must do differently.
 #[derive(Debug)]
@@ -79,13 +81,8 @@ impl Client {
             let link = match self.link(shard, &request, &mut attempt).await {
                 Ok(link) => link,
                 Err(Stopped::Refused(error)) => {
-                    let told = attempt.crash.as_ref().filter(|_| error.sqlstate != SqlState::QUERY_CANCELED);
-                    self.refuse_here(told.unwrap_or(&error));
-                    // The block never began, and it has failed.
-                    if self.held_begin.take().is_some() {
-                        return Err(End::Told(error.fatal()));
-                    }
-                    return Ok(());
+                    let told = attempt.crash.take().filter(|_| error.sqlstate != SqlState::QUERY_CANCELED);
+                    return self.give_up(told.as_ref().unwrap_or(&error), &error);
                 }
                 Err(Stopped::End(end)) => return Err(end),
             };
@@ -115,22 +112,18 @@ impl Client {
                                 self.remember_write();
                             }
                         }
-                        Cause::Broken { sent: true } if self.serves_on(shard, server).await => {
-                            let error = crashed();
-                            if attempt.crash.is_some() {
-                                self.refuse_here(&error);
-                                // As above.
-                                return if self.held_begin.take().is_some() {
-                                    Err(End::Told(error.fatal()))
-                                } else {
-                                    Ok(())
-                                };
+                        Cause::Broken { sent: true } => match self.serves_on(shard, server).await {
+                            Ok(false) => {}
+                            Ok(true) if attempt.crash.is_some() => return self.give_up(&crashed(), &crashed()),
+                            Ok(true) => {
+                                attempt.crash = Some(crashed());
+                                // Once more, but not where it could end the work of all, and not when it has become another.
+                                attempt.stays = Stays::Leaves;
                             }
-                            attempt.crash = Some(error);
-                            // Once more, but not where it could end the work of all, and not when it has become another.
-                            attempt.stays = Stays::Leaves;
-                        }
-                        Cause::Broken { .. } | Cause::Leaves => {}
+                            Err(Stopped::Refused(error)) => return self.give_up(&error, &error),
+                            Err(Stopped::End(end)) => return Err(end),
+                        },
+                        Cause::Broken { sent: false } | Cause::Leaves => {}
                     }
                     tracing::info!(client = %self.handle().id, ?role, ?cause, "statement is retried on another server");
                     let primary = matches!(cause, Cause::NeedsPrimary { .. });
@@ -153,14 +146,33 @@ impl Client {
         all.into_iter().filter(|facts| !some || !facts.plainly_reads()).for_each(|facts| readings.refuse(facts));
     }
 
-    /// Whether a server that broke a connection without a word still takes new ones: then it was one of its processes that died, and what
-    /// that was asked may be why. (When one has crashed, the server ends all others, but takes connections, if only to say that it
-    /// recovers.)
-    async fn serves_on(&self, shard: ShardIndex, server: ServerIndex) -> bool {
-        let Some(pool) = self.database.pool(&self.pools, shard, server) else { return false };
-        // What dies as a whole does not do so at once.
-        tokio::time::sleep(DYING).await;
-        tokio::time::timeout(DIAL, pool.target.takes_connections(&pool.settings.login)).await.unwrap_or(false)
+    /// Answers the segment by an error of ours. A block that was held back never began, and it has failed: the session ends with `why`.
+    fn give_up(&mut self, told: &Error, why: &Error) -> Result<(), End> {
+        self.refuse_here(told);
+        if self.held_begin.take().is_some() {
+            return Err(End::Told(why.clone().fatal()));
+        }
+        Ok(())
+    }
+
+    /// Whether a server that broke a connection without a word still answers logins: then it was one of its processes that died, and what
+    /// that was asked may be why. (When one has crashed, the server ends all others, but answers, if only to say that it recovers: 57P03.)
+    ///
+    /// # Errors
+    /// Those of [`Client::attend`]: the client cancels or leaves meanwhile.
+    async fn serves_on(&mut self, shard: ShardIndex, server: ServerIndex) -> Result<bool, Stopped> {
+        let Some(pool) = self.database.pool(&self.pools, shard, server) else { return Ok(false) };
+        let asked = async {
+            // What dies as a whole does not do so at once.
+            tokio::time::sleep(DYING).await;
+            login::is_answered(&pool.target, &pool.settings.login).await
+        };
+        // So that a cancel request finds it.
+        self.handle().set_activity(Activity::Waiting);
+        let answered = Box::pin(self.attend(asked, DYING + ANSWER)).await;
+        self.handle().cancel_is_done();
+        self.handle().set_activity(Activity::Idle);
+        answered.map(|answered| answered.unwrap_or(false))
     }
 
     /// Reads the segment once more that was put back into the input; `as_it_came`: with its unnamed statements as such.

@@ -11,12 +11,12 @@ use crate::config::TcpSettings;
 use crate::error::{Error, SqlState};
 use crate::id::{ConnectionId, WorkerId};
 use crate::net::buffer::write_all;
-use crate::net::connect::Attempt;
+use crate::net::connect::{Attempt, Failure, connect};
 use crate::net::dns::Dns;
 use crate::net::tls::{ServerTls, Tls};
 use crate::net::{Buffer, Stream};
 use crate::server::connection::{Secret, read_message};
-use crate::server::{Connection, Target, dial};
+use crate::server::{Address, Connection, Target, dial};
 use crate::session::ServerState;
 use crate::wire::{encode, message};
 
@@ -125,6 +125,43 @@ async fn try_each(target: &Target, settings: &LoginSettings, worker: WorkerId) -
     }
 }
 
+/// The startup message.
+fn hello(target: &Target) -> Vec<u8> {
+    let mut hello = Vec::new();
+    let mut parameters = vec![("user", target.user.as_str()), ("database", target.dbname.as_str())];
+    parameters.extend(target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    encode::startup(&mut hello, &parameters);
+    hello
+}
+
+/// Whether a server at one of the hosts answers a startup message, whatever it says. That a connection is taken says nothing: so does a
+/// balancer that has nobody behind it, and the kernel of a machine whose server hangs.
+pub async fn is_answered(target: &Target, settings: &LoginSettings) -> bool {
+    let connector = settings.tls.get();
+    for host in target.host.each() {
+        let address = Address { host, port: target.port, at: None };
+        for attempt in Attempt::of(connector.mode, host) {
+            match connect(address, &settings.tcp, *attempt, &connector, &settings.dns).await {
+                Ok(mut stream) => {
+                    if says_something(&mut stream, target).await {
+                        return true;
+                    }
+                }
+                // To the request for TLS there was an answer.
+                Err(Failure::NotOffered) => return true,
+                Err(Failure::Tls(_)) => {}
+                Err(Failure::Name(_) | Failure::Socket(_)) => break,
+            }
+        }
+    }
+    false
+}
+
+async fn says_something(stream: &mut Stream, target: &Target) -> bool {
+    let mut input = Buffer::default();
+    write_all(stream, &hello(target)).await.is_ok() && read_message(stream, &mut input).await.is_ok()
+}
+
 async fn exchange(
     target: &Target,
     settings: &LoginSettings,
@@ -135,11 +172,7 @@ async fn exchange(
     let broken = |e: std::io::Error| {
         Error::server(SqlState::CONNECTION_FAILURE, format!("connection to server {address} failed during login: {e}"))
     };
-    let mut hello = Vec::new();
-    let mut parameters = vec![("user", target.user.as_str()), ("database", target.dbname.as_str())];
-    parameters.extend(target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    encode::startup(&mut hello, &parameters);
-    write_all(&mut stream, &hello).await.map_err(broken)?;
+    write_all(&mut stream, &hello(target)).await.map_err(broken)?;
 
     let end_point = stream.tls().and_then(Tls::end_point);
     let nonce = scram::nonce(&rand::random());

@@ -17,7 +17,6 @@ use std::borrow::Cow;
 use crate::auth::server_login::ServerCredential;
 use crate::config::Host;
 pub use crate::net::connect::Address;
-use crate::net::connect::{Attempt, connect};
 
 /// Whom to log in to, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,18 +42,6 @@ impl Target {
     #[must_use]
     pub fn address(&self) -> Address<'_> {
         Address { host: &self.host, port: self.port, at: None }
-    }
-
-    /// Whether somebody accepts connections at one of its hosts, whatever is said then.
-    pub async fn takes_connections(&self, settings: &login::LoginSettings) -> bool {
-        let connector = settings.tls.get();
-        for host in self.host.each() {
-            let address = Address { host, port: self.port, at: None };
-            if connect(address, &settings.tcp, Attempt::Plain, &connector, &settings.dns).await.is_ok() {
-                return true;
-            }
-        }
-        false
     }
 
     /// The same target at each of its hosts in turn, beginning with the one that `first` counts to.
