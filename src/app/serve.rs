@@ -79,12 +79,14 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
     let estate = Estate { listeners: all, managed, http: http_copy, state: Arc::clone(&state), door };
 
     let ending = Serving { state: &state, workers: &workers, launch, watched, estate: Rc::new(estate), giving: None };
-    let (ending, door) = ending.run(&mut signals, &mut asked).await;
+    let (ending, door, watched) = ending.run(&mut signals, &mut asked).await;
     if matches!(ending, Ending::Told(_)) && *door.borrow() != Door::Closed {
         door.send_replace(Door::Console);
     }
     let timeout = shared.live.load().config.general.shutdown_timeout;
     Drain { shared: &shared, workers: &workers, log: &launch.log, timeout }.run(ending, &mut signals, &mut asked).await;
+    // Whoever was still served was to hear of a failover.
+    drop(watched);
     door.send_replace(Door::Closed);
     stop_workers.send_replace(true);
     let since = clock::now();
@@ -149,12 +151,12 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    /// Follows signals and the console until the process is to end: why, and the door.
+    /// Follows signals and the console until the process is to end: why, the door, and what goes on while clients are served.
     async fn run(
         mut self,
         signals: &mut Signals,
         asked: &mut mpsc::Receiver<Request>,
-    ) -> (Ending, watch::Sender<Door>) {
+    ) -> (Ending, watch::Sender<Door>, Watched) {
         let ending = loop {
             let ending = tokio::select! {
                 () = tokio::time::sleep(LOOK) => {
@@ -170,17 +172,17 @@ impl Serving<'_> {
             }
         };
         let door = self.estate.door.clone();
-        let Some(giving) = self.giving.take() else { return (ending, door) };
+        let Some(giving) = self.giving.take() else { return (ending, door, self.watched) };
         if *door.borrow() == Door::Open {
             // It has not begun to let go.
             giving.abort();
-            return (ending, door);
+            return (ending, door, self.watched);
         }
         if let Ok(Ok(successor)) = giving.await {
             // The other process is there already; this one was told to end, and does.
             let _handed_over = self.follow(successor);
         }
-        (ending, door)
+        (ending, door, self.watched)
     }
 
     fn signalled(&mut self, signal: Asked) -> Option<Ending> {

@@ -13,7 +13,7 @@ use crate::client::attempt::Attempt;
 use crate::client::shared::Activity;
 use crate::client::task::{Client, Stopped, micros};
 use crate::clock;
-use crate::config::{Fallback, Role};
+use crate::config::{Fallback, HealthSettings, Role};
 use crate::error::{Error, SqlState};
 use crate::health::line::{Arrival, Place};
 use crate::health::server::ServerHealth;
@@ -30,6 +30,9 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the first waits, after a try in vain or for what does not seem to be there, before it tries.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How long after the deadline of the first probes what they brought is known, at most.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// The wait of a statement for a primary.
 #[derive(Debug)]
@@ -88,7 +91,13 @@ impl Client {
         };
         // A database that the client cannot leave, for the one in its place is another, is waited at as ever.
         let stays = self.database.retired.load(Ordering::Acquire);
-        let limit = self.database.config.health.failover_timeout;
+        let HealthSettings { failover_timeout, probe_timeout, .. } = self.database.config.health;
+        // What is not yet known after a start is no failover: the first probes take their time.
+        let limit = if health.is_settled() {
+            failover_timeout
+        } else {
+            failover_timeout.max(probe_timeout.saturating_add(SETTLING))
+        };
         let now = clock::now();
         let asked = attempt.asked;
         let waiting = attempt.waiting.get_or_insert_with(|| {

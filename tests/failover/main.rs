@@ -307,6 +307,43 @@ fn frozen_primary_is_fenced_when_another_takes_over() {
     assert_eq!(site.servers[1].value("SELECT count(*) FROM t"), "22");
 }
 
+/// Who is served until it leaves hears of a failover to the end: the process goes on probing while it ends.
+#[test]
+fn a_failover_is_followed_while_the_process_ends() {
+    let site = Site::with("", |builder, _| builder.general("shutdown_timeout = 0"));
+    let mut client = site.client();
+    assert_eq!(ask(&mut client, "INSERT INTO t VALUES (1)"), "C(INSERT 0 1) Z(I)");
+    site.weir.term();
+    site.weir.wait_log("shutting down");
+    site.servers[0].kill9();
+    client.query("INSERT INTO t VALUES (2)");
+    site.promote(1, 2);
+    assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 1) Z(I)");
+    assert_eq!(site.servers[1].value("SELECT count(*) FROM t WHERE id = 2"), "1");
+    drop(client);
+    assert!(site.weir.wait_exit(PATIENCE).success());
+}
+
+/// After a start nothing is written before every server was heard of, or missed a probe. That takes `probe_timeout`, whatever
+/// `failover_timeout` says.
+#[test]
+fn a_replica_that_says_nothing_at_the_start_refuses_no_write() {
+    let primary = Cluster::start();
+    primary.sql("CREATE TABLE t (id int)");
+    // The kernel takes connections, and nobody answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = |port: u16| format!("\"postgres://127.0.0.1:{port}/postgres\"");
+    let weir = Weir::builder()
+        .general("probe_timeout = \"2s\"\nfailover_timeout = \"200ms\"")
+        .database(&format!(
+            "[databases.app]\nuser = \"postgres\"\nprimary = {}\nreplicas = [{}]\n",
+            url(primary.port()),
+            url(silent.local_addr().unwrap().port())
+        ))
+        .start();
+    assert_eq!(ask(&mut weir.client("app"), "INSERT INTO t VALUES (1)"), "C(INSERT 0 1) Z(I)");
+}
+
 /// No primary for too long: an error that says so. A server that is called the primary and is none gets no write.
 #[test]
 fn waiting_has_an_end_and_roles_are_checked() {
