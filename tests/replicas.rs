@@ -545,6 +545,76 @@ fn write_then_read_pairs_are_never_stale() {
     assert!(pauses > 0 && reads > 0, "{pauses} pauses, {reads} reads of others");
 }
 
+/// By whichever protocol it is asked, within a block and without.
+#[test]
+fn the_token_is_told_wherever_it_is_asked_for() {
+    const ASK: &str = "SHOW pgweir.causal_token";
+    let site = Site::with("", |builder, servers| {
+        builder
+            .database(&format!("[databases.kept]\n{servers}pool_mode = \"session\"\n"))
+            .database(&format!("[databases.loose]\n{servers}consistency = \"eventual\"\n"))
+    });
+    let shown = |answer: &str, around: [&str; 2]| {
+        let token = answer.strip_prefix(around[0]).and_then(|rest| rest.strip_suffix(around[1]));
+        let token = token.unwrap_or_else(|| panic!("{answer}"));
+        assert!(!token.is_empty() && !token.contains(' '), "{answer}");
+        token.to_owned()
+    };
+    let extended = |client: &mut RawClient, sql: &str| {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.describe_portal("");
+        client.execute("", 0);
+        client.sync();
+        show(&client.read_until_ready())
+    };
+    const ROW: &str = "T(pgweir.causal_token:25) D(";
+    let mut client = site.client();
+    assert_eq!(extended(&mut client, ASK), format!("1 2 {ROW}) C(SHOW) Z(I)"), "it has written nothing");
+    assert_eq!(client.run("INSERT INTO t VALUES (1)"), "C(INSERT 0 1) Z(I)");
+    shown(&extended(&mut client, ASK), [&format!("1 2 {ROW}"), ") C(SHOW) Z(I)"]);
+    assert_eq!(extended(&mut client, "SHOW pgweir.route"), "1 2 T(pgweir.route:25) D(auto) C(SHOW) Z(I)");
+    // Prepared in one exchange and run in another, by a name and without; with something else between.
+    for name in ["s", ""] {
+        client.parse(name, ASK, &[]);
+        client.describe_statement(name);
+        client.sync();
+        assert!(show(&client.read_until_ready()).ends_with(" T(pgweir.causal_token:25) Z(I)"));
+        if !name.is_empty() {
+            assert_eq!(client.value("SELECT 1"), "1");
+        }
+        client.bind("", name, &[]);
+        client.execute("", 0);
+        client.sync();
+        shown(&show(&client.read_until_ready()), ["2 D(", ") C(SHOW) Z(I)"]);
+    }
+    // Within blocks, on the primary and on a replica.
+    for begin in ["BEGIN", "BEGIN READ ONLY"] {
+        assert_eq!(client.run(begin), "C(BEGIN) Z(T)");
+        client.run(if begin == "BEGIN" { "INSERT INTO t VALUES (2)" } else { "SELECT 1" });
+        shown(&client.run(ASK), [ROW, ") C(SHOW) Z(T)"]);
+        shown(&extended(&mut client, ASK), [&format!("1 2 {ROW}"), ") C(SHOW) Z(T)"]);
+        assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    }
+    client.run("BEGIN");
+    client.run("SELECT 1/0");
+    assert_eq!(client.run(ASK), "E(25P02) Z(E)");
+    client.run("ROLLBACK");
+    // It speaks of what was written, also where the server was never given back in between.
+    site.pause_replay();
+    for (id, database) in [(10, "app"), (11, "kept")] {
+        let mut writer = site.weir.client(database);
+        assert_eq!(writer.run(&format!("INSERT INTO t VALUES ({id})")), "C(INSERT 0 1) Z(I)");
+        let token = shown(&extended(&mut writer, ASK), [&format!("1 2 {ROW}"), ") C(SHOW) Z(I)"]);
+        let mut other = site.weir.client("loose");
+        let count = format!("SELECT count(*) FROM t WHERE id = {id}");
+        assert_eq!(other.value(&count), "0", "replay is paused");
+        assert_eq!(other.run(&format!("SET pgweir.causal_token = '{token}'")), "C(SET) Z(I)");
+        assert_eq!(other.value(&count), "1", "{database}");
+    }
+    site.resume_replay();
+}
+
 #[test]
 fn eventual_consistency_reads_what_is_there() {
     let site = Site::with("consistency = \"eventual\"", |builder, _| builder);
@@ -564,7 +634,7 @@ fn eventual_consistency_reads_what_is_there() {
 #[test]
 fn killed_replica_costs_no_read_and_comes_back() {
     let site = Site::start();
-    let load = Load::start(&site, 20);
+    let load = Load::start(&site, 50);
     load.go_on_for(500);
     let [survivor, victim] = &site.replicas;
     victim.kill9();
@@ -589,7 +659,7 @@ fn killed_replica_costs_no_read_and_comes_back() {
 #[test]
 fn stopped_replica_costs_no_read() {
     let site = Site::start();
-    let load = Load::start(&site, 20);
+    let load = Load::start(&site, 50);
     load.go_on_for(300);
     // Every connection, those that rest in the pool too, is ended with 57P01.
     site.replicas[1].stop();
@@ -623,7 +693,10 @@ fn frozen_replica_is_left_within_the_probe_deadline() {
     let [survivor, frozen] = &site.replicas;
     let mut clients: Vec<_> = (0..4).map(|_| site.client()).collect();
     clients.iter_mut().for_each(|client| drop(client.value(PORT)));
+    let load = Load::start(&site, 50);
+    load.go_on_for(500);
     frozen.freeze();
+    load.go_on_for(500);
     // Its breaker is opened by probes that got no answer; the reads need not even fail.
     eventually("the probes notice", PATIENCE, || (!site.state(frozen.port())["last_error"].is_empty()).then_some(()));
     for client in &mut clients {
@@ -633,6 +706,7 @@ fn frozen_replica_is_left_within_the_probe_deadline() {
     }
     let mut newcomer = site.client();
     assert_eq!(newcomer.value(PORT), survivor.port().to_string());
+    assert_eq!(load.finish(), Vec::<String>::new());
     frozen.thaw();
     eventually("the replica gets reads again", PATIENCE, || {
         (newcomer.value(PORT) == frozen.port().to_string()).then_some(())

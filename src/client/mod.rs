@@ -35,6 +35,7 @@ pub mod report;
 mod scatter;
 pub mod segment;
 pub mod shared;
+mod shows;
 mod silence;
 pub mod suspend;
 pub mod task;

@@ -148,6 +148,8 @@ pub(super) struct Link {
     hearing: Option<LookUp>,
     /// What the segment that waits must know first.
     look_up: Option<LookUp>,
+    /// When the client asked how far it has written, after it had written here.
+    pub(super) asks_since: Option<Instant>,
     /// Bytes still to come of a message that is passed on in pieces, from the client and from the server.
     client_rest: usize,
     server_rest: usize,
@@ -231,6 +233,7 @@ impl Link {
             heard: false,
             hearing: None,
             look_up: None,
+            asks_since: None,
             client_rest: 0,
             server_rest: 0,
             farewell: false,

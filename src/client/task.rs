@@ -378,8 +378,13 @@ impl Client {
         if self.held_begin.as_ref().is_some_and(|block| block.lost.is_some()) {
             return self.serve_lost();
         }
-        if self.asks_for_token() {
-            return Box::pin(self.show_token()).await;
+        match self.sole_show() {
+            Some(token::NAME) => return Box::pin(self.show_token()).await,
+            Some(name) => {
+                self.show_own(name, self.idle_status());
+                return Ok(());
+            }
+            None => {}
         }
         if let Some(waits) = self.listens_first() {
             match Box::pin(self.ask_first(waits)).await {
@@ -466,34 +471,30 @@ impl Client {
         self.skipping = true;
     }
 
-    /// Whether the segment is one text that asks for or sets a setting of ours.
-    pub(super) fn concerns_own(&self) -> bool {
-        let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
-        let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
-        own::sole_change(facts).is_some() || text.is_some_and(|text| own::sole_show(text).is_some())
+    /// Answers by the value of a setting of ours, which is not the token.
+    pub(super) fn show_own(&mut self, name: &'static str, status: TransactionStatus) {
+        let value = own::shown(name, self.session.settings());
+        self.answer_show(name, &value, status);
     }
 
-    /// Answers a text that concerns a setting of ours, unless it is to fail in a block; `status` is what the client is in.
+    /// Whether the segment is one text that sets a setting of ours.
+    pub(super) fn changes_own(&self) -> bool {
+        let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
+        own::sole_change(facts).is_some()
+    }
+
+    /// Answers a text that sets a setting of ours, unless it is to fail in a block; `status` is what the client is in.
     pub(super) fn answer_own(&mut self, status: TransactionStatus) -> bool {
         let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
-        let text = crate::wire::message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
         let out = self.output.tail();
-        if let Some(name) = text.and_then(own::sole_show).filter(|name| *name != token::NAME) {
-            let value = own::shown(name, self.session.settings());
-            encode::row_description(out, &[(name, 25)]);
-            encode::data_row(out, &[Some(value)]);
-            encode::command_complete(out, "SHOW");
-        } else if let Some((name, value)) = own::sole_change(facts) {
-            match value.map_or(Ok(()), |v| own::check(name, v, &self.database.config.map)) {
-                Ok(()) => {
-                    self.session.set_own(name, value);
-                    encode::command_complete(out, if value.is_some() { "SET" } else { "RESET" });
-                }
-                Err(_) if status != TransactionStatus::Idle => return false,
-                Err(error) => encode::error(out, &error),
+        let Some((name, value)) = own::sole_change(facts) else { return false };
+        match value.map_or(Ok(()), |v| own::check(name, v, &self.database.config.map)) {
+            Ok(()) => {
+                self.session.set_own(name, value);
+                encode::command_complete(out, if value.is_some() { "SET" } else { "RESET" });
             }
-        } else {
-            return false;
+            Err(_) if status != TransactionStatus::Idle => return false,
+            Err(error) => encode::error(out, &error),
         }
         encode::ready_for_query(self.output.tail(), status);
         let segment = self.segment.take();

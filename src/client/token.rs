@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::client::own;
+use crate::client::catalog::LookUp;
+use crate::client::relay::Link;
 use crate::client::task::{Client, End, Stopped};
+use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::health::lsn::WalPoint;
 use crate::health::shard::ShardHealth;
-use crate::session::Intake;
-use crate::wire::{encode, message};
 
 /// The setting.
 pub const NAME: &str = "pgweir.causal_token";
@@ -55,13 +55,6 @@ fn written(points: &[Option<WalPoint>]) -> String {
 }
 
 impl Client {
-    /// Whether the segment asks for the token and nothing else.
-    pub(super) fn asks_for_token(&self) -> bool {
-        let [(Intake::Query(_), _)] = self.segment.items.as_slice() else { return false };
-        let text = message::query(self.input.bytes().get(5..self.segment.len).unwrap_or_default());
-        text.and_then(own::sole_show) == Some(NAME)
-    }
-
     /// Answers with the token.
     pub(super) async fn show_token(&mut self) -> Result<(), End> {
         let points = match Box::pin(self.points()).await {
@@ -72,14 +65,26 @@ impl Client {
                 return Ok(());
             }
         };
-        let (status, out) = (self.idle_status(), self.output.tail());
-        encode::row_description(out, &[(NAME, 25)]);
-        encode::data_row(out, &[Some(written(&points))]);
-        encode::command_complete(out, "SHOW");
-        encode::ready_for_query(out, status);
-        let segment = self.segment.take();
-        self.input.consume(segment.len);
+        self.answer_show(NAME, &written(&points), self.idle_status());
         Ok(())
+    }
+
+    /// The token, while a server is linked; or what is to be waited for before it is asked for again.
+    pub(super) fn token_within(&self, link: &mut Link) -> Result<String, LookUp> {
+        // Of a transaction that has ended on this server nobody has noted when.
+        let write =
+            if link.wrote() { Some(*link.asks_since.get_or_insert_with(clock::now)) } else { self.last_write() };
+        let shards = &self.database.health;
+        let told = self.session.settings().get(NAME).unwrap_or_default();
+        let mut points = parse(told, shards.len()).unwrap_or_else(|_| vec![None; shards.len()]);
+        if let Some(write) = write {
+            for (point, health) in points.iter_mut().zip(shards) {
+                let Some(after) = health.point_after(write) else { return Err(samples_after(shards.clone(), write)) };
+                *point = Some(point.map_or(after, |told| told.later(after)));
+            }
+        }
+        link.asks_since = None;
+        Ok(written(&points))
     }
 
     /// What the session was told, and what it has written, by shard.
@@ -109,6 +114,18 @@ async fn sample_after(health: &ShardHealth, write: Instant) -> WalPoint {
             () = tokio::time::sleep(LOOK) => {}
         }
     }
+}
+
+/// Completes when one is known of every shard.
+fn samples_after(shards: Vec<Arc<ShardHealth>>, write: Instant) -> LookUp {
+    Box::pin(async move {
+        let all = async {
+            for health in &shards {
+                sample_after(health, write).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.map_err(|_| no_sample())
+    })
 }
 
 fn no_sample() -> Error {

@@ -185,6 +185,8 @@ pub fn terminate(out: &mut Vec<u8>) {
 
 /// ParseComplete.
 pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+/// ParameterDescription of a statement without parameters.
+pub const NO_PARAMETERS: &[u8] = b"t\0\0\0\x06\0\0";
 /// CloseComplete.
 pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
 /// EmptyQueryResponse.

@@ -6,6 +6,7 @@ use crate::client::catalog::Planned;
 use crate::client::hidden::Place;
 use crate::client::scatter;
 use crate::client::task::Client;
+use crate::client::token;
 use crate::clock;
 use crate::config::{PoolMode, Role};
 use crate::error::{Error, SqlState};
@@ -48,13 +49,30 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
         }
-        if self.concerns_own() && !self.session.is_mid_exchange() && self.session.status() != TransactionStatus::Failed
+        let shown = self.sole_show();
+        if (shown.is_some() || self.changes_own())
+            && !self.session.is_mid_exchange()
+            && self.session.status() != TransactionStatus::Failed
         {
             if !self.session.is_drained() {
                 return Ok(false);
             }
-            if self.answer_own(self.session.status()) {
-                return Ok(true);
+            let status = self.session.status();
+            match shown {
+                Some(token::NAME) => {
+                    match self.token_within(link) {
+                        Ok(value) => self.answer_show(token::NAME, &value, status),
+                        // Back to answer it.
+                        Err(waits) => link.look_up = Some(waits),
+                    }
+                    return Ok(true);
+                }
+                Some(name) => {
+                    self.show_own(name, status);
+                    return Ok(true);
+                }
+                None if self.answer_own(status) => return Ok(true),
+                None => {}
             }
         }
         if let Some(waits) = self.listens_first() {
