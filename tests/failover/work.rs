@@ -24,8 +24,10 @@ struct Account {
     bad: Vec<String>,
     /// Reads that lacked what the session had been told was written.
     stale: Vec<String>,
-    /// Writes in flight when the server was lost: 08007.
+    /// Writes in flight when the server was lost (08007), and those of which a warning says that no standby may have them.
     in_doubt: u32,
+    /// Answers with a warning.
+    warned: u32,
     /// Reads whose answer had begun when their server went.
     cut: u64,
     /// Transactions that were lost with their server: 57P01.
@@ -58,12 +60,14 @@ struct Session {
     primary: Arc<AtomicU16>,
 }
 
-/// An answer: what was shown, the code of its error, and the status at its end.
+/// An answer: what was shown but for warnings, the code of its error, and the status at its end.
 struct Answer {
     text: String,
     code: Option<String>,
     status: u8,
     row: Option<Vec<String>>,
+    /// It is done, and a warning says that it may be lost with its server: who waited for a standby was told to wait no longer.
+    unreplicated: bool,
 }
 
 impl Work {
@@ -129,6 +133,7 @@ impl Session {
         let sql = format!("INSERT INTO log VALUES ({}, {n})", self.account.session);
         let answer = if n.is_multiple_of(2) { self.ask(&sql) } else { self.ask_extended(&sql) };
         match answer.code.as_deref() {
+            None if answer.unreplicated => self.account.in_doubt += 1,
             None => drop(self.account.acknowledged.insert(n)),
             Some("08007") if answer.status == b'I' => self.account.in_doubt += 1,
             _ => self.account.bad.push(format!("write: {}", answer.text)),
@@ -161,6 +166,7 @@ impl Session {
         }
         let end = self.ask("COMMIT");
         match end.code.as_deref() {
+            None if end.text == "C(COMMIT) Z(I)" && end.unreplicated => self.account.in_doubt += 1,
             None if end.text == "C(COMMIT) Z(I)" => drop(self.account.acknowledged.insert(n)),
             Some("08007" | "57P01") if end.status == b'I' => self.account.lost += 1,
             _ => self.account.bad.push(format!("COMMIT: {}", end.text)),
@@ -226,10 +232,14 @@ impl Session {
             }
         };
         self.done.fetch_add(1, Ordering::Relaxed);
-        // A server that goes may have warned before, with a code of its own.
+        // A server that goes may have warned before, with a code of its own: a warning is neither an answer nor an error.
+        let (warnings, messages): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.tag == b'N');
+        let warnings: Vec<_> = warnings.iter().filter_map(Message::error).collect();
+        self.account.warned += u32::from(!warnings.is_empty());
+        let unreplicated = warnings.iter().any(|warning| warning.message.contains("synchronous replication"));
         let error = messages.iter().filter(|message| message.tag == b'E').find_map(Message::error);
         let status = messages.last().filter(|m| m.tag == b'Z').and_then(|m| m.body.first().copied()).unwrap_or(0);
-        let said = error.as_ref().map(|error| format!(" {error:?}")).unwrap_or_default();
+        let said: String = error.iter().chain(&warnings).map(|told| format!(" {told:?}")).collect();
         let code = if end.is_empty() { error.map(|error| error.code) } else { Some("lost".to_owned()) };
         let row = messages.iter().find_map(Message::row);
         Answer {
@@ -237,6 +247,7 @@ impl Session {
             code,
             status,
             row: row.map(|row| row.into_iter().map(Option::unwrap_or_default).collect()),
+            unreplicated,
         }
     }
 }
@@ -271,13 +282,14 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} sessions, {reads} reads of which {by_replicas} by replicas, {} stale; {} writes acknowledged, {} in doubt, \
-             {} transactions lost, {} reads cut off; {} other errors",
+             {} transactions lost, {} reads cut off, {} answers with warnings; {} other errors",
             self.accounts.len(),
             self.sum(|a| a.stale.len() as u64),
             self.sum(|a| a.acknowledged.len() as u64),
             self.sum(|a| a.in_doubt.into()),
             self.sum(|a| a.lost.into()),
             self.sum(|a| a.cut),
+            self.sum(|a| a.warned.into()),
             self.sum(|a| a.bad.len() as u64),
         )
     }
