@@ -1,8 +1,8 @@
 //! Builds the parts from the configuration, starts them, and follows signals until the end.
 //!
-//! The main thread accepts, probes, serves HTTP, reloads and ends (`serve`); clients live on [`crate::worker`]s. `live` makes what works by a
-//! configuration, `state` is what the parts have in common, `accept` hands connections out, `probers` says what is probed, `checks` whether
-//! the shards are as configured, `janitor` ends transactions that were left behind,
+//! The main thread accepts, probes, serves HTTP, reloads and ends (`serve`); clients live on [`crate::worker`]s. `files` reads what a
+//! configuration names, `live` makes what works by it, `state` is what the parts have in common, `accept` hands connections out, `probers`
+//! says what is probed, `checks` whether the shards are as configured, `janitor` ends transactions that were left behind,
 //! `console` runs commands and `snapshot` is the picture that it shows (`memory` a part of it); `ending` lets clients go,
 //! `takeover` lets another process go on, and `notify` tells the service manager.
 
@@ -11,6 +11,7 @@ pub mod checks;
 pub mod console;
 pub mod ending;
 pub mod explain_route;
+pub mod files;
 pub mod healthcheck;
 mod janitor;
 pub mod live;
@@ -47,14 +48,29 @@ use process::PidFile;
 use state::State;
 use takeover::Given;
 
-/// Reads and checks a configuration and what belongs to it, the auth file; its warnings.
+/// Reads and checks a configuration, and what belongs to it: the files that are to be read, and whether the others could be written. Its
+/// warnings. Who is root becomes the configured user on the way, for good: it is that one who must be able to.
 ///
 /// # Errors
 /// Every mistake, one a line.
 pub fn check(path: &Path) -> Result<Vec<String>, Vec<String>> {
-    let config = load(path, &Options::default())?;
-    let warnings = config.warnings.clone();
-    live::build(config, None, [0; 32]).map(|_| warnings)
+    let (config, mistakes) = config::examine(path);
+    let mut mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    let Some(config) = config else { return Err(mistakes) };
+    if let Some(user) = &config.general.user
+        && let Err(why) = process::become_user_if_root(user)
+    {
+        mistakes.push(config.places.mistake("user", format!("user: {why}")).to_string());
+    }
+    let content = files::read(&config);
+    mistakes.extend(files::unwritable(&config));
+    match content {
+        Ok(content) if mistakes.is_empty() => Ok(config.warnings.into_iter().chain(content.warnings).collect()),
+        content => {
+            mistakes.extend(content.err().into_iter().flatten());
+            Err(mistakes)
+        }
+    }
 }
 
 /// The configuration of a pgbouncer.ini in the form of our own file.
@@ -117,7 +133,12 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
         return Err(one("-d needs pidfile and logfile (or syslog) in the configuration".to_owned()));
     }
     if let Some(user) = &general.user {
-        process::become_user(user).map_err(one)?;
+        process::become_user(user)
+            .map_err(|why| one(config.places.mistake("user", format!("user: {why}")).to_string()))?;
+    }
+    let unwritable = files::unwritable(&config);
+    if !unwritable.is_empty() {
+        return Err(unwritable.into_iter().chain(files::read(&config).err().into_iter().flatten()).collect());
     }
     let log = Log::open(general, !options.quiet).map_err(one)?;
     log.start(general).map_err(one)?;
@@ -175,9 +196,17 @@ fn in_place(
     runtime.block_on(Box::pin(serve::main(live, launch, found, before)))
 }
 
+/// The configuration; with a mistake in it those of the files that it names are told as well.
 fn load(path: &Path, options: &Options) -> Result<Config, Vec<String>> {
-    let told = |mistakes: Vec<config::ConfigError>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
-    Ok(with_options(config::load(path).map_err(told)?, options))
+    let (config, mistakes) = config::examine(path);
+    let mut mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    let Some(config) = config else { return Err(mistakes) };
+    if mistakes.is_empty() {
+        return Ok(with_options(config, options));
+    }
+    mistakes.extend(files::unwritable(&config));
+    mistakes.extend(files::read(&config).err().into_iter().flatten());
+    Err(mistakes)
 }
 
 /// What the command line says stands above the file.

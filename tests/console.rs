@@ -337,6 +337,7 @@ fn counters_grow_by_what_was_run() {
     assert_eq!(by(&config, "key", "listen_port")["value"], weir.port().to_string());
     let keys: Vec<&String> = config.iter().map(|row| &row["key"]).collect();
     assert!(keys.is_sorted());
+    assert_eq!(by(&config, "key", "max_client_conn")["default"], "1000", "our file has our own defaults");
     for key in ["max_client_conn", "default_pool_size"] {
         number(by(&config, "key", key), "value");
     }

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -159,6 +160,36 @@ fn one_file_for_both() {
     weir.wait_log("no meaning here and change nothing: pkt_buf, sbuf_loopcnt");
 }
 
+/// What has another default in PgBouncer 1.25 than in the versions before it that may be installed.
+const NEW_DEFAULTS: [&str; 6] =
+    ["auth_query", "client_tls_ciphers", "server_check_query", "server_tls_ciphers", "server_tls_sslmode", "verbose"];
+
+#[test]
+fn the_defaults_at_the_console_are_pgbouncers() {
+    let ini = "[databases]\n* = host=127.0.0.1 user=u\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = PORT\n\
+               unix_socket_dir = DIR\nauth_type = any\nadmin_users = boss\nmax_client_conn = 77\n";
+    let shown = |port: u16| -> BTreeMap<String, Vec<String>> {
+        let text = psql(port, "boss", "", "pgbouncer", "SHOW CONFIG").ok();
+        let row = |line: &str| line.split('|').map(str::to_owned).collect::<Vec<_>>();
+        text.lines().map(row).map(|row| (row[0].clone(), row[1..].to_vec())).collect()
+    };
+    let weir = Weir::builder().ini(ini).start();
+    let ours = shown(weir.port());
+    assert_eq!(ours["max_client_conn"], ["77", "100", "yes"]);
+    assert_eq!(ours["pool_mode"], ["session", "session", "yes"]);
+    assert_eq!(ours["server_tls_sslmode"], ["prefer", "prefer", "yes"]);
+    assert_eq!(ours["listen_port"], [weir.port().to_string().as_str(), "6432", "no"]);
+    assert_eq!(ours["shutdown_timeout"], ["0", "0", "yes"], "SIGTERM waits for clients, as PgBouncer's");
+    if let Some(bouncer) = Bouncer::start(ini, "") {
+        for (key, row) in shown(bouncer.port.number()) {
+            let our = ours.get(&key).unwrap_or_else(|| panic!("{key} is not shown"));
+            if !NEW_DEFAULTS.contains(&key.as_str()) {
+                assert_eq!(our[1], row[1], "{key}");
+            }
+        }
+    }
+}
+
 #[test]
 fn log_and_pid_files() {
     let (cluster, users) = cluster();
@@ -266,7 +297,7 @@ fn all_mistakes_with_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     fs::write(path("a.ini"), format!("[databases]\na = host=h prot=1\n%include {}\n", path("b.ini"))).unwrap();
-    fs::write(path("b.ini"), "[pgbouncer]\nauth_file = u\nlisten_prot = 1\nlisten_backlog = x\n").unwrap();
+    fs::write(path("b.ini"), "[pgbouncer]\nauth_file = /dev/null\nlisten_prot = 1\nlisten_backlog = x\n").unwrap();
     for args in [vec!["check"], vec!["convert"], vec![]] {
         let file = path("a.ini");
         let output = pgweir(&[args, vec![file.as_str()]].concat());

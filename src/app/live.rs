@@ -1,27 +1,19 @@
 //! From a configuration to what works by it, at the start and at a reload.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sha2::{Digest, Sha256};
-
-use crate::auth::external::{Built, External};
-use crate::auth::hba::{Files, Given, Maps, Rules};
-use crate::auth::ldap::LdapSettings;
+use super::files::{self, Content};
 use crate::auth::secret::{Credential, Secret};
-use crate::auth::userlist::Userlist;
 use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
 use crate::client::external::Outside;
 use crate::client::peers::Peers;
-use crate::config::tls::SslMode;
 use crate::config::{AuthType, Config, Database, General, Host, Server, Shard};
 use crate::net::dns::cache::Times;
-use crate::net::dns::files::ResolvConf;
 use crate::net::dns::{self, Dns};
-use crate::net::tls::{Acceptor, Connector, ServerTls};
+use crate::net::tls::ServerTls;
 use crate::pool::Shares;
 
 /// Random bytes of this process that the salts shown to unknown users are made from.
@@ -31,25 +23,15 @@ pub type MockKey = [u8; 32];
 /// what is known of their servers, and credentials with what was derived from them.
 ///
 /// # Errors
-/// Every mistake of the auth file, of the passwords in `[users]` (never with a password in it), and of certificates and keys.
+/// Every mistake of the files that it names (see [`files::read`]).
 pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, Vec<String>> {
-    // All mistakes of all files are told at once.
-    let general = &config.general;
-    let made = (users(&config), hba(general), tls(general), external(general), resolv_conf(general));
-    let (list, rules, tls, external) = match made {
-        (Ok(list), Ok(rules), Ok(tls), Ok(external), Ok(())) => (list, rules, tls, external),
-        (list, rules, tls, external, names) => {
-            let mistakes = [list.err(), rules.err(), tls.err(), external.err(), names.err()];
-            return Err(mistakes.into_iter().flatten().flatten().collect());
-        }
-    };
-    let ((rules, maps), (acceptor, connector)) = (rules, tls);
+    let Content { list, warnings, rules, maps, acceptor, connector, external, digests } = files::read(&config)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let outside = Outside::new(external, old.map(|old| &old.outside));
     let iterations = config.general.scram_iterations;
     let mock = Arc::new(list.mock(key, iterations));
     let users: BTreeMap<_, _> =
         list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, iterations, old))).collect();
-    let files = digests(general);
     let config = Arc::new(config);
     // From here on nothing can fail: what is shared with the pools of before may change.
     let server_tls = match old {
@@ -72,7 +54,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
     let peers = Peers::new(&config, old.map(|old| &old.peers));
     let live = Live {
         config,
-        files,
+        files: digests,
         users,
         rules,
         maps,
@@ -90,28 +72,6 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         keep_made(&live, old);
     }
     Ok(live)
-}
-
-/// The files that settings name, as they are now; what cannot be read is left out, and was a mistake where it is needed.
-fn digests(general: &General) -> BTreeMap<&'static str, (PathBuf, [u8; 32])> {
-    let (client, server) = (&general.client_tls, &general.server_tls);
-    let named = [
-        ("auth_file", &general.auth_file),
-        ("auth_hba_file", &general.auth_hba_file),
-        ("auth_ident_file", &general.auth_ident_file),
-        ("client_tls_ca_file", &client.ca_file),
-        ("client_tls_cert_file", &client.cert_file),
-        ("client_tls_key_file", &client.key_file),
-        ("server_tls_ca_file", &server.ca_file),
-        ("server_tls_cert_file", &server.cert_file),
-        ("server_tls_key_file", &server.key_file),
-    ];
-    let digest = |(setting, path): (&'static str, &Option<PathBuf>)| {
-        let path = path.as_ref()?;
-        let content = std::fs::read(path).ok()?;
-        Some((setting, (path.clone(), Sha256::digest(content).into())))
-    };
-    named.into_iter().filter_map(digest).collect()
 }
 
 /// The settings whose files have another content than before. Of one that names another file the setting itself is told.
@@ -152,77 +112,6 @@ fn resolver(config: &Config, old: Option<&Live>) -> Arc<Dns> {
     dns
 }
 
-/// Reads `resolv_conf`, to tell its mistakes at once; it is read again for every look-up.
-fn resolv_conf(general: &General) -> Result<(), Vec<String>> {
-    let Some(path) = &general.resolv_conf else { return Ok(()) };
-    let named = |why: &dyn std::fmt::Display| format!("{} (resolv_conf): {why}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|why| vec![named(&format!("cannot read the file: {why}"))])?;
-    let mistakes = ResolvConf::parse(&text).mistakes;
-    let told = mistakes.iter().map(|(line, mistake)| named(&format!("line {line}: {mistake}")));
-    if mistakes.is_empty() { Ok(()) } else { Err(told.collect()) }
-}
-
-/// Reads `auth_hba_file` and `auth_ident_file`.
-fn hba(general: &General) -> Result<(Rules, Maps), Vec<String>> {
-    let maps = general.auth_ident_file.as_ref().map_or_else(|| Ok(Maps::default()), |path| Maps::read(path, &Disk));
-    let given = Given {
-        maps: maps.as_ref().ok(),
-        certificates: general.client_tls.mode >= SslMode::VerifyCa,
-        built: Built::HERE,
-        pam_service: &general.auth_pam_service,
-    };
-    let rules = general
-        .auth_hba_file
-        .as_ref()
-        .map(|path| Rules::read(path, &Disk, given))
-        .unwrap_or_else(|| Ok(Rules::default()));
-    match (rules, maps) {
-        (Ok(rules), Ok(maps)) => Ok((rules, maps)),
-        (rules, maps) => {
-            let mistakes = rules.err().into_iter().chain(maps.err()).flatten();
-            Err(mistakes.map(|mistake| mistake.to_string()).collect())
-        }
-    }
-}
-
-/// The files of the system.
-struct Disk;
-
-impl Files for Disk {
-    fn read(&self, path: &Path) -> io::Result<String> {
-        std::fs::read_to_string(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
-    }
-}
-
-/// Whom `auth_type` says to ask, beside what is stored.
-fn external(general: &General) -> Result<Option<External>, Vec<String>> {
-    let (method, asked) = match general.auth_type {
-        AuthType::Ldap => {
-            let settings = LdapSettings::parse(general.auth_ldap_options.0.as_deref().unwrap_or_default());
-            let settings = settings.map_err(|why| vec![format!("auth_ldap_options: {why}")])?;
-            ("ldap", External::Ldap(Arc::new(settings)))
-        }
-        AuthType::Pam => ("pam", External::Pam(general.auth_pam_service.clone())),
-        _ => return Ok(None),
-    };
-    match Built::HERE.lacks(method) {
-        Some(lack) => Err(vec![format!("auth_type = \"{method}\": {lack}")]),
-        None => Ok(Some(asked)),
-    }
-}
-
-/// Reads the certificates and keys.
-fn tls(general: &General) -> Result<(Option<Acceptor>, Connector), Vec<String>> {
-    match (Acceptor::new(&general.client_tls), Connector::new(&general.server_tls)) {
-        (Ok(acceptor), Ok(connector)) => Ok((acceptor, connector)),
-        (acceptor, connector) => Err(acceptor.err().into_iter().chain(connector.err()).collect()),
-    }
-}
-
 /// Databases made from the wildcard stay, as long as it would make them the same again.
 fn keep_made(live: &Live, old: &Live) {
     live.made.held.store(old.made.held.load(Ordering::Acquire), Ordering::Release);
@@ -240,35 +129,6 @@ fn keep_made(live: &Live, old: &Live) {
             live.keep_made(database);
         }
     }
-}
-
-/// The users of the auth file and of `[users]`; where a user is in both, `[users]` counts.
-fn users(config: &Config) -> Result<Userlist, Vec<String>> {
-    let mut mistakes = Vec::new();
-    let mut list = Userlist::default();
-    if let Some(path) = &config.general.auth_file {
-        let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-        match std::fs::read_to_string(path) {
-            Err(why) => mistakes.push(named(&format!("cannot read the file: {why}"))),
-            Ok(text) => match Userlist::parse(&text) {
-                Ok(parsed) => list = parsed,
-                Err(errors) => mistakes.extend(errors.iter().map(|e| named(e))),
-            },
-        }
-        for warning in &list.warnings {
-            tracing::warn!("{}", named(warning));
-        }
-    }
-    for (name, user) in &config.users {
-        match user.password.as_deref().map(Secret::parse) {
-            Some(Ok(secret)) => list.insert(name, secret),
-            Some(Err(why)) => {
-                mistakes.push(format!("{}: password of user \"{name}\": {why}", config.path.display()));
-            }
-            None => {}
-        }
-    }
-    if mistakes.is_empty() { Ok(list) } else { Err(mistakes) }
 }
 
 fn credential(name: &str, secret: &Secret, iterations: u32, old: Option<&Live>) -> Arc<Credential> {
@@ -356,6 +216,8 @@ pub fn derive_ahead(live: &Arc<Live>) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::config::{diff, parse};
 
@@ -412,7 +274,10 @@ mod tests {
         let mut missing = config(BASE);
         missing.general.auth_file = Some("/nowhere/userlist.txt".into());
         let mistakes = build(missing, None, [0; 32]).unwrap_err();
-        assert!(mistakes[0].starts_with("/nowhere/userlist.txt: cannot read the file"), "{mistakes:?}");
+        assert!(
+            mistakes[0].starts_with("test.toml: auth_file /nowhere/userlist.txt: cannot read the file"),
+            "{mistakes:?}"
+        );
     }
 
     #[test]

@@ -42,6 +42,21 @@ pub fn become_user(name: &str) -> Result<(), String> {
     switch(&user.name, user.uid, user.gid).map_err(|why| format!("cannot become user {name:?}: {why}"))
 }
 
+/// The same for root; for anybody else only whether there is such a user.
+///
+/// # Errors
+/// There is no such user, or the system refuses.
+pub fn become_user_if_root(name: &str) -> Result<(), String> {
+    if getuid().is_root() {
+        return become_user(name);
+    }
+    match User::from_name(name) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(format!("there is no user {name:?} on this system")),
+        Err(why) => Err(format!("cannot look up the user {name:?}: {why}")),
+    }
+}
+
 fn switch(name: &str, uid: Uid, gid: Gid) -> Result<(), String> {
     let name = std::ffi::CString::new(name).map_err(|why| why.to_string())?;
     // In this order: who is root no more may not change groups.

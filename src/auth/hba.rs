@@ -17,6 +17,7 @@ use regex::Regex;
 
 use super::external::{Built, External};
 use super::ldap::LdapSettings;
+use crate::config::expected;
 
 pub use files::{Files, Mistake};
 use files::{Word, single};
@@ -229,6 +230,12 @@ impl Range {
     }
 }
 
+/// The words for connections.
+const KINDS: [&str; 5] = ["local", "host", "hostssl", "hostnossl", "hostnogssenc"];
+
+/// The words for proofs.
+const METHODS: [&str; 9] = ["trust", "reject", "md5", "scram-sha-256", "password", "cert", "peer", "ldap", "pam"];
+
 fn rule(fields: &[Vec<Word>], given: Given<'_>) -> Result<Rule, String> {
     let mut fields = fields.iter();
     let kind = fields.next().ok_or("the kind of connection is missing")?;
@@ -239,10 +246,7 @@ fn rule(fields: &[Vec<Word>], given: Given<'_>) -> Result<Rule, String> {
         word if word.is("hostnossl") => Kind::HostNoSsl,
         word if word.is("hostnogssenc") => Kind::Host,
         word if word.is("hostgssenc") => return Err("hostgssenc: encryption by GSSAPI is not spoken here".to_owned()),
-        word => {
-            let known = "local, host, hostssl, hostnossl or hostnogssenc";
-            return Err(format!("{:?} is not known; expected {known}", word.text));
-        }
+        word => return Err(format!("{:?} is not known{}", word.text, expected(&word.text, KINDS))),
     };
     let databases = fields.next().ok_or("the database is missing")?;
     let databases = databases.iter().map(|word| name(word, true)).collect::<Result<_, _>>()?;
@@ -305,10 +309,7 @@ fn way(kind: Kind, method: &str, options: &[(&str, &str)], given: Given<'_>) -> 
         "peer" | "ident" => return Err(format!("the method {method} is for local")),
         "ldap" => Method::External(External::Ldap(Arc::new(LdapSettings::new(&ldap)?))),
         "pam" => Method::External(External::Pam(service.unwrap_or_else(|| given.pam_service.to_owned()))),
-        other => {
-            let known = "trust, reject, md5, scram-sha-256, password, cert, peer, ldap or pam";
-            return Err(format!("the method {other:?} is not supported; expected {known}"));
-        }
+        other => return Err(format!("the method {other:?} is not supported{}", expected(other, METHODS))),
     };
     Ok(Way { method, named })
 }
@@ -319,7 +320,9 @@ fn client_certificate(kind: Kind, method: &str, value: &str, given: Given<'_>) -
         "verify-full" => true,
         "verify-ca" if method == "cert" => return Err("with the method cert, clientcert is verify-full".to_owned()),
         "verify-ca" => false,
-        _ => return Err(format!("clientcert = {value:?} is not known; expected verify-ca or verify-full")),
+        _ => {
+            return Err(format!("clientcert = {value:?} is not known{}", expected(value, ["verify-ca", "verify-full"])));
+        }
     };
     if kind != Kind::HostSsl {
         return Err("clientcert is for hostssl".to_owned());

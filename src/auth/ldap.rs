@@ -7,7 +7,7 @@ use url::Url;
 
 use super::hba;
 use super::secret::Password;
-use crate::config::percent_decode;
+use crate::config::{expected, percent_decode};
 
 /// How passwords are checked by LDAP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +150,10 @@ impl Given {
             "base" => Some(Scope::Base),
             "one" => Some(Scope::One),
             "sub" => Some(Scope::Sub),
-            other => return Err(format!("the scope {other:?} of ldapurl is not known; expected base, one or sub")),
+            other => {
+                let why = expected(other, ["base", "one", "sub"]);
+                return Err(format!("the scope {other:?} of ldapurl is not known{why}"));
+            }
         };
         self.filter = part(parts.next().unwrap_or_default())?;
         if parts.next().is_some() {
@@ -209,7 +212,7 @@ fn scheme(text: &str) -> Result<String, String> {
     if matches!(text, "ldap" | "ldaps") {
         return Ok(text.to_owned());
     }
-    Err(format!("the scheme {text:?} is not known; expected ldap or ldaps"))
+    Err(format!("the scheme {text:?} is not known{}", expected(text, ["ldap", "ldaps"])))
 }
 
 fn address(scheme: &str, host: &str, port: u16) -> String {
@@ -300,9 +303,9 @@ mod tests {
             ("ldapserver=h ldapbasedn=y ldapsearchattribute=a ldapsearchfilter=b", "do not go together"),
             ("ldapserver=h ldapbasedn=y ldapport=0", "is not a port"),
             ("ldapserver=h ldapbasedn=y ldaptls=yes", "neither 0 nor 1"),
-            ("ldapserver=h ldapbasedn=y ldapscheme=http", "expected ldap or ldaps"),
+            ("ldapserver=h ldapbasedn=y ldapscheme=http", "expected \"ldap\" or \"ldaps\""),
             ("ldapserver=h ldapbasedn=y ldapscheme=ldaps ldaptls=1", "ldaptls is for ldap"),
-            ("ldapurl=http://h/b", "expected ldap or ldaps"),
+            ("ldapurl=http://h/b", "expected \"ldap\" or \"ldaps\""),
             ("ldapurl=ldap:///b", "is not of the form"),
             ("ldapurl=ldap://h/b?a?deep", "\"deep\" of ldapurl is not known"),
             ("ldapurl=ldap://h/b?a?sub?(x=y)?e", "extensions"),

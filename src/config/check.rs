@@ -7,13 +7,13 @@ use super::database::database;
 use super::peers::peers;
 use super::raw::{Entry, Mistakes, Node, Value, suggest};
 use super::settings::{self, Setting};
-use super::{AuthType, Config, Database, General, Overrides, Sources, User, WILDCARD, tls};
+use super::{AuthType, Config, Database, General, Overrides, Places, Sources, User, WILDCARD, tls};
 
 const SECTIONS: [&str; 4] = ["pgweir", "databases", "users", "peers"];
 
-/// What kind of file the tree was read from.
+/// What kind of file a configuration was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub enum Dialect {
     /// Our own.
     Toml,
     /// PgBouncer's.
@@ -107,11 +107,13 @@ pub(super) fn config(root: &[Entry], origin: Origin<'_>, mistakes: &mut Mistakes
     auth_queries(&general, &databases, wildcard.as_ref(), (root, dialect), mistakes);
     Config {
         path: path.to_owned(),
+        dialect,
         general,
         databases,
         wildcard,
         users,
         peers,
+        places: Places::of(root, path, |line| (path.to_owned(), line)),
         warnings,
         idle: BTreeMap::new(),
         sources: Sources::default(),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::raw::{Node, suggest};
+use super::raw::{Node, expected};
 use super::tls::{Curve, Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
 use super::{
@@ -285,6 +285,7 @@ impl Field<'_> {
             Self::State(state) => name_of(**state, &ON_STATE),
             Self::Ssl(mode) => mode.as_str().to_owned(),
             Self::Protocols(protocols) => protocols.as_str().to_owned(),
+            Self::Ciphers13(ciphers) if ciphers.is_empty() => String::new(),
             Self::Ciphers(ciphers) | Self::Ciphers13(ciphers) => tls::ciphers_text(ciphers),
             Self::Curves(curves) => tls::curves_text(curves),
         }
@@ -357,15 +358,23 @@ fn flag(node: &Node) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err(format!("= {text:?} is neither true nor false")),
+        _ => Err(no_boolean(text)),
     }
+}
+
+/// The words of a boolean.
+const BOOLEANS: [&str; 8] = ["true", "false", "yes", "no", "on", "off", "1", "0"];
+
+/// What is wrong with a text that is none.
+pub(super) fn no_boolean(text: &str) -> String {
+    format!("= {text:?} is not a boolean{}", expected(text, BOOLEANS))
 }
 
 fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
     let text = string(node)?;
     words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
         let names = words.iter().map(|(name, _)| *name);
-        format!("= {text:?} is not known{}", suggest(text, names))
+        format!("= {text:?} is not known{}", expected(text, names))
     })
 }
 
@@ -406,7 +415,7 @@ fn socket(text: &str) -> Result<Option<SocketAddr>, String> {
 
 /// A bare word that is no level would be taken by the filter for the name of a module, so it is looked at first.
 fn filter(text: &str) -> Result<String, String> {
-    let wrong = |text: &str| format!("= {text:?} is not a log level{}", suggest(text, LOG_LEVELS));
+    let wrong = |text: &str| format!("= {text:?} is not a log level{}", expected(text, LOG_LEVELS));
     for part in text.split(',') {
         let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
         if !LOG_LEVELS.contains(&level.to_ascii_lowercase().as_str()) {

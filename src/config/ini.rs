@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::raw::{Entry, Mistakes, Node, Value, suggest};
-use super::{Config, ConfigError, General, Overrides, Read, check, settings};
+use super::{Config, ConfigError, Dialect, General, Overrides, Places, Read, check, field, settings};
 use lex::{Item, Lines};
 use table::{Kind, Row, Standing};
 
@@ -30,23 +30,19 @@ pub(super) fn is_ini(path: &Path, text: &[u8]) -> bool {
     }
 }
 
-/// Reads and checks pgbouncer.ini; `read` opens it and what it includes.
-///
-/// # Errors
-/// Every mistake at once, each with the file and line where it stands.
-pub(super) fn load(path: &Path, set: &Overrides, read: Read<'_>) -> Result<Config, Vec<ConfigError>> {
+/// Reads and checks pgbouncer.ini; `read` opens it and what it includes. Every mistake is told with the file and line where it stands;
+/// with one the configuration is what could be understood.
+pub(super) fn load(path: &Path, set: &Overrides, read: Read<'_>) -> (Option<Config>, Vec<ConfigError>) {
     let mut mistakes = Mistakes::new(path);
     let mut lines = Lines::new(read);
     lines.file(path, &mut mistakes);
     let mut warnings = Vec::new();
     let sections = Sections::of(&lines, &mut warnings, &mut mistakes);
+    sections.warn_of_duplicates(&lines, &mut warnings);
     let root = sections.tree(&mut warnings, &mut mistakes);
     let set = set.iter().map(as_ours).collect();
-    let origin = check::Origin { base: defaults(), dialect: check::Dialect::Ini, path, set: &set };
+    let origin = check::Origin { base: defaults(), dialect: Dialect::Ini, path, set: &set };
     let mut config = check::config(&root, origin, &mut mistakes);
-    if mistakes.count() > 0 {
-        return Err(mistakes.into_sorted().into_iter().map(|mistake| placed(mistake, &lines)).collect());
-    }
     warnings.append(&mut config.warnings);
     let value = |row: &Row| {
         let given = sections.general.iter().rev().find(|given| given.name == row.name);
@@ -54,7 +50,10 @@ pub(super) fn load(path: &Path, set: &Overrides, read: Read<'_>) -> Result<Confi
         (row.name, [given.map_or(default, |given| given.value.as_str()).to_owned(), default.to_owned()])
     };
     let idle = table::GENERAL.iter().filter(|row| row.standing == Standing::NoMeaning).map(value).collect();
-    Ok(Config { warnings, idle, ..config })
+    let stands = |line: usize| lines.place(line).cloned().unwrap_or_else(|| (path.to_owned(), 0));
+    let config = Config { places: Places::of(&root, path, stands), warnings, idle, ..config };
+    let mistakes = mistakes.into_sorted().into_iter().map(|mistake| placed(mistake, &lines)).collect();
+    (Some(config), mistakes)
 }
 
 /// A setting as SET gives it, in the form of our own file: `yes` for a flag, and so on.
@@ -162,6 +161,30 @@ impl Sections {
         ));
     }
 
+    /// Of what is given twice the last counts, as in PgBouncer, which says nothing of it.
+    fn warn_of_duplicates(&self, lines: &Lines<'_>, warnings: &mut Vec<String>) {
+        let at = |place: usize| lines.place(place).map(|(path, line)| format!("{}:{line}", path.display()));
+        let sections = [&self.general, &self.databases, &self.users, &self.peers];
+        for (section, givens) in NAMES.into_iter().zip(sections) {
+            let mut last: BTreeMap<&str, usize> = BTreeMap::new();
+            for Given { name, value, place } in givens {
+                if let Some(before) = last.insert(name, *place) {
+                    let (now, before) = (at(*place).unwrap_or_default(), at(before).unwrap_or_default());
+                    warnings.push(format!(
+                        "{now}: {name} of [{section}] is given again, and this one counts: it was given at {before}"
+                    ));
+                }
+                // What is wrong with it is told where it is read.
+                let pairs = if section == "pgbouncer" { Vec::new() } else { connstr::pairs(value).unwrap_or_default() };
+                let mut keys = BTreeSet::new();
+                for (key, _) in pairs.iter().filter(|(key, _)| !keys.insert(key.as_str())) {
+                    let at = at(*place).unwrap_or_default();
+                    warnings.push(format!("{at}: {key} of [{section}] {name} is given twice, and the last one counts"));
+                }
+            }
+        }
+    }
+
     /// The tree that a TOML file of the same meaning gives.
     fn tree(&self, warnings: &mut Vec<String>, mistakes: &mut Mistakes) -> Vec<Entry> {
         let mut idle = BTreeSet::new();
@@ -260,7 +283,8 @@ fn normal(kind: Kind, text: &str) -> Result<String, String> {
         Kind::Flag => match text.to_ascii_lowercase().as_str() {
             "yes" | "on" | "true" => Ok("1".to_owned()),
             "no" | "off" | "false" => Ok("0".to_owned()),
-            _ => whole(text).map(|number| u8::from(number != 0).to_string()),
+            // Any whole number is one there: 0 means no, and others yes.
+            _ => whole(text).map(|number| u8::from(number != 0).to_string()).map_err(|_| field::no_boolean(text)),
         },
         Kind::Seconds => match text.parse::<f64>() {
             Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds.to_string()),
@@ -288,8 +312,7 @@ fn whole(text: &str) -> Result<i64, String> {
 /// The entry of a setting of `[pgbouncer]`, where its meaning here is another.
 fn translate(name: &str, place: usize, value: String) -> Option<Entry> {
     Some(match (name, value.as_str()) {
-        // No connection is lent that the server has closed: nothing to choose.
-        ("verbose", "0") | ("server_check_delay", _) => return None,
+        ("verbose", "0") => return None,
         ("verbose", "1") => entry("log_level", place, "debug".to_owned()),
         ("verbose", _) => entry("log_level", place, "trace".to_owned()),
         // In PgBouncer: used once, then closed. Here 0 means: never closed.
@@ -302,7 +325,7 @@ fn translate(name: &str, place: usize, value: String) -> Option<Entry> {
 /// One line of `[databases]`.
 fn database(given: &Given, socket_dir: &str, mistakes: &mut Mistakes) -> Option<Entry> {
     let here = |name: &str| table::in_database(name);
-    let place = check::Dialect::Ini.database(&given.name);
+    let place = Dialect::Ini.database(&given.name);
     let mut entries = connection(given, &place, table::DATABASE, &here, mistakes)?;
     for entry in &mut entries {
         if let ("server_lifetime", Node::Text(text)) = (entry.key.as_str(), &mut entry.value.node)
@@ -326,7 +349,7 @@ const TIMEOUTS_OF_USERS: [&str; 4] =
 /// One line of `[users]`.
 fn user(given: &Given, mistakes: &mut Mistakes) -> Option<Entry> {
     let here = |name: &str| table::in_user(name);
-    let place = check::Dialect::Ini.user(&given.name);
+    let place = Dialect::Ini.user(&given.name);
     let mut entries = connection(given, &place, table::USER, &here, mistakes)?;
     // There 0 overrides nothing; here it overrides a limit by none.
     let unset = |entry: &Entry| {
@@ -340,7 +363,7 @@ fn user(given: &Given, mistakes: &mut Mistakes) -> Option<Entry> {
 /// One line of `[peers]`.
 fn peer(given: &Given, mistakes: &mut Mistakes) -> Option<Entry> {
     let here = |name: &str| table::in_peer(name);
-    let place = check::Dialect::Ini.peer(&given.name);
+    let place = Dialect::Ini.peer(&given.name);
     let entries = connection(given, &place, table::PEER, &here, mistakes)?;
     let entry = table_entry(given, entries);
     // There 01 is the same number as 1. What is none at all is told later.

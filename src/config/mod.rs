@@ -13,6 +13,7 @@ mod field;
 mod ini;
 mod peers;
 mod pinning;
+mod places;
 mod raw;
 pub mod settings;
 mod sharding;
@@ -22,8 +23,11 @@ pub mod tls;
 pub mod units;
 
 pub(crate) use address::decode as percent_decode;
+pub use check::Dialect;
 pub use ini::table::document as pgbouncer_settings;
 pub use pinning::{OnSessionState, Pinning};
+pub use places::Places;
+pub(crate) use raw::expected;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,6 +46,8 @@ use tls::TlsSettings;
 pub struct Config {
     /// The file it came from.
     pub path: PathBuf,
+    /// The kind of that file: its defaults are ours or PgBouncer's.
+    pub dialect: Dialect,
     /// Settings of the process and defaults of the databases.
     pub general: General,
     /// Databases by the name that clients use.
@@ -52,6 +58,8 @@ pub struct Config {
     pub users: BTreeMap<String, User>,
     /// The processes that carry out each other's cancel requests, by their numbers; our own may be among them.
     pub peers: BTreeMap<PeerId, Peer>,
+    /// Where the settings stand.
+    pub places: Places,
     /// What was accepted though it means nothing here.
     pub warnings: Vec<String>,
     /// The settings of PgBouncer that mean nothing here, with value and default; none in a file of our own.
@@ -941,14 +949,26 @@ impl std::error::Error for ConfigError {}
 /// # Errors
 /// Every mistake of the file at once, by line; or that it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
+    whole(examine(path))
+}
+
+/// The same with what can be understood of a file with mistakes, so that those of the files that it names can be told at once. Without
+/// a mistake there is always a configuration; with one it is good for nothing else.
+#[must_use]
+pub fn examine(path: &Path) -> (Option<Config>, Vec<ConfigError>) {
     let sources = RefCell::new(Sources::default());
     let read = |path: &Path| {
         let bytes = std::fs::read(path)?;
         sources.borrow_mut().0.insert(path.to_owned(), bytes.clone());
         Ok(bytes)
     };
-    let config = read_with(path, &Overrides::new(), &read)?;
-    Ok(Config { sources: sources.into_inner(), ..config })
+    let (config, mistakes) = read_with(path, &Overrides::new(), &read);
+    (config.map(|config| Config { sources: sources.into_inner(), ..config }), mistakes)
+}
+
+/// The configuration that has no mistakes.
+fn whole((config, mistakes): (Option<Config>, Vec<ConfigError>)) -> Result<Config, Vec<ConfigError>> {
+    config.filter(|_| mistakes.is_empty()).ok_or(mistakes)
 }
 
 impl Config {
@@ -967,23 +987,28 @@ impl Config {
         };
         set.insert(name.to_owned(), value.to_owned());
         let read = |path: &Path| self.sources.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
-        let config = read_with(&self.path, &set, &read)?;
+        let config = whole(read_with(&self.path, &set, &read))?;
         Ok(Self { sources: self.sources.clone(), set, ..config })
     }
 }
 
-fn read_with(path: &Path, set: &Overrides, read: Read<'_>) -> Result<Config, Vec<ConfigError>> {
-    let error = |line: usize, message: String| vec![ConfigError { path: path.to_owned(), line, message }];
-    let bytes = read(path).map_err(|why| error(0, format!("cannot read the file: {why}")))?;
+fn read_with(path: &Path, set: &Overrides, read: Read<'_>) -> (Option<Config>, Vec<ConfigError>) {
+    let error = |line: usize, message: String| (None, vec![ConfigError { path: path.to_owned(), line, message }]);
+    let bytes = match read(path) {
+        Ok(bytes) => bytes,
+        Err(why) => return error(0, format!("cannot read the file: {why}")),
+    };
     if ini::is_ini(path, &bytes) {
         return ini::load(path, set, read);
     }
-    let text = String::from_utf8(bytes).map_err(|why| {
-        let good = why.as_bytes().iter().take(why.utf8_error().valid_up_to());
-        let line = good.filter(|byte| **byte == b'\n').count().saturating_add(1);
-        error(line, "not valid UTF-8".to_owned())
-    })?;
-    parse_with(&text, path, set)
+    match String::from_utf8(bytes) {
+        Ok(text) => parse_with(&text, path, set),
+        Err(why) => {
+            let good = why.as_bytes().iter().take(why.utf8_error().valid_up_to());
+            let line = good.filter(|byte| **byte == b'\n').count().saturating_add(1);
+            error(line, "not valid UTF-8".to_owned())
+        }
+    }
 }
 
 /// Reads pgbouncer.ini and writes it in the form of our own file, passwords included. What had no equal is in its comments.
@@ -1001,16 +1026,16 @@ pub fn convert(path: &Path) -> Result<String, Vec<ConfigError>> {
 /// Checks the text of a TOML file; `path` is where it came from: errors name it, and relative file names start there.
 ///
 /// # Errors
-/// Every mistake at once, by line. A syntax error stands alone.
+/// Every mistake at once, by line.
 pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigError>> {
-    parse_with(text, path, &Overrides::new())
+    whole(parse_with(text, path, &Overrides::new()))
 }
 
-fn parse_with(text: &str, path: &Path, set: &Overrides) -> Result<Config, Vec<ConfigError>> {
-    let root =
-        raw::from_toml(text).map_err(|(line, message)| vec![ConfigError { path: path.to_owned(), line, message }])?;
+fn parse_with(text: &str, path: &Path, set: &Overrides) -> (Option<Config>, Vec<ConfigError>) {
+    let (root, syntax) = raw::from_toml(text);
     let mut mistakes = raw::Mistakes::new(path);
-    let origin = check::Origin { base: General::default(), dialect: check::Dialect::Toml, path, set };
+    let origin = check::Origin { base: General::default(), dialect: Dialect::Toml, path, set };
     let config = check::config(&root, origin, &mut mistakes);
-    if mistakes.count() > 0 { Err(mistakes.into_sorted()) } else { Ok(config) }
+    mistakes.add_syntax(syntax);
+    (Some(config), mistakes.into_sorted())
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a setting. Values may be secrets, so no message of this module quotes one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -67,6 +68,20 @@ impl Mistakes {
         self.found.push(ConfigError { path: self.path.clone(), line, message: message.into() });
     }
 
+    /// Notes syntax errors. Of a line that could not be read nothing else is said, and of what one line may do to others neither: that
+    /// a section or a setting is missing.
+    pub(super) fn add_syntax(&mut self, errors: Vec<(usize, String)>) {
+        if errors.is_empty() {
+            return;
+        }
+        self.found.retain(|found| found.line != 0 && !errors.iter().any(|(line, _)| *line == found.line));
+        // One broken line makes the parser complain of what follows on it as well.
+        let mut told = BTreeSet::new();
+        for (line, message) in errors.into_iter().filter(|(line, _)| told.insert(*line)) {
+            self.add(line, message);
+        }
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.found.len()
@@ -112,20 +127,16 @@ impl Mistakes {
     }
 }
 
-/// Reads TOML into a tree.
-///
-/// # Errors
-/// The first syntax error: its line and what is wrong.
-pub(super) fn from_toml(text: &str) -> Result<Vec<Entry>, (usize, String)> {
+/// Reads TOML into a tree, of as much as can be understood, and every syntax error: its line and what is wrong.
+pub(super) fn from_toml(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
     let lines = Lines::of(text);
-    match DeTable::parse(text) {
-        Ok(root) => Ok(entries(root.get_ref(), &lines)),
-        Err(error) => {
-            let line = error.span().map_or(1, |span| lines.at(span.start));
-            // `message` alone: the full form quotes the line, which may hold a password.
-            Err((line, format!("not valid TOML: {}", error.message().replace('\n', ", "))))
-        }
-    }
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let told = |error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| lines.at(span.start));
+        // `message` alone: the full form quotes the line, which may hold a password.
+        (line, format!("not valid TOML: {}", error.message().replace('\n', ", ")))
+    };
+    (entries(root.get_ref(), &lines), errors.into_iter().map(told).collect())
 }
 
 /// The name nearest to a misspelt one, when it is near enough to be meant.
@@ -154,6 +165,25 @@ pub(super) fn suggest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>)
     }
 }
 
+/// What is valid in the place of a word that is not, and the nearest of it: `; expected "a", "b" or "c"; did you mean "a"?`. For every
+/// setting whose values are words.
+pub(crate) fn expected<'n>(wrong: &str, words: impl IntoIterator<Item = &'n str>) -> String {
+    let words: Vec<&str> = words.into_iter().collect();
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    let list = match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => return String::new(),
+    };
+    let shortened = || {
+        let mut longer = words.iter().filter(|word| wrong.len() >= 3 && word.starts_with(&wrong.to_lowercase()));
+        longer.next().copied().filter(|_| longer.next().is_none())
+    };
+    let near = nearest(wrong, words.iter().copied()).or_else(shortened);
+    let near = near.map(|word| format!("; did you mean {word:?}?")).unwrap_or_default();
+    format!("; expected {list}{near}")
+}
+
 /// Where lines begin, to turn a byte offset into a line.
 struct Lines(Vec<usize>);
 
@@ -171,6 +201,8 @@ impl Lines {
 fn entries(table: &DeTable<'_>, lines: &Lines) -> Vec<Entry> {
     table
         .iter()
+        // A value that stands nowhere is the parser's, in the place of one that it could not read.
+        .filter(|(_, found)| matches!(found.get_ref(), DeValue::Table(_)) || !found.span().is_empty())
         .map(|(key, found)| {
             let line = lines.at(key.span().start);
             Entry { key: key.get_ref().to_string(), line, value: value(found, line, lines) }
@@ -205,7 +237,7 @@ mod tests {
 
     #[test]
     fn keys_and_values_know_their_lines() {
-        let tree = from_toml("\n[a]\nx = 1\ny = [\n  true,\n]\n[[a.s]]\nn = 0x10\n[[a.s]]\n").ok().unwrap();
+        let tree = from_toml("\n[a]\nx = 1\ny = [\n  true,\n]\n[[a.s]]\nn = 0x10\n[[a.s]]\n").0;
         assert_eq!((tree[0].key.as_str(), tree[0].line), ("a", 2));
         let Node::Table(a) = &tree[0].value.node else { panic!("a table") };
         let find = |key: &str| a.iter().find(|entry| entry.key == key).unwrap();
@@ -225,5 +257,16 @@ mod tests {
         assert_eq!(nearest("Workers", names), Some("workers"));
         assert_eq!(nearest("foo", names), None);
         assert_eq!(suggest("foo", ["a", "b"]), "; expected \"a\", \"b\"");
+    }
+
+    #[test]
+    fn what_is_valid_is_told_with_the_nearest() {
+        assert_eq!(expected("sesion", ["session", "x"]), "; expected \"session\" or \"x\"; did you mean \"session\"?");
+        assert_eq!(expected("foo", ["bar", "b", "c"]), "; expected \"bar\", \"b\" or \"c\"");
+        assert_eq!(
+            expected("scram", ["scram-sha-256"]),
+            "; expected \"scram-sha-256\"; did you mean \"scram-sha-256\"?"
+        );
+        assert_eq!(expected("foo", ["only"]), "; expected \"only\"");
     }
 }

@@ -8,7 +8,7 @@ use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
 use super::{
-    AuthType, Config, Consistency, Database, Fallback, General, HealthSettings, LogFormat, Peer, Pinning, PoolMode,
+    AuthType, Config, Consistency, Database, Dialect, Fallback, General, HealthSettings, LogFormat, Peer, Pinning, PoolMode,
     ReadBalance, SecretText, SyslogSettings, TcpSettings, User,
 };
 
@@ -711,12 +711,16 @@ pub fn settings() -> impl Iterator<Item = Info> {
     GENERAL.iter().map(Setting::info).chain(HEALTH.iter().map(Setting::info)).chain(PINNING.iter().map(Setting::info))
 }
 
-/// The rows of SHOW CONFIG, sorted: name, value, default and whether a reload or SET changes it. Values are written as
-/// PgBouncer does: durations in seconds, sizes in bytes, flags as 0 and 1.
+/// The rows of SHOW CONFIG, sorted: name, value, default (that of the form of the file: ours or PgBouncer's) and whether a reload or
+/// SET changes it. Values are written as PgBouncer does: durations in seconds, sizes in bytes, flags as 0 and 1.
 #[must_use]
 pub fn show_config(config: &Config) -> Vec<(&'static str, String, String, bool)> {
     let shown = values(&config.general, |field| field.show());
-    let defaults = values(&General::default(), |field| field.show());
+    let defaults = match config.dialect {
+        Dialect::Toml => General::default(),
+        Dialect::Ini => super::ini::defaults(),
+    };
+    let defaults = values(&defaults, |field| field.show());
     let mut rows: Vec<_> = shown
         .into_iter()
         .zip(defaults)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::check::{name, unknown_key};
 use super::database::{Scope, patroni, servers};
-use super::raw::{Entry, Mistakes, Node, Value, suggest};
+use super::raw::{Entry, Mistakes, Node, Value, expected, suggest};
 use super::{Database, Shard, settings};
 use crate::id::ShardIndex;
 use crate::shard::commit::gid;
@@ -268,8 +268,7 @@ fn table(whose: &str, entry: &Entry, mistakes: &mut Mistakes) -> Option<Table> {
     let text = mistakes.text("type", &key_type.value)?;
     let found = KEY_TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
     if found.is_none() {
-        let near = suggest(text, KEY_TYPES.iter().map(|(name, _)| *name));
-        let near = if near.is_empty() { "; a key is an integer, text or uuid" } else { &near };
+        let near = expected(text, KEY_TYPES.iter().map(|(name, _)| *name));
         mistakes.add(key_type.value.line, format!("{whose}: type = {text:?} cannot be a sharding key{near}"));
     }
     Some(Table::Sharded { key: column?.to_owned(), key_type: found?.1 })

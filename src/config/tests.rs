@@ -498,16 +498,16 @@ fn three_mistakes_are_three_errors_in_the_order_of_the_file() {
         [
             "conf/pgweir.toml:2: unknown setting \"listen_prot\" in [pgweir]; did you mean \"listen_port\"?",
             "conf/pgweir.toml:3: workers = \"-1\" is not a whole number from 0 to 1024",
-            "conf/pgweir.toml:6: pool_mode = \"transction\" is not known; did you mean \"transaction\"?",
+            "conf/pgweir.toml:6: pool_mode = \"transction\" is not known; expected \"session\", \"transaction\" or \"statement\"; did you mean \"transaction\"?",
         ]
     );
 }
 
 #[test]
-fn a_syntax_error_is_one_error_with_its_line() {
+fn a_syntax_error_is_one_error_with_its_line_and_hides_no_other() {
     let found = mistakes("[pgweir]\nlisten_prot = 1\n\n[users.u]\npassword = \"HUNTER2\n");
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("5: not valid TOML: "), "{found:?}");
+    assert_eq!(found[0], "2: unknown setting \"listen_prot\" in [pgweir]; did you mean \"listen_port\"?");
+    assert!(found.len() == 2 && found[1].starts_with("5: not valid TOML: "), "{found:?}");
     for secret in
         ["HUNTER2", "\"x\\HUNTER2\"", "\"x\"HUNTER2", "HUNTER2\"", "= HUNTER2", "[HUNTER2", "{ HUNTER2", "1HUNTER2"]
     {
@@ -515,7 +515,7 @@ fn a_syntax_error_is_one_error_with_its_line() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(!found[0].contains("HUNTER2") && found[0].contains("not valid TOML"), "{found:?}");
     }
-    let found = mistakes("[pgweir]\nworkers = 1\nworkers = 2\n");
+    let found = mistakes(&format!("[pgweir]\nworkers = 1\nworkers = 2\n{USERS}"));
     assert_eq!(found, ["3: not valid TOML: duplicate key"]);
 }
 
@@ -570,7 +570,10 @@ fn wrong_values_of_the_process_are_refused() {
         ("unix_socket_mode = 777", "unix_socket_mode must be a string of octal digits, like \"0777\""),
         ("unix_socket_mode = \"0798\"", "unix_socket_mode must be a string of octal digits, like \"0777\""),
         ("auth_type = \"scram\"", AUTH_LIST),
-        ("auth_type = \"mdd5\"", "auth_type = \"mdd5\" is not known; did you mean \"md5\"?"),
+        (
+            "auth_type = \"mdd5\"",
+            "auth_type = \"mdd5\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\", \"hba\", \"ldap\" or \"pam\"; did you mean \"md5\"?",
+        ),
         ("default_pool_size = 0", "default_pool_size = \"0\" is not a whole number from 1 to 1000000"),
         ("min_pool_size = 21", "min_pool_size = 21 is more than default_pool_size = 20"),
         ("max_packet_size = \"1 lot\"", BAD_SIZE),
@@ -580,13 +583,25 @@ fn wrong_values_of_the_process_are_refused() {
         ("query_wait_timeout = -1", BAD_NEGATIVE),
         ("query_wait_timeout = inf", BAD_INFINITE),
         ("probe_interval = 0", "probe_interval must be more than zero"),
-        ("server_round_robin = \"maybe\"", "server_round_robin = \"maybe\" is neither true nor false"),
+        (
+            "server_round_robin = \"maybe\"",
+            "server_round_robin = \"maybe\" is not a boolean; expected \"true\", \"false\", \"yes\", \"no\", \"on\", \"off\", \"1\" or \"0\"",
+        ),
         ("server_round_robin = []", "server_round_robin must be true or false, not a list"),
         ("http_listen = \"9127\"", "http_listen = \"9127\" is not ADDRESS:PORT, like \"127.0.0.1:9127\""),
-        ("log_level = \"inof\"", "log_level = \"inof\" is not a log level; did you mean \"info\"?"),
+        (
+            "log_level = \"inof\"",
+            "log_level = \"inof\" is not a log level; expected \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"; did you mean \"info\"?",
+        ),
         ("log_level = \"pgweir=x\"", LEVEL_LIST),
-        ("log_format = \"jsn\"", "log_format = \"jsn\" is not known; did you mean \"json\"?"),
-        ("consistency = \"sesion\"", "consistency = \"sesion\" is not known; did you mean \"session\"?"),
+        (
+            "log_format = \"jsn\"",
+            "log_format = \"jsn\" is not known; expected \"text\" or \"json\"; did you mean \"json\"?",
+        ),
+        (
+            "consistency = \"sesion\"",
+            "consistency = \"sesion\" is not known; expected \"session\", \"eventual\" or \"strong\"; did you mean \"session\"?",
+        ),
         ("server_reset_query = 5", "server_reset_query must be a string, not a number"),
         ("admin_users = 2020-01-01", "admin_users must be a string or a list of strings, not a date"),
         ("auth_file = \"a\\u0000b\"", "auth_file must not contain a zero byte"),
@@ -597,9 +612,9 @@ fn wrong_values_of_the_process_are_refused() {
 
 const LISTEN_WITH_PORT: &str =
     "listen_addr = \"127.0.0.1:6432\" is not an IP address, a host name or \"*\" (the port is listen_port)";
-const AUTH_LIST: &str = "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\", \"hba\", \"ldap\", \"pam\"";
+const AUTH_LIST: &str = "auth_type = \"scram\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\", \"hba\", \"ldap\" or \"pam\"; did you mean \"scram-sha-256\"?";
 const LEVEL_LIST: &str =
-    "log_level = \"x\" is not a log level; expected \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\"";
+    "log_level = \"x\" is not a log level; expected \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
 const BAD_SIZE: &str = "max_packet_size = \"1 lot\" is not a size; write it like \"65536\", \"64kB\" or \"1MB\"";
 const BAD_DURATION: &str =
     "query_wait_timeout = \"soon\" is not a duration; write it like \"500ms\", \"30s\", \"5min\" or \"1h\"";
@@ -688,7 +703,7 @@ fn wrong_databases_are_refused() {
         ),
         (
             format!("[databases.a]\n{s}route = \"primery\""),
-            "3: route = \"primery\" is not known; did you mean \"primary\"?",
+            "3: route = \"primery\" is not known; expected \"auto\", \"primary\" or \"replica\"; did you mean \"primary\"?",
         ),
         (format!("[databases.a]\n{s}password = \"HUNTER2\""), "3: [databases.a] has password but no user"),
         (
@@ -783,12 +798,12 @@ fn wrong_shards_are_refused() {
         (
             "\"bigint\"",
             "\"bigit\"",
-            "12: table orders of [databases.big]: type = \"bigit\" cannot be a sharding key; did you mean \"bigint\"?",
+            "12: table orders of [databases.big]: type = \"bigit\" cannot be a sharding key; expected \"bigint\", \"int8\", \"integer\", \"int\", \"int4\", \"smallint\", \"int2\", \"text\", \"varchar\", \"character varying\" or \"uuid\"; did you mean \"bigint\"?",
         ),
         (
             "\"bigint\"",
             "\"numeric\"",
-            "12: table orders of [databases.big]: type = \"numeric\" cannot be a sharding key; a key is an integer, text or uuid",
+            "12: table orders of [databases.big]: type = \"numeric\" cannot be a sharding key; expected \"bigint\", \"int8\", \"integer\", \"int\", \"int4\", \"smallint\", \"int2\", \"text\", \"varchar\", \"character varying\" or \"uuid\"",
         ),
         (", type = \"bigint\"", "", "12: table orders of [databases.big] has a key but no type"),
         ("key = \"customer_id\", ", "", "12: table orders of [databases.big] needs key and type, or reference = true"),
@@ -838,8 +853,7 @@ fn all_mistakes_of_a_sharded_database_are_told_at_once() {
             "4: primary must be a string, not a number",
             "7: [databases.big]: slots 8000 to 8191 belong to more than one shard: \"s0\", \"s1\"",
             "11: default_shard = \"s2\" is not a shard of [databases.big]; did you mean \"s0\"?",
-            "12: table orders of [databases.big]: type = \"float\" cannot be a sharding key; \
-             a key is an integer, text or uuid",
+            "12: table orders of [databases.big]: type = \"float\" cannot be a sharding key; expected \"bigint\", \"int8\", \"integer\", \"int\", \"int4\", \"smallint\", \"int2\", \"text\", \"varchar\", \"character varying\" or \"uuid\"",
         ]
     );
 }

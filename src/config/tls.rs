@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::raw::{Entry, Mistakes, nearest};
+use super::raw::{Entry, Mistakes, expected, nearest};
 use super::{AuthType, General};
 
 /// When TLS is spoken and what is checked; on either side as PgBouncer means the words.
@@ -195,6 +195,9 @@ impl Protocols {
     }
 }
 
+/// The words of `_tls_protocols`.
+const PROTOCOLS: [&str; 4] = ["secure", "tlsv1.2", "tlsv1.3", "all"];
+
 /// Reads a list of versions, by commas or blanks, as PgBouncer's `_tls_protocols`.
 ///
 /// # Errors
@@ -210,8 +213,8 @@ pub(super) fn protocols(text: &str) -> Result<Protocols, String> {
                 return Err(format!("= {text:?}: TLS before version 1.2 is not spoken here, as it is not secure"));
             }
             _ => {
-                let why = "is not a version of TLS; expected \"secure\", \"tlsv1.2\", \"tlsv1.3\" or \"all\"";
-                return Err(format!("= {text:?}: {word:?} {why}"));
+                let why = expected(word, PROTOCOLS);
+                return Err(format!("= {text:?}: {word:?} is not a version of TLS{why}"));
             }
         }
     }
@@ -219,7 +222,7 @@ pub(super) fn protocols(text: &str) -> Result<Protocols, String> {
         (true, true) => Ok(Protocols::Both),
         (true, false) => Ok(Protocols::Tls12),
         (false, true) => Ok(Protocols::Tls13),
-        (false, false) => Err("is empty; expected \"secure\", \"tlsv1.2\", \"tlsv1.3\" or \"all\"".to_owned()),
+        (false, false) => Err(format!("is empty{}", expected("", PROTOCOLS))),
     }
 }
 
@@ -279,8 +282,8 @@ pub(super) fn curves(text: &str) -> Result<Vec<&'static Curve>, String> {
             Some(curve) if found.contains(&curve) => {}
             Some(curve) => found.push(curve),
             None => {
-                let all: Vec<_> = CURVES.iter().map(|curve| curve.name).collect();
-                return Err(format!("= {text:?}: {word:?} is not a curve of rustls; it has {}", all.join(", ")));
+                let why = expected(word, CURVES.iter().map(|curve| curve.name));
+                return Err(format!("= {text:?}: {word:?} is not a curve of rustls{why}"));
             }
         }
     }
@@ -447,7 +450,7 @@ mod tests {
             assert_eq!(curves_text(&curves(name).unwrap()), "secp256r1");
         }
         assert_eq!(curves_text(&curves("secp384r1:X25519").unwrap()), "secp384r1,X25519");
-        for (wrong, why) in [("none", "without a curve"), ("secp521r1", "it has X25519, "), ("", "is empty")] {
+        for (wrong, why) in [("none", "without a curve"), ("secp521r1", "; expected \"X25519\", "), ("", "is empty")] {
             assert!(curves(wrong).unwrap_err().contains(why), "{wrong}");
         }
     }

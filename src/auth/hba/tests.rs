@@ -109,7 +109,7 @@ fn every_mistake_is_told_with_its_line() {
         ("host all all all cert", "is for hostssl"),
         ("local all all peer map=x", "there is no map \"x\""),
         ("host all all all md5 clientcert=verify-ca", "clientcert is for hostssl"),
-        ("hostssl all all all md5 clientcert=1", "expected verify-ca or verify-full"),
+        ("hostssl all all all md5 clientcert=1", "expected \"verify-ca\" or \"verify-full\""),
         ("hostssl all all all cert clientcert=verify-ca", "is verify-full"),
         ("hostssl all all all cert clientname=DN", "clientname=CN"),
         ("host all all all md5 colour=red", "the option \"colour\" is not supported"),

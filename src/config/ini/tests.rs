@@ -17,8 +17,10 @@ fn load_all(files: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         let text = path.to_str().and_then(|path| files.get(path));
         text.map(|text| text.as_bytes().to_vec()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     };
-    load(Path::new("pgbouncer.ini"), &Overrides::new(), &read)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    match load(Path::new("pgbouncer.ini"), &Overrides::new(), &read) {
+        (Some(config), mistakes) if mistakes.is_empty() => Ok(config),
+        (_, mistakes) => Err(mistakes.iter().map(ToString::to_string).collect()),
+    }
 }
 
 fn parsed(text: &str) -> Result<Config, Vec<String>> {
@@ -135,11 +137,11 @@ fn all_mistakes_are_told_with_their_places() {
         "more.ini:3: a name with other characters than letters, digits and _.-* must stand in double quotes",
         "more.ini:5: unknown setting \"listen_prot\" in [pgbouncer]; did you mean \"listen_port\"?",
         "more.ini:6: listen_port = \"99999\" is not a whole number from 1 to 65535",
-        "more.ini:7: pool_mode = \"often\" is not known; expected \"session\", \"transaction\", \"statement\"",
-        "more.ini:8: log_connections = \"maybe\" is not a whole number",
+        "more.ini:7: pool_mode = \"often\" is not known; expected \"session\", \"transaction\" or \"statement\"",
+        "more.ini:8: log_connections = \"maybe\" is not a boolean; expected \"true\", \"false\", \"yes\", \"no\", \"on\", \"off\", \"1\" or \"0\"",
         "more.ini:9: server_idle_timeout = \"-1\" is not a number of seconds, like 15 or 0.5",
         "more.ini:10: expected NAME = VALUE, [SECTION], %include FILE or a comment",
-        "more.ini:11: auth_type = \"pan\" is not known; did you mean \"pam\"?",
+        "more.ini:11: auth_type = \"pan\" is not known; expected \"trust\", \"any\", \"plain\", \"md5\", \"scram-sha-256\", \"cert\", \"hba\", \"ldap\" or \"pam\"; did you mean \"pam\"?",
         "more.ini:12: listen_backlog = \"x\" is not a whole number",
         "more.ini:13: the section's name is not closed: a \"]\" is missing",
         "pgbouncer.ini:8: %include missing.ini: cannot read the file: entity not found",
@@ -316,8 +318,8 @@ fn converts(text: &str) -> String {
     let toml = super::super::convert::to_toml(&config);
     let back = super::super::parse(&toml, Path::new("/elsewhere/pgweir.toml"));
     let mut back = back.unwrap_or_else(|errors| panic!("{toml}\n{errors:?}"));
-    (back.path, back.warnings) = (config.path.clone(), config.warnings.clone());
-    back.idle.clone_from(&config.idle);
+    (back.path, back.dialect, back.warnings) = (config.path.clone(), config.dialect, config.warnings.clone());
+    (back.idle, back.places) = (config.idle.clone(), config.places.clone());
     assert_eq!(back, config, "{toml}");
     toml
 }
@@ -380,7 +382,7 @@ fn every_setting_does_something_and_is_converted() {
         let general = |line: &str| with(&(beside(row) + line));
         let text = general(&format!("{} = {}", row.name, right(row)));
         converts(&text);
-        if row.standing != Standing::NoMeaning && row.name != "server_check_delay" {
+        if row.standing != Standing::NoMeaning {
             let (set, unset) = (parsed(&text).unwrap(), parsed(&general("")).unwrap());
             assert_ne!(set.general, unset.general, "{}", row.name);
         }
@@ -417,4 +419,51 @@ fn settings_without_meaning_are_shown() {
         assert!(row(name).is_some_and(|(value, default, _)| value == default), "{name}");
     }
     assert!(rows.is_sorted_by(|a, b| a.0 < b.0));
+}
+
+#[test]
+fn defaults_are_shown_as_pgbouncers() {
+    let config = parsed("[pgbouncer]\nauth_file = u\nmax_client_conn = 7\nmax_lag = 7\n").unwrap();
+    let rows = settings::show_config(&config);
+    for row in table::GENERAL {
+        let (_, value, default, _) = rows.iter().find(|shown| shown.0 == row.name).unwrap();
+        assert_eq!(Some(default.as_str()), row.defaults.first().copied(), "{}", row.name);
+        match row.name {
+            "max_client_conn" => assert_eq!((value.as_str(), default.as_str()), ("7", "100")),
+            // The names of files that are there.
+            "auth_file" | "conffile" => assert_ne!(value, default),
+            _ => assert_eq!(value, default, "{}", row.name),
+        }
+    }
+    // Those that only we have.
+    let row = |name: &str| rows.iter().find(|row| row.0 == name).map(|row| (row.1.as_str(), row.2.as_str()));
+    assert_eq!((row("shutdown_timeout"), row("max_lag")), (Some(("0", "0")), Some(("7", "0"))));
+}
+
+#[test]
+fn what_is_given_twice_is_told_with_both_places() {
+    let config = load_all(&[
+        (
+            "pgbouncer.ini",
+            "[databases]\na = host=h\nb = host=h port=1 port=2\n%include more.ini\n[pgbouncer]\nauth_file = u\nmax_client_conn = 5\n[users]\nu = pool_size=2\nu = pool_size=3\n",
+        ),
+        ("more.ini", "a = host=other\n[pgbouncer]\nmax_client_conn = 4\nmax_client_conn = 6\n"),
+    ]);
+    let config = config.unwrap();
+    let told = [
+        "pgbouncer.ini:5: [pgbouncer] begins again, which puts back to their defaults, as in PgBouncer: max_client_conn",
+        "more.ini:1: a of [databases] is given again, and this one counts: it was given at pgbouncer.ini:2",
+        "pgbouncer.ini:3: port of [databases] b is given twice, and the last one counts",
+        "pgbouncer.ini:10: u of [users] is given again, and this one counts: it was given at pgbouncer.ini:9",
+    ];
+    for line in told {
+        assert!(config.warnings.iter().any(|warning| warning == line), "{line}: {:#?}", config.warnings);
+    }
+    assert_eq!(config.warnings.len(), told.len());
+    assert_eq!(config.databases["a"].shards[0].servers[0].host, Host::Tcp("other".to_owned()));
+    assert_eq!(config.databases["b"].shards[0].servers[0].port, 2);
+    assert_eq!((config.users["u"].pool_size, config.general.max_client_conn), (Some(3), 5));
+    let config = general("max_client_conn = 4\nmax_client_conn = 6").unwrap();
+    let told = "pgbouncer.ini:6: max_client_conn of [pgbouncer] is given again, and this one counts: it was given at pgbouncer.ini:5";
+    assert_eq!((config.warnings, config.general.max_client_conn), (vec![told.to_owned()], 6));
 }

@@ -58,35 +58,58 @@ impl ServerTls {
     }
 }
 
+/// What is wrong with a setting, or with the file that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The setting.
+    pub setting: String,
+    /// What is wrong, as a phrase that follows its name.
+    pub why: String,
+}
+
+impl Fault {
+    fn new(setting: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { setting: setting.into(), why: why.into() }
+    }
+
+    fn of_file(setting: &str, file: &Path, why: impl std::fmt::Display) -> Self {
+        Self::new(setting, format!("{}: {why}", file.display()))
+    }
+}
+
 impl Acceptor {
     /// Reads the files of `client_tls_*`; none if TLS is off.
     ///
     /// # Errors
-    /// What is wrong with which file, as a line for the log.
-    pub fn new(settings: &TlsSettings) -> Result<Option<Self>, String> {
+    /// All that is wrong with any of the files.
+    pub fn new(settings: &TlsSettings) -> Result<Option<Self>, Vec<Fault>> {
         let (Some(cert_file), Some(key_file)) = (&settings.cert_file, &settings.key_file) else { return Ok(None) };
         if settings.mode == SslMode::Disable {
             return Ok(None);
         }
         let provider = provider(settings);
-        let (chain, key) = identity(("client", cert_file, key_file))?;
+        let authorities = match &settings.ca_file {
+            Some(file) if settings.mode >= SslMode::VerifyCa => authorities("client_tls_ca_file", file).map(Some),
+            _ => Ok(None),
+        };
+        let ((chain, key), authorities) = both(identity(("client", cert_file, key_file)), authorities)?;
+        let one = |setting: &str, why: String| vec![Fault::new(setting, why)];
         let end_point = chain.first().and_then(|own| x509::end_point(own)).map(Arc::from);
         let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions(settings.protocols))
-            .map_err(|why| format!("client_tls_protocols and client_tls_ciphers do not go together: {why}"))?;
-        let config = match &settings.ca_file {
-            Some(file) if settings.mode >= SslMode::VerifyCa => {
-                let (roots, _) = authorities("client_tls_ca_file", file)?;
+            .map_err(|why| one("client_tls_protocols", format!("and client_tls_ciphers do not go together: {why}")))?;
+        let config = match authorities {
+            Some((roots, _)) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                     .build()
-                    .map_err(|why| format!("client_tls_ca_file {}: {why}", file.display()))?;
+                    .map_err(|why| one("client_tls_ca_file", format!("cannot be used: {why}")))?;
                 config.with_client_cert_verifier(verifier)
             }
-            _ => config.with_no_client_auth(),
+            None => config.with_no_client_auth(),
         };
         let mut config = config.with_single_cert(chain, key).map_err(|why| {
             let (cert, key) = (cert_file.display(), key_file.display());
-            format!("client_tls_cert_file {cert} and client_tls_key_file {key} cannot be used together: {why}")
+            one("client_tls_cert_file", format!("{cert} and client_tls_key_file {key} cannot be used together: {why}"))
         })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         // As PostgreSQL: no session is taken up again, and no memory kept for that.
@@ -110,33 +133,39 @@ impl Connector {
     /// Reads the files of `server_tls_*`.
     ///
     /// # Errors
-    /// What is wrong with which file, as a line for the log.
-    pub fn new(settings: &TlsSettings) -> Result<Self, String> {
+    /// All that is wrong with any of the files.
+    pub fn new(settings: &TlsSettings) -> Result<Self, Vec<Fault>> {
         let provider = provider(settings);
+        let one = |setting: &str, why: String| vec![Fault::new(setting, why)];
         let trust = match &settings.ca_file {
             Some(file) if settings.mode >= SslMode::VerifyCa => {
-                let (roots, certificates) = authorities("server_tls_ca_file", file)?;
-                Trust::Known { roots, certificates, host: settings.mode == SslMode::VerifyFull }
+                authorities("server_tls_ca_file", file).map(|(roots, certificates)| Trust::Known {
+                    roots,
+                    certificates,
+                    host: settings.mode == SslMode::VerifyFull,
+                })
             }
             _ if settings.mode >= SslMode::VerifyCa => {
-                return Err(format!("server_tls_sslmode = \"{}\" needs server_tls_ca_file", settings.mode.as_str()));
+                let mode = settings.mode.as_str();
+                Err(one("server_tls_sslmode", format!("= \"{mode}\" needs server_tls_ca_file")))
             }
-            _ => Trust::Anyone,
+            _ => Ok(Trust::Anyone),
         };
+        let own = match (&settings.cert_file, &settings.key_file) {
+            (Some(cert_file), Some(key_file)) => identity(("server", cert_file, key_file)).map(Some),
+            _ => Ok(None),
+        };
+        let (trust, own) = both(trust, own)?;
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions(settings.protocols))
-            .map_err(|why| format!("server_tls_protocols and server_tls_ciphers do not go together: {why}"))?
+            .map_err(|why| one("server_tls_protocols", format!("and server_tls_ciphers do not go together: {why}")))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier { trust, provider }));
-        let mut config = match (&settings.cert_file, &settings.key_file) {
-            (Some(cert_file), Some(key_file)) => {
-                let (chain, key) = identity(("server", cert_file, key_file))?;
-                config.with_client_auth_cert(chain, key).map_err(|why| {
-                    let (cert, key) = (cert_file.display(), key_file.display());
-                    format!("server_tls_cert_file {cert} and server_tls_key_file {key} cannot be used together: {why}")
-                })?
-            }
-            _ => config.with_no_client_auth(),
+        let mut config = match own {
+            Some((chain, key)) => config.with_client_auth_cert(chain, key).map_err(|why| {
+                one("server_tls_cert_file", format!("and server_tls_key_file cannot be used together: {why}"))
+            })?,
+            None => config.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
@@ -181,9 +210,17 @@ fn versions(protocols: Protocols) -> Vec<&'static SupportedProtocolVersion> {
     }
 }
 
+/// Both, or all that is wrong with either.
+fn both<A, B>(one: Result<A, Vec<Fault>>, other: Result<B, Vec<Fault>>) -> Result<(A, B), Vec<Fault>> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (one, other) => Err(one.err().into_iter().chain(other.err()).flatten().collect()),
+    }
+}
+
 /// The certificates of a PEM file; at least one.
-fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |why: String| format!("{setting} {}: {why}", file.display());
+fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Vec<Fault>> {
+    let wrong = |why: String| vec![Fault::of_file(setting, file, why)];
     let text = std::fs::read(file).map_err(|why| wrong(format!("cannot read the file: {why}")))?;
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
@@ -194,33 +231,41 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
 }
 
 /// A certificate with its chain, and its private key.
-fn identity(
-    (side, cert_file, key_file): (&str, &Path, &Path),
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
-    let chain = certificates(&format!("{side}_tls_cert_file"), cert_file)?;
-    if chain.first().and_then(|own| x509::version(own)).is_some_and(|version| version < 3) {
-        return Err(format!("{side}_tls_cert_file {}: it is {}", cert_file.display(), verify::OLD));
-    }
-    let wrong = |why: String| format!("{side}_tls_key_file {}: {why}", key_file.display());
-    let text = std::fs::read(key_file).map_err(|why| wrong(format!("cannot read the file: {why}")))?;
-    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|why| match why {
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn identity((side, cert_file, key_file): (&str, &Path, &Path)) -> Result<Identity, Vec<Fault>> {
+    let setting = format!("{side}_tls_cert_file");
+    let chain = certificates(&setting, cert_file).and_then(|chain| {
+        let is_old = chain.first().and_then(|own| x509::version(own)).is_some_and(|version| version < 3);
+        if is_old {
+            Err(vec![Fault::of_file(&setting, cert_file, format!("it is {}", verify::OLD))])
+        } else {
+            Ok(chain)
+        }
+    });
+    both(chain, private_key(&format!("{side}_tls_key_file"), key_file))
+}
+
+fn private_key(setting: &str, file: &Path) -> Result<PrivateKeyDer<'static>, Vec<Fault>> {
+    let wrong = |why: String| vec![Fault::of_file(setting, file, why)];
+    let text = std::fs::read(file).map_err(|why| wrong(format!("cannot read the file: {why}")))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|why| match why {
         pem::Error::NoItemsFound if text.windows(9).any(|w| w == b"ENCRYPTED") => {
             wrong("the key is encrypted; decrypt it with `openssl pkey`".to_owned())
         }
         pem::Error::NoItemsFound => wrong("there is no private key in it; it must be in PEM".to_owned()),
         why => wrong(format!("not valid PEM: {why}")),
-    })?;
-    Ok((chain, key))
+    })
 }
 
 type Authorities = (RootCertStore, Vec<CertificateDer<'static>>);
 
-fn authorities(setting: &str, file: &Path) -> Result<Authorities, String> {
+fn authorities(setting: &str, file: &Path) -> Result<Authorities, Vec<Fault>> {
     let certificates = certificates(setting, file)?;
     let mut roots = RootCertStore::empty();
     for certificate in &certificates {
         let added = roots.add(certificate.clone());
-        added.map_err(|why| format!("{setting} {}: a certificate cannot be used: {why}", file.display()))?;
+        added.map_err(|why| vec![Fault::of_file(setting, file, format!("a certificate cannot be used: {why}"))])?;
     }
     Ok((roots, certificates))
 }
@@ -236,7 +281,12 @@ mod tests {
         let (cert, key) = (dir.path().join("v1.crt"), dir.path().join("v1.key"));
         std::fs::write(&cert, verify::VERSION_1).unwrap();
         let told = identity(("client", &cert, &key)).unwrap_err();
-        assert!(told.starts_with("client_tls_cert_file ") && told.contains("an X.509 version 1 certificate"), "{told}");
+        let [old, missing] = told.as_slice() else { panic!("both are told: {told:?}") };
+        assert!(old.setting == "client_tls_cert_file" && old.why.contains("an X.509 version 1 certificate"), "{old:?}");
+        assert!(
+            missing.setting == "client_tls_key_file" && missing.why.contains("cannot read the file"),
+            "{missing:?}"
+        );
     }
 
     #[test]
