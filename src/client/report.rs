@@ -158,7 +158,7 @@ impl Client {
         if let Some(text) = self.session.text_of(facts) {
             return Some(shortened(text));
         }
-        self.cx.facts.borrow().text_of(facts).map(shortened)
+        self.cx.facts.borrow().text_of(facts).map(|text| shortened(&text))
     }
 
     /// Why it keeps its server.

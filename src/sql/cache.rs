@@ -10,6 +10,7 @@
 //! same one again, and to keep each of those costs more than to read it. (Admission by a doorkeeper, as in `TinyLFU`: Einziger,
 //! Friedman, Manes, 2017.)
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -167,13 +168,16 @@ impl FactsCache {
         self.bytes
     }
 
-    /// The text that these facts were read from, or its normal form, if it is kept and among those that came last. More are not looked
+    /// The text that these facts were read from, or its normal form with parameters for the values (see [`normal::shown`]), if it is kept and among those that came last. More are not looked
     /// through: every client that is busy may ask, between two statements of others.
     #[must_use]
-    pub fn text_of(&self, facts: &Arc<QueryFacts>) -> Option<&[u8]> {
+    pub fn text_of(&self, facts: &Arc<QueryFacts>) -> Option<Cow<'_, [u8]>> {
         let mut fitting =
             self.entries.iter().take(LOOKED_THROUGH).filter(|(_, entry)| Arc::ptr_eq(&entry.facts, facts));
-        fitting.next().map(|(text, _)| text.strip_prefix(&[NORMAL]).unwrap_or(text))
+        fitting.next().map(|(text, _)| match text.strip_prefix(&[NORMAL]) {
+            Some(form) => Cow::Owned(normal::shown(form)),
+            None => Cow::Borrowed(&**text),
+        })
     }
 
     /// How much it keeps, as others may follow it.

@@ -33,6 +33,49 @@ pub fn of(text: &[u8], form: &mut Vec<u8>) -> bool {
     reader.read().is_some() && reader.literals > 0
 }
 
+/// A normal form as it is shown: what stands for a value is a parameter there, numbered from behind the highest of the text's own, as
+/// pg_stat_statements writes it.
+#[must_use]
+pub fn shown(form: &[u8]) -> Vec<u8> {
+    let mut parts = Vec::new();
+    let mut rest = form;
+    while let Some(part) = part(rest) {
+        rest = rest.get(part.len()..).unwrap_or_default();
+        parts.push(part);
+    }
+    let own = |part: &&[u8]| std::str::from_utf8(part.strip_prefix(b"$")?).ok()?.parse::<u64>().ok();
+    let mut number = parts.iter().filter_map(own).max().unwrap_or(0);
+    let mut text = Vec::with_capacity(form.len() + 8);
+    for (at, part) in parts.iter().enumerate() {
+        // The `0` of `0.5` was never taken out.
+        let has_fraction = || parts.get(at + 1).is_some_and(|next| next.starts_with(b"."));
+        if *part == b"'?'" || (*part == b"0" && !has_fraction()) {
+            number = number.saturating_add(1);
+            text.extend_from_slice(format!("${number}").as_bytes());
+        } else {
+            text.extend_from_slice(part);
+        }
+    }
+    text
+}
+
+/// The first token of a normal form, or what is like one: a string, a name in quotes, a word, a number, a parameter, a fraction; or a
+/// byte of anything else. None at the end.
+fn part(form: &[u8]) -> Option<&[u8]> {
+    let first = *form.first()?;
+    let behind = form.get(1..).unwrap_or_default();
+    let up_to_quote = |quote: u8| behind.iter().position(|c| *c == quote).map_or(behind.len(), |at| at + 1);
+    let run = |belongs: fn(u8) -> bool| behind.iter().position(|c| !belongs(*c)).unwrap_or(behind.len());
+    let more = match first {
+        b'\'' | b'"' => up_to_quote(first),
+        b'$' | b'.' => run(|c| c.is_ascii_digit()),
+        c if c.is_ascii_digit() => run(|c| c.is_ascii_digit()),
+        c if is_word_start(c) => run(is_word),
+        _ => 0,
+    };
+    form.get(..=more)
+}
+
 fn is_space(c: u8) -> bool {
     matches!(c, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
@@ -236,6 +279,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_out_is_shown_as_parameters() {
+        for (text, expected) in [
+            ("SELECT a FROM t0 WHERE b = 17 AND c = 'x''y';", "SELECT a FROM t0 WHERE b = $1 AND c = $2;"),
+            ("UPDATE t SET a = a + -5 WHERE k = $3 AND l = $1", "UPDATE t SET a = a + -$4 WHERE k = $3 AND l = $1"),
+            ("SELECT 0.5, .5, 10.0, 1234567890, 0", "SELECT 0.5, .5, 10.0, 1234567890, $1"),
+            ("SELECT \"0 '?'\", 3 FROM \"t\"\"0\"", "SELECT \"0 '?'\", $1 FROM \"t\"\"0\""),
+            ("SELECT 1 FROM numeric(5,2) a", "SELECT $1 FROM numeric($2,$3) a"),
+            ("SELECT $99999999999999999999, 1", "SELECT $99999999999999999999, $1"),
+        ] {
+            assert_eq!(String::from_utf8(shown(form(text).unwrap().as_bytes())).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn what_a_fact_may_hang_on_has_no_normal_form() {
         for text in [
             "",
@@ -281,6 +338,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_form_panics(form in "[a0-9'\"$.é ?-]{0,30}") {
+            drop(shown(form.as_bytes()));
+        }
+
         /// Texts that have the same normal form have the same facts but for the values.
         #[test]
         fn the_normal_form_says_the_same(text in texts()) {
