@@ -364,9 +364,12 @@ impl Client {
         let why = if pool.is_paused() { "the database is paused" } else { "all server connections are in use" };
         let notice = Error::us(SqlState::SUCCESS, format!("the statement waits for a server connection: {why}"))
             .detail(format!(
-                "{} clients wait in this pool; {} connections are in use.",
-                c.waiting,
-                c.active + c.active_cancel
+                "{} in this pool; {} in use.",
+                waiting(c.waiting),
+                match c.active + c.active_cancel {
+                    1 => "1 connection is".to_owned(),
+                    others => format!("{others} connections are"),
+                }
             ));
         encode::notice(self.output.tail(), "NOTICE", &notice);
         let mut cx = Context::from_waker(Waker::noop());
@@ -389,6 +392,11 @@ fn is_unreachable(error: &Error) -> bool {
         && error.sqlstate != SqlState::QUERY_CANCELED
 }
 
+/// How many clients wait, as a message says it.
+fn waiting(clients: usize) -> String {
+    if clients == 1 { "1 client waits".to_owned() } else { format!("{clients} clients wait") }
+}
+
 /// `size`: the setting that the pool's size comes from.
 fn pool_full(pool: &Pool, limit: Duration, size: &str) -> Error {
     let c = pool.counts();
@@ -402,13 +410,14 @@ fn pool_full(pool: &Pool, limit: Duration, size: &str) -> Error {
         return Error::us(SqlState::TOO_MANY_CONNECTIONS, format!("{in_vain}: {}", error.message))
             .hint("New connections fail, so only those that were open are lent; the message says why.");
     }
+    let used = c.active + c.active_cancel;
     Error::us(
         SqlState::TOO_MANY_CONNECTIONS,
         format!(
-            "{in_vain}: {} of {} are in use and {} clients wait",
-            c.active + c.active_cancel,
+            "{in_vain}: {used} of {} {} in use and {}",
             pool.settings.limits.size + pool.settings.limits.reserve,
-            c.waiting
+            if used == 1 { "is" } else { "are" },
+            waiting(c.waiting)
         ),
     )
     .hint(format!("Raise {size}, shorten transactions, or raise query_wait_timeout."))
