@@ -275,6 +275,76 @@ fn other_databases_the_console_and_the_wildcard() {
     assert_eq!((error.code.as_str(), error.message.as_str()), ("3D000", "database \"nowhere\" does not exist"));
 }
 
+/// Whether a database exists on its server is nothing that a stranger may learn through the wildcard.
+#[test]
+fn a_database_shows_only_to_who_has_proven_himself() {
+    let cluster = cluster();
+    cluster.sql("CREATE USER poor PASSWORD 'p'");
+    cluster.sql("CREATE DATABASE closed");
+    cluster.sql("REVOKE CONNECT ON DATABASE closed FROM public");
+    let wildcard = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let custom =
+        "auth_query = \"SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin AND true\"";
+    for auth_type in ["scram-sha-256", "md5", "plain"] {
+        for query in ["", custom] {
+            let general = format!("auth_type = \"{auth_type}\"\nauth_user = \"looker\"\n{query}");
+            let users = format!("{LOOKER_LINE}\n\"poor\" \"p\"\n\"admin\" \"a\"");
+            let weir = Weir::builder().general(&general).users(&users).database(&wildcard).start();
+            let refused = |user: &str, database: &str, password: &str| {
+                let mut client = RawClient::open(Address::Tcp(weir.port())).unwrap();
+                let params = [("user", user), ("database", database)].map(|(n, v)| (n.to_owned(), v.to_owned()));
+                client.send_bytes(&frontend::startup(wire::PROTOCOL_3_0, &params));
+                let asked = client.read_message();
+                assert_eq!(asked.tag, b'R', "{auth_type} {user} {database}: a password is asked first: {asked}");
+                let error = refusal(weir.login(user, database).password(password));
+                // What is asked for, without its random salt.
+                (
+                    asked.body[..4].to_vec(),
+                    error.code.clone(),
+                    error.message.clone(),
+                    error.fields.keys().collect::<String>(),
+                )
+            };
+            // Both before anybody has logged in and when connections are there.
+            for _ in 0..2 {
+                for user in ["ann", "nobody", "poor"] {
+                    let known = refused(user, "template1", "wrong");
+                    assert_eq!(known.1, "28P01", "{user}");
+                    for database in ["nowhere", "closed", "postgres"] {
+                        let other = refused(user, database, "wrong");
+                        assert_eq!(other, known, "{auth_type} {query} {user} {database}");
+                    }
+                }
+                // To others the truth is told.
+                for (user, password) in [("ann", "secret"), ("poor", "p")] {
+                    let error = refusal(weir.login(user, "nowhere").password(password));
+                    assert_eq!(error.code, "3D000", "{auth_type} {query} {user}: {error}");
+                    assert_eq!(error.message, "database \"nowhere\" does not exist");
+                    assert_eq!(refusal(weir.login(user, "closed").password(password)).code, "42501", "{user}");
+                    let mut client = weir.login(user, "template1").password(password).connect().unwrap();
+                    assert_eq!(client.value("SELECT current_user"), user);
+                }
+            }
+            // What a stranger names is not kept.
+            let mut console = weir.login("admin", "pgweir").password("a").connect().unwrap();
+            let databases = format!("{:?}", console.rows("SHOW DATABASES"));
+            assert!(!databases.contains("nowhere"), "{databases}");
+        }
+    }
+}
+
+#[test]
+fn no_database_shows_in_the_time_that_a_stranger_waits() {
+    let cluster = cluster();
+    let wildcard = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let general = "auth_type = \"scram-sha-256\"\nauth_user = \"looker\"";
+    let weir = Weir::builder().general(general).users(LOOKER_LINE).database(&wildcard).start();
+    assert!(weir.login("ann", "template1").password("secret").connect().is_ok());
+    let login = |user, database| weir.login(user, database).password("wrong");
+    let cases = [("ann", "template1"), ("ann", "nowhere"), ("nobody", "template1"), ("nobody", "nowhere")];
+    all_take_as_long(&cases, |(user, database)| login(user, database));
+}
+
 #[test]
 fn a_reload_begins_and_ends_it() {
     let cluster = cluster();
@@ -295,6 +365,52 @@ fn a_reload_begins_and_ends_it() {
     assert_eq!(ann.value("SELECT current_user"), "ann", "who is in stays");
 }
 
+/// A change in any file that the rules lead to is a change of the rules, and told as one.
+#[test]
+fn a_reload_follows_what_the_rules_include() {
+    let cluster = Cluster::start();
+    let users = ["one", "two", "three", "four", "five"];
+    users.iter().for_each(|user| drop(cluster.sql(&format!("CREATE USER {user}"))));
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    std::fs::create_dir(dir.path().join("rules")).unwrap();
+    write(
+        "hba.conf",
+        "host all admin all trust\ninclude more.conf\ninclude_if_exists perhaps.conf\ninclude_dir rules\n\
+         host all @names.txt all trust\n",
+    );
+    write("more.conf", "host all one all reject\n");
+    write("rules/a.conf", "host all three all reject\n");
+    write("names.txt", "nobody\n");
+    let general = format!("auth_type = \"hba\"\nauth_hba_file = {:?}", dir.path().join("hba.conf"));
+    let lines: String = users.iter().map(|user| format!("\"{user}\" \"\"\n")).collect();
+    let weir = Weir::builder().general(&general).users(&lines).cluster("app", &cluster, &[]).start();
+    let mut console = weir.console().unwrap();
+    let mut reload = |told: &str| {
+        let count = |weir: &Weir| weir.log_text().matches(told).count();
+        let before = count(&weir);
+        assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
+        common::eventually(told, Duration::from_secs(10), || (count(&weir) > before).then_some(()));
+    };
+    for (user, file, text) in [
+        ("one", "more.conf", "host all one all trust\n"),
+        ("two", "perhaps.conf", "host all two all trust\n"),
+        ("three", "rules/a.conf", "host all three all trust\n"),
+        ("five", "rules/b.conf", "host all five all trust\n"),
+        ("four", "names.txt", "nobody four\n"),
+    ] {
+        assert_eq!(refusal(weir.login(user, "app")).code, "28000", "{user}");
+        reload("changes=nothing changed");
+        write(file, text);
+        reload("changes=auth_hba_file read anew");
+        assert_eq!(weir.login(user, "app").connect().unwrap().value("SELECT current_user"), user, "{file}");
+    }
+    // And one that is gone again.
+    std::fs::remove_file(dir.path().join("rules/b.conf")).unwrap();
+    reload("changes=auth_hba_file read anew");
+    assert_eq!(refusal(weir.login("five", "app")).code, "28000");
+}
+
 #[test]
 fn an_unchanged_ini_asks_too() {
     let cluster = cluster();
@@ -312,13 +428,17 @@ fn an_unchanged_ini_asks_too() {
     wrong_password(&weir, "ann", "wrong");
 }
 
+fn wrong(weir: &Weir, user: &str) -> Login {
+    weir.login(user, "app").password("wrong")
+}
+
 /// CVE class: who exists must not show in the time that a login takes to fail.
-fn all_take_as_long(weir: &Weir, users: &[&str]) {
-    let mut times = vec![Vec::new(); users.len()];
+fn all_take_as_long<T: Copy + std::fmt::Debug>(who: &[T], login: impl Fn(T) -> Login) {
+    let mut times = vec![Vec::new(); who.len()];
     for _ in 0..25 {
-        for (user, times) in users.iter().zip(&mut times) {
+        for (who, times) in who.iter().zip(&mut times) {
             let begin = pgweir::clock::now();
-            assert_eq!(refusal(weir.login(user, "app").password("wrong")).code, "28P01");
+            assert_eq!(refusal(login(*who)).code, "28P01");
             times.push(pgweir::clock::now() - begin);
         }
     }
@@ -330,7 +450,7 @@ fn all_take_as_long(weir: &Weir, users: &[&str]) {
         })
         .collect();
     let (least, most) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
-    assert!(*most < *least * 3 / 2 + Duration::from_millis(1), "medians of {users:?}: {medians:?}");
+    assert!(*most < *least * 3 / 2 + Duration::from_millis(1), "medians of {who:?}: {medians:?}");
 }
 
 #[test]
@@ -344,7 +464,7 @@ fn strangers_take_as_long_as_wrong_passwords() {
         let general = format!("auth_type = \"{auth_type}\"\nauth_user = \"looker\"");
         let weir = Weir::builder().general(&general).users(LOOKER_LINE).cluster("app", &cluster, &[]).start();
         lets_in(&weir, "ann", "secret");
-        all_take_as_long(&weir, &["ann", "nopassword", "nobody", "expired", "nologin"]);
+        all_take_as_long(&["ann", "nopassword", "nobody", "expired", "nologin"], |user| wrong(&weir, user));
     }
 }
 
@@ -359,7 +479,7 @@ fn also_where_the_passwords_are_kept_in_clear() {
     let weir = Weir::builder().general(general).users(LOOKER_LINE).cluster("app", &cluster, &[]).start();
     lets_in(&weir, "ann", "secret");
     assert_eq!(shown(&weir, "ann"), shown(&weir, "nobody"));
-    all_take_as_long(&weir, &["ann", "empty", "nobody"]);
+    all_take_as_long(&["ann", "empty", "nobody"], |user| wrong(&weir, user));
 }
 
 #[test]

@@ -314,6 +314,17 @@ fn a_database_of_the_wildcard_is_made_by_a_command() {
     let section = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
     let weir = Weir::builder().database(&section).start();
     let mut console = console(&weir);
+    // As in PgBouncer: these two look for what is there, the others make it.
+    let made = || weir.admin_table("SHOW DATABASES").iter().any(|d| d["name"] == "later");
+    assert_eq!(console.run("RESUME later"), "E(3D000) Z(I)");
+    console.query("ENABLE later");
+    let error = console.read_until_ready().iter().find_map(|m| m.error()).unwrap();
+    assert_eq!((error.code.as_str(), error.message.as_str()), ("3D000", "no such database: later"));
+    assert!(error.fields[&'H'].contains("it is not disabled"), "{error:?}");
+    assert!(!made());
+    assert_eq!(console.run("DISABLE later"), "C(DISABLE) Z(I)");
+    assert!(made());
+    assert_eq!(weir.login("postgres", "later").connect().unwrap_err().code(), "57P03");
     assert_eq!(console.run("ENABLE later"), "C(ENABLE) Z(I)");
     assert_eq!(console.run("PAUSE later"), "C(PAUSE) Z(I)");
     let paused = weir.admin_table("SHOW DATABASES").into_iter().find(|d| d["name"] == "later").expect("it is made");

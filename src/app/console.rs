@@ -135,8 +135,8 @@ impl Answerer {
             Command::Resume(name) => self.resume(name.as_deref())?,
             Command::Shutdown(mode) => self.shutdown(*mode)?,
             Command::Set { key, value } => self.set(key, value).await?,
-            Command::Disable(name) => self.disable(name, true)?,
-            Command::Enable(name) => self.disable(name, false)?,
+            Command::Disable(name) => self.disable(name)?,
+            Command::Enable(name) => self.enable(name)?,
             Command::Reconnect(name) => self.reconnect(name.as_deref())?,
             Command::WaitClose(name) => self.wait_close(name.as_deref()).await?,
             Command::Kill(name) => self.kill(name.as_deref()).await?,
@@ -224,10 +224,7 @@ impl Answerer {
 
     /// The database of a command that does something to it; made from the wildcard when it must be, as PgBouncer does it.
     fn target(&self, name: &str, what: &str) -> Result<Arc<LiveDatabase>> {
-        if console::DATABASES.contains(&name) {
-            let message = format!("\"{name}\" is the console, which cannot be {what}");
-            return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).hint("SHOW DATABASES lists the others."));
-        }
+        refuse_console(name, what)?;
         let live = self.state.shared.live.load();
         live.database_for_client(name).map_or_else(|| known(&live, name), Ok)
     }
@@ -342,10 +339,23 @@ impl Answerer {
         Ok(())
     }
 
-    /// New clients of the database are refused, or let in again. Those that are in stay.
-    fn disable(&self, name: &str, disabled: bool) -> Result<()> {
-        let database = self.target(name, if disabled { "disabled" } else { "enabled" })?;
-        database.disabled.store(disabled, Ordering::Release);
+    /// New clients of the database are refused. Those that are in stay.
+    fn disable(&self, name: &str) -> Result<()> {
+        self.target(name, "disabled")?.disabled.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// They are let in again. As in PgBouncer this makes no database from the wildcard: one that is not there was not disabled.
+    fn enable(&self, name: &str) -> Result<()> {
+        refuse_console(name, "enabled")?;
+        let live = self.state.shared.live.load();
+        let database = known(&live, name).map_err(|error| match live.config.wildcard {
+            Some(_) => {
+                error.hint("Nobody is in it and it is not disabled: the wildcard would make it for its first client.")
+            }
+            None => error,
+        })?;
+        database.disabled.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -481,6 +491,14 @@ fn already(suspended: bool) -> Error {
 
 fn state_error(message: String) -> Error {
     Error::us(SqlState::OBJECT_NOT_IN_STATE, message)
+}
+
+fn refuse_console(name: &str, what: &str) -> Result<()> {
+    if !console::DATABASES.contains(&name) {
+        return Ok(());
+    }
+    let message = format!("\"{name}\" is the console, which cannot be {what}");
+    Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).hint("SHOW DATABASES lists the others."))
 }
 
 fn known(live: &Live, name: &str) -> Result<Arc<LiveDatabase>> {

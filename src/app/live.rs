@@ -116,6 +116,12 @@ fn resolver(config: &Config, old: Option<&Live>) -> Arc<Dns> {
 fn keep_made(live: &Live, old: &Live) {
     live.made.held.store(old.made.held.load(Ordering::Acquire), Ordering::Release);
     let Some(wildcard) = &live.config.wildcard else { return };
+    if old.config.wildcard.as_ref() == Some(wildcard)
+        && let Some(seen) = old.made.seen.get()
+    {
+        // What strangers are shown must not change by a reload.
+        live.made.seen.get_or_init(|| *seen);
+    }
     if old.config.users != live.config.users || !pools_alike(&old.config.general, &live.config.general) {
         return;
     }

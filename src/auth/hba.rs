@@ -321,7 +321,10 @@ fn client_certificate(kind: Kind, method: &str, value: &str, given: Given<'_>) -
         "verify-ca" if method == "cert" => return Err("with the method cert, clientcert is verify-full".to_owned()),
         "verify-ca" => false,
         _ => {
-            return Err(format!("clientcert = {value:?} is not known{}", expected(value, ["verify-ca", "verify-full"])));
+            return Err(format!(
+                "clientcert = {value:?} is not known{}",
+                expected(value, ["verify-ca", "verify-full"])
+            ));
         }
     };
     if kind != Kind::HostSsl {

@@ -78,6 +78,8 @@ pub struct Made {
     databases: Mutex<BTreeMap<String, Arc<LiveDatabase>>>,
     /// Whether PAUSE without a name is in force: it holds new ones too.
     pub held: AtomicBool,
+    /// The first secret that `auth_query` brought for one of them, as an example.
+    pub seen: OnceLock<Example>,
 }
 
 impl Live {
@@ -135,7 +137,8 @@ impl Live {
         }
     }
 
-    /// Takes out those made from the wildcard that nobody has used for `autodb_idle_timeout`.
+    /// Takes out those made from the wildcard that nobody has used for `autodb_idle_timeout`. One that is paused or disabled stays: it
+    /// would come back as another.
     #[must_use]
     pub fn expire_made(&self) -> Vec<Arc<LiveDatabase>> {
         let limit = self.config.general.autodb_idle_timeout;
@@ -143,7 +146,8 @@ impl Live {
         let mut expired = Vec::new();
         self.made.databases.lock().retain(|_, database| {
             // Whoever is connected to it has it too; nobody can come in while the map is locked.
-            if Arc::strong_count(database) > 1 || limit.is_zero() {
+            let told = database.paused.load(Ordering::Acquire) || database.disabled.load(Ordering::Acquire);
+            if Arc::strong_count(database) > 1 || limit.is_zero() || told {
                 *database.last_used.lock() = now;
             }
             let idle = now.saturating_duration_since(*database.last_used.lock());
@@ -204,7 +208,7 @@ pub struct LiveDatabase {
     /// By `auth_user`: pools whose connections no client gets.
     auth: Mutex<HashMap<String, Arc<UserPools>>>,
     /// The first secret that `auth_query` brought, as an example.
-    seen: OnceLock<Example>,
+    pub seen: OnceLock<Example>,
 }
 
 /// How often a server was chosen for which reason.
@@ -414,20 +418,6 @@ impl LiveDatabase {
             old.each(&mut |pool| pool.close_all());
         }
         pools
-    }
-
-    /// Takes in a secret that `auth_query` brought. The first one counts: what strangers are shown must not change from login to login.
-    /// `iterations`: of the verifiers that are made of clear passwords.
-    pub fn see_secret(&self, secret: &Secret, iterations: u32) {
-        if let Some(example) = secret.example(iterations) {
-            self.seen.get_or_init(|| example);
-        }
-    }
-
-    /// What the secrets that `auth_query` brings are like, once one is known.
-    #[must_use]
-    pub fn seen_secret(&self) -> Option<Example> {
-        self.seen.get().copied()
     }
 
     /// The pools of `user`. `pass_through` is what its login taught us, `secret` what is stored of it.

@@ -279,12 +279,8 @@ async fn enter(
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
     let proven = login::authenticate(live, &startup, cx.id, stream, input).await?;
     let Some(database) = live.database_for_client(&startup.database) else {
-        return Err(Error::us_fatal(
-            SqlState::UNDEFINED_DATABASE,
-            format!("database \"{}\" does not exist", startup.database),
-        )
-        .hint("SHOW DATABASES on the console lists the configured ones.")
-        .into());
+        let hint = "SHOW DATABASES on the console lists the configured ones.";
+        return Err(no_database(&startup.database).hint(hint).into());
     };
     if database.disabled.load(Ordering::Acquire) {
         return Err(Error::us_fatal(
@@ -302,6 +298,12 @@ async fn enter(
         Ok(settled) => settled,
         Err(error) => {
             live.forget_failed(&database);
+            let is_made = !live.config.databases.contains_key(&startup.database);
+            let unknown = no_database(&startup.database);
+            // It went by the client's own name: where the server is, is none of its business.
+            if is_made && error.sqlstate == SqlState::UNDEFINED_DATABASE && error.message.ends_with(&unknown.message) {
+                return Err(unknown.into());
+            }
             return Err(error.into());
         }
     };
@@ -316,6 +318,10 @@ async fn enter(
     welcome(&mut out, &parameters, registered.handle.pid, &secret);
     write_all(stream, &out).await?;
     Ok(Entered::Client(Box::new(Parts { registered, database, pools, settings, admitted, seats })))
+}
+
+fn no_database(name: &str) -> Error {
+    Error::us_fatal(SqlState::UNDEFINED_DATABASE, format!("database \"{name}\" does not exist"))
 }
 
 /// What `ignore_startup_parameters` leaves of `options`. As in PgBouncer a replication connection, which shares its server with nobody,

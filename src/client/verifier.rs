@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::auth::secret::{Credential, Mock, Secret};
 use crate::client::database::{Live, LiveDatabase};
 use crate::client::login::any_server;
-use crate::config::{AuthType, Database, WILDCARD};
+use crate::config::{self, AuthType, Database, WILDCARD};
 use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
 use crate::pool::Verdict;
@@ -26,16 +26,22 @@ pub(super) struct Verifier {
 }
 
 /// Whom to ask, as whom, and what.
-struct Source {
-    database: Arc<LiveDatabase>,
-    user: String,
-    query: String,
+struct Question<'l> {
+    /// Databases, one after the other until one answers; none: nobody is asked.
+    names: Vec<&'l str>,
+    user: &'l str,
+    query: &'l str,
+    /// Whether it is for a database that only the wildcard knows.
+    made: bool,
 }
 
 /// Finds what is stored of `user`, who wants to connect to `database` (none: to the console). Users who are listed are not asked for.
 ///
+/// Whether the database exists on its server must not show before the user has proven who he is. So nothing is told that hangs on it:
+/// where only the database itself could be asked and it is not there, the user is one who does not exist.
+///
 /// # Errors
-/// When a server cannot be asked. Why is in the log; the client learns no more than that, other than that its database does not exist.
+/// When a server cannot be asked. Why is in the log; the client learns no more than that.
 pub(super) async fn find(
     live: &Live,
     auth_type: AuthType,
@@ -47,31 +53,39 @@ pub(super) async fn find(
     if listed.is_some() || matches!(auth_type, AuthType::Any | AuthType::Ldap | AuthType::Pam) {
         return Ok(Verifier { credential: listed, mock: Arc::clone(&live.mock) });
     }
-    let Some(source) = source(live, database) else {
-        return Ok(Verifier { credential: None, mock: Arc::clone(&live.mock) });
-    };
-    let iterations = live.config.general.scram_iterations;
-    let answer = ask(live, &source, user, worker).await;
-    let secret = match answer {
-        Ok(secret) => secret,
-        Err(error) => {
-            live.forget_failed(&source.database);
-            let asked = &source.database.config.name;
-            tracing::warn!(user, database = asked, auth_user = source.user, %error, "a login fails: auth_query cannot be answered");
-            let missing = error.sqlstate == SqlState::UNDEFINED_DATABASE && database == Some(asked);
-            return Err(if missing { no_database(asked) } else { unanswered(user) });
+    let question = question(live, database);
+    for name in &question.names {
+        // Made from the wildcard only when it is its turn: a stranger may have named it.
+        let Some(asked) = live.database_for_client(name) else { continue };
+        let error = match ask(live, &asked, &question, user, worker).await {
+            Ok(secret) => return Ok(verifier(live, &asked, question.made, secret)),
+            Err(error) => error,
+        };
+        live.forget_failed(&asked);
+        tracing::warn!(user, database = name, auth_user = question.user, %error, "auth_query cannot be answered");
+        let hangs_on_name = question.made || (error.sqlstate == SqlState::UNDEFINED_DATABASE && database == Some(name));
+        // A server that is away or does not let `auth_user` in says so of every database.
+        if !hangs_on_name || matches!(error.sqlstate.class(), "08" | "28" | "53" | "57") {
+            return Err(unanswered(user));
         }
-    };
-    if let Some(secret) = &secret {
-        source.database.see_secret(secret, iterations);
     }
-    let mock = Arc::new(live.mock.like(source.database.seen_secret()));
-    let credential = secret.map(|secret| Arc::new(Credential::new(secret, iterations)));
-    Ok(Verifier { credential, mock })
+    let seen = if question.made { live.made.seen.get() } else { None };
+    let mock = if question.names.is_empty() { Arc::clone(&live.mock) } else { Arc::new(live.mock.like(seen.copied())) };
+    Ok(Verifier { credential: None, mock })
 }
 
-fn no_database(name: &str) -> Error {
-    Error::us_fatal(SqlState::UNDEFINED_DATABASE, format!("database \"{name}\" does not exist"))
+/// What a login is checked against by the answer of `asked`. `made`: see [`Question`].
+fn verifier(live: &Live, asked: &LiveDatabase, made: bool, secret: Option<Secret>) -> Verifier {
+    let iterations = live.config.general.scram_iterations;
+    // Those of the wildcard show the same, so that they cannot be told from those that do not exist.
+    let seen = if made { &live.made.seen } else { &asked.seen };
+    // The first one counts: what strangers are shown must not change from login to login.
+    if let Some(example) = secret.as_ref().and_then(|secret| secret.example(iterations)) {
+        seen.get_or_init(|| example);
+    }
+    let mock = Arc::new(live.mock.like(seen.get().copied()));
+    let credential = secret.map(|secret| Arc::new(Credential::new(secret, iterations)));
+    Verifier { credential, mock }
 }
 
 /// Says nothing of the server or its answer: whoever reads this has proven nothing yet.
@@ -80,8 +94,14 @@ fn unanswered(user: &str) -> Error {
         .hint("See pgweir's log: auth_query could not be answered.")
 }
 
-/// Whom to ask about users who are not listed; none: nobody.
-fn source(live: &Live, database: Option<&str>) -> Option<Source> {
+/// The database that is there on every server, unless somebody has dropped it.
+const MAINTENANCE: &str = "postgres";
+
+/// What to ask about users who are not listed.
+///
+/// What the usual question reads is the same in all databases of a server. So of those that only the wildcard knows it is asked in one that
+/// surely exists: then neither the answer nor the time that it takes hangs on a database that a stranger has named.
+fn question<'l>(live: &'l Live, database: Option<&'l str>) -> Question<'l> {
     let general = &live.config.general;
     let config = database.and_then(|name| live.config.databases.get(name).or(live.config.wildcard.as_ref()));
     let (user, query, dbname) = match config {
@@ -89,24 +109,38 @@ fn source(live: &Live, database: Option<&str>) -> Option<Source> {
         None => (&general.auth_user, &general.auth_query, &general.auth_dbname),
     };
     // The console has no servers, nor has a database that does not exist.
-    let name = dbname.as_deref().or(database.filter(|_| config.is_some()))?;
+    let name = dbname.as_deref().or(database.filter(|_| config.is_some()));
+    let (Some(user), Some(name)) = (user, name) else {
+        return Question { names: Vec::new(), user: "", query, made: false };
+    };
     debug_assert_ne!(name, WILDCARD, "checked with the configuration");
-    let database = live.database_for_client(name)?;
-    Some(Source { database, user: user.clone()?, query: query.clone() })
+    let is_listed = |name: &str| live.config.databases.contains_key(name);
+    let made = dbname.is_none() && !is_listed(name);
+    let mut names = vec![name];
+    if made && name != MAINTENANCE && !is_listed(MAINTENANCE) {
+        names.insert(usize::from(!config::is_usual_auth_query(query)), MAINTENANCE);
+    }
+    Question { names, user, query, made }
 }
 
 /// The answer: none if there is no such user, [`Secret::Absent`] if he has no password.
-async fn ask(live: &Live, source: &Source, user: &str, worker: WorkerId) -> Result<Option<Secret>, Error> {
+async fn ask(
+    live: &Live,
+    database: &LiveDatabase,
+    question: &Question<'_>,
+    user: &str,
+    worker: WorkerId,
+) -> Result<Option<Secret>, Error> {
     if user.len() > LONGEST_NAME {
         return Ok(None);
     }
-    let stored = live.users.get(&source.user).map(|credential| credential.secret());
-    let pools = source.database.auth_pools(&source.user, stored);
-    let mut checkout = any_server(&source.database, &pools, worker).await?;
+    let stored = live.users.get(question.user).map(|credential| credential.secret());
+    let pools = database.auth_pools(question.user, stored);
+    let mut checkout = any_server(database, &pools, worker).await?;
     let Some(connection) = checkout.as_mut() else {
         return Err(Error::us(SqlState::INTERNAL_ERROR, "a connection was lent that is not there"));
     };
-    let answered = connection.rows_for(&source.query, user).await;
+    let answered = connection.rows_for(question.query, user).await;
     let rows =
         answered.map_err(|e| Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {e}")))??;
     // After an error it is closed instead: nobody knows what a function of the question's left behind.

@@ -28,6 +28,7 @@ pub use ini::table::document as pgbouncer_settings;
 pub use pinning::{OnSessionState, Pinning};
 pub use places::Places;
 pub(crate) use raw::expected;
+pub use settings::is_usual_auth_query;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

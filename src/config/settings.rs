@@ -73,6 +73,14 @@ const MANY: u32 = 1_000_000;
 pub(super) const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END \
                                      FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
 
+/// Whether a question reads nothing but `pg_authid`, as the default and PgBouncer's do: what it answers is the same in every database of a
+/// server.
+#[must_use]
+pub fn is_usual_auth_query(query: &str) -> bool {
+    let bare = |text: &str| text.to_lowercase().replace("pg_catalog.", "").split_whitespace().collect::<String>();
+    bare(query).trim_end_matches(';') == bare(AUTH_QUERY)
+}
+
 /// `[pgweir]`, without the settings of [`HEALTH`] and [`PINNING`].
 pub(super) static GENERAL: &[Setting<General>] = &[
     fixed("listen_addr", "Addresses to listen on, separated by commas; \"*\" is all; empty: no TCP.", |g| {

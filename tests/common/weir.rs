@@ -343,12 +343,15 @@ impl Weir {
     fn launch_as(&self, command: &mut Command) -> Result<(), String> {
         let mut child = command.spawn().unwrap();
         self.guardian.watch(child.id());
-        // On a shared port another may answer. The port for HTTP is bound after it.
-        let shares = self.builder.general.contains("so_reuseport");
-        let port = if shares { self.http_port() } else { self.port() };
+        // On a shared port another may answer.
+        let own = (!self.builder.general.contains("so_reuseport")).then(|| self.port());
+        // The port for HTTP is bound after it.
+        let has_http = self.builder.ini.is_none() && !self.builder.general.contains("http_listen");
+        let ports: Vec<u16> = own.into_iter().chain(has_http.then(|| self.http_port())).collect();
+        let accepts = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_ok();
         let ended = eventually("pgweir accepts", START_TIMEOUT, || match child.try_wait().unwrap() {
             Some(status) => Some(Some(status)),
-            None => TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(None),
+            None => ports.iter().all(accepts).then_some(None),
         });
         if let Some(status) = ended {
             self.guardian.forget();
