@@ -366,6 +366,7 @@ fn who_waits_long_for_a_server_is_told_so() {
     let told = notice.error().unwrap();
     assert_eq!((told.severity.as_str(), told.code.as_str()), ("NOTICE", "00000"));
     assert!(told.message.contains("all server connections are in use"), "{told}");
+    assert_eq!(told.fields[&'D'], "1 client waits in this pool; 1 connection is in use.");
     holder.run("COMMIT");
     assert!(show(&other.read_until_ready()).ends_with("D(7) C(SELECT 1) Z(I)"));
     // It is not said twice, and the limit stays what it is.

@@ -121,7 +121,7 @@ fn waiting_too_long_is_an_error_and_the_session_goes_on() {
     waiter.query("SELECT 1");
     let error = error_of(&mut waiter);
     assert_eq!((error.severity.as_str(), error.code.as_str()), ("ERROR", "53300"));
-    assert!(error.message.contains("query_wait_timeout") && error.message.contains("1 of 1"), "{error}");
+    assert!(error.message.contains("query_wait_timeout") && error.message.contains("1 of 1 is in use"), "{error}");
     // That of the database, which has one of its own.
     let hint = &error.fields[&'H'];
     assert!(hint.contains("pool_size") && !hint.contains("default_pool_size"), "{hint}");

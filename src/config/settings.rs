@@ -8,8 +8,8 @@ use super::field::Field;
 use super::raw::{Node, suggest};
 use super::tls::{SslMode, TlsSettings};
 use super::{
-    AuthType, Config, Consistency, Database, Dialect, Fallback, General, HealthSettings, LogFormat, Peer, Pinning, PoolMode,
-    ReadBalance, SecretText, SyslogSettings, TcpSettings, User,
+    AuthType, Config, Consistency, Database, Dialect, Fallback, General, HealthSettings, LogFormat, Peer, Pinning,
+    PoolMode, ReadBalance, SecretText, SyslogSettings, TcpSettings, User,
 };
 
 /// One setting of a section.
