@@ -599,7 +599,7 @@ fn mistakes_are_told() {
             "names no suite of the version",
         ),
         ("client_tls13_ciphers = \"ECDHE-RSA-AES256-GCM-SHA384\"".to_owned(), "is not a suite of TLS 1.3"),
-        ("server_tls_ecdhcurve = \"secp521r1\"".to_owned(), "it has X25519, secp256r1, secp384r1"),
+        ("server_tls_ecdhcurve = \"secp521r1\"".to_owned(), "expected \"X25519\", \"secp256r1\" or \"secp384r1\""),
         ("auth_type = \"cert\"".to_owned(), "needs client_tls_sslmode"),
         (
             "client_tls_sslmode = \"allow\"\nclient_tls_cert_file = \"/nowhere\"\nclient_tls_key_file = \"/nowhere\""
