@@ -272,3 +272,347 @@ fn a_cancelled_statement_leaves_nothing() {
     assert!(client.run(&insert(20, "")).ends_with("C(INSERT 0 20) Z(I)"));
     sharded.nothing_prepared();
 }
+
+#[test]
+fn reference_tables_stay_alike_on_all_shards() {
+    let sharded = Sharded::start(3, "cross_shard_writes = \"two_phase\"");
+    let (mut client, mut whole) = (sharded.client(), sharded.cluster.client("whole"));
+    let at = "timestamptz '2024-01-02 03:04:05+00'";
+    for sql in [
+        format!("INSERT INTO r (code, name, at) VALUES (1, 'a', {at}), (2, DEFAULT, {at}) RETURNING code, name"),
+        format!(
+            "INSERT INTO r (code, name, at) VALUES (1, 'b', {at}) ON CONFLICT (code) DO UPDATE SET name = r.name || excluded.name"
+        ),
+        "UPDATE r SET name = upper(name) WHERE code < 5 RETURNING *".to_owned(),
+        "UPDATE r SET name = 'x' WHERE code = 77".to_owned(),
+        format!("INSERT INTO r (code, name, at) VALUES (2, 'again', {at})"),
+        "DELETE FROM r WHERE code = 2".to_owned(),
+    ] {
+        assert_eq!(client.run(&sql), whole.run(&sql), "{sql}");
+    }
+    let wanted = sharded.cluster.sql_in("whole", "SELECT * FROM r ORDER BY code");
+    for shard in 0..3 {
+        assert_eq!(sharded.cluster.sql_in(&format!("s{shard}"), "SELECT * FROM r ORDER BY code"), wanted, "s{shard}");
+    }
+    let answer =
+        extended(&mut client, "UPDATE r SET name = $1 WHERE code = $2 RETURNING name", &[], &[Some("z"), Some("1")]);
+    assert_eq!(show(&answer), "1 2 T(name:25) D(z) C(UPDATE 1) Z(I)");
+    assert_eq!(sharded.all("SELECT name FROM r"), vec![vec!["z"]; 3]);
+    for (sql, why) in [
+        ("INSERT INTO r (code, name) VALUES (5, 'e')", "default"),
+        // Without a list of columns it is not known which are given.
+        ("INSERT INTO r VALUES (5, 'e')", "default"),
+        ("INSERT INTO r (code, at) VALUES (5, DEFAULT)", "default"),
+        ("INSERT INTO r (code, at) VALUES (5, now())", "time of its server"),
+        ("UPDATE r SET name = random()::text", "another value on each shard"),
+        ("DELETE FROM r WHERE at < now()", "time of its server"),
+        ("UPDATE r SET name = t.v FROM t WHERE t.k = r.code", "reference"),
+    ] {
+        let (code, message, hint) = error(&ask(&mut client, sql));
+        assert_eq!((code.as_str(), message.contains(why), hint.is_empty()), ("0A000", true, false), "{sql}: {message}");
+    }
+    sharded.nothing_prepared();
+}
+
+#[test]
+fn statements_without_a_key_reach_all_shards_where_that_is_wanted() {
+    let sharded = Sharded::start(3, "cross_shard_writes = \"two_phase\"\nunkeyed_writes = true");
+    let (mut client, mut whole) = (sharded.client(), sharded.cluster.client("whole"));
+    for sql in [
+        insert(30, ""),
+        "UPDATE t SET n = n + 100 WHERE v LIKE '%1%'".to_owned(),
+        "DELETE FROM t WHERE n = 3".to_owned(),
+        "UPDATE t SET n = 2000 WHERE k < 9".to_owned(),
+        "DELETE FROM t WHERE n = 12345".to_owned(),
+    ] {
+        assert_eq!(client.run(&sql), whole.run(&sql), "{sql}");
+    }
+    let mut all = sharded.cluster.sql_in("whole", "SELECT * FROM t");
+    all.sort();
+    assert_eq!(sharded.all("SELECT * FROM t"), all);
+    let answer = extended(&mut client, "DELETE FROM t WHERE n >= $1 RETURNING k", &[23], &[Some("0")]);
+    let rows = answer.iter().filter(|message| message.tag == b'D').count();
+    assert_eq!((rows, sharded.counts("t")), (all.len(), vec![0, 0, 0]));
+    sharded.nothing_prepared();
+
+    let plain = Sharded::start(2, "cross_shard_writes = \"two_phase\"");
+    let (code, _, hint) = error(&ask(&mut plain.client(), "DELETE FROM t"));
+    assert_eq!((code.as_str(), hint.contains("unkeyed_writes")), ("0A000", true), "{hint}");
+}
+
+#[test]
+fn tables_are_made_changed_and_emptied_on_all_shards() {
+    let sharded = Sharded::start(3, "cross_shard_writes = \"two_phase\"");
+    let mut client = sharded.client();
+    client.run(&insert(30, ""));
+    for (sql, tag) in [
+        ("ALTER TABLE t ADD COLUMN more int4 DEFAULT 5", "ALTER TABLE"),
+        ("CREATE INDEX t_more ON t (more)", "CREATE INDEX"),
+        ("CREATE INDEX CONCURRENTLY t_n ON t (n)", "CREATE INDEX"),
+        ("VACUUM t", "VACUUM"),
+        ("ANALYZE t", "ANALYZE"),
+        ("COMMENT ON TABLE t IS 'rows'", "COMMENT"),
+        ("CREATE SCHEMA apart", "CREATE SCHEMA"),
+        ("CREATE TYPE mood AS ENUM ('sad', 'ok')", "CREATE TYPE"),
+        ("GRANT SELECT ON t TO PUBLIC", "GRANT"),
+        ("DROP TABLE r", "DROP TABLE"),
+        ("CREATE TABLE r (code int4 PRIMARY KEY)", "CREATE TABLE"),
+        ("TRUNCATE t", "TRUNCATE TABLE"),
+    ] {
+        assert_eq!(client.run(sql), format!("C({tag}) Z(I)"), "{sql}");
+    }
+    for shard in 0..3 {
+        let is = |sql: &str| assert_eq!(sharded.on(shard, sql), "t", "{sql} on s{shard}");
+        is("SELECT count(*) = 0 FROM t");
+        is("SELECT count(*) = 3 FROM pg_index WHERE indrelid = 't'::regclass AND indisvalid");
+        is("SELECT to_regnamespace('apart') IS NOT NULL AND to_regtype('mood') IS NOT NULL");
+        is("SELECT obj_description('t'::regclass) = 'rows'");
+    }
+    // What one shard will not do is done on none.
+    sharded.cluster.sql_in("s2", "CREATE TABLE apart.x (a int4); ALTER TABLE t ADD COLUMN late int4");
+    assert!(client.run("ALTER TABLE t ADD COLUMN late int4").starts_with("E(42701)"));
+    assert_eq!(
+        sharded.on(0, "SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'late'"),
+        "0"
+    );
+    // Outside of transactions each shard is told of.
+    sharded.cluster.sql_in("s1", "CREATE INDEX t_v ON t (v)");
+    let answer = ask(&mut client, "CREATE INDEX CONCURRENTLY t_v ON t (v)");
+    let failed = answer.iter().find_map(Message::error).unwrap();
+    assert_eq!(failed.code, "42P07", "{}", failed.message);
+    assert!(failed.message.contains("failed on 1 of 3 shards"), "{}", failed.message);
+    assert!(
+        failed.fields[&'D'].contains("Shard \"s0\": done.") && failed.fields[&'D'].contains("Shard \"s1\": relation"),
+        "{failed:?}"
+    );
+    // A table that is not listed lives on the default shard.
+    assert_eq!(client.run("CREATE TABLE unlisted (a int4)"), "C(CREATE TABLE) Z(I)");
+    assert_eq!(sharded.all("SELECT to_regclass('unlisted') IS NOT NULL"), [["f"], ["f"], ["t"]]);
+    for sql in ["CREATE DATABASE more", "DO 'BEGIN END'", "CREATE TABLE t AS SELECT 1 AS k", "TRUNCATE t, unlisted"] {
+        let (code, message, hint) = error(&ask(&mut client, sql));
+        assert_eq!((code.as_str(), hint.is_empty()), ("0A000", false), "{sql}: {message}");
+    }
+    sharded.nothing_prepared();
+}
+
+#[test]
+fn writers_of_several_shards_never_wait_in_a_circle() {
+    let sharded = Sharded::start(2, "cross_shard_writes = \"two_phase\"");
+    let key = |which: &str| {
+        let slot = "(((hashint8extended(k, 8816678312871386365) & 16383) + 10467) & 16383)";
+        sharded.cluster.value(&format!("SELECT min(k) FROM generate_series(1, 100) k WHERE {slot} {which} 8192"))
+    };
+    let (a, b) = (key("<"), key(">="));
+    std::thread::scope(|scope| {
+        for (x, y) in [(&a, &b), (&b, &a)] {
+            let mut client = sharded.client();
+            scope.spawn(move || {
+                for _ in 0..60 {
+                    let sql = format!(
+                        "INSERT INTO t (k, n) VALUES ({x}, 1), ({y}, 1) ON CONFLICT (k) DO UPDATE SET n = t.n + 1"
+                    );
+                    assert_eq!(client.run(&sql), "C(INSERT 0 2) Z(I)");
+                }
+            });
+        }
+    });
+    assert_eq!(sharded.all("SELECT n FROM t"), [["120"], ["120"]]);
+}
+
+/// COPY FROM STDIN of these pieces; the compact form of what follows CopyInResponse.
+fn copy_in(client: &mut RawClient, sql: &str, pieces: &[&[u8]]) -> String {
+    client.query(sql);
+    let begun = client.read_message();
+    if begun.tag != b'G' {
+        let rest = client.read_until_ready();
+        return format!("{begun} {}", show(&rest));
+    }
+    pieces.iter().for_each(|piece| client.copy_data(piece));
+    client.copy_done();
+    show(&client.read_until_ready())
+}
+
+/// 20,000 rows, or as many as `make soak` wants.
+#[test]
+fn copied_rows_lie_on_their_shards_and_add_up() {
+    let count = if std::env::var("PGWEIR_SOAK_SECONDS").is_ok() { 1_000_000 } else { 20_000 };
+    let sharded = Sharded::start(4, "cross_shard_writes = \"two_phase\"");
+    let (mut client, mut whole) = (sharded.client(), sharded.cluster.client("whole"));
+    for client in [&mut whole, &mut client] {
+        client.set_read_timeout(Duration::from_secs(120));
+        client.query("COPY t (n, k, v) FROM STDIN");
+        assert_eq!(client.read_message().tag, b'G');
+        let mut data = String::new();
+        for k in 0..i64::try_from(count).unwrap() {
+            data += &format!("{}\t{}\ttext\\t{k}\n", k % 1000, k * 37 - 5000);
+            if data.len() > 60_000 {
+                client.copy_data(data.as_bytes());
+                data.clear();
+            }
+        }
+        client.copy_data(data.as_bytes());
+        client.copy_done();
+        assert_eq!(show(&client.read_until_ready()), format!("C(COPY {count}) Z(I)"));
+    }
+    let sum = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM t";
+    let slot = "(((hashint8extended(k, 8816678312871386365) & 16383) + 10467) & 16383)";
+    for shard in 0..4 {
+        let own = format!("{sum} WHERE {slot} * 4 / 16384 = {shard}");
+        assert_eq!(
+            sharded.cluster.sql_in(&format!("s{shard}"), sum),
+            sharded.cluster.sql_in("whole", &own),
+            "s{shard}"
+        );
+    }
+    let total: usize = sharded.counts("t").iter().sum();
+    assert_eq!(total, count);
+    sharded.nothing_prepared();
+}
+
+#[test]
+fn formats_of_copy_and_what_fails_in_it() {
+    let sharded = Sharded::start(3, "cross_shard_writes = \"two_phase\"");
+    let (mut client, mut whole) = (sharded.client(), sharded.cluster.client("whole"));
+    let csv: Vec<String> = (1..40).map(|k| format!("\"v,\n{k}\",{k}\r\n")).collect();
+    let csv = format!("v,k\r\n{}", csv.concat());
+    let halves = csv.as_bytes().split_at(101);
+    let rows: Vec<String> = (100..130).map(|k| format!("{k}\tv{k}\t\\N\n")).collect();
+    // A binary stream as the server writes it.
+    sharded.cluster.sql_in(
+        "whole",
+        "CREATE TABLE b (k int8, v text, n int4); INSERT INTO b SELECT k, 'b', 1 FROM generate_series(200, 230) k",
+    );
+    whole.query("COPY b TO STDOUT (FORMAT binary)");
+    let binary: Vec<Vec<u8>> = whole
+        .read_until_ready()
+        .into_iter()
+        .filter(|message| message.tag == b'd')
+        .map(|message| message.body)
+        .collect();
+    let binary: Vec<&[u8]> = binary.iter().map(Vec::as_slice).collect();
+    for (sql, pieces) in [
+        ("COPY t (v, k) FROM STDIN (FORMAT csv, HEADER)", &[halves.0, halves.1][..]),
+        ("COPY t FROM STDIN", &[rows.concat().as_bytes()]),
+        ("COPY t FROM STDIN WITH BINARY", &binary),
+        ("COPY public.t (k) FROM STDIN", &[b"301\n302\n", b"303\n\\.\n"]),
+        ("COPY t (k) FROM STDIN", &[]),
+        ("COPY x FROM STDIN", &["a b\t1\nżółć\t2\n\\\\x\t3\nd\t4".as_bytes()]),
+        ("COPY r FROM STDIN", &[b"1\ta\t2024-01-01 00:00:00+00\n2\tb\t\\N\n"]),
+        // Whoever fails, nothing is copied anywhere.
+        ("COPY t (k) FROM STDIN", &[b"401\n402\n403\n301\n"]),
+        ("COPY t (k, n) FROM STDIN", &[b"501\t1\n502\t2\n503\t1000\n504\t4\n"]),
+        ("COPY t (k, n) FROM STDIN", &[b"601\t1\n602\t2\n603\n604\t4\n"]),
+        ("COPY t (k, n) FROM STDIN", &[b"701\t1\nx\t2\n"]),
+        ("COPY t (k, nix) FROM STDIN", &[]),
+    ] {
+        assert_eq!(copy_in(&mut client, sql, pieces), copy_in(&mut whole, sql, pieces), "{sql}");
+    }
+    let mut all = sharded.cluster.sql_in("whole", "SELECT * FROM t");
+    all.sort();
+    assert_eq!(sharded.all("SELECT * FROM t"), all);
+    assert_eq!(sharded.counts("r"), [2, 2, 2]);
+    assert_eq!(sharded.counts("x").iter().sum::<usize>(), 4);
+    // By the extended protocol; what is sent after an error is passed over.
+    for client in [&mut whole, &mut client] {
+        for (data, told) in [
+            (&b"801\n802\n803\n"[..], "C(COPY 3) Z(I)"),
+            (b"804\n801\n805\n", "E(23505) Z(I)"),
+            (b"806\n807\n", "C(COPY 2) Z(I)"),
+        ] {
+            client.parse("", "COPY t (k) FROM STDIN", &[]);
+            client.bind("", "", &[]);
+            client.execute("", 0);
+            client.sync();
+            assert_eq!(show(&client.read_until(b'G')), "1 2 G(0,1)");
+            client.copy_data(data);
+            client.copy_done();
+            client.sync();
+            assert_eq!(show(&client.read_until_ready()), told);
+        }
+    }
+    client.query("COPY t (k) FROM STDIN");
+    client.read_until(b'G');
+    client.copy_data(b"901\n902\n");
+    client.copy_fail("enough");
+    assert_eq!(show(&client.read_until_ready()), "E(57014) Z(I)");
+    // It vanishes in the middle.
+    let mut leaver = sharded.client();
+    leaver.query("COPY t (k) FROM STDIN");
+    leaver.read_until(b'G');
+    leaver.copy_data(b"911\n912\n913\n");
+    drop(leaver);
+    for (sql, pieces, code) in [
+        ("COPY t (k) FROM STDIN", &[&b"\\N\n"[..]][..], "0A000"),
+        ("COPY t (n) FROM STDIN", &[], "0A000"),
+        ("COPY t (k) FROM STDIN (FREEZE)", &[], "0A000"),
+        ("COPY r (code) FROM STDIN", &[], "0A000"),
+        ("COPY t TO PROGRAM 'cat'", &[], "0A000"),
+    ] {
+        assert_eq!(copy_in(&mut client, sql, pieces), format!("E({code}) Z(I)"), "{sql}");
+    }
+    assert_eq!(client.run("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+    eventually("nothing is open", SOON, || {
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle' AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        (sharded.cluster.value(open) == "0").then_some(())
+    });
+    let mut all = sharded.cluster.sql_in("whole", "SELECT * FROM t");
+    all.sort();
+    assert_eq!(sharded.all("SELECT * FROM t"), all);
+    sharded.nothing_prepared();
+}
+
+#[test]
+fn rows_copied_out_are_one_stream() {
+    // A read needs no setting.
+    let sharded = Sharded::start(3, "");
+    sharded.cluster.sql_in("whole", "INSERT INTO t SELECT k, 'v, ' || k, k % 9 FROM generate_series(1, 500) k");
+    for shard in 0..3 {
+        let slot = "(((hashint8extended(k, 8816678312871386365) & 16383) + 10467) & 16383)";
+        let sql = format!(
+            "INSERT INTO t SELECT k, 'v, ' || k, k % 9 FROM generate_series(1, 500) k WHERE {slot} * 3 / 16384 = {shard}"
+        );
+        sharded.cluster.sql_in(&format!("s{shard}"), &sql);
+    }
+    let (mut client, mut whole) = (sharded.client(), sharded.cluster.client("whole"));
+    let out = |client: &mut RawClient, sql: &str| {
+        let messages = ask(client, sql);
+        let (data, frame): (Vec<Message>, Vec<Message>) = messages.into_iter().partition(|message| message.tag == b'd');
+        (data.into_iter().map(|message| message.body).collect::<Vec<_>>(), show(&frame))
+    };
+    for sql in [
+        "COPY t TO STDOUT",
+        "COPY t (v, k) TO STDOUT (FORMAT csv, HEADER)",
+        "COPY public.t TO STDOUT (DELIMITER ';')",
+        "COPY r TO STDOUT",
+    ] {
+        let (mut one, mut several) = (out(&mut whole, sql), out(&mut client, sql));
+        if sql.contains("HEADER") {
+            assert_eq!(one.0.first(), several.0.first(), "{sql}");
+        }
+        one.0.sort();
+        several.0.sort();
+        assert_eq!(several, one, "{sql}");
+    }
+    // A binary stream of all is one that a server takes.
+    let (data, told) = out(&mut client, "COPY t TO STDOUT (FORMAT binary)");
+    assert!(told.ends_with("C(COPY 500) Z(I)"), "{told}");
+    sharded.cluster.sql_in("whole", "CREATE TABLE back (LIKE t)");
+    let pieces: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+    assert_eq!(copy_in(&mut whole, "COPY back FROM STDIN (FORMAT binary)", &pieces), "C(COPY 500) Z(I)");
+    let differ = "SELECT count(*) FROM (SELECT * FROM back EXCEPT SELECT * FROM t) x";
+    assert_eq!(sharded.cluster.sql_in("whole", differ), [["0"]]);
+    client.parse("", "COPY t TO STDOUT", &[]);
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.sync();
+    let messages = client.read_until_ready();
+    assert_eq!(messages.iter().filter(|message| message.tag == b'd').count(), 500);
+    let frame: Vec<Message> = messages.into_iter().filter(|message| message.tag != b'd').collect();
+    assert_eq!(show(&frame), "1 2 H(0,3) c C(COPY 500) Z(I)");
+    assert!(
+        ask(&mut client, "COPY t (nix) TO STDOUT")
+            .iter()
+            .any(|message| message.error().is_some_and(|e| e.code == "42703"))
+    );
+    assert_eq!(client.run("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+}

@@ -24,6 +24,8 @@ use crate::shard::commit::gid::Gid;
 use crate::shard::commit::recovery::{self, Found};
 use crate::shard::map::CrossShardWrites;
 
+/// How long after the start it begins.
+const FIRST: Duration = Duration::from_secs(1);
 /// How long it rests.
 const PERIOD: Duration = Duration::from_secs(3);
 /// What was prepared so long ago, in seconds, is taken for left behind. Being wrong costs a transaction, not its atomicity.
@@ -83,6 +85,8 @@ impl Janitor {
     }
 
     async fn run(&mut self) {
+        // The checks make the table first.
+        tokio::time::sleep(FIRST).await;
         loop {
             self.sweep().await;
             tokio::time::sleep(PERIOD).await;

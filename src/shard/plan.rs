@@ -460,11 +460,23 @@ fn plan_other(
             _ => Ok(chosen.plan()),
         };
     }
+    let is_plain = statement.effects.is_empty();
     match relations.first_listed() {
+        Some(table) if is_plain && what == "COPY" && relations.listed() == 1 && relations.unlisted() == 0 => {
+            if statement.why == "COPY TO" {
+                let refusal = refusal::other(what, &table.name);
+                return write::copy_to(table, relations::home(table, cx.map), refusal, cx);
+            }
+            write::copy(table, relations::home(table, cx.map), refusal::other("COPY FROM", &table.name), cx)
+        }
+        Some(table) if is_plain && relations.unlisted() == 0 => {
+            write::utility(what, refusal::other(what, &table.name), cx)
+        }
         Some(table) => Err(refusal::other(what, &table.name).into()),
         // Code may touch any table, unseen.
         None if matches!(what, "DO" | "CALL") => Err(refusal::code(what).into()),
         // It names no table, so it may concern those of every shard: schemas, rights, functions, types.
+        None if relations.unlisted() == 0 && is_plain => write::utility(what, refusal::everywhere(what), cx),
         None if relations.unlisted() == 0 => Err(refusal::everywhere(what).into()),
         None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
     }
@@ -500,7 +512,13 @@ impl Filtered<'_> {
             // Below the top level a WITH may write it unseen.
             let may_write = target == Some(Home::Reference) || (self.nested.is_some() && writes);
             if may_write || (writes && relations.unlisted() == 0) {
-                return Err(refusal::reference_write(&reference.name).into());
+                let refusal = refusal::reference_write(&reference.name);
+                let is_plain = self.nested.is_none() && self.top.len() == 1 && relations.unlisted() == 0;
+                return if is_plain && target == Some(Home::Reference) && self.statement.effects.is_empty() {
+                    write::reference_table(refusal, None, cx)
+                } else {
+                    Err(refusal.into())
+                };
             }
         }
         if relations.unlisted() > 0 {
@@ -554,8 +572,19 @@ impl Filtered<'_> {
     fn plan_by_key(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
         match self.plan_one_shard(relations, cx) {
             Err(Stop::Untied(refusal)) if self.verb == Verb::Select => scatter::plan(self.statement, refusal, cx),
+            Err(Stop::Untied(refusal)) if self.is_unkeyed(relations, cx) => write::unkeyed_rows(refusal, cx),
             planned => planned,
         }
+    }
+
+    /// Whether it is UPDATE or DELETE of rows of one sharded table, which other shards have of their own.
+    fn is_unkeyed(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> bool {
+        let of_sharded = |table: &TableRef| matches!(relations::home(table, cx.map), Home::Sharded { .. });
+        self.target().is_some_and(of_sharded)
+            && self.nested.is_none()
+            && relations.sharded() == 1
+            && relations.unlisted() == 0
+            && self.statement.effects.is_empty()
     }
 
     fn plan_one_shard(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
@@ -610,11 +639,31 @@ impl Insert<'_> {
             Home::Sharded { key, key_type } => believe(target, cx)
                 .map_err(Stop::from)
                 .and_then(|()| self.plan_rows(&target.name, key, key_type, chosen, cx)),
-            Home::Reference => Ok(chosen.ok_or_else(|| refusal::reference_write(&target.name))?.plan()),
+            Home::Reference => match chosen {
+                Some(chosen) => Ok(chosen.plan()),
+                None => {
+                    let defaults = Some(self.defaults(target));
+                    write::reference_table(refusal::reference_write(&target.name), defaults, cx)
+                }
+            },
             Home::Unlisted => {
                 Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))
             }
         }
+    }
+
+    /// The columns that take no default.
+    fn defaults(&self, target: &TableRef) -> write::Defaults {
+        let schema = target.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned());
+        let has_value = |place: usize| {
+            let value = |row: &Vec<KeyValue>| row.get(place).is_some_and(|value| *value != KeyValue::Default);
+            self.rows.iter().all(value)
+        };
+        let given = self.columns.map(|columns| {
+            let named = columns.iter().enumerate().filter(|(place, _)| has_value(*place));
+            named.map(|(_, column)| column.clone()).collect()
+        });
+        write::Defaults { table: (schema, target.name.clone()), given }
     }
 
     /// Every row must say its key, and all must belong to one shard.

@@ -141,11 +141,11 @@ impl Client {
                     let names = &self.database.config.map.names;
                     let error = match &need.plan {
                         _ if failed => aborted(),
-                        ShardPlan::Scatter(_) => {
-                            scatter::linked(self.session.status(), !self.session.pins().is_empty())
-                        }
-                        ShardPlan::Fan(_) => {
+                        ShardPlan::Fan(fan) if !fan.reads() => {
                             scatter::writes(scatter::linked(self.session.status(), !self.session.pins().is_empty()))
+                        }
+                        ShardPlan::Scatter(_) | ShardPlan::Fan(_) => {
+                            scatter::linked(self.session.status(), !self.session.pins().is_empty())
                         }
                         plan => leaves_shard(names, plan, link.shard, self.kept_by()),
                     };

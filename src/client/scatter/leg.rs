@@ -113,6 +113,11 @@ impl Leg {
         self.asked = Some(clock::now());
     }
 
+    /// Whether it was asked something since it was last ready.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// The server has answered all.
     pub(super) fn is_ready(&mut self) {
         self.state = State::Ready;

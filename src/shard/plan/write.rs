@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{PlanContext, ShardPlan, Stop};
+use super::relations::Home;
+use super::{PlanContext, ShardPlan, Stop, believe};
 use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 use crate::shard::commit::Mode;
-use crate::shard::map::CrossShardWrites;
-use crate::sql::scatter::{Rows, Unfit, rows};
+use crate::shard::copy::Layout;
+use crate::shard::map::{CrossShardWrites, DEFAULT_SCHEMA, KeyType};
+use crate::sql::facts::TableRef;
+use crate::sql::scatter::{CopyFormat, CopyIn, Rows, Runs, Unfit, copy_in, copy_out, reference, rows, runs, unkeyed};
 
 /// A write on several shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,9 +38,104 @@ pub enum Parts {
         /// By shard.
         of: Vec<Vec<usize>>,
     },
+    /// Each the whole statement, in a transaction.
+    Whole {
+        /// What is made of their answers.
+        answer: Answer,
+        /// What is to be asked before it is inserted into a reference table.
+        defaults: Option<Defaults>,
+    },
+    /// Each the whole statement, which is COPY TO STDOUT: their rows make one stream.
+    CopyOut(Layout),
+    /// Rows of COPY FROM STDIN, as they come.
+    Copy(CopyRows),
+    /// Each the whole statement, which cannot run in a transaction; what fails on one shard is done on the others.
+    Each,
+}
+
+/// A COPY FROM STDIN into a table that all shards have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyRows {
+    /// Schema and name of the table.
+    pub table: (String, String),
+    /// Its key; none: every shard gets all.
+    pub key: Option<(String, KeyType)>,
+    /// The columns of the data; none: those of the table.
+    pub columns: Option<Vec<String>>,
+    /// How rows are written.
+    pub layout: Layout,
+    /// Whether client and servers speak UTF8.
+    pub utf8: bool,
+    /// Of a reference table: what is to be asked before.
+    pub defaults: Option<Defaults>,
+}
+
+impl CopyRows {
+    /// Asks for the columns of the data: one row each.
+    #[must_use]
+    pub fn columns_sql(&self) -> String {
+        format!(
+            "SELECT a.attname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid \
+             JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace WHERE s.nspname = {} AND c.relname = {} \
+               AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
+            literal(&self.table.0),
+            literal(&self.table.1)
+        )
+    }
+}
+
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// What is made of the answers of all shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Their rows are put together and their counts added up.
+    Sum,
+    /// All have done the same: one of them is the answer.
+    Same,
+}
+
+/// An INSERT into a reference table: no column may take a default that differs between shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Schema and name of the table.
+    pub table: (String, String),
+    /// The columns that have a value in every row; none: the statement does not name its columns.
+    pub given: Option<Vec<String>>,
+}
+
+impl Defaults {
+    /// Asks for the columns whose default is computed: one row each.
+    #[must_use]
+    pub fn sql(&self) -> String {
+        format!(
+            "SELECT a.attname FROM pg_catalog.pg_attribute AS a \
+             LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+             JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace \
+             WHERE s.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+               AND (a.attidentity <> '' OR pg_catalog.pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT|LOCAL|USER')",
+            literal(&self.table.0),
+            literal(&self.table.1)
+        )
+    }
+
+    /// The first of these columns that takes its default.
+    #[must_use]
+    pub fn computed<'a>(&self, columns: &'a [String]) -> Option<&'a str> {
+        let is_given = |column: &String| self.given.as_ref().is_some_and(|given| given.contains(column));
+        columns.iter().find(|column| !is_given(column)).map(String::as_str)
+    }
 }
 
 impl Fan {
+    /// Whether it writes nothing.
+    #[must_use]
+    pub fn reads(&self) -> bool {
+        matches!(self.parts, Parts::CopyOut(_))
+    }
+
     /// What is done, in words.
     #[must_use]
     pub fn steps(&self) -> Vec<String> {
@@ -46,6 +144,26 @@ impl Fan {
             Parts::Rows { of, .. } => {
                 let counts: Vec<String> = of.iter().map(|rows| rows.len().to_string()).collect();
                 steps.push(format!("each shard is sent its own rows, in a transaction: {}", counts.join(", ")));
+            }
+            Parts::CopyOut(_) => {
+                steps.push(
+                    "the statement is sent to each shard as it stands, and the rows are passed on in any order"
+                        .to_owned(),
+                );
+                return steps;
+            }
+            Parts::Copy(copy) if copy.key.is_none() => {
+                steps.push("each shard is sent all rows, in a transaction".to_owned());
+            }
+            Parts::Copy(_) => {
+                steps.push("each shard is sent its own rows as they come, in a transaction".to_owned());
+            }
+            Parts::Whole { .. } => {
+                steps.push("the statement is sent to each shard as it stands, in a transaction".to_owned())
+            }
+            Parts::Each => {
+                steps.push("the statement is sent to each shard as it stands, outside of transactions".to_owned());
+                return steps;
             }
         }
         steps.push(match self.mode {
@@ -97,6 +215,189 @@ pub(super) fn insert(
     let proof = vec![format!("each of its {} rows goes to the shard of its sharding key", shard_of.len())];
     let (shards, of) = of.into_iter().unzip();
     Ok(ShardPlan::Fan(Box::new(Fan { shards, parts: Parts::Rows { insert, of }, mode, proof })))
+}
+
+/// Plans UPDATE or DELETE of a sharded table that no key ties to one shard; `refusal` says so.
+///
+/// # Errors
+/// It is not sent to all.
+pub(super) fn unkeyed_rows(refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    if !cx.map.writes.unkeyed {
+        let hint = refusal.hint.clone().unwrap_or_default();
+        let setting =
+            "Or set unkeyed_writes = true, and cross_shard_writes, for the database in pgweir's configuration.";
+        return Err(Stop::Refuse(refusal.hint(format!("{hint} {setting}").trim().to_owned())));
+    }
+    let mode = mode(refusal.clone(), cx)?;
+    let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
+    unkeyed(text).map_err(refuse)?;
+    let proof = "each shard does it to its own rows (unkeyed_writes)".to_owned();
+    Ok(whole(Answer::Sum, None, mode, proof, cx))
+}
+
+/// Plans a write to a reference table; `refusal` says that it is on all shards.
+///
+/// # Errors
+/// It would not do the same on all.
+pub(super) fn reference_table(
+    refusal: Error,
+    defaults: Option<Defaults>,
+    cx: &PlanContext<'_>,
+) -> Result<ShardPlan, Stop> {
+    let mode = mode(refusal.clone(), cx)?;
+    let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
+    reference(text).map_err(refuse)?;
+    let proof = "every shard has a copy of its table, and does the same to it".to_owned();
+    Ok(whole(Answer::Same, defaults, mode, proof, cx))
+}
+
+/// What of `what` is done on all shards: anything that makes, changes or empties what is there on all, or looks after it.
+const ON_ALL: [&str; 35] = [
+    "ALTER ... RENAME",
+    "ALTER ... SET SCHEMA",
+    "ALTER TABLE",
+    "ANALYZE",
+    "CLUSTER",
+    "COMMENT",
+    "CREATE",
+    "CREATE CONVERSION",
+    "CREATE DOMAIN",
+    "CREATE EXTENSION",
+    "CREATE FUNCTION",
+    "CREATE INDEX",
+    "CREATE OPERATOR CLASS",
+    "CREATE OPERATOR FAMILY",
+    "CREATE POLICY",
+    "CREATE ROLE",
+    "CREATE RULE",
+    "CREATE SCHEMA",
+    "CREATE STATISTICS",
+    "CREATE TABLE",
+    "CREATE TRIGGER",
+    "CREATE TYPE",
+    "DDL",
+    "DROP",
+    "DROP FOREIGN TABLE",
+    "DROP MATERIALIZED VIEW",
+    "DROP ROLE",
+    "DROP TABLE",
+    "DROP VIEW",
+    "GRANT",
+    "REINDEX",
+    "REVOKE",
+    "TRUNCATE",
+    "VACUUM",
+    "ALTER ROLE",
+];
+
+/// Plans a utility statement about what is on every shard; `refusal` says that.
+///
+/// # Errors
+/// It is not sent to all.
+pub(super) fn utility(what: &str, refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    if !ON_ALL.contains(&what) {
+        return Err(refusal.into());
+    }
+    let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
+    match runs(text) {
+        None => Err(refusal.into()),
+        // They change no data.
+        Some(Runs::Alone) if matches!(what, "VACUUM" | "ANALYZE") => Ok(each(cx)),
+        Some(Runs::Alone) => mode(refusal, cx).map(|_| each(cx)),
+        Some(Runs::InTransaction) => {
+            let mode = mode(refusal, cx)?;
+            Ok(whole(Answer::Same, None, mode, "it is about what is on every shard".to_owned(), cx))
+        }
+    }
+}
+
+/// Plans COPY FROM STDIN into a listed table; `refusal` says that it is spread.
+///
+/// # Errors
+/// Its rows cannot be split.
+pub(super) fn copy(table: &TableRef, home: Home<'_>, refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    let mode = mode(refusal.clone(), cx)?;
+    let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
+    let read = copy_in(text).map_err(refuse)?;
+    let place = (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
+    let key = match home {
+        Home::Sharded { key, key_type } => {
+            believe(table, cx)?;
+            Some((key.to_owned(), key_type))
+        }
+        Home::Reference => None,
+        Home::Unlisted => return Err(refusal.into()),
+    };
+    let defaults = (key.is_none() && read.columns.is_some())
+        .then(|| Defaults { table: place.clone(), given: read.columns.clone() });
+    let proof = match &key {
+        Some((key, _)) => format!("each row goes to the shard of its \"{key}\""),
+        None => "every shard has a copy of its table, and gets all rows".to_owned(),
+    };
+    let layout = layout(&read);
+    let rows = CopyRows { table: place, key, layout, columns: read.columns, utf8: cx.utf8, defaults };
+    let fan = Fan { shards: all(cx), parts: Parts::Copy(rows), mode, proof: vec![proof] };
+    Ok(ShardPlan::Fan(Box::new(fan)))
+}
+
+/// Plans COPY TO STDOUT of a listed table; `refusal` says that it is spread.
+///
+/// # Errors
+/// Its rows do not make one stream.
+pub(super) fn copy_to(
+    table: &TableRef,
+    home: Home<'_>,
+    refusal: Error,
+    cx: &PlanContext<'_>,
+) -> Result<ShardPlan, Stop> {
+    if home == Home::Reference {
+        return Ok(ShardPlan::AnyShard { why: "it reads only reference tables" });
+    }
+    let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
+    believe(table, cx)?;
+    let place = (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
+    if let Some(why) = cx.distrust.scatter.as_ref().or_else(|| cx.distrust.scatter_of.get(&place)) {
+        return Err(super::refusal::scatter_distrusted(why).into());
+    }
+    let layout = layout(&copy_out(text).map_err(refuse)?);
+    let proof = vec!["each row is on one shard".to_owned()];
+    let (parts, mode) = (Parts::CopyOut(layout), Mode::BestEffort);
+    Ok(ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts, mode, proof })))
+}
+
+/// How the rows are written, with the defaults of PostgreSQL.
+fn layout(read: &CopyIn) -> Layout {
+    let null = |default: &[u8]| read.null.as_ref().map_or_else(|| default.to_vec(), |null| null.clone().into_bytes());
+    match read.format {
+        CopyFormat::Binary => Layout::Binary,
+        CopyFormat::Text => {
+            Layout::Text { delimiter: read.delimiter.unwrap_or(b'\t'), null: null(b"\\N"), header: read.header }
+        }
+        CopyFormat::Csv => {
+            let quote = read.quote.unwrap_or(b'"');
+            Layout::Csv {
+                delimiter: read.delimiter.unwrap_or(b','),
+                quote,
+                escape: read.escape.unwrap_or(quote),
+                null: null(b""),
+                header: read.header,
+            }
+        }
+    }
+}
+
+fn all(cx: &PlanContext<'_>) -> Vec<ShardIndex> {
+    (0..u16::try_from(cx.map.names.len()).unwrap_or(u16::MAX)).map(ShardIndex).collect()
+}
+
+fn whole(answer: Answer, defaults: Option<Defaults>, mode: Mode, proof: String, cx: &PlanContext<'_>) -> ShardPlan {
+    let parts = Parts::Whole { answer, defaults };
+    ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts, mode, proof: vec![proof] }))
+}
+
+fn each(cx: &PlanContext<'_>) -> ShardPlan {
+    let proof = vec!["it is about what is on every shard, and cannot run in a transaction".to_owned()];
+    ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts: Parts::Each, mode: Mode::BestEffort, proof }))
 }
 
 fn refuse(unfit: Unfit) -> Stop {

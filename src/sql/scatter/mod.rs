@@ -7,11 +7,13 @@
 //! functions are, `select` sorts the parts of the statement, and `write` turns parts of the tree into SQL again: by the parser's own
 //! deparser, and what it writes is read again and must be the same tree.
 
+mod copy;
 mod expression;
 mod from;
 mod names;
 mod rows;
 mod select;
+mod whole;
 mod write;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,8 +21,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pg_raw_parse::Node;
 
 use super::facts::{ColumnRef, KeyValue, TableRef};
+pub use copy::{CopyFormat, CopyIn, copy_in, copy_out};
 pub use rows::{Rows, rows};
 pub use select::{Aggregate, Bound, Distinct, Groups, Select, Sort, Target, What};
+pub use whole::{Runs, reference, runs, unkeyed};
 
 /// The longest statement that is taken apart, in bytes.
 const MAX_BYTES: usize = 64 * 1024;

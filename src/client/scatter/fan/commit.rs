@@ -201,7 +201,8 @@ async fn exchange(leg: &mut Leg, sql: &str) -> std::io::Result<Said> {
 
 /// Rolls back all that can be; what cannot ends with its connection.
 pub(super) async fn roll_back(legs: &mut [Leg]) {
-    let works = legs.iter_mut().filter(|leg| leg.state != State::Lost);
+    // Those that were not asked have begun nothing.
+    let works = legs.iter_mut().filter(|leg| leg.state == State::Asked);
     let works = works.map(|leg| -> Work<'_, Step> { Box::pin(carry_out(leg, Order::Rollback, "ROLLBACK".to_owned())) });
     join_all(works.collect()).await;
 }

@@ -1,10 +1,12 @@
 //! A statement that several shards write: each begins a transaction and does its part, and then all commit, or none.
 //!
-//! Each shard is sent BEGIN, its part, and the question whether it has written, in one message. An error of one is the statement's, and
-//! all are rolled back. `reply` reads what a shard says, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
+//! One after the other the shards are sent BEGIN, their part, and the question whether they have written, in one message. An error of one is the
+//! statement's, and all are rolled back. `reply` reads what a shard says, `copy` is COPY FROM STDIN, `copy_out` COPY TO STDOUT, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
 //! told to the client before the outcome is known.
 
 mod commit;
+mod copy;
+mod copy_out;
 mod reply;
 
 use std::future::{Future, poll_fn};
@@ -27,7 +29,7 @@ use crate::pool::ledger::SlotId;
 use crate::session::Intake;
 use crate::shard::commit::recovery;
 use crate::shard::plan::Fan;
-use crate::shard::plan::write::Parts;
+use crate::shard::plan::write::{Answer, Parts};
 use crate::sql::scatter::Rows;
 use crate::wire::message::{self, TransactionStatus};
 use crate::wire::{encode, frame};
@@ -60,6 +62,7 @@ impl Client {
         let since = clock::now();
         let asked = match self.asked() {
             Ok(asked) => asked,
+            Err(error) if fan.reads() => return self.refuse(error).await,
             Err(error) => return self.refuse(writes(error)).await,
         };
         let hides = self.may_hide(&fan.shards);
@@ -73,6 +76,12 @@ impl Client {
             Err(Stopped::End(end)) => return Err(end),
         };
         let always_reset = hides || self.live.config.general.server_reset_query_always;
+        if let Parts::CopyOut(layout) = &fan.parts {
+            return Box::pin(self.copy_out((fan, layout), asked, legs, (since, always_reset))).await;
+        }
+        if let Parts::Copy(copy) = &fan.parts {
+            return Box::pin(self.copy_in((need, fan, copy), asked, legs, (since, always_reset))).await;
+        }
         let requests = match self.requests(&mut legs, fan, &asked).await {
             Ok(requests) => requests,
             Err(stopped) => {
@@ -85,7 +94,7 @@ impl Client {
         };
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let worked = self.work(&mut legs, &requests, since).await;
+        let worked = self.work(&mut legs, fan, &requests, since).await;
         let (replies, ended) = match worked {
             Ok(done) => done,
             Err(end) => {
@@ -95,10 +104,14 @@ impl Client {
                 return Err(end);
             }
         };
-        let reached = Reached {
-            parsed: replies.iter().any(|reply| reply.parsed),
-            bound: replies.iter().any(|reply| reply.bound)
-                && replies.iter().all(|reply| reply.bound || reply.error.is_none()),
+        let reached = if matches!(fan.parts, Parts::Each) {
+            Reached { parsed: true, bound: true }
+        } else {
+            Reached {
+                parsed: replies.iter().any(|reply| reply.parsed),
+                bound: replies.iter().any(|reply| reply.bound)
+                    && replies.iter().all(|reply| reply.bound || reply.error.is_none()),
+            }
         };
         for reply in &replies {
             reply.notices.iter().for_each(|notice| self.output.extend(notice));
@@ -108,6 +121,11 @@ impl Client {
             answer => answer,
         };
         let told = match answer {
+            Ok(told) if matches!(fan.parts, Parts::Each) => {
+                // Each has ended by itself.
+                legs.iter_mut().filter(|leg| leg.state != State::Lost).for_each(Leg::is_ready);
+                told
+            }
             Ok(told) => self.commit(&mut legs, fan, &replies, told).await,
             Err(error) => {
                 commit::roll_back(&mut legs).await;
@@ -131,6 +149,21 @@ impl Client {
     async fn requests(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<Vec<Vec<u8>>, Stopped> {
         let text = std::str::from_utf8(&asked.text).map_err(|_| Stopped::Refused(not_utf8()))?;
         match &fan.parts {
+            Parts::Whole { defaults, .. } => {
+                if let (Some(defaults), Some(first)) = (defaults, legs.first_mut()) {
+                    let asked = self.attend_to(columns(first, &defaults.sql())).await?;
+                    if let Some(column) = defaults.computed(&asked) {
+                        return Err(Stopped::Refused(computed_default(&defaults.table.1, column)));
+                    }
+                }
+                Ok(legs.iter().map(|_| request(&asked.text, &asked.types, &asked.bound)).collect())
+            }
+            // A COPY is another conversation.
+            Parts::Each | Parts::Copy(_) | Parts::CopyOut(_) => {
+                let mut query = Vec::with_capacity(text.len() + 8);
+                encode::query(&mut query, &asked.text);
+                Ok(legs.iter().map(|_| query.clone()).collect())
+            }
             Parts::Rows { insert, of } => {
                 let known = self.types_of_parameters(legs, asked).await?;
                 let part = |rows: &Vec<usize>| {
@@ -153,16 +186,19 @@ impl Client {
             repeated.any(|used| declared.get(usize::from(used.number).saturating_sub(1)).is_none_or(|oid| *oid == 0))
         });
         let Some(first) = legs.first_mut().filter(|_| repeated) else { return Ok(declared) };
-        let described = parameters(first, &asked.text, &asked.types);
+        self.attend_to(parameters(first, &asked.text, &asked.types)).await
+    }
+
+    /// Waits for what a shard is asked before the statement.
+    async fn attend_to<T>(&mut self, asking: impl Future<Output = Result<T, Error>>) -> Result<T, Stopped> {
         let limit = self.live.config.general.query_wait_timeout;
         let limit = if limit.is_zero() { SETTLE } else { limit };
         self.handle().set_activity(Activity::Waiting);
-        let described = self.attend(described, limit).await;
+        let asked = self.attend(asking, limit).await;
         self.handle().cancel_is_done();
         self.handle().set_activity(Activity::Idle);
-        match described? {
-            Some(Ok(parameters)) => Ok(parameters),
-            Some(Err(error)) => Err(Stopped::Refused(error)),
+        match asked? {
+            Some(answer) => answer.map_err(Stopped::Refused),
             None => Err(Stopped::Refused(silent())),
         }
     }
@@ -174,6 +210,7 @@ impl Client {
     async fn work(
         &mut self,
         legs: &mut [Leg],
+        fan: &Fan,
         requests: &[Vec<u8>],
         since: Instant,
     ) -> Result<(Vec<Reply>, Option<End>), End> {
@@ -181,20 +218,25 @@ impl Client {
         let links: Vec<(Arc<Pool>, SlotId)> = legs.iter().map(Leg::link).collect();
         handle.set_links(Links::Several(Box::new(links.clone())));
         handle.set_activity(Activity::Active);
-        let failed = AtomicBool::new(false);
-        let watcher = &handle;
-        let working = legs.iter_mut().zip(requests).map(|(leg, request)| -> Work<'_, Reply> {
-            let (failed, links) = (&failed, &links);
-            Box::pin(async move {
-                let reply = reply::ask(leg, request, watcher).await;
-                if reply.error.is_some() && !failed.swap(true, Ordering::Relaxed) {
-                    // What the others do is for nothing.
-                    cancel(links).await;
+        let each = matches!(fan.parts, Parts::Each);
+        let stages = if each { reply::ALONE } else { reply::IN_TRANSACTION };
+        let ends = AtomicBool::new(false);
+        let (watcher, ending) = (&handle, &ends);
+        // One after the other, in the order of the shards, which all writers of several keep: nobody waits in a circle for locks.
+        let mut working = pin!(async move {
+            let mut replies: Vec<Reply> = Vec::with_capacity(requests.len());
+            for (leg, request) in legs.iter_mut().zip(requests) {
+                let stops = !each && replies.iter().any(|reply| reply.error.is_some());
+                if stops || ending.load(Ordering::Relaxed) {
+                    // It was not asked.
+                    leg.state = State::Ready;
+                    replies.push(Reply::default());
+                } else {
+                    replies.push(reply::ask(leg, request, stages, watcher).await);
                 }
-                reply
-            })
+            }
+            replies
         });
-        let mut working = pin!(join_all(working.collect()));
         let limit = self.limits.statement(since);
         let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
         let rest = rest.min(Duration::from_secs(86_400 * 365));
@@ -213,7 +255,7 @@ impl Client {
             Err(Stopped::Refused(error)) => End::Told(error),
             Err(Stopped::End(end)) => end,
         };
-        failed.store(true, Ordering::Relaxed);
+        ends.store(true, Ordering::Relaxed);
         cancel(&links).await;
         let settled = tokio::time::timeout(SETTLE, working).await;
         handle.set_activity(Activity::Idle);
@@ -229,6 +271,9 @@ impl Client {
     /// The ErrorResponse of the statement.
     fn answer_of(&self, fan: &Fan, replies: &[Reply]) -> Result<Told, Vec<u8>> {
         let name = |at: usize| fan.shards.get(at).map_or("?", |shard| self.database.config.map.name(*shard));
+        if matches!(fan.parts, Parts::Each) {
+            return Ok(self.answer_of_each(fan, replies));
+        }
         // The first that failed by itself: the others may have been cancelled for it.
         let failed = replies.iter().enumerate().filter(|(_, reply)| reply.error.is_some());
         if let Some((at, reply)) = failed.min_by_key(|(_, reply)| (reply.is_cancelled(), reply.at)) {
@@ -245,11 +290,44 @@ impl Client {
                 _ => columns = bare(),
             }
         }
-        let rows = match &fan.parts {
-            Parts::Rows { of, .. } => in_order(of, replies).map_err(|error| run::encoded(&error))?,
+        let all = || replies.iter().flat_map(|reply| reply.rows.iter().cloned()).collect();
+        let (rows, tag) = match &fan.parts {
+            Parts::Rows { of, .. } => (in_order(of, replies).map_err(|error| run::encoded(&error))?, sum(replies)),
+            Parts::Copy(copy) if copy.key.is_some() => (Vec::new(), sum(replies)),
+            Parts::Whole { answer: Answer::Sum, .. } => (all(), sum(replies)),
+            Parts::Whole { answer: Answer::Same, .. } | Parts::Each | Parts::Copy(_) | Parts::CopyOut(_) => {
+                let first = replies.first();
+                (first.map(|reply| reply.rows.clone()).unwrap_or_default(), same(replies))
+            }
         };
-        let tag = sum(replies).ok_or_else(|| run::encoded(&other_tags()))?;
+        let tag = tag.ok_or_else(|| run::encoded(&other_tags()))?;
         Ok(Told::Done { columns, rows, tag })
+    }
+
+    /// The answer of shards that have each done it by itself, or not.
+    fn answer_of_each(&self, fan: &Fan, replies: &[Reply]) -> Told {
+        let name = |at: usize| fan.shards.get(at).map_or("?", |shard| self.database.config.map.name(*shard));
+        let failed: Vec<(usize, Error)> =
+            replies.iter().enumerate().filter_map(|(at, reply)| Some((at, reply.plain_error(name(at))?))).collect();
+        let Some((_, first)) = failed.first() else {
+            let tag = replies.first().and_then(|reply| reply.tag.clone()).unwrap_or_default();
+            return Told::Done { columns: None, rows: Vec::new(), tag };
+        };
+        let told: Vec<String> = (0..replies.len())
+            .map(|at| match failed.iter().find(|(failed, _)| *failed == at) {
+                Some((_, error)) => format!("Shard \"{}\": {}.", name(at), error.message),
+                None if replies.get(at).is_some_and(|reply| reply.tag.is_none()) => {
+                    format!("Shard \"{}\": not asked.", name(at))
+                }
+                None => format!("Shard \"{}\": done.", name(at)),
+            })
+            .collect();
+        let message =
+            format!("the statement failed on {} of {} shards: {}", failed.len(), replies.len(), first.message);
+        let error = Error::server(first.sqlstate, message)
+            .detail(told.join(" "))
+            .hint("It cannot run in a transaction. Send it again, or on one shard after SET pgweir.shard = 'name'.");
+        Told::Failed(run::encoded(&error))
     }
 
     /// Writes the answer for the client.
@@ -293,6 +371,21 @@ impl Client {
         }
         encode::ready_for_query(out, TransactionStatus::Idle);
     }
+}
+
+/// The columns that a question finds.
+async fn columns(leg: &mut Leg, sql: &str) -> Result<Vec<String>, Error> {
+    let mut out = Vec::new();
+    encode::query(&mut out, sql.as_bytes());
+    let mut found = Vec::new();
+    for (tag, body) in leg.converse(&out).await.map_err(|e| reply::lost("?", &e.to_string()))? {
+        match tag {
+            b'E' => return Err(message::server_error(&body)),
+            b'D' => found.extend(message::data_row(&body).unwrap_or_default().into_iter().flatten()),
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The types that a shard finds the parameters of a statement to have.
@@ -393,6 +486,12 @@ fn in_order(of: &[Vec<usize>], replies: &[Reply]) -> Result<Vec<Vec<u8>>, Error>
     Ok(all.into_iter().map(|(_, row)| row.clone()).collect())
 }
 
+/// The command tag of all, which is the same.
+fn same(replies: &[Reply]) -> Option<String> {
+    let first = replies.first()?.tag.as_ref()?;
+    replies.iter().all(|reply| reply.tag.as_ref() == Some(first)).then(|| first.clone())
+}
+
 /// The command tag of all: its count is the sum.
 fn sum(replies: &[Reply]) -> Option<String> {
     let mut total: Option<(&str, u64)> = None;
@@ -459,7 +558,7 @@ fn malformed() -> Error {
 }
 
 fn silent() -> Error {
-    Error::server(SqlState::CONNECTION_FAILURE, "a shard did not say what types the parameters have")
+    Error::server(SqlState::CONNECTION_FAILURE, "a shard did not answer what it was asked before the statement")
         .hint("SHOW SERVERS and SHOW SHARDS on the console tell how the servers are.")
 }
 
@@ -478,6 +577,15 @@ fn other_tags() -> Error {
         "the shards have not done the same for the statement; nothing was changed",
     )
     .hint("Make the tables, their rules and triggers alike on all shards.")
+}
+
+fn computed_default(table: &str, column: &str) -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("INSERT into reference table \"{table}\" leaves column \"{column}\" to its default, which each shard would compute for itself"),
+    )
+    .hint("Name the columns, and give this one as a constant or a parameter.")
+    .because("computed_default")
 }
 
 /// Too much was returned.

@@ -18,6 +18,13 @@ use crate::wire::message::{self, TransactionStatus};
 /// Bytes of rows that a shard may return: they are held until the transaction is committed.
 const MOST_RETURNED: usize = 64 << 20;
 
+/// Commands that come before the statement, and how many there are with it.
+pub(super) type Stages = (u8, u8);
+/// BEGIN, the statement, the question whether it has written.
+pub(super) const IN_TRANSACTION: Stages = (0, 3);
+/// The statement as a simple query.
+pub(super) const ALONE: Stages = (1, 2);
+
 /// What a shard has answered to BEGIN, its part and the question whether it wrote.
 #[derive(Debug, Default)]
 pub(super) struct Reply {
@@ -62,6 +69,15 @@ impl Reply {
         matches!(&self.error, Some(Failure::Said(body)) if message::error_field(body, b'C') == Some(&b"57014"[..]))
     }
 
+    /// Its error, if it failed.
+    pub(super) fn plain_error(&self, shard: &str) -> Option<Error> {
+        Some(match self.error.as_ref()? {
+            Failure::Said(body) => message::server_error(body),
+            Failure::Ours(error) => error.clone(),
+            Failure::Lost(why) => lost(shard, why),
+        })
+    }
+
     /// Its error as the client gets it.
     pub(super) fn error_for(&self, shard: &str) -> Vec<u8> {
         match &self.error {
@@ -72,13 +88,13 @@ impl Reply {
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    pub(super) fn fail(&mut self, failure: Failure) {
         if self.error.is_none() {
             (self.error, self.at) = (Some(failure), Some(clock::now()));
         }
     }
 
-    fn take(&mut self, tag: u8, body: Vec<u8>) {
+    pub(super) fn take(&mut self, tag: u8, body: Vec<u8>) {
         match (tag, self.stage) {
             (b'1', 1) => self.parsed = true,
             (b'2', 1) => self.bound = true,
@@ -111,8 +127,8 @@ impl Reply {
 }
 
 /// Sends a shard its request and reads its answer. Whatever becomes of it is in the reply.
-pub(super) async fn ask(leg: &mut Leg, request: &[u8], handle: &Arc<ClientHandle>) -> Reply {
-    let mut reply = Reply::default();
+pub(super) async fn ask(leg: &mut Leg, request: &[u8], stages: Stages, handle: &Arc<ClientHandle>) -> Reply {
+    let mut reply = Reply { stage: stages.0, ..Reply::default() };
     leg.ask(request);
     let silence = leg.watch();
     let answering = read(leg, &mut reply);
@@ -121,7 +137,7 @@ pub(super) async fn ask(leg: &mut Leg, request: &[u8], handle: &Arc<ClientHandle
         None => Some(answering.await),
     };
     match outcome {
-        Some(Ok(())) if reply.error.is_none() && reply.stage < 3 => {
+        Some(Ok(())) if reply.error.is_none() && reply.stage < stages.1 => {
             leg.lost("it has not answered all that it was asked");
             reply.fail(Failure::Lost("it has not answered all that it was asked".to_owned()));
         }
@@ -175,28 +191,40 @@ pub(super) async fn exchange(
     leg: &mut Leg,
     mut take: impl FnMut(&mut Leg, u8, Vec<u8>),
 ) -> io::Result<TransactionStatus> {
+    loop {
+        match next(leg).await? {
+            (b'Z', body) => return message::ready_for_query(&body).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+            (tag, body) => take(leg, tag, body),
+        }
+    }
+}
+
+/// Writes what waits in the connection, and reads the next message that is an answer.
+///
+/// # Errors
+/// Of the connection, after which it cannot be used.
+pub(super) async fn next(leg: &mut Leg) -> io::Result<(u8, Vec<u8>)> {
     let gone = || io::Error::from(io::ErrorKind::NotConnected);
     if leg.state == State::Lost {
         return Err(gone());
     }
-    loop {
-        let connection = leg.connection().ok_or_else(gone)?;
-        if !connection.output.is_empty() {
-            // A server that takes nothing more may have said why: what it says is read all the same.
-            let written = poll_fn(|cx| connection.output.poll_flush(&mut connection.stream, cx)).await;
-            if written.is_err() {
-                connection.output = crate::net::Buffer::default();
-            }
+    let connection = leg.connection().ok_or_else(gone)?;
+    if !connection.output.is_empty() {
+        // A server that takes nothing more may have said why: what it says is read all the same.
+        let written = poll_fn(|cx| connection.output.poll_flush(&mut connection.stream, cx)).await;
+        if written.is_err() {
+            connection.output = crate::net::Buffer::default();
         }
-        let next = next_message(connection.input.bytes());
-        match next.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))? {
+    }
+    loop {
+        let message = next_message(connection.input.bytes());
+        match message.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))? {
             Some((tag, body, len)) => {
                 connection.input.consume(len);
                 match tag {
-                    b'Z' => return message::ready_for_query(&body).ok_or_else(|| io::ErrorKind::InvalidData.into()),
                     b'S' => connection.report(&body),
                     b'A' => {}
-                    tag => take(leg, tag, body),
+                    tag => return Ok((tag, body)),
                 }
             }
             None => {

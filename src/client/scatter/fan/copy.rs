@@ -1,0 +1,487 @@
+//! COPY FROM STDIN over several shards: each row goes to the shard of its key as it comes, and all shards commit or none.
+//!
+//! Nothing is held but what a socket has not taken: the client is not read from while a shard has too much to take.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use super::super::leg::{Leg, State};
+use super::super::run;
+use super::reply::{self, Failure, Reply};
+use super::{Asked, Reached, SETTLE, Told, Work, columns, commit, computed_default, count, join_all};
+use crate::client::plan::Need;
+use crate::client::shared::{Activity, Order};
+use crate::client::task::{Client, End, HIGH_WATER, Stopped, terminated_as};
+use crate::clock;
+use crate::error::{Error, SqlState};
+use crate::shard::commit::recovery;
+use crate::shard::copy::{Splitter, Target};
+use crate::shard::plan::Fan;
+use crate::shard::plan::write::CopyRows;
+use crate::wire::message::TransactionStatus;
+use crate::wire::{encode, frame};
+
+/// How the client's data ended.
+enum Ended {
+    /// CopyDone.
+    Done,
+    /// It failed: by the client, by its data, or by a shard.
+    Failed(Failed),
+    /// The client's session is over.
+    Client(End),
+}
+
+/// Why a COPY fails.
+enum Failed {
+    /// An error of ours or of the client's.
+    Error(Error),
+    /// A shard's, with its place.
+    Shard(usize, Failure),
+}
+
+impl Client {
+    /// Answers the segment, which is a COPY FROM STDIN into a table that several shards have.
+    pub(super) async fn copy_in(
+        &mut self,
+        (need, fan, copy): (&Need, &Fan, &CopyRows),
+        asked: Asked,
+        mut legs: Vec<Leg>,
+        (since, always_reset): (Instant, bool),
+    ) -> Result<(), End> {
+        let begun = match self.splitter(&mut legs, copy).await {
+            Ok(splitter) => self.attend_to(begin(&mut legs, &asked.text)).await.map(|begun| (splitter, begun)),
+            Err(stopped) => Err(stopped),
+        };
+        let (mut splitter, begun) = match begun {
+            Ok(begun) => begun,
+            Err(stopped) => {
+                // Who waits for data goes with its connection.
+                legs.iter_mut().filter(|leg| leg.is_asked()).for_each(|leg| leg.state = State::Lost);
+                legs.into_iter().for_each(|leg| leg.abandon(always_reset));
+                return match stopped {
+                    Stopped::Refused(error) => self.refuse(error).await,
+                    Stopped::End(end) => Err(end),
+                };
+            }
+        };
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        let database = Arc::clone(&self.database);
+        let name = |at: usize| fan.shards.get(at).map_or("?", |shard| database.config.map.name(*shard));
+        let header = match begun {
+            Ok(header) => header,
+            Err((at, failure)) => {
+                let error = Reply { error: Some(failure), ..Reply::default() }.error_for(name(at));
+                stop(&mut legs).await;
+                legs.into_iter().for_each(|leg| leg.finish(always_reset));
+                let reached = Reached { parsed: true, bound: true };
+                self.tell_outcome(asked.extended.as_ref(), reached, segment, Told::Failed(error));
+                return Ok(());
+            }
+        };
+        self.begin_copy(asked.extended.as_ref(), b'G', &header);
+        let ended = self.pump(&mut legs, splitter.as_mut(), since).await;
+        let extended = asked.extended.is_some();
+        let (told, end) = match ended {
+            Ended::Done => self.finish_copy(&mut legs, fan).await,
+            Ended::Failed(failed) => {
+                stop(&mut legs).await;
+                let error = match failed {
+                    Failed::Error(error) => run::encoded(&error),
+                    Failed::Shard(at, failure) => {
+                        Reply { error: Some(failure), ..Reply::default() }.error_for(name(at))
+                    }
+                };
+                (Told::Failed(error), None)
+            }
+            Ended::Client(end) => {
+                stop(&mut legs).await;
+                (Told::Failed(Vec::new()), Some(end))
+            }
+        };
+        if need.changes_catalog {
+            self.database.catalog_epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        }
+        self.last_write = Some(clock::now());
+        count(&mut legs, &segment);
+        legs.into_iter().for_each(|leg| leg.finish(always_reset));
+        if let Some(end) = end {
+            return Err(end);
+        }
+        self.note_prepared();
+        let out = self.output.tail();
+        match told {
+            Told::Done { tag, .. } => encode::command_complete(out, &tag),
+            Told::Failed(error) => {
+                out.extend_from_slice(&error);
+                if extended {
+                    // What it has sent meanwhile is passed over up to its Sync.
+                    self.skip_to_sync();
+                }
+            }
+        }
+        if !extended {
+            encode::ready_for_query(self.output.tail(), TransactionStatus::Idle);
+        }
+        Ok(())
+    }
+
+    /// What tells rows apart, by the columns that the table has on every shard alike; none: every shard gets all.
+    async fn splitter(&mut self, legs: &mut [Leg], copy: &CopyRows) -> Result<Option<Splitter>, Stopped> {
+        if let Some(defaults) = &copy.defaults
+            && let Some(first) = legs.first_mut()
+        {
+            let computed = self.attend_to(columns(first, &defaults.sql())).await?;
+            if let Some(column) = defaults.computed(&computed) {
+                return Err(Stopped::Refused(computed_default(&copy.table.1, column)));
+            }
+        }
+        let Some((key, key_type)) = &copy.key else { return Ok(None) };
+        let names = match &copy.columns {
+            Some(columns) => columns.clone(),
+            None => {
+                let asking = async {
+                    let mut found: Option<Vec<String>> = None;
+                    for leg in legs.iter_mut() {
+                        let of_shard = columns(leg, &copy.columns_sql()).await?;
+                        if found.get_or_insert_with(|| of_shard.clone()) != &of_shard {
+                            return Err(tables_differ(&copy.table.1));
+                        }
+                    }
+                    Ok(found.unwrap_or_default())
+                };
+                self.attend_to(asking).await?
+            }
+        };
+        let place = names.iter().position(|name| name == key);
+        let place = place.ok_or_else(|| Stopped::Refused(no_key(&copy.table.1, key)))?;
+        Splitter::new(copy.layout.clone(), place, *key_type, copy.utf8).map(Some).map_err(Stopped::Refused)
+    }
+
+    /// Tells the client that it may send, or will be sent rows.
+    pub(super) fn begin_copy(&mut self, extended: Option<&super::Extended>, tag: u8, header: &[u8]) {
+        let out = self.output.tail();
+        if let Some(extended) = extended {
+            extended.tell_closed(out);
+            if extended.parse {
+                out.extend_from_slice(encode::PARSE_COMPLETE);
+            }
+            out.extend_from_slice(encode::BIND_COMPLETE);
+            if extended.describe {
+                encode::frame(out, b'n', |_| {});
+            }
+        }
+        encode::frame(out, tag, |b| b.extend_from_slice(header));
+    }
+
+    /// Moves the client's data to the shards until they end.
+    async fn pump(&mut self, legs: &mut [Leg], mut splitter: Option<&mut Splitter>, since: Instant) -> Ended {
+        let handle = Arc::clone(self.handle());
+        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
+        // So that a cancel request finds it.
+        handle.set_activity(Activity::Waiting);
+        let limit = self.limits.statement(since);
+        let ended = poll_fn(|cx| {
+            while woken.as_mut().poll(cx).is_ready() {
+                woken = Box::pin(handle.wake.notified());
+            }
+            match handle.standing_order() {
+                Order::Kill => return Poll::Ready(Ended::Client(End::Told(terminated_as(&handle)))),
+                Order::Cancel => return Poll::Ready(Ended::Failed(Failed::Error(cancelled()))),
+                Order::None | Order::Drain => {}
+            }
+            if handle.is_asked() {
+                self.tell();
+            }
+            if let Some((at, overdue)) = limit
+                && self.timer.passed(at, cx)
+            {
+                return Poll::Ready(Ended::Client(End::Told(self.time_is_up(overdue))));
+            }
+            if let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx) {
+                return Poll::Ready(Ended::Client(End::Gone));
+            }
+            loop {
+                let mut full = false;
+                for (at, leg) in legs.iter_mut().enumerate() {
+                    if leg.is_silent() {
+                        return Poll::Ready(failed(at, "it answers nothing any more, probes neither"));
+                    }
+                    match poll_leg(leg, cx) {
+                        Ok(waits) => full |= waits >= HIGH_WATER,
+                        Err(failure) => return Poll::Ready(Ended::Failed(Failed::Shard(at, failure))),
+                    }
+                }
+                if full {
+                    return Poll::Pending;
+                }
+                match self.take_data(legs, splitter.as_deref_mut()) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(ended) => return Poll::Ready(ended),
+                }
+                match self.input.poll_fill(&mut self.stream, cx) {
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Ended::Client(End::Gone)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+        handle.cancel_is_done();
+        handle.set_activity(Activity::Idle);
+        ended
+    }
+
+    /// Takes one message of the client; whether there was one.
+    fn take_data(&mut self, legs: &mut [Leg], splitter: Option<&mut Splitter>) -> Result<bool, Ended> {
+        let next = frame::next(self.input.bytes(), run::MAX_MESSAGE).map_err(|e| {
+            let error = Error::client_fatal(SqlState::PROTOCOL_VIOLATION, format!("invalid frontend message: {e}"));
+            Ended::Client(End::Told(error))
+        })?;
+        let Some(next) = next else { return Ok(false) };
+        let (len, body) = (next.bytes.len(), next.body());
+        let bad = |error| Ended::Failed(Failed::Error(error));
+        let map = &self.database.config.map;
+        let outcome = match (next.tag, splitter) {
+            (b'd', None) => {
+                legs.iter_mut().filter_map(Leg::connection).for_each(|connection| connection.output.extend(next.bytes));
+                Ok(true)
+            }
+            (b'd', Some(splitter)) => {
+                let mut pieces: Vec<Vec<u8>> = legs.iter().map(|_| Vec::new()).collect();
+                let pushed = splitter.push(body, &mut |target, row| give(&mut pieces, legs, map, target, row));
+                send(legs, pieces);
+                pushed.map(|()| true).map_err(bad)
+            }
+            (b'c', None) => Err(Ended::Done),
+            (b'c', Some(splitter)) => {
+                let mut pieces: Vec<Vec<u8>> = legs.iter().map(|_| Vec::new()).collect();
+                let finished = splitter.finish(&mut |target, row| give(&mut pieces, legs, map, target, row));
+                send(legs, pieces);
+                match finished {
+                    Ok(()) => Err(Ended::Done),
+                    Err(error) => Err(bad(error)),
+                }
+            }
+            (b'f', _) => {
+                let why = String::from_utf8_lossy(body.strip_suffix(&[0]).unwrap_or(body)).into_owned();
+                Err(bad(Error::client(SqlState::QUERY_CANCELED, format!("COPY from stdin failed: {why}"))))
+            }
+            // <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY>: these mean nothing here.
+            (b'H' | b'S', _) => Ok(true),
+            (b'X', _) => Err(Ended::Client(End::Gone)),
+            (tag, _) => {
+                let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+                Err(Ended::Client(End::Told(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, message))))
+            }
+        };
+        self.input.consume(len);
+        outcome
+    }
+
+    /// The data are whole: the shards end their COPY, and commit.
+    async fn finish_copy(&mut self, legs: &mut [Leg], fan: &Fan) -> (Told, Option<End>) {
+        let works = legs.iter_mut().map(|leg| -> Work<'_, Reply> { Box::pin(end(leg)) }).collect();
+        let limit = std::time::Duration::from_secs(86_400);
+        self.handle().set_activity(Activity::Waiting);
+        let replies = self.attend(join_all(works), limit).await;
+        self.handle().cancel_is_done();
+        self.handle().set_activity(Activity::Idle);
+        let stopped = match replies {
+            Ok(Some(replies)) => {
+                let told = match self.answer_of(fan, &replies) {
+                    Ok(told) => self.commit(legs, fan, &replies, told).await,
+                    Err(error) => {
+                        commit::roll_back(legs).await;
+                        Told::Failed(error)
+                    }
+                };
+                return (told, None);
+            }
+            Ok(None) => Stopped::Refused(cancelled()),
+            Err(stopped) => stopped,
+        };
+        // They are in the middle of it: their connections are closed, and with them their transactions.
+        legs.iter_mut().for_each(|leg| leg.state = State::Lost);
+        match stopped {
+            Stopped::Refused(error) => (Told::Failed(run::encoded(&error)), None),
+            Stopped::End(end) => (Told::Failed(Vec::new()), Some(end)),
+        }
+    }
+}
+
+/// Puts a row where it belongs.
+fn give(pieces: &mut [Vec<u8>], legs: &[Leg], map: &crate::shard::map::ShardMap, target: Target, row: &[u8]) {
+    match target {
+        Target::All => pieces.iter_mut().for_each(|piece| piece.extend_from_slice(row)),
+        Target::Slot(slot) => {
+            let owner = map.owner(slot);
+            let place = legs.iter().position(|leg| leg.shard == owner);
+            if let Some(piece) = place.and_then(|at| pieces.get_mut(at)) {
+                piece.extend_from_slice(row);
+            }
+        }
+    }
+}
+
+fn send(legs: &mut [Leg], pieces: Vec<Vec<u8>>) {
+    for (leg, piece) in legs.iter_mut().zip(pieces).filter(|(_, piece)| !piece.is_empty()) {
+        if let Some(connection) = leg.connection() {
+            encode::frame(connection.output.tail(), b'd', |b| b.extend_from_slice(&piece));
+        }
+    }
+}
+
+/// Writes to a shard, and looks whether it has failed; how much it still has to take.
+fn poll_leg(leg: &mut Leg, cx: &mut std::task::Context<'_>) -> Result<usize, Failure> {
+    let Some(connection) = leg.connection() else { return Err(Failure::Lost("its connection is gone".to_owned())) };
+    let unwritable = matches!(connection.output.poll_flush(&mut connection.stream, cx), Poll::Ready(Err(_)));
+    loop {
+        match connection.input.poll_fill(&mut connection.stream, cx) {
+            Poll::Pending => break,
+            Poll::Ready(Ok(n)) if n > 0 => {}
+            Poll::Ready(Ok(_)) => return Err(Failure::Lost("server closed the connection unexpectedly".to_owned())),
+            Poll::Ready(Err(error)) => return Err(Failure::Lost(error.to_string())),
+        }
+    }
+    while let Some((tag, body, len)) =
+        super::next_message(connection.input.bytes()).map_err(|e| Failure::Lost(e.to_string()))?
+    {
+        connection.input.consume(len);
+        match tag {
+            b'E' => return Err(Failure::Said(body)),
+            b'S' => connection.report(&body),
+            // Notices of triggers are for who reads them on the shard.
+            _ => {}
+        }
+    }
+    if unwritable { Err(Failure::Lost("it takes no more".to_owned())) } else { Ok(connection.output.len()) }
+}
+
+fn failed(at: usize, why: &str) -> Ended {
+    Ended::Failed(Failed::Shard(at, Failure::Lost(why.to_owned())))
+}
+
+/// Begins the COPY on every shard, one after the other; the body of CopyInResponse, or who failed.
+async fn begin(legs: &mut [Leg], text: &[u8]) -> Result<Result<Vec<u8>, (usize, Failure)>, Error> {
+    let mut header: Option<Vec<u8>> = None;
+    for (at, leg) in legs.iter_mut().enumerate() {
+        match begin_one(leg, text).await {
+            Ok(Ok(body)) => match &header {
+                Some(first) if *first != body => return Ok(Err((at, Failure::Ours(run::columns_differ())))),
+                _ => header = Some(body),
+            },
+            Ok(Err(failure)) => return Ok(Err((at, failure))),
+            Err(error) => {
+                leg.lost(&error.to_string());
+                return Ok(Err((at, Failure::Lost(error.to_string()))));
+            }
+        }
+    }
+    Ok(Ok(header.unwrap_or_default()))
+}
+
+async fn begin_one(leg: &mut Leg, text: &[u8]) -> std::io::Result<Result<Vec<u8>, Failure>> {
+    let mut request = Vec::new();
+    encode::query(&mut request, b"BEGIN");
+    leg.ask(&request);
+    let mut failure = None;
+    reply::exchange(leg, |_, tag, body| {
+        if tag == b'E' {
+            failure = Some(Failure::Said(body));
+        }
+    })
+    .await?;
+    if let Some(failure) = failure {
+        return Ok(Err(failure));
+    }
+    request.clear();
+    encode::query(&mut request, text);
+    leg.ask(&request);
+    loop {
+        match reply::next(leg).await? {
+            (b'G', body) => return Ok(Ok(body)),
+            (b'E', body) => failure = Some(Failure::Said(body)),
+            (b'Z', _) => return Ok(Err(failure.unwrap_or_else(|| Failure::Ours(run::columns_differ())))),
+            _ => {}
+        }
+    }
+}
+
+/// Ends a shard's COPY, and asks whether it has written.
+async fn end(leg: &mut Leg) -> Reply {
+    let mut reply = Reply { stage: 1, parsed: true, bound: true, ..Reply::default() };
+    let mut request = Vec::new();
+    encode::frame(&mut request, b'c', |_| {});
+    if let Some(connection) = leg.connection() {
+        connection.output.extend(&request);
+    }
+    let ended = reply::exchange(leg, |_, tag, body| reply.take(tag, body)).await;
+    let asked = match ended {
+        Ok(TransactionStatus::InTransaction) if reply.error.is_none() => {
+            request.clear();
+            encode::query(&mut request, recovery::WROTE_SQL.as_bytes());
+            leg.ask(&request);
+            reply::exchange(leg, |_, tag, body| reply.take(tag, body)).await
+        }
+        ended => ended,
+    };
+    if let Err(error) = asked {
+        leg.lost(&error.to_string());
+        reply.fail(Failure::Lost(error.to_string()));
+    }
+    reply
+}
+
+/// Makes the shards give their COPY up, and rolls back.
+async fn stop(legs: &mut [Leg]) {
+    let works = legs.iter_mut().filter(|leg| leg.state == State::Asked && leg.is_asked()).map(|leg| -> Work<'_, ()> {
+        Box::pin(async move {
+            let mut request = Vec::new();
+            // One that is not in COPY passes over it.
+            encode::frame(&mut request, b'f', |b| b.extend_from_slice(b"it failed on another shard\0"));
+            encode::query(&mut request, b"ROLLBACK");
+            if let Some(connection) = leg.connection() {
+                connection.output.extend(&request);
+            }
+            let mut idle = false;
+            while !idle {
+                match tokio::time::timeout(SETTLE, reply::exchange(leg, |_, _, _| ())).await {
+                    Ok(Ok(status)) => idle = status == TransactionStatus::Idle,
+                    Ok(Err(error)) => return leg.lost(&error.to_string()),
+                    Err(_) => return leg.lost("it did not give up a COPY"),
+                }
+            }
+            leg.is_ready();
+        })
+    });
+    join_all(works.collect()).await;
+    // Those that were not asked have begun nothing.
+    legs.iter_mut().filter(|leg| leg.state == State::Asked).for_each(|leg| leg.state = State::Ready);
+}
+
+fn cancelled() -> Error {
+    Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+}
+
+fn tables_differ(table: &str) -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("table \"{table}\" does not have the same columns in the same order on all shards"),
+    )
+    .hint("Name the columns: COPY table (column, ...) FROM STDIN.")
+    .because("tables_differ")
+}
+
+fn no_key(table: &str, key: &str) -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("COPY into sharded table \"{table}\" does not have its sharding key \"{key}\" among the columns"),
+    )
+    .hint("Give the key in every row.")
+    .because("no_key_given")
+}

@@ -1,0 +1,173 @@
+//! Statements that several shards run as they stand: whether each does the same, or its part, with them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pg_raw_parse::{Node, nodes};
+
+use super::Unfit;
+use super::expression::{self, Clause, Found};
+use super::from::From;
+use super::rows::{returned, same_everywhere};
+use crate::sql::parse;
+
+/// How a utility statement can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runs {
+    /// In a transaction.
+    InTransaction,
+    /// Outside of transactions only.
+    Alone,
+}
+
+/// Reads a text that is one utility statement; none if it is something else.
+#[must_use]
+pub fn runs(text: &str) -> Option<Runs> {
+    parse::read(text.as_bytes(), |statements| match (statements.next(), statements.next()) {
+        (Some((_, node)), None) => Some(how(node)),
+        _ => None,
+    })
+    .ok()
+    .flatten()
+}
+
+/// See <https://www.postgresql.org/docs/current/sql-commands.html>: what PostgreSQL refuses within a transaction block.
+fn how(node: Node<'_>) -> Runs {
+    let alone = match node {
+        Node::IndexStmt(stmt) => stmt.concurrent,
+        Node::DropStmt(stmt) => stmt.concurrent,
+        Node::VacuumStmt(_) | Node::AlterSystemStmt(_) => true,
+        Node::ReindexStmt(stmt) => stmt.params().iter().any(|option| option.defname() == Some("concurrently")),
+        _ => false,
+    };
+    if alone { Runs::Alone } else { Runs::InTransaction }
+}
+
+/// Whether UPDATE or DELETE without a key does on each shard what it would do to the rows there if there was one server.
+///
+/// # Errors
+/// Why not.
+pub fn unkeyed(text: &str) -> Result<(), Unfit> {
+    read(text, |node| {
+        let (condition, assigned, returning) = match node {
+            Node::UpdateStmt(update) if update.with_clause().is_none() => {
+                (update.where_clause(), values(update), update.returning_clause())
+            }
+            Node::DeleteStmt(delete) if delete.with_clause().is_none() => {
+                (delete.where_clause(), Vec::new(), delete.returning_clause())
+            }
+            _ => return Err(other()),
+        };
+        expression::check(condition, Clause::Condition, &From::default(), &mut Found::default())?;
+        for value in assigned {
+            expression::check(value, Clause::Output, &From::default(), &mut Found::default())?;
+        }
+        returned(returning, &mut Vec::new()).map(|_| ())
+    })
+}
+
+/// Whether INSERT of VALUES, UPDATE or DELETE of a reference table does the same on every shard.
+///
+/// # Errors
+/// Why not.
+pub fn reference(text: &str) -> Result<(), Unfit> {
+    read(text, |node| {
+        let returning = match node {
+            Node::InsertStmt(insert) if insert.with_clause().is_none() => {
+                let Node::SelectStmt(select) = insert.select_stmt() else { return Err(other()) };
+                for value in
+                    select.values_lists().iter().filter_map(|row| row.as_node_list()).flat_map(|row| row.iter())
+                {
+                    if !matches!(value, Node::SetToDefault(_)) {
+                        same_everywhere(value)?;
+                    }
+                }
+                if let Some(conflict) = insert.on_conflict_clause() {
+                    for target in conflict.target_list() {
+                        same_everywhere(target.val())?;
+                    }
+                    same_everywhere(conflict.where_clause())?;
+                }
+                insert.returning_clause()
+            }
+            Node::UpdateStmt(update) if update.with_clause().is_none() => {
+                for value in values(update) {
+                    same_everywhere(value)?;
+                }
+                same_everywhere(update.where_clause())?;
+                update.returning_clause()
+            }
+            Node::DeleteStmt(delete) if delete.with_clause().is_none() => {
+                same_everywhere(delete.where_clause())?;
+                delete.returning_clause()
+            }
+            _ => return Err(other()),
+        };
+        returned(returning, &mut Vec::new()).map(|_| ())
+    })
+}
+
+/// What an UPDATE assigns.
+fn values(update: &nodes::UpdateStmt) -> Vec<Node<'_>> {
+    update.target_list().iter().map(|target| target.val()).collect()
+}
+
+fn other() -> Unfit {
+    Unfit::new("statement", "that is not one plain INSERT of VALUES, UPDATE or DELETE")
+}
+
+fn read(text: &str, look: impl FnOnce(Node<'_>) -> Result<(), Unfit>) -> Result<(), Unfit> {
+    // As in `parse`: what the bindings believe of the tree may prove wrong.
+    catch_unwind(AssertUnwindSafe(|| {
+        let tree = pg_raw_parse::parse(text).map_err(|_| Unfit::new("syntax", "that cannot be parsed"))?;
+        let mut statements = tree.stmts();
+        match (statements.next(), statements.next()) {
+            (Some(node), None) => look(node),
+            _ => Err(other()),
+        }
+    }))
+    .unwrap_or_else(|_| Err(Unfit::new("syntax", "on which the parser failed")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_run_in_a_transaction_is_known() {
+        for (text, expected) in [
+            ("CREATE INDEX ON t (a)", Some(Runs::InTransaction)),
+            ("CREATE INDEX CONCURRENTLY ON t (a)", Some(Runs::Alone)),
+            ("DROP INDEX CONCURRENTLY i", Some(Runs::Alone)),
+            ("REINDEX (CONCURRENTLY) TABLE t", Some(Runs::Alone)),
+            ("VACUUM t", Some(Runs::Alone)),
+            ("TRUNCATE t", Some(Runs::InTransaction)),
+            ("TRUNCATE t; TRUNCATE t", None),
+            ("TRUNCAT t", None),
+        ] {
+            assert_eq!(runs(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_differs_between_shards_is_not_for_all() {
+        let construct = |checked: Result<(), Unfit>| checked.err().map_or("", |unfit| unfit.construct);
+        for (text, of_rows, of_reference) in [
+            ("UPDATE t SET n = n + 1, v = upper(v) WHERE v LIKE 'a%' RETURNING *", "", ""),
+            ("DELETE FROM t", "", ""),
+            // Which rows are meant may depend on the clock a little, but copies must stay alike.
+            ("DELETE FROM t WHERE at < now()", "", "clock"),
+            ("UPDATE t SET n = random()", "", "random"),
+            ("UPDATE t SET at = now()", "clock", "clock"),
+            ("UPDATE t SET v = (SELECT 'a')", "sub_query", "sub_query"),
+            ("UPDATE t SET v = f(v)", "function", "function"),
+            ("DELETE FROM t RETURNING ctid", "system_column", "system_column"),
+            ("WITH a AS (SELECT 1) DELETE FROM t", "statement", "statement"),
+            ("INSERT INTO t (a, b) VALUES (1, DEFAULT) ON CONFLICT DO NOTHING", "statement", ""),
+            ("INSERT INTO t (a, b) VALUES (1, now())", "statement", "clock"),
+            ("INSERT INTO t SELECT 1", "statement", ""),
+        ] {
+            assert_eq!(construct(unkeyed(text)), of_rows, "{text}");
+            assert_eq!(construct(reference(text)), of_reference, "{text}");
+        }
+    }
+}
