@@ -1,9 +1,10 @@
-//! Checks of sharded databases at the start and at each reload: are the servers as the configuration says?
+//! Checks of sharded databases, from the start on: are the servers as the configuration says?
 //!
-//! One task a shard asks its primary until it has an answer without fault. It logs in as the prober does; where that is not
+//! One task a shard asks its primary: see `check`. It logs in as the prober does; where that is not
 //! configured, as the first user who comes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ use crate::shard::check::{Check, Effect};
 
 /// The first wait before the server is asked again; each is twice the one before.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The wait after a change.
+const AFTER_CHANGE: Duration = Duration::from_millis(50);
 /// The longest.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -55,10 +58,12 @@ impl Checks {
     }
 }
 
-/// Checks one shard until there is nothing to complain of on any: they are compared, and a difference may be mended on either side.
+/// Checks one shard, again and again: what is mended must be believed, and what differs since must not. After a change that passed
+/// through pgweir that is at once.
 async fn check(database: &LiveDatabase, shard: ShardIndex, credentials: Option<&Credentials>) {
     let mut wait = FIRST_WAIT;
     loop {
+        let epoch = database.catalog_epoch.load(Ordering::Acquire);
         let asked = ask(database, shard, credentials).await;
         let (check, portrait, waits_for_user) = match asked {
             Asked::Answer((findings, portrait)) => (Check::Done(findings), Some(portrait), false),
@@ -68,13 +73,25 @@ async fn check(database: &LiveDatabase, shard: ShardIndex, credentials: Option<&
         for (shard, check) in database.set_check(shard, check, portrait) {
             tell(database, shard, &check);
         }
-        if database.checks().iter().all(|check| *check == Check::Done(Vec::new())) {
-            return;
-        }
-        tokio::time::sleep(wait).await;
-        if !waits_for_user {
+        database.note_checked(shard, epoch);
+        let clean = database.checks().iter().all(|check| *check == Check::Done(Vec::new()));
+        let changed = wait_for_change(database, epoch);
+        if tokio::time::timeout(if clean { LONGEST_WAIT } else { wait }, changed).await.is_ok() || clean {
+            wait = FIRST_WAIT;
+        } else if !waits_for_user {
             wait = wait.saturating_mul(2).min(LONGEST_WAIT);
         }
+    }
+}
+
+/// Waits until the catalog is of another epoch, and for a little while, as one change is often followed by more.
+async fn wait_for_change(database: &LiveDatabase, epoch: u64) {
+    loop {
+        let changed = database.catalog_changed.notified();
+        if database.catalog_epoch.load(Ordering::Acquire) != epoch {
+            return tokio::time::sleep(AFTER_CHANGE).await;
+        }
+        changed.await;
     }
 }
 
@@ -149,7 +166,9 @@ fn tell(database: &LiveDatabase, shard: ShardIndex, check: &Check) {
             for finding in findings {
                 let (found, advice) = (&finding.message, finding.advice);
                 match &finding.effect {
-                    Effect::Warning => tracing::warn!(database, shard, advice, "shard check: {found}"),
+                    Effect::Warning | Effect::LooselyUnique(..) => {
+                        tracing::warn!(database, shard, advice, "shard check: {found}")
+                    }
                     Effect::NoKeys => {
                         tracing::error!(database, shard, advice, "shard check: {found}; statements by key are refused");
                     }
@@ -170,6 +189,14 @@ fn tell(database: &LiveDatabase, shard: ShardIndex, check: &Check) {
                             shard,
                             advice,
                             "shard check: {found}; statements that write on several shards are refused"
+                        );
+                    }
+                    Effect::NoWriteOf(..) => {
+                        tracing::error!(
+                            database,
+                            shard,
+                            advice,
+                            "shard check: {found}; statements that write the table are refused"
                         );
                     }
                     Effect::NotByKeyOf(..) => {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::plan::{Need, Planner};
@@ -20,6 +21,9 @@ use crate::sql::catalog::{self, Answers, CatalogView, Function, Name, Questions}
 use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, StatementFacts, TableRef};
 use crate::sql::shadows::{self, ShadowQuestion};
 use crate::wire::message::TransactionStatus;
+
+/// How long a statement that the checks of the shards stand against waits for fresh ones.
+const CHECKED_WITHIN: Duration = Duration::from_secs(3);
 
 /// The outcome of planning.
 #[derive(Debug)]
@@ -84,8 +88,11 @@ impl Client {
             if map.is_sharded() && !chosen && unsure && calls_or_reads(facts, &unlisted) {
                 return Planned::Refused(own_objects());
             }
-            let more =
-                if map.is_sharded() && !chosen { view.ask_all(facts, unlisted) } else { view.ask_functions(facts) };
+            let more = match (map.is_sharded(), chosen) {
+                (false, _) => view.ask_functions(facts),
+                (true, false) => view.ask_all(facts, unlisted),
+                (true, true) => view.ask_targets(facts, unlisted),
+            };
             questions.add(more);
             if map.is_sharded()
                 && !chosen
@@ -103,6 +110,17 @@ impl Client {
 
     pub(super) fn has_replicas(&self) -> bool {
         self.database.config.shards.iter().any(|shard| shard.servers.len() > 1)
+    }
+
+    /// Waits until the shards are checked once more after the last change of their catalog, which may have mended what is wrong.
+    pub(super) fn wait_for_checks(&self) -> LookUp {
+        let database = Arc::clone(&self.database);
+        Box::pin(async move {
+            let epoch = database.catalog_epoch.load(Ordering::Acquire);
+            // If they take longer, what is known stands.
+            let _late = tokio::time::timeout(CHECKED_WITHIN, database.wait_checked(epoch)).await;
+            Ok(())
+        })
     }
 
     /// Asks the catalog. Where the answer only decides between primary and replica, no answer means the primary.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
 use crate::auth::hba::{Maps, Rules};
 use crate::auth::login::PassThrough;
@@ -192,6 +193,10 @@ pub struct LiveDatabase {
     last_used: Mutex<Instant>,
     /// Counts the statements that may have changed what the servers' catalogs say.
     pub catalog_epoch: AtomicU64,
+    /// Told of each change of [`Self::catalog_epoch`], for those who check the shards.
+    pub catalog_changed: Notify,
+    /// The epoch at which each shard was asked last, by shard.
+    checked: watch::Sender<Vec<u64>>,
     /// What its statements may leave behind on servers unseen.
     pub hidden: Hidden,
     /// Kinds of state ([`crate::sql::facts::PinReason`], a bit each) that the log has told of.
@@ -376,6 +381,8 @@ impl LiveDatabase {
             last_used: Mutex::new(now),
             pins_told: AtomicU32::new(0),
             catalog_epoch: AtomicU64::new(0),
+            catalog_changed: Notify::new(),
+            checked: watch::Sender::default(),
             hidden,
             routes: RouteCounts::default(),
             plans: PlanCounts::default(),
@@ -521,6 +528,33 @@ impl LiveDatabase {
         }
         let check = |shard: ShardIndex| Some((shard, checks.all().nth(usize::from(shard.0))?.clone()));
         news.into_iter().filter_map(check).collect()
+    }
+
+    /// The check of a shard has asked what there was at an epoch of the catalog, or could not.
+    pub fn note_checked(&self, shard: ShardIndex, epoch: u64) {
+        let place = usize::from(shard.0);
+        self.checked.send_modify(|epochs| {
+            if epochs.len() <= place {
+                epochs.resize(place.saturating_add(1), 0);
+            }
+            if let Some(known) = epochs.get_mut(place) {
+                *known = epoch;
+            }
+        });
+    }
+
+    /// Whether the shards have been asked since the catalog changed last.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        let epoch = self.catalog_epoch.load(Ordering::Acquire);
+        all_checked(&self.checked.borrow(), epoch, self.config.shards.len())
+    }
+
+    /// Waits until all shards have been asked at this epoch of the catalog or a later one.
+    pub async fn wait_checked(&self, epoch: u64) {
+        let mut checked = self.checked.subscribe();
+        // The sender lives as long as this.
+        let _ended = checked.wait_for(|epochs| all_checked(epochs, epoch, self.config.shards.len())).await;
     }
 
     /// How far the checks of the shards are, by shard; none for an unsharded database.
@@ -673,4 +707,8 @@ impl UserPools {
     fn each(&self, f: &mut dyn FnMut(&Arc<Pool>)) {
         self.pools.iter().flatten().filter_map(OnceLock::get).for_each(f);
     }
+}
+
+fn all_checked(epochs: &[u64], epoch: u64, shards: usize) -> bool {
+    epochs.len() >= shards && epochs.iter().all(|checked| *checked >= epoch)
 }

@@ -2,7 +2,7 @@
 
 use crate::client::token;
 use crate::error::{Error, SqlState};
-use crate::session::settings::{ClientSettings, OWN_PREFIX};
+use crate::session::settings::{CHOICE, ClientSettings, OWN_PREFIX};
 use crate::shard::map::ShardMap;
 use crate::sql::facts::{QueryFacts, RouteHint, SessionEffect};
 
@@ -85,6 +85,48 @@ pub fn check_all(facts: &QueryFacts, map: &ShardMap) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Refuses forms that would have no effect, or one that a ROLLBACK does not take back.
+///
+/// # Errors
+/// 0A000.
+pub fn check_forms(facts: &QueryFacts, in_block: bool) -> Result<(), Error> {
+    if facts.statements.iter().any(|statement| statement.touch.sets_own) {
+        return Err(unfollowed());
+    }
+    let chooses = |effect: &SessionEffect| match effect {
+        SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => CHOICE.contains(&name.as_str()),
+        _ => false,
+    };
+    if in_block && facts.statements.iter().flat_map(|s| &s.effects).any(chooses) {
+        return Err(form(
+            "the shard cannot be chosen by SET within a transaction, for ROLLBACK would not take it back",
+        ));
+    }
+    Ok(())
+}
+
+/// The same of the name that is bound as the first argument of `set_config()`.
+///
+/// # Errors
+/// 0A000.
+pub fn check_bound(name: Option<&[u8]>) -> Result<(), Error> {
+    let start = name.and_then(|name| name.get(..OWN_PREFIX.len()));
+    match start {
+        Some(start) if start.eq_ignore_ascii_case(OWN_PREFIX.as_bytes()) => Err(unfollowed()),
+        _ => Ok(()),
+    }
+}
+
+fn unfollowed() -> Error {
+    form("settings of pgweir's own cannot be made by SET LOCAL or set_config(): they would have no effect")
+}
+
+fn form(message: &str) -> Error {
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).hint(
+        "SET the setting before the transaction begins, or write a hint into each statement, as in /* pgweir: shard=s1 */.",
+    )
 }
 
 #[cfg(test)]

@@ -148,6 +148,7 @@ impl Planner<'_> {
             .hint("SET standard_conforming_strings = on, and write E'...' where backslashes are escapes."));
         }
         own::check_all(facts, self.map)?;
+        own::check_forms(facts, self.in_block)?;
         if let Some(error) = &facts.hints.error {
             return Err(Error::us(SqlState::INVALID_PARAMETER_VALUE, error.clone())
                 .hint("Hints are written /* pgweir: primary */, replica, shard=NAME, sharding_key=VALUE."));
@@ -246,6 +247,12 @@ impl Planner<'_> {
         let malformed = || Error::client_fatal(SqlState::PROTOCOL_VIOLATION, "malformed Bind message from the client");
         let bind = message::bind(frame.get(5..).unwrap_or_default()).ok_or_else(malformed)?;
         let parameters = bind.parameters().ok_or_else(malformed)?;
+        for effect in effects(facts) {
+            if let SessionEffect::SetByParams { name: ConfigArg::Param(number), .. } = effect {
+                let at = usize::from(*number).checked_sub(1);
+                own::check_bound(at.and_then(|at| parameters.values.get(at).copied().flatten()))?;
+            }
+        }
         let types = statement.oids();
         cx.bound = Some(BoundParams { values: &parameters.values, formats: &parameters.formats, types: &types });
         Ok(plan_query(facts, &cx))

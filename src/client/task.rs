@@ -396,9 +396,17 @@ impl Client {
         if self.answer_locally() {
             return Ok(());
         }
+        let mut checks_are_fresh = false;
         let need = loop {
             let looking_up = match self.weigh(self.plan(false, false, false)) {
                 Planned::Need(need) => break need,
+                Planned::Refused(error)
+                    if reason(&error) == "distrust"
+                        && !self.database.is_checked()
+                        && !std::mem::replace(&mut checks_are_fresh, true) =>
+                {
+                    self.wait_for_checks()
+                }
                 Planned::Refused(error) => {
                     self.count_plan(PlanKind::Refused);
                     return Box::pin(self.refuse(error)).await;
@@ -488,7 +496,8 @@ impl Client {
         let [(Intake::Query(facts), _)] = self.segment.items.as_slice() else { return false };
         let out = self.output.tail();
         let Some((name, value)) = own::sole_change(facts) else { return false };
-        match value.map_or(Ok(()), |v| own::check(name, v, &self.database.config.map)) {
+        let checked = value.map_or(Ok(()), |v| own::check(name, v, &self.database.config.map));
+        match checked.and_then(|()| own::check_forms(facts, status != TransactionStatus::Idle)) {
             Ok(()) => {
                 self.session.set_own(name, value);
                 encode::command_complete(out, if value.is_some() { "SET" } else { "RESET" });

@@ -208,6 +208,11 @@ fn relations_query(names: &[Name]) -> String {
                JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
                  AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
                WHERE w.ev_class = r.oid \
+             UNION ALL SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid = r.oid \
+             UNION ALL SELECT refobjid FROM pg_catalog.pg_depend \
+               WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid = r.oid AND deptype IN ('a', 'i') \
+                 AND refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                 AND EXISTS (SELECT FROM pg_catalog.pg_class AS q WHERE q.oid = r.oid AND q.relkind = 'S') \
              UNION ALL SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = r.oid \
              UNION ALL SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = r.oid) AS x (oid)), \
          found (kind, n, schema, name, place) AS ( \

@@ -5,8 +5,10 @@ use std::io;
 
 use crate::error::Error;
 use crate::id::WorkerId;
+use crate::server::behind;
 use crate::server::login::{self, LoginSettings};
 use crate::server::{Connection, Target};
+use crate::shard::behind::Behind;
 use crate::shard::check::{self, Finding};
 use crate::shard::commit::recovery;
 use crate::shard::hash;
@@ -57,6 +59,25 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
     if let Some(sql) = check::tables_sql(map) {
         findings.extend(check::judge_tables(map, &rows!(&sql)));
     }
+    if let Some(sql) = check::unique_sql(map) {
+        findings.extend(check::judge_unique(map, &rows!(&sql)));
+    }
+    let behind = Behind {
+        rules: match behind::rules_sql(map) {
+            Some(sql) => rows!(&sql),
+            None => Vec::new(),
+        },
+        triggers: rows!(&behind::triggers_sql()),
+        functions: Vec::new(),
+        relations: Vec::new(),
+    };
+    // Mostly there are none, and the texts of all functions need not be read.
+    let behind = if behind.triggers.is_empty() && behind.rules.is_empty() {
+        behind
+    } else {
+        Behind { functions: rows!(&behind::functions_sql()), relations: rows!(behind::RELATIONS_SQL), ..behind }
+    };
+    findings.extend(behind.judge(map));
     let makes = match portrait::tables_sql(map) {
         Some(sql) => rows!(&sql),
         None => Vec::new(),

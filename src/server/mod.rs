@@ -1,5 +1,6 @@
 //! Connections to servers: dialling, logging in, small exchanges of our own, cancelling.
 
+mod behind;
 pub mod cancel;
 pub mod catalog;
 pub mod check;

@@ -44,7 +44,10 @@ pub(super) fn query(question: &ShadowQuestion) -> String {
              AND pg_catalog.pg_function_is_visible(f.oid) \
          UNION SELECT 'equality', '=', NULL FROM pg_catalog.pg_operator AS o \
            WHERE o.oid >= {FIRST_OWN} AND o.oprname = '=' AND o.oprleft IN {KEY_TYPES} AND o.oprright IN {KEY_TYPES} \
-             AND pg_catalog.pg_operator_is_visible(o.oid)"
+             AND pg_catalog.pg_operator_is_visible(o.oid) \
+         UNION SELECT 'type', t.typname::pg_catalog.text, NULL FROM pg_catalog.pg_type AS t \
+           WHERE t.oid >= {FIRST_OWN} AND pg_catalog.pg_type_is_visible(t.oid) \
+             AND t.typname IN ('int2', 'int4', 'int8', 'text', 'varchar', 'uuid')"
     );
     if !question.listed.is_empty() {
         let rows: Vec<String> =
@@ -74,6 +77,7 @@ pub(super) fn take(row: &[Option<String>], shadows: &mut Shadows) {
         ("hidden", _) => drop(shadows.hidden_operators.insert(name)),
         ("gatherer", _) => drop(shadows.gatherers.insert(name)),
         ("row", _) => drop(shadows.row_gatherers.insert(name)),
+        ("type", _) => drop(shadows.types.insert(name)),
         ("equality", _) => shadows.equality = true,
         ("elsewhere", Some(schema)) => drop(shadows.elsewhere.insert(name, schema.clone())),
         ("role", Some(schema)) => drop(shadows.by_role.insert(name, schema.clone())),
@@ -96,6 +100,7 @@ mod tests {
             ["gatherer", "concat", ""],
             ["row", "first", ""],
             ["equality", "=", ""],
+            ["type", "text", ""],
             ["elsewhere", "t", "bob"],
             ["role", "u", "ann"],
             ["something", "else", ""],
@@ -114,6 +119,7 @@ mod tests {
             gatherers: one("concat"),
             row_gatherers: one("first"),
             equality: true,
+            types: one("text"),
             elsewhere: pair("t", "bob"),
             by_role: pair("u", "ann"),
         };

@@ -3,7 +3,7 @@
 //! A hash of ours that is not the server's, or a key column of another type or collation than configured, would put rows where nobody
 //! finds them: statements by such keys are refused. A table that is not there yet is only told of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::hash;
@@ -30,6 +30,10 @@ pub enum Effect {
     NoTextBeyondAscii,
     /// No statement by the key of this table is let through: schema and name.
     NotByKeyOf(String, String),
+    /// No statement that writes this table is let through, as code runs behind it: schema and name.
+    NoWriteOf(String, String),
+    /// The table (schema and name) has a unique index without its key: rows that it forbids may lie on different shards.
+    LooselyUnique(String, String),
     /// No statement is answered by several shards.
     NoScatter,
     /// No statement with this table is answered by several shards: schema and name.
@@ -68,7 +72,8 @@ impl fmt::Display for Check {
             Self::Pending(Some(why)) => write!(f, "pending: {why}"),
             Self::Done(findings) if findings.is_empty() => f.write_str("ok"),
             Self::Done(findings) => {
-                let failed = findings.iter().any(|finding| finding.effect != Effect::Warning);
+                let warns = |effect: &Effect| matches!(effect, Effect::Warning | Effect::LooselyUnique(..));
+                let failed = findings.iter().any(|finding| !warns(&finding.effect));
                 f.write_str(if failed { "failed" } else { "warning" })?;
                 for (place, finding) in findings.iter().enumerate() {
                     write!(f, "{} {finding}", if place == 0 { ":" } else { ";" })?;
@@ -88,6 +93,10 @@ pub struct Distrust {
     pub beyond_ascii: bool,
     /// Why statements by the keys of these tables are not let through, by schema and name.
     pub tables: BTreeMap<(String, String), String>,
+    /// Why statements that write these tables are not let through, by schema and name.
+    pub writes: BTreeMap<(String, String), String>,
+    /// The tables with a unique index without their key, by schema and name.
+    pub loose: BTreeSet<(String, String)>,
     /// Why several shards do not answer a statement.
     pub scatter: Option<String>,
     /// Why several shards do not answer a statement with one of these tables.
@@ -109,6 +118,12 @@ impl Distrust {
                     Effect::NoTextBeyondAscii => distrust.beyond_ascii = true,
                     Effect::NotByKeyOf(schema, name) => {
                         distrust.tables.entry((schema.clone(), name.clone())).or_insert_with(why);
+                    }
+                    Effect::NoWriteOf(schema, name) => {
+                        distrust.writes.entry((schema.clone(), name.clone())).or_insert_with(why);
+                    }
+                    Effect::LooselyUnique(schema, name) => {
+                        distrust.loose.insert((schema.clone(), name.clone()));
                     }
                     Effect::NoScatter => drop(distrust.scatter.get_or_insert_with(why)),
                     Effect::NoScatterOf(schema, name) => {
@@ -226,6 +241,50 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
     })
 }
 
+/// Asks for the unique indexes of the sharded tables that do not have the key among their columns: see [`judge_unique`]. None for a
+/// map without such tables.
+#[must_use]
+pub fn unique_sql(map: &ShardMap) -> Option<String> {
+    let literal = |text: &str| format!("E'{}'::pg_catalog.text", text.replace('\\', "\\\\").replace('\'', "''"));
+    let row = |(number, ((schema, name), table)): (usize, (&(String, String), &Table))| match table {
+        Table::Sharded { key, .. } => {
+            Some(format!("({number}, {}, {}, {})", literal(schema), literal(name), literal(key)))
+        }
+        Table::Reference => None,
+    };
+    let rows: Vec<String> = map.tables.iter().enumerate().filter_map(row).collect();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "SELECT a.n, x.relname FROM (VALUES {}) AS a (n, schema, name, key) \
+             JOIN pg_catalog.pg_namespace AS s ON s.nspname::pg_catalog.text = a.schema \
+             JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname::pg_catalog.text = a.name \
+             JOIN pg_catalog.pg_attribute AS f ON f.attrelid = c.oid AND f.attname::pg_catalog.text = a.key \
+             JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisunique \
+               AND NOT f.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]) \
+             JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid ORDER BY a.n, x.relname",
+            rows.join(", ")
+        )
+    })
+}
+
+/// What the answer to [`unique_sql`] means.
+#[must_use]
+pub fn judge_unique(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
+    let finding = |row: &Vec<Option<String>>| {
+        let number: usize = row.first()?.as_deref()?.parse().ok()?;
+        let (schema, name) = map.tables.keys().nth(number)?;
+        let index = row.get(1)?.as_deref()?;
+        Some(Finding {
+            effect: Effect::LooselyUnique(schema.clone(), name.clone()),
+            message: format!(
+                "unique index \"{index}\" of table \"{schema}.{name}\" does not have the sharding key: it says nothing of rows on other shards"
+            ),
+            advice: "Add the sharding key to the index, or do not rely on it.",
+        })
+    };
+    rows.iter().filter_map(finding).collect()
+}
+
 /// What the answer to [`tables_sql`] means.
 #[must_use]
 pub fn judge_tables(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
@@ -240,7 +299,8 @@ fn judge_table((schema, name): &(String, String), table: &Table, row: &[Option<S
     };
     let shown = format!("table \"{schema}.{name}\"");
     if cell(1).is_none() {
-        return warning(
+        // What is made later may be of any make: it is asked about again first.
+        return distrusted(
             format!("{shown} is listed but does not exist"),
             "Create it on every shard, or take it out of the configuration.",
         );
@@ -310,7 +370,7 @@ mod tests {
         let not_by_key = || Effect::NotByKeyOf("public".into(), "orders".into());
         assert_eq!(judged(["1", "1", "20", "bigint", ""]), []);
         let missing = "table \"public.orders\" is listed but does not exist".to_owned();
-        assert_eq!(judged(["1", "", "", "", ""]), [(Effect::Warning, missing)]);
+        assert_eq!(judged(["1", "", "", "", ""]), [(not_by_key(), missing)]);
         let narrow = "column \"k\" of table \"public.orders\" is integer, configured as bigint".to_owned();
         assert_eq!(judged(["1", "1", "23", "integer", ""]), [(Effect::Warning, narrow)]);
         let none = "table \"public.orders\" has no column \"k\"".to_owned();
@@ -350,6 +410,8 @@ mod tests {
             finding(Effect::NotByKeyOf("s".into(), "t".into()), "d"),
             finding(Effect::NoScatter, "e"),
             finding(Effect::NoScatterOf("s".into(), "u".into()), "f"),
+            finding(Effect::NoWriteOf("s".into(), "w".into()), "g"),
+            finding(Effect::LooselyUnique("s".into(), "x".into()), "h"),
         ]);
         let pending = Check::Pending(Some("gone".into()));
         assert_eq!(Distrust::of([("s0", &good), ("s1", &pending)].into_iter()), Distrust::default());
@@ -358,12 +420,14 @@ mod tests {
             keys: Some("shard \"s1\": b".into()),
             beyond_ascii: true,
             tables: [(("s".to_owned(), "t".to_owned()), "shard \"s1\": d".to_owned())].into(),
+            writes: [(("s".to_owned(), "w".to_owned()), "shard \"s1\": g".to_owned())].into(),
+            loose: [("s".to_owned(), "x".to_owned())].into(),
             scatter: Some("shard \"s1\": e".into()),
             scatter_of: [(("s".to_owned(), "u".to_owned()), "shard \"s1\": f".to_owned())].into(),
             two_phase: None,
         };
         assert_eq!(distrust, expected);
-        assert_eq!(bad.to_string(), "failed: a; b; c; d; e; f");
+        assert_eq!(bad.to_string(), "failed: a; b; c; d; e; f; g; h");
         assert_eq!((good.to_string(), pending.to_string()), ("ok".into(), "pending: gone".into()));
         assert_eq!(Check::Done(vec![finding(Effect::Warning, "a")]).to_string(), "warning: a");
     }

@@ -88,10 +88,10 @@ mod tests {
         // Then the default shard answers, and the other is found to differ.
         assert_eq!(checks.set(&map, ShardIndex(1), good(), zone("Asia/Tokyo")), [ShardIndex(0), ShardIndex(1)]);
         let why = "shard \"a\": timezone is UTC, on the default shard Asia/Tokyo";
-        assert_eq!(checks.distrust(&map).scatter.as_deref(), Some(why));
+        assert_eq!(checks.distrust(&map).keys.as_deref(), Some(why));
         // What was found stays, until it is mended on either side.
         assert_eq!(checks.set(&map, ShardIndex(0), Check::Pending(None), None), []);
-        assert!(checks.distrust(&map).scatter.is_some());
+        assert!(checks.distrust(&map).keys.is_some());
         assert_eq!(checks.set(&map, ShardIndex(1), good(), zone("UTC")), [ShardIndex(0)]);
         assert_eq!(checks.distrust(&map), Distrust::default());
         assert!(checks.all().all(|check| *check == good()));

@@ -4,10 +4,11 @@
 //! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
 //! conjuncts, or given in every row of VALUES.
 //!
-//! `refusal` words the refusals; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
+//! `refusal` words the refusals; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
 //! parameter's type is known; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
 //! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
+mod effects;
 mod params;
 mod proof;
 mod refusal;
@@ -29,6 +30,7 @@ use crate::sql::facts::{
     Access, ColumnRef, ConfigArg, KeyValue, ParamUse, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts,
     TableRef, TransactionEffect, Verb,
 };
+use crate::sql::touch::Conflict;
 use params::Params;
 use relations::{Home, Relations};
 pub use scatter::Scatter;
@@ -78,6 +80,8 @@ pub enum Why {
     Unlisted,
     /// It has effects that only one shard can see, and names no table.
     DefaultShard,
+    /// Other shards may answer it otherwise.
+    ShardsDiffer,
 }
 
 impl fmt::Display for Why {
@@ -90,6 +94,7 @@ impl fmt::Display for Why {
             Self::KeySetting(slot) => write!(f, "pgweir.sharding_key is in slot {slot}"),
             Self::Keys(count) => write!(f, "all of the {count} sharding keys that it asks for belong there"),
             Self::Unlisted => f.write_str("its tables are not listed and live on the default shard"),
+            Self::ShardsDiffer => f.write_str("other shards may answer otherwise than the default shard"),
             Self::DefaultShard => f.write_str("it names no table but has effects, which belong to the default shard"),
         }
     }
@@ -235,7 +240,7 @@ pub fn plan_statement(statement: &StatementFacts, cx: &PlanContext<'_>) -> Shard
     if !cx.map.is_sharded() {
         return ShardPlan::single(cx.map.default_shard, Why::Unsharded);
     }
-    plan_sharded(statement, cx).unwrap_or_else(Into::into)
+    effects::settle(plan_sharded(statement, cx).unwrap_or_else(Into::into), statement, cx)
 }
 
 /// The plan of two statements that travel together: those of a pipeline.
@@ -348,18 +353,25 @@ fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Opt
     }
 }
 
-/// Whether the key of a table may decide: the servers are as the configuration says, as far as they were checked.
+/// Whether the key of a table may decide, and any shard speak for a reference table: the servers are as the configuration says, as far
+/// as they were checked.
 fn believe(table: &TableRef, cx: &PlanContext<'_>) -> Result<(), Error> {
-    if let Some(why) = &cx.distrust.keys {
-        return Err(refusal::keys_distrusted(why));
+    match &cx.distrust.keys {
+        Some(why) if relations::home(table, cx.map) != Home::Unlisted => Err(refusal::keys_distrusted(why)),
+        _ => believe_table(table, cx),
     }
+}
+
+/// The same of what was found of the table alone.
+fn believe_table(table: &TableRef, cx: &PlanContext<'_>) -> Result<(), Error> {
     if cx.distrust.tables.is_empty() {
         return Ok(());
     }
     let place = (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
-    match cx.distrust.tables.get(&place) {
-        Some(why) => Err(refusal::table_distrusted(&table.name, why)),
-        None => Ok(()),
+    match (cx.distrust.tables.get(&place), relations::home(table, cx.map)) {
+        (Some(why), Home::Reference) => Err(refusal::reference_distrusted(&table.name, why)),
+        (Some(why), _) => Err(refusal::table_distrusted(&table.name, why)),
+        (None, _) => Ok(()),
     }
 }
 
@@ -368,6 +380,7 @@ fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Shar
         return Err(refusal::local_search_path().into());
     }
     unseen::check(statement, cx)?;
+    effects::check(statement, cx)?;
     match &statement.shape {
         ShardShape::NoTables => plan_no_tables(statement, cx),
         ShardShape::Filtered { verb, tables, top, equalities, assigned, nested } => {
@@ -382,7 +395,8 @@ fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Shar
         ShardShape::Insert { tables, columns, rows, assigned } => {
             let relations = Relations::of(tables, cx)?;
             let (columns, repeated) = (columns.as_deref(), &statement.repeated);
-            Insert { tables, columns, rows, assigned, repeated }.plan(&relations, cx)
+            let conflict = &statement.touch.conflict;
+            Insert { tables, columns, rows, assigned, repeated, conflict }.plan(&relations, cx)
         }
         ShardShape::Other { tables, what } => {
             let relations = Relations::of(tables, cx)?;
@@ -452,6 +466,7 @@ fn plan_other(
     cx: &PlanContext<'_>,
 ) -> Result<ShardPlan, Stop> {
     if let Some(chosen) = chosen(cx, Some(relations))? {
+        effects::rows_are_checked(statement, cx)?;
         let adds_rows = ["INSERT", "COPY", "MERGE", "PREPARE"].iter().any(|word| what.starts_with(word));
         return match relations.first_sharded() {
             Some(table) if adds_rows && access(statement, cx) == Access::Write => {
@@ -478,6 +493,7 @@ fn plan_other(
         // It names no table, so it may concern those of every shard: schemas, rights, functions, types.
         None if relations.unlisted() == 0 && is_plain => write::utility(what, refusal::everywhere(what), cx),
         None if relations.unlisted() == 0 => Err(refusal::everywhere(what).into()),
+        None if statement.touch.cascades => Err(refusal::cascades().into()),
         None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
     }
 }
@@ -506,6 +522,7 @@ impl Filtered<'_> {
         if let Some(chosen) = chosen(cx, None)? {
             return Ok(chosen.plan());
         }
+        effects::locks_no_copy(self.statement, cx)?;
         let writes = access(self.statement, cx) == Access::Write;
         if let Some(reference) = relations.first_reference() {
             let target = self.target().map(|table| relations::home(table, cx.map));
@@ -526,6 +543,9 @@ impl Filtered<'_> {
         }
         if writes {
             return Ok(ShardPlan::single(cx.map.default_shard, Why::DefaultShard));
+        }
+        for table in self.statement.shape.tables() {
+            believe_table(table, cx)?;
         }
         Ok(ShardPlan::AnyShard { why: "it reads only reference tables" })
     }
@@ -552,7 +572,18 @@ impl Filtered<'_> {
             // A WITH could insert rows or move keys unseen.
             return Err(refusal::nested_write(nested).into());
         }
-        for key in proof::keys(self.top, self.equalities, &self.statement.repeated, cx) {
+        let repeated = &self.statement.repeated;
+        let touch = &self.statement.touch;
+        let listed = touch.lists.iter().flat_map(|(column, values)| values.iter().map(move |value| (column, value)));
+        let equal = self.equalities.iter().map(|(column, value)| (column, value));
+        let merged = touch.merged.iter().flat_map(|(column, value)| {
+            let tables = self.statement.shape.tables().iter();
+            tables.map(move |table| (proof::qualified(column, table), value)).collect::<Vec<_>>()
+        });
+        let merged: Vec<(ColumnRef, &KeyValue)> = merged.collect();
+        let all = equal.chain(listed).chain(merged.iter().map(|(column, value)| (column, *value)));
+        let all: Vec<(ColumnRef, KeyValue)> = all.map(|(column, value)| (column.clone(), value.clone())).collect();
+        for key in proof::keys(self.top, &all, repeated, cx) {
             match key {
                 Ok(key) => chosen.check(key.slot(), cx.map)?,
                 Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
@@ -570,6 +601,7 @@ impl Filtered<'_> {
     }
 
     fn plan_by_key(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        effects::locks_no_copy(self.statement, cx)?;
         match self.plan_one_shard(relations, cx) {
             Err(Stop::Untied(refusal)) if self.verb == Verb::Select => scatter::plan(self.statement, refusal, cx),
             Err(Stop::Untied(refusal)) if self.is_unkeyed(relations, cx) => write::unkeyed_rows(refusal, cx),
@@ -604,7 +636,9 @@ impl Filtered<'_> {
         {
             return Err(refusal::reference_write(&target.name).into());
         }
-        believe(table, cx)?;
+        for table in self.statement.shape.tables() {
+            believe(table, cx)?;
+        }
         let slot = proof::slot(self.top, self.equalities, &self.statement.repeated, cx)?;
         Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot)))
     }
@@ -617,6 +651,7 @@ struct Insert<'a> {
     rows: &'a [Vec<KeyValue>],
     assigned: &'a [String],
     repeated: &'a [ParamUse],
+    conflict: &'a Conflict,
 }
 
 impl Insert<'_> {
@@ -636,9 +671,11 @@ impl Insert<'_> {
             return Err(refusal::insert_reads_others(&target.name).into());
         }
         match home {
-            Home::Sharded { key, key_type } => believe(target, cx)
-                .map_err(Stop::from)
-                .and_then(|()| self.plan_rows(&target.name, key, key_type, chosen, cx)),
+            Home::Sharded { key, key_type } => {
+                believe(target, cx)?;
+                effects::conflict_is_by_key(self.conflict, target, key, cx)?;
+                self.plan_rows(&target.name, key, key_type, chosen, cx)
+            }
             Home::Reference => match chosen {
                 Some(chosen) => Ok(chosen.plan()),
                 None => {

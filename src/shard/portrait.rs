@@ -2,7 +2,7 @@
 //! tables.
 //!
 //! Several shards answer one statement only if each gives an expression the value that the others would. So each shard is asked for its
-//! portrait, and where that is not the default shard's, no statement is answered by several. What the text of a statement, its
+//! portrait, and where that is not the default shard's, no statement is answered by several, nor by key where settings or columns differ. What the text of a statement, its
 //! parameters and the client's own settings say is the same everywhere and needs no comparison.
 
 use std::fmt::Write;
@@ -24,18 +24,20 @@ pub struct Portrait {
 struct Make {
     /// `relkind`.
     kind: String,
-    /// Each column in words, in order.
+    /// Each column, in order: its name and type in words, [`APART`], and what else its values depend on.
     columns: Vec<String>,
 }
 
+/// Stands between what a column is and by which rules its values are compared.
+const APART: char = '\u{1f}';
+
 /// Settings that decide what a value is or how it is written. A client that sets one sets it everywhere; one that does not gets what each
 /// server has for it.
-const SETTINGS: [&str; 17] = [
+const SETTINGS: [&str; 16] = [
     "array_nulls",
     "bytea_output",
     "datestyle",
     "default_text_search_config",
-    "escape_string_warning",
     "extra_float_digits",
     "intervalstyle",
     "lc_monetary",
@@ -49,6 +51,9 @@ const SETTINGS: [&str; 17] = [
     "transform_null_equals",
     "xmlbinary",
 ];
+
+/// The name of what roles set for themselves of these.
+const SETTINGS_OF_ROLES: &str = "settings of roles";
 
 /// Asks for the server's version as one number.
 pub const VERSION_SQL: &str = "SELECT pg_catalog.current_setting('server_version_num')";
@@ -89,7 +94,7 @@ pub fn facts_sql(version: u32) -> String {
     let _infallible = write!(
         sql,
         " UNION ALL SELECT s.name, pg_catalog.current_setting(s.name, true) FROM (VALUES {names}) AS s (name) \
-         UNION ALL SELECT 'settings of roles', pg_catalog.string_agg(x.who || ' ' || x.what, ', ' \
+         UNION ALL SELECT '{SETTINGS_OF_ROLES}', pg_catalog.string_agg(x.who || ' ' || x.what, ', ' \
            ORDER BY (x.who || ' ' || x.what) COLLATE \"C\") \
          FROM (SELECT COALESCE(r.rolname::pg_catalog.text, '*') AS who, u.what, s.setdatabase, \
              pg_catalog.lower(pg_catalog.split_part(u.what, '=', 1)) AS name \
@@ -117,7 +122,7 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
             "SELECT a.n, c.relkind, (SELECT pg_catalog.string_agg( \
                  pg_catalog.quote_ident(f.attname::pg_catalog.text) || ' ' || pg_catalog.format_type(f.atttypid, f.atttypmod) \
                  || ' (' || pg_catalog.quote_ident(m.nspname::pg_catalog.text) || '.' || pg_catalog.quote_ident(t.typname::pg_catalog.text) || ')' \
-                 || COALESCE(' collate ' || pg_catalog.quote_ident(w.nspname::pg_catalog.text) || '.' \
+                 || E'\\x1f' || COALESCE(' collate ' || pg_catalog.quote_ident(w.nspname::pg_catalog.text) || '.' \
                    || pg_catalog.quote_ident(k.collname::pg_catalog.text) \
                    || COALESCE(' version ' || pg_catalog.pg_collation_actual_version(k.oid), ''), '') \
                  || COALESCE(' enum ' || (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel::pg_catalog.text), ',' \
@@ -188,14 +193,17 @@ impl Portrait {
             let ours = self.facts.iter().find(|(other, _)| other == name).and_then(|(_, value)| value.as_deref());
             let theirs = theirs.as_deref();
             if ours != theirs {
+                // By their keys statements find a shard whatever its collations, but what they mean there and how values are written
+                // must not depend on the shard.
+                let is_setting = name == SETTINGS_OF_ROLES || SETTINGS.contains(&name.as_str());
                 findings.push(Finding {
-                    effect: Effect::NoScatter,
+                    effect: if is_setting { Effect::NoKeys } else { Effect::NoScatter },
                     message: format!(
                         "{name} is {}, on the default shard {}",
                         ours.unwrap_or("not set"),
                         theirs.unwrap_or("not set")
                     ),
-                    advice: "Make all shards alike: several answer a statement only then.",
+                    advice: "Make all shards alike, by ALTER DATABASE ... SET or in postgresql.conf.",
                 });
             }
         }
@@ -203,11 +211,16 @@ impl Portrait {
         for ((schema, name), (ours, theirs)) in map.tables.keys().zip(self.tables.iter().zip(&default.tables)) {
             // A table that is not there is an error of the server's.
             let (Some(ours), Some(theirs)) = (ours, theirs) else { continue };
-            if let Some(message) = ours.differs(theirs) {
+            if let Some((grave, message)) = ours.differs(theirs) {
+                let place = (schema.clone(), name.clone());
                 findings.push(Finding {
-                    effect: Effect::NoScatterOf(schema.clone(), name.clone()),
+                    effect: if grave {
+                        Effect::NotByKeyOf(place.0, place.1)
+                    } else {
+                        Effect::NoScatterOf(place.0, place.1)
+                    },
                     message: format!("table \"{schema}.{name}\" {message}"),
-                    advice: "Make the table alike on all shards: several answer a statement with it only then.",
+                    advice: "Make the table alike on all shards: the same columns, in the same order.",
                 });
             }
         }
@@ -216,14 +229,19 @@ impl Portrait {
 }
 
 impl Make {
-    /// How it differs from the default shard's.
-    fn differs(&self, default: &Self) -> Option<String> {
+    /// How it differs from the default shard's, and whether a column has another name or type there: what was prepared on one shard does
+    /// not fit the other then. One that has a few columns more at the end is on its way to be alike.
+    fn differs(&self, default: &Self) -> Option<(bool, String)> {
+        let what = |column: &String| column.split(APART).next().unwrap_or_default().to_owned();
+        let grave = self.columns.iter().zip(&default.columns).any(|(ours, theirs)| what(ours) != what(theirs));
         let longest = self.columns.len().max(default.columns.len());
         let pairs = (0..longest).map(|at| (at, self.columns.get(at), default.columns.get(at)));
-        let shown = |column: Option<&String>| column.map_or("nothing".to_owned(), |column| format!("`{column}`"));
+        let shown = |column: Option<&String>| {
+            column.map_or("nothing".to_owned(), |column| format!("`{}`", column.replace(APART, "")))
+        };
         pairs.into_iter().find(|(_, ours, theirs)| ours != theirs).map(|(at, ours, theirs)| {
             let number = at.saturating_add(1);
-            format!("has {} as column {number}, on the default shard {}", shown(ours), shown(theirs))
+            (grave, format!("has {} as column {number}, on the default shard {}", shown(ours), shown(theirs)))
         })
     }
 }
@@ -249,8 +267,15 @@ mod tests {
         rows.iter().map(|row| row.iter().map(|c| (!c.is_empty()).then(|| (*c).to_owned())).collect()).collect()
     }
 
-    fn told(findings: Vec<Finding>) -> Vec<(bool, String)> {
-        findings.into_iter().map(|f| (f.effect == Effect::NoScatter, f.message)).collect()
+    fn told(findings: Vec<Finding>) -> Vec<(&'static str, String)> {
+        let word = |effect| match effect {
+            Effect::NoKeys => "keys",
+            Effect::NotByKeyOf(..) => "by key",
+            Effect::NoScatter => "scatter",
+            Effect::NoScatterOf(..) => "scatter of",
+            Effect::NoTextBeyondAscii | Effect::LooselyUnique(..) | Effect::NoWriteOf(..) | Effect::Warning => "else",
+        };
+        findings.into_iter().map(|f| (word(f.effect), f.message)).collect()
     }
 
     #[test]
@@ -264,8 +289,8 @@ mod tests {
         assert_eq!(
             told(other.compare(&one, &map())),
             [
-                (true, "daticulocale is de, on the default shard not set".to_owned()),
-                (false, "table \"public.a\" has nothing as column 2, on the default shard `v text`".to_owned()),
+                ("scatter", "daticulocale is de, on the default shard not set".to_owned()),
+                ("scatter of", "table \"public.a\" has nothing as column 2, on the default shard `v text`".to_owned()),
             ]
         );
         // A partitioned table is as good as a plain one.
@@ -276,6 +301,28 @@ mod tests {
             let found = view.judge(&map());
             assert_eq!(found[0].effect, Effect::NoScatterOf("public".into(), "a".into()));
             assert!(found[0].message.contains(word), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_give_values_of_other_columns_or_another_form_stops_keys_too() {
+        let made =
+            |facts: &[&[&str]], columns: &str| Portrait::of(rows(facts), rows(&[&["0", "r", columns], &["1", "", ""]]));
+        let default = made(&[&["bytea_output", "hex"], &["search_path", "public"]], "k int8\x1f\nv text\x1f enum 'a'");
+        let same: &[&[&str]] = &[&["bytea_output", "hex"], &["search_path", "public"]];
+        for (facts, columns, expected) in [
+            (same, "v text\x1f enum 'a'\nk int8\x1f", "by key"),
+            (same, "k int4\x1f\nv text\x1f enum 'a'", "by key"),
+            (same, "k int8\x1f\nv text\x1f enum 'b'", "scatter of"),
+            (same, "k int8\x1f\nv text\x1f enum 'a'\nn int4\x1f", "scatter of"),
+            (same, "k int8\x1f", "scatter of"),
+            (same, "k int8\x1f\nn int4\x1f\nv text\x1f enum 'a'", "by key"),
+            (&[&["bytea_output", "escape"], &["search_path", "public"]], "k int8\x1f\nv text\x1f enum 'a'", "keys"),
+            (&[&["bytea_output", "hex"], &["search_path", "alt"]], "k int8\x1f\nv text\x1f enum 'a'", "keys"),
+        ] {
+            let told = told(made(facts, columns).compare(&default, &map()));
+            assert_eq!(told.iter().map(|(word, _)| *word).collect::<Vec<_>>(), [expected], "{told:?}");
+            assert!(!told[0].1.contains('\x1f'), "{told:?}");
         }
     }
 

@@ -254,6 +254,7 @@ fn weight(text: &[u8], facts: &QueryFacts) -> usize {
             SessionEffect::SetByParams { value: ConfigArg::Literal(value), .. } => PER_ITEM + value.len(),
             _ => PER_ITEM,
         });
+        let items = items + statement.touch.items();
         bytes += PER_STATEMENT + items * PER_ITEM + values.sum::<usize>();
     }
     bytes

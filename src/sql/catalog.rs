@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::facts::{Access, FunctionRef, QueryFacts, StatementFacts, TableRef};
 use super::functions;
 use super::shadows::{ShadowQuestion, Shadows};
+use super::touch::Dml;
 
 /// How long an answer counts.
 pub const KEPT: Duration = Duration::from_secs(60);
@@ -240,6 +241,17 @@ impl<'a> CatalogView<'a> {
         questions
     }
 
+    /// The functions of [`Self::ask_functions`] and the relations that it writes for which `matters` is true.
+    #[must_use]
+    pub fn ask_targets(&self, facts: &QueryFacts, matters: impl Fn(&TableRef) -> bool) -> Questions {
+        let mut questions = self.ask_functions(facts);
+        let targets = facts.statements.iter().flat_map(|statement| &statement.touch.targets);
+        for (_, table) in targets.filter(|(what, table)| *what != Dml::Delete && matters(table)) {
+            self.ask_relation(table, &mut questions);
+        }
+        questions
+    }
+
     /// All functions and the relations for which `matters` is true, as far as they are not known.
     #[must_use]
     pub fn ask_all(&self, facts: &QueryFacts, matters: impl Fn(&TableRef) -> bool) -> Questions {
@@ -249,15 +261,22 @@ impl<'a> CatalogView<'a> {
                 self.ask_function(function, &mut questions);
             }
             for table in statement.shape.tables() {
-                if is_unexplained(table) && matters(table) && self.relation(table).is_none() {
-                    let name = Name::new(self.search_path, table.schema.as_deref(), &table.name);
-                    if !questions.relations.contains(&name) {
-                        questions.relations.push(name);
-                    }
+                if matters(table) {
+                    self.ask_relation(table, &mut questions);
                 }
             }
         }
         questions
+    }
+
+    fn ask_relation(&self, table: &TableRef, questions: &mut Questions) {
+        if !is_unexplained(table) || self.relation(table).is_some() {
+            return;
+        }
+        let name = Name::new(self.search_path, table.schema.as_deref(), &table.name);
+        if !questions.relations.contains(&name) {
+            questions.relations.push(name);
+        }
     }
 
     fn ask_function(&self, function: &FunctionRef, questions: &mut Questions) {

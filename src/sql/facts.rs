@@ -2,6 +2,7 @@
 //! `sql/`.
 
 use super::hidden::body::Body;
+use super::touch::Touch;
 use crate::id::ClientId;
 
 /// What a statement does to data. Ordered: the access of several statements is their maximum.
@@ -447,6 +448,8 @@ pub struct StatementFacts {
     pub repeated: Vec<ParamUse>,
     /// What the shard planner sees.
     pub shape: ShardShape,
+    /// What else the shard planner asks for.
+    pub touch: Touch,
 }
 
 impl StatementFacts {
@@ -572,6 +575,7 @@ impl QueryFacts {
                 ShardShape::Insert { rows, .. } => rows.iter_mut().flatten().for_each(drop_value),
                 ShardShape::NoTables | ShardShape::Other { .. } => {}
             }
+            statement.touch.values().for_each(drop_value);
         }
     }
 

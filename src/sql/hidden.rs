@@ -8,6 +8,7 @@
 //!
 //! Pure; [`crate::server::hidden`] asks, [`crate::client::hidden`] keeps it up to date.
 
+pub mod assign;
 pub mod body;
 
 use std::collections::{BTreeMap, HashMap};

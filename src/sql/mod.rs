@@ -27,6 +27,7 @@ pub mod settings;
 pub mod shadows;
 mod shape;
 mod statement;
+pub mod touch;
 mod utility;
 mod walk;
 

@@ -44,6 +44,8 @@ pub struct Shadows {
     pub row_gatherers: BTreeSet<String>,
     /// There is an operator `=` for types that sharding keys have, which may be taken before PostgreSQL's own.
     pub equality: bool,
+    /// Types that sharding keys have of whose name the search_path finds another first: it puts `pg_catalog` behind another schema.
+    pub types: BTreeSet<String>,
     /// Listed tables instead of which the search_path finds that of another schema.
     pub elsewhere: BTreeMap<String, String>,
     /// Listed tables of whose name there is another in a schema named like a role, which `SET ROLE` may bring into search_path.
@@ -59,6 +61,8 @@ pub enum Shadow {
     Operator(String),
     /// It compares a key by a user's operator.
     Equality,
+    /// It may cast a key to this type.
+    Type(String),
 }
 
 /// Operators that a statement may use without writing them: `IN`, `BETWEEN`, `CASE x WHEN`, `JOIN ... USING`.
@@ -84,7 +88,11 @@ impl Shadows {
         if let Some(name) = operator {
             return Some(Shadow::Operator(name));
         }
-        (self.equality && !statement.shape.tables().is_empty()).then_some(Shadow::Equality)
+        if statement.shape.tables().is_empty() {
+            return None;
+        }
+        let by_type = self.types.first().map(|name| Shadow::Type(name.clone()));
+        by_type.or(self.equality.then_some(Shadow::Equality))
     }
 }
 

@@ -6,6 +6,7 @@
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::facts::{ColumnRef, KeyValue, LiteralKind, ShardShape, TableRef, Verb};
+use super::touch::Touch;
 use super::walk::{Found, Seen, join_barrier, set_operation};
 
 /// The shape of a statement that is neither DML nor SELECT: every table it names.
@@ -13,8 +14,8 @@ pub(super) fn other(seen: Seen<'_>, what: &'static str) -> ShardShape {
     ShardShape::Other { tables: tables(seen.tables), what }
 }
 
-/// The shape of a SELECT, INSERT, UPDATE, DELETE or MERGE, after the walk over it.
-pub(super) fn of_query(node: Node<'_>, seen: Seen<'_>) -> ShardShape {
+/// The shape of a SELECT, INSERT, UPDATE, DELETE or MERGE, after the walk over it. What else its conditions say goes to `touch`.
+pub(super) fn of_query(node: Node<'_>, seen: Seen<'_>, touch: &mut Touch) -> ShardShape {
     if seen.unknown {
         return other(seen, "a statement with unknown syntax");
     }
@@ -31,21 +32,24 @@ pub(super) fn of_query(node: Node<'_>, seen: Seen<'_>) -> ShardShape {
             if set_operation(select).is_none() {
                 conjuncts.add(select.where_clause());
                 conjuncts.add_joins(select.from_clause().iter());
+                conjuncts.forget_merged(select.from_clause().iter());
             }
-            filtered(Verb::Select, seen, conjuncts, Vec::new())
+            filtered(Verb::Select, seen, conjuncts, Vec::new(), touch)
         }
         Node::UpdateStmt(update) => {
             let mut conjuncts = Conjuncts::default();
             conjuncts.add(update.where_clause());
             conjuncts.add_joins(update.from_clause().iter());
+            conjuncts.forget_merged(update.from_clause().iter());
             let assigned = assigned(update.target_list().iter());
-            filtered(Verb::Update, seen, conjuncts, assigned)
+            filtered(Verb::Update, seen, conjuncts, assigned, touch)
         }
         Node::DeleteStmt(delete) => {
             let mut conjuncts = Conjuncts::default();
             conjuncts.add(delete.where_clause());
             conjuncts.add_joins(delete.using_clause().iter());
-            filtered(Verb::Delete, seen, conjuncts, Vec::new())
+            conjuncts.forget_merged(delete.using_clause().iter());
+            filtered(Verb::Delete, seen, conjuncts, Vec::new(), touch)
         }
         Node::InsertStmt(insert) => of_insert(insert, seen),
         Node::MergeStmt(_) => other(seen, "MERGE"),
@@ -81,7 +85,8 @@ fn is_bare_values(select: &nodes::SelectStmt) -> bool {
         && matches!((select.limit_count(), select.limit_offset()), (Node::None, Node::None))
 }
 
-fn filtered(verb: Verb, seen: Seen<'_>, conjuncts: Conjuncts, assigned: Vec<String>) -> ShardShape {
+fn filtered(verb: Verb, seen: Seen<'_>, conjuncts: Conjuncts, assigned: Vec<String>, touch: &mut Touch) -> ShardShape {
+    (touch.lists, touch.merged) = (conjuncts.lists, conjuncts.merged);
     let nested = seen.tables.iter().find_map(|f| f.nested);
     let top = seen.tables.iter().filter(|f| f.nested.is_none()).map(|f| f.table.clone()).collect();
     let equalities = conjuncts.constants;
@@ -108,6 +113,10 @@ fn column_names<'a>(targets: impl Iterator<Item = Node<'a>>) -> Vec<String> {
 #[derive(Default)]
 struct Conjuncts {
     constants: Vec<(ColumnRef, KeyValue)>,
+    /// What IN says.
+    lists: Vec<(ColumnRef, Vec<KeyValue>)>,
+    /// Those of columns that may be merged ones.
+    merged: Vec<(ColumnRef, KeyValue)>,
 }
 
 impl Conjuncts {
@@ -139,6 +148,26 @@ impl Conjuncts {
         }
     }
 
+    /// USING and NATURAL make one column of several, which may be of another type than any table's: where they occur, a column without
+    /// a qualifier may be such a one. See <https://www.postgresql.org/docs/current/queries-table-expressions.html#QUERIES-JOIN>.
+    fn forget_merged<'a>(&mut self, from: impl Iterator<Item = Node<'a>>) {
+        let mut stack: Vec<_> = from.collect();
+        while let Some(node) = stack.pop() {
+            let Node::JoinExpr(join) = node else { continue };
+            if join.is_natural || !join.using_clause().is_empty() {
+                let constants = std::mem::take(&mut self.constants);
+                let (merged, constants) = constants.into_iter().partition(|(column, _)| column.qualifier.is_empty());
+                (self.merged, self.constants) = (merged, constants);
+                for (column, values) in &self.lists {
+                    let values = values.iter().filter(|_| column.qualifier.is_empty());
+                    self.merged.extend(values.map(|value| (column.clone(), value.clone())));
+                }
+                return self.lists.retain(|(column, _)| !column.qualifier.is_empty());
+            }
+            stack.extend([join.larg(), join.rarg()]);
+        }
+    }
+
     fn add_comparison(&mut self, expr: &nodes::A_Expr) {
         if !is_operator(expr, "=") {
             return;
@@ -148,7 +177,12 @@ impl Conjuncts {
             raw::A_Expr_Kind::AEXPR_OP => right,
             raw::A_Expr_Kind::AEXPR_IN => match right.as_node_list() {
                 Some(list) if list.len() == 1 => list.get(0).unwrap_or(Node::None),
-                _ => return,
+                Some(list) => {
+                    let values = || list.iter().map(key_value).collect();
+                    self.lists.extend(column(left).map(|column| (column, values())));
+                    return;
+                }
+                None => return,
             },
             _ => return,
         };
@@ -272,7 +306,7 @@ fn literal(value: ConstValue<'_>) -> KeyValue {
     KeyValue::Literal { kind, text, cast: None }
 }
 
-/// The name of a built-in type without a modifier. A cast to `varchar(3)` cuts its value, one to an array or to somebody's
+/// The name of a built-in type without a modifier, as the grammar has folded it: a quoted `"VARCHAR"` is somebody's own. A cast to `varchar(3)` cuts its value, one to an array or to somebody's
 /// own type does who knows what: they have no name here, and the value under them is an expression.
 pub(super) fn cast_name(name: &nodes::TypeName) -> Option<String> {
     if name.setof || name.pct_type || !name.typmods().is_empty() || !name.array_bounds().is_empty() {
@@ -280,7 +314,9 @@ pub(super) fn cast_name(name: &nodes::TypeName) -> Option<String> {
     }
     let mut parts = name.names().iter().filter_map(|part| part.sval());
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(last), None, None) | (Some("pg_catalog"), Some(last), None) => Some(last.to_lowercase()),
+        // The grammar makes int8 of bigint: by the word itself only a type can be meant that was quoted, somebody's own.
+        (Some("smallint" | "integer" | "int" | "bigint" | "character varying"), None, None) => None,
+        (Some(last), None, None) | (Some("pg_catalog"), Some(last), None) => Some(last.to_owned()),
         _ => None,
     }
 }

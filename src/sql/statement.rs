@@ -12,6 +12,7 @@ use super::facts::{
 };
 use super::functions::{Unknown, call, is_local_relation};
 use super::hidden::body::{self, Body};
+use super::touch::{self, Dml, Touch};
 use super::walk::{Seen, walk};
 use super::{listens, pids, utility};
 use super::{settings, shape};
@@ -41,6 +42,7 @@ pub(super) struct Draft {
     listens: bool,
     repeated: Vec<ParamUse>,
     shape: ShardShape,
+    touch: Touch,
 }
 
 impl Draft {
@@ -68,6 +70,7 @@ impl Draft {
             listens: false,
             repeated: Vec::new(),
             shape: ShardShape::NoTables,
+            touch: Touch::default(),
         }
     }
 
@@ -134,6 +137,7 @@ impl Draft {
             listens: self.listens,
             repeated: self.repeated,
             shape: self.shape,
+            touch: self.touch,
         }
     }
 }
@@ -247,6 +251,7 @@ fn draft(node: Node<'_>) -> Draft {
             let mut draft = Draft::new(Access::Write, "PREPARE");
             let inner = of_inner(stmt.query(), "PREPARE");
             (draft.shape, draft.functions, draft.mentions) = (inner.shape, inner.functions, inner.mentions);
+            draft.touch = inner.touch;
             (draft.pids, draft.listens) = (inner.pids, inner.listens);
             draft.pin(PinReason::SqlPrepare);
             if inner.effects.iter().any(settings::is_setting) {
@@ -291,6 +296,7 @@ fn draft(node: Node<'_>) -> Draft {
             if let Some(reason) = found.pin {
                 draft.pin(reason);
             }
+            draft.touch.cascades = found.cascades;
             if !found.tableless {
                 draft.shape = ShardShape::Other { tables: found.tables, what: found.what };
             }
@@ -319,7 +325,8 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     }
     draft.repeated = seen.repeated_params();
     draft.plan = if seen.into.is_empty() { plan(node) } else { Plan::None };
-    draft.shape = shape::of_query(node, seen);
+    touch::of_query(node, &seen, &mut draft.touch);
+    draft.shape = shape::of_query(node, seen, &mut draft.touch);
     draft
 }
 
@@ -410,6 +417,9 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
         draft.pin(reason);
     }
     let built_in = called.unknown == Unknown::Nothing;
+    if built_in {
+        touch::call(name, function, &mut draft.touch);
+    }
     draft.ends_state |= built_in && name.starts_with("pg_advisory_unlock");
     draft.takes_lock |= built_in
         && (name.starts_with("pg_try_advisory_")
@@ -537,6 +547,7 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
         // Still a SET: a block of such can begin again elsewhere.
         draft.raise(Access::Local, "SET");
     }
+    draft.touch.sets_own = stmt.is_local && stmt.name().is_some_and(touch::is_own);
     draft.local_search_path = stmt.is_local && stmt.name().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
     draft.temp_in_path = draft.local_search_path && settings::puts_temp_in_path(stmt);
     settings::effects(stmt, &mut draft.effects);
@@ -553,6 +564,7 @@ fn explain(stmt: &nodes::ExplainStmt) -> Draft {
     let mut draft = Draft::new(Access::Read, "EXPLAIN");
     // Planning runs immutable functions, and stable ones for its estimates: they read, and may do what nobody sees.
     (draft.shape, draft.repeated, draft.mentions) = (inner.shape, inner.repeated, inner.mentions);
+    draft.touch = inner.touch;
     draft.mentions.functions.extend(inner.functions.into_iter().map(|function| function.name));
     draft.mentions.functions.sort_unstable();
     draft.mentions.functions.dedup();
@@ -582,6 +594,9 @@ fn copy(stmt: &nodes::CopyStmt) -> Draft {
             let mut seen = Seen::default();
             walk(stmt.where_clause(), &mut seen);
             judge(&seen, &mut draft);
+            if stmt.is_from {
+                draft.touch.targets.push((Dml::Insert, table.clone()));
+            }
             draft.shape = ShardShape::Other { tables: vec![table], what: "COPY" };
             draft
         }

@@ -8,6 +8,7 @@ use super::shape::cast_name;
 use super::walk::table_ref;
 
 /// What a utility statement is.
+#[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
 pub(super) struct Utility {
     pub(super) what: &'static str,
     pub(super) tables: Vec<TableRef>,
@@ -18,11 +19,21 @@ pub(super) struct Utility {
     pub(super) is_plain: bool,
     /// It makes a relation that nobody else sees, with code in it.
     pub(super) own_code: bool,
+    /// It empties tables that it does not name.
+    pub(super) cascades: bool,
 }
 
 impl Utility {
     fn new(what: &'static str) -> Self {
-        Self { what, tables: Vec::new(), pin: None, tableless: false, is_plain: false, own_code: false }
+        Self {
+            what,
+            tables: Vec::new(),
+            pin: None,
+            tableless: false,
+            is_plain: false,
+            own_code: false,
+            cascades: false,
+        }
     }
 
     fn tableless(what: &'static str, pin: Option<PinReason>) -> Self {
@@ -50,6 +61,23 @@ impl Utility {
         parts.pop();
         if is_temp_schema(parts.last().copied()) {
             self.pin = Some(PinReason::TempObject);
+        }
+        self
+    }
+
+    /// OWNED BY among the options of a sequence: the table, before its column.
+    fn owned_by<'a>(mut self, options: impl Iterator<Item = Node<'a>>) -> Self {
+        for option in options {
+            let Node::DefElem(option) = option else { continue };
+            if option.defname() != Some("owned_by") {
+                continue;
+            }
+            let Node::NodeList(parts) = option.arg() else { continue };
+            let mut parts: Vec<_> = parts.iter().filter_map(Node::as_str).map(str::to_owned).collect();
+            parts.pop();
+            if let Some(name) = parts.pop() {
+                self.tables.push(TableRef { schema: parts.pop(), name, alias: None });
+            }
         }
         self
     }
@@ -85,10 +113,11 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
             Utility { own_code: temp, ..Utility::on("CREATE VIEW", stmt.view()).pinned_if(temp) }
         }
         Node::CreateSeqStmt(stmt) => {
-            Utility::on("CREATE SEQUENCE", stmt.sequence()).pinned_if(stmt.sequence().is_some_and(is_temp))
+            let found = Utility::on("CREATE SEQUENCE", stmt.sequence()).owned_by(stmt.options().iter());
+            found.pinned_if(stmt.sequence().is_some_and(is_temp))
         }
-        Node::AlterSeqStmt(stmt) => Utility::on("ALTER SEQUENCE", stmt.sequence()),
-        Node::AlterTableStmt(stmt) => Utility::on("ALTER TABLE", stmt.relation()),
+        Node::AlterSeqStmt(stmt) => Utility::on("ALTER SEQUENCE", stmt.sequence()).owned_by(stmt.options().iter()),
+        Node::AlterTableStmt(stmt) => alter_table(stmt),
         Node::RenameStmt(stmt) => Utility::on("ALTER ... RENAME", stmt.relation()),
         Node::AlterObjectSchemaStmt(stmt) => Utility::on("ALTER ... SET SCHEMA", stmt.relation()),
         Node::IndexStmt(stmt) => Utility::on("CREATE INDEX", stmt.relation()),
@@ -96,7 +125,10 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
         Node::CreatePolicyStmt(stmt) => Utility::on("CREATE POLICY", stmt.table()),
         Node::RuleStmt(stmt) => Utility::on("CREATE RULE", stmt.relation()),
         Node::DropStmt(stmt) => drop(stmt),
-        Node::TruncateStmt(stmt) => Utility::on("TRUNCATE", range_vars(stmt.relations().iter())),
+        Node::TruncateStmt(stmt) => Utility {
+            cascades: stmt.behavior == raw::DropBehavior::DROP_CASCADE,
+            ..Utility::on("TRUNCATE", range_vars(stmt.relations().iter()))
+        },
         Node::LockStmt(stmt) => Utility::on("LOCK", range_vars(stmt.relations().iter())),
         Node::VacuumStmt(stmt) => {
             let what = if stmt.is_vacuumcmd { "VACUUM" } else { "ANALYZE" };
@@ -177,6 +209,30 @@ fn create_table(stmt: &nodes::CreateStmt) -> Utility {
             _ => {}
         }
     }
+    found
+}
+
+/// ALTER TABLE, with the tables that its commands name: those of foreign keys, partitions and parents.
+fn alter_table(stmt: &nodes::AlterTableStmt) -> Utility {
+    let mut found = Utility::on("ALTER TABLE", stmt.relation());
+    let pin = found.pin;
+    for command in stmt.cmds() {
+        let Node::AlterTableCmd(command) = command else { continue };
+        match command.def() {
+            Node::RangeVar(var) => found.add(var),
+            Node::PartitionCmd(partition) => partition.name().into_iter().for_each(|var| found.add(var)),
+            Node::Constraint(constraint) => constraint.pktable().into_iter().for_each(|var| found.add(var)),
+            Node::ColumnDef(column) => {
+                for constraint in column.constraints() {
+                    if let Node::Constraint(constraint) = constraint {
+                        constraint.pktable().into_iter().for_each(|var| found.add(var));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found.pin = pin;
     found
 }
 

@@ -12,6 +12,7 @@ use pg_raw_parse::{Node, nodes, raw};
 
 use super::facts::{Mentions, ParamUse, TableRef};
 use super::shape::cast_name;
+use super::touch::Dml;
 
 /// Name look-ups among common table expressions that one text may cost; only hostile texts come near.
 const SCOPE_BUDGET: u32 = 2_000_000;
@@ -83,6 +84,12 @@ pub(super) struct Seen<'a> {
     types: BTreeSet<&'a str>,
     /// The first thing that makes a query more than a read: a DML statement, a locking clause, INTO.
     pub(super) writes: Option<&'static str>,
+    /// What INSERT, UPDATE, DELETE and MERGE write, at any depth.
+    pub(super) targets: Vec<(Dml, TableRef)>,
+    /// FOR UPDATE and the like.
+    pub(super) locking: Vec<&'a nodes::LockingClause>,
+    /// It casts to a type whose values are numbers of objects.
+    pub(super) casts_to_number: bool,
     /// The targets of SELECT INTO.
     pub(super) into: Vec<&'a nodes::IntoClause>,
     /// WHERE CURRENT OF occurs.
@@ -117,7 +124,7 @@ impl<'a> Seen<'a> {
         let parts: Vec<_> = name.names().iter().filter_map(|part| part.sval()).collect();
         match parts.as_slice() {
             ["pg_catalog", _] | [] => {}
-            [known] if TYPES.binary_search(known).is_ok() => {}
+            [known] if TYPES.binary_search(known).is_ok() => self.casts_to_number |= known.starts_with("reg"),
             [.., name] => drop(self.types.insert(name)),
         }
     }
@@ -222,27 +229,28 @@ fn visit<'a>(item: &Item<'a>, seen: &mut Seen<'a>, out: &mut Vec<Item<'a>>) {
             if let Some(locking) = select.locking_clause().first() {
                 seen.writes.get_or_insert(lock_name(locking));
             }
+            seen.locking.extend(select.locking_clause());
             let set = set_operation(select);
             let scope = with_clause(select.with_clause(), item, out);
             push_children(item.node, &scope, nested.or(set), None, seen, out);
         }
         Node::InsertStmt(stmt) => {
-            dml("INSERT", stmt.relation(), nested, seen);
+            dml(Dml::Insert, stmt.relation(), nested, seen);
             let scope = with_clause(stmt.with_clause(), item, out);
             push_children(item.node, &scope, nested, stmt.relation(), seen, out);
         }
         Node::UpdateStmt(stmt) => {
-            dml("UPDATE", stmt.relation(), nested, seen);
+            dml(Dml::Update, stmt.relation(), nested, seen);
             let scope = with_clause(stmt.with_clause(), item, out);
             push_children(item.node, &scope, nested, stmt.relation(), seen, out);
         }
         Node::DeleteStmt(stmt) => {
-            dml("DELETE", stmt.relation(), nested, seen);
+            dml(Dml::Delete, stmt.relation(), nested, seen);
             let scope = with_clause(stmt.with_clause(), item, out);
             push_children(item.node, &scope, nested, stmt.relation(), seen, out);
         }
         Node::MergeStmt(stmt) => {
-            dml("MERGE", stmt.relation(), nested, seen);
+            dml(Dml::Merge, stmt.relation(), nested, seen);
             let scope = with_clause(stmt.with_clause(), item, out);
             push_children(item.node, &scope, nested, stmt.relation(), seen, out);
         }
@@ -309,9 +317,10 @@ fn lock_name(locking: &nodes::LockingClause) -> &'static str {
 }
 
 /// The target of a DML statement is always a table, even where a common table expression has its name.
-fn dml(what: &'static str, target: Option<&nodes::RangeVar>, nested: Option<&'static str>, seen: &mut Seen<'_>) {
-    seen.writes.get_or_insert(what);
+fn dml(what: Dml, target: Option<&nodes::RangeVar>, nested: Option<&'static str>, seen: &mut Seen<'_>) {
+    seen.writes.get_or_insert(what.as_str());
     if let Some(var) = target {
+        seen.targets.push((what, table_ref(var)));
         seen.tables.push(Found { table: table_ref(var), nested });
     }
 }

@@ -16,6 +16,7 @@ impl Client {
     pub(super) fn note_catalog_change(&self, link: &mut Link) {
         if std::mem::take(&mut link.changes_catalog) {
             self.database.catalog_epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            self.database.catalog_changed.notify_waiters();
         }
     }
 

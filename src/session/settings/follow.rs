@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::server::set_all;
-use super::{OWN_PREFIX, is_reported};
+use super::{CHOICE, OWN_PREFIX, is_reported};
 use crate::error::Error;
 use crate::session::pipeline::{Hidden, Kind, Request};
 use crate::session::prepared::Statement;
@@ -186,6 +186,11 @@ impl Session {
             self.pin(PinReason::Identity, Some(facts));
         }
         match effect {
+            SessionEffect::Set { value, .. } if CHOICE.contains(&name) => {
+                self.settings.assign(name, value);
+                server.settings.set_other(name, value);
+            }
+            SessionEffect::Reset { .. } if CHOICE.contains(&name) => self.settings.assign_default(name),
             SessionEffect::Set { value, .. } if name.starts_with(OWN_PREFIX) => {
                 self.settings.set(name, value);
                 server.settings.set_other(name, value);

@@ -50,6 +50,9 @@ const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 /// Prefix of the settings that are pgweir's own: they say where statements go and never need to be on a server.
 pub const OWN_PREFIX: &str = "pgweir.";
 
+/// Those of them that choose the shard: a transaction that fails takes back what it has made of them.
+pub const CHOICE: [&str; 2] = ["pgweir.shard", "pgweir.sharding_key"];
+
 /// Whether an effect changes what decides where a statement goes on a sharded database: how its names and keys are read, or what is
 /// chosen.
 #[must_use]
@@ -557,11 +560,12 @@ impl ClientSettings {
 
     fn restore(&mut self, point: Point) {
         let now = std::mem::replace(&mut self.wanted, point.wanted);
-        // The server reports these by itself, before or after. Ours are no part of transactions.
+        // The server reports these by itself, before or after. Ours are no part of transactions, but for the choice of the shard.
         for name in REPORTED {
             put(&mut self.wanted, name, now.get(name).map(String::as_str));
         }
-        let own = |values: &Values| values.keys().filter(|n| n.starts_with(OWN_PREFIX)).cloned().collect::<Vec<_>>();
+        let stays = |name: &&String| name.starts_with(OWN_PREFIX) && !CHOICE.contains(&name.as_str());
+        let own = |values: &Values| values.keys().filter(stays).cloned().collect::<Vec<_>>();
         for name in own(&now).into_iter().chain(own(&self.wanted)) {
             put(&mut self.wanted, &name, now.get(&name).map(String::as_str));
         }

@@ -78,6 +78,15 @@ pub(super) fn slot(
     Err(Stop::Untied(if unqualified { refusal::ambiguous(table, key) } else { refusal::no_key(table, key) }))
 }
 
+/// A merged column, as if it were this table's: it is equal to it.
+pub(super) fn qualified(column: &ColumnRef, table: &TableRef) -> ColumnRef {
+    let qualifier = match (&table.alias, &table.schema) {
+        (None, Some(schema)) => vec![schema.clone(), table.name.clone()],
+        (alias, _) => vec![alias.as_ref().unwrap_or(&table.name).clone()],
+    };
+    ColumnRef { qualifier, column: column.column.clone() }
+}
+
 /// The type of the key that a column is, if it is one.
 pub(super) fn key_type_of(column: &ColumnRef, top: &[TableRef], cx: &PlanContext<'_>) -> Option<KeyType> {
     let mut spoken_of = top.iter().filter(|table| speaks_of(&column.qualifier, table, top));

@@ -147,6 +147,14 @@ pub(super) fn own_equality() -> Error {
     .because("operator")
 }
 
+pub(super) fn type_unseen(name: &str) -> Error {
+    refuse(
+        format!("the search_path finds somebody's type \"{name}\" before PostgreSQL's own, so that a key cast to it cannot be read"),
+        "Put pg_catalog first in search_path, or leave it out.",
+    )
+    .because("type")
+}
+
 pub(super) fn listed_elsewhere(name: &str, schema: &str) -> Error {
     refuse(
         format!("\"{name}\" may be table \"{schema}.{name}\" by the search_path, and not the listed \"public.{name}\""),
@@ -250,7 +258,7 @@ pub(super) fn nested_write(nested: &str) -> Error {
 
 pub(super) fn keys_distrusted(why: &str) -> Error {
     refuse(
-        format!("sharding keys cannot be trusted to say the shard: {why}"),
+        format!("statements by sharding key are refused, for the shards are not as they must be: {why}"),
         "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
     )
     .because("distrust")
@@ -378,6 +386,77 @@ const SCATTER: &str = "Tie it to one shard by a condition key = constant or key 
 /// `why` completes the sentence.
 pub(super) fn unfit(why: &str, hint: Option<&'static str>) -> Error {
     refuse(format!("a statement {why} cannot be answered by several shards"), hint.unwrap_or(SCATTER))
+}
+
+pub(super) fn cascades() -> Error {
+    refuse(
+        "TRUNCATE ... CASCADE on a sharded database is not supported: it may empty sharded tables on one shard only"
+            .to_owned(),
+        PER_SHARD,
+    )
+    .because("cascade")
+}
+
+pub(super) fn one_place(function: &str) -> Error {
+    refuse(
+        format!(
+            "{function}() beside a sharding key is not supported: its effect would be on the key's shard, and not where others look for it"
+        ),
+        "Call it in a statement of its own, or choose the shard with SET pgweir.shard = 'name'.",
+    )
+    .because("one_place")
+}
+
+pub(super) fn size_of_part(table: &str) -> Error {
+    refuse(
+        format!("the size of table \"{table}\" is that of its parts on all shards together, which no shard can tell"),
+        "Ask each shard in turn after SET pgweir.shard = 'name'.",
+    )
+    .because("size")
+}
+
+pub(super) fn conflict_not_by_key(table: &str, key: &str) -> Error {
+    refuse(
+        format!(
+            "ON CONFLICT without the sharding key \"{key}\" of table \"{table}\" is not supported: the row it is to find may be on another shard"
+        ),
+        "Name the columns of a unique index with the sharding key among them.",
+    )
+    .because("on_conflict")
+}
+
+pub(super) fn reference_lock(table: &str) -> Error {
+    refuse(
+        format!(
+            "a lock on rows of reference table \"{table}\" is not supported: it would hold on one of its copies only"
+        ),
+        "Write FOR UPDATE OF with the other tables.",
+    )
+    .because("reference_lock")
+}
+
+pub(super) fn own_type() -> Error {
+    refuse(
+        "a parameter of a type that is not PostgreSQL's own cannot be sent to another shard than the default one: the type has another number there".to_owned(),
+        "Declare its type as text or leave it out, and write a cast: $1::mood.",
+    )
+    .because("parameter_type")
+}
+
+pub(super) fn write_distrusted(table: &str, why: &str) -> Error {
+    refuse(
+        format!("writes of table \"{table}\" may reach rows that are not on its shard: {why}"),
+        "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
+    )
+    .because("distrust")
+}
+
+pub(super) fn reference_distrusted(table: &str, why: &str) -> Error {
+    refuse(
+        format!("reference table \"{table}\" cannot be trusted to be the same on all shards: {why}"),
+        "SHOW SHARDS on the console tells more; until it is mended, choose the shard with SET pgweir.shard = 'name'.",
+    )
+    .because("distrust")
 }
 
 pub(super) fn shadowed_aggregate(name: &str) -> Error {

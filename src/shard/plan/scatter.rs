@@ -11,6 +11,7 @@ mod pushed;
 
 use std::collections::BTreeSet;
 
+use super::effects::FIRST_OWN_OID;
 use super::params::Params;
 use super::relations::{self, Home};
 use super::{PlanContext, ShardPlan, StatementFacts, Stop, Why, believe, refusal};
@@ -21,9 +22,6 @@ use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
 use crate::sql::facts::{Access, ColumnRef, KeyValue, TableRef};
 use crate::sql::scatter::{Bound, Distinct, Place, Reading, Select, Unfit, Values, is_present, read};
 pub use pushed::{Collated, Needs, Pushed, Seen};
-
-/// The first number of an object that is not PostgreSQL's own.
-const FIRST_OWN_OID: u32 = 16384;
 
 /// A read of several shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,9 +132,7 @@ pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<
     }
     let tables = statement.shape.tables();
     for table in tables {
-        if matches!(relations::home(table, cx.map), Home::Sharded { .. }) {
-            believe(table, cx)?;
-        }
+        believe(table, cx)?;
     }
     // Without a single sharded table on top, `refusal` knows better what is wrong.
     let reading = read(text, &|table| place(table, cx)).map_err(refuse)?;
@@ -280,6 +276,10 @@ fn shards_of(
 ) -> Result<Option<(BTreeSet<ShardIndex>, usize)>, Stop> {
     let Values::Each(values) = values else { return Ok(None) };
     if cx.distrust.keys.is_some() {
+        return Ok(None);
+    }
+    if let [KeyValue::Null] = values.as_slice() {
+        // transform_null_equals may make IS NULL of it.
         return Ok(None);
     }
     let params = Params::of(&statement.repeated, values.iter());

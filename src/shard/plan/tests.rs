@@ -2,8 +2,11 @@
 
 use proptest::prelude::*;
 
+mod doubts;
+
 use super::*;
 use crate::sql::facts::{Hints, LiteralKind, Mentions};
+use crate::sql::touch::Touch;
 
 /// orders and customers by bigint, codes by text, devices by uuid, countries everywhere, the rest on s0. The slots of the
 /// keys used below: 1 is 4024 (s0), 2 is 8570 (s1), 42 is 6754 (s0), -1 is 12197 (s1), 'abc' is 2725, 'abcd' is 6481,
@@ -32,6 +35,8 @@ static TRUST: Distrust = Distrust {
     keys: None,
     beyond_ascii: false,
     tables: std::collections::BTreeMap::new(),
+    writes: std::collections::BTreeMap::new(),
+    loose: std::collections::BTreeSet::new(),
     scatter: None,
     scatter_of: std::collections::BTreeMap::new(),
     two_phase: None,
@@ -106,6 +111,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         listens: false,
         repeated: Vec::new(),
         shape,
+        touch: Touch::default(),
     }
 }
 

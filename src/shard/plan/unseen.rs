@@ -1,24 +1,26 @@
 //! Tables that a statement touches without naming them: behind views, by inheritance, in the code of functions.
 //!
 //! Where the user has chosen the shard, that is what he gets. Else a statement is only let through when the catalog shows that
-//! what it cannot see is no listed table, and that its names mean what they seem to ([`crate::sql::shadows`]). Not seen even so:
-//! triggers, rules of row-level security, and what casts and column defaults call; they run where the row is.
+//! what it cannot see is no listed table, and that its names mean what they seem to ([`crate::sql::shadows`]). Triggers, rules and policies of row-level security
+//! are looked at by the checks of the shards ([`crate::shard::behind`]). Not seen even so: what casts and column defaults call; that runs where
+//! the row is.
 
 use super::{PlanContext, StatementFacts, Table, TableRef, access, refusal};
 use crate::error::Error;
 use crate::sql::catalog::{Relation, is_unexplained};
 use crate::sql::facts::Access;
 use crate::sql::shadows::{self, Shadow, Shadows};
+use crate::sql::touch::Dml;
 
 /// Looks at every function and every unlisted relation of the statement.
 ///
 /// # Errors
 /// One of them may touch a listed table.
 pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
-    if super::is_chosen(cx) {
-        return Ok(());
-    }
     let Some(catalog) = &cx.catalog else { return Ok(()) };
+    if super::is_chosen(cx) {
+        return targets_are_seen(statement, cx);
+    }
     if shadows::may_matter(statement) {
         let shadows = catalog.shadows().ok_or_else(|| refusal::not_looked_up("search_path"))?;
         step_into(shadows, statement, cx)?;
@@ -47,12 +49,29 @@ pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<
     Ok(())
 }
 
+/// On a chosen shard: what puts rows into relations that are not listed puts them into no sharded table, whose keys nobody has read.
+fn targets_are_seen(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
+    for (what, target) in statement.touch.targets.iter().filter(|(what, _)| *what != Dml::Delete) {
+        let relation = cx.catalog.and_then(|catalog| catalog.relation(target));
+        let reached = relation.into_iter().flat_map(|relation| &relation.reaches);
+        for (schema, name) in reached {
+            if let Some(Table::Sharded { .. }) = cx.map.table(Some(schema), name)
+                && cx.map.table(target.schema.as_deref(), &target.name).is_none()
+            {
+                return Err(refusal::rows_unchecked(what.as_str(), name));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Names that mean something else than they seem to.
 fn step_into(shadows: &Shadows, statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
     match shadows.over(statement) {
         None => {}
         Some(Shadow::Function(name)) => return Err(refusal::shadowing_function(&name)),
         Some(Shadow::Operator(name)) => return Err(refusal::operator_unseen(&name)),
+        Some(Shadow::Type(name)) => return Err(refusal::type_unseen(&name)),
         Some(Shadow::Equality) => return Err(refusal::own_equality()),
     }
     for table in statement.shape.tables().iter().filter(|t| t.schema.is_none() && cx.map.table(None, &t.name).is_some())

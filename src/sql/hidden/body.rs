@@ -30,7 +30,7 @@ pub struct Body {
 
 /// A piece of a text. Words are in lower case, unless they were quoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
+pub(super) enum Token {
     Word(String),
     Quoted(String),
     Text(String),
@@ -39,11 +39,11 @@ enum Token {
 }
 
 impl Token {
-    fn is_word(&self, word: &str) -> bool {
+    pub(super) fn is_word(&self, word: &str) -> bool {
         matches!(self, Self::Word(w) if w == word)
     }
 
-    fn is_symbol(&self, symbol: u8) -> bool {
+    pub(super) fn is_symbol(&self, symbol: u8) -> bool {
         *self == Self::Symbol(symbol)
     }
 }
@@ -449,7 +449,7 @@ fn loose_commands(tokens: &[Token]) -> Traces {
 }
 
 /// Cuts a text into tokens. What it cannot read ends it; such a text is no function's.
-fn tokens(text: &str) -> Vec<Token> {
+pub(super) fn tokens(text: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     let bytes = text.as_bytes();
     let mut at = 0;

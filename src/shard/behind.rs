@@ -1,0 +1,331 @@
+//! What runs behind tables unseen: triggers, rules, and policies of row-level security.
+//!
+//! They run on the shard of the statement, so they may read or write only what is there: tables of the same key, and reference
+//! tables to read. What their code names is read from its text ([`crate::sql::hidden::body`]): a name of a table counts as one wherever
+//! it stands, and so does what the functions name that it calls. Another sharded table that is named is believed to be asked for rows of
+//! the same key, for which the text has no proof.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::check::{Effect, Finding};
+use super::map::{ShardMap, Table};
+use crate::sql::catalog::tables_by_text;
+use crate::sql::hidden::{assign, body};
+
+/// Rows as a server gives them.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+/// What a server tells of what is behind its tables.
+#[derive(Debug, Clone, Default)]
+pub struct Behind {
+    /// Rules and policies of listed tables: `rule`, `relation` or `function`; the table's number in the map; the name of the rule or the
+    /// policy; schema (none for a function) and name of what the policy names.
+    pub rules: Rows,
+    /// Triggers of all tables: schema, table, trigger, `t` if it may change a row before it is written, then name, language and text of its
+    /// function, and whether that is PostgreSQL's own.
+    pub triggers: Rows,
+    /// Functions that are not PostgreSQL's own: name, language, text.
+    pub functions: Rows,
+    /// Tables and views: schema and name.
+    pub relations: Rows,
+}
+
+/// Words by which a text may write.
+const WRITES: [&str; 6] = ["copy", "delete", "insert", "merge", "truncate", "update"];
+
+/// What a piece of code names.
+#[derive(Debug, Default)]
+struct Code {
+    names: BTreeSet<String>,
+    /// It may do anything: its language is not read, or it runs a text that it makes.
+    unknown: bool,
+}
+
+impl Code {
+    fn writes(&self) -> bool {
+        WRITES.iter().any(|word| self.names.contains(*word))
+    }
+}
+
+impl Behind {
+    /// What is not to be believed for it.
+    #[must_use]
+    pub fn judge(&self, map: &ShardMap) -> Vec<Finding> {
+        let reader = Reader::new(self, map);
+        let rules = self.rules.iter().filter_map(|row| reader.rule(row, map));
+        let triggers = self.triggers.iter().filter_map(|row| reader.trigger(row, map));
+        rules.chain(triggers).collect()
+    }
+}
+
+/// What code is judged by.
+struct Reader<'a> {
+    functions: BTreeMap<&'a str, Vec<(&'a str, &'a str)>>,
+    unlisted: BTreeSet<&'a str>,
+    sharded: BTreeSet<&'a str>,
+    reference: BTreeSet<&'a str>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(behind: &'a Behind, map: &'a ShardMap) -> Self {
+        let mut functions: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+        for row in &behind.functions {
+            if let [Some(name), Some(language), Some(text)] = row.as_slice() {
+                functions.entry(name).or_default().push((language, text));
+            }
+        }
+        let unlisted = behind.relations.iter().filter_map(|row| match row.as_slice() {
+            [Some(schema), Some(name)] if map.table(Some(schema), name).is_none() => Some(name.as_str()),
+            _ => None,
+        });
+        let of = |reference: bool| {
+            let tables = map.tables.iter().filter(move |(_, table)| matches!(table, Table::Reference) == reference);
+            tables.map(|((_, name), _)| name.as_str()).collect()
+        };
+        Self { functions, unlisted: unlisted.collect(), sharded: of(false), reference: of(true) }
+    }
+
+    /// What a text names, with the functions that it may call.
+    fn code(&self, language: &str, text: &str) -> Code {
+        let mut code = Code::default();
+        let mut todo = vec![(language.to_owned(), text.to_owned())];
+        let mut seen = BTreeSet::new();
+        while let Some((language, text)) = todo.pop() {
+            if !matches!(language.as_str(), "sql" | "plpgsql") {
+                code.unknown = true;
+                continue;
+            }
+            for name in body::read(&language, &text).names {
+                if seen.insert(name.clone()) {
+                    let called = self.functions.get(name.as_str()).into_iter().flatten();
+                    todo.extend(called.map(|(language, text)| ((*language).to_owned(), (*text).to_owned())));
+                    code.names.insert(name);
+                }
+            }
+        }
+        code.unknown |= code.names.contains("execute") || tables_by_text().any(|name| code.names.contains(name));
+        code
+    }
+
+    /// Why code may read or write what is not on its shard, or is more than that.
+    fn strays(&self, code: &Code, beside_sharded: bool) -> Option<String> {
+        let named = |tables: &BTreeSet<&str>| code.names.iter().find(|name| tables.contains(name.as_str())).cloned();
+        if code.unknown {
+            return Some("runs code that cannot be read".to_owned());
+        }
+        if let Some(name) = named(&self.reference).filter(|_| code.writes()) {
+            return Some(format!("may write reference table \"{name}\", of which each shard has a copy"));
+        }
+        if beside_sharded {
+            named(&self.unlisted).map(|name| format!("names \"{name}\", which is on the default shard only"))
+        } else {
+            named(&self.sharded).map(|name| format!("names sharded table \"{name}\""))
+        }
+    }
+
+    fn rule(&self, row: &[Option<String>], map: &ShardMap) -> Option<Finding> {
+        let [Some(kind), Some(number), Some(what), schema, name] = row else { return None };
+        let ((table_schema, table), _) = map.tables.iter().nth(number.parse().ok()?)?;
+        let shown = format!("\"{table_schema}.{table}\"");
+        let name = name.as_deref().unwrap_or_default();
+        let place = (table_schema.clone(), table.clone());
+        if kind == "rule" {
+            return Some(Finding {
+                effect: Effect::NoWriteOf(place.0, place.1),
+                message: format!("rule \"{what}\" of table {shown} makes other statements of those that write it"),
+                advice: "Drop the rule: what its statements write is not looked at.",
+            });
+        }
+        let why = match (kind.as_str(), schema) {
+            ("relation", Some(schema)) => match map.table(Some(schema), name) {
+                Some(Table::Reference) => return None,
+                Some(Table::Sharded { .. }) => format!("reads sharded table \"{name}\""),
+                None => format!("reads \"{name}\", which is on the default shard only"),
+            },
+            ("function", _) => {
+                let bodies = self.functions.get(name)?;
+                let strays = |(language, text): &(&str, &str)| {
+                    let code = self.code(language, text);
+                    let sharded = code.names.iter().find(|name| self.sharded.contains(name.as_str()));
+                    let by_name = || sharded.map(|name| format!("names sharded table \"{name}\""));
+                    self.strays(&code, true).or_else(by_name)
+                };
+                format!("calls {name}(), which {}", bodies.iter().find_map(strays)?)
+            }
+            _ => return None,
+        };
+        Some(Finding {
+            effect: Effect::NotByKeyOf(place.0, place.1),
+            message: format!("policy \"{what}\" of table {shown} {why}"),
+            advice: "List the table that the policy reads as a reference table, or ask settings of the session in it.",
+        })
+    }
+
+    fn trigger(&self, row: &[Option<String>], map: &ShardMap) -> Option<Finding> {
+        let [
+            Some(schema),
+            Some(table),
+            Some(trigger),
+            Some(changes),
+            Some(function),
+            Some(language),
+            text,
+            Some(built_in),
+        ] = row
+        else {
+            return None;
+        };
+        if built_in == "t" {
+            return None;
+        }
+        let text = text.as_deref().unwrap_or_default();
+        let code = self.code(language, text);
+        let listed = map.table(Some(schema), table);
+        let why = match listed {
+            Some(Table::Sharded { key, .. }) if changes == "t" && assign::may_assign(text, key) => {
+                Some(format!("may change the sharding key \"{key}\" of rows before they are written"))
+            }
+            _ => None,
+        };
+        let beside_sharded = matches!(listed, Some(Table::Sharded { .. }));
+        let why = why.or_else(|| self.strays(&code, beside_sharded))?;
+        Some(Finding {
+            effect: Effect::NoWriteOf(schema.clone(), table.clone()),
+            message: format!("trigger \"{trigger}\" of table \"{schema}.{table}\", which calls {function}(), {why}"),
+            advice: "Let the trigger keep to tables of the same sharding key, or write the table on a chosen shard.",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ShardIndex;
+    use crate::shard::map::KeyType;
+
+    fn map() -> ShardMap {
+        let sharded = |name: &str| {
+            (("public".to_owned(), name.to_owned()), Table::Sharded { key: "k".into(), key_type: KeyType::Text })
+        };
+        let reference = (("public".to_owned(), "ref".to_owned()), Table::Reference);
+        ShardMap::new(
+            vec!["a".into(), "b".into()],
+            vec![vec![(0, 1)], vec![(2, 16383)]],
+            [sharded("orders"), reference, sharded("sums")].into(),
+            ShardIndex(0),
+        )
+        .unwrap()
+    }
+
+    fn rows(rows: &[&[&str]]) -> Rows {
+        rows.iter().map(|row| row.iter().map(|c| (!c.is_empty()).then(|| (*c).to_owned())).collect()).collect()
+    }
+
+    /// What is found of a trigger.
+    fn trigger(table: &str, before: bool, language: &str, text: &str) -> Option<String> {
+        let behind = Behind {
+            triggers: rows(&[&["public", table, "x", if before { "t" } else { "f" }, "f", language, text, "f"]]),
+            functions: rows(&[
+                &["logs", "plpgsql", "BEGIN INSERT INTO audit VALUES (1); END"],
+                &["deep", "sql", "SELECT logs()"],
+                &["far", "c", "far"],
+            ]),
+            relations: rows(&[&["public", "audit"], &["public", "orders"], &["public", "src"]]),
+            rules: Rows::new(),
+        };
+        let mut found = behind.judge(&map());
+        assert!(found.len() < 2);
+        found.pop().map(|finding| {
+            assert_eq!(finding.effect, Effect::NoWriteOf("public".into(), table.into()));
+            finding.message
+        })
+    }
+
+    #[test]
+    fn triggers_keep_to_their_shard() {
+        for (table, before, text, expected) in [
+            ("orders", true, "BEGIN NEW.at := now(); RETURN NEW; END", None),
+            ("orders", false, "BEGIN INSERT INTO sums VALUES (NEW.k, 1); RETURN NULL; END", None),
+            ("orders", true, "BEGIN IF NEW.k = 'x' THEN RAISE 'no'; END IF; RETURN NEW; END", None),
+            ("orders", true, "BEGIN PERFORM 1 FROM ref WHERE code = NEW.n; RETURN NEW; END", None),
+            ("orders", false, "BEGIN INSERT INTO audit VALUES (NEW.k); RETURN NULL; END", Some("names \"audit\"")),
+            ("orders", false, "BEGIN PERFORM logs(); RETURN NULL; END", Some("names \"audit\"")),
+            ("orders", false, "BEGIN PERFORM deep(); RETURN NULL; END", Some("names \"audit\"")),
+            ("orders", false, "BEGIN PERFORM far(); RETURN NULL; END", Some("cannot be read")),
+            ("orders", false, "BEGIN EXECUTE 'x'; RETURN NULL; END", Some("cannot be read")),
+            (
+                "orders",
+                false,
+                "BEGIN UPDATE ref SET n = 1; RETURN NULL; END",
+                Some("may write reference table \"ref\""),
+            ),
+            ("orders", true, "BEGIN NEW.k := lower(NEW.k); RETURN NEW; END", Some("may change the sharding key")),
+            ("orders", true, "BEGIN NEW.k = 'x'; RETURN NEW; END", Some("may change the sharding key")),
+            (
+                "orders",
+                true,
+                "BEGIN SELECT 1, 'x' INTO NEW.n, NEW.k; RETURN NEW; END",
+                Some("may change the sharding key"),
+            ),
+            ("orders", true, "BEGIN NEW := OLD; RETURN NEW; END", Some("may change the sharding key")),
+            (
+                "orders",
+                true,
+                "DECLARE r orders; BEGIN r := NEW; r.k := 'x'; RETURN r; END",
+                Some("may change the sharding key"),
+            ),
+            ("orders", false, "BEGIN NEW.k := 'x'; RETURN NULL; END", None),
+            (
+                "src",
+                false,
+                "BEGIN INSERT INTO orders VALUES (NEW.x); RETURN NULL; END",
+                Some("names sharded table \"orders\""),
+            ),
+            ("src", false, "BEGIN INSERT INTO audit VALUES (NEW.x); RETURN NULL; END", None),
+            (
+                "ref",
+                false,
+                "BEGIN INSERT INTO sums VALUES (NEW.x); RETURN NULL; END",
+                Some("names sharded table \"sums\""),
+            ),
+        ] {
+            let found = trigger(table, before, "plpgsql", text);
+            match expected {
+                None => assert_eq!(found, None, "{text}"),
+                Some(why) => assert!(found.as_ref().is_some_and(|found| found.contains(why)), "{text}: {found:?}"),
+            }
+        }
+        assert!(trigger("orders", false, "plpython3u", "pass").unwrap().contains("cannot be read"));
+    }
+
+    #[test]
+    fn policies_and_rules_keep_to_their_shard() {
+        let behind = Behind {
+            rules: rows(&[
+                &["relation", "0", "p0", "public", "ref"],
+                &["relation", "0", "p1", "public", "members"],
+                &["relation", "0", "p2", "public", "sums"],
+                &["function", "0", "p3", "", "mine"],
+                &["function", "0", "p4", "", "reads"],
+                &["rule", "2", "r", "", ""],
+                &["relation", "77", "p", "public", "members"],
+            ]),
+            functions: rows(&[
+                &["mine", "sql", "SELECT current_setting('app.tenant')"],
+                &["reads", "sql", "SELECT tenant FROM members"],
+            ]),
+            relations: rows(&[&["public", "members"]]),
+            triggers: Rows::new(),
+        };
+        let found: Vec<_> = behind.judge(&map()).into_iter().map(|f| f.message).collect();
+        assert_eq!(
+            found,
+            [
+                "policy \"p1\" of table \"public.orders\" reads \"members\", which is on the default shard only",
+                "policy \"p2\" of table \"public.orders\" reads sharded table \"sums\"",
+                "policy \"p4\" of table \"public.orders\" calls reads(), which names \"members\", which is on the default shard only",
+                "rule \"r\" of table \"public.sums\" makes other statements of those that write it",
+            ]
+        );
+    }
+}

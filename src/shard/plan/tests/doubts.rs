@@ -1,0 +1,200 @@
+//! What looks like a proof and is none: texts that are read and planned as a client's are.
+
+use super::*;
+use crate::sql::parse::facts;
+
+/// The plan of a text in one word, where `change` makes the context.
+fn planned(sql: &str, change: impl for<'a> FnOnce(&mut PlanContext<'a>)) -> String {
+    let map = map();
+    let mut cx = PlanContext { text: Some(sql), ..context(&map) };
+    change(&mut cx);
+    word(&plan_query(&facts(sql.as_bytes()), &cx))
+}
+
+/// The same with one parameter, declared to be of a type.
+fn bound(sql: &str, value: Option<&[u8]>, oid: u32) -> String {
+    let map = map();
+    let (values, types) = ([value], [oid]);
+    let params = BoundParams { values: &values, formats: &[], types: &types };
+    let cx = PlanContext { text: Some(sql), bound: Some(params), ..context(&map) };
+    word(&plan_query(&facts(sql.as_bytes()), &cx))
+}
+
+#[test]
+fn numbers_of_own_types_are_the_default_shards() {
+    for (sql, own, plain) in [
+        ("SELECT $1 FROM orders WHERE customer_id = 1", "s0", "s0"),
+        ("SELECT $1 FROM orders WHERE customer_id = 2", NO, "s1"),
+        ("INSERT INTO orders (customer_id, v) VALUES (2, $1)", NO, "s1"),
+        ("UPDATE orders SET v = $1 WHERE customer_id = 2", NO, "s1"),
+        ("/* pgweir: shard=s1 */ SELECT $1", NO, "s1"),
+        ("SELECT $1", "s0", "any"),
+        ("SELECT name FROM countries WHERE m = $1", "s0", "any"),
+        ("COMMIT", "any", "any"),
+    ] {
+        assert_eq!(bound(sql, Some(b"a"), 16390), own, "{sql}");
+        assert_eq!(bound(sql, Some(b"a"), 25), plain, "{sql}");
+    }
+}
+
+#[test]
+fn servers_that_differ_are_not_asked_for_each_other() {
+    let place = |name: &str| ("public".to_owned(), name.to_owned());
+    let settings = Distrust { keys: Some("timezone".to_owned()), ..Distrust::default() };
+    let columns = Distrust { tables: [(place("countries"), "columns".to_owned())].into(), ..Distrust::default() };
+    for (sql, by_settings, by_columns) in [
+        ("SELECT * FROM orders WHERE customer_id = 2", NO, "s1"),
+        ("SELECT * FROM orders o JOIN countries c ON o.v = c.v WHERE o.customer_id = 2", NO, NO),
+        ("SELECT * FROM countries", "s0", NO),
+        ("SELECT now()::text", "s0", "any"),
+        ("SELECT * FROM anything", "s0", "s0"),
+        ("SHOW timezone", "any", "any"),
+    ] {
+        let map = map();
+        for (distrust, expected) in [(&settings, by_settings), (&columns, by_columns)] {
+            let cx = PlanContext { text: Some(sql), distrust, ..context(&map) };
+            assert_eq!(word(&plan_query(&facts(sql.as_bytes()), &cx)), expected, "{sql}");
+        }
+    }
+}
+
+#[test]
+fn a_merged_column_is_no_key() {
+    for (sql, expected) in [
+        (
+            "SELECT * FROM (VALUES (2::float8)) v (customer_id) JOIN orders USING (customer_id) WHERE customer_id = 2",
+            NO,
+        ),
+        ("SELECT * FROM orders NATURAL JOIN (VALUES (2)) v (customer_id) WHERE customer_id = 2", NO),
+        (
+            "SELECT * FROM orders JOIN generate_series(1, 2) AS customer_id USING (customer_id) WHERE orders.customer_id = 2",
+            "s1",
+        ),
+        ("SELECT * FROM orders, (VALUES (2)) v (x) WHERE customer_id = 2", "s1"),
+        ("INSERT INTO codes (code) VALUES ('abcdefgh'::\"VARCHAR\")", NO),
+        ("INSERT INTO codes (code) VALUES ('abcdefgh'::varchar)", "s1"),
+        ("SELECT * FROM orders WHERE customer_id = '2'::\"bigint\"", "s0+s1"),
+    ] {
+        assert_eq!(planned(sql, |_| ()), expected, "{sql}");
+    }
+}
+
+#[test]
+fn null_may_be_taken_for_is_null() {
+    for (sql, expected) in [
+        ("SELECT * FROM orders WHERE customer_id = NULL", NO),
+        ("SELECT * FROM orders WHERE (customer_id) = (NULL) AND v = 1", NO),
+        ("SELECT o.v FROM orders o JOIN customers c ON o.customer_id = c.id WHERE o.customer_id = NULL", "s0+s1"),
+        ("SELECT * FROM orders WHERE customer_id IN (NULL, 2)", "s1"),
+    ] {
+        assert_eq!(planned(sql, |_| ()), expected, "{sql}");
+    }
+}
+
+/// The same on a chosen shard.
+fn chosen(sql: &str, shard: &'static str) -> String {
+    planned(sql, |cx| cx.shard = Some(shard))
+}
+
+#[test]
+fn on_a_chosen_shard_no_rows_come_in_unread() {
+    for (sql, expected) in [
+        ("UPDATE orders SET customer_id = 2 WHERE CURRENT OF c", NO),
+        ("DELETE FROM orders WHERE CURRENT OF c", "s0"),
+        ("CREATE TABLE x AS WITH i AS (INSERT INTO orders (customer_id) VALUES (2) RETURNING *) SELECT * FROM i", NO),
+        ("WITH i AS (INSERT INTO orders (customer_id) VALUES (2) RETURNING *) SELECT * INTO x FROM i", NO),
+        ("MERGE INTO orders USING anything a ON true WHEN NOT MATCHED THEN INSERT (customer_id) VALUES (2)", NO),
+        ("COPY orders FROM STDIN", NO),
+        ("COPY orders TO STDOUT", "s0"),
+        ("CREATE TABLE x AS SELECT * FROM orders", "s0"),
+        ("SELECT * INTO x FROM orders", "s0"),
+        ("ALTER TABLE orders ADD COLUMN x int4", "s0"),
+        ("TRUNCATE orders CASCADE", "s0"),
+    ] {
+        assert_eq!(chosen(sql, "s0"), expected, "{sql}");
+    }
+}
+
+#[test]
+fn all_keys_are_held_against_a_chosen_shard() {
+    // 1 and 42 are on s0, 2 and -1 on s1.
+    for (sql, on_s0, on_s1) in [
+        ("SELECT * FROM orders WHERE customer_id IN (1, 42)", "s0", NO),
+        ("SELECT * FROM orders WHERE customer_id IN (1, 2)", NO, NO),
+        ("DELETE FROM orders WHERE customer_id IN (2, -1)", NO, "s1"),
+        ("SELECT * FROM orders JOIN countries USING (customer_id) WHERE customer_id = 2", NO, "s1"),
+        ("SELECT * FROM orders o NATURAL JOIN countries WHERE customer_id IN (2, -1)", NO, "s1"),
+        ("SELECT * FROM orders WHERE v IN (1, 2)", "s0", "s1"),
+    ] {
+        assert_eq!(chosen(sql, "s0"), on_s0, "{sql}");
+        assert_eq!(chosen(sql, "s1"), on_s1, "{sql}");
+    }
+}
+
+#[test]
+fn effects_of_one_place_do_not_follow_a_key() {
+    for (sql, key_on_s0, key_on_s1) in [
+        ("SELECT pg_try_advisory_lock(7) FROM orders WHERE customer_id = K", "s0", NO),
+        ("SELECT pg_advisory_xact_lock(7) FROM orders WHERE customer_id = K", "s0", NO),
+        ("UPDATE orders SET v = nextval('s') WHERE customer_id = K", "s0", NO),
+        ("INSERT INTO orders (customer_id, v) VALUES (K, nextval('s'))", "s0", NO),
+        ("DELETE FROM orders WHERE customer_id = K RETURNING pg_catalog.pg_notify('c', v)", "s0", NO),
+        ("SELECT currval('s') FROM orders WHERE customer_id = K", "s0", "s1"),
+    ] {
+        assert_eq!(planned(&sql.replace('K', "1"), |_| ()), key_on_s0, "{sql}");
+        assert_eq!(planned(&sql.replace('K', "2"), |_| ()), key_on_s1, "{sql}");
+        assert_eq!(chosen(&sql.replace('K', "2"), "s1"), "s1", "{sql}");
+    }
+}
+
+#[test]
+fn conflicts_are_found_by_the_key() {
+    let place = ("public".to_owned(), "customers".to_owned());
+    let distrust = Distrust { loose: [place].into(), ..Distrust::default() };
+    for (conflict, strict, loose) in [
+        ("", "s1", "s1"),
+        ("ON CONFLICT (id) DO NOTHING", "s1", "s1"),
+        ("ON CONFLICT (email, id) DO UPDATE SET v = 1", "s1", "s1"),
+        ("ON CONFLICT (email) DO UPDATE SET v = 1", NO, NO),
+        ("ON CONFLICT (lower(email)) DO NOTHING", NO, NO),
+        ("ON CONFLICT DO NOTHING", "s1", NO),
+        ("ON CONFLICT ON CONSTRAINT customers_pkey DO NOTHING", "s1", NO),
+    ] {
+        let sql = format!("INSERT INTO customers (id, email) VALUES (2, 'x') {conflict}");
+        assert_eq!(planned(&sql, |_| ()), strict, "{sql}");
+        let map = map();
+        let cx = PlanContext { text: Some(&sql), distrust: &distrust, ..context(&map) };
+        assert_eq!(word(&plan_query(&facts(sql.as_bytes()), &cx)), loose, "{sql}");
+    }
+}
+
+#[test]
+fn what_reaches_further_than_its_names_is_refused() {
+    for (sql, expected) in [
+        ("TRUNCATE anything CASCADE", NO),
+        ("TRUNCATE anything", "s0"),
+        ("ALTER TABLE anything ADD COLUMN x int8 REFERENCES orders (customer_id)", NO),
+        ("ALTER TABLE anything ADD CONSTRAINT x FOREIGN KEY (x) REFERENCES public.orders (customer_id)", NO),
+        ("ALTER TABLE anything ATTACH PARTITION orders DEFAULT", NO),
+        ("ALTER TABLE anything INHERIT orders", NO),
+        ("ALTER TABLE anything ADD COLUMN x int8 REFERENCES anything (id)", "s0"),
+        ("CREATE SEQUENCE s OWNED BY orders.v", NO),
+        ("ALTER SEQUENCE s OWNED BY public.orders.v", NO),
+        ("ALTER SEQUENCE s OWNED BY NONE", "s0"),
+        // Locks.
+        ("SELECT * FROM orders o JOIN countries c ON o.v = c.v WHERE o.customer_id = 2 FOR UPDATE", NO),
+        ("SELECT * FROM orders o JOIN countries c ON o.v = c.v WHERE o.customer_id = 2 FOR SHARE OF c", NO),
+        ("SELECT * FROM orders o JOIN countries c ON o.v = c.v WHERE o.customer_id = 2 FOR UPDATE OF o", "s1"),
+        ("SELECT * FROM anything a, countries FOR UPDATE OF countries", NO),
+        ("SELECT * FROM anything a, countries FOR UPDATE OF a", "s0"),
+        // What is another on every shard.
+        ("SELECT pg_relation_size('orders')", NO),
+        ("SELECT pg_total_relation_size('public.orders'::regclass)", NO),
+        ("SELECT pg_relation_size('anything')", "s0"),
+        ("SELECT to_regclass('orders')::oid", "s0"),
+        ("SELECT 'orders'::regclass::oid", "s0"),
+        ("SELECT 1", "any"),
+    ] {
+        assert_eq!(planned(sql, |_| ()), expected, "{sql}");
+    }
+}

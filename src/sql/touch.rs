@@ -1,0 +1,189 @@
+//! What a statement touches beside reading the tables of its shape: which it writes, at any depth; whose rows it locks; what it does
+//! that only one server can know of. The shard planner asks for it.
+
+use pg_raw_parse::{ConstValue, Node, nodes};
+
+use super::facts::{ColumnRef, KeyValue, TableRef};
+use super::shape;
+use super::walk::Seen;
+
+/// What a statement does to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dml {
+    /// INSERT, COPY FROM.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+    /// MERGE.
+    Merge,
+}
+
+impl Dml {
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Merge => "MERGE",
+        }
+    }
+}
+
+/// What ON CONFLICT of an INSERT says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Conflict {
+    /// There is none.
+    #[default]
+    None,
+    /// Any unique index of the table is meant, or one that is named.
+    Any,
+    /// The index over these columns.
+    Columns(Vec<String>),
+}
+
+/// What a statement touches.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
+pub struct Touch {
+    /// The tables that it writes, in a WITH as well.
+    pub targets: Vec<(Dml, TableRef)>,
+    /// FOR UPDATE and the like without a name: it locks the rows of all its tables.
+    pub locks_all: bool,
+    /// The tables, by name or alias, whose rows it locks.
+    pub locks: Vec<String>,
+    /// A function whose effect is one server's alone, where others would look for it elsewhere: `nextval`, `pg_notify`, advisory locks.
+    pub one_place: Option<String>,
+    /// It asks for what is another on every server: numbers of objects, sizes.
+    pub own_server: bool,
+    /// The relations, as they are named in strings, whose sizes it asks for.
+    pub sizes_of: Vec<String>,
+    /// It sets a setting of pgweir's by SET LOCAL or `set_config()`, which nobody follows.
+    pub sets_own: bool,
+    /// TRUNCATE ... CASCADE: it empties tables that it does not name.
+    pub cascades: bool,
+    /// ON CONFLICT.
+    pub conflict: Conflict,
+    /// The columns of the top level that must be equal to one of several values, by IN.
+    pub lists: Vec<(ColumnRef, Vec<KeyValue>)>,
+    /// What the columns that USING and NATURAL have merged must be equal to.
+    pub merged: Vec<(ColumnRef, KeyValue)>,
+    /// The constants that an UPDATE assigns.
+    pub given: Vec<(String, KeyValue)>,
+}
+
+impl Touch {
+    /// Whether it locks the rows of a table.
+    #[must_use]
+    pub fn locks(&self, table: &TableRef) -> bool {
+        self.locks_all || self.locks.contains(table.alias.as_ref().unwrap_or(&table.name))
+    }
+
+    /// How many items it has, for those who weigh it.
+    #[must_use]
+    pub fn items(&self) -> usize {
+        let lists: usize = self.lists.iter().map(|(_, values)| values.len().saturating_add(1)).sum();
+        let others = [self.targets.len(), self.locks.len(), self.sizes_of.len(), self.merged.len(), self.given.len()];
+        others.iter().fold(lists, |sum, n| sum.saturating_add(*n))
+    }
+
+    /// Every value of a key in it.
+    pub fn values(&mut self) -> impl Iterator<Item = &mut KeyValue> {
+        let lists = self.lists.iter_mut().flat_map(|(_, values)| values);
+        lists.chain(self.merged.iter_mut().map(|(_, value)| value)).chain(self.given.iter_mut().map(|(_, value)| value))
+    }
+}
+
+/// Functions of PostgreSQL's own that tell how large a relation is on this server.
+const SIZES: [&str; 5] =
+    ["pg_indexes_size", "pg_relation_filenode", "pg_relation_size", "pg_table_size", "pg_total_relation_size"];
+
+/// Those that tell numbers of objects, which are others on each server.
+const NUMBERS: [&str; 9] = [
+    "to_regclass",
+    "to_regcollation",
+    "to_regnamespace",
+    "to_regoper",
+    "to_regoperator",
+    "to_regproc",
+    "to_regprocedure",
+    "to_regrole",
+    "to_regtype",
+];
+
+/// Notes what a call of one of PostgreSQL's own functions touches.
+pub(super) fn call(name: &str, function: &nodes::FuncCall, touch: &mut Touch) {
+    let lock = name.starts_with("pg_advisory_") || name.starts_with("pg_try_advisory_");
+    if lock || matches!(name, "nextval" | "setval" | "pg_notify") {
+        touch.one_place.get_or_insert_with(|| name.to_owned());
+    }
+    touch.own_server |= NUMBERS.contains(&name);
+    if SIZES.contains(&name) {
+        touch.own_server = true;
+        touch.sizes_of.extend(function.args().get(0).and_then(constant));
+    }
+    if name == "set_config" {
+        touch.sets_own |= function.args().get(0).and_then(constant).is_some_and(|name| is_own(&name));
+    }
+}
+
+/// Whether a setting is pgweir's.
+pub(super) fn is_own(name: &str) -> bool {
+    name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("pgweir."))
+}
+
+/// A string, perhaps under casts.
+fn constant(mut node: Node<'_>) -> Option<String> {
+    while let Node::TypeCast(cast) = node {
+        node = cast.arg();
+    }
+    let Node::A_Const(constant) = node else { return None };
+    match constant.val() {
+        Some(ConstValue::String(text)) => Some(text.to_owned()),
+        _ => None,
+    }
+}
+
+/// Adds what the walk over a query saw.
+pub(super) fn of_query(node: Node<'_>, seen: &Seen<'_>, touch: &mut Touch) {
+    touch.targets.clone_from(&seen.targets);
+    for locking in &seen.locking {
+        let names = locking.locked_rels().iter().filter_map(|node| match node {
+            Node::RangeVar(var) => var.relname().map(str::to_owned),
+            _ => None,
+        });
+        let before = touch.locks.len();
+        touch.locks.extend(names);
+        touch.locks_all |= touch.locks.len() == before;
+    }
+    touch.own_server |= seen.casts_to_number;
+    match node {
+        Node::InsertStmt(insert) => touch.conflict = conflict(insert),
+        Node::UpdateStmt(update) => {
+            let given = |target: &nodes::ResTarget| {
+                let simple = target.indirection().is_empty();
+                Some((target.name().filter(|_| simple)?.to_owned(), shape::key_value(target.val())))
+            };
+            touch.given = update.target_list().iter().filter_map(given).collect();
+            touch.given.retain(|(_, value)| !matches!(value, KeyValue::Expression | KeyValue::Default));
+        }
+        _ => {}
+    }
+}
+
+fn conflict(insert: &nodes::InsertStmt) -> Conflict {
+    let Some(clause) = insert.on_conflict_clause() else { return Conflict::None };
+    match clause.infer() {
+        Some(infer) if infer.conname().is_none() => {
+            let columns = infer.index_elems().iter().filter_map(|node| match node {
+                Node::IndexElem(elem) => elem.name().map(str::to_owned),
+                _ => None,
+            });
+            Conflict::Columns(columns.collect())
+        }
+        _ => Conflict::Any,
+    }
+}

@@ -1,0 +1,429 @@
+//! Where a sharded database could be silently wrong although every key is read rightly: what was prepared on one shard runs on
+//! another, what the servers have made differs, what runs behind a table is not in the statement, what is chosen does not last. In
+//! each case the answer is right, or there is an error.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::{Message, show};
+use pgweir::shard::hash;
+
+const SCHEMA: &str = "
+    CREATE TABLE t (k int8 PRIMARY KEY, v text, n int4);
+    CREATE TABLE o (k int8, id int8, note text, PRIMARY KEY (k, id));
+    CREATE TABLE w (k text PRIMARY KEY, first text, last text);
+    CREATE TABLE ref (code int4 PRIMARY KEY, name text);
+    CREATE TABLE plain (id int8 PRIMARY KEY, x int8);";
+
+const TABLES: &str = "\
+    t = { key = \"k\", type = \"bigint\" }\n\
+    o = { key = \"k\", type = \"bigint\" }\n\
+    w = { key = \"k\", type = \"text\" }\n\
+    ref = { reference = true }\n";
+
+/// A sharded database `app` over two databases of one cluster, each with half of the slots.
+struct Sharded {
+    cluster: Cluster,
+    weir: Weir,
+}
+
+impl Sharded {
+    /// `schema` and then `own` of each shard are run beside the common tables.
+    fn start(schema: &str, own: [&str; 2]) -> Self {
+        Self::start_with(schema, own, "")
+    }
+
+    /// The same with more listed tables.
+    fn start_with(schema: &str, own: [&str; 2], tables: &str) -> Self {
+        let cluster = Cluster::start();
+        let mut toml = "[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n".to_owned();
+        for (number, own) in own.iter().enumerate() {
+            let name = format!("s{number}");
+            cluster.sql(&format!("CREATE DATABASE {name}"));
+            for sql in [SCHEMA, schema, own] {
+                cluster.sql_in(&name, sql);
+            }
+            let (first, last) = (8192 * number, 8192 * number + 8191);
+            toml += &format!(
+                "[[databases.app.shards]]\nname = \"{name}\"\nslots = [[{first}, {last}]]\nprimary = \"{}\"\n",
+                cluster.url(&name)
+            );
+        }
+        let weir = Weir::builder().database(&(toml + "[databases.app.tables]\n" + TABLES + tables)).start();
+        Self { cluster, weir }
+    }
+
+    fn client(&self) -> RawClient {
+        self.weir.client("app")
+    }
+
+    /// The first key from `from` on that belongs to a shard.
+    fn key(&self, shard: u16, from: i64) -> i64 {
+        (from..).find(|key| hash::slot_of(hash::hash_integer(*key)).0 / 8192 == shard).unwrap()
+    }
+
+    fn on(&self, shard: u16, sql: &str) -> Vec<Vec<String>> {
+        self.cluster.sql_in(&format!("s{shard}"), sql)
+    }
+
+    /// Waits until the checks of both shards say what `wanted` wants of them.
+    fn wait_checks(&self, wanted: impl Fn(&[String]) -> bool) {
+        common::eventually("the checks", Duration::from_secs(60), || {
+            let rows = self.weir.admin_table("SHOW SHARDS");
+            let checks: Vec<String> = rows.iter().map(|row| row["check"].clone()).collect();
+            wanted(&checks).then_some(())
+        });
+    }
+
+    fn wait_ok(&self) {
+        self.wait_checks(|checks| checks.iter().all(|check| check == "ok"));
+    }
+}
+
+/// The reason for which a statement is refused with 0A000 and a hint.
+#[track_caller]
+fn refused(client: &mut RawClient, sql: &str) -> String {
+    client.query(sql);
+    let messages = client.read_until_ready();
+    reason(&messages, sql)
+}
+
+#[track_caller]
+fn reason(messages: &[Message], sql: &str) -> String {
+    let error = messages.iter().find_map(Message::error).unwrap_or_else(|| panic!("{sql}: {}", show(messages)));
+    assert_eq!(error.fields[&'C'], "0A000", "{sql}: {error:?}");
+    assert!(error.fields.get(&'H').is_some_and(|hint| !hint.is_empty()), "{sql}: no hint in {error:?}");
+    error.fields[&'M'].clone()
+}
+
+/// Runs one statement by the extended protocol.
+fn extended(client: &mut RawClient, sql: &str, oids: &[u32], values: &[Option<&str>]) -> Vec<Message> {
+    client.parse("", sql, oids);
+    client.bind("", "", values);
+    client.execute("", 0);
+    client.sync();
+    client.read_until_ready()
+}
+
+// What the servers have made.
+
+#[test]
+fn a_types_number_is_that_of_one_shard() {
+    let mood = "CREATE TYPE mood AS ENUM ('sad', 'glad')";
+    // The number that the first shard has for it is another type's on the second, or nothing.
+    let sharded = Sharded::start(
+        "",
+        [mood, "CREATE TYPE other AS ENUM ('sad', 'glad', 'x'); CREATE TYPE mood AS ENUM ('glad', 'sad')"],
+    );
+    let oid: u32 = sharded.on(0, "SELECT 'mood'::regtype::oid")[0][0].parse().unwrap();
+    let mut client = sharded.client();
+    for shard in [0, 1] {
+        let key = sharded.key(shard, 1);
+        client.run(&format!("INSERT INTO t (k, v) VALUES ({key}, 'v')"));
+        let select = format!("SELECT v FROM t WHERE k = {key} AND $1::text <> ''");
+        let messages = extended(&mut client, &select, &[oid], &[Some("sad")]);
+        if shard == 0 {
+            assert_eq!(show(&messages), "1 2 D(v) C(SELECT 1) Z(I)");
+        } else {
+            assert!(reason(&messages, &select).contains("another number"), "{}", show(&messages));
+        }
+        let insert = format!("INSERT INTO t (k, v) VALUES ({}, $1::text)", sharded.key(shard, 100));
+        let messages = show(&extended(&mut client, &insert, &[oid], &[Some("sad")]));
+        assert_eq!(messages.contains("INSERT 0 1"), shard == 0, "{messages}");
+    }
+    // By its name it goes anywhere.
+    let key = sharded.key(1, 1);
+    let select = format!("SELECT v FROM t WHERE k = {key} AND $1::mood > 'glad'");
+    assert_eq!(show(&extended(&mut client, &select, &[], &[Some("sad")])), "1 2 D(v) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn columns_in_another_order_are_not_asked_by_key() {
+    let turned = "DROP TABLE w; CREATE TABLE w (k text PRIMARY KEY, last text, first text);
+        DROP TABLE ref; CREATE TABLE ref (name text, code int4 PRIMARY KEY)";
+    let sharded = Sharded::start("", ["", turned]);
+    sharded.wait_checks(|checks| checks[0] == "ok" && checks[1].contains("as column 2"));
+    let mut client = sharded.client();
+    for sql in ["SELECT * FROM w WHERE k = 'a'", "INSERT INTO w (k, first) VALUES ('a', 'b')", "SELECT * FROM ref"] {
+        let reason = refused(&mut client, sql);
+        assert!(reason.contains("shard \"s1\"") && reason.contains("on the default shard"), "{sql}: {reason}");
+    }
+    // The others are as before, and the table is once it is alike.
+    assert_eq!(client.run("SELECT v FROM t WHERE k = 1"), "T(v:25) C(SELECT 0) Z(I)");
+    sharded.on(
+        1,
+        "DROP TABLE w; CREATE TABLE w (k text PRIMARY KEY, first text, last text);
+        DROP TABLE ref; CREATE TABLE ref (code int4 PRIMARY KEY, name text)",
+    );
+    sharded.wait_ok();
+    assert_eq!(client.run("INSERT INTO w (k, first) VALUES ('a', 'b')"), "C(INSERT 0 1) Z(I)");
+}
+
+#[test]
+fn settings_that_differ_are_not_asked_by_key() {
+    let alt = "CREATE SCHEMA alt; CREATE TABLE alt.o (k int8, id int8, note text)";
+    let sharded = Sharded::start(alt, ["", "ALTER DATABASE s1 SET search_path = 'alt, public'"]);
+    sharded.wait_checks(|checks| checks[1].contains("search_path"));
+    let mut client = sharded.client();
+    let key = sharded.key(1, 1);
+    for sql in [
+        format!("SELECT count(*) FROM o WHERE k = {key}"),
+        format!("INSERT INTO public.o (k, id) VALUES ({key}, 1)"),
+        "SELECT count(*) FROM o".to_owned(),
+    ] {
+        assert!(refused(&mut client, &sql).contains("search_path"), "{sql}");
+    }
+    sharded.on(1, "ALTER DATABASE s1 RESET search_path; ALTER DATABASE s1 SET bytea_output = 'escape'");
+    sharded.wait_checks(|checks| checks[1].contains("bytea_output"));
+    assert!(refused(&mut client, &format!("SELECT v::bytea FROM t WHERE k = {key}")).contains("bytea_output"));
+    // What any shard could answer is the default shard's.
+    for _ in 0..3 {
+        assert_eq!(client.run("SELECT '\\xff'::bytea"), "T(bytea:17) D(\\xff) C(SELECT 1) Z(I)");
+    }
+    sharded.on(1, "ALTER DATABASE s1 RESET bytea_output");
+    sharded.wait_ok();
+    assert_eq!(client.run(&format!("SELECT v FROM t WHERE k = {key}")), "T(v:25) C(SELECT 0) Z(I)");
+}
+
+// What stands in the statement.
+
+#[test]
+fn a_column_that_was_merged_is_not_the_key() {
+    let sharded = Sharded::start("", ["", ""]);
+    let mut client = sharded.client();
+    // As float8 both are the same number.
+    for key in [9_007_199_254_740_992_i64, 9_007_199_254_740_993] {
+        client.run(&format!("INSERT INTO t (k, v) VALUES ({key}, 'v')"));
+    }
+    let from = "SELECT t.k FROM (VALUES (9007199254740992::float8)) v (k) JOIN t USING (k)";
+    let reply = client.run(&format!("{from} WHERE k = 9007199254740992"));
+    assert!(reply.contains("E(0A000)"), "{reply}");
+    let reply = client.run(&format!("{from} WHERE t.k = 9007199254740992"));
+    assert!(reply.contains("C(SELECT 1)"), "{reply}");
+}
+
+#[test]
+fn a_quoted_name_is_somebodys_own_type() {
+    let sharded = Sharded::start("CREATE DOMAIN \"VARCHAR\" AS varchar(2); CREATE DOMAIN \"bigint\" AS int8", ["", ""]);
+    let mut client = sharded.client();
+    for sql in [
+        "INSERT INTO w (k, first) VALUES ('zzxyz'::\"VARCHAR\", 'x')",
+        "SELECT first FROM w WHERE k = 'zzxyz'::\"VARCHAR\"",
+        "DELETE FROM t WHERE k = '5'::\"bigint\"",
+    ] {
+        assert!(client.run(sql).contains("E(0A000)"), "{sql}");
+    }
+    // Nor is a plain one PostgreSQL's where the search_path says otherwise.
+    sharded.on(0, "CREATE DOMAIN public.text AS varchar(2)");
+    client.run("SET search_path = public, pg_catalog");
+    let reason = refused(&mut client, "SELECT first FROM public.w WHERE k = 'zzxyz'::text");
+    assert!(reason.contains("type \"text\""), "{reason}");
+}
+
+// What is chosen.
+
+#[test]
+fn the_choice_of_a_shard_is_no_part_of_a_transaction() {
+    let sharded = Sharded::start("", ["", ""]);
+    let mut client = sharded.client();
+    for change in ["SET pgweir.shard = 's1'", "SET pgweir.sharding_key = '1'", "RESET pgweir.shard"] {
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        let messages = {
+            client.query(change);
+            client.read_until_ready()
+        };
+        assert!(reason(&messages, change).contains("within a transaction"), "{change}");
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        assert_eq!(client.run("SHOW pgweir.shard"), "T(pgweir.shard:25) D() C(SHOW) Z(I)");
+    }
+    // One text is a transaction as well, and so is a pipeline.
+    let reply = client.run("SET pgweir.shard = 's1'; SELECT 1 / 0");
+    assert!(reply.contains("E(22012)"), "{reply}");
+    assert_eq!(client.run("SHOW pgweir.shard"), "T(pgweir.shard:25) D() C(SHOW) Z(I)");
+    assert!(client.run("SET pgweir.shard = 's1'; SELECT 1").contains("C(SELECT 1)"));
+    assert_eq!(client.run("SHOW pgweir.shard"), "T(pgweir.shard:25) D(s1) C(SHOW) Z(I)");
+    let reply = client.run("RESET pgweir.shard; SELECT 1 / 0");
+    assert!(reply.contains("E(22012)"), "{reply}");
+    assert_eq!(client.run("SHOW pgweir.shard"), "T(pgweir.shard:25) D(s1) C(SHOW) Z(I)");
+    // It holds within a transaction, and after.
+    client.run("BEGIN");
+    assert_eq!(client.run("SELECT current_database()"), "T(current_database:19) D(s1) C(SELECT 1) Z(T)");
+    client.run("ROLLBACK");
+    assert_eq!(client.run("RESET pgweir.shard"), "C(RESET) Z(I)");
+    assert_eq!(client.run("SHOW pgweir.shard"), "T(pgweir.shard:25) D() C(SHOW) Z(I)");
+}
+
+#[test]
+fn what_would_not_choose_a_shard_is_refused() {
+    let sharded = Sharded::start("", ["", ""]);
+    let mut client = sharded.client();
+    for sql in [
+        "SET LOCAL pgweir.shard = 's1'",
+        "SELECT set_config('pgweir.shard', 's1', true)",
+        "SELECT pg_catalog.set_config('PGWEIR.sharding_key', '1', false)",
+        "SET LOCAL pgweir.route = 'primary'",
+    ] {
+        assert!(refused(&mut client, sql).contains("no effect"), "{sql}");
+    }
+    // By a parameter it may as well be search_path, which goes on a chosen shard only.
+    client.run("SET pgweir.shard = 's1'");
+    let bound =
+        extended(&mut client, "SELECT set_config($1, $2, false)", &[25, 25], &[Some("pgweir.shard"), Some("s1")]);
+    assert!(reason(&bound, "$1").contains("no effect"));
+    let other = extended(&mut client, "SELECT set_config($1, $2, false)", &[25, 25], &[Some("app.shard"), Some("s1")]);
+    assert_eq!(show(&other), "1 2 D(s1) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn rows_come_to_a_chosen_shard_by_their_keys_only() {
+    let views = "CREATE VIEW vt AS SELECT * FROM t; CREATE TABLE pt (k int8, v text) PARTITION BY HASH (k);
+        CREATE TABLE pt1 PARTITION OF pt FOR VALUES WITH (MODULUS 1, REMAINDER 0)";
+    let cluster = Sharded::start_with(views, ["", ""], "pt = { key = \"k\", type = \"bigint\" }\n");
+    let mut client = cluster.client();
+    let (here, there) = (cluster.key(0, 1), cluster.key(1, 1));
+    assert_eq!(client.run(&format!("INSERT INTO pt (k) VALUES ({here})")), "C(INSERT 0 1) Z(I)");
+    client.run("SET pgweir.shard = 's0'");
+    for sql in [
+        format!("INSERT INTO vt (k) VALUES ({there})"),
+        format!("INSERT INTO pt1 (k) VALUES ({there})"),
+        format!("UPDATE pt1 SET k = {there} WHERE k = {here}"),
+        format!("WITH x AS (INSERT INTO vt (k) VALUES ({there}) RETURNING k) SELECT * FROM x"),
+        format!("INSERT INTO vt SELECT {there}"),
+        format!("CREATE TABLE c AS WITH i AS (INSERT INTO t (k) VALUES ({there}) RETURNING k) SELECT * FROM i"),
+        "COPY pt1 FROM STDIN".to_owned(),
+    ] {
+        assert!(refused(&mut client, &sql).contains("wrong shard"), "{sql}");
+    }
+    assert_eq!(client.run("DELETE FROM pt1"), "C(DELETE 1) Z(I)");
+    assert_eq!(client.run("INSERT INTO plain (id) VALUES (1)"), "C(INSERT 0 1) Z(I)");
+    client.run(&format!("INSERT INTO t (k) VALUES ({here})"));
+    client.run("BEGIN");
+    client.run("DECLARE c CURSOR FOR SELECT * FROM t");
+    client.run("FETCH c");
+    client.query(&format!("UPDATE t SET k = {there} WHERE CURRENT OF c"));
+    assert!(reason(&client.read_until_ready(), "CURRENT OF").contains("wrong shard"));
+    client.run("ROLLBACK");
+    assert_eq!(cluster.on(0, "SELECT k FROM t")[0][0], here.to_string());
+    // Keys in lists are held against the choice as well.
+    assert!(refused(&mut client, &format!("SELECT k FROM t WHERE k IN ({there})")).contains("is chosen"));
+    assert!(refused(&mut client, &format!("SELECT k FROM t JOIN o USING (k) WHERE k = {there}")).contains("is chosen"));
+}
+
+#[test]
+fn indexes_and_sequences_of_sharded_tables_are_not_changed_on_one_shard() {
+    let schema = "CREATE INDEX t_n ON t (n); CREATE SEQUENCE s OWNED BY t.n; CREATE INDEX plain_x ON plain (x);
+        CREATE UNIQUE INDEX t_v ON t (v)";
+    let sharded = Sharded::start(schema, ["", ""]);
+    sharded.wait_checks(|checks| checks.iter().all(|check| check.contains("\"t_v\"") && check.starts_with("warning")));
+    let mut client = sharded.client();
+    for sql in [
+        "DROP INDEX t_n",
+        "ALTER INDEX t_n RENAME TO t_m",
+        "REINDEX INDEX t_n",
+        "ALTER SEQUENCE s RESTART",
+        "DROP SEQUENCE s",
+        "CREATE SEQUENCE s2 OWNED BY t.n",
+        "ALTER TABLE plain ADD COLUMN q int8 REFERENCES t (k)",
+        "TRUNCATE plain CASCADE",
+    ] {
+        refused(&mut client, sql);
+    }
+    assert_eq!(client.run("DROP INDEX plain_x"), "C(DROP INDEX) Z(I)");
+    // A unique index without the key finds no row of another shard.
+    let key = sharded.key(1, 1);
+    for conflict in ["ON CONFLICT (v) DO NOTHING", "ON CONFLICT DO NOTHING"] {
+        refused(&mut client, &format!("INSERT INTO t (k, v) VALUES ({key}, 'x') {conflict}"));
+    }
+    let insert = format!("INSERT INTO t (k, v) VALUES ({key}, 'x') ON CONFLICT (k) DO NOTHING");
+    assert_eq!(client.run(&insert), "C(INSERT 0 1) Z(I)");
+    // Locks and sizes.
+    refused(&mut client, &format!("SELECT 1 FROM t JOIN ref ON t.n = ref.code WHERE t.k = {key} FOR UPDATE"));
+    refused(&mut client, "SELECT pg_relation_size('t')");
+    let number = sharded.on(0, "SELECT 't'::regclass::oid")[0][0].clone();
+    client.run(&format!("SELECT v FROM t WHERE k = {key}"));
+    assert_eq!(client.run("SELECT 't'::regclass::oid"), format!("T(oid:26) D({number}) C(SELECT 1) Z(I)"));
+    // What means one place stays there.
+    refused(&mut client, &format!("SELECT pg_try_advisory_lock(7) FROM t WHERE k = {key}"));
+    refused(&mut client, &format!("UPDATE t SET n = nextval('s') WHERE k = {key}"));
+}
+
+// What runs behind a table.
+
+#[test]
+fn policies_rules_and_triggers_keep_to_their_shard() {
+    let schema = "
+        CREATE TABLE members (tenant text);
+        ALTER TABLE w ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY seen ON w USING (EXISTS (SELECT FROM members WHERE tenant = w.first));
+        CREATE RULE also AS ON INSERT TO ref DO ALSO INSERT INTO members VALUES ('x');
+        CREATE FUNCTION spread() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN INSERT INTO o (k, id) VALUES (NEW.x, NEW.id); RETURN NULL; END $$;
+        CREATE TRIGGER spread AFTER INSERT ON plain FOR EACH ROW EXECUTE FUNCTION spread();
+        CREATE FUNCTION moves() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.k := NEW.k + 1; RETURN NEW; END $$;
+        CREATE TRIGGER moves BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION moves();
+        CREATE FUNCTION stamps() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.note := 'x'; RETURN NEW; END $$;
+        CREATE TRIGGER stamps BEFORE INSERT ON o FOR EACH ROW EXECUTE FUNCTION stamps();";
+    let sharded = Sharded::start(schema, ["", ""]);
+    sharded.wait_checks(|checks| checks.iter().all(|check| check.starts_with("failed")));
+    let mut client = sharded.client();
+    let key = sharded.key(1, 1);
+    for (sql, why) in [
+        ("SELECT * FROM w WHERE k = 'a'".to_owned(), "policy \"seen\""),
+        ("SELECT count(*) FROM w".to_owned(), "policy \"seen\""),
+        (format!("INSERT INTO plain (id, x) VALUES (1, {key})"), "trigger \"spread\""),
+        (format!("INSERT INTO t (k) VALUES ({key})"), "trigger \"moves\""),
+        ("INSERT INTO ref VALUES (1, 'a')".to_owned(), "rule \"also\""),
+    ] {
+        assert!(refused(&mut client, &sql).contains(why), "{sql}");
+    }
+    // Reads of a table with a trigger are as ever, and a harmless trigger stands in nobody's way.
+    assert_eq!(client.run(&format!("SELECT v FROM t WHERE k = {key}")), "T(v:25) C(SELECT 0) Z(I)");
+    assert_eq!(client.run(&format!("INSERT INTO o (k, id) VALUES ({key}, 1)")), "C(INSERT 0 1) Z(I)");
+    assert_eq!(sharded.on(1, "SELECT note FROM o"), [["x"]]);
+    // What is mended through pgweir is seen at once.
+    for shard in ["s0", "s1"] {
+        client.run(&format!("SET pgweir.shard = '{shard}'"));
+        for sql in ["DROP TRIGGER moves ON t", "DROP POLICY seen ON w"] {
+            assert!(client.run(sql).ends_with("Z(I)"), "{sql}");
+        }
+    }
+    client.run("RESET pgweir.shard");
+    assert_eq!(client.run(&format!("INSERT INTO t (k) VALUES ({key})")), "C(INSERT 0 1) Z(I)");
+    assert_eq!(client.run("SELECT * FROM w WHERE k = 'a'"), "T(k:25 first:25 last:25) C(SELECT 0) Z(I)");
+}
+
+#[test]
+fn a_table_is_believed_when_it_was_looked_at() {
+    let late = "late = { key = \"k\", type = \"bigint\" }\n";
+    let sharded = Sharded::start_with("", ["", ""], late);
+    sharded.wait_checks(|checks| {
+        checks.iter().all(|check| check.contains("\"public.late\" is listed but does not exist"))
+    });
+    let mut client = sharded.client();
+    let insert = format!("INSERT INTO late (k) VALUES ({})", sharded.key(1, 1));
+    assert!(refused(&mut client, &insert).contains("does not exist"));
+    // Made through pgweir, by one shard after the other; of the wrong make on the second.
+    client.run("SET pgweir.shard = 's0'");
+    assert_eq!(client.run("CREATE TABLE late (k int8)"), "C(CREATE TABLE) Z(I)");
+    client.run("SET pgweir.shard = 's1'");
+    assert_eq!(client.run("CREATE TABLE late (k numeric)"), "C(CREATE TABLE) Z(I)");
+    client.run("RESET pgweir.shard");
+    assert!(refused(&mut client, &insert).contains("is numeric, configured as bigint"));
+    client.run("SET pgweir.shard = 's1'");
+    assert_eq!(client.run("ALTER TABLE late ALTER COLUMN k TYPE int8"), "C(ALTER TABLE) Z(I)");
+    client.run("RESET pgweir.shard");
+    assert_eq!(client.run(&insert), "C(INSERT 0 1) Z(I)");
+    // After a clean check it goes on: what is changed is seen, at once through pgweir.
+    sharded.wait_ok();
+    client.run("SET pgweir.shard = 's1'");
+    assert_eq!(client.run("ALTER TABLE late ALTER COLUMN k TYPE numeric"), "C(ALTER TABLE) Z(I)");
+    client.run("RESET pgweir.shard");
+    sharded.wait_checks(|checks| checks[1].contains("is numeric"));
+    assert!(refused(&mut client, &insert).contains("is numeric, configured as bigint"));
+}
