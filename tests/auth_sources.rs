@@ -681,3 +681,74 @@ fn certificates_stand_for_users_by_a_map() {
     assert_eq!(run("ann", "ann", &mine, &my_key).ok(), "ann\n");
     assert!(!run("ann", "ann", &theirs, &their_key).status.success(), "of no known authority");
 }
+
+#[test]
+fn a_rule_for_the_console_is_for_both_its_names() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let weir = ruled(&cluster, dir.path(), "host pgbouncer admin all reject\nhost all all all trust\n", "", "").start();
+    for name in ["pgbouncer", "pgweir"] {
+        let error = refusal(weir.login("admin", name));
+        assert!(error.message.starts_with("pg_hba.conf rejects connection for host"), "{name}: {error}");
+    }
+    lets_in(&weir, "postgres", "");
+    std::fs::write(dir.path().join("hba"), "host pgweir admin all trust\nhost all all all reject\n").unwrap();
+    weir.hup();
+    common::eventually("the new rules count", Duration::from_secs(10), || {
+        weir.login("admin", "pgbouncer").connect().ok()
+    });
+    assert!(weir.login("admin", "pgweir").connect().is_ok());
+}
+
+#[test]
+fn certificates_are_asked_for_where_they_are_not_demanded() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER ann; CREATE USER bob");
+    let dir = tempfile::tempdir().unwrap();
+    let house = Authority::new("the house");
+    let (cert, key) = house.issue("localhost", &["localhost"]).write(dir.path(), "ours");
+    let ca = certs::write(dir.path(), "ca.crt", house.cert());
+    let tls =
+        format!("client_tls_sslmode = \"prefer\"\nclient_tls_cert_file = {cert:?}\nclient_tls_key_file = {key:?}\n");
+    let hba = "hostssl app ann all cert\nhost all all all trust\n";
+    let users = "\"ann\" \"\"\n\"bob\" \"\"\n\"postgres\" \"\"";
+    let with_ca = format!("{tls}client_tls_ca_file = {ca:?}");
+    let weir = ruled(&cluster, dir.path(), hba, "", &with_ca).users(users).start();
+    let (mine, my_key) = house.issue("ann", &[]).write(dir.path(), "mine");
+    let run = |user: &str, more: &str| {
+        let target = format!("hostaddr=127.0.0.1 dbname=app user={user} {more}");
+        let args = ["-Atc", "SELECT current_user", &target];
+        Running::start(&mut tools::psql_command(weir.port(), "app", &args)).wait(tools::TIMEOUT)
+    };
+    let shown = |cert: &std::path::Path, key: &std::path::Path| {
+        format!("sslmode=require sslcert={} sslkey={}", cert.display(), key.display())
+    };
+    assert_eq!(run("ann", &shown(&mine, &my_key)).ok(), "ann\n");
+    assert_eq!(run("bob", "sslmode=require").ok(), "bob\n", "who has none comes in by another rule");
+    let none = run("ann", "sslmode=require");
+    assert!(none.stderr.contains("certificate authentication failed for user \"ann\""), "{none:?}");
+    assert!(!weir.log_text().contains("client_tls_ca_file is not used"));
+    // Without authorities nobody could ever come in by the rule.
+    let lacking = ruled(&cluster, dir.path(), hba, "", &tls).users(users).try_start();
+    let why = lacking.map(drop).unwrap_err();
+    assert!(why.contains("hba:1: the method cert needs client_tls_ca_file"), "{why}");
+}
+
+#[test]
+fn logins_by_several_ways_keep_their_pools() {
+    let cluster = cluster();
+    let dir = tempfile::tempdir().unwrap();
+    let hba = "local all ann scram-sha-256\nhost app ann all password\nhost all all all trust\n";
+    let verifier = cluster.value("SELECT rolpassword FROM pg_authid WHERE rolname = 'ann'");
+    let weir =
+        ruled(&cluster, dir.path(), hba, "", "default_pool_size = 1").users(&format!("\"ann\" \"{verifier}\"")).start();
+    let socket = dir.path().join(format!(".s.PGSQL.{}", weir.port()));
+    let by_keys = || Login::new(Address::Unix(socket.clone()), "ann", "app").password("secret").connect().unwrap();
+    let by_password = || weir.login("ann", "app").password("secret").connect().unwrap();
+    drop((by_keys(), by_password()));
+    let server = by_keys().value(common::SERVER_PID);
+    for _ in 0..3 {
+        assert_eq!(by_password().value(common::SERVER_PID), server, "the connection has been kept");
+        assert_eq!(by_keys().value(common::SERVER_PID), server, "the connection has been kept");
+    }
+}

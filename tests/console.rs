@@ -661,3 +661,22 @@ fn unknown_commands_are_told_the_nearest() {
     assert!(RawClient::open(Address::Tcp(weir.port())).is_ok());
     assert_eq!(weir.admin("SHOW VERSION").len(), 1);
 }
+
+#[test]
+fn a_reload_proves_nobody() {
+    let cluster = Cluster::start();
+    let mut weir = over(&cluster).general("auth_type = \"any\"").start();
+    let mut claims = weir.console().unwrap();
+    assert_eq!(error(&mut claims, "RELOAD").code, "42501");
+    weir.reconfigure(|_| over(&cluster));
+    weir.hup();
+    // Whom a rule lets in as admin is one; who only said so is nobody.
+    eventually("the reload", SOON, || {
+        let mut console = weir.console().ok()?;
+        (console.run("RELOAD") == "C(RELOAD) Z(I)").then_some(())
+    });
+    for command in ["SHUTDOWN", "RELOAD", "SHOW VERSION"] {
+        let error = error(&mut claims, command);
+        assert_eq!(error.code, "42501", "{command}: {error}");
+    }
+}

@@ -17,17 +17,19 @@ pub enum Right {
 }
 
 impl Right {
-    /// The right of a user who proved to be that user; none: the console is closed to him. With `auth_type = any` nobody
-    /// proves anything, and everyone may look.
+    /// The right of a user; none: the console is closed to him. With `auth_type = any` nobody proves anything, and everyone may look.
+    /// `checked`: whether he came in otherwise. A name that was only claimed counts for nothing when `auth_type` has become another
+    /// since.
     #[must_use]
-    pub fn of(user: &str, general: &General) -> Option<Self> {
-        Self::among(user, general.auth_type, &general.admin_users, &general.stats_users)
+    pub fn of(user: &str, checked: bool, general: &General) -> Option<Self> {
+        Self::among((user, checked), general.auth_type, &general.admin_users, &general.stats_users)
     }
 
-    fn among(user: &str, auth_type: AuthType, admins: &[String], stats: &[String]) -> Option<Self> {
+    fn among((user, checked): (&str, bool), auth_type: AuthType, admins: &[String], stats: &[String]) -> Option<Self> {
         let is_in = |list: &[String]| list.iter().any(|u| u == user);
         match auth_type {
             AuthType::Any => Some(Self::Stats),
+            _ if !checked => None,
             _ if is_in(admins) => Some(Self::Admin),
             _ if is_in(stats) => Some(Self::Stats),
             _ => None,
@@ -112,13 +114,16 @@ mod tests {
     #[test]
     fn the_lists_say_who_is_who() {
         let (admins, stats) = (["root".to_owned(), "both".to_owned()], ["eye".to_owned(), "both".to_owned()]);
-        let of = |user, auth_type| Right::among(user, auth_type, &admins, &stats);
+        let of = |user, auth_type| Right::among((user, true), auth_type, &admins, &stats);
         assert_eq!(of("root", AuthType::ScramSha256), Some(Right::Admin));
         assert_eq!(of("both", AuthType::Md5), Some(Right::Admin));
         assert_eq!(of("eye", AuthType::Trust), Some(Right::Stats));
         assert_eq!(of("Root", AuthType::ScramSha256), None);
         assert_eq!(of("", AuthType::ScramSha256), None);
         assert_eq!(of("root", AuthType::Any), Some(Right::Stats), "whoever says root is not proven to be root");
+        let claimed = |auth_type| Right::among(("root", false), auth_type, &admins, &stats);
+        assert_eq!(claimed(AuthType::Any), Some(Right::Stats));
+        assert_eq!(claimed(AuthType::ScramSha256), None, "a reload proves nothing either");
     }
 
     /// CVE class: a console command without a check of its own.

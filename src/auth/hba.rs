@@ -60,8 +60,8 @@ pub type Interfaces = fn() -> Vec<(IpAddr, IpAddr)>;
 /// Who wants to come in, and from where.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
-    /// The database it asks for.
-    pub database: &'a str,
+    /// The database it asks for, by each of its names: the console has two. A rule that names one is for all.
+    pub databases: &'a [&'a str],
     /// The user it claims to be.
     pub user: &'a str,
     /// Its address; none: a unix socket.
@@ -120,13 +120,26 @@ struct Rule {
 #[derive(Debug, Clone, Default)]
 pub struct Rules(Vec<Rule>);
 
+/// Whether clients are asked for certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certificates {
+    /// There is no TLS: no client comes by it.
+    NoTls,
+    /// They are not.
+    Never,
+    /// They are, and may have none.
+    Optional,
+    /// They are, and without one of a known authority they do not get as far as a rule.
+    Required,
+}
+
 /// What rules refer to.
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'a> {
     /// The maps of `auth_ident_file`, of which a rule may name one. None: there are mistakes in them, and any name is taken.
     pub maps: Option<&'a Maps>,
     /// Whether clients are asked for certificates.
-    pub certificates: bool,
+    pub certificates: Certificates,
     /// Whom this program can ask.
     pub built: Built,
     /// The service of the method pam where a rule names none.
@@ -180,7 +193,7 @@ impl Rule {
         let database = if caller.physical_replication {
             self.databases.iter().any(|one| matches!(one, Name::Replication))
         } else {
-            any(&self.databases, caller.database)
+            caller.databases.iter().any(|name| any(&self.databases, name))
         };
         kind && range && database && any(&self.users, caller.user)
     }
@@ -302,7 +315,13 @@ fn way(kind: Kind, method: &str, options: &[(&str, &str)], given: Given<'_>) -> 
         "md5" => Method::Md5,
         "scram-sha-256" => Method::Scram,
         "password" => Method::Password,
-        "cert" if kind == Kind::HostSsl => Method::Cert(map),
+        // Without TLS nobody comes whom the rule could be for.
+        "cert" if kind == Kind::HostSsl && given.certificates != Certificates::Never => Method::Cert(map),
+        "cert" if kind == Kind::HostSsl => {
+            return Err(
+                "the method cert needs client_tls_ca_file: only then are clients asked for a certificate".to_owned()
+            );
+        }
         "cert" => return Err("the method cert is for hostssl".to_owned()),
         // As in PostgreSQL: on a unix socket, ident is peer.
         "peer" | "ident" if kind == Kind::Local => Method::Peer(map),
@@ -330,8 +349,14 @@ fn client_certificate(kind: Kind, method: &str, value: &str, given: Given<'_>) -
     if kind != Kind::HostSsl {
         return Err("clientcert is for hostssl".to_owned());
     }
-    if !given.certificates {
-        let why = "clientcert needs client_tls_sslmode = \"verify-ca\" or \"verify-full\": only then are clients asked for one";
+    let does = match given.certificates {
+        Certificates::Required => true,
+        Certificates::Optional => named,
+        Certificates::Never | Certificates::NoTls => false,
+    };
+    if !does {
+        let why =
+            "clientcert needs client_tls_sslmode = \"verify-ca\" or \"verify-full\": only then has every client one";
         return Err(why.to_owned());
     }
     // The method asks for that itself, by its map.

@@ -44,6 +44,8 @@ pub struct Visitor {
     pub user: String,
     /// Whether it runs as the same system user as this process, as the kernel says.
     pub owner: bool,
+    /// Whether the user was checked as the configuration wants it; under `auth_type = any` he is not.
+    pub checked: bool,
 }
 
 impl Visitor {
@@ -52,7 +54,7 @@ impl Visitor {
     #[must_use]
     pub fn new(user: &str, stream: &Stream) -> Self {
         let same = stream.peer_uid().is_some_and(|uid| uid == nix::unistd::geteuid().as_raw());
-        Self { user: user.to_owned(), owner: same && DATABASES.contains(&user) }
+        Self { user: user.to_owned(), owner: same && DATABASES.contains(&user), checked: false }
     }
 }
 

@@ -7,6 +7,7 @@ use nix::sys::socket::SockaddrStorage;
 use crate::auth::external::External;
 use crate::auth::hba::{Caller, Method, Way};
 use crate::auth::login::Channel;
+use crate::client::console::DATABASES;
 use crate::client::database::Live;
 use crate::config::AuthType;
 use crate::error::{Error, SqlState};
@@ -28,7 +29,9 @@ pub(super) fn choose(
     let address = stream.addresses().map(|(peer, _)| peer.ip().to_canonical());
     let physical_replication = startup.replication == Some(Replication::Physical);
     let tls = stream.tls().is_some();
-    let caller = Caller { database, user, address, tls, physical_replication, interfaces };
+    // The console would be open by its other name where a rule shuts it by one.
+    let databases = if DATABASES.contains(&database) { &DATABASES[..] } else { &[database][..] };
+    let caller = Caller { databases, user, address, tls, physical_replication, interfaces };
     let who = || {
         let host = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
         let encryption = if caller.tls { "SSL encryption" } else { "no encryption" };

@@ -446,13 +446,16 @@ async fn enter_console(
             .into())
         };
     }
-    if visitor.owner {
+    let checked = if visitor.owner {
         let mut out = Vec::new();
         encode::frame(&mut out, b'R', |body| body.extend_from_slice(&AUTHENTICATION_OK));
         write_all(stream, &out).await?;
+        true
     } else {
-        login::authenticate(live, startup, cx.id, stream, input).await?;
-    }
+        let _counted = cx.shared.admit_to_console(live.config.general.max_client_conn)?;
+        login::authenticate(live, startup, cx.id, stream, input).await?.checked
+    };
+    let visitor = Visitor { checked, ..visitor };
     if !cx.console.admits(&visitor) {
         return Err(Error::us_fatal(
             SqlState::INSUFFICIENT_PRIVILEGE,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::clock;
 use crate::error::{Error, SqlState};
@@ -45,6 +45,9 @@ pub struct PinCount {
     /// That do now.
     pub now: u64,
 }
+
+/// Logins to the console at a time that count for no limit.
+const CONSOLE_LOGINS: usize = 64;
 
 /// What all clients share.
 #[derive(Debug)]
@@ -81,6 +84,8 @@ pub struct Shared {
     pub connections: AtomicU32,
     /// Clients per database and per user.
     seats: Mutex<HashMap<SeatOf, Arc<Bench>>>,
+    /// Places for logins to the console that have proven nothing yet.
+    console_door: Arc<Semaphore>,
     /// Clients logging in, and connections that are accepted and have come no further.
     pub logging_in: AtomicU32,
     /// Statements refused, by reason.
@@ -407,6 +412,7 @@ impl Shared {
             passed_on: Outcomes::default(),
             connections: AtomicU32::new(0),
             seats: Mutex::default(),
+            console_door: Arc::new(Semaphore::new(CONSOLE_LOGINS)),
             logging_in: AtomicU32::new(0),
             refused: Mutex::default(),
             retried: Mutex::default(),
@@ -512,6 +518,22 @@ impl Shared {
                 )
                 .hint("Raise max_client_conn, or let clients share connections."))
             }
+        }
+    }
+
+    /// Counts someone who wants to the console until it is known who that is: nobody could be kept from opening such connections. Where they
+    /// are too many, each takes the place of a client of `max`.
+    ///
+    /// # Errors
+    /// 53300 when there is no such place either.
+    pub fn admit_to_console(self: &Arc<Self>, max: u32) -> Result<AtConsoleDoor, Error> {
+        match Arc::clone(&self.console_door).try_acquire_owned() {
+            Ok(permit) => Ok(AtConsoleDoor::Spare(permit)),
+            Err(_) => self.admit(max).map(AtConsoleDoor::Client).map_err(|error| {
+                error.hint(
+                    "The system user that runs pgweir gets in by the unix socket; SHOW CLIENTS tells who is there.",
+                )
+            }),
         }
     }
 
@@ -644,6 +666,15 @@ impl Shared {
     pub fn by_key(&self, pid: u32, secret: &Secret) -> Option<Arc<ClientHandle>> {
         self.keys.find(pid, secret)
     }
+}
+
+/// Someone who logs in to the console, as long as that takes.
+#[derive(Debug)]
+pub enum AtConsoleDoor {
+    /// In one of the places for that.
+    Spare(OwnedSemaphorePermit),
+    /// In the place of a client.
+    Client(Admitted),
 }
 
 /// A connection that is counted; counted out when dropped.

@@ -357,7 +357,7 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row(
         "client_tls_ca_file",
-        "Authorities that clients' certificates must be of, in PEM (verify-ca, verify-full).",
+        "Authorities that clients' certificates must be of, in PEM; below verify-ca a client may have none.",
         |g| Field::Path(&mut g.client_tls.ca_file),
     ),
     row("client_tls_protocols", "Versions of TLS with clients: secure (both), tlsv1.2 or tlsv1.3.", |g| {

@@ -379,7 +379,9 @@ pub(super) fn warn(general: &General, warnings: &mut Vec<String>) {
         if tls.mode == SslMode::Disable && tls.cert_file.is_some() {
             warnings.push(format!("{side}_tls_cert_file is not used: {side}_tls_sslmode is \"disable\""));
         }
-        if tls.mode < SslMode::VerifyCa && tls.ca_file.is_some() {
+        // Clients are asked for a certificate, which a rule for the method cert may go by.
+        let asks = side == "client" && tls.mode != SslMode::Disable;
+        if tls.mode < SslMode::VerifyCa && tls.ca_file.is_some() && !asks {
             let why = format!("{side}_tls_sslmode is \"{mode}\"; \"verify-ca\" and \"verify-full\" check certificates");
             warnings.push(format!("{side}_tls_ca_file is not used: {why}"));
         }

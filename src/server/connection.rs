@@ -61,8 +61,16 @@ impl std::fmt::Debug for Secret {
 /// # Errors
 /// Those of the socket, its end, and frames that no server sends.
 pub async fn read_message(stream: &mut Stream, input: &mut Buffer) -> io::Result<(u8, Vec<u8>)> {
+    read_message_up_to(MAX_OWN_MESSAGE, stream, input).await
+}
+
+/// The same, for messages of `most` bytes at most.
+///
+/// # Errors
+/// Those of [`read_message`], and that a message is longer: `InvalidData`, before more of it is read.
+pub async fn read_message_up_to(most: usize, stream: &mut Stream, input: &mut Buffer) -> io::Result<(u8, Vec<u8>)> {
     loop {
-        let whole = frame::next(input.bytes(), MAX_OWN_MESSAGE)
+        let whole = frame::next(input.bytes(), most)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?
             .map(|f| (f.tag, f.body().to_vec(), f.bytes.len()));
         if let Some((tag, body, len)) = whole {

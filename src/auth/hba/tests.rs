@@ -27,7 +27,7 @@ impl Files for Held<'_> {
 }
 
 fn parse(text: &str, maps: &Maps) -> Result<Rules, Vec<Mistake>> {
-    let given = Given { maps: Some(maps), certificates: true, built: ALL, pam_service: "pgweir" };
+    let given = Given { maps: Some(maps), certificates: Certificates::Required, built: ALL, pam_service: "pgweir" };
     Rules::read(Path::new("etc/hba"), &Held::new(&[("hba", text)]), given)
 }
 
@@ -42,7 +42,7 @@ fn interfaces() -> Vec<(IpAddr, IpAddr)> {
 
 fn method(rules: &Rules, database: &str, user: &str, address: Option<&str>, tls: bool) -> Option<Method> {
     let address = address.map(|text| text.parse().unwrap());
-    let caller = Caller { database, user, address, tls, physical_replication: false, interfaces };
+    let caller = Caller { databases: &[database], user, address, tls, physical_replication: false, interfaces };
     rules.find(&caller).map(|way| way.method.clone())
 }
 
@@ -72,13 +72,44 @@ fn the_first_rule_that_matches_decides() {
 }
 
 #[test]
+fn a_certificate_is_asked_for_where_clients_can_show_one() {
+    let read = |certificates, line: &str| {
+        let given = Given { maps: None, certificates, built: ALL, pam_service: "pgweir" };
+        Rules::read(Path::new("etc/hba"), &Held::new(&[("hba", line)]), given).map(drop)
+    };
+    let why = |certificates, line| read(certificates, line).unwrap_err()[0].to_string();
+    let (cert, full) = ("hostssl all all all cert", "hostssl all all all md5 clientcert=verify-full");
+    let any = "hostssl all all all md5 clientcert=verify-ca";
+    for line in [cert, full, any] {
+        assert_eq!(read(Certificates::Required, line), Ok(()), "{line}");
+    }
+    assert_eq!((read(Certificates::Optional, cert), read(Certificates::Optional, full)), (Ok(()), Ok(())));
+    assert!(why(Certificates::Optional, any).contains("clientcert needs client_tls_sslmode"));
+    assert!(why(Certificates::Never, cert).contains("the method cert needs client_tls_ca_file"));
+    assert_eq!(read(Certificates::NoTls, cert), Ok(()), "nobody comes by TLS");
+    assert!(why(Certificates::NoTls, full).contains("clientcert needs"));
+}
+
+#[test]
+fn a_rule_for_one_name_is_for_the_other_too() {
+    let rules = parse("host pgbouncer all all reject\nhost all all all trust\n", &Maps::default()).unwrap();
+    let of = |databases: &[&str]| {
+        let address = "10.0.0.1".parse().ok();
+        let caller = Caller { databases, user: "u", address, tls: false, physical_replication: false, interfaces };
+        rules.find(&caller).map(|way| way.method.clone())
+    };
+    assert_eq!(of(&["pgweir", "pgbouncer"]), Some(Method::Reject));
+    assert_eq!(of(&["app"]), Some(Method::Trust));
+}
+
+#[test]
 fn who_wants_the_wal_is_meant_by_one_word_only() {
     let text = "host all all 10.0.0.1/32 trust\nhost replication all all md5\nhost \"replication\" all all reject\n";
     let rules = parse(text, &Maps::default()).unwrap();
     let of = |address: &str, physical_replication| {
         let address = address.parse().ok();
         let caller =
-            Caller { database: "replication", user: "u", address, tls: false, physical_replication, interfaces };
+            Caller { databases: &["replication"], user: "u", address, tls: false, physical_replication, interfaces };
         rules.find(&caller).map(|way| way.method.clone())
     };
     assert_eq!(of("10.0.0.1", true), Some(Method::Md5), "all is all databases");
@@ -172,7 +203,7 @@ fn files_stand_in_their_place() {
     let rules = Rules::read(
         Path::new("etc/hba"),
         &files,
-        Given { maps: None, certificates: false, built: ALL, pam_service: "pgweir" },
+        Given { maps: None, certificates: Certificates::Never, built: ALL, pam_service: "pgweir" },
     )
     .unwrap();
     let of = |database, user| method(&rules, database, user, Some("10.0.0.1"), false);
@@ -194,7 +225,7 @@ fn files_stand_in_their_place() {
     let mistakes = Rules::read(
         Path::new("etc/hba"),
         &files,
-        Given { maps: None, certificates: false, built: ALL, pam_service: "pgweir" },
+        Given { maps: None, certificates: Certificates::Never, built: ALL, pam_service: "pgweir" },
     )
     .unwrap_err();
     let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
@@ -210,7 +241,7 @@ fn files_stand_in_their_place() {
     let missing = Rules::read(
         Path::new("etc/none"),
         &files,
-        Given { maps: None, certificates: false, built: ALL, pam_service: "pgweir" },
+        Given { maps: None, certificates: Certificates::Never, built: ALL, pam_service: "pgweir" },
     )
     .unwrap_err();
     assert!(missing[0].to_string().starts_with("etc/none: cannot read the file"), "{missing:?}");
@@ -247,11 +278,12 @@ fn a_certificate_may_be_asked_for_beside_a_password() {
     let rules = parse(text, &Maps::default()).unwrap();
     let named = |database| {
         let address = Some([127, 0, 0, 1].into());
-        let caller = Caller { database, user: "u", address, tls: true, physical_replication: false, interfaces };
+        let caller =
+            Caller { databases: &[database], user: "u", address, tls: true, physical_replication: false, interfaces };
         rules.find(&caller).map(|way| way.named)
     };
     assert_eq!((named("a"), named("b"), named("c")), (Some(false), Some(true), Some(false)));
-    let given = Given { maps: None, certificates: false, built: ALL, pam_service: "pgweir" };
+    let given = Given { maps: None, certificates: Certificates::Never, built: ALL, pam_service: "pgweir" };
     let mistakes = Rules::read(Path::new("etc/hba"), &Held::new(&[("hba", text)]), given).unwrap_err();
     assert_eq!(mistakes.len(), 3, "{mistakes:?}");
     assert!(mistakes[0].message.starts_with("clientcert needs client_tls_sslmode"), "{mistakes:?}");
@@ -283,7 +315,12 @@ fn passwords_that_others_know() {
         let errors = parse(wrong, &Maps::default()).unwrap_err();
         assert!(errors[0].message.contains(why), "{wrong}: {errors:?}");
     }
-    let given = Given { maps: None, certificates: false, built: Built { ldap: false, pam: false }, pam_service: "" };
+    let given = Given {
+        maps: None,
+        certificates: Certificates::Never,
+        built: Built { ldap: false, pam: false },
+        pam_service: "",
+    };
     let errors = Rules::read(Path::new("etc/hba"), &Held::new(&[("hba", text)]), given).unwrap_err();
     for (error, feature) in errors.iter().zip(["ldap", "pam", "pam"]) {
         assert!(error.message.contains(&format!("cargo build --features {feature}")), "{error}");

@@ -88,10 +88,7 @@ impl Acceptor {
             return Ok(None);
         }
         let provider = provider(settings);
-        let authorities = match &settings.ca_file {
-            Some(file) if settings.mode >= SslMode::VerifyCa => authorities("client_tls_ca_file", file).map(Some),
-            _ => Ok(None),
-        };
+        let authorities = settings.ca_file.as_ref().map(|file| authorities("client_tls_ca_file", file)).transpose();
         let ((chain, key), authorities) = both(identity(("client", cert_file, key_file)), authorities)?;
         let one = |setting: &str, why: String| vec![Fault::new(setting, why)];
         let end_point = chain.first().and_then(|own| x509::end_point(own)).map(Arc::from);
@@ -100,7 +97,11 @@ impl Acceptor {
             .map_err(|why| one("client_tls_protocols", format!("and client_tls_ciphers do not go together: {why}")))?;
         let config = match authorities {
             Some((roots, _)) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                // As in PgBouncer, clients are asked for a certificate all the same, and may have none.
+                let optional = settings.mode < SslMode::VerifyCa;
+                let verifier = if optional { verifier.allow_unauthenticated() } else { verifier };
+                let verifier = verifier
                     .build()
                     .map_err(|why| one("client_tls_ca_file", format!("cannot be used: {why}")))?;
                 config.with_client_cert_verifier(verifier)
