@@ -250,10 +250,13 @@ impl Sections {
 
 /// What a setting of ours gets from it; none when there is nothing to set.
 fn judge(row: &Row, text: &str, moot: bool) -> Result<Option<String>, String> {
-    let default = row.defaults.iter().any(|default| alike(row.kind, default, text));
+    let from_above = row.defaults.first().is_some_and(|default| default.starts_with('-'));
     match row.standing {
-        // -1 stands for "as the section above says".
-        Standing::Same | Standing::Better if default && text.starts_with('-') => Ok(None),
+        Standing::Same | Standing::Better
+            if from_above && row.defaults.iter().any(|default| alike(row.kind, default, text)) =>
+        {
+            Ok(None)
+        }
         // Not looked at there either.
         Standing::Same | Standing::Better if moot => Ok(None),
         Standing::Same | Standing::Better => {

@@ -37,7 +37,7 @@ pub(super) enum Kind {
 /// A setting of PgBouncer.
 pub(super) struct Row {
     pub(super) name: &'static str,
-    /// Its default, and then other values that change nothing.
+    /// Its default. One that is negative says "as the section above", and then so do the others.
     pub(super) defaults: &'static [&'static str],
     pub(super) kind: Kind,
     pub(super) standing: Standing,
@@ -70,10 +70,6 @@ impl Row {
 
 use Kind::{Directory, File, Flag, Mode, Seconds, Text, Whole, Word};
 
-/// The question of versions before 1.25.1, whose names are not qualified.
-const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid \
-                          WHERE rolname=$1 AND rolcanlogin";
-
 const FROM_GENERAL: &str = "0: as in `[pgbouncer]`";
 
 const CIPHERS: &str = "names of suites, OpenSSL's or rustls's; no expressions like `HIGH:!aNULL`";
@@ -95,7 +91,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("auth_ldap_options", &[""], Text, "needs the feature `ldap`").unless(|get| get("auth_type") != "ldap"),
     row(
         "auth_query",
-        &[settings::AUTH_QUERY, AUTH_QUERY],
+        &[settings::AUTH_QUERY],
         Text,
         "asked on connections that clients never get; the default qualifies its names",
     )
@@ -120,7 +116,7 @@ pub(super) static GENERAL: &[Row] = &[
     row("client_tls13_ciphers", &[""], Text, CIPHERS).unless(without_client_tls),
     row("client_tls_ca_file", &[""], File, "").unless(without_client_tls),
     row("client_tls_cert_file", &[""], File, "").unless(without_client_tls),
-    row("client_tls_ciphers", &["default", "fast", "secure", "normal"], Text, CIPHERS).unless(without_client_tls),
+    row("client_tls_ciphers", &["default"], Text, CIPHERS).unless(without_client_tls),
     row(
         "client_tls_dheparams",
         &["auto"],
@@ -185,10 +181,10 @@ pub(super) static GENERAL: &[Row] = &[
     row("server_tls13_ciphers", &[""], Text, CIPHERS).unless(without_server_tls),
     row("server_tls_ca_file", &[""], File, "").unless(without_server_tls),
     row("server_tls_cert_file", &[""], File, "").unless(without_server_tls),
-    row("server_tls_ciphers", &["default", "fast", "secure", "normal"], Text, CIPHERS).unless(without_server_tls),
+    row("server_tls_ciphers", &["default"], Text, CIPHERS).unless(without_server_tls),
     row("server_tls_key_file", &[""], File, "").unless(without_server_tls),
     row("server_tls_protocols", &["secure"], Text, "TLS 1.2 and 1.3, no older ones").unless(without_server_tls),
-    row("server_tls_sslmode", &["prefer", "disable", "allow"], Word, ""),
+    row("server_tls_sslmode", &["prefer"], Word, ""),
     row("service_name", &["pgbouncer"], Text, "it named a Windows service").idle(),
     row("so_reuseport", &["0"], Flag, ""),
     row("stats_period", &["60"], Seconds, ""),
@@ -226,8 +222,8 @@ pub(super) static DATABASE: &[Row] = &[
     row("dbname", &[], Text, ""),
     row("host", &[], Text, ""),
     row("load_balance_hosts", &["round-robin"], Word, ""),
-    row("max_db_client_connections", &["-1", "0"], Whole, ""),
-    row("max_db_connections", &["-1", "0"], Whole, ""),
+    row("max_db_client_connections", &["-1", "0"], Whole, FROM_GENERAL),
+    row("max_db_connections", &["-1", "0"], Whole, FROM_GENERAL),
     row("min_pool_size", &["-1"], Whole, "capped at the pool size"),
     row("password", &[], Text, ""),
     row("pool_mode", &[], Word, ""),
@@ -245,8 +241,8 @@ pub(super) static DATABASE: &[Row] = &[
 pub(super) static USER: &[Row] = &[
     row("client_idle_timeout", &["0"], Seconds, FROM_GENERAL),
     row("idle_transaction_timeout", &["0"], Seconds, FROM_GENERAL),
-    row("max_user_client_connections", &["-1", "0"], Whole, ""),
-    row("max_user_connections", &["-1", "0"], Whole, ""),
+    row("max_user_client_connections", &["-1", "0"], Whole, FROM_GENERAL),
+    row("max_user_connections", &["-1", "0"], Whole, FROM_GENERAL),
     row("pool_mode", &[], Word, ""),
     row("pool_size", &["-1"], Whole, ""),
     row("query_timeout", &["0"], Seconds, FROM_GENERAL),

@@ -223,6 +223,21 @@ fn what_has_no_effect_without_another_is_taken_without_it() {
 }
 
 #[test]
+fn limits_of_nothing_are_those_of_the_section_above() {
+    let limits = "max_db_connections=0 max_db_client_connections=0x0";
+    let of_user = "max_user_connections=0 max_user_client_connections=-1 pool_size=2";
+    let config = parsed(&format!(
+        "[databases]\nb = host=h {limits}\nc = host=h max_db_connections=3\n[users]\nu = {of_user}\n[pgbouncer]\nauth_file = u\n\
+         max_db_connections = 5\nmax_db_client_connections = 6\n"
+    ))
+    .unwrap();
+    let of = |name: &str| (config.databases[name].max_db_connections, config.databases[name].max_db_client_connections);
+    assert_eq!((of("b"), of("c")), ((5, 6), (3, 6)));
+    let user = &config.users["u"];
+    assert_eq!((user.max_user_connections, user.max_user_client_connections, user.pool_size), (None, None, Some(2)));
+}
+
+#[test]
 fn tls_is_taken_as_pgbouncer_has_it() {
     let files = "client_tls_cert_file = c\nclient_tls_key_file = k\n";
     let config = general(&format!("{files}client_tls_sslmode = allow\nclient_tls_ciphers = fast")).unwrap();
@@ -266,7 +281,7 @@ fn peers_are_of_no_use_without_a_number() {
     assert!(config.warnings.iter().any(|w| w.starts_with("[peers] has no effect without peer_id")));
     let number = "is not the number of a peer: peer_id is a whole number from 1 to 16383";
     let wrong = "x = host=h\n0 = host=h\n16384 = host=h\n1 = hots=h\n2 = port=1\n3 = host=h port=0 pool_size=x\n4 = host\n\
-                 5 = host=h=1 max_db_connections=1\n6 = host=h pool_size=0";
+                 5 = host=h=1 max_db_connections=1\n6 = host=h pool_size=2";
     assert_eq!(
         mistakes(&text("peer_id = 16384", wrong)),
         [
