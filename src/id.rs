@@ -1,5 +1,6 @@
 //! Newtype identifiers: a number that names one thing cannot be passed where another is meant.
 
+use std::cell::Cell;
 use std::fmt;
 
 macro_rules! id {
@@ -28,6 +29,27 @@ id! {
     /// A worker thread, counted from zero.
     WorkerId(u16)
 }
+thread_local! {
+    /// The worker of this thread.
+    static HERE: Cell<WorkerId> = const { Cell::new(WorkerId::NONE) };
+}
+
+impl WorkerId {
+    /// What stands for a thread that is no worker's.
+    pub const NONE: Self = Self(u16::MAX);
+
+    /// The worker whose thread this is, where whatever is opened here is at home.
+    #[must_use]
+    pub fn here() -> Self {
+        HERE.get()
+    }
+
+    /// Makes the thread this worker's.
+    pub fn settle(self) {
+        HERE.set(self);
+    }
+}
+
 id! {
     /// A shard's place in its database's list of shards, counted from zero.
     ShardIndex(u16)

@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Something to be done once a second on the worker, whose runtime takes the connections that come of it.
 pub type Tick = Box<dyn FnMut(WorkerId) + Send>;
 /// Makes what answers console commands; called on the worker.
-pub type MakeConsole = Box<dyn FnOnce(WorkerId) -> Rc<dyn Console> + Send>;
+pub type MakeConsole = Box<dyn FnOnce() -> Rc<dyn Console> + Send>;
 
 /// What a worker is started with.
 pub struct Setup {
@@ -140,6 +140,7 @@ impl Worker {
 
 async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: Arc<AtomicU32>) {
     let Setup { id, shared, console, tick, mut stop } = setup;
+    id.settle();
     let facts = FactsCache::new(CACHED_TEXTS, CACHED_BYTES);
     shared.caches.lock().push(facts.size());
     let cx = Rc::new(WorkerContext {
@@ -148,7 +149,7 @@ async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: A
         facts: RefCell::new(facts),
         popular: RefCell::default(),
         rng: RefCell::new(SmallRng::from_os_rng()),
-        console: console(id),
+        console: console(),
     });
     if let Some(tick) = tick {
         tokio::task::spawn_local(keep_ticking(tick, id));

@@ -446,3 +446,96 @@ fn who_fails_to_log_in_leaves_no_count() {
     assert_eq!(inside[1].value("SELECT current_user"), "app");
     assert_eq!((count("SHOW USERS", "app", 7), count("SHOW DATABASES", "app", 14)), ("2".into(), "2".into()));
 }
+
+/// The frames: a startup message, and a password message that claims a megabyte.
+#[test]
+fn what_proves_nothing_yet_is_kept_short() {
+    let cluster = Cluster::start();
+    let weir = Weir::builder()
+        .general("auth_type = \"plain\"\nmax_client_conn = 1")
+        .users("\"admin\" \"x\"")
+        .cluster("app", &cluster, &[])
+        .start();
+    for database in ["app", "pgweir"] {
+        let mut client = RawClient::open(Address::Tcp(weir.port())).unwrap();
+        let params = [("user", "admin"), ("database", database)].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        client.send_bytes(&frontend::startup(wire::PROTOCOL_3_0, &params));
+        assert_eq!(client.read_message().to_string(), "R(3)");
+        // No more than the beginning of it is sent: it is refused for its length alone.
+        client.send_bytes(&[&b"p"[..], &1_000_000_u32.to_be_bytes()[..], b"x"].concat());
+        assert_eq!(show(&client.read_to_end()), "E(FATAL 08P01)", "{database}");
+    }
+}
+
+#[test]
+fn logins_to_the_console_are_counted_until_they_are_done() {
+    let cluster = Cluster::start();
+    let weir = Weir::builder()
+        .general("auth_type = \"plain\"\nmax_client_conn = 2")
+        .users("\"admin\" \"x\"")
+        .cluster("app", &cluster, &[])
+        .start();
+    let begin = || {
+        let mut client = RawClient::open(Address::Tcp(weir.port())).unwrap();
+        let params = [("user", "admin"), ("database", "pgweir")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        client.send_bytes(&frontend::startup(wire::PROTOCOL_3_0, &params));
+        let said = client.read_message();
+        (client, said)
+    };
+    let mut begun: Vec<_> = (0..66).map(|_| begin()).collect();
+    assert!(begun.iter().all(|(_, said)| said.to_string() == "R(3)"), "64 beside the clients, 2 instead of them");
+    let error = begin().1.error().unwrap();
+    assert_eq!(error.code, "53300", "{error}");
+    assert!(error.fields[&'H'].contains("unix socket"), "{error}");
+    // Who has proven who he is takes nobody's place.
+    let (client, _) = &mut begun[65];
+    client.send(b'p', b"x\0");
+    client.read_until(b'Z');
+    let (_, said) = begin();
+    assert_eq!(said.to_string(), "R(3)");
+}
+
+#[test]
+fn keys_that_were_derived_go_when_the_salt_does() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE USER ann PASSWORD 'secret'");
+    cluster.set_hba("host all ann 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n");
+    let weir = Weir::builder()
+        .general("auth_type = \"scram-sha-256\"")
+        .users("\"ann\" \"secret\"\n\"admin\" \"x\"")
+        .cluster("app", &cluster, &[])
+        .start();
+    let mut ann = weir.login("ann", "app").password("secret").connect().unwrap();
+    let mut console = weir.login("admin", "pgweir").password("x").connect().unwrap();
+    for _ in 0..2 {
+        for _ in 0..2 {
+            assert_eq!(ann.value("SELECT current_user"), "ann");
+            assert_eq!(console.run("RECONNECT"), "C(RECONNECT) Z(I)");
+        }
+        cluster.sql("ALTER USER ann PASSWORD 'secret'");
+    }
+    assert_eq!(ann.value("SELECT current_user"), "ann");
+}
+
+#[test]
+fn who_comes_while_a_worker_is_behind_waits() {
+    const COUNT: usize = 900;
+    let cluster = Cluster::start();
+    let weir = Weir::builder()
+        .general("auth_type = \"plain\"\nmax_client_conn = 2000\nworkers = 1\nlisten_backlog = 2000")
+        .cluster("app", &cluster, &[])
+        .start();
+    let params = [("user", "ann"), ("database", "app")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let startup = frontend::startup(wire::PROTOCOL_3_0, &params);
+    // Faster than the worker can take them in.
+    let come = |_| {
+        let mut client = RawClient::open(Address::Tcp(weir.port())).unwrap();
+        client.send_bytes(&startup);
+        client
+    };
+    let mut clients: Vec<_> = (0..COUNT).map(come).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let said = client.try_read_message().unwrap_or_else(|error| panic!("{number}: {error}"));
+        assert_eq!(said.map(|said| said.to_string()), Some("R(3)".to_owned()), "{number}");
+    }
+}

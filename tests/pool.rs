@@ -519,3 +519,17 @@ fn copy_that_fails_as_it_begins() {
     }
     assert_eq!(cluster.value("SELECT count(*) FROM open"), "20");
 }
+
+#[test]
+fn a_wrong_startup_setting_costs_no_connection() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 3).start();
+    let wrong = || weir.login("postgres", "app").param("work_mem", "bogus").connect().map(drop).unwrap_err();
+    assert_eq!(wrong().code(), "22023");
+    for _ in 0..4 {
+        assert_eq!(wrong().code(), "22023");
+    }
+    assert_eq!(weir.client("app").value("SHOW work_mem"), "4MB");
+    let opened = weir.log_text().lines().filter(|line| line.contains("server connection opened")).count();
+    assert_eq!(opened, 1, "{}", weir.log_text());
+}

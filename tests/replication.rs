@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use common::cluster::Cluster;
 use common::eventually;
+use common::fake::{self, FakeServer, Step};
 use common::tools;
 use common::weir::Weir;
-use common::wire::show;
+use common::wire::{frame, show};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -98,4 +99,34 @@ fn it_is_refused_ended_and_told_apart() {
     weir.term();
     assert!(weir.wait_exit(WAIT).success());
     assert_eq!(show(&streaming.read_to_end()), "E(FATAL 57P01)");
+}
+
+#[test]
+fn a_stream_comes_to_rest_before_its_end() {
+    const COUNT: usize = 600;
+    let stream = frame(b'd', &[b'x'; 65_000]).repeat(COUNT);
+    let server = FakeServer::serve(move |_| {
+        let login = vec![Step::ExpectStartup, Step::Send(fake::greeting(4711, &[1, 2, 3, 4]))];
+        [login, Step::reply(stream.clone())].concat()
+    });
+    let database = format!("[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"", server.port());
+    let weir = Weir::builder().general("suspend_timeout = 0").database(&database).start();
+    let mut console = weir.console().unwrap();
+    let mut client = weir.login("postgres", "app").param("replication", "database").connect().unwrap();
+    client.query("START_REPLICATION");
+    let (read, has_read) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for number in 1..=COUNT {
+            assert_eq!(client.read_message().tag, b'd');
+            read.send(number).unwrap();
+            // The server is always faster: what is sent to the client never ends by itself.
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    });
+    has_read.recv().unwrap();
+    assert_eq!(console.run("SUSPEND"), "C(SUSPEND) Z(I)");
+    let read = has_read.try_iter().last().unwrap_or(1);
+    assert!(read < COUNT, "it waited for the end of the stream");
+    assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
+    reader.join().unwrap();
 }

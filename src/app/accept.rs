@@ -22,7 +22,8 @@ use crate::worker::{Refused, Worker};
 
 use super::process;
 
-/// Rest after a failed accept, which is mostly for want of descriptors: trying again at once would fail again.
+/// Rest after a failed accept, which is mostly for want of descriptors, and when no worker takes a connection: trying again at once
+/// would fail again.
 const REST: Duration = Duration::from_millis(100);
 /// Failed accepts are logged this often at most.
 const COMPLAINT: Duration = Duration::from_secs(1);
@@ -232,16 +233,51 @@ impl Listener {
                 }
             };
             let Some(accepted) = accepted else { continue };
-            let outcome = accepted.and_then(|connection| hand(&workers, connection));
+            let outcome = match accepted {
+                Ok(connection) => self.place(&workers, connection, &shared, &mut complained).await,
+                Err(error) => Err(error),
+            };
             let Err(error) = outcome else { continue };
-            let now = clock::now();
-            if complained.is_none_or(|at| now.saturating_duration_since(at) >= COMPLAINT) {
-                complained = Some(now);
-                tracing::warn!(listener = self.name(), %error, "a connection could not be accepted");
-            }
+            self.complain(&mut complained, &error);
             if is_lasting(&error) {
                 tokio::time::sleep(REST).await;
             }
+        }
+    }
+}
+
+impl Listener {
+    /// Hands a connection to a worker. As long as all are behind it waits here and those after it in the kernel, as they would for a
+    /// server that is busy; under SUSPEND it waits as well, for it has not been accepted as far as that is concerned.
+    ///
+    /// # Errors
+    /// The workers have ended.
+    async fn place(
+        &self,
+        workers: &[Worker],
+        mut connection: Detached,
+        shared: &Shared,
+        complained: &mut Option<Instant>,
+    ) -> io::Result<()> {
+        loop {
+            connection = match hand(workers, connection) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Ended(_)) => return Err(io::Error::other("the workers have ended")),
+                Err(Refused::Full(back)) => back,
+            };
+            self.complain(complained, &io::Error::other("the queues of all workers are full: it waits"));
+            tokio::time::sleep(REST).await;
+            while shared.is_suspended() {
+                shared.until_resumed().await;
+            }
+        }
+    }
+
+    fn complain(&self, complained: &mut Option<Instant>, error: &io::Error) {
+        let now = clock::now();
+        if complained.is_none_or(|at| now.saturating_duration_since(at) >= COMPLAINT) {
+            *complained = Some(now);
+            tracing::warn!(listener = self.name(), %error, "a connection could not be taken in");
         }
     }
 }
@@ -259,9 +295,14 @@ pub async fn take_from(successor: OwnedFd, workers: Rc<Vec<Worker>>) -> io::Resu
         }
         for file in files {
             let connection = std::os::unix::net::UnixStream::from(file);
-            let outcome = connection.set_nonblocking(true).and_then(|()| hand(&workers, Detached::Unix(connection)));
-            if let Err(error) = outcome {
-                tracing::warn!(%error, "a cancel request of the next process could not be taken");
+            let outcome = connection.set_nonblocking(true).map(|()| hand(&workers, Detached::Unix(connection)));
+            match outcome {
+                Ok(Ok(())) => {}
+                // Its client is told nothing either way; one that waited here would hold up those after it.
+                Ok(Err(_)) => {
+                    tracing::warn!("a cancel request of the next process could not be taken: no worker takes it")
+                }
+                Err(error) => tracing::warn!(%error, "a cancel request of the next process could not be taken"),
             }
         }
     }
@@ -275,16 +316,20 @@ fn is_lasting(error: &io::Error) -> bool {
 /// Gives a connection to the worker that has the fewest, or to another if that one's queue is full.
 ///
 /// # Errors
-/// No worker takes it.
-pub fn hand(workers: &[Worker], connection: Detached) -> io::Result<()> {
+/// The connection: all queues are full, or all workers have ended.
+pub fn hand(workers: &[Worker], connection: Detached) -> Result<(), Refused> {
     let mut order: Vec<_> = workers.iter().collect();
     order.sort_by_key(|worker| worker.clients());
-    let mut connection = connection;
+    let (mut connection, mut ended) = (connection, true);
     for worker in order {
-        match worker.take(connection) {
+        connection = match worker.take(connection) {
             Ok(()) => return Ok(()),
-            Err(Refused::Full(back) | Refused::Ended(back)) => connection = back,
-        }
+            Err(Refused::Full(back)) => {
+                ended = false;
+                back
+            }
+            Err(Refused::Ended(back)) => back,
+        };
     }
-    Err(io::Error::other("no worker takes it: their queues are full"))
+    Err(if ended { Refused::Ended(connection) } else { Refused::Full(connection) })
 }

@@ -20,7 +20,7 @@ use crate::health::probe::Credentials;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::server::check::Answer;
 use crate::server::login::LoginSettings;
-use crate::server::{self, Target};
+use crate::server::{self, Derived, Target};
 use crate::shard::check::{Check, Effect};
 
 /// The first wait before the server is asked again; each is twice the one before.
@@ -131,6 +131,7 @@ pub(super) fn targets(
             dbname: server.dbname.clone(),
             user: credentials.user.clone(),
             credential: ServerCredential::new(secret.as_ref(), &PassThrough::Nothing),
+            derived: Derived::default(),
             parameters: Vec::new(),
             connect_query: None,
         };

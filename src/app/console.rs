@@ -22,7 +22,7 @@ use crate::client::shared::Order;
 use crate::client::{Console, Visitor, console};
 use crate::clock;
 use crate::error::{Error, Result, SqlState};
-use crate::id::{ClientId, WorkerId};
+use crate::id::ClientId;
 use crate::pool::Pool;
 use crate::wire::encode;
 
@@ -40,7 +40,6 @@ const CONFIG_FILE_ERROR: SqlState = SqlState(*b"F0000");
 #[derive(Debug)]
 pub struct Answerer {
     state: Arc<State>,
-    worker: WorkerId,
 }
 
 impl Console for Answerer {
@@ -80,17 +79,17 @@ impl Console for Answerer {
 }
 
 impl Answerer {
-    /// For the console users of `worker`.
+    /// For the console users of one worker.
     #[must_use]
-    pub fn new(state: Arc<State>, worker: WorkerId) -> Self {
-        Self { state, worker }
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state }
     }
 
     fn right(&self, visitor: &Visitor) -> Option<Right> {
         if visitor.owner {
             return Some(Right::Admin);
         }
-        Right::of(&visitor.user, &self.state.shared.live.load().config.general)
+        Right::of(&visitor.user, visitor.checked, &self.state.shared.live.load().config.general)
     }
 
     /// Runs a command: the messages of its answer.
@@ -456,7 +455,7 @@ impl Answerer {
     /// Statements get servers again, if nothing else holds them back.
     fn let_go(&self, database: &LiveDatabase) {
         if !database.is_paused() {
-            database.pools().iter().for_each(|pool| pool.resume(self.worker));
+            database.pools().iter().for_each(|pool| pool.resume());
         }
     }
 }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::process;
 use crate::auth::external::{Built, External};
-use crate::auth::hba::{Files, Given, Maps, Mistake, Rules};
+use crate::auth::hba::{Certificates, Files, Given, Maps, Mistake, Rules};
 use crate::auth::ldap::LdapSettings;
 use crate::auth::secret::Secret;
 use crate::auth::userlist::Userlist;
@@ -179,7 +179,12 @@ fn hba(config: &Config, [disk, ident]: &[Disk; 2]) -> Result<(Rules, Maps), Vec<
     let maps = general.auth_ident_file.as_ref().map_or_else(|| Ok(Maps::default()), |path| Maps::read(path, ident));
     let given = Given {
         maps: maps.as_ref().ok(),
-        certificates: general.client_tls.mode >= SslMode::VerifyCa,
+        certificates: match (general.client_tls.mode, &general.client_tls.ca_file) {
+            (SslMode::Disable, _) => Certificates::NoTls,
+            (SslMode::VerifyCa | SslMode::VerifyFull, _) => Certificates::Required,
+            (_, Some(_)) => Certificates::Optional,
+            (_, None) => Certificates::Never,
+        },
         built: Built::HERE,
         pam_service: &general.auth_pam_service,
     };

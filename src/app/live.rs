@@ -112,27 +112,30 @@ fn resolver(config: &Config, old: Option<&Live>) -> Arc<Dns> {
     dns
 }
 
-/// Databases made from the wildcard stay, as long as it would make them the same again.
+/// Databases made from the wildcard stay, as long as it would make them the same again. Of others stays what operators have said of them.
 fn keep_made(live: &Live, old: &Live) {
     live.made.held.store(old.made.held.load(Ordering::Acquire), Ordering::Release);
-    let Some(wildcard) = &live.config.wildcard else { return };
-    if old.config.wildcard.as_ref() == Some(wildcard)
+    let wildcard = live.config.wildcard.as_ref();
+    if wildcard.is_some()
+        && old.config.wildcard.as_ref() == wildcard
         && let Some(seen) = old.made.seen.get()
     {
         // What strangers are shown must not change by a reload.
         live.made.seen.get_or_init(|| *seen);
     }
-    if old.config.users != live.config.users || !pools_alike(&old.config.general, &live.config.general) {
-        return;
-    }
-    for database in old.all_made() {
-        let name = &database.config.name;
-        let would_be = wildcard.named(name);
-        if !live.databases.contains_key(name)
-            && would_be == database.config
-            && stored_secret(&would_be, &live.users) == database.secret
-        {
+    let alike = old.config.users == live.config.users && pools_alike(&old.config.general, &live.config.general);
+    // A database that was listed may be one of the wildcard's now, and the other way round.
+    for database in old.all() {
+        let (name, was_made) = (&database.config.name, !old.databases.contains_key(&database.config.name));
+        let would_be = wildcard.filter(|_| !live.databases.contains_key(name)).map(|wildcard| wildcard.named(name));
+        let is_same = |new: &Database| *new == database.config && stored_secret(new, &live.users) == database.secret;
+        if was_made && alike && would_be.as_ref().is_some_and(is_same) {
             live.keep_made(database);
+        } else if database.is_told()
+            && (was_made || would_be.is_some())
+            && let Some(new) = live.database_for_client(name)
+        {
+            new.stays_told(&database);
         }
     }
 }
@@ -159,10 +162,7 @@ fn database(
         return Arc::clone(known);
     }
     let fresh = fresh(new, secret, Some(known));
-    // A reload is no RESUME and no ENABLE.
-    fresh.paused.store(known.paused.load(Ordering::Acquire), Ordering::Release);
-    fresh.held.store(known.held.load(Ordering::Acquire), Ordering::Release);
-    fresh.disabled.store(known.disabled.load(Ordering::Acquire), Ordering::Release);
+    fresh.stays_told(known);
     fresh
 }
 
@@ -267,6 +267,35 @@ mod tests {
         only.general.server_reset_query = "RESET ALL".to_owned();
         let new = build(only, Some(&old), key).unwrap();
         assert!(!Arc::ptr_eq(&old.databases["a"], &new.databases["a"]), "pools are made with the query");
+    }
+
+    #[test]
+    fn what_operators_said_of_a_made_database_stays() {
+        let wildcard = "[pgweir]\nauth_type = \"trust\"\nautodb_idle_timeout = 0.001\n[databases.\"*\"]\nhost = \"127.0.0.1\"\n\
+                        [users.someone]\n";
+        let old = build(config(wildcard), None, [0; 32]).unwrap();
+        let of = |live: &Live, name: &str| {
+            live.database(name).map(|db| (db.paused.load(Ordering::Acquire), db.disabled.load(Ordering::Acquire)))
+        };
+        for name in ["plain", "paused", "disabled", "later"] {
+            drop(old.database_for_client(name).unwrap());
+        }
+        for (name, told) in [("paused", true), ("later", true), ("disabled", false)] {
+            let database = old.database(name).unwrap();
+            if told { &database.paused } else { &database.disabled }.store(true, Ordering::Release);
+            old.forget_failed(&database);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        old.expire_made();
+        assert_eq!((of(&old, "plain"), of(&old, "paused")), (None, Some((true, false))));
+        assert_eq!(of(&old, "disabled"), Some((false, true)));
+        // Other pools than before, one of them of a database that is listed from now on.
+        let text = format!("{wildcard}pool_size = 3\n[databases.later]\nprimary = \"postgres://127.0.0.1:1/b\"\n");
+        let new = build(config(&text), Some(&old), [0; 32]).unwrap();
+        assert_eq!((of(&new, "paused"), of(&new, "disabled")), (Some((true, false)), Some((false, true))));
+        assert_eq!(of(&new, "later"), Some((true, false)));
+        let again = build(config(wildcard), Some(&new), [0; 32]).unwrap();
+        assert_eq!(of(&again, "later"), Some((true, false)), "and back");
     }
 
     #[test]

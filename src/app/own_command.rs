@@ -36,7 +36,8 @@ async fn run(workers: &[Worker], sql: &str) -> io::Result<Result<(), Error>> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
-    accept::hand(workers, Detached::Unix(theirs))?;
+    let refused = |_| io::Error::other("no worker takes the connection");
+    accept::hand(workers, Detached::Unix(theirs)).map_err(refused)?;
     let mut stream = Stream::Unix(tokio::net::UnixStream::from_std(ours)?);
     let mut input = Buffer::default();
     let mut out = Vec::new();

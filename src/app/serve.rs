@@ -292,7 +292,7 @@ fn start_workers(state: &Arc<State>, stop: &watch::Receiver<bool>) -> Result<Vec
         Worker::start(Setup {
             id: WorkerId(id),
             shared: Arc::clone(&state.shared),
-            console: Box::new(move |worker| Rc::new(Answerer::new(console, worker))),
+            console: Box::new(move || Rc::new(Answerer::new(console))),
             tick: ticking.map(|state| -> worker::Tick { Box::new(move |worker| state.tick(worker)) }),
             stop: stop.clone(),
         })

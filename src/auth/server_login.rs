@@ -15,6 +15,7 @@ use super::login::PassThrough;
 use super::md5::Md5Hash;
 use super::scram::{
     Binding, ClientScram, ClientScramFirst, ClientScramSecond, ClientSecret, MECHANISM, MECHANISM_PLUS, ScramKeys,
+    ScramSecret,
 };
 use super::secret::{Password, Secret};
 use crate::error::{Error, SqlState};
@@ -25,8 +26,8 @@ pub struct ServerCredential {
     password: Option<Password>,
     md5: Option<Md5Hash>,
     keys: Option<ScramKeys>,
-    /// A SCRAM verifier is stored: it tells who a client is, but cannot log in anywhere.
-    verifier_only: bool,
+    /// A SCRAM verifier that is stored: it tells who a client is, but cannot log in anywhere.
+    verifier: Option<ScramSecret>,
 }
 
 impl ServerCredential {
@@ -38,7 +39,7 @@ impl ServerCredential {
         match secret {
             Some(Secret::Clear(password)) => credential.password = Some(password.clone()),
             Some(Secret::Md5(hash)) => credential.md5 = Some(hash.clone()),
-            Some(Secret::Scram(_)) => credential.verifier_only = true,
+            Some(Secret::Scram(verifier)) => credential.verifier = Some(verifier.clone()),
             Some(Secret::Absent) | None => {}
         }
         match pass_through {
@@ -46,6 +47,8 @@ impl ServerCredential {
             PassThrough::Password(password) => {
                 credential.password.get_or_insert_with(|| password.clone());
             }
+            // Those of a client whom we know by his clear password are of the verifier that we made of it ourselves.
+            PassThrough::Keys(_) if credential.password.is_some() => {}
             PassThrough::Keys(keys) => credential.keys = Some(keys.clone()),
         }
         credential
@@ -58,9 +61,27 @@ impl ServerCredential {
         fn within<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
             b.is_none() || a == b
         }
-        (&self.md5, self.verifier_only) == (&other.md5, other.verifier_only)
+        (&self.md5, self.verifier.is_some()) == (&other.md5, other.verifier.is_some())
             && within(self.password.as_ref(), other.password.as_ref())
             && within(self.keys.as_ref(), other.keys.as_ref())
+    }
+
+    /// What both together know: the same is stored, and one login of the user's taught us what the other did not, as by SCRAM and by a
+    /// clear password. None if they contradict each other, or nothing is stored that says that both are still true.
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Option<Self> {
+        fn either<T: Clone + PartialEq>(a: Option<&T>, b: Option<&T>) -> Option<Option<T>> {
+            (a.is_none() || b.is_none() || a == b).then(|| a.or(b).cloned())
+        }
+        let stored = self.md5.is_some() || self.verifier.is_some();
+        if !stored || (&self.md5, &self.verifier) != (&other.md5, &other.verifier) {
+            return None;
+        }
+        Some(Self {
+            password: either(self.password.as_ref(), other.password.as_ref())?,
+            keys: either(self.keys.as_ref(), other.keys.as_ref())?,
+            ..self.clone()
+        })
     }
 
     /// The same, with the keys that an earlier login to this server gave ([`ServerLogin::keys`]): they save the derivation.
@@ -146,7 +167,7 @@ impl ServerLogin {
         self.keys.as_ref()
     }
 
-    /// Whether the next [`Self::request`] is expected to derive keys from a password: milliseconds of work (seconds, if the
+    /// Whether the next [`Self::request`] may derive keys from a password: milliseconds of work (seconds, if the
     /// server is hostile), so move the login to a blocking thread for that call.
     #[must_use]
     pub fn next_is_costly(&self) -> bool {
@@ -241,7 +262,7 @@ impl ServerLogin {
         let have = match &self.credential {
             ServerCredential { keys: Some(_), .. } => "only SCRAM keys are known",
             ServerCredential { md5: Some(_), .. } => "only an MD5 hash is known",
-            ServerCredential { verifier_only: true, .. } => {
+            ServerCredential { verifier: Some(_), .. } => {
                 "only a SCRAM verifier is known, which cannot be used to log in"
             }
             _ => "no password is known",

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::login::{Accepted, AuthRequest, Login, LoginRandom, MAX_PASSWORD, PassThrough, Step, wrong_password};
 use super::md5::Md5Hash;
-use super::scram::{ScramSecret, nonce};
+use super::scram::{ScramKeys, ScramSecret, nonce};
 use super::secret::{Credential, Mock, MockKind, Password, Secret};
 use super::server_login::{Answer, Reply, ServerCredential, ServerLogin};
 use crate::config::AuthType;
@@ -226,7 +226,7 @@ fn keys_of_an_earlier_login_save_the_derivation() {
 
     let mut client = ServerLogin::new("ann", with_password(PASSWORD).with_keys(keys), "cnonce");
     client.request(10, b"SCRAM-SHA-256\0\0").unwrap();
-    assert!(!client.next_is_costly());
+    assert!(client.next_is_costly(), "they may not fit");
 }
 
 #[test]
@@ -487,6 +487,37 @@ fn a_credential_covers_what_knows_less() {
     assert!(!nothing.covers(&one) && !one.covers(&two));
     let other = credential(&None, &PassThrough::Nothing);
     assert!(!one.covers(&other) && !other.covers(&nothing));
+}
+
+/// The frames of a client's login to us by SCRAM, and then of ours to a server that stores another verifier of the same password.
+#[test]
+fn keys_of_a_verifier_of_our_own_are_not_kept() {
+    let (_, taught) = converse(login(AuthType::ScramSha256, Some(clear())), with_password(PASSWORD));
+    let taught = taught.unwrap();
+    assert!(matches!(taught, PassThrough::Keys(_)));
+    let credential = ServerCredential::new(Some(&clear()), &taught);
+    assert_eq!(credential, ServerCredential::new(Some(&clear()), &PassThrough::Nothing));
+    let mut client = ServerLogin::new("ann", credential, "cnonce");
+    client.request(10, b"SCRAM-SHA-256\0\0").unwrap();
+    assert!(client.next_is_costly(), "the next step makes keys");
+}
+
+#[test]
+fn logins_by_several_ways_know_together_what_each_taught() {
+    let keys = |salt: &[u8]| PassThrough::Keys(ScramKeys::derive(PASSWORD, salt, 2));
+    let password = PassThrough::Password(Password::new(PASSWORD));
+    let of = |secret: &Secret, taught: &PassThrough| ServerCredential::new(Some(secret), taught);
+    let (by_keys, by_password) = (of(&scram(), &keys(b"a")), of(&scram(), &password));
+    assert!(!by_keys.covers(&by_password) && !by_password.covers(&by_keys));
+    let both = by_keys.merged(&by_password).unwrap();
+    assert!(both.covers(&by_keys) && both.covers(&by_password));
+    assert_eq!(by_password.merged(&by_keys), Some(both));
+    // What contradicts what is known takes its place.
+    assert_eq!(by_keys.merged(&of(&scram(), &keys(b"b"))), None);
+    let other = Secret::Scram(ScramSecret::from_password(b"new", b"salt", 2));
+    assert_eq!(by_keys.merged(&of(&other, &password)), None, "another password is stored");
+    let unknown = ServerCredential::new(None, &password);
+    assert_eq!(unknown.merged(&by_keys), None);
 }
 
 #[test]

@@ -27,8 +27,8 @@ use crate::net::tls::{Acceptor, ServerTls};
 use crate::pool::ledger::Limits;
 use crate::pool::{self, Pool, PoolKey, PoolSettings, Share, Shares};
 use crate::route::decide::Why;
-use crate::server::Target;
 use crate::server::login::LoginSettings;
+use crate::server::{Derived, Target};
 use crate::session::settings::Values;
 use crate::shard::check::{Check, Distrust};
 use crate::shard::checks::Checks;
@@ -132,6 +132,7 @@ impl Live {
     pub fn forget_failed(&self, database: &Arc<LiveDatabase>) {
         let mut made = self.made.databases.lock();
         let is_it = made.get(&database.config.name).is_some_and(|known| Arc::ptr_eq(known, database));
+        let is_it = is_it && !database.is_told();
         // One is the map's, the other the caller's.
         if is_it && Arc::strong_count(database) <= 2 && database.is_empty() {
             made.remove(&database.config.name);
@@ -147,8 +148,7 @@ impl Live {
         let mut expired = Vec::new();
         self.made.databases.lock().retain(|_, database| {
             // Whoever is connected to it has it too; nobody can come in while the map is locked.
-            let told = database.paused.load(Ordering::Acquire) || database.disabled.load(Ordering::Acquire);
-            if Arc::strong_count(database) > 1 || limit.is_zero() || told {
+            if Arc::strong_count(database) > 1 || limit.is_zero() || database.is_told() {
                 *database.last_used.lock() = now;
             }
             let idle = now.saturating_duration_since(*database.last_used.lock());
@@ -436,7 +436,9 @@ impl LiveDatabase {
         if let Some(pools) = users.get(user).filter(|p| p.credential.covers(&credential)) {
             return Arc::clone(pools);
         }
-        let pools = Arc::new(self.make(user, credential));
+        // What the user's other logins taught stays known, or his clients would take the pools from each other by turns.
+        let merged = users.get(user).and_then(|p| p.credential.merged(&credential));
+        let pools = Arc::new(self.make(user, merged.unwrap_or(credential)));
         if let Some(old) = users.insert(user.to_owned(), Arc::clone(&pools)) {
             old.replaced.store(true, Ordering::Release);
             old.each(&mut |pool| pool.close_all());
@@ -629,6 +631,7 @@ impl LiveDatabase {
                 dbname: config.dbname.clone(),
                 user: pools.server_user.clone(),
                 credential: pools.credential.clone(),
+                derived: Derived::default(),
                 parameters,
                 connect_query,
             };
@@ -645,6 +648,19 @@ impl LiveDatabase {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Acquire) || self.held.load(Ordering::Acquire)
+    }
+
+    /// Whether an operator has said something of it alone that holds until he takes it back: PAUSE, KILL or DISABLE.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.paused.load(Ordering::Acquire) || self.disabled.load(Ordering::Acquire)
+    }
+
+    /// Takes over what operators have said of the database whose place it takes: a reload is no RESUME and no ENABLE.
+    pub fn stays_told(&self, old: &Self) {
+        for (new, old) in [(&self.paused, &old.paused), (&self.held, &old.held), (&self.disabled, &old.disabled)] {
+            new.store(old.load(Ordering::Acquire), Ordering::Release);
+        }
     }
 
     /// Every pool there is.

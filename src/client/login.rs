@@ -17,9 +17,10 @@ use crate::id::{ServerIndex, ShardIndex, WorkerId};
 use crate::net::buffer::write_all;
 use crate::net::{Buffer, Stream};
 use crate::pool::{Asked, Checkout, Verdict};
-use crate::server::connection::read_message;
+use crate::server::connection::read_message_up_to;
 use crate::session::settings::{ClientSettings, OWN_PREFIX, Values, is_reported, quote};
 use crate::wire::encode;
+use crate::wire::frame::HEADER_LEN;
 use crate::wire::startup::Startup;
 
 /// Settings remembered as accepted, per user and database.
@@ -52,6 +53,8 @@ pub struct Proven {
     pub credential: Option<Arc<Credential>>,
     /// What its login taught us.
     pub pass_through: PassThrough,
+    /// Whether it was checked at all: not under `auth_type = any`.
+    pub checked: bool,
 }
 
 /// Finds out whether the client is who it says.
@@ -82,7 +85,7 @@ pub async fn authenticate(
         None => Ok(false),
     };
     let pass_through = converse(login.over(channel), check, stream, input).await?;
-    Ok(Proven { credential, pass_through })
+    Ok(Proven { credential, pass_through, checked: auth_type != AuthType::Any })
 }
 
 /// Asks the client, to the end. `check`: asks others whether a password is right.
@@ -113,13 +116,13 @@ async fn converse(
             }
             Step::Failed(error) => return Err(error.into()),
         }
-        let (tag, body) = match read_message(stream, input).await {
+        let (tag, body) = match read_message_up_to(HEADER_LEN + MAX_ANSWER, stream, input).await {
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 return Err(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, e.to_string()).into());
             }
             read => read?,
         };
-        if tag != b'p' || body.len() > MAX_ANSWER {
+        if tag != b'p' {
             let message = format!("expected password response, got message type {:?}", char::from(tag));
             return Err(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, message).into());
         }
@@ -218,9 +221,10 @@ pub async fn settle(
     };
     if !known {
         let mut checkout = any_server(database, pools, worker).await?;
-        ask(&mut checkout, pools, &wanted).await?;
-        let touched = wanted.iter().any(|w| !is_plain(w));
+        let taken = ask(&mut checkout, pools, &wanted).await?;
+        let touched = taken.is_err() || wanted.iter().any(|w| !is_plain(w));
         checkout.release(if touched { Verdict::Dirty } else { Verdict::Clean });
+        taken?;
     }
     let mut welcome = pools.welcome.lock();
     let mut parameters = welcome.parameters.as_ref().map(|p| p.to_vec()).unwrap_or_default();
@@ -259,7 +263,15 @@ fn is_plain((name, value): &(String, String)) -> bool {
         || (name == "application_name" && value.len() < 64 && value.bytes().all(|b| (32..127).contains(&b)))
 }
 
-async fn ask(checkout: &mut Checkout, pools: &UserPools, wanted: &[(String, String)]) -> Result<(), Error> {
+/// Asks a server what it says of itself and of the settings that are `wanted`.
+///
+/// # Errors
+/// Of the connection (outer), which cannot be used any more, or what the server does not take (inner).
+async fn ask(
+    checkout: &mut Checkout,
+    pools: &UserPools,
+    wanted: &[(String, String)],
+) -> Result<Result<(), Error>, Error> {
     let lost = |e: io::Error| Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {e}"));
     let Some(connection) = checkout.as_mut() else {
         return Err(Error::us(SqlState::INTERNAL_ERROR, "a connection was lent that is not there"));
@@ -271,12 +283,16 @@ async fn ask(checkout: &mut Checkout, pools: &UserPools, wanted: &[(String, Stri
     // What another client set on it would take part in what a value comes to mean (DateStyle).
     let nobody = ClientSettings::default();
     if let Some(sql) = connection.state.settings.catch_up(&nobody) {
-        connection.run(&sql).await.map_err(lost)??;
+        if let Err(error) = connection.run(&sql).await.map_err(lost)? {
+            return Ok(Err(error));
+        }
         connection.state.settings.caught_up(&nobody);
     }
     for (name, value) in wanted.iter().filter(|w| !is_plain(w)) {
         let sql = format!("SELECT pg_catalog.set_config({},{},false)", quote(name), quote(value));
-        connection.run(&sql).await.map_err(lost)??;
+        if let Err(error) = connection.run(&sql).await.map_err(lost)? {
+            return Ok(Err(error));
+        }
         let taken = if is_reported(name) { connection.state.settings.reported(name) } else { None };
         let taken = taken.unwrap_or(value).to_owned();
         let mut welcome = pools.welcome.lock();
@@ -285,5 +301,5 @@ async fn ask(checkout: &mut Checkout, pools: &UserPools, wanted: &[(String, Stri
         }
         welcome.accepted.insert((name.clone(), value.clone()), taken);
     }
-    Ok(())
+    Ok(Ok(()))
 }

@@ -87,14 +87,15 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
                 held.registered.tell(report);
             }
             // Sent only, and read no more.
-            if handle.is_suspended()
-                && let (Poll::Ready(sent), Poll::Ready(passed)) =
-                    (up.poll_flush(&mut server, cx), down.poll_flush(&mut client, cx))
-                && sent.is_ok()
-                && passed.is_ok()
-            {
-                handle.set_flushed();
-                return Poll::Pending;
+            if handle.is_suspended() {
+                return match (up.poll_flush(&mut server, cx), down.poll_flush(&mut client, cx)) {
+                    (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(None),
+                    (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                        handle.set_flushed();
+                        Poll::Pending
+                    }
+                    _ => Poll::Pending,
+                };
             }
         }
         let upwards = pass(&mut client, &mut up, &mut server, cx);

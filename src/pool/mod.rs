@@ -325,9 +325,9 @@ impl Pool {
                     inner.waiting.insert(waiter, sender);
                     let starved = inner.ledger.starved_of().is_some();
                     drop(inner);
-                    self.dial(dial, worker);
+                    self.dial(dial);
                     if starved {
-                        self.make_room(worker);
+                        self.make_room();
                     }
                     return Ok(Asked::Later(Ticket { pool: Arc::clone(self), waiter, receiver }));
                 }
@@ -340,11 +340,13 @@ impl Pool {
         }
     }
 
-    fn dial(self: &Arc<Self>, slot: Option<SlotId>, worker: WorkerId) {
+    /// Logs in for this slot, on the worker whose thread this is; without one, others may need what this pool does not.
+    fn dial(self: &Arc<Self>, slot: Option<SlotId>) {
         let Some(slot) = slot else {
             self.tell_stranded();
-            return self.leave_room(worker);
+            return self.leave_room();
         };
+        let worker = WorkerId::here();
         let pool = Arc::clone(self);
         tracing::debug!(pool = %self.name(), "logging in to the server");
         tokio::task::spawn_local(async move {
@@ -421,6 +423,7 @@ impl Pool {
             inner.ledger.condemn(slot);
         }
         inner.known.insert(slot, known);
+        inner.ledger.moved(slot, connection.worker);
         let freed = inner.ledger.login_done(slot, now);
         self.settle(inner, slot, Some(connection), freed);
     }
@@ -442,7 +445,7 @@ impl Pool {
         let told = inner.ledger.login_failed(slot, Backoff { first, most }, now);
         let senders: Vec<_> = told.iter().filter_map(|w| inner.waiting.remove(w)).collect();
         drop(inner);
-        self.leave_room(WorkerId(0));
+        self.leave_room();
         for sender in senders {
             // A waiter that has left needs no answer.
             drop(sender.send(Err(error.clone())));
@@ -483,10 +486,9 @@ impl Pool {
                 let known = inner.known.remove(&slot);
                 let connection = connection.or_else(|| inner.idle.remove(&slot));
                 drop(inner);
-                let worker = connection.as_ref().map_or(WorkerId(0), |c| c.worker);
                 drop(connection);
                 self.log_closed(known, GIVEN_UP);
-                self.dial(dial, worker);
+                self.dial(dial);
             }
         }
     }
@@ -506,7 +508,7 @@ impl Pool {
             let dial = inner.ledger.discard(slot, now);
             drop(inner);
             self.log_closed(known, WORN);
-            return self.dial(dial, connection.worker);
+            return self.dial(dial);
         }
         let freed = inner.ledger.release(slot, now);
         self.settle(inner, slot, Some(connection), freed);
@@ -541,7 +543,7 @@ impl Pool {
         let dial = inner.ledger.discard(slot, clock::now());
         drop(inner);
         self.log_closed(known, reason);
-        self.dial(dial, WorkerId(0));
+        self.dial(dial);
     }
 
     /// Writes into the log that a connection of the books is closed; what is in no books was told of as a login that failed.
@@ -613,10 +615,10 @@ impl Pool {
             self.log_closed(known, reason);
         }
         for slot in dials {
-            self.dial(Some(slot), worker);
+            self.dial(Some(slot));
         }
-        self.make_room(worker);
-        self.leave_room(worker);
+        self.make_room();
+        self.leave_room();
     }
 
     /// Nothing is lent any more until [`Pool::resume`].
@@ -624,8 +626,8 @@ impl Pool {
         self.inner.lock().ledger.pause();
     }
 
-    /// Lending goes on.
-    pub fn resume(self: &Arc<Self>, worker: WorkerId) {
+    /// Lending goes on. To be called on a worker, which logs in for those who wait.
+    pub fn resume(self: &Arc<Self>) {
         let mut inner = self.inner.lock();
         let (given, dials) = inner.ledger.resume(clock::now());
         drop(inner);
@@ -634,7 +636,7 @@ impl Pool {
             self.settle(inner, slot, None, Freed::Give(waiter));
         }
         for slot in dials {
-            self.dial(Some(slot), worker);
+            self.dial(Some(slot));
         }
     }
 
@@ -645,6 +647,7 @@ impl Pool {
         let closed = inner.take_condemned();
         drop(inner);
         self.close(closed, GIVEN_UP);
+        self.leave_room_at_home();
     }
 
     fn close(&self, closed: Vec<Gone>, reason: &str) {
@@ -663,6 +666,7 @@ impl Pool {
         let closed = if moved.is_empty() { Vec::new() } else { inner.take_condemned() };
         drop(inner);
         self.close(closed, "the name of its host leads elsewhere");
+        self.leave_room_at_home();
     }
 
     /// Whether no connection is lent, being cleaned or logging in.

@@ -21,11 +21,14 @@ pub struct Share {
     members: Mutex<Vec<Weak<Pool>>>,
 }
 
+/// Shares as long as there are pools that have them: who has proven nothing can name any number of databases.
+type ByName = HashMap<String, Weak<Share>>;
+
 /// All shares of the process; they outlive a reload, as lent connections do.
 #[derive(Debug, Default)]
 pub struct Shares {
-    databases: Mutex<HashMap<String, Arc<Share>>>,
-    users: Mutex<HashMap<String, Arc<Share>>>,
+    databases: Mutex<ByName>,
+    users: Mutex<ByName>,
     /// What the log tells of server connections.
     pub logs: Arc<Logs>,
 }
@@ -67,11 +70,19 @@ impl Shares {
     }
 }
 
-fn share(of: &Mutex<HashMap<String, Arc<Share>>>, name: &str, most: u32) -> Arc<Share> {
+fn share(of: &Mutex<ByName>, name: &str, most: u32) -> Arc<Share> {
     let mut of = of.lock();
-    let share = of.entry(name.to_owned()).or_default();
+    let share = of.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+        // Instead of growing, as far as that does.
+        if of.len() == of.capacity() {
+            of.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Arc::<Share>::default();
+        of.insert(name.to_owned(), Arc::downgrade(&share));
+        share
+    });
     share.quota.set_most(most as usize);
-    Arc::clone(share)
+    share
 }
 
 impl Share {
@@ -92,30 +103,40 @@ impl Share {
 impl Pool {
     /// Closes the connection that has rested longest in another pool of the share that has none left for this pool; then one is made
     /// for who waits here.
-    pub(super) fn make_room(self: &Arc<Self>, worker: WorkerId) {
-        // One of each share may have to go.
-        for _ in &self.shares {
+    pub(super) fn make_room(self: &Arc<Self>) {
+        // One of each share may have to go. First, for one may have gone before it was known that this pool waits.
+        for closed in 0..=self.shares.len() {
+            let dial = self.inner.lock().ledger.dial_overdue(WorkerId::here(), clock::now());
+            if dial.is_some() {
+                return self.dial(dial);
+            }
+            if closed == self.shares.len() {
+                return;
+            }
             let Some(at) = self.inner.lock().ledger.starved_of() else { return };
             let Some(share) = self.shares.get(at) else { return };
             let resting = share.others(self).into_iter().filter_map(|other| Some((other.rests_since()?, other)));
             let Some((_, other)) = resting.min_by_key(|(since, _)| *since) else { return };
             other.close_resting();
-            let dial = self.inner.lock().ledger.dial_overdue(worker, clock::now());
-            if dial.is_some() {
-                return self.dial(dial, worker);
-            }
         }
     }
 
     /// After a connection has gone: one is made for those who wait in other pools for their part of what this pool shares.
-    pub(super) fn leave_room(&self, worker: WorkerId) {
+    pub(super) fn leave_room(&self) {
         for share in self.shares.iter().filter(|share| share.quota.is_wanted()) {
             for other in share.others(self) {
-                let next = || other.inner.lock().ledger.dial_overdue(worker, clock::now());
+                let next = || other.inner.lock().ledger.dial_overdue(WorkerId::here(), clock::now());
                 while let Some(slot) = next() {
-                    other.dial(Some(slot), worker);
+                    other.dial(Some(slot));
                 }
             }
+        }
+    }
+
+    /// The same where connections can be made; elsewhere it is left to [`Pool::maintain`].
+    pub(super) fn leave_room_at_home(&self) {
+        if WorkerId::here() != WorkerId::NONE {
+            self.leave_room();
         }
     }
 
@@ -131,5 +152,22 @@ impl Pool {
         drop(inner);
         drop(connection);
         self.log_closed(known, "another pool needs its place");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_that_nobody_has_are_forgotten() {
+        let shares = Shares::default();
+        let kept = shares.database("kept", 3);
+        for name in 0..10_000 {
+            drop((shares.database(&name.to_string(), 1), shares.user(&name.to_string(), 1)));
+        }
+        assert!(shares.databases.lock().capacity() < 100 && shares.users.lock().capacity() < 100);
+        assert!(Arc::ptr_eq(&kept, &shares.database("kept", 4)));
+        assert_eq!(kept.quota.most(), Some(4));
     }
 }

@@ -176,7 +176,11 @@ async fn exchange(
 
     let end_point = stream.tls().and_then(Tls::end_point);
     let nonce = scram::nonce(&rand::random());
-    let mut login = Some(ServerLogin::new(&target.user, target.credential.clone(), &nonce).over(end_point));
+    let credential = match target.derived.get() {
+        Some(keys) => target.credential.clone().with_keys(keys),
+        None => target.credential.clone(),
+    };
+    let mut login = Some(ServerLogin::new(&target.user, credential, &nonce).over(end_point));
     let mut input = Buffer::default();
     let mut state = ServerState::new(settings.max_statements);
     let mut welcome = Vec::new();
@@ -207,7 +211,10 @@ async fn exchange(
                         write_all(&mut stream, &out).await.map_err(broken)?;
                     }
                     Reply::Wait => {}
-                    Reply::Done => let_in = true,
+                    Reply::Done => {
+                        let_in = true;
+                        machine.keys().into_iter().for_each(|keys| target.derived.set(keys));
+                    }
                 }
                 login = Some(machine);
             }

@@ -14,7 +14,11 @@ mod shadows;
 pub use connection::Connection;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+use crate::auth::scram::ScramKeys;
 use crate::auth::server_login::ServerCredential;
 use crate::config::Host;
 pub use crate::net::connect::Address;
@@ -32,11 +36,39 @@ pub struct Target {
     pub user: String,
     /// What proves it. Never printed.
     pub credential: ServerCredential,
+    /// What earlier logins derived from that.
+    pub derived: Derived,
     /// Settings asked for in the startup packet.
     pub parameters: Vec<(String, String)>,
     /// Run after the login; an error of it is logged.
     pub connect_query: Option<String>,
 }
+
+/// The SCRAM keys of the last login to a target, which save the next one the derivation as long as the server's salt is the same.
+#[derive(Debug, Clone, Default)]
+pub struct Derived(Arc<Mutex<Option<ScramKeys>>>);
+
+impl Derived {
+    /// The keys.
+    #[must_use]
+    pub fn get(&self) -> Option<ScramKeys> {
+        self.0.lock().clone()
+    }
+
+    /// Keeps those of a login that is done.
+    pub fn set(&self, keys: &ScramKeys) {
+        *self.0.lock() = Some(keys.clone());
+    }
+}
+
+/// What is remembered says nothing of whom a target means.
+impl PartialEq for Derived {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Derived {}
 
 impl Target {
     /// The place alone.

@@ -83,11 +83,14 @@ impl ClientScram {
 }
 
 impl ClientScramFirst {
-    /// Whether [`Self::server_first`] is expected to derive keys (milliseconds). Keys that do not fit the server's salt
-    /// show only then, and cost the same if there is a password beside them.
+    /// Whether [`Self::server_first`] may derive keys (milliseconds). Keys that do not fit the server's salt show only then, and cost the
+    /// same if there is a password beside them.
     #[must_use]
     pub fn is_costly(&self) -> bool {
-        matches!(self.secret, ClientSecret::Password(_))
+        match self.secret {
+            ClientSecret::Password(_) | ClientSecret::PasswordAndKeys(..) => true,
+            ClientSecret::Keys(_) => false,
+        }
     }
 
     /// Takes the server-first-message and makes the client-final-message.
