@@ -149,11 +149,16 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
         Err(why) => tracing::warn!("{why}"),
     }
     let general = general.clone();
-    let launch = Launch { options, log, key: rand::random() };
-    let live = live::build(config, None, launch.key)?;
+    let mut launch = Launch { options, log, key: live::mock_key(&general) };
+    let mut live = live::build(config, None, launch.key)?;
     // Before this process becomes another one, which these are not meant for.
     let found = accept::managed().map_err(one)?;
     let before = if launch.options.reboot { before(&general, &found).map_err(one)? } else { None };
+    if let Some(key) = before.as_ref().and_then(|before| before.mock) {
+        // No salt has been shown or used yet.
+        launch.key = key;
+        live.mock = Arc::new(live.mock.keyed(key));
+    }
     if !launch.options.daemon {
         return in_place(live, &launch, &general, (found, before));
     }

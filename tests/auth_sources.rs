@@ -752,3 +752,51 @@ fn logins_by_several_ways_keep_their_pools() {
         assert_eq!(by_keys().value(common::SERVER_PID), server, "the connection has been kept");
     }
 }
+
+#[test]
+fn a_login_waits_for_resume_as_a_statement_does() {
+    let cluster = cluster();
+    let weir = Weir::builder()
+        .general("auth_type = \"hba\"\nauth_user = \"looker\"\nclient_login_timeout = \"300ms\"\nquery_wait_timeout = \"60s\"")
+        .users(LOOKER_LINE)
+        .cluster("app", &cluster, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let rules = certs::write(dir.path(), "hba", "host app all all scram-sha-256\nhost all all all trust\n");
+    let weir = weir.general(&format!("auth_hba_file = {rules:?}")).start();
+    let mut console = weir.console().unwrap();
+    assert_eq!(console.run("PAUSE"), "C(PAUSE) Z(I)");
+    let login = weir.login("ann", "app").password("secret");
+    let coming = std::thread::spawn(move || login.connect().map(|mut ann| ann.value("SELECT current_user")));
+    let waiting = |console: &mut RawClient| {
+        let pools = console.rows("SHOW POOLS").unwrap();
+        pools.iter().filter(|row| row[3] != "0").count()
+    };
+    common::eventually("the question waits", Duration::from_secs(10), || (waiting(&mut console) == 1).then_some(()));
+    // Longer than the client itself might take.
+    std::thread::sleep(Duration::from_millis(900));
+    assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
+    assert_eq!(coming.join().unwrap().unwrap(), "ann");
+    // Who leaves meanwhile is not waited for.
+    assert_eq!(console.run("PAUSE"), "C(PAUSE) Z(I)");
+    let mut gone = RawClient::open(Address::Tcp(weir.port())).unwrap();
+    let params = [("user", "ann"), ("database", "app")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    gone.send_bytes(&frontend::startup(wire::PROTOCOL_3_0, &params));
+    common::eventually("the question waits", Duration::from_secs(10), || (waiting(&mut console) == 1).then_some(()));
+    drop(gone);
+    common::eventually("nobody waits", Duration::from_secs(10), || (waiting(&mut console) == 0).then_some(()));
+    assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
+}
+
+#[test]
+fn a_login_that_waits_is_ended_as_a_statement_is() {
+    let cluster = Cluster::start();
+    let weir = Weir::builder()
+        .general("client_login_timeout = \"60s\"\nquery_wait_timeout = \"300ms\"")
+        .cluster("app", &cluster, &[])
+        .start();
+    let mut console = weir.console().unwrap();
+    assert_eq!(console.run("PAUSE app"), "C(PAUSE) Z(I)");
+    let error = refusal(weir.login("postgres", "app"));
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "53300"));
+    assert!(error.message.contains("(query_wait_timeout): the database is paused"), "{error}");
+}

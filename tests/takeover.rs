@@ -665,3 +665,16 @@ fn an_abstract_socket_too() {
     assert_eq!(old.wait_exit(SOON).code(), Some(0));
     assert!(weir.take_over().unwrap().wait_exit(SOON).success());
 }
+
+#[test]
+fn strangers_are_shown_the_same_salts_afterwards() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let weir = over(&cluster, &dir).general("auth_type = \"scram-sha-256\"").start();
+    let salts = || ["ghost", "nobody"].map(|user| raw::shown_salt(Address::Tcp(weir.port()), user, "app"));
+    let before = salts();
+    assert_ne!(before[0], before[1]);
+    let old = weir.take_over().unwrap();
+    assert_eq!(salts(), before);
+    drop(old);
+}

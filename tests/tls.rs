@@ -578,6 +578,31 @@ fn start_fails(lines: &str) -> String {
 }
 
 #[test]
+fn the_authorities_of_the_system_do_for_servers() {
+    let (cluster, authority) = server("localhost", &["localhost"]);
+    let dir = tempfile::tempdir().unwrap();
+    let right = certs::write(dir.path(), "right.crt", authority.cert());
+    let wrong = certs::write(dir.path(), "wrong.crt", Authority::new("the servers' house").cert());
+    let over = |bundle: &PathBuf, mode: &str| {
+        let url = format!("[databases.app]\nprimary = \"postgres://localhost:{}/postgres\"", cluster.port());
+        let lines = format!("server_tls_sslmode = \"{mode}\"");
+        let builder = Weir::builder().general(&lines).database(&url);
+        builder
+            .env("SSL_CERT_FILE", bundle.to_str().unwrap())
+            .env("SSL_CERT_DIR", dir.path().join("none").to_str().unwrap())
+    };
+    for mode in ["verify-ca", "verify-full"] {
+        assert_eq!(over(&right, mode).start().client("app").value(MY_TLS), "t");
+        match over(&wrong, mode).start().login("postgres", "app").connect() {
+            Err(LoginError::Server(error)) => assert!(error.message.contains("not accepted"), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let why = over(&dir.path().join("nothing"), "verify-ca").try_start().err().expect("a mistake");
+    assert!(why.contains("needs server_tls_ca_file, or authorities that the system trusts"), "{why}");
+}
+
+#[test]
 fn mistakes_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let Pair { cert, key } = certs::self_signed("x", &[]);
@@ -586,7 +611,6 @@ fn mistakes_are_told() {
     for (lines, expected) in [
         ("client_tls_sslmode = \"require\"".to_owned(), "needs client_tls_cert_file and client_tls_key_file"),
         (format!("{files}client_tls_sslmode = \"verify-ca\""), "needs client_tls_ca_file"),
-        ("server_tls_sslmode = \"verify-full\"".to_owned(), "needs server_tls_ca_file"),
         (format!("server_tls_key_file = {key:?}"), "server_tls_key_file needs server_tls_cert_file"),
         ("server_tls_sslmode = \"verify_full\"".to_owned(), "did you mean \"verify-full\"?"),
         (

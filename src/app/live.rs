@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use sha2::{Digest, Sha256};
+
 use super::files::{self, Content};
 use crate::auth::secret::{Credential, Secret};
 use crate::client::database::{Live, LiveDatabase, Made, stored_secret};
@@ -16,8 +18,19 @@ use crate::net::dns::{self, Dns};
 use crate::net::tls::ServerTls;
 use crate::pool::Shares;
 
-/// Random bytes of this process that the salts shown to unknown users are made from.
+/// Secret bytes that the salts shown to unknown users are made from.
 pub type MockKey = [u8; 32];
+
+/// The key where no other process has given one. Made of the private key that we show to clients, so that the processes that have the same
+/// show the same salts, as they do of users who exist, also after a restart; random where there is none. Stored passwords are no such
+/// source: with the salts as a measure they could be guessed.
+#[must_use]
+pub fn mock_key(general: &General) -> MockKey {
+    let private = general.client_tls.key_file.as_ref().and_then(|file| std::fs::read(file).ok());
+    private.map_or_else(rand::random, |private| {
+        Sha256::new().chain_update(b"pgweir mock authentication\0").chain_update(private).finalize().into()
+    })
+}
 
 /// Builds what works by `config`. What `old` has and the configuration leaves as it was is taken over: databases with their pools and
 /// what is known of their servers, and credentials with what was derived from them.
@@ -29,9 +42,12 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let outside = Outside::new(external, old.map(|old| &old.outside));
     let iterations = config.general.scram_iterations;
-    let mock = Arc::new(list.mock(key, iterations));
+    let mock = list.mock(key, iterations);
     let users: BTreeMap<_, _> =
         list.iter().map(|(name, secret)| (name.to_owned(), credential(name, secret, iterations, old))).collect();
+    // Until `derive_ahead` is done.
+    mock.set_deriving(is_by_scram(&config.general) && users.values().any(|user| user.scram_is_costly()));
+    let mock = Arc::new(mock);
     let config = Arc::new(config);
     // From here on nothing can fail: what is shared with the pools of before may change.
     let server_tls = match old {
@@ -202,10 +218,15 @@ pub fn keep_fixed(new: &mut General, old: &General) {
     new.listen_backlog = old.listen_backlog;
 }
 
+/// Whether users with clear passwords may log in by SCRAM.
+fn is_by_scram(general: &General) -> bool {
+    matches!(general.auth_type, AuthType::ScramSha256 | AuthType::Hba)
+}
+
 /// Derives the verifiers of clear passwords ahead of the first logins, on a thread of its own: a first login that took longer than
 /// one of a user who does not exist would tell them apart.
 pub fn derive_ahead(live: &Arc<Live>) {
-    if !matches!(live.config.general.auth_type, AuthType::ScramSha256 | AuthType::Hba) {
+    if !is_by_scram(&live.config.general) {
         return;
     }
     let costly: BTreeMap<_, _> =
@@ -214,7 +235,10 @@ pub fn derive_ahead(live: &Arc<Live>) {
         return;
     }
     let mock = Arc::clone(&live.mock);
-    let derive = move || costly.iter().for_each(|(name, credential)| drop(credential.scram(name, &mock).cloned()));
+    let derive = move || {
+        costly.iter().for_each(|(name, credential)| drop(credential.scram(name, &mock).cloned()));
+        mock.set_deriving(false);
+    };
     if let Err(error) = std::thread::Builder::new().name("derive".to_owned()).spawn(derive) {
         tracing::warn!(%error, "no thread for deriving verifiers: first logins take longer");
     }
@@ -225,6 +249,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::auth::login::{Login, LoginRandom};
     use crate::config::{diff, parse};
 
     const BASE: &str = "[pgweir]\nauth_type = \"trust\"\n[databases.a]\nprimary = \"postgres://127.0.0.1:1/a\"\n\
@@ -296,6 +321,46 @@ mod tests {
         assert_eq!(of(&new, "later"), Some((true, false)));
         let again = build(config(wildcard), Some(&new), [0; 32]).unwrap();
         assert_eq!(of(&again, "later"), Some((true, false)), "and back");
+    }
+
+    #[test]
+    fn strangers_take_as_long_until_all_verifiers_are_made() {
+        let text =
+            BASE.replace("trust", "scram-sha-256").replace("[users.someone]", "[users.someone]\npassword = \"x\"");
+        let live = Arc::new(build(config(&text), None, [0; 32]).unwrap());
+        let is_costly = |live: &Live| {
+            let random = LoginRandom { md5_salt: [0; 4], scram_nonce: [0; 18] };
+            let mut login = Login::new(AuthType::ScramSha256, "ghost", None, Arc::clone(&live.mock), random);
+            login.start();
+            login.next_is_costly()
+        };
+        assert!(is_costly(&live));
+        derive_ahead(&live);
+        while live.users["someone"].scram_is_costly() || is_costly(&live) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let same = build((*live.config).clone(), Some(&live), [0; 32]).unwrap();
+        assert!(!is_costly(&same), "nothing is to be made");
+        let mut changed = (*live.config).clone();
+        changed.users.get_mut("someone").unwrap().password = Some("y".to_owned());
+        assert!(is_costly(&build(changed, Some(&live), [0; 32]).unwrap()));
+    }
+
+    #[test]
+    fn salts_are_of_the_private_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |text: Option<&str>| {
+            let file = dir.path().join("key");
+            let mut general = config(BASE).general;
+            general.client_tls.key_file = text.map(|text| {
+                std::fs::write(&file, text).unwrap();
+                file
+            });
+            mock_key(&general)
+        };
+        assert_eq!(key(Some("a")), key(Some("a")));
+        assert_ne!(key(Some("a")), key(Some("b")));
+        assert_ne!(key(None), key(None));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
     // Before anyone can find out that we are there: a SIGHUP that nobody takes would end the process.
     let mut signals = Signals::new().map_err(|why| vec![format!("cannot take signals: {why}")])?;
     let (before, found, http, links) = match before {
-        Some(Given { connection, pid, found, http, links }) => (Some((connection, pid)), found, http, links),
+        Some(Given { connection, pid, found, http, links, .. }) => (Some((connection, pid)), found, http, links),
         None => (None, found, None, Vec::new()),
     };
     // Before anything else is started: a port in use is found out while nothing has happened yet.

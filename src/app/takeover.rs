@@ -6,6 +6,7 @@
 //! ```text
 //! new                              old
 //!                              <── hello 1 PID
+//!                              <── mock KEY
 //!                              <── socket | managed | http | link    (each with a file)
 //!                              <── end
 //! starts, up to accepting
@@ -21,6 +22,8 @@
 //! what is expected. `bye` is what both go by: who gives up waiting for it first makes sure that it cannot be sent any more, and then
 //! looks whether it has been. The `link`s are the ways to the old process and to those before it for cancel requests: see
 //! [`crate::client`].
+//!
+//! The `mock` key is what the salts for users who do not exist are made from: those of users who exist do not change either.
 //!
 //! The new process says its number itself: with `-d` it is not the one that connected, which is what the kernel knows.
 //!
@@ -49,6 +52,7 @@ use crate::net::pass;
 use crate::wire::{encode, message};
 
 use super::accept::{Door, Found, Listener};
+use super::live::MockKey;
 use super::state::State;
 
 /// The version of what they speak.
@@ -59,11 +63,12 @@ const ANSWER: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(120);
 /// A line is not longer than this.
 const LINE: usize = 256;
+/// What the line with the mock key begins with.
+const MOCK: &str = "mock ";
 /// What a line begins with that says why not.
 const NO: &str = "no ";
 
 /// What the process that runs has given to this one.
-#[derive(Debug)]
 pub struct Given {
     /// To go on talking: [`take`].
     pub connection: UnixStream,
@@ -75,6 +80,8 @@ pub struct Given {
     pub http: Option<Bound>,
     /// The ways to it and those before it.
     pub links: Vec<OwnedFd>,
+    /// What the salts that it shows to unknown users are made from; one of an older version does not say.
+    pub mock: Option<MockKey>,
 }
 
 /// Asks the process that listens on the configured unix socket for what it listens on; none when nobody is there.
@@ -122,11 +129,15 @@ fn converse(mut connection: UnixStream) -> Result<Given, String> {
         ["hello", VERSION, pid] => pid.parse().map_err(|_| "its process id is none".to_owned())?,
         _ => return Err(refusal(&lines, &connection, &hello)),
     };
-    let (mut found, mut http, mut links) = (Found::default(), None, Vec::new());
+    let (mut found, mut http, mut links, mut mock) = (Found::default(), None, Vec::new(), None);
     loop {
         let line = lines.next(&connection).map_err(told)?;
         if line == "end" {
-            return Ok(Given { connection, pid, found, http, links });
+            return Ok(Given { connection, pid, found, http, links, mock });
+        }
+        if let Some(text) = line.strip_prefix(MOCK) {
+            mock = Some(key(text).ok_or("its mock key is none")?);
+            continue;
         }
         let Some(file) = lines.file() else { return Err(format!("it sent no file with {line:?}")) };
         match line.as_str() {
@@ -308,6 +319,21 @@ fn taker(line: &str) -> io::Result<u32> {
     pid.filter(|pid| *pid > 0).ok_or_else(unexpected)
 }
 
+/// The key that is written so.
+fn key(text: &str) -> Option<MockKey> {
+    if text.len() != 2 * size_of::<MockKey>() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..size_of::<MockKey>()).map(byte).collect();
+    bytes?.try_into().ok()
+}
+
+/// The same key, written.
+fn hex(key: &MockKey) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn unexpected() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "it said something else than it should")
 }
@@ -316,6 +342,8 @@ impl Estate {
     /// Gives copies of everything.
     async fn offer(&self, peer: &mut Peer, link: OwnedFd) -> io::Result<()> {
         peer.say(&format!("hello {VERSION} {}", std::process::id())).await?;
+        let mock = Arc::clone(&self.state.shared.live.load().mock);
+        peer.say(&format!("{MOCK}{}", hex(mock.key()))).await?;
         for listener in &self.listeners {
             peer.give(if self.managed { "managed" } else { "socket" }, listener.as_fd()).await?;
         }
@@ -412,6 +440,17 @@ mod tests {
         assert_eq!(taker("take 17").unwrap(), 17);
         for wrong in ["take", "take ", "take 0", "take -1", "take 4294967295", "take 1 2", "taken 1", ""] {
             assert!(taker(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_written() {
+        let ours: MockKey = std::array::from_fn(|at| (at * 8 + 3) as u8);
+        assert_eq!(key(&hex(&ours)), Some(ours));
+        for wrong in
+            ["", "00", &"0".repeat(63), &"0".repeat(65), &"x".repeat(64), &"\u{e4}".repeat(32), &"+1".repeat(32)]
+        {
+            assert_eq!(key(wrong), None, "{wrong}");
         }
     }
 

@@ -220,9 +220,8 @@ impl Login {
                 Some(Secret::Absent) | None => self.mock.kind() == MockKind::Scram,
             },
             State::SaslInitial | State::SaslFirst(_) => match self.secret() {
-                Some(Secret::Scram(_)) => false,
-                Some(Secret::Clear(_)) => self.credential.as_ref().is_some_and(|known| known.scram_is_costly()),
-                Some(Secret::Md5(_) | Secret::Absent) | None => self.mock.derives(),
+                Some(Secret::Clear(_)) if self.verifier_is_missing() => true,
+                Some(_) | None => self.mock.derives(),
             },
             State::Start | State::Check(_) | State::Md5 | State::SaslFinal(_) | State::Done => false,
         }
@@ -266,6 +265,11 @@ impl Login {
 
     fn secret(&self) -> Option<&Secret> {
         self.credential.as_deref().map(Credential::secret)
+    }
+
+    /// Whether his verifier has to be made of his clear password first.
+    fn verifier_is_missing(&self) -> bool {
+        self.credential.as_ref().is_some_and(|known| known.scram_is_costly())
     }
 
     /// Under `md5`, users with a SCRAM verifier use SCRAM, as in PostgreSQL and PgBouncer; strangers do as most users do.
@@ -348,16 +352,15 @@ impl Login {
 
     fn scram_first(&mut self, message: &[u8], binding: Binding) -> Result<Step, Error> {
         let nonce = scram::nonce(&self.random.scram_nonce);
+        // Where verifiers of some have to be made first, everybody takes as long.
+        if self.mock.derives() && !self.verifier_is_missing() {
+            self.mock.derive(&self.user);
+        }
         let secret = self.credential.as_ref().and_then(|credential| credential.scram(&self.user, &self.mock));
         let server = match secret {
             Some(secret) => ServerScram::new(secret, &nonce),
             // No such user, or an MD5 hash or no password: PostgreSQL's mock authentication.
-            None => {
-                if self.mock.derives() {
-                    self.mock.derive(&self.user);
-                }
-                ServerScram::mock(&self.mock, &self.user, &nonce)
-            }
+            None => ServerScram::mock(&self.mock, &self.user, &nonce),
         };
         let (second, reply) =
             server.bind(binding).client_first(message).map_err(|error| error.of_client(&self.user))?;

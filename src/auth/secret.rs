@@ -1,7 +1,8 @@
 //! What is stored about a user's password, and what is shown to users about whom nothing is.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -205,6 +206,8 @@ pub struct Mock {
     kind: MockKind,
     iterations: u32,
     derives: bool,
+    /// Whether verifiers of users who exist are still being made.
+    deriving: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Mock {
@@ -217,7 +220,31 @@ impl Mock {
     /// Iterations outside of 1 to [`scram::MAX_ITERATIONS`] are brought into that range.
     #[must_use]
     pub fn new(key: [u8; 32], kind: MockKind, iterations: u32) -> Self {
-        Self { key, kind, iterations: iterations.clamp(1, scram::MAX_ITERATIONS), derives: false }
+        Self {
+            key,
+            kind,
+            iterations: iterations.clamp(1, scram::MAX_ITERATIONS),
+            derives: false,
+            deriving: Arc::default(),
+        }
+    }
+
+    /// The same with another key, which another process has.
+    #[must_use]
+    pub fn keyed(&self, key: [u8; 32]) -> Self {
+        Self { key, ..self.clone() }
+    }
+
+    /// The key, for another process.
+    #[must_use]
+    pub fn key(&self) -> &[u8; 32] {
+        &self.key
+    }
+
+    /// From here on, until it is called with false, verifiers are being made, and whoever is in that case has to wait for his own: all
+    /// others wait as long.
+    pub fn set_deriving(&self, deriving: bool) {
+        self.deriving.store(deriving, Ordering::Release);
     }
 
     /// The same for users of whom this secret is an example; without one, for a server as PostgreSQL is by default.
@@ -225,12 +252,12 @@ impl Mock {
     pub fn like(&self, example: Option<Example>) -> Self {
         let usual = Example { kind: MockKind::Scram, iterations: scram::DEFAULT_ITERATIONS, derives: false };
         let Example { kind, iterations, derives } = example.unwrap_or(usual);
-        Self { derives, ..Self::new(self.key, kind, iterations) }
+        Self { derives, deriving: Arc::clone(&self.deriving), ..Self::new(self.key, kind, iterations) }
     }
 
     /// Whether a SCRAM exchange of a user who exists begins by making his verifier.
     pub(super) fn derives(&self) -> bool {
-        self.derives
+        self.derives || self.deriving.load(Ordering::Acquire)
     }
 
     /// Takes as long as making a verifier does.

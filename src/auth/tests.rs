@@ -247,8 +247,7 @@ fn costly_steps_announce_themselves() {
 
     // Where verifiers are made at every login, a stranger's takes as long.
     let seen = clear().example(2);
-    for (secret, expected) in
-        [(None, true), (Some(Secret::Absent), true), (Some(clear()), true), (Some(scram()), false)]
+    for (secret, expected) in [(None, true), (Some(Secret::Absent), true), (Some(clear()), true), (Some(scram()), true)]
     {
         let credential = secret.map(|secret| Arc::new(Credential::new(secret, 2)));
         let strange = Arc::new(mock(MockKind::Md5).like(seen));
@@ -256,6 +255,22 @@ fn costly_steps_announce_themselves() {
         login.start();
         assert_eq!(login.next_is_costly(), expected);
         assert!(matches!(login.answer(&initial(b"SCRAM-SHA-256", 13, b"n,,n=,r=abcde")), Step::Ask(_)));
+    }
+
+    // As long as verifiers are being made for some, everybody takes as long as they.
+    let (busy, known) = (mock(MockKind::Md5), Arc::new(Credential::new(clear(), 2)));
+    known.scram("ann", &busy);
+    let is_costly = |secret: Option<Arc<Credential>>| {
+        let mut login = Login::new(AuthType::ScramSha256, "ann", secret, Arc::clone(&busy), RANDOM);
+        login.start();
+        login.next_is_costly()
+    };
+    for deriving in [true, false] {
+        busy.set_deriving(deriving);
+        for secret in [None, Some(Arc::clone(&known)), Some(Arc::new(Credential::new(scram(), 2)))] {
+            assert_eq!(is_costly(secret), deriving);
+        }
+        assert!(is_costly(Some(Arc::new(Credential::new(clear(), 2)))));
     }
 
     // The second login of a user finds the verifier that the first derived.

@@ -398,7 +398,7 @@ fn waiting(clients: usize) -> String {
 }
 
 /// `size`: the setting that the pool's size comes from.
-fn pool_full(pool: &Pool, limit: Duration, size: &str) -> Error {
+pub(super) fn pool_full(pool: &Pool, limit: Duration, size: &str) -> Error {
     let c = pool.counts();
     let in_vain = format!("no server connection became free within {} s (query_wait_timeout)", limit.as_secs_f64());
     tracing::warn!(pool = %pool.name(), active = c.active + c.active_cancel, waiting = c.waiting, paused = pool.is_paused(), "{in_vain}");

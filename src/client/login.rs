@@ -1,13 +1,17 @@
 //! Letting a client in: who it is, which database, and what a server makes of its startup settings.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::auth::login::{Channel, Login, LoginRandom, MAX_ANSWER, PassThrough, Step};
 use crate::auth::secret::{Credential, Password};
+use crate::client::checkout::pool_full;
 use crate::client::console::DATABASES;
 use crate::client::database::{Live, LiveDatabase, UserPools};
+use crate::client::patience::{Patience, while_there};
 use crate::client::verifier::{self, Verifier};
 use crate::client::{hba, own};
 use crate::clock;
@@ -16,7 +20,7 @@ use crate::error::{Error, SqlState};
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
 use crate::net::buffer::write_all;
 use crate::net::{Buffer, Stream};
-use crate::pool::{Asked, Checkout, Verdict};
+use crate::pool::{Asked, Checkout, Pool, Ticket, Verdict};
 use crate::server::connection::read_message_up_to;
 use crate::session::settings::{ClientSettings, OWN_PREFIX, Values, is_reported, quote};
 use crate::wire::encode;
@@ -33,6 +37,8 @@ pub enum Failed {
     Io(io::Error),
     /// To be told to the client.
     Error(Error),
+    /// The client took longer than `client_login_timeout`.
+    Late,
 }
 
 impl From<io::Error> for Failed {
@@ -61,12 +67,12 @@ pub struct Proven {
 ///
 /// # Errors
 /// When it is not.
-pub async fn authenticate(
+pub(super) async fn authenticate(
     live: &Live,
     startup: &Startup,
     worker: WorkerId,
-    stream: &mut Stream,
-    input: &mut Buffer,
+    (stream, input): (&mut Stream, &mut Buffer),
+    patience: &mut Patience,
 ) -> Result<Proven, Failed> {
     let user = startup.user.as_str();
     let database = Some(startup.database.as_str()).filter(|name| !DATABASES.contains(name));
@@ -76,15 +82,16 @@ pub async fn authenticate(
         AuthType::Hba => hba::choose(live, startup, stream, channel)?,
         auth_type => (auth_type, channel, live.outside.asked.clone()),
     };
-    let Verifier { credential, mock } = verifier::find(live, auth_type, user, database, worker).await?;
+    let Verifier { credential, mock } =
+        while_there(stream, input, verifier::find(live, auth_type, user, database, worker)).await?;
     let random = LoginRandom { md5_salt: rand::random(), scram_nonce: rand::random() };
     let login = Login::new(auth_type, user, credential.clone(), mock, random);
-    let patience = live.config.general.server_connect_timeout;
+    let limit = live.config.general.server_connect_timeout;
     let check = async |password: &Password| match &external {
-        Some(external) => live.outside.is_right(external, user, password, patience).await,
+        Some(external) => live.outside.is_right(external, user, password, limit).await,
         None => Ok(false),
     };
-    let pass_through = converse(login.over(channel), check, stream, input).await?;
+    let pass_through = converse(login.over(channel), check, (stream, input), patience).await?;
     Ok(Proven { credential, pass_through, checked: auth_type != AuthType::Any })
 }
 
@@ -92,8 +99,8 @@ pub async fn authenticate(
 async fn converse(
     mut login: Login,
     check: impl AsyncFn(&Password) -> Result<bool, Error>,
-    stream: &mut Stream,
-    input: &mut Buffer,
+    (stream, input): (&mut Stream, &mut Buffer),
+    patience: &mut Patience,
 ) -> Result<PassThrough, Failed> {
     let mut step = login.start();
     loop {
@@ -101,7 +108,7 @@ async fn converse(
         match step {
             Step::Ask(request) => {
                 encode::frame(&mut out, b'R', |b| b.extend_from_slice(&request.body()));
-                write_all(stream, &out).await?;
+                patience.of(write_all(stream, &out)).await?;
             }
             Step::Check(password) => {
                 step = login.checked(check(&password).await?);
@@ -111,13 +118,14 @@ async fn converse(
                 for request in &accepted.send {
                     encode::frame(&mut out, b'R', |b| b.extend_from_slice(&request.body()));
                 }
-                write_all(stream, &out).await?;
+                patience.of(write_all(stream, &out)).await?;
                 return Ok(accepted.pass_through);
             }
             Step::Failed(error) => return Err(error.into()),
         }
-        let (tag, body) = match read_message_up_to(HEADER_LEN + MAX_ANSWER, stream, input).await {
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+        let answer = read_message_up_to(HEADER_LEN + MAX_ANSWER, stream, input);
+        let (tag, body) = match patience.of(answer).await {
+            Err(Failed::Io(e)) if e.kind() == io::ErrorKind::InvalidData => {
                 return Err(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, e.to_string()).into());
             }
             read => read?,
@@ -162,7 +170,7 @@ pub(super) async fn any_server(
         let Some(pool) = database.pool(pools, shard, server) else { continue };
         let asked = match pool.ask(worker) {
             Ok(Asked::Now(checkout)) => return Ok(checkout),
-            Ok(Asked::Later(mut ticket)) => ticket.wait(worker).await,
+            Ok(Asked::Later(ticket)) => wait(ticket, &pool, database.longest_wait(&pools.user), worker).await,
             Err(error) => Err(error),
         };
         match asked {
@@ -173,6 +181,30 @@ pub(super) async fn any_server(
         }
     }
     Err(last)
+}
+
+/// Waits in the queue for `limit`, zero for ever.
+async fn wait(mut ticket: Ticket, pool: &Pool, limit: Duration, worker: WorkerId) -> Result<Checkout, Error> {
+    if limit.is_zero() {
+        return ticket.wait(worker).await;
+    }
+    let granted = tokio::time::timeout(limit, ticket.wait(worker)).await;
+    granted.unwrap_or_else(|_| Err(pool_full(pool, limit, "pool_size")))
+}
+
+/// Waits for a server's answer, for no longer than a client may take for its own part of a login: nobody else would end it.
+///
+/// # Errors
+/// Those of the connection, which cannot be used any more.
+pub(super) async fn in_time<T>(live: &Live, answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let limit = live.config.general.client_login_timeout;
+    if limit.is_zero() {
+        return answer.await;
+    }
+    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+        let why = format!("it did not answer within {} s (client_login_timeout)", limit.as_secs_f64());
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    })
 }
 
 /// What the client is told at the end of its login, and what its session starts with.
@@ -221,7 +253,7 @@ pub async fn settle(
     };
     if !known {
         let mut checkout = any_server(database, pools, worker).await?;
-        let taken = ask(&mut checkout, pools, &wanted).await?;
+        let taken = ask(live, &mut checkout, pools, &wanted).await?;
         let touched = taken.is_err() || wanted.iter().any(|w| !is_plain(w));
         checkout.release(if touched { Verdict::Dirty } else { Verdict::Clean });
         taken?;
@@ -268,6 +300,7 @@ fn is_plain((name, value): &(String, String)) -> bool {
 /// # Errors
 /// Of the connection (outer), which cannot be used any more, or what the server does not take (inner).
 async fn ask(
+    live: &Live,
     checkout: &mut Checkout,
     pools: &UserPools,
     wanted: &[(String, String)],
@@ -283,14 +316,14 @@ async fn ask(
     // What another client set on it would take part in what a value comes to mean (DateStyle).
     let nobody = ClientSettings::default();
     if let Some(sql) = connection.state.settings.catch_up(&nobody) {
-        if let Err(error) = connection.run(&sql).await.map_err(lost)? {
+        if let Err(error) = in_time(live, connection.run(&sql)).await.map_err(lost)? {
             return Ok(Err(error));
         }
         connection.state.settings.caught_up(&nobody);
     }
     for (name, value) in wanted.iter().filter(|w| !is_plain(w)) {
         let sql = format!("SELECT pg_catalog.set_config({},{},false)", quote(name), quote(value));
-        if let Err(error) = connection.run(&sql).await.map_err(lost)? {
+        if let Err(error) = in_time(live, connection.run(&sql)).await.map_err(lost)? {
             return Ok(Err(error));
         }
         let taken = if is_reported(name) { connection.state.settings.reported(name) } else { None };

@@ -24,6 +24,7 @@ pub mod login;
 mod lost;
 mod mark;
 pub mod own;
+mod patience;
 pub mod peers;
 pub mod plan;
 mod popular;
@@ -77,6 +78,7 @@ pub use console::{Console, Visitor};
 use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
 use login::{Failed, Proven, Settled};
+use patience::{Patience, while_there};
 use replication::Held;
 pub use shared::Shared;
 use shared::{Admitted, Registered, Seat, SeatOf, Way};
@@ -122,27 +124,27 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
     let live = cx.shared.live.load_full();
     stream.tune(&live.config.general.tcp);
     let limit = live.config.general.client_login_timeout;
-    let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
+    let mut patience = Patience::new(limit);
     let peer = shared::origin(stream.addresses().map(|a| a.0), stream.peer_pid());
     let mut who = None;
     let mut slot = Some(stream);
     let mut input = Buffer::default();
     let entered = tokio::select! {
-        entered = tokio::time::timeout(limit, enter(&mut slot, &mut input, &cx, &live, &mut who)) => entered,
-        () = cx.shared.until_overdue() => Ok(Err(suspend::overdue().into())),
+        entered = enter(&mut slot, &mut input, &cx, &live, &mut patience, &mut who) => entered,
+        () = cx.shared.until_overdue() => Err(suspend::overdue().into()),
     };
     cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
     // Without a stream the client failed to make TLS.
     let mut stream = slot?;
     let error = match entered {
-        Ok(Ok(Entered::Nothing)) => return None,
-        Ok(Ok(Entered::Cancel { pid, secret })) => {
+        Ok(Entered::Nothing) => return None,
+        Ok(Entered::Cancel { pid, secret }) => {
             cx.shared.cancel_requests.fetch_add(1, Ordering::Relaxed);
             // Until it is done the connection stays open: who asked may begin the next statement when it is closed.
             peers::cancel(&cx.shared, &live, (pid, secret), stream.addresses()).await;
             return None;
         }
-        Ok(Ok(Entered::Console { visitor, registered })) => {
+        Ok(Entered::Console { visitor, registered }) => {
             return Some(Box::pin(async move {
                 let shared = Arc::clone(&cx.shared);
                 shared.at_console.fetch_add(1, Ordering::Relaxed);
@@ -150,22 +152,22 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
                 shared.at_console.fetch_sub(1, Ordering::Relaxed);
             }));
         }
-        Ok(Ok(Entered::Successor)) => {
+        Ok(Entered::Successor) => {
             if let Ok(Detached::Unix(successor)) = stream.detach() {
                 cx.console.hand_over(successor);
             }
             return None;
         }
-        Ok(Ok(Entered::Replication { connection, held })) => {
+        Ok(Entered::Replication { connection, held }) => {
             return Some(Box::pin(replication::relay(stream, input, connection, *held)));
         }
-        Ok(Ok(Entered::Client(parts))) => return Some(stay(*parts, stream, input, cx, live, generation)),
-        Ok(Err(Failed::Io(error))) => {
+        Ok(Entered::Client(parts)) => return Some(stay(*parts, stream, input, cx, live, generation)),
+        Err(Failed::Io(error)) => {
             tracing::debug!(%error, "connection lost during login");
             return None;
         }
-        Ok(Err(Failed::Error(error))) => error.fatal(),
-        Err(_) => {
+        Err(Failed::Error(error)) => error.fatal(),
+        Err(Failed::Late) => {
             cx.shared.count_timeout("client_login_timeout");
             Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)")
         }
@@ -249,9 +251,10 @@ async fn enter(
     input: &mut Buffer,
     cx: &Rc<WorkerContext>,
     live: &Arc<Live>,
+    patience: &mut Patience,
     who: &mut Option<(String, String)>,
 ) -> Result<Entered, Failed> {
-    let startup = match greet::greet(slot, input, live.acceptor.as_ref()).await?? {
+    let startup = match patience.of(greet::greet(slot, input, live.acceptor.as_ref())).await?? {
         Greeting::Nothing => return Ok(Entered::Nothing),
         Greeting::Cancel { pid, secret } => return Ok(Entered::Cancel { pid, secret: Secret(secret) }),
         Greeting::Startup(startup) => startup,
@@ -267,17 +270,17 @@ async fn enter(
     if startup.minor > NEWEST_MINOR || !startup.unknown_options.is_empty() {
         let mut out = Vec::new();
         encode::negotiate_protocol(&mut out, startup.minor.min(NEWEST_MINOR), &startup.unknown_options);
-        write_all(stream, &out).await?;
+        patience.of(write_all(stream, &out)).await?;
     }
     // Also while the process ends: then an operator wants to see whom it waits for.
     if console::DATABASES.contains(&startup.database.as_str()) {
-        return enter_console(stream, input, cx, live, &startup).await;
+        return enter_console((stream, input), cx, live, &startup, patience).await;
     }
     if cx.shared.draining.load(Ordering::Acquire) {
         return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").into());
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
-    let proven = login::authenticate(live, &startup, cx.id, stream, input).await?;
+    let proven = login::authenticate(live, &startup, cx.id, (stream, input), patience).await?;
     let Some(database) = live.database_for_client(&startup.database) else {
         let hint = "SHOW DATABASES on the console lists the configured ones.";
         return Err(no_database(&startup.database).hint(hint).into());
@@ -294,17 +297,26 @@ async fn enter(
     if let Some(kind) = startup.replication {
         return replicate(stream, cx, live, &database, (&startup, kind, &proven), (seats, admitted)).await;
     }
-    let (pools, settled) = match settle(live, &database, &startup, &proven, cx, stream).await {
+    let peer = live.config.general.application_name_add_host.then(|| match stream.addresses() {
+        Some((peer, _)) => peer.to_string(),
+        None => "unix".to_owned(),
+    });
+    let settled = settle(live, &database, &startup, &proven, cx, peer.as_deref());
+    let (pools, settled) = match while_there(stream, input, settled).await {
         Ok(settled) => settled,
-        Err(error) => {
+        Err(failed) => {
             live.forget_failed(&database);
             let is_made = !live.config.databases.contains_key(&startup.database);
             let unknown = no_database(&startup.database);
             // It went by the client's own name: where the server is, is none of its business.
-            if is_made && error.sqlstate == SqlState::UNDEFINED_DATABASE && error.message.ends_with(&unknown.message) {
+            if is_made
+                && let Failed::Error(error) = &failed
+                && error.sqlstate == SqlState::UNDEFINED_DATABASE
+                && error.message.ends_with(&unknown.message)
+            {
                 return Err(unknown.into());
             }
-            return Err(error.into());
+            return Err(failed);
         }
     };
     let [of_database, of_user] = &seats;
@@ -316,7 +328,7 @@ async fn enter(
     let Settled { parameters, settings } = settled;
     let mut out = Vec::new();
     welcome(&mut out, &parameters, registered.handle.pid, &secret);
-    write_all(stream, &out).await?;
+    patience.of(write_all(stream, &out)).await?;
     Ok(Entered::Client(Box::new(Parts { registered, database, pools, settings, admitted, seats })))
 }
 
@@ -414,24 +426,20 @@ async fn settle(
     startup: &Startup,
     proven: &Proven,
     cx: &Rc<WorkerContext>,
-    stream: &Stream,
+    peer: Option<&str>,
 ) -> Result<(Arc<UserPools>, Settled), Error> {
     let secret = proven.credential.as_ref().map(|c| c.secret());
     let pools = database.user_pools(&startup.user, secret, &proven.pass_through);
-    let peer = live.config.general.application_name_add_host.then(|| match stream.addresses() {
-        Some((peer, _)) => peer.to_string(),
-        None => "unix".to_owned(),
-    });
-    let settled = login::settle(live, database, &pools, startup, peer.as_deref(), cx.id).await?;
+    let settled = login::settle(live, database, &pools, startup, peer, cx.id).await?;
     Ok((pools, settled))
 }
 
 async fn enter_console(
-    stream: &mut Stream,
-    input: &mut Buffer,
+    (stream, input): (&mut Stream, &mut Buffer),
     cx: &Rc<WorkerContext>,
     live: &Arc<Live>,
     startup: &Startup,
+    patience: &mut Patience,
 ) -> Result<Entered, Failed> {
     // Operators get in when clients are too many, for that is when they are needed; and they take no client's place.
     let visitor = Visitor::new(&startup.user, stream);
@@ -453,7 +461,7 @@ async fn enter_console(
         true
     } else {
         let _counted = cx.shared.admit_to_console(live.config.general.max_client_conn)?;
-        login::authenticate(live, startup, cx.id, stream, input).await?.checked
+        login::authenticate(live, startup, cx.id, (stream, input), patience).await?.checked
     };
     let visitor = Visitor { checked, ..visitor };
     if !cx.console.admits(&visitor) {
@@ -486,6 +494,6 @@ async fn enter_console(
     }
     encode::backend_key(&mut out, registered.handle.pid, &secret.0);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
-    write_all(stream, &out).await?;
+    patience.of(write_all(stream, &out)).await?;
     Ok(Entered::Console { visitor, registered })
 }

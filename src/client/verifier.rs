@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::auth::secret::{Credential, Mock, Secret};
 use crate::client::database::{Live, LiveDatabase};
-use crate::client::login::any_server;
+use crate::client::login::{any_server, in_time};
 use crate::config::{self, AuthType, Database, WILDCARD};
 use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
@@ -140,7 +140,7 @@ async fn ask(
     let Some(connection) = checkout.as_mut() else {
         return Err(Error::us(SqlState::INTERNAL_ERROR, "a connection was lent that is not there"));
     };
-    let answered = connection.rows_for(question.query, user).await;
+    let answered = in_time(live, connection.rows_for(question.query, user)).await;
     let rows =
         answered.map_err(|e| Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {e}")))??;
     // After an error it is closed instead: nobody knows what a function of the question's left behind.

@@ -262,7 +262,7 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "A file instead of /etc/resolv.conf; its nameserver lines may name a port: 10.0.0.1:5353.",
         |g| Field::Path(&mut g.resolv_conf),
     ),
-    row("client_login_timeout", "How long a client may take to log in; 0: for ever.", |g| {
+    row("client_login_timeout", "How long a client may take for its part of a login; 0: for ever.", |g| {
         Field::Time(&mut g.client_login_timeout)
     }),
     row("query_timeout", "A statement unanswered for this long is cancelled and its client closed; 0: never.", |g| {
@@ -381,7 +381,7 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     }),
     row(
         "server_tls_ca_file",
-        "Authorities that servers' certificates must be of, in PEM (verify-ca, verify-full).",
+        "Authorities that servers' certificates must be of, in PEM (verify-ca, verify-full); empty: those the system trusts.",
         |g| Field::Path(&mut g.server_tls.ca_file),
     ),
     row("server_tls_cert_file", "Our certificate for servers that ask for one, followed by its chain, in PEM.", |g| {

@@ -351,7 +351,8 @@ pub(super) fn check(
             }
             _ => {}
         }
-        if tls.mode >= SslMode::VerifyCa && tls.ca_file.is_none() {
+        // For servers the authorities of the system do.
+        if side == "client" && tls.mode >= SslMode::VerifyCa && tls.ca_file.is_none() {
             let why = "a file of the authorities that certificates must be of";
             mistakes.add(mode_line, format!("{side}_tls_sslmode = \"{mode}\" needs {side}_tls_ca_file, {why}"));
         }

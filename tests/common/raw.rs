@@ -184,6 +184,20 @@ impl fmt::Debug for RawClient {
     }
 }
 
+/// The salt that a user is shown who begins a SCRAM exchange.
+pub fn shown_salt(address: Address, user: &str, database: &str) -> String {
+    let mut client = RawClient::open(address).unwrap();
+    let params = [("user", user), ("database", database)].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    client.send_bytes(&frontend::startup(PROTOCOL_3_0, &params));
+    client.read_message();
+    let first = b"n,,n=,r=abcdefghijklmnopqrstuvwx";
+    let length = u32::try_from(first.len()).unwrap().to_be_bytes();
+    client.send(b'p', &[b"SCRAM-SHA-256\0", &length[..], first].concat());
+    let answer = client.read_message();
+    let text = String::from_utf8_lossy(&answer.body[4..]).into_owned();
+    text.split(',').nth(1).unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
 impl RawClient {
     /// Connects to a port of 127.0.0.1 and logs in by trust; panics when refused.
     pub fn connect(port: u16, user: &str, database: &str) -> Self {

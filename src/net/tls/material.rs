@@ -101,9 +101,8 @@ impl Acceptor {
                 // As in PgBouncer, clients are asked for a certificate all the same, and may have none.
                 let optional = settings.mode < SslMode::VerifyCa;
                 let verifier = if optional { verifier.allow_unauthenticated() } else { verifier };
-                let verifier = verifier
-                    .build()
-                    .map_err(|why| one("client_tls_ca_file", format!("cannot be used: {why}")))?;
+                let verifier =
+                    verifier.build().map_err(|why| one("client_tls_ca_file", format!("cannot be used: {why}")))?;
                 config.with_client_cert_verifier(verifier)
             }
             None => config.with_no_client_auth(),
@@ -138,19 +137,15 @@ impl Connector {
     pub fn new(settings: &TlsSettings) -> Result<Self, Vec<Fault>> {
         let provider = provider(settings);
         let one = |setting: &str, why: String| vec![Fault::new(setting, why)];
-        let trust = match &settings.ca_file {
-            Some(file) if settings.mode >= SslMode::VerifyCa => {
-                authorities("server_tls_ca_file", file).map(|(roots, certificates)| Trust::Known {
-                    roots,
-                    certificates,
-                    host: settings.mode == SslMode::VerifyFull,
-                })
-            }
-            _ if settings.mode >= SslMode::VerifyCa => {
-                let mode = settings.mode.as_str();
-                Err(one("server_tls_sslmode", format!("= \"{mode}\" needs server_tls_ca_file")))
-            }
-            _ => Ok(Trust::Anyone),
+        let trust = if settings.mode >= SslMode::VerifyCa {
+            let known = match &settings.ca_file {
+                Some(file) => authorities("server_tls_ca_file", file),
+                None => of_the_system(settings.mode),
+            };
+            let host = settings.mode == SslMode::VerifyFull;
+            known.map(|(roots, certificates)| Trust::Known { roots, certificates, host })
+        } else {
+            Ok(Trust::Anyone)
         };
         let own = match (&settings.cert_file, &settings.key_file) {
             (Some(cert_file), Some(key_file)) => identity(("server", cert_file, key_file)).map(Some),
@@ -260,6 +255,20 @@ fn private_key(setting: &str, file: &Path) -> Result<PrivateKeyDer<'static>, Vec
 }
 
 type Authorities = (RootCertStore, Vec<CertificateDer<'static>>);
+
+/// The authorities that the system trusts, as PgBouncer goes by them without `server_tls_ca_file`; those that cannot be used are left out.
+fn of_the_system(mode: SslMode) -> Result<Authorities, Vec<Fault>> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+        let mode = mode.as_str();
+        let needs = "needs server_tls_ca_file, or authorities that the system trusts (SSL_CERT_FILE)";
+        return Err(vec![Fault::new("server_tls_sslmode", format!("= \"{mode}\" {needs}: {why}"))]);
+    }
+    Ok((roots, Vec::new()))
+}
 
 fn authorities(setting: &str, file: &Path) -> Result<Authorities, Vec<Fault>> {
     let certificates = certificates(setting, file)?;
