@@ -980,7 +980,7 @@ const DOUBTFUL: &[&str] = &[
     "INSERT INTO vc (k, v) VALUES (12345, 'x') RETURNING k",
     "MERGE INTO t USING (VALUES (K, 'm'), (L, 'm')) s(k, v) ON t.k = s.k WHEN MATCHED THEN UPDATE SET v = s.v",
     "MERGE INTO t USING ref ON t.n = ref.code AND t.k = K WHEN MATCHED THEN DELETE",
-    "COPY t TO STDOUT",
+    "COPY (SELECT * FROM t) TO STDOUT",
     "COPY t TO STDOUT (FORMAT csv, HEADER)",
     "COPY (SELECT v FROM t WHERE k = K) TO STDOUT",
     "COPY (SELECT count(*) FROM t) TO STDOUT",

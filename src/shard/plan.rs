@@ -478,11 +478,13 @@ fn plan_other(
     let is_plain = statement.effects.is_empty();
     match relations.first_listed() {
         Some(table) if is_plain && what == "COPY" && relations.listed() == 1 && relations.unlisted() == 0 => {
-            if statement.why == "COPY TO" {
-                let refusal = refusal::other(what, &table.name);
-                return write::copy_to(table, relations::home(table, cx.map), refusal, cx);
+            let home = relations::home(table, cx.map);
+            match statement.why {
+                "COPY TO" => write::copy_to(table, home, refusal::other(what, &table.name), cx),
+                "COPY FROM" => write::copy(table, home, refusal::other(what, &table.name), cx),
+                // Of a query, or by a file of the server.
+                _ => Err(refusal::other(what, &table.name).into()),
             }
-            write::copy(table, relations::home(table, cx.map), refusal::other("COPY FROM", &table.name), cx)
         }
         Some(table) if is_plain && relations.unlisted() == 0 => {
             write::utility(what, refusal::other(what, &table.name), cx)
