@@ -273,7 +273,11 @@ mod tests {
             Effect::NotByKeyOf(..) => "by key",
             Effect::NoScatter => "scatter",
             Effect::NoScatterOf(..) => "scatter of",
-            Effect::NoTextBeyondAscii | Effect::LooselyUnique(..) | Effect::NoWriteOf(..) | Effect::Warning => "else",
+            Effect::NoTextBeyondAscii
+            | Effect::NoTwoPhase
+            | Effect::LooselyUnique(..)
+            | Effect::NoWriteOf(..)
+            | Effect::Warning => "else",
         };
         findings.into_iter().map(|f| (word(f.effect), f.message)).collect()
     }
