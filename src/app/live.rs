@@ -311,7 +311,7 @@ mod tests {
             old.forget_failed(&database);
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
-        old.expire_made();
+        let _expired = old.expire_made();
         assert_eq!((of(&old, "plain"), of(&old, "paused")), (None, Some((true, false))));
         assert_eq!(of(&old, "disabled"), Some((false, true)));
         // Other pools than before, one of them of a database that is listed from now on.

@@ -78,7 +78,10 @@ mod tests {
     #[tokio::test]
     async fn only_the_parts_of_the_client_count() {
         let limit = Duration::from_secs(2);
-        let part = || async { Ok::<_, io::Error>(tokio::time::sleep(Duration::from_millis(1)).await) };
+        let part = || async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok::<_, io::Error>(())
+        };
         let endless = std::future::pending::<io::Result<()>>;
         let mut patience = Patience::new(limit);
         assert!(patience.of(part()).await.is_ok());
