@@ -22,12 +22,13 @@ const KEYS: i64 = 150;
 
 /// NULLs, ties, NaN, both infinities, -0, 1.0 beside 1.00, mixed case and accents; all by the key, so that every copy is the same.
 const FILL: &str = "
-    CREATE TABLE t (k int8 PRIMARY KEY, g int4, v text, c text COLLATE \"C\", d numeric, n numeric(8, 2), x float8, b bool,
+    CREATE TABLE t (k int8 PRIMARY KEY, g int4, v text, c text COLLATE \"C\", w text COLLATE \"und-x-icu\", d numeric, n numeric(8, 2), x float8, b bool,
                     ts timestamptz, day date, u uuid, s int2);
     CREATE TABLE o (k int8 NOT NULL, id int4 NOT NULL, amount numeric, note text COLLATE \"C\");
     CREATE TABLE r (code int4 PRIMARY KEY, name text COLLATE \"C\");
     INSERT INTO r SELECT i, 'name ' || i FROM generate_series(0, 4) i;
     INSERT INTO t SELECT k, CASE WHEN k % 11 = 0 THEN NULL ELSE k % 6 END,
+        (ARRAY['a', 'A', 'b', 'ä', 'Ä', 'z', '', NULL, 'ab', 'aB'])[1 + k % 10],
         (ARRAY['a', 'A', 'b', 'ä', 'Ä', 'z', '', NULL, 'ab', 'aB'])[1 + k % 10],
         (ARRAY['a', 'A', 'b', 'ä', 'Ä', 'z', '', NULL, 'ab', 'aB'])[1 + k % 10],
         (ARRAY['1.0', '1.00', '2', 'NaN', '-0.5', '10000.0001', NULL, '1e20'])[1 + k % 8]::numeric,
@@ -87,15 +88,48 @@ struct Query {
     value: Option<String>,
 }
 
-const COLUMNS: [&str; 12] = ["k", "g", "v", "c", "d", "n", "x", "b", "ts", "day", "u", "s"];
+const COLUMNS: [&str; 13] = ["k", "g", "v", "c", "w", "d", "n", "x", "b", "ts", "day", "u", "s"];
 const EXPRESSIONS: [&str; 8] =
     ["k % 5", "lower(c)", "coalesce(g, -1)", "n * 2", "g + s", "CASE WHEN b THEN 1 ELSE 0 END", "length(v)", "-x"];
-const CONDITIONS: [&str; 14] = [
+/// Over keys (`KEY`) and aggregates.
+const COMPUTED: [&str; 16] = [
+    "coalesce(sum(g), 0)",
+    "count(*) * 2",
+    "sum(n) / count(*)",
+    "sum(g) - sum(s) FILTER (WHERE b)",
+    "round(avg(n), 2)",
+    "max(k) - min(k)",
+    "CASE WHEN count(*) > 10 THEN 'many' ELSE 'few' END",
+    "sum(k) + 1",
+    "greatest(min(g), max(s))",
+    "nullif(count(g), 0)",
+    "100.0 * count(g) / nullif(count(*), 0)",
+    "max(c) || '!'",
+    "bool_or(b) AND count(*) > 3",
+    "array[min(k), max(k)]",
+    "to_char(max(ts), 'YYYY-MM-DD')",
+    "1",
+];
+const HAVINGS: [&str; 9] = [
+    "count(*) > 20",
+    "sum(g) > 30 OR max(k) < 140",
+    "min(n) IS NOT NULL",
+    "avg(g) BETWEEN 1 AND 4",
+    "bool_or(b)",
+    "count(*) FILTER (WHERE k > 75) = count(g)",
+    "sum(n) / count(*) > 1.5",
+    "NOT (max(c) = 'z')",
+    "false",
+];
+const CONDITIONS: [&str; 17] = [
     "g = 2",
     "k > 75",
     "k = 17",
     "k IN (1, 2, 3, 40)",
     "k = ANY (ARRAY[5, 6, 7])",
+    "k = ANY ('{5,6,7,NULL,40}')",
+    "k = ANY ('{17}'::int8[])",
+    "k = ANY ('{}')",
     "v LIKE 'a%'",
     "d IS NULL",
     "x > 0 OR b",
@@ -131,7 +165,7 @@ const AGGREGATES: [&str; 22] = [
     "max(c)",
 ];
 /// Right or refused: what others get wrong, and what is not supported.
-const OTHERS: [(&str, &str); 42] = [
+const OTHERS: [(&str, &str); 52] = [
     ("distinct_order_by", "SELECT DISTINCT g FROM t ORDER BY k"),
     ("distinct_order_by", "SELECT DISTINCT * FROM o ORDER BY k + 1"),
     ("distinct_order_by", "SELECT DISTINCT *, k + 1 FROM o ORDER BY o.k + 1, id"),
@@ -148,6 +182,16 @@ const OTHERS: [(&str, &str); 42] = [
     ("group_by_alias_of_column", "SELECT k % 3 AS g, count(*) FROM t GROUP BY g, k % 3"),
     ("coalesce_of_sum", "SELECT coalesce(sum(g), 0) FROM t"),
     ("aggregate_times_two", "SELECT count(*) * 2 FROM t"),
+    ("coalesce_of_sum", "SELECT coalesce(sum(g), 0) FROM t WHERE false"),
+    ("having_alone", "SELECT 1 FROM t HAVING count(*) > 1"),
+    ("having_alone", "SELECT 1 FROM t HAVING sum(g) IS NULL"),
+    ("computed_error", "SELECT 1 / (count(*) - count(*)) FROM t"),
+    ("text_order_by", "SELECT w, k FROM t ORDER BY w DESC, k LIMIT 7 OFFSET 20"),
+    ("text_order_by", "SELECT DISTINCT w FROM t ORDER BY w"),
+    ("text_order_by", "SELECT DISTINCT ON (w) w, k FROM t ORDER BY w, k DESC"),
+    ("text_order_by", "SELECT w, count(*) FROM t GROUP BY w ORDER BY w"),
+    ("text_order_by", "SELECT * FROM t ORDER BY w, k"),
+    ("text_order_by", "SELECT upper(w) || c COLLATE \"C\", k FROM t ORDER BY 1, 2"),
     ("distinct_on", "SELECT DISTINCT ON (g) g, k FROM t ORDER BY g, k DESC"),
     ("distinct_on", "SELECT DISTINCT ON (t.s) t.s, t.k FROM t ORDER BY t.s DESC, t.k"),
     ("having", "SELECT g, count(*) FROM t GROUP BY g HAVING count(*) > 20"),
@@ -192,7 +236,7 @@ fn generate(rng: &mut SmallRng) -> Query {
         list.push(pick(rng, from));
     }
     let direction = |rng: &mut SmallRng| pick(rng, &["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
-    match rng.random_range(0..10) {
+    match rng.random_range(0..11) {
         0..=3 => {
             let star = rng.random_bool(0.15);
             let shown = if star { "*".to_owned() } else { list.join(", ") };
@@ -221,7 +265,47 @@ fn generate(rng: &mut SmallRng) -> Query {
             }
             Query { construct: if ordered { "distinct_order_by" } else { "distinct" }, sql, ordered, value }
         }
-        5..=8 => {
+        5 | 6 => {
+            let grouped = rng.random_bool(0.75);
+            let from: &[&str] = if rng.random_bool(0.7) { &COLUMNS } else { &EXPRESSIONS };
+            let key = pick(rng, from);
+            let mut shown: Vec<String> = (0..rng.random_range(1..3)).map(|_| pick(rng, &COMPUTED)).collect();
+            if rng.random_bool(0.5) {
+                shown.push(pick(rng, &AGGREGATES));
+            }
+            if grouped && rng.random_bool(0.7) {
+                let shape =
+                    *["KEY", "(KEY)::text || '.'", "KEY IS NULL", "coalesce((KEY)::text, '-')"].choose(rng).unwrap();
+                shown.insert(0, shape.replace("KEY", &key));
+            }
+            let distinct = if rng.random_bool(0.15) { "DISTINCT " } else { "" };
+            let mut sql = format!("SELECT {distinct}{} FROM t{condition}", shown.join(", "));
+            if grouped {
+                sql += &format!(" GROUP BY {key}");
+            }
+            let having = rng.random_bool(0.5);
+            if having {
+                sql += &format!(" HAVING {}", pick(rng, &HAVINGS));
+            }
+            let ordered = grouped && distinct.is_empty() && rng.random_bool(0.5);
+            if ordered {
+                let first = pick(rng, &["", "sum(g) + 1, ", "count(*) * -1 DESC, ", "max(k) - min(k) NULLS FIRST, "]);
+                sql += &format!(" ORDER BY {first}{key}{}", direction(rng));
+                if rng.random_bool(0.4) {
+                    sql += &format!(" LIMIT {}", rng.random_range(0..5));
+                }
+                if rng.random_bool(0.2) {
+                    sql += &format!(" OFFSET {}", rng.random_range(0..3));
+                }
+            }
+            let construct = match (having, ordered) {
+                (true, _) => "having",
+                (false, true) => "computed_order_by",
+                (false, false) => "computed",
+            };
+            Query { construct, sql, ordered, value }
+        }
+        7..=9 => {
             let grouped = rng.random_bool(0.7);
             let from: &[&str] = if rng.random_bool(0.7) { &COLUMNS } else { &EXPRESSIONS };
             let key = pick(rng, from);
@@ -338,31 +422,48 @@ fn is_refused(messages: &[Message]) -> bool {
     messages.iter().filter_map(Message::error).any(|e| e.fields[&'C'] == "0A000")
 }
 
-#[test]
-fn equal_or_refused() {
-    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
-    let (tries, seed) = (number("PGWEIR_DIFFERENTIAL", 80), number("PGWEIR_SEED", 1));
-    let (cluster, weir) = start();
-    let mut direct = cluster.client("one");
-    let mut clients: Vec<RawClient> = COUNTS.iter().map(|count| weir.client(&format!("app{count}"))).collect();
-    let mut rng = SmallRng::seed_from_u64(seed);
-    let mut seen: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
-    let mut wrong = Vec::new();
-    let fixed = OTHERS.iter().map(|(construct, sql)| Query {
-        construct,
-        sql: (*sql).to_owned(),
-        ordered: is_ordered(sql),
-        value: None,
-    });
-    let mut queries: Vec<Query> = fixed.collect();
-    queries.extend((0..tries).map(|_| generate(&mut rng)));
-    for query in &queries {
+/// What a run has found.
+#[derive(Default)]
+struct Found {
+    /// By construct: how many answers of several shards there were, and how many of these were refusals.
+    seen: BTreeMap<&'static str, (u64, u64)>,
+    /// Statements by each protocol.
+    asked: u64,
+    wrong: Vec<String>,
+}
+
+impl Found {
+    fn add(&mut self, other: Self) {
+        for (construct, (asked, refused)) in other.seen {
+            let tally = self.seen.entry(construct).or_default();
+            *tally = (tally.0 + asked, tally.1 + refused);
+        }
+        self.asked += other.asked;
+        self.wrong.extend(other.wrong);
+    }
+}
+
+/// One client of the server, and one of each number of shards.
+struct Clients {
+    direct: RawClient,
+    sharded: Vec<(usize, RawClient)>,
+}
+
+impl Clients {
+    fn new(cluster: &Cluster, weir: &Weir) -> Self {
+        let sharded = COUNTS.iter().map(|count| (*count, weir.client(&format!("app{count}")))).collect();
+        Self { direct: cluster.client("one"), sharded }
+    }
+
+    /// Asks all in every way and compares.
+    fn compare(&mut self, query: &Query, found: &mut Found) {
+        found.asked += 1;
         for way in [Way::Simple, Way::Text, Way::Binary, Way::Prepared] {
-            let theirs = normal(&ask(&mut direct, query, way, false), query.ordered);
-            for (client, count) in clients.iter_mut().zip(COUNTS) {
+            let theirs = normal(&ask(&mut self.direct, query, way, false), query.ordered);
+            for (count, client) in &mut self.sharded {
                 let ours = ask(client, query, way, false);
-                let tally = seen.entry(query.construct).or_default();
-                if count > 1 {
+                let tally = found.seen.entry(query.construct).or_default();
+                if *count > 1 {
                     tally.0 += 1;
                 }
                 if is_refused(&ours) {
@@ -371,7 +472,7 @@ fn equal_or_refused() {
                 }
                 let ours = normal(&ours, query.ordered);
                 if ours != theirs {
-                    wrong.push(format!(
+                    found.wrong.push(format!(
                         "{} ({way:?}, {count} shards, $1 = {:?})\n    ours:   {ours:?}\n    theirs: {theirs:?}",
                         query.sql, query.value
                     ));
@@ -379,7 +480,7 @@ fn equal_or_refused() {
                 if matches!(way, Way::Prepared) && !theirs[0].starts_with('E') {
                     let again = normal(&ask(client, query, way, true), query.ordered);
                     if again != ours {
-                        wrong.push(format!(
+                        found.wrong.push(format!(
                             "{}: prepared, the second time, {count} shards\n    {again:?}\n    {ours:?}",
                             query.sql
                         ));
@@ -388,15 +489,47 @@ fn equal_or_refused() {
             }
         }
     }
-    let (asked, refused) = seen.values().fold((0, 0), |sum, tally| (sum.0 + tally.0, sum.1 + tally.1));
-    println!("seed {seed}: {} statements, {refused} of {asked} answers refused", queries.len());
-    for (construct, (asked, refused)) in &seen {
+}
+
+#[test]
+fn equal_or_refused() {
+    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (tries, seed) = (number("PGWEIR_DIFFERENTIAL", 80), number("PGWEIR_SEED", 1));
+    // Most of the time each waits for an answer.
+    let threads = tries.div_ceil(100).clamp(1, 4);
+    let (cluster, weir) = start();
+    let mut found = Found::default();
+    let mut clients = Clients::new(&cluster, &weir);
+    for (construct, sql) in OTHERS {
+        let query = Query { construct, sql: sql.to_owned(), ordered: is_ordered(sql), value: None };
+        clients.compare(&query, &mut found);
+    }
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..threads)
+            .map(|thread| {
+                let (cluster, weir) = (&cluster, &weir);
+                scope.spawn(move || {
+                    let mut clients = Clients::new(cluster, weir);
+                    let mut rng = SmallRng::seed_from_u64(seed.wrapping_add(thread << 32));
+                    let mut found = Found::default();
+                    for _ in 0..tries.div_ceil(threads) {
+                        clients.compare(&generate(&mut rng), &mut found);
+                    }
+                    found
+                })
+            })
+            .collect();
+        runs.into_iter().for_each(|run| found.add(run.join().unwrap()));
+    });
+    let (asked, refused) = found.seen.values().fold((0, 0), |sum, tally| (sum.0 + tally.0, sum.1 + tally.1));
+    println!("seed {seed}: {} statements by each protocol, {refused} of {asked} answers refused", found.asked);
+    for (construct, (asked, refused)) in &found.seen {
         println!("{construct:26} {refused:6} of {asked:6} refused");
     }
     assert!(
-        wrong.is_empty(),
+        found.wrong.is_empty(),
         "{} of {asked} wrong:\n{}",
-        wrong.len(),
-        wrong.iter().take(12).map(|w| w.chars().take(1500).collect::<String>()).collect::<Vec<_>>().join("\n")
+        found.wrong.len(),
+        found.wrong.iter().take(12).map(|w| w.chars().take(1500).collect::<String>()).collect::<Vec<_>>().join("\n")
     );
 }

@@ -4,6 +4,8 @@
 //! receive functions. A literal takes the type of the key column, so `'123'` is a text for a text key and a number for an
 //! integer key. Whatever would make PostgreSQL convert in a way that is not reproduced here is refused, never guessed.
 
+pub(in crate::shard) mod array;
+
 use crate::error::{Error, SqlState};
 use crate::id::Slot;
 use crate::shard::hash;

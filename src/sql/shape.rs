@@ -244,6 +244,16 @@ pub(super) fn key_value(node: Node<'_>) -> KeyValue {
     }
 }
 
+/// What a column is compared with by `= ANY (...)`: an array as a text or a parameter. A cast is that of its elements.
+pub(super) fn array_value(node: Node<'_>) -> KeyValue {
+    let Node::TypeCast(cast) = node else { return key_value(node) };
+    let name = cast.type_name().filter(|name| name.array_bounds().len() == 1).and_then(element_name);
+    match name {
+        Some(name) => with_cast(uncast_value(cast.arg()), name),
+        None => KeyValue::Expression,
+    }
+}
+
 fn is_integer(value: &KeyValue) -> bool {
     matches!(value, KeyValue::Literal { kind: LiteralKind::Integer, .. })
 }
@@ -309,7 +319,12 @@ fn literal(value: ConstValue<'_>) -> KeyValue {
 /// The name of a built-in type without a modifier, as the grammar has folded it: a quoted `"VARCHAR"` is somebody's own. A cast to `varchar(3)` cuts its value, one to an array or to somebody's
 /// own type does who knows what: they have no name here, and the value under them is an expression.
 pub(super) fn cast_name(name: &nodes::TypeName) -> Option<String> {
-    if name.setof || name.pct_type || !name.typmods().is_empty() || !name.array_bounds().is_empty() {
+    if name.array_bounds().is_empty() { element_name(name) } else { None }
+}
+
+/// The name of a type, whether an array of it is meant or not.
+fn element_name(name: &nodes::TypeName) -> Option<String> {
+    if name.setof || name.pct_type || !name.typmods().is_empty() {
         return None;
     }
     let mut parts = name.names().iter().filter_map(|part| part.sval());

@@ -113,6 +113,12 @@ impl Leg {
         self.asked = Some(clock::now());
     }
 
+    /// The same for another request, when all of the first was answered.
+    pub(super) fn ask_again(&mut self, request: &[u8]) {
+        (self.state, self.parsed, self.bound) = (State::Asked, false, false);
+        self.ask(request);
+    }
+
     /// Whether it was asked something since it was last ready.
     pub(super) fn is_asked(&self) -> bool {
         self.asked.is_some()
@@ -146,6 +152,11 @@ impl Leg {
     pub(super) fn lost(&mut self, why: &str) {
         self.state = State::Lost;
         self.in_flight.server().on_io_error(why, clock::now());
+    }
+
+    /// Whether the connection is of no more use.
+    pub(super) fn is_lost(&self) -> bool {
+        self.state == State::Lost
     }
 
     /// Gives it back unused.

@@ -6,10 +6,11 @@
 //! again, so that an answer that ends is whole. An error of one shard is the statement's, and the others are cancelled.
 //!
 //! `acquire` gets the connections, `leg` is one of them, `prepare` asks one shard what must be known first, `run` moves what they send to
-//! the client. `fan` is about statements that write on several shards.
+//! the client, or to `last`, where it is collected for one shard that computes the rest. `fan` is about statements that write on several shards.
 
 mod acquire;
 mod fan;
+mod last;
 mod leg;
 mod prepare;
 mod run;
@@ -100,7 +101,18 @@ impl Client {
             Run::new(legs, asked.extended, prepared, &segment, (self.database.config.map.default_shard, since));
         handle.set_links(Links::Several(Box::new(run.links())));
         handle.set_activity(Activity::Active);
-        let outcome = self.run_scatter(&mut run).await;
+        let always_reset = hides || self.live.config.general.server_reset_query_always;
+        let mut outcome = self.run_scatter(&mut run).await;
+        if matches!(outcome, Outcome::Done) {
+            (run, outcome) = match run.next(always_reset) {
+                Err(done) => (done, outcome),
+                Ok(mut next) => {
+                    handle.set_links(Links::Several(Box::new(next.links())));
+                    let outcome = self.run_scatter(&mut next).await;
+                    (next, outcome)
+                }
+            };
+        }
         // From here on no cancel request can start for these servers; those under way are waited for by their ledgers.
         handle.set_links(Links::None);
         handle.set_activity(Activity::Idle);
@@ -112,7 +124,7 @@ impl Client {
         if matches!(outcome, Outcome::Failed(_)) {
             run.before_error(&mut before);
         }
-        run.finish(hides || self.live.config.general.server_reset_query_always);
+        run.finish(always_reset);
         if parses && !parsed {
             // What was closed before stays so.
             let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::last::Final;
 use super::leg::Leg;
 use super::{Asked, request};
 use crate::client::shared::Activity;
 use crate::client::task::{Client, End, Stopped};
 use crate::clock;
-use crate::error::{Error, SqlState};
+use crate::error::{Error, Origin, SqlState};
 use crate::shard::merge::{Collation, Format, Merge, TextRules};
 use crate::shard::plan::Scatter;
 use crate::shard::plan::scatter::{Pushed, Seen};
@@ -32,6 +33,8 @@ pub(super) struct Gather {
     /// The RowDescription for the client.
     pub(super) header: Vec<u8>,
     columns: Vec<Seen>,
+    /// What one shard computes of the rows, which are not for the client.
+    pub(super) last: Option<Final>,
 }
 
 impl Gather {
@@ -99,6 +102,22 @@ impl Client {
     }
 }
 
+/// What is known of a statement before it is decided how its answers become one.
+struct Known<'a> {
+    scatter: &'a Scatter,
+    asked: &'a Asked,
+    text: TextRules,
+    shards: usize,
+    /// The shard that is asked is the one whose numbers of tables the client knows.
+    home: bool,
+    /// The types of the parameters, as Parse has them.
+    types: Vec<u8>,
+    /// What the statement itself would send, if that was asked.
+    shown: Option<Vec<u8>>,
+    /// The types that it gives its parameters, if that was asked.
+    parameters: Vec<u32>,
+}
+
 /// Everything that is asked before.
 async fn gather(
     leg: &mut Leg,
@@ -107,38 +126,50 @@ async fn gather(
     text: TextRules,
     (shards, home): (usize, bool),
 ) -> Result<Prepared, Error> {
-    let mut types = types(asked, scatter, &[]);
-    let mut shown = None;
-    let pushed = match scatter.needs() {
-        None => {
-            if scatter.hides_error() {
-                describe(leg, &asked.text, &asked.types).await?;
-            }
-            scatter.rows()
-        }
+    let types = types(asked, scatter, &[]);
+    let mut known = Known { scatter, asked, text, shards, home, types, shown: None, parameters: Vec::new() };
+    let mut arguments = Vec::new();
+    match scatter.needs() {
+        None if scatter.hides_error() => drop(describe(leg, &asked.text, &asked.types).await?),
+        None => {}
         Some(needs) => {
             // The statement itself says what its columns are called, and what is wrong with it.
             let original = describe(leg, &asked.text, &asked.types).await?;
-            shown = Some(original.columns);
+            known.shown = Some(original.columns);
             // What is asked from here on need not have all of its parameters, nor tell their types.
-            types = self::types(asked, scatter, &original.parameters);
+            known.types = self::types(asked, scatter, &original.parameters);
+            known.parameters = original.parameters;
             for sql in &needs.not_columns {
-                match describe(leg, sql.as_bytes(), &types).await {
+                match describe(leg, sql.as_bytes(), &known.types).await {
                     Err(error) if error.sqlstate == UNDEFINED_COLUMN => {}
                     _ => return Err(ambiguous(sql)),
                 }
             }
-            let arguments = match &needs.arguments {
-                None => Vec::new(),
-                Some(sql) => {
-                    let described = describe(leg, sql.as_bytes(), &types).await?;
-                    seen(&described.columns).ok_or_else(fault)?.iter().map(|column| column.type_oid).collect()
-                }
-            };
-            scatter.groups(&arguments)?
+            if let Some(sql) = &needs.arguments {
+                let described = describe(leg, sql.as_bytes(), &known.types).await?;
+                arguments = seen(&described.columns).ok_or_else(fault)?.iter().map(|column| column.type_oid).collect();
+            }
         }
+    }
+    let mut refused = None;
+    if !scatter.must_finish() {
+        match bring_together(leg, scatter.groups(&arguments)?, &known).await {
+            Err(error) if error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED => refused = Some(error),
+            prepared => return prepared,
+        }
+    }
+    // What is not known here, a shard may know: the order of texts, and what is computed of groups.
+    let finished = match scatter.finished(&arguments)? {
+        Some(pushed) => bring_together(leg, pushed, &known).await,
+        None => Err(fault()),
     };
-    let described = describe(leg, pushed.sql.as_bytes(), &types).await?;
+    finished.map_err(|error| refused.unwrap_or(error))
+}
+
+/// How the answers to what is pushed become one.
+async fn bring_together(leg: &mut Leg, pushed: Pushed, known: &Known<'_>) -> Result<Prepared, Error> {
+    let Known { scatter, asked, .. } = known;
+    let described = describe(leg, pushed.sql.as_bytes(), &known.types).await?;
     let wanted = wanted(&asked.bound)?;
     let mut columns = seen(&described.columns).ok_or_else(fault)?;
     let visible = pushed.shown(columns.len());
@@ -151,17 +182,64 @@ async fn gather(
     }
     let collations = collations(leg, &pushed, &columns, scatter, &described.parameters).await?;
     let (spec, made) = pushed.spec(scatter, &columns, &collations, &wanted);
-    let outputs: Vec<Format> = spec.output.iter().map(|output| output.format).collect();
-    let merge = Merge::new(spec, made, text, shards)?;
-    let header = header(shown.as_deref().unwrap_or(&described.columns), &outputs, home).ok_or_else(fault)?;
-    let same_types =
-        seen(&header).is_some_and(|seen| seen.iter().map(|column| column.type_oid).eq(merge.output_types()));
-    if !same_types {
+    let outputs: Vec<Format> = if pushed.finishes {
+        let of = |at: usize| match wanted.as_slice() {
+            [] => Some(Format::Text),
+            [one] => Format::from_code(*one),
+            each => each.get(at).copied().and_then(Format::from_code),
+        };
+        (0..visible).map(of).collect::<Option<_>>().ok_or_else(bad_format)?
+    } else {
+        spec.output.iter().map(|output| output.format).collect()
+    };
+    let merge = Merge::new(spec, made, known.text, known.shards)?;
+    let shown = known.shown.as_deref().unwrap_or(&described.columns);
+    let header = header(shown, &outputs, known.home).ok_or_else(fault)?;
+    let wanted_types: Vec<u32> = seen(&header).ok_or_else(fault)?.iter().map(|column| column.type_oid).collect();
+    let last = if pushed.finishes {
+        Some(finish(leg, &pushed, known, (&merge.output_types(), &described.parameters), &wanted_types).await?)
+    } else if wanted_types == merge.output_types() {
+        None
+    } else {
+        return Err(other_types());
+    };
+    let bound = with_formats(&asked.bound, &formats).ok_or_else(fault)?;
+    let request = request(pushed.sql.as_bytes(), &known.types, &bound);
+    Ok(Prepared { request, gather: Some(Gather { merge, header, columns, last }) })
+}
+
+/// The last statement, over columns of these types; it must give what the client is told of. `parameters`: the types of those of what is
+/// pushed.
+async fn finish(
+    leg: &mut Leg,
+    pushed: &Pushed,
+    known: &Known<'_>,
+    (types, parameters): (&[u32], &[u32]),
+    wanted_types: &[u32],
+) -> Result<Final, Error> {
+    let scatter = known.scatter;
+    let mut collations = Vec::new();
+    if let Some(question) = pushed.named(scatter, types) {
+        let cells = ask_of_no_row(leg, &question.sql, parameters).await?;
+        collations.extend(question.places.iter().copied().zip(cells));
+    }
+    // Only what is computed of groups has the client's parameters.
+    let given: &[u32] = if scatter.select.groups.is_some() { &known.parameters } else { &[] };
+    let last = pushed.last(scatter, types, &collations, given.len())?;
+    let all: Vec<u32> = given.iter().chain(&last.arrays).copied().collect();
+    let mut declared = u16::try_from(all.len()).map_err(|_| other_types())?.to_be_bytes().to_vec();
+    all.iter().for_each(|oid| declared.extend_from_slice(&oid.to_be_bytes()));
+    let described = describe(leg, last.sql.as_bytes(), &declared).await.map_err(|error| match error.origin {
+        // The statement itself was right: it means something else over groups.
+        Origin::Server if leg.is_lost() => error,
+        _ => not_over_groups(&error),
+    })?;
+    let found = seen(&described.columns).ok_or_else(fault)?;
+    if !found.iter().map(|column| &column.type_oid).eq(wanted_types) {
         return Err(other_types());
     }
-    let bound = with_formats(&asked.bound, &formats).ok_or_else(fault)?;
-    let request = request(pushed.sql.as_bytes(), &types, &bound);
-    Ok(Prepared { request, gather: Some(Gather { merge, header, columns }) })
+    let bound = scatter.select.groups.is_some().then_some(known.asked.bound.as_slice());
+    Final::new(last.sql, all, types, bound, wanted(&known.asked.bound)?).ok_or_else(bad_format)
 }
 
 /// What a shard says of a statement.
@@ -198,38 +276,38 @@ async fn collations(
     // Of groups the arguments of aggregates are asked about, which are values of rows.
     let source = if select.groups.is_some() { &select.source } else { &select.tail };
     let Some(question) = pushed.collated(columns, source) else { return Ok(Vec::new()) };
+    let cells = ask_of_no_row(leg, &question.sql, parameters).await?;
+    let collation = |cell: Option<String>| match cell.as_deref() {
+        Some("b") => Collation::Bytes,
+        Some("d") => Collation::Deterministic,
+        _ => Collation::Unknown,
+    };
+    Ok(question.places.iter().copied().zip(cells.into_iter().map(collation)).collect())
+}
+
+/// The one row of a question for which no row of a table is looked at, so that no value of a parameter is needed.
+async fn ask_of_no_row(leg: &mut Leg, sql: &str, parameters: &[u32]) -> Result<Vec<Option<String>>, Error> {
     let mut types = Vec::new();
     types.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(0).to_be_bytes());
     parameters.iter().for_each(|oid| types.extend_from_slice(&oid.to_be_bytes()));
-    // No row is looked at, so that no value is needed.
     let mut bound = vec![0, 0];
     bound.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(0).to_be_bytes());
     parameters.iter().for_each(|_| bound.extend_from_slice(&(-1_i32).to_be_bytes()));
     bound.extend_from_slice(&[0, 0]);
     let mut out = Vec::new();
-    encode::parse(&mut out, b"", question.sql.as_bytes(), &types);
+    encode::parse(&mut out, b"", sql.as_bytes(), &types);
     encode::bind(&mut out, b"", b"", &bound);
     encode::execute(&mut out);
     encode::sync(&mut out);
-    let mut found = Vec::new();
+    let mut found = None;
     for (tag, body) in leg.converse(&out).await.map_err(|e| lost(&e))? {
         match tag {
             b'E' => return Err(message::server_error(&body)),
-            b'D' => {
-                let cells = message::data_row(&body).ok_or_else(fault)?;
-                for (place, cell) in question.places.iter().zip(cells) {
-                    let collation = match cell.as_deref() {
-                        Some("b") => Collation::Bytes,
-                        Some("d") => Collation::Deterministic,
-                        _ => Collation::Unknown,
-                    };
-                    found.push((*place, collation));
-                }
-            }
+            b'D' => found = message::data_row(&body),
             _ => {}
         }
     }
-    Ok(found)
+    found.ok_or_else(fault)
 }
 
 /// The columns of a RowDescription.
@@ -330,6 +408,14 @@ fn silent() -> Error {
 fn other_types() -> Error {
     Error::us(SqlState::FEATURE_NOT_SUPPORTED, "the answers of several shards cannot be brought together as the statement's types want it")
         .hint("Cast the aggregates' arguments to bigint, numeric or double precision, or tie the statement to one shard by its sharding key.")
+}
+
+/// The last statement is not one.
+fn not_over_groups(error: &Error) -> Error {
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, "several shards cannot answer: what is left to do of the rows that they brought together is not understood there")
+        .detail(format!("The server says: {}", error.message))
+        .hint("Select the keys and aggregates themselves and compute in the application, or group by the sharding key.")
+        .because("finish")
 }
 
 fn ambiguous(sql: &str) -> Error {

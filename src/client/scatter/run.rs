@@ -47,6 +47,8 @@ pub(super) struct Run {
     extended: Option<Extended>,
     /// Brings the rows together; without it they are passed on.
     gather: Option<Gather>,
+    /// What the client is told of columns, if that is not what the shards say.
+    header: Option<Vec<u8>>,
     /// The first RowDescription that came.
     columns: Option<Vec<u8>>,
     /// All shards have said what their columns are, and the client was told.
@@ -80,7 +82,27 @@ impl Run {
                 }
             }
         }
-        Self { legs, extended, gather: prepared.gather, columns: None, begun: false, rows: 0, home, since }
+        let gather = prepared.gather;
+        let (header, columns) = (gather.as_ref().map(|gather| gather.header.clone()), None);
+        Self { legs, extended, gather, header, columns, begun: false, rows: 0, home, since }
+    }
+
+    /// What is left to do by one of the shards, which is asked now; the others are given back. None: nothing is left.
+    pub(super) fn next(mut self, always_reset: bool) -> Result<Self, Self> {
+        let Some(last) = self.gather.as_mut().and_then(|gather| gather.last.take()) else { return Err(self) };
+        let mut legs = self.legs.into_iter();
+        let mut first: Vec<Leg> = legs.next().into_iter().collect();
+        legs.for_each(|leg| leg.finish(always_reset));
+        let request = last.request();
+        for leg in &mut first {
+            leg.ask_again(&request);
+        }
+        Ok(Self { legs: first, gather: None, columns: None, begun: false, rows: 0, ..self })
+    }
+
+    /// Whether what comes is not for the client.
+    fn collects(&self) -> bool {
+        self.gather.as_ref().is_some_and(|gather| gather.last.is_some())
     }
 
     /// Whom a cancel request goes to.
@@ -102,7 +124,7 @@ impl Run {
 
     /// What the client is told before the error that ends the statement: what was done before it.
     pub(super) fn before_error(&self, out: &mut Vec<u8>) {
-        let Some(extended) = self.extended.as_ref().filter(|_| !self.begun) else { return };
+        let Some(extended) = self.extended.as_ref().filter(|_| !self.begun || self.collects()) else { return };
         extended.tell_closed(out);
         if !self.is_parsed() {
             return;
@@ -153,6 +175,9 @@ impl Run {
             return;
         }
         self.begun = true;
+        if self.collects() {
+            return;
+        }
         let describe = match &self.extended {
             None => true,
             Some(extended) => {
@@ -164,7 +189,7 @@ impl Run {
                 extended.describe
             }
         };
-        let shown = self.gather.as_ref().map(|gather| &gather.header).or(self.columns.as_ref());
+        let shown = self.header.as_ref().or(self.columns.as_ref());
         if let Some(columns) = shown.filter(|_| describe) {
             encode::frame(out, b'T', |b| b.extend_from_slice(columns));
         }
@@ -268,6 +293,10 @@ impl Client {
         let before = gather.merge.taken();
         while self.output.len() < HIGH_WATER {
             let Some(row) = gather.merge.pop()? else { break };
+            if let Some(last) = &mut gather.last {
+                last.push(&row)?;
+                continue;
+            }
             encode::frame(self.output.tail(), b'D', |b| b.extend_from_slice(&row));
         }
         Ok(gather.merge.taken() != before)

@@ -459,6 +459,22 @@ pub(super) fn reference_distrusted(table: &str, why: &str) -> Error {
     .because("distrust")
 }
 
+const FINISH: &str =
+    "Select the keys and aggregates themselves and compute in the application, or group by the sharding key.";
+
+/// A value cannot go back to a shard.
+pub(super) fn not_sent_back(type_oid: u32) -> Error {
+    let why = format!("values of the type with OID {type_oid} would have to be sent to one of them");
+    refuse(format!("several shards cannot answer: for HAVING, expressions over groups or the order, {why}"), FINISH)
+        .because("merge_type")
+}
+
+/// A text is compared by nothing that is known.
+pub(super) fn no_collation() -> Error {
+    refuse("several shards cannot answer: the collation of a text that decides is not known".to_owned(), FINISH)
+        .because("collation")
+}
+
 pub(super) fn shadowed_aggregate(name: &str) -> Error {
     refuse(
         format!(

@@ -7,6 +7,7 @@
 //! The shards answer each by a snapshot of its own: rows that a transaction moves or writes on several shards at that moment may be seen
 //! on one and not yet on another.
 
+mod finished;
 mod pushed;
 
 use std::collections::BTreeSet;
@@ -17,10 +18,11 @@ use super::relations::{self, Home};
 use super::{PlanContext, ShardPlan, StatementFacts, Stop, Why, believe, refusal};
 use crate::error::Error;
 use crate::id::ShardIndex;
-use crate::shard::key::{Key, KeyError};
+use crate::shard::key::{Key, KeyError, array};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
 use crate::sql::facts::{Access, ColumnRef, KeyValue, TableRef};
 use crate::sql::scatter::{Bound, Distinct, Place, Reading, Select, Unfit, Values, is_present, read};
+pub use finished::Last;
 pub use pushed::{Collated, Needs, Pushed, Seen};
 
 /// A read of several shards.
@@ -60,6 +62,10 @@ impl Scatter {
                 let whole = if groups.keys.is_empty() { "one group".to_owned() } else { groups.keys.join(", ") };
                 steps.push(format!("parts are brought together by {whole}"));
             }
+        }
+        if let Some(finish) = self.select.finish.as_ref().filter(|finish| finish.needed) {
+            let having = finish.having.as_ref().map(|having| format!(" where {having}")).unwrap_or_default();
+            steps.push(format!("one shard computes of the groups: {}{having}", finish.targets.join(", ")));
         }
         match &self.select.distinct {
             Distinct::All => {}
@@ -274,10 +280,13 @@ fn shards_of(
     statement: &StatementFacts,
     cx: &PlanContext<'_>,
 ) -> Result<Option<(BTreeSet<ShardIndex>, usize)>, Stop> {
-    let Values::Each(values) = values else { return Ok(None) };
     if cx.distrust.keys.is_some() {
         return Ok(None);
     }
+    let values = match values {
+        Values::Each(values) => values,
+        Values::Array(value) => return Ok(shards_of_array(value, key_type, statement, cx)),
+    };
     if let [KeyValue::Null] = values.as_slice() {
         // transform_null_equals may make IS NULL of it.
         return Ok(None);
@@ -295,4 +304,21 @@ fn shards_of(
         }
     }
     Ok(Some((shards, values.len())))
+}
+
+/// The same of an array. The type of a parameter that is used more than once is that of the use that the server comes to first.
+fn shards_of_array(
+    value: &KeyValue,
+    key_type: KeyType,
+    statement: &StatementFacts,
+    cx: &PlanContext<'_>,
+) -> Option<(BTreeSet<ShardIndex>, usize)> {
+    if let (KeyValue::Param { number, .. }, Some(bound)) = (value, cx.bound)
+        && bound.declared(*number).is_none()
+        && statement.repeated.iter().any(|used| used.number == *number)
+    {
+        return None;
+    }
+    let slots = array::slots(value, key_type, cx.bound, cx.utf8)?;
+    Some((slots.iter().map(|slot| cx.map.owner(*slot)).collect(), slots.len()))
 }

@@ -8,7 +8,7 @@ use pg_raw_parse::{Node, nodes, raw};
 
 use super::{Place, Unfit, Values};
 use crate::sql::facts::{ColumnRef, TableRef};
-use crate::sql::shape::{column, is_operator, key_value};
+use crate::sql::shape::{array_value, column, is_operator, key_value};
 use crate::sql::walk::{set_operation, table_ref};
 
 /// Tables in one statement.
@@ -357,7 +357,7 @@ fn list(node: Node<'_>) -> Option<(ColumnRef, Values)> {
                 Node::A_ArrayExpr(array) => {
                     Some((column, Values::Each(array.elements().iter().map(key_value).collect())))
                 }
-                other => Some((column, Values::Array(key_value(other)))),
+                other => Some((column, Values::Array(array_value(other)))),
             }
         }
         _ => None,

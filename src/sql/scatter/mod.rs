@@ -4,11 +4,12 @@
 //! as far as it is understood in full: every node of its tree is of a kind that is known here, or it is [`Unfit`].
 //!
 //! `from` proves that the rows that are joined lie on one shard, `expression` looks through the expressions, `names` says what
-//! functions are, `select` sorts the parts of the statement, and `write` turns parts of the tree into SQL again: by the parser's own
+//! functions are, `select` sorts the parts of the statement, `finish` what is computed of whole groups, and `write` turns parts of the tree into SQL again: by the parser's own
 //! deparser, and what it writes is read again and must be the same tree.
 
 mod copy;
 mod expression;
+mod finish;
 mod from;
 mod names;
 mod rows;
@@ -22,6 +23,7 @@ use pg_raw_parse::Node;
 
 use super::facts::{ColumnRef, KeyValue, TableRef};
 pub use copy::{CopyFormat, CopyIn, copy_in, copy_out};
+pub use finish::{Finish, column};
 pub use rows::{Rows, rows};
 pub use select::{Aggregate, Bound, Distinct, Groups, Select, Sort, Target, What};
 pub use whole::{Runs, reference, runs, unkeyed};

@@ -8,6 +8,7 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::Unfit;
 use super::expression::{Clause, Found, check, params};
+use super::finish::{self, Finish, Stands};
 use super::from::From;
 use super::write;
 
@@ -26,6 +27,8 @@ pub struct Select {
     pub source: String,
     /// Its groups, where rows of several shards may belong to one.
     pub groups: Option<Groups>,
+    /// How the rest is computed of whole groups, where it can be.
+    pub finish: Option<Finish>,
     /// ORDER BY.
     pub sort: Vec<Sort>,
     /// The whole clause, beginning with a space; empty without one.
@@ -73,6 +76,17 @@ pub struct Groups {
     pub not_columns: Vec<String>,
 }
 
+impl Groups {
+    /// The place of an aggregate, which is added if it is not there yet.
+    fn number(&mut self, aggregate: Aggregate) -> usize {
+        let known = self.aggregates.iter().position(|known| *known == aggregate && !known.draws);
+        known.unwrap_or_else(|| {
+            self.aggregates.push(aggregate);
+            self.aggregates.len() - 1
+        })
+    }
+}
+
 /// A call of one of PostgreSQL's own aggregates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aggregate {
@@ -108,6 +122,16 @@ pub struct Sort {
     pub descending: bool,
     /// NULLS FIRST, said or meant.
     pub nulls_first: bool,
+}
+
+impl Sort {
+    /// The expression with its direction, as ORDER BY has it.
+    #[must_use]
+    pub fn clause(&self) -> String {
+        let direction = if self.descending { "DESC" } else { "ASC" };
+        let nulls = if self.nulls_first { "FIRST" } else { "LAST" };
+        format!("({}) {direction} NULLS {nulls}", self.sql)
+    }
 }
 
 /// LIMIT or OFFSET.
@@ -203,6 +227,7 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
         tail: String::new(),
         source: String::new(),
         groups: None,
+        finish: None,
         sort: Vec::new(),
         order_by: String::new(),
         limit,
@@ -216,14 +241,10 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
         if found.windows {
             return Err(Unfit::new("window", "with window functions over groups that lie on several shards"));
         }
-        if has_having {
-            return Err(Unfit::new("having", "with HAVING over groups that lie on several shards")
-                .hint("Filter in the application, or group by the sharding key."));
-        }
         if select.group_distinct {
             return Err(Unfit::new("grouping_sets", "with GROUP BY DISTINCT"));
         }
-        names.groups(select, &keys, &mut parts)?;
+        names.groups(select, &keys, found.draws, &mut parts)?;
     } else {
         for output in &outputs {
             let what = if output.star { What::Star } else { What::Value };
@@ -251,6 +272,11 @@ fn draws(node: Node<'_>, from: &From) -> Result<bool, Unfit> {
     let mut found = Found::default();
     check(node, Clause::Output, from, &mut found)?;
     Ok(found.draws)
+}
+
+fn collated_within() -> Unfit {
+    Unfit::new("collation", "with COLLATE within a key or an aggregate of groups that lie on several shards")
+        .hint("Write COLLATE around the whole expression, or group by the sharding key.")
 }
 
 fn draws_groups() -> Unfit {
@@ -452,8 +478,14 @@ impl<'a> Names<'_, 'a> {
         Ok(Distinct::On(meant.len(), texts.join(", ")))
     }
 
-    /// Takes a grouped statement apart: every output is a key or an aggregate.
-    fn groups(&self, select: &'a nodes::SelectStmt, keys: &[Resolved<'a>], parts: &mut Select) -> Result<(), Unfit> {
+    /// Takes a grouped statement apart: every output is a key or an aggregate, or made of these.
+    fn groups(
+        &self,
+        select: &'a nodes::SelectStmt,
+        keys: &[Resolved<'a>],
+        draws: bool,
+        parts: &mut Select,
+    ) -> Result<(), Unfit> {
         let mut groups = Groups { keys: Vec::new(), aggregates: Vec::new(), not_columns: Vec::new() };
         let mut trees = Vec::new();
         for key in keys {
@@ -464,17 +496,103 @@ impl<'a> Names<'_, 'a> {
             groups.not_columns.extend(key.unless_column.map(str::to_owned));
             trees.push(write::tree(key.node));
         }
+        let bare = self.bare(select, keys, &trees, &mut groups, parts);
+        let has_having = !matches!(select.having_clause(), Node::None);
+        // Without need nothing is drawn a second time.
+        if bare.is_err() || has_having || !draws {
+            match (bare, self.finish(select, keys, &trees, &mut groups)) {
+                (Ok(()), Ok(finish)) => parts.finish = Some(Finish { needed: has_having, ..finish }),
+                (Err(_), Ok(finish)) => parts.finish = Some(finish),
+                (Ok(()), Err(_)) if !has_having => {}
+                (Err(unfit), Err(_)) if unfit.construct != "expression_of_groups" => return Err(unfit),
+                (_, Err(unfit)) => return Err(unfit),
+            }
+        }
+        parts.groups = Some(groups);
+        Ok(())
+    }
+
+    /// Every output is a key or an aggregate itself.
+    fn bare(
+        &self,
+        select: &'a nodes::SelectStmt,
+        keys: &[Resolved<'a>],
+        trees: &[String],
+        groups: &mut Groups,
+        parts: &mut Select,
+    ) -> Result<(), Unfit> {
         for output in self.outputs {
-            let what = self.of_group(output.node.val(), keys, &trees, &mut groups)?;
+            let what = self.of_group(output.node.val(), keys, trees, groups)?;
             parts.targets.push(Target { sql: write::target(output.node)?, value: String::new(), what });
         }
         for sort in select.sort_clause() {
             let node = self.sort_key(sort.node())?;
-            let what = self.of_group(node, keys, &trees, &mut groups)?;
+            let what = self.of_group(node, keys, trees, groups)?;
             parts.sort.push(sort_of(sort, String::new(), what)?);
         }
-        parts.groups = Some(groups);
         Ok(())
+    }
+
+    /// Everything is made of keys and aggregates.
+    fn finish(
+        &self,
+        select: &'a nodes::SelectStmt,
+        keys: &[Resolved<'a>],
+        trees: &[String],
+        groups: &mut Groups,
+    ) -> Result<Finish, Unfit> {
+        let single = self.from.is_single();
+        let mut over = |node: Node<'a>| {
+            finish::over_groups(node, |part| {
+                let text = write::tree(part);
+                let same = |(key, tree): (&Resolved<'a>, &String)| {
+                    *tree == text || (single && last_name(part).is_some_and(|name| last_name(key.node) == Some(name)))
+                };
+                if let Some((at, key)) =
+                    keys.iter().enumerate().find(|(at, key)| trees.get(*at).is_some_and(|tree| same((*key, tree))))
+                {
+                    return match key.node {
+                        Node::CollateClause(clause) if !finish::names_collation(clause.arg()) => {
+                            Ok(Some(Stands::Collated(at, clause)))
+                        }
+                        node if finish::names_collation(node) => Err(collated_within()),
+                        _ => Ok(Some(Stands::Column(at))),
+                    };
+                }
+                match part {
+                    Node::FuncCall(call) if finish::is_aggregate(call) => {
+                        if finish::names_collation(part) {
+                            return Err(collated_within());
+                        }
+                        Ok(Some(Stands::Column(keys.len() + groups.number(aggregate(call)?))))
+                    }
+                    _ => Ok(None),
+                }
+            })
+        };
+        let targets = self.outputs.iter().map(|output| over(output.node.val())).collect::<Result<_, _>>()?;
+        let having = match select.having_clause() {
+            Node::None => None,
+            node => Some(over(node)?),
+        };
+        let mut sort = Vec::new();
+        for by in select.sort_clause() {
+            let node = self.sort_key(by.node())?;
+            if matches!(node, Node::A_Const(_)) {
+                return Err(Unfit::new("constant", "that sorts by a constant").hint("Leave the constant out."));
+            }
+            sort.push(sort_of(by, over(node)?, What::Value)?);
+        }
+        if groups.keys.is_empty() && groups.aggregates.is_empty() {
+            // There is a group all the same, which must be seen.
+            groups.aggregates.push(Aggregate {
+                name: "count".to_owned(),
+                argument: None,
+                filter: String::new(),
+                draws: false,
+            });
+        }
+        Ok(Finish { needed: true, targets, having, sort })
     }
 
     /// What an expression is in a group.
@@ -496,19 +614,8 @@ impl<'a> Names<'_, 'a> {
         {
             return Ok(What::Key(at));
         }
-        let Node::FuncCall(call) = node else {
-            return Err(Unfit::new(
-                "expression_of_groups",
-                "whose groups lie on several shards and that computes something of keys or aggregates",
-            )
-            .hint("Select the keys and aggregates themselves and compute in the application, or group by the sharding key."));
-        };
-        let aggregate = aggregate(call)?;
-        let at = groups.aggregates.iter().position(|known| *known == aggregate && !known.draws);
-        Ok(What::Aggregate(at.unwrap_or_else(|| {
-            groups.aggregates.push(aggregate);
-            groups.aggregates.len() - 1
-        })))
+        let Node::FuncCall(call) = node else { return Err(finish::expression_of_groups()) };
+        Ok(What::Aggregate(groups.number(aggregate(call)?)))
     }
 }
 
@@ -516,13 +623,7 @@ impl<'a> Names<'_, 'a> {
 fn aggregate(call: &nodes::FuncCall) -> Result<Aggregate, Unfit> {
     let name = call.funcname().iter().filter_map(Node::as_str).next_back().unwrap_or_default().to_owned();
     if !super::names::is_aggregate(&name) {
-        return Err(Unfit::new(
-            "expression_of_groups",
-            "whose groups lie on several shards and that computes something of keys or aggregates",
-        )
-        .hint(
-            "Select the keys and aggregates themselves and compute in the application, or group by the sharding key.",
-        ));
+        return Err(finish::expression_of_groups());
     }
     let refuse = |construct, what: &str| {
         Unfit::new(construct, format!("with {name}{what} over rows of several shards"))

@@ -167,11 +167,15 @@ fn what_is_refused() {
         ("SELECT count(DISTINCT a) FROM t", "aggregate_distinct"),
         ("SELECT string_agg(a, ',') FROM t", "aggregate"),
         ("SELECT array_agg(a ORDER BY a) FROM t", "aggregate_order"),
-        ("SELECT count(*) * 2 FROM t", "expression_of_groups"),
-        ("SELECT coalesce(sum(a), 0) FROM t", "expression_of_groups"),
-        ("SELECT a + 1, count(*) FROM t GROUP BY a", "expression_of_groups"),
-        ("SELECT 1, count(*) FROM t", "expression_of_groups"),
-        ("SELECT a, count(*) FROM t GROUP BY a HAVING count(*) > 1", "having"),
+        ("SELECT a + b, count(*) FROM t GROUP BY a", "expression_of_groups"),
+        ("SELECT a, count(*) FROM t GROUP BY a HAVING b > 1", "expression_of_groups"),
+        ("SELECT sum(a) + b FROM t", "expression_of_groups"),
+        ("SELECT max(a) FROM t GROUP BY b ORDER BY sum(a) + c", "expression_of_groups"),
+        ("SELECT a, count(*) FROM t GROUP BY a HAVING count(DISTINCT b) > 1", "aggregate_distinct"),
+        ("SELECT max(a COLLATE \"C\") || 'x' FROM t", "collation"),
+        ("SELECT lower(a COLLATE \"C\") || 'x' FROM t GROUP BY lower(a COLLATE \"C\")", "collation"),
+        ("SELECT pgweir_0, count(*) + 1 FROM t GROUP BY pgweir_0", "name"),
+        ("SELECT count(*) + 1 FROM t ORDER BY 'x'", "constant"),
         ("SELECT a FROM t ORDER BY a FETCH FIRST 2 ROWS WITH TIES", "with_ties"),
         ("SELECT a FROM t LIMIT 2 + 3", "limit"),
         ("SELECT a FROM t LIMIT -1", "limit"),
@@ -239,6 +243,41 @@ fn clauses_are_taken_apart() {
     let nullable = selected("SELECT u.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY u.k").unwrap();
     assert!(nullable.groups.is_some(), "the group of NULL lies on every shard");
     assert!(selected("SELECT t.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY t.k").unwrap().plain);
+}
+
+/// What is computed of whole groups is written over columns in the place of keys and aggregates.
+#[test]
+fn groups_are_finished_over_columns() {
+    let finish = |sql: &str| {
+        let select = selected(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        let groups = select.groups.unwrap();
+        (select.finish.unwrap(), groups.keys.len(), groups.aggregates.len())
+    };
+    let targets = |sql: &str| finish(sql).0.targets;
+    assert_eq!(targets("SELECT count(*) * 2, coalesce(sum(a), 0) FROM t"), ["pgweir_0 * 2", "COALESCE(pgweir_1, 0)"]);
+    assert_eq!(targets("SELECT sum(a) / count(*), sum(a) FROM t"), ["pgweir_0 / pgweir_1", "pgweir_0"]);
+    assert_eq!(
+        targets("SELECT (a % 5) * 2, a % 5, max(b) || 'x' FROM t GROUP BY a % 5"),
+        ["pgweir_0 * 2", "pgweir_0", "pgweir_1 || 'x'"]
+    );
+    assert_eq!(targets("SELECT t.a + 1, 1 FROM t GROUP BY a"), ["pgweir_0 + 1", "1"], "one table has one column a");
+    assert_eq!(
+        targets("SELECT CASE WHEN a IS NULL THEN sum(b) FILTER (WHERE c > 1) ELSE $1 END FROM t GROUP BY a"),
+        ["CASE WHEN pgweir_0 IS NULL THEN pgweir_1 ELSE $1 END"]
+    );
+    assert_eq!(
+        targets("SELECT upper(a COLLATE \"C\") FROM t GROUP BY a COLLATE \"C\""),
+        ["upper(pgweir_0 COLLATE \"C\")"],
+        "a collation that is named goes before others"
+    );
+    let (having, keys, aggregates) =
+        finish("SELECT b FROM t GROUP BY b, c HAVING count(*) > $1 AND c < 3 ORDER BY max(a) - min(a) DESC, 1");
+    assert_eq!((having.needed, keys, aggregates), (true, 2, 3));
+    assert_eq!(having.having.unwrap(), "pgweir_2 > $1 AND pgweir_1 < 3");
+    let sort: Vec<String> = having.sort.iter().map(Sort::clause).collect();
+    assert_eq!(sort, ["(pgweir_3 - pgweir_4) DESC NULLS FIRST", "(pgweir_0) ASC NULLS LAST"]);
+    assert!(!finish("SELECT b, count(*) FROM t GROUP BY b").0.needed);
+    assert_eq!(finish("SELECT 1 FROM t HAVING true").2, 1, "the group is seen by a count");
 }
 
 #[test]

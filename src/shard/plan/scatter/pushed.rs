@@ -21,6 +21,10 @@ pub struct Pushed {
     /// DISTINCT all. Aligned to the end.
     collated: Vec<String>,
     shape: Made,
+    /// What is left to do is a shard's: the rows are not for the client, and come in no order.
+    pub finishes: bool,
+    /// How many columns the client sees, where the rows that are brought together have others.
+    shown: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +63,7 @@ pub struct Collated {
 }
 
 /// Types whose values have collations. `name` has one as well: C, unless COLLATE gives it another.
-fn is_text(type_oid: u32) -> bool {
+pub(super) fn is_text(type_oid: u32) -> bool {
     matches!(type_oid, 19 | 25 | 1042 | 1043)
 }
 
@@ -108,6 +112,8 @@ impl Scatter {
             hidden,
             collated: shown.into_iter().chain(select.sort.iter().map(|key| key.sql.clone())).collect(),
             shape: Made::Rows,
+            finishes: false,
+            shown: None,
         }
     }
 
@@ -117,43 +123,19 @@ impl Scatter {
     /// An aggregate cannot be made of parts.
     pub fn groups(&self, arguments: &[u32]) -> Result<Pushed, Error> {
         let Some(groups) = &self.select.groups else { return Ok(self.rows()) };
-        let (mut list, mut collated, mut keys, mut output) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut making = Making::default();
+        let mut output = Vec::new();
         for target in &self.select.targets {
             output.push(match target.what {
                 What::Aggregate(at) => Source::Aggregate(at),
-                What::Key(at) => {
-                    keys.push(list.len());
-                    let key = groups.keys.get(at).cloned().unwrap_or_default();
-                    list.push(format!("({key})"));
-                    collated.push(key);
-                    Source::Column(list.len().saturating_sub(1))
-                }
+                What::Key(at) => Source::Column(making.key(groups.keys.get(at).map_or("", String::as_str))),
                 What::Star | What::Value => return Err(super::refusal::lost()),
             });
         }
-        let mut types = arguments.iter().copied();
-        let mut aggregates = Vec::new();
-        for aggregate in &groups.aggregates {
-            let typed = needs_argument_type(&aggregate.name).then(|| types.next()).flatten();
-            let made = decompose(&aggregate.name, typed)?;
-            let repeats = made.parts.len() > 1 || made.parts.iter().any(|part| part.repeats_argument());
-            if aggregate.draws && repeats {
-                return Err(super::refusal::unfit("with an aggregate of values that are drawn for each row", None));
-            }
-            let mut parts = Vec::new();
-            for part in &made.parts {
-                parts.push(list.len());
-                let argument = aggregate.argument.as_deref().unwrap_or("*");
-                list.push(format!("{}{}", part.sql(argument), aggregate.filter));
-                collated.push(aggregate.argument.clone().unwrap_or_default());
-            }
-            aggregates.push(Aggregate { combine: made.combine, parts });
-        }
-        let first_key = list.len();
+        let aggregates = making.aggregates(groups, arguments)?;
+        let first_key = making.list.len();
         for key in &groups.keys {
-            keys.push(list.len());
-            list.push(format!("({key})"));
-            collated.push(key.clone());
+            making.key(key);
         }
         let sort = self.select.sort.iter().map(|key| match key.what {
             What::Aggregate(at) => Ok(Source::Aggregate(at)),
@@ -161,13 +143,70 @@ impl Scatter {
             What::Star | What::Value => Err(super::refusal::lost()),
         });
         let sort = sort.collect::<Result<_, _>>()?;
-        let named: Vec<String> = list.iter().enumerate().map(|(at, sql)| format!("{sql} AS pgweir_{at}")).collect();
-        Ok(Pushed {
-            sql: format!("SELECT {}{}", named.join(", "), self.select.tail),
-            hidden: list.len(),
-            collated,
-            shape: Made::Groups { keys, aggregates, output, sort },
-        })
+        Ok(making.groups(&self.select.tail, aggregates, output, sort))
+    }
+}
+
+/// The select list of a statement for parts of groups.
+#[derive(Debug, Default)]
+pub(super) struct Making {
+    list: Vec<String>,
+    collated: Vec<String>,
+    keys: Vec<usize>,
+}
+
+impl Making {
+    /// Adds a key; its place.
+    pub(super) fn key(&mut self, key: &str) -> usize {
+        let place = self.list.len();
+        self.keys.push(place);
+        self.list.push(format!("({key})"));
+        self.collated.push(key.to_owned());
+        place
+    }
+
+    /// Adds the parts of all aggregates.
+    pub(super) fn aggregates(&mut self, groups: &Groups, arguments: &[u32]) -> Result<Vec<Aggregate>, Error> {
+        let mut types = arguments.iter().copied();
+        let mut aggregates = Vec::new();
+        for aggregate in &groups.aggregates {
+            let typed = needs_argument_type(&aggregate.name).then(|| types.next()).flatten();
+            let made = decompose(&aggregate.name, typed)?;
+            let repeats = made.parts.len() > 1 || made.parts.iter().any(|part| part.repeats_argument());
+            if aggregate.draws && repeats {
+                return Err(super::refusal::unfit("with an aggregate of values that are drawn for each row", None)
+                    .because("draws"));
+            }
+            let mut parts = Vec::new();
+            for part in &made.parts {
+                parts.push(self.list.len());
+                let argument = aggregate.argument.as_deref().unwrap_or("*");
+                self.list.push(format!("{}{}", part.sql(argument), aggregate.filter));
+                self.collated.push(aggregate.argument.clone().unwrap_or_default());
+            }
+            aggregates.push(Aggregate { combine: made.combine, parts });
+        }
+        Ok(aggregates)
+    }
+
+    /// The statement; `tail` is what stands behind the list.
+    pub(super) fn groups(
+        self,
+        tail: &str,
+        aggregates: Vec<Aggregate>,
+        output: Vec<Source>,
+        sort: Vec<Source>,
+    ) -> Pushed {
+        let named: Vec<String> =
+            self.list.iter().enumerate().map(|(at, sql)| format!("{sql} AS pgweir_{at}")).collect();
+        Pushed {
+            sql: format!("SELECT {}{tail}", named.join(", ")),
+            hidden: self.list.len(),
+            collated: self.collated,
+            shape: Made::Groups { keys: self.keys, aggregates, output, sort },
+            finishes: false,
+            shown: None,
+        }
     }
 }
 
@@ -177,13 +216,18 @@ fn typed_arguments(groups: &Groups) -> impl Iterator<Item = &str> {
 }
 
 impl Pushed {
+    /// The same where one shard does what is left to do; `shown`: how many columns the client sees, where these are others.
+    pub(super) fn finishing(self, shown: Option<usize>) -> Self {
+        Self { finishes: true, shown, ..self }
+    }
+
     /// How many of `columns` columns, or of what is made of them, the client sees.
     #[must_use]
     pub fn shown(&self, columns: usize) -> usize {
-        match &self.shape {
+        self.shown.unwrap_or(match &self.shape {
             Made::Rows => columns.saturating_sub(self.hidden),
             Made::Groups { output, .. } => output.len(),
-        }
+        })
     }
 
     /// The format to ask for of each of `columns` columns, as in Bind, where the client asks for `wanted`.
@@ -195,6 +239,7 @@ impl Pushed {
             formats => formats.get(output).copied().unwrap_or(0),
         };
         match &self.shape {
+            _ if self.finishes => vec![1; columns],
             Made::Rows => {
                 let shown = columns.saturating_sub(self.hidden);
                 (0..shown).map(of).chain(std::iter::repeat_n(1, self.hidden)).collect()
@@ -274,11 +319,16 @@ impl Pushed {
             }
         };
         let format_of = |output: usize| match wanted {
+            _ if self.finishes => Format::Binary,
             [] => Format::Text,
             [format] => Format::from_code(*format).unwrap_or(Format::Text),
             formats => formats.get(output).copied().and_then(Format::from_code).unwrap_or(Format::Text),
         };
         let (shape, output, sort) = match &self.shape {
+            Made::Rows if self.finishes => {
+                let output = (0..columns.len()).map(|at| Output { source: Source::Column(at), format: Format::Binary });
+                (Shape::Rows, output.collect(), Vec::new())
+            }
             Made::Rows => {
                 let shown = columns.len().saturating_sub(self.hidden);
                 let output = made.iter().take(shown).enumerate();
@@ -296,10 +346,13 @@ impl Pushed {
         };
         let distinct = match scatter.select.distinct {
             scatter::Distinct::All => Distinct::All,
+            // Of what is computed of groups nothing is known yet; of rows the keys of ORDER BY are among what is shown.
+            scatter::Distinct::Rows if self.finishes && scatter.select.groups.is_some() => Distinct::All,
+            scatter::Distinct::On(..) if self.finishes => Distinct::All,
             scatter::Distinct::Rows => Distinct::Rows,
             scatter::Distinct::On(keys, _) => Distinct::FirstBy(keys),
         };
-        let (offset, limit) = (scatter.offset, scatter.limit);
+        let (offset, limit) = if self.finishes { (0, None) } else { (scatter.offset, scatter.limit) };
         (Spec { shape, output, sort, distinct, offset, limit, memory_limit: Spec::MEMORY_LIMIT }, made)
     }
 }

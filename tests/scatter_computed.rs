@@ -1,0 +1,154 @@
+//! What one shard computes of the rows that several have brought together, and arrays of keys that say which shards are asked.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use common::cluster::Cluster;
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::{Message, show};
+
+/// Two shards in one cluster; each row of `t` lies where its key says, of 120,000 rows in all.
+fn start() -> (Cluster, Weir) {
+    let cluster = Cluster::start();
+    let mut toml = "[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n".to_owned();
+    for (n, (first, last)) in [(0, 8191), (8192, 16383)].into_iter().enumerate() {
+        cluster.sql(&format!("CREATE DATABASE s{n}"));
+        let home = format!(
+            "(((hashint8extended(k, 8816678312871386365) & 16383) + 10467) & 16383) BETWEEN {first} AND {last}"
+        );
+        cluster.sql_in(
+            &format!("s{n}"),
+            &format!(
+                "CREATE TABLE t (k int8 PRIMARY KEY, v text COLLATE \"und-x-icu\", n int4);
+                 INSERT INTO t SELECT k, 'v' || k % 10, k % 7 FROM generate_series(1, 120000) k WHERE {home}"
+            ),
+        );
+        toml += &format!(
+            "[[databases.app.shards]]\nname = \"s{n}\"\nslots = [[{first}, {last}]]\nprimary = \"{}\"\n",
+            cluster.url(&format!("s{n}"))
+        );
+    }
+    toml += "[databases.app.tables]\nt = { key = \"k\", type = \"bigint\" }\n";
+    let weir = Weir::builder().database(&toml).start();
+    (cluster, weir)
+}
+
+fn ask(client: &mut RawClient, sql: &str, values: &[Option<&str>]) -> Vec<Message> {
+    client.parse("", sql, &[]);
+    client.bind("", "", values);
+    client.describe_portal("");
+    client.execute("", 0);
+    client.sync();
+    client.read_until_ready()
+}
+
+#[test]
+fn groups_are_computed_with_the_clients_parameters() {
+    let (_cluster, weir) = start();
+    let mut client = weir.client("app");
+    let sql =
+        "SELECT n * $1 AS m, count(*) / $2 FROM t WHERE k <= $3 GROUP BY n HAVING count(*) >= $4 ORDER BY sum(k) - $5";
+    let reply = ask(&mut client, sql, &[Some("10"), Some("2"), Some("9"), Some("2"), Some("1")]);
+    assert_eq!(show(&reply), "1 2 T(m:23,?column?:20) D(10|1) D(20|1) C(SELECT 2) Z(I)");
+    // In binary, and the same statement with other values.
+    client.parse("p", "SELECT n, sum(k) + $1 AS s FROM t WHERE k < 20 GROUP BY n HAVING n = $2", &[23, 23]);
+    for (more, n, sum) in [(1_i32, 3_i32, 31_i64), (100, 6, 119)] {
+        client.bind_binary("", "p", &[Some(&more.to_be_bytes()), Some(&n.to_be_bytes())]);
+        client.execute("", 0);
+        client.sync();
+        let reply = client.read_until_ready();
+        let row = reply.iter().find(|message| message.tag == b'D').unwrap_or_else(|| panic!("{}", show(&reply)));
+        assert_eq!(row.body[6..10], n.to_be_bytes());
+        // sum(bigint) is numeric; as a text by the simple protocol.
+        let text = client.run(&format!("SELECT sum(k) + {more} FROM t WHERE k < 20 AND n = {n}"));
+        assert!(text.contains(&format!("D({sum})")), "{text}");
+    }
+    assert_eq!(client.run("SELECT coalesce(sum(n), -1) FROM t WHERE k < 0"), "T(coalesce:20) D(-1) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn an_error_of_the_last_statement_is_the_statements_and_the_session_goes_on() {
+    let (_cluster, weir) = start();
+    let mut client = weir.client("app");
+    for sql in ["SELECT 1 / (count(*) - 120000) FROM t", "SELECT n FROM t GROUP BY n HAVING 1 / (n - 3) > 0"] {
+        assert!(client.run(sql).ends_with("E(22012) Z(I)"), "{sql}");
+        assert_eq!(client.run("SELECT count(*) + 1 FROM t"), "T(?column?:20) D(120001) C(SELECT 1) Z(I)");
+    }
+    client.parse("", "SELECT 1 / (count(*) - 120000) FROM t", &[]);
+    client.bind("", "", &[]);
+    client.execute("", 0);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "1 2 E(22012) Z(I)");
+}
+
+#[test]
+fn more_rows_than_can_go_back_are_refused_with_what_to_do() {
+    let (_cluster, weir) = start();
+    let mut client = weir.client("app");
+    client.query("SELECT k, v FROM t ORDER BY v");
+    let reply = client.read_until_ready();
+    let error = reply.iter().find_map(Message::error).unwrap_or_else(|| panic!("{}", show(&reply)));
+    assert_eq!(error.code, "54000");
+    assert!(error.message.contains("100000 rows") && error.fields[&'H'].contains("LIMIT"), "{error:?}");
+    let limited = client.run("SELECT v FROM t ORDER BY v DESC, k LIMIT 2");
+    assert_eq!(limited, "T(v:25) D(v9) D(v9) C(SELECT 2) Z(I)");
+    let plain = client.run("SELECT k FROM t ORDER BY v COLLATE \"C\", k LIMIT 1");
+    assert_eq!(plain, "T(k:20) D(10) C(SELECT 1) Z(I)", "without limit where it is known here");
+}
+
+/// The shards that EXPLAIN ROUTE tells, by their names.
+fn route(weir: &Weir, sql: &str) -> String {
+    let rows = weir.admin_table(&format!("EXPLAIN ROUTE FOR app $${sql}$$"));
+    let shards = rows.iter().find(|row| ["shard", "shards"].contains(&&*row["item"]));
+    shards.map_or_else(|| panic!("{rows:?}"), |row| row["value"].clone())
+}
+
+fn singles(weir: &Weir) -> u64 {
+    let (_, text) = weir.http_get("/metrics");
+    let sample = text.lines().find(|line| line.starts_with("pgweir_plans_total{") && line.contains("\"single\""));
+    sample.map_or(0, |line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64)
+}
+
+#[test]
+fn arrays_of_keys_say_which_shards_are_asked() {
+    let (cluster, weir) = start();
+    let key = |shard: &str| cluster.sql_in(shard, "SELECT min(k) FROM t")[0][0].clone();
+    let (a, b) = (key("s0"), key("s1"));
+    for (list, shards) in [
+        (format!("'{{{a}}}'"), "s0"),
+        (format!("'{{{b}}}'"), "s1"),
+        (format!("'{{{b}, NULL}}'::bigint[]"), "s1"),
+        (format!("'{{{a},{b}}}'"), "s0, s1"),
+        (format!("'{{{a}}}'::numeric[]"), "s0, s1"),
+        (format!("ARRAY[{b}]"), "s1"),
+    ] {
+        assert_eq!(route(&weir, &format!("SELECT n FROM t WHERE k = ANY ({list})")), shards, "{list}");
+    }
+    let mut client = weir.client("app");
+    for (sql, value, singly, rows) in [
+        ("SELECT k FROM t WHERE k = ANY ($1)", format!("{{{b}}}"), 1, 1),
+        ("SELECT k FROM t WHERE k = ANY ($1::bigint[])", format!("{{{a},{a}}}"), 1, 1),
+        ("SELECT k FROM t WHERE k = ANY ($1) ORDER BY k", format!("{{{a},{b}}}"), 0, 2),
+        ("SELECT k FROM t WHERE k = ANY ($1)", "{}".to_owned(), 1, 0),
+    ] {
+        let before = singles(&weir);
+        let reply = ask(&mut client, sql, &[Some(&value)]);
+        assert_eq!(reply.iter().filter(|message| message.tag == b'D').count(), rows, "{}", show(&reply));
+        assert_eq!(singles(&weir) - before, singly, "{sql} {value}");
+    }
+    // In binary: one dimension, no NULLs, bigint, one element from index 1.
+    let mut array = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 8].to_vec();
+    array.extend_from_slice(&b.parse::<i64>().unwrap().to_be_bytes());
+    let before = singles(&weir);
+    client.parse("", "SELECT n FROM t WHERE k = ANY ($1)", &[]);
+    client.bind_binary("", "", &[Some(&array)]);
+    client.execute("", 0);
+    client.sync();
+    let reply = client.read_until_ready();
+    assert_eq!((singles(&weir) - before, reply.iter().filter(|m| m.tag == b'D').count()), (1, 1), "{}", show(&reply));
+    // What is no array is the server's to refuse.
+    let reply = ask(&mut client, "SELECT n FROM t WHERE k = ANY ($1)", &[Some("5")]);
+    assert!(show(&reply).ends_with("E(22P02) Z(I)"), "{}", show(&reply));
+}
