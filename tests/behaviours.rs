@@ -1,4 +1,4 @@
-//! `docs/behaviours.md` speaks of tests that exist.
+//! `docs/behaviours.md` and `docs/sharding.md` speak of tests that exist.
 //!
 //! A row of its tables names files and, behind each, functions in it. `not yet` stands where there is none.
 
@@ -15,8 +15,8 @@ struct Row {
     proof: String,
 }
 
-fn rows() -> Vec<Row> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/behaviours.md")).unwrap();
+fn rows(document: &str) -> Vec<Row> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
     let (mut rows, mut section) = (Vec::new(), String::new());
     for line in text.lines() {
         if let Some(title) = line.strip_prefix("## ") {
@@ -72,10 +72,21 @@ fn source(files: &mut BTreeMap<String, String>, file: &str) -> String {
 
 #[test]
 fn every_behaviour_names_tests_that_exist() {
+    names_tests_that_exist("docs/behaviours.md", 100);
+}
+
+#[test]
+fn every_mistake_of_sharding_names_tests_that_exist() {
+    names_tests_that_exist("docs/sharding.md", 34);
+}
+
+/// The document has more rows than `least`, so that its tables were read.
+#[track_caller]
+fn names_tests_that_exist(document: &str, least: usize) {
     let mut files = BTreeMap::new();
     let mut wrong = Vec::new();
-    let rows = rows();
-    assert!(rows.len() > 100, "the tables are read: {}", rows.len());
+    let rows = rows(document);
+    assert!(rows.len() > least, "the tables are read: {}", rows.len());
     for Row { behaviour, proof, .. } in &rows {
         if proof.starts_with("not yet") {
             continue;
@@ -95,7 +106,7 @@ fn every_behaviour_names_tests_that_exist() {
             }
         }
     }
-    assert!(wrong.is_empty(), "docs/behaviours.md:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{document}:\n{}", wrong.join("\n"));
 }
 
 /// Whoever reads such a test learns what it guards against.
@@ -103,7 +114,7 @@ fn every_behaviour_names_tests_that_exist() {
 fn every_class_of_vulnerabilities_is_named_where_it_is_tested() {
     let mut files = BTreeMap::new();
     let mut wrong = Vec::new();
-    for row in rows().iter().filter(|row| row.section.starts_with("Classes")) {
+    for row in rows("docs/behaviours.md").iter().filter(|row| row.section.starts_with("Classes")) {
         let comment = format!("CVE class: {}", row.behaviour);
         let told = named(&row.proof).iter().any(|(file, _)| source(&mut files, file).contains(&comment));
         if !told {

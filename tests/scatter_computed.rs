@@ -152,3 +152,49 @@ fn arrays_of_keys_say_which_shards_are_asked() {
     let reply = ask(&mut client, "SELECT n FROM t WHERE k = ANY ($1)", &[Some("5")]);
     assert!(show(&reply).ends_with("E(22P02) Z(I)"), "{}", show(&reply));
 }
+
+/// The route first, then each shard's own plan of what it is sent.
+#[test]
+fn explain_shows_the_route_and_each_shards_plan() {
+    let (cluster, weir) = start();
+    let mut client = weir.client("app");
+    let plan = |client: &mut RawClient, sql: &str| -> Vec<String> {
+        client.query(sql);
+        let reply = client.read_until_ready();
+        assert!(
+            show(&reply).starts_with("T(QUERY PLAN:25)") && show(&reply).ends_with("C(EXPLAIN) Z(I)"),
+            "{}",
+            show(&reply)
+        );
+        reply.iter().filter_map(Message::row).map(|row| row[0].clone().unwrap()).collect()
+    };
+    let lines = plan(&mut client, "EXPLAIN (COSTS off) SELECT n, count(*) FROM t WHERE k < 50 GROUP BY n ORDER BY n");
+    assert_eq!(lines[0], "Several shards: s0, s1");
+    for wanted in ["  Proof: no condition", "  Step: each shard is asked for parts", "Shard s0:", "Shard s1:"] {
+        assert!(lines.iter().any(|line| line.starts_with(wanted)), "{wanted}: {lines:?}");
+    }
+    let of = |shard: &str| lines.iter().skip_while(|line| **line != format!("Shard {shard}:")).nth(1).unwrap().clone();
+    assert!(of("s0").contains("Aggregate") && of("s1").contains("Aggregate"), "{lines:?}");
+    let limited = plan(&mut client, "EXPLAIN SELECT v FROM t ORDER BY k LIMIT 3");
+    assert_eq!(
+        limited.iter().filter(|line| line.contains("Limit")).count(),
+        2,
+        "each shard is sent the limit: {limited:?}"
+    );
+    let analyzed = plan(&mut client, "EXPLAIN ANALYZE SELECT k FROM t WHERE k = ANY ('{1,2,3,4}')");
+    assert!(analyzed.iter().any(|line| line.contains("actual time")), "{analyzed:?}");
+    // By the extended protocol.
+    let reply = ask(&mut client, "EXPLAIN SELECT n FROM t WHERE n = $1", &[Some("1")]);
+    assert!(show(&reply).starts_with("1 2 T(QUERY PLAN:25) D(Several shards: s0, s1)"), "{}", show(&reply));
+    // One shard's plan is as that shard gives it.
+    let key = &cluster.sql_in("s1", "SELECT min(k) FROM t")[0][0];
+    assert!(!plan(&mut client, &format!("EXPLAIN SELECT n FROM t WHERE k = {key}"))[0].starts_with("Several"));
+    for (sql, state) in [
+        ("EXPLAIN (FORMAT json) SELECT n FROM t", "0A000"),
+        ("EXPLAIN SELECT rank() OVER (ORDER BY n) FROM t", "0A000"),
+        ("EXPLAIN SELECT nothing FROM t", "42703"),
+    ] {
+        assert_eq!(client.run(sql), format!("E({state}) Z(I)"), "{sql}");
+    }
+    assert_eq!(client.run("SELECT count(*) FROM t"), "T(count:20) D(120000) C(SELECT 1) Z(I)");
+}

@@ -7,7 +7,10 @@ use crate::shard::map::ShardMap;
 use crate::sql::facts::{QueryFacts, RouteHint, SessionEffect};
 
 /// Names of the settings.
-pub const NAMES: [&str; 4] = [token::NAME, "pgweir.route", "pgweir.shard", "pgweir.sharding_key"];
+pub const NAMES: [&str; 5] = [token::NAME, PARTIAL_RESULTS, "pgweir.route", "pgweir.shard", "pgweir.sharding_key"];
+
+/// Whether reads of several shards go without those that cannot be reached.
+pub const PARTIAL_RESULTS: &str = "pgweir.partial_results";
 
 /// Checks a value before anything believes it.
 ///
@@ -20,6 +23,7 @@ pub fn check(name: &str, value: &str, map: &ShardMap) -> Result<(), Error> {
         "pgweir.shard" => Err(Error::us(SqlState::INVALID_PARAMETER_VALUE, format!("there is no shard \"{value}\""))
             .hint(format!("The shards are {}.", map.names.join(", ")))),
         "pgweir.sharding_key" => Ok(()),
+        PARTIAL_RESULTS => switch(value).map(|_| ()),
         token::NAME => token::parse(value, map.names.len()).map(|_| ()),
         _ => Err(Error::us(SqlState::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"{name}\""))
             .hint(format!("pgweir's own settings are {}.", NAMES.join(", ")))),
@@ -43,9 +47,34 @@ pub fn route(value: &str) -> Result<RouteHint, Error> {
     }
 }
 
-/// The value to show.
+/// Reads a value of `pgweir.partial_results`.
+///
+/// # Errors
+/// 22023.
+pub fn switch(value: &str) -> Result<bool, Error> {
+    match value.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Ok(true),
+        "off" | "false" | "no" | "0" => Ok(false),
+        _ => Err(Error::us(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid value for parameter \"{PARTIAL_RESULTS}\": \"{value}\""),
+        )
+        .hint("Available values: on, off.")),
+    }
+}
+
+/// Whether a session's reads of several shards go without those that cannot be reached; `default`: the database's setting.
 #[must_use]
-pub fn shown(name: &str, settings: &ClientSettings) -> String {
+pub fn partial_results(settings: &ClientSettings, default: bool) -> bool {
+    settings.get(PARTIAL_RESULTS).and_then(|value| switch(value).ok()).unwrap_or(default)
+}
+
+/// The value to show; `partial`: what the database says of `partial_results`.
+#[must_use]
+pub fn shown(name: &str, settings: &ClientSettings, partial: bool) -> String {
+    if name == PARTIAL_RESULTS {
+        return if partial_results(settings, partial) { "on" } else { "off" }.to_owned();
+    }
     settings.get(name).unwrap_or(if name == "pgweir.route" { "auto" } else { "" }).to_owned()
 }
 
@@ -146,6 +175,8 @@ mod tests {
     fn values_are_checked() {
         let map = ShardMap::single();
         assert!(check("pgweir.route", "replica", &map).is_ok());
+        assert!(check(PARTIAL_RESULTS, "ON", &map).is_ok());
+        assert_eq!(check(PARTIAL_RESULTS, "some", &map).unwrap_err().sqlstate, SqlState::INVALID_PARAMETER_VALUE);
         assert_eq!(check("pgweir.route", "master", &map).unwrap_err().sqlstate, SqlState::INVALID_PARAMETER_VALUE);
         assert_eq!(check("pgweir.shard", "s9", &map).unwrap_err().sqlstate, SqlState::INVALID_PARAMETER_VALUE);
         assert_eq!(check("pgweir.rout", "x", &map).unwrap_err().sqlstate, SqlState::UNDEFINED_OBJECT);

@@ -481,7 +481,7 @@ impl Client {
 
     /// Answers by the value of a setting of ours, which is not the token.
     pub(super) fn show_own(&mut self, name: &'static str, status: TransactionStatus) {
-        let value = own::shown(name, self.session.settings());
+        let value = own::shown(name, self.session.settings(), self.database.config.partial_results);
         self.answer_show(name, &value, status);
     }
 

@@ -153,7 +153,7 @@ fn shape(scope: &mut Scope<'_>, database: &mut Database, mistakes: &mut Mistakes
         }
     }
     if shards.is_none() {
-        for entry in ["tables", "default_shard", "cross_shard_writes", "unkeyed_writes"]
+        for entry in ["tables", "default_shard", "cross_shard_writes", "unkeyed_writes", "partial_results"]
             .into_iter()
             .filter_map(|key| scope.find(key))
         {

@@ -554,6 +554,8 @@ pub struct Database {
     pub route: RouteHint,
     /// Probing and breakers.
     pub health: HealthSettings,
+    /// Whether reads of several shards go without those that cannot be reached (`partial_results`, default no).
+    pub partial_results: bool,
     /// Sessions that keep a server.
     pub pinning: Pinning,
     /// The shards; exactly one for a database that is not sharded.
@@ -643,6 +645,7 @@ impl Database {
             startup: StartupSettings::default(),
             route: RouteHint::Auto,
             health: general.health.clone(),
+            partial_results: false,
             pinning: general.pinning.clone(),
             shards: Vec::new(),
             writes: Writes::default(),
@@ -850,6 +853,7 @@ impl fmt::Debug for Database {
             startup,
             route,
             health,
+            partial_results,
             pinning,
             shards,
             writes,
@@ -877,6 +881,7 @@ impl fmt::Debug for Database {
             .field("startup", startup)
             .field("route", route)
             .field("health", health)
+            .field("partial_results", partial_results)
             .field("pinning", pinning)
             .field("shards", shards)
             .field("writes", writes)

@@ -514,6 +514,11 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
     row("unkeyed_writes", "Sharded: UPDATE and DELETE without a sharding key go to all shards.", |d| {
         Field::Flag(&mut d.writes.unkeyed)
     }),
+    row(
+        "partial_results",
+        "Sharded: reads of several shards go without those that cannot be reached, with a warning; default for pgweir.partial_results.",
+        |d| Field::Flag(&mut d.partial_results),
+    ),
 ];
 
 /// Keys of `[databases.NAME]` that say where the servers are and what lives on them.

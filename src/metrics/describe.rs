@@ -132,6 +132,7 @@ mod tests {
             load_balance_hosts: LoadBalance::RoundRobin,
             startup: StartupSettings::default(),
             route: RouteHint::Auto,
+            partial_results: false,
             pinning: crate::config::Pinning::default(),
             health: HealthSettings {
                 probe_interval: Duration::from_secs(1),

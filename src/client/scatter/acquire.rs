@@ -23,7 +23,7 @@ use crate::client::plan::Need;
 use crate::client::shared::{Activity, ClientHandle};
 use crate::client::task::{Client, Stopped, micros};
 use crate::clock;
-use crate::error::{Error, SqlState};
+use crate::error::{Error, Origin, SqlState};
 use crate::id::ShardIndex;
 
 /// How often it is looked whether the database is paused.
@@ -42,15 +42,22 @@ enum Found {
 }
 
 impl Client {
-    /// A connection to each of the shards, with the client's settings.
-    pub(super) async fn acquire(&mut self, shards: &[ShardIndex], need: &Need) -> Result<Vec<Leg>, Stopped> {
+    /// A connection to each of the shards, with the client's settings. A shard that cannot be reached is put among `missing` if there is
+    /// such a list, unless that are all.
+    pub(super) async fn acquire(
+        &mut self,
+        shards: &[ShardIndex],
+        need: &Need,
+        mut missing: Option<&mut Vec<Missing>>,
+    ) -> Result<Vec<Leg>, Stopped> {
         if let Some(most) = self.pools.shared_limit().filter(|most| *most < shards.len()) {
             return Err(Stopped::Refused(too_few(shards.len(), most)));
         }
         let mut attempts = attempts(shards.len());
         loop {
             let turns = self.take_turns().await?;
-            let found = self.acquire_all(shards, need, &mut attempts, !turns.is_empty()).await?;
+            let found =
+                self.acquire_all(shards, need, &mut attempts, (!turns.is_empty(), missing.as_deref_mut())).await?;
             drop(turns);
             match found {
                 Found::All(legs) => {
@@ -114,8 +121,11 @@ impl Client {
         shards: &[ShardIndex],
         need: &Need,
         attempts: &mut [Attempt],
-        has_turn: bool,
+        (has_turn, mut missing): (bool, Option<&mut Vec<Missing>>),
     ) -> Result<Found, Stopped> {
+        if let Some(missing) = &mut missing {
+            missing.clear();
+        }
         let mut legs: Vec<Leg> = Vec::with_capacity(shards.len());
         let database = Arc::clone(&self.database);
         // A wait that is broken off by PAUSE does not end itself.
@@ -132,6 +142,12 @@ impl Client {
                     legs.push(Leg::new(lent, *shard, asked, replaceable));
                     continue;
                 }
+                Some(Err(Stopped::Refused(error))) if missing.is_some() && is_away(&error) => {
+                    if let Some(missing) = &mut missing {
+                        missing.push(Missing { shard: *shard, error });
+                    }
+                    continue;
+                }
                 Some(Err(_)) if attempt.stays == Stays::Left => Ok(Found::NoPrimary(at)),
                 Some(Err(stopped)) => Err(stopped),
                 None => Ok(Found::Paused),
@@ -139,8 +155,29 @@ impl Client {
             legs.into_iter().for_each(Leg::give_back);
             return stopped;
         }
-        Ok(Found::All(legs))
+        match missing.and_then(|missing| missing.first()) {
+            // Nothing is no part of an answer.
+            Some(first) if legs.is_empty() => Err(Stopped::Refused(first.error.clone())),
+            _ => Ok(Found::All(legs)),
+        }
     }
+}
+
+/// A shard that a statement goes without.
+pub(super) struct Missing {
+    pub(super) shard: ShardIndex,
+    /// Why it cannot be reached.
+    pub(super) error: Error,
+}
+
+/// Whether the shard's servers are away: nobody answers there, or there is no primary.
+fn is_away(error: &Error) -> bool {
+    error.origin == Origin::Server
+        && (error.sqlstate.class() == "08"
+            || matches!(
+                error.sqlstate,
+                SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW
+            ))
 }
 
 /// The first for each shard.

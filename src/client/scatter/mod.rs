@@ -5,10 +5,11 @@
 //! Flush, Execute, Sync. Rows are passed on when all have said that their columns are the same; CommandComplete when all are ready
 //! again, so that an answer that ends is whole. An error of one shard is the statement's, and the others are cancelled.
 //!
-//! `acquire` gets the connections, `leg` is one of them, `prepare` asks one shard what must be known first, `run` moves what they send to
+//! `acquire` gets the connections, `leg` is one of them, `prepare` asks one shard what must be known first, `explain` asks all for their plans, `run` moves what they send to
 //! the client, or to `last`, where it is collected for one shard that computes the rest. `fan` is about statements that write on several shards.
 
 mod acquire;
+mod explain;
 mod fan;
 mod last;
 mod leg;
@@ -17,6 +18,7 @@ mod run;
 
 use std::sync::Arc;
 
+use crate::client::own;
 use crate::client::plan::Need;
 use crate::client::segment::MAX_HELD;
 use crate::client::shared::{Activity, Links};
@@ -28,11 +30,14 @@ use crate::session::Intake;
 use crate::shard::plan::Scatter;
 use crate::wire::message::{self, Target, TransactionStatus};
 use crate::wire::{encode, frame};
+use acquire::Missing;
 use run::{Outcome, Run};
 
 /// Parameter types, formats, values and result formats of a statement that has none: everything is text.
 const NO_TYPES: [u8; 2] = [0; 2];
 const NOTHING_BOUND: [u8; 6] = [0; 6];
+/// The class of warnings.
+const WARNING: SqlState = SqlState(*b"01000");
 
 /// What the client has asked for.
 #[derive(Debug)]
@@ -68,14 +73,21 @@ impl Client {
     /// Answers the segment, which reads several shards.
     pub(super) async fn scatter(&mut self, need: &Need, scatter: &Scatter) -> Result<(), End> {
         let since = clock::now();
-        let asked = match self.asked() {
+        let mut asked = match self.asked() {
             Ok(asked) => asked,
             Err(error) => return self.refuse(error).await,
         };
+        let bound = scatter.explain.as_ref().and_then(|_| prepare::with_formats(&asked.bound, &[]));
+        if let (Some(explain), Some(bound)) = (&scatter.explain, bound) {
+            // What the client asks for is one column of texts.
+            (asked.text, asked.bound) = (explain.statement.clone().into_bytes(), bound);
+        }
         let hides = self.may_hide(&scatter.shards);
         // Before what is known is too old to count.
         self.learn_hidden(&scatter.shards);
-        let mut legs = match self.acquire(&scatter.shards, need).await {
+        let partial = own::partial_results(self.session.settings(), self.database.config.partial_results);
+        let mut missing = Vec::new();
+        let mut legs = match self.acquire(&scatter.shards, need, partial.then_some(&mut missing)).await {
             Ok(legs) => legs,
             Err(Stopped::Refused(error)) => {
                 self.refuse_here(&error);
@@ -83,6 +95,10 @@ impl Client {
             }
             Err(Stopped::End(end)) => return Err(end),
         };
+        if !missing.is_empty() {
+            let warning = self.without(&missing);
+            encode::notice(self.output.tail(), "WARNING", &warning);
+        }
         let prepared = match self.prepare(&mut legs, scatter, &asked, since).await {
             Ok(prepared) => prepared,
             Err(stopped) => {
@@ -94,6 +110,11 @@ impl Client {
                 };
             }
         };
+        if let Some(explain) = &scatter.explain {
+            let always_reset = hides || self.live.config.general.server_reset_query_always;
+            let (about, extended) = ((explain, prepared), asked.extended.as_ref());
+            return Box::pin(self.explain(legs, scatter, about, extended, (always_reset, since))).await;
+        }
         let handle = Arc::clone(self.handle());
         let segment = self.segment.take();
         self.input.consume(segment.len);
@@ -104,14 +125,12 @@ impl Client {
         let always_reset = hides || self.live.config.general.server_reset_query_always;
         let mut outcome = self.run_scatter(&mut run).await;
         if matches!(outcome, Outcome::Done) {
-            (run, outcome) = match run.next(always_reset) {
-                Err(done) => (done, outcome),
-                Ok(mut next) => {
-                    handle.set_links(Links::Several(Box::new(next.links())));
-                    let outcome = self.run_scatter(&mut next).await;
-                    (next, outcome)
-                }
-            };
+            let more;
+            (run, more) = run.next(always_reset);
+            if more {
+                handle.set_links(Links::Several(Box::new(run.links())));
+                outcome = self.run_scatter(&mut run).await;
+            }
         }
         // From here on no cancel request can start for these servers; those under way are waited for by their ledgers.
         handle.set_links(Links::None);
@@ -149,6 +168,18 @@ impl Client {
         }
         encode::ready_for_query(self.output.tail(), TransactionStatus::Idle);
         Ok(())
+    }
+
+    /// The warning that the answer is a part.
+    fn without(&self, missing: &[Missing]) -> Error {
+        let name = |missing: &Missing| self.database.config.map.name(missing.shard);
+        let names: Vec<String> = missing.iter().map(|missing| format!("\"{}\"", name(missing))).collect();
+        let why: Vec<String> =
+            missing.iter().map(|missing| format!("{}: {}", name(missing), missing.error.message)).collect();
+        tracing::warn!(client = %self.handle().id, shards = names.join(", "), "an answer goes without shards that cannot be reached");
+        Error::server(WARNING, format!("the answer is without the rows of shard {}", names.join(", ")))
+            .detail(format!("{}.", why.join("; ")))
+            .hint("SET pgweir.partial_results = off, and the statement fails instead.")
     }
 
     /// Reads the segment, and refuses forms that are not understood.

@@ -1,13 +1,15 @@
 //! What must be known before the shards are asked for parts of an answer: one of them is asked for the types of columns, and for collations
 //! where texts are sorted or grouped.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Asked;
 use super::last::Final;
 use super::leg::Leg;
-use super::{Asked, request};
 use crate::client::shared::Activity;
+use crate::client::silence::Silence;
 use crate::client::task::{Client, End, Stopped};
 use crate::clock;
 use crate::error::{Error, Origin, SqlState};
@@ -21,8 +23,12 @@ const UNDEFINED_COLUMN: SqlState = SqlState(*b"42703");
 
 /// The statement, ready to be sent.
 pub(super) struct Prepared {
-    /// What each shard is sent.
-    pub(super) request: Vec<u8>,
+    /// The statement that each shard is sent.
+    pub(super) sql: Vec<u8>,
+    /// The types of its parameters, as in Parse.
+    pub(super) types: Vec<u8>,
+    /// What follows the names in Bind.
+    pub(super) bound: Vec<u8>,
     /// How the answers become one; none: the rows are passed on.
     pub(super) gather: Option<Gather>,
 }
@@ -61,29 +67,40 @@ impl Client {
         since: Instant,
     ) -> Result<Prepared, Stopped> {
         if scatter.select.plain {
-            return Ok(Prepared { request: request(&asked.text, &asked.types, &asked.bound), gather: None });
+            let (sql, types, bound) = (asked.text.clone(), asked.types.clone(), asked.bound.clone());
+            return Ok(Prepared { sql, types, bound, gather: None });
         }
         let shards = legs.len();
         let first = legs.first_mut().ok_or_else(|| Stopped::Refused(fault()))?;
-        self.handle().set_activity(Activity::Waiting);
-        let handle = Arc::clone(self.handle());
         let home = first.shard == self.database.config.map.default_shard;
         let silence = first.watch();
-        let gathering = gather(first, scatter, asked, self.text_rules(), (shards, home));
-        let gathering = async {
+        let gathering = Box::pin(gather(first, scatter, asked, self.text_rules(), (shards, home)));
+        self.within_limits(silence, gathering, since).await?.map_err(Stopped::Refused)
+    }
+
+    /// What a shard is asked beside the statement: until it falls silent, the client cancels or leaves, or the statement's time is up.
+    pub(super) async fn within_limits<T>(
+        &mut self,
+        silence: Option<Silence>,
+        asking: impl Future<Output = T>,
+        since: Instant,
+    ) -> Result<T, Stopped> {
+        let handle = Arc::clone(self.handle());
+        handle.set_activity(Activity::Waiting);
+        let asking = async {
             match silence {
-                Some(silence) => silence.or(&handle, gathering).await,
-                None => Some(gathering.await),
+                Some(silence) => silence.or(&handle, asking).await,
+                None => Some(asking.await),
             }
         };
         // What it takes is the statement's time: a lock may keep it from being described as long as from being executed.
         let limit = self.limits.statement(since);
         let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
-        let gathered = self.attend(gathering, rest).await;
+        let asked = self.attend(asking, rest).await;
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
-        match gathered? {
-            Some(Some(prepared)) => prepared.map_err(Stopped::Refused),
+        match asked? {
+            Some(Some(answer)) => Ok(answer),
             Some(None) => Err(Stopped::Refused(silent())),
             None => Err(match limit {
                 Some((_, overdue)) => Stopped::End(End::Told(self.time_is_up(overdue))),
@@ -204,8 +221,8 @@ async fn bring_together(leg: &mut Leg, pushed: Pushed, known: &Known<'_>) -> Res
         return Err(other_types());
     };
     let bound = with_formats(&asked.bound, &formats).ok_or_else(fault)?;
-    let request = request(pushed.sql.as_bytes(), &known.types, &bound);
-    Ok(Prepared { request, gather: Some(Gather { merge, header, columns, last }) })
+    let (sql, types) = (pushed.sql.into_bytes(), known.types.clone());
+    Ok(Prepared { sql, types, bound, gather: Some(Gather { merge, header, columns, last }) })
 }
 
 /// The last statement, over columns of these types; it must give what the client is told of. `parameters`: the types of those of what is
@@ -351,7 +368,7 @@ fn wanted(bound: &[u8]) -> Result<Vec<i16>, Error> {
 }
 
 /// What follows the names in Bind, with other result formats.
-fn with_formats(bound: &[u8], formats: &[i16]) -> Option<Vec<u8>> {
+pub(super) fn with_formats(bound: &[u8], formats: &[i16]) -> Option<Vec<u8>> {
     let old = message::Bind { portal: b"", statement: b"", rest: bound }.result_formats()?;
     let keep = bound.len().checked_sub(2 + 2 * old.len())?;
     let mut out = bound.get(..keep)?.to_vec();
@@ -395,7 +412,7 @@ fn wrong_formats(formats: usize, columns: usize) -> Error {
     Error::client(SqlState::PROTOCOL_VIOLATION, message)
 }
 
-fn lost(error: &std::io::Error) -> Error {
+pub(super) fn lost(error: &std::io::Error) -> Error {
     Error::server(SqlState::CONNECTION_FAILURE, format!("the connection to a shard was lost: {error}"))
         .hint("Nothing was changed: the statement can be sent again.")
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::Extended;
 use super::leg::{Leg, State};
 use super::prepare::{Gather, Prepared};
+use super::{Extended, request};
 use crate::client::limits::{Doing, Watch};
 use crate::client::segment::Segment;
 use crate::client::shared::Order;
@@ -69,8 +69,9 @@ impl Run {
         segment: &Segment,
         (home, since): (ShardIndex, Instant),
     ) -> Self {
+        let request = request(&prepared.sql, &prepared.types, &prepared.bound);
         for leg in &mut legs {
-            leg.ask(&prepared.request);
+            leg.ask(&request);
         }
         if let Some(first) = legs.first_mut() {
             first.counts.received += segment.len as u64;
@@ -87,9 +88,10 @@ impl Run {
         Self { legs, extended, gather, header, columns, begun: false, rows: 0, home, since }
     }
 
-    /// What is left to do by one of the shards, which is asked now; the others are given back. None: nothing is left.
-    pub(super) fn next(mut self, always_reset: bool) -> Result<Self, Self> {
-        let Some(last) = self.gather.as_mut().and_then(|gather| gather.last.take()) else { return Err(self) };
+    /// What is left to do by one of the shards, which is asked now, and the others are given back; or the same, if nothing is left, and
+    /// which of both it is.
+    pub(super) fn next(mut self, always_reset: bool) -> (Self, bool) {
+        let Some(last) = self.gather.as_mut().and_then(|gather| gather.last.take()) else { return (self, false) };
         let mut legs = self.legs.into_iter();
         let mut first: Vec<Leg> = legs.next().into_iter().collect();
         legs.for_each(|leg| leg.finish(always_reset));
@@ -97,7 +99,7 @@ impl Run {
         for leg in &mut first {
             leg.ask_again(&request);
         }
-        Ok(Self { legs: first, gather: None, columns: None, begun: false, rows: 0, ..self })
+        (Self { legs: first, gather: None, columns: None, begun: false, rows: 0, ..self }, true)
     }
 
     /// Whether what comes is not for the client.

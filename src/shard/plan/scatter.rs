@@ -21,7 +21,7 @@ use crate::id::ShardIndex;
 use crate::shard::key::{Key, KeyError, array};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
 use crate::sql::facts::{Access, ColumnRef, KeyValue, TableRef};
-use crate::sql::scatter::{Bound, Distinct, Place, Reading, Select, Unfit, Values, is_present, read};
+use crate::sql::scatter::{Bound, Distinct, Explain, Place, Reading, Select, Unfit, Values, is_present, read};
 pub use finished::Last;
 pub use pushed::{Collated, Needs, Pushed, Seen};
 
@@ -30,6 +30,8 @@ pub use pushed::{Collated, Needs, Pushed, Seen};
 pub struct Scatter {
     /// Which, in ascending order.
     pub shards: Vec<ShardIndex>,
+    /// It is only to be explained.
+    pub explain: Option<Explain>,
     /// The statement's parts.
     pub select: Select,
     /// LIMIT.
@@ -157,7 +159,7 @@ pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<
         return Err(refusal::scatter_distrusted(why).into());
     }
     check_params(&reading.shown_params, cx)?;
-    let Reading { joined, select, .. } = reading;
+    let Reading { joined, select, explain, .. } = reading;
     let select = *select.map_err(refuse)?;
     let mut proof = vec![shards.proof];
     if joined > 1 {
@@ -169,7 +171,7 @@ pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<
     let mut spent = Vec::new();
     let limit = bound(select.limit, "LIMIT", statement, cx, &mut spent)?;
     let offset = bound(select.offset, "OFFSET", statement, cx, &mut spent)?.unwrap_or(0);
-    Ok(ShardPlan::Scatter(Box::new(Scatter { shards: shards.shards, select, limit, offset, spent, proof })))
+    Ok(ShardPlan::Scatter(Box::new(Scatter { shards: shards.shards, explain, select, limit, offset, spent, proof })))
 }
 
 /// Why the shards may not have the same make of the statement's tables, as far as they were checked.

@@ -4,10 +4,11 @@
 //! as far as it is understood in full: every node of its tree is of a kind that is known here, or it is [`Unfit`].
 //!
 //! `from` proves that the rows that are joined lie on one shard, `expression` looks through the expressions, `names` says what
-//! functions are, `select` sorts the parts of the statement, `finish` what is computed of whole groups, and `write` turns parts of the tree into SQL again: by the parser's own
+//! functions are, `select` sorts the parts of the statement, `finish` what is computed of whole groups, `explain` reads EXPLAIN, and `write` turns parts of the tree into SQL again: by the parser's own
 //! deparser, and what it writes is read again and must be the same tree.
 
 mod copy;
+mod explain;
 mod expression;
 mod finish;
 mod from;
@@ -23,6 +24,7 @@ use pg_raw_parse::Node;
 
 use super::facts::{ColumnRef, KeyValue, TableRef};
 pub use copy::{CopyFormat, CopyIn, copy_in, copy_out};
+pub use explain::Explain;
 pub use finish::{Finish, column};
 pub use rows::{Rows, rows};
 pub use select::{Aggregate, Bound, Distinct, Groups, Select, Sort, Target, What};
@@ -89,6 +91,8 @@ pub struct Reading {
     pub joined: usize,
     /// The parameters whose values are seen, grouped or sorted by.
     pub shown_params: Vec<u16>,
+    /// It is only to be explained.
+    pub explain: Option<Explain>,
     /// Its parts, or why they cannot be done by each shard for itself.
     pub select: Result<Box<Select>, Unfit>,
 }
@@ -115,14 +119,19 @@ pub fn read(text: &str, place: &dyn Fn(&TableRef) -> Place) -> Result<Reading, U
 fn read_tree(text: &str, place: &dyn Fn(&TableRef) -> Place) -> Result<Reading, Unfit> {
     let tree = pg_raw_parse::parse(text).map_err(|_| Unfit::new("syntax", "that cannot be parsed"))?;
     let mut statements = tree.stmts();
-    let (Some(Node::SelectStmt(select)), None) = (statements.next(), statements.next()) else {
-        return Err(Unfit::new("statement", "that is not one plain SELECT"));
+    let (explain, select) = match (statements.next(), statements.next()) {
+        (Some(Node::SelectStmt(select)), None) => (None, select),
+        (Some(Node::ExplainStmt(stmt)), None) => {
+            let (explain, select) = explain::read(stmt)?;
+            (Some(explain), select)
+        }
+        _ => return Err(Unfit::new("statement", "that is not one plain SELECT")),
     };
     let from = from::read(select, place)?;
     let lists = from.lists(select);
     let shown_params = select::shown_params(select);
     let select = select::read(select, &from).map(Box::new);
-    Ok(Reading { lists, tables: from.len(), joined: from.sharded(), shown_params, select })
+    Ok(Reading { lists, tables: from.len(), joined: from.sharded(), shown_params, explain, select })
 }
 
 #[cfg(test)]

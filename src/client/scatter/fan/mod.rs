@@ -67,7 +67,7 @@ impl Client {
         };
         let hides = self.may_hide(&fan.shards);
         self.learn_hidden(&fan.shards);
-        let mut legs = match self.acquire(&fan.shards, need).await {
+        let mut legs = match self.acquire(&fan.shards, need, None).await {
             Ok(legs) => legs,
             Err(Stopped::Refused(error)) => {
                 self.refuse_here(&error);
