@@ -25,6 +25,8 @@ pub mod settings;
 pub mod signals;
 
 #[cfg(test)]
+mod pins_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
