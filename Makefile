@@ -58,8 +58,8 @@ soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and 
 	PGWEIR_DIFFERENTIAL=$(SOAK_QUERIES) PGWEIR_SEED=$$(date +%s) cargo nextest run --locked --profile soak --no-capture --test scatter_differential
 
 .PHONY: regress
-regress: ## Run PostgreSQL's own regression suite directly and through pgweir, and compare (docs/regress.md).
-	@scripts/install-deps.sh build postgres
+regress: ## Run PostgreSQL's own regression suite and libpq's pipeline tests directly and through pgweir, and compare (docs/regress.md).
+	@scripts/install-deps.sh build postgres regress
 	cargo build --locked
 	@scripts/regress.sh
 

@@ -3,7 +3,7 @@
 #
 #   scripts/install-deps.sh GROUP...
 #
-# Groups: build (compiler, libclang), features (libpam, for all of cargo's features), postgres (server and clients), demo (curl), test (cargo-nextest, Python driver, slapd, openssl, iproute2, PgBouncer, Patroni, etcd),
+# Groups: build (compiler, libclang), features (libpam, for all of cargo's features), postgres (server and clients), regress (what PostgreSQL's own tests are built with), demo (curl), test (cargo-nextest, Python driver, slapd, openssl, iproute2, PgBouncer, Patroni, etcd),
 # fuzz (cargo-fuzz), bench (PgBouncer, haproxy, strace, valgrind, openssl, Python).
 # As root it uses apt-get; as another user it never asks for a password, but says what is missing and how to get it.
 set -euo pipefail
@@ -40,6 +40,16 @@ check_postgres() {
     if ! have psql || ! have setpriv || ! { have initdb || any /usr/lib/postgresql/*/bin/initdb; }; then
         want postgresql util-linux
     fi
+}
+
+check_regress() {
+    # The suite's own C: its headers come out of a Perl script, and libpq's test is linked with the installed libpq.
+    have cc || want gcc libc6-dev
+    have make || want make
+    have perl || want perl
+    { any /usr/include/postgresql/libpq-fe.h || any /usr/include/libpq-fe.h; } || want libpq-dev
+    # For the sources that are fetched.
+    have bzip2 || want bzip2
 }
 
 check_demo() {
@@ -111,7 +121,7 @@ if ! have cargo; then
 fi
 for group in "$@"; do
     case $group in
-    build | features | postgres | demo | test | fuzz | bench) "check_$group" ;;
+    build | features | postgres | regress | demo | test | fuzz | bench) "check_$group" ;;
     *)
         echo "unknown group $group" >&2
         exit 2

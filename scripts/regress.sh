@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # PostgreSQL's own regression suite, run twice with its parallel schedule: against a server directly, and against another through pgweir
-# in transaction mode. What fails directly as well is the machine's doing and does not count. docs/regress.md lists what may differ.
+# in transaction mode. What fails directly as well is the machine's doing and does not count. docs/regress.md lists what may differ. Then
+# libpq's tests of pipelines, with upstream's traces of what the client sends and gets.
 #
 #   scripts/regress.sh [DIRECTORY]     the results of both runs are kept in DIRECTORY (target/regress/results)
 #
@@ -30,19 +31,20 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# The suite of the installed version, with its library of C functions, in $1.
+# The suite of the installed version, with its library of C functions, in $1, and libpq_pipeline in $2.
 sources() {
-    local version package tree lists=$PWD/target/regress/lists
+    # apt removes from its lists what it did not fetch: our own file stands elsewhere.
+    local version package tree lists=$PWD/target/regress/lists from=$PWD/target/regress/sources
     version=$("$PG_BIN/postgres" --version | sed -E 's/^[^0-9]*([0-9.]+).*/\1/')
     tree=target/regress/postgresql-$version
     if [[ ${PGWEIR_REGRESS_SOURCE-} ]]; then
         tree=$PGWEIR_REGRESS_SOURCE
     elif [[ ! -d $tree ]]; then
-        mkdir -p "$lists/partial"
+        mkdir -p "$lists/partial" "$from"
         package=$(dpkg-query -W -f '${Version}' "postgresql-${version%%.*}")
         sed -E 's/^Types: *deb$/Types: deb-src/; s/^deb /deb-src /' /etc/apt/sources.list.d/debian.sources \
-            >"$lists/regress.sources"
-        local apt=(-o "Dir::Etc::sourcelist=/dev/null" -o "Dir::Etc::sourceparts=$lists" -o "Dir::State::Lists=$lists")
+            >"$from/regress.sources"
+        local apt=(-o "Dir::Etc::sourcelist=/dev/null" -o "Dir::Etc::sourceparts=$from" -o "Dir::State::Lists=$lists")
         apt-get "${apt[@]}" update -qq
         (cd target/regress && apt-get "${apt[@]}" source -qq --download-only "postgresql-${version%%.*}=$package")
         tar -C target/regress -xf "target/regress/postgresql-${version%%.*}_$version.orig.tar.bz2"
@@ -58,6 +60,11 @@ sources() {
     fi
     cp -r "$tree/src/test/regress" "$1"
     cp "$(dirname "$PG_BIN")"/lib/{autoinc,refint}.so "$1"
+    make -s -C "$tree/src/port" libpgport.a
+    make -s -C "$tree/src/common" libpgcommon.a
+    cp -r "$tree/src/test/modules/libpq_pipeline" "$2"
+    cc -O1 -I"$tree/src/include" -I"$tree/src/interfaces/libpq" -o "$2/libpq_pipeline" "$2/libpq_pipeline.c" \
+        "$tree/src/common/libpgcommon.a" "$tree/src/port/libpgport.a" -lpq -lm
 }
 
 # Runs the suite against a port, with its results in $PG_DIR/$1.
@@ -78,9 +85,29 @@ suite() {
     cp "$PG_DIR/$name.result" "$results/$name.result"
 }
 
+# libpq's tests of pipelines against a port; those that are well, traces included, are listed in a file as of pg_regress.
+pipelines() {
+    local name=$1 port=$2 dir=$PG_DIR/pipeline out=$results/$1.pipeline test expected
+    rm -rf "$out"
+    mkdir -p "$out"
+    for test in $("$dir/libpq_pipeline" tests); do
+        local options=(-r 700)
+        expected=$dir/traces/$test.trace
+        [[ ! -f $expected ]] || options+=(-t "$out/$test.trace")
+        if ! timeout 60 "$dir/libpq_pipeline" "${options[@]}" "$test" \
+            "host=127.0.0.1 port=$port user=postgres dbname=postgres" >"$out/$test.log" 2>&1; then
+            echo "test pipeline/$test ... FAILED (see $out/$test.log)"
+        elif [[ -f $expected ]] && ! diff -u "$expected" "$out/$test.trace" >"$out/$test.diff"; then
+            echo "test pipeline/$test ... FAILED (another trace: $out/$test.diff)"
+        else
+            echo "test pipeline/$test ... ok "
+        fi
+    done >>"$results/$name.result"
+}
+
 # The tests of a run that are well.
 passed() {
-    sed -nE 's/^(test )? *([a-z0-9_.]+) +\.\.\. ok .*/\2/p' "$results/$1.result" | sort
+    sed -nE 's/^(test )? *([a-z0-9_./]+) +\.\.\. ok .*/\2/p' "$results/$1.result" | sort
 }
 
 cluster() {
@@ -103,10 +130,11 @@ cluster() {
 }
 
 pg_setup
-sources "$PG_DIR/suite"
+sources "$PG_DIR/suite" "$PG_DIR/pipeline"
 [[ ${PGWEIR_REGRESS_DIRECT-} ]] || {
     cluster direct
     suite direct "${PG_PORT[direct]}"
+    pipelines direct "${PG_PORT[direct]}"
     pg_kill direct
 }
 cluster pooled
@@ -133,12 +161,16 @@ until "$PG_BIN/pg_isready" -q -h 127.0.0.1 -p "$port"; do
     sleep 0.1
 done
 suite pooled "$port"
+pipelines pooled "$port"
 cp "$PG_DIR/pgweir.log" "$results/"
 all=$(grep -oE '^test: .*' "$PG_DIR/suite/parallel_schedule" | cut -d: -f2 | wc -w)
-echo "directly: $(passed direct | wc -l) of $all pass; through pgweir, in transaction mode, with $pool server connections: $(passed pooled | wc -l)"
+suite_passed() { passed "$1" | grep -vc '^pipeline/' || true; }
+pipelines_passed() { passed "$1" | grep -c '^pipeline/' || true; }
+echo "directly: $(suite_passed direct) of $all pass; through pgweir, in transaction mode, with $pool server connections: $(suite_passed pooled)"
+echo "pipelines of libpq: directly $(pipelines_passed direct) of $("$PG_DIR/pipeline/libpq_pipeline" tests | wc -w) pass; through pgweir: $(pipelines_passed pooled)"
 lost=$(comm -23 <(passed direct) <(passed pooled))
 # Those that are known to differ, with the reason: rows of a table in docs/regress.md.
-known=$(sed -nE 's/^\| `([a-z0-9_.]+)` \|.*/\1/p' docs/regress.md | sort)
+known=$(sed -nE 's/^\| `([a-z0-9_./]+)` \|.*/\1/p' docs/regress.md | sort)
 unexpected=$(comm -23 <(echo "$lost") <(echo "$known"))
 [[ ! $lost ]] || echo "not as directly:" $lost
 [[ ! $unexpected ]] || {
