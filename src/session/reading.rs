@@ -6,10 +6,11 @@
 use crate::session::settings::ClientSettings;
 
 /// The settings by which quoted literals are read, of which clients may have others than their server's.
-const READERS: [&str; 8] = [
+const READERS: [&str; 9] = [
     "array_nulls",
     "datestyle",
     "intervalstyle",
+    "lc_monetary",
     "standard_conforming_strings",
     "timezone",
     "timezone_abbreviations",
@@ -88,9 +89,12 @@ mod tests {
         };
         let plain = settings(&[("work_mem", "5MB"), ("client_encoding", "LATIN1")]);
         let tokyo = settings(&[("timezone", "Asia/Tokyo")]);
+        let euro = settings(&[("lc_monetary", "de_DE.UTF-8")]);
         assert!(Literals::None.reading(&tokyo).is_empty());
         assert!(Literals::Quoted.reading(&plain).is_empty());
         assert_ne!(Literals::Quoted.reading(&tokyo), Literals::Quoted.reading(&plain));
+        // '1,50'::money is another sum there.
+        assert_ne!(Literals::Quoted.reading(&euro), Literals::Quoted.reading(&plain));
         assert_ne!(Literals::BeyondAscii.reading(&plain), Literals::Quoted.reading(&plain));
     }
 }
