@@ -102,7 +102,7 @@ fn in_session_mode_state_is_no_error() {
     let cluster = Cluster::start();
     cluster.sql(MAKES_ONE);
     let weir =
-        over(&cluster, "on_session_state = \"error\"\nmax_pinned_connections = 1\npool_mode = \"session\"").start();
+        over(&cluster, "on_session_state = \"error\"\nmax_pinned_connections = 1\npinned_idle_timeout = \"1s\"\npool_mode = \"session\"").start();
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
     for client in [&mut a, &mut b] {
         for (sql, _) in STATE.iter().filter(|(sql, _)| !sql.contains("INTO TEMP") && !sql.contains("advisory")) {
@@ -110,6 +110,9 @@ fn in_session_mode_state_is_no_error() {
             assert!(!answer.contains("E("), "{sql}: {answer}");
         }
     }
+    a.expect_silence(Duration::from_secs(2));
+    assert_eq!(a.value("SELECT 1"), "1");
+    assert!(!weir.http_get("/metrics").1.contains("pinned_sessions{"));
 }
 
 #[test]
@@ -183,19 +186,19 @@ fn places_are_counted_exactly() {
 #[test]
 fn who_keeps_a_server_and_does_nothing_is_closed() {
     let cluster = Cluster::start();
-    let weir = over(&cluster, "pinned_idle_timeout = \"1s\"").start();
+    let weir = over(&cluster, "pinned_idle_timeout = \"3s\"").start();
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
     assert_eq!(b.value("SELECT 1"), "1");
     assert_eq!(a.run("CREATE TEMP TABLE mine (id int)"), "C(CREATE TABLE) Z(I)");
     // As long as it does something it stays, and so does who is in a transaction.
     assert_eq!(a.run("BEGIN"), "C(BEGIN) Z(T)");
-    assert!(a.run("SELECT pg_sleep(1.5)").ends_with("Z(T)"));
-    a.expect_silence(Duration::from_millis(1500));
+    assert!(a.run("SELECT pg_sleep(3.5)").ends_with("Z(T)"));
+    a.expect_silence(Duration::from_millis(3500));
     assert_eq!(a.run("COMMIT"), "C(COMMIT) Z(I)");
     let error = a.read_to_end().iter().find_map(Message::error).unwrap();
     assert_eq!(error.code, "57P05");
     assert!(
-        error.message.contains("pinned idle timeout") && field(&error, 'D').contains("pinned_idle_timeout is 1 s"),
+        error.message.contains("pinned idle timeout") && field(&error, 'D').contains("pinned_idle_timeout is 3 s"),
         "{error:?}"
     );
     // Who keeps nothing is not meant.
@@ -215,7 +218,11 @@ fn the_first_of_a_kind_is_logged() {
     }
     weir.wait_log("pg_advisory_xact_lock()");
     weir.wait_log("ON COMMIT DROP");
+    let mut last = weir.client("app");
+    assert!(!last.run("SELECT setseed(0.5), 's3cret'").contains("E("));
+    weir.wait_log("setseed() only where");
     let log = weir.log_text();
+    assert!(!log.contains("s3cret"), "{log}");
     let told =
         |kind: &str| log.lines().filter(|l| l.contains("the first here for this reason") && l.contains(kind)).count();
     assert_eq!((told("temp_object"), told("advisory_lock")), (1, 1), "{log}");

@@ -32,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_millis(500);
 
 /// How long after the deadline of the first probes what they brought is known, at most.
-const SETTLING: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// The wait of a statement for a primary.
 #[derive(Debug)]

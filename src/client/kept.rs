@@ -122,8 +122,11 @@ impl Client {
 
     /// Counts and tells what the server is kept for now.
     pub(super) fn note_pins(&self, link: &mut Link) {
+        if self.pools.mode == PoolMode::Session {
+            return;
+        }
         let new = link.kept.follow(&self.cx.shared, self.session.pins());
-        if new.is_empty() || self.pools.mode == PoolMode::Session {
+        if new.is_empty() {
             return;
         }
         // What showed only when it had happened may be one too many: it is there.
@@ -139,6 +142,13 @@ impl Client {
     /// The first of its kind in a database: whoever runs it may want to know, once.
     fn tell_first(&self, pin: &Pin) {
         let statement = self.pinning_text(pin).unwrap_or_default();
+        // The log is read by more than may see what values there are.
+        let kind = || pin.facts.iter().flat_map(|facts| &facts.statements).map(|s| s.why).next().unwrap_or_default();
+        let quotes = |text: &str| {
+            let dollar = |pair: &[u8]| matches!(pair, [b'$', next] if !next.is_ascii_digit());
+            text.contains('\'') || text.as_bytes().windows(2).any(dollar)
+        };
+        let statement = if quotes(&statement) { kind() } else { &statement };
         let handle = self.handle();
         tracing::info!(
             client = %handle.id, database = %handle.database, user = %handle.user, reason = pin.reason.as_str(), statement,

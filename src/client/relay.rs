@@ -426,7 +426,7 @@ impl Client {
         let doing = Doing {
             in_flight,
             in_transaction: in_flight || self.session.status() != TransactionStatus::Idle,
-            pinned: !self.session.pins().is_empty(),
+            pinned: self.pools.mode != PoolMode::Session && !self.session.pins().is_empty(),
             asked: link.counts.received,
             answered: link.counts.query_count,
             transactions: link.counts.xact_count,
@@ -777,6 +777,7 @@ impl Client {
             let Poll::Ready(looked_up) = look_up.as_mut().poll(cx) else { return Ok(false) };
             link.look_up = None;
             if let Err(error) = looked_up {
+                link.asks_since = None;
                 self.replace_by_refusal(error);
                 self.forward_segment(link, connection);
             }

@@ -439,9 +439,11 @@ pub(super) static HEALTH: &[Setting<HealthSettings>] = &[
     row("replica_fallback", "What a read gets that no replica is fit for: the primary, or an error.", |h| {
         Field::Fallback(&mut h.fallback)
     }),
-    row("failover_timeout", "How long statements wait while no server takes writes; 0: they fail at once.", |h| {
-        Field::Time(&mut h.failover_timeout)
-    }),
+    row(
+        "failover_timeout",
+        "How long statements wait while no server takes writes, after the first probes; 0: they fail at once.",
+        |h| Field::Time(&mut h.failover_timeout),
+    ),
     row("patroni_interval", "Time between two questions to Patroni, where patroni says who that is.", |h| {
         Field::TimeAbove(&mut h.patroni_interval)
     }),

@@ -1,5 +1,6 @@
 //! Logging in to a server.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -149,6 +150,8 @@ pub async fn is_answered(target: &Target, settings: &LoginSettings) -> bool {
                 }
                 // To the request for TLS there was an answer.
                 Err(Failure::NotOffered) => return true,
+                // A certificate that is not believed, or an alert, was sent by somebody.
+                Err(Failure::Tls(error)) if error.kind() == io::ErrorKind::InvalidData => return true,
                 Err(Failure::Tls(_)) => {}
                 Err(Failure::Name(_) | Failure::Socket(_)) => break,
             }
@@ -169,7 +172,7 @@ async fn exchange(
     mut stream: Stream,
 ) -> Result<Box<Connection>, Error> {
     let address = target.address();
-    let broken = |e: std::io::Error| {
+    let broken = |e: io::Error| {
         Error::server(SqlState::CONNECTION_FAILURE, format!("connection to server {address} failed during login: {e}"))
     };
     write_all(&mut stream, &hello(target)).await.map_err(broken)?;

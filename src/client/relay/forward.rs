@@ -226,6 +226,8 @@ impl Client {
 
     /// Writes the segment for the server.
     pub(super) fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
+        // What is sent now may write, and a token that was asked for before knows nothing of it.
+        link.asks_since = None;
         self.minds_state(link);
         self.follow_block(link);
         self.expects_commit();

@@ -166,7 +166,7 @@ impl Member {
              restapi: {{listen: '127.0.0.1:{rest}', connect_address: '127.0.0.1:{rest}'}}\n\
              etcd3: {{hosts: '127.0.0.1:{etcd}'}}\n\
              bootstrap:\n\
-             \x20 dcs:\n    ttl: 5\n    loop_wait: 1\n    retry_timeout: 2\n    synchronous_mode: true\n\
+             \x20 dcs:\n    ttl: 10\n    loop_wait: 1\n    retry_timeout: 3\n    synchronous_mode: true\n\
              \x20   postgresql: {{use_pg_rewind: false, use_slots: true, remove_data_directory_on_diverged_timelines: true}}\n\
              \x20 initdb: [{{encoding: UTF8}}, {{auth: trust}}, no-sync, no-locale]\n\
              postgresql:\n\
