@@ -273,11 +273,17 @@ fn what_would_not_choose_a_shard_is_refused() {
     }
     // By a parameter it may as well be search_path, which goes on a chosen shard only.
     client.run("SET pgweir.shard = 's1'");
-    let bound =
-        extended(&mut client, "SELECT set_config($1, $2, false)", &[25, 25], &[Some("pgweir.shard"), Some("s1")]);
-    assert!(reason(&bound, "$1").contains("no effect"));
-    let other = extended(&mut client, "SELECT set_config($1, $2, false)", &[25, 25], &[Some("app.shard"), Some("s1")]);
-    assert_eq!(show(&other), "1 2 D(s1) C(SELECT 1) Z(I)");
+    client.parse("p", "SELECT set_config($1, $2, false)", &[25, 25]);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "1 Z(I)");
+    let mut bound = |name: &str| {
+        client.bind("", "p", &[Some(name), Some("s1")]);
+        client.execute("", 0);
+        client.sync();
+        client.read_until_ready()
+    };
+    assert!(reason(&bound("pgweir.shard"), "$1").contains("no effect"));
+    assert_eq!(show(&bound("app.shard")), "2 D(s1) C(SELECT 1) Z(I)");
 }
 
 #[test]
@@ -395,7 +401,7 @@ fn policies_rules_and_triggers_keep_to_their_shard() {
     }
     client.run("RESET pgweir.shard");
     assert_eq!(client.run(&format!("INSERT INTO t (k) VALUES ({key})")), "C(INSERT 0 1) Z(I)");
-    assert_eq!(client.run("SELECT * FROM w WHERE k = 'a'"), "T(k:25 first:25 last:25) C(SELECT 0) Z(I)");
+    assert_eq!(client.run("SELECT * FROM w WHERE k = 'a'"), "T(k:25,first:25,last:25) C(SELECT 0) Z(I)");
 }
 
 #[test]
@@ -426,4 +432,58 @@ fn a_table_is_believed_when_it_was_looked_at() {
     client.run("RESET pgweir.shard");
     sharded.wait_checks(|checks| checks[1].contains("is numeric"));
     assert!(refused(&mut client, &insert).contains("is numeric, configured as bigint"));
+}
+
+// What need not be refused.
+
+#[test]
+fn a_block_that_begins_with_what_any_shard_does_goes_where_its_key_says() {
+    let sharded = Sharded::start("", ["", ""]);
+    let mut client = sharded.client();
+    let key = sharded.key(1, 1);
+    client.run(&format!("INSERT INTO t (k, v) VALUES ({key}, 'v')"));
+    for (first, wanted) in [
+        ("SELECT 1", "T(?column?:23) D(1) C(SELECT 1) Z(T)"),
+        ("SAVEPOINT a", "C(SAVEPOINT) Z(T)"),
+        ("SELECT set_config('app.u', '1', true)", "T(set_config:25) D(1) C(SELECT 1) Z(T)"),
+        ("SET work_mem = '5MB'", "C(SET) Z(T)"),
+        ("SET CONSTRAINTS ALL DEFERRED", "C(SET CONSTRAINTS) Z(T)"),
+    ] {
+        client.run("RESET work_mem");
+        client.run("BEGIN");
+        assert_eq!(client.run(first), wanted, "{first}");
+        let reply = client.run(&format!(
+            "SELECT v, current_setting('work_mem'), current_setting('app.u', true) FROM t WHERE k = {key}"
+        ));
+        let work_mem = if first.contains("work_mem") { "5MB" } else { "4MB" };
+        let tenant = if first.contains("app.u") { "1" } else { "" };
+        assert!(reply.contains(&format!("D(v|{work_mem}|{tenant}")) && reply.ends_with("Z(T)"), "{first}: {reply}");
+        if first.starts_with("SAVEPOINT") {
+            client.run("SELECT 1 / 0");
+            assert_eq!(client.run("ROLLBACK TO a"), "C(ROLLBACK) Z(T)");
+        }
+        assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)", "{first}");
+    }
+    assert_eq!(client.run("SHOW work_mem"), "T(work_mem:25) D(4MB) C(SHOW) Z(I)");
+    // What it has set for good is kept, and taken back with the transaction.
+    client.run("BEGIN");
+    client.run("SET work_mem = '7MB'");
+    client.run(&format!("SELECT v FROM t WHERE k = {key}"));
+    client.run("COMMIT");
+    assert_eq!(client.run("SHOW work_mem"), "T(work_mem:25) D(7MB) C(SHOW) Z(I)");
+    client.run("BEGIN");
+    client.run("SET work_mem = '8MB'");
+    client.run(&format!("SELECT v FROM t WHERE k = {key}"));
+    client.run("ROLLBACK");
+    assert_eq!(client.run("SHOW work_mem"), "T(work_mem:25) D(7MB) C(SHOW) Z(I)");
+    // ORMs that write all columns.
+    let update = format!("UPDATE t SET k = {key}, v = 'w' WHERE k = {key}");
+    assert_eq!(client.run(&update), "C(UPDATE 1) Z(I)");
+    let upsert = format!(
+        "INSERT INTO t (k, v) VALUES ({key}, 'x') ON CONFLICT (k) DO UPDATE SET k = EXCLUDED.k, v = EXCLUDED.v"
+    );
+    assert_eq!(client.run(&upsert), "C(INSERT 0 1) Z(I)");
+    assert_eq!(sharded.on(1, "SELECT k, v FROM t"), [[key.to_string(), "x".to_owned()]]);
+    let none = extended(&mut client, "SELECT count(*) FROM t WHERE k = $1", &[20], &[None]);
+    assert_eq!(show(&none), "1 2 D(0) C(SELECT 1) Z(I)");
 }

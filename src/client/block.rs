@@ -10,7 +10,8 @@ use std::sync::Arc;
 use crate::client::lost::Lost;
 use crate::client::segment::Segment;
 use crate::session::Intake;
-use crate::sql::facts::{QueryFacts, ShardShape, StatementFacts, TransactionEffect};
+use crate::session::settings::{OWN_PREFIX, decides_shard, is_reported};
+use crate::sql::facts::{QueryFacts, SessionEffect, ShardShape, StatementFacts, TransactionEffect};
 use crate::wire::message;
 
 /// A block whose text is longer, in bytes, stays where it is.
@@ -104,16 +105,28 @@ fn sole_execution(items: &[(Intake, usize)], bytes: &[u8]) -> bool {
 fn belongs_nowhere(facts: &QueryFacts) -> bool {
     let nowhere = |s: &StatementFacts| {
         let begins = matches!(s.transaction, TransactionEffect::Begin { .. });
-        (begins || s.transaction == TransactionEffect::None)
+        let saves = matches!(s.transaction, TransactionEffect::Savepoint | TransactionEffect::Release);
+        (begins || saves || s.transaction == TransactionEffect::None)
             && s.shape == ShardShape::NoTables
-            && s.effects.is_empty()
+            && s.effects.iter().all(sets_again)
             && s.functions.is_empty()
             // A query may answer otherwise the second time: now(), random().
-            && (begins || matches!(s.why, "SET" | "SHOW"))
+            && (begins || saves || s.touch.constant || matches!(s.why, "SET" | "RESET" | "SHOW" | "SET CONSTRAINTS"))
     };
     let hints = &facts.hints;
     let chosen = hints.shard.is_some() || hints.sharding_key.is_some() || hints.error.is_some();
     facts.unparsed.is_none() && !chosen && !facts.statements.is_empty() && facts.statements.iter().all(nowhere)
+}
+
+/// Whether a statement with this effect has it again elsewhere, unseen: what it sets is not reported, says not who the session is, and does
+/// not choose a shard.
+fn sets_again(effect: &SessionEffect) -> bool {
+    match effect {
+        SessionEffect::Set { name, .. } | SessionEffect::Reset { name } => {
+            !is_reported(name) && !decides_shard(effect) && !name.starts_with(OWN_PREFIX)
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -129,17 +142,34 @@ mod tests {
             "SET LOCAL statement_timeout = '5s'",
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             "SHOW search_path",
+            "SAVEPOINT a",
+            "RELEASE a",
+            "SELECT 1",
+            "SELECT 1, 'a' AS b, NULL, true",
+            "SET statement_timeout = '5s'",
+            "RESET work_mem",
+            "SET CONSTRAINTS ALL DEFERRED",
+            "SELECT set_config('app.tenant', '1', true)",
+            "SELECT pg_catalog.set_config('app.tenant', '1', true), 1",
         ] {
             assert!(belongs_nowhere(&parse::facts(text.as_bytes())), "{text}");
         }
         for text in [
             "",
             "COMMIT",
-            "SAVEPOINT a",
-            "SET statement_timeout = '5s'",
+            "ROLLBACK TO a",
+            "SET timezone = 'UTC'",
+            "SET pgweir.route = 'primary'",
+            "SET search_path = a",
             "SET ROLE someone",
             "SELECT * FROM t",
-            "SELECT 1",
+            "SELECT now()",
+            "SELECT current_timestamp",
+            "SELECT 'now'::timestamptz",
+            "SELECT 1 WHERE random() > 0.5",
+            "SELECT 1 FOR UPDATE",
+            "SELECT (SELECT 1)",
+            "SELECT 1 UNION SELECT 2",
             "SELECT set_config('app.tenant', gen_random_uuid()::text, true)",
             "SELECT nextval('s')",
             "SELECT pg_advisory_xact_lock(1)",

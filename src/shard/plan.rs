@@ -82,6 +82,8 @@ pub enum Why {
     DefaultShard,
     /// Other shards may answer it otherwise.
     ShardsDiffer,
+    /// It asks for a key that is NULL, which no row has.
+    NoRow,
 }
 
 impl fmt::Display for Why {
@@ -94,6 +96,7 @@ impl fmt::Display for Why {
             Self::KeySetting(slot) => write!(f, "pgweir.sharding_key is in slot {slot}"),
             Self::Keys(count) => write!(f, "all of the {count} sharding keys that it asks for belong there"),
             Self::Unlisted => f.write_str("its tables are not listed and live on the default shard"),
+            Self::NoRow => f.write_str("no row is equal to NULL, which any shard says"),
             Self::ShardsDiffer => f.write_str("other shards may answer otherwise than the default shard"),
             Self::DefaultShard => f.write_str("it names no table but has effects, which belong to the default shard"),
         }
@@ -554,15 +557,44 @@ impl Filtered<'_> {
 
     /// At least one table of it is sharded.
     fn plan(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        if let Some(target) = self.target()
-            && let Home::Sharded { key, .. } = relations::home(target, cx.map)
-            && self.assigned.iter().any(|column| column == key)
-        {
-            return Err(refusal::key_assigned(&target.name, key).into());
+        let chosen = chosen(cx, Some(relations))?;
+        let Some(given) = self.key_given(cx)? else {
+            return match chosen {
+                Some(chosen) => self.plan_chosen(chosen, cx),
+                None => self.plan_by_key(relations, cx),
+            };
+        };
+        // The key that rows are given must be on the shard where their keys say that they are: it is one more that they have.
+        let mut equalities = self.equalities.to_vec();
+        equalities.push(given);
+        let whole = Filtered { equalities: &equalities, ..*self };
+        match chosen {
+            Some(chosen) => whole.plan_chosen(chosen, cx),
+            None => self.plan_one_shard(relations, cx).and_then(|_| whole.plan_one_shard(relations, cx)),
         }
-        match chosen(cx, Some(relations))? {
-            Some(chosen) => self.plan_chosen(chosen, cx),
-            None => self.plan_by_key(relations, cx),
+    }
+
+    /// The key that an UPDATE gives all of its rows, as a condition.
+    ///
+    /// # Errors
+    /// It gives them another than can be read here.
+    fn key_given(&self, cx: &PlanContext<'_>) -> Result<Option<(ColumnRef, KeyValue)>, Stop> {
+        let Some(target) = self.target() else { return Ok(None) };
+        let Home::Sharded { key, .. } = relations::home(target, cx.map) else { return Ok(None) };
+        if !self.assigned.iter().any(|column| column == key) {
+            return Ok(None);
+        }
+        let refusal = || Stop::Refuse(refusal::key_assigned(&target.name, key));
+        let mut values = self.statement.touch.given.iter().filter(|(column, _)| column == key);
+        let (Some((_, value)), None) = (values.next(), values.next()) else { return Err(refusal()) };
+        let column = proof::qualified(&ColumnRef { qualifier: Vec::new(), column: key.to_owned() }, target);
+        let given = (column, value.clone());
+        match proof::keys(self.top, std::slice::from_ref(&given), &self.statement.repeated, cx).next() {
+            // Its column may cut a space.
+            Some(Ok(Key::Text(bytes))) if bytes.ends_with(b" ") => Err(refusal()),
+            Some(Ok(_)) => Ok(Some(given.clone())),
+            Some(Err(KeyError::Unbound(number))) => Err(Stop::Unbound(number)),
+            Some(Err(_)) | None => Err(refusal()),
         }
     }
 
@@ -585,7 +617,8 @@ impl Filtered<'_> {
         let merged: Vec<(ColumnRef, &KeyValue)> = merged.collect();
         let all = equal.chain(listed).chain(merged.iter().map(|(column, value)| (column, *value)));
         let all: Vec<(ColumnRef, KeyValue)> = all.map(|(column, value)| (column.clone(), value.clone())).collect();
-        for key in proof::keys(self.top, &all, repeated, cx) {
+        let inner = touch.inner.iter().flat_map(|(tables, equal)| proof::keys(tables, equal, repeated, cx));
+        for key in proof::keys(self.top, &all, repeated, cx).chain(inner) {
             match key {
                 Ok(key) => chosen.check(key.slot(), cx.map)?,
                 Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
@@ -641,8 +674,18 @@ impl Filtered<'_> {
         for table in self.statement.shape.tables() {
             believe(table, cx)?;
         }
-        let slot = proof::slot(self.top, self.equalities, &self.statement.repeated, cx)?;
-        Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot)))
+        let repeated = &self.statement.repeated;
+        if proof::is_null(self.top, self.equalities, repeated, cx) {
+            return Ok(ShardPlan::single(cx.map.default_shard, Why::NoRow));
+        }
+        match proof::slot(self.top, self.equalities, repeated, cx) {
+            Ok(slot) => Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot))),
+            Err(Stop::Untied(refusal)) if self.verb != Verb::Select => {
+                let listed = proof::listed(self.top, &self.statement.touch.lists, repeated, cx);
+                listed.map(|(shard, count)| ShardPlan::single(shard, Why::Keys(count))).ok_or(Stop::Untied(refusal))
+            }
+            Err(stop) => Err(stop),
+        }
     }
 }
 

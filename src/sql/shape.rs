@@ -57,11 +57,31 @@ pub(super) fn of_query(node: Node<'_>, seen: Seen<'_>, touch: &mut Touch) -> Sha
     }
 }
 
+/// The tables that a SELECT names in FROM, and what its columns must be equal to one of.
+pub(super) fn conditions(select: &nodes::SelectStmt) -> (Vec<TableRef>, Vec<(ColumnRef, KeyValue)>) {
+    let mut conjuncts = Conjuncts::default();
+    conjuncts.add(select.where_clause());
+    conjuncts.add_joins(select.from_clause().iter());
+    let (mut tables, mut stack) = (Vec::new(), select.from_clause().iter().collect::<Vec<_>>());
+    while let Some(node) = stack.pop() {
+        match node {
+            Node::RangeVar(var) => tables.push(super::walk::table_ref(var)),
+            Node::JoinExpr(join) => stack.extend([join.larg(), join.rarg()]),
+            _ => {}
+        }
+    }
+    let Conjuncts { mut constants, lists, .. } = conjuncts;
+    let listed =
+        |(column, values): (ColumnRef, Vec<KeyValue>)| values.into_iter().map(move |value| (column.clone(), value));
+    constants.extend(lists.into_iter().flat_map(listed));
+    (tables, constants)
+}
+
 /// INSERT with rows we can read. `INSERT ... DEFAULT VALUES` has the empty column list and no row: every column takes its
 /// default.
 fn of_insert(insert: &nodes::InsertStmt, seen: Seen<'_>) -> ShardShape {
     let names: Vec<String> = column_names(insert.cols().iter());
-    let on_conflict = insert.on_conflict_clause().map(|c| assigned(c.target_list().iter())).unwrap_or_default();
+    let on_conflict = insert.on_conflict_clause().map(conflict_assigned).unwrap_or_default();
     if insert.override_ != raw::OverridingKind::OVERRIDING_NOT_SET {
         // The values given may not be the ones that are stored.
         return other(seen, "INSERT ... OVERRIDING");
@@ -76,6 +96,21 @@ fn of_insert(insert: &nodes::InsertStmt, seen: Seen<'_>) -> ShardShape {
         _ => return other(seen, "INSERT ... SELECT"),
     };
     ShardShape::Insert { tables: tables(seen.tables), columns, rows, assigned: on_conflict }
+}
+
+/// The columns that ON CONFLICT DO UPDATE gives another value than they have: a column of the conflict's target is equal to that of the
+/// row that came.
+fn conflict_assigned(clause: &nodes::OnConflictClause) -> Vec<String> {
+    let in_target = |name: &str| {
+        clause.infer().is_some_and(|infer| {
+            infer.index_elems().iter().any(|elem| matches!(elem, Node::IndexElem(elem) if elem.name() == Some(name)))
+        })
+    };
+    let same = |target: &&nodes::ResTarget| {
+        let (Some(name), Some(value)) = (target.name(), column(target.val())) else { return false };
+        value.column == name && value.qualifier == ["excluded"] && target.indirection().is_empty() && in_target(name)
+    };
+    assigned(clause.target_list().iter().filter(|target| !same(target)))
 }
 
 /// VALUES whose rows are all inserted: no LIMIT, no OFFSET, no set operation.
@@ -184,6 +219,12 @@ impl Conjuncts {
                 }
                 None => return,
             },
+            raw::A_Expr_Kind::AEXPR_OP_ANY => {
+                if let (Some(column), Node::A_ArrayExpr(array)) = (column(left), right) {
+                    self.lists.push((column, array.elements().iter().map(key_value).collect()));
+                }
+                return;
+            }
             _ => return,
         };
         match (column(left), column(right)) {

@@ -45,6 +45,9 @@ pub enum Conflict {
     Columns(Vec<String>),
 }
 
+/// The tables of a SELECT below the top level, and what their columns must be equal to.
+pub type Inner = (Vec<TableRef>, Vec<(ColumnRef, KeyValue)>);
+
 /// What a statement touches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
@@ -69,6 +72,10 @@ pub struct Touch {
     pub conflict: Conflict,
     /// The columns of the top level that must be equal to one of several values, by IN.
     pub lists: Vec<(ColumnRef, Vec<KeyValue>)>,
+    /// It is a SELECT of constants, and of `set_config()` for the transaction by constants: it says and does the same wherever it runs.
+    pub constant: bool,
+    /// SELECTs below the top level: the tables of FROM, and what their columns must be equal to.
+    pub inner: Vec<Inner>,
     /// What the columns that USING and NATURAL have merged must be equal to.
     pub merged: Vec<(ColumnRef, KeyValue)>,
     /// The constants that an UPDATE assigns.
@@ -86,6 +93,8 @@ impl Touch {
     #[must_use]
     pub fn items(&self) -> usize {
         let lists: usize = self.lists.iter().map(|(_, values)| values.len().saturating_add(1)).sum();
+        let inner = self.inner.iter().map(|(tables, equal)| tables.len().saturating_add(equal.len()).saturating_add(1));
+        let lists = inner.fold(lists, usize::saturating_add);
         let others = [self.targets.len(), self.locks.len(), self.sizes_of.len(), self.merged.len(), self.given.len()];
         others.iter().fold(lists, |sum, n| sum.saturating_add(*n))
     }
@@ -93,7 +102,11 @@ impl Touch {
     /// Every value of a key in it.
     pub fn values(&mut self) -> impl Iterator<Item = &mut KeyValue> {
         let lists = self.lists.iter_mut().flat_map(|(_, values)| values);
-        lists.chain(self.merged.iter_mut().map(|(_, value)| value)).chain(self.given.iter_mut().map(|(_, value)| value))
+        let inner = self.inner.iter_mut().flat_map(|(_, equal)| equal.iter_mut().map(|(_, value)| value));
+        lists
+            .chain(inner)
+            .chain(self.merged.iter_mut().map(|(_, value)| value))
+            .chain(self.given.iter_mut().map(|(_, value)| value))
     }
 }
 
@@ -161,6 +174,12 @@ pub(super) fn of_query(node: Node<'_>, seen: &Seen<'_>, touch: &mut Touch) {
     }
     touch.own_server |= seen.casts_to_number;
     match node {
+        Node::SelectStmt(select) => {
+            touch.constant = is_constant(select);
+            let inner = seen.selects.iter().filter(|inner| !std::ptr::eq(**inner, select));
+            touch.inner =
+                inner.map(|select| shape::conditions(select)).filter(|(tables, _)| !tables.is_empty()).collect();
+        }
         Node::InsertStmt(insert) => touch.conflict = conflict(insert),
         Node::UpdateStmt(update) => {
             let given = |target: &nodes::ResTarget| {
@@ -172,6 +191,38 @@ pub(super) fn of_query(node: Node<'_>, seen: &Seen<'_>, touch: &mut Touch) {
         }
         _ => {}
     }
+}
+
+/// Whether it has nothing but constants and settings of the transaction in its list.
+fn is_constant(select: &nodes::SelectStmt) -> bool {
+    let literal = |node: Node<'_>| matches!(node, Node::A_Const(_));
+    let sets = |call: &nodes::FuncCall| {
+        let name: Vec<_> = call.funcname().iter().filter_map(Node::as_str).collect();
+        let last = call.args().get(2);
+        let local =
+            matches!(last, Some(Node::A_Const(constant)) if matches!(constant.val(), Some(ConstValue::Boolean(true))));
+        matches!(name.as_slice(), ["set_config"] | ["pg_catalog", "set_config"])
+            && call.args().len() == 3
+            && local
+            && call.args().iter().all(literal)
+    };
+    let harmless = |target: Node<'_>| match target {
+        Node::ResTarget(target) => match target.val() {
+            Node::FuncCall(call) => sets(call),
+            value => literal(value),
+        },
+        _ => false,
+    };
+    super::walk::set_operation(select).is_none()
+        && select.with_clause().is_none()
+        && select.from_clause().is_empty()
+        && select.values_lists().is_empty()
+        && select.into_clause().is_none()
+        && select.locking_clause().is_empty()
+        && matches!(select.where_clause(), Node::None)
+        && matches!((select.limit_count(), select.limit_offset()), (Node::None, Node::None))
+        && select.target_list().iter().all(|target| harmless(target.into()))
+        && !select.target_list().is_empty()
 }
 
 fn conflict(insert: &nodes::InsertStmt) -> Conflict {

@@ -88,6 +88,8 @@ pub(super) struct Seen<'a> {
     pub(super) targets: Vec<(Dml, TableRef)>,
     /// FOR UPDATE and the like.
     pub(super) locking: Vec<&'a nodes::LockingClause>,
+    /// All SELECTs.
+    pub(super) selects: Vec<&'a nodes::SelectStmt>,
     /// It casts to a type whose values are numbers of objects.
     pub(super) casts_to_number: bool,
     /// The targets of SELECT INTO.
@@ -230,6 +232,7 @@ fn visit<'a>(item: &Item<'a>, seen: &mut Seen<'a>, out: &mut Vec<Item<'a>>) {
                 seen.writes.get_or_insert(lock_name(locking));
             }
             seen.locking.extend(select.locking_clause());
+            seen.selects.push(select);
             let set = set_operation(select);
             let scope = with_clause(select.with_clause(), item, out);
             push_children(item.node, &scope, nested.or(set), None, seen, out);

@@ -3,6 +3,7 @@
 use super::params::Params;
 use super::relations::{self, Home};
 use super::{PlanContext, Slot, Stop, TableRef, refusal};
+use crate::id::ShardIndex;
 use crate::shard::key::{EXPRESSION, Key, KeyError};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
 use crate::sql::facts::{ColumnRef, KeyValue, ParamUse};
@@ -70,12 +71,41 @@ pub(super) fn slot(
         })
         .unwrap_or(("?", "?"));
     if let Some(error) = failed {
-        let computed = error == KeyError::NotConstant(EXPRESSION);
+        let computed = matches!(error, KeyError::Null | KeyError::NotConstant(EXPRESSION));
         let refusal = refusal::bad_key(table, key, error);
         return Err(if computed { Stop::Untied(refusal) } else { refusal.into() });
     }
     let unqualified = equalities.iter().any(|(column, _)| column.qualifier.is_empty() && column.column == key);
     Err(Stop::Untied(if unqualified { refusal::ambiguous(table, key) } else { refusal::no_key(table, key) }))
+}
+
+/// Whether a key must be equal to a parameter that is NULL, so that there is no row. (A NULL that is written may be taken for IS NULL, by
+/// `transform_null_equals`.)
+pub(super) fn is_null(
+    top: &[TableRef],
+    equalities: &[(ColumnRef, KeyValue)],
+    repeated: &[ParamUse],
+    cx: &PlanContext<'_>,
+) -> bool {
+    let is_param = |(_, value): &&(ColumnRef, KeyValue)| matches!(value, KeyValue::Param { .. });
+    let of_params: Vec<_> = equalities.iter().filter(is_param).cloned().collect();
+    keys(top, &of_params, repeated, cx).any(|key| key == Err(KeyError::Null))
+}
+
+/// The shard to which all keys of a list belong, and how many they are.
+pub(super) fn listed(
+    top: &[TableRef],
+    lists: &[(ColumnRef, Vec<KeyValue>)],
+    repeated: &[ParamUse],
+    cx: &PlanContext<'_>,
+) -> Option<(ShardIndex, usize)> {
+    lists.iter().find_map(|(column, values)| {
+        key_type_of(column, top, cx)?;
+        let each: Vec<_> = values.iter().map(|value| (column.clone(), value.clone())).collect();
+        let mut shards = keys(top, &each, repeated, cx).map(|key| key.ok().map(|key| cx.map.owner(key.slot())));
+        let first = shards.next()??;
+        shards.all(|shard| shard == Some(first)).then_some((first, values.len()))
+    })
 }
 
 /// A merged column, as if it were this table's: it is equal to it.

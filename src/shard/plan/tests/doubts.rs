@@ -82,8 +82,8 @@ fn a_merged_column_is_no_key() {
 #[test]
 fn null_may_be_taken_for_is_null() {
     for (sql, expected) in [
-        ("SELECT * FROM orders WHERE customer_id = NULL", NO),
-        ("SELECT * FROM orders WHERE (customer_id) = (NULL) AND v = 1", NO),
+        ("SELECT * FROM orders WHERE customer_id = NULL", "s0+s1"),
+        ("DELETE FROM orders WHERE customer_id = NULL", NO),
         ("SELECT o.v FROM orders o JOIN customers c ON o.customer_id = c.id WHERE o.customer_id = NULL", "s0+s1"),
         ("SELECT * FROM orders WHERE customer_id IN (NULL, 2)", "s1"),
     ] {
@@ -196,5 +196,83 @@ fn what_reaches_further_than_its_names_is_refused() {
         ("SELECT 1", "any"),
     ] {
         assert_eq!(planned(sql, |_| ()), expected, "{sql}");
+    }
+}
+
+#[test]
+fn sub_selects_are_held_against_a_chosen_shard() {
+    for (sql, on_s0, on_s1) in [
+        ("SELECT * FROM (SELECT * FROM orders WHERE customer_id = 2) x", NO, "s1"),
+        ("SELECT EXISTS (SELECT FROM orders o WHERE o.customer_id IN (2, -1))", NO, "s1"),
+        ("WITH c AS (SELECT * FROM orders WHERE customer_id = 1) SELECT * FROM c", "s0", NO),
+        ("SELECT 1 FROM orders WHERE customer_id = 1 UNION SELECT 2 FROM orders WHERE customer_id = 42", "s0", NO),
+        ("SELECT * FROM (SELECT * FROM orders) x", "s0", "s1"),
+    ] {
+        assert_eq!(chosen(sql, "s0"), on_s0, "{sql}");
+        assert_eq!(chosen(sql, "s1"), on_s1, "{sql}");
+    }
+}
+
+#[test]
+fn a_key_may_be_given_to_its_own_row() {
+    for (sql, expected) in [
+        ("UPDATE orders SET customer_id = 2, v = 1 WHERE customer_id = 2", "s1"),
+        ("UPDATE orders AS o SET customer_id = '2' WHERE o.customer_id = 2", "s1"),
+        ("UPDATE orders SET customer_id = 1 WHERE customer_id = 2", NO),
+        ("UPDATE orders SET customer_id = 2", NO),
+        ("UPDATE orders SET customer_id = customer_id + 1 WHERE customer_id = 2", NO),
+        ("UPDATE orders SET (customer_id, v) = (2, 1) WHERE customer_id = 2", NO),
+        ("UPDATE orders SET customer_id = NULL WHERE customer_id = 2", NO),
+        ("UPDATE orders SET customer_id = DEFAULT WHERE customer_id = 2", NO),
+        ("UPDATE codes SET code = 'abcdefgh' WHERE code = 'abcdefgh'", "s1"),
+        ("UPDATE codes SET code = 'abcdefgh ' WHERE code = 'abcdefgh '", NO),
+        (
+            "INSERT INTO orders (customer_id, v) VALUES (2, 1) ON CONFLICT (customer_id) DO UPDATE SET customer_id = EXCLUDED.customer_id, v = EXCLUDED.v",
+            "s1",
+        ),
+        (
+            "INSERT INTO orders (customer_id, v) VALUES (2, 1) ON CONFLICT (customer_id) DO UPDATE SET customer_id = EXCLUDED.v",
+            NO,
+        ),
+        (
+            "INSERT INTO orders (customer_id, v) VALUES (2, 1) ON CONFLICT (customer_id) DO UPDATE SET customer_id = 2",
+            NO,
+        ),
+    ] {
+        assert_eq!(planned(sql, |_| ()), expected, "{sql}");
+    }
+    assert_eq!(chosen("UPDATE orders SET customer_id = 2 WHERE v = 1", "s1"), "s1");
+    assert_eq!(chosen("UPDATE orders SET customer_id = 2 WHERE v = 1", "s0"), NO);
+    let same = "UPDATE orders SET customer_id = $1 WHERE customer_id = $1";
+    assert_eq!(bound(same, Some(b"2"), 20), "s1");
+    assert_eq!(planned(same, |_| ()), "$1");
+}
+
+#[test]
+fn lists_of_keys_on_one_shard_are_written_there() {
+    for (sql, expected) in [
+        ("UPDATE orders SET v = 1 WHERE customer_id IN (2, 2)", "s1"),
+        ("UPDATE orders SET v = 1 WHERE customer_id IN (2, -1) AND v = 3", "s1"),
+        ("DELETE FROM orders WHERE customer_id = ANY (ARRAY[1, 42])", "s0"),
+        ("DELETE FROM orders WHERE customer_id IN (1, 2)", NO),
+        ("DELETE FROM orders WHERE customer_id IN (2, v)", NO),
+        ("DELETE FROM orders WHERE customer_id IN (2, NULL)", NO),
+        ("DELETE FROM orders WHERE v IN (2, 2)", NO),
+        ("DELETE FROM orders WHERE NOT customer_id IN (2, 2)", NO),
+    ] {
+        assert_eq!(planned(sql, |_| ()), expected, "{sql}");
+    }
+}
+
+#[test]
+fn no_row_has_the_key_null() {
+    for (sql, expected) in [
+        ("SELECT * FROM orders WHERE customer_id = $1", "s0"),
+        ("UPDATE orders SET v = 1 WHERE customer_id = $1 AND v = 2", "s0"),
+        ("DELETE FROM orders WHERE customer_id = $1::int8", "s0"),
+        ("INSERT INTO orders (customer_id) VALUES ($1)", NO),
+        ("SELECT * FROM orders WHERE v = $1 AND customer_id = 2", "s1"),
+    ] {
+        assert_eq!(bound(sql, None, 20), expected, "{sql}");
     }
 }
