@@ -40,12 +40,19 @@ fn keys(shards: &[Cluster]) -> (Vec<i64>, Vec<i64>) {
 
 impl Bank {
     fn start() -> Self {
+        Self::start_as("postgres")
+    }
+
+    /// pgweir looks after it as `prober`.
+    fn start_as(prober: &str) -> Self {
         let shards = vec![Cluster::start(), Cluster::start()];
-        let mut toml = String::from(
-            "[databases.app]\nprobe_user = \"postgres\"\nprobe_interval = \"200ms\"\ncross_shard_writes = \"two_phase\"\n",
+        let mut toml = format!(
+            "[databases.app]\nprobe_user = \"{prober}\"\nprobe_interval = \"200ms\"\ncross_shard_writes = \"two_phase\"\n",
         );
         for (n, (cluster, slots)) in shards.iter().zip(["[[0, 8191]]", "[[8192, 16383]]"]).enumerate() {
             cluster.sql("CREATE TABLE ledger (k int8 PRIMARY KEY, transfer int8 NOT NULL, amount int8 NOT NULL)");
+            cluster.sql("CREATE ROLE teller; CREATE ROLE clerk LOGIN IN ROLE teller; GRANT ALL ON ledger TO teller");
+            cluster.sql("GRANT CREATE ON DATABASE postgres TO clerk; GRANT pg_read_all_settings TO clerk");
             toml += &format!(
                 "[[databases.app.shards]]\nname = \"s{n}\"\nslots = {slots}\nprimary = \"{}\"\n",
                 cluster.url("postgres")
@@ -66,13 +73,18 @@ impl Bank {
         self.shards.iter().map(|cluster| count(cluster).parse::<usize>().unwrap()).sum()
     }
 
-    /// Waits until nothing is prepared, and no decision is kept for nothing.
+    /// Waits until nothing is prepared.
     fn wait_clean(&self) {
         eventually("nothing is prepared", SOON, || (self.prepared() == 0).then_some(()));
-        eventually("nothing is kept", SOON, || {
-            let kept = |cluster: &Cluster| cluster.value("SELECT count(*) FROM pgweir.dtx") == "0";
-            self.shards.iter().all(kept).then_some(())
-        });
+    }
+
+    /// Leaves a transfer's first part prepared, as a proxy would that dies, and of which the second shard decides: of the role teller.
+    fn leave(&self, transfer: i64) {
+        let key = keys(&self.shards).0[usize::try_from(transfer).unwrap()];
+        self.shards[0].sql(&format!(
+            "SET ROLE teller; BEGIN; INSERT INTO ledger VALUES ({key}, {transfer}, -7); \
+             PREPARE TRANSACTION 'pgweir:app:s1:{transfer:032x}:s0'"
+        ));
     }
 
     /// How many rows of a transfer each shard has.
@@ -95,7 +107,7 @@ impl Bank {
         ));
         eventually("the first part is prepared", SOON, || (self.prepared() == 1).then_some(()));
         eventually("the decision waits", SOON, || {
-            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO pgweir.dtx%commit%'";
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO pgweir.dtx%''commit''%'";
             (self.shards[1].value(sql) == "1").then_some(())
         });
         (client, blocker)
@@ -118,8 +130,10 @@ fn the_proxy_dies_before_the_decision() {
     let (_client, mut blocker) = bank.held(1);
     bank.weir.kill9();
     // Nor does what it has sent become true.
-    bank.shards[1]
-        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO pgweir.dtx%'");
+    bank.shards[1].sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE pid <> pg_backend_pid() AND query LIKE '%INSERT INTO pgweir.dtx%''commit''%'",
+    );
     blocker.run("ROLLBACK");
     assert_eq!(bank.prepared(), 1);
     bank.weir.restart();
@@ -218,8 +232,10 @@ fn nobody_commits_the_work_of_another() {
     let gid = bank.shards[0].value("SELECT gid FROM pg_prepared_xacts");
     let whole = gid.rsplit_once(':').unwrap().0.to_owned();
     bank.weir.kill9();
-    bank.shards[1]
-        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO pgweir.dtx%'");
+    bank.shards[1].sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE pid <> pg_backend_pid() AND query LIKE '%INSERT INTO pgweir.dtx%''commit''%'",
+    );
     blocker.run("ROLLBACK");
     bank.shards[1].sql("CREATE ROLE mallory LOGIN");
     let forged = format!(
@@ -234,6 +250,142 @@ fn nobody_commits_the_work_of_another() {
     bank.weir.restart();
     eventually("nothing is prepared", SOON, || (bank.prepared() == 0).then_some(()));
     assert_eq!(bank.rows(1), ["0", "0"]);
+}
+
+#[test]
+fn a_decision_counts_after_set_role() {
+    let bank = Bank::start();
+    let (first, second) = keys(&bank.shards);
+    let deciding = &bank.shards[1];
+    deciding.sql("CREATE TABLE other (a int4)");
+    deciding.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    deciding.reload();
+    // Whoever commits there now waits for a standby that does not come.
+    let mut waiting = deciding.client("postgres");
+    let waits = |what: &str| {
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '{what}'");
+        eventually("it waits for a standby", SOON, || (deciding.value(&sql) == "1").then_some(()));
+    };
+    waiting.query("DO $$ BEGIN FOR i IN 1..10000 LOOP INSERT INTO other VALUES (i); COMMIT; PERFORM pg_sleep(0.01); END LOOP; END $$");
+    waits("DO %");
+    let mut client = bank.weir.client("app");
+    client.run("SET ROLE teller");
+    client.query(&transfer_sql(1, first[1], second[1]));
+    let decision = "%INSERT INTO pgweir.dtx%''commit''%";
+    waits(decision);
+    // It is committed there already, and only the answer is lost.
+    deciding.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '{decision}'"));
+    deciding.sql("ALTER SYSTEM RESET synchronous_standby_names");
+    deciding.reload();
+    assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 2) Z(I)");
+    bank.wait_clean();
+    assert_eq!(bank.rows(1), ["1", "1"]);
+    assert_eq!(deciding.value("SELECT owner FROM pgweir.dtx"), "teller");
+}
+
+#[test]
+fn a_decision_outlives_a_crash_whatever_the_session_has_set() {
+    let bank = Bank::start();
+    let (first, second) = keys(&bank.shards);
+    // So that nobody but who commits writes it to the disk.
+    bank.shards[1].sql("ALTER SYSTEM SET wal_writer_delay = '10s'");
+    bank.shards[1].sql("ALTER SYSTEM SET synchronous_commit = off");
+    bank.shards[1].reload();
+    eventually("commits are asynchronous", SOON, || {
+        (bank.shards[1].value("SHOW synchronous_commit") == "off").then_some(())
+    });
+    let mut client = bank.weir.client("app");
+    client.run("SET synchronous_commit = off");
+    client.query(&transfer_sql(1, first[1], second[1]));
+    assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 2) Z(I)");
+    bank.shards[1].kill9();
+    bank.shards[1].restart();
+    bank.wait_clean();
+    assert_eq!(bank.rows(1), ["1", "1"]);
+}
+
+#[test]
+fn waiting_for_a_decision_leaves_no_processes_behind() {
+    let bank = Bank::start();
+    let mut blocker = bank.shards[1].client("postgres");
+    blocker.run("BEGIN");
+    blocker.run("LOCK pgweir.dtx");
+    bank.leave(1);
+    let asking = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%pgweir.dtx%'";
+    eventually("recovery waits", SOON, || (bank.shards[1].value(asking) == "1").then_some(()));
+    let until = clock::now() + Duration::from_secs(26);
+    while clock::now() < until {
+        let count = bank.shards[1].value(asking);
+        assert!(count == "0" || count == "1", "{count}");
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    blocker.run("ROLLBACK");
+    bank.wait_clean();
+}
+
+#[test]
+fn a_role_that_never_logs_in_is_no_obstacle() {
+    let bank = Bank::start_as("clerk");
+    bank.leave(1);
+    bank.wait_clean();
+    assert_eq!(bank.rows(1), ["0", "0"]);
+}
+
+#[test]
+fn what_is_left_is_ended_without_the_setting() {
+    let bank = Bank::start();
+    let path = bank.weir.config_path();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("two_phase"));
+    std::fs::write(&path, text.replace("two_phase", "best_effort")).unwrap();
+    bank.weir.admin("RELOAD");
+    bank.leave(1);
+    bank.wait_clean();
+    assert_eq!(bank.rows(1), ["0", "0"]);
+}
+
+#[test]
+fn who_still_commits_is_not_disturbed() {
+    let bank = Bank::start();
+    let mut alive = bank.shards[1].client("postgres");
+    alive.run("BEGIN");
+    // The lower half of the transaction's number.
+    alive.run("SELECT pg_advisory_xact_lock_shared(1)");
+    bank.leave(1);
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!(bank.prepared(), 1, "it was taken for dead");
+    assert_eq!(bank.shards[1].value("SELECT count(*) FROM pgweir.dtx"), "0");
+    drop(alive);
+    bank.wait_clean();
+    // pgweir has such a lock while it commits.
+    let (mut client, mut blocker) = bank.held(2);
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted";
+    assert_eq!(bank.shards[1].value(held), "1");
+    blocker.run("ROLLBACK");
+    assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 2) Z(I)");
+    assert_eq!(bank.shards[1].value(held), "0");
+}
+
+#[test]
+fn old_decisions_are_forgotten() {
+    let bank = Bank::start();
+    let (first, second) = keys(&bank.shards);
+    let mut client = bank.weir.client("app");
+    client.run(&transfer_sql(1, first[1], second[1]));
+    client.run(&transfer_sql(2, first[2], second[2]));
+    let deciding = &bank.shards[1];
+    // Of a shard that this proxy does not know.
+    deciding.sql(
+        "UPDATE pgweir.dtx SET participants = participants || ',s2' WHERE gid = (SELECT min(gid) FROM pgweir.dtx)",
+    );
+    deciding.sql("UPDATE pgweir.dtx SET at = at - interval '2 hours'");
+    client.run(&transfer_sql(3, first[3], second[3]));
+    deciding.sql("INSERT INTO pgweir.dtx (gid, outcome, participants, at) VALUES ('pgweir:app:it''s', 'abort', '', now() - interval '1 day')");
+    eventually("what nobody needs is gone", SOON, || {
+        (deciding.value("SELECT count(*) FROM pgweir.dtx") == "2").then_some(())
+    });
+    assert_eq!(deciding.value("SELECT count(*) FROM pgweir.dtx WHERE participants LIKE '%s2'"), "1");
+    assert_eq!(deciding.value("SELECT count(*) FROM pgweir.dtx WHERE at > now() - interval '1 hour'"), "1");
 }
 
 /// Transfers by several clients while pgweir and the servers are killed: a few seconds, or as long as `PGWEIR_SOAK_SECONDS` says.

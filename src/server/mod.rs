@@ -1,5 +1,6 @@
 //! Connections to servers: dialling, logging in, small exchanges of our own, cancelling.
 
+pub mod asking;
 mod behind;
 pub mod cancel;
 pub mod catalog;

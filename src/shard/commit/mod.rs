@@ -3,7 +3,7 @@
 //! ```text
 //!                        ┌─ nobody wrote, or one ──▶ COMMIT
 //! readers COMMIT ──▶ writers ─┼─ best effort ──▶ COMMIT on one after the other
-//!                        └─ two phases ──▶ PREPARE on all but the last ──▶ decision and COMMIT on the last ──▶ COMMIT PREPARED
+//!                        └─ two phases ──▶ PREPARE on all but the last, which shows that we live ──▶ decision and COMMIT on the last ──▶ COMMIT PREPARED
 //! ```
 //!
 //! By two phases the last writer holds the decision: a row of `pgweir.dtx` that is committed with its own part of the work. When that row is
@@ -31,6 +31,8 @@ pub enum Order {
     Commit,
     /// ROLLBACK.
     Rollback,
+    /// Show, until the transaction ends, that it is being committed.
+    Hold,
     /// PREPARE TRANSACTION.
     Prepare,
     /// Write down that the transaction is committed, and COMMIT.
@@ -88,6 +90,8 @@ pub enum Outcome {
 enum Part {
     /// Open.
     Open,
+    /// Open, and shows that the transaction is being committed.
+    Held,
     /// Its last order was given, and is not answered.
     Asked(Order),
     /// It is prepared.
@@ -175,6 +179,7 @@ impl Commit {
                 Part::Committed
             }
             (Order::Prepare, Answer::Done) => Part::Prepared,
+            (Order::Hold, Answer::Done) => Part::Held,
             // What is prepared stays so until the shard does as it is told.
             (Order::CommitPrepared | Order::RollbackPrepared, Answer::Refused) => Part::Unknown(order),
             (Order::Rollback | Order::RollbackPrepared, Answer::Done) | (_, Answer::Refused) => Part::Gone,
@@ -207,7 +212,7 @@ impl Commit {
     }
 
     fn open(&self) -> Vec<usize> {
-        self.places(|part| part == Part::Open)
+        self.places(|part| matches!(part, Part::Open | Part::Held))
     }
 
     fn orders_of_phase(&self) -> Vec<(usize, Order)> {
@@ -221,8 +226,11 @@ impl Commit {
             // As long as nothing is committed, all can still be undone.
             Phase::Writers if self.is_undone() => each(self.open(), Order::Rollback),
             Phase::Writers => self.open().into_iter().take(1).map(|at| (at, Order::Commit)).collect(),
-            Phase::Prepare => each(self.open().into_iter().filter(|at| *at != last).collect(), Order::Prepare),
-            Phase::Decide if self.part(last) == Part::Open => vec![(last, Order::Decide)],
+            Phase::Prepare => {
+                let order = |at| (at, if at == last { Order::Hold } else { Order::Prepare });
+                self.places(|part| part == Part::Open).into_iter().map(order).collect()
+            }
+            Phase::Decide if self.part(last) == Part::Held => vec![(last, Order::Decide)],
             Phase::Resolve if self.part(last) == Part::Unknown(Order::Decide) => vec![(last, Order::Resolve)],
             Phase::Finish => each(self.places(|part| part == Part::Prepared), Order::CommitPrepared),
             Phase::Undo(_) => {
@@ -252,13 +260,13 @@ impl Commit {
             Phase::Decide => match self.part(last) {
                 Part::Committed => Phase::Finish,
                 Part::Unknown(_) => Phase::Resolve,
-                Part::Open | Part::Asked(_) | Part::Prepared | Part::Gone => Phase::Undo(last),
+                Part::Open | Part::Held | Part::Asked(_) | Part::Prepared | Part::Gone => Phase::Undo(last),
             },
             Phase::Resolve => match self.part(last) {
                 Part::Committed => Phase::Finish,
                 Part::Gone => Phase::Undo(last),
                 // What is prepared is left to recovery.
-                Part::Open | Part::Asked(_) | Part::Prepared | Part::Unknown(_) => {
+                Part::Open | Part::Held | Part::Asked(_) | Part::Prepared | Part::Unknown(_) => {
                     self.over(Outcome::Unknown { shards: self.writers().collect() })
                 }
             },

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::recovery::Owner;
 use super::*;
 
 /// What is true on a shard.
@@ -27,13 +28,24 @@ enum Fate {
 
 struct Model {
     truth: Vec<Truth>,
-    /// The row on the shard that decides.
-    row: Option<bool>,
+    /// The row on the shard that decides, as it is read: outcome, owner, owner in digits.
+    row: Option<[&'static str; 3]>,
 }
+
+/// The row of the transaction, which has done SET ROLE: no login is of that name.
+const COMMIT: [&str; 3] = ["commit", "role", "726f6c65"];
+/// What recovery writes, as whom it has logged in.
+const ABORT: [&str; 3] = ["abort", "login", "6c6f67696e"];
 
 impl Model {
     fn new(shards: usize) -> Self {
         Self { truth: vec![Truth::Open; shards], row: None }
+    }
+
+    /// What the row says to who asks; without one the transaction is given up.
+    fn decision(&mut self, owner: Owner<'_>) -> bool {
+        let row = self.row.get_or_insert(ABORT).map(|cell| Some(cell.to_owned())).to_vec();
+        recovery::commits(&[row], owner).unwrap()
     }
 
     fn carry_out(&mut self, at: usize, order: Order, fate: Fate) -> Answer {
@@ -43,6 +55,7 @@ impl Model {
             Order::Prepare => Truth::Prepared,
             Order::Decide | Order::CommitPrepared => Truth::Committed,
             Order::Resolve => return self.resolve(fate),
+            Order::Hold => Truth::Open,
         };
         let prepared = self.truth[at] == Truth::Prepared;
         match fate {
@@ -53,7 +66,7 @@ impl Model {
                         self.truth[at] = Truth::Gone;
                         return Answer::Refused;
                     }
-                    self.row = Some(true);
+                    self.row = Some(COMMIT);
                 }
                 self.truth[at] = done;
                 if fate == Fate::Works { Answer::Done } else { Answer::Lost }
@@ -71,7 +84,7 @@ impl Model {
     fn resolve(&mut self, fate: Fate) -> Answer {
         match fate {
             Fate::Works | Fate::Fails => {
-                if *self.row.get_or_insert(false) {
+                if self.decision(Owner::Digits(COMMIT[2])) {
                     Answer::Done
                 } else {
                     Answer::Refused
@@ -79,7 +92,7 @@ impl Model {
             }
             Fate::LostBefore => Answer::Lost,
             Fate::LostAfter => {
-                self.row.get_or_insert(false);
+                self.row.get_or_insert(ABORT);
                 Answer::Lost
             }
         }
@@ -93,7 +106,7 @@ impl Model {
             }
         }
         if self.truth.contains(&Truth::Prepared) {
-            let commits = *self.row.get_or_insert(false);
+            let commits = self.decision(Owner::Name(COMMIT[1]));
             for truth in &mut self.truth {
                 if *truth == Truth::Prepared {
                     *truth = if commits { Truth::Committed } else { Truth::Gone };
@@ -117,7 +130,7 @@ fn run(commit: &mut Commit, model: &mut Model, fates: &[Fate], dies: usize, reco
             }
             if count == recovered_at && model.row.is_none() && model.truth.contains(&Truth::Prepared) {
                 // Another proxy takes it for dead.
-                model.row = Some(false);
+                model.row = Some(ABORT);
             }
             let answer = model.carry_out(at, order, fates.get(count).copied().unwrap_or(Fate::Works));
             commit.answered(at, answer);
@@ -203,7 +216,7 @@ fn the_usual_ways() {
     assert_eq!(steps(Mode::TwoPhase, &[false, true, false]), (one, committed.clone()));
     let two = vec![
         vec![(1, Order::Commit)],
-        vec![(0, Order::Prepare), (2, Order::Prepare)],
+        vec![(0, Order::Prepare), (2, Order::Prepare), (3, Order::Hold)],
         vec![(3, Order::Decide)],
         vec![(0, Order::CommitPrepared), (2, Order::CommitPrepared)],
     ];
@@ -215,8 +228,9 @@ fn the_usual_ways() {
 #[test]
 fn a_lost_decision_is_found_out_and_never_guessed() {
     let mut commit = Commit::new(Mode::TwoPhase, &[true, true]);
-    assert_eq!(commit.orders(), [(0, Order::Prepare)]);
+    assert_eq!(commit.orders(), [(0, Order::Prepare), (1, Order::Hold)]);
     commit.answered(0, Answer::Done);
+    commit.answered(1, Answer::Done);
     assert_eq!(commit.orders(), [(1, Order::Decide)]);
     commit.answered(1, Answer::Lost);
     assert_eq!(commit.orders(), [(1, Order::Resolve)]);

@@ -7,14 +7,16 @@ use std::time::Duration;
 use super::super::leg::{Leg, State};
 use super::reply::{self, Reply};
 use super::{Told, Work, join_all, run};
-use crate::client::database::LiveDatabase;
+use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::task::Client;
 use crate::clock;
 use crate::config::Role;
 use crate::error::{Error, SqlState};
 use crate::id::{ServerIndex, ShardIndex, WorkerId};
-use crate::server::login;
+use crate::server::asking::Asking;
+use crate::server::{Target, login};
 use crate::shard::commit::gid::Gid;
+use crate::shard::commit::recovery::Owner;
 use crate::shard::commit::{Answer, Commit, Mode, Order, Outcome, recovery};
 use crate::shard::plan::Fan;
 use crate::wire::encode;
@@ -44,6 +46,14 @@ impl Client {
         let wrote: Vec<bool> = replies.iter().map(|reply| reply.wrote).collect();
         let mut commit = Commit::new(fan.mode, &wrote);
         let name = |at: usize| fan.shards.get(at).map_or("?", |shard| map.name(*shard));
+        let owner_on = |at: usize| replies.get(at).map_or("", |reply| reply.owner.as_str());
+        let owner = owner_on(commit.decides()).to_owned();
+        if let Some(other) = commit.writers().find(|at| fan.mode == Mode::TwoPhase && owner_on(*at) != owner) {
+            // Whoever finds a part would not believe the decision of another user.
+            let error = users_differ(name(other), name(commit.decides()));
+            roll_back(legs).await;
+            return Told::Failed(run::encoded(&error));
+        }
         let gid = Gid {
             database: self.database.config.name.clone(),
             decides: name(commit.decides()).to_owned(),
@@ -61,7 +71,10 @@ impl Client {
                 let Some((_, order)) = orders.iter().find(|(of, _)| *of == at).copied() else { continue };
                 let shard = name(at);
                 let work: Work<'_, Step> = match order {
-                    Order::Resolve => Box::pin(resolve(Arc::clone(&self.database), self.targets(leg.shard), &gid)),
+                    Order::Resolve => {
+                        let whom = Whom { pools: Arc::clone(&self.pools), shard: leg.shard, worker: self.cx.id };
+                        Box::pin(resolve(Arc::clone(&self.database), whom, &gid, &owner))
+                    }
                     order => Box::pin(carry_out(leg, order, sql(order, &gid, shard, &writers))),
                 };
                 steps.push((at, work));
@@ -105,16 +118,29 @@ impl Client {
             None => Told::Failed(run::encoded(&unknown(&names(&[]), fan.mode, &gid))),
         }
     }
+}
 
-    /// As whom, and where, a shard's primary is asked.
-    fn targets(&self, shard: ShardIndex) -> Option<(crate::server::Target, login::LoginSettings, WorkerId)> {
-        let place = usize::from(shard.0);
-        let config = self.database.config.shards.get(place)?;
+/// As whom, and where, the shard that decides is asked.
+struct Whom {
+    pools: Arc<UserPools>,
+    shard: ShardIndex,
+    worker: WorkerId,
+}
+
+impl Whom {
+    /// The shard's primary as it is now; another may have taken over since.
+    fn target(&self, database: &LiveDatabase) -> Result<(Target, login::LoginSettings), &'static str> {
+        const NONE: &str = "there is no primary to be asked";
+        let place = usize::from(self.shard.0);
+        let (config, health) = database.config.shards.get(place).zip(database.health.get(place)).ok_or(NONE)?;
         let configured = || config.servers.iter().position(|server| server.role == Role::Primary);
-        let acting = self.database.health.get(place).and_then(|health| health.acting_primary(clock::now()));
-        let primary = acting.or_else(|| u16::try_from(configured()?).ok().map(ServerIndex))?;
-        let pool = self.database.pool(&self.pools, shard, primary)?;
-        Some((pool.target.clone(), pool.settings.login.clone(), self.cx.id))
+        let acting = health.acting_primary(clock::now());
+        let primary = acting.or_else(|| u16::try_from(configured()?).ok().map(ServerIndex)).ok_or(NONE)?;
+        if health.server(primary).is_some_and(|server| server.is_fenced()) {
+            return Err("its primary was replaced by another server");
+        }
+        let pool = database.pool(&self.pools, self.shard, primary).ok_or(NONE)?;
+        Ok((pool.target.clone(), pool.settings.login.clone()))
     }
 }
 
@@ -123,7 +149,8 @@ fn sql(order: Order, gid: &Gid, shard: &str, writers: &[&str]) -> String {
     match order {
         Order::Commit => "COMMIT".to_owned(),
         Order::Rollback | Order::Resolve => "ROLLBACK".to_owned(),
-        Order::Prepare => format!("PREPARE TRANSACTION '{}'", gid.part(shard)),
+        Order::Hold => recovery::hold_sql(gid),
+        Order::Prepare => recovery::prepare_sql(gid, shard),
         Order::Decide => recovery::decide_sql(gid, writers),
         Order::CommitPrepared => format!("COMMIT PREPARED '{}'", gid.part(shard)),
         Order::RollbackPrepared => format!("ROLLBACK PREPARED '{}'", gid.part(shard)),
@@ -135,6 +162,7 @@ fn tag(order: Order) -> &'static str {
     match order {
         Order::Commit | Order::Decide => "COMMIT",
         Order::Rollback | Order::Resolve => "ROLLBACK",
+        Order::Hold => "SELECT",
         Order::Prepare => "PREPARE TRANSACTION",
         Order::CommitPrepared => "COMMIT PREPARED",
         Order::RollbackPrepared => "ROLLBACK PREPARED",
@@ -154,7 +182,10 @@ async fn carry_out(leg: &mut Leg, order: Order, sql: String) -> Step {
         Err(_) => lost(leg, format!("it did not answer within {} s", PATIENCE.as_secs())),
         Ok(Err(error)) => lost(leg, error.to_string()),
         Ok(Ok(Said { tags, error, status })) => {
-            let done = error.is_none() && tags.last().is_some_and(|last| last == tag(order));
+            let done = error.is_none() && tags.last().is_some_and(|last| last.starts_with(tag(order)));
+            if order == Order::Hold && done && status == TransactionStatus::InTransaction {
+                return Step { answer: Answer::Done, error: None };
+            }
             if status != TransactionStatus::Idle {
                 // What failed within the transaction is still in it.
                 let ended = tokio::time::timeout(PATIENCE, exchange(leg, "ROLLBACK")).await;
@@ -208,22 +239,20 @@ pub(super) async fn roll_back(legs: &mut [Leg]) {
 }
 
 /// Finds out what the shard that decides has decided, and if it has not, makes sure that it is not committed.
-async fn resolve(
-    database: Arc<LiveDatabase>,
-    target: Option<(crate::server::Target, login::LoginSettings, WorkerId)>,
-    gid: &Gid,
-) -> Step {
-    let mut why = "there is no primary to be asked".to_owned();
-    let Some((target, settings, worker)) = target else { return Step { answer: Answer::Lost, error: Some(Err(why)) } };
+async fn resolve(database: Arc<LiveDatabase>, whom: Whom, gid: &Gid, owner: &str) -> Step {
+    let mut why = String::new();
     let until = clock::now() + RESOLVING;
     while clock::now() < until {
-        match tokio::time::timeout(RESOLVING, ask(&target, &settings, worker, gid)).await {
-            Ok(Ok(committed)) => {
+        let asked = match whom.target(&database) {
+            Ok((target, settings)) => ask(&target, &settings, whom.worker, gid, owner).await,
+            Err(none) => Err(none.to_owned()),
+        };
+        match asked {
+            Ok(committed) => {
                 tracing::info!(database = %database.config.name, gid = %gid.whole(), committed, "the decision of a transaction was found out");
                 return Step { answer: if committed { Answer::Done } else { Answer::Refused }, error: None };
             }
-            Ok(Err(error)) => why = error,
-            Err(_) => "it does not answer".clone_into(&mut why),
+            Err(error) => why = error,
         }
         tokio::time::sleep(TRY_AGAIN).await;
     }
@@ -231,19 +260,21 @@ async fn resolve(
 }
 
 async fn ask(
-    target: &crate::server::Target,
+    target: &Target,
     settings: &login::LoginSettings,
     worker: WorkerId,
     gid: &Gid,
+    owner: &str,
 ) -> Result<bool, String> {
-    let mut connection = login::login(target, settings, worker).await.map_err(|error| error.message)?;
-    let lost = |error: std::io::Error| error.to_string();
-    connection.run(&recovery::abort_sql(gid)).await.map_err(lost)?.map_err(|error| error.message)?;
-    let rows = connection.rows(&recovery::decision_sql(gid)).await.map_err(lost)?.map_err(|error| error.message)?;
+    let mut asking = Asking::open(target, settings, worker, RESOLVING).await?;
+    let decision = recovery::decision_sql(gid);
+    let mut rows = asking.rows(&decision).await?.map_err(|error| error.message)?;
+    if rows.is_empty() {
+        asking.run(&recovery::abort_sql(gid)).await?.map_err(|error| error.message)?;
+        rows = asking.rows(&decision).await?.map_err(|error| error.message)?;
+    }
     // Of another user's row nothing follows but that ours is not there.
-    let own = rows.first().and_then(|row| row.get(2)).is_some_and(|own| own.as_deref() == Some("t"));
-    let owner = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref).unwrap_or_default();
-    recovery::commits(&rows, if own { owner } else { "" }).ok_or_else(|| "its decision is not there".to_owned())
+    recovery::commits(&rows, Owner::Digits(owner)).ok_or_else(|| "its decision is not there".to_owned())
 }
 
 fn code(body: &[u8]) -> SqlState {
@@ -252,6 +283,14 @@ fn code(body: &[u8]) -> SqlState {
 
 fn is_unique_violation(body: &[u8]) -> bool {
     code(body) == UNIQUE_VIOLATION && message::error_field(body, b't') == Some(b"dtx")
+}
+
+fn users_differ(shard: &str, other: &str) -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("the statement is run as different users on shards \"{shard}\" and \"{other}\", so that two-phase commit is not possible; nothing was changed"),
+    )
+    .hint("Log in to all shards as the same user, or use cross_shard_writes = \"best_effort\".")
 }
 
 /// Recovery was faster.

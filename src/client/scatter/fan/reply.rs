@@ -40,6 +40,8 @@ pub(super) struct Reply {
     pub(super) tag: Option<String>,
     /// Whether it has written.
     pub(super) wrote: bool,
+    /// As which user, as the shard tells it.
+    pub(super) owner: String,
     /// The body of the first ErrorResponse, or of one of ours.
     pub(super) error: Option<Failure>,
     /// When that came.
@@ -109,8 +111,9 @@ impl Reply {
                 }
             }
             (b'D', 2) => {
-                let cells = message::data_row(&body).unwrap_or_default();
-                self.wrote = cells.first().is_some_and(|cell| cell.as_deref() == Some("t"));
+                let mut cells = message::data_row(&body).unwrap_or_default().into_iter();
+                self.wrote = cells.next().is_some_and(|cell| cell.as_deref() == Some("t"));
+                self.owner = cells.next().flatten().unwrap_or_default();
             }
             (b'C', stage) => {
                 if stage == 1 {
