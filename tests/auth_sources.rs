@@ -333,6 +333,26 @@ fn a_database_shows_only_to_who_has_proven_himself() {
     }
 }
 
+/// Where `auth_user` may not enter the database that the question is asked in otherwise.
+#[test]
+fn the_database_itself_is_asked_where_postgres_is_closed() {
+    let cluster = cluster();
+    cluster.sql("CREATE DATABASE other");
+    cluster.set_hba("host other all 127.0.0.1/32 scram-sha-256\n");
+    let wildcard = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let general = "auth_type = \"scram-sha-256\"\nauth_user = \"looker\"";
+    let weir = Weir::builder().general(general).users(LOOKER_LINE).database(&wildcard).start();
+    // Also while the refusal is remembered.
+    for _ in 0..3 {
+        let mut client = weir.login("ann", "other").password("secret").connect().unwrap();
+        assert_eq!(client.value("SELECT current_database()"), "other");
+        assert_eq!(refusal(weir.login("ann", "other").password("wrong")).code, "28P01");
+    }
+    weir.wait_log("no pg_hba.conf entry");
+    // Where no database lets it in, nobody is let in.
+    assert_eq!(refusal(weir.login("ann", "template1").password("secret")).code, "08001");
+}
+
 #[test]
 fn no_database_shows_in_the_time_that_a_stranger_waits() {
     let cluster = cluster();

@@ -54,7 +54,7 @@ pub(super) async fn find(
         return Ok(Verifier { credential: listed, mock: Arc::clone(&live.mock) });
     }
     let question = question(live, database);
-    for name in &question.names {
+    for (at, name) in question.names.iter().enumerate() {
         // Made from the wildcard only when it is its turn: a stranger may have named it.
         let Some(asked) = live.database_for_client(name) else { continue };
         let error = match ask(live, &asked, &question, user, worker).await {
@@ -64,8 +64,16 @@ pub(super) async fn find(
         live.forget_failed(&asked);
         tracing::warn!(user, database = name, auth_user = question.user, %error, "auth_query cannot be answered");
         let hangs_on_name = question.made || (error.sqlstate == SqlState::UNDEFINED_DATABASE && database == Some(name));
-        // A server that is away or does not let `auth_user` in says so of every database.
-        if !hangs_on_name || matches!(error.sqlstate.class(), "08" | "28" | "53" | "57") {
+        // `auth_user` may be let into others than that one, which nobody has named.
+        let is_substitute = *name == MAINTENANCE && at + 1 < question.names.len();
+        let ends = match error.sqlstate.class() {
+            // The server is away, and so for every database.
+            "08" | "57" => true,
+            // It does not let `auth_user` in, or no more connections.
+            "28" | "53" => !is_substitute,
+            _ => false,
+        };
+        if !hangs_on_name || ends {
             return Err(unanswered(user));
         }
     }
