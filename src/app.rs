@@ -63,7 +63,7 @@ pub fn check(path: &Path) -> Result<Vec<String>, Vec<String>> {
         mistakes.push(config.places.mistake("user", format!("user: {why}")).to_string());
     }
     let content = files::read(&config);
-    mistakes.extend(files::unwritable(&config));
+    mistakes.extend(files::unwritable(&config, false));
     match content {
         Ok(content) if mistakes.is_empty() => Ok(config.warnings.into_iter().chain(content.warnings).collect()),
         content => {
@@ -136,7 +136,9 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
         process::become_user(user)
             .map_err(|why| one(config.places.mistake("user", format!("user: {why}")).to_string()))?;
     }
-    let unwritable = files::unwritable(&config);
+    // Before this process becomes another one, which these are not meant for.
+    let found = accept::managed().map_err(one)?;
+    let unwritable = files::unwritable(&config, found.managed);
     if !unwritable.is_empty() {
         return Err(unwritable.into_iter().chain(files::read(&config).err().into_iter().flatten()).collect());
     }
@@ -151,8 +153,6 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
     let general = general.clone();
     let mut launch = Launch { options, log, key: live::mock_key(&general) };
     let mut live = live::build(config, None, launch.key)?;
-    // Before this process becomes another one, which these are not meant for.
-    let found = accept::managed().map_err(one)?;
     let before = if launch.options.reboot { before(&general, &found).map_err(one)? } else { None };
     if let Some(key) = before.as_ref().and_then(|before| before.mock) {
         // No salt has been shown or used yet.
@@ -209,7 +209,7 @@ fn load(path: &Path, options: &Options) -> Result<Config, Vec<String>> {
     if mistakes.is_empty() {
         return Ok(with_options(config, options));
     }
-    mistakes.extend(files::unwritable(&config));
+    mistakes.extend(files::unwritable(&config, false));
     mistakes.extend(files::read(&config).err().into_iter().flatten());
     Err(mistakes)
 }

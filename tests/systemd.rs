@@ -186,6 +186,16 @@ fn its_sockets_stand_for_the_configured_ones() {
 }
 
 #[test]
+fn what_its_sockets_stand_for_is_not_looked_at() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weir.sock");
+    let general = "unix_socket_dir = \"/nowhere/at/all\"\nunix_socket_group = \"no such group\"";
+    let weir = launched(Weir::builder().general(general).cluster("app", &cluster, &[]), &path);
+    assert_eq!(weir.client("app").value("SELECT 1"), "1");
+}
+
+#[test]
 fn its_sockets_are_handed_over_as_they_are() {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().unwrap();

@@ -67,8 +67,9 @@ pub fn read(config: &Config) -> Result<Content, Vec<String>> {
 }
 
 /// What keeps the files and sockets that are to be written from being so. Nothing is written, and no process that runs is minded.
+/// `managed`: the sockets are there already and are the service manager's, so that none is made.
 #[must_use]
-pub fn unwritable(config: &Config) -> Vec<String> {
+pub fn unwritable(config: &Config, managed: bool) -> Vec<String> {
     let General { logfile, pidfile, unix_socket_dir, unix_socket_group, listen_port, .. } = &config.general;
     let mut mistakes = Vec::new();
     let mut tell = |setting: &str, why: Option<String>| {
@@ -82,7 +83,8 @@ pub fn unwritable(config: &Config) -> Vec<String> {
     if let Some(path) = pidfile {
         tell("pidfile", named("pidfile", path, unfit_for_pid(path)));
     }
-    if let Some(directory) = unix_socket_dir.as_ref().filter(|dir| !dir.as_os_str().as_bytes().starts_with(b"@")) {
+    let on_disk = |dir: &&PathBuf| !managed && !dir.as_os_str().as_bytes().starts_with(b"@");
+    if let Some(directory) = unix_socket_dir.as_ref().filter(on_disk) {
         let path = listen::unix_path(directory, *listen_port);
         let why = match nix::sys::socket::UnixAddr::new(&path) {
             Ok(_) => no_new_files_in(directory),
