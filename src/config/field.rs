@@ -52,6 +52,8 @@ pub(super) enum Field<'a> {
     TimeOver(&'a mut Option<Duration>),
     /// A duration that is not zero.
     TimeAbove(&'a mut Duration),
+    /// A duration, with the least.
+    TimeFrom(&'a mut Duration, Duration),
     /// A size in bytes, with the least and the greatest.
     Size(&'a mut u32, u32, u32),
     /// A tracing filter.
@@ -197,6 +199,13 @@ impl Field<'_> {
                 }
                 *place = time;
             }
+            Self::TimeFrom(place, least) => {
+                let time = parse_duration(plain(node)?).map_err(phrase)?;
+                if time < least {
+                    return Err(format!("must be {} at least", format_duration(least)).into());
+                }
+                *place = time;
+            }
             Self::Size(place, least, most) => *place = size(node, least, most)?,
             Self::Filter(place) => *place = filter(string(node)?)?,
             Self::Pool(place) => *place = word(node, &POOL_MODES)?,
@@ -224,7 +233,7 @@ impl Field<'_> {
     /// The value as PgBouncer's SHOW CONFIG writes it: seconds, bytes, 0 and 1.
     pub(super) fn show(&self) -> String {
         match self {
-            Self::Time(time) | Self::TimeAbove(time) => format_seconds(**time),
+            Self::Time(time) | Self::TimeAbove(time) | Self::TimeFrom(time, _) => format_seconds(**time),
             Self::Size(bytes, ..) => bytes.to_string(),
             Self::Flag(flag) => u8::from(**flag).to_string(),
             _ => self.plain_text(),
@@ -267,7 +276,7 @@ impl Field<'_> {
             Self::CountOver(number, ..) => number.map(|number| number.to_string()).unwrap_or_default(),
             Self::Mode(bits) => format!("{bits:04o}"),
             Self::Flag(flag) => flag.to_string(),
-            Self::Time(time) | Self::TimeAbove(time) => format_duration(**time),
+            Self::Time(time) | Self::TimeAbove(time) | Self::TimeFrom(time, _) => format_duration(**time),
             Self::TimeOver(time) => time.map(format_duration).unwrap_or_default(),
             Self::Size(bytes, ..) => format_size((**bytes).into()),
             Self::Pool(mode) => name_of(**mode, &POOL_MODES),

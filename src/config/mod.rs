@@ -430,7 +430,7 @@ pub struct HealthSettings {
     pub zone: Option<String>,
     /// How long statements wait while no server takes writes (`failover_timeout`, default 30 s); zero: they fail at once.
     pub failover_timeout: Duration,
-    /// Time between two questions to Patroni (`patroni_interval`, default 1 s).
+    /// Time between two questions to Patroni (`patroni_interval`, 100 ms at least, default 1 s).
     pub patroni_interval: Duration,
     /// Which of the replicas in good health gets a read (`load_balance`, default `weighted_random`).
     pub balance: ReadBalance,

@@ -445,7 +445,7 @@ pub(super) static HEALTH: &[Setting<HealthSettings>] = &[
         |h| Field::Time(&mut h.failover_timeout),
     ),
     row("patroni_interval", "Time between two questions to Patroni, where patroni says who that is.", |h| {
-        Field::TimeAbove(&mut h.patroni_interval)
+        Field::TimeFrom(&mut h.patroni_interval, Duration::from_millis(100))
     }),
 ];
 

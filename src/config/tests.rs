@@ -583,6 +583,8 @@ fn wrong_values_of_the_process_are_refused() {
         ("query_wait_timeout = -1", BAD_NEGATIVE),
         ("query_wait_timeout = inf", BAD_INFINITE),
         ("probe_interval = 0", "probe_interval must be more than zero"),
+        ("patroni_interval = \"1us\"", "patroni_interval must be 100ms at least"),
+        ("patroni_interval = \"99ms\"", "patroni_interval must be 100ms at least"),
         (
             "server_round_robin = \"maybe\"",
             "server_round_robin = \"maybe\" is not a boolean; expected \"true\", \"false\", \"yes\", \"no\", \"on\", \"off\", \"1\" or \"0\"",

@@ -38,7 +38,8 @@ impl MemberRole {
     /// The words have changed in the course of time, and new kinds of standbys may come.
     fn of(word: &str) -> Self {
         match word {
-            "leader" | "master" | "primary" => Self::Leader,
+            // The last one has the lock and is about to leave recovery.
+            "leader" | "master" | "primary" | "promoted" => Self::Leader,
             "standby_leader" => Self::StandbyLeader,
             "sync_standby" | "quorum_standby" => Self::SyncStandby,
             "replica" => Self::Replica,
@@ -61,7 +62,7 @@ pub struct Member {
 pub struct Found {
     /// Patroni's name of it.
     pub name: String,
-    /// Its host, as the other members are told it.
+    /// Its host, as the other members are told it; several with commas between them.
     pub host: String,
     /// Its port.
     pub port: u16,
@@ -71,13 +72,21 @@ pub struct Found {
     pub timeline: Option<u32>,
 }
 
+/// More members of one page are not looked at.
+const MOST_MEMBERS: usize = 256;
+
 /// What a page says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Members(pub Vec<Found>);
+pub struct Members {
+    /// The members, 256 at most.
+    pub found: Vec<Found>,
+    /// What is wrong with the first one that was left out because it cannot be read.
+    pub odd: Option<String>,
+}
 
 #[derive(Deserialize)]
 struct Page {
-    members: Vec<Written>,
+    members: Vec<serde_json::Value>,
 }
 
 /// What we read of a member; there is more.
@@ -94,29 +103,47 @@ struct Written {
     timeline: Option<u32>,
 }
 
+impl Written {
+    fn found(self) -> Option<Found> {
+        let member = Member {
+            role: MemberRole::of(&self.role),
+            serves: matches!(&*self.state, "running" | "streaming" | "in archive recovery"),
+        };
+        let port = self.port.unwrap_or(5432);
+        Some(Found { name: self.name, host: self.host?, port, member, timeline: self.timeline })
+    }
+}
+
 impl Members {
-    /// Reads the page. Members of which nobody knows yet where they are, are left out.
+    /// Reads the page. Members of which nobody knows yet where they are, are left out; so are those that cannot be read, if others can.
     ///
     /// # Errors
     /// It is not such a page.
     pub fn parse(page: &[u8]) -> Result<Self, String> {
-        let page: Page =
-            serde_json::from_slice(page).map_err(|why| format!("not Patroni's page of a cluster: {why}"))?;
-        let found = page.members.into_iter().filter_map(|written| {
-            let member = Member {
-                role: MemberRole::of(&written.role),
-                serves: matches!(&*written.state, "running" | "streaming"),
-            };
-            let port = written.port.unwrap_or(5432);
-            Some(Found { name: written.name, host: written.host?, port, member, timeline: written.timeline })
-        });
-        Ok(Self(found.collect()))
+        let wrong = |why: serde_json::Error| format!("not Patroni's page of a cluster: {why}");
+        let page: Page = serde_json::from_slice(page).map_err(wrong)?;
+        let mut members = Self::default();
+        let mut is_readable = page.members.is_empty();
+        for (at, member) in (1..).zip(page.members.into_iter().take(MOST_MEMBERS)) {
+            match Written::deserialize(member) {
+                Ok(written) => {
+                    is_readable = true;
+                    members.found.extend(written.found());
+                }
+                Err(why) if members.odd.is_none() => members.odd = Some(format!("member {at}: {why}")),
+                Err(_) => {}
+            }
+        }
+        match members.odd {
+            Some(why) if !is_readable => Err(format!("not Patroni's page of a cluster: {why}")),
+            _ => Ok(members),
+        }
     }
 
     /// The timeline of the leader: of two pages the one with the higher is the later; 0: there is none.
     #[must_use]
     pub fn timeline(&self) -> u32 {
-        let leader = self.0.iter().find(|found| found.member.role == MemberRole::Leader);
+        let leader = self.found.iter().find(|found| found.member.role == MemberRole::Leader);
         leader.and_then(|leader| leader.timeline).unwrap_or(0)
     }
 }
@@ -138,8 +165,11 @@ mod tests {
     #[test]
     fn a_page_is_read() {
         let members = Members::parse(PAGE.as_bytes()).unwrap();
-        let seen: Vec<_> =
-            members.0.iter().map(|m| (&*m.name, &*m.host, m.port, m.member.role.as_str(), m.member.serves)).collect();
+        let seen: Vec<_> = members
+            .found
+            .iter()
+            .map(|m| (&*m.name, &*m.host, m.port, m.member.role.as_str(), m.member.serves))
+            .collect();
         assert_eq!(
             seen,
             [
@@ -151,7 +181,7 @@ mod tests {
         assert_eq!(members.timeline(), 7);
         let other = PAGE.replace("\"leader\"", "\"standby_leader\"");
         let other = Members::parse(other.as_bytes()).unwrap();
-        assert_eq!((other.0[0].member.role, other.timeline()), (MemberRole::StandbyLeader, 0));
+        assert_eq!((other.found[0].member.role, other.timeline()), (MemberRole::StandbyLeader, 0));
         assert_eq!(Members::parse(br#"{"members": []}"#).unwrap(), Members::default());
     }
 
@@ -162,7 +192,27 @@ mod tests {
         {
             assert!(Members::parse(page.as_bytes()).unwrap_err().contains("Patroni"), "{page}");
         }
-        let far = PAGE.replace("5433", "99999");
-        assert!(Members::parse(far.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn one_odd_member_does_not_hide_the_others() {
+        for (good, odd) in [("5433", "99999"), ("7, \"pending", "\"seven\", \"pending"), ("\"running\"", "1")] {
+            let members = Members::parse(PAGE.replacen(good, odd, 1).as_bytes()).unwrap();
+            let names: Vec<_> = members.found.iter().map(|found| &*found.name).collect();
+            assert_eq!(names, ["b", "c"], "{odd}");
+            assert!(members.odd.unwrap().starts_with("member 1: "), "{odd}");
+        }
+        assert_eq!(Members::parse(PAGE.as_bytes()).unwrap().odd, None);
+        let many = vec![r#"{"role": "replica", "host": "h"}"#; 2000].join(",");
+        let many = Members::parse(format!("{{\"members\": [{many}]}}").as_bytes()).unwrap();
+        assert_eq!(many.found.len(), MOST_MEMBERS);
+    }
+
+    #[test]
+    fn those_who_are_on_their_way_count() {
+        let page = PAGE.replace("\"leader\"", "\"promoted\"").replace("streaming", "in archive recovery");
+        let members = Members::parse(page.as_bytes()).unwrap();
+        assert_eq!(members.found[0].member.role, MemberRole::Leader);
+        assert!(members.found[1].member.serves);
     }
 }

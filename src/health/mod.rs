@@ -11,6 +11,7 @@
 //! written reads from the primary from then on, and the configured roles are taken at their word.
 
 pub mod breaker;
+pub mod doubt;
 pub mod latency;
 pub mod line;
 pub mod lsn;

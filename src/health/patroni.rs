@@ -5,6 +5,7 @@
 //! between servers that both say they are the primary of one timeline (`view::acting_primary`). Without an answer everything goes on as
 //! without Patroni.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,7 @@ struct Source {
 struct Told {
     silent: bool,
     stranger: Option<String>,
+    odd: Option<String>,
 }
 
 impl Source {
@@ -125,19 +127,21 @@ impl Source {
         if std::mem::take(&mut self.told.silent) {
             tracing::info!(shard = self.shard.name, "Patroni answers again");
         }
-        let mut all = Vec::with_capacity(self.shard.servers.len());
-        let mut leader_is_ours = false;
-        for server in &self.shard.servers {
-            let mut of_server: Option<Member> = None;
-            for found in &members.0 {
-                if of_server.is_none() && is_same(server, found, &self.dns).await {
-                    of_server = Some(found.member);
-                    leader_is_ours |= found.member.role == MemberRole::Leader;
-                }
-            }
-            all.push(of_server);
+        if let Some(why) = members.odd.as_ref().filter(|_| members.odd != self.told.odd) {
+            tracing::warn!(
+                shard = self.shard.name,
+                why,
+                "Patroni's page has a member that cannot be read; it is left out"
+            );
         }
-        let leader = members.0.iter().find(|found| found.member.role == MemberRole::Leader);
+        self.told.odd.clone_from(&members.odd);
+        let (servers, found) = (&self.shard.servers, &members.found);
+        let known = addresses(doubtful(servers, found), &self.dns, self.deadline).await;
+        let matched: Vec<_> =
+            servers.iter().map(|server| found.iter().find(|found| is_same(server, found, &known))).collect();
+        let all: Vec<Option<Member>> = matched.iter().map(|found| found.map(|found| found.member)).collect();
+        let leader_is_ours = all.iter().flatten().any(|member| member.role == MemberRole::Leader);
+        let leader = found.iter().find(|found| found.member.role == MemberRole::Leader);
         let stranger =
             leader.filter(|_| !leader_is_ours).map(|found| format!("{} ({}:{})", found.name, found.host, found.port));
         if let Some(leader) = stranger.as_ref().filter(|_| stranger != self.told.stranger) {
@@ -165,23 +169,53 @@ impl Source {
     }
 }
 
+/// The addresses of names.
+type Known = BTreeMap<String, Vec<IpAddr>>;
+
 /// Whether a member is this server: by its port, and its host's name or one of the addresses that it has.
-async fn is_same(server: &Server, found: &Found, dns: &Dns) -> bool {
+fn is_same(server: &Server, found: &Found, known: &Known) -> bool {
     let Host::Tcp(host) = &server.host else { return false };
-    if server.port != found.port {
-        return false;
-    }
-    if host.eq_ignore_ascii_case(&found.host) {
-        return true;
-    }
-    let (ours, theirs) = (addresses(host, dns).await, addresses(&found.host, dns).await);
-    ours.iter().any(|address| theirs.contains(address))
+    server.port == found.port
+        && found.host.split(',').any(|theirs| {
+            let both = known.get(host).zip(known.get(theirs));
+            host.eq_ignore_ascii_case(theirs)
+                || both.is_some_and(|(ours, theirs)| ours.iter().any(|address| theirs.contains(address)))
+        })
 }
 
-/// Those of a name, as far as that is known soon: others wait for what is made of the answer.
-async fn addresses(name: &str, dns: &Dns) -> Vec<IpAddr> {
-    const PATIENCE: Duration = Duration::from_millis(500);
-    timeout(PATIENCE, dns.resolve(name)).await.ok().and_then(Result::ok).unwrap_or_default()
+/// The names whose addresses decide: those of our servers that no member bears, and those of members that could be one of them.
+fn doubtful(servers: &[Server], found: &[Found]) -> BTreeSet<String> {
+    let by_name = Known::new();
+    let mut names = BTreeSet::new();
+    for server in servers.iter().filter(|server| !found.iter().any(|found| is_same(server, found, &by_name))) {
+        let Host::Tcp(host) = &server.host else { continue };
+        let candidates = found.iter().filter(|found| found.port == server.port);
+        let theirs: BTreeSet<String> = candidates.flat_map(|found| found.host.split(',')).map(str::to_owned).collect();
+        if !theirs.is_empty() {
+            names.insert(host.clone());
+            names.extend(theirs);
+        }
+    }
+    names
+}
+
+/// Their addresses, as far as these are known within half a second, or `deadline` if that is sooner: others wait for what is made of the
+/// answer. All are looked up at once, each once.
+async fn addresses(names: BTreeSet<String>, dns: &Arc<Dns>, deadline: Duration) -> Known {
+    let patience = Duration::from_millis(500).min(deadline);
+    let mut questions = JoinSet::new();
+    for name in names {
+        let dns = Arc::clone(dns);
+        questions.spawn(async move {
+            let found = timeout(patience, dns.resolve(&name)).await;
+            found.ok().and_then(Result::ok).map(|addresses| (name, addresses))
+        });
+    }
+    let mut known = Known::new();
+    while let Some(answer) = questions.join_next().await {
+        known.extend(answer.ok().flatten());
+    }
+    known
 }
 
 /// Moves the connection's bytes, until the answer is there.

@@ -96,7 +96,7 @@ pub async fn run(
         }
         let hurry = result.as_ref().ok().map(|seen| seen.position.role());
         tokio::select! {
-            () = rest(settings.probe_interval, hurry, &shard) => {}
+            () = rest(settings.probe_interval, hurry, (&shard, index)) => {}
             () = prober.lost() => {
                 // Most likely the server died. What it had replayed counts no more (see `ServerHealth::forget_position`),
                 // and asking again now tells at once whether it is down.
@@ -128,13 +128,18 @@ fn tell_refusal(told: &mut Option<String>, server: &Server, result: &ProbeResult
 }
 
 /// Waits until the next probe is due: for the interval, or less when a session waits for its writes. A server that did not
-/// answer (`hurry` is none) is not asked more often for that.
-async fn rest(interval: Duration, hurry: Option<Role>, shard: &ShardHealth) {
+/// answer (`hurry` is none) is not asked more often for that. What Patroni says cuts it short in both cases.
+async fn rest(interval: Duration, hurry: Option<Role>, (shard, index): (&ShardHealth, ServerIndex)) {
     let interval = interval.mul_f64(1.0 + JITTER * rand::rng().random_range(-1.0..=1.0)).max(SHORTEST_INTERVAL);
+    let told = async {
+        sleep(SHORTEST_INTERVAL).await;
+        // What was said meanwhile is kept.
+        shard.told(index).await;
+    };
     let Some(role) = hurry else {
         return tokio::select! {
             () = sleep(interval) => {}
-            () = shard.told() => {}
+            () = told => {}
         };
     };
     let hurried = async {
@@ -158,7 +163,7 @@ async fn rest(interval: Duration, hurry: Option<Role>, shard: &ShardHealth) {
     tokio::select! {
         () = sleep(interval) => {}
         () = hurried => {}
-        () = shard.told() => {}
+        () = told => {}
     }
 }
 

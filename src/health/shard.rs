@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::config::{HealthSettings, Role, Shard};
 use crate::id::ServerIndex;
 
+use super::doubt::Doubt;
 use super::line::Line;
 use super::lsn::{CausalTracker, WalPoint};
 use super::members::{Member, MemberRole};
@@ -22,8 +23,10 @@ pub struct ShardHealth {
     servers: Vec<Arc<ServerHealth>>,
     history: Mutex<History>,
     hurry: Notify,
-    /// Patroni says something new, or something else than the probes.
-    told: Notify,
+    /// What Patroni says has the probers look, by server.
+    calls: Vec<Call>,
+    /// A difference between Patroni and a probe that stays is looked at at least this far apart, in the end.
+    longest_doubt: Duration,
     silence: Notify,
     /// A probe of the primary was answered.
     sampled: Notify,
@@ -38,6 +41,13 @@ pub struct ShardHealth {
     sampled_at: AtomicU64,
     /// What is known of its primary was known before a reload.
     settled: AtomicBool,
+}
+
+/// Has the prober of one server look.
+#[derive(Debug, Default)]
+struct Call {
+    told: Notify,
+    doubt: Mutex<Doubt>,
 }
 
 /// The primary's positions, and whose they are.
@@ -64,7 +74,8 @@ impl ShardHealth {
             servers,
             history: Mutex::default(),
             hurry: Notify::new(),
-            told: Notify::new(),
+            calls: shard.servers.iter().map(|_| Call::default()).collect(),
+            longest_doubt: settings.probe_interval.max(Duration::from_secs(1)),
             silence: Notify::new(),
             sampled: Notify::new(),
             line: Arc::default(),
@@ -211,24 +222,37 @@ impl ShardHealth {
     }
 
     /// Patroni says what the servers are, in configured order; none: it says nothing of that one. That is never taken for the truth where a
-    /// probe says otherwise: the probers look at once when it is news, and for as long as it is not what they found.
+    /// probe says otherwise. A role that is news has all probers look at once; a server that runs though it did not answer, or leads though
+    /// another takes the writes, is looked at alone, and ever less often while that stays ([`Doubt`]).
     pub fn on_members(&self, members: &[Option<Member>], now: Instant) {
-        let mut look = false;
+        let mut news = false;
+        let mut leader = None;
         for (server, member) in self.servers.iter().zip(members) {
-            look |= server.set_member(member.map(|member| member.role));
-            look |= server.is_suspect() && member.is_some_and(|member| member.serves);
+            news |= server.set_member(member.map(|member| member.role));
+            // One that does not run is not looked for.
+            if member.is_some_and(|member| member.serves && member.role == MemberRole::Leader) {
+                leader = leader.or(Some(server.index()));
+            }
         }
-        let leads = |server: &&Arc<ServerHealth>| server.member() == Some(MemberRole::Leader);
-        let leader = self.servers.iter().find(leads).map(|server| server.index());
-        look |= leader.is_some() && leader != self.acting_primary(now);
-        if look {
-            self.told.notify_waiters();
+        let acting = self.acting_primary(now);
+        for ((server, member), call) in self.servers.iter().zip(members).zip(&self.calls) {
+            let serves = member.is_some_and(|member| member.serves);
+            let index = Some(server.index());
+            let is_in_dispute = leader.is_some() && leader != acting && (index == leader || index == acting);
+            let differs = is_in_dispute || (serves && server.is_suspect());
+            if call.doubt.lock().look((differs, serves, news), now, self.longest_doubt) {
+                // Kept for a prober that is in the middle of a probe: that may have been answered before.
+                call.told.notify_one();
+            }
         }
     }
 
-    /// Completes when the probers are to look because of what Patroni says.
-    pub async fn told(&self) {
-        self.told.notified().await;
+    /// Completes when the prober of server `index` is to look because of what Patroni says; never if there is no such server.
+    pub async fn told(&self, index: ServerIndex) {
+        match self.calls.get(usize::from(index.0)) {
+            Some(call) => call.told.notified().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Completes when a probe of one of the servers brought nothing: for who wakes the clients that wait for such a server.
@@ -461,25 +485,49 @@ mod tests {
         s.on_probe(ServerIndex(0), &primary(t, 1, 500), t);
         let (leader, replica) = (MemberRole::Leader, MemberRole::Replica);
         let member = |role| Some(Member { role, serves: true });
-        let looks = async |members: [Option<Member>; 3]| {
-            let mut told = Box::pin(s.told());
-            assert!(std::future::poll_fn(|cx| Poll::Ready(told.as_mut().poll(cx))).await.is_pending());
-            s.on_members(&members, t);
-            std::future::poll_fn(|cx| Poll::Ready(told.as_mut().poll(cx))).await.is_ready()
+        let stopped = |role| Some(Member { role, serves: false });
+        // Which servers are looked at.
+        let looks = async |members: [Option<Member>; 3], at: Instant| {
+            s.on_members(&members, at);
+            let mut looked_at = Vec::new();
+            for index in 0..3 {
+                let mut told = Box::pin(s.told(ServerIndex(index)));
+                if std::future::poll_fn(|cx| Poll::Ready(told.as_mut().poll(cx))).await.is_ready() {
+                    looked_at.push(index);
+                }
+            }
+            looked_at
         };
-        assert!(!looks([None; 3]).await, "it says nothing, as before");
-        assert!(looks([member(leader), member(replica), None]).await, "it is there");
-        assert!(!looks([member(leader), member(replica), None]).await, "the same again");
-        for _ in 0..2 {
-            assert!(looks([member(replica), member(leader), None]).await, "another leads, by its word alone");
-        }
+        assert!(looks([None; 3], t).await.is_empty(), "it says nothing, as before");
+        let usual = [member(leader), member(replica), member(replica)];
+        assert_eq!(looks(usual, t).await, [0, 1, 2], "it is there");
+        assert!(looks(usual, t).await.is_empty(), "the same again");
+        let other = [member(replica), member(leader), member(replica)];
+        assert_eq!(looks(other, t).await, [0, 1, 2], "another leads, by its word alone");
+        assert!(looks(other, t).await.is_empty());
+        assert_eq!(looks(other, t + SECOND).await, [0, 1], "those whom it is about, after a while");
         assert_eq!(s.acting_primary(t), Some(ServerIndex(0)), "no server says so itself");
-        assert!(looks([member(leader), member(replica), member(replica)]).await);
+        let mut seen = 0;
+        for after in 2..3600 {
+            seen += looks(other, t + SECOND * after).await.len();
+        }
+        // As often as the probes come anyway.
+        assert!(seen <= 2 * 3600, "{seen}");
+        assert_eq!(looks(usual, t).await, [0, 1, 2]);
         let down = ProbeFailure { verdict: Verdict::Down, message: String::new() };
-        s.on_probe(ServerIndex(2), &Err(down), t);
-        assert!(looks([member(leader), member(replica), member(replica)]).await, "it serves, and did not answer");
-        assert!(looks([None; 3]).await, "it is gone");
+        s.on_probe(ServerIndex(2), &Err(down.clone()), t);
+        assert_eq!(looks(usual, t).await, [2], "it serves, and did not answer");
+        assert!(looks(usual, t).await.is_empty());
+        assert_eq!(looks([None; 3], t).await, [0, 1, 2], "it is gone");
         assert_eq!(s.snapshots(t)[0].member, None);
+        // A cluster whose leader is stopped and is to stay so.
+        s.on_probe(ServerIndex(0), &Err(down), t);
+        let paused = [member(replica), stopped(leader), None];
+        assert_eq!(looks(paused, t).await, [0, 1, 2]);
+        let paused = [stopped(replica), stopped(leader), None];
+        for after in 0..100 {
+            assert!(looks(paused, t + SECOND * after).await.is_empty());
+        }
     }
 
     #[test]
