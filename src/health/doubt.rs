@@ -20,8 +20,8 @@ impl Doubt {
     ///
     /// What is new is looked at once. A difference that stays is looked at after 100 ms and then in twice the time, up to `longest`.
     pub fn look(&mut self, (differs, serves, news): (bool, bool, bool), now: Instant, longest: Duration) -> bool {
-        let began_to_serve = serves && !std::mem::replace(&mut self.served, serves);
-        let news = news || (began_to_serve && differs);
+        let served = std::mem::replace(&mut self.served, serves);
+        let news = news || (differs && serves && !served);
         if !differs {
             self.next = None;
             return news;
