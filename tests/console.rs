@@ -665,10 +665,14 @@ fn unknown_commands_are_told_the_nearest() {
 #[test]
 fn a_reload_proves_nobody() {
     let cluster = Cluster::start();
-    let mut weir = over(&cluster).general("auth_type = \"any\"").start();
+    // Under any, servers must be logged in to as somebody known.
+    let url =
+        format!("[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\nuser = \"postgres\"", cluster.port());
+    let with = |auth_type: &str| Weir::builder().general(&format!("auth_type = {auth_type:?}")).database(&url);
+    let mut weir = with("any").start();
     let mut claims = weir.console().unwrap();
     assert_eq!(error(&mut claims, "RELOAD").code, "42501");
-    weir.reconfigure(|_| over(&cluster));
+    weir.reconfigure(|_| with("trust"));
     weir.hup();
     // Whom a rule lets in as admin is one; who only said so is nobody.
     eventually("the reload", SOON, || {

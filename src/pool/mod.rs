@@ -7,6 +7,8 @@ pub mod counters;
 pub mod ledger;
 pub mod quota;
 pub mod share;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -281,7 +281,7 @@ fn peers_are_of_no_use_without_a_number() {
     assert!(config.warnings.iter().any(|w| w.starts_with("[peers] has no effect without peer_id")));
     let number = "is not the number of a peer: peer_id is a whole number from 1 to 16383";
     let wrong = "x = host=h\n0 = host=h\n16384 = host=h\n1 = hots=h\n2 = port=1\n3 = host=h port=0 pool_size=x\n4 = host\n\
-                 5 = host=h=1 max_db_connections=1\n6 = host=h pool_size=2";
+                 5 = host=h=1 max_db_connections=1\n6 = host=h pool_size=0";
     assert_eq!(
         mistakes(&text("peer_id = 16384", wrong)),
         [
