@@ -202,7 +202,7 @@ impl Field<'_> {
             Self::TimeFrom(place, least) => {
                 let time = parse_duration(plain(node)?).map_err(phrase)?;
                 if time < least {
-                    return Err(format!("must be {} at least", format_duration(least)).into());
+                    return Err(format!("must be {} at least", format_duration(least)));
                 }
                 *place = time;
             }
