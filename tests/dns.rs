@@ -502,9 +502,9 @@ fn a_reload_brings_another_resolv_conf() {
     std::fs::write(dir.path().join("wrong"), "search a\nnameserver ns.example\n").unwrap();
     let wrong = format!("SET resolv_conf = '{}'", dir.path().join("wrong").display());
     let error = weir.console().unwrap().rows(&wrong).unwrap_err();
-    assert!(error.to_string().contains("line 2: \"ns.example\" is no address of a name server"), "{error}");
+    assert!(error.to_string().contains("wrong:2: \"ns.example\" is no address of a name server"), "{error}");
     let error = weir.console().unwrap().rows("SET resolv_conf = '/nowhere'").unwrap_err();
-    assert!(error.to_string().contains("/nowhere (resolv_conf): cannot read the file"), "{error}");
+    assert!(error.to_string().contains("resolv_conf /nowhere: cannot read the file"), "{error}");
     drop(new);
 }
 
