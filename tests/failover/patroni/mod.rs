@@ -81,7 +81,9 @@ fn patroni_switches_over_and_fails_over_under_load() {
     // What happens to it: Patroni and PostgreSQL die at once.
     eventually("a commit waits for a standby again", PATIENCE, || {
         let standbys = site.members[candidate].sql("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'");
-        (!standbys.is_empty()).then_some(())
+        // PostgreSQL waits a moment before Patroni has noted it, and without that note nobody may take over.
+        let noted = |at: usize| at != candidate && row(&weir, "app", ports[at])["patroni"] == "sync_standby";
+        (!standbys.is_empty() && (0..3).any(noted)).then_some(())
     });
     site.members[candidate].kill9();
     let heir = site.wait_leader(candidate);
