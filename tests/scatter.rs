@@ -223,7 +223,6 @@ fn what_cannot_be_done_is_refused() {
         "SELECT EXISTS (SELECT 1 FROM t WHERE v = 'x')",
         "SELECT k FROM t UNION SELECT k FROM o",
         "SELECT r.code FROM r LEFT JOIN t ON t.n = r.code",
-        "EXPLAIN SELECT k FROM t",
         "SELECT 1; SELECT k FROM t",
         "DECLARE c CURSOR WITH HOLD FOR SELECT k FROM t",
     ] {
@@ -277,7 +276,9 @@ fn what_cannot_be_done_is_refused() {
     let messages = client.read_until_ready();
     assert_eq!(show(&messages), "E(0A000) Z(I)");
     sharded.wait_quiet();
-    assert_eq!(client.run("SELECT v FROM t WHERE k = 1"), "T(v:25) D(v1) C(SELECT 1) Z(I)");
+    // One shard can answer, until the next check has seen the difference: then statements by key are refused as well.
+    let by_key = client.run("SELECT v FROM t WHERE k = 1");
+    assert!(["T(v:25) D(v1) C(SELECT 1) Z(I)", "E(0A000) Z(I)"].contains(&&*by_key), "{by_key}");
 }
 
 #[test]
