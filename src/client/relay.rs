@@ -685,7 +685,7 @@ impl Client {
             }
             if matches!(header.tag, b'C' | b'Z') && self.listener.is_some() {
                 self.follow_channels();
-                if header.tag == b'Z' && body == b"I" && action != Action::Swallow {
+                if header.tag == b'Z' && body == b"I" && action == Action::Forward {
                     // As a server does: before the end of the answer.
                     self.output.extend(bytes.get(run..at).unwrap_or_default());
                     run = at;

@@ -9,7 +9,7 @@ use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::settings::is_reported;
 use crate::session::{Action, Desync, Pin, Session, is_fatal, signals};
-use crate::sql::facts::{ListenChange, NameUse, PinReason, QueryFacts, SessionEffect};
+use crate::sql::facts::{ListenChange, PinReason, QueryFacts, SessionEffect};
 use crate::sql::settings::in_doubt;
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
@@ -24,7 +24,10 @@ impl Session {
         let desync = Err(Desync { tag });
         match tag {
             b'N' | b'A' => return Ok(Action::Forward),
-            b'S' => return Ok(self.on_parameter_status(body, server)),
+            b'S' => {
+                self.on_parameter_status(body, server);
+                return Ok(Action::Forward);
+            }
             b'E' => return Ok(self.on_error(body, server)),
             b'Z' => return self.on_ready(message::ready_for_query(body).ok_or(Desync { tag })?, server),
             _ => {}
@@ -98,7 +101,6 @@ impl Session {
                     server.statements.confirm(statement);
                 }
                 Some(Done::Closed(statement)) => server.statements.remove(statement.id),
-                Some(Done::Untaken(name)) => drop(self.sql_names.remove(&name)),
                 None => {}
             },
             (Kind::Bind, b'2') | (Kind::Describe, b'T' | b'n') => {
@@ -126,7 +128,6 @@ impl Session {
             self.hidden_error = None;
             self.temp_in_path = false;
         }
-        let touched = self.settings.touched();
         self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         if let Some(listening) = &mut self.listening
             && status == TransactionStatus::Idle
@@ -134,25 +135,7 @@ impl Session {
             listening.end();
         }
         self.failed = false;
-        Ok(match answer {
-            Answer::Forward if touched != 0 => self.tell_reset(touched, status),
-            Answer::Forward => Action::Forward,
-            Answer::Swallow => Action::Swallow,
-        })
-    }
-
-    /// ReadyForQuery behind what the client has of settings that RESET took to a default. The server reports nothing where that was in
-    /// force already.
-    fn tell_reset(&self, touched: u8, status: TransactionStatus) -> Action {
-        let mut out = Vec::new();
-        for (name, given) in self.settings.reset_to_startup(touched) {
-            encode::parameter_status(&mut out, name.as_bytes(), given.as_bytes());
-        }
-        if out.is_empty() {
-            return Action::Forward;
-        }
-        encode::ready_for_query(&mut out, status);
-        Action::Replace(out)
+        Ok(if answer == Answer::Forward { Action::Forward } else { Action::Swallow })
     }
 
     fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
@@ -270,7 +253,6 @@ impl Session {
         self.unseen_error = None;
         self.hidden_error = None;
         self.lent.clear();
-        self.sql_names.clear();
         self.held_sync = false;
     }
 
@@ -294,7 +276,6 @@ impl Session {
         self.settings.leave();
         self.spoils = false;
         self.was_pinned = false;
-        self.sql_names.clear();
     }
 
     /// Takes back what a request that did not happen would have changed.
@@ -326,24 +307,13 @@ impl Session {
         }
     }
 
-    fn on_parameter_status(&mut self, body: &[u8], server: &mut ServerState) -> Action {
-        let Some((name, value)) = message::parameter_status(body) else { return Action::Forward };
-        let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else {
-            return Action::Forward;
-        };
+    fn on_parameter_status(&mut self, body: &[u8], server: &mut ServerState) {
+        let Some((name, value)) = message::parameter_status(body) else { return };
+        let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { return };
         server.settings.report(name, value);
-        let lower = name.to_ascii_lowercase();
-        if is_reported(&lower) {
-            self.settings.report(&lower, value);
-        }
-        // RESET has gone to the server's default, and the client is about to have what startup gave.
-        match self.settings.reset_to(&lower) {
-            Some(given) => {
-                let mut out = Vec::new();
-                encode::parameter_status(&mut out, name.as_bytes(), given.as_bytes());
-                Action::Replace(out)
-            }
-            None => Action::Forward,
+        let name = name.to_ascii_lowercase();
+        if is_reported(&name) {
+            self.settings.report(&name, value);
         }
     }
 
@@ -370,9 +340,6 @@ impl Session {
             listening.complete(statement);
         }
         self.note_signals(facts, index);
-        if let Some(NameUse::Prepare(name)) = &statement.name_use {
-            self.sql_names.insert(name.as_bytes().into());
-        }
         let of_executed =
             executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects).cloned().collect();
         // EXPLAIN and CREATE TABLE AS need not run it.
@@ -405,7 +372,6 @@ impl Session {
                 SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 SessionEffect::Deallocate { name } => {
                     self.names.remove(name.as_bytes());
-                    self.sql_names.remove(name.as_bytes());
                     server.statements.remove_named(name);
                 }
                 SessionEffect::DeallocateAll => {
@@ -461,7 +427,6 @@ impl Session {
     fn forget_names(&mut self) {
         let pipeline = &self.pipeline;
         self.names.retain(|name, _| pipeline.names_later(name));
-        self.sql_names.clear();
     }
 
     /// The session keeps its server from now on.

@@ -198,9 +198,6 @@ impl Session {
             out.extend_from_slice(frame);
             return;
         }
-        if self.sql_names.contains(&name) {
-            return self.parse_by_its_name(statement, name, undo, server, out);
-        }
         if server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id)) {
             let mut request = Request::forward(Kind::Local(encode::PARSE_COMPLETE));
             request.undo.extend(undo);
@@ -208,26 +205,6 @@ impl Session {
             return;
         }
         self.prepare_on_server(statement, Answer::Forward, undo, Some(name), server, out);
-    }
-
-    /// Asks the server whether PREPARE has taken a name: both kinds of statements share theirs. Where it has not, the statement is
-    /// prepared under its server name when it is used.
-    fn parse_by_its_name(
-        &mut self,
-        statement: &Statement,
-        name: Box<[u8]>,
-        undo: Option<Undo>,
-        server: &ServerState,
-        out: &mut Vec<u8>,
-    ) {
-        encode::parse(out, &name, &statement.sql, &statement.types);
-        let mut request = Request::forward(Kind::Parse);
-        request.misread = self.may_misread(&statement.sql, server);
-        request.undo.extend(undo);
-        encode::close_statement(out, &name);
-        request.done = Some(Done::Untaken(name));
-        self.pipeline.push(request);
-        self.pipeline.push(Request::swallow(Kind::Close));
     }
 
     /// Sends Parse of a statement under its server name, making room for it first.
@@ -330,8 +307,6 @@ impl Session {
             let Some(NameUse::Prepare(name) | NameUse::Deallocate(name)) = &statement.name_use else { continue };
             if self.names.contains_key(name.as_bytes()) {
                 self.lend(name, (b"", &[0, 0]), Kind::Parse, server, out);
-            } else if matches!(statement.name_use, Some(NameUse::Prepare(_))) {
-                self.sql_names.insert(name.as_bytes().into());
             }
         }
     }
@@ -345,7 +320,7 @@ impl Session {
         server: &mut ServerState,
         out: &mut Vec<u8>,
     ) {
-        if self.lent.iter().any(|lent| **lent == *name.as_bytes()) || self.sql_names.contains(name.as_bytes()) {
+        if self.lent.iter().any(|lent| **lent == *name.as_bytes()) {
             return;
         }
         server.unnamed = None;

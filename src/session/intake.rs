@@ -7,9 +7,9 @@ use crate::session::pipeline::Undo;
 use crate::session::prepared::{Registry, SERVER_NAME_PREFIX, Statement};
 use crate::session::settings::ClientSettings;
 use crate::session::{Session, no_such_statement};
-use crate::sql::facts::{NameUse, QueryFacts, TransactionEffect};
+use crate::sql::facts::{NameUse, QueryFacts};
 use crate::wire::frame::Frame;
-use crate::wire::message::{self, Target, TransactionStatus};
+use crate::wire::message::{self, Target};
 
 /// Whether the facts of a text must hold the values of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,15 +256,8 @@ impl Session {
         }
         let name: Box<[u8]> = parse.name.into();
         if self.follow && self.names.contains_key(&name) {
-            let error = if self.status == TransactionStatus::Failed && waits_for_end(&facts(parse.sql, Values::Needed))
-            {
-                // PostgreSQL looks at the block before the name.
-                let message = "current transaction is aborted, commands ignored until end of transaction block";
-                Error::client(SqlState::IN_FAILED_TRANSACTION, message)
-            } else {
-                let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));
-                Error::client(SqlState::DUPLICATE_STATEMENT, message)
-            };
+            let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));
+            let error = Error::client(SqlState::DUPLICATE_STATEMENT, message);
             return Intake::Refuse { error: Box::new(error), simple: false };
         }
         let statement = registry.intern(parse, &self.settings, || facts(parse.sql, Values::Needed));
@@ -358,18 +351,4 @@ impl Session {
             self.undo_name(undo);
         }
     }
-}
-
-/// Whether a failed block refuses a text: it ends no transaction and no savepoint.
-fn waits_for_end(facts: &QueryFacts) -> bool {
-    let ends = |effect| {
-        matches!(
-            effect,
-            TransactionEffect::Commit { .. }
-                | TransactionEffect::Rollback { .. }
-                | TransactionEffect::RollbackTo
-                | TransactionEffect::PrepareTransaction
-        )
-    };
-    facts.statements.first().is_some_and(|statement| !ends(statement.transaction))
 }

@@ -29,7 +29,7 @@ mod pins_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
@@ -134,8 +134,6 @@ pub struct Session {
     hidden_error: Option<Box<Error>>,
     /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
     lent: Vec<Box<[u8]>>,
-    /// Names that the server may have by PREPARE, which are never lent. Nobody else's: PREPARE pins.
-    sql_names: BTreeSet<Box<[u8]>>,
     /// The channels that others listen to in its name; none for who never listened.
     listening: Option<Box<Listening>>,
     /// What statements that have completed are to do to sessions.
@@ -175,7 +173,6 @@ impl Session {
             unseen_error: None,
             hidden_error: None,
             lent: Vec::new(),
-            sql_names: BTreeSet::new(),
             listening: None,
             signals: None,
             held_sync: false,

@@ -111,8 +111,6 @@ pub enum Undo {
 pub enum Done {
     /// The server has it.
     Prepared(Arc<Statement>),
-    /// No PREPARE has taken this name of the client's.
-    Untaken(Box<[u8]>),
     /// The server does not have it.
     Closed(Arc<Statement>),
 }

@@ -269,47 +269,33 @@ impl Session {
         {
             return;
         }
-        let stays = !self.may_release();
-        // What the client sends next goes behind all of these.
         if self.status == TransactionStatus::Idle && self.settings.has_doubts() {
-            self.read_back(server, out);
-        } else if self.status == TransactionStatus::Idle
+            let names: Vec<String> = self.settings.doubts().cloned().collect();
+            let mut sql = String::from("SELECT ");
+            for (at, name) in names.iter().enumerate() {
+                if at > 0 {
+                    sql.push(',');
+                }
+                // In an encoding that needs no thought.
+                sql.push_str("pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting(");
+                sql.push_str(&quote_literal(name));
+                sql.push_str(",true),'UTF8'),'hex')");
+            }
+            return self.send_query(Hidden::ReadBack(names), &sql, server, out);
+        }
+        if self.status == TransactionStatus::Idle
             && let Some((reasons, sql)) = self.question_of_pins()
         {
-            self.send_query(Hidden::Pins(reasons, self.sent), &sql, server, out);
+            return self.send_query(Hidden::Pins(reasons, self.sent), &sql, server, out);
         }
-        if stays && self.settings.lacks_anything() {
-            self.give_back(server, out);
+        if self.settings.lacks_anything() && !self.may_release() {
+            let missing = self.settings.missing();
+            // A role is one of the session's user, and is set after that.
+            let (role, others): (Vec<_>, Vec<_>) = missing.iter().partition(|(name, _)| *name == "role");
+            let sets = others.into_iter().chain(role).map(|(name, value)| (name.as_str(), value.as_str()));
+            let sql = set_all(sets, server.settings.reported("client_encoding"));
+            self.send_query(Hidden::Restore, &sql, server, out);
         }
-    }
-
-    /// Asks for settings whose values only the server knows.
-    fn read_back(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
-        let names: Vec<String> = self.settings.doubts().cloned().collect();
-        let mut sql = String::from("SELECT ");
-        for (at, name) in names.iter().enumerate() {
-            if at > 0 {
-                sql.push(',');
-            }
-            // In an encoding that needs no thought.
-            sql.push_str("pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting(");
-            sql.push_str(&quote_literal(name));
-            sql.push_str(",true),'UTF8'),'hex')");
-        }
-        self.send_query(Hidden::ReadBack(names), &sql, server, out);
-    }
-
-    /// Gives the server what a RESET took from it and startup had given.
-    fn give_back(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
-        let missing = self.settings.missing();
-        if missing.is_empty() && self.settings.has_doubts() {
-            return;
-        }
-        // A role is one of the session's user, and is set after that.
-        let (role, others): (Vec<_>, Vec<_>) = missing.iter().partition(|(name, _)| *name == "role");
-        let sets = others.into_iter().chain(role).map(|(name, value)| (name.as_str(), value.as_str()));
-        let sql = set_all(sets, server.settings.reported("client_encoding"));
-        self.send_query(Hidden::Restore, &sql, server, out);
     }
 
     fn send_query(&mut self, what: Hidden, sql: &str, server: &mut ServerState, out: &mut Vec<u8>) {

@@ -32,10 +32,6 @@ pub use server::{ServerSettings, quote};
 pub const REPORTED: [&str; 6] =
     ["application_name", "client_encoding", "datestyle", "intervalstyle", "standard_conforming_strings", "timezone"];
 
-/// The same as PostgreSQL writes them.
-const AS_REPORTED: [&str; 6] =
-    ["application_name", "client_encoding", "DateStyle", "IntervalStyle", "standard_conforming_strings", "TimeZone"];
-
 /// Whether the server reports changes of this setting (name in lower case).
 #[must_use]
 pub fn is_reported(name: &str) -> bool {
@@ -460,27 +456,7 @@ impl ClientSettings {
         };
         let reported = self.startup.iter().filter(|(name, _)| is_reported(name));
         let others = self.wanted.iter().filter(|(name, _)| !is_reported(name));
-        // What is in doubt is what the server says.
-        let known = |name: &String| !changes.doubts.contains(name);
-        reported.chain(others).filter(|(n, v)| known(n) && lacks(n, v)).map(|(n, v)| (n.clone(), v.clone())).collect()
-    }
-
-    /// What startup gave of a reported setting (name in lower case) that RESET has taken from the linked server.
-    pub(super) fn reset_to(&self, name: &str) -> Option<&str> {
-        let changes = self.changes.as_ref()?;
-        self.startup.get(name).filter(|_| changes.reset & bit(name) != 0).map(String::as_str)
-    }
-
-    /// Reported settings that RESET has touched since the last ReadyForQuery, as bits.
-    pub(super) fn touched(&self) -> u8 {
-        self.changes.as_ref().map_or(0, |changes| changes.touched)
-    }
-
-    /// Those of them that are at a default of the server's although startup gave a value: by the names that PostgreSQL reports, and that
-    /// value.
-    pub(super) fn reset_to_startup(&self, touched: u8) -> impl Iterator<Item = (&'static str, &str)> {
-        let of_touched = REPORTED.into_iter().zip(AS_REPORTED).filter(move |(name, _)| touched & bit(name) != 0);
-        of_touched.filter_map(|(name, told)| Some((told, self.reset_to(name)?)))
+        reported.chain(others).filter(|(n, v)| lacks(n, v)).map(|(n, v)| (n.clone(), v.clone())).collect()
     }
 
     /// Whether a RESET may take from the server what startup gave.
