@@ -989,7 +989,6 @@ const DOUBTFUL: &[&str] = &[
     "SELECT * INTO c2 FROM t",
     "TRUNCATE t",
     "LOCK TABLE t",
-    "EXPLAIN SELECT * FROM t",
     "EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) DELETE FROM t",
     "PREPARE p AS SELECT count(*) FROM t",
     "DO $$ BEGIN DELETE FROM t; END $$",
