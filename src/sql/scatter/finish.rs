@@ -16,7 +16,7 @@ use crate::sql::walk::children;
 /// How the columns of groups are called; a statement that has such a name is not taken apart.
 const PREFIX: &str = "pgweir_";
 
-/// What is computed of whole groups, over columns that are called by [`column`]: the keys first, then the aggregates.
+/// What is computed of whole groups, over columns that are called by [`column()`]: the keys first, then the aggregates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finish {
     /// It must be: the statement has HAVING, or expressions.
