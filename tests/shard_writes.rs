@@ -315,6 +315,51 @@ fn reference_tables_stay_alike_on_all_shards() {
 }
 
 #[test]
+fn what_a_reference_table_does_by_itself_makes_no_copies_differ() {
+    let sharded = Sharded::start(2, "cross_shard_writes = \"two_phase\"");
+    let mut client = sharded.client();
+    let everywhere = |sql: &str| (0..2).for_each(|n| drop(sharded.cluster.sql_in(&format!("s{n}"), sql)));
+    let refused = |client: &mut RawClient, sql: &str, why: &str| {
+        let (code, message, hint) = error(&ask(client, sql));
+        assert_eq!((code.as_str(), message.contains(why), hint.is_empty()), ("0A000", true, false), "{sql}: {message}");
+    };
+    let insert = "INSERT INTO r (code, name, at) VALUES (7, 'g', '2024-01-02 03:04:05+00')";
+    assert_eq!(client.run(insert).len(), 0);
+    // A default of a domain.
+    everywhere(
+        "CREATE DOMAIN drawn AS float8 DEFAULT random(); ALTER TABLE r ADD d drawn DEFAULT NULL; ALTER TABLE r ALTER d DROP DEFAULT",
+    );
+    refused(&mut client, &insert.replace('7', "8"), "compute");
+    everywhere("ALTER TABLE r DROP d");
+    // A default that is not the same.
+    everywhere("ALTER TABLE r ADD e int4 DEFAULT 1");
+    sharded.cluster.sql_in("s1", "ALTER TABLE r ALTER e SET DEFAULT 2");
+    refused(&mut client, &insert.replace('7', "8"), "not the same");
+    everywhere("ALTER TABLE r DROP e");
+    for sql in ["ALTER TABLE r ADD u uuid DEFAULT gen_random_uuid()", "ALTER TABLE r ADD u timestamptz DEFAULT now()"] {
+        refused(&mut client, sql, "each shard");
+    }
+    refused(&mut client, "ALTER TABLE r ADD n serial", "sequence");
+    let present = extended(&mut client, "UPDATE r SET at = $1 WHERE code = 7", &[], &[Some("now")]);
+    assert_eq!(error(&present).0, "0A000", "{}", show(&present));
+    let named = extended(&mut client, "UPDATE r SET name = $1 WHERE code = 7", &[25], &[Some("now")]);
+    assert!(show(&named).contains("C(UPDATE 1)"), "{}", show(&named));
+    everywhere(
+        "CREATE FUNCTION draw() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.name := random(); RETURN NEW; END'; \
+         CREATE TRIGGER draws BEFORE INSERT OR UPDATE ON r FOR EACH ROW EXECUTE FUNCTION draw()",
+    );
+    for sql in
+        [insert, "UPDATE r SET name = 'h'", "DELETE FROM r", "COPY r FROM STDIN", "COPY r (code, name, at) FROM STDIN"]
+    {
+        refused(&mut client, sql, "trigger \"draws\"");
+    }
+    everywhere("ALTER TABLE r DISABLE TRIGGER draws");
+    assert!(show(&ask(&mut client, "UPDATE r SET name = 'h'")).contains("C(UPDATE 1)"));
+    assert_eq!(sharded.all("SELECT code, name FROM r"), vec![vec!["7", "h"]; 2]);
+    sharded.nothing_prepared();
+}
+
+#[test]
 fn statements_without_a_key_reach_all_shards_where_that_is_wanted() {
     let sharded = Sharded::start(3, "cross_shard_writes = \"two_phase\"\nunkeyed_writes = true");
     let (mut client, mut whole) = (sharded.client(), sharded.cluster.client("whole"));

@@ -373,6 +373,14 @@ fn probed(scope: &Scope<'_>, database: &Database, mistakes: &mut Mistakes) {
             format!("{} has patroni, and so needs probe_user or user: what Patroni says has a probe look", scope.place);
         mistakes.add(scope.line, why);
     }
+    let two_phase = database.writes.cross == crate::shard::map::CrossShardWrites::TwoPhase;
+    if two_phase && database.user.is_none() && database.probe_user.is_none() {
+        let why = format!(
+            "{} has cross_shard_writes = \"two_phase\", and so needs probe_user or user, who owns the table of decisions and ends what is left behind",
+            scope.place
+        );
+        mistakes.add(scope.line, why);
+    }
 }
 
 fn sizes(scope: &Scope<'_>, database: &Database, general: &General, mistakes: &mut Mistakes) {

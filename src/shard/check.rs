@@ -152,13 +152,21 @@ pub fn judge_two_phase(rows: &[Vec<Option<String>>], not_made: Option<&str>) -> 
         );
     }
     match (cell(1), not_made) {
+        (Some("t"), _) if cell(2) != Some("t") => finding(
+            "table pgweir.dtx does not have the columns that two-phase commit needs".to_owned(),
+            "Rename the table and let probe_user make it anew, or make it as README says.",
+        ),
+        (Some("t"), _) if cell(3) != Some("t") => finding(
+            "probe_user may not delete from table pgweir.dtx, in which two-phase commit keeps its decisions".to_owned(),
+            "GRANT DELETE ON pgweir.dtx to probe_user.",
+        ),
         (Some("t"), _) => None,
         (_, why) => finding(
             format!(
                 "table pgweir.dtx, which two-phase commit needs, cannot be made: {}",
                 why.unwrap_or("it is not there")
             ),
-            "Give probe_user the right CREATE on the database, or make the table as the manual says.",
+            "Give probe_user the right CREATE on the database, or make the table as README says.",
         ),
     }
 }

@@ -460,6 +460,11 @@ fn plan_no_tables(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Sh
     Ok(ShardPlan::AnyShard { why: "it names no table" })
 }
 
+/// Schema and name of a table.
+fn placed(table: &TableRef) -> (String, String) {
+    (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone())
+}
+
 /// Anything that is not understood in detail. On the shard that the user has chosen it may run, so that an operator can run
 /// DDL shard by shard; but not if it puts rows into a sharded table, whose keys are not checked.
 fn plan_other(
@@ -490,13 +495,14 @@ fn plan_other(
             }
         }
         Some(table) if is_plain && relations.unlisted() == 0 => {
-            write::utility(what, refusal::other(what, &table.name), cx)
+            let of_copies = relations.first_reference().is_some();
+            write::utility(what, of_copies, refusal::other(what, &table.name), cx)
         }
         Some(table) => Err(refusal::other(what, &table.name).into()),
         // Code may touch any table, unseen.
         None if matches!(what, "DO" | "CALL") => Err(refusal::code(what).into()),
         // It names no table, so it may concern those of every shard: schemas, rights, functions, types.
-        None if relations.unlisted() == 0 && is_plain => write::utility(what, refusal::everywhere(what), cx),
+        None if relations.unlisted() == 0 && is_plain => write::utility(what, false, refusal::everywhere(what), cx),
         None if relations.unlisted() == 0 => Err(refusal::everywhere(what).into()),
         None if statement.touch.cascades => Err(refusal::cascades().into()),
         None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
@@ -537,7 +543,11 @@ impl Filtered<'_> {
                 let refusal = refusal::reference_write(&reference.name);
                 let is_plain = self.nested.is_none() && self.top.len() == 1 && relations.unlisted() == 0;
                 return if is_plain && target == Some(Home::Reference) && self.statement.effects.is_empty() {
-                    write::reference_table(refusal, None, cx)
+                    write::reference_table(
+                        refusal,
+                        write::Copies { table: placed(reference), given: write::Given::All },
+                        cx,
+                    )
                 } else {
                     Err(refusal.into())
                 };
@@ -723,10 +733,7 @@ impl Insert<'_> {
             }
             Home::Reference => match chosen {
                 Some(chosen) => Ok(chosen.plan()),
-                None => {
-                    let defaults = Some(self.defaults(target));
-                    write::reference_table(refusal::reference_write(&target.name), defaults, cx)
-                }
+                None => write::reference_table(refusal::reference_write(&target.name), self.copies(target), cx),
             },
             Home::Unlisted => {
                 Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))
@@ -734,18 +741,17 @@ impl Insert<'_> {
         }
     }
 
-    /// The columns that take no default.
-    fn defaults(&self, target: &TableRef) -> write::Defaults {
-        let schema = target.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned());
+    /// What is asked before it is done to all copies.
+    fn copies(&self, target: &TableRef) -> write::Copies {
         let has_value = |place: usize| {
             let value = |row: &Vec<KeyValue>| row.get(place).is_some_and(|value| *value != KeyValue::Default);
             self.rows.iter().all(value)
         };
-        let given = self.columns.map(|columns| {
+        let given = self.columns.map_or(write::Given::Unknown, |columns| {
             let named = columns.iter().enumerate().filter(|(place, _)| has_value(*place));
-            named.map(|(_, column)| column.clone()).collect()
+            write::Given::These(named.map(|(_, column)| column.clone()).collect())
         });
-        write::Defaults { table: (schema, target.name.clone()), given }
+        write::Copies { table: placed(target), given }
     }
 
     /// Every row must say its key, and all must belong to one shard.

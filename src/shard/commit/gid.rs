@@ -29,7 +29,9 @@ impl Gid {
     #[must_use]
     pub fn of_part(name: &str) -> Option<(Self, String)> {
         let (whole, shard) = name.rsplit_once(':')?;
-        Some((Self::read(whole)?, decode(shard)?))
+        let (gid, shard) = (Self::read(whole)?, decode(shard)?);
+        // As above.
+        (gid.part(&shard) == name).then_some((gid, shard))
     }
 
     /// Reads the name of a transaction. None for what is not ours.
@@ -123,6 +125,7 @@ mod tests {
             format!("pgweir:app:s0:+{}:s1", number.get(1..).unwrap()),
             format!("pgweir:%61pp:s0:{number}:s1"),
             format!("pgweir:app:%zz:{number}:s1"),
+            format!("pgweir:app:s0:{number}:%731"),
         ] {
             assert_eq!(Gid::of_part(&name), None, "{name}");
         }

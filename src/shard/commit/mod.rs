@@ -149,6 +149,12 @@ impl Commit {
         self.wrote.iter().rposition(|wrote| *wrote).unwrap_or(0)
     }
 
+    /// Whether it goes by two phases: one writer alone needs none.
+    #[must_use]
+    pub fn is_two_phase(&self) -> bool {
+        self.mode == Mode::TwoPhase && self.writers().count() > 1
+    }
+
     /// Who has written.
     pub fn writers(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.wrote.len()).filter(|at| self.wrote.get(*at) == Some(&true))
@@ -252,7 +258,7 @@ impl Commit {
             Phase::Readers => match self.places(failed).first() {
                 // What it has read may not hold: as good as a refusal of the whole.
                 Some(reader) => Phase::Undo(*reader),
-                None if self.mode == Mode::TwoPhase && self.writers().count() > 1 => Phase::Prepare,
+                None if self.is_two_phase() => Phase::Prepare,
                 None => Phase::Writers,
             },
             Phase::Writers => self.end_of_writers(),

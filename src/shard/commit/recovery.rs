@@ -22,9 +22,13 @@ pub const CREATE_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgweir; \
     GRANT USAGE ON SCHEMA pgweir TO PUBLIC; \
     GRANT SELECT, INSERT (gid, outcome, participants) ON pgweir.dtx TO PUBLIC";
 
-/// Asks for `max_prepared_transactions` and whether the table is there: one row.
+/// Asks for `max_prepared_transactions`, whether the table is there, and if so whether it has its columns and who asks may delete from it:
+/// one row.
 pub const READY_SQL: &str = "SELECT pg_catalog.current_setting('max_prepared_transactions'), \
-    pg_catalog.to_regclass('pgweir.dtx') IS NOT NULL";
+    pg_catalog.to_regclass('pgweir.dtx') IS NOT NULL, \
+    (SELECT pg_catalog.count(*) = 6 FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('pgweir.dtx') \
+       AND attname IN ('gid', 'outcome', 'participants', 'owner', 'xid', 'at') AND NOT attisdropped), \
+    pg_catalog.has_table_privilege(pg_catalog.to_regclass('pgweir.dtx')::pg_catalog.oid, 'DELETE')";
 
 /// Asks whether the transaction has written, `t` or `f`, and for the user whose it is, as [`decision_sql`] tells of who decided: one row.
 ///

@@ -13,7 +13,9 @@ use crate::shard::commit::Mode;
 use crate::shard::copy::Layout;
 use crate::shard::map::{CrossShardWrites, DEFAULT_SCHEMA, KeyType};
 use crate::sql::facts::TableRef;
-use crate::sql::scatter::{CopyFormat, CopyIn, Rows, Runs, Unfit, copy_in, copy_out, reference, rows, runs, unkeyed};
+use crate::sql::scatter::{
+    CopyFormat, CopyIn, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, reference, rows, runs, unkeyed,
+};
 
 /// A write on several shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +44,8 @@ pub enum Parts {
     Whole {
         /// What is made of their answers.
         answer: Answer,
-        /// What is to be asked before it is inserted into a reference table.
-        defaults: Option<Defaults>,
+        /// Of a reference table: what is to be asked before.
+        copies: Option<Copies>,
     },
     /// Each the whole statement, which is COPY TO STDOUT: their rows make one stream.
     CopyOut(Layout),
@@ -67,7 +69,7 @@ pub struct CopyRows {
     /// Whether client and servers speak UTF8.
     pub utf8: bool,
     /// Of a reference table: what is to be asked before.
-    pub defaults: Option<Defaults>,
+    pub copies: Option<Copies>,
 }
 
 impl CopyRows {
@@ -97,35 +99,87 @@ pub enum Answer {
     Same,
 }
 
-/// An INSERT into a reference table: no column may take a default that differs between shards.
+/// A write to a reference table: nothing of the table's own may make the copies differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Defaults {
+pub struct Copies {
     /// Schema and name of the table.
     pub table: (String, String),
-    /// The columns that have a value in every row; none: the statement does not name its columns.
-    pub given: Option<Vec<String>>,
+    /// The columns that have a value in every row.
+    pub given: Given,
 }
 
-impl Defaults {
-    /// Asks for the columns whose default is computed: one row each.
+/// Columns that take no default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// All.
+    All,
+    /// These.
+    These(Vec<String>),
+    /// The statement does not name its columns, and may have values for some only.
+    Unknown,
+}
+
+/// What makes copies differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Differs {
+    /// A trigger that may change rows before they are written.
+    Trigger(String),
+    /// A column whose default each shard computes.
+    Computed(String),
+    /// A column that has not the same default on all.
+    Default(String),
+}
+
+impl Copies {
+    /// Asks for triggers and defaults, also those of domains: kind (`trigger`, `computed`, `default`), name, and text of the default.
     #[must_use]
     pub fn sql(&self) -> String {
+        let (schema, table) = (literal(&self.table.0), literal(&self.table.1));
         format!(
-            "SELECT a.attname FROM pg_catalog.pg_attribute AS a \
+            "SELECT CASE WHEN a.attidentity <> '' OR e.text ~ '[(]|CURRENT|LOCAL|USER' THEN 'computed' ELSE 'default' END, \
+               a.attname, COALESCE(e.text, '') FROM pg_catalog.pg_attribute AS a \
+             JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid \
              LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+             CROSS JOIN LATERAL (SELECT COALESCE(pg_catalog.pg_get_expr(d.adbin, d.adrelid), t.typdefault) AS text) AS e \
              JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace \
-             WHERE s.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
-               AND (a.attidentity <> '' OR pg_catalog.pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT|LOCAL|USER')",
-            literal(&self.table.0),
-            literal(&self.table.1)
+             WHERE s.nspname = {schema} AND c.relname = {table} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+               AND (a.attidentity <> '' OR e.text IS NOT NULL) \
+             UNION ALL SELECT 'trigger', g.tgname, '' FROM pg_catalog.pg_trigger AS g \
+             JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace \
+             JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid \
+             WHERE s.nspname = {schema} AND c.relname = {table} AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 3 = 3 \
+               AND p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace"
         )
     }
 
-    /// The first of these columns that takes its default.
+    /// What makes the copies differ, by what the shards have answered to that: of each all cells, row after row.
     #[must_use]
-    pub fn computed<'a>(&self, columns: &'a [String]) -> Option<&'a str> {
-        let is_given = |column: &String| self.given.as_ref().is_some_and(|given| given.contains(column));
-        columns.iter().find(|column| !is_given(column)).map(String::as_str)
+    pub fn differ(&self, shards: &[Vec<String>]) -> Option<Differs> {
+        let is_given = |column: &String| match &self.given {
+            Given::All => true,
+            Given::These(columns) => columns.contains(column),
+            Given::Unknown => false,
+        };
+        let mut first: Option<BTreeMap<&String, &String>> = None;
+        for cells in shards {
+            let mut defaults = BTreeMap::new();
+            for row in cells.chunks(3) {
+                let [kind, name, text] = row else { continue };
+                match kind.as_str() {
+                    "trigger" => return Some(Differs::Trigger(name.clone())),
+                    _ if is_given(name) => {}
+                    "computed" => return Some(Differs::Computed(name.clone())),
+                    _ => drop(defaults.insert(name, text)),
+                }
+            }
+            let first = first.get_or_insert_with(|| defaults.clone());
+            let unlike = |(name, text): &(&&String, &&String)| first.get(**name) != Some(*text);
+            let more = first.keys().find(|name| !defaults.contains_key(**name));
+            if let Some(name) = defaults.iter().find(unlike).map(|(name, _)| name).or(more) {
+                return Some(Differs::Default((*name).clone()));
+            }
+        }
+        None
     }
 }
 
@@ -239,16 +293,12 @@ pub(super) fn unkeyed_rows(refusal: Error, cx: &PlanContext<'_>) -> Result<Shard
 ///
 /// # Errors
 /// It would not do the same on all.
-pub(super) fn reference_table(
-    refusal: Error,
-    defaults: Option<Defaults>,
-    cx: &PlanContext<'_>,
-) -> Result<ShardPlan, Stop> {
+pub(super) fn reference_table(refusal: Error, copies: Copies, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
     let mode = mode(refusal.clone(), cx)?;
     let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
     reference(text).map_err(refuse)?;
     let proof = "every shard has a copy of its table, and does the same to it".to_owned();
-    Ok(whole(Answer::Same, defaults, mode, proof, cx))
+    Ok(whole(Answer::Same, Some(copies), mode, proof, cx))
 }
 
 /// What of `what` is done on all shards: anything that makes, changes or empties what is there on all, or looks after it.
@@ -290,11 +340,11 @@ const ON_ALL: [&str; 35] = [
     "ALTER ROLE",
 ];
 
-/// Plans a utility statement about what is on every shard; `refusal` says that.
+/// Plans a utility statement about what is on every shard, and `of_copies` of a reference table; `refusal` says that.
 ///
 /// # Errors
 /// It is not sent to all.
-pub(super) fn utility(what: &str, refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
     if !ON_ALL.contains(&what) {
         return Err(refusal.into());
     }
@@ -306,6 +356,9 @@ pub(super) fn utility(what: &str, refusal: Error, cx: &PlanContext<'_>) -> Resul
         Some(Runs::Alone) => mode(refusal, cx).map(|_| each(cx)),
         Some(Runs::InTransaction) => {
             let mode = mode(refusal, cx)?;
+            if of_copies && what == "ALTER TABLE" {
+                keeps_copies(text).map_err(refuse)?;
+            }
             Ok(whole(Answer::Same, None, mode, "it is about what is on every shard".to_owned(), cx))
         }
     }
@@ -328,14 +381,15 @@ pub(super) fn copy(table: &TableRef, home: Home<'_>, refusal: Error, cx: &PlanCo
         Home::Reference => None,
         Home::Unlisted => return Err(refusal.into()),
     };
-    let defaults = (key.is_none() && read.columns.is_some())
-        .then(|| Defaults { table: place.clone(), given: read.columns.clone() });
+    let copies = key
+        .is_none()
+        .then(|| Copies { table: place.clone(), given: read.columns.clone().map_or(Given::All, Given::These) });
     let proof = match &key {
         Some((key, _)) => format!("each row goes to the shard of its \"{key}\""),
         None => "every shard has a copy of its table, and gets all rows".to_owned(),
     };
     let layout = layout(&read);
-    let rows = CopyRows { table: place, key, layout, columns: read.columns, utf8: cx.utf8, defaults };
+    let rows = CopyRows { table: place, key, layout, columns: read.columns, utf8: cx.utf8, copies };
     let fan = Fan { shards: all(cx), parts: Parts::Copy(rows), mode, proof: vec![proof] };
     Ok(ShardPlan::Fan(Box::new(fan)))
 }
@@ -390,8 +444,8 @@ fn all(cx: &PlanContext<'_>) -> Vec<ShardIndex> {
     (0..u16::try_from(cx.map.names.len()).unwrap_or(u16::MAX)).map(ShardIndex).collect()
 }
 
-fn whole(answer: Answer, defaults: Option<Defaults>, mode: Mode, proof: String, cx: &PlanContext<'_>) -> ShardPlan {
-    let parts = Parts::Whole { answer, defaults };
+fn whole(answer: Answer, copies: Option<Copies>, mode: Mode, proof: String, cx: &PlanContext<'_>) -> ShardPlan {
+    let parts = Parts::Whole { answer, copies };
     ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts, mode, proof: vec![proof] }))
 }
 

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use pg_raw_parse::raw::ConstrType;
 use pg_raw_parse::{Node, nodes};
 
 use super::Unfit;
@@ -106,6 +107,43 @@ pub fn reference(text: &str) -> Result<(), Unfit> {
     })
 }
 
+/// Whether ALTER TABLE writes the same to the rows of a reference table on every shard.
+///
+/// # Errors
+/// It fills a column with what each shard computes.
+pub fn keeps_copies(text: &str) -> Result<(), Unfit> {
+    read(text, |node| {
+        let Node::AlterTableStmt(stmt) = node else { return Ok(()) };
+        for command in stmt.cmds() {
+            let Node::AlterTableCmd(command) = command else { continue };
+            // ADD COLUMN, and ALTER COLUMN TYPE, whose USING is kept as a default.
+            let Node::ColumnDef(column) = command.def() else { continue };
+            let name =
+                column.type_name().and_then(|name| name.names().iter().filter_map(|part| part.sval()).next_back());
+            if name.is_some_and(|name| name.contains("serial")) {
+                return Err(each_its_own());
+            }
+            if !matches!(column.raw_default(), Node::None) {
+                same_everywhere(column.raw_default())?;
+            }
+            for constraint in column.constraints() {
+                let Node::Constraint(constraint) = constraint else { continue };
+                match constraint.contype {
+                    ConstrType::CONSTR_IDENTITY => return Err(each_its_own()),
+                    ConstrType::CONSTR_DEFAULT => same_everywhere(constraint.raw_expr())?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+fn each_its_own() -> Unfit {
+    Unfit::new("sequence", "with a sequence that numbers the rows of a reference table on each shard in another order")
+        .hint("Add the column without a default, fill it with constants, and set the default after that.")
+}
+
 /// What an UPDATE assigns.
 fn values(update: &nodes::UpdateStmt) -> Vec<Node<'_>> {
     update.target_list().iter().map(|target| target.val()).collect()
@@ -145,6 +183,23 @@ mod tests {
             ("TRUNCAT t", None),
         ] {
             assert_eq!(runs(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn new_columns_of_copies_are_alike() {
+        for (text, expected) in [
+            ("ALTER TABLE r ADD COLUMN n int DEFAULT 7, ADD m text NOT NULL DEFAULT 'a'", None),
+            ("ALTER TABLE r ALTER n SET DEFAULT nextval('s'), DROP m", None),
+            ("ALTER TABLE r ADD u uuid DEFAULT gen_random_uuid()", Some("random")),
+            ("ALTER TABLE r ADD n int DEFAULT 7, ADD at timestamptz DEFAULT now()", Some("clock")),
+            ("ALTER TABLE r ADD n bigserial", Some("sequence")),
+            ("ALTER TABLE r ADD n int GENERATED ALWAYS AS IDENTITY", Some("sequence")),
+            ("ALTER TABLE r ALTER n TYPE float8 USING random()", Some("random")),
+            ("ALTER TABLE r ALTER n TYPE text USING upper(n)", None),
+            ("TRUNCATE r", None),
+        ] {
+            assert_eq!(keeps_copies(text).err().map(|unfit| unfit.construct), expected, "{text}");
         }
     }
 

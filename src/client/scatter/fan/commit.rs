@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RESOLVING: Duration = Duration::from_secs(15);
 /// Between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How often a shard is told to end what it has prepared.
+const ENDED_AGAIN: u32 = 3;
 /// The end of another proxy's or our own recovery: the decision is there already.
 const UNIQUE_VIOLATION: SqlState = SqlState(*b"23505");
 
@@ -75,6 +77,9 @@ impl Client {
                         let whom = Whom { pools: Arc::clone(&self.pools), shard: leg.shard, worker: self.cx.id };
                         Box::pin(resolve(Arc::clone(&self.database), whom, &gid, &owner))
                     }
+                    Order::CommitPrepared | Order::RollbackPrepared => {
+                        Box::pin(insist(leg, order, sql(order, &gid, shard, &writers)))
+                    }
                     order => Box::pin(carry_out(leg, order, sql(order, &gid, shard, &writers))),
                 };
                 steps.push((at, work));
@@ -97,6 +102,7 @@ impl Client {
                         database = %self.database.config.name, gid = %gid.whole(), shards = %names(late),
                         "a transaction is committed, but these shards have not done their part yet; recovery will"
                     );
+                    encode::notice(self.output.tail(), "WARNING", &not_yet(&names(late)));
                 }
                 told
             }
@@ -107,15 +113,17 @@ impl Client {
                     run::encoded(&given_up())
                 }
                 Some(Ok(body)) => run::error_of_shard(body, name(*by)),
-                Some(Err(why)) => run::encoded(&reply::lost(name(*by), why)),
-                None => run::encoded(&reply::lost(name(*by), "it did not commit")),
+                Some(Err(why)) => run::encoded(&lost(name(*by), why, commit.is_two_phase())),
+                None => run::encoded(&not_committed(name(*by))),
             }),
-            Some(Outcome::Unknown { shards }) => Told::Failed(run::encoded(&unknown(&names(shards), fan.mode, &gid))),
+            Some(Outcome::Unknown { shards }) => {
+                Told::Failed(run::encoded(&unknown(&names(shards), commit.is_two_phase().then_some(&gid))))
+            }
             Some(Outcome::Partly { committed, not, unknown }) => {
                 Told::Failed(run::encoded(&partly(&names(committed), &names(not), &names(unknown))))
             }
             // There is always one when there are no more orders.
-            None => Told::Failed(run::encoded(&unknown(&names(&[]), fan.mode, &gid))),
+            None => Told::Failed(run::encoded(&unknown(&names(&[]), commit.is_two_phase().then_some(&gid)))),
         }
     }
 }
@@ -206,6 +214,18 @@ async fn carry_out(leg: &mut Leg, order: Order, sql: String) -> Step {
     }
 }
 
+/// Has a shard end what it has prepared. That may be refused once: by a cancel request that was meant for what was before.
+async fn insist(leg: &mut Leg, order: Order, sql: String) -> Step {
+    for _ in 1..ENDED_AGAIN {
+        let step = carry_out(leg, order, sql.clone()).await;
+        if step.answer != Answer::Refused {
+            return step;
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    carry_out(leg, order, sql).await
+}
+
 /// What a shard says to a simple query.
 struct Said {
     tags: Vec<String>,
@@ -282,7 +302,42 @@ fn code(body: &[u8]) -> SqlState {
 }
 
 fn is_unique_violation(body: &[u8]) -> bool {
-    code(body) == UNIQUE_VIOLATION && message::error_field(body, b't') == Some(b"dtx")
+    let is = |field, text: &[u8]| message::error_field(body, field) == Some(text);
+    code(body) == UNIQUE_VIOLATION && is(b's', b"pgweir") && is(b't', b"dtx")
+}
+
+/// While it was being committed.
+fn lost(shard: &str, why: &str, two_phase: bool) -> Error {
+    let error = Error::server(
+        SqlState::CONNECTION_FAILURE,
+        format!("the connection to shard \"{shard}\" was lost before the transaction was committed: {why}"),
+    );
+    if two_phase {
+        error
+            .detail("It is or will be rolled back on every shard; a shard that cannot be asked now may hold its locks for some seconds.")
+            .hint("The statement can be sent again.")
+    } else {
+        error.detail("The transaction is rolled back on every shard.").hint("The statement can be sent again.")
+    }
+}
+
+/// The server has rolled back without an error.
+fn not_committed(shard: &str) -> Error {
+    Error::server(
+        SqlState(*b"40000"),
+        format!(
+            "shard \"{shard}\" has rolled back instead of committing; the transaction is rolled back on every shard"
+        ),
+    )
+    .hint("The statement can be sent again.")
+}
+
+/// All is decided.
+fn not_yet(shards: &str) -> Error {
+    Error::server(
+        SqlState(*b"01000"),
+        format!("the transaction is committed, but shards {shards} show it only when they can be asked again"),
+    )
 }
 
 fn users_differ(shard: &str, other: &str) -> Error {
@@ -302,21 +357,22 @@ fn given_up() -> Error {
     .hint("The statement can be sent again.")
 }
 
-fn unknown(shards: &str, mode: Mode, gid: &Gid) -> Error {
+/// `prepared`: the name of the transaction, if parts of it were prepared.
+fn unknown(shards: &str, prepared: Option<&Gid>) -> Error {
     let error = Error::server(
         SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
         format!(
             "it is not known whether the transaction was committed: connections to shards {shards} were lost meanwhile"
         ),
     );
-    match mode {
-        Mode::TwoPhase => error
+    match prepared {
+        Some(gid) => error
             .detail(format!(
                 "It is committed on all of its shards or on none, as soon as they can be asked. Its name is {}.",
                 gid.whole()
             ))
             .hint("Look whether what it wrote is there before it is sent again."),
-        Mode::BestEffort => error.hint("Look on each shard whether what it wrote is there."),
+        None => error.hint("Look on each shard whether what it wrote is there."),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::super::leg::{Leg, State};
 use super::super::run;
 use super::reply::{self, Failure, Reply};
-use super::{Asked, Reached, SETTLE, Told, Work, columns, commit, computed_default, count, join_all};
+use super::{Asked, Reached, SETTLE, Told, Work, columns, commit, count, join_all};
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
 use crate::client::task::{Client, End, HIGH_WATER, Stopped, terminated_as};
@@ -131,13 +131,8 @@ impl Client {
 
     /// What tells rows apart, by the columns that the table has on every shard alike; none: every shard gets all.
     async fn splitter(&mut self, legs: &mut [Leg], copy: &CopyRows) -> Result<Option<Splitter>, Stopped> {
-        if let Some(defaults) = &copy.defaults
-            && let Some(first) = legs.first_mut()
-        {
-            let computed = self.attend_to(columns(first, &defaults.sql())).await?;
-            if let Some(column) = defaults.computed(&computed) {
-                return Err(Stopped::Refused(computed_default(&copy.table.1, column)));
-            }
+        if let Some(copies) = &copy.copies {
+            self.stay_alike(legs, copies).await?;
         }
         let Some((key, key_type)) = &copy.key else { return Ok(None) };
         let names = match &copy.columns {
@@ -387,7 +382,7 @@ async fn begin(legs: &mut [Leg], text: &[u8]) -> Result<Result<Vec<u8>, (usize, 
 
 async fn begin_one(leg: &mut Leg, text: &[u8]) -> std::io::Result<Result<Vec<u8>, Failure>> {
     let mut request = Vec::new();
-    encode::query(&mut request, b"BEGIN");
+    encode::query(&mut request, format!("BEGIN; {}", reply::LIMIT_SQL).as_bytes());
     leg.ask(&request);
     let mut failure = None;
     reply::exchange(leg, |_, tag, body| {

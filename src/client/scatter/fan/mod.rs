@@ -29,8 +29,8 @@ use crate::pool::ledger::SlotId;
 use crate::session::Intake;
 use crate::shard::commit::recovery;
 use crate::shard::plan::Fan;
-use crate::shard::plan::write::{Answer, Parts};
-use crate::sql::scatter::Rows;
+use crate::shard::plan::write::{Answer, Copies, Differs, Parts};
+use crate::sql::scatter::{Rows, is_present};
 use crate::wire::message::{self, TransactionStatus};
 use crate::wire::{encode, frame};
 use reply::Reply;
@@ -149,14 +149,13 @@ impl Client {
     async fn requests(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<Vec<Vec<u8>>, Stopped> {
         let text = std::str::from_utf8(&asked.text).map_err(|_| Stopped::Refused(not_utf8()))?;
         match &fan.parts {
-            Parts::Whole { defaults, .. } => {
-                if let (Some(defaults), Some(first)) = (defaults, legs.first_mut()) {
-                    let asked = self.attend_to(columns(first, &defaults.sql())).await?;
-                    if let Some(column) = defaults.computed(&asked) {
-                        return Err(Stopped::Refused(computed_default(&defaults.table.1, column)));
-                    }
+            Parts::Whole { copies, .. } => {
+                if let Some(copies) = copies {
+                    no_present(asked).map_err(Stopped::Refused)?;
+                    self.stay_alike(legs, copies).await?;
                 }
-                Ok(legs.iter().map(|_| request(&asked.text, &asked.types, &asked.bound)).collect())
+                let limited = is_ddl(&fan.parts);
+                Ok(legs.iter().map(|_| request(limited, &asked.text, &asked.types, &asked.bound)).collect())
             }
             // A COPY is another conversation.
             Parts::Each | Parts::Copy(_) | Parts::CopyOut(_) => {
@@ -169,11 +168,25 @@ impl Client {
                 let part = |rows: &Vec<usize>| {
                     let (types, bound) =
                         values(asked, &known, insert, rows).ok_or_else(|| Stopped::Refused(malformed()))?;
-                    Ok(request(insert.part(text, rows).as_bytes(), &types, &bound))
+                    Ok(request(false, insert.part(text, rows).as_bytes(), &types, &bound))
                 };
                 of.iter().map(part).collect()
             }
         }
+    }
+
+    /// Asks every shard whether the copies of a reference table stay alike.
+    async fn stay_alike(&mut self, legs: &mut [Leg], copies: &Copies) -> Result<(), Stopped> {
+        let sql = copies.sql();
+        let asking = async {
+            let mut shards = Vec::with_capacity(legs.len());
+            for leg in legs.iter_mut() {
+                shards.push(columns(leg, &sql).await?);
+            }
+            Ok(shards)
+        };
+        let shards = self.attend_to(asking).await?;
+        copies.differ(&shards).map_or(Ok(()), |why| Err(Stopped::Refused(copies_differ(&copies.table.1, &why))))
     }
 
     /// The types of the parameters, where the whole statement decides them: one that stands in several places has that of the first,
@@ -219,7 +232,11 @@ impl Client {
         handle.set_links(Links::Several(Box::new(links.clone())));
         handle.set_activity(Activity::Active);
         let each = matches!(fan.parts, Parts::Each);
-        let stages = if each { reply::ALONE } else { reply::IN_TRANSACTION };
+        let stages = match &fan.parts {
+            Parts::Each => reply::ALONE,
+            parts if is_ddl(parts) => reply::WITH_LIMIT,
+            _ => reply::IN_TRANSACTION,
+        };
         let ends = AtomicBool::new(false);
         let (watcher, ending) = (&handle, &ends);
         // One after the other, in the order of the shards, which all writers of several keep: nobody waits in a circle for locks.
@@ -410,8 +427,13 @@ async fn parameters(leg: &mut Leg, text: &[u8], types: &[u8]) -> Result<Vec<u32>
     Ok(found)
 }
 
-/// BEGIN, the statement, and whether it has written.
-fn request(text: &[u8], types: &[u8], bound: &[u8]) -> Vec<u8> {
+/// Whether it is about what is on every shard, and no rows.
+fn is_ddl(parts: &Parts) -> bool {
+    matches!(parts, Parts::Whole { answer: Answer::Same, copies: None })
+}
+
+/// BEGIN, how long it waits for locks if that is `limited`, the statement, and whether it has written.
+fn request(limited: bool, text: &[u8], types: &[u8], bound: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + types.len() + bound.len() + 256);
     let plain = |sql: &[u8], out: &mut Vec<u8>| {
         encode::parse(out, b"", sql, &super::NO_TYPES);
@@ -419,6 +441,9 @@ fn request(text: &[u8], types: &[u8], bound: &[u8]) -> Vec<u8> {
         encode::execute(out);
     };
     plain(b"BEGIN", &mut out);
+    if limited {
+        plain(reply::LIMIT_SQL.as_bytes(), &mut out);
+    }
     encode::parse(&mut out, b"", text, types);
     encode::bind(&mut out, b"", b"", bound);
     encode::describe_portal(&mut out);
@@ -446,7 +471,7 @@ fn values(asked: &Asked, known: &[u32], insert: &Rows, rows: &[usize]) -> Option
     let mut oids = known.to_vec();
     oids.resize(oids.len().max(parameters.values.len()), 0);
     for (at, oid) in oids.iter_mut().enumerate() {
-        if *oid == 0 && elsewhere(at) {
+        if elsewhere(at) {
             *oid = TEXT;
         }
     }
@@ -579,13 +604,58 @@ fn other_tags() -> Error {
     .hint("Make the tables, their rules and triggers alike on all shards.")
 }
 
-fn computed_default(table: &str, column: &str) -> Error {
-    Error::us(
-        SqlState::FEATURE_NOT_SUPPORTED,
-        format!("INSERT into reference table \"{table}\" leaves column \"{column}\" to its default, which each shard would compute for itself"),
-    )
-    .hint("Name the columns, and give this one as a constant or a parameter.")
-    .because("computed_default")
+fn copies_differ(table: &str, why: &Differs) -> Error {
+    let (message, hint, construct) = match why {
+        Differs::Computed(column) => (
+            format!(
+                "INSERT into reference table \"{table}\" leaves column \"{column}\" to its default, which each shard would compute for itself"
+            ),
+            "Name the columns, and give this one as a constant or a parameter.",
+            "computed_default",
+        ),
+        Differs::Default(column) => (
+            format!(
+                "INSERT into reference table \"{table}\" leaves column \"{column}\" to its default, which is not the same on all shards"
+            ),
+            "Give the column the same default on all shards, or name it with a value.",
+            "other_default",
+        ),
+        Differs::Trigger(trigger) => (
+            format!(
+                "trigger \"{trigger}\" of reference table \"{table}\" may change rows before they are written, on each shard otherwise"
+            ),
+            "Drop the trigger and give the values in the statement, or write the table on each shard in turn, after SET pgweir.shard = 'name'.",
+            "reference_trigger",
+        ),
+    };
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).hint(hint).because(construct)
+}
+
+/// Refuses parameters that a date or a time would take for the present.
+fn no_present(asked: &Asked) -> Result<(), Error> {
+    /// text, varchar, character, name, json and jsonb have no such values.
+    const TEXTS: [u32; 6] = [25, 1043, 1042, 19, 114, 3802];
+    let bind = message::Bind { portal: b"", statement: b"", rest: &asked.bound };
+    let declared = message::Parse { name: b"", sql: b"", types: &asked.types }.oids();
+    let parameters = bind.parameters().ok_or_else(malformed)?;
+    let is_text = |at: usize| match parameters.formats.as_slice() {
+        [] => true,
+        [all] => *all == 0,
+        each => each.get(at).is_none_or(|format| *format == 0),
+    };
+    for (at, value) in parameters.values.iter().enumerate() {
+        let plain = declared.get(at).is_some_and(|oid| TEXTS.contains(oid));
+        if !plain && is_text(at) && value.is_some_and(|value| value.len() < 64 && is_present(value)) {
+            let message = format!(
+                "parameter ${} of a write to a reference table may mean the present, which each shard would take for itself",
+                at.saturating_add(1)
+            );
+            return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message)
+                .hint("Give the date or the time, or declare the parameter's type as text.")
+                .because("present"));
+        }
+    }
+    Ok(())
 }
 
 /// Too much was returned.

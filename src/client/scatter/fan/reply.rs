@@ -18,12 +18,18 @@ use crate::wire::message::{self, TransactionStatus};
 /// Bytes of rows that a shard may return: they are held until the transaction is committed.
 const MOST_RETURNED: usize = 64 << 20;
 
-/// Commands that come before the statement, and how many there are with it.
-pub(super) type Stages = (u8, u8);
+/// Of the first command the number, the statement's being 1; the number after the last; and how many of number 0 there are besides BEGIN.
+pub(super) type Stages = (u8, u8, u8);
 /// BEGIN, the statement, the question whether it has written.
-pub(super) const IN_TRANSACTION: Stages = (0, 3);
+pub(super) const IN_TRANSACTION: Stages = (0, 3, 0);
+/// The same, with a limit for locks.
+pub(super) const WITH_LIMIT: Stages = (0, 3, 1);
 /// The statement as a simple query.
-pub(super) const ALONE: Stages = (1, 2);
+pub(super) const ALONE: Stages = (1, 2, 0);
+/// Has a transaction wait for no lock longer than this, unless the session has a limit of its own: what takes locks on several shards at
+/// once, or strong ones, may wait in a circle that no server sees.
+pub(super) const LIMIT_SQL: &str = "SELECT pg_catalog.set_config('lock_timeout', '10s', true) \
+    WHERE pg_catalog.current_setting('lock_timeout') = '0'";
 
 /// What a shard has answered to BEGIN, its part and the question whether it wrote.
 #[derive(Debug, Default)]
@@ -50,8 +56,9 @@ pub(super) struct Reply {
     pub(super) notices: Vec<Vec<u8>>,
     /// Bytes that it sent as rows.
     pub(super) bytes: usize,
-    /// Commands that were completed.
+    /// Commands that were completed, and how many are not to be counted.
     pub(super) stage: u8,
+    pub(super) uncounted: u8,
 }
 
 /// Why a part failed.
@@ -83,6 +90,10 @@ impl Reply {
     /// Its error as the client gets it.
     pub(super) fn error_for(&self, shard: &str) -> Vec<u8> {
         match &self.error {
+            Some(Failure::Said(body)) if message::error_field(body, b'C') == Some(&b"55P03"[..]) => {
+                let error = message::server_error(body).detail(format!("Shard \"{shard}\" has waited for a lock."));
+                run::encoded(&error.hint("Send it again. Another statement may have waited for this one on another shard; lock_timeout says how long it waits, 10 s for COPY and DDL on several shards if it is 0."))
+            }
             Some(Failure::Said(body)) => run::error_of_shard(body, shard),
             Some(Failure::Ours(error)) => run::encoded(error),
             Some(Failure::Lost(why)) => run::encoded(&lost(shard, why)),
@@ -115,6 +126,7 @@ impl Reply {
                 self.wrote = cells.next().is_some_and(|cell| cell.as_deref() == Some("t"));
                 self.owner = cells.next().flatten().unwrap_or_default();
             }
+            (b'C', 0) if self.uncounted > 0 => self.uncounted -= 1,
             (b'C', stage) => {
                 if stage == 1 {
                     let tag = message::command_complete(&body).unwrap_or_default();
@@ -131,7 +143,7 @@ impl Reply {
 
 /// Sends a shard its request and reads its answer. Whatever becomes of it is in the reply.
 pub(super) async fn ask(leg: &mut Leg, request: &[u8], stages: Stages, handle: &Arc<ClientHandle>) -> Reply {
-    let mut reply = Reply { stage: stages.0, ..Reply::default() };
+    let mut reply = Reply { stage: stages.0, uncounted: stages.2, ..Reply::default() };
     leg.ask(request);
     let silence = leg.watch();
     let answering = read(leg, &mut reply);
@@ -244,5 +256,5 @@ pub(super) async fn next(leg: &mut Leg) -> io::Result<(u8, Vec<u8>)> {
 pub(super) fn lost(shard: &str, why: &str) -> Error {
     Error::server(SqlState::CONNECTION_FAILURE, format!("the connection to shard \"{shard}\" was lost: {why}"))
         .detail("The transaction is rolled back on every shard.")
-        .hint("Nothing was changed: the statement can be sent again.")
+        .hint("The statement can be sent again.")
 }
