@@ -446,6 +446,29 @@ fn what_has_not_run_has_set_nothing() {
     assert!(weir.admin_table("SHOW PINS").is_empty());
 }
 
+/// The server is asked whether a pin is over, and what follows at once does not run under its default meanwhile.
+#[test]
+fn a_question_about_pins_keeps_back_nothing_that_startup_gave() {
+    let cluster = with_roles();
+    let weir = one_server(&cluster);
+    let mut a = weir.login("postgres", "app").param("options", "-c work_mem=7MB -c app.who=starter").connect().unwrap();
+    a.run("PREPARE p AS SELECT 1");
+    for reset in ["RESET work_mem; RESET app.who", "RESET ALL"] {
+        a.run("PREPARE q AS SELECT 2");
+        a.query(&format!("DEALLOCATE q; {reset}"));
+        a.query("SELECT current_setting('work_mem'), current_setting('app.who')");
+        a.read_until_ready();
+        assert!(show(&a.read_until_ready()).contains("D(7MB|starter)"), "{reset}");
+    }
+    // With the last statement goes the server, and whoever has it next finds nothing of this.
+    a.query("DEALLOCATE p; RESET work_mem");
+    a.query("SHOW work_mem");
+    a.read_until_ready();
+    assert!(show(&a.read_until_ready()).contains("D(7MB)"));
+    assert_eq!(weir.client("app").value("SHOW work_mem"), "4MB");
+    assert!(weir.admin_table("SHOW PINS").is_empty());
+}
+
 #[test]
 fn what_startup_gave_is_there_for_what_follows_a_reset() {
     let cluster = with_roles();

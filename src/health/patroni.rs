@@ -1,7 +1,7 @@
 //! Asks Patroni what the servers of a shard are, where `patroni` says who Patroni is.
 //!
-//! Its word is a hint. It comes sooner than the next probe, and of servers that do not answer, but it may be old (a member that is cut
-//! off goes on telling what it knew), and the lock that it speaks of is not the server's state. So it has the probers look, and decides
+//! Its word is a hint. It comes sooner than the next probe, and of servers that do not answer, but it may be old by the time that it is
+//! heard, and the lock that it speaks of is not the server's state. So it has the probers look, and decides
 //! between servers that both say they are the primary of one timeline (`view::acting_primary`). Without an answer everything goes on as
 //! without Patroni.
 

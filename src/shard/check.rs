@@ -442,7 +442,9 @@ mod tests {
 
     #[test]
     fn two_phase_commit_needs_prepared_transactions_and_the_table() {
-        let judged = |most, there, not_made| judge_two_phase(&[row([most, there, "", "", ""])], not_made);
+        let judged = |most, there, not_made| judge_two_phase(&[row([most, there, "t", "t", ""])], not_made);
+        let cells = |columns, delete| judge_two_phase(&[row(["64", "t", columns, delete, ""])], None).unwrap();
+        assert!(cells("f", "t").message.contains("columns") && cells("t", "f").message.contains("may not delete"));
         assert_eq!(judged("64", "t", None), None);
         assert_eq!(judged("0", "t", None).unwrap().effect, Effect::NoTwoPhase);
         assert!(judged("64", "f", Some("permission denied")).unwrap().message.ends_with("permission denied"));

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::client::own;
 use crate::client::plan::Need;
-use crate::client::segment::MAX_HELD;
+use crate::client::segment::{MAX_HELD, Segment};
 use crate::client::shared::{Activity, Links};
 use crate::client::task::{Client, End, Stopped};
 use crate::clock;
@@ -31,6 +31,7 @@ use crate::shard::plan::Scatter;
 use crate::wire::message::{self, Target, TransactionStatus};
 use crate::wire::{encode, frame};
 use acquire::Missing;
+use leg::Leg;
 use run::{Outcome, Run};
 
 /// Parameter types, formats, values and result formats of a statement that has none: everything is text.
@@ -324,4 +325,18 @@ fn row_limit() -> Error {
     )
     .hint("Set the fetch size or the maximum of rows to 0, and write LIMIT.")
     .because("row_limit")
+}
+
+/// Counts what the client has sent, once, for the first of the servers.
+fn count_segment(legs: &mut [Leg], segment: &Segment) {
+    if let Some(first) = legs.first_mut() {
+        first.counts.received += segment.len as u64;
+        for (intake, _) in &segment.items {
+            match intake {
+                Intake::Parse { named: Some(_), .. } => first.counts.client_parse_count += 1,
+                Intake::Bind { .. } => first.counts.bind_count += 1,
+                _ => {}
+            }
+        }
+    }
 }

@@ -23,7 +23,7 @@ use crate::id::ShardIndex;
 use crate::net::Buffer;
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
-use crate::session::{Intake, is_fatal};
+use crate::session::is_fatal;
 use crate::wire::frame::FrameError;
 use crate::wire::message::Reader;
 use crate::wire::{encode, frame, message};
@@ -73,16 +73,7 @@ impl Run {
         for leg in &mut legs {
             leg.ask(&request);
         }
-        if let Some(first) = legs.first_mut() {
-            first.counts.received += segment.len as u64;
-            for (intake, _) in &segment.items {
-                match intake {
-                    Intake::Parse { named: Some(_), .. } => first.counts.client_parse_count += 1,
-                    Intake::Bind { .. } => first.counts.bind_count += 1,
-                    _ => {}
-                }
-            }
-        }
+        super::count_segment(&mut legs, segment);
         let gather = prepared.gather;
         let (header, columns) = (gather.as_ref().map(|gather| gather.header.clone()), None);
         Self { legs, extended, gather, header, columns, begun: false, rows: 0, home, since }

@@ -283,12 +283,14 @@ impl Session {
             }
             return self.send_query(Hidden::ReadBack(names), &sql, server, out);
         }
+        let stays = !self.may_release();
         if self.status == TransactionStatus::Idle
             && let Some((reasons, sql)) = self.question_of_pins()
         {
-            return self.send_query(Hidden::Pins(reasons, self.sent), &sql, server, out);
+            self.send_query(Hidden::Pins(reasons, self.sent), &sql, server, out);
         }
-        if self.settings.lacks_anything() && !self.may_release() {
+        // At once, for what the client sends next goes behind both.
+        if stays && self.settings.lacks_anything() {
             let missing = self.settings.missing();
             // A role is one of the session's user, and is set after that.
             let (role, others): (Vec<_>, Vec<_>) = missing.iter().partition(|(name, _)| *name == "role");

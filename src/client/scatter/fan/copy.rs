@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::super::leg::{Leg, State};
 use super::super::run;
 use super::reply::{self, Failure, Reply};
-use super::{Asked, Reached, SETTLE, Told, Work, columns, commit, count, join_all};
+use super::{Asked, Reached, SETTLE, Told, Work, columns, commit, join_all};
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
 use crate::client::task::{Client, End, HIGH_WATER, Stopped, terminated_as};
@@ -106,7 +106,7 @@ impl Client {
             self.database.catalog_epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         }
         self.last_write = Some(clock::now());
-        count(&mut legs, &segment);
+        super::super::count_segment(&mut legs, &segment);
         legs.into_iter().for_each(|leg| leg.finish(always_reset));
         if let Some(end) = end {
             return Err(end);

@@ -60,6 +60,7 @@ impl Client {
                 return Ok(());
             }
         };
+        super::super::count_segment(&mut legs, &segment);
         self.begin_copy(asked.extended.as_ref(), b'H', &header);
         let mut joiner = Joiner::new(layout, legs.len());
         let links = legs.iter().map(Leg::link).collect();

@@ -136,7 +136,7 @@ impl Client {
             self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
         }
         self.last_write = Some(clock::now());
-        count(&mut legs, &segment);
+        super::count_segment(&mut legs, &segment);
         legs.into_iter().for_each(|leg| leg.finish(always_reset));
         if let Some(end) = ended {
             return Err(end);
@@ -533,20 +533,6 @@ fn sum(replies: &[Reply]) -> Option<String> {
         };
     }
     total.map(|(word, count)| format!("{word} {count}"))
-}
-
-/// Counts what went to and came from the servers.
-fn count(legs: &mut [Leg], segment: &Segment) {
-    if let Some(first) = legs.first_mut() {
-        first.counts.received += segment.len as u64;
-        for (intake, _) in &segment.items {
-            match intake {
-                Intake::Parse { named: Some(_), .. } => first.counts.client_parse_count += 1,
-                Intake::Bind { .. } => first.counts.bind_count += 1,
-                _ => {}
-            }
-        }
-    }
 }
 
 /// Cancels what runs on these connections.
