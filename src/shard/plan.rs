@@ -24,7 +24,7 @@ use crate::id::{ShardIndex, Slot};
 use crate::shard::check::Distrust;
 pub use crate::shard::key::BoundParams;
 use crate::shard::key::{Key, KeyError};
-use crate::shard::map::{DEFAULT_SCHEMA, KeyType, ShardMap, Table};
+use crate::shard::map::{KeyType, ShardMap, Table};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{
     Access, ColumnRef, ConfigArg, KeyValue, ParamUse, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts,
@@ -370,7 +370,7 @@ fn believe_table(table: &TableRef, cx: &PlanContext<'_>) -> Result<(), Error> {
     if cx.distrust.tables.is_empty() {
         return Ok(());
     }
-    let place = (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
+    let place = relations::placed(table);
     match (cx.distrust.tables.get(&place), relations::home(table, cx.map)) {
         (Some(why), Home::Reference) => Err(refusal::reference_distrusted(&table.name, why)),
         (Some(why), _) => Err(refusal::table_distrusted(&table.name, why)),
@@ -460,11 +460,6 @@ fn plan_no_tables(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Sh
     Ok(ShardPlan::AnyShard { why: "it names no table" })
 }
 
-/// Schema and name of a table.
-fn placed(table: &TableRef) -> (String, String) {
-    (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone())
-}
-
 /// Anything that is not understood in detail. On the shard that the user has chosen it may run, so that an operator can run
 /// DDL shard by shard; but not if it puts rows into a sharded table, whose keys are not checked.
 fn plan_other(
@@ -545,7 +540,7 @@ impl Filtered<'_> {
                 return if is_plain && target == Some(Home::Reference) && self.statement.effects.is_empty() {
                     write::reference_table(
                         refusal,
-                        write::Copies { table: placed(reference), given: write::Given::All },
+                        write::Copies { table: relations::placed(reference), given: write::Given::All },
                         cx,
                     )
                 } else {
@@ -751,7 +746,7 @@ impl Insert<'_> {
             let named = columns.iter().enumerate().filter(|(place, _)| has_value(*place));
             write::Given::These(named.map(|(_, column)| column.clone()).collect())
         });
-        write::Copies { table: placed(target), given }
+        write::Copies { table: relations::placed(target), given }
     }
 
     /// Every row must say its key, and all must belong to one shard.

@@ -3,7 +3,7 @@
 use super::relations::{self, Home};
 use super::{PlanContext, ShardPlan, StatementFacts, TableRef, Why, access, believe, is_chosen, refusal};
 use crate::error::Error;
-use crate::shard::map::{DEFAULT_SCHEMA, Table};
+use crate::shard::map::Table;
 use crate::sql::facts::Access;
 use crate::sql::touch::{Conflict, Dml};
 
@@ -63,9 +63,8 @@ pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<
 /// Whether no trigger or rule runs behind what it writes that the checks have found to reach other tables than are there.
 fn nothing_runs_behind(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
     for (_, target) in &statement.touch.targets {
-        let named = (target.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), target.name.clone());
         let relation = cx.catalog.and_then(|catalog| catalog.relation(target));
-        let reached = relation.map_or_else(|| vec![named], |relation| relation.reaches.clone());
+        let reached = relation.map_or_else(|| vec![relations::placed(target)], |relation| relation.reaches.clone());
         if let Some(why) = reached.iter().find_map(|place| cx.distrust.writes.get(place)) {
             return Err(refusal::write_distrusted(&target.name, why));
         }
@@ -95,11 +94,10 @@ pub(super) fn conflict_is_by_key(
     key: &str,
     cx: &PlanContext<'_>,
 ) -> Result<(), Error> {
-    let place = || (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
     let by_key = match conflict {
         Conflict::None => true,
         Conflict::Columns(columns) => columns.iter().any(|column| column == key),
-        Conflict::Any => cx.distrust.loose.is_empty() || !cx.distrust.loose.contains(&place()),
+        Conflict::Any => cx.distrust.loose.is_empty() || !cx.distrust.loose.contains(&relations::placed(table)),
     };
     if by_key { Ok(()) } else { Err(refusal::conflict_not_by_key(&table.name, key)) }
 }

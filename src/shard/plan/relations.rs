@@ -2,6 +2,7 @@
 
 use super::{KeyType, PlanContext, ShardMap, Stop, Table, TableRef, refusal};
 use crate::error::Error;
+use crate::shard::map::DEFAULT_SCHEMA;
 
 /// Where a table lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +13,11 @@ pub(super) enum Home<'m> {
     Reference,
     /// On the default shard.
     Unlisted,
+}
+
+/// Schema and name of a table, as the configuration lists it: without a schema it is in the default one.
+pub(super) fn placed(table: &TableRef) -> (String, String) {
+    (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone())
 }
 
 /// Where one table lives.

@@ -19,7 +19,7 @@ use super::{PlanContext, ShardPlan, StatementFacts, Stop, Why, believe, refusal}
 use crate::error::Error;
 use crate::id::ShardIndex;
 use crate::shard::key::{Key, KeyError, array};
-use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
+use crate::shard::map::KeyType;
 use crate::sql::facts::{Access, ColumnRef, KeyValue, TableRef};
 use crate::sql::scatter::{Bound, Distinct, Explain, Place, Reading, Select, Unfit, Values, is_present, read};
 pub use finished::Last;
@@ -183,9 +183,7 @@ fn distrusted<'a>(tables: &[TableRef], cx: &PlanContext<'a>) -> Option<&'a str> 
     if distrust.scatter_of.is_empty() {
         return None;
     }
-    let place =
-        |table: &TableRef| (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
-    tables.iter().find_map(|table| distrust.scatter_of.get(&place(table))).map(String::as_str)
+    tables.iter().find_map(|table| distrust.scatter_of.get(&relations::placed(table))).map(String::as_str)
 }
 
 /// Refuses parameters that each shard would read in a way of its own. `shown`: those whose values are seen.

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use super::relations::Home;
+use super::relations::{self, Home};
 use super::{PlanContext, ShardPlan, Stop, believe};
 use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 use crate::shard::commit::Mode;
 use crate::shard::copy::Layout;
-use crate::shard::map::{CrossShardWrites, DEFAULT_SCHEMA, KeyType};
+use crate::shard::map::{CrossShardWrites, KeyType};
 use crate::sql::facts::TableRef;
 use crate::sql::scatter::{
     CopyFormat, CopyIn, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, reference, rows, runs, unkeyed,
@@ -372,7 +372,7 @@ pub(super) fn copy(table: &TableRef, home: Home<'_>, refusal: Error, cx: &PlanCo
     let mode = mode(refusal.clone(), cx)?;
     let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
     let read = copy_in(text).map_err(refuse)?;
-    let place = (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
+    let place = relations::placed(table);
     let key = match home {
         Home::Sharded { key, key_type } => {
             believe(table, cx)?;
@@ -409,7 +409,7 @@ pub(super) fn copy_to(
     }
     let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
     believe(table, cx)?;
-    let place = (table.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()), table.name.clone());
+    let place = relations::placed(table);
     if let Some(why) = cx.distrust.scatter.as_ref().or_else(|| cx.distrust.scatter_of.get(&place)) {
         return Err(super::refusal::scatter_distrusted(why).into());
     }
