@@ -232,8 +232,8 @@ fn what_cannot_be_done_is_refused() {
         let error = messages.iter().find_map(Message::error).unwrap();
         assert!(error.fields.get(&'H').is_some_and(|hint| !hint.is_empty()), "{sql}: {error:?}");
     }
-    // Within a transaction, whether it has a shard already or not, and in a pipeline.
-    for begin in ["BEGIN", "BEGIN; SELECT v FROM t WHERE k = 1"] {
+    // Within a transaction whose beginning no other shard can be told, and in a pipeline.
+    for begin in ["BEGIN; SELECT v FROM t WHERE k = 1", "BEGIN ISOLATION LEVEL REPEATABLE READ"] {
         client.run(begin);
         assert_eq!(client.run("SELECT k FROM t"), "E(0A000) Z(E)", "{begin}");
         assert_eq!(client.run("SELECT v FROM t WHERE k = 1"), "E(25P02) Z(E)");

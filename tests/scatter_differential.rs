@@ -347,7 +347,8 @@ enum Way {
     Prepared,
 }
 
-fn ask(client: &mut RawClient, query: &Query, way: Way, again: bool) -> Vec<Message> {
+/// Sends the statement; [`answer`] reads what comes.
+fn send(client: &mut RawClient, query: &Query, way: Way, again: bool) {
     let values: Vec<Option<&str>> = query.value.iter().map(|v| Some(v.as_str())).collect();
     match way {
         Way::Simple => client.query(&query.sql.replace("$1", query.value.as_deref().unwrap_or("$1"))),
@@ -373,15 +374,20 @@ fn ask(client: &mut RawClient, query: &Query, way: Way, again: bool) -> Vec<Mess
                 client.parse("p", &query.sql, &[]);
                 client.describe_statement("p");
                 client.sync();
-                let prepared = client.read_until_ready();
-                if prepared.iter().any(|m| m.tag == b'E') {
-                    return prepared;
-                }
             }
             client.bind("", "p", &values);
             client.execute("", 0);
             client.sync();
         }
+    }
+}
+
+/// The answer to what was sent: of a statement that could not be prepared, the error of that.
+fn answer(client: &mut RawClient, way: Way, again: bool) -> Vec<Message> {
+    if !again && matches!(way, Way::Prepared) {
+        let prepared = client.read_until_ready();
+        let executed = client.read_until_ready();
+        return if prepared.iter().any(|m| m.tag == b'E') { prepared } else { executed };
     }
     client.read_until_ready()
 }
@@ -459,9 +465,12 @@ impl Clients {
     fn compare(&mut self, query: &Query, found: &mut Found) {
         found.asked += 1;
         for way in [Way::Simple, Way::Text, Way::Binary, Way::Prepared] {
-            let theirs = normal(&ask(&mut self.direct, query, way, false), query.ordered);
+            // Asked at once, so that nobody waits for one of them alone.
+            send(&mut self.direct, query, way, false);
+            self.sharded.iter_mut().for_each(|(_, client)| send(client, query, way, false));
+            let theirs = normal(&answer(&mut self.direct, way, false), query.ordered);
             for (count, client) in &mut self.sharded {
-                let ours = ask(client, query, way, false);
+                let ours = answer(client, way, false);
                 let tally = found.seen.entry(query.construct).or_default();
                 if *count > 1 {
                     tally.0 += 1;
@@ -478,7 +487,8 @@ impl Clients {
                     ));
                 }
                 if matches!(way, Way::Prepared) && !theirs[0].starts_with('E') {
-                    let again = normal(&ask(client, query, way, true), query.ordered);
+                    send(client, query, way, true);
+                    let again = normal(&answer(client, way, true), query.ordered);
                     if again != ours {
                         found.wrong.push(format!(
                             "{}: prepared, the second time, {count} shards\n    {again:?}\n    {ours:?}",

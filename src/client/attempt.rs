@@ -94,6 +94,10 @@ impl Client {
             }
             match ended {
                 Ended::Released => return Ok(()),
+                Ended::Spread(link) => {
+                    self.spread_from(link);
+                    return Ok(());
+                }
                 Ended::Client(end) => return Err(end),
                 Ended::Again => {
                     self.cx.shared.count_retry("kept_plan");

@@ -40,6 +40,11 @@ impl Client {
     pub(super) fn request(&self, need: &Need, attempt: &Attempt) -> (ShardIndex, Request) {
         let shard = match &need.plan {
             ShardPlan::Single { shard, .. } => *shard,
+            // Where a block of several begins.
+            ShardPlan::Scatter(scatter) => {
+                scatter.shards.first().copied().unwrap_or(self.database.config.map.default_shard)
+            }
+            ShardPlan::Fan(fan) => fan.shards.first().copied().unwrap_or(self.database.config.map.default_shard),
             _ => self.database.config.map.default_shard,
         };
         let begun = self.held_begin.as_deref();

@@ -17,6 +17,7 @@ use crate::auth::server_login::ServerCredential;
 use crate::client::external::Outside;
 use crate::client::hidden::Hidden;
 use crate::client::peers::Peers;
+use crate::client::scatter::told::Told;
 use crate::clock;
 use crate::config::{Config, Database, PoolMode, Role, User};
 use crate::error::Error;
@@ -277,6 +278,8 @@ pub struct UserPools {
     pub readings: Mutex<Readings>,
     /// Held by who asks for more of that.
     pub weighing: tokio::sync::Mutex<()>,
+    /// What shards have said of statements that several of them answer.
+    pub(super) told: Mutex<Told>,
     /// Others were made for the user since, with another password: clients go over to those.
     replaced: AtomicBool,
     purpose: Purpose,
@@ -602,6 +605,7 @@ impl LiveDatabase {
             looking_up: tokio::sync::Mutex::default(),
             readings: Mutex::default(),
             weighing: tokio::sync::Mutex::default(),
+            told: Mutex::default(),
             replaced: AtomicBool::new(false),
             purpose: Purpose::Clients,
             credential,

@@ -25,6 +25,8 @@ pub(super) enum Lost {
     Untold(Box<Error>),
     /// It knows, and has not ended the block.
     Told,
+    /// The same; a statement failed on one of the shards of the block, and all have rolled back.
+    Spread,
 }
 
 impl Client {
@@ -80,11 +82,15 @@ impl Client {
                 }
                 self.refuse_here(&error);
             }
-            Some(Lost::Untold(_) | Lost::Told) if exit.is_some() => self.answer_exit(),
+            Some(Lost::Untold(_) | Lost::Told | Lost::Spread) if exit.is_some() => {
+                // In a failed block COMMIT is ROLLBACK.
+                self.answer_exit(Ok("ROLLBACK"));
+            }
             Some(lost) => {
+                let error = aborted(matches!(lost, Lost::Spread));
                 self.hold_again(Some(Block::lost(lost)));
                 if self.segment.items.iter().any(|(intake, _)| intake.needs_server()) || !self.answer_locally() {
-                    self.refuse_here(&aborted());
+                    self.refuse_here(&error);
                 }
             }
         }
@@ -92,7 +98,7 @@ impl Client {
     }
 
     /// What the segment is if it does nothing but end a block.
-    fn leaves_block(&self) -> Option<TransactionEffect> {
+    pub(super) fn leaves_block(&self) -> Option<TransactionEffect> {
         let exit = |facts: &QueryFacts| match facts.statements.as_slice() {
             [only] => Some(only.transaction).filter(|effect| {
                 matches!(
@@ -112,15 +118,19 @@ impl Client {
         found
     }
 
-    /// Answers a segment that ends a block as PostgreSQL answers it in a failed one.
-    fn answer_exit(&mut self) {
+    /// Answers a segment that ends a block: by a command tag, or by an ErrorResponse.
+    pub(super) fn answer_exit(&mut self, told: Result<&str, &[u8]>) {
         let segment = self.segment.take();
         self.input.consume(segment.len);
+        let complete = |out: &mut Vec<u8>| match told {
+            Ok(tag) => encode::command_complete(out, tag),
+            Err(error) => out.extend_from_slice(error),
+        };
         for (intake, _) in segment.items {
             let out = self.output.tail();
             match intake {
                 Intake::Query(_) => {
-                    encode::command_complete(out, "ROLLBACK");
+                    complete(out);
                     encode::ready_for_query(out, TransactionStatus::Idle);
                 }
                 Intake::Parse { .. } => out.extend_from_slice(encode::PARSE_COMPLETE),
@@ -131,7 +141,7 @@ impl Client {
                     encode::frame(out, b't', |body| body.extend_from_slice(&[0, 0]));
                     out.extend_from_slice(encode::NO_DATA);
                 }
-                Intake::Execute { .. } => encode::command_complete(out, "ROLLBACK"),
+                Intake::Execute { .. } => complete(out),
                 Intake::Sync => encode::ready_for_query(out, TransactionStatus::Idle),
                 _ => {}
             }
@@ -159,10 +169,16 @@ fn undone(why: &Error, in_block: bool) -> Error {
     }
 }
 
-fn aborted() -> Error {
+/// `spread`: it was not its only server that was lost.
+fn aborted(spread: bool) -> Error {
+    let why = if spread {
+        "A statement failed in a block of several shards, which have all rolled back."
+    } else {
+        "Its server was lost."
+    };
     Error::us(
         SqlState::IN_FAILED_TRANSACTION,
         "current transaction is aborted, commands ignored until end of transaction block",
     )
-    .detail("Its server was lost. ROLLBACK ends the block, by itself and not as one of several statements of a text.")
+    .detail(format!("{why} ROLLBACK ends the block, by itself and not as one of several statements of a text."))
 }

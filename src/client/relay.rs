@@ -20,6 +20,8 @@ use crate::client::kept::Kept;
 use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
 use crate::client::popular;
+use crate::client::scatter::leg::Leg;
+use crate::client::scatter::spread::Part;
 use crate::client::shared::{Activity, Links, Order};
 use crate::client::silence::{Find, Silence};
 use crate::client::task::{Client, End, HIGH_WATER, lost, micros, terminated_as};
@@ -36,6 +38,7 @@ use crate::server::Connection;
 use crate::session::pipeline::Undo;
 use crate::session::prepared::Statement;
 use crate::session::{Action, Session, is_fatal};
+use crate::shard::plan::ShardPlan;
 use crate::sql::facts::Access;
 use crate::wire::message::{self, TransactionStatus};
 use crate::wire::{encode, frame};
@@ -54,6 +57,8 @@ pub(super) enum Ended {
     Retry(Cause),
     /// The same, on whichever server: a plan that one had kept was of no use any more.
     Again,
+    /// The segment needs other shards than this one as well: the block goes on with several.
+    Spread(Box<Link>),
 }
 
 /// Why a segment is tried on another server.
@@ -165,6 +170,12 @@ pub(super) struct Link {
     only_prepared: bool,
     /// The block is being opened on the server: the segment waits until that is known to have worked.
     opening: Opening,
+    /// What other shards must be told before they can take part in the block; none: they cannot.
+    prologue: Option<Block>,
+    /// The segment that waits for the block to begin needs several shards.
+    spreads: bool,
+    /// Other shards take part in the block.
+    is_part: bool,
 }
 
 /// How far a held-back block is on its way to the server.
@@ -176,6 +187,12 @@ enum Opening {
     Sent,
     /// Its text failed, and a bare BEGIN was sent, so that there is a block to fail in.
     Bare,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "link to {}", self.checkout.pool().name())
+    }
 }
 
 /// Why the poll function returns.
@@ -197,6 +214,8 @@ enum Event {
     },
     /// The server has done nothing yet that would have to be done again, and the segment needs another.
     Move,
+    /// The block goes on with other shards as well.
+    Spread,
     Stop(Error),
     /// The same, and what is under way is cancelled.
     Cancel(Error),
@@ -242,7 +261,37 @@ impl Link {
             begun: None,
             only_prepared: false,
             opening: Opening::Over,
+            prologue: None,
+            spreads: false,
+            is_part: false,
         })
+    }
+
+    /// The link of a shard that takes part in a block with others.
+    pub(super) fn of_part(part: Part, since: Instant) -> Option<Box<Self>> {
+        let (checkout, in_flight) = part.leg?.into_lent();
+        let mut link = Self::boxed(checkout, in_flight, part.role, part.shard, part.server, since);
+        link.is_part = true;
+        (link.wrote, link.has_written, link.changes_catalog) = (part.wrote, part.has_written, part.changes_catalog);
+        link.judged = part.judged;
+        Some(link)
+    }
+
+    /// What it leaves when others take part in its block as well, and what these must be told.
+    pub(super) fn into_part(self: Box<Self>, leg: impl FnOnce(Checkout, InFlight) -> Leg) -> (Part, Option<Block>) {
+        let link = *self;
+        let part = Part {
+            shard: link.shard,
+            leg: Some(leg(link.checkout, link.in_flight)),
+            role: link.role,
+            server: link.server,
+            wrote: link.wrote,
+            has_written: link.has_written,
+            changes_catalog: link.changes_catalog,
+            judged: link.judged,
+            dirty: false,
+        };
+        (part, link.prologue)
     }
 
     pub(super) fn role(&self) -> Role {
@@ -323,12 +372,14 @@ impl Client {
         handle.set_links(Links::One(Arc::clone(link.checkout.pool()), link.checkout.slot()));
         handle.set_activity(Activity::Active);
         let unsure = self.may_write_unseen(&link);
-        link.wrote = need.access == Access::Write || unsure;
+        link.wrote |= need.access == Access::Write || unsure;
+        link.spreads = matches!(need.plan, ShardPlan::Scatter(_) | ShardPlan::Fan(_));
         // On a primary that may be replaced by another as well.
         link.outlived = self.replicated(link.shard).is_some() && self.pools.mode != PoolMode::Session;
         let replaceable = link.role == Role::Replica || self.replicated(link.shard).is_some();
         link.silence = replaceable.then(|| Silence::since_now(link.in_flight.server()));
         link.leave = match link.role {
+            _ if link.is_part => Leave::Never,
             // What it does beyond the database, or by a function of another's, is done by a standby as well.
             Role::Replica if need.access == Access::Write => Leave::IfRefused,
             Role::Replica => Leave::Always,
@@ -338,15 +389,20 @@ impl Client {
             }
             _ => Leave::Never,
         };
-        link.changes_catalog = need.changes_catalog;
-        link.has_written = need.wrote || unsure;
+        link.changes_catalog |= need.changes_catalog;
+        link.has_written |= need.wrote || unsure;
         let event = self.relay_until(&mut link).await;
         self.disowns(&link);
         self.leaves_hub();
         // From here on no cancel request can start for this server; those under way are waited for by the ledger.
         handle.set_links(Links::None);
         handle.set_activity(Activity::Idle);
+        let changes = link.changes_catalog;
         self.account(&mut link);
+        if matches!(event, Event::Spread) {
+            // That is so until the block ends.
+            link.changes_catalog = changes;
+        }
         let wrote = link.wrote;
         (self.conclude(link, event).await, wrote)
     }
@@ -357,6 +413,7 @@ impl Client {
             // A block that has begun stays where it began.
             Some(held) => {
                 self.session.begin(&held.text, Arc::clone(&held.facts), connection.output.tail());
+                link.prologue = held.copy();
                 link.begun = Some(held);
                 link.opening = Opening::Sent;
             }

@@ -82,6 +82,12 @@ impl Segment {
         matches!(self.items.last(), Some((Intake::Sync, _)))
     }
 
+    /// Whether the client waits for its end: it ends with Sync, or is a Query.
+    #[must_use]
+    pub fn ends_with_sync_or_query(&self) -> bool {
+        matches!(self.items.last(), Some((Intake::Sync | Intake::Query(_), _)))
+    }
+
     /// Takes it, leaving an empty one.
     #[must_use]
     pub fn take(&mut self) -> Self {

@@ -19,6 +19,7 @@ use crate::client::lost::Lost;
 use crate::client::own;
 use crate::client::plan::Need;
 use crate::client::popular;
+use crate::client::scatter::spread::Spread;
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
 use crate::client::suspend;
@@ -84,6 +85,8 @@ pub struct Client {
     skipping: bool,
     /// Its part in listening, if it ever listened.
     pub(super) listener: Option<Box<Listener>>,
+    /// A transaction block that several shards take part in.
+    pub(super) spread: Option<Box<Spread>>,
     /// A block that was answered for but begins only when the first statement shows the shard.
     pub(super) held_begin: Option<Box<Block>>,
 }
@@ -125,6 +128,7 @@ impl Client {
             leaves_unnamed: false,
             skipping: false,
             listener: None,
+            spread: None,
             held_begin: None,
         }
     }
@@ -141,6 +145,7 @@ impl Client {
                 break end;
             }
         };
+        self.drop_spread();
         let said_goodbye = matches!(self.segment.items.last(), Some((Intake::Terminate, _)));
         let reason = match &end {
             End::Told(error) => error.message.to_string(),
@@ -214,13 +219,13 @@ impl Client {
         let mut woken = pin!(handle.wake.notified());
         self.refresh_limits();
         let due = self.limits.any_of_rest().then(|| *self.rests_since.get_or_insert_with(clock::now));
-        let due = due.and_then(|since| self.limits.rest(since, self.held_begin.is_some()));
+        let due = due.and_then(|since| self.limits.rest(since, self.is_in_block()));
         poll_fn(|cx| {
             match handle.standing_order() {
                 Order::None => {}
                 // It came too late: nothing is under way.
                 Order::Cancel => handle.cancel_is_done(),
-                Order::Drain if self.held_begin.is_some() => {}
+                Order::Drain if self.is_in_block() => {}
                 Order::Drain | Order::Kill => return Poll::Ready(Err(End::Told(terminated_as(&handle)))),
             }
             if let Err(end) = self.take_notifications() {
@@ -378,6 +383,9 @@ impl Client {
         if self.held_begin.as_ref().is_some_and(|block| block.lost.is_some()) {
             return self.serve_lost();
         }
+        if self.spread.is_some() {
+            return Box::pin(self.serve_spread()).await;
+        }
         match self.sole_show() {
             Some(token::NAME) => return Box::pin(self.show_token()).await,
             Some(name) => {
@@ -424,6 +432,10 @@ impl Client {
             return Ok(());
         }
         self.count_plan(need.plan.kind());
+        if self.holds_block() {
+            // It begins on one of the shards.
+            return self.execute(need).await;
+        }
         if let ShardPlan::Fan(fan) = &need.plan {
             return Box::pin(self.fan(&need, fan)).await;
         }
@@ -458,8 +470,9 @@ impl Client {
     /// The status that the client believes in while it has no server.
     pub(super) fn idle_status(&self) -> TransactionStatus {
         match self.held_begin.as_deref() {
-            Some(Block { lost: Some(Lost::Told), .. }) => TransactionStatus::Failed,
+            Some(Block { lost: Some(Lost::Told | Lost::Spread), .. }) => TransactionStatus::Failed,
             Some(_) => TransactionStatus::InTransaction,
+            None if self.spread.is_some() => self.session.status(),
             None => TransactionStatus::Idle,
         }
     }
@@ -664,7 +677,7 @@ impl Client {
     }
 
     /// Waits until the catalog is asked, as long as for a server.
-    async fn ask_first(&mut self, looking_up: LookUp) -> Result<(), Stopped> {
+    pub(super) async fn ask_first(&mut self, looking_up: LookUp) -> Result<(), Stopped> {
         let limit = self.live.config.general.query_wait_timeout;
         let limit = if limit.is_zero() { FOR_EVER } else { limit };
         // So that a cancel request finds it.
@@ -720,6 +733,11 @@ impl Client {
             Poll::Pending
         })
         .await
+    }
+
+    /// Whether a block is open while no server is linked.
+    fn is_in_block(&self) -> bool {
+        self.held_begin.is_some() || self.spread.is_some()
     }
 
     /// Whether a block was answered for that no server has seen.

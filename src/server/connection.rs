@@ -12,6 +12,7 @@ use crate::id::{ConnectionId, WorkerId};
 use crate::net::buffer::write_all;
 use crate::net::{Buffer, Stream};
 use crate::session::ServerState;
+use crate::wire::message::TransactionStatus;
 use crate::wire::{encode, frame, message};
 
 /// Longest message that is taken whole from a server outside of a client's results: errors, notices, parameters.
@@ -181,11 +182,23 @@ impl Connection {
     /// # Errors
     /// Of the connection, after which it cannot be used; it is in a transaction.
     pub async fn settle(&mut self) -> io::Result<()> {
+        match self.settle_anyhow().await? {
+            TransactionStatus::Idle => Ok(()),
+            TransactionStatus::InTransaction | TransactionStatus::Failed => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// The same of a connection that may be in a transaction: whether it is.
+    ///
+    /// # Errors
+    /// Of the connection, after which it cannot be used.
+    pub async fn settle_anyhow(&mut self) -> io::Result<TransactionStatus> {
         poll_fn(|cx| self.output.poll_flush(&mut self.stream, cx)).await?;
         loop {
             match read_message(&mut self.stream, &mut self.input).await? {
-                (b'Z', status) if status == b"I" => return Ok(()),
-                (b'Z', _) => return Err(io::ErrorKind::InvalidData.into()),
+                (b'Z', body) => {
+                    return message::ready_for_query(&body).ok_or_else(|| io::ErrorKind::InvalidData.into());
+                }
                 (b'S', body) => self.report(&body),
                 _ => {}
             }

@@ -60,6 +60,7 @@ impl Client {
                 link.checkout.release(verdict);
                 Ended::Released
             }
+            Event::Spread => Ended::Spread(link),
             Event::Retry(cause) => {
                 if matches!(cause, Cause::Broken { .. }) {
                     link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());

@@ -5,6 +5,7 @@ use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::Planned;
 use crate::client::hidden::Place;
 use crate::client::scatter;
+use crate::client::scatter::spread::{self, Means};
 use crate::client::task::Client;
 use crate::client::token;
 use crate::clock;
@@ -31,6 +32,7 @@ impl Client {
                 return Err(Event::Stop(error.fatal()));
             }
             self.replace_by_refusal(*error);
+            link.spreads = false;
         }
         if self.session.status() == TransactionStatus::Idle {
             // The client believes in a block, and is to find it failed.
@@ -40,6 +42,13 @@ impl Client {
             link.opening = Opening::Bare;
             return Ok(());
         }
+        if link.spreads && self.session.status() == TransactionStatus::InTransaction {
+            if self.may_spread(link.prologue.is_some()) {
+                return Err(Event::Spread);
+            }
+            let error = spread::stays(&self.database.config.map.names, link.shard);
+            self.replace_by_refusal(error);
+        }
         self.forward_segment(link, connection);
         Ok(())
     }
@@ -48,6 +57,10 @@ impl Client {
     pub(super) fn send_segment(&mut self, link: &mut Link, connection: &mut Connection) -> Result<bool, Event> {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
+        }
+        if link.is_part && !self.session.is_drained() && !self.session.is_mid_exchange() {
+            // What it means to the other shards depends on what comes of what is under way.
+            return Ok(false);
         }
         let shown = self.sole_show();
         if (shown.is_some() || self.changes_own())
@@ -93,6 +106,13 @@ impl Client {
                 // Back to ask it.
                 return Ok(true);
             }
+            Planned::Need(need) if self.leaves_for_others(link, &need.plan) => {
+                if !self.session.is_mid_exchange() {
+                    return Err(Event::Spread);
+                }
+                self.cx.shared.count_refusal("pipeline");
+                self.replace_by_refusal(spread::pipelined());
+            }
             Planned::Need(need) if self.waits_to_scatter(link, &need.plan) => return Ok(false),
             Planned::Need(need) => {
                 let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
@@ -130,7 +150,7 @@ impl Client {
                     self.cx.shared.count_refusal("stale_sequences");
                     self.replace_by_refusal(stale_sequences());
                 }
-                link.has_written = need.wrote || unsure;
+                link.has_written |= need.wrote || unsure;
                 let in_block = self.session.status() == TransactionStatus::InTransaction;
                 if link.role == Role::Replica && in_block && self.takes_lock() {
                     self.cx.shared.count_refusal("lock_on_replica");
@@ -141,6 +161,11 @@ impl Client {
                     let names = &self.database.config.map.names;
                     let error = match &need.plan {
                         _ if failed => aborted(),
+                        _ if self.session.status() == TransactionStatus::InTransaction
+                            && self.session.pins().is_empty() =>
+                        {
+                            spread::stays(names, link.shard)
+                        }
                         ShardPlan::Fan(fan) if !fan.reads() => {
                             scatter::writes(scatter::linked(self.session.status(), !self.session.pins().is_empty()))
                         }
@@ -165,6 +190,30 @@ impl Client {
         self.settle_popular(link, false);
         self.forward_segment(link, connection);
         Ok(true)
+    }
+
+    /// Whether the block goes on with other shards, for the sake of the segment.
+    fn leaves_for_others(&self, link: &Link, plan: &ShardPlan) -> bool {
+        let elsewhere = match plan {
+            ShardPlan::Single { shard, .. } => *shard != link.shard,
+            ShardPlan::Scatter(_) | ShardPlan::Fan(_) => true,
+            ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => false,
+        };
+        if link.is_part {
+            // Those that end it or belong to all, and what is asked of no shard in particular: see `serve_spread`.
+            let means = self.means();
+            let of_all = means != Means::Plain;
+            return match self.session.status() {
+                TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, true)),
+                _ => elsewhere || of_all || (matches!(plan, ShardPlan::AnyShard { .. }) && !self.is_home(link.shard)),
+            };
+        }
+        elsewhere
+            && self.session.is_drained()
+            && self.session.status() == TransactionStatus::InTransaction
+            && !self.can_move(link)
+            && !self.session.is_mid_exchange()
+            && self.may_spread(link.prologue.is_some())
     }
 
     /// Whether the segment, which reads several shards, waits for the answers to what came before: they may set the session free of
@@ -201,6 +250,19 @@ impl Client {
             && !self.session.settings().needs_server()
     }
 
+    /// Keeps what other shards would have to be told before they can take part in the block.
+    fn follow_prologue(&self, link: &mut Link) {
+        if !self.database.config.map.is_sharded() || link.is_part {
+            return;
+        }
+        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
+        match self.means() {
+            Means::Plain => {}
+            Means::Control(text, _) => link.prologue = link.prologue.take().and_then(|block| block.and(text, facts)),
+            Means::Exit(_) | Means::Mixed => link.prologue = None,
+        }
+    }
+
     /// Keeps what the block consists of, as long as it can still move to another shard, or from a replica to the primary.
     fn follow_block(&self, link: &mut Link) {
         // A block that has only begun is not lost with its server either.
@@ -229,6 +291,7 @@ impl Client {
         // What is sent now may write, and a token that was asked for before knows nothing of it.
         link.asks_since = None;
         self.minds_state(link);
+        self.follow_prologue(link);
         self.follow_block(link);
         self.expects_commit();
         let place = Place { shard: link.shard, replica: link.role == Role::Replica, pid: connection.pid };

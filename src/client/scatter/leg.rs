@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use crate::client::checkout::Lent;
 use crate::client::silence::{Find, Silence};
 use crate::client::task::micros;
@@ -44,6 +46,9 @@ pub(super) enum State {
     Lost,
 }
 
+/// How often a server is told to roll back.
+const UNDONE_AGAIN: u32 = 3;
+
 /// How much of a request still waits to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unsent {
@@ -53,7 +58,7 @@ enum Unsent {
 }
 
 /// A shard's connection.
-pub(super) struct Leg {
+pub(in crate::client) struct Leg {
     checkout: Checkout,
     pub(super) in_flight: InFlight,
     pub(super) shard: ShardIndex,
@@ -93,6 +98,31 @@ impl Leg {
         }
     }
 
+    /// The same of a connection that is in a transaction already.
+    pub(super) fn within_block(checkout: Checkout, in_flight: InFlight, shard: ShardIndex, replaceable: bool) -> Self {
+        let silence = replaceable.then(|| Silence::since_now(in_flight.server()));
+        Self {
+            checkout,
+            in_flight,
+            shard,
+            state: State::Ready,
+            parsed: false,
+            bound: false,
+            counts: Counts::default(),
+            silence,
+            since: clock::now(),
+            asked: None,
+            request: 0,
+            asks: false,
+        }
+    }
+
+    /// What it was made of, when all is answered.
+    pub(in crate::client) fn into_lent(self) -> (Checkout, InFlight) {
+        self.checkout.pool().counters.totals.add(&self.counts);
+        (self.checkout, self.in_flight)
+    }
+
     /// Its place among the connections of its pool.
     pub(super) fn link(&self) -> (Arc<Pool>, SlotId) {
         (Arc::clone(self.checkout.pool()), self.checkout.slot())
@@ -111,6 +141,13 @@ impl Leg {
         }
         self.request = request.len();
         self.asked = Some(clock::now());
+    }
+
+    /// What comes next is about another statement.
+    pub(super) fn renew(&mut self) {
+        if self.state != State::Lost {
+            (self.state, self.parsed, self.bound) = (State::Asked, false, false);
+        }
     }
 
     /// The same for another request, when all of the first was answered.
@@ -136,6 +173,64 @@ impl Leg {
         }
         self.counts.query_count += 1;
         self.counts.xact_count += 1;
+    }
+
+    /// The same within a block, which goes on.
+    pub(super) fn is_ready_within(&mut self) {
+        if self.state != State::Lost {
+            self.is_ready();
+            self.counts.xact_count -= 1;
+        }
+    }
+
+    /// Ends the transaction that is open on it, whatever is under way, and gives it back; done when that is done.
+    pub(super) fn undo(mut self, verdict: Verdict) -> JoinHandle<()> {
+        self.counts.xact_time = micros(clock::now().saturating_duration_since(self.since));
+        self.counts.xact_count += 1;
+        self.checkout.pool().counters.totals.add(&self.counts);
+        tokio::task::spawn_local(async move {
+            let quiet = !self.asks && (self.asked.is_none() || self.state == State::Ready);
+            if self.state == State::Lost || !(quiet || self.end_what_runs().await) {
+                // Dropping it closes the connection, and that ends the transaction.
+                return;
+            }
+            for _ in 0..UNDONE_AGAIN {
+                let Some(connection) = self.checkout.as_mut() else { return };
+                // A cancel request may have been late, and have met this.
+                match tokio::time::timeout(SETTLE, connection.run("ROLLBACK")).await {
+                    Ok(Ok(Ok(()))) => return self.checkout.release(verdict),
+                    Ok(Ok(Err(_))) => {}
+                    Ok(Err(_)) | Err(_) => return,
+                }
+            }
+        })
+    }
+
+    /// Cancels what nobody waits for any more, and reads its end; whether that worked.
+    async fn end_what_runs(&mut self) -> bool {
+        let until = clock::now() + SETTLE;
+        let mut patience = CANCELLED_AGAIN;
+        match self.unsent() {
+            Unsent::Nothing => {}
+            Unsent::All => return true,
+            // It would be executed after all.
+            Unsent::Rest => return false,
+        }
+        let mut ends_by_itself = matches!(self.state, State::Complete | State::Failed);
+        while clock::now() < until {
+            if !std::mem::take(&mut ends_by_itself)
+                && let Some(request) = self.checkout.pool().begin_cancel(self.checkout.slot())
+            {
+                request.send(&AtomicBool::new(false)).await;
+            }
+            let Some(connection) = self.checkout.as_mut() else { return false };
+            match tokio::time::timeout(patience, connection.settle_anyhow()).await {
+                Ok(settled) => return settled.is_ok(),
+                // A server that had not begun yet took the request for nothing.
+                Err(_) => patience *= 2,
+            }
+        }
+        false
     }
 
     /// Whether the server is given up, for it answers nothing any more, probes neither.

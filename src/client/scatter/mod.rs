@@ -5,16 +5,18 @@
 //! Flush, Execute, Sync. Rows are passed on when all have said that their columns are the same; CommandComplete when all are ready
 //! again, so that an answer that ends is whole. An error of one shard is the statement's, and the others are cancelled.
 //!
-//! `acquire` gets the connections, `leg` is one of them, `prepare` asks one shard what must be known first, `explain` asks all for their plans, `run` moves what they send to
-//! the client, or to `last`, where it is collected for one shard that computes the rest. `fan` is about statements that write on several shards.
+//! `acquire` gets the connections, `leg` is one of them, `prepare` asks one shard what must be known first (`told` keeps what it has said), `explain` asks all for their plans, `run` moves what they send to
+//! the client, or to `last`, where it is collected for one shard that computes the rest. `fan` is about statements that write on several shards, `spread` about transaction blocks that several take part in.
 
 mod acquire;
 mod explain;
 mod fan;
 mod last;
-mod leg;
+pub(super) mod leg;
 mod prepare;
 mod run;
+pub(super) mod spread;
+pub(super) mod told;
 
 use std::sync::Arc;
 
@@ -119,8 +121,8 @@ impl Client {
         let handle = Arc::clone(self.handle());
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let mut run =
-            Run::new(legs, asked.extended, prepared, &segment, (self.database.config.map.default_shard, since));
+        let home = self.database.config.map.default_shard;
+        let mut run = Run::new(legs, asked.extended, prepared, &segment, (home, since), false);
         handle.set_links(Links::Several(Box::new(run.links())));
         handle.set_activity(Activity::Active);
         let always_reset = hides || self.live.config.general.server_reset_query_always;
@@ -136,6 +138,19 @@ impl Client {
         // From here on no cancel request can start for these servers; those under way are waited for by their ledgers.
         handle.set_links(Links::None);
         handle.set_activity(Activity::Idle);
+        let ended = self.tell_scatter(&run, segment, outcome, TransactionStatus::Idle);
+        run.finish(always_reset);
+        ended
+    }
+
+    /// Writes what the client has not been told yet when it is over; `status` is what the client is in then.
+    fn tell_scatter(
+        &mut self,
+        run: &Run,
+        segment: Segment,
+        outcome: Outcome,
+        status: TransactionStatus,
+    ) -> Result<(), End> {
         let parsed = run.is_parsed();
         let tag = format!("SELECT {}", run.rows());
         let extended = run.extended();
@@ -144,7 +159,10 @@ impl Client {
         if matches!(outcome, Outcome::Failed(_)) {
             run.before_error(&mut before);
         }
-        run.finish(always_reset);
+        if run.is_outdated() {
+            // What was known of the tables is so no more.
+            self.pools.told.lock().forget();
+        }
         if parses && !parsed {
             // What was closed before stays so.
             let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);
@@ -167,7 +185,7 @@ impl Client {
             }
             Outcome::Ended(end) => return Err(end),
         }
-        encode::ready_for_query(self.output.tail(), TransactionStatus::Idle);
+        encode::ready_for_query(self.output.tail(), status);
         Ok(())
     }
 
@@ -185,9 +203,6 @@ impl Client {
 
     /// Reads the segment, and refuses forms that are not understood.
     fn asked(&self) -> Result<Asked, Error> {
-        if self.holds_block() {
-            return Err(linked(TransactionStatus::InTransaction, false));
-        }
         if self.pools.mode == PoolMode::Session {
             return Err(linked(TransactionStatus::Idle, true));
         }

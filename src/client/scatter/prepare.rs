@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Asked;
 use super::last::Final;
 use super::leg::Leg;
+use super::told::{Asker, Memory};
 use crate::client::shared::Activity;
 use crate::client::silence::Silence;
 use crate::client::task::{Client, End, Stopped};
@@ -16,7 +17,6 @@ use crate::error::{Error, Origin, SqlState};
 use crate::shard::merge::{Collation, Format, Merge, TextRules};
 use crate::shard::plan::Scatter;
 use crate::shard::plan::scatter::{Pushed, Seen};
-use crate::wire::encode;
 use crate::wire::message::{self, Parse, Reader};
 
 const UNDEFINED_COLUMN: SqlState = SqlState(*b"42703");
@@ -50,13 +50,6 @@ impl Gather {
     }
 }
 
-/// What a shard says of a statement.
-struct Described {
-    parameters: Vec<u32>,
-    /// The body of RowDescription.
-    columns: Vec<u8>,
-}
-
 impl Client {
     /// Asks the first of the shards what is to be known, for a client that has asked at `since`.
     pub(super) async fn prepare(
@@ -74,7 +67,16 @@ impl Client {
         let first = legs.first_mut().ok_or_else(|| Stopped::Refused(fault()))?;
         let home = first.shard == self.database.config.map.default_shard;
         let silence = first.watch();
-        let gathering = Box::pin(gather(first, scatter, asked, self.text_rules(), (shards, home)));
+        let rules = self.text_rules();
+        let in_block = self.spread.is_some();
+        let memory = Memory::of(&self.database, &self.pools, self.session.settings());
+        // What the block has made of tables nobody else knows.
+        let memory = memory.filter(|_| !self.spread.as_ref().is_some_and(|spread| spread.changes_catalog()));
+        let gathering = async {
+            let mut asker = Asker::new(first, memory, in_block);
+            gather(&mut asker, scatter, asked, rules, (shards, home)).await
+        };
+        let gathering = Box::pin(gathering);
         self.within_limits(silence, gathering, since).await?.map_err(Stopped::Refused)
     }
 
@@ -137,7 +139,7 @@ struct Known<'a> {
 
 /// Everything that is asked before.
 async fn gather(
-    leg: &mut Leg,
+    asker: &mut Asker<'_>,
     scatter: &Scatter,
     asked: &Asked,
     text: TextRules,
@@ -147,46 +149,46 @@ async fn gather(
     let mut known = Known { scatter, asked, text, shards, home, types, shown: None, parameters: Vec::new() };
     let mut arguments = Vec::new();
     match scatter.needs() {
-        None if scatter.hides_error() => drop(describe(leg, &asked.text, &asked.types).await?),
+        None if scatter.hides_error() => drop(asker.describe(&asked.text, &asked.types).await?),
         None => {}
         Some(needs) => {
             // The statement itself says what its columns are called, and what is wrong with it.
-            let original = describe(leg, &asked.text, &asked.types).await?;
+            let original = asker.describe(&asked.text, &asked.types).await?;
             known.shown = Some(original.columns);
             // What is asked from here on need not have all of its parameters, nor tell their types.
             known.types = self::types(asked, scatter, &original.parameters);
             known.parameters = original.parameters;
             for sql in &needs.not_columns {
-                match describe(leg, sql.as_bytes(), &known.types).await {
+                match asker.describe_in_vain(sql.as_bytes(), &known.types).await {
                     Err(error) if error.sqlstate == UNDEFINED_COLUMN => {}
                     _ => return Err(ambiguous(sql)),
                 }
             }
             if let Some(sql) = &needs.arguments {
-                let described = describe(leg, sql.as_bytes(), &known.types).await?;
+                let described = asker.describe(sql.as_bytes(), &known.types).await?;
                 arguments = seen(&described.columns).ok_or_else(fault)?.iter().map(|column| column.type_oid).collect();
             }
         }
     }
     let mut refused = None;
     if !scatter.must_finish() {
-        match bring_together(leg, scatter.groups(&arguments)?, &known).await {
+        match bring_together(asker, scatter.groups(&arguments)?, &known).await {
             Err(error) if error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED => refused = Some(error),
             prepared => return prepared,
         }
     }
     // What is not known here, a shard may know: the order of texts, and what is computed of groups.
     let finished = match scatter.finished(&arguments)? {
-        Some(pushed) => bring_together(leg, pushed, &known).await,
+        Some(pushed) => bring_together(asker, pushed, &known).await,
         None => Err(fault()),
     };
     finished.map_err(|error| refused.unwrap_or(error))
 }
 
 /// How the answers to what is pushed become one.
-async fn bring_together(leg: &mut Leg, pushed: Pushed, known: &Known<'_>) -> Result<Prepared, Error> {
+async fn bring_together(asker: &mut Asker<'_>, pushed: Pushed, known: &Known<'_>) -> Result<Prepared, Error> {
     let Known { scatter, asked, .. } = known;
-    let described = describe(leg, pushed.sql.as_bytes(), &known.types).await?;
+    let described = asker.describe(pushed.sql.as_bytes(), &known.types).await?;
     let wanted = wanted(&asked.bound)?;
     let mut columns = seen(&described.columns).ok_or_else(fault)?;
     let visible = pushed.shown(columns.len());
@@ -197,7 +199,7 @@ async fn bring_together(leg: &mut Leg, pushed: Pushed, known: &Known<'_>) -> Res
     for (column, code) in columns.iter_mut().zip(&formats) {
         column.format = Format::from_code(*code).ok_or_else(bad_format)?;
     }
-    let collations = collations(leg, &pushed, &columns, scatter, &described.parameters).await?;
+    let collations = collations(asker, &pushed, &columns, scatter, &described.parameters).await?;
     let (spec, made) = pushed.spec(scatter, &columns, &collations, &wanted);
     let outputs: Vec<Format> = if pushed.finishes {
         let of = |at: usize| match wanted.as_slice() {
@@ -214,7 +216,7 @@ async fn bring_together(leg: &mut Leg, pushed: Pushed, known: &Known<'_>) -> Res
     let header = header(shown, &outputs, known.home).ok_or_else(fault)?;
     let wanted_types: Vec<u32> = seen(&header).ok_or_else(fault)?.iter().map(|column| column.type_oid).collect();
     let last = if pushed.finishes {
-        Some(finish(leg, &pushed, known, (&merge.output_types(), &described.parameters), &wanted_types).await?)
+        Some(finish(asker, &pushed, known, (&merge.output_types(), &described.parameters), &wanted_types).await?)
     } else if wanted_types == merge.output_types() {
         None
     } else {
@@ -228,7 +230,7 @@ async fn bring_together(leg: &mut Leg, pushed: Pushed, known: &Known<'_>) -> Res
 /// The last statement, over columns of these types; it must give what the client is told of. `parameters`: the types of those of what is
 /// pushed.
 async fn finish(
-    leg: &mut Leg,
+    asker: &mut Asker<'_>,
     pushed: &Pushed,
     known: &Known<'_>,
     (types, parameters): (&[u32], &[u32]),
@@ -237,7 +239,7 @@ async fn finish(
     let scatter = known.scatter;
     let mut collations = Vec::new();
     if let Some(question) = pushed.named(scatter, types) {
-        let cells = ask_of_no_row(leg, &question.sql, parameters).await?;
+        let cells = asker.row(&question.sql, parameters).await?;
         collations.extend(question.places.iter().copied().zip(cells));
     }
     // Only what is computed of groups has the client's parameters.
@@ -246,9 +248,9 @@ async fn finish(
     let all: Vec<u32> = given.iter().chain(&last.arrays).copied().collect();
     let mut declared = u16::try_from(all.len()).map_err(|_| other_types())?.to_be_bytes().to_vec();
     all.iter().for_each(|oid| declared.extend_from_slice(&oid.to_be_bytes()));
-    let described = describe(leg, last.sql.as_bytes(), &declared).await.map_err(|error| match error.origin {
+    let described = asker.describe(last.sql.as_bytes(), &declared).await.map_err(|error| match error.origin {
         // The statement itself was right: it means something else over groups.
-        Origin::Server if leg.is_lost() => error,
+        Origin::Server if asker.is_lost() => error,
         _ => not_over_groups(&error),
     })?;
     let found = seen(&described.columns).ok_or_else(fault)?;
@@ -259,31 +261,9 @@ async fn finish(
     Final::new(last.sql, all, types, bound, wanted(&known.asked.bound)?).ok_or_else(bad_format)
 }
 
-/// What a shard says of a statement.
-async fn describe(leg: &mut Leg, sql: &[u8], types: &[u8]) -> Result<Described, Error> {
-    let mut out = Vec::new();
-    encode::parse(&mut out, b"", sql, types);
-    encode::describe_statement(&mut out, b"");
-    encode::sync(&mut out);
-    let mut described = Described { parameters: Vec::new(), columns: Vec::new() };
-    for (tag, body) in leg.converse(&out).await.map_err(|e| lost(&e))? {
-        match tag {
-            b'E' => return Err(message::server_error(&body)),
-            b't' => {
-                let mut reader = Reader::new(&body);
-                let count = reader.count(4).ok_or_else(fault)?;
-                described.parameters = (0..count).filter_map(|_| reader.u32()).collect();
-            }
-            b'T' => described.columns = body,
-            _ => {}
-        }
-    }
-    if described.columns.is_empty() { Err(fault()) } else { Ok(described) }
-}
-
 /// The collations that decide.
 async fn collations(
-    leg: &mut Leg,
+    asker: &mut Asker<'_>,
     pushed: &Pushed,
     columns: &[Seen],
     scatter: &Scatter,
@@ -293,38 +273,13 @@ async fn collations(
     // Of groups the arguments of aggregates are asked about, which are values of rows.
     let source = if select.groups.is_some() { &select.source } else { &select.tail };
     let Some(question) = pushed.collated(columns, source) else { return Ok(Vec::new()) };
-    let cells = ask_of_no_row(leg, &question.sql, parameters).await?;
+    let cells = asker.row(&question.sql, parameters).await?;
     let collation = |cell: Option<String>| match cell.as_deref() {
         Some("b") => Collation::Bytes,
         Some("d") => Collation::Deterministic,
         _ => Collation::Unknown,
     };
     Ok(question.places.iter().copied().zip(cells.into_iter().map(collation)).collect())
-}
-
-/// The one row of a question for which no row of a table is looked at, so that no value of a parameter is needed.
-async fn ask_of_no_row(leg: &mut Leg, sql: &str, parameters: &[u32]) -> Result<Vec<Option<String>>, Error> {
-    let mut types = Vec::new();
-    types.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(0).to_be_bytes());
-    parameters.iter().for_each(|oid| types.extend_from_slice(&oid.to_be_bytes()));
-    let mut bound = vec![0, 0];
-    bound.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(0).to_be_bytes());
-    parameters.iter().for_each(|_| bound.extend_from_slice(&(-1_i32).to_be_bytes()));
-    bound.extend_from_slice(&[0, 0]);
-    let mut out = Vec::new();
-    encode::parse(&mut out, b"", sql.as_bytes(), &types);
-    encode::bind(&mut out, b"", b"", &bound);
-    encode::execute(&mut out);
-    encode::sync(&mut out);
-    let mut found = None;
-    for (tag, body) in leg.converse(&out).await.map_err(|e| lost(&e))? {
-        match tag {
-            b'E' => return Err(message::server_error(&body)),
-            b'D' => found = message::data_row(&body),
-            _ => {}
-        }
-    }
-    found.ok_or_else(fault)
 }
 
 /// The columns of a RowDescription.
@@ -398,7 +353,7 @@ fn types(asked: &Asked, scatter: &Scatter, known: &[u32]) -> Vec<u8> {
     out
 }
 
-fn fault() -> Error {
+pub(super) fn fault() -> Error {
     Error::server(SqlState::INTERNAL_ERROR, "a shard described the statement in a way that is not understood")
 }
 

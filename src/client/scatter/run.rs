@@ -54,6 +54,12 @@ pub(super) struct Run {
     /// All shards have said what their columns are, and the client was told.
     begun: bool,
     rows: u64,
+    /// A shard's columns are not what one has announced.
+    outdated: bool,
+    /// It is within the client's transaction: nothing is cancelled, for that would end it.
+    in_block: bool,
+    /// Shards that have done their part, of a transaction that goes on.
+    spare: Vec<Leg>,
     /// The shard whose numbers of tables the client knows.
     home: ShardIndex,
     /// When the client asked.
@@ -68,6 +74,7 @@ impl Run {
         prepared: Prepared,
         segment: &Segment,
         (home, since): (ShardIndex, Instant),
+        in_block: bool,
     ) -> Self {
         let request = request(&prepared.sql, &prepared.types, &prepared.bound);
         for leg in &mut legs {
@@ -76,7 +83,20 @@ impl Run {
         super::count_segment(&mut legs, segment);
         let gather = prepared.gather;
         let (header, columns) = (gather.as_ref().map(|gather| gather.header.clone()), None);
-        Self { legs, extended, gather, header, columns, begun: false, rows: 0, home, since }
+        Self {
+            legs,
+            extended,
+            gather,
+            header,
+            columns,
+            begun: false,
+            rows: 0,
+            outdated: false,
+            in_block,
+            spare: Vec::new(),
+            home,
+            since,
+        }
     }
 
     /// What is left to do by one of the shards, which is asked now, and the others are given back; or the same, if nothing is left, and
@@ -85,7 +105,11 @@ impl Run {
         let Some(last) = self.gather.as_mut().and_then(|gather| gather.last.take()) else { return (self, false) };
         let mut legs = self.legs.into_iter();
         let mut first: Vec<Leg> = legs.next().into_iter().collect();
-        legs.for_each(|leg| leg.finish(always_reset));
+        if self.in_block {
+            self.spare.extend(legs);
+        } else {
+            legs.for_each(|leg| leg.finish(always_reset));
+        }
         let request = last.request();
         for leg in &mut first {
             leg.ask_again(&request);
@@ -130,6 +154,11 @@ impl Run {
         }
     }
 
+    /// Whether a shard's columns are not what was known of them.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.outdated
+    }
+
     /// Rows passed on.
     pub(super) fn rows(&self) -> u64 {
         self.gather.as_ref().map_or(self.rows, |gather| gather.merge.rows())
@@ -138,6 +167,12 @@ impl Run {
     /// What the client waits for beside rows.
     pub(super) fn extended(&self) -> Option<&Extended> {
         self.extended.as_ref()
+    }
+
+    /// The connections.
+    pub(super) fn into_legs(mut self) -> Vec<Leg> {
+        self.legs.append(&mut self.spare);
+        self.legs
     }
 
     /// Gives the connections back.
@@ -149,7 +184,10 @@ impl Run {
     fn describe(&mut self, at: usize, body: &[u8]) -> Result<(), Error> {
         let at_home = self.legs.get(at).is_some_and(|leg| leg.shard == self.home);
         match &self.columns {
-            None if self.gather.as_ref().is_some_and(|gather| !gather.expects(body)) => return Err(columns_differ()),
+            None if self.gather.as_ref().is_some_and(|gather| !gather.expects(body)) => {
+                self.outdated = true;
+                return Err(columns_differ());
+            }
             None if at_home => self.columns = Some(body.to_vec()),
             None => self.columns = Some(without_tables(body).ok_or_else(malformed)?),
             Some(first) if !same_columns(first, body) => return Err(columns_differ()),
@@ -194,6 +232,7 @@ impl Run {
         match &self.gather {
             None => ended,
             Some(gather) if !self.begun || !gather.merge.is_done() => false,
+            Some(_) if self.in_block => ended,
             Some(_) => ended || self.legs.iter().any(|leg| leg.state == State::Described),
         }
     }
@@ -382,17 +421,26 @@ impl Client {
                             self.output.extend(next.bytes);
                             run.rows += 1;
                         }
+                        // More than is shown: it comes to its end without being cancelled.
+                        Some(gather) if run.in_block && gather.merge.is_done() => {}
                         Some(gather) if !gather.merge.wants(at) => return Ok(false),
                         Some(gather) => gather.merge.push(at, body).map_err(|error| failed(&error))?,
                     }
                 }
                 (b'C', State::Described) => {
                     leg.state = State::Complete;
-                    if let Some(gather) = &mut run.gather {
+                    if let Some(gather) = &mut run.gather
+                        && !(run.in_block && gather.merge.is_done())
+                    {
                         gather.merge.end(at).map_err(|error| failed(&error))?;
                     }
                 }
-                (b'Z', State::Complete) if body == b"I" => {
+                (b'Z', State::Complete) if body == b"T" && run.in_block => {
+                    leg.is_ready_within();
+                    input.consume(len);
+                    return Ok(false);
+                }
+                (b'Z', State::Complete) if body == b"I" && !run.in_block => {
                     leg.is_ready();
                     input.consume(len);
                     return Ok(false);

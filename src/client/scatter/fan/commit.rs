@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::leg::{Leg, State};
 use super::reply::{self, Reply};
-use super::{Told, Work, join_all, run};
+use super::{Work, join_all, run};
 use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::task::Client;
 use crate::clock;
@@ -41,20 +41,46 @@ struct Step {
     error: Option<Result<Vec<u8>, String>>,
 }
 
+/// A transaction that is to be committed, shard by shard.
+pub(in crate::client::scatter) struct Whole {
+    /// How several writers commit.
+    pub(in crate::client::scatter) mode: Mode,
+    /// Its shards.
+    pub(in crate::client::scatter) shards: Vec<ShardIndex>,
+    /// On which it has written.
+    pub(in crate::client::scatter) wrote: Vec<bool>,
+    /// As which user, as each tells it.
+    pub(in crate::client::scatter) owners: Vec<String>,
+}
+
+impl Whole {
+    /// Of one statement.
+    pub(super) fn of(fan: &Fan, replies: &[Reply]) -> Self {
+        Self {
+            mode: fan.mode,
+            shards: fan.shards.clone(),
+            wrote: replies.iter().map(|reply| reply.wrote).collect(),
+            owners: replies.iter().map(|reply| reply.owner.clone()).collect(),
+        }
+    }
+}
+
 impl Client {
-    /// Commits; `told` is what the client is told if that works.
-    pub(super) async fn commit(&mut self, legs: &mut [Leg], fan: &Fan, replies: &[Reply], told: Told) -> Told {
+    /// Commits.
+    ///
+    /// # Errors
+    /// The ErrorResponse that the client is told.
+    pub(in crate::client::scatter) async fn commit(&mut self, legs: &mut [Leg], whole: &Whole) -> Result<(), Vec<u8>> {
         let map = &self.database.config.map;
-        let wrote: Vec<bool> = replies.iter().map(|reply| reply.wrote).collect();
-        let mut commit = Commit::new(fan.mode, &wrote);
-        let name = |at: usize| fan.shards.get(at).map_or("?", |shard| map.name(*shard));
-        let owner_on = |at: usize| replies.get(at).map_or("", |reply| reply.owner.as_str());
+        let mut commit = Commit::new(whole.mode, &whole.wrote);
+        let name = |at: usize| whole.shards.get(at).map_or("?", |shard| map.name(*shard));
+        let owner_on = |at: usize| whole.owners.get(at).map_or("", String::as_str);
         let owner = owner_on(commit.decides()).to_owned();
-        if let Some(other) = commit.writers().find(|at| fan.mode == Mode::TwoPhase && owner_on(*at) != owner) {
+        if let Some(other) = commit.writers().find(|at| commit.is_two_phase() && owner_on(*at) != owner) {
             // Whoever finds a part would not believe the decision of another user.
             let error = users_differ(name(other), name(commit.decides()));
             roll_back(legs).await;
-            return Told::Failed(run::encoded(&error));
+            return Err(run::encoded(&error));
         }
         let gid = Gid {
             database: self.database.config.name.clone(),
@@ -104,12 +130,10 @@ impl Client {
                     );
                     encode::notice(self.output.tail(), "WARNING", &not_yet(&names(late)));
                 }
-                told
+                Ok(())
             }
-            Some(Outcome::RolledBack { by }) => Told::Failed(match error(*by) {
-                Some(Ok(body))
-                    if is_unique_violation(body) && fan.mode == Mode::TwoPhase && *by == commit.decides() =>
-                {
+            Some(Outcome::RolledBack { by }) => Err(match error(*by) {
+                Some(Ok(body)) if is_unique_violation(body) && commit.is_two_phase() && *by == commit.decides() => {
                     run::encoded(&given_up())
                 }
                 Some(Ok(body)) => run::error_of_shard(body, name(*by)),
@@ -117,13 +141,13 @@ impl Client {
                 None => run::encoded(&not_committed(name(*by))),
             }),
             Some(Outcome::Unknown { shards }) => {
-                Told::Failed(run::encoded(&unknown(&names(shards), commit.is_two_phase().then_some(&gid))))
+                Err(run::encoded(&unknown(&names(shards), commit.is_two_phase().then_some(&gid))))
             }
             Some(Outcome::Partly { committed, not, unknown }) => {
-                Told::Failed(run::encoded(&partly(&names(committed), &names(not), &names(unknown))))
+                Err(run::encoded(&partly(&names(committed), &names(not), &names(unknown))))
             }
             // There is always one when there are no more orders.
-            None => Told::Failed(run::encoded(&unknown(&names(&[]), commit.is_two_phase().then_some(&gid)))),
+            None => Err(run::encoded(&unknown(&names(&[]), commit.is_two_phase().then_some(&gid)))),
         }
     }
 }
@@ -252,7 +276,7 @@ async fn exchange(leg: &mut Leg, sql: &str) -> std::io::Result<Said> {
 
 /// Rolls back all that can be; what cannot ends with its connection.
 pub(super) async fn roll_back(legs: &mut [Leg]) {
-    // Those that were not asked have begun nothing.
+    // Those that were not asked have begun nothing, those that are lost have ended.
     let works = legs.iter_mut().filter(|leg| leg.state == State::Asked);
     let works = works.map(|leg| -> Work<'_, Step> { Box::pin(carry_out(leg, Order::Rollback, "ROLLBACK".to_owned())) });
     join_all(works.collect()).await;

@@ -78,7 +78,12 @@ impl Client {
                 stop(&mut legs).await;
                 legs.into_iter().for_each(|leg| leg.finish(always_reset));
                 let reached = Reached { parsed: true, bound: true };
-                self.tell_outcome(asked.extended.as_ref(), reached, segment, Told::Failed(error));
+                self.tell_outcome(
+                    asked.extended.as_ref(),
+                    reached,
+                    segment,
+                    (Told::Failed(error), TransactionStatus::Idle),
+                );
                 return Ok(());
             }
         };
@@ -289,7 +294,10 @@ impl Client {
         let stopped = match replies {
             Ok(Some(replies)) => {
                 let told = match self.answer_of(fan, &replies) {
-                    Ok(told) => self.commit(legs, fan, &replies, told).await,
+                    Ok(told) => {
+                        let committed = self.commit(legs, &commit::Whole::of(fan, &replies)).await;
+                        committed.map_or_else(Told::Failed, |()| told)
+                    }
                     Err(error) => {
                         commit::roll_back(legs).await;
                         Told::Failed(error)

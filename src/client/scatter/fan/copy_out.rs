@@ -56,7 +56,12 @@ impl Client {
             Err((at, failure)) => {
                 legs.into_iter().for_each(|leg| leg.finish(always_reset));
                 let told = Told::Failed(error_of(at, failure));
-                self.tell_outcome(asked.extended.as_ref(), Reached { parsed: true, bound: true }, segment, told);
+                self.tell_outcome(
+                    asked.extended.as_ref(),
+                    Reached { parsed: true, bound: true },
+                    segment,
+                    (told, TransactionStatus::Idle),
+                );
                 return Ok(());
             }
         };

@@ -4,10 +4,10 @@
 //! statement's, and all are rolled back. `reply` reads what a shard says, `copy` is COPY FROM STDIN, `copy_out` COPY TO STDOUT, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
 //! told to the client before the outcome is known.
 
-mod commit;
+pub(super) mod commit;
 mod copy;
 mod copy_out;
-mod reply;
+pub(super) mod reply;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use super::leg::{Leg, State};
 use super::{Asked, Extended, run, writes};
+use crate::client::block::Block;
+use crate::client::lost::Lost;
 use crate::client::plan::Need;
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, Links};
@@ -82,7 +84,7 @@ impl Client {
         if let Parts::Copy(copy) = &fan.parts {
             return Box::pin(self.copy_in((need, fan, copy), asked, legs, (since, always_reset))).await;
         }
-        let requests = match self.requests(&mut legs, fan, &asked).await {
+        let requests = match self.requests(&mut legs, fan, &asked, false).await {
             Ok(requests) => requests,
             Err(stopped) => {
                 legs.into_iter().for_each(|leg| leg.abandon(always_reset));
@@ -94,7 +96,7 @@ impl Client {
         };
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let worked = self.work(&mut legs, fan, &requests, since).await;
+        let worked = self.work(&mut legs, fan, &requests, (since, false)).await;
         let (replies, ended) = match worked {
             Ok(done) => done,
             Err(end) => {
@@ -126,7 +128,10 @@ impl Client {
                 legs.iter_mut().filter(|leg| leg.state != State::Lost).for_each(Leg::is_ready);
                 told
             }
-            Ok(told) => self.commit(&mut legs, fan, &replies, told).await,
+            Ok(told) => {
+                let committed = self.commit(&mut legs, &commit::Whole::of(fan, &replies)).await;
+                committed.map_or_else(Told::Failed, |()| told)
+            }
             Err(error) => {
                 commit::roll_back(&mut legs).await;
                 Told::Failed(error)
@@ -141,12 +146,59 @@ impl Client {
         if let Some(end) = ended {
             return Err(end);
         }
-        self.tell_outcome(asked.extended.as_ref(), reached, segment, told);
+        self.tell_outcome(asked.extended.as_ref(), reached, segment, (told, TransactionStatus::Idle));
         Ok(())
     }
 
+    /// The same within a block that its shards have begun; whether the transaction goes on.
+    ///
+    /// # Errors
+    /// The client's end. Whatever comes of it, the connections are in a transaction, or lost.
+    pub(super) async fn fan_within(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<bool, End> {
+        let since = clock::now();
+        let requests = match self.requests(legs, fan, asked, true).await {
+            Ok(requests) => requests,
+            Err(Stopped::Refused(error)) => {
+                // Its block is a failed one from here on.
+                self.hold_again(Some(Block::lost(Lost::Spread)));
+                self.refuse_here(&error);
+                return Ok(false);
+            }
+            Err(Stopped::End(end)) => return Err(end),
+        };
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        let (replies, ended) = self.work(legs, fan, &requests, (since, true)).await?;
+        if let Some(end) = ended {
+            return Err(end);
+        }
+        let reached = Reached {
+            parsed: replies.iter().any(|reply| reply.parsed),
+            bound: replies.iter().any(|reply| reply.bound)
+                && replies.iter().all(|reply| reply.bound || reply.error.is_none()),
+        };
+        for reply in &replies {
+            reply.notices.iter().for_each(|notice| self.output.extend(notice));
+        }
+        let told = self.answer_of(fan, &replies);
+        let goes_on = told.is_ok();
+        self.last_write = Some(clock::now());
+        super::count_segment(legs, &segment);
+        legs.iter_mut().for_each(Leg::is_ready_within);
+        let status = if goes_on { TransactionStatus::InTransaction } else { TransactionStatus::Failed };
+        let told = told.unwrap_or_else(Told::Failed);
+        self.tell_outcome(asked.extended.as_ref(), reached, segment, (told, status));
+        Ok(goes_on)
+    }
+
     /// What each shard is sent.
-    async fn requests(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<Vec<Vec<u8>>, Stopped> {
+    async fn requests(
+        &mut self,
+        legs: &mut [Leg],
+        fan: &Fan,
+        asked: &Asked,
+        in_block: bool,
+    ) -> Result<Vec<Vec<u8>>, Stopped> {
         let text = std::str::from_utf8(&asked.text).map_err(|_| Stopped::Refused(not_utf8()))?;
         match &fan.parts {
             Parts::Whole { copies, .. } => {
@@ -154,8 +206,8 @@ impl Client {
                     no_present(asked).map_err(Stopped::Refused)?;
                     self.stay_alike(legs, copies).await?;
                 }
-                let limited = is_ddl(&fan.parts);
-                Ok(legs.iter().map(|_| request(limited, &asked.text, &asked.types, &asked.bound)).collect())
+                let before = before(&fan.parts, in_block);
+                Ok(legs.iter().map(|_| request(before, &asked.text, &asked.types, &asked.bound)).collect())
             }
             // A COPY is another conversation.
             Parts::Each | Parts::Copy(_) | Parts::CopyOut(_) => {
@@ -168,7 +220,7 @@ impl Client {
                 let part = |rows: &Vec<usize>| {
                     let (types, bound) =
                         values(asked, &known, insert, rows).ok_or_else(|| Stopped::Refused(malformed()))?;
-                    Ok(request(false, insert.part(text, rows).as_bytes(), &types, &bound))
+                    Ok(request(before(&fan.parts, in_block), insert.part(text, rows).as_bytes(), &types, &bound))
                 };
                 of.iter().map(part).collect()
             }
@@ -225,7 +277,7 @@ impl Client {
         legs: &mut [Leg],
         fan: &Fan,
         requests: &[Vec<u8>],
-        since: Instant,
+        (since, in_block): (Instant, bool),
     ) -> Result<(Vec<Reply>, Option<End>), End> {
         let handle = Arc::clone(self.handle());
         let links: Vec<(Arc<Pool>, SlotId)> = legs.iter().map(Leg::link).collect();
@@ -234,6 +286,7 @@ impl Client {
         let each = matches!(fan.parts, Parts::Each);
         let stages = match &fan.parts {
             Parts::Each => reply::ALONE,
+            _ if in_block => reply::IN_BLOCK,
             parts if is_ddl(parts) => reply::WITH_LIMIT,
             _ => reply::IN_TRANSACTION,
         };
@@ -347,8 +400,14 @@ impl Client {
         Told::Failed(run::encoded(&error))
     }
 
-    /// Writes the answer for the client.
-    fn tell_outcome(&mut self, extended: Option<&Extended>, reached: Reached, segment: Segment, told: Told) {
+    /// Writes the answer for the client, and the status that it is in then.
+    fn tell_outcome(
+        &mut self,
+        extended: Option<&Extended>,
+        reached: Reached,
+        segment: Segment,
+        (told, status): (Told, TransactionStatus),
+    ) {
         if extended.is_some_and(|e| e.parse) && !reached.parsed {
             // What was closed before stays so.
             let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);
@@ -386,7 +445,7 @@ impl Client {
         if done && extended.is_some_and(|e| e.close) {
             out.extend_from_slice(encode::CLOSE_COMPLETE);
         }
-        encode::ready_for_query(out, TransactionStatus::Idle);
+        encode::ready_for_query(out, status);
     }
 }
 
@@ -432,16 +491,37 @@ fn is_ddl(parts: &Parts) -> bool {
     matches!(parts, Parts::Whole { answer: Answer::Same, copies: None })
 }
 
-/// BEGIN, how long it waits for locks if that is `limited`, the statement, and whether it has written.
-fn request(limited: bool, text: &[u8], types: &[u8], bound: &[u8]) -> Vec<u8> {
+/// What a statement is sent behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// Nothing: its transaction is open.
+    Nothing,
+    /// BEGIN.
+    Begin,
+    /// BEGIN, and a limit for locks.
+    BeginWithLimit,
+}
+
+fn before(parts: &Parts, in_block: bool) -> Before {
+    match (in_block, is_ddl(parts)) {
+        (true, _) => Before::Nothing,
+        (false, true) => Before::BeginWithLimit,
+        (false, false) => Before::Begin,
+    }
+}
+
+/// What comes before the statement, the statement, and whether it has written.
+fn request(before: Before, text: &[u8], types: &[u8], bound: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + types.len() + bound.len() + 256);
     let plain = |sql: &[u8], out: &mut Vec<u8>| {
         encode::parse(out, b"", sql, &super::NO_TYPES);
         encode::bind(out, b"", b"", &super::NOTHING_BOUND);
         encode::execute(out);
     };
-    plain(b"BEGIN", &mut out);
-    if limited {
+    if before != Before::Nothing {
+        plain(b"BEGIN", &mut out);
+    }
+    if before == Before::BeginWithLimit {
         plain(reply::LIMIT_SQL.as_bytes(), &mut out);
     }
     encode::parse(&mut out, b"", text, types);

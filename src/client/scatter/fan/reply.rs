@@ -22,13 +22,15 @@ const MOST_RETURNED: usize = 64 << 20;
 pub(super) type Stages = (u8, u8, u8);
 /// BEGIN, the statement, the question whether it has written.
 pub(super) const IN_TRANSACTION: Stages = (0, 3, 0);
+/// The statement in a transaction that is open, and that question.
+pub(super) const IN_BLOCK: Stages = (1, 3, 0);
 /// The same, with a limit for locks.
 pub(super) const WITH_LIMIT: Stages = (0, 3, 1);
 /// The statement as a simple query.
 pub(super) const ALONE: Stages = (1, 2, 0);
 /// Has a transaction wait for no lock longer than this, unless the session has a limit of its own: what takes locks on several shards at
 /// once, or strong ones, may wait in a circle that no server sees.
-pub(super) const LIMIT_SQL: &str = "SELECT pg_catalog.set_config('lock_timeout', '10s', true) \
+pub(in crate::client::scatter) const LIMIT_SQL: &str = "SELECT pg_catalog.set_config('lock_timeout', '10s', true) \
     WHERE pg_catalog.current_setting('lock_timeout') = '0'";
 
 /// What a shard has answered to BEGIN, its part and the question whether it wrote.

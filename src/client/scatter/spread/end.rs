@@ -1,0 +1,166 @@
+//! The end of a block of several shards.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::refusal::{made_state, no_two_phase, second_writer};
+use super::{Part, Spread, wrote};
+use crate::client::block::Block;
+use crate::client::lost::Lost;
+use crate::client::scatter::fan::commit::Whole;
+use crate::client::scatter::leg::Leg;
+use crate::client::scatter::run;
+use crate::client::task::{Client, End, Stopped};
+use crate::clock;
+use crate::config::Consistency;
+use crate::error::{Error, Severity};
+use crate::id::ShardIndex;
+use crate::pool::Verdict;
+use crate::shard::commit::Mode;
+use crate::shard::map::CrossShardWrites;
+
+/// How long a failed block waits for its shards to roll back before the client is told; they go on after that.
+const UNDONE_WITHIN: Duration = Duration::from_secs(2);
+
+impl Client {
+    /// COMMIT.
+    pub(super) async fn commit_spread(&mut self) -> Result<(), End> {
+        let mode = match self.database.config.map.writes.cross {
+            CrossShardWrites::BestEffort => Mode::BestEffort,
+            CrossShardWrites::Refuse | CrossShardWrites::TwoPhase => Mode::TwoPhase,
+        };
+        let Some(mut spread) = self.spread.take() else { return Ok(()) };
+        let asking = async {
+            let mut found = Vec::with_capacity(spread.parts.len());
+            for part in &mut spread.parts {
+                found.push(wrote(part.leg.as_mut()).await?);
+            }
+            Ok::<_, Error>(found)
+        };
+        let asked = self.within_limits(None, Box::pin(asking), clock::now()).await;
+        self.spread = Some(spread);
+        let found = match asked {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) | Err(Stopped::Refused(error)) => return self.refuse_commit(&error).await,
+            Err(Stopped::End(end)) => return Err(end),
+        };
+        let (wrote, owners): (Vec<bool>, Vec<String>) = found.into_iter().unzip();
+        let shards: Vec<ShardIndex> =
+            self.spread.iter().flat_map(|spread| &spread.parts).map(|part| part.shard).collect();
+        let writers: Vec<ShardIndex> =
+            shards.iter().zip(&wrote).filter(|(_, wrote)| **wrote).map(|(shard, _)| *shard).collect();
+        let several = writers.len() > 1;
+        let distrusted = self.database.distrust.load().two_phase.clone();
+        let refused = match self.database.config.map.writes.cross {
+            _ if !self.session.pins().is_empty() => Some(made_state()),
+            CrossShardWrites::Refuse if several => Some(second_writer(
+                &self.names(writers.get(..1).unwrap_or_default()),
+                &self.names(writers.get(1..).unwrap_or_default()),
+            )),
+            CrossShardWrites::TwoPhase if several => distrusted.as_deref().map(no_two_phase),
+            _ => None,
+        };
+        if let Some(error) = refused {
+            return self.refuse_commit(&error).await;
+        }
+        let Some(spread) = &mut self.spread else { return Ok(()) };
+        let mut legs: Vec<Leg> = spread.parts.iter_mut().filter_map(|part| part.leg.take()).collect();
+        legs.iter_mut().for_each(Leg::renew);
+        let committed = self.commit(&mut legs, &Whole { mode, shards, wrote, owners }).await;
+        self.put_back(legs);
+        let Some(spread) = self.spread.take() else { return Ok(()) };
+        self.note_end(&spread);
+        for part in spread.parts {
+            let verdict = self.verdict_of(&part);
+            let Some(mut leg) = part.leg else { continue };
+            self.forget(&mut leg, part.has_written);
+            // Those that have not answered are closed.
+            leg.finish(verdict == Verdict::Dirty);
+        }
+        self.session.on_moved();
+        match committed {
+            Ok(()) => self.answer_exit(Ok("COMMIT")),
+            Err(error) => self.answer_exit(Err(&error)),
+        }
+        Ok(())
+    }
+
+    /// Rolls back instead of committing, and says why.
+    async fn refuse_commit(&mut self, error: &Error) -> Result<(), End> {
+        self.cx.shared.count_refusal(error.reason.unwrap_or("commit"));
+        self.end_spread().await;
+        self.answer_exit(Err(&run::encoded(error)));
+        Ok(())
+    }
+
+    /// Rolls back on all shards and gives them back; the session is outside of a transaction then.
+    pub(super) async fn end_spread(&mut self) {
+        let Some(spread) = self.spread.take() else { return };
+        self.note_end(&spread);
+        let mut undone = Vec::with_capacity(spread.parts.len());
+        for part in spread.parts {
+            let verdict = self.verdict_of(&part);
+            let Some(mut leg) = part.leg else { continue };
+            self.forget(&mut leg, part.has_written);
+            undone.push(leg.undo(verdict));
+        }
+        self.session.on_moved();
+        let until = clock::now() + UNDONE_WITHIN;
+        for undone in undone {
+            // It goes on by itself when that takes longer.
+            drop(tokio::time::timeout(until.saturating_duration_since(clock::now()), undone).await);
+        }
+    }
+
+    /// The same after a failure, of which the client has been told: its block is a failed one.
+    pub(super) async fn lose_spread(&mut self) {
+        self.end_spread().await;
+        self.hold_again(Some(Block::lost(Lost::Spread)));
+    }
+
+    /// Refuses the segment, and the block fails with it.
+    pub(super) async fn fail_spread(&mut self, error: Error) -> Result<(), End> {
+        if self.live.config.general.log_pooler_errors {
+            tracing::info!(client = %self.handle().id, %error, "statement refused within a block of several shards");
+        }
+        self.cx.shared.count_refusal(error.reason.unwrap_or("in_transaction"));
+        if error.severity == Severity::Fatal {
+            return Err(End::Told(error));
+        }
+        self.lose_spread().await;
+        self.refuse_here(&error);
+        Ok(())
+    }
+
+    /// What others are to know of what it has done.
+    fn note_end(&self, spread: &Spread) {
+        if spread.changes_catalog() {
+            self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+            self.database.catalog_changed.notify_waiters();
+        }
+        for part in spread.parts.iter().filter(|part| part.wrote) {
+            if self.database.config.health.consistency == Consistency::Strong
+                && let Some(health) = self.database.health.get(usize::from(part.shard.0))
+            {
+                health.on_write(clock::now());
+            }
+        }
+    }
+
+    fn verdict_of(&self, part: &Part) -> Verdict {
+        let dirty = part.dirty
+            || part.judged.may_have_left()
+            || part.judged.is_dirty()
+            || !self.session.pins().is_empty()
+            || self.live.config.general.server_reset_query_always;
+        if dirty { Verdict::Dirty } else { Verdict::Clean }
+    }
+
+    /// The session forgets what it had there.
+    fn forget(&mut self, leg: &mut Leg, has_written: bool) {
+        if let Some(connection) = leg.connection() {
+            connection.state.stale_sequences |= has_written;
+            self.session.on_server_lost(&mut connection.state);
+        }
+    }
+}

@@ -1,0 +1,584 @@
+//! A transaction block that several shards take part in.
+//!
+//! ```text
+//! begins on one shard ──a statement needs others──▶ each other one is begun in the same way when it is first needed
+//!        statements of one shard: the relay         statements of several: together, or none, and then the block has failed
+//!        SAVEPOINT, ROLLBACK TO, SET LOCAL: all     COMMIT: as `shard::commit` orders; ROLLBACK: all
+//! ```
+//!
+//! What a shard that comes later must be told is kept as a text, the prologue: BEGIN with its modes, and since then whatever changed settings of
+//! the transaction or savepoints. What cannot be told again (settings of the session, temporary objects) keeps the block on its shard. Only READ
+//! COMMITTED spreads: two shards have no common snapshot.
+//!
+//! While the client rests the connections lie here; the relay takes one when a statement belongs to it, and puts it back for the next. When
+//! a statement fails that several shards were given, all roll back at once, and the block is a failed one (`client::lost`) that no savepoint
+//! brings back. After a failure on one shard alone ROLLBACK TO goes on, on all.
+
+mod end;
+mod means;
+mod refusal;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::fan::reply;
+use super::leg::{Leg, State};
+use super::run::{Outcome, Run};
+use crate::client::block::Block;
+use crate::client::catalog::Planned;
+use crate::client::hidden::Judged;
+use crate::client::plan::Need;
+use crate::client::relay::{Ended, Link};
+use crate::client::shared::{Activity, Links};
+use crate::client::task::{Client, End, Stopped};
+use crate::clock;
+use crate::config::{PoolMode, Role};
+use crate::error::Error;
+use crate::id::{ServerIndex, ShardIndex};
+use crate::pool::Verdict;
+use crate::shard::commit::recovery;
+use crate::shard::map::CrossShardWrites;
+use crate::shard::plan::write::Parts;
+use crate::shard::plan::{Fan, PlanKind, Scatter, ShardPlan};
+use crate::sql::facts::{Access, RouteHint, TransactionEffect};
+use crate::wire::encode;
+use crate::wire::message::{self, TransactionStatus};
+pub(in crate::client) use means::Means;
+use refusal::{
+    alone, copies, explains, fault, lost, mixed, never_came, no_snapshot, no_two_phase, second_writer, silent, too_long,
+};
+pub(in crate::client) use refusal::{pipelined, stays};
+
+/// How long a block that holds connections waits for that of another shard: whoever holds that one may wait for one of these.
+const ENLISTED_WITHIN: Duration = Duration::from_secs(10);
+const ISOLATION_SQL: &str = "SELECT pg_catalog.current_setting('transaction_isolation')";
+
+/// A shard's part of a block.
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that has happened on the server")]
+pub(in crate::client) struct Part {
+    pub(in crate::client) shard: ShardIndex,
+    /// Away while it is asked together with others.
+    pub(in crate::client) leg: Option<Leg>,
+    pub(in crate::client) role: Role,
+    pub(in crate::client) server: ServerIndex,
+    /// It was treated as a write.
+    pub(in crate::client) wrote: bool,
+    /// It may know of sequences by it.
+    pub(in crate::client) has_written: bool,
+    pub(in crate::client) changes_catalog: bool,
+    pub(in crate::client) judged: Judged,
+    /// It is to be cleaned before another client gets it.
+    pub(in crate::client) dirty: bool,
+}
+
+/// A block over several shards.
+pub(in crate::client) struct Spread {
+    /// In the order of the shards.
+    parts: Vec<Part>,
+    /// What a shard that comes later is told first.
+    prologue: Block,
+    /// Where it began, and where statements go that belong to no shard.
+    home: ShardIndex,
+    since: Instant,
+    /// Its shards are known to run it READ COMMITTED.
+    sees_commits: bool,
+}
+
+impl Spread {
+    /// Whether it may have changed what the catalog says.
+    pub(super) fn changes_catalog(&self) -> bool {
+        self.parts.iter().any(|part| part.changes_catalog)
+    }
+
+    fn has_written(&self) -> bool {
+        self.parts.iter().any(|part| part.has_written)
+    }
+
+    fn put(&mut self, part: Part) {
+        let at = self.parts.partition_point(|other| other.shard < part.shard);
+        self.parts.insert(at, part);
+    }
+
+    fn take(&mut self, shard: ShardIndex) -> Option<Part> {
+        let at = self.parts.iter().position(|part| part.shard == shard)?;
+        Some(self.parts.remove(at))
+    }
+
+    fn has(&self, shard: ShardIndex) -> bool {
+        self.parts.iter().any(|part| part.shard == shard)
+    }
+}
+
+impl Client {
+    /// Whether a block of one shard can go on with others; `told`: it is known what they must be told.
+    pub(in crate::client) fn may_spread(&self, told: bool) -> bool {
+        told && self.pools.mode == PoolMode::Transaction
+            && self.session.pins().is_empty()
+            && !self.session.settings().needs_server()
+            && !self.session.is_skipping()
+            && !self.session.has_lent()
+            // What it is to hear and to tell hangs on one commit.
+            && self.listener.is_none()
+    }
+
+    /// Whether the shard is where statements go that belong to none.
+    pub(in crate::client) fn is_home(&self, shard: ShardIndex) -> bool {
+        self.spread.as_ref().is_none_or(|spread| spread.home == shard)
+    }
+
+    /// The relay leaves its server for others: the block goes on with several shards.
+    pub(in crate::client) fn spread_from(&mut self, link: Box<Link>) {
+        let shard = link.shard();
+        let replaceable = self.replicated(shard).is_some();
+        let (part, prologue) =
+            link.into_part(|checkout, in_flight| Leg::within_block(checkout, in_flight, shard, replaceable));
+        match (&mut self.spread, prologue) {
+            (Some(spread), _) => spread.put(part),
+            (none, Some(prologue)) => {
+                let since = clock::now();
+                let parts = vec![part];
+                *none = Some(Box::new(Spread { parts, prologue, home: shard, since, sees_commits: false }));
+            }
+            // Never: without a prologue it does not leave.
+            (None, None) => drop(part.leg.map(|leg| leg.undo(Verdict::Dirty))),
+        }
+    }
+
+    /// Rolls back what is open on shards while the client has no server, because it goes.
+    pub(in crate::client) fn drop_spread(&mut self) {
+        if let Some(spread) = self.spread.take() {
+            for leg in spread.parts.into_iter().filter_map(|part| part.leg) {
+                drop(leg.undo(Verdict::Dirty));
+            }
+        }
+    }
+
+    /// Serves a segment within a block of several shards.
+    pub(in crate::client) async fn serve_spread(&mut self) -> Result<(), End> {
+        let failed = self.session.status() == TransactionStatus::Failed;
+        if let Some(name) = self.sole_show().filter(|name| *name != crate::client::token::NAME && !failed) {
+            self.show_own(name, TransactionStatus::InTransaction);
+            return Ok(());
+        }
+        if self.changes_own() && self.answer_own(self.session.status()) {
+            return Ok(());
+        }
+        match self.means() {
+            Means::Exit(TransactionEffect::Commit { .. }) if !failed => return Box::pin(self.commit_spread()).await,
+            Means::Exit(_) => {
+                self.end_spread().await;
+                self.answer_exit(Ok("ROLLBACK"));
+                return Ok(());
+            }
+            Means::Control(text, back) if back || !failed => {
+                let text = text.to_vec();
+                return Box::pin(self.tell_all(&text)).await;
+            }
+            Means::Mixed if !failed => return self.fail_spread(mixed()).await,
+            Means::Control(..) | Means::Mixed | Means::Plain => {}
+        }
+        if failed {
+            // The shard that failed says so.
+            let need = self.need_of_any();
+            return Box::pin(self.serve_part(self.home(), &need)).await;
+        }
+        let (changes, wrote) =
+            self.spread.as_ref().map_or((false, false), |spread| (spread.changes_catalog(), spread.has_written()));
+        let need = loop {
+            let looking_up = match self.plan(true, changes, wrote) {
+                Planned::Need(need) => break need,
+                Planned::Refused(error) => {
+                    self.count_plan(PlanKind::Refused);
+                    return self.fail_spread(error).await;
+                }
+                Planned::Ask(questions) => self.look_up(questions),
+                Planned::Weigh(names) => self.look_up_readings(names),
+            };
+            match Box::pin(self.ask_first(looking_up)).await {
+                Ok(()) => {}
+                Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+                Err(Stopped::End(end)) => return Err(end),
+            }
+        };
+        self.count_plan(need.plan.kind());
+        match &need.plan {
+            ShardPlan::Scatter(scatter) => Box::pin(self.scatter_within(&need, scatter)).await,
+            ShardPlan::Fan(fan) => Box::pin(self.fan_on_all(&need, fan)).await,
+            ShardPlan::Single { shard, .. } => Box::pin(self.serve_part(*shard, &need)).await,
+            ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => {
+                Box::pin(self.serve_part(self.home(), &need)).await
+            }
+        }
+    }
+
+    fn home(&self) -> ShardIndex {
+        self.spread.as_ref().map_or(self.database.config.map.default_shard, |spread| spread.home)
+    }
+
+    /// What a statement needs that goes where the block is.
+    fn need_of_any(&self) -> Need {
+        Need {
+            access: Access::Neutral,
+            hint: RouteHint::Primary,
+            begin_read_only: false,
+            changes_catalog: false,
+            asks_sequences: false,
+            wrote: false,
+            plan: ShardPlan::AnyShard { why: "within a block of several shards" },
+        }
+    }
+
+    /// Has one of the shards serve the segment, and what follows it there.
+    async fn serve_part(&mut self, shard: ShardIndex, need: &Need) -> Result<(), End> {
+        if self.session.status() == TransactionStatus::InTransaction {
+            let ready = match self.enlist(&[shard]).await {
+                Ok(()) if need.access == Access::Write => self.may_write_on(&[shard]).await,
+                ready => ready,
+            };
+            match ready {
+                Ok(()) => {}
+                Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+                Err(Stopped::End(end)) => return Err(end),
+            }
+        }
+        let Some(spread) = &mut self.spread else { return Ok(()) };
+        let since = spread.since;
+        let Some(link) = spread.take(shard).and_then(|part| Link::of_part(part, since)) else {
+            return self.fail_spread(fault()).await;
+        };
+        let (ended, wrote) = self.relay(link, need).await;
+        if wrote {
+            self.last_write = Some(clock::now());
+        }
+        match ended {
+            Ended::Spread(link) => {
+                self.spread_from(link);
+                Ok(())
+            }
+            // It was lost, and the session goes on without the block.
+            Ended::Released => {
+                self.drop_spread();
+                Ok(())
+            }
+            Ended::Client(end) => Err(end),
+            // It is no read that can be tried again.
+            Ended::Retry(_) | Ended::Again => Err(End::Told(fault().fatal())),
+        }
+    }
+
+    /// Has all shards do what belongs to the transaction as a whole; the client gets the answer of one.
+    async fn tell_all(&mut self, text: &[u8]) -> Result<(), End> {
+        let home = self.home();
+        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
+        let Some(spread) = &mut self.spread else { return Ok(()) };
+        let mut failed = None;
+        for part in spread.parts.iter_mut().filter(|part| part.shard != home) {
+            let Some(leg) = &mut part.leg else { continue };
+            match tokio::time::timeout(ENLISTED_WITHIN, run_on(leg, text)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => failed = Some(error),
+                Err(_) => {
+                    leg.lost("it did not answer");
+                    failed = Some(silent());
+                }
+            }
+            if failed.is_some() {
+                break;
+            }
+        }
+        if failed.is_none() {
+            match spread.prologue.copy().and_then(|block| block.and(text, facts)) {
+                Some(longer) => spread.prologue = longer,
+                None => failed = Some(too_long()),
+            }
+        }
+        if let Some(error) = failed {
+            return self.fail_spread(error).await;
+        }
+        let need = self.need_of_any();
+        Box::pin(self.serve_part(home, &need)).await
+    }
+
+    /// Has these shards take part in the block, if they do not yet.
+    ///
+    /// # Errors
+    /// They cannot, and the block has failed; those that have begun are parts of it all the same.
+    async fn enlist(&mut self, shards: &[ShardIndex]) -> Result<(), Stopped> {
+        let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
+        let missing: Vec<ShardIndex> = shards.iter().copied().filter(|shard| !spread.has(*shard)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !spread.sees_commits {
+            self.ask_isolation().await?;
+        }
+        let need = self.need_of_any();
+        let acquiring = Box::pin(tokio::time::timeout(ENLISTED_WITHIN, self.acquire(&missing, &need, None)));
+        let acquired = acquiring.await;
+        self.handle().cancel_is_done();
+        self.handle().set_activity(Activity::Idle);
+        let legs = match acquired {
+            Ok(legs) => legs?,
+            Err(_) => return Err(Stopped::Refused(never_came(&self.names(&missing)))),
+        };
+        let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
+        let text = spread.prologue.text.clone();
+        for leg in legs {
+            self.begin_on(leg, &text).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins the block on one more shard.
+    async fn begin_on(&mut self, mut leg: Leg, text: &[u8]) -> Result<(), Stopped> {
+        let silence = leg.watch();
+        let beginning = async {
+            run_on(&mut leg, text).await?;
+            limit_locks(&mut leg).await?;
+            cell(&mut leg, ISOLATION_SQL).await
+        };
+        let begun = self.within_limits(silence, Box::pin(beginning), clock::now()).await;
+        let shard = leg.shard;
+        if leg.state != State::Lost {
+            leg.state = State::Ready;
+        }
+        // Whatever comes of it, a transaction may be open there: it is ended with the others.
+        let part = Part {
+            shard,
+            leg: Some(leg),
+            role: Role::Primary,
+            server: ServerIndex(0),
+            wrote: false,
+            has_written: false,
+            changes_catalog: false,
+            judged: Judged::default(),
+            dirty: begun.is_err(),
+        };
+        if let Some(spread) = &mut self.spread {
+            spread.put(part);
+        }
+        let level = begun?.map_err(Stopped::Refused)?;
+        if sees_commits(&level) { Ok(()) } else { Err(Stopped::Refused(no_snapshot(&level))) }
+    }
+
+    /// Makes sure that the shard where the block began runs it READ COMMITTED, and has it wait for no lock without end from now on.
+    async fn ask_isolation(&mut self) -> Result<(), Stopped> {
+        let home = self.home();
+        let Some(mut part) = self.spread.as_mut().and_then(|spread| spread.take(home)) else {
+            return Err(Stopped::Refused(fault()));
+        };
+        let silence = part.leg.as_ref().and_then(Leg::watch);
+        let asking = async {
+            let leg = part.leg.as_mut().ok_or_else(fault)?;
+            let level = cell(leg, ISOLATION_SQL).await?;
+            limit_locks(leg).await?;
+            Ok::<_, Error>(level)
+        };
+        let asked = self.within_limits(silence, Box::pin(asking), clock::now()).await;
+        if let Some(spread) = &mut self.spread {
+            spread.put(part);
+        }
+        let level = asked?.map_err(Stopped::Refused)?;
+        if !sees_commits(&level) {
+            return Err(Stopped::Refused(no_snapshot(&level)));
+        }
+        if let Some(spread) = &mut self.spread {
+            spread.sees_commits = true;
+        }
+        Ok(())
+    }
+
+    /// Whether these shards may be written: another has not been, or several may.
+    async fn may_write_on(&mut self, shards: &[ShardIndex]) -> Result<(), Stopped> {
+        let distrusted = self.database.distrust.load().two_phase.clone();
+        let allowed = match self.database.config.map.writes.cross {
+            CrossShardWrites::BestEffort => true,
+            CrossShardWrites::Refuse => false,
+            CrossShardWrites::TwoPhase => distrusted.is_none(),
+        };
+        if allowed {
+            return Ok(());
+        }
+        match (self.writes_elsewhere(shards).await?, distrusted) {
+            (None, _) => Ok(()),
+            (Some(_), Some(why)) => Err(Stopped::Refused(no_two_phase(&why))),
+            (Some(first), None) => Err(Stopped::Refused(second_writer(&self.names(&[first]), &self.names(shards)))),
+        }
+    }
+
+    /// Another shard than these that the block has written on.
+    async fn writes_elsewhere(&mut self, shards: &[ShardIndex]) -> Result<Option<ShardIndex>, Stopped> {
+        let Some(mut spread) = self.spread.take() else { return Ok(None) };
+        let asking = async {
+            for part in spread.parts.iter_mut().filter(|part| !shards.contains(&part.shard)) {
+                if wrote(part.leg.as_mut()).await?.0 {
+                    return Ok(Some(part.shard));
+                }
+            }
+            Ok::<_, Error>(None)
+        };
+        let asked = self.within_limits(None, Box::pin(asking), clock::now()).await;
+        self.spread = Some(spread);
+        asked?.map_err(Stopped::Refused)
+    }
+
+    /// A statement that reads several shards, in their transactions.
+    async fn scatter_within(&mut self, need: &Need, scatter: &Scatter) -> Result<(), End> {
+        let since = clock::now();
+        let asked = match self.asked() {
+            Ok(_) if scatter.explain.is_some() => return self.fail_spread(explains()).await,
+            Ok(asked) => asked,
+            Err(error) => return self.fail_spread(error).await,
+        };
+        let mut legs = match self.legs_for(&scatter.shards, need).await {
+            Ok(legs) => legs,
+            Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+            Err(Stopped::End(end)) => return Err(end),
+        };
+        let prepared = self.prepare(&mut legs, scatter, &asked, since).await;
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(stopped) => {
+                self.put_back(legs);
+                return match stopped {
+                    Stopped::Refused(error) => self.fail_spread(error).await,
+                    Stopped::End(end) => Err(end),
+                };
+            }
+        };
+        let handle = Arc::clone(self.handle());
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        let home = self.database.config.map.default_shard;
+        let mut run = Run::new(legs, asked.extended, prepared, &segment, (home, since), true);
+        handle.set_links(Links::Several(Box::new(run.links())));
+        handle.set_activity(Activity::Active);
+        let mut outcome = self.run_scatter(&mut run).await;
+        if matches!(outcome, Outcome::Done) {
+            let more;
+            (run, more) = run.next(false);
+            if more {
+                outcome = self.run_scatter(&mut run).await;
+            }
+        }
+        handle.set_links(Links::None);
+        handle.set_activity(Activity::Idle);
+        let goes_on = matches!(outcome, Outcome::Done);
+        let status = if goes_on { TransactionStatus::InTransaction } else { TransactionStatus::Failed };
+        let told = self.tell_scatter(&run, segment, outcome, status);
+        self.put_back(run.into_legs());
+        if !goes_on && told.is_ok() {
+            self.lose_spread().await;
+        }
+        told
+    }
+
+    /// A statement that several shards write, in their transactions.
+    async fn fan_on_all(&mut self, need: &Need, fan: &Fan) -> Result<(), End> {
+        let asked = match self.asked() {
+            Ok(_) if matches!(fan.parts, Parts::Each) => return self.fail_spread(alone()).await,
+            Ok(_) if matches!(fan.parts, Parts::Copy(_) | Parts::CopyOut(_)) => {
+                return self.fail_spread(copies()).await;
+            }
+            Ok(asked) => asked,
+            Err(error) => return self.fail_spread(super::writes(error)).await,
+        };
+        let mut legs = match self.legs_for(&fan.shards, need).await {
+            Ok(legs) => legs,
+            Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+            Err(Stopped::End(end)) => return Err(end),
+        };
+        let worked = self.fan_within(&mut legs, fan, &asked).await;
+        self.put_back(legs);
+        if let Some(spread) = &mut self.spread {
+            for part in spread.parts.iter_mut().filter(|part| fan.shards.contains(&part.shard)) {
+                (part.wrote, part.has_written) = (true, true);
+                part.changes_catalog |= need.changes_catalog;
+            }
+        }
+        if !worked? {
+            self.lose_spread().await;
+        }
+        Ok(())
+    }
+
+    /// The connections of these shards, taken out of the block to be asked together.
+    async fn legs_for(&mut self, shards: &[ShardIndex], need: &Need) -> Result<Vec<Leg>, Stopped> {
+        let hides = self.may_hide(shards);
+        self.learn_hidden(shards);
+        self.enlist(shards).await?;
+        if need.access == Access::Write {
+            self.may_write_on(shards).await?;
+        }
+        let Some(spread) = &mut self.spread else { return Err(Stopped::Refused(fault())) };
+        let mut legs = Vec::with_capacity(shards.len());
+        for part in spread.parts.iter_mut().filter(|part| shards.contains(&part.shard)) {
+            part.dirty |= hides;
+            if let Some(mut leg) = part.leg.take() {
+                leg.renew();
+                legs.push(leg);
+            }
+        }
+        Ok(legs)
+    }
+
+    /// Puts connections back into the block.
+    fn put_back(&mut self, legs: Vec<Leg>) {
+        let Some(spread) = &mut self.spread else { return };
+        for leg in legs {
+            if let Some(part) = spread.parts.iter_mut().find(|part| part.shard == leg.shard) {
+                part.leg = Some(leg);
+            }
+        }
+    }
+
+    fn names(&self, shards: &[ShardIndex]) -> String {
+        let map = &self.database.config.map;
+        shards.iter().map(|shard| format!("\"{}\"", map.name(*shard))).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Whether each statement sees what was committed before it, so that several shards are as good as one.
+fn sees_commits(level: &str) -> bool {
+    matches!(level, "read committed" | "read uncommitted")
+}
+
+/// Runs a text; its rows are thrown away.
+async fn run_on(leg: &mut Leg, text: &[u8]) -> Result<(), Error> {
+    let mut out = Vec::with_capacity(text.len() + 8);
+    encode::query(&mut out, text);
+    let answers = leg.converse(&out).await.map_err(|e| lost(&e))?;
+    let error = answers.into_iter().find(|(tag, _)| *tag == b'E');
+    error.map_or(Ok(()), |(_, body)| Err(message::server_error(&body)))
+}
+
+/// The only row of a question.
+async fn row(leg: &mut Leg, sql: &str) -> Result<Vec<Option<String>>, Error> {
+    let mut out = Vec::with_capacity(sql.len() + 8);
+    encode::query(&mut out, sql.as_bytes());
+    let mut found = None;
+    for (tag, body) in leg.converse(&out).await.map_err(|e| lost(&e))? {
+        match tag {
+            b'E' => return Err(message::server_error(&body)),
+            b'D' => found = message::data_row(&body),
+            _ => {}
+        }
+    }
+    found.ok_or_else(fault)
+}
+
+async fn cell(leg: &mut Leg, sql: &str) -> Result<String, Error> {
+    row(leg, sql).await?.into_iter().next().flatten().ok_or_else(fault)
+}
+
+/// What waits on two shards may wait in a circle that no server sees.
+async fn limit_locks(leg: &mut Leg) -> Result<(), Error> {
+    run_on(leg, reply::LIMIT_SQL.as_bytes()).await
+}
+
+/// Whether the transaction has written, and whose it is.
+async fn wrote(leg: Option<&mut Leg>) -> Result<(bool, String), Error> {
+    let mut cells = row(leg.ok_or_else(fault)?, recovery::WROTE_SQL).await?.into_iter();
+    let wrote = cells.next().is_some_and(|cell| cell.as_deref() == Some("t"));
+    Ok((wrote, cells.next().flatten().unwrap_or_default()))
+}

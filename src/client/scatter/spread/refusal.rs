@@ -1,0 +1,134 @@
+//! Why a block does not go on with several shards, or not as it was asked to.
+
+use super::ENLISTED_WITHIN;
+use crate::error::{Error, SqlState};
+use crate::id::ShardIndex;
+
+fn unsupported(message: impl Into<String>, hint: &'static str, reason: &'static str) -> Error {
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).hint(hint).because(reason)
+}
+
+pub(super) fn lost(error: &std::io::Error) -> Error {
+    Error::server(
+        SqlState::CONNECTION_FAILURE,
+        format!("the connection to a shard of the transaction was lost: {error}"),
+    )
+    .detail("The transaction is rolled back on every shard.")
+    .hint("Run the transaction again.")
+}
+
+pub(super) fn fault() -> Error {
+    Error::us(SqlState::INTERNAL_ERROR, "a shard of the transaction is not where it is to be")
+}
+
+pub(super) fn silent() -> Error {
+    Error::server(SqlState::CONNECTION_FAILURE, "a shard of the transaction did not answer")
+        .detail("The transaction is rolled back on every shard.")
+        .hint("SHOW SERVERS and SHOW SHARDS on the console tell how the servers are.")
+}
+
+pub(super) fn never_came(shards: &str) -> Error {
+    let seconds = ENLISTED_WITHIN.as_secs();
+    Error::us(
+        SqlState::TOO_MANY_CONNECTIONS,
+        format!("no connection to shard {shards} became free for the transaction within {seconds} s"),
+    )
+    .detail("The transaction holds connections to other shards, which those it waits for may wait for.")
+    .hint("Raise pool_size, or use the shards in the same order in all transactions.")
+}
+
+pub(super) fn no_snapshot(level: &str) -> Error {
+    unsupported(
+        format!(
+            "a transaction cannot be {} over several shards: they have no snapshot in common",
+            level.to_uppercase()
+        ),
+        "Begin it READ COMMITTED, or keep statements of one sharding key in one transaction.",
+        "no_common_snapshot",
+    )
+}
+
+/// `first` and `others`: names of shards.
+pub(super) fn second_writer(first: &str, others: &str) -> Error {
+    unsupported(
+        format!(
+            "this transaction has written on shard {first}, and cannot write on {others} as well (cross_shard_writes = \"refuse\")"
+        ),
+        "Write on one shard in a transaction, or set cross_shard_writes = \"two_phase\" for the database in pgweir's configuration.",
+        "cross_shard_write",
+    )
+}
+
+pub(super) fn no_two_phase(why: &str) -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("a transaction cannot write on several shards: two-phase commit is not possible, as {why}"),
+    )
+    .hint("SHOW SHARDS on the console tells more. When that is mended, RELOAD has the shards checked again at once.")
+    .because("no_two_phase")
+}
+
+pub(super) fn mixed() -> Error {
+    unsupported(
+        "within a transaction of several shards this text cannot be sent to all of them",
+        "Send SAVEPOINT, RELEASE, ROLLBACK TO, SET LOCAL, COMMIT and ROLLBACK by themselves and without parameters; SET for the session, temporary objects, LISTEN, PREPARE and AND CHAIN are for transactions of one shard.",
+        "control_in_block",
+    )
+}
+
+pub(super) fn made_state() -> Error {
+    unsupported(
+        "a transaction of several shards has made what only one server connection has; it is rolled back",
+        "Leave temporary objects, cursors WITH HOLD and session settings to transactions of one shard; SHOW PINS on the console tells which statement it was.",
+        "state_in_block",
+    )
+}
+
+pub(super) fn too_long() -> Error {
+    unsupported(
+        "the savepoints and settings of a transaction over several shards have become too many to tell them another shard",
+        "Use fewer of them, or keep statements of one sharding key in one transaction.",
+        "control_in_block",
+    )
+}
+
+pub(super) fn explains() -> Error {
+    unsupported(
+        "EXPLAIN of a statement for several shards is not supported within a transaction",
+        "Send it outside of a transaction block.",
+        "scatter_in_transaction",
+    )
+}
+
+pub(super) fn copies() -> Error {
+    unsupported(
+        "COPY of several shards is not supported within a transaction block",
+        "Send it outside of one: it is a transaction by itself.",
+        "copy_in_block",
+    )
+}
+
+/// As PostgreSQL refuses it.
+pub(super) fn alone() -> Error {
+    Error::us(SqlState(*b"25001"), "the statement cannot run inside a transaction block")
+        .hint("Send it outside of a transaction block.")
+}
+
+/// Why the block of one shard cannot go on with others.
+pub(in crate::client) fn stays(names: &[String], shard: ShardIndex) -> Error {
+    let name = names.get(usize::from(shard.0)).map_or("?", String::as_str);
+    unsupported(
+        format!("this transaction is bound to shard \"{name}\", and the statement needs others"),
+        "Send BEGIN, SET LOCAL and savepoints by themselves; what sets something for the session, or listens, keeps a transaction on its shard.",
+        "leaves_shard",
+    )
+}
+
+/// In the middle of a pipeline.
+pub(in crate::client) fn pipelined() -> Error {
+    unsupported(
+        "within a transaction of several shards, a statement for others of them cannot be sent in a pipeline behind another",
+        "Send a Sync before it.",
+        "pipeline",
+    )
+}

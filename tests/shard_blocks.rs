@@ -1,0 +1,359 @@
+//! Transaction blocks that several shards take part in: what one server would do, or a refusal.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::{Message, show};
+
+const SOON: Duration = Duration::from_secs(20);
+const SHARDS: usize = 3;
+const TABLES: &str = "CREATE TABLE t (k int8 PRIMARY KEY, v text, n int4 CHECK (n < 1000));
+    CREATE TABLE r (code int4 PRIMARY KEY, name text)";
+const TWO_PHASE: &str = "cross_shard_writes = \"two_phase\"\nunkeyed_writes = true";
+
+/// `app` over three databases of one cluster, and an unsharded database with the same rows.
+struct Sharded {
+    cluster: Cluster,
+    weir: Weir,
+    /// A few keys of each shard.
+    keys: Vec<Vec<i64>>,
+}
+
+impl Sharded {
+    fn start(settings: &str) -> Self {
+        let cluster = Cluster::start();
+        cluster.sql("CREATE DATABASE whole");
+        let slot = "((hashint8extended(k, 8816678312871386365) & 16383) + 10467) & 16383";
+        let fill = "INSERT INTO t SELECT k, 'v' || k, k % 7 FROM generate_series(1, 60) k";
+        cluster.sql_in("whole", &format!("{TABLES}; {fill}"));
+        let mut toml = format!("[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n{settings}\n");
+        let mut keys = Vec::new();
+        for n in 0..SHARDS {
+            let (first, last) = (16384 * n / SHARDS, 16384 * (n + 1) / SHARDS - 1);
+            let name = format!("s{n}");
+            cluster.sql(&format!("CREATE DATABASE {name}"));
+            cluster.sql_in(&name, &format!("{TABLES}; {fill} WHERE ({slot}) BETWEEN {first} AND {last}"));
+            let rows = cluster.sql_in(&name, "SELECT k FROM t ORDER BY k LIMIT 5");
+            keys.push(rows.iter().map(|row| row[0].parse().unwrap()).collect());
+            toml += &format!(
+                "[[databases.app.shards]]\nname = \"{name}\"\nslots = [[{first}, {last}]]\nprimary = \"{}\"\n",
+                cluster.url(&name)
+            );
+        }
+        toml += "[databases.app.tables]\nt = { key = \"k\", type = \"bigint\" }\nr = { reference = true }\n";
+        let weir = Weir::builder().database(&toml).start();
+        let this = Self { cluster, weir, keys };
+        if settings.contains("two_phase") {
+            for n in 0..SHARDS {
+                eventually("the table of decisions", SOON, || {
+                    (this.on(n, "SELECT to_regclass('pgweir.dtx') IS NOT NULL") == "t").then_some(())
+                });
+            }
+        }
+        this
+    }
+
+    fn client(&self) -> RawClient {
+        self.weir.client("app")
+    }
+
+    fn key(&self, shard: usize) -> i64 {
+        self.keys[shard][0]
+    }
+
+    fn on(&self, shard: usize, sql: &str) -> String {
+        self.cluster.sql_in(&format!("s{shard}"), sql)[0][0].clone()
+    }
+
+    /// The rows of all shards are those of the unsharded table, and nothing is open or prepared any more.
+    fn is_whole(&self) {
+        let mut all: Vec<_> =
+            (0..SHARDS).flat_map(|n| self.cluster.sql_in(&format!("s{n}"), "SELECT * FROM t")).collect();
+        all.sort();
+        let mut whole = self.cluster.sql_in("whole", "SELECT * FROM t");
+        whole.sort();
+        assert_eq!(all, whole);
+        assert_eq!(self.cluster.value("SELECT count(*) FROM pg_prepared_xacts"), "0");
+        self.nothing_open();
+    }
+
+    fn nothing_open(&self) {
+        eventually("no transaction is open", SOON, || {
+            let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
+            (self.cluster.value(open) == "0").then_some(())
+        });
+    }
+
+    /// Runs the statements one after the other on the unsharded database and over the shards: the answers are the same.
+    fn same(&self, statements: &[&str]) {
+        for way in [simple, extended] {
+            self.cluster.sql_in("whole", "BEGIN; DELETE FROM t WHERE k > 60; COMMIT");
+            let (mut whole, mut client) = (self.cluster.client("whole"), self.client());
+            for sql in statements {
+                let (theirs, ours) = (told(&way(&mut whole, sql)), told(&way(&mut client, sql)));
+                assert_eq!(ours, theirs, "{sql}");
+            }
+        }
+    }
+}
+
+fn simple(client: &mut RawClient, sql: &str) -> Vec<Message> {
+    client.query(sql);
+    client.read_until_ready()
+}
+
+fn extended(client: &mut RawClient, sql: &str) -> Vec<Message> {
+    if sql == "BEGIN" {
+        return simple(client, sql);
+    }
+    client.parse("", sql, &[]);
+    client.bind("", "", &[]);
+    client.describe_portal("");
+    client.execute("", 0);
+    client.sync();
+    client.read_until_ready()
+}
+
+/// What is compared: rows, tags, of errors the SQLSTATE, and the state of the transaction.
+fn told(messages: &[Message]) -> Vec<String> {
+    // How many rows come before an error is chance.
+    let failed = messages.iter().any(|message| message.tag == b'E');
+    let is_shown = |tag| matches!(tag, b'C' | b'E' | b'Z') || (tag == b'D' && !failed);
+    let shown = messages.iter().filter(|message| is_shown(message.tag));
+    shown
+        .map(|message| match message.error() {
+            Some(error) if message.tag == b'E' => format!("E {}", error.code),
+            _ => message.to_string(),
+        })
+        .collect()
+}
+
+fn error(messages: &[Message]) -> (String, String, String) {
+    let error = messages.iter().find_map(Message::error).unwrap_or_else(|| panic!("{}", show(messages)));
+    (error.code.clone(), error.message.clone(), error.fields.get(&'H').cloned().unwrap_or_default())
+}
+
+#[test]
+fn reads_of_several_shards_see_what_the_block_wrote() {
+    let sharded = Sharded::start("");
+    let (a, b) = (sharded.key(1), sharded.key(2));
+    let insert = format!("UPDATE t SET n = 900, v = 'mine' WHERE k = {a}");
+    let other = format!("SELECT k, v FROM t WHERE k = {b}");
+    let back = format!("UPDATE t SET n = 5, v = 'v{a}' WHERE k = {a}");
+    sharded.same(&[
+        "BEGIN",
+        &insert,
+        "SELECT count(*), sum(n), max(v COLLATE \"C\") FROM t",
+        "SELECT k, n FROM t ORDER BY n DESC, k LIMIT 4",
+        "SELECT n, count(*) FROM t GROUP BY n HAVING count(*) > 3 ORDER BY n",
+        &other,
+        "SELECT v FROM t WHERE n = 900",
+        &insert,
+        "COMMIT",
+        "SELECT k, n FROM t ORDER BY n DESC, k LIMIT 2",
+        "BEGIN",
+        "SELECT count(*) FROM t",
+        &back,
+        "SELECT max(n) FROM t",
+        &other,
+        "ROLLBACK",
+        "SELECT max(n) FROM t",
+        "BEGIN",
+        &other,
+        &back,
+        "SELECT n FROM t ORDER BY k",
+        "COMMIT",
+        "SELECT max(n) FROM t",
+    ]);
+    sharded.is_whole();
+}
+
+#[test]
+fn savepoints_and_settings_hold_on_every_shard() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b, c) = (sharded.key(0), sharded.key(1), sharded.key(2));
+    let set = |k: i64, n: i64| format!("UPDATE t SET n = {n} WHERE k = {k}");
+    let wait = |k: i64| format!("SELECT current_setting('statement_timeout') FROM t WHERE k = {k}");
+    sharded.same(&[
+        "BEGIN",
+        "SET LOCAL statement_timeout = '71s'",
+        &wait(a),
+        "SAVEPOINT one",
+        &set(a, 100),
+        &set(b, 101),
+        "SAVEPOINT two",
+        "SET LOCAL statement_timeout = '72s'",
+        &wait(a),
+        &wait(b),
+        // The third comes later, and knows both savepoints and the setting.
+        &set(c, 102),
+        &wait(c),
+        "SELECT sum(n) FROM t",
+        "ROLLBACK TO two",
+        &wait(a),
+        &wait(b),
+        &wait(c),
+        "SELECT sum(n) FROM t",
+        &set(c, 103),
+        "RELEASE two",
+        "SAVEPOINT three",
+        // One shard alone fails, and all go on.
+        &set(b, 5000),
+        "SELECT 1",
+        &set(a, 1),
+        "ROLLBACK TO three",
+        "SELECT sum(n) FROM t",
+        &set(b, 104),
+        "ROLLBACK TO nothing",
+        "SELECT 1",
+        "ROLLBACK",
+        "SELECT sum(n) FROM t",
+        &wait(b),
+        "BEGIN",
+        &set(a, 110),
+        &set(b, 111),
+        "SAVEPOINT a",
+        &set(c, 112),
+        "ROLLBACK TO a",
+        "COMMIT",
+        "SELECT k, n FROM t WHERE n > 99 ORDER BY k",
+        &set(a, 1),
+        &set(b, 1),
+    ]);
+    sharded.is_whole();
+}
+
+#[test]
+fn one_shard_is_written_unless_several_may_be() {
+    let sharded = Sharded::start("");
+    let (a, b) = (sharded.key(0), sharded.key(2));
+    let mut client = sharded.client();
+    let set = |k: i64| format!("UPDATE t SET n = 700 WHERE k = {k}");
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.run(&set(a)), "C(UPDATE 1) Z(T)");
+    let refused = simple(&mut client, &set(b));
+    let (code, message, hint) = error(&refused);
+    assert_eq!(code, "0A000", "{message}");
+    assert!(message.contains("written on shard \"s0\"") && hint.contains("two_phase"), "{message} {hint}");
+    assert!(client.run(&format!("SELECT k FROM t WHERE k = {a}")).starts_with("E(25P02)"));
+    assert_eq!(client.run("COMMIT"), "C(ROLLBACK) Z(I)");
+    // It read on the other before.
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert!(client.run(&format!("SELECT n FROM t WHERE k = {a}")).ends_with("Z(T)"));
+    assert_eq!(client.run(&set(b)), "C(UPDATE 1) Z(T)");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(client.run(&format!("UPDATE t SET n = {} WHERE k = {b}", b % 7)), "C(UPDATE 1) Z(I)");
+    sharded.is_whole();
+}
+
+#[test]
+fn several_shards_commit_together_or_not_at_all() {
+    for settings in [TWO_PHASE, "cross_shard_writes = \"best_effort\"\nunkeyed_writes = true"] {
+        let sharded = Sharded::start(settings);
+        let (a, b, c) = (sharded.key(0), sharded.key(1), sharded.key(2));
+        let set = |k: i64, n: &str| format!("UPDATE t SET n = {n} WHERE k = {k} RETURNING n");
+        sharded.same(&[
+            "BEGIN",
+            &set(a, "n + 10"),
+            &set(b, "n - 10"),
+            "SELECT sum(n) FROM t",
+            &set(c, "n"),
+            "COMMIT",
+            "SELECT k, n FROM t ORDER BY k",
+            "BEGIN",
+            "UPDATE t SET v = v || '!'",
+            "INSERT INTO t (k, v, n) VALUES (61, 'x', 1), (62, 'x', 2), (63, 'x', 3), (64, 'x', 4) RETURNING k, n",
+            "SELECT count(*) FROM t WHERE v LIKE '%!' OR v = 'x'",
+            "DELETE FROM t WHERE n = 3",
+            "INSERT INTO r (code, name) VALUES (1, 'one')",
+            "SELECT name, count(*) FROM r JOIN t ON t.n = r.code GROUP BY name",
+            "ROLLBACK",
+            "SELECT count(*) FROM t",
+            "BEGIN",
+            &set(a, "1"),
+            "INSERT INTO t (k, v, n) VALUES (61, 'x', 1), (62, 'x', 2000), (63, 'x', 3), (64, 'x', 4)",
+            &set(a, "2"),
+            "COMMIT",
+            "SELECT k, n FROM t ORDER BY k",
+            "BEGIN",
+            "SELECT count(*) FROM t",
+            "SELECT 1 / (k - 17) FROM t",
+            "SELECT 1",
+            "ROLLBACK",
+            "SELECT count(*) FROM t",
+        ]);
+        sharded.is_whole();
+        for n in 0..SHARDS {
+            assert_eq!(sharded.on(n, "SELECT count(*) FROM r"), "0");
+        }
+    }
+}
+
+#[test]
+fn what_shards_have_not_in_common_is_refused() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let of = |k: i64| format!("SELECT n FROM t WHERE k = {k}");
+    let mut client = sharded.client();
+    let mut refuses = |before: &[&str], sql: &str, code: &str, part: &str| {
+        for sql in before {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        let told = simple(&mut client, sql);
+        let (is, message, hint) = error(&told);
+        assert!(is == code && message.contains(part) && !hint.is_empty(), "{sql}: {is} {message} ({hint})");
+        assert!(show(&told).ends_with("Z(E)"), "{}", show(&told));
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    };
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let begin = format!("BEGIN ISOLATION LEVEL {level}");
+        refuses(&[&begin, &of(a)], &of(b), "0A000", "no snapshot in common");
+        refuses(&[&begin], "SELECT count(*) FROM t", "0A000", "no snapshot in common");
+        refuses(&["BEGIN", &format!("SET TRANSACTION ISOLATION LEVEL {level}"), &of(a)], &of(b), "0A000", "snapshot");
+    }
+    refuses(&["BEGIN", "SELECT count(*) FROM t"], "SET work_mem = '1MB'", "0A000", "sent to all");
+    refuses(&["BEGIN", "SELECT count(*) FROM t"], "SAVEPOINT a; SELECT 1", "0A000", "sent to all");
+    refuses(&["BEGIN", "SELECT count(*) FROM t"], "COMMIT AND CHAIN", "0A000", "sent to all");
+    refuses(&["BEGIN", "SELECT count(*) FROM t"], "COPY t FROM STDIN", "0A000", "COPY");
+    refuses(&["BEGIN", "SELECT count(*) FROM t"], "EXPLAIN SELECT count(*) FROM t", "0A000", "EXPLAIN");
+    refuses(&["BEGIN", "SELECT count(*) FROM t"], "VACUUM t", "25001", "inside a transaction block");
+    // Alone, one shard can be whatever PostgreSQL is.
+    assert_eq!(client.run("BEGIN ISOLATION LEVEL SERIALIZABLE"), "C(BEGIN) Z(T)");
+    assert!(client.run(&of(a)).ends_with("Z(T)"));
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    sharded.is_whole();
+}
+
+#[test]
+fn a_block_ends_with_its_client_or_a_shard() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let set = |k: i64| format!("UPDATE t SET n = 800 WHERE k = {k}");
+    for leaves in [true, false] {
+        let mut client = sharded.client();
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        for shard in 0..SHARDS {
+            assert_eq!(client.run(&set(sharded.key(shard))), "C(UPDATE 1) Z(T)");
+        }
+        assert!(client.run("SELECT count(*) FROM t WHERE n = 800").contains("D(3)"));
+        if leaves {
+            drop(client);
+        } else {
+            // One of them dies, and with it the transaction.
+            let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                WHERE datname = 's1' AND state LIKE 'idle in transaction%'";
+            assert_eq!(sharded.cluster.value(ended), "t");
+            let told = simple(&mut client, "SELECT count(*) FROM t");
+            assert!(show(&told).ends_with("Z(E)"), "{}", show(&told));
+            assert_eq!(client.run("COMMIT"), "C(ROLLBACK) Z(I)");
+            assert!(client.run("SELECT count(*) FROM t").ends_with("C(SELECT 1) Z(I)"));
+        }
+        sharded.is_whole();
+    }
+}
