@@ -169,6 +169,7 @@ fn effects(facts: &QueryFacts) -> String {
             SessionEffect::Set { name, .. }
             | SessionEffect::SetUnknown { name }
             | SessionEffect::SetByParams { name: ConfigArg::Literal(name), .. } => format!("sets {name}"),
+            SessionEffect::LocalPath { .. } => "sets search_path for the transaction".to_owned(),
             SessionEffect::SetByParams { .. } => "sets what a parameter names".to_owned(),
             SessionEffect::Reset { name } => format!("resets {name}"),
             SessionEffect::ResetAll => "resets all settings".to_owned(),

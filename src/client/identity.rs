@@ -109,7 +109,7 @@ impl Client {
         let parse = Parse { name: b"", sql: &written.text, types: &statement.types };
         let registry = &self.cx.shared.registry;
         let bound = if named {
-            registry.intern(&parse, self.session.settings(), || self.cx.facts.borrow_mut().get(&written.text))
+            registry.intern(&parse, &self.session.reader(), || self.cx.facts.borrow_mut().get(&written.text))
         } else {
             registry.unnamed(&parse, Arc::clone(&facts))
         };

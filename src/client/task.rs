@@ -29,7 +29,7 @@ use crate::config::PoolMode;
 use crate::error::{Error, Severity, SqlState};
 use crate::id::ServerIndex;
 use crate::net::{Buffer, Stream};
-use crate::session::settings::ClientSettings;
+use crate::session::reading::Reader;
 use crate::session::{Intake, Session, Values};
 use crate::shard::plan::{PlanKind, ShardPlan};
 use crate::sql::facts::{Access, QueryFacts, RouteHint, TransactionEffect};
@@ -292,11 +292,14 @@ impl Client {
                 let mut known = cx.facts.borrow_mut();
                 if values == Values::Needed || sharded { known.get(text) } else { known.get_without_values(text) }
             };
+            if frame.tag == b'P' {
+                self.session.catalog_is_at(self.database.catalog_epoch.load(Ordering::Acquire));
+            }
             let registry = &cx.shared.registry;
             let limits = popular::limits(&self.live.config.general, self.pools.mode).filter(|_| !self.leaves_unnamed);
-            let popular = |parse: &Parse<'_>, settings: &ClientSettings| {
+            let popular = |parse: &Parse<'_>, reader: &Reader<'_>| {
                 let facts = || facts(parse.sql, Values::Needed);
-                cx.popular.borrow_mut().get(parse, (registry, settings), limits?, facts)
+                cx.popular.borrow_mut().get(parse, (registry, reader), limits?, facts)
             };
             let intake = self.session.intake(frame, registry, facts, popular)?;
             let (intake, len) = match intake.facts() {

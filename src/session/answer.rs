@@ -9,7 +9,7 @@ use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::settings::is_reported;
 use crate::session::{Action, Desync, Pin, Session, is_fatal, signals};
-use crate::sql::facts::{ListenChange, PinReason, QueryFacts, SessionEffect};
+use crate::sql::facts::{ConfigArg, ListenChange, LocalReading, PinReason, QueryFacts, SessionEffect, StatementFacts};
 use crate::sql::settings::in_doubt;
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
@@ -122,11 +122,16 @@ impl Session {
         let answer = self.pipeline.pop().map_or(Answer::Forward, |r| r.answer);
         self.status = status;
         self.course = Course::new(status);
+        if !self.apart.is_empty() && !self.pipeline.reading_in_doubt() {
+            self.apart = Vec::new();
+        }
         if status == TransactionStatus::Idle {
             self.portals.clear();
             self.bound = None;
             self.hidden_error = None;
             self.temp_in_path = false;
+            self.local_path = None;
+            (self.catalog_changed, self.local_reading) = (false, false);
         }
         self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         if let Some(listening) = &mut self.listening
@@ -247,6 +252,8 @@ impl Session {
         self.settings.abandon();
         self.pins.clear();
         (self.asks_pins, self.was_pinned, self.temp_in_path) = (false, false, false);
+        (self.local_path, self.catalog_changed, self.local_reading) = (None, false, false);
+        self.apart.clear();
         self.spoils = false;
         self.portals.clear();
         self.bound = None;
@@ -347,6 +354,8 @@ impl Session {
         let of_executed: Vec<_> = if runs { of_executed } else { in_doubt(of_executed) };
         let run = || executed.iter().filter(|_| runs).flat_map(|facts| &facts.statements);
         self.temp_in_path |= statement.temp_in_path || run().any(|s| s.temp_in_path);
+        self.follow_local_path(statement, alone.as_ref().and_then(|bound| bound.as_deref()), tag);
+        self.catalog_changed |= statement.changes_catalog || run().any(|s| s.changes_catalog);
         if statement.ends_state || tag.starts_with(b"ROLLBACK") || run().any(|s| s.ends_state) {
             self.ask_pins();
         }
@@ -368,6 +377,7 @@ impl Session {
                 | SessionEffect::SetByParams { .. }
                 | SessionEffect::Reset { .. }
                 | SessionEffect::ResetAll => self.follow_setting(effect, facts, server),
+                SessionEffect::LocalPath { .. } => {}
                 // Not transactional, or only ever more careful than needed.
                 SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 SessionEffect::Deallocate { name } => {
@@ -394,10 +404,30 @@ impl Session {
         self.follow_transaction(run().next().unwrap_or(statement), tag, alone.is_some());
     }
 
+    /// What `search_path` a transaction has of its own. After a rollback to a savepoint, and where an expression gave it, nobody here knows.
+    fn follow_local_path(&mut self, statement: &StatementFacts, bound: Option<&[SessionEffect]>, tag: &[u8]) {
+        self.local_reading |= statement.local_reading == LocalReading::Unseen;
+        let of_bound = bound.unwrap_or_default().iter().find_map(|effect| match effect {
+            SessionEffect::LocalPath { value } => Some(&**value),
+            _ => None,
+        });
+        let path = of_bound.or(match &statement.local_path {
+            Some(ConfigArg::Literal(value)) => Some(value),
+            _ => None,
+        });
+        let ends = || tag.starts_with(b"ROLLBACK") || tag.starts_with(b"COMMIT");
+        if let Some(path) = path {
+            self.local_path = Some(Box::new(path.into()));
+        } else if statement.local_search_path || (self.local_path.is_some() && ends()) {
+            self.local_reading = true;
+        }
+    }
+
     /// A portal has given some of its rows: what it does to the session it may have done, and may do again.
     fn suspended(&mut self, facts: &Arc<QueryFacts>, bound: Option<&[SessionEffect]>, server: &mut ServerState) {
         let Some(statement) = facts.statements.first() else { return };
         self.note_signals(facts, 0);
+        self.follow_local_path(statement, bound, b"");
         self.temp_in_path |= statement.temp_in_path;
         for effect in in_doubt(bound.unwrap_or(&statement.effects).to_vec()) {
             match effect {

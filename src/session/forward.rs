@@ -7,7 +7,7 @@ use crate::session::intake::Intake;
 use crate::session::pipeline::{Answer, Done, Kind, Request, Undo};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
-use crate::session::{Action, REFUSED_SQL, Session, functions};
+use crate::session::{Action, Apart, REFUSED_SQL, Session, functions};
 use crate::sql::facts::{NameUse, QueryFacts};
 use crate::wire::encode;
 use crate::wire::message::{self};
@@ -56,11 +56,14 @@ impl Session {
             }
             Intake::Parse { statement, named, undo } => {
                 self.unsynced = true;
+                let statement = self.read_apart(statement, named.as_deref(), None);
                 self.lend_executed(&statement.facts, false, server, out);
                 self.parse(&statement, named, undo, frame, server, out);
             }
             Intake::Bind { statement: Some(statement), named, portal } => {
                 self.unsynced = true;
+                let there = server.statements.touch(statement.id);
+                let statement = self.read_apart(statement, named.as_deref(), Some(there));
                 self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
                 let mut request = Request::forward(Kind::Bind);
@@ -77,6 +80,8 @@ impl Session {
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
                 self.unsynced = true;
+                let there = server.statements.touch(statement.id);
+                let statement = self.read_apart(statement, named.as_deref(), Some(there));
                 self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
                 let mut request = Request::forward(Kind::Describe);
@@ -152,6 +157,31 @@ impl Session {
             Intake::Flush | Intake::CopyData => out.extend_from_slice(frame),
             Intake::Terminate => {}
         }
+    }
+
+    /// What to send for a statement that a name on servers stands for. As long as an earlier message may change how it is read, what the server
+    /// makes of it is for nobody else; `there`: the server has read it
+    /// before; none for a Parse of the client's.
+    fn read_apart(&mut self, statement: Arc<Statement>, name: Option<&[u8]>, there: Option<bool>) -> Arc<Statement> {
+        let Some(name) = name.filter(|_| self.follow && statement.is_shared() && !statement.is_apart()) else {
+            return statement;
+        };
+        if !self.pipeline.reading_in_doubt() {
+            return statement;
+        }
+        let of_name = |((id, of), _): &&Apart| *id == statement.id && **of == *name;
+        match (there, self.apart.iter().rfind(of_name)) {
+            (Some(_), Some((_, apart))) => return Arc::clone(apart),
+            (Some(true), None) => return statement,
+            _ => {}
+        }
+        let apart = statement.apart();
+        let known = if name.is_empty() { self.unnamed.as_mut() } else { self.names.get_mut(name) };
+        if let Some(known) = known.filter(|known| known.id == statement.id) {
+            known.clone_from(&apart);
+        }
+        self.apart.push(((statement.id, name.into()), Arc::clone(&apart)));
+        apart
     }
 
     fn bind(&mut self, portal: Box<[u8]>, statement: Arc<Statement>, frame: &[u8], server: &ServerState) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, SqlState};
 use crate::session::pipeline::Undo;
 use crate::session::prepared::{Registry, SERVER_NAME_PREFIX, Statement};
-use crate::session::settings::ClientSettings;
+use crate::session::reading::Reader;
 use crate::session::{Session, no_such_statement};
 use crate::sql::facts::{NameUse, QueryFacts};
 use crate::wire::frame::Frame;
@@ -179,7 +179,7 @@ impl Session {
         frame: Frame<'_>,
         registry: &Registry,
         facts: impl FnOnce(&[u8], Values) -> Arc<QueryFacts>,
-        popular: impl FnOnce(&message::Parse<'_>, &ClientSettings) -> Option<Arc<Statement>>,
+        popular: impl FnOnce(&message::Parse<'_>, &Reader<'_>) -> Option<Arc<Statement>>,
     ) -> Result<Intake, Error> {
         let malformed = || {
             Error::client_fatal(
@@ -242,10 +242,10 @@ impl Session {
         parse: &message::Parse<'_>,
         registry: &Registry,
         facts: impl FnOnce(&[u8], Values) -> Arc<QueryFacts>,
-        popular: impl FnOnce(&message::Parse<'_>, &ClientSettings) -> Option<Arc<Statement>>,
+        popular: impl FnOnce(&message::Parse<'_>, &Reader<'_>) -> Option<Arc<Statement>>,
     ) -> Intake {
         if parse.name.is_empty() {
-            let statement = if self.follow { popular(parse, &self.settings) } else { None };
+            let statement = if self.follow { popular(parse, &self.reader()) } else { None };
             let statement = statement.unwrap_or_else(|| registry.unnamed(parse, facts(parse.sql, Values::Needed)));
             if let Some(error) = self.uses_our_name(&statement.facts) {
                 return Intake::Refuse { error: Box::new(error), simple: false };
@@ -260,7 +260,7 @@ impl Session {
             let error = Error::client(SqlState::DUPLICATE_STATEMENT, message);
             return Intake::Refuse { error: Box::new(error), simple: false };
         }
-        let statement = registry.intern(parse, &self.settings, || facts(parse.sql, Values::Needed));
+        let statement = registry.intern(parse, &self.reader(), || facts(parse.sql, Values::Needed));
         if let Some(error) = self.uses_our_name(&statement.facts) {
             return Intake::Refuse { error: Box::new(error), simple: false };
         }
@@ -303,16 +303,21 @@ impl Session {
     ) -> Result<(Option<Arc<Statement>>, Option<Box<[u8]>>), Error> {
         if name.is_empty() {
             // Another client's unnamed statement may stand on the server: it must not answer for one that is not there.
-            let statement = self.unnamed.as_mut().ok_or_else(|| no_such_statement(name))?;
-            if statement.is_shared() {
-                *statement = registry.current(statement, &self.settings);
+            let statement = self.unnamed.as_ref().ok_or_else(|| no_such_statement(name))?;
+            if !statement.is_shared() {
+                return Ok((Some(Arc::clone(statement)), None));
             }
-            return Ok((Some(Arc::clone(statement)), statement.is_shared().then(Box::default)));
+            let current = registry.current(statement, &self.reader());
+            self.unnamed = Some(Arc::clone(&current));
+            return Ok((Some(current), Some(Box::default())));
         }
-        match self.names.get_mut(name) {
-            Some(statement) => {
-                *statement = registry.current(statement, &self.settings);
-                Ok((Some(Arc::clone(statement)), Some(name.into())))
+        let current = self.names.get(name).map(|statement| registry.current(statement, &self.reader()));
+        match current {
+            Some(current) => {
+                if let Some(statement) = self.names.get_mut(name) {
+                    statement.clone_from(&current);
+                }
+                Ok((Some(current), Some(name.into())))
             }
             // Names of ours on the server are nobody's to use.
             None if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) => Err(no_such_statement(name)),

@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
+use crate::id::StatementId;
 use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, Signal};
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
@@ -42,6 +43,7 @@ use listening::Listening;
 use owed::Course;
 use pipeline::{Kind, Pipeline, Request};
 use prepared::Statement;
+use reading::{Names, Reader};
 pub use server_state::ServerState;
 use settings::ClientSettings;
 
@@ -60,6 +62,9 @@ pub enum Keep {
 
 /// By portal: what it leaves in the session.
 type Bound = BTreeMap<Box<[u8]>, Arc<[SessionEffect]>>;
+
+/// A shared statement, the client's name that stands for it, and the one that is parsed in its place.
+type Apart = ((StatementId, Box<[u8]>), Arc<Statement>);
 
 /// What becomes of a server's message.
 #[derive(Debug, PartialEq, Eq)]
@@ -127,6 +132,15 @@ pub struct Session {
     was_pinned: bool,
     /// What the transaction creates may be temporary without saying so: it has put `pg_temp` into search_path.
     temp_in_path: bool,
+    /// The transaction has set `search_path` for itself, to this if it is not empty.
+    local_path: Option<Box<Box<str>>>,
+    /// How often the catalog has changed so far, and whether the transaction has changed it.
+    epoch: u32,
+    catalog_changed: bool,
+    /// The transaction has set something for itself by which texts are read, and nobody is told of it.
+    local_reading: bool,
+    /// Statements that are parsed while a message before them may change how they are read, and what is parsed for a name in the place of each.
+    apart: Vec<Apart>,
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
     unseen_error: Option<Box<Error>>,
@@ -169,6 +183,11 @@ impl Session {
             asks_pins: false,
             was_pinned: false,
             temp_in_path: false,
+            local_path: None,
+            epoch: 0,
+            catalog_changed: false,
+            local_reading: false,
+            apart: Vec::new(),
             pools: 0,
             unseen_error: None,
             hidden_error: None,
@@ -193,6 +212,46 @@ impl Session {
             && self.names_mean_the_usual()
             && statement.is_accepted_by(self.pools)
             && !statement.is_outdated()
+    }
+
+    /// Tells how often the catalog of its database has changed so far.
+    pub fn catalog_is_at(&mut self, epoch: u64) {
+        self.epoch = epoch as u32;
+    }
+
+    /// How it reads the texts that it prepares now.
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            settings: &self.settings,
+            names: self.names_mean(),
+            epoch: self.epoch,
+            changed: self.catalog_changes(),
+        }
+    }
+
+    fn catalog_changes(&self) -> bool {
+        self.catalog_changed || self.pipeline.changes_catalog()
+    }
+
+    fn names_mean(&self) -> Names {
+        let uncertain = self.pipeline.reading_in_doubt() || self.settings.doubts_reading() || self.local_reading;
+        if uncertain || self.is_pinned_by(PinReason::TempObject) {
+            return Names::Own;
+        }
+        if self.local_path.is_none() && self.names_mean_the_usual() {
+            return Names::Usual;
+        }
+        let mut names = Vec::new();
+        for name in ["search_path", "session_authorization", "role"] {
+            if let Some(value) = self.settings.get(name) {
+                reading::write(&mut names, name, value);
+            }
+        }
+        if let Some(path) = &self.local_path {
+            reading::write(&mut names, "local search_path", path);
+        }
+        Names::Of(names.into())
     }
 
     /// Whether names mean what they do to whoever has set nothing.

@@ -22,7 +22,8 @@ use crate::error::Error;
 use crate::id::StatementId;
 use crate::session::prepared::Statement;
 use crate::session::settings::decides_shard;
-use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, StatementFacts};
+use crate::sql::facts::{ConfigArg, LocalReading, PinReason, QueryFacts, SessionEffect, StatementFacts};
+use crate::sql::settings::is_read_by;
 
 /// Who gets the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +156,25 @@ struct Marks {
     settings: bool,
     /// It resets settings.
     resets: bool,
+    /// It may change how texts are read that are parsed behind it.
+    reading: bool,
+    /// It may change the catalog.
+    catalog: bool,
+}
+
+/// Whether it changes how texts are read that are parsed behind it.
+fn decides_reading(effect: &SessionEffect) -> bool {
+    let one = |name: &str| is_read_by(name);
+    match effect {
+        SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } | SessionEffect::Reset { name } => {
+            one(name) || decides_shard(effect)
+        }
+        SessionEffect::SetByParams { name: ConfigArg::Literal(name), .. } => {
+            one(&name.to_ascii_lowercase()) || decides_shard(effect)
+        }
+        SessionEffect::Pin(PinReason::TempObject) => true,
+        effect => decides_shard(effect),
+    }
 }
 
 impl Marks {
@@ -164,8 +184,13 @@ impl Marks {
             _ => None,
         };
         let mut marks = Self { done: request.done.is_some(), ..Self::default() };
+        for statement in facts.iter().flat_map(|f| &f.statements) {
+            marks.reading |= statement.local_search_path || statement.local_reading > LocalReading::Untouched;
+            marks.catalog |= statement.changes_catalog;
+        }
         for effect in facts.iter().flat_map(|f| &f.statements).flat_map(|s| &s.effects) {
             marks.settings |= decides_shard(effect);
+            marks.reading |= decides_reading(effect);
             marks.resets |=
                 matches!(effect, SessionEffect::Reset { .. } | SessionEffect::ResetAll | SessionEffect::DiscardAll);
             match effect {
@@ -187,6 +212,8 @@ struct Marked {
     done: u32,
     settings: u32,
     resets: u32,
+    reading: u32,
+    catalog: u32,
 }
 
 impl Marked {
@@ -196,6 +223,8 @@ impl Marked {
         self.done += u32::from(marks.done);
         self.settings += u32::from(marks.settings);
         self.resets += u32::from(marks.resets);
+        self.reading += u32::from(marks.reading);
+        self.catalog += u32::from(marks.catalog);
     }
 
     fn remove(&mut self, marks: Marks) {
@@ -204,6 +233,8 @@ impl Marked {
         self.done -= u32::from(marks.done);
         self.settings -= u32::from(marks.settings);
         self.resets -= u32::from(marks.resets);
+        self.reading -= u32::from(marks.reading);
+        self.catalog -= u32::from(marks.catalog);
     }
 }
 
@@ -300,6 +331,18 @@ impl Pipeline {
         };
         self.marked.settings > 0
             && self.queue.iter().filter_map(facts).any(|f| f.statements.iter().flat_map(|s| &s.effects).any(sets))
+    }
+
+    /// Whether a request is under way that may change how texts are read that are parsed behind it.
+    #[must_use]
+    pub fn reading_in_doubt(&self) -> bool {
+        self.marked.reading > 0
+    }
+
+    /// Whether a request is under way that may change the catalog.
+    #[must_use]
+    pub fn changes_catalog(&self) -> bool {
+        self.marked.catalog > 0
     }
 
     /// Whether a request is under way that resets settings.

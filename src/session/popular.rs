@@ -11,7 +11,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::session::prepared::{Registry, Statement};
-use crate::session::settings::ClientSettings;
+use crate::session::reading::{Names, Reader};
 use crate::sql::facts::{Plan, QueryFacts};
 use crate::wire::message::Parse;
 
@@ -48,17 +48,17 @@ impl Popular {
     pub fn get(
         &mut self,
         parse: &Parse<'_>,
-        (registry, settings): (&Registry, &ClientSettings),
+        (registry, reader): (&Registry, &Reader<'_>),
         (often, most): (u32, usize),
         facts: impl FnOnce() -> Arc<QueryFacts>,
     ) -> Option<Arc<Statement>> {
-        if parse.sql.len() > LONGEST {
+        if parse.sql.len() > LONGEST || reader.names == Names::Own || reader.changed {
             return None;
         }
         self.make_key(parse);
         if let Some(statement) = self.kept.get_mut(&*self.key) {
             // Kept for whoever reads the text as who made it popular; others get one of their own.
-            let current = registry.current(statement, settings);
+            let current = registry.renewed(statement, reader);
             if statement.is_outdated() {
                 statement.clone_from(&current);
             }
@@ -71,7 +71,10 @@ impl Popular {
         if facts.plan() == Plan::None {
             return None;
         }
-        let statement = registry.intern(parse, settings, || facts);
+        let statement = registry.intern(parse, reader, || facts);
+        if statement.is_apart() {
+            return None;
+        }
         self.kept.put(self.key.as_slice().into(), Arc::clone(&statement));
         while self.kept.len() > most.max(1) {
             self.kept.pop_lru();
@@ -130,11 +133,14 @@ impl Popular {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::settings::ClientSettings;
     use crate::sql::parse;
 
     fn get(popular: &mut Popular, registry: &Registry, sql: &str, types: &[u8]) -> Option<Arc<Statement>> {
         let parsed = Parse { name: b"", sql: sql.as_bytes(), types };
-        popular.get(&parsed, (registry, &ClientSettings::default()), (3, 2), || Arc::new(parse::facts(sql.as_bytes())))
+        let settings = ClientSettings::default();
+        let facts = || Arc::new(parse::facts(sql.as_bytes()));
+        popular.get(&parsed, (registry, &Reader::usual(&settings)), (3, 2), facts)
     }
 
     #[test]

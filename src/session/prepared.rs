@@ -11,8 +11,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::id::StatementId;
-use crate::session::reading::Literals;
-use crate::session::settings::ClientSettings;
+use crate::session::reading::{Literals, Names, Reader};
 use crate::sql::facts::QueryFacts;
 use crate::wire::message::Parse;
 
@@ -40,6 +39,10 @@ pub struct Statement {
     /// What its reading hangs on, and how it is read.
     literals: Literals,
     reading: Box<[u8]>,
+    /// How often the catalog had changed when it was parsed, where the types of its parameters hang on that.
+    epoch: u32,
+    /// The client's alone who prepared it, wherever its name leads: see [`Names::Own`].
+    own: bool,
     /// A server has refused it because a table has changed since it was prepared.
     outdated: AtomicBool,
     /// Whose servers have parsed it last: a number of [`crate::session::Session::serves`].
@@ -93,9 +96,36 @@ impl Statement {
             foreign_types: self.foreign_types,
             literals: self.literals,
             reading: self.reading.clone(),
+            epoch: self.epoch,
+            own: self.own,
             outdated: AtomicBool::new(self.is_outdated()),
             accepted_by: AtomicU64::new(self.accepted_by.load(Ordering::Relaxed)),
         })
+    }
+
+    /// The same text for one client alone.
+    #[must_use]
+    pub fn apart(&self) -> Arc<Self> {
+        Arc::new(Self {
+            id: next_id(),
+            sql: self.sql.clone(),
+            types: self.types.clone(),
+            facts: Arc::clone(&self.facts),
+            shared: true,
+            foreign_types: self.foreign_types,
+            literals: self.literals,
+            reading: self.reading.clone(),
+            epoch: self.epoch,
+            own: true,
+            outdated: AtomicBool::new(false),
+            accepted_by: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether it is one client's alone.
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        self.own
     }
 
     /// Its name on servers.
@@ -107,8 +137,7 @@ impl Statement {
     /// Whether PostgreSQL finds out the type of a parameter by itself. A text with a `$` and no declared types may have one.
     #[must_use]
     pub fn infers_types(&self) -> bool {
-        let declared = self.oids();
-        declared.contains(&0) || (declared.is_empty() && self.sql.contains(&b'$'))
+        infers_types(&Parse { name: b"", sql: &self.sql, types: &self.types })
     }
 
     /// The declared parameter types.
@@ -118,36 +147,56 @@ impl Statement {
     }
 }
 
+/// A number that no statement of the process has had.
+fn next_id() -> StatementId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    StatementId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn infers_types(parse: &Parse<'_>) -> bool {
+    let declared = parse.oids();
+    declared.contains(&0) || (declared.is_empty() && parse.sql.contains(&b'$'))
+}
+
 /// Text, types, and how the text is read.
 type Key = (Box<[u8]>, Box<[u8]>, Box<[u8]>);
+
+/// How a text is read that gets a name on servers.
+#[derive(Debug, Default)]
+struct Read {
+    literals: Literals,
+    reading: Box<[u8]>,
+    epoch: u32,
+    own: bool,
+}
 
 /// All statements that some client or server holds, by text, types and reading.
 #[derive(Debug, Default)]
 pub struct Registry {
-    next: AtomicU64,
     known: Mutex<HashMap<Key, Weak<Statement>>>,
 }
 
 impl Registry {
-    /// The one statement of this text and these types, for those who read it as a client with these settings does.
+    /// The one statement of this text and these types, for those who read it as this client does.
     #[must_use]
     pub fn intern(
         &self,
         parse: &Parse<'_>,
-        settings: &ClientSettings,
+        reader: &Reader<'_>,
         facts: impl FnOnce() -> Arc<QueryFacts>,
     ) -> Arc<Statement> {
+        let epoch = if infers_types(parse) { reader.epoch } else { 0 };
         let literals = Literals::of(parse.sql);
-        self.intern_read(parse, (literals, literals.reading(settings)), facts)
+        let own = reader.names == Names::Own || reader.changed || literals == Literals::OfTheMoment;
+        let read = Read { literals, reading: reader.reading(literals, epoch), epoch, own };
+        self.intern_read(parse, read, facts)
     }
 
-    fn intern_read(
-        &self,
-        parse: &Parse<'_>,
-        (literals, reading): (Literals, Box<[u8]>),
-        facts: impl FnOnce() -> Arc<QueryFacts>,
-    ) -> Arc<Statement> {
-        let key: Key = (parse.sql.into(), parse.types.into(), reading);
+    fn intern_read(&self, parse: &Parse<'_>, read: Read, facts: impl FnOnce() -> Arc<QueryFacts>) -> Arc<Statement> {
+        if read.own {
+            return self.make(parse, facts(), Some(read));
+        }
+        let key: Key = (parse.sql.into(), parse.types.into(), read.reading.clone());
         let live = |s: &Weak<Statement>| s.upgrade().filter(|s| !s.is_outdated());
         if let Some(statement) = self.known.lock().get(&key).and_then(live) {
             return statement;
@@ -161,7 +210,7 @@ impl Registry {
         if known.len() == known.capacity() {
             known.retain(|_, s| s.strong_count() > 0);
         }
-        let statement = self.make(parse, facts, Some((literals, key.2.clone())));
+        let statement = self.make(parse, facts, Some(read));
         known.insert(key, Arc::downgrade(&statement));
         statement
     }
@@ -172,32 +221,50 @@ impl Registry {
         self.make(parse, facts, None)
     }
 
-    fn make(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>, shared: Option<(Literals, Box<[u8]>)>) -> Arc<Statement> {
-        let id = StatementId(self.next.fetch_add(1, Ordering::Relaxed));
+    fn make(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>, named: Option<Read>) -> Arc<Statement> {
+        let shared = named.is_some();
+        let read = named.unwrap_or_default();
         Arc::new(Statement {
-            id,
+            id: next_id(),
             sql: parse.sql.into(),
             types: parse.types.into(),
             facts,
-            shared: shared.is_some(),
+            shared,
             foreign_types: parse.oids().iter().any(|oid| *oid >= FIRST_OWN),
-            literals: shared.as_ref().map_or(Literals::None, |(literals, _)| *literals),
-            reading: shared.map(|(_, reading)| reading).unwrap_or_default(),
+            literals: read.literals,
+            reading: read.reading,
+            epoch: read.epoch,
+            own: read.own,
             outdated: AtomicBool::new(false),
             accepted_by: AtomicU64::new(0),
         })
     }
 
-    /// The statement to use for this one by a client with these settings: itself, or its successor, which it has after
-    /// [`Statement::set_outdated`] and for whoever reads its text otherwise by now.
+    /// The statement to use for this one by a client who reads so: itself, or its successor, which it has after
+    /// [`Statement::set_outdated`] and for whoever reads its text otherwise by now. The types of its parameters stay those of when it was
+    /// prepared, as far as servers still have it so.
     #[must_use]
-    pub fn current(&self, statement: &Arc<Statement>, settings: &ClientSettings) -> Arc<Statement> {
-        let reading = statement.literals.reading(settings);
-        if !statement.is_outdated() && reading == statement.reading {
+    pub fn current(&self, statement: &Arc<Statement>, reader: &Reader<'_>) -> Arc<Statement> {
+        self.read_by(statement, reader, statement.epoch)
+    }
+
+    /// The same, with the types that a Parse of now would find.
+    #[must_use]
+    pub fn renewed(&self, statement: &Arc<Statement>, reader: &Reader<'_>) -> Arc<Statement> {
+        self.read_by(statement, reader, if statement.infers_types() { reader.epoch } else { 0 })
+    }
+
+    fn read_by(&self, statement: &Arc<Statement>, reader: &Reader<'_>, epoch: u32) -> Arc<Statement> {
+        // Nobody else has it: it may stay what it is.
+        let own = statement.own || reader.names == Names::Own;
+        let reading = reader.reading(statement.literals, epoch);
+        let as_before = if own { statement.own } else { reading == statement.reading };
+        if as_before && !statement.is_outdated() {
             return Arc::clone(statement);
         }
         let parse = Parse { name: b"", sql: &statement.sql, types: &statement.types };
-        self.intern_read(&parse, (statement.literals, reading), || Arc::clone(&statement.facts))
+        let read = Read { literals: statement.literals, reading, epoch, own };
+        self.intern_read(&parse, read, || Arc::clone(&statement.facts))
     }
 
     /// The statements in use, and how many clients, servers and requests under way hold each.
@@ -324,6 +391,7 @@ impl ServerStatements {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::settings::ClientSettings;
 
     fn parse<'a>(sql: &'a [u8], types: &'a [u8]) -> Parse<'a> {
         Parse { name: b"x", sql, types }
@@ -332,6 +400,7 @@ mod tests {
     #[test]
     fn equal_statements_are_one_and_forgotten_ones_are_swept() {
         let (registry, plain) = (Registry::default(), ClientSettings::default());
+        let plain = Reader::usual(&plain);
         let a = registry.intern(&parse(b"SELECT 1", b"\0\0"), &plain, Arc::default);
         let b = registry.intern(&parse(b"SELECT 1", b"\0\0"), &plain, Arc::default);
         let c = registry.intern(&parse(b"SELECT 1", b"\0\x01\0\0\0\x17"), &plain, Arc::default);
@@ -348,6 +417,7 @@ mod tests {
     #[test]
     fn outdated_statement_has_one_successor() {
         let (registry, plain) = (Registry::default(), ClientSettings::default());
+        let plain = Reader::usual(&plain);
         let old = registry.intern(&parse(b"SELECT 1", b"\0\0"), &plain, Arc::default);
         assert_eq!(registry.current(&old, &plain).id, old.id);
         old.set_outdated();
@@ -359,6 +429,7 @@ mod tests {
     #[test]
     fn a_server_holds_the_ones_used_last() {
         let (registry, plain) = (Registry::default(), ClientSettings::default());
+        let plain = Reader::usual(&plain);
         let make = |sql: &str| registry.intern(&parse(sql.as_bytes(), b"\0\0"), &plain, Arc::default);
         let (a, b, c) = (make("a"), make("b"), make("c"));
         let mut held = ServerStatements::new(2);

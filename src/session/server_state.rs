@@ -49,7 +49,10 @@ impl ServerState {
                 SessionEffect::Set { name, value } => self.settings.set_other(name, value),
                 // Whatever the value, it is not the default's, and a client that wants that gets it.
                 SessionEffect::SetUnknown { name } if !is_reported(name) => self.settings.set_other(name, ""),
-                SessionEffect::SetUnknown { .. } | SessionEffect::SetByParams { .. } | SessionEffect::Pin(_) => {}
+                SessionEffect::SetUnknown { .. }
+                | SessionEffect::SetByParams { .. }
+                | SessionEffect::LocalPath { .. }
+                | SessionEffect::Pin(_) => {}
             }
         }
     }

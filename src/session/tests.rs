@@ -212,10 +212,11 @@ impl World {
                 false => Arc::default(),
             };
             // Some unnamed statements are kept by servers: the client is to see no difference.
-            let popular = |parse: &message::Parse<'_>, _: &ClientSettings| {
+            let popular = |parse: &message::Parse<'_>, _: &Reader<'_>| {
                 let kept = parse.sql.len().is_multiple_of(2) && parse.sql != COPY_NOWHERE;
                 kept.then(|| {
-                    self.registry.intern(parse, &ClientSettings::default(), || facts(parse.sql, Values::Needed))
+                    self.registry
+                        .intern(parse, &Reader::usual(&ClientSettings::default()), || facts(parse.sql, Values::Needed))
                 })
             };
             let intake = self.session.intake(frame, &self.registry, facts, popular).unwrap();
@@ -332,7 +333,7 @@ fn sql_finds_what_the_protocol_has_prepared() {
     // One that the server does not take any more fails by its own error, and what follows is in step.
     let gone = w.registry.intern(
         &message::Parse { name: b"", sql: b"BAD", types: &[0, 0] },
-        &ClientSettings::default(),
+        &Reader::usual(&ClientSettings::default()),
         Arc::default,
     );
     w.session.names.insert(b"s"[..].into(), gone);

@@ -294,7 +294,10 @@ fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
         SessionEffect::ResetAll | SessionEffect::DiscardAll => (cx.shard, cx.sharding_key) = (None, None),
         // It may have been search_path.
         SessionEffect::Pin(PinReason::Setting) => cx.default_search_path = false,
-        SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => {}
+        SessionEffect::LocalPath { .. }
+        | SessionEffect::Pin(_)
+        | SessionEffect::DeallocateAll
+        | SessionEffect::Deallocate { .. } => {}
     }
 }
 

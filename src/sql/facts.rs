@@ -167,8 +167,26 @@ pub enum SessionEffect {
         /// The statement's name.
         name: String,
     },
+    /// `search_path` is set for the transaction, to this. What a text says of it stands in [`StatementFacts::local_path`]; this is what a statement
+    /// does whose parameters are bound.
+    LocalPath {
+        /// The value.
+        value: String,
+    },
     /// State that only this server has.
     Pin(PinReason),
+}
+
+/// Whether a statement sets, for its transaction alone, a setting by which PostgreSQL reads the texts that it parses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LocalReading {
+    /// No.
+    #[default]
+    Untouched,
+    /// One whose value the server reports.
+    Reported,
+    /// One that nobody is told of.
+    Unseen,
 }
 
 /// An argument of set_config().
@@ -432,6 +450,10 @@ pub struct StatementFacts {
     pub block: Option<Box<Body>>,
     /// It changes search_path in a way that is not followed: SET LOCAL, set_config.
     pub local_search_path: bool,
+    /// To what it sets it for the transaction, where the text says so.
+    pub local_path: Option<ConfigArg>,
+    /// Whether it sets for the transaction what texts are read by.
+    pub local_reading: LocalReading,
     /// It may put the schema of temporary objects into search_path for the rest of the transaction.
     pub temp_in_path: bool,
     /// It takes an advisory lock, of the session or of the transaction.

@@ -4,7 +4,7 @@
 
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
-use super::facts::{ConfigArg, PinReason, SessionEffect};
+use super::facts::{ConfigArg, LocalReading, PinReason, SessionEffect};
 use super::shape::cast_name;
 
 /// Settings whose value is a list of identifiers: SET quotes each item, so that `SET search_path = 'a,b'` names one schema.
@@ -57,7 +57,7 @@ pub(super) fn is_setting(effect: &SessionEffect) -> bool {
     match effect {
         E::Set { .. } | E::SetUnknown { .. } | E::SetByParams { .. } | E::Reset { .. } | E::ResetAll => true,
         E::Pin(reason) => *reason == PinReason::Setting,
-        E::DiscardAll | E::DeallocateAll | E::Deallocate { .. } => false,
+        E::DiscardAll | E::DeallocateAll | E::Deallocate { .. } | E::LocalPath { .. } => false,
     }
 }
 
@@ -87,7 +87,10 @@ pub(super) fn effects(stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEf
         raw::VariableSetKind::VAR_SET_DEFAULT | raw::VariableSetKind::VAR_RESET => {
             effects.push(SessionEffect::Reset { name });
         }
-        raw::VariableSetKind::VAR_SET_VALUE => set_value(name, stmt, effects),
+        raw::VariableSetKind::VAR_SET_VALUE => match value(stmt) {
+            Some(value) => assign(name, value, effects),
+            None => effects.push(SessionEffect::SetUnknown { name }),
+        },
         raw::VariableSetKind::VAR_SET_MULTI if name == "session characteristics" => characteristics(stmt, effects),
         // SET TRANSACTION
         raw::VariableSetKind::VAR_SET_MULTI => {}
@@ -105,17 +108,46 @@ pub fn canonical(name: &str) -> String {
     }
 }
 
-fn set_value(name: String, stmt: &nodes::VariableSetStmt, effects: &mut Vec<SessionEffect>) {
-    let quote = IDENTIFIER_LISTS.contains(&name.as_str());
-    let mut items = Vec::new();
-    for arg in stmt.args() {
-        let Some(item) = item(arg, quote) else {
-            // An interval (SET TIME ZONE INTERVAL '...'): its value is what the server makes of it.
-            return effects.push(SessionEffect::SetUnknown { name });
-        };
-        items.push(item);
+/// The settings by which PostgreSQL reads quoted literals as it parses a text, of which clients may have others than their server's.
+pub const READERS: [&str; 9] = [
+    "array_nulls",
+    "datestyle",
+    "intervalstyle",
+    "lc_monetary",
+    "standard_conforming_strings",
+    "timezone",
+    "timezone_abbreviations",
+    "transform_null_equals",
+    "xmloption",
+];
+
+/// What setting this for a transaction does to the reading of texts; no name stands for one that the text does not tell.
+pub(super) fn local_reading(name: Option<&str>) -> LocalReading {
+    const UNSEEN: [&str; 5] =
+        ["array_nulls", "lc_monetary", "timezone_abbreviations", "transform_null_equals", "xmloption"];
+    match name.map(canonical) {
+        None => LocalReading::Unseen,
+        Some(name) if UNSEEN.contains(&name.as_str()) => LocalReading::Unseen,
+        Some(name) if is_read_by(&name) => LocalReading::Reported,
+        Some(_) => LocalReading::Untouched,
     }
-    assign(name, items.join(", "), effects);
+}
+
+/// Whether the reading of texts hangs on this setting, its name in lower case.
+#[must_use]
+pub fn is_read_by(name: &str) -> bool {
+    name == "client_encoding" || READERS.contains(&name)
+}
+
+/// The value that a SET gives, as one string. None where it gives the default, and for an interval (SET TIME ZONE INTERVAL '...'): its value is
+/// what the server makes of it.
+pub(super) fn value(stmt: &nodes::VariableSetStmt) -> Option<String> {
+    if stmt.kind != raw::VariableSetKind::VAR_SET_VALUE {
+        return None;
+    }
+    let quote = IDENTIFIER_LISTS.contains(&canonical(stmt.name().unwrap_or_default()).as_str());
+    let items: Option<Vec<String>> = stmt.args().iter().map(|arg| item(arg, quote)).collect();
+    Some(items?.join(", "))
 }
 
 /// Appends what giving a setting a value leaves behind. The name is a canonical one.
@@ -187,6 +219,14 @@ pub(super) fn call_puts_temp_in_path(call: &nodes::FuncCall) -> bool {
         Some(ConfigArg::Null) => false,
         Some(ConfigArg::Param(_)) | None => true,
     }
+}
+
+/// What a call of set_config() with a constant name gives `search_path` for the transaction, if the text or a parameter says so.
+pub(super) fn local_path(call: &nodes::FuncCall) -> Option<ConfigArg> {
+    let argument = |at| call.args().get(at).and_then(argument);
+    let names_it = matches!(argument(0)?, ConfigArg::Literal(name) if canonical(&name) == "search_path");
+    let is_local = matches!(argument(2)?, ConfigArg::Literal(word) if boolean(&word) == Some("t"));
+    argument(1).filter(|value| names_it && is_local && *value != ConfigArg::Null)
 }
 
 /// What a call of set_config() leaves behind, somewhere in a statement: nobody knows whether and how often it runs.

@@ -7,8 +7,8 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::builtins::OPERATORS;
 use super::facts::{
-    Access, FunctionRef, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect, ShardShape, StatementFacts,
-    TransactionEffect,
+    Access, ConfigArg, FunctionRef, LocalReading, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect,
+    ShardShape, StatementFacts, TransactionEffect,
 };
 use super::functions::{Unknown, call, is_local_relation};
 use super::hidden::body::{self, Body};
@@ -34,6 +34,8 @@ pub(super) struct Draft {
     own_code: bool,
     block: Option<Box<Body>>,
     local_search_path: bool,
+    local_path: Option<ConfigArg>,
+    local_reading: LocalReading,
     temp_in_path: bool,
     takes_lock: bool,
     ends_state: bool,
@@ -62,6 +64,8 @@ impl Draft {
             own_code: false,
             block: None,
             local_search_path: false,
+            local_path: None,
+            local_reading: LocalReading::Untouched,
             temp_in_path: false,
             takes_lock: false,
             ends_state: false,
@@ -129,6 +133,8 @@ impl Draft {
             own_code: self.own_code,
             block: self.block,
             local_search_path: self.local_search_path,
+            local_path: self.local_path,
+            local_reading: self.local_reading,
             temp_in_path: self.temp_in_path,
             takes_lock: self.takes_lock,
             ends_state: self.ends_state || ENDS_STATE.iter().any(|what| self.why.starts_with(what)),
@@ -432,7 +438,9 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     }
     if name == "set_config" && called.access == Access::Read {
         let names_it = may_name_search_path(function);
+        draft.local_path = settings::local_path(function).filter(|_| names_it && !draft.local_search_path);
         draft.local_search_path |= names_it;
+        draft.local_reading = draft.local_reading.max(settings::local_reading(constant_argument(function)));
         draft.temp_in_path |= names_it && settings::call_puts_temp_in_path(function);
         if let Some(effect) = settings::of_some_call(function) {
             draft.effect(effect);
@@ -549,7 +557,13 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
     }
     draft.touch.sets_own = stmt.is_local && stmt.name().is_some_and(touch::is_own);
     draft.local_search_path = stmt.is_local && stmt.name().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
-    draft.temp_in_path = draft.local_search_path && settings::puts_temp_in_path(stmt);
+    if stmt.is_local {
+        draft.local_reading = settings::local_reading(Some(stmt.name().unwrap_or_default()));
+    }
+    if draft.local_search_path {
+        draft.temp_in_path = settings::puts_temp_in_path(stmt);
+        draft.local_path = settings::value(stmt).map(ConfigArg::Literal);
+    }
     settings::effects(stmt, &mut draft.effects);
     draft
 }

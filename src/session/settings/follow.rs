@@ -99,7 +99,9 @@ impl Session {
         server: &ServerState,
     ) -> Option<Arc<[SessionEffect]>> {
         let effects = statement.facts.statements.iter().flat_map(|s| &s.effects);
-        if !effects.clone().any(|effect| matches!(effect, SessionEffect::SetByParams { .. })) {
+        let path = statement.facts.statements.iter().find_map(|s| s.local_path.as_ref());
+        let by_params = |effect: &SessionEffect| matches!(effect, SessionEffect::SetByParams { .. });
+        if !effects.clone().any(by_params) && !matches!(path, Some(ConfigArg::Param(_))) {
             return None;
         }
         let types = statement.oids();
@@ -143,7 +145,11 @@ impl Session {
             }
             effect => vec![effect.clone()],
         };
-        Some(effects.flat_map(bound).collect())
+        let path = match path.and_then(|path| value(path, TEXT)) {
+            Some(ConfigArg::Literal(value)) => Some(SessionEffect::LocalPath { value }),
+            _ => None,
+        };
+        Some(effects.flat_map(bound).chain(path).collect())
     }
 
     fn reads_as_utf8(&self, value: &ConfigArg, server: &ServerState) -> bool {

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::sql::facts::{ConfigArg, PinReason, SessionEffect};
-use crate::sql::settings::names_temp;
+use crate::sql::settings::{is_read_by, names_temp};
 
 pub use server::{ServerSettings, quote};
 
@@ -66,7 +66,10 @@ pub fn decides_shard(effect: &SessionEffect) -> bool {
         | SessionEffect::ResetAll
         | SessionEffect::DiscardAll
         | SessionEffect::Pin(PinReason::Setting) => true,
-        SessionEffect::Pin(_) | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => false,
+        SessionEffect::LocalPath { .. }
+        | SessionEffect::Pin(_)
+        | SessionEffect::DeallocateAll
+        | SessionEffect::Deallocate { .. } => false,
     }
 }
 
@@ -533,6 +536,11 @@ impl ClientSettings {
     /// Whether the value of something that decides shards is known only to the server.
     pub(super) fn doubts_shards(&self) -> bool {
         self.doubts().any(|name| decides(name))
+    }
+
+    /// Whether the value of something by which texts are read is known only to the server.
+    pub(super) fn doubts_reading(&self) -> bool {
+        self.doubts().any(|name| decides(name) || is_read_by(name))
     }
 
     // Parts of the above.

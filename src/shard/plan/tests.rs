@@ -103,6 +103,8 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         own_code: false,
         block: None,
         local_search_path: false,
+        local_path: None,
+        local_reading: crate::sql::facts::LocalReading::default(),
         temp_in_path: false,
         takes_lock: false,
         ends_state: false,

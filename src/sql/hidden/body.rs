@@ -88,9 +88,10 @@ fn statements(facts: &QueryFacts) -> Traces {
                 | SessionEffect::SetByParams { .. }
                 | SessionEffect::Reset { .. }
                 | SessionEffect::ResetAll => Traces::of(PinReason::Setting),
-                SessionEffect::DiscardAll | SessionEffect::DeallocateAll | SessionEffect::Deallocate { .. } => {
-                    Traces::UNKNOWN
-                }
+                SessionEffect::LocalPath { .. }
+                | SessionEffect::DiscardAll
+                | SessionEffect::DeallocateAll
+                | SessionEffect::Deallocate { .. } => Traces::UNKNOWN,
             };
         }
         if statement.why == "LISTEN" {
