@@ -149,7 +149,7 @@ pub struct ServerSnapshot {
 pub enum Standing {
     /// It gets what it is there for.
     Up,
-    /// A replica further behind than `max_lag`: it gets no reads.
+    /// A replica further behind than `max_lag`, or in a history that the primary has left: it gets no reads.
     Lagging,
     /// It does not answer, or its breaker keeps traffic away.
     Down,
@@ -230,6 +230,8 @@ pub struct ServerHealth {
     member: AtomicU8,
     /// 0: unknown.
     timeline: AtomicU32,
+    /// It is in a history that the primary has left.
+    left_behind: AtomicBool,
     lsn: AtomicU64,
     lag_nanos: AtomicU64,
     lag_bytes: AtomicU64,
@@ -271,6 +273,7 @@ impl ServerHealth {
             role: AtomicU8::new(0),
             member: AtomicU8::new(0),
             timeline: AtomicU32::new(0),
+            left_behind: AtomicBool::new(false),
             lsn: AtomicU64::new(UNKNOWN),
             lag_nanos: AtomicU64::new(UNKNOWN),
             lag_bytes: AtomicU64::new(UNKNOWN),
@@ -430,6 +433,26 @@ impl ServerHealth {
             tracing::warn!(server = self.address, "server is fenced: it claims to be the primary, and another is");
         }
         news
+    }
+
+    /// Its history is not the primary's any more, or is again.
+    pub fn set_left_behind(&self, left: bool) {
+        if self.left_behind.swap(left, Ordering::AcqRel) == left {
+            return;
+        }
+        if left {
+            tracing::warn!(
+                server = self.address,
+                timeline = self.timeline(),
+                "replica is left behind in a history that the primary has not: it gets no reads until it follows"
+            );
+        } else {
+            tracing::info!(
+                server = self.address,
+                timeline = self.timeline(),
+                "replica follows the primary's history again"
+            );
+        }
     }
 
     /// A connection that was to write found it in recovery (`standby`), or not.
@@ -644,6 +667,9 @@ impl ServerHealth {
     }
 
     fn lag_ratio(&self) -> f64 {
+        if self.left_behind.load(Ordering::Acquire) {
+            return f64::INFINITY;
+        }
         let unknown = if self.is_probed() { f64::INFINITY } else { 0.0 };
         let mut ratio: f64 = 0.0;
         if !self.max_lag.is_zero() {

@@ -279,8 +279,12 @@ impl ShardHealth {
                     self.sampled_at.store(self.offset(seen.asked), Ordering::Release);
                 }
                 server.update_covered(|_| None);
+                server.set_left_behind(false);
             }
-            Position::Replica { .. } => server.set_lag(history.lag(seen)),
+            Position::Replica { .. } => {
+                server.set_lag(history.lag(seen));
+                server.set_left_behind(history.has_left_behind(seen));
+            }
         }
         // A sample of an idle primary moves every replica's time on; a replica's probe moves its own.
         for replica in self.servers.iter().filter(|s| s.discovered() == Some(Role::Replica)) {
@@ -311,6 +315,9 @@ impl ShardHealth {
     }
 }
 
+/// How long after a change of primaries a replica may stand still in the old history and still get reads.
+const TIME_TO_FOLLOW: Duration = Duration::from_secs(10);
+
 impl History {
     /// The samples to come are of this server on this timeline: others are worth nothing beside them, for positions of two
     /// histories cannot be compared.
@@ -333,6 +340,20 @@ impl History {
             (Some((_, Some(_))), None) => !self.moved,
             (Some((_, None)) | None, _) => true,
         }
+    }
+
+    /// Whether a replica goes on in a history that the primary has left, or stands still in it: what it has replayed there may never have
+    /// happened. One that is about to follow has [`TIME_TO_FOLLOW`] for it.
+    fn has_left_behind(&self, seen: &Observation) -> bool {
+        let Position::Replica { streaming, receives, .. } = seen.position else { return false };
+        if self.is_of(seen.timeline) {
+            return false;
+        }
+        let ours = self.source.and_then(|(_, timeline)| timeline);
+        let age = self.since.map(|at| seen.asked.saturating_duration_since(at));
+        let in_time = self.moved && age.is_none_or(|age| age < TIME_TO_FOLLOW);
+        let follows_old = receives.zip(ours).is_some_and(|(theirs, ours)| theirs < ours);
+        follows_old || !(streaming || in_time)
     }
 
     /// The lag that a replica reports, corrected by what is known of the primary.
@@ -360,7 +381,7 @@ mod tests {
     use super::*;
     use crate::health::lsn::Lsn;
     use crate::health::server::tests::{config, settings};
-    use crate::health::server::{ProbeFailure, Verdict};
+    use crate::health::server::{ProbeFailure, Standing, Verdict};
     use crate::health::view::Duty;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -541,14 +562,38 @@ mod tests {
         let Ok(mut lost) = replica(later, 500, 0) else { unreachable!() };
         let Position::Replica { streaming, .. } = &mut lost.position else { unreachable!() };
         *streaming = false;
-        s.on_probe(ServerIndex(1), &Ok(lost), later);
+        s.on_probe(ServerIndex(1), &Ok(lost.clone()), later);
         assert_eq!(s.snapshots(later)[1].lag, Some(SECOND * 30));
+        assert_eq!(s.snapshots(later)[1].standing, Standing::Lagging, "whatever `max_lag` says");
+        // It follows.
+        lost.timeline = Some(2);
+        s.on_probe(ServerIndex(1), &Ok(lost), later);
+        assert_eq!(s.snapshots(later)[1].standing, Standing::Up);
         // So does one that receives from the old primary, and has all of that.
         let Ok(mut misled) = replica(later, 500, 0) else { unreachable!() };
         let Position::Replica { receives, .. } = &mut misled.position else { unreachable!() };
         *receives = Some(1);
         s.on_probe(ServerIndex(2), &Ok(misled), later);
         assert_eq!(s.snapshots(later)[2].lag, Some(SECOND * 30));
+        assert_eq!(s.snapshots(later)[2].standing, Standing::Lagging);
+    }
+
+    #[test]
+    fn a_replica_has_time_to_follow_a_new_primary() {
+        let (s, t) = shard();
+        s.on_probe(ServerIndex(0), &primary(t, 1, 500), t);
+        let u = t + SECOND;
+        s.on_probe(ServerIndex(0), &Err(ProbeFailure { verdict: Verdict::Down, message: String::new() }), u);
+        s.on_probe(ServerIndex(1), &primary(u, 2, 400), u);
+        let stands = |at: Instant| {
+            let Ok(mut waits) = replica(at, 400, 0) else { unreachable!() };
+            let Position::Replica { streaming, .. } = &mut waits.position else { unreachable!() };
+            *streaming = false;
+            s.on_probe(ServerIndex(2), &Ok(waits), at);
+            s.snapshots(at)[2].standing
+        };
+        assert_eq!(stands(u + SECOND * 9), Standing::Up);
+        assert_eq!(stands(u + SECOND * 11), Standing::Lagging);
     }
 
     #[test]

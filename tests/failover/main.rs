@@ -479,7 +479,17 @@ fn who_waits_in_a_database_that_is_no_more_can_be_cancelled() {
 /// the old primary goes on writing.
 #[test]
 fn a_replica_left_behind_gets_no_reads() {
-    let site = Site::start("max_lag = \"1s\"");
+    left_behind("max_lag = \"1s\"");
+}
+
+/// What it has replayed may never have happened: that is no matter of how old it is.
+#[test]
+fn nor_without_a_limit_of_lag() {
+    left_behind("");
+}
+
+fn left_behind(lines: &str) {
+    let site = Site::start(lines);
     let mut client = site.client();
     site.servers[0].kill9();
     site.servers[1].promote();
