@@ -275,7 +275,7 @@ struct Borrower {
 
 fn statements(shared: &Shared) -> Vec<StatementSnapshot> {
     let one = |(statement, uses): (Arc<Statement>, usize)| StatementSnapshot {
-        name: statement.server_name(),
+        name: statement.server_name().to_owned(),
         uses: uses as u64,
         types: statement.oids(),
         text: shortened(&statement.sql),
@@ -499,7 +499,7 @@ fn client(c: &ClientHandle, server: Option<ConnectionId>, port: u16, now: &Momen
             connected_at: c.connected,
             requested_at: match c.requested_us.load(Ordering::Relaxed) {
                 0 => c.connected,
-                us => Duration::from_micros(us),
+                us => now.wall.saturating_sub(uptime.saturating_sub(Duration::from_micros(us))),
             },
             close_needed: matches!(c.standing_order(), Order::Drain | Order::Kill),
             remote_pid: c.peer_pid,

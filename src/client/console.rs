@@ -10,12 +10,11 @@ use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use super::WorkerContext;
 use super::shared::{Activity, ClientHandle, Order, Registered};
-use super::task::{micros, terminated};
+use super::task::terminated;
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::net::buffer::write_all;
@@ -100,7 +99,7 @@ pub async fn serve(
             }
             b'H' => {}
             _ => {
-                handle.requested_us.store(micros(clock::wall()), Ordering::Relaxed);
+                handle.asks(clock::now().saturating_duration_since(cx.shared.started));
                 handle.set_activity(Activity::Waiting);
                 let answer = answer(&*cx.console, &mut conversation, visitor, tag, &body);
                 let attended = attend(answer, stream, input, &handle, || registered = None).await;
@@ -165,15 +164,13 @@ async fn attend(
     gone: impl FnOnce(),
 ) -> Attended {
     let mut answer = pin!(answer);
-    let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
     let mut gone = Some(gone);
     poll_fn(|cx| {
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(Attended::Done(answer));
         }
-        while woken.as_mut().poll(cx).is_ready() {
-            woken = Box::pin(handle.wake.notified());
-        }
+        // What it rings for is looked at below.
+        handle.bell.has_rung(cx);
         match handle.standing_order() {
             Order::Cancel => return Poll::Ready(Attended::Cancelled),
             Order::Kill => return Poll::Ready(Attended::Ended),
@@ -194,11 +191,9 @@ async fn attend(
 /// Waits for `future`; none if KILL_CLIENT came.
 async fn unless_ended<T>(handle: &ClientHandle, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
-    let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
     poll_fn(|cx| {
-        while woken.as_mut().poll(cx).is_ready() {
-            woken = Box::pin(handle.wake.notified());
-        }
+        // What it rings for is looked at below.
+        handle.bell.has_rung(cx);
         // It came too late.
         handle.cancel_is_done();
         if handle.standing_order() == Order::Kill {

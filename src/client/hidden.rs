@@ -231,6 +231,11 @@ pub(super) struct Judged {
 }
 
 impl Judged {
+    /// Of a link whose first statement was judged when so many changes of code had begun, if somebody's code can have run.
+    pub(super) fn since(stamp: Option<u64>) -> Self {
+        Self { stamp, ..Self::default() }
+    }
+
     /// Whether the server is to be cleaned before another client gets it.
     pub(super) fn is_dirty(&self) -> bool {
         self.dirty
@@ -340,6 +345,29 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Whether it is known for certain that an ordinary text leaves nothing behind on the shard's primary. Then how many changes of code have
+    /// begun: once there are more, it may have run other code than was read; none: it runs nobody's.
+    pub(super) fn leaves_nothing(&self, facts: &QueryFacts, own_types: bool, shard: ShardIndex) -> Option<Option<u64>> {
+        if own_types {
+            return None;
+        }
+        if hidden::is_plain_text(facts) {
+            return Some(None);
+        }
+        let hidden = &self.database.hidden;
+        let begun = hidden.begun.load(Ordering::Acquire);
+        let known = hidden.shards.get(usize::from(shard.0))?.known.load();
+        let now = clock::moment();
+        // Beyond its time somebody must have it taken anew.
+        let known = known.as_ref().filter(|known| known.stamp == begun && now < known.until)?;
+        known.of_text(facts, false, false, now).is_none().then_some(Some(begun))
+    }
+
+    /// Whether there have been changes of code since there were so many, if that matters.
+    pub(super) fn has_other_code(&self, stamp: Option<u64>) -> bool {
+        stamp.is_some_and(|stamp| self.database.hidden.begun.load(Ordering::Acquire) != stamp)
     }
 
     /// Why the server would be kept after this, if it is known now what the code does that it calls.

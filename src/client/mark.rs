@@ -41,6 +41,11 @@ impl Mark {
         let _unchanged_is_fine = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, to);
     }
 
+    /// Whether nothing stands in it.
+    pub(super) fn is_blank(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
     /// Gives an order. A lesser one never replaces a greater one.
     pub(super) fn order(&self, order: Order) {
         let value = match order {
@@ -154,7 +159,7 @@ mod tests {
         let mark = Mark::default();
         mark.suspend(true);
         mark.order(Order::Drain);
-        assert!(!mark.is_overdue());
+        assert!(!mark.is_overdue() && !mark.is_blank() && Mark::default().is_blank());
         mark.set_overdue();
         assert_eq!((mark.standing_order(), mark.is_overdue()), (Order::Kill, true));
     }

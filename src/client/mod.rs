@@ -4,6 +4,7 @@
 //! (`plan`) and gets a server, and `relay` moves bytes both ways until the server can be given back.
 
 mod attempt;
+pub mod bell;
 mod block;
 mod catalog;
 mod checkout;

@@ -6,9 +6,9 @@
 mod conclude;
 mod errand;
 mod forward;
+pub(super) mod shortcut;
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -368,9 +368,7 @@ impl Client {
 
     /// Relays the segment and what follows it, until the server is given back or something breaks. Also tells whether the client wrote.
     pub(super) async fn relay(&mut self, mut link: Box<Link>, need: &Need) -> (Ended, bool) {
-        let handle = Arc::clone(self.handle());
-        handle.set_links(Links::One(Arc::clone(link.checkout.pool()), link.checkout.slot()));
-        handle.set_activity(Activity::Active);
+        self.shows_link(&link.checkout);
         let unsure = self.may_write_unseen(&link);
         link.wrote |= need.access == Access::Write || unsure;
         link.spreads = matches!(need.plan, ShardPlan::Scatter(_) | ShardPlan::Fan(_));
@@ -392,11 +390,14 @@ impl Client {
         link.changes_catalog |= need.changes_catalog;
         link.has_written |= need.wrote || unsure;
         let event = self.relay_until(&mut link).await;
+        self.end_relay(link, event).await
+    }
+
+    /// What becomes of the server, and of the client. Also tells whether the client wrote.
+    async fn end_relay(&mut self, mut link: Box<Link>, event: Event) -> (Ended, bool) {
         self.disowns(&link);
         self.leaves_hub();
-        // From here on no cancel request can start for this server; those under way are waited for by the ledger.
-        handle.set_links(Links::None);
-        handle.set_activity(Activity::Idle);
+        self.hides_links();
         let changes = link.changes_catalog;
         self.account(&mut link);
         if matches!(event, Event::Spread) {
@@ -405,6 +406,20 @@ impl Client {
         }
         let wrote = link.wrote;
         (self.conclude(link, event).await, wrote)
+    }
+
+    /// From here on the server can be asked to cancel what the client runs.
+    fn shows_link(&self, checkout: &Checkout) {
+        let handle = self.handle();
+        handle.set_links(Links::One(Arc::clone(checkout.pool()), checkout.slot()));
+        handle.set_activity(Activity::Active);
+    }
+
+    /// From here on no cancel request can start for the server; those under way are waited for by the ledger.
+    fn hides_links(&self) {
+        let handle = self.handle();
+        handle.set_links(Links::None);
+        handle.set_activity(Activity::Idle);
     }
 
     async fn relay_until(&mut self, link: &mut Link) -> Event {
@@ -432,44 +447,45 @@ impl Client {
                 self.forward_segment(link, &mut connection);
             }
         }
+        self.relay_on(link, connection).await
+    }
+
+    /// Relays on what was begun.
+    async fn relay_on(&mut self, link: &mut Link, mut connection: Box<Connection>) -> Event {
         let handle = Arc::clone(self.handle());
-        let event = {
-            let mut woken = pin!(handle.wake.notified());
-            let mut watch = Watch::new(link.since);
-            self.looks_for_close(link);
-            poll_fn(|cx| {
-                while woken.as_mut().poll(cx).is_ready() {
-                    woken.set(handle.wake.notified());
-                    self.refresh_limits();
-                    self.looks_for_close(link);
-                }
-                if let Some(error) = self.ordered(&handle) {
-                    return Poll::Ready(self.ends(&handle, error));
-                }
-                if handle.is_asked() {
-                    self.tell_with(link, &connection);
-                }
-                if let Poll::Ready(event) = self.poll_relay(link, &mut connection, cx) {
-                    return Poll::Ready(event);
-                }
-                // The transaction may have ended just now, and nothing else would wake a session that keeps its server.
-                if let Some(error) = self.ordered(&handle).or_else(|| self.closes(link)) {
-                    return Poll::Ready(self.ends(&handle, error));
-                }
-                if handle.is_suspended() && self.is_at_rest(link, &mut connection, cx) {
-                    handle.set_flushed();
-                    return Poll::Pending;
-                }
-                if let Some(event) = silenced(link) {
-                    return Poll::Ready(event);
-                }
-                match self.overdue(link, &mut watch, cx) {
-                    Some(event) => Poll::Ready(event),
-                    None => Poll::Pending,
-                }
-            })
-            .await
-        };
+        let mut watch = Watch::new(link.since);
+        self.looks_for_close(link);
+        let event = poll_fn(|cx| {
+            if handle.bell.has_rung(cx) {
+                self.refresh_limits();
+                self.looks_for_close(link);
+            }
+            if let Some(error) = self.ordered(&handle) {
+                return Poll::Ready(self.ends(&handle, error));
+            }
+            if handle.is_asked() {
+                self.tell_with(link, &connection);
+            }
+            if let Poll::Ready(event) = self.poll_relay(link, &mut connection, cx) {
+                return Poll::Ready(event);
+            }
+            // The transaction may have ended just now, and nothing else would wake a session that keeps its server.
+            if let Some(error) = self.ordered(&handle).or_else(|| self.closes(link)) {
+                return Poll::Ready(self.ends(&handle, error));
+            }
+            if handle.is_suspended() && self.is_at_rest(link, &mut connection, cx) {
+                handle.set_flushed();
+                return Poll::Pending;
+            }
+            if let Some(event) = silenced(link) {
+                return Poll::Ready(event);
+            }
+            match self.overdue(link, &mut watch, cx) {
+                Some(event) => Poll::Ready(event),
+                None => Poll::Pending,
+            }
+        })
+        .await;
         *link.checkout = Some(connection);
         event
     }

@@ -64,11 +64,9 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
     handle.set_activity(Activity::Active);
     let Connection { stream: mut server, input: mut down, .. } = *connection;
     let mut up = input;
-    let mut woken = Box::pin(handle.wake.notified());
     let told = poll_fn(|cx| {
-        while woken.as_mut().poll(cx).is_ready() {
-            woken = Box::pin(handle.wake.notified());
-        }
+        // What it rings for is looked at below.
+        handle.bell.has_rung(cx);
         match handle.standing_order() {
             Order::None => {}
             // Streaming has no statement that could be cancelled.

@@ -105,7 +105,9 @@ impl Client {
     pub(super) fn tell(&self) {
         let handle = self.handle();
         let waits = handle.activity() == Activity::Waiting;
-        let since = Duration::from_micros(handle.requested_us.load(Ordering::Relaxed));
+        let asked = Duration::from_micros(handle.requested_us.load(Ordering::Relaxed));
+        let uptime = clock::now().saturating_duration_since(self.cx.shared.started);
+        let since = clock::wall().saturating_sub(uptime.saturating_sub(asked));
         let report = Report {
             client: self.socket_report(),
             doing: if waits {
@@ -115,7 +117,7 @@ impl Client {
             } else {
                 Doing::Nothing
             },
-            since: Some(since).filter(|since| waits && !since.is_zero()),
+            since: Some(since).filter(|_| waits && !asked.is_zero()),
             text: if waits { self.text_at_hand() } else { None },
             ..Report::default()
         };

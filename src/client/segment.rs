@@ -88,6 +88,13 @@ impl Segment {
         matches!(self.items.last(), Some((Intake::Sync | Intake::Query(_), _)))
     }
 
+    /// Empties it; its memory stays.
+    pub fn clear(&mut self) {
+        self.items.clear();
+        self.len = 0;
+        self.complete = false;
+    }
+
     /// Takes it, leaving an empty one.
     #[must_use]
     pub fn take(&mut self) -> Self {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::clock;
 use crate::error::{Error, SqlState};
@@ -27,6 +27,7 @@ use crate::session::prepared::Registry;
 use crate::sql::cache::CacheSize;
 use crate::wire::startup::Replication;
 
+use super::bell::Bell;
 use super::database::Live;
 use super::keys::KeyRing;
 use super::listen::Hubs;
@@ -36,6 +37,7 @@ use super::peers::Outcomes;
 use super::predecessors::Predecessors;
 use super::report::Reports;
 use super::suspend::Suspension;
+use super::task::micros;
 
 /// Sessions that keep their server for one reason.
 #[derive(Debug, Clone, Copy, Default)]
@@ -181,14 +183,14 @@ pub struct ClientHandle {
     pub worker: WorkerId,
     /// `application_name`.
     pub application_name: Mutex<String>,
-    /// When it last sent a statement, as time since the Unix epoch in microseconds.
+    /// When it last sent a statement, in microseconds since the start of the process; 0: never.
     pub requested_us: AtomicU64,
     /// Since when it waits, in microseconds since the start of the process; 0: it does not.
     pub waits_since_us: AtomicU64,
     /// Its prepared statements.
     pub prepared: AtomicU32,
-    /// Woken for an order.
-    pub wake: Notify,
+    /// Rung for an order.
+    pub bell: Bell,
     activity: AtomicU8,
     mark: Mark,
     links: Mutex<Links>,
@@ -272,6 +274,11 @@ impl ClientHandle {
         }
     }
 
+    /// It sends a statement, so long after the start of the process.
+    pub fn asks(&self, at: Duration) {
+        self.requested_us.store(micros(at).max(1), Ordering::Relaxed);
+    }
+
     /// It does something else now.
     pub fn set_activity(&self, activity: Activity) {
         let value = match activity {
@@ -296,7 +303,13 @@ impl ClientHandle {
     /// Gives it an order. A lesser one never replaces a greater one.
     pub fn order(&self, order: Order) {
         self.mark.order(order);
-        self.wake.notify_waiters();
+        self.bell.ring();
+    }
+
+    /// Whether it was told nothing that it has not done: there is no order, and nothing beside one.
+    #[must_use]
+    pub fn is_untold(&self) -> bool {
+        self.mark.is_blank()
     }
 
     /// The order that stands.
@@ -313,7 +326,7 @@ impl ClientHandle {
     /// From now on it rests as soon as nothing waits in its buffers; or no longer.
     pub fn suspend(&self, on: bool) {
         self.mark.suspend(on);
-        self.wake.notify_waiters();
+        self.bell.ring();
     }
 
     /// Whether it is to rest.
@@ -336,7 +349,7 @@ impl ClientHandle {
     /// Ends it: it did not come to rest in time.
     pub fn suspend_in_vain(&self) {
         self.mark.set_overdue();
-        self.wake.notify_waiters();
+        self.bell.ring();
     }
 
     /// Whether that is why it ends.
@@ -354,7 +367,7 @@ impl ClientHandle {
     /// Asks for a report; see [`super::report`].
     pub fn ask(&self) {
         self.mark.ask(true);
-        self.wake.notify_waiters();
+        self.bell.ring();
     }
 
     /// Whether a report was asked for and not given yet.
@@ -437,7 +450,7 @@ impl Shared {
         self.generation.fetch_add(1, Ordering::Release);
         // For limits on what they are in the middle of, or on their rest.
         for client in &self.clients {
-            client.wake.notify_waiters();
+            client.bell.ring();
         }
     }
 
@@ -447,7 +460,7 @@ impl Shared {
         for client in &self.clients {
             let linked = client.links.lock().iter().any(|(pool, _)| of_these(pool));
             if linked || client.activity() != Activity::Idle {
-                client.wake.notify_waiters();
+                client.bell.ring();
             }
         }
     }
@@ -456,7 +469,7 @@ impl Shared {
     pub fn wake_those_to_close(&self) {
         for client in &self.clients {
             if client.links.lock().iter().any(|(pool, slot)| pool.is_condemned(slot)) {
-                client.wake.notify_waiters();
+                client.bell.ring();
             }
         }
     }
@@ -625,7 +638,7 @@ impl Shared {
                 requested_us: AtomicU64::new(0),
                 waits_since_us: AtomicU64::new(0),
                 prepared: AtomicU32::new(0),
-                wake: Notify::new(),
+                bell: Bell::default(),
                 activity: AtomicU8::new(0),
                 mark: Mark::default(),
                 links: Mutex::default(),

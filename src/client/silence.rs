@@ -7,7 +7,7 @@
 //! taken the place of is left in the same way: what would be committed there would be lost.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -60,14 +60,12 @@ impl Silence {
     /// The outcome of `work`, or none if the server falls silent first.
     pub(super) async fn or<T>(mut self, handle: &ClientHandle, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
-        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
             }
-            while woken.as_mut().poll(cx).is_ready() {
-                woken = Box::pin(handle.wake.notified());
-            }
+            // What it rings for is looked at below.
+            handle.bell.has_rung(cx);
             if self.find() == Find::Answers { Poll::Pending } else { Poll::Ready(None) }
         })
         .await

@@ -2,23 +2,24 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::client::WorkerContext;
 use crate::client::block::Block;
 use crate::client::catalog::{LookUp, Planned};
 use crate::client::database::{Live, LiveDatabase, UserPools};
-use crate::client::limits::{Limits, Timer};
+use crate::client::limits::{Limits, Overdue, Timer};
 use crate::client::listen::Listener;
 use crate::client::lost::Lost;
 use crate::client::own;
 use crate::client::plan::Need;
 use crate::client::popular;
+use crate::client::relay::shortcut::Shortcut;
 use crate::client::scatter::spread::Spread;
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
@@ -78,17 +79,19 @@ pub struct Client {
     limits_of: u64,
     pub(super) timer: Timer,
     /// Since when it has asked for nothing, if that is limited.
-    rests_since: Option<Instant>,
+    pub(super) rests_since: Option<Instant>,
     /// Unnamed statements that come often are left unnamed for the moment.
     pub(super) leaves_unnamed: bool,
     /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
-    skipping: bool,
+    pub(super) skipping: bool,
     /// Its part in listening, if it ever listened.
     pub(super) listener: Option<Box<Listener>>,
     /// A transaction block that several shards take part in.
     pub(super) spread: Option<Box<Spread>>,
     /// A block that was answered for but begins only when the first statement shows the shard.
     pub(super) held_begin: Option<Box<Block>>,
+    /// Where ordinary statements of its go.
+    pub(super) shortcut: Shortcut,
 }
 
 impl Client {
@@ -130,6 +133,7 @@ impl Client {
             listener: None,
             spread: None,
             held_begin: None,
+            shortcut: Shortcut::Unknown,
         }
     }
 
@@ -173,6 +177,9 @@ impl Client {
         self.gather().map_err(End::Told)?;
         if self.segment.complete {
             self.refresh()?;
+            if let Some(flight) = self.takes_shortcut() {
+                return self.fly(flight).await;
+            }
             // In a box: most clients are idle, and what a segment needs is several times what they need. What is seldom needed has
             // boxes of its own, for this one is made and moved for each segment.
             return Box::pin(self.serve()).await;
@@ -183,11 +190,9 @@ impl Client {
     /// Sends until less than [`HIGH_WATER`] waits to be sent; follows orders.
     async fn drain(&mut self) -> Result<(), End> {
         let handle = Arc::clone(self.handle());
-        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
         poll_fn(|cx| {
-            while woken.as_mut().poll(cx).is_ready() {
-                woken = Box::pin(handle.wake.notified());
-            }
+            // What it rings for is looked at below.
+            handle.bell.has_rung(cx);
             if matches!(handle.standing_order(), Order::Drain | Order::Kill) {
                 return Poll::Ready(Err(End::Told(terminated_as(&handle))));
             }
@@ -215,46 +220,39 @@ impl Client {
             self.input.shrink();
             self.segment = Segment::default();
         }
-        let handle = Arc::clone(self.handle());
-        let mut woken = pin!(handle.wake.notified());
         self.refresh_limits();
         let due = self.limits.any_of_rest().then(|| *self.rests_since.get_or_insert_with(clock::now));
         let due = due.and_then(|since| self.limits.rest(since, self.is_in_block()));
-        poll_fn(|cx| {
-            match handle.standing_order() {
-                Order::None => {}
-                // It came too late: nothing is under way.
-                Order::Cancel => handle.cancel_is_done(),
-                Order::Drain if self.is_in_block() => {}
-                Order::Drain | Order::Kill => return Poll::Ready(Err(End::Told(terminated_as(&handle)))),
-            }
-            if let Err(end) = self.take_notifications() {
-                return Poll::Ready(Err(end));
-            }
-            let flushed = match self.output.poll_flush(&mut self.stream, cx) {
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
-                polled => polled.is_ready(),
-            };
-            if handle.has_errand() && self.rests_or_tells(flushed) {
-                return woken.as_mut().poll(cx).map(Ok);
-            }
-            if self.output.len() < HIGH_WATER
-                && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx)
-            {
-                return Poll::Ready(match read {
-                    Ok(0) => Err(End::Gone),
-                    Ok(_) => Ok(()),
-                    Err(e) => Err(e.into()),
-                });
-            }
-            if let Some((at, overdue)) = due
-                && self.timer.passed(at, cx)
-            {
-                return Poll::Ready(Err(End::Told(self.time_is_up(overdue))));
-            }
-            if woken.as_mut().poll(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
-        })
-        .await
+        poll_fn(|cx| self.poll_resting(due, cx)).await
+    }
+
+    fn poll_resting(&mut self, due: Option<(Instant, Overdue)>, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let rung = |client: &Self, cx: &Context<'_>| {
+            if client.handle().bell.has_rung(cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        };
+        match self.handle().standing_order() {
+            Order::None => {}
+            // It came too late: nothing is under way.
+            Order::Cancel => self.handle().cancel_is_done(),
+            Order::Drain if self.is_in_block() => {}
+            Order::Drain | Order::Kill => return Poll::Ready(Err(End::Told(terminated_as(self.handle())))),
+        }
+        self.take_notifications()?;
+        let flushed = self.output.poll_flush(&mut self.stream, cx)?.is_ready();
+        if self.handle().has_errand() && self.rests_or_tells(flushed) {
+            return rung(self, cx);
+        }
+        if self.output.len() < HIGH_WATER
+            && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx)?
+        {
+            return Poll::Ready(if read == 0 { Err(End::Gone) } else { Ok(()) });
+        }
+        if let Some((at, overdue)) = due
+            && self.timer.passed(at, cx)
+        {
+            return Poll::Ready(Err(End::Told(self.time_is_up(overdue))));
+        }
+        rung(self, cx)
     }
 
     /// Does what it was asked beside orders; whether it is at rest because of SUSPEND, with nothing in its buffers.
@@ -331,6 +329,7 @@ impl Client {
             return Ok(());
         }
         self.generation = generation;
+        self.shortcut = Shortcut::Unknown;
         let old = std::mem::replace(&mut self.live, self.cx.shared.live.load_full());
         let name = &self.handle().database;
         // What the wildcard would make of its name now may be another database.
@@ -365,6 +364,7 @@ impl Client {
             return Err(End::Told(Error::us_fatal(SqlState::ADMIN_SHUTDOWN, message).hint("Connect again.")));
         };
         self.pools = pools;
+        self.shortcut = Shortcut::Unknown;
         self.session.serves(self.pools.id);
         Ok(())
     }
@@ -382,7 +382,7 @@ impl Client {
             self.skip();
             return Ok(());
         }
-        self.handle().requested_us.store(micros(clock::wall()), Ordering::Relaxed);
+        self.handle().asks(clock::moment().saturating_duration_since(self.cx.shared.started));
         if self.held_begin.as_ref().is_some_and(|block| block.lost.is_some()) {
             return self.serve_lost();
         }
@@ -703,14 +703,12 @@ impl Client {
         let handle = Arc::clone(self.handle());
         let mut future = pin!(future);
         let mut late = pin!(tokio::time::sleep(limit));
-        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Some(outcome)));
             }
-            while woken.as_mut().poll(cx).is_ready() {
-                woken = Box::pin(handle.wake.notified());
-            }
+            // What it rings for is looked at below.
+            handle.bell.has_rung(cx);
             match handle.standing_order() {
                 Order::Cancel => {
                     let error = Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");

@@ -388,6 +388,12 @@ impl ServerHealth {
         }
     }
 
+    /// Whether nothing is held against it.
+    #[must_use]
+    pub fn is_at_peace(&self) -> bool {
+        !self.attention.load(Ordering::Relaxed) && !self.suspect.load(Ordering::Relaxed)
+    }
+
     /// How many probes in a row, up to the last, brought nothing at all ([`Verdict::Silent`]).
     #[must_use]
     pub fn unanswered(&self) -> u32 {

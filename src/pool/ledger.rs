@@ -267,11 +267,7 @@ impl Ledger {
 
     /// A client of `worker` wants a connection.
     pub fn acquire(&mut self, waiter: WaiterId, worker: WorkerId, now: Instant) -> Acquire {
-        if !self.paused
-            && self.waiters.is_empty()
-            && let Some(slot) = self.take_idle(worker)
-        {
-            self.set(slot, SlotState::Active, now);
+        if let Some(slot) = self.acquire_at_once(worker, now) {
             return Acquire::Reuse(slot);
         }
         if !self.paused && self.retry_at.is_some_and(|at| now < at) && !self.has_live() {
@@ -279,6 +275,16 @@ impl Ledger {
         }
         self.waiters.push_back((waiter, now));
         Acquire::Queued(self.dial_if_needed(worker, now))
+    }
+
+    /// The same for a client that would not wait: nothing changes if it would have to.
+    pub fn acquire_at_once(&mut self, worker: WorkerId, now: Instant) -> Option<SlotId> {
+        if self.paused || !self.waiters.is_empty() {
+            return None;
+        }
+        let slot = self.take_idle(worker)?;
+        self.set(slot, SlotState::Active, now);
+        Some(slot)
     }
 
     /// A waiter has gone. False if it was not in the queue: a connection is on its way to it, or was.

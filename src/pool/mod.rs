@@ -342,6 +342,32 @@ impl Pool {
         }
     }
 
+    /// A connection that rests on `worker` and `fits`, if the next one to be lent does. Nothing changes if it does not, but that it has
+    /// rested from now on.
+    pub fn lend_at_once(
+        self: &Arc<Self>,
+        worker: WorkerId,
+        fits: impl FnOnce(&mut Connection) -> bool,
+    ) -> Option<Checkout> {
+        let now = clock::moment();
+        let mut inner = self.inner.lock();
+        let slot = inner.ledger.acquire_at_once(worker, now)?;
+        let Some(mut connection) = inner.idle.remove(&slot) else {
+            drop(inner);
+            self.discard(slot, LOST);
+            return None;
+        };
+        let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
+        let doubted = self.settings.check.as_ref().is_some_and(|check| check.is_due(connection.heard));
+        if worn || doubted || connection.worker != worker || !fits(&mut connection) {
+            let freed = inner.ledger.release(slot, now);
+            self.settle(inner, slot, Some(connection), freed);
+            return None;
+        }
+        drop(inner);
+        Checkout::new(Arc::clone(self), slot, connection).prepare(worker, false)
+    }
+
     /// Logs in for this slot, on the worker whose thread this is; without one, others may need what this pool does not.
     fn dial(self: &Arc<Self>, slot: Option<SlotId>) {
         let Some(slot) = slot else {

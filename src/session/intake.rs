@@ -246,7 +246,11 @@ impl Session {
     ) -> Intake {
         if parse.name.is_empty() {
             let statement = if self.follow { popular(parse, &self.reader()) } else { None };
-            let statement = statement.unwrap_or_else(|| registry.unnamed(parse, facts(parse.sql, Values::Needed)));
+            let known = self.unnamed.as_ref().filter(|known| *known.sql == *parse.sql && !known.facts.is_of_client());
+            let statement = statement.unwrap_or_else(|| {
+                let facts = known.map_or_else(|| facts(parse.sql, Values::Needed), |known| Arc::clone(&known.facts));
+                registry.unnamed(parse, facts)
+            });
             if let Some(error) = self.uses_our_name(&statement.facts) {
                 return Intake::Refuse { error: Box::new(error), simple: false };
             }

@@ -359,6 +359,24 @@ impl Session {
             && !self.settings.has_doubts()
     }
 
+    /// Whether nothing is under way, kept in mind or left behind that what is asked next could meet: an ordinary statement
+    /// ([`QueryFacts::is_ordinary`]) that is answered then leaves the session as it was, see [`Session::has_passed`].
+    #[must_use]
+    pub fn is_at_ease(&self) -> bool {
+        let quiet =
+            self.may_release() && self.settings.are_settled() && !self.skipping && !self.held_sync && !self.failed;
+        let portals = !self.portals.is_empty() || self.bound.is_some();
+        let errors = self.unseen_error.is_some() || self.hidden_error.is_some();
+        let pinned = self.spoils || self.asks_pins || self.was_pinned || self.temp_in_path;
+        let read = self.local_path.is_some() || self.local_reading || self.catalog_changed || !self.apart.is_empty();
+        quiet && !portals && !errors && !pinned && !read && self.listening.is_none() && self.signals.is_none()
+    }
+
+    /// So many messages were sent and answered while it was at ease, and have left nothing.
+    pub fn has_passed(&mut self, messages: usize) {
+        self.sent = self.sent.wrapping_add(messages as u64);
+    }
+
     /// Whether the server has names of the client's that nobody else may find there.
     #[must_use]
     pub fn has_lent(&self) -> bool {

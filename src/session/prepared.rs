@@ -33,8 +33,8 @@ pub struct Statement {
     pub types: Box<[u8]>,
     /// What the text says.
     pub facts: Arc<QueryFacts>,
-    /// It goes by a name on servers, and whoever has it and reads it alike may use it there.
-    shared: bool,
+    /// Its name on servers: whoever has it and reads it alike may use it there. Empty: it is one client's, and goes by none.
+    name: Box<str>,
     foreign_types: bool,
     /// What its reading hangs on, and how it is read.
     literals: Literals,
@@ -81,7 +81,7 @@ impl Statement {
     /// Whether it goes by a name on servers, as one that was made by [`Registry::intern`] does.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.shared
+        !self.name.is_empty()
     }
 
     /// The same statement, to be bound once with a meaning of its own.
@@ -92,7 +92,7 @@ impl Statement {
             sql: self.sql.clone(),
             types: self.types.clone(),
             facts,
-            shared: self.shared,
+            name: self.name.clone(),
             foreign_types: self.foreign_types,
             literals: self.literals,
             reading: self.reading.clone(),
@@ -106,12 +106,13 @@ impl Statement {
     /// The same text for one client alone.
     #[must_use]
     pub fn apart(&self) -> Arc<Self> {
+        let id = next_id();
         Arc::new(Self {
-            id: next_id(),
+            id,
             sql: self.sql.clone(),
             types: self.types.clone(),
             facts: Arc::clone(&self.facts),
-            shared: true,
+            name: name_of(id),
             foreign_types: self.foreign_types,
             literals: self.literals,
             reading: self.reading.clone(),
@@ -128,10 +129,10 @@ impl Statement {
         self.own
     }
 
-    /// Its name on servers.
+    /// Its name on servers; empty if it has none.
     #[must_use]
-    pub fn server_name(&self) -> String {
-        format!("{SERVER_NAME_PREFIX}{}", self.id)
+    pub fn server_name(&self) -> &str {
+        &self.name
     }
 
     /// Whether PostgreSQL finds out the type of a parameter by itself. A text with a `$` and no declared types may have one.
@@ -151,6 +152,10 @@ impl Statement {
 fn next_id() -> StatementId {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     StatementId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn name_of(id: StatementId) -> Box<str> {
+    format!("{SERVER_NAME_PREFIX}{id}").into()
 }
 
 fn infers_types(parse: &Parse<'_>) -> bool {
@@ -222,14 +227,14 @@ impl Registry {
     }
 
     fn make(&self, parse: &Parse<'_>, facts: Arc<QueryFacts>, named: Option<Read>) -> Arc<Statement> {
-        let shared = named.is_some();
+        let (id, shared) = (next_id(), named.is_some());
         let read = named.unwrap_or_default();
         Arc::new(Statement {
-            id: next_id(),
+            id,
             sql: parse.sql.into(),
             types: parse.types.into(),
             facts,
-            shared,
+            name: if shared { name_of(id) } else { Box::default() },
             foreign_types: parse.oids().iter().any(|oid| *oid >= FIRST_OWN),
             literals: read.literals,
             reading: read.reading,

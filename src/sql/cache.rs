@@ -12,12 +12,14 @@
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lru::LruCache;
 
 use super::facts::{ConfigArg, QueryFacts, SessionEffect, ShardShape};
+use super::recent::Recent;
 use super::{normal, parse};
 
 /// Texts longer than this share of the byte limit are not kept: one of them would drive out too many others.
@@ -44,8 +46,11 @@ pub struct FactsCache {
     bytes: usize,
     hits: u64,
     misses: u64,
-    /// The normal form of the text at hand; kept for its memory.
+    /// Of those that need no values of keys, the texts that came last.
+    recent: Recent,
+    /// The normal form of the text at hand, and where it has numbers that the text does not; kept for their memory.
     form: Vec<u8>,
+    numbers: Vec<Range<usize>>,
     size: Arc<CacheSize>,
 }
 
@@ -88,7 +93,9 @@ impl FactsCache {
             bytes: 0,
             hits: 0,
             misses: 0,
+            recent: Recent::default(),
             form: Vec::new(),
+            numbers: Vec::new(),
             size: Arc::default(),
         }
     }
@@ -109,15 +116,24 @@ impl FactsCache {
 
     /// The facts of `text`, in which the values of keys may be left out, parsed unless those of its normal form are here.
     pub fn get_without_values(&mut self, text: &[u8]) -> Arc<QueryFacts> {
-        let mut form = std::mem::take(&mut self.form);
+        if let Some(facts) = self.recent.get(text) {
+            self.hits += 1;
+            return facts;
+        }
+        let (mut form, mut numbers) = (std::mem::take(&mut self.form), std::mem::take(&mut self.numbers));
         form.clear();
         form.push(NORMAL);
-        let facts = if text.len() <= LONGEST_NORMAL && normal::of(text, &mut form) {
-            self.get_normal(text, &form)
-        } else {
-            self.get(text)
-        };
-        self.form = form;
+        let is_normal = text.len() <= LONGEST_NORMAL && normal::of_with_numbers(text, &mut form, &mut numbers);
+        if !is_normal {
+            numbers.clear();
+        }
+        let hits = self.hits;
+        let facts = if is_normal { self.get_normal(text, &form) } else { self.get(text) };
+        if self.hits > hits {
+            // Here it is kept, and not because it came by chance.
+            self.recent.put(text, &numbers, &facts);
+        }
+        (self.form, self.numbers) = (form, numbers);
         facts
     }
 
@@ -189,6 +205,7 @@ impl FactsCache {
     /// Forgets every text, as after a change of what texts mean. The counters stay.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.recent.clear();
         self.bytes = 0;
         self.size.is(0, 0);
     }

@@ -475,6 +475,21 @@ pub struct StatementFacts {
 }
 
 impl StatementFacts {
+    /// See [`QueryFacts::is_ordinary`].
+    fn is_ordinary(&self) -> bool {
+        let of_session =
+            !self.effects.is_empty() || self.name_use.is_some() || self.savepoint.is_some() || self.ends_state;
+        let of_catalog = self.changes_catalog || self.changes_code || self.own_code || self.block.is_some();
+        let of_path = self.local_search_path
+            || self.temp_in_path
+            || self.local_path.is_some()
+            || self.local_reading != LocalReading::Untouched;
+        self.plan != Plan::None
+            && self.access != Access::Neutral
+            && self.transaction == TransactionEffect::None
+            && !(of_session || of_catalog || of_path || self.takes_lock || self.pids || self.listens)
+    }
+
     /// Whether it may make an object in the first schema of search_path, whichever that is.
     #[must_use]
     pub fn makes_object(&self) -> bool {
@@ -573,6 +588,25 @@ impl QueryFacts {
     #[must_use]
     pub fn plainly_reads(&self) -> bool {
         self.unparsed.is_none() && self.statements.iter().all(|s| s.plainly_reads)
+    }
+
+    /// Whether it is one statement that reads or writes rows and does nothing else: nothing of it concerns the session, the transaction
+    /// block, the catalog or other sessions, and nothing says where it goes. What code does that it calls is another question.
+    #[must_use]
+    pub fn is_ordinary(&self) -> bool {
+        let [statement] = self.statements.as_slice() else { return false };
+        let Self { statements: _, hints, pids, listens, steps, signals, unparsed, hides, may_change_code } = self;
+        let told =
+            hints.route.is_some() || hints.sharding_key.is_some() || hints.shard.is_some() || hints.error.is_some();
+        let elsewhere = *pids || *listens || !steps.is_empty() || !signals.is_empty();
+        let unread = unparsed.is_some() || *hides || *may_change_code;
+        !told && !elsewhere && !unread && statement.is_ordinary()
+    }
+
+    /// Whether they were, or may be, made anew for one client.
+    #[must_use]
+    pub fn is_of_client(&self) -> bool {
+        self.pids || self.listens || !self.steps.is_empty() || !self.signals.is_empty()
     }
 
     /// What it means to keep its plan; none is made for several statements at once.

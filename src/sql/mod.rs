@@ -21,6 +21,7 @@ pub mod normal;
 pub mod parse;
 pub mod pids;
 pub mod readings;
+mod recent;
 mod scan;
 pub mod scatter;
 pub mod settings;

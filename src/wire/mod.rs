@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod answer;
 pub mod cancel_key;
 pub mod encode;
 pub mod frame;

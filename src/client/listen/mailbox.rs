@@ -141,7 +141,7 @@ impl Mailbox {
 
     fn wake(&self) {
         self.filled.store(true, Ordering::Release);
-        self.client.wake.notify_waiters();
+        self.client.bell.ring();
     }
 
     /// Whether there is something to see to.

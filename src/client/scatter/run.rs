@@ -3,8 +3,7 @@
 //! Written as one poll function, as the relay of one server is. A shard is not read from while too much waits for the client, and at most
 //! one read and one unfinished row of each is held.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -242,11 +241,9 @@ impl Client {
     /// Moves everything until it is over; follows orders, limits and the client's leaving.
     pub(super) async fn run_scatter(&mut self, run: &mut Run) -> Outcome {
         let handle = Arc::clone(self.handle());
-        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
         let mut watch = Watch::new(run.since);
         poll_fn(|cx| {
-            while woken.as_mut().poll(cx).is_ready() {
-                woken = Box::pin(handle.wake.notified());
+            if handle.bell.has_rung(cx) {
                 self.refresh_limits();
             }
             match handle.standing_order() {

@@ -498,6 +498,12 @@ impl ClientSettings {
         self.changes.as_ref().is_some_and(|changes| !changes.doubts.is_empty())
     }
 
+    /// Whether no transaction has changed anything that is still to be settled.
+    #[must_use]
+    pub fn are_settled(&self) -> bool {
+        self.changes.is_none()
+    }
+
     /// Whether what is for good cannot be known without the server.
     #[must_use]
     pub fn needs_server(&self) -> bool {

@@ -20,6 +20,8 @@ pub struct ServerSettings {
     /// What it was found to agree with and has not left since: most clients want the same, and nothing need be compared for them. A
     /// client that changes what it wants makes a copy, for this is one.
     agreed: Option<Arc<Values>>,
+    /// There is no setting of ours in that.
+    agreed_plainly: bool,
 }
 
 impl ServerSettings {
@@ -90,7 +92,14 @@ impl ServerSettings {
         }
         let sql = self.difference(client);
         self.agreed = sql.is_empty().then(|| Arc::clone(&client.wanted));
+        self.agreed_plainly = client.wanted.keys().all(|name| !name.starts_with(OWN_PREFIX));
         (!sql.is_empty()).then_some(sql)
+    }
+
+    /// Whether nothing is to be changed for the client, as was found when it was last compared, and it wants nothing that is ours.
+    #[must_use]
+    pub fn plainly_agrees(&self, client: &ClientSettings) -> bool {
+        self.agreed_plainly && self.agreed.as_ref().is_some_and(|agreed| Arc::ptr_eq(agreed, &client.wanted))
     }
 
     /// All as the login's own user, who may set what the client could set; who the client has become since comes last.

@@ -3,7 +3,6 @@
 //! Nothing is held but what a socket has not taken: the client is not read from while a shard has too much to take.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
@@ -180,14 +179,12 @@ impl Client {
     /// Moves the client's data to the shards until they end.
     async fn pump(&mut self, legs: &mut [Leg], mut splitter: Option<&mut Splitter>, since: Instant) -> Ended {
         let handle = Arc::clone(self.handle());
-        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
         // So that a cancel request finds it.
         handle.set_activity(Activity::Waiting);
         let limit = self.limits.statement(since);
         let ended = poll_fn(|cx| {
-            while woken.as_mut().poll(cx).is_ready() {
-                woken = Box::pin(handle.wake.notified());
-            }
+            // What it rings for is looked at below.
+            handle.bell.has_rung(cx);
             match handle.standing_order() {
                 Order::Kill => return Poll::Ready(Ended::Client(End::Told(terminated_as(&handle)))),
                 Order::Cancel => return Poll::Ready(Ended::Failed(Failed::Error(cancelled()))),

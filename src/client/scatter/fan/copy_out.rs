@@ -3,7 +3,6 @@
 //! A shard is not read from while the client has too much to take.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -94,13 +93,11 @@ impl Client {
     /// Moves what the shards send to the client, until all have ended.
     async fn join(&mut self, legs: &mut [Leg], joiner: &mut Joiner, since: Instant) -> Ended {
         let handle = Arc::clone(self.handle());
-        let mut woken: Pin<Box<_>> = Box::pin(handle.wake.notified());
         handle.set_activity(Activity::Active);
         let limit = self.limits.statement(since);
         poll_fn(|cx| {
-            while woken.as_mut().poll(cx).is_ready() {
-                woken = Box::pin(handle.wake.notified());
-            }
+            // What it rings for is looked at below.
+            handle.bell.has_rung(cx);
             match handle.standing_order() {
                 Order::Kill => return Poll::Ready(Ended::Client(End::Told(terminated_as(&handle)))),
                 // It was for a wait that is over.

@@ -1,0 +1,359 @@
+//! The short way of an ordinary statement that is a transaction by itself, which most are: it goes to the one server there is, and its answer
+//! comes in one piece and goes back.
+//!
+//! Nothing is planned, routed, queued or remembered for it: what the long way would find out is known beforehand
+//! ([`QueryFacts::is_ordinary`](crate::sql::facts::QueryFacts::is_ordinary), [`Session::is_at_ease`](crate::session::Session::is_at_ease),
+//! [`Shortcut`]), and that it leaves nothing behind is seen by its answer ([`answer::is_whole`]). Until then its messages stay in the segment,
+//! and their bytes in the input.
+//!
+//! Whatever turns out otherwise (an error, a notice, an answer in pieces, an order, a client that sends more or leaves, a limit that is passed) is
+//! no case of its own here: the statement is then entered where it would stand had it come by the long way, and goes on there (`Client::lengthen`).
+//! So this must do nothing that the long way would not have done by then, and no more than it can do again.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::{Ended, Event, Link};
+use crate::client::hidden::Judged;
+use crate::client::segment::Segment;
+use crate::client::task::{Client, End, lost, micros};
+use crate::clock;
+use crate::config::{Consistency, Fallback, PoolMode, Role};
+use crate::health::server::InFlight;
+use crate::id::{ServerIndex, StatementId};
+use crate::metrics::counters::Counts;
+use crate::net::buffer::with_scratch;
+use crate::pool::{Checkout, Pool, Verdict};
+use crate::route::decide::Why;
+use crate::server::Connection;
+use crate::session::Intake;
+use crate::session::prepared::Statement;
+use crate::sql::facts::{Access, QueryFacts, RouteHint};
+use crate::wire::answer::{self, Expected};
+use crate::wire::{encode, message};
+
+/// Whether a client's ordinary statements all go one way.
+#[derive(Debug)]
+pub(in crate::client) enum Shortcut {
+    /// It has not been looked at since the last reload.
+    Unknown,
+    /// They do not.
+    None,
+    /// To a server of this pool.
+    To(Arc<Pool>),
+}
+
+/// A statement on the short way.
+pub(in crate::client) struct Flight {
+    checkout: Checkout,
+    in_flight: InFlight,
+    since: Instant,
+    /// See [`Client::leaves_nothing`].
+    stamp: Option<u64>,
+    expected: Expected,
+    /// What the server's unnamed statement is when all is answered; none: what it was.
+    unnamed: Option<Option<StatementId>>,
+    writes: bool,
+    sent: bool,
+}
+
+/// What the long way goes on with.
+type Onward = (Box<Link>, Option<Event>);
+
+/// A segment that is one statement.
+struct Single<'a> {
+    facts: &'a Arc<QueryFacts>,
+    /// By the extended protocol, and whether servers know it by a name.
+    statement: Option<(&'a Arc<Statement>, bool)>,
+    expected: Expected,
+}
+
+impl<'a> Single<'a> {
+    /// Query; or Parse, Bind, Describe, Execute and Sync, where Parse and Describe may be missing, and all else is unnamed or a statement whose
+    /// name is followed.
+    fn of(segment: &'a Segment) -> Option<Self> {
+        let items = segment.items.as_slice();
+        if let [(Intake::Query(facts), _)] = items {
+            return Some(Self { facts, statement: None, expected: Expected::Simple });
+        }
+        let (parsed, items) = match items {
+            [(Intake::Parse { statement, named: None, .. }, _), rest @ ..] => (Some(statement), rest),
+            all => (None, all),
+        };
+        let [(Intake::Bind { statement: Some(statement), named, portal }, _), items @ ..] = items else { return None };
+        let (described, items) = match items {
+            [(Intake::DescribePortal, _), rest @ ..] => (true, rest),
+            rest => (false, rest),
+        };
+        let [(Intake::Execute { portal: executed }, _), (Intake::Sync, _)] = items else { return None };
+        let name = named.as_deref();
+        let is_one = parsed.is_none_or(|parsed| name.is_none() && Arc::ptr_eq(parsed, statement));
+        // An unnamed one that goes by a name on servers may have to be sent again.
+        let is_plain = portal.is_empty() && executed.is_empty() && name != Some(b"");
+        let expected = Expected::Extended { parsed: parsed.is_some(), described };
+        let statement = Some((statement, named.is_some()));
+        (is_one && is_plain).then_some(Self { facts: &statement?.0.facts, statement, expected })
+    }
+
+    fn parses(&self) -> bool {
+        matches!(self.expected, Expected::Simple | Expected::Extended { parsed: true, .. })
+    }
+
+    /// Whether the server knows what the segment takes for granted.
+    fn is_known_to(&self, connection: &mut Connection) -> bool {
+        match self.statement {
+            Some((statement, true)) => connection.state.statements.touch(statement.id),
+            Some((statement, false)) => self.parses() || connection.state.unnamed == Some(statement.id),
+            None => true,
+        }
+    }
+
+    /// What the server's unnamed statement is then.
+    fn unnamed(&self) -> Option<Option<StatementId>> {
+        match self.statement {
+            None => Some(None),
+            Some((statement, _)) => self.parses().then_some(Some(statement.id)),
+        }
+    }
+}
+
+impl Client {
+    /// Sets the segment, which is complete, on the short way, if it may go that way and a server is free.
+    pub(in crate::client) fn takes_shortcut(&mut self) -> Option<Flight> {
+        let apart = self.skipping || self.listener.is_some() || self.held_begin.is_some() || self.spread.is_some();
+        let more_waits = self.input.len() != self.segment.len;
+        if apart || more_waits || !self.session.is_at_ease() || !self.handle().is_untold() {
+            return None;
+        }
+        if matches!(self.shortcut, Shortcut::Unknown) {
+            self.shortcut = self.shortcut();
+        }
+        let Shortcut::To(pool) = &self.shortcut else { return None };
+        let single = Single::of(&self.segment).filter(|single| single.facts.is_ordinary())?;
+        // The server may read backslashes otherwise: see `Session::may_misread`.
+        let text = self.segment.items.first().and_then(|(_, len)| self.input.bytes().get(..*len)).unwrap_or_default();
+        if single.parses() && memchr::memchr(b'\\', text).is_some() {
+            return None;
+        }
+        // Whatever the client knew when it asked is older than this.
+        clock::begin_moment();
+        let (since, shard) = (clock::moment(), self.database.config.map.default_shard);
+        let own_types = single.statement.is_some_and(|(statement, _)| statement.has_foreign_types());
+        let stamp = self.leaves_nothing(single.facts, own_types, shard)?;
+        if !pool.health.is_at_peace() {
+            return None;
+        }
+        let minds_sequences = || self.database.hidden.minds_sequences(shard);
+        let checkout = pool.lend_at_once(self.cx.id, |connection| {
+            connection.state.settings.plainly_agrees(self.session.settings())
+                && !(connection.state.stale_sequences && minds_sequences())
+                && single.is_known_to(connection)
+        })?;
+        let access = single.facts.access();
+        let in_flight = pool.health.begin_anyway(since);
+        pool.counters.wait_time.record(Duration::ZERO);
+        if access < Access::Write {
+            in_flight.server().count_read();
+        }
+        self.database.routes.count(match access {
+            Access::Write => Why::Write,
+            Access::Local => Why::PrimarysOwn,
+            Access::Read | Access::Neutral => Why::NoReplica,
+        });
+        let (expected, unnamed, writes) = (single.expected, single.unnamed(), access == Access::Write);
+        self.shows_link(&checkout);
+        self.handle().asks(since.saturating_duration_since(self.cx.shared.started));
+        self.rests_since = None;
+        Some(Flight { checkout, in_flight, since, stamp, expected, unnamed, writes, sent: false })
+    }
+
+    /// What the configuration says of it.
+    fn shortcut(&self) -> Shortcut {
+        let (config, general) = (&self.database.config, &self.live.config.general);
+        let [shard] = config.shards.as_slice() else { return Shortcut::None };
+        let one_server = shard.servers.len() == 1 && !config.map.is_sharded();
+        let by_transaction = self.pools.mode != PoolMode::Session && !general.server_reset_query_always;
+        let plain = self.route == RouteHint::Auto
+            && config.health.fallback != Fallback::Error
+            && config.health.consistency != Consistency::Strong;
+        if !(one_server && by_transaction && plain) {
+            return Shortcut::None;
+        }
+        let pool = self.database.pool(&self.pools, config.map.default_shard, ServerIndex(0));
+        pool.map_or(Shortcut::None, Shortcut::To)
+    }
+
+    /// Brings the statement to its server and the answer back.
+    pub(in crate::client) async fn fly(&mut self, flight: Flight) -> Result<(), End> {
+        let mut flight = Some(flight);
+        match poll_fn(|cx| self.poll_flight(&mut flight, cx)).await? {
+            None => Ok(()),
+            Some((link, event)) => Box::pin(self.go_on(link, event)).await,
+        }
+    }
+
+    /// The long way from here on, where the statement stands as if it had come by it.
+    async fn go_on(&mut self, mut link: Box<Link>, event: Option<Event>) -> Result<(), End> {
+        self.refresh_limits();
+        let event = match (event, link.checkout.take()) {
+            (None, Some(connection)) => self.relay_on(&mut link, connection).await,
+            (event, connection) => {
+                *link.checkout = connection;
+                event.unwrap_or_else(|| Event::ServerLost(lost("it was never there")))
+            }
+        };
+        let (ended, wrote) = self.end_relay(link, event).await;
+        if wrote {
+            self.last_write = Some(clock::now());
+        }
+        match ended {
+            Ended::Released => Ok(()),
+            Ended::Client(end) => Err(end),
+            // Nothing is kept that could be tried again.
+            Ended::Retry(_) | Ended::Again => Err(End::Told(lost("its answer was cut short"))),
+        }
+    }
+
+    fn poll_flight(&mut self, flight: &mut Option<Flight>, cx: &mut Context<'_>) -> Poll<Result<Option<Onward>, End>> {
+        let told = self.handle().bell.has_rung(cx) || !self.handle().is_untold();
+        let Some(flying) = flight.as_mut() else { return Poll::Ready(Ok(None)) };
+        if told || !self.is_sent(flying, cx) {
+            return Poll::Ready(Ok(flight.take().map(|flight| (self.lengthen(flight), None))));
+        }
+        let (since, expected) = (flying.since, flying.expected);
+        with_scratch(|scratch| {
+            let connection = flight.as_mut().and_then(|flight| flight.checkout.as_mut());
+            let Some(connection) = connection else { return Poll::Ready(Ok(None)) };
+            let read = match connection.stream.poll_read(cx, scratch) {
+                Poll::Ready(read) => read,
+                Poll::Pending if self.stream.poll_readable(cx) || self.is_late(since, cx) => {
+                    return Poll::Ready(Ok(flight.take().map(|flight| (self.lengthen(flight), None))));
+                }
+                Poll::Pending => return Poll::Pending,
+            };
+            let Some(flown) = flight.take() else { return Poll::Ready(Ok(None)) };
+            let bytes = read.as_ref().ok().and_then(|n| scratch.get(..*n));
+            match bytes.filter(|bytes| answer::is_whole(bytes, expected)) {
+                Some(bytes) => Poll::Ready(self.land(flown, bytes, cx).map(|()| None)),
+                None => Poll::Ready(Ok(Some(self.take_off_course(flown, read, scratch, cx)))),
+            }
+        })
+    }
+
+    /// Sends the segment, once; whether the server's socket has taken all of it.
+    fn is_sent(&self, flight: &mut Flight, cx: &mut Context<'_>) -> bool {
+        if std::mem::replace(&mut flight.sent, true) {
+            return true;
+        }
+        let Some(connection) = flight.checkout.as_mut() else { return false };
+        let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default();
+        let Connection { stream, output, .. } = &mut **connection;
+        let written = match self.segment.items.first() {
+            Some((Intake::Bind { statement: Some(statement), named: Some(_), .. }, len)) => {
+                let (bind, rest) = bytes.split_at_checked(*len).unwrap_or_default();
+                let values = message::bind(bind.get(5..).unwrap_or_default()).map(|bind| bind.rest).unwrap_or_default();
+                encode::bind(output.tail(), b"", statement.server_name().as_bytes(), values);
+                output.extend(rest);
+                Ok(())
+            }
+            _ => output.write_through(bytes, stream, cx),
+        };
+        match written.map(|()| output.poll_flush(stream, cx)) {
+            Ok(Poll::Ready(Ok(()))) => return true,
+            Ok(Poll::Pending) => {}
+            Err(_) | Ok(Poll::Ready(Err(_))) => {
+                // It shows again on the long way, with what the server said before it went.
+                output.truncate(0);
+                flight.sent = false;
+            }
+        }
+        false
+    }
+
+    /// Whether a limit is passed; if not, the task is woken when it is.
+    fn is_late(&mut self, since: Instant, cx: &mut Context<'_>) -> bool {
+        let limit = if self.limits.any_of_link() { self.limits.statement(since) } else { None };
+        limit.is_some_and(|(at, _)| self.timer.passed(at, cx))
+    }
+
+    /// All is answered: the client gets it, and the server goes back.
+    fn land(&mut self, flight: Flight, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+        let Flight { mut checkout, in_flight, since, stamp, unnamed, writes, expected, .. } = flight;
+        let sent = self.output.write_through(bytes, &mut self.stream, cx);
+        let received = self.segment.len;
+        self.session.has_passed(self.segment.items.len());
+        self.segment.clear();
+        self.input.consume(received);
+        if let Some(connection) = checkout.as_mut() {
+            connection.state.unnamed = unnamed.unwrap_or(connection.state.unnamed);
+            connection.state.stale_sequences |= writes;
+        }
+        let now = clock::moment();
+        let took = now.saturating_duration_since(since);
+        let us = micros(took);
+        let counters = &checkout.pool().counters;
+        counters.query_time.record(took);
+        counters.totals.add(&Counts {
+            server_assignment_count: 1,
+            xact_count: 1,
+            query_count: 1,
+            received: received as u64,
+            sent: bytes.len() as u64,
+            xact_time: us,
+            query_time: us,
+            bind_count: u64::from(expected != Expected::Simple),
+            ..Counts::default()
+        });
+        in_flight.server().on_success(took, now);
+        if writes {
+            self.last_write = Some(now);
+        }
+        self.hides_links();
+        checkout.release(if self.has_other_code(stamp) { Verdict::Dirty } else { Verdict::Clean });
+        sent.map_err(End::from)
+    }
+
+    /// Something else has come than was expected: it is taken in on the long way.
+    fn take_off_course(
+        &mut self,
+        flight: Flight,
+        read: io::Result<usize>,
+        room: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Onward {
+        let mut link = self.lengthen(flight);
+        let Some(mut connection) = link.checkout.take() else { return (link, None) };
+        let taken = match self.arrived(&link, read, room) {
+            Ok(bytes) => self.take_from_server(bytes, &mut link, &mut connection, cx).map(|taken| {
+                connection.input.extend(bytes.get(taken..).unwrap_or_default());
+            }),
+            Err(event) => Err(event),
+        };
+        *link.checkout = Some(connection);
+        (link, taken.err())
+    }
+
+    /// The statement as it stands on the long way: lent for, and sent if it was.
+    fn lengthen(&mut self, flight: Flight) -> Box<Link> {
+        let Flight { checkout, in_flight, since, stamp, writes, sent, .. } = flight;
+        let shard = self.database.config.map.default_shard;
+        let mut link = Link::boxed(checkout, in_flight, Role::Primary, shard, ServerIndex(0), since);
+        link.counts.server_assignment_count = 1;
+        (link.wrote, link.has_written) = (writes, writes);
+        link.judged = Judged::since(stamp);
+        link.query_since = Some(since);
+        if let Some(mut connection) = link.checkout.take() {
+            let unsent = std::mem::take(&mut connection.output);
+            self.forward_segment(&mut link, &mut connection);
+            if sent {
+                // What was written just now has been sent, as far as it does not wait there.
+                connection.output = unsent;
+            }
+            *link.checkout = Some(connection);
+        }
+        link
+    }
+}
