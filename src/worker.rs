@@ -148,6 +148,7 @@ async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: A
         shared,
         facts: RefCell::new(facts),
         popular: RefCell::default(),
+        harmless: RefCell::default(),
         rng: RefCell::new(SmallRng::from_os_rng()),
         console: console(),
     });

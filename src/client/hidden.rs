@@ -56,6 +56,9 @@ const REPLAYED: Duration = Duration::from_secs(600);
 /// A server process that nobody can be asked of is taken to be gone after so long.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
+/// How many texts a worker remembers of which it found nothing.
+const HARMLESS: usize = 128;
+
 /// Statements that are looked at when the census is there.
 const UNDECIDED: usize = 1000;
 
@@ -66,6 +69,8 @@ const LARGE_OBJECTS: [u32; 16] = [715, 764, 765, 767, 952, 953, 954, 955, 956, 9
 /// The code of a database's shards, as far as it is known.
 #[derive(Debug)]
 pub struct Hidden {
+    /// Its number in the process.
+    id: u64,
     shards: Vec<Shard>,
     /// Changes of code that have begun to take effect, and those of them that are over.
     begun: AtomicU64,
@@ -139,7 +144,9 @@ impl Hidden {
     /// Knows nothing of so many shards.
     #[must_use]
     pub fn new(shards: usize) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             shards: (0..shards).map(|_| Shard::default()).collect(),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -161,6 +168,42 @@ impl Hidden {
     pub fn minds_sequences(&self, shard: ShardIndex) -> bool {
         let known = || self.shards.get(usize::from(shard.0)).is_some_and(|s| s.known.load().is_some());
         self.asks_sequences.load(Ordering::Acquire) || !known()
+    }
+}
+
+/// Texts that leave nothing behind, as was found lately, of one worker: see `Client::leaves_nothing`.
+pub struct Harmless(Box<[Option<HarmlessText>]>);
+
+/// Where: of whose code, on which shard, and after how many changes of it.
+type Whose = (u64, ShardIndex, u64);
+
+struct HarmlessText {
+    facts: Arc<QueryFacts>,
+    whose: Whose,
+    until: Instant,
+}
+
+impl Default for Harmless {
+    fn default() -> Self {
+        Self((0..HARMLESS).map(|_| None).collect())
+    }
+}
+
+impl Harmless {
+    fn place(facts: &Arc<QueryFacts>) -> usize {
+        // No two of them are closer together than they are large.
+        Arc::as_ptr(facts) as usize / size_of::<QueryFacts>() % HARMLESS
+    }
+
+    fn has(&self, facts: &Arc<QueryFacts>, whose: Whose, now: Instant) -> bool {
+        let text = self.0.get(Self::place(facts)).and_then(Option::as_ref);
+        text.is_some_and(|text| Arc::ptr_eq(&text.facts, facts) && text.whose == whose && now < text.until)
+    }
+
+    fn add(&mut self, facts: &Arc<QueryFacts>, whose: Whose, until: Instant) {
+        if let Some(text) = self.0.get_mut(Self::place(facts)) {
+            *text = Some(HarmlessText { facts: Arc::clone(facts), whose, until });
+        }
     }
 }
 
@@ -349,7 +392,12 @@ impl Client {
 
     /// Whether it is known for certain that an ordinary text leaves nothing behind on the shard's primary. Then how many changes of code have
     /// begun: once there are more, it may have run other code than was read; none: it runs nobody's.
-    pub(super) fn leaves_nothing(&self, facts: &QueryFacts, own_types: bool, shard: ShardIndex) -> Option<Option<u64>> {
+    pub(super) fn leaves_nothing(
+        &self,
+        facts: &Arc<QueryFacts>,
+        own_types: bool,
+        shard: ShardIndex,
+    ) -> Option<Option<u64>> {
         if own_types {
             return None;
         }
@@ -357,12 +405,18 @@ impl Client {
             return Some(None);
         }
         let hidden = &self.database.hidden;
-        let begun = hidden.begun.load(Ordering::Acquire);
+        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::moment());
+        let mut harmless = self.cx.harmless.borrow_mut();
+        if harmless.has(facts, (hidden.id, shard, begun), now) {
+            return Some(Some(begun));
+        }
         let known = hidden.shards.get(usize::from(shard.0))?.known.load();
-        let now = clock::moment();
         // Beyond its time somebody must have it taken anew.
         let known = known.as_ref().filter(|known| known.stamp == begun && now < known.until)?;
-        known.of_text(facts, false, false, now).is_none().then_some(Some(begun))
+        known.of_text(facts, false, false, now).is_none().then(|| {
+            harmless.add(facts, (hidden.id, shard, begun), known.until);
+            Some(begun)
+        })
     }
 
     /// Whether there have been changes of code since there were so many, if that matters.

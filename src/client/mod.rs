@@ -78,6 +78,7 @@ use crate::wire::startup::{NEWEST_MINOR, Replication, Startup};
 pub use console::{Console, Visitor};
 use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
+use hidden::Harmless;
 use login::{Failed, Proven, Settled};
 use patience::{Patience, while_there};
 use replication::Held;
@@ -98,6 +99,8 @@ pub struct WorkerContext {
     pub facts: RefCell<FactsCache>,
     /// Unnamed statements that come often.
     pub popular: RefCell<Popular>,
+    /// Texts that are known to leave nothing behind.
+    pub harmless: RefCell<Harmless>,
     /// Random numbers that need not be secret.
     pub rng: RefCell<SmallRng>,
     /// Answers those who connect to the console.

@@ -1,10 +1,23 @@
 //! A segment: the client's messages up to the next point where it may wait for answers. It is planned and routed as a whole, because
 //! one write in it makes it a write.
 
+use std::cell::RefCell;
+
 use crate::session::Intake;
 
 /// A segment longer than this, in bytes, is planned by what is there of it, and as a write.
 pub const MAX_HELD: usize = 256 * 1024;
+
+/// How many emptied segments' memory a worker keeps, and for how many messages each at most.
+const SPARE: usize = 64;
+const LARGEST_SPARE: usize = 16;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Vec<(Intake, usize)>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Messages for which there is room from the first on: Parse, Bind, Describe, Execute and Sync.
+const USUAL: usize = 5;
 
 /// Messages that were read but not yet sent on. Their bytes stand at the front of the client's input.
 #[derive(Debug, Default)]
@@ -20,6 +33,9 @@ pub struct Segment {
 impl Segment {
     /// Adds a message.
     pub fn push(&mut self, intake: Intake, len: usize) {
+        if self.items.capacity() == 0 {
+            self.items = SPARES.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(USUAL));
+        }
         self.len += len;
         self.complete = intake.ends_segment() || self.len > MAX_HELD;
         self.items.push((intake, len));
@@ -93,6 +109,19 @@ impl Segment {
         self.items.clear();
         self.len = 0;
         self.complete = false;
+    }
+
+    /// Empties it, and keeps its memory for the next that needs some.
+    pub fn put_by(&mut self) {
+        self.clear();
+        let items = std::mem::take(&mut self.items);
+        if (1..=LARGEST_SPARE).contains(&items.capacity()) {
+            SPARES.with_borrow_mut(|spares| {
+                if spares.len() < SPARE {
+                    spares.push(items);
+                }
+            });
+        }
     }
 
     /// Takes it, leaving an empty one.

@@ -218,7 +218,7 @@ impl Client {
         }
         if self.input.is_empty() {
             self.input.shrink();
-            self.segment = Segment::default();
+            self.segment.put_by();
         }
         self.refresh_limits();
         let due = self.limits.any_of_rest().then(|| *self.rests_since.get_or_insert_with(clock::now));
@@ -237,7 +237,9 @@ impl Client {
             Order::Drain if self.is_in_block() => {}
             Order::Drain | Order::Kill => return Poll::Ready(Err(End::Told(terminated_as(self.handle())))),
         }
-        self.take_notifications()?;
+        if self.listener.is_some() {
+            self.take_notifications()?;
+        }
         let flushed = self.output.poll_flush(&mut self.stream, cx)?.is_ready();
         if self.handle().has_errand() && self.rests_or_tells(flushed) {
             return rung(self, cx);
@@ -370,7 +372,7 @@ impl Client {
     }
 
     /// Serves the complete segment.
-    async fn serve(&mut self) -> Result<(), End> {
+    pub(super) async fn serve(&mut self) -> Result<(), End> {
         // Whatever the client knew when it asked is older than this.
         clock::begin_moment();
         self.rests_since = None;

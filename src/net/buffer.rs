@@ -3,7 +3,7 @@
 //! A buffer without bytes holds no memory worth mentioning, so that an idle connection costs none. Reads go through one
 //! scratch area per worker, taken within the poll only.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,11 @@ pub const READ_SIZE: usize = 64 * 1024;
 /// An empty buffer with more memory than this gives it back.
 const KEEP: usize = 4 * 1024;
 
+/// How many empty buffers' memory is kept for the next that needs some: those of clients that have just been served.
+const SPARE: usize = 64;
+
 thread_local! {
+    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
     /// For bytes that are still to be decrypted into the other.
     static CIPHER_SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -98,7 +102,8 @@ impl Buffer {
     /// Gives back the memory if there are no bytes.
     pub fn shrink(&mut self) {
         if self.is_empty() {
-            *self = Self::default();
+            self.start = 0;
+            put_by(std::mem::take(&mut self.data));
         }
     }
 
@@ -117,6 +122,9 @@ impl Buffer {
 
     /// The bytes as a vector to append to.
     pub fn tail(&mut self) -> &mut Vec<u8> {
+        if self.data.capacity() == 0 {
+            self.data = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
         self.compact();
         &mut self.data
     }
@@ -188,6 +196,18 @@ impl Buffer {
         }
         self.extend(rest);
         Ok(())
+    }
+}
+
+/// Keeps memory for the next buffer that needs some.
+fn put_by(mut data: Vec<u8>) {
+    if data.capacity() > 0 && data.capacity() <= KEEP {
+        data.clear();
+        SPARES.with_borrow_mut(|spares| {
+            if spares.len() < SPARE {
+                spares.push(data);
+            }
+        });
     }
 }
 

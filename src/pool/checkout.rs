@@ -41,7 +41,8 @@ impl Checkout {
     }
 
     /// Makes it usable on `worker`; `None` if it is not (it is closed then).
-    pub(super) fn prepare(mut self, worker: WorkerId, worn: bool) -> Option<Self> {
+    #[must_use]
+    pub fn prepare(mut self, worker: WorkerId, worn: bool) -> Option<Self> {
         let mut connection = self.connection.take()?;
         if worn || !connection.is_usable() {
             self.closed_for = if worn { super::WORN } else { "the server has closed it or said what nobody asked for" };
@@ -110,6 +111,16 @@ impl Checkout {
         if let Some(connection) = self.connection.take() {
             self.lent = false;
             self.pool.release(self.slot, connection, verdict);
+        }
+    }
+}
+
+impl Checkout {
+    /// Gives it back clean, where most likely nobody waits for it.
+    pub fn rest(mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.lent = false;
+            self.pool.rest(self.slot, connection);
         }
     }
 }

@@ -287,6 +287,21 @@ impl Ledger {
         Some(slot)
     }
 
+    /// A client gives its connection back, clean. True if nothing comes of it but that the connection rests; else nothing has changed, and
+    /// [`Ledger::release`] says what comes of it.
+    pub fn rest(&mut self, slot: SlotId, now: Instant) -> bool {
+        let fits = self.waiters.is_empty() && self.slots.len() <= self.limits.most();
+        if !fits || self.quotas.iter().any(|quota| quota.is_short()) {
+            return false;
+        }
+        let Some(known) = self.slots.get_mut(&slot).filter(|known| !known.condemned && known.cancels == 0) else {
+            return false;
+        };
+        (known.state, known.since) = (SlotState::Idle, now);
+        self.idle.push_back(slot);
+        true
+    }
+
     /// A waiter has gone. False if it was not in the queue: a connection is on its way to it, or was.
     pub fn cancel_wait(&mut self, waiter: WaiterId) -> bool {
         let before = self.waiters.len();

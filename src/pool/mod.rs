@@ -343,7 +343,7 @@ impl Pool {
     }
 
     /// A connection that rests on `worker` and `fits`, if the next one to be lent does. Nothing changes if it does not, but that it has
-    /// rested from now on.
+    /// rested from now on. Whether it is still usable has not been looked at: see [`Checkout::prepare`].
     pub fn lend_at_once(
         self: &Arc<Self>,
         worker: WorkerId,
@@ -358,6 +358,7 @@ impl Pool {
             return None;
         };
         let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
+        // It may still have ended, or said something: `Checkout::prepare` looks.
         let doubted = self.settings.check.as_ref().is_some_and(|check| check.is_due(connection.heard));
         if worn || doubted || connection.worker != worker || !fits(&mut connection) {
             let freed = inner.ledger.release(slot, now);
@@ -365,7 +366,20 @@ impl Pool {
             return None;
         }
         drop(inner);
-        Checkout::new(Arc::clone(self), slot, connection).prepare(worker, false)
+        Some(Checkout::new(Arc::clone(self), slot, connection))
+    }
+
+    /// Takes a clean connection back that was lent by [`Pool::lend_at_once`]. Whether it has served long enough is seen when it is lent next.
+    fn rest(self: &Arc<Self>, slot: SlotId, mut connection: Box<Connection>) {
+        let now = clock::moment();
+        connection.heard = now;
+        let mut inner = self.inner.lock();
+        if inner.ledger.rest(slot, now) {
+            inner.idle.insert(slot, connection);
+            return;
+        }
+        drop(inner);
+        self.release(slot, connection, Verdict::Clean);
     }
 
     /// Logs in for this slot, on the worker whose thread this is; without one, others may need what this pool does not.

@@ -246,10 +246,12 @@ impl Session {
     ) -> Intake {
         if parse.name.is_empty() {
             let statement = if self.follow { popular(parse, &self.reader()) } else { None };
-            let known = self.unnamed.as_ref().filter(|known| *known.sql == *parse.sql && !known.facts.is_of_client());
-            let statement = statement.unwrap_or_else(|| {
-                let facts = known.map_or_else(|| facts(parse.sql, Values::Needed), |known| Arc::clone(&known.facts));
-                registry.unnamed(parse, facts)
+            let is_it = |known: &&Arc<Statement>| {
+                *known.sql == *parse.sql && *known.types == *parse.types && !known.facts.is_of_client()
+            };
+            let statement = statement.unwrap_or_else(|| match self.unnamed.as_ref().filter(is_it) {
+                Some(known) => registry.again(known),
+                None => registry.unnamed(parse, facts(parse.sql, Values::Needed)),
             });
             if let Some(error) = self.uses_our_name(&statement.facts) {
                 return Intake::Refuse { error: Box::new(error), simple: false };

@@ -28,9 +28,9 @@ pub struct Statement {
     /// Its number, unique in the process.
     pub id: StatementId,
     /// The text.
-    pub sql: Box<[u8]>,
+    pub sql: Arc<[u8]>,
     /// Parameter types as they stand in Parse, count included.
-    pub types: Box<[u8]>,
+    pub types: Arc<[u8]>,
     /// What the text says.
     pub facts: Arc<QueryFacts>,
     /// Its name on servers: whoever has it and reads it alike may use it there. Empty: it is one client's, and goes by none.
@@ -218,6 +218,26 @@ impl Registry {
         let statement = self.make(parse, facts, Some(read));
         known.insert(key, Arc::downgrade(&statement));
         statement
+    }
+
+    /// The same statement once more, as one that no server has yet and that is nobody else's.
+    #[must_use]
+    pub fn again(&self, known: &Statement) -> Arc<Statement> {
+        let Read { literals, reading, epoch, own } = Read::default();
+        Arc::new(Statement {
+            id: next_id(),
+            sql: Arc::clone(&known.sql),
+            types: Arc::clone(&known.types),
+            facts: Arc::clone(&known.facts),
+            name: Box::default(),
+            foreign_types: known.foreign_types,
+            literals,
+            reading,
+            epoch,
+            own,
+            outdated: AtomicBool::new(false),
+            accepted_by: AtomicU64::new(0),
+        })
     }
 
     /// A statement that is nobody else's.

@@ -56,12 +56,19 @@ pub(in crate::client) struct Flight {
     expected: Expected,
     /// What the server's unnamed statement is when all is answered; none: what it was.
     unnamed: Option<Option<StatementId>>,
-    writes: bool,
+    access: Access,
     sent: bool,
 }
 
-/// What the long way goes on with.
-type Onward = (Box<Link>, Option<Event>);
+/// How a flight ends.
+enum Flown {
+    /// All is done.
+    Landed,
+    /// The long way goes on with this.
+    Onward(Box<Link>, Option<Event>),
+    /// Nothing was sent: the long way begins.
+    Back,
+}
 
 /// A segment that is one statement.
 struct Single<'a> {
@@ -154,20 +161,11 @@ impl Client {
         })?;
         let access = single.facts.access();
         let in_flight = pool.health.begin_anyway(since);
-        pool.counters.wait_time.record(Duration::ZERO);
-        if access < Access::Write {
-            in_flight.server().count_read();
-        }
-        self.database.routes.count(match access {
-            Access::Write => Why::Write,
-            Access::Local => Why::PrimarysOwn,
-            Access::Read | Access::Neutral => Why::NoReplica,
-        });
-        let (expected, unnamed, writes) = (single.expected, single.unnamed(), access == Access::Write);
+        let (expected, unnamed) = (single.expected, single.unnamed());
         self.shows_link(&checkout);
         self.handle().asks(since.saturating_duration_since(self.cx.shared.started));
         self.rests_since = None;
-        Some(Flight { checkout, in_flight, since, stamp, expected, unnamed, writes, sent: false })
+        Some(Flight { checkout, in_flight, since, stamp, expected, unnamed, access, sent: false })
     }
 
     /// What the configuration says of it.
@@ -190,8 +188,9 @@ impl Client {
     pub(in crate::client) async fn fly(&mut self, flight: Flight) -> Result<(), End> {
         let mut flight = Some(flight);
         match poll_fn(|cx| self.poll_flight(&mut flight, cx)).await? {
-            None => Ok(()),
-            Some((link, event)) => Box::pin(self.go_on(link, event)).await,
+            Flown::Landed => Ok(()),
+            Flown::Onward(link, event) => Box::pin(self.go_on(link, event)).await,
+            Flown::Back => Box::pin(self.serve()).await,
         }
     }
 
@@ -217,37 +216,58 @@ impl Client {
         }
     }
 
-    fn poll_flight(&mut self, flight: &mut Option<Flight>, cx: &mut Context<'_>) -> Poll<Result<Option<Onward>, End>> {
+    fn poll_flight(&mut self, flight: &mut Option<Flight>, cx: &mut Context<'_>) -> Poll<Result<Flown, End>> {
         let told = self.handle().bell.has_rung(cx) || !self.handle().is_untold();
-        let Some(flying) = flight.as_mut() else { return Poll::Ready(Ok(None)) };
-        if told || !self.is_sent(flying, cx) {
-            return Poll::Ready(Ok(flight.take().map(|flight| (self.lengthen(flight), None))));
-        }
+        let onward = |client: &mut Self, flight: Option<Flight>| {
+            Poll::Ready(Ok(flight.map_or(Flown::Back, |flight| Flown::Onward(client.lengthen(flight), None))))
+        };
+        let Some(flying) = flight.as_mut() else { return Poll::Ready(Ok(Flown::Back)) };
         let (since, expected) = (flying.since, flying.expected);
+        if !flying.sent {
+            let Some(connection) = flying.checkout.as_mut() else { return Poll::Ready(Ok(Flown::Back)) };
+            // What was said while it rested is looked at before it is lent. From here on we are woken for what it says.
+            if told || !connection.input.is_empty() || connection.stream.poll_readable(cx) {
+                return Poll::Ready(Ok(self.turn_back(flight.take())));
+            }
+            let sent = self.send(flying, cx);
+            if !sent || self.stream.poll_readable(cx) || self.is_late(since, cx) {
+                return onward(self, flight.take());
+            }
+            return Poll::Pending;
+        }
+        if told {
+            return onward(self, flight.take());
+        }
         with_scratch(|scratch| {
             let connection = flight.as_mut().and_then(|flight| flight.checkout.as_mut());
-            let Some(connection) = connection else { return Poll::Ready(Ok(None)) };
+            let Some(connection) = connection else { return Poll::Ready(Ok(Flown::Back)) };
             let read = match connection.stream.poll_read(cx, scratch) {
                 Poll::Ready(read) => read,
                 Poll::Pending if self.stream.poll_readable(cx) || self.is_late(since, cx) => {
-                    return Poll::Ready(Ok(flight.take().map(|flight| (self.lengthen(flight), None))));
+                    return onward(self, flight.take());
                 }
                 Poll::Pending => return Poll::Pending,
             };
-            let Some(flown) = flight.take() else { return Poll::Ready(Ok(None)) };
+            let Some(flown) = flight.take() else { return Poll::Ready(Ok(Flown::Back)) };
             let bytes = read.as_ref().ok().and_then(|n| scratch.get(..*n));
             match bytes.filter(|bytes| answer::is_whole(bytes, expected)) {
-                Some(bytes) => Poll::Ready(self.land(flown, bytes, cx).map(|()| None)),
-                None => Poll::Ready(Ok(Some(self.take_off_course(flown, read, scratch, cx)))),
+                Some(bytes) => Poll::Ready(self.land(flown, bytes, cx).map(|()| Flown::Landed)),
+                None => Poll::Ready(Ok(self.take_off_course(flown, read, scratch, cx))),
             }
         })
     }
 
-    /// Sends the segment, once; whether the server's socket has taken all of it.
-    fn is_sent(&self, flight: &mut Flight, cx: &mut Context<'_>) -> bool {
-        if std::mem::replace(&mut flight.sent, true) {
-            return true;
-        }
+    /// Nothing was sent: the connection goes back, unless it has ended.
+    fn turn_back(&self, flight: Option<Flight>) -> Flown {
+        self.hides_links();
+        let checkout = flight.and_then(|flight| flight.checkout.prepare(self.cx.id, false));
+        checkout.into_iter().for_each(|checkout| checkout.release(Verdict::Clean));
+        Flown::Back
+    }
+
+    /// Sends the segment; whether the server's socket has taken all of it.
+    fn send(&self, flight: &mut Flight, cx: &mut Context<'_>) -> bool {
+        flight.sent = true;
         let Some(connection) = flight.checkout.as_mut() else { return false };
         let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default();
         let Connection { stream, output, .. } = &mut **connection;
@@ -279,9 +299,24 @@ impl Client {
         limit.is_some_and(|(at, _)| self.timer.passed(at, cx))
     }
 
+    /// What is counted when a server was lent.
+    fn count_flight(&self, flight: &Flight) {
+        flight.checkout.pool().counters.wait_time.record(Duration::ZERO);
+        if flight.access < Access::Write {
+            flight.in_flight.server().count_read();
+        }
+        self.database.routes.count(match flight.access {
+            Access::Write => Why::Write,
+            Access::Local => Why::PrimarysOwn,
+            Access::Read | Access::Neutral => Why::NoReplica,
+        });
+    }
+
     /// All is answered: the client gets it, and the server goes back.
     fn land(&mut self, flight: Flight, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
-        let Flight { mut checkout, in_flight, since, stamp, unnamed, writes, expected, .. } = flight;
+        self.count_flight(&flight);
+        let Flight { mut checkout, in_flight, since, stamp, unnamed, access, expected, .. } = flight;
+        let writes = access == Access::Write;
         let sent = self.output.write_through(bytes, &mut self.stream, cx);
         let received = self.segment.len;
         self.session.has_passed(self.segment.items.len());
@@ -312,20 +347,18 @@ impl Client {
             self.last_write = Some(now);
         }
         self.hides_links();
-        checkout.release(if self.has_other_code(stamp) { Verdict::Dirty } else { Verdict::Clean });
+        if self.has_other_code(stamp) {
+            checkout.release(Verdict::Dirty);
+        } else {
+            checkout.rest();
+        }
         sent.map_err(End::from)
     }
 
     /// Something else has come than was expected: it is taken in on the long way.
-    fn take_off_course(
-        &mut self,
-        flight: Flight,
-        read: io::Result<usize>,
-        room: &[u8],
-        cx: &mut Context<'_>,
-    ) -> Onward {
+    fn take_off_course(&mut self, flight: Flight, read: io::Result<usize>, room: &[u8], cx: &mut Context<'_>) -> Flown {
         let mut link = self.lengthen(flight);
-        let Some(mut connection) = link.checkout.take() else { return (link, None) };
+        let Some(mut connection) = link.checkout.take() else { return Flown::Onward(link, None) };
         let taken = match self.arrived(&link, read, room) {
             Ok(bytes) => self.take_from_server(bytes, &mut link, &mut connection, cx).map(|taken| {
                 connection.input.extend(bytes.get(taken..).unwrap_or_default());
@@ -333,12 +366,14 @@ impl Client {
             Err(event) => Err(event),
         };
         *link.checkout = Some(connection);
-        (link, taken.err())
+        Flown::Onward(link, taken.err())
     }
 
     /// The statement as it stands on the long way: lent for, and sent if it was.
     fn lengthen(&mut self, flight: Flight) -> Box<Link> {
-        let Flight { checkout, in_flight, since, stamp, writes, sent, .. } = flight;
+        self.count_flight(&flight);
+        let Flight { checkout, in_flight, since, stamp, access, sent, .. } = flight;
+        let writes = access == Access::Write;
         let shard = self.database.config.map.default_shard;
         let mut link = Link::boxed(checkout, in_flight, Role::Primary, shard, ServerIndex(0), since);
         link.counts.server_assignment_count = 1;

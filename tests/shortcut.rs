@@ -1,0 +1,219 @@
+//! Ordinary statements take a short way (`client::relay::shortcut`). Nobody notices: whatever their server says, and however it comes.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::fake::{FakeServer, Step};
+use common::raw::RawClient;
+use common::weir::Weir;
+use common::wire::{self, Message, backend, frontend, show};
+
+const SOON: Duration = Duration::from_secs(15);
+/// Long enough that two parts of an answer are read apart.
+const APART: Duration = Duration::from_millis(15);
+
+fn before(fake: &FakeServer) -> Weir {
+    let primary = format!("primary = \"postgres://127.0.0.1:{}/d\"", fake.port());
+    Weir::builder().database(&format!("[databases.app]\n{primary}\npool_size = 1")).start()
+}
+
+/// Every answer to the one text or the other comes as the script of its number says; what is asked beside it (what code there is) is
+/// answered by nothing.
+fn answering(expects: u8, parts: Vec<Vec<Vec<u8>>>) -> FakeServer {
+    FakeServer::serve(move |_| {
+        let mut steps = Step::login();
+        for parts in &parts {
+            steps.push(Step::ExpectUntil(expects));
+            for part in parts {
+                steps.push(Step::Send(part.clone()));
+                steps.push(Step::Sleep(APART));
+            }
+        }
+        steps.push(Step::ExpectClose);
+        steps
+    })
+}
+
+/// An answer cut in two at each of its bytes.
+fn cut(answer: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    (1..answer.len()).map(|at| [&answer[..at], &answer[at..]].map(<[u8]>::to_vec).to_vec()).collect()
+}
+
+fn bytes(messages: &[Message]) -> Vec<u8> {
+    messages.iter().flat_map(|message| wire::frame(message.tag, &message.body)).collect()
+}
+
+#[test]
+fn an_answer_comes_through_wherever_it_is_cut() {
+    let answer = backend::one_value("v", "1");
+    let fake = answering(b'Q', cut(&answer));
+    let weir = before(&fake);
+    let mut client = weir.client("app");
+    for at in 1..answer.len() {
+        // It calls nothing and names no table, so that nothing is asked about it.
+        client.query("SELECT 1");
+        assert_eq!(bytes(&client.read_until_ready()), answer, "cut at {at}");
+    }
+    drop(client);
+    drop(weir);
+    assert_eq!(fake.deviations(), Vec::<String>::new());
+}
+
+#[test]
+fn what_nobody_expects_comes_through_too() {
+    let one = backend::one_value("v", "1");
+    let (row, rest) = one.split_at(one.len() - 6);
+    let notice = wire::frame(b'N', b"SNOTICE\0VNOTICE\0C00000\0Mhm\0\0");
+    let error = wire::frame(b'E', b"SERROR\0VERROR\0C22012\0Mdivision by zero\0\0");
+    let setting = backend::parameter_status("TimeZone", "Europe/Berlin");
+    let ready = backend::ready(b'I');
+    let answers: Vec<Vec<u8>> = vec![
+        one.clone(),
+        [&notice[..], &one].concat(),
+        [row, &notice, rest].concat(),
+        [&error[..], &ready].concat(),
+        one.clone(),
+        // The client is told, and so it wants what it was told.
+        [row, &setting, rest].concat(),
+        one.clone(),
+    ];
+    let fake = answering(b'Q', answers.iter().map(|answer| vec![answer.clone()]).collect());
+    let weir = before(&fake);
+    let mut client = weir.client("app");
+    for answer in &answers {
+        client.query("SELECT 1");
+        assert_eq!(&bytes(&client.read_until_ready()), answer);
+    }
+    drop(client);
+    drop(weir);
+    assert_eq!(fake.deviations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_server_that_goes_in_the_middle_of_an_answer_is_told_of() {
+    let one = backend::one_value("v", "1");
+    for at in [0, 3, one.len() - 6, one.len() - 1] {
+        let part = one[..at].to_vec();
+        let fake = FakeServer::serve(move |_| {
+            let part = part.clone();
+            [Step::login(), vec![Step::Expect(b'Q'), Step::Send(part), Step::Sleep(APART), Step::Close]].concat()
+        });
+        let weir = before(&fake);
+        let mut client = weir.client("app");
+        client.query("SELECT 1");
+        let told = show(&client.read_to_end());
+        assert!(told.ends_with("E(FATAL 08006)"), "{at}: {told}");
+        eventually("the connection is forgotten", SOON, || weir.admin_table("SHOW SERVERS").is_empty().then_some(()));
+    }
+}
+
+/// Everything that SHOW STATS counts, but for times.
+fn counted(weir: &Weir) -> BTreeMap<String, String> {
+    let table = weir.admin_table("SHOW STATS_TOTALS");
+    let app = table.into_iter().find(|row| row["database"] == "app").unwrap();
+    app.into_iter().filter(|(name, _)| name.ends_with("_count") || name.ends_with("received")).collect()
+}
+
+/// The same statements, each by three ways, on the short way and, with a comment before them that has them routed, on the long one.
+fn work(client: &mut RawClient, prefix: &str) -> Vec<String> {
+    let texts = [
+        "SELECT v FROM short WHERE k = 1",
+        "INSERT INTO short VALUES (2, 'two')",
+        "UPDATE short SET v = 'zwei' WHERE k = 2",
+        "SELECT v FROM short ORDER BY k",
+        "SELECT 1 / (k - 1) FROM short WHERE k = 1",
+        "SELECT repeat('x', 200000) FROM short WHERE k < 3",
+        "SELECT v FROM short WHERE v = E'\\x74wo'",
+        "DELETE FROM short WHERE k = 2",
+        "SELECT v FROM no_such_table",
+    ];
+    let mut heard = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        let text = format!("{prefix}{text}");
+        heard.push(client.run(&text));
+        client.parse("", &text, &[]);
+        client.bind("", "", &[]);
+        client.describe_portal("");
+        client.execute("", 0);
+        client.sync();
+        heard.push(show(&client.read_until_ready()));
+        // Bound alone; by a name; and by a name once more.
+        let name = format!("s{at}");
+        client.parse(&name, &text, &[]);
+        client.sync();
+        heard.push(show(&client.read_until_ready()));
+        for statement in [&*name, &name, ""] {
+            client.bind("", statement, &[]);
+            client.execute("", 0);
+            client.sync();
+            heard.push(show(&client.read_until_ready()));
+        }
+    }
+    heard
+}
+
+#[test]
+fn both_ways_say_and_count_the_same() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE short (k int, v text)");
+    cluster.sql("INSERT INTO short VALUES (1, 'one')");
+    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
+    let mut client = weir.client("app");
+    // A hint is one thing that is out of the ordinary; it changes nothing here.
+    let hint = "/* pgweir: primary */ ";
+    let nothing = " ".repeat(hint.len());
+    // Once, so that the code is known, and the statements are prepared.
+    work(&mut client, &nothing);
+    drop(client);
+    work(&mut weir.client("app"), hint);
+    let of = |prefix: &str| {
+        let before = counted(&weir);
+        let mut client = weir.client("app");
+        let heard = work(&mut client, prefix);
+        drop(client);
+        eventually("it has left", SOON, || (weir.admin_table("SHOW CLIENTS").len() <= 2).then_some(()));
+        let after = counted(&weir);
+        let number = |text: &String| text.parse::<i64>().unwrap();
+        let grown: BTreeMap<_, _> =
+            after.iter().map(|(name, now)| (name.clone(), number(now) - number(&before[name]))).collect();
+        (heard, grown)
+    };
+    let (short, counted) = of(&nothing);
+    let (long, counted_long) = of(hint);
+    assert_eq!(short, long);
+    assert_eq!(counted, counted_long);
+}
+
+#[test]
+fn whoever_sends_ahead_or_leaves_meanwhile_is_noticed() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE short (k int)");
+    let weir = Weir::builder().cluster("app", &cluster, &[]).start();
+    let mut client = weir.client("app");
+    // The second comes while the first is under way, and the third with it.
+    client.query("SELECT pg_sleep(0.3)");
+    std::thread::sleep(Duration::from_millis(100));
+    let two = [frontend::query("INSERT INTO short VALUES (1)"), frontend::query("SELECT count(*) FROM short")].concat();
+    client.send_bytes(&two);
+    assert_eq!(show(&client.read_until_ready()), "T(pg_sleep:2278) D() C(SELECT 1) Z(I)");
+    assert_eq!(show(&client.read_until_ready()), "C(INSERT 0 1) Z(I)");
+    let counted = client.read_until_ready();
+    assert_eq!(counted.iter().find_map(Message::row).unwrap(), [Some("1".to_owned())]);
+
+    client.query("SELECT pg_sleep(600)");
+    let sleeps = || {
+        cluster.value("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600)'")
+    };
+    eventually("it runs", SOON, || (sleeps() == "1").then_some(()));
+    drop(client);
+    eventually("its server is given up", SOON, || {
+        let left = |table: &str| weir.admin_table(table).iter().filter(|row| row["database"] == "app").count();
+        (left("SHOW SERVERS") == 0 && left("SHOW CLIENTS") == 0).then_some(())
+    });
+}
