@@ -211,8 +211,8 @@ impl Client {
         match ended {
             Ended::Released => Ok(()),
             Ended::Client(end) => Err(end),
-            // Nothing is kept that could be tried again.
-            Ended::Retry(_) | Ended::Again => Err(End::Told(lost("its answer was cut short"))),
+            // Nothing is kept that could be tried again, and there is one shard.
+            Ended::Retry(_) | Ended::Again | Ended::Spread(_) => Err(End::Told(lost("its answer was cut short"))),
         }
     }
 
