@@ -74,6 +74,17 @@ bench-relay: ## The relay alone, in a minute or two.
 	cargo build --locked --release
 	benches/relay.py $(BENCH_ARGS)
 
+.PHONY: bench-count
+bench-count: ## Instructions per transaction under callgrind, which a busy machine does not change; PgBouncer's with BENCH_ARGS=--pgbouncer.
+	@scripts/install-deps.sh build postgres bench
+	cargo build --locked --release
+	benches/count.py $(BENCH_ARGS)
+
+.PHONY: bench-profiles
+bench-profiles: ## The release profile against others of its kind: builds each, then measures them in turn. It takes long.
+	@scripts/install-deps.sh build postgres bench
+	benches/profiles.py $(BENCH_ARGS)
+
 .PHONY: bench-parts
 bench-parts: ## Micro-benchmarks of the pure parts.
 	@scripts/install-deps.sh build
