@@ -11,7 +11,7 @@ BENCH_ARGS ?=
 # How long each load runs under `make soak`, in seconds.
 SOAK_SECONDS ?= 600
 # How many statements it asks of shards and of one server, each in four ways.
-SOAK_QUERIES ?= 5000
+SOAK_QUERIES ?= 100000
 
 .PHONY: help
 help: ## List the targets.
@@ -54,7 +54,7 @@ soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and 
 	@scripts/install-deps.sh build postgres test
 	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --profile soak --no-capture --test churn --test tools --test failover --test shard_recovery --test shard_writes --test replicas \
 		-E 'binary(churn) or test(pgbench) or test(in_a_loop_under_load) or test(money_is_neither_made) or test(copied_rows_lie) or test(reads_are_shared_by_weight) or test(write_then_read_pairs)'
-	PGWEIR_DIFFERENTIAL=$(SOAK_QUERIES) PGWEIR_SEED=$$(date +%s) cargo nextest run --locked --profile soak --no-capture --test scatter_differential
+	PGWEIR_DIFFERENTIAL=$(SOAK_QUERIES) PGWEIR_SEED=$$(date +%s) cargo nextest run --locked --cargo-profile soak --profile soak --no-capture --test scatter_differential
 
 .PHONY: regress
 regress: ## Run PostgreSQL's own regression suite and libpq's pipeline tests directly and through pgweir, and compare (docs/regress.md).

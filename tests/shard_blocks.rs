@@ -110,9 +110,6 @@ fn simple(client: &mut RawClient, sql: &str) -> Vec<Message> {
 }
 
 fn extended(client: &mut RawClient, sql: &str) -> Vec<Message> {
-    if sql == "BEGIN" {
-        return simple(client, sql);
-    }
     client.parse("", sql, &[]);
     client.bind("", "", &[]);
     client.describe_portal("");
@@ -173,6 +170,150 @@ fn reads_of_several_shards_see_what_the_block_wrote() {
         "SELECT max(n) FROM t",
     ]);
     sharded.is_whole();
+}
+
+#[test]
+fn a_begin_that_is_sent_with_the_first_statement() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let mut answers = Vec::new();
+    for mut client in [sharded.cluster.client("whole"), sharded.client()] {
+        let mut told = Vec::new();
+        for (round, first) in ["SELECT count(*) FROM t", "SELECT v FROM t WHERE k = 1"].into_iter().enumerate() {
+            // As drivers do that keep BEGIN prepared.
+            if round == 0 {
+                client.parse("begin", "BEGIN", &[]);
+            }
+            client.bind("", "begin", &[]);
+            client.execute("", 0);
+            client.parse("", first, &[]);
+            client.bind("", "", &[]);
+            client.execute("", 0);
+            client.sync();
+            told.push(show(&client.read_until_ready()));
+            for sql in [
+                format!("UPDATE t SET n = n + 1 WHERE k = {a}"),
+                format!("UPDATE t SET n = n - 1 WHERE k = {b}"),
+                "SELECT sum(n) FROM t".to_owned(),
+                "COMMIT".to_owned(),
+            ] {
+                told.push(show(&extended(&mut client, &sql)));
+            }
+        }
+        // With a Sync of its own, and what fails behind it.
+        told.push(show(&extended(&mut client, "BEGIN READ ONLY")));
+        told.push(show(&extended(&mut client, "SHOW transaction_read_only")));
+        told.push(show(&extended(&mut client, "ROLLBACK")));
+        client.bind("", "begin", &[]);
+        client.execute("", 0);
+        client.parse("", "SELECT nothing FROM t", &[]);
+        client.sync();
+        told.push(show(&client.read_until_ready()));
+        told.push(show(&extended(&mut client, "ROLLBACK")));
+        answers.push(told);
+    }
+    assert_eq!(answers[1], answers[0]);
+    sharded.is_whole();
+}
+
+#[test]
+fn rows_are_fetched_in_parts() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let statements = [
+        // Of these the order is known, so that each part is the same.
+        "SELECT k, v FROM t ORDER BY k",
+        "SELECT k FROM t WHERE n > 2 ORDER BY n, k DESC LIMIT 17 OFFSET 2",
+        "SELECT DISTINCT n FROM t ORDER BY n",
+        "SELECT n, count(*), sum(k) FROM t GROUP BY n ORDER BY n",
+        "SELECT n, count(*) * 2 AS twice FROM t GROUP BY n HAVING count(*) > 1 ORDER BY n",
+        "SELECT k FROM t WHERE k < 0 ORDER BY k",
+    ];
+    let mut answers = Vec::new();
+    for mut client in [sharded.cluster.client("whole"), sharded.client()] {
+        let mut all = Vec::new();
+        for sql in statements {
+            for part in [1, 4, 7, 100] {
+                assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+                client.parse("", sql, &[]);
+                client.bind("C_1", "", &[]);
+                client.describe_portal("C_1");
+                client.execute("C_1", part);
+                client.sync();
+                let mut tags = Vec::new();
+                for round in 0.. {
+                    let answer = client.read_until_ready();
+                    tags.push(told_of_part(&answer));
+                    if !answer.iter().any(|message| message.tag == b's') {
+                        break;
+                    }
+                    // Between two parts all else goes on, on the same connections.
+                    if round < 3 {
+                        let set = format!("UPDATE t SET v = v || 'x' WHERE k = {}", if round == 0 { a } else { b });
+                        tags.push(told(&simple(&mut client, &set)));
+                        tags.push(told(&extended(&mut client, "SELECT count(*) FROM t WHERE v LIKE '%x'")));
+                    }
+                    client.execute("C_1", if round == 4 { 0 } else { part });
+                    client.sync();
+                }
+                // Closed before all has come, or after.
+                client.close_portal("C_1");
+                client.parse("", sql, &[]);
+                client.bind("C_1", "", &[]);
+                client.execute("C_1", 2);
+                client.sync();
+                tags.push(told_of_part(&client.read_until_ready()));
+                client.close_portal("C_1");
+                client.sync();
+                tags.push(told_of_part(&client.read_until_ready()));
+                client.execute("C_1", 2);
+                client.sync();
+                tags.push(told(&client.read_until_ready()));
+                assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+                all.push((sql, part, tags));
+            }
+        }
+        answers.push(all);
+    }
+    let (ours, theirs) = (answers.pop().unwrap(), answers.pop().unwrap());
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs);
+    }
+    // Rows that are passed on as they come, in whatever order.
+    let mut client = sharded.client();
+    client.run("BEGIN");
+    client.parse("", "SELECT k FROM t", &[]);
+    client.bind("C_2", "", &[]);
+    client.execute("C_2", 7);
+    client.sync();
+    let (mut rows, mut parts) = (Vec::new(), 0);
+    loop {
+        let answer = client.read_until_ready();
+        rows.extend(answer.iter().filter(|message| message.tag == b'D').map(ToString::to_string));
+        parts += 1;
+        if !answer.iter().any(|message| message.tag == b's') {
+            break;
+        }
+        client.execute("C_2", 7);
+        client.sync();
+    }
+    rows.sort();
+    rows.dedup();
+    assert_eq!((rows.len(), parts), (60, 9));
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    // A write has no parts: some drivers ask for one row of what returns none.
+    client.parse("", "INSERT INTO t (k, n) VALUES (71, 1), (72, 2), (73, 3), (74, 4)", &[]);
+    client.bind("", "", &[]);
+    client.execute("", 1);
+    client.sync();
+    assert_eq!(show(&client.read_until_ready()), "1 2 C(INSERT 0 4) Z(I)");
+    assert_eq!(client.run("DELETE FROM t WHERE v IS NULL"), "C(DELETE 4) Z(I)");
+    sharded.is_whole();
+}
+
+/// With what says how the protocol goes on.
+fn told_of_part(messages: &[Message]) -> Vec<String> {
+    messages.iter().filter(|message| message.tag != b'T').map(ToString::to_string).collect()
 }
 
 #[test]
@@ -299,6 +440,7 @@ fn several_shards_commit_together_or_not_at_all() {
 #[test]
 fn what_shards_have_not_in_common_is_refused() {
     let sharded = Sharded::start(TWO_PHASE);
+    (0..SHARDS).for_each(|n| drop(sharded.cluster.sql_in(&format!("s{n}"), "CREATE SEQUENCE numbers")));
     let (a, b) = (sharded.key(0), sharded.key(1));
     let of = |k: i64| format!("SELECT n FROM t WHERE k = {k}");
     let mut client = sharded.client();
@@ -323,6 +465,12 @@ fn what_shards_have_not_in_common_is_refused() {
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "COMMIT AND CHAIN", "0A000", "sent to all");
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "COPY t FROM STDIN", "0A000", "COPY");
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "EXPLAIN SELECT count(*) FROM t", "0A000", "EXPLAIN");
+    refuses(
+        &["BEGIN", "SELECT count(*) FROM t", "SELECT nextval('numbers')"],
+        "SELECT currval('numbers')",
+        "0A000",
+        "transaction of several shards",
+    );
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "VACUUM t", "25001", "inside a transaction block");
     // Alone, one shard can be whatever PostgreSQL is.
     assert_eq!(client.run("BEGIN ISOLATION LEVEL SERIALIZABLE"), "C(BEGIN) Z(T)");

@@ -94,23 +94,55 @@ impl Bank {
     }
 
     /// Sends a transfer and waits until its first part is prepared; the second shard, which decides, is kept from it by `blocker`.
-    fn held(&self, transfer: i64) -> (RawClient, RawClient) {
+    fn held(&self, transfer: i64, by: By) -> (RawClient, RawClient) {
         let (first, second) = keys(&self.shards);
+        let at = usize::try_from(transfer).unwrap();
+        let texts = texts(by, transfer, first[at], second[at]);
+        let (last, before) = texts.split_last().unwrap();
+        let mut client = self.weir.client("app");
+        // Connections that died with a server are found out one by one.
+        eventually("the block is there", SOON, || {
+            let goes_on = before.iter().all(|text| client.run(text).ends_with("Z(T)"));
+            if !goes_on {
+                client.run("ROLLBACK");
+            }
+            goes_on.then_some(())
+        });
         let mut blocker = self.shards[1].client("postgres");
         blocker.run("BEGIN");
         blocker.run("LOCK pgweir.dtx IN SHARE MODE");
-        let mut client = self.weir.client("app");
-        client.query(&transfer_sql(
-            transfer,
-            first[usize::try_from(transfer).unwrap()],
-            second[usize::try_from(transfer).unwrap()],
-        ));
+        client.query(last);
         eventually("the first part is prepared", SOON, || (self.prepared() == 1).then_some(()));
         eventually("the decision waits", SOON, || {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO pgweir.dtx%''commit''%'";
             (self.shards[1].value(sql) == "1").then_some(())
         });
         (client, blocker)
+    }
+}
+
+/// How a transfer is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Statement,
+    Block,
+}
+
+const BOTH: [(i64, By); 2] = [(1, By::Statement), (2, By::Block)];
+
+/// What is sent for it, in order.
+fn texts(by: By, transfer: i64, from: i64, to: i64) -> Vec<String> {
+    let row = |k, amount| format!("INSERT INTO ledger (k, transfer, amount) VALUES ({k}, {transfer}, {amount})");
+    match by {
+        By::Statement => vec![transfer_sql(transfer, from, to)],
+        By::Block => vec!["BEGIN".to_owned(), row(from, -7), row(to, 7), "COMMIT".to_owned()],
+    }
+}
+
+fn tag(by: By) -> &'static str {
+    match by {
+        By::Statement => "INSERT 0 2",
+        By::Block => "COMMIT",
     }
 }
 
@@ -127,7 +159,16 @@ fn the_proxy_dies_before_the_decision() {
     let bank = Bank::start();
     bank.shards[0].sql("CREATE TABLE other (a int4)");
     bank.shards[0].sql("BEGIN; INSERT INTO other VALUES (1); PREPARE TRANSACTION 'theirs'");
-    let (_client, mut blocker) = bank.held(1);
+    for (transfer, by) in BOTH {
+        dies_before_the_decision(&bank, transfer, by);
+    }
+    // What others have prepared is theirs.
+    assert_eq!(bank.shards[0].value("SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'theirs'"), "1");
+    bank.shards[0].sql("ROLLBACK PREPARED 'theirs'");
+}
+
+fn dies_before_the_decision(bank: &Bank, transfer: i64, by: By) {
+    let (_client, mut blocker) = bank.held(transfer, by);
     bank.weir.kill9();
     // Nor does what it has sent become true.
     bank.shards[1].sql(
@@ -138,83 +179,91 @@ fn the_proxy_dies_before_the_decision() {
     assert_eq!(bank.prepared(), 1);
     bank.weir.restart();
     bank.wait_clean();
-    assert_eq!(bank.rows(1), ["0", "0"]);
+    assert_eq!(bank.rows(transfer), ["0", "0"]);
     bank.weir.wait_log("a prepared transaction that was left behind is ended");
     assert!(bank.weir.http_get("/metrics").1.contains("pgweir_recovered_transactions_total{outcome=\"rollback\"} 1"));
-    // What others have prepared is theirs.
-    assert_eq!(bank.shards[0].value("SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'theirs'"), "1");
-    bank.shards[0].sql("ROLLBACK PREPARED 'theirs'");
 }
 
 #[test]
 fn the_proxy_dies_while_the_decision_is_made() {
     let bank = Bank::start();
-    let (_client, mut blocker) = bank.held(1);
-    bank.weir.kill9();
-    bank.weir.restart();
-    // Recovery waits behind it, and then sees what it was.
-    blocker.run("ROLLBACK");
-    bank.wait_clean();
-    assert_eq!(bank.rows(1), ["1", "1"]);
+    for (transfer, by) in BOTH {
+        let (_client, mut blocker) = bank.held(transfer, by);
+        bank.weir.kill9();
+        bank.weir.restart();
+        // Recovery waits behind it, and then sees what it was.
+        blocker.run("ROLLBACK");
+        bank.wait_clean();
+        assert_eq!(bank.rows(transfer), ["1", "1"], "{by:?}");
+    }
 }
 
 #[test]
 fn a_shard_dies_after_the_decision() {
     let bank = Bank::start();
-    let (mut client, mut blocker) = bank.held(1);
-    bank.shards[0].kill9();
-    blocker.run("ROLLBACK");
-    // It is decided, and so it will be, if a little later on the one that is not there.
-    let answer = client.read_until_ready();
-    assert_eq!(show(&answer), "N(WARNING 01000) C(INSERT 0 2) Z(I)");
-    assert!(answer[0].error().unwrap().message.contains("\"s0\""), "{:?}", answer[0].error());
-    bank.shards[0].restart();
-    bank.wait_clean();
-    assert_eq!(bank.rows(1), ["1", "1"]);
-    assert!(bank.weir.http_get("/metrics").1.contains("pgweir_recovered_transactions_total{outcome=\"commit\"} 1"));
+    for (transfer, by) in BOTH {
+        let (mut client, mut blocker) = bank.held(transfer, by);
+        bank.shards[0].kill9();
+        blocker.run("ROLLBACK");
+        // It is decided, and so it will be, if a little later on the one that is not there.
+        let answer = client.read_until_ready();
+        assert_eq!(show(&answer), format!("N(WARNING 01000) C({}) Z(I)", tag(by)));
+        assert!(answer[0].error().unwrap().message.contains("\"s0\""), "{:?}", answer[0].error());
+        bank.shards[0].restart();
+        bank.wait_clean();
+        assert_eq!(bank.rows(transfer), ["1", "1"]);
+        let recovered = format!("pgweir_recovered_transactions_total{{outcome=\"commit\"}} {transfer}");
+        assert!(bank.weir.http_get("/metrics").1.contains(&recovered));
+    }
 }
 
 #[test]
 fn proxy_and_shard_die_after_the_decision() {
     let bank = Bank::start();
-    let (_client, mut blocker) = bank.held(1);
-    bank.shards[0].freeze();
-    blocker.run("ROLLBACK");
-    eventually("it is decided", SOON, || {
-        (bank.shards[1].value("SELECT count(*) FROM pgweir.dtx WHERE outcome = 'commit'") == "1").then_some(())
-    });
-    bank.weir.kill9();
-    bank.shards[0].kill9();
-    bank.weir.restart();
-    bank.shards[0].restart();
-    bank.wait_clean();
-    assert_eq!(bank.rows(1), ["1", "1"]);
+    for (transfer, by) in BOTH {
+        let (_client, mut blocker) = bank.held(transfer, by);
+        bank.shards[0].freeze();
+        blocker.run("ROLLBACK");
+        eventually("it is decided", SOON, || {
+            let decided = bank.shards[1].value("SELECT count(*) FROM pgweir.dtx WHERE outcome = 'commit'");
+            (decided == transfer.to_string()).then_some(())
+        });
+        bank.weir.kill9();
+        bank.shards[0].kill9();
+        bank.weir.restart();
+        bank.shards[0].restart();
+        bank.wait_clean();
+        assert_eq!(bank.rows(transfer), ["1", "1"], "{by:?}");
+    }
 }
 
 #[test]
 fn the_shard_that_decides_dies() {
     let bank = Bank::start();
-    let (mut client, blocker) = bank.held(1);
-    bank.shards[1].kill9();
-    drop(blocker);
-    bank.shards[1].restart();
-    // Its answer was lost, so it is asked, and has decided nothing.
-    let answer = client.read_until_ready();
-    assert_eq!(code(&answer), "08006", "{}", show(&answer));
-    bank.wait_clean();
-    assert_eq!(bank.rows(1), ["0", "0"]);
-    // And it goes on.
-    let (first, second) = keys(&bank.shards);
-    eventually("the shards are back", SOON, || {
-        client.query(&transfer_sql(2, first[2], second[2]));
-        (show(&client.read_until_ready()) == "C(INSERT 0 2) Z(I)").then_some(())
-    });
+    for (transfer, by) in BOTH {
+        let (mut client, blocker) = bank.held(transfer, by);
+        bank.shards[1].kill9();
+        drop(blocker);
+        bank.shards[1].restart();
+        // Its answer was lost, so it is asked, and has decided nothing.
+        let answer = client.read_until_ready();
+        assert_eq!(code(&answer), "08006", "{}", show(&answer));
+        bank.wait_clean();
+        assert_eq!(bank.rows(transfer), ["0", "0"], "{by:?}");
+        // And it goes on.
+        let (first, second) = keys(&bank.shards);
+        let (other, at) = (transfer + 2, usize::try_from(transfer + 2).unwrap());
+        eventually("the shards are back", SOON, || {
+            client.query(&transfer_sql(other, first[at], second[at]));
+            (show(&client.read_until_ready()) == "C(INSERT 0 2) Z(I)").then_some(())
+        });
+    }
 }
 
 #[test]
 fn who_decides_cannot_be_asked_for_long() {
     let bank = Bank::start();
-    let (client, blocker) = bank.held(1);
+    let (client, blocker) = bank.held(1, By::Statement);
     bank.shards[1].kill9();
     drop(blocker);
     let mut client = client;
@@ -230,7 +279,7 @@ fn who_decides_cannot_be_asked_for_long() {
 #[test]
 fn nobody_commits_the_work_of_another() {
     let bank = Bank::start();
-    let (_client, mut blocker) = bank.held(1);
+    let (_client, mut blocker) = bank.held(1, By::Statement);
     let gid = bank.shards[0].value("SELECT gid FROM pg_prepared_xacts");
     let whole = gid.rsplit_once(':').unwrap().0.to_owned();
     bank.weir.kill9();
@@ -360,7 +409,7 @@ fn who_still_commits_is_not_disturbed() {
     drop(alive);
     bank.wait_clean();
     // pgweir has such a lock while it commits.
-    let (mut client, mut blocker) = bank.held(2);
+    let (mut client, mut blocker) = bank.held(2, By::Statement);
     let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted";
     assert_eq!(bank.shards[1].value(held), "1");
     blocker.run("ROLLBACK");
@@ -445,6 +494,17 @@ fn money_is_neither_made_nor_lost_under_load() {
     assert!(counts.get("done").is_some_and(|done| *done > 20), "{counts:?}");
 }
 
+/// Runs a text: the state that the client is in then, if the connection still is.
+fn step(client: &mut RawClient, sql: &str) -> Option<String> {
+    client.try_send_bytes(&common::wire::frontend::query(sql)).ok()?;
+    while let Ok(Some(message)) = client.try_read_message() {
+        if message.tag == b'Z' {
+            return Some(String::from_utf8_lossy(&message.body).into_owned());
+        }
+    }
+    None
+}
+
 /// Transfers until `stop`; what was said of each.
 fn transfers(
     bank: &Bank,
@@ -454,7 +514,7 @@ fn transfers(
 ) -> Vec<(i64, String)> {
     let mut outcomes = Vec::new();
     let mut client: Option<RawClient> = None;
-    while !stop.load(Ordering::Relaxed) {
+    'transfers: while !stop.load(Ordering::Relaxed) {
         let Some(connection) = &mut client else {
             client = bank.weir.login("postgres", "app").connect().ok();
             if client.is_none() {
@@ -468,12 +528,31 @@ fn transfers(
         let (Some(from), Some(to), transfer) = (first.get(at), second.get(at), i64::try_from(transfer).unwrap()) else {
             break;
         };
-        let sql = transfer_sql(transfer, *from, *to);
-        let sent = connection.try_send_bytes(&common::wire::frontend::query(&sql));
+        let by = if transfer % 2 == 0 { By::Statement } else { By::Block };
+        let texts = texts(by, transfer, *from, *to);
+        let (sql, before) = texts.split_last().unwrap();
+        for text in before {
+            match step(connection, text).as_deref() {
+                Some("T") => {}
+                Some(_) => {
+                    // Nothing was done, and nothing will be.
+                    step(connection, "ROLLBACK");
+                    outcomes.push((transfer, "refused".to_owned()));
+                    continue 'transfers;
+                }
+                None => {
+                    client = None;
+                    outcomes.push((transfer, "refused".to_owned()));
+                    continue 'transfers;
+                }
+            }
+        }
+        let sent = connection.try_send_bytes(&common::wire::frontend::query(sql));
         let mut outcome = if sent.is_ok() { "lost" } else { "lost unsent" }.to_owned();
         let mut ready = false;
         while let Ok(Some(message)) = connection.try_read_message() {
             match message.tag {
+                b'C' if message.to_string() == "C(ROLLBACK)" => "refused".clone_into(&mut outcome),
                 b'C' => "done".clone_into(&mut outcome),
                 b'E' => {
                     let error = message.error().unwrap();

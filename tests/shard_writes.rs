@@ -268,6 +268,66 @@ fn a_cancelled_statement_leaves_nothing() {
 }
 
 #[test]
+fn copied_rows_of_a_reference_table_mean_the_same_everywhere() {
+    let sharded = Sharded::start(2, "cross_shard_writes = \"two_phase\"");
+    let mut client = sharded.client();
+    let mut copy = |sql: &str, data: &str| {
+        client.query(sql);
+        client.read_until(b'G');
+        client.copy_data(data.as_bytes());
+        client.copy_done();
+        client.read_until_ready()
+    };
+    for (sql, data) in [
+        ("COPY r FROM STDIN", "1\tnow\t2024-01-02 03:04:05+00\n2\tnow\tnow\n"),
+        ("COPY r (at, code, name) FROM STDIN", "Today,1,x\n".replace(',', "\t").as_str()),
+        ("COPY r FROM STDIN (FORMAT csv)", "1,x,\"tomorrow 12:00\"\n"),
+    ] {
+        let (code, message, hint) = error(&copy(sql, data));
+        assert_eq!(code, "0A000", "{sql}: {message}");
+        assert!(message.contains("the present") && !hint.is_empty(), "{message} {hint}");
+        assert_eq!(sharded.counts("r"), [0, 0]);
+    }
+    // A name may be any word, and what cannot be read the server refuses.
+    let told = copy("COPY r FROM STDIN", "1\tnow\t2024-01-02 03:04:05+00\n2\ttoday\t\\N\n");
+    assert_eq!(show(&told), "C(COPY 2) Z(I)");
+    assert_eq!(sharded.counts("r"), [2, 2]);
+    assert_eq!(error(&copy("COPY r FROM STDIN", "3\n")).0, "22P04");
+    assert_eq!(error(&copy("COPY r FROM STDIN", "3\tx\tnever\n")).0, "22007");
+    assert_eq!(sharded.counts("r"), [2, 2]);
+    sharded.nothing_prepared();
+}
+
+#[test]
+fn a_cancel_request_that_a_shard_passes_over_counts_all_the_same() {
+    let sharded = Sharded::start(2, "cross_shard_writes = \"two_phase\"");
+    // What the first shard runs takes no notice, as a shard does that has just answered.
+    sharded.cluster.sql_in(
+        "s0",
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(30); RETURN NULL; \
+           EXCEPTION WHEN query_canceled THEN RETURN NULL; END $$; \
+         CREATE TRIGGER slow AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+    );
+    let mut client = sharded.client();
+    for block in [false, true] {
+        if block {
+            assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        }
+        client.query(&insert(20, ""));
+        eventually("the first shard is at it", SOON, || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+            (sharded.cluster.value(sql) == "1").then_some(())
+        });
+        client.cancel();
+        let state = if block { "E" } else { "I" };
+        assert_eq!(show(&client.read_until_ready()), format!("E(57014) Z({state})"));
+        client.run("ROLLBACK");
+        assert_eq!(sharded.counts("t"), [0, 0]);
+    }
+    sharded.nothing_prepared();
+}
+
+#[test]
 fn reference_tables_stay_alike_on_all_shards() {
     let sharded = Sharded::start(3, "cross_shard_writes = \"two_phase\"");
     let (mut client, mut whole) = (sharded.client(), sharded.cluster.client("whole"));

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use crate::client::lost::Lost;
 use crate::client::segment::Segment;
+use crate::client::task::Client;
+use crate::config::PoolMode;
 use crate::session::Intake;
 use crate::session::settings::{OWN_PREFIX, decides_shard, is_reported};
 use crate::sql::facts::{QueryFacts, SessionEffect, ShardShape, StatementFacts, TransactionEffect};
-use crate::wire::message;
+use crate::wire::{encode, message};
 
 /// A block whose text is longer, in bytes, stays where it is.
 const MAX_TEXT: usize = 16 * 1024;
@@ -71,6 +73,69 @@ impl Block {
         }
         self.facts = facts(&self.text);
         Some(self)
+    }
+}
+
+/// The messages that begin a block at the front of a segment of the extended protocol, before what they are sent with.
+struct Leading {
+    block: Block,
+    /// The tag of its answer.
+    tag: &'static str,
+    /// How many messages these are, and how many bytes.
+    messages: usize,
+    bytes: usize,
+}
+
+fn leading(segment: &Segment, bytes: &[u8]) -> Option<Leading> {
+    let mut items = segment.items.iter().enumerate().peekable();
+    let mut at = 0_usize;
+    let mut parsed = None;
+    if let Some((_, (Intake::Parse { statement, .. }, len))) = items.peek() {
+        parsed = Some(statement);
+        at = at.saturating_add(*len);
+        items.next();
+    }
+    let Some((_, (Intake::Bind { statement: Some(statement), portal, .. }, len))) = items.next() else { return None };
+    if parsed.is_some_and(|parsed| !Arc::ptr_eq(parsed, statement)) {
+        return None;
+    }
+    let frame = bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
+    let bind = message::bind(frame.get(5..).unwrap_or_default())?;
+    let [begin] = statement.facts.statements.as_slice() else { return None };
+    if !bind.parameters()?.values.is_empty() || !belongs_nowhere(&statement.facts) {
+        return None;
+    }
+    at = at.saturating_add(*len);
+    if let Some((_, (Intake::DescribePortal, len))) = items.peek() {
+        at = at.saturating_add(*len);
+        items.next();
+    }
+    let Some((number, (Intake::Execute { portal: of }, len))) = items.next() else { return None };
+    let block = Block::begin(&statement.sql, Arc::clone(&statement.facts)).filter(|_| of == portal)?;
+    Some(Leading { block, tag: begin.why, messages: number.saturating_add(1), bytes: at.saturating_add(*len) })
+}
+
+impl Client {
+    /// On a sharded database a BEGIN of the extended protocol is answered here as one of the simple is, also where a driver sends it with
+    /// the first statement, which shows the shard.
+    pub(super) fn hold_leading_begin(&mut self) {
+        let waits = self.holds_block() || self.pools.mode != PoolMode::Transaction || self.segment.is_cut();
+        if waits || !self.database.config.map.is_sharded() {
+            return;
+        }
+        let Some(leading) = leading(&self.segment, self.input.bytes()) else { return };
+        let out = self.output.tail();
+        for (intake, _) in self.segment.items.drain(..leading.messages) {
+            match intake {
+                Intake::Parse { .. } => out.extend_from_slice(encode::PARSE_COMPLETE),
+                Intake::Bind { .. } => out.extend_from_slice(encode::BIND_COMPLETE),
+                Intake::DescribePortal => out.extend_from_slice(encode::NO_DATA),
+                _ => encode::command_complete(out, leading.tag),
+            }
+        }
+        self.segment.len = self.segment.len.saturating_sub(leading.bytes);
+        self.input.consume(leading.bytes);
+        self.hold_again(Some(leading.block));
     }
 }
 

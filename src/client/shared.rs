@@ -187,6 +187,8 @@ pub struct ClientHandle {
     pub requested_us: AtomicU64,
     /// Since when it waits, in microseconds since the start of the process; 0: it does not.
     pub waits_since_us: AtomicU64,
+    /// Cancel requests that its servers were sent.
+    pub cancels_sent: AtomicU64,
     /// Its prepared statements.
     pub prepared: AtomicU32,
     /// Rung for an order.
@@ -390,6 +392,9 @@ impl ClientHandle {
             if matches!(*links, Links::None) && self.activity() == Activity::Waiting {
                 drop(links);
                 return self.order(Order::Cancel);
+            }
+            if !matches!(*links, Links::None) {
+                self.cancels_sent.fetch_add(1, Ordering::AcqRel);
             }
             requests
                 .extend(links.iter().filter_map(|(pool, slot)| Some(Box::pin(pool.begin_cancel(slot)?.send(sent)))));
@@ -637,6 +642,7 @@ impl Shared {
                 application_name: Mutex::default(),
                 requested_us: AtomicU64::new(0),
                 waits_since_us: AtomicU64::new(0),
+                cancels_sent: AtomicU64::new(0),
                 prepared: AtomicU32::new(0),
                 bell: Bell::default(),
                 activity: AtomicU8::new(0),

@@ -406,6 +406,7 @@ impl Client {
                 Err(Stopped::End(end)) => return Err(end),
             }
         }
+        self.hold_leading_begin();
         if self.answer_locally() {
             return Ok(());
         }
@@ -436,11 +437,14 @@ impl Client {
         if self.hold_begin(&need) {
             return Ok(());
         }
-        self.count_plan(need.plan.kind());
         if self.holds_block() {
-            // It begins on one of the shards.
+            // It begins on one of the shards, and is planned again when others are needed.
+            if !matches!(need.plan, ShardPlan::Scatter(_) | ShardPlan::Fan(_)) {
+                self.count_plan(need.plan.kind());
+            }
             return self.execute(need).await;
         }
+        self.count_plan(need.plan.kind());
         if let ShardPlan::Fan(fan) = &need.plan {
             return Box::pin(self.fan(&need, fan)).await;
         }

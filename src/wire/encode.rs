@@ -137,7 +137,34 @@ pub fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], rest: &[u8]) {
 
 /// Execute of the unnamed portal, to its end.
 pub fn execute(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"E\0\0\0\x09\0\0\0\0\0");
+    execute_portal(out, b"", 0);
+}
+
+/// Execute of a portal: so many rows at most, all if that is 0.
+pub fn execute_portal(out: &mut Vec<u8>, portal: &[u8], rows: u32) {
+    frame(out, b'E', |b| {
+        b.extend_from_slice(portal);
+        b.push(0);
+        b.extend_from_slice(&rows.to_be_bytes());
+    });
+}
+
+/// Describe of a portal that has a name.
+pub fn describe_named_portal(out: &mut Vec<u8>, portal: &[u8]) {
+    frame(out, b'D', |b| {
+        b.push(b'P');
+        b.extend_from_slice(portal);
+        b.push(0);
+    });
+}
+
+/// Close of a portal.
+pub fn close_portal(out: &mut Vec<u8>, portal: &[u8]) {
+    frame(out, b'C', |b| {
+        b.push(b'P');
+        b.extend_from_slice(portal);
+        b.push(0);
+    });
 }
 
 /// Bind of the unnamed statement with one parameter, everything as text.
@@ -187,6 +214,8 @@ pub fn terminate(out: &mut Vec<u8>) {
 pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 /// ParameterDescription of a statement without parameters.
 pub const NO_PARAMETERS: &[u8] = b"t\0\0\0\x06\0\0";
+/// PortalSuspended.
+pub const PORTAL_SUSPENDED: &[u8] = b"s\0\0\0\x04";
 /// CloseComplete.
 pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
 /// EmptyQueryResponse.

@@ -205,6 +205,7 @@ impl Client {
             let of_all = means != Means::Plain;
             return match self.session.status() {
                 TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, true)),
+                _ if self.touches_portals() => true,
                 _ => elsewhere || of_all || (matches!(plan, ShardPlan::AnyShard { .. }) && !self.is_home(link.shard)),
             };
         }

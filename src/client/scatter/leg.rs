@@ -161,6 +161,12 @@ impl Leg {
         self.asked.is_some()
     }
 
+    /// Asks for more rows of what it has described before.
+    pub(super) fn ask_for_more(&mut self, request: &[u8]) {
+        self.state = State::Described;
+        self.ask(request);
+    }
+
     /// The server has answered all.
     pub(super) fn is_ready(&mut self) {
         self.state = State::Ready;

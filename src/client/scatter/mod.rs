@@ -6,11 +6,12 @@
 //! again, so that an answer that ends is whole. An error of one shard is the statement's, and the others are cancelled.
 //!
 //! `acquire` gets the connections, `leg` is one of them, `prepare` asks one shard what must be known first (`told` keeps what it has said), `explain` asks all for their plans, `run` moves what they send to
-//! the client, or to `last`, where it is collected for one shard that computes the rest. `fan` is about statements that write on several shards, `spread` about transaction blocks that several take part in.
+//! the client (`fetch` in parts, as it asks for them), or to `last`, where it is collected for one shard that computes the rest. `fan` is about statements that write on several shards, `spread` about transaction blocks that several take part in.
 
 mod acquire;
 mod explain;
 mod fan;
+mod fetch;
 mod last;
 pub(super) mod leg;
 mod prepare;
@@ -58,11 +59,14 @@ struct Asked {
 /// Messages of the extended protocol that want an answer.
 #[derive(Debug, Default)]
 struct Extended {
-    /// Statements that are closed before all else.
+    /// Statements, and portals that have come to their end, that are closed before all else.
     closed: usize,
     parse: bool,
     describe: bool,
     close: bool,
+    /// The client's name of the portal, and how many rows it asks for at most; 0: all.
+    portal: Box<[u8]>,
+    most: u32,
 }
 
 impl Extended {
@@ -81,6 +85,9 @@ impl Client {
             Err(error) => return self.refuse(error).await,
         };
         let bound = scatter.explain.as_ref().and_then(|_| prepare::with_formats(&asked.bound, &[]));
+        if scatter.explain.is_some() && asked.extended.as_ref().is_some_and(|extended| extended.most > 0) {
+            return self.refuse(row_limit()).await;
+        }
         if let (Some(explain), Some(bound)) = (&scatter.explain, bound) {
             // What the client asks for is one column of texts.
             (asked.text, asked.bound) = (explain.statement.clone().into_bytes(), bound);
@@ -174,7 +181,11 @@ impl Client {
         let out = self.output.tail();
         match outcome {
             Outcome::Done => {
-                encode::command_complete(out, &tag);
+                if run.is_suspended() {
+                    out.extend_from_slice(encode::PORTAL_SUSPENDED);
+                } else {
+                    encode::command_complete(out, &tag);
+                }
                 if closes {
                     out.extend_from_slice(encode::CLOSE_COMPLETE);
                 }
@@ -228,7 +239,7 @@ impl Client {
         }
         let mut extended = Extended::default();
         let mut items = self.segment.items.iter().map(|(intake, _)| intake).zip(frames).peekable();
-        while let Some((Intake::CloseStatement { .. }, _)) = items.peek() {
+        while let Some((Intake::CloseStatement { .. } | Intake::ClosePortal, _)) = items.peek() {
             extended.closed = extended.closed.saturating_add(1);
             items.next();
         }
@@ -252,9 +263,10 @@ impl Client {
         }
         match items.next() {
             Some((Intake::Execute { portal: of }, body)) if of == portal => {
-                if message::execute(body).is_none_or(|execute| execute.max_rows > 0) {
-                    return Err(row_limit());
-                }
+                let execute = message::execute(body).ok_or_else(pipelined)?;
+                // Anything below 0 is no limit either.
+                extended.most = u32::try_from(execute.max_rows).unwrap_or(0);
+                extended.portal.clone_from(portal);
             }
             _ => return Err(pipelined()),
         }
@@ -271,6 +283,17 @@ impl Client {
             extended: Some(extended),
         })
     }
+}
+
+/// What a shard is sent, where its rows are asked for in parts: by a portal of this name, so many at a time.
+fn request_part(text: &[u8], types: &[u8], bound: &[u8], (portal, rows): (&[u8], u32)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + types.len() + bound.len() + 128);
+    encode::parse(&mut out, b"", text, types);
+    encode::bind(&mut out, portal, b"", bound);
+    encode::describe_named_portal(&mut out, portal);
+    encode::execute_portal(&mut out, portal, rows);
+    encode::sync(&mut out);
+    out
 }
 
 /// What a shard is sent.
@@ -336,9 +359,9 @@ fn too_long() -> Error {
 fn row_limit() -> Error {
     Error::us(
         SqlState::FEATURE_NOT_SUPPORTED,
-        "a statement that reads several shards cannot be executed in parts: Execute has a limit of rows",
+        "EXPLAIN of a statement for several shards cannot be executed in parts: Execute has a limit of rows",
     )
-    .hint("Set the fetch size or the maximum of rows to 0, and write LIMIT.")
+    .hint("Set the fetch size or the maximum of rows to 0.")
     .because("row_limit")
 }
 

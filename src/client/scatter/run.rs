@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::fetch::Fetch;
 use super::leg::{Leg, State};
 use super::prepare::{Gather, Prepared};
-use super::{Extended, request};
+use super::{Extended, request, request_part};
 use crate::client::limits::{Doing, Watch};
 use crate::client::segment::Segment;
 use crate::client::shared::Order;
@@ -59,6 +60,10 @@ pub(super) struct Run {
     in_block: bool,
     /// Shards that have done their part, of a transaction that goes on.
     spare: Vec<Leg>,
+    /// Rows that the client asks for at most; 0: all.
+    most: u64,
+    /// They are asked for in parts.
+    pub(super) fetch: Option<Fetch>,
     /// The shard whose numbers of tables the client knows.
     home: ShardIndex,
     /// When the client asked.
@@ -75,7 +80,16 @@ impl Run {
         (home, since): (ShardIndex, Instant),
         in_block: bool,
     ) -> Self {
-        let request = request(&prepared.sql, &prepared.types, &prepared.bound);
+        let most = extended.as_ref().map_or(0, |extended| extended.most);
+        // Within a block the client may ask for the rest.
+        let fetch = (in_block && most > 0).then(|| Fetch::new(most, legs.len()));
+        let request = match &fetch {
+            Some(fetch) => {
+                let part = (fetch.portal(), most);
+                request_part(&prepared.sql, &prepared.types, &prepared.bound, part)
+            }
+            None => request(&prepared.sql, &prepared.types, &prepared.bound),
+        };
         for leg in &mut legs {
             leg.ask(&request);
         }
@@ -93,6 +107,8 @@ impl Run {
             outdated: false,
             in_block,
             spare: Vec::new(),
+            most: u64::from(most),
+            fetch,
             home,
             since,
         }
@@ -113,7 +129,48 @@ impl Run {
         for leg in &mut first {
             leg.ask_again(&request);
         }
+        if let Some(fetch) = &mut self.fetch {
+            fetch.begin_last();
+        }
         (Self { legs: first, gather: None, columns: None, begun: false, rows: 0, ..self }, true)
+    }
+
+    /// Whether the client has as many rows as it asked for.
+    pub(super) fn is_suspended(&self) -> bool {
+        match &self.fetch {
+            Some(fetch) => fetch.is_full(),
+            None => self.most > 0 && self.passed() >= self.most,
+        }
+    }
+
+    /// Rows that were passed on to the client, of all that it was given without parts.
+    fn passed(&self) -> u64 {
+        if self.collects() { 0 } else { self.gather.as_ref().map_or(self.rows, |gather| gather.merge.rows()) }
+    }
+
+    /// Its connections, for as long as the client has what it asked for.
+    pub(super) fn take_legs(&mut self) -> Vec<Leg> {
+        let mut legs = std::mem::take(&mut self.legs);
+        legs.append(&mut self.spare);
+        legs
+    }
+
+    /// Goes on with its connections; the last of its stages may need only the first.
+    pub(super) fn resume(&mut self, legs: Vec<Leg>, since: Instant, closes: bool) {
+        if let Some(extended) = &mut self.extended {
+            (extended.closed, extended.parse, extended.close) = (0, false, closes);
+        }
+        let count = self.fetch.as_ref().map_or(legs.len(), Fetch::legs);
+        let mut legs = legs.into_iter();
+        self.legs = legs.by_ref().take(count).collect();
+        self.spare = legs.collect();
+        self.since = since;
+        self.legs.iter_mut().for_each(|leg| leg.state = State::Ready);
+    }
+
+    /// The merge, the rows that wait, and the connections.
+    pub(super) fn parts(&mut self) -> (Option<&mut Gather>, Option<&mut Fetch>, &mut [Leg]) {
+        (self.gather.as_mut(), self.fetch.as_mut(), &mut self.legs)
     }
 
     /// Whether what comes is not for the client.
@@ -160,18 +217,15 @@ impl Run {
 
     /// Rows passed on.
     pub(super) fn rows(&self) -> u64 {
+        if let Some(fetch) = &self.fetch {
+            return fetch.told();
+        }
         self.gather.as_ref().map_or(self.rows, |gather| gather.merge.rows())
     }
 
     /// What the client waits for beside rows.
     pub(super) fn extended(&self) -> Option<&Extended> {
         self.extended.as_ref()
-    }
-
-    /// The connections.
-    pub(super) fn into_legs(mut self) -> Vec<Leg> {
-        self.legs.append(&mut self.spare);
-        self.legs
     }
 
     /// Gives the connections back.
@@ -228,6 +282,12 @@ impl Run {
     /// All shards have ended, or what they still send is not needed.
     fn is_over(&self) -> bool {
         let ended = self.legs.iter().all(|leg| leg.state == State::Ready);
+        if self.fetch.is_some() {
+            return ended;
+        }
+        if self.begun && self.is_suspended() {
+            return true;
+        }
         match &self.gather {
             None => ended,
             Some(gather) if !self.begun || !gather.merge.is_done() => false,
@@ -318,9 +378,14 @@ impl Client {
 
     /// Passes on rows that were brought together; whether any were taken, also such as are not shown: there is room for others then.
     fn take_rows(&mut self, run: &mut Run) -> Result<bool, Error> {
-        let Some(gather) = run.gather.as_mut().filter(|_| run.begun) else { return Ok(false) };
+        let most = run.most;
+        let taken_here = run.begun && run.fetch.is_none();
+        let Some(gather) = run.gather.as_mut().filter(|_| taken_here) else { return Ok(false) };
         let before = gather.merge.taken();
         while self.output.len() < HIGH_WATER {
+            if most > 0 && gather.last.is_none() && gather.merge.rows() >= most {
+                break;
+            }
             let Some(row) = gather.merge.pop()? else { break };
             if let Some(last) = &mut gather.last {
                 last.push(&row)?;
@@ -408,8 +473,21 @@ impl Client {
                     }
                     run.begin(self.output.tail());
                 }
+                (b'D', State::Described) if run.fetch.is_some() => {
+                    if !run.begun {
+                        return Ok(false);
+                    }
+                    leg.counts.sent += len as u64;
+                    match (&mut run.gather, &mut run.fetch) {
+                        (Some(gather), _) if gather.merge.is_done() => {}
+                        (Some(gather), _) => gather.merge.push(at, body).map_err(|error| failed(&error))?,
+                        (None, Some(fetch)) => fetch.hold(body),
+                        (None, None) => {}
+                    }
+                }
+                (b's', State::Described) if run.fetch.is_some() => leg.state = State::Complete,
                 (b'D', State::Described) => {
-                    if !run.begun || self.output.len() >= HIGH_WATER {
+                    if !run.begun || self.output.len() >= HIGH_WATER || run.most > 0 && run.rows >= run.most {
                         return Ok(false);
                     }
                     leg.counts.sent += len as u64;
@@ -426,6 +504,9 @@ impl Client {
                 }
                 (b'C', State::Described) => {
                     leg.state = State::Complete;
+                    if let Some(fetch) = &mut run.fetch {
+                        fetch.end(at);
+                    }
                     if let Some(gather) = &mut run.gather
                         && !(run.in_block && gather.merge.is_done())
                     {
@@ -496,7 +577,7 @@ impl Client {
     }
 }
 
-fn failed(error: &Error) -> Outcome {
+pub(super) fn failed(error: &Error) -> Outcome {
     Outcome::Failed(encoded(error))
 }
 

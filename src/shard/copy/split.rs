@@ -6,6 +6,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::id::Slot;
 use crate::shard::key::{Key, KeyError};
 use crate::shard::map::KeyType;
+use crate::sql::scatter::is_present;
 
 /// The first bytes of a binary stream.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -17,6 +18,17 @@ const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 const CRITICAL_FLAGS: u32 = 0xFFFF_0000;
 /// The longest row.
 const MAX_ROW: usize = 64 << 20;
+
+fn of_the_present(row: u64) -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!(
+            "row {row} of COPY into a reference table may mean the present, which each shard would take for itself"
+        ),
+    )
+    .hint("Write the date or the time.")
+    .because("present")
+}
 
 /// Where a piece of the data goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +43,8 @@ pub enum Target {
 #[derive(Debug)]
 pub struct Splitter {
     layout: Layout,
+    /// In place of a key: columns in which nothing may be of the present, by their places. All rows go everywhere.
+    watched: Option<Vec<usize>>,
     /// The place of the key among the columns of the data, counted from 0.
     place: usize,
     key_type: KeyType,
@@ -65,7 +79,16 @@ impl Splitter {
         }
         let state = if layout.has_header() || layout == Layout::Binary { State::Header } else { State::Rows };
         let lines = Lines::new(&layout);
-        Ok(Self { layout, place, key_type, utf8, lines, rest: Vec::new(), state, rows: 0 })
+        Ok(Self { layout, watched: None, place, key_type, utf8, lines, rest: Vec::new(), state, rows: 0 })
+    }
+
+    /// For data whose rows all go to every shard, if none has a value of the present (`now`, `today`) in the columns of these places, which
+    /// each shard would take for itself.
+    ///
+    /// # Errors
+    /// As of [`Splitter::new`].
+    pub fn watching(layout: Layout, watched: Vec<usize>, utf8: bool) -> Result<Self> {
+        Ok(Self { watched: Some(watched), ..Self::new(layout, 0, KeyType::Text, utf8)? })
     }
 
     /// Takes a piece; `sink` is given whole rows, in their order.
@@ -141,6 +164,18 @@ impl Splitter {
         let line = &bytes[..length];
         if self.state == State::Header {
             self.state = State::Rows;
+            sink(Target::All, line);
+            return Ok(Some(length));
+        }
+        if let Some(watched) = &self.watched {
+            for place in watched {
+                // What is no row the server refuses.
+                let value = fields::field(&line[..length - ending], *place, &self.layout).ok().flatten();
+                if value.is_some_and(|value| value.len() < 64 && is_present(&value)) {
+                    return Err(of_the_present(self.rows + 1));
+                }
+            }
+            self.rows += 1;
             sink(Target::All, line);
             return Ok(Some(length));
         }

@@ -10,14 +10,14 @@ use std::time::Instant;
 use super::super::leg::{Leg, State};
 use super::super::run;
 use super::reply::{self, Failure, Reply};
-use super::{Asked, Reached, SETTLE, Told, Work, columns, commit, join_all};
+use super::{Asked, Reached, SETTLE, Told, Work, cancelled, columns, commit, join_all};
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
 use crate::client::task::{Client, End, HIGH_WATER, Stopped, terminated_as};
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::shard::commit::recovery;
-use crate::shard::copy::{Splitter, Target};
+use crate::shard::copy::{Layout, Splitter, Target};
 use crate::shard::plan::Fan;
 use crate::shard::plan::write::CopyRows;
 use crate::wire::message::TransactionStatus;
@@ -138,7 +138,7 @@ impl Client {
         if let Some(copies) = &copy.copies {
             self.stay_alike(legs, copies).await?;
         }
-        let Some((key, key_type)) = &copy.key else { return Ok(None) };
+        let Some((key, key_type)) = &copy.key else { return self.watcher(legs, copy).await };
         let names = match &copy.columns {
             Some(columns) => columns.clone(),
             None => {
@@ -158,6 +158,25 @@ impl Client {
         let place = names.iter().position(|name| name == key);
         let place = place.ok_or_else(|| Stopped::Refused(no_key(&copy.table.1, key)))?;
         Splitter::new(copy.layout.clone(), place, *key_type, copy.utf8).map(Some).map_err(Stopped::Refused)
+    }
+
+    /// What looks at the rows that every shard gets; none: nothing in them can mean the present.
+    async fn watcher(&mut self, legs: &mut [Leg], copy: &CopyRows) -> Result<Option<Splitter>, Stopped> {
+        let Some(first) = legs.first_mut().filter(|_| copy.layout != Layout::Binary) else { return Ok(None) };
+        let cells = self.attend_to(columns(first, &copy.times_sql())).await?;
+        let all: Vec<(&String, bool)> =
+            cells.chunks(2).filter_map(|row| Some((row.first()?, row.get(1)? == "t"))).collect();
+        let is_time = |name: &String| all.iter().any(|(of, time)| *of == name && *time);
+        let names: Vec<&String> = match &copy.columns {
+            Some(columns) => columns.iter().collect(),
+            None => all.iter().map(|(name, _)| *name).collect(),
+        };
+        let watched: Vec<usize> =
+            (0..names.len()).filter(|at| names.get(*at).is_some_and(|name| is_time(name))).collect();
+        if watched.is_empty() {
+            return Ok(None);
+        }
+        Splitter::watching(copy.layout.clone(), watched, copy.utf8).map(Some).map_err(Stopped::Refused)
     }
 
     /// Tells the client that it may send, or will be sent rows.
@@ -462,10 +481,6 @@ async fn stop(legs: &mut [Leg]) {
     join_all(works.collect()).await;
     // Those that were not asked have begun nothing.
     legs.iter_mut().filter(|leg| leg.state == State::Asked).for_each(|leg| leg.state = State::Ready);
-}
-
-fn cancelled() -> Error {
-    Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request")
 }
 
 fn tables_differ(table: &str) -> Error {

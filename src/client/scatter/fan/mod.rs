@@ -292,6 +292,7 @@ impl Client {
         };
         let ends = AtomicBool::new(false);
         let (watcher, ending) = (&handle, &ends);
+        let cancels = handle.cancels_sent.load(Ordering::Acquire);
         // One after the other, in the order of the shards, which all writers of several keep: nobody waits in a circle for locks.
         let mut working = pin!(async move {
             let mut replies: Vec<Reply> = Vec::with_capacity(requests.len());
@@ -302,7 +303,12 @@ impl Client {
                     leg.state = State::Ready;
                     replies.push(Reply::default());
                 } else {
-                    replies.push(reply::ask(leg, request, stages, watcher).await);
+                    let mut reply = reply::ask(leg, request, stages, watcher).await;
+                    // It may have come when this shard had answered, or had not been asked yet: nothing is committed so far.
+                    if !each && watcher.cancels_sent.load(Ordering::Acquire) != cancels {
+                        reply.fail(reply::Failure::Ours(cancelled()));
+                    }
+                    replies.push(reply);
                 }
             }
             replies
@@ -437,8 +443,15 @@ impl Client {
                     (None, Some(e)) if e.describe => encode::frame(out, b'n', |_| {}),
                     _ => {}
                 }
-                rows.iter().for_each(|row| encode::frame(out, b'D', |b| b.extend_from_slice(row)));
-                encode::command_complete(out, &tag);
+                // The statement is done in any case; a limit is one of the rows that it returns.
+                let most = extended.map_or(0, |e| e.most) as usize;
+                let shown = if most > 0 { rows.get(..most).unwrap_or(&rows) } else { &rows };
+                shown.iter().for_each(|row| encode::frame(out, b'D', |b| b.extend_from_slice(row)));
+                if most > 0 && shown.len() == most && columns.is_some() {
+                    out.extend_from_slice(encode::PORTAL_SUSPENDED);
+                } else {
+                    encode::command_complete(out, &tag);
+                }
             }
             Told::Failed(error) => out.extend_from_slice(&error),
         }
@@ -637,6 +650,10 @@ async fn join_all<T>(mut works: Vec<Work<'_, T>>) -> Vec<T> {
     })
     .await;
     done.into_iter().flatten().collect()
+}
+
+fn cancelled() -> Error {
+    Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request")
 }
 
 fn not_utf8() -> Error {

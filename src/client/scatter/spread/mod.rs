@@ -16,6 +16,7 @@
 
 mod end;
 mod means;
+mod portals;
 mod refusal;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::client::catalog::Planned;
 use crate::client::hidden::Judged;
 use crate::client::plan::Need;
 use crate::client::relay::{Ended, Link};
+use crate::client::segment::Segment;
 use crate::client::shared::{Activity, Links};
 use crate::client::task::{Client, End, Stopped};
 use crate::clock;
@@ -44,8 +46,10 @@ use crate::sql::facts::{Access, RouteHint, TransactionEffect};
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 pub(in crate::client) use means::Means;
+use portals::Portal;
 use refusal::{
-    alone, copies, explains, fault, lost, mixed, never_came, no_snapshot, no_two_phase, second_writer, silent, too_long,
+    alone, copies, explains, fault, lost, mixed, never_came, no_snapshot, no_two_phase, second_writer, sequences,
+    silent, too_long,
 };
 pub(in crate::client) use refusal::{pipelined, stays};
 
@@ -82,6 +86,8 @@ pub(in crate::client) struct Spread {
     since: Instant,
     /// Its shards are known to run it READ COMMITTED.
     sees_commits: bool,
+    /// Statements whose rows the client has asked for in part.
+    portals: Vec<Portal>,
 }
 
 impl Spread {
@@ -137,7 +143,14 @@ impl Client {
             (none, Some(prologue)) => {
                 let since = clock::now();
                 let parts = vec![part];
-                *none = Some(Box::new(Spread { parts, prologue, home: shard, since, sees_commits: false }));
+                *none = Some(Box::new(Spread {
+                    parts,
+                    prologue,
+                    home: shard,
+                    since,
+                    sees_commits: false,
+                    portals: Vec::new(),
+                }));
             }
             // Never: without a prologue it does not leave.
             (None, None) => drop(part.leg.map(|leg| leg.undo(Verdict::Dirty))),
@@ -163,6 +176,13 @@ impl Client {
         if self.changes_own() && self.answer_own(self.session.status()) {
             return Ok(());
         }
+        if !failed && self.touches_portals() {
+            match Box::pin(self.serve_portals()).await {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                Err(end) => return Err(end),
+            }
+        }
         match self.means() {
             Means::Exit(TransactionEffect::Commit { .. }) if !failed => return Box::pin(self.commit_spread()).await,
             Means::Exit(_) => {
@@ -172,7 +192,7 @@ impl Client {
             }
             Means::Control(text, back) if back || !failed => {
                 let text = text.to_vec();
-                return Box::pin(self.tell_all(&text)).await;
+                return Box::pin(self.tell_all(&text, back)).await;
             }
             Means::Mixed if !failed => return self.fail_spread(mixed()).await,
             Means::Control(..) | Means::Mixed | Means::Plain => {}
@@ -201,6 +221,10 @@ impl Client {
             }
         };
         self.count_plan(need.plan.kind());
+        if need.asks_sequences {
+            // The shard that it would be asked of need not be the one where this session has called nextval().
+            return self.fail_spread(sequences()).await;
+        }
         match &need.plan {
             ShardPlan::Scatter(scatter) => Box::pin(self.scatter_within(&need, scatter)).await,
             ShardPlan::Fan(fan) => Box::pin(self.fan_on_all(&need, fan)).await,
@@ -216,7 +240,7 @@ impl Client {
     }
 
     /// What a statement needs that goes where the block is.
-    fn need_of_any(&self) -> Need {
+    pub(super) fn need_of_any(&self) -> Need {
         Need {
             access: Access::Neutral,
             hint: RouteHint::Primary,
@@ -267,10 +291,14 @@ impl Client {
     }
 
     /// Has all shards do what belongs to the transaction as a whole; the client gets the answer of one.
-    async fn tell_all(&mut self, text: &[u8]) -> Result<(), End> {
+    async fn tell_all(&mut self, text: &[u8], back: bool) -> Result<(), End> {
         let home = self.home();
         let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
         let Some(spread) = &mut self.spread else { return Ok(()) };
+        if back {
+            // Those that were opened behind the savepoint are gone on the shards.
+            spread.portals.clear();
+        }
         let mut failed = None;
         for part in spread.parts.iter_mut().filter(|part| part.shard != home) {
             let Some(leg) = &mut part.leg else { continue };
@@ -454,7 +482,7 @@ impl Client {
         handle.set_links(Links::Several(Box::new(run.links())));
         handle.set_activity(Activity::Active);
         let mut outcome = self.run_scatter(&mut run).await;
-        if matches!(outcome, Outcome::Done) {
+        if matches!(outcome, Outcome::Done) && run.fetch.is_none() {
             let more;
             (run, more) = run.next(false);
             if more {
@@ -463,11 +491,23 @@ impl Client {
         }
         handle.set_links(Links::None);
         handle.set_activity(Activity::Idle);
+        if matches!(outcome, Outcome::Done) && run.fetch.is_some() {
+            (run, outcome) = Box::pin(self.fetch(run)).await;
+        }
+        self.end_part(run, segment, outcome).await
+    }
+
+    /// Tells the client how a statement, or a part of its rows, has ended, and puts the connections back.
+    pub(super) async fn end_part(&mut self, mut run: Run, segment: Segment, outcome: Outcome) -> Result<(), End> {
         let goes_on = matches!(outcome, Outcome::Done);
         let status = if goes_on { TransactionStatus::InTransaction } else { TransactionStatus::Failed };
         let told = self.tell_scatter(&run, segment, outcome, status);
-        self.put_back(run.into_legs());
-        if !goes_on && told.is_ok() {
+        let legs = run.take_legs();
+        let shards = legs.iter().map(|leg| leg.shard).collect();
+        self.put_back(legs);
+        if goes_on {
+            self.keep_portal(run, shards);
+        } else if told.is_ok() {
             self.lose_spread().await;
         }
         told
@@ -503,7 +543,7 @@ impl Client {
     }
 
     /// The connections of these shards, taken out of the block to be asked together.
-    async fn legs_for(&mut self, shards: &[ShardIndex], need: &Need) -> Result<Vec<Leg>, Stopped> {
+    pub(super) async fn legs_for(&mut self, shards: &[ShardIndex], need: &Need) -> Result<Vec<Leg>, Stopped> {
         let hides = self.may_hide(shards);
         self.learn_hidden(shards);
         self.enlist(shards).await?;

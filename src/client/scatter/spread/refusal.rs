@@ -92,6 +92,14 @@ pub(super) fn too_long() -> Error {
     )
 }
 
+pub(super) fn sequences() -> Error {
+    unsupported(
+        "currval() and lastval() cannot be asked within a transaction of several shards: each has sequences of its own",
+        "Use INSERT ... RETURNING.",
+        "sequences_in_block",
+    )
+}
+
 pub(super) fn explains() -> Error {
     unsupported(
         "EXPLAIN of a statement for several shards is not supported within a transaction",
@@ -106,6 +114,12 @@ pub(super) fn copies() -> Error {
         "Send it outside of one: it is a transaction by itself.",
         "copy_in_block",
     )
+}
+
+/// As PostgreSQL refuses it.
+pub(super) fn portal_exists(name: &[u8]) -> Error {
+    Error::client(SqlState(*b"42P03"), format!("cursor \"{}\" already exists", String::from_utf8_lossy(name)))
+        .hint("Close the portal first.")
 }
 
 /// As PostgreSQL refuses it.

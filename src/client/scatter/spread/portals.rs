@@ -1,0 +1,141 @@
+//! Portals of statements that several shards answer, within a block: what the client has asked for in part.
+
+use super::refusal::{pipelined, portal_exists};
+use crate::client::scatter::run::Run;
+use crate::client::task::{Client, End, Stopped};
+use crate::clock;
+use crate::id::ShardIndex;
+use crate::session::Intake;
+use crate::wire::encode;
+use crate::wire::message::{self, Target};
+
+/// A statement that waits for the client to ask for more.
+pub(super) struct Portal {
+    /// The client's name of it.
+    name: Box<[u8]>,
+    run: Run,
+    /// Whose connections it needs, in its order.
+    shards: Vec<ShardIndex>,
+}
+
+impl Client {
+    /// The portals that the segment's messages name, each with the message's place.
+    fn named_portals(&self) -> Vec<(usize, &[u8])> {
+        let mut named = Vec::new();
+        let mut at = 0_usize;
+        for (place, (intake, len)) in self.segment.items.iter().enumerate() {
+            let frame = self.input.bytes().get(at..at.saturating_add(*len)).unwrap_or_default();
+            at = at.saturating_add(*len);
+            match intake {
+                Intake::Bind { portal, .. } | Intake::Execute { portal } => named.push((place, &**portal)),
+                Intake::DescribePortal | Intake::ClosePortal => {
+                    if let Some(Target::Portal(portal)) = message::target(frame.get(5..).unwrap_or_default()) {
+                        named.push((place, portal));
+                    }
+                }
+                _ => {}
+            }
+        }
+        named
+    }
+
+    fn has_portal(&self, name: &[u8]) -> bool {
+        self.spread.as_ref().is_some_and(|spread| spread.portals.iter().any(|portal| *portal.name == *name))
+    }
+
+    /// Whether the segment is about a portal of several shards.
+    pub(in crate::client) fn touches_portals(&self) -> bool {
+        let any = self.spread.as_ref().is_some_and(|spread| !spread.portals.is_empty());
+        any && self.named_portals().iter().any(|(_, name)| self.has_portal(name))
+    }
+
+    /// Serves what the segment asks of portals of several shards; whether that was all.
+    pub(super) async fn serve_portals(&mut self) -> Result<bool, End> {
+        while let Some((0, name)) = self.named_portals().first().map(|(place, name)| (*place, name.to_vec()))
+            && matches!(self.segment.items.first(), Some((Intake::ClosePortal, _)))
+            && self.has_portal(&name)
+        {
+            self.close_portal(&name).await;
+            self.output.extend(encode::CLOSE_COMPLETE);
+            let (_, len) = self.segment.items.remove(0);
+            self.segment.len = self.segment.len.saturating_sub(len);
+            self.input.consume(len);
+        }
+        if !self.segment.needs_server() {
+            return Ok(self.answer_locally());
+        }
+        let name = match self.segment.items.as_slice() {
+            [(Intake::Execute { portal }, _), (Intake::Sync, _)]
+            | [(Intake::Execute { portal }, _), (Intake::ClosePortal, _), (Intake::Sync, _)] => Some(portal.clone()),
+            _ => None,
+        };
+        if let Some(name) = name.filter(|name| self.has_portal(name)) {
+            let closes = self.segment.items.len() == 3;
+            self.go_on_with(&name, closes).await?;
+            return Ok(true);
+        }
+        let bound = self.segment.items.iter().find_map(|(intake, _)| match intake {
+            Intake::Bind { portal, .. } if self.has_portal(portal) => Some(portal.clone()),
+            _ => None,
+        });
+        match bound {
+            Some(name) if name.is_empty() => {
+                // Another takes its place.
+                self.close_portal(&name).await;
+                Ok(false)
+            }
+            Some(name) => self.fail_spread(portal_exists(&name)).await.map(|()| true),
+            None if self.touches_portals() => self.fail_spread(pipelined()).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Gives the client more rows.
+    async fn go_on_with(&mut self, name: &[u8], closes: bool) -> Result<(), End> {
+        let frame = self.segment.items.first().map_or(0, |(_, len)| *len);
+        let execute = self.input.bytes().get(5..frame).and_then(message::execute);
+        let most = execute.map_or(0, |execute| u32::try_from(execute.max_rows).unwrap_or(0));
+        let found = self.spread.as_mut().and_then(|spread| {
+            let at = spread.portals.iter().position(|portal| *portal.name == *name)?;
+            Some(spread.portals.remove(at))
+        });
+        let Some(Portal { mut run, shards, .. }) = found else { return Ok(()) };
+        let need = self.need_of_any();
+        let legs = match self.legs_for(&shards, &need).await {
+            Ok(legs) => legs,
+            Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+            Err(Stopped::End(end)) => return Err(end),
+        };
+        run.resume(legs, clock::now(), closes);
+        if let Some(fetch) = &mut run.fetch {
+            fetch.ask(most);
+        }
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        let (run, outcome) = Box::pin(self.fetch(run)).await;
+        self.end_part(run, segment, outcome).await
+    }
+
+    /// Keeps what the client may ask for more of.
+    pub(super) fn keep_portal(&mut self, run: Run, shards: Vec<ShardIndex>) {
+        let Some(extended) = run.extended().filter(|extended| run.is_suspended() && !extended.close) else { return };
+        let name = extended.portal.clone();
+        if let Some(spread) = self.spread.as_mut().filter(|_| run.fetch.is_some()) {
+            spread.portals.push(Portal { name, run, shards });
+        }
+    }
+
+    /// Nobody asks for the rest; the shards forget it, too.
+    async fn close_portal(&mut self, name: &[u8]) {
+        let Some(spread) = &mut self.spread else { return };
+        let Some(at) = spread.portals.iter().position(|portal| *portal.name == *name) else { return };
+        let portal = spread.portals.remove(at);
+        let Some(farewell) = portal.run.fetch.as_ref().map(|fetch| fetch.farewell()) else { return };
+        for part in spread.parts.iter_mut().filter(|part| portal.shards.contains(&part.shard)) {
+            if let Some(leg) = &mut part.leg {
+                // What is wrong with the connection shows when it is asked next.
+                drop(leg.converse(&farewell).await);
+            }
+        }
+    }
+}
