@@ -1,5 +1,7 @@
 //! A segment on a server, and on another where that is certain to be unnoticed.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use crate::error::{Error, SqlState};
 use crate::health::line::Place;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::server::login;
-use crate::sql::facts::Access;
+use crate::sql::facts::{Access, QueryFacts};
 
 /// How often a statement may lose its server in all.
 const MOST_FAILURES: u32 = 16;
@@ -113,8 +115,8 @@ impl Client {
                             attempt.primary = true;
                             if writes {
                                 (need.access, need.wrote) = (Access::Write, true);
-                                self.remember_write();
                             }
+                            self.remember_refusal(writes);
                         }
                         Cause::Broken { sent: true } => match self.serves_on(shard, server).await {
                             Ok(false) => {}
@@ -124,6 +126,13 @@ impl Client {
                                 // Once more, but not where it could end the work of all, and not when it has become another.
                                 attempt.stays = Stays::Leaves;
                             }
+                            Err(Stopped::Refused(error)) => return self.give_up(&error, &error),
+                            Err(Stopped::End(end)) => return Err(end),
+                        },
+                        Cause::Terminated => match self.takes_logins(shard, server).await {
+                            Ok(false) => {}
+                            // It was this session that somebody wanted to end.
+                            Ok(true) => return self.give_up(&terminated(), &terminated()),
                             Err(Stopped::Refused(error)) => return self.give_up(&error, &error),
                             Err(Stopped::End(end)) => return Err(end),
                         },
@@ -141,13 +150,19 @@ impl Client {
     }
 
     /// The segment was taken for a read, and a standby would not do it: from now on it goes to the primary at once.
-    fn remember_write(&self) {
-        let mut readings = self.pools.readings.lock();
-        readings.follow(self.database.catalog_epoch.load(Ordering::Acquire));
+    fn remember_refusal(&self, writes: bool) {
         let all: Vec<_> = self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).collect();
         // Which of several it was is not known, but where some cannot have been it, they were not.
-        let some = all.iter().any(|facts| !facts.plainly_reads());
-        all.into_iter().filter(|facts| !some || !facts.plainly_reads()).for_each(|facts| readings.refuse(facts));
+        let some = writes && all.iter().any(|facts| !facts.plainly_reads());
+        let refused = all.into_iter().filter(|facts| !some || !facts.plainly_reads());
+        self.refuse_on_replicas(refused, writes);
+    }
+
+    /// These texts go to the primary at once from now on.
+    pub(super) fn refuse_on_replicas<'a>(&self, texts: impl Iterator<Item = &'a Arc<QueryFacts>>, writes: bool) {
+        let mut readings = self.pools.readings.lock();
+        readings.follow(self.database.catalog_epoch.load(Ordering::Acquire));
+        texts.for_each(|facts| readings.refuse(facts, if writes { Access::Write } else { Access::Local }));
     }
 
     /// Answers the segment by an error of ours. A block that was held back never began, and it has failed: the session ends with `why`.
@@ -166,10 +181,25 @@ impl Client {
     /// Those of [`Client::attend`]: the client cancels or leaves meanwhile.
     async fn serves_on(&mut self, shard: ShardIndex, server: ServerIndex) -> Result<bool, Stopped> {
         let Some(pool) = self.database.pool(&self.pools, shard, server) else { return Ok(false) };
+        // What dies as a whole does not do so at once.
+        self.ask_in_time(login::is_answered(&pool.target, &pool.settings.login)).await
+    }
+
+    /// Whether a server that has ended a session takes new ones: one that is shutting down does not, from the first moment on.
+    ///
+    /// # Errors
+    /// As for [`Self::serves_on`].
+    async fn takes_logins(&mut self, shard: ShardIndex, server: ServerIndex) -> Result<bool, Stopped> {
+        let Some(pool) = self.database.pool(&self.pools, shard, server) else { return Ok(false) };
+        let worker = self.cx.id;
+        self.ask_in_time(async { login::login(&pool.target, &pool.settings.login, worker).await.is_ok() }).await
+    }
+
+    /// The answer to a question about a server, asked when it has had the time to die; no, if it takes too long.
+    async fn ask_in_time(&mut self, question: impl Future<Output = bool>) -> Result<bool, Stopped> {
         let asked = async {
-            // What dies as a whole does not do so at once.
             tokio::time::sleep(DYING).await;
-            login::is_answered(&pool.target, &pool.settings.login).await
+            question.await
         };
         // So that a cancel request finds it.
         self.handle().set_activity(Activity::Waiting);
@@ -191,6 +221,13 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// The error of a write whose session the server has ended, and goes on.
+fn terminated() -> Error {
+    Error::server(SqlState::ADMIN_SHUTDOWN, "the statement is lost: its session was terminated on the server")
+        .detail("Nothing of it was committed.")
+        .hint("Run it again. The session goes on.")
 }
 
 /// The error of what may have ended the server's process that it ran in.

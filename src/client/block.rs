@@ -160,6 +160,21 @@ pub(super) fn portable<'a>(segment: &'a Segment, bytes: &'a [u8]) -> Portable<'a
     }
 }
 
+/// Whether a block with `text` so far keeps the snapshot that a query in it has taken; `default` is the session's isolation, if it has
+/// chosen one. What may be its isolation is enough: words in a comment cost no more than a block that stays where it is.
+pub(super) fn keeps_snapshot(text: &[u8], default: Option<&str>) -> bool {
+    let keeps = |text: &[u8]| {
+        text.split(|c| !c.is_ascii_alphanumeric() && *c != b'_')
+            .any(|word| word.eq_ignore_ascii_case(b"repeatable") || word.eq_ignore_ascii_case(b"serializable"))
+    };
+    keeps(text) || default.is_some_and(|level| keeps(level.as_bytes()))
+}
+
+/// Whether a text that can be run again elsewhere takes a snapshot.
+pub(super) fn takes_snapshot(facts: &QueryFacts) -> bool {
+    facts.statements.iter().any(|s| s.touch.constant)
+}
+
 /// Whether what follows a Parse runs that statement once, to its end and without parameters.
 fn sole_execution(items: &[(Intake, usize)], bytes: &[u8]) -> bool {
     let [(Intake::Bind { .. }, len), rest @ ..] = items else { return false };
@@ -251,6 +266,21 @@ mod tests {
         ] {
             assert!(!belongs_nowhere(&parse::facts(text.as_bytes())), "{text}");
         }
+    }
+
+    #[test]
+    fn snapshots_are_kept_by_some_blocks() {
+        for (text, default, keeps) in [
+            ("BEGIN READ ONLY", None, false),
+            ("BEGIN ISOLATION LEVEL REPEATABLE READ", None, true),
+            ("BEGIN; SET TRANSACTION ISOLATION LEVEL serializable", None, true),
+            ("BEGIN", Some("read committed"), false),
+            ("BEGIN", Some("repeatable read"), true),
+        ] {
+            assert_eq!(keeps_snapshot(text.as_bytes(), default), keeps, "{text}");
+        }
+        let takes = |text: &str| takes_snapshot(&parse::facts(text.as_bytes()));
+        assert!(takes("SELECT 1") && takes("BEGIN; SELECT 1") && !takes("SHOW search_path") && !takes("SAVEPOINT a"));
     }
 
     #[test]

@@ -109,9 +109,9 @@ impl Client {
             let Some(pool) = self.database.pool(&self.pools, shard, route.server) else {
                 return Err(Stopped::Refused(Error::us(SqlState::INTERNAL_ERROR, "the route names no server")));
             };
-            let replicated = self.replicated(shard).is_some();
-            let silence =
-                || (replicated || route.role == Role::Replica).then(|| Silence::since_now(in_flight.server()));
+            let (replicated, several) = (self.replicated(shard).is_some(), self.has_several(shard));
+            let replaceable = several || route.role == Role::Replica;
+            let silence = || replaceable.then(|| Silence::since_now(in_flight.server()));
             let confirm = (route.role == Role::Primary && replicated).then(|| in_flight.server());
             match self.checkout(&pool, now, &silence, confirm, &mut attempt.place).await {
                 Ok(checkout) => {

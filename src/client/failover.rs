@@ -45,9 +45,14 @@ pub(super) struct Waiting {
 impl Client {
     /// The health of a shard of which another server may become the primary, if statements wait for that.
     pub(super) fn replicated(&self, shard: ShardIndex) -> Option<&Arc<ShardHealth>> {
-        let health = self.database.health.get(usize::from(shard.0))?;
-        let waits = health.servers().len() > 1 && !self.database.config.health.failover_timeout.is_zero();
-        waits.then_some(health)
+        let waits = !self.database.config.health.failover_timeout.is_zero();
+        self.database.health.get(usize::from(shard.0)).filter(|_| waits && self.has_several(shard))
+    }
+
+    /// Whether the shard has several servers: another may take the place of its primary, which then must be left, whether or not
+    /// statements wait for that.
+    pub(super) fn has_several(&self, shard: ShardIndex) -> bool {
+        self.database.health.get(usize::from(shard.0)).is_some_and(|health| health.servers().len() > 1)
     }
 
     /// Whether the statement is to wait rather than to go where it was routed: the primary is not there, or others wait for it.

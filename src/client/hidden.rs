@@ -13,6 +13,8 @@
 //! A link remembers how many changes of code had begun when its first statement was judged (`Judged::stamp`). If that is another
 //! number when the server is to be given back, what was judged may have been replaced before it ran.
 
+mod writes;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -261,6 +263,10 @@ pub(super) struct Judged {
     place: Place,
     /// They were sent when nothing was known; and whether they use types of somebody's.
     undecided: Vec<(Arc<QueryFacts>, bool)>,
+    /// Some of them may write though they look like reads.
+    writes: bool,
+    /// Whose code it is, once somebody's can have run.
+    database: Option<Arc<LiveDatabase>>,
     /// The server is to be cleaned.
     dirty: bool,
     /// The transaction at hand has changed code, which only it sees yet.
@@ -338,6 +344,7 @@ impl Client {
             }
         }
         if judged.stamp.is_some() {
+            judged.database.get_or_insert_with(|| Arc::clone(&database));
             self.learn_hidden(&[shard]);
         }
     }
@@ -372,6 +379,7 @@ impl Client {
             }
             judged.change = Some(change);
         }
+        judged.writes |= known.is_some_and(|known| known.may_write(facts, own_types));
         match traces {
             Some(traces) => {
                 judged.dirty |= traces.is_unknown();
@@ -382,7 +390,7 @@ impl Client {
                 let again = |(known, types): &(Arc<QueryFacts>, bool)| Arc::ptr_eq(known, facts) && *types == own_types;
                 if judged.undecided.len() >= UNDECIDED {
                     // So many are not looked at one by one.
-                    judged.dirty = true;
+                    (judged.dirty, judged.writes) = (true, true);
                 } else if !judged.undecided.iter().any(again) {
                     judged.undecided.push((Arc::clone(facts), own_types));
                 }
@@ -508,6 +516,7 @@ impl Client {
         if judged.undecided.is_empty() {
             return;
         }
+        judged.writes |= judged.may_have_written();
         let (known, now) = (hidden.shards.get(usize::from(shard.0)).and_then(|s| s.known.load_full()), clock::now());
         judged.dirty |= known.as_ref().is_none_or(|k| !k.counts(stamp, now));
         let mut changes = false;

@@ -11,7 +11,7 @@
 use crate::client::block::Block;
 use crate::client::relay::Link;
 use crate::client::task::{Client, End};
-use crate::config::PoolMode;
+use crate::config::{PoolMode, Role};
 use crate::error::{Error, SqlState};
 use crate::session::Intake;
 use crate::sql::facts::{QueryFacts, TransactionEffect};
@@ -50,8 +50,12 @@ impl Client {
         }
         self.cx.shared.count_retry("session_kept");
         let in_block = owed.status != TransactionStatus::Idle;
-        // What looks like a read may write by what it names.
-        let doubtful = owed.in_doubt || (owed.alone && link.wrote());
+        let doubtful = match link.role() {
+            // A block has written nothing there; what is in none may have done something beyond the database.
+            Role::Replica => owed.in_doubt && owed.alone,
+            // What looks like a read may write by what it names.
+            _ => owed.in_doubt || (owed.alone && link.wrote()),
+        };
         let error = if doubtful { in_doubt(why) } else { undone(why, in_block) };
         let told = !nothing_owed || owed.status == TransactionStatus::Failed;
         if in_block && !owed.ends_block {

@@ -15,24 +15,38 @@ use crate::route::decide::{self, Freshness, Request};
 use crate::server;
 use crate::sql::catalog::Name;
 use crate::sql::facts::{Access, RouteHint};
+use crate::sql::readings::Found;
 
 impl Client {
     /// Weighs what the segment reads, if a replica might serve it, or if it might be tried again.
     pub(super) fn weigh(&self, planned: Planned) -> Planned {
-        let mut need = match planned {
-            Planned::Need(need) if need.access == Access::Read && need.hint != RouteHint::Replica => need,
+        let (mut need, begins) = match planned {
+            Planned::Need(need) if need.hint != RouteHint::Replica && need.access <= Access::Read => {
+                let begins = need.begin_read_only || self.held_begin.as_ref().is_some_and(|block| block.read_only);
+                (need, begins)
+            }
             other => return other,
         };
-        if self.pools.mode == PoolMode::Session || !self.has_replicas() {
+        if (need.access != Access::Read && !begins) || self.pools.mode == PoolMode::Session || !self.has_replicas() {
             return Planned::Need(need);
         }
         let mut readings = self.pools.readings.lock();
         readings.follow(self.database.catalog_epoch.load(Ordering::Acquire));
-        let (path, now) = (self.session.settings().get("search_path"), clock::now());
+        let (settings, now) = (self.session.settings(), clock::now());
         for facts in self.segment.items.iter().filter_map(|(intake, _)| intake.facts()) {
-            match readings.access(facts, path, now) {
+            match readings.access(facts, settings.get("search_path"), now) {
                 Ok(access) => need.access = need.access.max(access),
                 Err(names) => return Planned::Weigh(names),
+            }
+        }
+        if settings.get("default_transaction_isolation").is_none() {
+            match readings.is_serializable(now) {
+                // No standby runs a serializable transaction.
+                Some(true) => need.access = need.access.max(Access::Local),
+                Some(false) => {}
+                // A block cannot be moved unseen once the standby has refused its first statement.
+                None if begins => return Planned::Weigh(Vec::new()),
+                None => {}
             }
         }
         Planned::Need(need)
@@ -56,27 +70,24 @@ async fn look_up(database: &LiveDatabase, pools: &UserPools, worker: WorkerId, n
     let names = {
         let mut readings = pools.readings.lock();
         readings.follow(epoch);
-        readings.due(names, clock::now())
+        let now = clock::now();
+        let names = readings.due(names, now);
+        if names.is_empty() && readings.is_serializable(now).is_some() {
+            return;
+        }
+        names
     };
-    if names.is_empty() {
-        return;
-    }
     let answers = ask(database, pools, worker, &names).await;
     if let Err(error) = &answers {
         tracing::warn!(database = database.config.name, %error, "views are taken for tables: the catalog cannot be asked");
     }
     let mut readings = pools.readings.lock();
     readings.follow(epoch);
-    readings.learn(names, answers.as_deref().ok(), clock::now());
+    readings.learn(names, answers.as_ref().ok(), clock::now());
 }
 
 /// Asks the primary of the default shard, which knows the newest; while it is away, one of its replicas.
-async fn ask(
-    database: &LiveDatabase,
-    pools: &UserPools,
-    worker: WorkerId,
-    names: &[Name],
-) -> Result<Vec<Access>, Error> {
+async fn ask(database: &LiveDatabase, pools: &UserPools, worker: WorkerId, names: &[Name]) -> Result<Found, Error> {
     let internal = || Error::us(SqlState::INTERNAL_ERROR, "the route names no server");
     let shard = database.config.map.default_shard;
     let health = database.health.get(usize::from(shard.0)).ok_or_else(internal)?;

@@ -6,6 +6,7 @@
 mod conclude;
 mod errand;
 mod forward;
+mod refusal;
 pub(super) mod shortcut;
 
 use std::future::poll_fn;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use self::refusal::Refusal;
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::LookUp;
 use crate::client::hidden::Judged;
@@ -71,6 +73,8 @@ pub(super) enum Cause {
     },
     /// The server goes, has fallen silent, or conflicts with its recovery.
     Leaves,
+    /// The server has ended the session that ran the write before that was done, perhaps because it goes.
+    Terminated,
     /// The connection broke without a word, which is held against the server.
     Broken {
         /// It may have been the segment's doing: it was sent.
@@ -83,6 +87,9 @@ pub(super) enum Cause {
 pub(super) enum Leave {
     /// Never.
     Never,
+    /// When the server says goodbye (57P01) before it has answered the one statement, which then was not done: PostgreSQL lets nobody end
+    /// a session while it commits, and says nothing more to one that it ends in the wait for a standby.
+    IfUndone,
     /// When a standby refuses it, which then has not done it.
     IfRefused,
     /// Whatever became of the server: it can be done twice.
@@ -139,6 +146,9 @@ pub(super) struct Link {
     replay: Option<Replay>,
     /// It was treated as a write: reads that follow must see it.
     wrote: bool,
+    /// It is the primary of several servers, where it matters what looks like a read and writes: others read elsewhere, and may be asked
+    /// once more.
+    several: bool,
     /// It wrote indeed, so that the server's session may know of sequences by it.
     has_written: bool,
     /// Something was sent that may change what the server's catalog says.
@@ -245,6 +255,7 @@ impl Link {
             counts: Counts::default(),
             replay: None,
             wrote: false,
+            several: false,
             has_written: false,
             changes_catalog: false,
             judged: Judged::default(),
@@ -321,7 +332,7 @@ impl Link {
         match self.held() {
             // It was not done, and no other standby will do it either.
             Some(Held::Refused { writes }) => Some(Event::Retry(Cause::NeedsPrimary { writes })),
-            _ => (self.leave() == Leave::Always).then_some(Event::Retry(cause)),
+            _ => (self.leave() == Leave::Always && !self.wrote_unseen()).then_some(Event::Retry(cause)),
         }
     }
 
@@ -330,9 +341,14 @@ impl Link {
         self.kept.take_seat(self.checkout.pool(), most)
     }
 
-    /// Whether it was treated as a write.
+    /// Whether it was treated as a write, or may have been one.
     pub(super) fn wrote(&self) -> bool {
-        self.wrote
+        self.wrote || self.wrote_unseen()
+    }
+
+    /// Whether something may have written that looks like a read: by what it reaches, not by its text.
+    fn wrote_unseen(&self) -> bool {
+        self.several && self.judged.may_have_written()
     }
 
     pub(super) fn shard(&self) -> ShardIndex {
@@ -359,22 +375,23 @@ impl Link {
 
 impl Client {
     /// Whether the segment, though it was taken for a read, may write on the linked primary for all that its text tells. Of no interest
-    /// where there is no other server: nobody reads elsewhere, and nothing is tried again.
+    /// where there is no other server: nobody reads elsewhere, and nothing is tried again. What it may write beyond that is judged when
+    /// it is sent.
     pub(super) fn may_write_unseen(&self, link: &Link) -> bool {
-        link.role == Role::Primary
-            && self.database.health.get(usize::from(link.shard.0)).is_some_and(|health| health.servers().len() > 1)
-            && !self.segment.plainly_reads()
+        link.several && !self.segment.plainly_reads()
     }
 
     /// Relays the segment and what follows it, until the server is given back or something breaks. Also tells whether the client wrote.
     pub(super) async fn relay(&mut self, mut link: Box<Link>, need: &Need) -> (Ended, bool) {
         self.shows_link(&link.checkout);
+        let several = self.has_several(link.shard);
+        link.several = several && link.role == Role::Primary;
         let unsure = self.may_write_unseen(&link);
         link.wrote |= need.access == Access::Write || unsure;
         link.spreads = matches!(need.plan, ShardPlan::Scatter(_) | ShardPlan::Fan(_));
         // On a primary that may be replaced by another as well.
         link.outlived = self.replicated(link.shard).is_some() && self.pools.mode != PoolMode::Session;
-        let replaceable = link.role == Role::Replica || self.replicated(link.shard).is_some();
+        let replaceable = several || link.role == Role::Replica;
         link.silence = replaceable.then(|| Silence::since_now(link.in_flight.server()));
         link.leave = match link.role {
             _ if link.is_part => Leave::Never,
@@ -385,6 +402,7 @@ impl Client {
             _ if link.outlived && matches!(block::portable(&self.segment, self.input.bytes()), Portable::Again(_)) => {
                 Leave::Always
             }
+            _ if link.outlived && self.segment.is_one_write() => Leave::IfUndone,
             _ => Leave::Never,
         };
         link.changes_catalog |= need.changes_catalog;
@@ -404,7 +422,7 @@ impl Client {
             // That is so until the block ends.
             link.changes_catalog = changes;
         }
-        let wrote = link.wrote;
+        let wrote = link.wrote();
         (self.conclude(link, event).await, wrote)
     }
 
@@ -732,6 +750,9 @@ impl Client {
                 }
                 return Err(event);
             }
+            if header.tag == b'E' && link.role == Role::Replica && link.replay.is_none() {
+                self.note_refusal(body);
+            }
             let mut action = self.session.on_server(header.tag, body, &mut connection.state).map_err(|desync| {
                 tracing::error!(pool = %link.checkout.pool().name(), tag = %char::from(desync.tag), "unexpected message of the server");
                 Event::ServerLost(lost("the server sent a message that nobody asked for"))
@@ -962,26 +983,29 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
                 // Its farewell has been judged above.
                 return Some(event);
             }
+            if fatal && state == SqlState::ADMIN_SHUTDOWN && link.leave() == Leave::IfUndone {
+                return Some(Event::Retry(Cause::Terminated));
+            }
             if link.role == Role::Replica
                 && let Some(replay) = link.replay.as_mut().filter(|replay| replay.leave > Leave::Never)
             {
-                let text = message::error_field(body, b'M').unwrap_or_default();
-                // Unlogged tables are on the primary alone, and so is SERIALIZABLE, which may be a role's default.
-                let only_there = state == SqlState::FEATURE_NOT_SUPPORTED
-                    && (text.ends_with(b"during recovery") || text.ends_with(b"in a hot standby"));
-                let writes = state == SqlState::READ_ONLY_TRANSACTION;
-                if writes || only_there {
+                let always = replay.leave == Leave::Always;
+                let writes = match refusal::of(body) {
+                    Some(Refusal::Writes) => Some(true),
+                    Some(Refusal::OnlyThere) => Some(false),
+                    // The primary says the same if it is about something else, and what reads can be asked twice.
+                    Some(Refusal::Perhaps) => always.then_some(false),
+                    // It says nothing against the server.
+                    Some(Refusal::Conflict) if always => return Some(Event::Retry(Cause::Leaves)),
+                    Some(Refusal::Conflict) | None => None,
+                };
+                if let Some(writes) = writes {
                     if !replay.ends {
                         // There is no end to be waited for.
                         return Some(Event::Retry(Cause::NeedsPrimary { writes }));
                     }
                     replay.held = Some(Held::Refused { writes });
                     return None;
-                }
-                let conflict = state.class() == "40" && text.ends_with(b"conflict with recovery");
-                if conflict && replay.leave == Leave::Always {
-                    // It says nothing against the server.
-                    return Some(Event::Retry(Cause::Leaves));
                 }
             }
             if fatal && link.outlived {

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 
 use crate::session::Intake;
+use crate::sql::facts::{Plan, QueryFacts, TransactionEffect};
 
 /// A segment longer than this, in bytes, is planned by what is there of it, and as a write.
 pub const MAX_HELD: usize = 256 * 1024;
@@ -60,6 +61,26 @@ impl Segment {
             Intake::FunctionCall | Intake::Bind { statement: None, .. } => false,
             intake => intake.facts().is_none_or(|facts| facts.plainly_reads()),
         })
+    }
+
+    /// Whether it is one INSERT, UPDATE, DELETE, MERGE or SELECT, which is a transaction of its own and touches this database alone.
+    #[must_use]
+    pub fn is_one_write(&self) -> bool {
+        let mut runs = 0;
+        let fits = self.items.iter().all(|(intake, _)| match intake {
+            Intake::Query(facts) => {
+                runs += 1;
+                is_query(facts)
+            }
+            Intake::Bind { statement: Some(statement), .. } => {
+                runs += 1;
+                is_query(&statement.facts)
+            }
+            Intake::Parse { .. } | Intake::DescribeStatement { .. } | Intake::DescribePortal => true,
+            Intake::Execute { .. } | Intake::Sync => true,
+            _ => false,
+        });
+        fits && runs == 1 && self.complete && !self.is_cut() && !matches!(self.items.last(), Some((Intake::Flush, _)))
     }
 
     /// Whether it does no more than prepare and describe statements, which leaves no trace of it in a transaction.
@@ -129,4 +150,13 @@ impl Segment {
     pub fn take(&mut self) -> Self {
         std::mem::take(self)
     }
+}
+
+/// Whether a text is one query that leaves nothing behind but in the database's tables.
+fn is_query(facts: &QueryFacts) -> bool {
+    matches!(facts.statements.as_slice(), [statement]
+        if matches!(statement.plan, Plan::Rows | Plan::Silent)
+            && statement.transaction == TransactionEffect::None
+            && statement.effects.is_empty()
+            && !statement.functions.iter().any(|function| function.runs_text))
 }

@@ -35,12 +35,35 @@ pub struct ShardHealth {
     /// Whose turn it is (`round_robin`).
     turn: AtomicU64,
     base: Instant,
-    /// When the last write of any session was acknowledged, in nanoseconds after `base`; 0: never. Kept for `strong` alone.
-    wrote_at: AtomicU64,
-    /// When the newest sample of the primary was asked for, the same.
+    /// Shared with the shard's predecessor before a reload, whose clients go on writing there for a while.
+    written: Mutex<Arc<Written>>,
+    /// When the newest sample of the primary was asked for, in nanoseconds after `base`; 0: never.
     sampled_at: AtomicU64,
     /// What is known of its primary was known before a reload.
     settled: AtomicBool,
+}
+
+/// When the last write of any session was acknowledged. Kept for `strong` alone.
+#[derive(Debug)]
+struct Written {
+    base: Instant,
+    /// In nanoseconds after `base`; 0: never.
+    at: AtomicU64,
+}
+
+impl Written {
+    fn new(base: Instant) -> Self {
+        Self { base, at: AtomicU64::new(0) }
+    }
+
+    fn note(&self, now: Instant) {
+        self.at.fetch_max(nanos(self.base, now), Ordering::AcqRel);
+    }
+
+    fn last(&self) -> Option<Instant> {
+        let at = self.at.load(Ordering::Acquire);
+        (at > 0).then(|| self.base + Duration::from_nanos(at))
+    }
 }
 
 /// Has the prober of one server look.
@@ -81,7 +104,7 @@ impl ShardHealth {
             line: Arc::default(),
             turn: AtomicU64::new(0),
             base,
-            wrote_at: AtomicU64::new(0),
+            written: Mutex::new(Arc::new(Written::new(base))),
             sampled_at: AtomicU64::new(0),
             settled: AtomicBool::new(false),
         }
@@ -90,7 +113,11 @@ impl ShardHealth {
     /// Takes over what is known of servers that are here as well.
     pub fn inherit(&self, old: &Self, now: Instant) {
         for (server, known) in self.servers.iter().flat_map(|s| old.servers.iter().map(move |known| (s, known))) {
-            if !Arc::ptr_eq(server, known) && server.address() == known.address() {
+            if server.address() != known.address() {
+                continue;
+            }
+            self.share_writes(old);
+            if !Arc::ptr_eq(server, known) {
                 server.inherit(known);
                 // Its primary is still here: one more server to be heard of is no reason for writes to wait.
                 if old.is_settled() && old.acting_primary(now) == Some(known.index()) {
@@ -98,6 +125,16 @@ impl ShardHealth {
                 }
             }
         }
+    }
+
+    /// What is written by clients that are with the old one counts here, and the other way round.
+    fn share_writes(&self, old: &Self) {
+        let theirs = Arc::clone(&old.written.lock());
+        let mut ours = self.written.lock();
+        if let Some(last) = ours.last().filter(|_| !Arc::ptr_eq(&ours, &theirs)) {
+            theirs.note(last);
+        }
+        *ours = theirs;
     }
 
     /// Whether every server that is probed has been asked in vain once at least, or is known from before: until then nobody can say that
@@ -120,7 +157,7 @@ impl ShardHealth {
 
     /// A write of some session was acknowledged: what `strong` reads must see.
     pub fn on_write(&self, now: Instant) {
-        self.wrote_at.fetch_max(self.offset(now), Ordering::AcqRel);
+        self.written.lock().note(now);
     }
 
     /// A replica that has every write acknowledged before then has all that anybody here wrote, and all that the newest sample says
@@ -129,12 +166,12 @@ impl ShardHealth {
     pub fn strong_since(&self) -> Option<Instant> {
         // A replica that has reached the sample covers the time at which that was asked for, and no later one.
         let sampled = self.sampled_at.load(Ordering::Acquire).saturating_sub(1);
-        let latest = self.wrote_at.load(Ordering::Acquire).max(sampled);
-        (latest > 0).then(|| self.base + Duration::from_nanos(latest))
+        let sampled = (sampled > 0).then(|| self.base + Duration::from_nanos(sampled));
+        self.written.lock().last().max(sampled)
     }
 
     fn offset(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.base, at)
     }
 
     /// A point of the WAL that has every write acknowledged at or before `write`, if a sample shows one.
@@ -318,6 +355,10 @@ impl ShardHealth {
 /// How long after a change of primaries a replica may stand still in the old history and still get reads.
 const TIME_TO_FOLLOW: Duration = Duration::from_secs(10);
 
+fn nanos(base: Instant, at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(base).as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl History {
     /// The samples to come are of this server on this timeline: others are worth nothing beside them, for positions of two
     /// histories cannot be compared.
@@ -431,6 +472,20 @@ mod tests {
         assert_eq!(covered(&s, 1, v), Some(u));
         let lag_bytes: Vec<_> = s.snapshots(v).iter().map(|s| s.lag_bytes).collect();
         assert_eq!(lag_bytes, [Some(0), Some(100), Some(101)]);
+    }
+
+    #[test]
+    fn what_is_written_past_a_reload_is_known() {
+        let (old, t) = shard();
+        let (new, _) = shard();
+        old.on_write(t + SECOND);
+        // Tests' servers are all in one place.
+        new.inherit(&old, t);
+        assert_eq!(new.strong_since(), Some(t + SECOND));
+        old.on_write(t + SECOND * 2);
+        assert_eq!(new.strong_since(), Some(t + SECOND * 2));
+        new.on_write(t + SECOND * 3);
+        assert_eq!(old.strong_since(), Some(t + SECOND * 3));
     }
 
     #[test]

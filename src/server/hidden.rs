@@ -92,6 +92,10 @@ fn take(row: &[Option<String>]) -> Option<Row> {
         "reaches f" => Row::Reaches(Runner::Function(owner), other),
         "reaches r" => Row::Reaches(Runner::Read(owner), other),
         "reaches w" => Row::Reaches(Runner::Write(owner), other),
+        "field" => Row::Field(owner),
+        "runs t" | "casts" => Row::Casts(row.get(1).and_then(Option::clone), other),
+        "has" => Row::Has(owner, other),
+        "makes" => Row::Makes(owner, other),
         _ => return None,
     })
 }
@@ -114,6 +118,9 @@ fn query() -> String {
            UNION ALL SELECT CASE WHEN k.contypid = 0 THEN 'w' ELSE 'a' END, c.relname::text, k.conbin::text \
              FROM pg_constraint AS k LEFT JOIN pg_class AS c ON c.oid = k.conrelid \
              WHERE k.conbin IS NOT NULL AND k.oid >= {FIRST_OWN} \
+           UNION ALL SELECT 't', y.typname::text, k.conbin::text \
+             FROM pg_constraint AS k JOIN pg_type AS y ON y.oid = k.contypid \
+             WHERE k.conbin IS NOT NULL AND k.oid >= {FIRST_OWN} \
            UNION ALL SELECT 'a', NULL, typdefaultbin::text FROM pg_type \
              WHERE typdefaultbin IS NOT NULL AND oid >= {FIRST_OWN} \
            UNION ALL SELECT 'w', c.relname::text, concat(i.indexprs::text, i.indpred::text) \
@@ -133,7 +140,7 @@ fn query() -> String {
              WHERE p.oid >= {FIRST_OWN} AND (p.proargdefaults IS NOT NULL OR (p.prosrc = '' AND l.lanname = 'sql'))), \
          part (kind, owner, what, oid) AS MATERIALIZED ( \
            SELECT DISTINCT t.kind, t.owner, m.found[1], m.found[2]::oid FROM tree AS t CROSS JOIN LATERAL \
-             regexp_matches(t.code, ' :(funcid|opfuncid|aggfnoid|winfnoid|relid) ([0-9]+)', 'g') AS m (found)), \
+             regexp_matches(t.code, ' :(funcid|opfuncid|aggfnoid|winfnoid|relid|resulttype) ([0-9]+)', 'g') AS m (found)), \
          typed (oid) AS ( \
            SELECT castfunc FROM pg_cast \
            UNION SELECT unnest(ARRAY[typinput::oid, typoutput, typreceive, typsend, typmodin, typmodout, typanalyze]) \
@@ -151,10 +158,10 @@ fn query() -> String {
            FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang \
            WHERE p.oid >= {FIRST_OWN} AND p.prokind <> 'a' \
          UNION ALL SELECT 'runs ' || p.kind, p.owner, k.name, NULL, NULL, NULL \
-           FROM part AS p JOIN known AS k ON k.oid = p.oid WHERE p.what <> 'relid' \
+           FROM part AS p JOIN known AS k ON k.oid = p.oid WHERE p.what NOT IN ('relid', 'resulttype') \
          UNION ALL SELECT 'reaches ' || p.kind, p.owner, c.relname::text, NULL, NULL, NULL \
            FROM part AS p JOIN pg_class AS c ON c.oid = p.oid \
-           WHERE p.what = 'relid' AND p.kind <> 'a' AND c.oid >= {FIRST_OWN} AND c.relname::text <> p.owner \
+           WHERE p.what = 'relid' AND p.kind NOT IN ('a', 't') AND c.oid >= {FIRST_OWN} AND c.relname::text <> p.owner \
          UNION ALL SELECT 'runs w', c.relname::text, k.name, NULL, NULL, NULL \
            FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN known AS k ON k.oid = t.tgfoid \
          UNION ALL SELECT 'runs r', c.relname::text, k.name, NULL, NULL, NULL \
@@ -174,7 +181,39 @@ fn query() -> String {
            FROM pg_constraint AS k JOIN pg_class AS a ON a.oid = k.confrelid JOIN pg_class AS b ON b.oid = k.conrelid \
            WHERE k.contype = 'f' AND (k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r')) \
          UNION ALL SELECT 'cascade', a.relname::text, b.relname::text, NULL, NULL, NULL \
-           FROM pg_inherits AS i JOIN pg_class AS a ON a.oid = i.inhparent JOIN pg_class AS b ON b.oid = i.inhrelid"
+           FROM pg_inherits AS i JOIN pg_class AS a ON a.oid = i.inhparent JOIN pg_class AS b ON b.oid = i.inhrelid{types}",
+        types = of_types()
+    )
+}
+
+/// What runs, unsaid, when a value becomes one of a type, and what is called as `row.name`.
+///
+/// What the planner alone asks (estimates) is left out: it writes nothing.
+fn of_types() -> String {
+    format!(
+        " UNION ALL SELECT 'makes', p.owner, t.typname::text, NULL, NULL, NULL \
+           FROM part AS p JOIN pg_type AS t ON t.oid = p.oid \
+           WHERE p.kind = 'r' AND p.what = 'resulttype' AND t.oid >= {FIRST_OWN} AND t.typtype IN ('c', 'd') \
+         UNION ALL SELECT 'casts', CASE WHEN c.castcontext <> 'i' AND t.oid >= {FIRST_OWN} THEN t.typname::text END, \
+             k.name, NULL, NULL, NULL \
+           FROM pg_cast AS c JOIN pg_type AS t ON t.oid = c.casttarget JOIN known AS k ON k.oid = c.castfunc \
+           WHERE k.oid >= {FIRST_OWN} \
+         UNION ALL SELECT 'casts', NULL, k.name, NULL, NULL, NULL FROM known AS k JOIN ( \
+             SELECT unnest(ARRAY[typinput::oid, typoutput, typreceive, typsend, typmodin, typmodout]) FROM pg_type \
+             UNION SELECT amproc::oid FROM pg_amproc \
+             UNION SELECT unnest(ARRAY[rngcanonical::oid, rngsubdiff]) FROM pg_range) AS i (oid) ON i.oid = k.oid \
+           WHERE k.oid >= {FIRST_OWN} \
+         UNION ALL SELECT 'has', h.typname::text, b.typname::text, NULL, NULL, NULL FROM ( \
+             SELECT oid, unnest(ARRAY[typbasetype, typelem]) FROM pg_type WHERE oid >= {FIRST_OWN} \
+             UNION SELECT c.reltype, a.atttypid FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid \
+               WHERE c.oid >= {FIRST_OWN} AND a.atttypid >= {FIRST_OWN} AND a.attnum > 0 AND NOT a.attisdropped \
+             UNION SELECT rngtypid, rngsubtype FROM pg_range) AS x (owner, part) \
+           JOIN pg_type AS h ON h.oid = x.owner JOIN pg_type AS b ON b.oid = x.part \
+           WHERE b.oid >= {FIRST_OWN} AND b.typtype <> 'e' \
+         UNION ALL SELECT 'field', p.proname::text, NULL, NULL, NULL, NULL \
+           FROM pg_proc AS p JOIN pg_type AS t ON t.oid = p.proargtypes[0] \
+           WHERE p.oid >= {FIRST_OWN} AND p.provolatile = 'v' AND p.prokind = 'f' \
+             AND p.pronargs - p.pronargdefaults <= 1 AND t.typtype IN ('c', 'd', 'p')"
     )
 }
 
@@ -190,6 +229,9 @@ mod tests {
             take(&[Some("runs a".to_owned()), None, Some("f".to_owned())]),
             Some(Row::Runs(Runner::Anybody, "f".to_owned()))
         );
+        let cast = |to: Option<&str>| Row::Casts(to.map(str::to_owned), "f".to_owned());
+        assert_eq!(take(&row(&["runs t", "dom", "f"])), Some(cast(Some("dom"))));
+        assert_eq!(take(&[Some("casts".to_owned()), None, Some("f".to_owned())]), Some(cast(None)));
         assert_eq!(take(&row(&["of a later release"])), None);
         assert_eq!(take(&[]), None);
         assert!(query().contains("'set_config'"));

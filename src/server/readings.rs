@@ -10,22 +10,18 @@ use crate::server::login::{self, LoginSettings};
 use crate::server::{Connection, Target};
 use crate::sql::catalog::Name;
 use crate::sql::facts::Access;
-use crate::sql::readings::Part;
+use crate::sql::readings::{Found, Part};
 use crate::sql::settings::{quote_identifier, quote_literal};
 
 /// How long a server may take to be logged in to and to answer: a statement waits for it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What reading each of `names` amounts to, in their order. What does not exist is a read: any server says so.
+/// What reading each of `names` amounts to, in their order, and what the user's transactions are. What does not exist is a read: any
+/// server says so.
 ///
 /// # Errors
 /// Those of the login, of the server, and no answer in time.
-pub async fn ask(
-    target: &Target,
-    settings: &LoginSettings,
-    worker: WorkerId,
-    names: &[Name],
-) -> Result<Vec<Access>, Error> {
+pub async fn ask(target: &Target, settings: &LoginSettings, worker: WorkerId, names: &[Name]) -> Result<Found, Error> {
     let broken = |why: &str| {
         let address = target.address();
         Error::server(SqlState::CONNECTION_FAILURE, format!("server {address} did not tell what relations are: {why}"))
@@ -43,7 +39,7 @@ pub async fn ask(
     }
 }
 
-async fn exchange(connection: &mut Connection, names: &[Name]) -> std::io::Result<Result<Vec<Access>, Error>> {
+async fn exchange(connection: &mut Connection, names: &[Name]) -> std::io::Result<Result<Found, Error>> {
     let mut prepare = "SET client_encoding = 'UTF8'".to_owned();
     // All of one session: they have one search_path.
     if let Some(path) = names.iter().find_map(|n| n.search_path.as_deref()) {
@@ -53,12 +49,24 @@ async fn exchange(connection: &mut Connection, names: &[Name]) -> std::io::Resul
     if let Err(error) = connection.run(&prepare).await? {
         return Ok(Err(error));
     }
-    let mut answers = vec![Access::Read; names.len()];
+    let mut found = Found { readings: vec![Access::Read; names.len()], serializable: false };
+    let isolation = match connection.rows(ISOLATION).await? {
+        Ok(rows) => rows,
+        Err(error) => return Ok(Err(error)),
+    };
+    let level = isolation.first().and_then(|row| row.first()?.as_deref());
+    found.serializable = level.is_some_and(|level| level.eq_ignore_ascii_case("serializable"));
+    if names.is_empty() {
+        return Ok(Ok(found));
+    }
     Ok(connection.rows(&query(names)).await?.map(|rows| {
-        rows.iter().for_each(|row| take(row, &mut answers));
-        answers
+        rows.iter().for_each(|row| take(row, &mut found.readings));
+        found
     }))
 }
+
+/// The role or the database may have one of its own.
+const ISOLATION: &str = "SELECT pg_catalog.current_setting('default_transaction_isolation')";
 
 fn take(row: &[Option<String>], answers: &mut [Access]) {
     let [Some(place), Some(what), Some(schema), Some(name), Some(kind)] = row else { return };
@@ -70,11 +78,11 @@ fn take(row: &[Option<String>], answers: &mut [Access]) {
     *access = (*access).max(part.access());
 }
 
-/// Of each name: what it is, and what the views among it read and call, to the bottom.
+/// Of each name: what it is, and what the views and policies among it read and call, to the bottom; of a table also what it inherits to.
 ///
 /// PostgreSQL records no dependency on what it ships itself, so a view's functions are read from its rule's tree, where they
 /// stand by number. (Names and strings in it are written such that they cannot be taken for that.) A materialized view has a
-/// rule too, which does not run when it is read.
+/// rule too, which does not run when it is read. Tables that are like any other are not told of: there may be thousands of partitions.
 /// See <https://www.postgresql.org/docs/current/catalog-pg-rewrite.html>.
 fn query(names: &[Name]) -> String {
     let rows: Vec<String> = (names.iter().enumerate())
@@ -87,23 +95,36 @@ fn query(names: &[Name]) -> String {
         "WITH RECURSIVE reached (n, oid) AS ( \
            SELECT v.n, pg_catalog.to_regclass(v.name)::pg_catalog.oid FROM (VALUES {}) AS v (n, name) \
            UNION \
-           SELECT r.n, d.refobjid FROM reached AS r \
+           SELECT r.n, x.oid FROM reached AS r JOIN pg_catalog.pg_class AS c ON c.oid = r.oid \
+             CROSS JOIN LATERAL ( \
+               SELECT d.refobjid FROM pg_catalog.pg_rewrite AS w \
+                 JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+                   AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                 WHERE w.ev_class = c.oid AND w.ev_type = '1' AND c.relkind = 'v' \
+               UNION ALL SELECT d.refobjid FROM pg_catalog.pg_policy AS p \
+                 JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass \
+                   AND d.objid = p.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                 WHERE p.polrelid = c.oid AND p.polcmd IN ('*', 'r') AND c.relrowsecurity \
+               UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i \
+                 WHERE i.inhparent = c.oid AND c.relkind IN ('r', 'p', 'f')) AS x (oid)), \
+         tree (n, code) AS ( \
+           SELECT r.n, w.ev_action::pg_catalog.text FROM reached AS r \
              JOIN pg_catalog.pg_class AS c ON c.oid = r.oid AND c.relkind = 'v' \
              JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = r.oid AND w.ev_type = '1' \
-             JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
-               AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass), \
+           UNION ALL SELECT r.n, p.polqual::pg_catalog.text FROM reached AS r \
+             JOIN pg_catalog.pg_class AS c ON c.oid = r.oid AND c.relrowsecurity \
+             JOIN pg_catalog.pg_policy AS p ON p.polrelid = r.oid AND p.polcmd IN ('*', 'r')), \
          named (n, what, oid) AS ( \
-           SELECT DISTINCT r.n, m.found[1], m.found[2]::pg_catalog.oid FROM reached AS r \
-             JOIN pg_catalog.pg_class AS c ON c.oid = r.oid AND c.relkind = 'v' \
-             JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = r.oid AND w.ev_type = '1' \
-             CROSS JOIN LATERAL pg_catalog.regexp_matches(w.ev_action::pg_catalog.text, \
+           SELECT DISTINCT t.n, m.found[1], m.found[2]::pg_catalog.oid FROM tree AS t \
+             CROSS JOIN LATERAL pg_catalog.regexp_matches(t.code, \
                ' :(funcid|opfuncid|aggfnoid|winfnoid|relid) ([0-9]+)', 'g') AS m (found)) \
-         SELECT r.n, 'r', s.nspname, c.relname, c.relkind \
+         SELECT r.n, 'r', s.nspname, c.relname, pg_catalog.concat(c.relkind, c.relpersistence) \
            FROM (SELECT n, oid FROM reached UNION SELECT n, oid FROM named WHERE what = 'relid') AS r \
            JOIN pg_catalog.pg_class AS c ON c.oid = r.oid \
            JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace \
+           WHERE c.relkind NOT IN ('r', 'p', 'm') OR c.relpersistence <> 'p' OR c.oid < 16384 \
          UNION ALL \
-         SELECT f.n, 'f', s.nspname, p.proname, p.provolatile FROM named AS f \
+         SELECT f.n, 'f', s.nspname, p.proname, p.provolatile::pg_catalog.text FROM named AS f \
            JOIN pg_catalog.pg_proc AS p ON p.oid = f.oid \
            JOIN pg_catalog.pg_namespace AS s ON s.oid = p.pronamespace \
            WHERE f.what <> 'relid'",
@@ -126,11 +147,11 @@ mod tests {
         let row = |cells: [&str; 5]| cells.map(|c| Some(c.to_owned())).to_vec();
         let mut answers = vec![Access::Read; 3];
         for cells in [
-            ["0", "r", "public", "t", "r"],
-            ["1", "r", "public", "v", "v"],
+            ["0", "r", "public", "t", "rp"],
+            ["1", "r", "public", "v", "vp"],
             ["1", "f", "public", "f", "v"],
             ["1", "f", "public", "g", "s"],
-            ["2", "r", "public", "s", "S"],
+            ["2", "r", "public", "s", "Sp"],
             ["9", "f", "public", "f", "v"],
             ["x", "f", "public", "f", "v"],
         ] {

@@ -10,6 +10,7 @@
 
 pub mod assign;
 pub mod body;
+mod writes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{BitOr, BitOrAssign};
@@ -18,6 +19,7 @@ use super::catalog::is_unexplained;
 use super::facts::{Access, PinReason, QueryFacts, StatementFacts, TransactionEffect};
 use super::functions;
 use body::Body;
+use writes::Writers;
 
 /// What running something may leave in its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -153,6 +155,14 @@ pub enum Row {
     Reaches(Runner, String),
     /// Writing a relation may write another: foreign keys that cascade, inheritance, partitions.
     Cascades(String, String),
+    /// `row.name` calls this function, which is VOLATILE.
+    Field(String),
+    /// What becomes a value of a type runs a function: a domain's check, a cast; none: of a type that no statement names.
+    Casts(Option<String>, String),
+    /// A type has another in it.
+    Has(String, String),
+    /// Reading a relation makes values of a type.
+    Makes(String, String),
 }
 
 /// What running which name leaves. Names that leave nothing are not listed.
@@ -164,6 +174,7 @@ pub struct Census {
     operators: HashMap<String, Traces>,
     anybody: Traces,
     ddl: Traces,
+    writers: Writers,
 }
 
 /// Extensions whose code in C makes no state that others could meet. Others may: dblink's connections, tablefunc runs texts.
@@ -243,6 +254,7 @@ struct Draft {
     /// By name: what it does, and what it may use.
     functions: BTreeMap<String, Body>,
     edges: Vec<(Runner, Target)>,
+    writes: writes::Draft,
 }
 
 enum Target {
@@ -258,6 +270,7 @@ impl Census {
     pub fn of(rows: impl IntoIterator<Item = Row>) -> Self {
         let mut draft = Draft::default();
         for row in rows {
+            draft.writes.note(&row);
             draft.take(row);
         }
         draft.finish()
@@ -279,6 +292,14 @@ impl Census {
     pub fn asks_sequences(&self) -> bool {
         let all = [&self.functions, &self.reads, &self.writes, &self.operators].into_iter().flat_map(HashMap::values);
         all.chain([&self.anybody, &self.ddl]).any(|traces| traces.asks)
+    }
+
+    /// Whether a text that looks like a read may write by what it reaches. `own_types`: it has parameters of types that are not
+    /// PostgreSQL's own.
+    #[must_use]
+    pub fn may_write(&self, facts: &QueryFacts, own_types: bool) -> bool {
+        (own_types && self.writers.by_type())
+            || facts.statements.iter().any(|s| !is_plain(s) && self.writers.may_write(s))
     }
 
     /// What is left by whoever uses types that are not PostgreSQL's own.
@@ -392,11 +413,12 @@ impl Draft {
             Row::Runs(runner, called) => self.edges.push((runner, Target::Function(called))),
             Row::Reaches(runner, relation) => self.edges.push((runner, Target::Relation(relation))),
             Row::Cascades(from, to) => self.edges.push((Runner::Write(from), Target::Write(to))),
+            Row::Field(_) | Row::Casts(..) | Row::Has(..) | Row::Makes(..) => {}
         }
     }
 
-    fn finish(self) -> Census {
-        let mut census = Census::default();
+    fn finish(mut self) -> Census {
+        let mut census = Census { writers: std::mem::take(&mut self.writes).finish(), ..Census::default() };
         for (name, body) in &self.functions {
             note(&mut census.functions, name, body.traces);
         }

@@ -1,5 +1,6 @@
-//! What reading a relation amounts to, where the grammar cannot tell: a view may call a function that writes or takes a lock, and
-//! a sequence stands elsewhere on a standby (it is replicated up to 32 values ahead).
+//! What reading a relation amounts to, where the grammar cannot tell: a view or a policy may call a function that writes or takes a
+//! lock, a sequence stands elsewhere on a standby (it is replicated up to 32 values ahead), an unlogged table is not there, and a foreign
+//! one may be another (a file of the server's own, what only the primary is let in to).
 //!
 //! This only decides between primary and replica: what is not known is taken for a table. Answers are kept for a minute per user
 //! and `search_path`, and forgotten when DDL passes. Pure.
@@ -33,7 +34,7 @@ pub enum Part<'a> {
         schema: &'a str,
         /// Its name.
         name: &'a str,
-        /// `pg_class.relkind`.
+        /// `pg_class.relkind` and `pg_class.relpersistence`.
         kind: &'a str,
     },
     /// A function that it calls.
@@ -52,7 +53,7 @@ impl Part<'_> {
     #[must_use]
     pub fn access(&self) -> Access {
         match *self {
-            Self::Relation { kind: "S", .. } => Access::Local,
+            Self::Relation { kind, .. } if kind.starts_with(['S', 'f']) || kind.ends_with('u') => Access::Local,
             Self::Relation { schema, name, .. } if functions::is_local_relation(Some(schema), name) => Access::Local,
             Self::Relation { .. } => Access::Read,
             Self::Function { schema: "pg_catalog", name, volatile } => match functions::call(None, name).access {
@@ -86,9 +87,20 @@ pub struct Readings {
     /// By the relation's bare name, so that a look-up makes no key.
     entries: HashMap<String, Vec<Entry>>,
     count: usize,
-    /// Texts that a standby took for writes. They are held, so that what is found at their place is they.
-    refused: HashMap<usize, Arc<QueryFacts>>,
+    /// Texts that a standby refused, and what they are. They are held, so that what is found at their place is they.
+    refused: HashMap<usize, (Arc<QueryFacts>, Access)>,
+    /// Whether the user's transactions are SERIALIZABLE unless they say otherwise, and until when that counts.
+    serializable: Option<(bool, Instant)>,
     epoch: u64,
+}
+
+/// What was found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What reading each of the names amounts to, in their order.
+    pub readings: Vec<Access>,
+    /// The user's transactions are SERIALIZABLE unless they say otherwise.
+    pub serializable: bool,
 }
 
 impl Readings {
@@ -106,12 +118,19 @@ impl Readings {
         self.count = 0;
     }
 
-    /// A standby would not do what this text asks for (25006): until the catalog changes it is a write.
-    pub fn refuse(&mut self, facts: &Arc<QueryFacts>) {
+    /// A standby would not do what this text asks for: until the catalog changes it is a write (25006), or the primary's own.
+    pub fn refuse(&mut self, facts: &Arc<QueryFacts>, access: Access) {
         if self.refused.len() >= MAX_REFUSED {
             self.refused.clear();
         }
-        self.refused.insert(Arc::as_ptr(facts).addr(), Arc::clone(facts));
+        let (_, known) = self.refused.entry(Arc::as_ptr(facts).addr()).or_insert((Arc::clone(facts), access));
+        *known = access.max(*known);
+    }
+
+    /// Whether the user's transactions are SERIALIZABLE unless they say otherwise, if that is known at `now`.
+    #[must_use]
+    pub fn is_serializable(&self, now: Instant) -> Option<bool> {
+        self.serializable.filter(|(_, until)| *until > now).map(|(is, _)| is)
     }
 
     /// The strongest access that a text's reading of relations amounts to.
@@ -119,8 +138,10 @@ impl Readings {
     /// # Errors
     /// The names that must be asked first.
     pub fn access(&mut self, facts: &QueryFacts, search_path: Option<&str>, now: Instant) -> Result<Access, Vec<Name>> {
-        if !self.refused.is_empty() && self.refused.contains_key(&std::ptr::from_ref(facts).addr()) {
-            return Ok(Access::Write);
+        if !self.refused.is_empty()
+            && let Some((_, access)) = self.refused.get(&std::ptr::from_ref(facts).addr())
+        {
+            return Ok(*access);
         }
         let (mut access, mut unknown) = (Access::Neutral, Vec::new());
         for table in facts.statements.iter().flat_map(relations) {
@@ -164,12 +185,15 @@ impl Readings {
     }
 
     /// Takes in answers at `now`; none: nothing could be found out, and what was known before counts a little longer.
-    pub fn learn(&mut self, names: Vec<Name>, answers: Option<&[Access]>, now: Instant) {
+    pub fn learn(&mut self, names: Vec<Name>, found: Option<&Found>, now: Instant) {
+        let before = self.serializable.is_some_and(|(is, _)| is);
+        let until = now + if found.is_some() { KEPT } else { KEPT_UNKNOWN };
+        self.serializable = Some((found.map_or(before, |found| found.serializable), until));
         if self.count > MAX_NAMES {
             self.forget();
         }
         for (at, name) in names.into_iter().enumerate() {
-            let answer = answers.and_then(|a| a.get(at)).copied();
+            let answer = found.and_then(|found| found.readings.get(at)).copied();
             let until = now + if answer.is_some() { KEPT } else { KEPT_UNKNOWN };
             let entries = self.entries.entry(name.name.clone()).or_default();
             match entries.iter_mut().find(|e| e.name == name) {
@@ -203,6 +227,22 @@ mod tests {
         Name::new(None, None, name)
     }
 
+    fn found(readings: &[Access]) -> Found {
+        Found { readings: readings.to_vec(), serializable: false }
+    }
+
+    #[test]
+    fn a_role_may_be_serializable() {
+        let now = clock::now();
+        let mut readings = Readings::default();
+        assert_eq!(readings.is_serializable(now), None);
+        readings.learn(Vec::new(), Some(&Found { serializable: true, ..found(&[]) }), now);
+        assert_eq!(readings.is_serializable(now), Some(true));
+        assert_eq!(readings.is_serializable(now + KEPT), None);
+        readings.learn(Vec::new(), None, now + KEPT);
+        assert_eq!(readings.is_serializable(now + KEPT), Some(true), "nobody says otherwise");
+    }
+
     #[test]
     fn parts_are_weighed() {
         let function = |schema, name, volatile| Part::Function { schema, name, volatile }.access();
@@ -214,9 +254,11 @@ mod tests {
         assert_eq!(function("pg_catalog", "of_a_later_release", true), Access::Write);
         assert_eq!(function("app", "random", true), Access::Write);
         assert_eq!(function("app", "f", false), Access::Read);
-        assert_eq!(relation("public", "s", "S"), Access::Local);
-        assert_eq!(relation("public", "t", "r"), Access::Read);
-        assert_eq!(relation("pg_catalog", "pg_stat_activity", "v"), Access::Local);
+        assert_eq!(relation("public", "s", "Sp"), Access::Local);
+        assert_eq!(relation("public", "t", "rp"), Access::Read);
+        assert_eq!(relation("public", "t", "ru"), Access::Local);
+        assert_eq!(relation("public", "t", "fp"), Access::Local);
+        assert_eq!(relation("pg_catalog", "pg_stat_activity", "vp"), Access::Local);
     }
 
     #[test]
@@ -224,7 +266,10 @@ mod tests {
         let now = clock::now();
         let (mut readings, text) = (Readings::default(), Arc::new(facts(b"SELECT 1 @#@ 2")));
         let other = facts(b"SELECT 1 @#@ 2");
-        readings.refuse(&text);
+        readings.refuse(&text, Access::Local);
+        assert_eq!(readings.access(&text, None, now), Ok(Access::Local));
+        readings.refuse(&text, Access::Write);
+        readings.refuse(&text, Access::Local);
         assert_eq!(readings.access(&text, None, now), Ok(Access::Write));
         assert_eq!(readings.access(&other, None, now), Ok(Access::Neutral), "another's");
         readings.follow(1);
@@ -237,7 +282,7 @@ mod tests {
         let mut readings = Readings::default();
         let text = facts(b"SELECT * FROM v JOIN t ON true; INSERT INTO other SELECT * FROM more");
         assert_eq!(readings.access(&text, None, now), Err(vec![name("v"), name("t")]));
-        readings.learn(vec![name("v"), name("t")], Some(&[Access::Write, Access::Read]), now);
+        readings.learn(vec![name("v"), name("t")], Some(&found(&[Access::Write, Access::Read])), now);
         assert_eq!(readings.access(&text, None, now), Ok(Access::Write));
         assert_eq!(readings.access(&text, Some("a"), now).unwrap_err().len(), 2, "another search_path");
         let later = now + KEPT;
@@ -254,7 +299,7 @@ mod tests {
     fn names_in_use_are_asked_together() {
         let now = clock::now();
         let mut readings = Readings::default();
-        readings.learn(vec![name("a"), name("b"), name("c")], Some(&[Access::Read; 3]), now);
+        readings.learn(vec![name("a"), name("b"), name("c")], Some(&found(&[Access::Read; 3])), now);
         assert_eq!(readings.access(&facts(b"SELECT * FROM a, b"), None, now), Ok(Access::Read));
         assert_eq!(readings.due(vec![name("a")], now), [], "it was answered meanwhile");
         let mut due = readings.due(vec![name("new")], now + KEPT / 2);
@@ -267,7 +312,7 @@ mod tests {
         let now = clock::now();
         let mut readings = Readings::default();
         for i in 0..3 * MAX_NAMES {
-            readings.learn(vec![name(&i.to_string())], Some(&[Access::Read]), now);
+            readings.learn(vec![name(&i.to_string())], Some(&found(&[Access::Read])), now);
         }
         assert!(readings.entries.len() <= MAX_NAMES + 1);
     }

@@ -307,6 +307,61 @@ fn frozen_primary_is_fenced_when_another_takes_over() {
     assert_eq!(site.servers[1].value("SELECT count(*) FROM t"), "22");
 }
 
+/// Where statements do not wait for a primary, nobody stays with one that another has taken the place of either: what it wrote there
+/// would be lost.
+#[test]
+fn a_fenced_primary_is_left_where_nothing_waits() {
+    let site = Site::start("failover_timeout = 0");
+    let mut pinned = site.client();
+    assert_eq!(ask(&mut pinned, "CREATE TEMP TABLE mine (a int)"), "C(CREATE TABLE) Z(I)");
+    let mut in_block = site.client();
+    assert_eq!(ask(&mut in_block, "BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(ask(&mut in_block, "INSERT INTO t VALUES (1)"), "C(INSERT 0 1) Z(T)");
+    site.promote(1, 2);
+    site.wait_state(0, "replica", "fenced");
+    for client in [&mut pinned, &mut in_block] {
+        client.set_read_timeout(PATIENCE);
+        let told = client.read_to_end();
+        assert!(!told.is_empty() && told.iter().all(|m| m.tag == b'E'), "{}", show(&told));
+    }
+    assert_eq!(ask(&mut site.client(), "INSERT INTO t VALUES (2)"), "C(INSERT 0 1) Z(I)");
+    assert_eq!(site.servers[0].value("SELECT count(*) FROM t"), "0");
+    assert_eq!(site.servers[1].value("SELECT count(*) FROM t"), "1");
+}
+
+/// A fast shutdown tells each session that it ends, and so that its statement was not done: it is done by the next primary, unseen.
+#[test]
+fn writes_in_flight_at_a_switchover_are_done_by_the_next_primary() {
+    let site = Site::start("");
+    let mut clients: Vec<_> = (0..6).map(|_| site.client()).collect();
+    for (at, client) in clients.iter_mut().enumerate() {
+        let sql = format!(
+            "INSERT INTO t SELECT {at} FROM pg_sleep(CASE inet_server_port() WHEN {} THEN 60 ELSE 0 END)",
+            site.port(0)
+        );
+        if at % 2 == 0 {
+            client.query(&sql);
+        } else {
+            client.parse("", &sql, &[]);
+            client.bind("", "", &[]);
+            client.execute("", 0);
+            client.sync();
+        }
+    }
+    eventually("all are under way", PATIENCE, || {
+        let active = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        (site.servers[0].value(active) == "6").then_some(())
+    });
+    site.servers[0].stop();
+    site.promote(1, 2);
+    for (at, client) in clients.iter_mut().enumerate() {
+        client.set_read_timeout(PATIENCE);
+        let told = show(&client.read_until_ready());
+        assert!(told.ends_with("C(INSERT 0 1) Z(I)"), "{at}: {told}");
+    }
+    assert_eq!(site.servers[1].value("SELECT string_agg(id::text, ',' ORDER BY id) FROM t"), "0,1,2,3,4,5");
+}
+
 /// Who is served until it leaves hears of a failover to the end: the process goes on probing while it ends.
 #[test]
 fn a_failover_is_followed_while_the_process_ends() {

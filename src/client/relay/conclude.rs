@@ -22,7 +22,7 @@ impl Client {
 
     /// Under `strong` others must see a write as soon as its client can have told them of it.
     pub(super) fn note_write(&self, link: &Link) {
-        if link.wrote
+        if link.wrote()
             && self.database.config.health.consistency == Consistency::Strong
             && let Some(health) = self.database.health.get(usize::from(link.shard.0))
         {

@@ -93,7 +93,8 @@ impl Client {
             return Ok(true);
         }
         let mut planned = self.plan(true, link.changes_catalog, link.has_written);
-        if link.role == Role::Replica && self.session.status() == TransactionStatus::Idle {
+        // As long as it can go elsewhere.
+        if link.role == Role::Replica && (self.session.status() == TransactionStatus::Idle || link.begun.is_some()) {
             planned = self.weigh(planned);
         }
         match planned {
@@ -283,6 +284,13 @@ impl Client {
                     }
                     None => None,
                 };
+                // Elsewhere it would see what has been written since.
+                let default = self.session.settings().get("default_transaction_isolation");
+                let stays =
+                    |block: &Block| block::takes_snapshot(&block.facts) && block::keeps_snapshot(&block.text, default);
+                if link.begun.as_ref().is_some_and(stays) {
+                    link.begun = None;
+                }
             }
         }
     }

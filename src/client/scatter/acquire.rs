@@ -134,7 +134,7 @@ impl Client {
             let (_, request) = self.request(need, attempt);
             let asked = clock::now();
             let holds = has_turn || !legs.is_empty();
-            let replaceable = self.replicated(*shard).is_some();
+            let replaceable = self.has_several(*shard);
             let lending = self.lend(*shard, &request, attempt);
             let lent = if holds { unless_paused(lending, &database).await } else { Some(lending.await) };
             let stopped = match lent {
