@@ -257,6 +257,7 @@ impl Default for Place {
 
 /// What is known of a link's statements.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that may have happened")]
 pub(super) struct Judged {
     /// How many changes of code had begun when the first of them was sent; none: nobody's code can have run.
     stamp: Option<u64>,

@@ -290,13 +290,13 @@ impl Link {
 
     /// What it leaves when others take part in its block as well, and what these must be told.
     pub(super) fn into_part(self: Box<Self>, leg: impl FnOnce(Checkout, InFlight) -> Leg) -> (Part, Option<Block>) {
-        let link = *self;
+        let (wrote, link) = (self.wrote(), *self);
         let part = Part {
             shard: link.shard,
             leg: Some(leg(link.checkout, link.in_flight)),
             role: link.role,
             server: link.server,
-            wrote: link.wrote,
+            wrote,
             has_written: link.has_written,
             changes_catalog: link.changes_catalog,
             judged: link.judged,
