@@ -30,10 +30,9 @@ pub mod takeover;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::client::Shared;
-use crate::client::database::{Live, LiveDatabase};
+use crate::client::database::Live;
 use crate::clock;
 use crate::config::diff::{self, Changes};
 use crate::config::{self, Config, General};
@@ -294,15 +293,7 @@ fn install(state: &State, launch: &Launch, watched: &mut Watched, mut config: Co
     for change in &changes.needs_restart {
         tracing::warn!(setting = change.name, now = change.old, then = change.new, "the setting needs a restart");
     }
-    let is_replaced =
-        |db: &&Arc<LiveDatabase>| !new.database(&db.config.name).is_some_and(|kept| Arc::ptr_eq(&kept, db));
-    let replaced: Vec<_> = old.all().iter().filter(is_replaced).cloned().collect();
-    if state.paused.load(Ordering::Acquire) {
-        for database in new.all() {
-            database.held.store(true, Ordering::Release);
-        }
-    }
-    state.replace(new, replaced);
+    state.replace(new);
     let live = state.shared.live.load_full();
     live::derive_ahead(&live);
     watched.follow(&live, &state.shared);

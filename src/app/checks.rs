@@ -140,7 +140,7 @@ pub(super) fn targets(
     let user = || {
         let pools = database.users().into_iter().next()?;
         let pool = database.pool(&pools, shard, primary)?;
-        Some((pool.target.clone(), pool.settings.login.clone()))
+        Some((pool.target.clone(), pool.login_settings()))
     };
     own.into_iter().chain(user()).collect()
 }

@@ -235,7 +235,10 @@ impl Answerer {
             return Err(already(self.state.shared.is_suspended()));
         }
         let ours = match name {
-            Some(name) => hold_one(&*self.target(name, "paused")?),
+            Some(name) => {
+                let target = self.target(name, "paused")?;
+                self.hold_one(&target)
+            }
             None => {
                 self.hold_all();
                 true
@@ -247,7 +250,8 @@ impl Answerer {
             // Asked for anew every time: a reload may put others in their place, which are born paused.
             let databases = self.databases(name);
             if databases.iter().any(|db| !db.is_paused()) {
-                undo.forgo();
+                // What is left of the pause goes with it: some of them a reload may have put there while RESUME came.
+                drop(undo);
                 return Err(state_error("RESUME came before PAUSE was done".to_owned()));
             }
             let pools: Vec<_> = databases.iter().flat_map(|db| db.pools()).collect();
@@ -258,6 +262,14 @@ impl Answerer {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// PAUSE of one database, and of those of its name that a reload has replaced and that still have clients. False if it was held
+    /// already.
+    fn hold_one(&self, target: &LiveDatabase) -> bool {
+        let begun = hold(target);
+        self.databases(Some(&target.config.name)).iter().for_each(|database| _ = hold(database));
+        begun
     }
 
     /// PAUSE of everything.
@@ -373,8 +385,11 @@ impl Answerer {
     async fn kill(&self, name: Option<&str>) -> Result<()> {
         // Each is paused by itself, and RESUME of each lets it go: so does PgBouncer. Paused or not, it is killed.
         match name {
-            Some(name) => _ = hold_one(&*self.target(name, "killed")?),
-            None => self.databases(None).iter().for_each(|database| _ = hold_one(database)),
+            Some(name) => {
+                let target = self.target(name, "killed")?;
+                self.hold_one(&target);
+            }
+            None => self.databases(None).iter().for_each(|database| _ = hold(database)),
         }
         let mut told = HashSet::new();
         for client in &self.state.shared.clients {
@@ -418,7 +433,9 @@ impl Answerer {
             if databases.is_empty() {
                 known(&shared.live.load(), name)?;
             }
-            if !databases.iter().any(|db| db.paused.swap(false, Ordering::AcqRel)) {
+            // Each of them, not only up to the first: those that a reload has replaced are held as well.
+            let was_paused = databases.iter().filter(|db| db.paused.swap(false, Ordering::AcqRel)).count() > 0;
+            if !was_paused {
                 let error = state_error(format!("database \"{name}\" is not paused"));
                 let all = self.state.paused.load(Ordering::Acquire);
                 return Err(if all { error.hint("Everything is: RESUME without a name ends that.") } else { error });
@@ -461,7 +478,7 @@ impl Answerer {
 }
 
 /// Holds back statements that have no server yet. False if they were held back already.
-fn hold_one(database: &LiveDatabase) -> bool {
+fn hold(database: &LiveDatabase) -> bool {
     // In this order: a pool that is made meanwhile sees the flag.
     let begun = !database.paused.swap(true, Ordering::AcqRel);
     database.pools().iter().for_each(|pool| pool.pause());

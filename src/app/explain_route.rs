@@ -197,7 +197,7 @@ mod tests {
         let tls = Arc::new(ServerTls::new(Connector::new(&config.general.server_tls).unwrap()));
         let means = (tls, Dns::new(dns::Settings::default()));
         let database =
-            LiveDatabase::new(config.databases["a"].clone(), Arc::clone(&config), None, means, Arc::default());
+            LiveDatabase::after(None, config.databases["a"].clone(), Arc::clone(&config), None, means, Arc::default());
         explain(&database, sql).into_iter().collect()
     }
 

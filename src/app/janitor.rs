@@ -224,7 +224,7 @@ impl Janitor {
     fn users(&self, shard: ShardIndex) -> Vec<(Target, LoginSettings)> {
         let Some(primary) = primary_of(&self.database, shard) else { return Vec::new() };
         let pools = self.database.users().into_iter().filter_map(|user| self.database.pool(&user, shard, primary));
-        pools.map(|pool| (pool.target.clone(), pool.settings.login.clone())).collect()
+        pools.map(|pool| (pool.target.clone(), pool.login_settings())).collect()
     }
 
     /// The rows that a shard answers; none, and a word to the log, if it does not. Without the table of decisions there are none of it.

@@ -1,11 +1,9 @@
 //! From a configuration to what works by it, at the start and at a reload.
 
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use sha2::{Digest, Sha256};
 
 use super::files::{self, Content};
 use crate::auth::secret::{Credential, Secret};
@@ -68,7 +66,7 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
     let own = |db: &Database| (db.name.clone(), database(db, &config, stored_secret(db, &users), old, fresh));
     let databases = config.databases.values().map(own).collect();
     let peers = Peers::new(&config, old.map(|old| &old.peers));
-    let live = Live {
+    Ok(Live {
         config,
         files: digests,
         users,
@@ -81,13 +79,19 @@ pub fn build(config: Config, old: Option<&Live>, key: MockKey) -> Result<Live, V
         shares: Arc::clone(&shares),
         mock,
         databases,
-        made: Made::default(),
+        made: Made::after(old.map(|old| &old.made)),
         peers,
-    };
-    if let Some(old) = old {
-        keep_made(&live, old);
-    }
-    Ok(live)
+    })
+}
+
+/// `live`, which was built after `old`, takes its place: what of `old` is to serve nobody new. The pools of `old` are not to be used after
+/// this.
+#[must_use]
+pub fn succeed(live: &Live, old: &Live) -> Vec<Arc<LiveDatabase>> {
+    let alike = old.config.users == live.config.users && pools_alike(&old.config.general, &live.config.general);
+    live.succeed(old, |database, new| {
+        alike && *new == database.config && stored_secret(new, &live.users) == database.secret
+    })
 }
 
 /// The settings whose files have another content than before. Of one that names another file the setting itself is told.
@@ -128,34 +132,6 @@ fn resolver(config: &Config, old: Option<&Live>) -> Arc<Dns> {
     dns
 }
 
-/// Databases made from the wildcard stay, as long as it would make them the same again. Of others stays what operators have said of them.
-fn keep_made(live: &Live, old: &Live) {
-    live.made.held.store(old.made.held.load(Ordering::Acquire), Ordering::Release);
-    let wildcard = live.config.wildcard.as_ref();
-    if wildcard.is_some()
-        && old.config.wildcard.as_ref() == wildcard
-        && let Some(seen) = old.made.seen.get()
-    {
-        // What strangers are shown must not change by a reload.
-        live.made.seen.get_or_init(|| *seen);
-    }
-    let alike = old.config.users == live.config.users && pools_alike(&old.config.general, &live.config.general);
-    // A database that was listed may be one of the wildcard's now, and the other way round.
-    for database in old.all() {
-        let (name, was_made) = (&database.config.name, !old.databases.contains_key(&database.config.name));
-        let would_be = wildcard.filter(|_| !live.databases.contains_key(name)).map(|wildcard| wildcard.named(name));
-        let is_same = |new: &Database| *new == database.config && stored_secret(new, &live.users) == database.secret;
-        if was_made && alike && would_be.as_ref().is_some_and(is_same) {
-            live.keep_made(database);
-        } else if database.is_told()
-            && (was_made || would_be.is_some())
-            && let Some(new) = live.database_for_client(name)
-        {
-            new.stays_told(&database);
-        }
-    }
-}
-
 fn credential(name: &str, secret: &Secret, iterations: u32, old: Option<&Live>) -> Arc<Credential> {
     let known = old.and_then(|live| live.users.get(name)).filter(|known| known.is_of(secret, iterations));
     known.map_or_else(|| Arc::new(Credential::new(secret.clone(), iterations)), Arc::clone)
@@ -177,9 +153,7 @@ fn database(
     {
         return Arc::clone(known);
     }
-    let fresh = fresh(new, secret, Some(known));
-    fresh.stays_told(known);
-    fresh
+    fresh(new, secret, Some(known))
 }
 
 /// Whether pools made by either would be the same; databases carry the rest of their settings themselves.
@@ -247,6 +221,7 @@ pub fn derive_ahead(live: &Arc<Live>) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::auth::login::{Login, LoginRandom};
@@ -274,6 +249,8 @@ mod tests {
         changed.general.max_client_conn += 1;
         let new = build(changed.clone(), Some(&old), key).unwrap();
         assert!(!Arc::ptr_eq(&old.databases["b"], &new.databases["b"]));
+        let names = |left: Vec<Arc<LiveDatabase>>| left.iter().map(|db| db.config.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(succeed(&new, &old)), ["b"]);
         assert!(new.databases["b"].paused.load(Ordering::Acquire), "a reload is no RESUME");
         assert!(new.databases["b"].disabled.load(Ordering::Acquire), "and no ENABLE");
         assert!(!Arc::ptr_eq(&old.users["u"], &new.users["u"]));
@@ -316,10 +293,16 @@ mod tests {
         assert_eq!(of(&old, "disabled"), Some((false, true)));
         // Other pools than before, one of them of a database that is listed from now on.
         let text = format!("{wildcard}pool_size = 3\n[databases.later]\nprimary = \"postgres://127.0.0.1:1/b\"\n");
-        let new = build(config(&text), Some(&old), [0; 32]).unwrap();
+        let reload = |text: &str, old: &Live| {
+            let new = build(config(text), Some(old), [0; 32]).unwrap();
+            let left = succeed(&new, old);
+            assert!(left.iter().all(|left| !new.all().iter().any(|new| Arc::ptr_eq(new, left))));
+            new
+        };
+        let new = reload(&text, &old);
         assert_eq!((of(&new, "paused"), of(&new, "disabled")), (Some((true, false)), Some((false, true))));
         assert_eq!(of(&new, "later"), Some((true, false)));
-        let again = build(config(wildcard), Some(&new), [0; 32]).unwrap();
+        let again = reload(wildcard, &new);
         assert_eq!(of(&again, "later"), Some((true, false)), "and back");
     }
 

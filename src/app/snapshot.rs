@@ -543,7 +543,9 @@ fn server(
     ServerConnectionSnapshot {
         id,
         state: match info.state {
-            SlotState::Idle if pool.settings.check.as_ref().is_some_and(|c| c.is_due(info.since)) => ServerState::Used,
+            SlotState::Idle if pool.settings().check.as_ref().is_some_and(|c| c.is_due(info.since)) => {
+                ServerState::Used
+            }
             SlotState::Login => ServerState::New,
             SlotState::Idle => ServerState::Idle,
             SlotState::Active => ServerState::Active,

@@ -22,6 +22,8 @@ use crate::metrics::snapshot::{ListenerSnapshot, Reloads};
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
 
+use super::live;
+
 /// Bits of a connection's number that its slot in the pool takes; the pool's number has the rest.
 const SLOT_BITS: u32 = 20;
 
@@ -142,10 +144,14 @@ impl State {
         (!told.is_empty()).then(|| told.join("; "))
     }
 
-    /// A reload puts what it made in the place of what was, which `replaced` is of.
-    pub fn replace(&self, live: Live, replaced: Vec<Arc<LiveDatabase>>) {
+    /// A reload puts what it made in the place of what was.
+    pub fn replace(&self, new: Live) {
         let mut retired = self.retired.lock();
-        self.shared.install(live);
+        let replaced = live::succeed(&new, &self.shared.live.load());
+        if self.paused.load(Ordering::Acquire) {
+            new.all().iter().for_each(|database| database.held.store(true, Ordering::Release));
+        }
+        self.shared.install(new);
         retired.databases.extend(replaced.iter().cloned());
         drop(retired);
         leave(&replaced);
@@ -184,6 +190,12 @@ impl State {
         }
         let mut retired = self.retired.lock();
         let Retired { databases, past } = &mut *retired;
+        for database in live.all() {
+            let ended = database.take_ended();
+            if !ended.is_empty() {
+                *past.entry(database.config.name.clone()).or_default() += totals_of(&ended);
+            }
+        }
         databases.retain(|database| {
             let pools = database.pools();
             for pool in &pools {

@@ -84,6 +84,17 @@ impl ServerCredential {
         })
     }
 
+    /// Whether a password or hash that is stored now is the one that this logs in with. Of a user of whom nothing is stored, or what no
+    /// server takes, nothing newer is known.
+    #[must_use]
+    pub fn is_current(&self, stored: Option<&Secret>) -> bool {
+        match stored {
+            Some(Secret::Clear(password)) => self.password.as_ref() == Some(password),
+            Some(Secret::Md5(hash)) => self.md5.as_ref() == Some(hash),
+            Some(Secret::Scram(_) | Secret::Absent) | None => true,
+        }
+    }
+
     /// The same, with the keys that an earlier login to this server gave ([`ServerLogin::keys`]): they save the derivation.
     #[must_use]
     pub fn with_keys(mut self, keys: ScramKeys) -> Self {

@@ -182,7 +182,8 @@ impl Client {
     async fn serves_on(&mut self, shard: ShardIndex, server: ServerIndex) -> Result<bool, Stopped> {
         let Some(pool) = self.database.pool(&self.pools, shard, server) else { return Ok(false) };
         // What dies as a whole does not do so at once.
-        self.ask_in_time(login::is_answered(&pool.target, &pool.settings.login)).await
+        let settings = pool.login_settings();
+        self.ask_in_time(login::is_answered(&pool.target, &settings)).await
     }
 
     /// Whether a server that has ended a session takes new ones: one that is shutting down does not, from the first moment on.
@@ -192,7 +193,8 @@ impl Client {
     async fn takes_logins(&mut self, shard: ShardIndex, server: ServerIndex) -> Result<bool, Stopped> {
         let Some(pool) = self.database.pool(&self.pools, shard, server) else { return Ok(false) };
         let worker = self.cx.id;
-        self.ask_in_time(async { login::login(&pool.target, &pool.settings.login, worker).await.is_ok() }).await
+        let settings = pool.login_settings();
+        self.ask_in_time(async { login::login(&pool.target, &settings, worker).await.is_ok() }).await
     }
 
     /// The answer to a question about a server, asked when it has had the time to die; no, if it takes too long.

@@ -273,5 +273,5 @@ async fn ask_shard(
     shard: ShardIndex,
 ) -> Result<Answers, Error> {
     let pool = primary_pool(database, pools, shard)?;
-    server::catalog::ask(&pool.target, &pool.settings.login, worker, questions).await
+    server::catalog::ask(&pool.target, &pool.login_settings(), worker, questions).await
 }

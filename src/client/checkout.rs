@@ -204,7 +204,7 @@ impl Client {
             {
                 // What died while it rested says nothing of the next one, but not for ever.
                 failed += 1;
-                if failed > CHECKS || pool.settings.check.as_ref().is_some_and(pool::Check::is_always) {
+                if failed > CHECKS || pool.settings().check.as_ref().is_some_and(pool::Check::is_always) {
                     return Err(Stopped::Refused(error));
                 }
                 continue;
@@ -213,7 +213,7 @@ impl Client {
             if let Some(server) = confirm {
                 if failover::is_standby(connection) == Some(true) {
                     // What the empty query fails with does not matter: it was answered.
-                    let asked = tokio::time::timeout(pool.settings.login.timeout, connection.run(";"));
+                    let asked = tokio::time::timeout(pool.settings().login.timeout, connection.run(";"));
                     let gone = match Box::pin(self.aside(asked, silence())).await? {
                         Ok(Ok(_)) => None,
                         Ok(Err(error)) => Some(error.to_string()),
@@ -239,7 +239,7 @@ impl Client {
                 (Some(settings), false) => settings,
             };
             let as_new = connection.state.settings.is_as_new();
-            let limit = pool.settings.login.timeout;
+            let limit = pool.settings().login.timeout;
             let run = Box::pin(tokio::time::timeout(limit, connection.run(&sql)));
             let ran = match silence() {
                 Some(silence) => Box::pin(silence.or(self.handle(), run)).await,
@@ -351,7 +351,7 @@ impl Client {
             }
             Ok(None) => {
                 self.cx.shared.count_timeout("query_wait_timeout");
-                let own = pool.settings.limits.size != self.live.config.general.default_pool_size as usize;
+                let own = pool.settings().limits.size != self.live.config.general.default_pool_size as usize;
                 let size = if own { "pool_size" } else { "default_pool_size" };
                 Err(Stopped::Refused(pool_full(pool, limit, size)))
             }
@@ -420,7 +420,7 @@ pub(super) fn pool_full(pool: &Pool, limit: Duration, size: &str) -> Error {
         SqlState::TOO_MANY_CONNECTIONS,
         format!(
             "{in_vain}: {used} of {} {} in use and {}",
-            pool.settings.limits.size + pool.settings.limits.reserve,
+            pool.settings().limits.size + pool.settings().limits.reserve,
             if used == 1 { "is" } else { "are" },
             waiting(c.waiting)
         ),

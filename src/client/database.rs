@@ -77,11 +77,20 @@ pub struct Live {
 /// Databases that were made from the wildcard, because a client named them.
 #[derive(Debug, Default)]
 pub struct Made {
-    databases: Mutex<BTreeMap<String, Arc<LiveDatabase>>>,
+    /// The same map under every configuration: a client that rests holds on to an old one, and what that one holds is in use.
+    databases: Arc<Mutex<BTreeMap<String, Arc<LiveDatabase>>>>,
     /// Whether PAUSE without a name is in force: it holds new ones too.
     pub held: AtomicBool,
     /// The first secret that `auth_query` brought for one of them, as an example.
     pub seen: OnceLock<Example>,
+}
+
+impl Made {
+    /// Those of the configuration before, until [`Live::succeed`] has looked at each.
+    #[must_use]
+    pub fn after(old: Option<&Self>) -> Self {
+        Self { databases: old.map(|old| Arc::clone(&old.databases)).unwrap_or_default(), ..Self::default() }
+    }
 }
 
 impl Live {
@@ -102,25 +111,64 @@ impl Live {
         if let Some(database) = made.get(name) {
             return Some(Arc::clone(database));
         }
-        let config = wildcard.named(name);
-        let secret = stored_secret(&config, &self.users);
-        let (means, shares) = ((Arc::clone(&self.server_tls), Arc::clone(&self.dns)), Arc::clone(&self.shares));
-        let database = LiveDatabase::new(config, Arc::clone(&self.config), secret, means, shares);
+        let database = self.make(wildcard.named(name), None);
         database.held.store(self.made.held.load(Ordering::Acquire), Ordering::Release);
         tracing::info!(database = name, "database made from the wildcard");
         made.insert(name.to_owned(), Arc::clone(&database));
         Some(database)
     }
 
+    fn make(&self, config: Database, old: Option<&LiveDatabase>) -> Arc<LiveDatabase> {
+        let secret = stored_secret(&config, &self.users);
+        let (means, shares) = ((Arc::clone(&self.server_tls), Arc::clone(&self.dns)), Arc::clone(&self.shares));
+        LiveDatabase::after(old, config, Arc::clone(&self.config), secret, means, shares)
+    }
+
+    /// Takes the place of `old`: operators' words, pools and the databases that a wildcard made go over. What is left is returned: nobody
+    /// is to come to those databases any more.
+    pub fn succeed(&self, old: &Self, alike: impl Fn(&LiveDatabase, &Database) -> bool) -> Vec<Arc<LiveDatabase>> {
+        self.made.held.store(old.made.held.load(Ordering::Acquire), Ordering::Release);
+        if old.config.wildcard == self.config.wildcard
+            && let Some(seen) = old.made.seen.get()
+        {
+            // What strangers are shown must not change by a reload.
+            self.made.seen.get_or_init(|| *seen);
+        }
+        let mut replaced = Vec::new();
+        // A database that was listed may be one of the wildcard's now, and the other way round.
+        let mut made = self.made.databases.lock();
+        let were_made = std::mem::take(&mut *made);
+        for (name, database) in old.databases.iter().chain(&were_made) {
+            let was_made = were_made.contains_key(name);
+            let would_be = || self.config.wildcard.as_ref().map(|wildcard| wildcard.named(name));
+            let new = match (self.databases.get(name), would_be()) {
+                (Some(new), _) => Some(Arc::clone(new)),
+                (None, Some(config)) if was_made && alike(database, &config) => Some(Arc::clone(database)),
+                (None, Some(config)) if was_made || database.is_told() => Some(self.make(config, Some(database))),
+                (None, _) => None,
+            };
+            let Some(new) = new else {
+                replaced.push(Arc::clone(database));
+                continue;
+            };
+            if Arc::ptr_eq(&new, database) {
+                database.follow_secrets(&self.users);
+            } else {
+                new.stays_told(database);
+                new.take_pools(database, &self.users);
+                replaced.push(Arc::clone(database));
+            }
+            if !self.databases.contains_key(name) {
+                made.insert(name.clone(), new);
+            }
+        }
+        replaced
+    }
+
     /// All databases: the configured ones, then those made from the wildcard.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<LiveDatabase>> {
         self.databases.values().cloned().chain(self.made.databases.lock().values().cloned()).collect()
-    }
-
-    /// Takes over a database that an earlier wildcard made.
-    pub fn keep_made(&self, database: Arc<LiveDatabase>) {
-        self.made.databases.lock().insert(database.config.name.clone(), database);
     }
 
     /// Those made from the wildcard.
@@ -192,10 +240,11 @@ pub struct LiveDatabase {
     /// What is stored of its `user`: see [`stored_secret`].
     pub secret: Option<Secret>,
     last_used: Mutex<Instant>,
-    /// Counts the statements that may have changed what the servers' catalogs say.
-    pub catalog_epoch: AtomicU64,
+    /// Counts the statements that may have changed what the servers' catalogs say; goes on from one reload to the next, as pools do that
+    /// know things as of an epoch.
+    pub catalog_epoch: Arc<AtomicU64>,
     /// Told of each change of [`Self::catalog_epoch`], for those who check the shards.
-    pub catalog_changed: Notify,
+    pub catalog_changed: Arc<Notify>,
     /// The epoch at which each shard was asked last, by shard.
     checked: watch::Sender<Vec<u64>>,
     /// What its statements may leave behind on servers unseen.
@@ -213,6 +262,8 @@ pub struct LiveDatabase {
     users: Mutex<HashMap<String, Arc<UserPools>>>,
     /// By `auth_user`: pools whose connections no client gets.
     auth: Mutex<HashMap<String, Arc<UserPools>>>,
+    /// Pools in whose place are others, as long as something is left of them.
+    left: Mutex<Vec<Arc<UserPools>>>,
     /// The first secret that `auth_query` brought, as an example.
     pub seen: OnceLock<Example>,
 }
@@ -285,7 +336,8 @@ pub struct UserPools {
     purpose: Purpose,
     credential: ServerCredential,
     server_user: String,
-    settings: PoolSettings,
+    /// A reload may change them.
+    settings: ArcSwap<PoolSettings>,
     /// What the connections count for: the database and the user of the servers.
     shares: Vec<Arc<Share>>,
     pools: Vec<Vec<OnceLock<Arc<Pool>>>>,
@@ -338,20 +390,8 @@ impl Welcome {
 }
 
 impl LiveDatabase {
-    /// Starts with no connection. `secret`: see [`stored_secret`].
-    #[must_use]
-    pub fn new(
-        config: Database,
-        general: Arc<Config>,
-        secret: Option<Secret>,
-        means: (Arc<ServerTls>, Arc<Dns>),
-        shares: Arc<Shares>,
-    ) -> Arc<Self> {
-        Self::after(None, config, general, secret, means, shares)
-    }
-
-    /// Takes the place of `old`, with no connection. What is known of its servers stays known: who has lost its place as a primary must
-    /// not be believed again for the sake of a reload.
+    /// Starts with no connection, to take the place of `old` (see [`Self::take_pools`]). What is known of its servers stays known: who
+    /// has lost its place as a primary must not be believed again for the sake of a reload. `secret`: see [`stored_secret`].
     #[must_use]
     pub fn after(
         old: Option<&Self>,
@@ -383,8 +423,8 @@ impl LiveDatabase {
             secret,
             last_used: Mutex::new(now),
             pins_told: AtomicU32::new(0),
-            catalog_epoch: AtomicU64::new(0),
-            catalog_changed: Notify::new(),
+            catalog_epoch: old.map(|old| Arc::clone(&old.catalog_epoch)).unwrap_or_default(),
+            catalog_changed: old.map(|old| Arc::clone(&old.catalog_changed)).unwrap_or_default(),
             checked: watch::Sender::default(),
             hidden,
             routes: RouteCounts::default(),
@@ -395,6 +435,7 @@ impl LiveDatabase {
             shares,
             users: Mutex::default(),
             auth: Mutex::default(),
+            left: Mutex::default(),
             seen: OnceLock::new(),
         })
     }
@@ -419,14 +460,12 @@ impl LiveDatabase {
         if let Some(pools) = auth.get(user).filter(|pools| pools.credential == credential) {
             return Arc::clone(pools);
         }
-        let mut pools = self.make(user, credential);
+        let mut pools = self.make(user, credential, Purpose::Passwords);
         user.clone_into(&mut pools.server_user);
-        pools.purpose = Purpose::Passwords;
-        pools.settings.min_size = 0;
         let pools = Arc::new(pools);
-        if let Some(old) = auth.insert(user.to_owned(), Arc::clone(&pools)) {
-            old.each(&mut |pool| pool.close_all());
-        }
+        let old = auth.insert(user.to_owned(), Arc::clone(&pools));
+        drop(auth);
+        old.into_iter().for_each(|old| self.leave(old));
         pools
     }
 
@@ -441,31 +480,121 @@ impl LiveDatabase {
         }
         // What the user's other logins taught stays known, or his clients would take the pools from each other by turns.
         let merged = users.get(user).and_then(|p| p.credential.merged(&credential));
-        let pools = Arc::new(self.make(user, merged.unwrap_or(credential)));
-        if let Some(old) = users.insert(user.to_owned(), Arc::clone(&pools)) {
-            old.replaced.store(true, Ordering::Release);
-            old.each(&mut |pool| pool.close_all());
-        }
+        let pools = Arc::new(self.make(user, merged.unwrap_or(credential), Purpose::Clients));
+        let old = users.insert(user.to_owned(), Arc::clone(&pools));
+        drop(users);
+        old.into_iter().for_each(|old| self.leave(old));
         pools
     }
 
-    /// The pools here of `user`, who came to `old` under another configuration of the database. None where servers are logged in to as
-    /// the client from now on and were not before: what it takes is not known before the client logs in again.
+    /// Others are in the place of these: their clients go over to those, and their connections close as they come back.
+    fn leave(&self, old: Arc<UserPools>) {
+        old.replaced.store(true, Ordering::Release);
+        self.left.lock().push(Arc::clone(&old));
+        old.each(&mut |pool| pool.close_all());
+    }
+
+    /// Pools that others have replaced, and of which nothing is left any more: taken out.
     #[must_use]
-    pub fn adopt(&self, old: &UserPools, user: &str) -> Option<Arc<UserPools>> {
+    pub fn take_ended(&self) -> Vec<Arc<Pool>> {
+        let mut ended = Vec::new();
+        self.left.lock().retain(|user| {
+            let mut pools = Vec::new();
+            user.each(&mut |pool| pools.push(Arc::clone(pool)));
+            let is_over = pools.iter().all(|pool| pool.is_empty());
+            if is_over {
+                ended.append(&mut pools);
+            }
+            !is_over
+        });
+        ended
+    }
+
+    /// Takes over the pools of the database whose place it takes, with their connections, where servers and what they are logged in to
+    /// with stay: limits of number and time change in place. `users`: what is stored of them now.
+    pub fn take_pools(&self, old: &Self, users: &BTreeMap<String, Arc<Credential>>) {
+        if !self.reaches_as(old) {
+            return;
+        }
+        let stays = |pools: &UserPools| {
+            self.mode_of(&pools.user) == pools.mode
+                && if self.logs_in_itself() {
+                    pools.credential == self.server_credential(None, &PassThrough::Nothing)
+                } else {
+                    pools.credential.is_current(users.get(&pools.user).map(|stored| stored.secret()))
+                }
+        };
+        let taken: Vec<_> = old.users.lock().extract_if(|_, pools| stays(pools)).collect();
+        self.users.lock().extend(taken);
+        // Whether they may be asked with what is known now is looked at whenever they are.
+        self.auth.lock().extend(old.auth.lock().drain());
+        self.left.lock().append(&mut old.left.lock());
+        for pools in self.users.lock().values().chain(self.auth.lock().values()) {
+            let settings = self.pool_settings(&pools.user, pools.purpose);
+            self.shares_of(&pools.server_user);
+            pools.each(&mut |pool| pool.follow(settings.clone()));
+            pools.settings.store(Arc::new(settings));
+        }
+    }
+
+    /// Whether connections are made to the same servers, as the same user and in the same way.
+    fn reaches_as(&self, old: &Self) -> bool {
+        let way = |db: &Self| {
+            let Database { user, connect_query, startup, .. } = &db.config;
+            let password = db.config.password.is_some();
+            (user.clone(), password, connect_query.clone(), startup.parameters(), db.general.general.server_tls.clone())
+        };
+        // Those of a server that is known for another would be judged by what becomes of that one.
+        let known = self.health.iter().zip(&old.health).all(|(new, old)| Arc::ptr_eq(new, old));
+        self.config.shards == old.config.shards && known && way(self) == way(old)
+    }
+
+    /// Replaces the pools of users of whom something else is stored than what their servers are logged in to with.
+    pub fn follow_secrets(&self, users: &BTreeMap<String, Arc<Credential>>) {
+        if self.logs_in_itself() {
+            return;
+        }
+        let mut known = self.users.lock();
+        let mut replaced = Vec::new();
+        for (user, pools) in known.iter_mut() {
+            let stored = users.get(user).map(|stored| stored.secret());
+            if pools.credential.is_current(stored) {
+                continue;
+            }
+            let new = self.make(user, ServerCredential::new(stored, &PassThrough::Nothing), Purpose::Clients);
+            new.is_known_from(pools);
+            replaced.push(std::mem::replace(pools, Arc::new(new)));
+        }
+        drop(known);
+        replaced.into_iter().for_each(|old| self.leave(old));
+    }
+
+    /// Whether servers are logged in to with what the configuration of the database says, whoever the client is.
+    fn logs_in_itself(&self) -> bool {
+        self.config.user.is_some() || self.config.password.is_some()
+    }
+
+    /// The pools here of `user`, who came to `old` under another configuration of the database; `stored` is what is stored of it now. None
+    /// where servers are logged in to as the client from now on and were not before: what it takes is not known before the client logs in
+    /// again.
+    #[must_use]
+    pub fn adopt(&self, old: &UserPools, user: &str, stored: Option<&Secret>) -> Option<Arc<UserPools>> {
         let user = self.pool_user(user);
         let mut users = self.users.lock();
         if let Some(pools) = users.get(user) {
             return Some(Arc::clone(pools));
         }
-        let own = self.config.user.is_some() || self.config.password.is_some();
+        let own = self.logs_in_itself();
         if !own && old.user != user {
             return None;
         }
-        let credential = if own { self.server_credential(None, &PassThrough::Nothing) } else { old.credential.clone() };
-        let pools = Arc::new(self.make(user, credential));
-        pools.server_utf8.store(old.server_utf8.load(Ordering::Acquire), Ordering::Release);
-        pools.welcome.lock().before = old.welcome.lock().last_known().cloned();
+        let credential = match stored {
+            _ if own => self.server_credential(None, &PassThrough::Nothing),
+            stored if !old.credential.is_current(stored) => ServerCredential::new(stored, &PassThrough::Nothing),
+            _ => old.credential.clone(),
+        };
+        let pools = Arc::new(self.make(user, credential, Purpose::Clients));
+        pools.is_known_from(old);
         users.insert(user.to_owned(), Arc::clone(&pools));
         Some(pools)
     }
@@ -495,7 +624,7 @@ impl LiveDatabase {
             let warm = own.is_some() || Arc::strong_count(user) > 1;
             user.each(&mut |pool| all.push((Arc::clone(pool), warm)));
         }
-        for user in self.auth.lock().values() {
+        for user in self.auth.lock().values().chain(self.left.lock().iter()) {
             user.each(&mut |pool| all.push((Arc::clone(pool), false)));
         }
         all
@@ -568,17 +697,17 @@ impl LiveDatabase {
         self.checks.lock().all().cloned().collect()
     }
 
-    fn make(&self, user: &str, credential: ServerCredential) -> UserPools {
+    fn pool_settings(&self, user: &str, purpose: Purpose) -> PoolSettings {
         let general = &self.general.general;
         let own = self.general.users.get(user);
-        let settings = PoolSettings {
+        PoolSettings {
             limits: Limits {
                 size: own.and_then(|u: &User| u.pool_size).unwrap_or(self.config.pool_size) as usize,
                 reserve: own.and_then(|u| u.reserve_pool_size).unwrap_or(self.config.reserve_pool_size) as usize,
                 round_robin: general.server_round_robin,
             },
             reserve_after: general.reserve_pool_timeout,
-            min_size: self.config.min_pool_size as usize,
+            min_size: if purpose == Purpose::Clients { self.config.min_pool_size as usize } else { 0 },
             login: self.login_settings(),
             login_retry: general.server_login_retry,
             idle_timeout: general.server_idle_timeout,
@@ -588,17 +717,28 @@ impl LiveDatabase {
             cancel_timeout: general.cancel_wait_timeout,
             load_balance: self.config.load_balance_hosts,
             logs: Arc::clone(&self.shares.logs),
-        };
-        let server_user = self.config.user.clone().unwrap_or_else(|| user.to_owned());
-        let own_most = self.general.users.get(&server_user).and_then(|u| u.max_user_connections);
-        let shares = vec![
+        }
+    }
+
+    /// What the connections to servers as `server_user` count for, with the limits of now.
+    fn shares_of(&self, server_user: &str) -> Vec<Arc<Share>> {
+        let own_most = self.general.users.get(server_user).and_then(|u| u.max_user_connections);
+        vec![
             self.shares.database(&self.config.name, self.config.max_db_connections),
-            self.shares.user(&server_user, own_most.unwrap_or(general.max_user_connections)),
-        ];
+            self.shares.user(server_user, own_most.unwrap_or(self.general.general.max_user_connections)),
+        ]
+    }
+
+    fn mode_of(&self, user: &str) -> PoolMode {
+        self.general.users.get(user).and_then(|user| user.pool_mode).unwrap_or(self.config.pool_mode)
+    }
+
+    fn make(&self, user: &str, credential: ServerCredential, purpose: Purpose) -> UserPools {
+        let server_user = self.config.user.clone().unwrap_or_else(|| user.to_owned());
         UserPools {
             id: NEXT_POOLS.fetch_add(1, Ordering::Relaxed),
             user: user.to_owned(),
-            mode: own.and_then(|u| u.pool_mode).unwrap_or(self.config.pool_mode),
+            mode: self.mode_of(user),
             welcome: Mutex::default(),
             server_utf8: AtomicBool::new(false),
             catalog: Mutex::default(),
@@ -607,11 +747,11 @@ impl LiveDatabase {
             weighing: tokio::sync::Mutex::default(),
             told: Mutex::default(),
             replaced: AtomicBool::new(false),
-            purpose: Purpose::Clients,
+            purpose,
             credential,
+            shares: self.shares_of(&server_user),
             server_user,
-            shares,
-            settings,
+            settings: ArcSwap::from_pointee(self.pool_settings(user, purpose)),
             pools: self.config.shards.iter().map(|s| s.servers.iter().map(|_| OnceLock::new()).collect()).collect(),
         }
     }
@@ -624,6 +764,7 @@ impl LiveDatabase {
         let health = self.health.get(usize::from(shard.0))?.server(server)?;
         let pool = cell.get_or_init(|| {
             let key = PoolKey { database: self.config.name.clone(), user: pools.user.clone(), shard, server };
+            let generations = (pools.purpose == Purpose::Clients).then(|| self.shares.pool(&key));
             let (parameters, connect_query) = match pools.purpose {
                 Purpose::Clients => (self.config.startup.parameters(), self.config.connect_query.clone()),
                 // Names go and come as clients send them, whatever else is set for the database.
@@ -639,7 +780,8 @@ impl LiveDatabase {
                 parameters,
                 connect_query,
             };
-            let pool = Pool::new(key, target, pools.settings.clone(), Arc::clone(health), pools.shares.clone());
+            let (settings, shares) = (PoolSettings::clone(&pools.settings.load()), (pools.shares.clone(), generations));
+            let pool = Pool::new(key, target, settings, Arc::clone(health), shares);
             if self.is_paused() {
                 pool.pause();
             }
@@ -676,12 +818,13 @@ impl LiveDatabase {
                 user.each(&mut |pool| all.push(Arc::clone(pool)));
             }
         }
+        self.left.lock().iter().for_each(|user| user.each(&mut |pool| all.push(Arc::clone(pool))));
         all
     }
 
     /// Whether it has no connection and nobody waits for one.
     fn is_empty(&self) -> bool {
-        self.pools().iter().all(|pool| pool.is_quiet() && pool.connections().is_empty() && pool.counts().waiting == 0)
+        self.pools().iter().all(|pool| pool.is_empty())
     }
 
     /// Every user of clients there are pools for.
@@ -729,6 +872,12 @@ impl UserPools {
     #[must_use]
     pub fn is_replaced(&self) -> bool {
         self.replaced.load(Ordering::Acquire)
+    }
+
+    /// What the servers of `old` said at login is what those of these will say, as far as anybody can tell.
+    fn is_known_from(&self, old: &Self) {
+        self.server_utf8.store(old.server_utf8.load(Ordering::Acquire), Ordering::Release);
+        self.welcome.lock().before = old.welcome.lock().last_known().cloned();
     }
 
     fn each(&self, f: &mut dyn FnMut(&Arc<Pool>)) {

@@ -630,7 +630,7 @@ impl Asking {
         for shard in shards {
             let pids: Vec<_> = abandoned.iter().filter(|change| change.shard == shard).map(|c| c.pid).collect();
             let there = match primary_pool(&self.database, pools, shard) {
-                Ok(pool) => server::hidden::there(&pool.target, &pool.settings.login, worker, &pids).await,
+                Ok(pool) => server::hidden::there(&pool.target, &pool.login_settings(), worker, &pids).await,
                 Err(error) => Err(error),
             };
             let now = clock::now();
@@ -649,7 +649,7 @@ impl Asking {
 
     async fn ask(&self, pools: &UserPools, worker: WorkerId) -> Result<Census, Error> {
         let pool = primary_pool(&self.database, pools, self.shard)?;
-        let rows = server::hidden::ask(&pool.target, &pool.settings.login, worker).await?;
+        let rows = server::hidden::ask(&pool.target, &pool.login_settings(), worker).await?;
         // Texts may be many and long: others on this thread do not wait for them to be read.
         let weighed = tokio::task::spawn_blocking(move || Census::of(rows)).await;
         weighed.map_err(|error| Error::us(crate::error::SqlState::INTERNAL_ERROR, error.to_string()))

@@ -55,6 +55,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 
+use crate::auth::secret;
 use crate::clock;
 use crate::config::General;
 use crate::config::PoolMode;
@@ -285,6 +286,8 @@ async fn enter(
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
     let proven = login::authenticate(live, &startup, cx.id, (stream, input), patience).await?;
+    // A reload may have come meanwhile, or since the client connected.
+    let live = &cx.shared.live.load_full();
     let Some(database) = live.database_for_client(&startup.database) else {
         let hint = "SHOW DATABASES on the console lists the configured ones.";
         return Err(no_database(&startup.database).hint(hint).into());
@@ -366,8 +369,7 @@ async fn replicate(
     (startup, kind, proven): (&Startup, Replication, &Proven),
     (seats, admitted): ([Seat; 2], Admitted),
 ) -> Result<Entered, Failed> {
-    let secret = proven.credential.as_ref().map(|c| c.secret());
-    let pools = database.user_pools(&startup.user, secret, &proven.pass_through);
+    let pools = database.user_pools(&startup.user, stored(live, startup, proven), &proven.pass_through);
     let connection = replication::connect(database, &pools, startup, kind, cx).await?;
     let [of_database, of_user] = &seats;
     let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
@@ -424,6 +426,11 @@ fn take_seats(cx: &Rc<WorkerContext>, live: &Live, database: &LiveDatabase, user
     ])
 }
 
+/// What is stored of the client now, or was when it proved who it is.
+fn stored<'a>(live: &'a Live, startup: &Startup, proven: &'a Proven) -> Option<&'a secret::Secret> {
+    live.users.get(&startup.user).or(proven.credential.as_ref()).map(|credential| credential.secret())
+}
+
 async fn settle(
     live: &Live,
     database: &Arc<LiveDatabase>,
@@ -432,8 +439,7 @@ async fn settle(
     cx: &Rc<WorkerContext>,
     peer: Option<&str>,
 ) -> Result<(Arc<UserPools>, Settled), Error> {
-    let secret = proven.credential.as_ref().map(|c| c.secret());
-    let pools = database.user_pools(&startup.user, secret, &proven.pass_through);
+    let pools = database.user_pools(&startup.user, stored(live, startup, proven), &proven.pass_through);
     let settled = login::settle(live, database, &pools, startup, peer, cx.id).await?;
     Ok((pools, settled))
 }

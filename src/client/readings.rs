@@ -113,7 +113,7 @@ async fn ask(database: &LiveDatabase, pools: &UserPools, worker: WorkerId, names
         };
         let route = decide::decide(&request, &views, &away, &mut rand::rng())?;
         let pool = database.pool(pools, shard, route.server).ok_or_else(internal)?;
-        match server::readings::ask(&pool.target, &pool.settings.login, worker, names).await {
+        match server::readings::ask(&pool.target, &pool.login_settings(), worker, names).await {
             Err(_) if access == Access::Local => {
                 away.push(route.server);
                 access = Access::Read;

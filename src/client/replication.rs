@@ -47,7 +47,7 @@ pub(super) async fn connect(
     let settings: Vec<_> = startup.settings.iter().filter(|(name, _)| !configured(name)).cloned().collect();
     target.parameters.extend(settings);
     target.parameters.push(("replication".to_owned(), kind.parameter().to_owned()));
-    login::login(&target, &pool.settings.login, cx.id).await.map_err(Error::fatal)
+    login::login(&target, &pool.login_settings(), cx.id).await.map_err(Error::fatal)
 }
 
 /// What holds the client's place while it is there.

@@ -361,7 +361,10 @@ impl Client {
     /// Goes over to the pools that the database has for the client now.
     fn adopt_pools(&mut self) -> Result<(), End> {
         let (user, database) = (&self.registered.handle.user, &self.registered.handle.database);
-        let Some(pools) = self.database.adopt(&self.pools, user) else {
+        // What is stored may be newer than the configuration that the client goes by.
+        let live = self.cx.shared.live.load();
+        let stored = live.users.get(&**user).map(|credential| credential.secret());
+        let Some(pools) = self.database.adopt(&self.pools, user, stored) else {
             let message = format!("the servers of database \"{database}\" are logged in to as \"{user}\" from now on");
             return Err(End::Told(Error::us_fatal(SqlState::ADMIN_SHUTDOWN, message).hint("Connect again.")));
         };

@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use arc_swap::Guard;
+
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::id::WorkerId;
@@ -59,7 +61,8 @@ impl Checkout {
     /// Whether the connection has rested so long that it is to be asked whether it still answers.
     #[must_use]
     pub fn is_unproven(&self) -> bool {
-        let check = self.pool.settings.check.as_ref();
+        let settings = self.pool.settings();
+        let check = settings.check.as_ref();
         check.is_some_and(|check| self.connection.as_ref().is_some_and(|c| check.is_due(c.heard)))
     }
 
@@ -69,10 +72,11 @@ impl Checkout {
     /// The server's, or that it did not answer within `server_connect_timeout`.
     pub async fn check(&mut self) -> Result<(), Error> {
         let lost = |why: String| Error::server(SqlState::CONNECTION_FAILURE, format!("server connection lost: {why}"));
-        let (Some(check), Some(connection)) = (&self.pool.settings.check, self.connection.as_mut()) else {
+        let settings = Guard::into_inner(self.pool.settings());
+        let (Some(check), Some(connection)) = (&settings.check, self.connection.as_mut()) else {
             return Ok(());
         };
-        let limit = self.pool.settings.login.timeout;
+        let limit = settings.login.timeout;
         self.pool.inner.lock().ledger.testing(self.slot, true, clock::now());
         let asked = tokio::time::timeout(limit, connection.run(&check.query)).await;
         let now = clock::now();

@@ -136,6 +136,8 @@ pub struct Ledger {
     failures: u32,
     /// What it shares with other ledgers.
     quotas: Vec<Arc<Quota>>,
+    /// Which of them counts the connections of this pool together with those of the pools whose place it has taken.
+    size_at: Option<usize>,
     /// Which of them has nothing left for someone in the queue; that one knows it.
     starved: Option<usize>,
 }
@@ -169,15 +171,18 @@ impl Ledger {
             retry_at: None,
             failures: 0,
             quotas: Vec::new(),
+            size_at: None,
             starved: None,
         }
     }
 
-    /// An empty pool whose connections count for these as well.
+    /// An empty pool whose connections count for these as well. `size_at`: the one that it shares with the pools whose place it takes,
+    /// so that the size is a limit of all of them.
     #[must_use]
-    pub fn sharing(limits: Limits, quotas: Vec<Arc<Quota>>) -> Self {
+    pub fn sharing(limits: Limits, quotas: Vec<Arc<Quota>>, size_at: Option<usize>) -> Self {
         let mut ledger = Self::new(limits);
-        ledger.quotas = quotas;
+        (ledger.quotas, ledger.size_at) = (quotas, size_at);
+        ledger.set_limits(limits);
         ledger
     }
 
@@ -408,7 +413,8 @@ impl Ledger {
 
     /// Reserves a slot to keep the pool warm, if there are fewer than `min` connections and a login may be tried.
     pub fn warm(&mut self, min: usize, worker: WorkerId, now: Instant) -> Option<SlotId> {
-        (self.slots.len() < min.min(self.limits.size) && self.may_dial(now)).then(|| self.open(worker, now)).flatten()
+        let most = self.limits.size;
+        (self.slots.len() < min.min(most) && self.may_dial(now)).then(|| self.open(most, worker, now)).flatten()
     }
 
     /// A slot for someone in the queue whom nobody dials for: called now and then, after a failed login was waited out.
@@ -423,8 +429,9 @@ impl Ledger {
             return None;
         }
         let overdue = self.waiters.iter().filter(|(_, since)| now.saturating_duration_since(*since) >= after).count();
-        (self.dialing() < overdue && self.slots.len() < self.limits.most() && self.may_dial(now))
-            .then(|| self.open(worker, now))
+        let most = self.limits.most();
+        (self.dialing() < overdue && self.slots.len() < most && self.may_dial(now))
+            .then(|| self.open(most, worker, now))
             .flatten()
     }
 
@@ -436,18 +443,19 @@ impl Ledger {
         Some(slot)
     }
 
-    /// Takes idle connections out that have rested or lived too long (zero: no limit), or all that are condemned. Rest alone leaves
-    /// `keep` of all there are.
+    /// Takes idle connections out that have rested or lived too long (zero: no limit), that are above the limits, or all that are
+    /// condemned. Rest alone leaves `keep` of all there are.
     pub fn expire(&mut self, idle: Duration, lifetime: Duration, keep: usize, now: Instant) -> Vec<SlotId> {
         let over = |since: Instant, limit: Duration| !limit.is_zero() && now.saturating_duration_since(since) > limit;
-        let mut left = self.slots.len();
+        let (mut left, most) = (self.slots.len(), self.limits.most());
         let old: Vec<_> = self
             .idle
             .iter()
             .copied()
             .filter(|s| {
                 let Some(s) = self.slots.get(s) else { return false };
-                let goes = s.condemned || over(s.created, lifetime) || (left > keep && over(s.since, idle));
+                let worn = s.condemned || over(s.created, lifetime);
+                let goes = worn || left > most || (left > keep && over(s.since, idle));
                 left -= usize::from(goes);
                 goes
             })
@@ -501,9 +509,12 @@ impl Ledger {
         (given, dials)
     }
 
-    /// New limits; connections above them are closed as they are given back.
+    /// New limits; connections above them are closed as they are given back, or by [`Ledger::expire`].
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+        if let Some(quota) = self.size_at.and_then(|at| self.quotas.get(at)) {
+            quota.set_most(limits.most());
+        }
     }
 
     fn freed(&mut self, slot: SlotId, now: Instant) -> Freed {
@@ -549,15 +560,19 @@ impl Ledger {
     }
 
     fn dial_if_needed(&mut self, worker: WorkerId, now: Instant) -> Option<SlotId> {
-        (self.dialing() < self.waiters.len() && self.slots.len() < self.limits.size && self.may_dial(now))
-            .then(|| self.open(worker, now))
+        let most = self.limits.size;
+        (self.dialing() < self.waiters.len() && self.slots.len() < most && self.may_dial(now))
+            .then(|| self.open(most, worker, now))
             .flatten()
     }
 
-    /// None: a quota has nothing left.
-    fn open(&mut self, worker: WorkerId, now: Instant) -> Option<SlotId> {
+    /// `most`: how many there may be of this pool and of those whose place it has taken. None: a quota has nothing left.
+    fn open(&mut self, most: usize, worker: WorkerId, now: Instant) -> Option<SlotId> {
         self.want(None);
-        if let Some(at) = self.quotas.iter().position(|quota| !quota.take()) {
+        let take = |(at, quota): (usize, &Arc<Quota>)| {
+            if self.size_at == Some(at) { quota.take_below(most) } else { quota.take() }
+        };
+        if let Some(at) = self.quotas.iter().enumerate().position(|quota| !take(quota)) {
             self.quotas.iter().take(at).for_each(|quota| quota.give_back());
             if !self.waiters.is_empty() {
                 self.want(Some(at));
@@ -570,7 +585,10 @@ impl Ledger {
         let slot = SlotId(self.next);
         // One may not be all that is needed.
         if self.dialing() < self.waiters.len() && self.slots.len() < self.limits.size {
-            self.want(self.quotas.iter().position(|quota| quota.is_full()));
+            let is_full = |(at, quota): (usize, &Arc<Quota>)| {
+                if self.size_at == Some(at) { quota.used() >= self.limits.size } else { quota.is_full() }
+            };
+            self.want(self.quotas.iter().enumerate().position(is_full));
         }
         Some(slot)
     }
@@ -711,6 +729,34 @@ mod tests {
         assert_eq!(l.login_done(reserve, now + after), Freed::Give(WaiterId(2)));
         assert_eq!(l.release(slot, now + after), Freed::Give(WaiterId(3)));
         assert_eq!(l.release(reserve, now + after), Freed::Idle);
+    }
+
+    #[test]
+    fn the_size_is_a_limit_of_a_pool_and_of_those_whose_place_it_took() {
+        let (now, after) = (start(), Duration::from_secs(5));
+        let limits = Limits { size: 1, reserve: 1, round_robin: false };
+        let quota = Arc::new(Quota::default());
+        let generation = || Ledger::sharing(limits, vec![Arc::clone(&quota)], Some(0));
+        let (mut old, mut new) = (generation(), generation());
+        let Acquire::Queued(Some(lent)) = old.acquire(WaiterId(1), W, now) else { panic!() };
+        assert_eq!(old.login_done(lent, now), Freed::Give(WaiterId(1)));
+        old.condemn_all();
+        assert_eq!(new.acquire(WaiterId(2), W, now), Acquire::Queued(None), "the old one has it");
+        assert_eq!((new.starved_of(), quota.is_wanted()), (Some(0), true));
+        let reserve = new.open_reserve(after, W, now + after).expect("who waits long gets one more");
+        assert_eq!(new.login_done(reserve, now), Freed::Give(WaiterId(2)));
+        assert_eq!(new.acquire(WaiterId(3), W, now), Acquire::Queued(None));
+        assert_eq!(new.open_reserve(after, W, now + after * 2), None, "and that is all");
+        assert_eq!(old.release(lent, now), Freed::Close(None));
+        assert_eq!(new.dial_overdue(W, now), None, "the reserve is for those who wait long");
+        assert_eq!(new.release(reserve, now), Freed::Give(WaiterId(3)));
+        assert_eq!(new.release(reserve, now), Freed::Idle);
+        assert_eq!((quota.used(), quota.is_wanted()), (1, false));
+        // And less from now on, which what rests follows as well.
+        assert!(new.expire(Duration::ZERO, Duration::ZERO, 0, now).is_empty());
+        new.set_limits(Limits { size: 0, reserve: 0, round_robin: false });
+        assert_eq!(new.expire(Duration::ZERO, Duration::ZERO, 0, now), [reserve]);
+        assert_eq!(quota.used(), 0);
     }
 
     #[test]

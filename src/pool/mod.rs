@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
@@ -115,6 +116,7 @@ impl Check {
 /// Why connections are closed, for the log.
 const GIVEN_UP: &str = "it was to be closed when free (RECONNECT, PAUSE, KILL, a reload)";
 const WORN: &str = "it has served long enough (server_lifetime)";
+const TOO_MANY: &str = "there are more than pool_size and reserve_pool_size say";
 const LOST: &str = "it is not where it was left";
 
 /// A connection as SHOW SERVERS lists it.
@@ -217,8 +219,8 @@ pub struct Pool {
     pub key: PoolKey,
     /// Whom it logs in to.
     pub target: Target,
-    /// Its settings.
-    pub settings: PoolSettings,
+    /// Its settings: a reload may change them.
+    settings: ArcSwap<PoolSettings>,
     /// How its server is.
     pub health: Arc<ServerHealth>,
     /// What it has done.
@@ -274,18 +276,20 @@ pub enum Asked {
 }
 
 impl Pool {
-    /// An empty pool.
+    /// An empty pool. `generations`: what it has in common with those whose place it takes.
     #[must_use]
     pub fn new(
         key: PoolKey,
         target: Target,
         settings: PoolSettings,
         health: Arc<ServerHealth>,
-        shares: Vec<Arc<Share>>,
+        (mut shares, generations): (Vec<Arc<Share>>, Option<Arc<Share>>),
     ) -> Arc<Self> {
+        let size_at = generations.is_some().then_some(shares.len());
+        shares.extend(generations);
         let quotas = shares.iter().map(|share| Arc::clone(&share.quota)).collect();
         let inner = Inner {
-            ledger: Ledger::sharing(settings.limits, quotas),
+            ledger: Ledger::sharing(settings.limits, quotas, size_at),
             idle: FxHashMap::default(),
             known: FxHashMap::default(),
             waiting: HashMap::new(),
@@ -294,9 +298,27 @@ impl Pool {
         };
         let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
         let (turn, kept) = (AtomicUsize::new(0), AtomicU32::new(0));
+        let settings = ArcSwap::from_pointee(settings);
         let pool = Arc::new(Self { key, target, settings, health, counters, kept, shares, inner, next_waiter, turn });
         pool.shares.iter().for_each(|share| share.join(&pool));
         pool
+    }
+
+    /// Its settings now.
+    pub fn settings(&self) -> Guard<Arc<PoolSettings>> {
+        self.settings.load()
+    }
+
+    /// What logins to its server need.
+    #[must_use]
+    pub fn login_settings(&self) -> LoginSettings {
+        self.settings.load().login.clone()
+    }
+
+    /// Goes by other settings from now on. Connections above the new limits are closed when they rest.
+    pub fn follow(&self, settings: PoolSettings) {
+        self.inner.lock().ledger.set_limits(settings.limits);
+        self.settings.store(Arc::new(settings));
     }
 
     /// Asks for a connection for a client on `worker`.
@@ -311,7 +333,7 @@ impl Pool {
             match inner.ledger.acquire(waiter, worker, now) {
                 Acquire::Reuse(slot) => {
                     let connection = inner.idle.remove(&slot);
-                    let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
+                    let worn = inner.ledger.is_worn(slot, self.settings().lifetime, now);
                     drop(inner);
                     let Some(connection) = connection else {
                         self.discard(slot, LOST);
@@ -392,8 +414,9 @@ impl Pool {
         let pool = Arc::clone(self);
         tracing::debug!(pool = %self.name(), "logging in to the server");
         tokio::task::spawn_local(async move {
-            let changes = pool.settings.login.dns.changes();
-            match pool.login(worker).await {
+            let settings = pool.login_settings();
+            let changes = settings.dns.changes();
+            match pool.login(&settings, worker).await {
                 Ok((connection, host)) => pool.dialled(slot, connection, host, changes),
                 Err(error) => pool.dial_failed(slot, error),
             }
@@ -401,12 +424,12 @@ impl Pool {
     }
 
     /// Logs in at the host whose turn it is, or at the next that can be reached.
-    async fn login(&self, worker: WorkerId) -> Result<(Box<Connection>, Host), Error> {
-        let balanced = self.settings.load_balance == LoadBalance::RoundRobin;
+    async fn login(&self, settings: &LoginSettings, worker: WorkerId) -> Result<(Box<Connection>, Host), Error> {
+        let balanced = self.settings().load_balance == LoadBalance::RoundRobin;
         let turn = if balanced { self.turn.fetch_add(1, Ordering::Relaxed) } else { self.turn.load(Ordering::Relaxed) };
         let mut outcome = Err(Error::server(SqlState::CONNECTION_FAILURE, "the server has no host"));
         for (step, target) in self.target.each(turn).enumerate() {
-            outcome = login::login(&target, &self.settings.login, worker).await.map(|c| (c, target.host.clone()));
+            outcome = login::login(&target, settings, worker).await.map(|c| (c, target.host.clone()));
             match &outcome {
                 Err(error) if login::is_unreachable(error) => {
                     tracing::debug!(pool = %self.name(), %error, "this host cannot be reached");
@@ -440,7 +463,7 @@ impl Pool {
 
     /// A login is done. When it began, names had had so many `changes`.
     fn dialled(self: &Arc<Self>, slot: SlotId, connection: Box<Connection>, host: Host, changes: u64) {
-        if self.settings.logs.opened() {
+        if self.settings().logs.opened() {
             let tls = connection.stream.tls().and_then(Tls::negotiated).map(tracing::field::display);
             tracing::info!(pool = %self.name(), pid = connection.pid, tls, "server connection opened");
         }
@@ -459,9 +482,9 @@ impl Pool {
             prepared: Arc::clone(&connection.prepared),
         };
         // Only what changed on the way counts: the next login would lead there, too, and the one after it, without a pause.
-        let dns = &self.settings.login.dns;
+        let dns = self.login_settings().dns;
         let changed = dns.changes() != changes;
-        if changed && known.has_moved(dns) {
+        if changed && known.has_moved(&dns) {
             inner.ledger.condemn(slot);
         }
         inner.known.insert(slot, known);
@@ -482,7 +505,7 @@ impl Pool {
         inner.last_error = Some(error.clone());
         inner.failed_at = Some(now);
         // A server that is down may be up again soon; one that refuses us has to be told so by somebody first.
-        let most = self.settings.login_retry;
+        let most = self.settings().login_retry;
         let first = if unreachable { FIRST_RETRY.min(most) } else { most };
         let told = inner.ledger.login_failed(slot, Backoff { first, most }, now);
         let senders: Vec<_> = told.iter().filter_map(|w| inner.waiting.remove(w)).collect();
@@ -544,7 +567,7 @@ impl Pool {
         let now = clock::moment();
         connection.heard = now;
         let mut inner = self.inner.lock();
-        let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
+        let worn = inner.ledger.is_worn(slot, self.settings().lifetime, now);
         if worn {
             let known = inner.known.remove(&slot);
             let dial = inner.ledger.discard(slot, now);
@@ -558,15 +581,16 @@ impl Pool {
 
     /// Cleans a connection of what its client left, then frees it; a connection that cannot be cleaned is closed.
     fn reset(self: &Arc<Self>, slot: SlotId, mut connection: Box<Connection>) {
-        if self.settings.reset_query.trim().is_empty() {
+        let settings = Guard::into_inner(self.settings());
+        if settings.reset_query.trim().is_empty() {
             return self.discard(slot, "its client left state behind, and server_reset_query is empty");
         }
         self.counters.resets.fetch_add(1, Ordering::Relaxed);
         self.inner.lock().ledger.resetting(slot, clock::now());
         let pool = Arc::clone(self);
         tokio::task::spawn_local(async move {
-            let sql = &pool.settings.reset_query;
-            let done = tokio::time::timeout(pool.settings.login.timeout, connection.run(sql)).await;
+            let sql = &settings.reset_query;
+            let done = tokio::time::timeout(settings.login.timeout, connection.run(sql)).await;
             if matches!(done, Ok(Ok(Ok(())))) {
                 connection.state.ran(sql);
                 connection.note_prepared();
@@ -590,7 +614,7 @@ impl Pool {
 
     /// Writes into the log that a connection of the books is closed; what is in no books was told of as a login that failed.
     fn log_closed(&self, known: Option<Known>, reason: &str) {
-        if let Some(known) = known.filter(|_| self.settings.logs.closed()) {
+        if let Some(known) = known.filter(|_| self.settings().logs.closed()) {
             let age = clock::now().saturating_duration_since(known.created).as_secs();
             tracing::info!(pool = %self.name(), pid = known.pid, reason, age, "server connection closed");
         }
@@ -616,18 +640,19 @@ impl Pool {
     /// Closes what has rested or lived too long or died while resting, keeps the pool `warm` (`min_pool_size`), and retries logins
     /// for those who wait. To be called about once a second, on one worker.
     pub fn maintain(self: &Arc<Self>, worker: WorkerId, warm: bool) {
-        let now = clock::now();
+        let (now, settings) = (clock::now(), self.settings());
         let mut inner = self.inner.lock();
         let mut closed: Vec<(Gone, &str)> = Vec::new();
-        let keep = if warm { self.settings.min_size } else { 0 };
+        let keep = if warm { settings.min_size } else { 0 };
         let given_up: Vec<SlotId> = inner.known.keys().copied().filter(|s| inner.ledger.is_condemned(*s)).collect();
-        for slot in inner.ledger.expire(self.settings.idle_timeout, self.settings.lifetime, keep, now) {
+        for slot in inner.ledger.expire(settings.idle_timeout, settings.lifetime, keep, now) {
             let known = inner.known.remove(&slot);
             let age = known.as_ref().map(|known| now.saturating_duration_since(known.created));
-            let worn = !self.settings.lifetime.is_zero() && age.is_some_and(|age| age >= self.settings.lifetime);
+            let worn = !settings.lifetime.is_zero() && age.is_some_and(|age| age >= settings.lifetime);
             let reason = match (given_up.contains(&slot), worn) {
                 (true, _) => GIVEN_UP,
                 (_, true) => WORN,
+                _ if age.is_some_and(|age| settings.idle_timeout.is_zero() || age < settings.idle_timeout) => TOO_MANY,
                 _ => "nobody needed it (server_idle_timeout)",
             };
             closed.push(((known, inner.idle.remove(&slot)), reason));
@@ -645,11 +670,12 @@ impl Pool {
         if inner.failed_at.is_some_and(|at| self.health.answered_after(at)) {
             inner.ledger.retry_now();
         }
-        dials.extend(inner.ledger.dial_overdue(worker, now));
-        let after = self.settings.reserve_after;
+        // All that a greater limit leaves room for.
+        dials.extend(std::iter::from_fn(|| inner.ledger.dial_overdue(worker, now)));
+        let after = settings.reserve_after;
         dials.extend(std::iter::from_fn(|| inner.ledger.open_reserve(after, worker, now)));
         if warm {
-            dials.extend(inner.ledger.warm(self.settings.min_size, worker, now));
+            dials.extend(inner.ledger.warm(settings.min_size, worker, now));
         }
         drop(inner);
         for ((known, connection), reason) in closed {
@@ -702,8 +728,8 @@ impl Pool {
     /// Closes the connections to addresses that the name of their host no longer has: the idle ones now, the others when they come back.
     pub fn leave_moved(&self) {
         let mut inner = self.inner.lock();
-        let dns = &self.settings.login.dns;
-        let moved: Vec<SlotId> = inner.known.iter().filter(|(_, k)| k.has_moved(dns)).map(|(slot, _)| *slot).collect();
+        let dns = self.login_settings().dns;
+        let moved: Vec<SlotId> = inner.known.iter().filter(|(_, k)| k.has_moved(&dns)).map(|(slot, _)| *slot).collect();
         moved.iter().for_each(|slot| inner.ledger.condemn(*slot));
         let closed = if moved.is_empty() { Vec::new() } else { inner.take_condemned() };
         drop(inner);
@@ -716,6 +742,13 @@ impl Pool {
     pub fn is_quiet(&self) -> bool {
         let c = self.counts();
         c.active + c.active_cancel + c.being_canceled + c.resetting + c.testing + c.login == 0
+    }
+
+    /// Whether it has no connection and nobody waits for one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.ledger.is_empty() && inner.ledger.counts().waiting == 0
     }
 
     /// Whether nothing is lent because of PAUSE.
@@ -735,7 +768,8 @@ impl Pool {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let inner = self.inner.lock();
-        let rested = self.settings.check.as_ref().map_or(0, |check| inner.ledger.rested(check.after, clock::now()));
+        let settings = self.settings();
+        let rested = settings.check.as_ref().map_or(0, |check| inner.ledger.rested(check.after, clock::now()));
         Counts { rested, ..inner.ledger.counts() }
     }
 
@@ -809,10 +843,11 @@ impl CancelRequest {
     pub async fn send(mut self, sent: &AtomicBool) {
         let pool = &self.pool;
         let mut counted = CountedCancel::new(&pool.counters);
-        let (limit, timeout) = (pool.settings.cancel_timeout, pool.settings.login.timeout);
+        let settings = Guard::into_inner(pool.settings());
+        let (limit, timeout) = (settings.cancel_timeout, settings.login.timeout);
         let timeout = if limit.is_zero() { timeout } else { limit };
         let address = Address { host: &self.host, port: pool.target.port, at: self.at };
-        let login = &pool.settings.login;
+        let login = &settings.login;
         let means = (&*login.tls.get(), &*login.dns);
         let is_sent = || {
             counted.is_sent();

@@ -36,10 +36,13 @@ impl Quota {
     /// Takes one, if one is left.
     pub(super) fn take(&self) -> bool {
         let most = self.most.load(Ordering::Acquire);
-        let taken = self
-            .used
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| (most == 0 || used < most).then_some(used + 1));
-        taken.is_ok()
+        self.take_below(if most == 0 { usize::MAX } else { most })
+    }
+
+    /// Takes one, if there are fewer than `most`.
+    pub(super) fn take_below(&self, most: usize) -> bool {
+        let one_more = |used| (used < most).then_some(used + 1);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
     }
 
     /// Gives one back.
@@ -100,7 +103,7 @@ mod tests {
             let quota = Arc::new(Quota::default());
             quota.set_most(most);
             let limits = Limits { size: 2, reserve: 0, round_robin: false };
-            let ledgers = (0..ledgers).map(|_| Ledger::sharing(limits, vec![Arc::clone(&quota)])).collect();
+            let ledgers = (0..ledgers).map(|_| Ledger::sharing(limits, vec![Arc::clone(&quota)], None)).collect();
             Self { quota, ledgers, dialing: Vec::new(), active: Vec::new(), waiting: Vec::new() }
         }
 

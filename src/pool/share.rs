@@ -1,17 +1,19 @@
-//! The pools that share a limit: `max_db_connections` and `max_user_connections`.
+//! The pools that share a limit: `max_db_connections` and `max_user_connections`, and the size over the generations of a pool.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::Pool;
 use super::quota::Quota;
+use super::{Pool, PoolKey};
 use crate::clock;
 use crate::id::WorkerId;
 
-/// The pools of a database or of a user, and what they share.
+/// The pools of a database or of a user, or the generations of one, and what they share.
 #[derive(Debug, Default)]
 pub struct Share {
     /// The limit.
@@ -22,13 +24,15 @@ pub struct Share {
 }
 
 /// Shares as long as there are pools that have them: who has proven nothing can name any number of databases.
-type ByName = HashMap<String, Weak<Share>>;
+type By<Key> = Mutex<HashMap<Key, Weak<Share>>>;
 
 /// All shares of the process; they outlive a reload, as lent connections do.
 #[derive(Debug, Default)]
 pub struct Shares {
-    databases: Mutex<ByName>,
-    users: Mutex<ByName>,
+    databases: By<String>,
+    users: By<String>,
+    /// By what the pools are for: one, and those whose place it has taken.
+    pools: By<PoolKey>,
     /// What the log tells of server connections.
     pub logs: Arc<Logs>,
 }
@@ -60,19 +64,33 @@ impl Shares {
     /// That of a database, with `most` connections from now on (0: no limit).
     #[must_use]
     pub fn database(&self, name: &str, most: u32) -> Arc<Share> {
-        share(&self.databases, name, most)
+        let share = share(&self.databases, name);
+        share.quota.set_most(most as usize);
+        share
     }
 
     /// That of a user of servers, with `most` connections from now on (0: no limit).
     #[must_use]
     pub fn user(&self, name: &str, most: u32) -> Arc<Share> {
-        share(&self.users, name, most)
+        let share = share(&self.users, name);
+        share.quota.set_most(most as usize);
+        share
+    }
+
+    /// That of a pool and of those whose place it takes, which have connections lent yet. Its limits are the limit.
+    #[must_use]
+    pub fn pool(&self, key: &PoolKey) -> Arc<Share> {
+        share(&self.pools, key)
     }
 }
 
-fn share(of: &Mutex<ByName>, name: &str, most: u32) -> Arc<Share> {
+fn share<Key, Name>(of: &By<Key>, name: &Name) -> Arc<Share>
+where
+    Key: Borrow<Name> + Eq + Hash,
+    Name: ToOwned<Owned = Key> + Eq + Hash + ?Sized,
+{
     let mut of = of.lock();
-    let share = of.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+    of.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
         // Instead of growing, as far as that does.
         if of.len() == of.capacity() {
             of.retain(|_, share| share.strong_count() > 0);
@@ -80,9 +98,7 @@ fn share(of: &Mutex<ByName>, name: &str, most: u32) -> Arc<Share> {
         let share = Arc::<Share>::default();
         of.insert(name.to_owned(), Arc::downgrade(&share));
         share
-    });
-    share.quota.set_most(most as usize);
-    share
+    })
 }
 
 impl Share {

@@ -51,7 +51,7 @@ fn pool(port: u16, shares: Vec<Arc<Share>>) -> Arc<Pool> {
         logs: Arc::default(),
     };
     let health = ServerHealth::new(ServerIndex(0), &config, &HealthSettings::default(), clock::now());
-    Pool::new(key, target, settings, Arc::new(health), shares)
+    Pool::new(key, target, settings, Arc::new(health), (shares, None))
 }
 
 /// A server that lets everybody in and then says nothing.

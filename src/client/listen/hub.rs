@@ -328,9 +328,9 @@ impl Hub {
 
     async fn connect(&self) -> Result<(Arc<Pool>, OtherEnd, Box<Connection>), Error> {
         let pool = primary_pool(&self.database, &self.pools, self.database.config.map.default_shard)?;
-        let dns = Arc::clone(&pool.settings.login.dns);
+        let dns = Arc::clone(&pool.login_settings().dns);
         let changes = dns.changes();
-        let mut connection = login::login(&pool.target, &pool.settings.login, self.worker).await?;
+        let mut connection = login::login(&pool.target, &pool.login_settings(), self.worker).await?;
         let address = connection.stream.addresses().map(|(peer, _)| peer.ip());
         let end = OtherEnd { host: pool.target.host.clone(), address, changes, dns };
         let set_up =
@@ -349,7 +349,7 @@ impl Hub {
 
     /// Serves those who listen; `Ok` when nobody does any more.
     async fn serve(&self, pool: &Pool, end: &OtherEnd, connection: &mut Connection) -> Result<(), Error> {
-        let limit = pool.settings.login.timeout;
+        let limit = pool.settings().login.timeout;
         let mut listened = BTreeSet::new();
         self.inner.lock().channels.start_over();
         let mut asked = clock::now();

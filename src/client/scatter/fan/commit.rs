@@ -172,7 +172,7 @@ impl Whom {
             return Err("its primary was replaced by another server");
         }
         let pool = database.pool(&self.pools, self.shard, primary).ok_or(NONE)?;
-        Ok((pool.target.clone(), pool.settings.login.clone()))
+        Ok((pool.target.clone(), pool.login_settings()))
     }
 }
 
