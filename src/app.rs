@@ -4,11 +4,13 @@
 //! configuration names, `live` makes what works by it, `state` is what the parts have in common, `accept` hands connections out, `probers`
 //! says what is probed, `checks` whether the shards are as configured, `janitor` ends transactions that were left behind,
 //! `console` runs commands and `snapshot` is the picture that it shows (`memory` a part of it); `ending` lets clients go,
-//! `takeover` lets another process go on, and `notify` tells the service manager.
+//! `takeover` lets another process go on, `background` is -d, `doubts` what is probably not meant, and `notify` tells the service manager.
 
 pub mod accept;
+mod background;
 pub mod checks;
 pub mod console;
+mod doubts;
 pub mod ending;
 pub mod explain_route;
 pub mod files;
@@ -38,6 +40,7 @@ use crate::config::diff::{self, Changes};
 use crate::config::{self, Config, General};
 use crate::worker;
 use accept::Found;
+use background::Teller;
 use checks::Checks;
 use janitor::Janitors;
 use live::MockKey;
@@ -116,6 +119,8 @@ struct Launch {
     options: Options,
     log: Log,
     key: MockKey,
+    /// Tells who waits for it that the process serves.
+    teller: Teller,
 }
 
 /// Runs pgweir by the configuration at `path` until a signal or the console ends it.
@@ -130,6 +135,9 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
     let general = &config.general;
     if options.daemon && (general.pidfile.is_none() || (general.logfile.is_none() && !general.syslog.on)) {
         return Err(one("-d needs pidfile and logfile (or syslog) in the configuration".to_owned()));
+    }
+    if options.daemon && !background::is_meant() {
+        return background::start();
     }
     if let Some(user) = &general.user {
         process::become_user(user)
@@ -150,7 +158,7 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
         Err(why) => tracing::warn!("{why}"),
     }
     let general = general.clone();
-    let mut launch = Launch { options, log, key: live::mock_key(&general) };
+    let mut launch = Launch { options, log, key: live::mock_key(&general), teller: Teller::default() };
     let mut live = live::build(config, None, launch.key)?;
     let before = if launch.options.reboot { before(&general, &found).map_err(one)? } else { None };
     if let Some(key) = before.as_ref().and_then(|before| before.mock) {
@@ -166,9 +174,11 @@ pub fn run(path: &Path, options: Options) -> Result<(), Vec<String>> {
         rehearse(&general)?;
     }
     // No thread has been started yet: only this one would be there afterwards.
-    process::go_to_background().map_err(one)?;
-    in_place(live, &launch, &general, (found, before))
-        .inspect_err(|whys| whys.iter().for_each(|why| tracing::error!("{why}")))
+    launch.teller = background::go().map_err(one)?;
+    in_place(live, &launch, &general, (found, before)).inspect_err(|whys| {
+        whys.iter().for_each(|why| tracing::error!("{why}"));
+        launch.teller.failed(whys);
+    })
 }
 
 /// Finds out whether the pidfile can be written and the sockets be bound, and leaves all as it was.

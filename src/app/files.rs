@@ -11,7 +11,7 @@ use std::sync::Arc;
 use nix::unistd::{AccessFlags, access};
 use sha2::{Digest, Sha256};
 
-use super::process;
+use super::{doubts, process};
 use crate::auth::external::{Built, External};
 use crate::auth::hba::{Certificates, Files, Given, Maps, Mistake, Rules};
 use crate::auth::ldap::LdapSettings;
@@ -62,6 +62,7 @@ pub fn read(config: &Config) -> Result<Content, Vec<String>> {
             return Err(mistakes.into_iter().flatten().flatten().collect());
         }
     };
+    doubts::of(config, &list, &mut warnings);
     let digests = digests(&config.general, disk);
     Ok(Content { list, warnings, rules, maps, acceptor, connector, external, digests })
 }

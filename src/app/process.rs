@@ -204,9 +204,18 @@ impl Drop for PidFile {
 fn is_stale(text: &str) -> bool {
     match text.trim().parse::<i32>() {
         // After a restart of a container a process may find its own number.
-        Ok(pid) if pid > 0 => Pid::this().as_raw() == pid || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH),
+        Ok(pid) if pid > 0 => {
+            Pid::this().as_raw() == pid || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) || is_zombie(pid)
+        }
         _ => false,
     }
+}
+
+/// Whether a process has ended, and nobody has asked yet how. Where the system does not tell, it has not.
+fn is_zombie(pid: i32) -> bool {
+    let told = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it may hold anything, brackets as well.
+    told.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 #[cfg(test)]
@@ -242,6 +251,22 @@ mod tests {
         fs::write(&path, format!("{}\n", i32::MAX)).unwrap();
         drop(PidFile::write(&path).unwrap());
         assert!(PidFile::write(&directory.path().join("no/pid")).unwrap_err().contains("cannot write"));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_no_more_though_nobody_has_asked() {
+        let path = tempfile::tempdir().unwrap().keep().join("pid");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write(&path, child.id().to_string()).unwrap();
+        assert!(PidFile::write(&path).unwrap_err().contains("which runs"));
+        child.kill().unwrap();
+        let deadline = crate::clock::now() + std::time::Duration::from_secs(10);
+        while !is_zombie(i32::try_from(child.id()).unwrap()) {
+            assert!(crate::clock::now() < deadline);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        drop(PidFile::write(&path).unwrap());
+        child.wait().unwrap();
     }
 
     #[test]

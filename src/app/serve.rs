@@ -76,6 +76,7 @@ pub(super) async fn main(live: Live, launch: &Launch, found: Found, before: Opti
     tokio::task::spawn_local(notify::keep_alive(Rc::clone(&workers)));
     let Listeners { all, managed } = listeners;
     open(&state, &workers, &all, http, &door);
+    launch.teller.ready();
     let estate = Estate { listeners: all, managed, http: http_copy, state: Arc::clone(&state), door };
 
     let ending = Serving { state: &state, workers: &workers, launch, watched, estate: Rc::new(estate), giving: None };

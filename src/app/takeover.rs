@@ -87,11 +87,10 @@ pub struct Given {
 /// Asks the process that listens on the configured unix socket for what it listens on; none when nobody is there.
 ///
 /// # Errors
-/// Why it does not give it.
+/// Why it does not give it, or cannot be found.
 pub fn ask(general: &General) -> Result<Option<Given>, String> {
     let Some(dir) = &general.unix_socket_dir else {
-        tracing::warn!("-R: unix_socket_dir is not set, so a running process cannot be found: starting as usual");
-        return Ok(None);
+        return Err("-R needs unix_socket_dir: the running process is found by its socket there".to_owned());
     };
     let path = listen::unix_path(dir, general.listen_port);
     let connection = match listen::connect_unix(&path, ANSWER) {

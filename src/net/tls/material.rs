@@ -226,6 +226,14 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
     }
 }
 
+/// Until when the first certificate of a PEM file is valid, in seconds since the Unix epoch; none if there is none to be read.
+#[must_use]
+pub(crate) fn valid_until(file: &Path) -> Option<i64> {
+    let text = std::fs::read(file).ok()?;
+    let own = CertificateDer::pem_slice_iter(&text).next()?.ok()?;
+    x509::facts(&own).map(|facts| facts.not_after)
+}
+
 /// A certificate with its chain, and its private key.
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 

@@ -24,6 +24,7 @@ use crate::net::buffer::with_cipher_scratch;
 use crate::net::stream::Detached;
 use crate::net::x509;
 
+pub(crate) use material::valid_until;
 pub use material::{Acceptor, Connector, Fault, ServerTls};
 
 /// The ALPN name of the PostgreSQL protocol. See <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL>.
