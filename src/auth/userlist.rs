@@ -119,17 +119,27 @@ fn parse_line(line: &str) -> Result<Option<(String, Secret)>, String> {
     if line.is_empty() || line.starts_with([';', '#']) {
         return Ok(None);
     }
-    let (user, rest) = quoted(line).ok_or("expected a user name in double quotes")?;
+    let (user, rest) = quoted(line).ok_or_else(|| no_field("user name", line))?;
     if user.is_empty() {
         return Err("the user name is empty".to_owned());
     }
     if user.contains('\0') {
         return Err("the user name contains a NUL byte".to_owned());
     }
-    let (secret, _) =
-        quoted(rest.trim_start()).ok_or_else(|| format!("expected the secret of user \"{user}\" in double quotes"))?;
+    let rest = rest.trim_start();
+    let (secret, _) = quoted(rest).ok_or_else(|| no_field(&format!("secret of user \"{user}\""), rest))?;
     let secret = Secret::parse(&secret).map_err(|error| format!("user \"{user}\": {error}"))?;
     Ok(Some((user, secret)))
+}
+
+/// Why there is no quoted field. Nothing of the text is told: it may be a secret.
+fn no_field(what: &str, text: &str) -> String {
+    if text.starts_with('"') {
+        format!("the {what} has no closing double quote")
+    } else {
+        let article = if what == "user name" { "a" } else { "the" };
+        format!("expected {article} {what} in double quotes")
+    }
 }
 
 /// A quoted field at the text's begin, unquoted, and what follows it.

@@ -104,6 +104,11 @@ impl Draft {
                 self.port = Some(parse_port(&value)?);
                 return Ok(());
             }
+            _ if key.starts_with("ssl") => {
+                return Err(
+                    "TLS with servers is said by server_tls_sslmode and the like in [pgweir], not by an address".into(),
+                );
+            }
             _ => return Err("a server address takes the parameters host, port, dbname, user and password only".into()),
         };
         *slot = filled(value);

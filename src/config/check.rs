@@ -250,7 +250,9 @@ fn authentication<'d>(
             true
         }
     };
-    if !known && !asked && general.auth_file.is_none() {
+    // One that is misspelt is told of; what follows from it would say nothing new.
+    let misspelt = mistakes.has("unknown setting \"auth_");
+    if !known && !asked && general.auth_file.is_none() && !misspelt {
         let auth = settings::values(general, |field| field.show()).into_iter();
         let auth = auth.filter(|(info, _)| info.name == "auth_type").map(|(_, value)| value).next().unwrap_or_default();
         let what = if matches!(general.auth_type, AuthType::Trust | AuthType::Cert | AuthType::Hba) {

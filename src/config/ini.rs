@@ -20,6 +20,8 @@ use table::{Kind, Row, Standing};
 
 /// Longer than any login takes: what 0 means for `server_connect_timeout` in PgBouncer.
 const NEVER: &str = "2147483647";
+/// Over as soon as it is begun: what 0 means for `server_lifetime` in PgBouncer, which uses a connection once.
+const ONCE: &str = "1us";
 
 /// Whether a file is pgbouncer.ini: by its extension, or by a section that only that has.
 pub(super) fn is_ini(path: &Path, text: &[u8]) -> bool {
@@ -61,7 +63,21 @@ fn as_ours((name, value): (&String, &String)) -> (String, String) {
     let row = table::GENERAL.iter().find(|row| row.name == name);
     // What is wrong with a value is told by the setting itself.
     let ours = row.and_then(|row| normal(row.kind, value).ok());
-    (name.clone(), ours.unwrap_or_else(|| value.clone()))
+    let ours = ours.unwrap_or_else(|| value.clone());
+    match translate(name, 0, ours.clone()) {
+        Some(Entry { key, value: Value { node: Node::Text(text), .. }, .. }) => (key, text),
+        _ => (name.clone(), ours),
+    }
+}
+
+/// A value as SHOW CONFIG shows it: as it stands in the file where its meaning here is another.
+pub(super) fn shown(name: &str, value: String) -> String {
+    let stands_for_zero = match name {
+        "server_lifetime" => value.parse().is_ok_and(|seconds: f64| seconds > 0.0 && seconds <= 1e-6),
+        "server_connect_timeout" => value == NEVER,
+        _ => false,
+    };
+    if stands_for_zero { "0".to_owned() } else { value }
 }
 
 /// A mistake counts the lines of all files: this is where it really stands.
@@ -194,7 +210,8 @@ impl Sections {
             warnings.push(format!("settings that have no meaning here and change nothing: {}", idle.join(", ")));
         }
         let socket_dir = self.value_of("unix_socket_dir");
-        let databases = self.databases.iter().filter_map(|given| database(given, &socket_dir, mistakes)).collect();
+        let mut of = |given| database(given, &socket_dir, warnings, mistakes);
+        let databases = self.databases.iter().filter_map(&mut of).collect();
         let users = self.users.iter().filter_map(|given| user(given, mistakes)).collect();
         let peers = self.peers.iter().filter_map(|given| peer(given, mistakes)).collect();
         let section = |name: &str, line: usize, entries: Vec<Entry>| Entry {
@@ -282,7 +299,14 @@ fn normal(kind: Kind, text: &str) -> Result<String, String> {
             Err(why) => Err(format!("is not the name of a file: {why}")),
         },
         Kind::Whole => whole(text).map(|number| number.to_string()),
-        Kind::Mode => whole(text).map(|bits| format!("{bits:04o}")),
+        Kind::Mode => match whole(text)? {
+            bits @ 0..=0o777 => Ok(format!("{bits:04o}")),
+            bits => Err(format!(
+                "= {text:?} is {}{}",
+                format_args!("{bits:o} in octal digits, more than 0777"),
+                meant_as_octal(text)
+            )),
+        },
         Kind::Flag => match text.to_ascii_lowercase().as_str() {
             "yes" | "on" | "true" => Ok("1".to_owned()),
             "no" | "off" | "false" => Ok("0".to_owned()),
@@ -293,6 +317,16 @@ fn normal(kind: Kind, text: &str) -> Result<String, String> {
             Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds.to_string()),
             _ => Err(format!("= {text:?} is not a number of seconds, like 15 or 0.5")),
         },
+    }
+}
+
+/// For a number of which PgBouncer does not see that it is meant as an octal one.
+fn meant_as_octal(text: &str) -> String {
+    let is_octal = u32::from_str_radix(text, 8).is_ok_and(|bits| bits <= 0o777);
+    if is_octal && !text.starts_with('0') {
+        format!(": without a 0 before it the number is decimal, as in PgBouncer; is 0{text} meant?")
+    } else {
+        String::new()
     }
 }
 
@@ -318,15 +352,15 @@ fn translate(name: &str, place: usize, value: String) -> Option<Entry> {
         ("verbose", "0") => return None,
         ("verbose", "1") => entry("log_level", place, "debug".to_owned()),
         ("verbose", _) => entry("log_level", place, "trace".to_owned()),
-        // In PgBouncer: used once, then closed. Here 0 means: never closed.
-        ("server_lifetime", "0") => entry(name, place, "1us".to_owned()),
+        // Here 0 means: never closed.
+        ("server_lifetime", "0") => entry(name, place, ONCE.to_owned()),
         ("server_connect_timeout", "0") => entry(name, place, NEVER.to_owned()),
         _ => entry(name, place, value),
     })
 }
 
 /// One line of `[databases]`.
-fn database(given: &Given, socket_dir: &str, mistakes: &mut Mistakes) -> Option<Entry> {
+fn database(given: &Given, socket_dir: &str, warnings: &mut Vec<String>, mistakes: &mut Mistakes) -> Option<Entry> {
     let here = |name: &str| table::in_database(name);
     let place = Dialect::Ini.database(&given.name);
     let mut entries = connection(given, &place, table::DATABASE, &here, mistakes)?;
@@ -334,8 +368,13 @@ fn database(given: &Given, socket_dir: &str, mistakes: &mut Mistakes) -> Option<
         if let ("server_lifetime", Node::Text(text)) = (entry.key.as_str(), &mut entry.value.node)
             && text == "0"
         {
-            "1us".clone_into(text);
+            ONCE.clone_into(text);
         }
+    }
+    let without_user = !entries.iter().any(|entry| entry.key == "user");
+    if let Some(at) = entries.iter().position(|entry| entry.key == "password").filter(|_| without_user) {
+        entries.remove(at);
+        warnings.push(format!("{place} has password but no user: as in PgBouncer it is not looked at"));
     }
     if !entries.iter().any(|entry| entry.key == "host") {
         if socket_dir.is_empty() {

@@ -87,9 +87,16 @@ impl Mistakes {
         self.found.len()
     }
 
-    /// All of them, by line.
+    /// Whether there is one that begins so.
+    pub(super) fn has(&self, begin: &str) -> bool {
+        self.found.iter().any(|mistake| mistake.message.starts_with(begin))
+    }
+
+    /// All of them, by line. What is wrong in several parts of a line is said once.
     pub(super) fn into_sorted(mut self) -> Vec<ConfigError> {
         self.found.sort_by_key(|error| error.line);
+        let mut told = BTreeSet::new();
+        self.found.retain(|error| told.insert((error.line, error.message.clone())));
         self.found
     }
 
@@ -134,9 +141,29 @@ pub(super) fn from_toml(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
     let told = |error: toml::de::Error| {
         let line = error.span().map_or(1, |span| lines.at(span.start));
         // `message` alone: the full form quotes the line, which may hold a password.
-        (line, format!("not valid TOML: {}", error.message().replace('\n', ", ")))
+        let message = error.message().replace('\n', ", ");
+        let bare = text.lines().nth(line.saturating_sub(1)).and_then(bare_word_of);
+        (
+            line,
+            format!(
+                "not valid TOML: {}",
+                bare.map_or(message, |key| format!(
+                    "the value of {key} is not in quotes; put strings in double quotes"
+                ))
+            ),
+        )
     };
     (entries(root.get_ref(), &lines), errors.into_iter().map(told).collect())
+}
+
+/// The key of a line whose value is a word without quotes, which TOML has none of but these.
+fn bare_word_of(line: &str) -> Option<&str> {
+    let (key, value) = line.split_once('=')?;
+    let (key, value) = (key.trim(), value.trim_start());
+    let word = value.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let is_word = value.starts_with(|c: char| c.is_ascii_alphabetic() || "/*".contains(c));
+    let is_plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+    (is_word && is_plain && !["true", "false", "inf", "nan"].contains(&word)).then_some(key)
 }
 
 /// The name nearest to a misspelt one, when it is near enough to be meant.
@@ -248,6 +275,25 @@ mod tests {
         assert_eq!((s[0].line, s[1].line), (7, 9));
         let Node::Table(first) = &s[0].node else { panic!("a table") };
         assert!(matches!(&first[0].value.node, Node::Number(n) if n == "16"));
+    }
+
+    #[test]
+    fn a_word_without_quotes_is_told_by_its_key() {
+        for (line, key) in [
+            ("pool_mode = transaction", Some("pool_mode")),
+            ("auth_file=/etc/userlist.txt", Some("auth_file")),
+            ("listen_addr = *", Some("listen_addr")),
+            ("so_reuseport = true", None),
+            ("password = \"secret", None),
+            ("workers = 4x", None),
+            ("a word", None),
+        ] {
+            assert_eq!(bare_word_of(line), key, "{line}");
+        }
+        let (_, mistakes) = from_toml("[pgweir]\npool_mode = transaction\nworkers = 2\n");
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        assert_eq!(mistakes[0].0, 2);
+        assert!(mistakes[0].1.ends_with("the value of pool_mode is not in quotes; put strings in double quotes"));
     }
 
     #[test]

@@ -739,7 +739,13 @@ pub fn show_config(config: &Config) -> Vec<(&'static str, String, String, bool)>
     let mut rows: Vec<_> = shown
         .into_iter()
         .zip(defaults)
-        .map(|((info, value), (_, default))| (info.name, value, default, info.changeable))
+        .map(|((info, value), (_, default))| match config.dialect {
+            Dialect::Toml => (info.name, value, default, info.changeable),
+            Dialect::Ini => {
+                let shown = |value| super::ini::shown(info.name, value);
+                (info.name, shown(value), shown(default), info.changeable)
+            }
+        })
         .collect();
     // PgBouncer's, of which nothing is kept but the level that it stands for.
     rows.push(("verbose", verbose(&config.general.log_level).to_owned(), "0".to_owned(), true));

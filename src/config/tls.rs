@@ -227,15 +227,20 @@ pub(super) fn protocols(text: &str) -> Result<Protocols, String> {
 }
 
 /// Reads a list of cipher suites, by commas or colons, by any of their names. PgBouncer's words for OpenSSL's own choice (`default`,
-/// `secure`, `fast`, `normal`) and `all` are all that rustls has.
+/// `secure`, `fast`, `normal`), `all` and OpenSSL's `HIGH` are all that rustls has; what OpenSSL is told to leave out may be what rustls
+/// does not have either.
 ///
 /// # Errors
 /// What is wrong, as a phrase that follows the setting's name.
 pub(super) fn ciphers(text: &str) -> Result<Vec<&'static Suite>, String> {
-    let mut found = Vec::new();
+    let (mut found, mut all) = (Vec::new(), false);
     for word in text.split([',', ':', ' ']).map(str::trim).filter(|word| !word.is_empty()) {
-        if matches!(word.to_ascii_lowercase().as_str(), "default" | "secure" | "fast" | "normal" | "all") {
-            return Ok(Vec::new());
+        if is_without_effect(word) {
+            continue;
+        }
+        if matches!(word.to_ascii_lowercase().as_str(), "default" | "secure" | "fast" | "normal" | "all" | "high") {
+            all = true;
+            continue;
         }
         let called = |suite: &&Suite| [suite.name, suite.standard, suite.openssl].contains(&word);
         match SUITES.iter().find(called) {
@@ -244,7 +249,25 @@ pub(super) fn ciphers(text: &str) -> Result<Vec<&'static Suite>, String> {
             None => return Err(format!("= {text:?}: {}", no_suite(word))),
         }
     }
-    if found.is_empty() { Err("is empty; \"default\" is every suite".to_owned()) } else { Ok(found) }
+    match (all, found.is_empty()) {
+        (true, _) => Ok(Vec::new()),
+        (false, true) => Err("is empty; \"default\" is every suite".to_owned()),
+        (false, false) => Ok(found),
+    }
+}
+
+/// What OpenSSL's lists of ciphers name that rustls does not have: to leave it out, or to put it last, changes nothing.
+const NEVER_HERE: [&str; 22] = [
+    "aNULL", "eNULL", "NULL", "ADH", "AECDH", "MD5", "RC2", "RC4", "DES", "3DES", "IDEA", "SEED", "CAMELLIA", "ARIA",
+    "EXP", "EXPORT", "LOW", "MEDIUM", "PSK", "SRP", "DSS", "kRSA",
+];
+
+/// Whether a word of OpenSSL's says nothing about suites that rustls has.
+fn is_without_effect(word: &str) -> bool {
+    match word.strip_prefix(['!', '-', '+']) {
+        Some(name) => NEVER_HERE.contains(&name),
+        None => word == "@STRENGTH" || word == "MEDIUM",
+    }
 }
 
 /// Reads a list of suites of TLS 1.3, as PgBouncer's `_tls13_ciphers`; nothing is every suite.
@@ -414,7 +437,14 @@ mod tests {
         assert_eq!(ciphers(&ciphers_text(&two)).unwrap(), two);
         let why = ciphers("ECDHE-RSA-AES256-SHA384").unwrap_err();
         assert!(why.contains("did you mean \"ECDHE-RSA-AES256-GCM-SHA384\"?"), "{why}");
-        let why = ciphers("HIGH").unwrap_err();
+        for usual in ["HIGH", "HIGH:!aNULL", "HIGH:MEDIUM:+3DES:!aNULL", "ALL:!MD5:@STRENGTH", "!RC4:HIGH:-LOW"] {
+            assert_eq!(ciphers(usual), Ok(Vec::new()), "{usual}");
+        }
+        for partial in ["HIGH:!CHACHA20", "HIGH:!RSA", "HIGH:kEECDH"] {
+            assert!(ciphers(partial).is_err(), "what would be left out is there: {partial}");
+        }
+        assert!(ciphers("!aNULL").unwrap_err().contains("is empty"));
+        let why = ciphers("LOW").unwrap_err();
         assert!(why.contains("it has TLS13_AES_256_GCM_SHA384, "), "{why}");
         assert_eq!(ciphers13(""), Ok(Vec::new()));
         assert_eq!(ciphers13("TLS_AES_128_GCM_SHA256").unwrap(), [&SUITES[1]]);

@@ -103,6 +103,8 @@ fn pair(text: &str) -> Result<Item, String> {
         // A "=" further on: it is the name that is wrong. Nothing of the line is quoted, it may hold a password.
         return Err(if text.starts_with('%') {
             "unknown directive; expected %include FILE".to_owned()
+        } else if text.contains('=') && rest.starts_with([' ', '\t']) && !name.is_empty() {
+            "the = behind the name is missing, or the name has a blank in it and must stand in double quotes".to_owned()
         } else if text.contains('=') && !text.starts_with('"') {
             "a name with other characters than letters, digits and _.-* must stand in double quotes".to_owned()
         } else {

@@ -72,7 +72,7 @@ use Kind::{Directory, File, Flag, Mode, Seconds, Text, Whole, Word};
 
 const FROM_GENERAL: &str = "0: as in `[pgbouncer]`";
 
-const CIPHERS: &str = "names of suites, OpenSSL's or rustls's; no expressions like `HIGH:!aNULL`";
+const CIPHERS: &str = "names of suites, OpenSSL's or rustls's; of expressions those like `HIGH:!aNULL`, which leave out what rustls does not have";
 
 /// `[pgbouncer]`.
 pub(super) static GENERAL: &[Row] = &[

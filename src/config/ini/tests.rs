@@ -37,6 +37,47 @@ fn mistakes(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_zero_means_there_is_said_alike_by_file_and_set() {
+    let shown = |config: &Config, name: &str| {
+        settings::show_config(config).into_iter().find(|row| row.0 == name).map(|row| row.1).unwrap()
+    };
+    let zeros = [("server_lifetime", "0"), ("server_connect_timeout", "0")];
+    let file = general("server_lifetime = 0\nserver_connect_timeout = 0").unwrap();
+    let text: &[u8] = b"[databases]\na = host=h\n[pgbouncer]\nauth_file = users.txt\n";
+    let set = zeros.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+    let (set, mistakes) = load(Path::new("pgbouncer.ini"), &set, &|_| Ok(text.to_vec()));
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    for config in [file, set.unwrap()] {
+        assert_eq!(config.general.server_lifetime, Duration::from_micros(1), "used once");
+        assert!(config.general.server_connect_timeout > Duration::from_secs(1_000_000_000));
+        for (name, value) in zeros {
+            assert_eq!(shown(&config, name), value, "{name}");
+        }
+    }
+    assert_eq!(shown(&general("server_lifetime = 3600").unwrap(), "server_lifetime"), "3600");
+}
+
+#[test]
+fn a_password_without_a_user_is_not_looked_at() {
+    let config = parsed("[databases]\na = host=h password=hunter2\n[pgbouncer]\nauth_file = u\n").unwrap();
+    assert_eq!((&config.databases["a"].password, &config.databases["a"].user), (&None, &None));
+    assert_eq!(config.warnings, ["[databases] a has password but no user: as in PgBouncer it is not looked at"]);
+}
+
+#[test]
+fn a_mode_that_is_meant_as_octal_is_told() {
+    assert_eq!(
+        general("unix_socket_mode = 777").unwrap_err(),
+        [
+            "pgbouncer.ini:5: unix_socket_mode = \"777\" is 1411 in octal digits, more than 0777: without a 0 before it the number is \
+          decimal, as in PgBouncer; is 0777 meant?"
+        ]
+    );
+    assert_eq!(general("unix_socket_mode = 0777").unwrap().general.unix_socket_mode, 0o777);
+    assert_eq!(general("unix_socket_mode = 448").unwrap().general.unix_socket_mode, 0o700);
+}
+
+#[test]
 fn a_file_as_operators_write_it() {
     let config = parsed(
         ";; comment\n[databases]\r\nforcedb = host=localhost port=300 user=baz password='it''s' pool_size=7\r\n\
@@ -134,7 +175,7 @@ fn all_mistakes_are_told_with_their_places() {
         "more.ini:1: host must be a host name, an IP address or the directory of a unix socket; \
          a \"postgres://\" address belongs in primary",
         "more.ini:2: a database cannot be called \"pgbouncer\": that is the admin console",
-        "more.ini:3: a name with other characters than letters, digits and _.-* must stand in double quotes",
+        "more.ini:3: the = behind the name is missing, or the name has a blank in it and must stand in double quotes",
         "more.ini:5: unknown setting \"listen_prot\" in [pgbouncer]; did you mean \"listen_port\"?",
         "more.ini:6: listen_port = \"99999\" is not a whole number from 1 to 65535",
         "more.ini:7: pool_mode = \"often\" is not known; expected \"session\", \"transaction\" or \"statement\"",
@@ -245,8 +286,10 @@ fn tls_is_taken_as_pgbouncer_has_it() {
     // Without TLS nothing of it counts, and so nothing can be wrong.
     let config = general(&format!("{files}client_tls_ciphers = HIGH:!aNULL")).unwrap();
     assert_eq!(config.general.client_tls, TlsSettings::new(SslMode::Disable));
-    let errors = general(&format!("{files}client_tls_sslmode = allow\nclient_tls_ciphers = HIGH:!aNULL")).unwrap_err();
-    assert!(errors[0].contains("\"HIGH\" is not a cipher suite"), "{errors:?}");
+    let errors = general(&format!("{files}client_tls_sslmode = allow\nclient_tls_ciphers = HIGH:!RSA")).unwrap_err();
+    assert!(errors[0].contains("\"!RSA\" is not a cipher suite"), "{errors:?}");
+    let config = general(&format!("{files}client_tls_sslmode = allow\nclient_tls_ciphers = HIGH:!aNULL")).unwrap();
+    assert!(config.general.client_tls.ciphers.is_empty());
     let errors = general("client_tls_sslmode = require").unwrap_err();
     assert!(errors[0].contains("needs client_tls_cert_file"), "{errors:?}");
     let cert = format!("{files}auth_type = cert\nclient_tls_sslmode = verify-full\nclient_tls_ca_file = ca");
