@@ -539,3 +539,25 @@ fn who_comes_while_a_worker_is_behind_waits() {
         assert_eq!(said.map(|said| said.to_string()), Some("R(3)".to_owned()), "{number}");
     }
 }
+
+#[test]
+fn the_log_alone_says_why_no_login_can_succeed() {
+    let cluster = Cluster::start();
+    let weir = Weir::builder()
+        .general("auth_type = \"scram-sha-256\"")
+        .users("\"md\" \"md545f2603610af569b6155c45067268c6b\"")
+        .cluster("app", &cluster, &[])
+        .start();
+    weir.wait_log("only an md5 secret is known of \"md\", with which nobody can log in");
+    for (user, why) in [
+        ("ghost", "no such user: neither auth_file nor [users] nor auth_query knows it"),
+        ("md", "only an md5 secret is known of the user, which SCRAM cannot check"),
+    ] {
+        let LoginError::Server(error) = weir.login(user, "app").password("x").connect().unwrap_err() else {
+            panic!("the login of {user} was not refused in words")
+        };
+        assert_eq!(error.message, format!("password authentication failed for user \"{user}\""));
+        assert!(!error.fields.contains_key(&'D') && !error.fields.contains_key(&'H'), "{error:?}");
+        weir.wait_log(why);
+    }
+}

@@ -322,7 +322,16 @@ fn a_database_of_the_wildcard_is_made_by_a_command() {
     assert_eq!((error.code.as_str(), error.message.as_str()), ("3D000", "no such database: later"));
     assert!(error.fields[&'H'].contains("it is not disabled"), "{error:?}");
     assert!(!made());
-    assert_eq!(console.run("DISABLE later"), "C(DISABLE) Z(I)");
+    // These have nothing to do where nobody is, and say so.
+    for command in ["RECONNECT", "WAIT_CLOSE"] {
+        console.query(&format!("{command} later"));
+        let told = console.read_until_ready();
+        assert!(told[0].tag == b'N' && show(&told).ends_with(&format!(" C({command}) Z(I)")), "{}", show(&told));
+    }
+    assert!(!made());
+    console.query("DISABLE later");
+    let told = console.read_until_ready();
+    assert!(told[0].tag == b'N' && show(&told).ends_with(" C(DISABLE) Z(I)"), "{}", show(&told));
     assert!(made());
     assert_eq!(weir.login("postgres", "later").connect().unwrap_err().code(), "57P03");
     assert_eq!(console.run("ENABLE later"), "C(ENABLE) Z(I)");
@@ -451,4 +460,18 @@ fn resume_says_what_is_paused_and_enable_what_is_not_there() {
     weir.admin("PAUSE b");
     let (_, _, hint) = told("RESUME");
     assert!(hint.starts_with("2 databases are paused each by itself"), "{hint}");
+}
+
+#[test]
+fn settings_without_meaning_are_taken_with_a_notice() {
+    let ini = "[databases]\napp = host=127.0.0.1\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = PORT\n\
+               unix_socket_dir = DIR\nauth_type = trust\nauth_file = DIR/userlist.txt\nadmin_users = admin\n";
+    let weir = Weir::builder().ini(ini).start();
+    let mut console = console(&weir);
+    console.query("SET pkt_buf = 8192");
+    let told = console.read_until_ready();
+    assert!(told[0].tag == b'N' && show(&told).ends_with(" C(SET) Z(I)"), "{}", show(&told));
+    assert_eq!(console.run("SET server_lifetime = 0"), "C(SET) Z(I)");
+    let shown = weir.admin_table("SHOW CONFIG").into_iter().find(|row| row["key"] == "server_lifetime").unwrap();
+    assert_eq!(shown["value"], "0");
 }

@@ -102,6 +102,31 @@ fn it_is_refused_ended_and_told_apart() {
 }
 
 #[test]
+fn it_follows_the_console_and_reloads() {
+    let (cluster, mut weir) = start();
+    let stream = |weir: &Weir| weir.login("postgres", "app").param("replication", "database").connect();
+    let mut first = stream(&weir).unwrap();
+    assert_eq!(first.value("SELECT 5"), "5");
+    weir.admin("RECONNECT app");
+    assert_eq!(show(&first.read_to_end()), "E(FATAL 57P01)");
+    weir.admin("PAUSE app");
+    let login = weir.login("postgres", "app").param("replication", "database");
+    let waits = std::thread::spawn(move || login.connect());
+    common::eventually("it waits", WAIT, || {
+        weir.admin_table("SHOW CLIENTS").iter().any(|c| c["state"] == "waiting").then_some(())
+    });
+    weir.admin("RESUME app");
+    let mut second = waits.join().unwrap().unwrap();
+    assert_eq!(second.value("SELECT 6"), "6");
+    // Another address of the same server will do for another server.
+    let moved = format!("[databases.app]\nprimary = \"postgres://localhost:{}/postgres\"", cluster.port());
+    weir.reconfigure(|_| Weir::builder().database(&moved));
+    weir.admin("RELOAD");
+    assert_eq!(show(&second.read_to_end()), "E(FATAL 57P01)");
+    assert_eq!(stream(&weir).unwrap().value("SELECT 7"), "7");
+}
+
+#[test]
 fn a_stream_comes_to_rest_before_its_end() {
     const COUNT: usize = 600;
     let stream = frame(b'd', &[b'x'; 65_000]).repeat(COUNT);

@@ -130,15 +130,15 @@ impl Answerer {
                 table(&mut out, &explain::table(explain_route::explain(&database, sql)));
             }
             Command::Reload => self.reload(&mut out).await?,
-            Command::Pause(name) => self.pause(name.as_deref()).await?,
+            Command::Pause(name) => self.pause(name.as_deref(), &mut out).await?,
             Command::Resume(name) => self.resume(name.as_deref())?,
             Command::Shutdown(mode) => self.shutdown(*mode)?,
-            Command::Set { key, value } => self.set(key, value).await?,
-            Command::Disable(name) => self.disable(name)?,
+            Command::Set { key, value } => self.set(key, value, &mut out).await?,
+            Command::Disable(name) => self.disable(name, &mut out)?,
             Command::Enable(name) => self.enable(name)?,
-            Command::Reconnect(name) => self.reconnect(name.as_deref())?,
-            Command::WaitClose(name) => self.wait_close(name.as_deref()).await?,
-            Command::Kill(name) => self.kill(name.as_deref()).await?,
+            Command::Reconnect(name) => self.reconnect(name.as_deref(), &mut out)?,
+            Command::WaitClose(name) => self.wait_close(name.as_deref(), &mut out).await?,
+            Command::Kill(name) => self.kill(name.as_deref(), &mut out).await?,
             Command::KillClient(id) => self.kill_client(*id)?,
             Command::Suspend => self.suspend().await?,
         }
@@ -173,7 +173,11 @@ impl Answerer {
     }
 
     /// Changes a setting until the next reload.
-    async fn set(&self, name: &str, value: &str) -> Result<()> {
+    async fn set(&self, name: &str, value: &str, out: &mut Vec<u8>) -> Result<()> {
+        if self.state.shared.live.load().config.idle.iter().any(|(idle, _)| *idle == name) {
+            notice(out, format!("{name} has no meaning here: nothing is changed"));
+            return Ok(());
+        }
         let (answer, answered) = oneshot::channel();
         self.ask(Request::Set { name: name.to_owned(), value: value.to_owned(), answer })?;
         match answered.await {
@@ -221,22 +225,45 @@ impl Answerer {
         all.filter(|db| name.is_none_or(|name| db.config.name == name)).collect()
     }
 
-    /// The database of a command that does something to it; made from the wildcard when it must be, as PgBouncer does it.
-    fn target(&self, name: &str, what: &str) -> Result<Arc<LiveDatabase>> {
+    /// The database of a command that does something to it; made from the wildcard when it must be, as PgBouncer does it. A notice says
+    /// so: the name may be misspelt.
+    fn target(&self, name: &str, what: &str, out: &mut Vec<u8>) -> Result<Arc<LiveDatabase>> {
         refuse_console(name, what)?;
         let live = self.state.shared.live.load();
-        live.database_for_client(name).map_or_else(|| known(&live, name), Ok)
+        let is_new = live.database(name).is_none();
+        let database = live.database_for_client(name).map_or_else(|| known(&live, name), Ok)?;
+        if is_new {
+            notice(
+                out,
+                format!("database \"{name}\" is not listed and nobody has used it: it was made from the wildcard"),
+            );
+        }
+        Ok(database)
+    }
+
+    /// For a command that does nothing to a database that nobody uses: one that the wildcard would make is not made, and a notice says so.
+    ///
+    /// # Errors
+    /// There can be no such database.
+    fn used(&self, name: &str, what: &str, out: &mut Vec<u8>) -> Result<()> {
+        refuse_console(name, what)?;
+        let live = self.state.shared.live.load();
+        if live.config.wildcard.is_none() || live.database(name).is_some() {
+            return known(&live, name).map(drop);
+        }
+        notice(out, format!("database \"{name}\" is not listed and nobody has used it: there is nothing to do"));
+        Ok(())
     }
 
     /// Holds back statements that have no server yet, waits until all servers are free, and closes their connections.
-    async fn pause(&self, name: Option<&str>) -> Result<()> {
+    async fn pause(&self, name: Option<&str>, out: &mut Vec<u8>) -> Result<()> {
         self.refuse_while_draining()?;
         if self.state.paused.load(Ordering::Acquire) || self.state.shared.is_suspended() {
             return Err(already(self.state.shared.is_suspended()));
         }
         let ours = match name {
             Some(name) => {
-                let target = self.target(name, "paused")?;
+                let target = self.target(name, "paused", out)?;
                 self.hold_one(&target)
             }
             None => {
@@ -339,11 +366,12 @@ impl Answerer {
     }
 
     /// Every connection there is now is closed when it is given back, the idle ones at once.
-    fn reconnect(&self, name: Option<&str>) -> Result<()> {
+    fn reconnect(&self, name: Option<&str>, out: &mut Vec<u8>) -> Result<()> {
         if let Some(name) = name {
-            self.target(name, "reconnected")?;
+            self.used(name, "reconnected", out)?;
         }
         self.pools(name).iter().for_each(|pool| pool.close_all());
+        self.state.shared.end_streams(name);
         if self.state.shared.live.load().config.general.server_fast_close {
             self.state.shared.wake_those_to_close();
         }
@@ -351,8 +379,8 @@ impl Answerer {
     }
 
     /// New clients of the database are refused. Those that are in stay.
-    fn disable(&self, name: &str) -> Result<()> {
-        self.target(name, "disabled")?.disabled.store(true, Ordering::Release);
+    fn disable(&self, name: &str, out: &mut Vec<u8>) -> Result<()> {
+        self.target(name, "disabled", out)?.disabled.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -371,9 +399,9 @@ impl Answerer {
     }
 
     /// Waits until the connections that RECONNECT, PAUSE or a reload gave up are closed.
-    async fn wait_close(&self, name: Option<&str>) -> Result<()> {
+    async fn wait_close(&self, name: Option<&str>, out: &mut Vec<u8>) -> Result<()> {
         if let Some(name) = name {
-            self.target(name, "waited for")?;
+            self.used(name, "waited for", out)?;
         }
         while self.pools(name).iter().any(|pool| pool.connections().iter().any(|c| c.close_needed)) {
             tokio::time::sleep(LOOK).await;
@@ -382,11 +410,11 @@ impl Answerer {
     }
 
     /// Ends the database's clients and connections; who connects from now on waits for RESUME.
-    async fn kill(&self, name: Option<&str>) -> Result<()> {
+    async fn kill(&self, name: Option<&str>, out: &mut Vec<u8>) -> Result<()> {
         // Each is paused by itself, and RESUME of each lets it go: so does PgBouncer. Paused or not, it is killed.
         match name {
             Some(name) => {
-                let target = self.target(name, "killed")?;
+                let target = self.target(name, "killed", out)?;
                 self.hold_one(&target);
             }
             None => self.databases(None).iter().for_each(|database| _ = hold(database)),
@@ -483,6 +511,10 @@ fn hold(database: &LiveDatabase) -> bool {
     let begun = !database.paused.swap(true, Ordering::AcqRel);
     database.pools().iter().for_each(|pool| pool.pause());
     begun
+}
+
+fn notice(out: &mut Vec<u8>, message: String) {
+    encode::notice(out, "NOTICE", &Error::us(SqlState::SUCCESS, message));
 }
 
 /// Takes back what a command has begun, if it is dropped before its end.

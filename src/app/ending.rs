@@ -164,6 +164,8 @@ impl Drain<'_> {
                 self.shared.draining.store(true, Ordering::Release);
                 // Who is suspended cannot end.
                 self.shared.resume();
+                // Who is still waiting to be let in is not.
+                self.shared.clients.iter().for_each(|client| client.wake.notify_waiters());
                 tracing::info!(?mode, clients, "shutting down");
                 // After a takeover the service goes on.
                 if !self.shared.handed_over.load(Ordering::Acquire) {

@@ -27,6 +27,9 @@ use super::live;
 /// Bits of a connection's number that its slot in the pool takes; the pool's number has the rest.
 const SLOT_BITS: u32 = 20;
 
+/// So many paused databases are named: the line in which another process is told is not long.
+const NAMED: usize = 2;
+
 /// What someone asks of the main thread.
 #[derive(Debug)]
 pub enum Request {
@@ -119,13 +122,30 @@ impl State {
             return Err(Error::us(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down")
                 .hint("Start again when it has ended."));
         }
-        // Who waits in a database that a reload has replaced is held back as well.
-        let paused = self.paused.load(Ordering::Acquire) || self.databases().iter().any(|db| db.is_paused());
-        if paused || self.shared.is_suspended() {
-            // The next process knows nothing of it, and who waits here would wait for RESUME of this one.
-            return Err(Error::us(SqlState::OBJECT_NOT_IN_STATE, "pgweir is paused or suspended").hint("RESUME first."));
+        let Some(state) = self.held_back() else { return Ok(()) };
+        // The next process knows nothing of it, and who waits here would wait for RESUME of this one.
+        Err(Error::us(SqlState::OBJECT_NOT_IN_STATE, state).hint("RESUME first."))
+    }
+
+    /// What holds clients back, if anything does.
+    fn held_back(&self) -> Option<String> {
+        if self.shared.is_suspended() {
+            return Some("pgweir is suspended".to_owned());
         }
-        Ok(())
+        if self.paused.load(Ordering::Acquire) {
+            return Some("pgweir is paused".to_owned());
+        }
+        // Who waits in a database that a reload has replaced is held back as well.
+        let paused: BTreeSet<String> =
+            self.databases().iter().filter(|db| db.is_paused()).map(|db| format!("{:?}", db.config.name)).collect();
+        let named: Vec<&str> = paused.iter().take(NAMED).map(String::as_str).collect();
+        let more = paused.len().saturating_sub(named.len());
+        match named.as_slice() {
+            [] => None,
+            [one] => Some(format!("the database {one} is paused")),
+            several if more == 0 => Some(format!("the databases {} are paused", several.join(" and "))),
+            several => Some(format!("the databases {} and {more} more are paused", several.join(", "))),
+        }
     }
 
     /// What operators have said at the console that a process which takes over knows nothing of; none: nothing.
@@ -155,6 +175,13 @@ impl State {
         retired.databases.extend(replaced.iter().cloned());
         drop(retired);
         leave(&replaced);
+        let live = self.shared.live.load();
+        for old in &replaced {
+            let is_elsewhere = live.database(&old.config.name).is_none_or(|new| new.config.shards != old.config.shards);
+            if is_elsewhere {
+                self.shared.end_streams(Some(&old.config.name));
+            }
+        }
     }
 
     /// Nobody comes to these any more: connections that are lent end when they come back.
@@ -256,10 +283,12 @@ impl State {
 
     /// Writes the averages into the log.
     pub fn log_stats(&self) {
-        let Counts { xact_count, query_count, received, sent, xact_time, query_time, wait_time, .. } =
-            self.averages.lock().overall();
+        let counts = self.averages.lock().overall();
+        let Counts { xact_count, query_count, received, sent, xact_time, query_time, wait_time, .. } = counts;
+        let Counts { client_parse_count, server_parse_count, bind_count, .. } = counts;
         tracing::info!(
-            "stats: {xact_count} xacts/s, {query_count} queries/s, in {received} B/s, out {sent} B/s, \
+            "stats: {xact_count} xacts/s, {query_count} queries/s, {client_parse_count} client parses/s, \
+             {server_parse_count} server parses/s, {bind_count} binds/s, in {received} B/s, out {sent} B/s, \
              xact {xact_time} us, query {query_time} us, wait {wait_time} us"
         );
     }

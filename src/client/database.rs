@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -831,13 +831,6 @@ impl LiveDatabase {
     #[must_use]
     pub fn users(&self) -> Vec<Arc<UserPools>> {
         self.users.lock().values().cloned().collect()
-    }
-
-    /// How long a login of `user` waits for a server connection; zero: for ever.
-    #[must_use]
-    pub fn longest_wait(&self, user: &str) -> Duration {
-        let of_user = self.general.users.get(user).and_then(|user| user.query_wait_timeout);
-        of_user.or(self.config.query_wait_timeout).unwrap_or(self.general.general.query_wait_timeout)
     }
 
     /// Where statements of `user` go that say nothing themselves.

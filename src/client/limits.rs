@@ -83,6 +83,11 @@ impl Limits {
         query.into_iter().chain(wait).min_by_key(|(limit, _)| *limit)
     }
 
+    /// How long a login waits for a server; zero: for ever.
+    pub(super) fn of_login(&self) -> Duration {
+        self.query_wait.get()
+    }
+
     /// When a client that has rested since `since` has rested too long, in a block that no server has seen or outside of one.
     pub(super) fn rest(&self, since: Instant, in_block: bool) -> Option<(Instant, Overdue)> {
         let (limit, overdue) = if in_block {

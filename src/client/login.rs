@@ -7,18 +7,21 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::auth::login::{Channel, Login, LoginRandom, MAX_ANSWER, PassThrough, Step};
-use crate::auth::secret::{Credential, Password};
+use crate::auth::secret::{Credential, Password, Secret};
+use crate::client::WorkerContext;
 use crate::client::checkout::pool_full;
 use crate::client::console::DATABASES;
 use crate::client::database::{Live, LiveDatabase, UserPools};
+use crate::client::limits::Limits;
 use crate::client::patience::{Patience, while_there};
 use crate::client::verifier::{self, Verifier};
 use crate::client::{hba, own};
 use crate::clock;
 use crate::config::AuthType;
 use crate::error::{Error, SqlState};
-use crate::id::{ServerIndex, ShardIndex, WorkerId};
+use crate::id::{ServerIndex, ShardIndex};
 use crate::net::buffer::write_all;
+use crate::net::tls::Tls;
 use crate::net::{Buffer, Stream};
 use crate::pool::{Asked, Checkout, Pool, Ticket, Verdict};
 use crate::server::connection::read_message_up_to;
@@ -37,6 +40,8 @@ pub enum Failed {
     Io(io::Error),
     /// To be told to the client.
     Error(Error),
+    /// The same, and why in words that are for the log alone.
+    Refused(Error, String),
     /// The client took longer than `client_login_timeout`.
     Late,
 }
@@ -70,7 +75,7 @@ pub struct Proven {
 pub(super) async fn authenticate(
     live: &Live,
     startup: &Startup,
-    worker: WorkerId,
+    cx: &WorkerContext,
     (stream, input): (&mut Stream, &mut Buffer),
     patience: &mut Patience,
 ) -> Result<Proven, Failed> {
@@ -83,7 +88,8 @@ pub(super) async fn authenticate(
         auth_type => (auth_type, channel, live.outside.asked.clone()),
     };
     let Verifier { credential, mock } =
-        while_there(stream, input, verifier::find(live, auth_type, user, database, worker)).await?;
+        while_there(stream, input, verifier::find(live, auth_type, user, database, cx)).await?;
+    let doubt = doubt(auth_type, user, credential.as_deref(), stream);
     let random = LoginRandom { md5_salt: rand::random(), scram_nonce: rand::random() };
     let login = Login::new(auth_type, user, credential.clone(), mock, random);
     let limit = live.config.general.server_connect_timeout;
@@ -91,8 +97,33 @@ pub(super) async fn authenticate(
         Some(external) => live.outside.is_right(external, user, password, limit).await,
         None => Ok(false),
     };
-    let pass_through = converse(login.over(channel), check, (stream, input), patience).await?;
+    let told = converse(login.over(channel), check, (stream, input), patience).await;
+    let pass_through = told.map_err(|failed| match (failed, doubt) {
+        (Failed::Error(error), Some(why)) if error.sqlstate.class() == "28" => Failed::Refused(error, why),
+        (failed, _) => failed,
+    })?;
     Ok(Proven { credential, pass_through, checked: auth_type != AuthType::Any })
+}
+
+/// Why no proof of the client's can be right, if that is known before it is given. The client must not learn it.
+fn doubt(auth_type: AuthType, user: &str, known: Option<&Credential>, stream: &Stream) -> Option<String> {
+    let secret = known.map(Credential::secret);
+    let certificate = || match stream.tls().and_then(Tls::peer_name) {
+        None => Some("the client has shown no certificate".to_owned()),
+        Some(name) if name != user => Some(format!("the certificate names {name:?}")),
+        Some(_) => None,
+    };
+    match (auth_type, secret) {
+        (AuthType::Any | AuthType::Ldap | AuthType::Pam | AuthType::Hba, _) => None,
+        (_, None) => Some("no such user: neither auth_file nor [users] nor auth_query knows it".to_owned()),
+        (AuthType::Cert, Some(_)) => certificate(),
+        (AuthType::Trust, Some(_)) => None,
+        (_, Some(Secret::Absent)) => Some("no password is known of the user".to_owned()),
+        (AuthType::ScramSha256, Some(Secret::Md5(_))) => {
+            Some("only an md5 secret is known of the user, which SCRAM cannot check".to_owned())
+        }
+        (AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256, Some(_)) => None,
+    }
 }
 
 /// Asks the client, to the end. `check`: asks others whether a password is right.
@@ -151,11 +182,13 @@ async fn converse(
     }
 }
 
-/// A connection to ask things of: the primary of the default shard's, or any server of it.
+/// A connection to ask things of: the primary of the default shard's, or any server of it. `limit`: how long it is waited for; zero: for
+/// ever.
 pub(super) async fn any_server(
     database: &LiveDatabase,
     pools: &UserPools,
-    worker: WorkerId,
+    limit: Duration,
+    cx: &WorkerContext,
 ) -> Result<Checkout, Error> {
     let shard: ShardIndex = database.config.map.default_shard;
     let servers = database.config.shards.get(usize::from(shard.0)).map_or(0, |s| s.servers.len());
@@ -168,9 +201,13 @@ pub(super) async fn any_server(
     order.sort_by_key(|s| (is_away(*s), primary != Some(*s)));
     for server in order {
         let Some(pool) = database.pool(pools, shard, server) else { continue };
-        let asked = match pool.ask(worker) {
+        let left = limit.saturating_sub(clock::now().saturating_duration_since(now));
+        if left.is_zero() && !limit.is_zero() {
+            return Err(last);
+        }
+        let asked = match pool.ask(cx.id) {
             Ok(Asked::Now(checkout)) => return Ok(checkout),
-            Ok(Asked::Later(ticket)) => wait(ticket, &pool, database.longest_wait(&pools.user), worker).await,
+            Ok(Asked::Later(ticket)) => wait(ticket, &pool, (limit, left), cx).await,
             Err(error) => Err(error),
         };
         match asked {
@@ -183,13 +220,21 @@ pub(super) async fn any_server(
     Err(last)
 }
 
-/// Waits in the queue for `limit`, zero for ever.
-async fn wait(mut ticket: Ticket, pool: &Pool, limit: Duration, worker: WorkerId) -> Result<Checkout, Error> {
+/// Waits in the queue for what is left of `limit`, zero for ever.
+async fn wait(
+    mut ticket: Ticket,
+    pool: &Pool,
+    (limit, left): (Duration, Duration),
+    cx: &WorkerContext,
+) -> Result<Checkout, Error> {
     if limit.is_zero() {
-        return ticket.wait(worker).await;
+        return ticket.wait(cx.id).await;
     }
-    let granted = tokio::time::timeout(limit, ticket.wait(worker)).await;
-    granted.unwrap_or_else(|_| Err(pool_full(pool, limit, "pool_size")))
+    let granted = tokio::time::timeout(left, ticket.wait(cx.id)).await;
+    granted.unwrap_or_else(|_| {
+        cx.shared.count_timeout("query_wait_timeout");
+        Err(pool_full(pool, limit, "pool_size"))
+    })
 }
 
 /// Waits for a server's answer, for no longer than a client may take for its own part of a login: nobody else would end it.
@@ -237,7 +282,7 @@ pub async fn settle(
     pools: &UserPools,
     startup: &Startup,
     peer: Option<&str>,
-    worker: WorkerId,
+    cx: &WorkerContext,
 ) -> Result<Settled, Error> {
     let ignored = &live.config.general.ignore_startup_parameters;
     let mut wanted: Vec<_> = startup.settings.iter().filter(|(n, _)| !ignored.contains(n)).cloned().collect();
@@ -252,7 +297,8 @@ pub async fn settle(
         welcome.parameters.is_some() && wanted.iter().all(|w| is_plain(w) || welcome.accepted.contains_key(w))
     };
     if !known {
-        let mut checkout = any_server(database, pools, worker).await?;
+        let limit = Limits::of(&live.config, &startup.database, &startup.user).of_login();
+        let mut checkout = any_server(database, pools, limit, cx).await?;
         let taken = ask(live, &mut checkout, pools, &wanted).await?;
         let touched = taken.is_err() || wanted.iter().any(|w| !is_plain(w));
         checkout.release(if touched { Verdict::Dirty } else { Verdict::Clean });

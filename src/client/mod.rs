@@ -81,10 +81,10 @@ use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
 use hidden::Harmless;
 use login::{Failed, Proven, Settled};
-use patience::{Patience, while_there};
+use patience::{Patience, shutting_down, while_wanted};
 use replication::Held;
 pub use shared::Shared;
-use shared::{Admitted, Registered, Seat, SeatOf, Way};
+use shared::{Activity, Admitted, Registered, Seat, SeatOf, Way};
 use task::Client;
 
 /// The body of AuthenticationOk: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
@@ -138,11 +138,25 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
         entered = enter(&mut slot, &mut input, &cx, &live, &mut patience, &mut who) => entered,
         () = cx.shared.until_overdue() => Err(suspend::overdue().into()),
     };
+    // Who is known is listed, and counted, as a client from here on.
     cx.shared.logging_in.fetch_sub(1, Ordering::Relaxed);
     // Without a stream the client failed to make TLS.
     let mut stream = slot?;
-    let error = match entered {
-        Ok(Entered::Nothing) => return None,
+    // One that is refused is there until it has been told.
+    let mut _refused = None;
+    let entered = match entered {
+        Ok(Entered::Guest(guest)) => match welcome_in(*guest, (&mut stream, &mut input), &cx, &mut patience).await {
+            Ok(entered) => Ok(entered),
+            Err((failed, registered)) => {
+                _refused = Some(registered);
+                Err(failed)
+            }
+        },
+        entered => entered,
+    };
+    let (error, why) = match entered {
+        // A guest has become something else.
+        Ok(Entered::Nothing | Entered::Guest(_)) => return None,
         Ok(Entered::Cancel { pid, secret }) => {
             cx.shared.cancel_requests.fetch_add(1, Ordering::Relaxed);
             // Until it is done the connection stays open: who asked may begin the next statement when it is closed.
@@ -171,16 +185,18 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
             tracing::debug!(%error, "connection lost during login");
             return None;
         }
-        Err(Failed::Error(error)) => error.fatal(),
+        Err(Failed::Error(error)) => (error.fatal(), None),
+        Err(Failed::Refused(error, why)) => (error.fatal(), Some(why)),
         Err(Failed::Late) => {
             cx.shared.count_timeout("client_login_timeout");
-            Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)")
+            let late = Error::us_fatal(SqlState::INVALID_AUTHORIZATION, "login took too long (client_login_timeout)");
+            (late, None)
         }
     };
     cx.shared.count_failed_login(&error);
     if live.config.general.log_pooler_errors {
         let (user, database) = who.unzip();
-        tracing::info!(peer, user, database, %error, "login failed");
+        tracing::info!(peer, user, database, %error, why, "login failed");
     }
     let mut out = Vec::new();
     encode::error(&mut out, &error);
@@ -202,11 +218,26 @@ enum Entered {
     },
     /// A process that wants to take over.
     Successor,
+    /// A client that has proven who it is; a server has its part in what comes.
+    Guest(Box<Guest>),
     Client(Box<Parts>),
     Replication {
         connection: Box<Connection>,
         held: Box<Held>,
     },
+}
+
+/// A client that has proven who it is.
+struct Guest {
+    live: Arc<Live>,
+    startup: Startup,
+    proven: Proven,
+    database: Arc<LiveDatabase>,
+    seats: [Seat; 2],
+    admitted: Admitted,
+    registered: Registered,
+    /// The other half of its cancel key.
+    secret: Secret,
 }
 
 /// What a login made.
@@ -233,6 +264,8 @@ fn stay(
     let follow = live.config.general.max_prepared_statements > 0;
     let (log_in, log_out) = (live.config.general.log_connections, live.config.general.log_disconnections);
     let handle = &registered.handle;
+    handle.waits_since_us.store(0, Ordering::Relaxed);
+    handle.set_activity(Activity::Idle);
     if log_in {
         handle.log_connected();
     }
@@ -282,61 +315,109 @@ async fn enter(
         return enter_console((stream, input), cx, live, &startup, patience).await;
     }
     if cx.shared.draining.load(Ordering::Acquire) {
-        return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down").into());
+        return Err(shutting_down().into());
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
-    let proven = login::authenticate(live, &startup, cx.id, (stream, input), patience).await?;
+    let proven = login::authenticate(live, &startup, cx, (stream, input), patience).await?;
     // A reload may have come meanwhile, or since the client connected.
     let live = &cx.shared.live.load_full();
     let Some(database) = live.database_for_client(&startup.database) else {
         let hint = "SHOW DATABASES on the console lists the configured ones.";
         return Err(no_database(&startup.database).hint(hint).into());
     };
-    if database.disabled.load(Ordering::Acquire) {
-        return Err(Error::us_fatal(
-            SqlState::CANNOT_CONNECT_NOW,
-            format!("database \"{}\" is disabled", startup.database),
-        )
-        .hint("ENABLE on the console lets new clients in again.")
-        .into());
-    }
+    refuse_disabled(&database)?;
     let seats = take_seats(cx, live, &database, &startup.user)?;
+    let [of_database, of_user] = &seats;
+    let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
+    let way = way(cx, stream, startup.replication);
+    let (registered, secret) = cx.shared.register(user, name, way, secret_len(&startup));
+    registered.handle.set_activity(Activity::Waiting);
+    let started = clock::now().saturating_duration_since(cx.shared.started);
+    registered.handle.waits_since_us.store(task::micros(started).max(1), Ordering::Relaxed);
+    let live = Arc::clone(live);
+    Ok(Entered::Guest(Box::new(Guest { live, startup, proven, database, seats, admitted, registered, secret })))
+}
+
+/// DISABLE is in force.
+fn refuse_disabled(database: &LiveDatabase) -> Result<(), Error> {
+    if !database.disabled.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let message = format!("database \"{}\" is disabled", database.config.name);
+    Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, message).hint("ENABLE on the console lets new clients in again."))
+}
+
+/// Gives a client that is known what a server has its part in. One that is refused is listed until its place is dropped.
+async fn welcome_in(
+    guest: Guest,
+    (stream, input): (&mut Stream, &mut Buffer),
+    cx: &Rc<WorkerContext>,
+    patience: &mut Patience,
+) -> Result<Entered, (Failed, Registered)> {
+    let Guest { live, startup, proven, database, seats, admitted, registered, secret } = guest;
     if let Some(kind) = startup.replication {
-        return replicate(stream, cx, live, &database, (&startup, kind, &proven), (seats, admitted)).await;
+        return replicate(
+            (stream, input),
+            cx,
+            &database,
+            (&live, &startup, kind, &proven),
+            (seats, admitted, registered, secret),
+        )
+        .await;
     }
     let peer = live.config.general.application_name_add_host.then(|| match stream.addresses() {
         Some((peer, _)) => peer.to_string(),
         None => "unix".to_owned(),
     });
-    let settled = settle(live, &database, &startup, &proven, cx, peer.as_deref());
-    let (pools, settled) = match while_there(stream, input, settled).await {
+    let settled = settle(&live, &database, &startup, &proven, cx, peer.as_deref());
+    let (pools, settled) = match while_wanted((stream, input), &registered, &cx.shared, settled).await {
         Ok(settled) => settled,
         Err(failed) => {
             live.forget_failed(&database);
-            let is_made = !live.config.databases.contains_key(&startup.database);
-            let unknown = no_database(&startup.database);
-            // It went by the client's own name: where the server is, is none of its business.
-            if is_made
-                && let Failed::Error(error) = &failed
-                && error.sqlstate == SqlState::UNDEFINED_DATABASE
-                && error.message.ends_with(&unknown.message)
-            {
-                return Err(unknown.into());
-            }
-            return Err(failed);
+            return Err((as_unknown(&live, &startup, failed), registered));
         }
     };
-    let [of_database, of_user] = &seats;
-    let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
-    let (registered, secret) = cx.shared.register(user, name, way(cx, stream, None), secret_len(&startup));
+    let handle = Arc::clone(&registered.handle);
     if let Some(name) = settled.settings.get("application_name") {
-        name.clone_into(&mut registered.handle.application_name.lock());
+        name.clone_into(&mut handle.application_name.lock());
     }
     let Settled { parameters, settings } = settled;
     let mut out = Vec::new();
-    welcome(&mut out, &parameters, registered.handle.pid, &secret);
-    patience.of(write_all(stream, &out)).await?;
+    welcome(&mut out, &parameters, handle.pid, &secret);
+    if let Err(failed) = be_told(stream, &out, cx, &database, patience).await {
+        return Err((failed, registered));
+    }
     Ok(Entered::Client(Box::new(Parts { registered, database, pools, settings, admitted, seats })))
+}
+
+/// Ends a login. DISABLE may have come while it waited, or SUSPEND.
+async fn be_told(
+    stream: &mut Stream,
+    welcome: &[u8],
+    cx: &WorkerContext,
+    database: &LiveDatabase,
+    patience: &mut Patience,
+) -> Result<(), Failed> {
+    refuse_disabled(database)?;
+    tokio::select! {
+        told = patience.of(write_all(stream, welcome)) => told,
+        () = cx.shared.until_overdue() => Err(suspend::overdue().into()),
+    }
+}
+
+/// Of a database that the wildcard made for the client's own name: where the server is, is none of its business.
+fn as_unknown(live: &Live, startup: &Startup, failed: Failed) -> Failed {
+    let unknown = no_database(&startup.database);
+    match failed {
+        Failed::Error(error)
+            if !live.config.databases.contains_key(&startup.database)
+                && error.sqlstate == SqlState::UNDEFINED_DATABASE
+                && error.message.ends_with(&unknown.message) =>
+        {
+            unknown.into()
+        }
+        failed => failed,
+    }
 }
 
 fn no_database(name: &str) -> Error {
@@ -362,27 +443,30 @@ const TRACKED: [&str; 5] =
 
 /// Gives a client its WAL sender.
 async fn replicate(
-    stream: &mut Stream,
+    (stream, input): (&mut Stream, &mut Buffer),
     cx: &Rc<WorkerContext>,
-    live: &Live,
     database: &Arc<LiveDatabase>,
-    (startup, kind, proven): (&Startup, Replication, &Proven),
-    (seats, admitted): ([Seat; 2], Admitted),
-) -> Result<Entered, Failed> {
+    (live, startup, kind, proven): (&Live, &Startup, Replication, &Proven),
+    (seats, admitted, registered, secret): ([Seat; 2], Admitted, Registered, Secret),
+) -> Result<Entered, (Failed, Registered)> {
     let pools = database.user_pools(&startup.user, stored(live, startup, proven), &proven.pass_through);
-    let connection = replication::connect(database, &pools, startup, kind, cx).await?;
-    let [of_database, of_user] = &seats;
-    let (user, name) = (Arc::clone(of_user.name()), Arc::clone(of_database.name()));
-    let (registered, secret) = cx.shared.register(user, name, way(cx, stream, Some(kind)), secret_len(startup));
+    let connect = replication::connect(database, &pools, startup, kind, cx);
+    let connection = match while_wanted((stream, input), &registered, &cx.shared, connect).await {
+        Ok(connection) => connection,
+        Err(failed) => return Err((failed, registered)),
+    };
+    let handle = &registered.handle;
     if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
-        name.clone_into(&mut registered.handle.application_name.lock());
+        name.clone_into(&mut handle.application_name.lock());
     }
     if live.config.general.log_connections {
-        registered.handle.log_connected();
+        handle.log_connected();
     }
     let mut out = Vec::new();
-    welcome(&mut out, &connection.welcome, registered.handle.pid, &secret);
-    write_all(stream, &out).await?;
+    welcome(&mut out, &connection.welcome, handle.pid, &secret);
+    if let Err(error) = write_all(stream, &out).await {
+        return Err((error.into(), registered));
+    }
     let log_out = live.config.general.log_disconnections;
     Ok(Entered::Replication {
         connection,
@@ -440,7 +524,7 @@ async fn settle(
     peer: Option<&str>,
 ) -> Result<(Arc<UserPools>, Settled), Error> {
     let pools = database.user_pools(&startup.user, stored(live, startup, proven), &proven.pass_through);
-    let settled = login::settle(live, database, &pools, startup, peer, cx.id).await?;
+    let settled = login::settle(live, database, &pools, startup, peer, cx).await?;
     Ok((pools, settled))
 }
 
@@ -471,7 +555,7 @@ async fn enter_console(
         true
     } else {
         let _counted = cx.shared.admit_to_console(live.config.general.max_client_conn)?;
-        login::authenticate(live, startup, cx.id, (stream, input), patience).await?.checked
+        login::authenticate(live, startup, cx, (stream, input), patience).await?.checked
     };
     let visitor = Visitor { checked, ..visitor };
     if !cx.console.admits(&visitor) {

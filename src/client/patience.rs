@@ -4,12 +4,16 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
 use crate::client::login::Failed;
+use crate::client::shared::{Order, Registered, Shared};
+use crate::client::task::terminated_as;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, SqlState};
+use crate::metrics::report::{Doing, Report};
 use crate::net::{Buffer, Stream};
 
 /// Of what comes while a login waits for servers, this much is read ahead.
@@ -69,6 +73,50 @@ pub(super) async fn while_there<T>(
         Poll::Pending
     })
     .await
+}
+
+/// The same for a client that others see already: operators can end it, and it rests while the process is suspended. A process that ends
+/// lets nobody in any more.
+///
+/// # Errors
+/// The same, and what the client is told if somebody ends it.
+pub(super) async fn while_wanted<T>(
+    (stream, input): (&mut Stream, &mut Buffer),
+    registered: &Registered,
+    shared: &Shared,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Failed> {
+    let handle = &registered.handle;
+    let mut work = pin!(while_there(stream, input, work));
+    let mut woken = Box::pin(handle.wake.notified());
+    poll_fn(|cx| {
+        while woken.as_mut().poll(cx).is_ready() {
+            woken = Box::pin(handle.wake.notified());
+        }
+        if shared.draining.load(Ordering::Acquire) {
+            return Poll::Ready(Err(shutting_down().into()));
+        }
+        match handle.standing_order() {
+            Order::None => {}
+            // Nobody has its key yet.
+            Order::Cancel => handle.cancel_is_done(),
+            Order::Drain | Order::Kill => return Poll::Ready(Err(terminated_as(handle).into())),
+        }
+        if handle.is_asked() {
+            registered.tell(Report { doing: Doing::Waiting, since: Some(handle.connected), ..Report::default() });
+        }
+        if handle.is_suspended() {
+            handle.set_flushed();
+            return Poll::Pending;
+        }
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// What a client is told that comes while the process ends.
+pub(super) fn shutting_down() -> Error {
+    Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down")
 }
 
 #[cfg(test)]

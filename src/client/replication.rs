@@ -6,20 +6,27 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::WorkerContext;
 use super::catalog::primary_pool;
 use super::database::{LiveDatabase, UserPools};
+use super::limits::Limits;
 use super::report::of_buffers;
 use super::shared::{Activity, Admitted, Order, Registered, Seat};
 use super::task::{HIGH_WATER, terminated_as};
+use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::metrics::report::{Doing, Report};
 use crate::net::{Buffer, Stream};
 use crate::server::{Connection, login};
 use crate::wire::encode;
 use crate::wire::startup::{Replication, Startup};
+
+/// How often it is looked whether a pause is over.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Logs in to the primary as the client asked for.
 ///
@@ -39,6 +46,7 @@ pub(super) async fn connect(
         )
         .hint("Configure a database for each shard, and replicate from those."));
     }
+    until_resumed(database, startup, cx).await?;
     let pool = primary_pool(database, pools, database.config.map.default_shard)?;
     let mut target = pool.target.clone();
     target.connect_query = None;
@@ -48,6 +56,25 @@ pub(super) async fn connect(
     target.parameters.extend(settings);
     target.parameters.push(("replication".to_owned(), kind.parameter().to_owned()));
     login::login(&target, &pool.login_settings(), cx.id).await.map_err(Error::fatal)
+}
+
+/// Waits for RESUME, as a statement would.
+async fn until_resumed(database: &LiveDatabase, startup: &Startup, cx: &WorkerContext) -> Result<(), Error> {
+    let limit = Limits::of(&cx.shared.live.load().config, &startup.database, &startup.user).of_login();
+    let begun = clock::now();
+    while database.is_paused() {
+        if !limit.is_zero() && clock::now().saturating_duration_since(begun) >= limit {
+            cx.shared.count_timeout("query_wait_timeout");
+            return Err(Error::us_fatal(SqlState::TOO_MANY_CONNECTIONS, "the database is paused (query_wait_timeout)")
+                .hint("RESUME on the console ends the pause."));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    if database.retired.load(Ordering::Acquire) {
+        let why = format!("database \"{}\" is another one since a reload", startup.database);
+        return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, why).hint("Connect again."));
+    }
+    Ok(())
 }
 
 /// What holds the client's place while it is there.
@@ -106,7 +133,7 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
         encode::error(down.tail(), &error);
     }
     let flush = poll_fn(|cx| down.poll_flush(&mut client, cx));
-    drop(tokio::time::timeout(std::time::Duration::from_secs(1), flush).await);
+    drop(tokio::time::timeout(Duration::from_secs(1), flush).await);
     drop((client, server));
     if held.log_out {
         handle.log_disconnected(&reason);

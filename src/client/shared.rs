@@ -470,6 +470,14 @@ impl Shared {
         }
     }
 
+    /// Ends the replication connections of a database, or of all: their servers come back to no pool that could close them.
+    pub fn end_streams(&self, database: Option<&str>) {
+        let is_meant = |client: &ClientHandle| database.is_none_or(|name| *client.database == *name);
+        let runs = |client: &ClientHandle| client.replication.is_some() && client.activity() == Activity::Active;
+        let streams = self.clients.iter().filter(|client| runs(client) && is_meant(client));
+        streams.for_each(|client| client.order(Order::Kill));
+    }
+
     /// Wakes the clients whose server is to be closed: see `server_fast_close`.
     pub fn wake_those_to_close(&self) {
         for client in &self.clients {

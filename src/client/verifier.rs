@@ -5,13 +5,15 @@
 //! means. Whatever goes wrong lets nobody in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::auth::secret::{Credential, Mock, Secret};
+use crate::client::WorkerContext;
 use crate::client::database::{Live, LiveDatabase};
+use crate::client::limits::Limits;
 use crate::client::login::{any_server, in_time};
 use crate::config::{self, AuthType, Database, WILDCARD};
 use crate::error::{Error, SqlState};
-use crate::id::WorkerId;
 use crate::pool::Verdict;
 
 /// Longest name of a role in bytes; a server cuts longer ones off, and would answer for another role.
@@ -47,7 +49,7 @@ pub(super) async fn find(
     auth_type: AuthType,
     user: &str,
     database: Option<&str>,
-    worker: WorkerId,
+    cx: &WorkerContext,
 ) -> Result<Verifier, Error> {
     let listed = live.users.get(user).cloned();
     if listed.is_some() || matches!(auth_type, AuthType::Any | AuthType::Ldap | AuthType::Pam) {
@@ -57,7 +59,8 @@ pub(super) async fn find(
     for (at, name) in question.names.iter().enumerate() {
         // Made from the wildcard only when it is its turn: a stranger may have named it.
         let Some(asked) = live.database_for_client(name) else { continue };
-        let error = match ask(live, &asked, &question, user, worker).await {
+        let limit = Limits::of(&live.config, database.unwrap_or(name), user).of_login();
+        let error = match ask(live, &asked, &question, user, (limit, cx)).await {
             Ok(secret) => return Ok(verifier(live, &asked, question.made, secret)),
             Err(error) => error,
         };
@@ -137,14 +140,14 @@ async fn ask(
     database: &LiveDatabase,
     question: &Question<'_>,
     user: &str,
-    worker: WorkerId,
+    (limit, cx): (Duration, &WorkerContext),
 ) -> Result<Option<Secret>, Error> {
     if user.len() > LONGEST_NAME {
         return Ok(None);
     }
     let stored = live.users.get(question.user).map(|credential| credential.secret());
     let pools = database.auth_pools(question.user, stored);
-    let mut checkout = any_server(database, &pools, worker).await?;
+    let mut checkout = any_server(database, &pools, limit, cx).await?;
     let Some(connection) = checkout.as_mut() else {
         return Err(Error::us(SqlState::INTERNAL_ERROR, "a connection was lent that is not there"));
     };
