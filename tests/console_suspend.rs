@@ -347,7 +347,7 @@ fn a_session_is_closed_with_its_server_between_transactions() {
     // A reload that changes the connection's settings does the same.
     let mut again = weir.client("app");
     assert_ne!(again.value(common::SERVER_PID), pid);
-    weir.reconfigure(|builder| builder.general("server_reset_query = \"RESET ALL\""));
+    weir.reconfigure(|builder| builder.general("server_tls_sslmode = \"disable\""));
     assert_eq!(console.run("RELOAD"), "C(RELOAD) Z(I)");
     assert_eq!(show(&again.read_to_end()), "E(FATAL 57P01)");
     assert_eq!(weir.client("app").value("SELECT 1"), "1");

@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(15);
 
 type Waits = JoinHandle<Result<RawClient, LoginError>>;
 
-/// A server with the users `late` and `other`, and pgweir in front of it.
+/// A server with the user `late`, and pgweir in front of it.
 fn start(builder: Builder) -> (Cluster, Weir) {
     let cluster = Cluster::start();
     cluster.sql("CREATE ROLE late LOGIN");
@@ -85,8 +85,7 @@ fn a_login_that_waits_holds_no_suspend_up() {
     weir.admin("PAUSE app");
     let login = waits(&weir);
     weir.admin("RESUME app");
-    drop(login.join().unwrap().unwrap());
-    let mut busy = weir.client("app");
+    let mut busy = login.join().unwrap().unwrap();
     assert_eq!(busy.run("BEGIN"), "C(BEGIN) Z(T)");
     // Its settings are to be asked of a server, and there is none free.
     let login = weir.login("late", "app").param("DateStyle", "German, DMY");
