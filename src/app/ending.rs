@@ -165,7 +165,7 @@ impl Drain<'_> {
                 // Who is suspended cannot end.
                 self.shared.resume();
                 // Who is still waiting to be let in is not.
-                self.shared.clients.iter().for_each(|client| client.wake.notify_waiters());
+                self.shared.clients.iter().for_each(|client| client.bell.ring());
                 tracing::info!(?mode, clients, "shutting down");
                 // After a takeover the service goes on.
                 if !self.shared.handed_over.load(Ordering::Acquire) {

@@ -88,11 +88,9 @@ pub(super) async fn while_wanted<T>(
 ) -> Result<T, Failed> {
     let handle = &registered.handle;
     let mut work = pin!(while_there(stream, input, work));
-    let mut woken = Box::pin(handle.wake.notified());
     poll_fn(|cx| {
-        while woken.as_mut().poll(cx).is_ready() {
-            woken = Box::pin(handle.wake.notified());
-        }
+        // What it rings for is looked at below.
+        handle.bell.has_rung(cx);
         if shared.draining.load(Ordering::Acquire) {
             return Poll::Ready(Err(shutting_down().into()));
         }

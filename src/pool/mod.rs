@@ -379,9 +379,10 @@ impl Pool {
             self.discard(slot, LOST);
             return None;
         };
-        let worn = inner.ledger.is_worn(slot, self.settings.lifetime, now);
+        let settings = self.settings();
+        let worn = inner.ledger.is_worn(slot, settings.lifetime, now);
         // It may still have ended, or said something: `Checkout::prepare` looks.
-        let doubted = self.settings.check.as_ref().is_some_and(|check| check.is_due(connection.heard));
+        let doubted = settings.check.as_ref().is_some_and(|check| check.is_due(connection.heard));
         if worn || doubted || connection.worker != worker || !fits(&mut connection) {
             let freed = inner.ledger.release(slot, now);
             self.settle(inner, slot, Some(connection), freed);
