@@ -112,7 +112,7 @@ fn it_follows_the_console_and_reloads() {
     weir.admin("PAUSE app");
     let login = weir.login("postgres", "app").param("replication", "database");
     let waits = std::thread::spawn(move || login.connect());
-    common::eventually("it waits", WAIT, || {
+    eventually("it waits", WAIT, || {
         weir.admin_table("SHOW CLIENTS").iter().any(|c| c["state"] == "waiting").then_some(())
     });
     weir.admin("RESUME app");
