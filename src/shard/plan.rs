@@ -4,11 +4,13 @@
 //! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
 //! conjuncts, or given in every row of VALUES.
 //!
-//! `refusal` words the refusals; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
+//! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
 //! parameter's type is known; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
 //! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
 mod effects;
+mod filtered;
+mod insert;
 mod params;
 mod proof;
 mod refusal;
@@ -19,19 +21,19 @@ pub mod write;
 
 use std::fmt;
 
-use crate::error::{Error, SqlState};
+use crate::error::Error;
 use crate::id::{ShardIndex, Slot};
 use crate::shard::check::Distrust;
 pub use crate::shard::key::BoundParams;
-use crate::shard::key::{Key, KeyError};
+use crate::shard::key::Key;
 use crate::shard::map::{KeyType, ShardMap, Table};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{
-    Access, ColumnRef, ConfigArg, KeyValue, ParamUse, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts,
-    TableRef, TransactionEffect, Verb,
+    Access, ConfigArg, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef, TransactionEffect,
+    Verb,
 };
-use crate::sql::touch::Conflict;
-use params::Params;
+use filtered::Filtered;
+use insert::Insert;
 use relations::{Home, Relations};
 pub use scatter::Scatter;
 pub use write::Fan;
@@ -504,296 +506,6 @@ fn plan_other(
         None if relations.unlisted() == 0 => Err(refusal::everywhere(what).into()),
         None if statement.touch.cascades => Err(refusal::cascades().into()),
         None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
-    }
-}
-
-/// A [`ShardShape::Filtered`], without its list of tables.
-struct Filtered<'a> {
-    statement: &'a StatementFacts,
-    verb: Verb,
-    top: &'a [TableRef],
-    equalities: &'a [(ColumnRef, KeyValue)],
-    assigned: &'a [String],
-    nested: Option<&'static str>,
-}
-
-impl Filtered<'_> {
-    /// The table that UPDATE or DELETE writes.
-    fn target(&self) -> Option<&TableRef> {
-        match self.verb {
-            Verb::Select => None,
-            Verb::Update | Verb::Delete => self.top.first(),
-        }
-    }
-
-    /// No table of it is sharded.
-    fn plan_unsharded(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        if let Some(chosen) = chosen(cx, None)? {
-            return Ok(chosen.plan());
-        }
-        effects::locks_no_copy(self.statement, cx)?;
-        let writes = access(self.statement, cx) == Access::Write;
-        if let Some(reference) = relations.first_reference() {
-            let target = self.target().map(|table| relations::home(table, cx.map));
-            // Below the top level a WITH may write it unseen.
-            let may_write = target == Some(Home::Reference) || (self.nested.is_some() && writes);
-            if may_write || (writes && relations.unlisted() == 0) {
-                let refusal = refusal::reference_write(&reference.name);
-                let is_plain = self.nested.is_none() && self.top.len() == 1 && relations.unlisted() == 0;
-                return if is_plain && target == Some(Home::Reference) && self.statement.effects.is_empty() {
-                    write::reference_table(
-                        refusal,
-                        write::Copies { table: relations::placed(reference), given: write::Given::All },
-                        cx,
-                    )
-                } else {
-                    Err(refusal.into())
-                };
-            }
-        }
-        if relations.unlisted() > 0 {
-            return Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted));
-        }
-        if writes {
-            return Ok(ShardPlan::single(cx.map.default_shard, Why::DefaultShard));
-        }
-        for table in self.statement.shape.tables() {
-            believe_table(table, cx)?;
-        }
-        Ok(ShardPlan::AnyShard { why: "it reads only reference tables" })
-    }
-
-    /// At least one table of it is sharded.
-    fn plan(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        let chosen = chosen(cx, Some(relations))?;
-        let Some(given) = self.key_given(cx)? else {
-            return match chosen {
-                Some(chosen) => self.plan_chosen(chosen, cx),
-                None => self.plan_by_key(relations, cx),
-            };
-        };
-        // The key that rows are given must be on the shard where their keys say that they are: it is one more that they have.
-        let mut equalities = self.equalities.to_vec();
-        equalities.push(given);
-        let whole = Filtered { equalities: &equalities, ..*self };
-        match chosen {
-            Some(chosen) => whole.plan_chosen(chosen, cx),
-            None => self.plan_one_shard(relations, cx).and_then(|_| whole.plan_one_shard(relations, cx)),
-        }
-    }
-
-    /// The key that an UPDATE gives all of its rows, as a condition.
-    ///
-    /// # Errors
-    /// It gives them another than can be read here.
-    fn key_given(&self, cx: &PlanContext<'_>) -> Result<Option<(ColumnRef, KeyValue)>, Stop> {
-        let Some(target) = self.target() else { return Ok(None) };
-        let Home::Sharded { key, .. } = relations::home(target, cx.map) else { return Ok(None) };
-        if !self.assigned.iter().any(|column| column == key) {
-            return Ok(None);
-        }
-        let refusal = || Stop::Refuse(refusal::key_assigned(&target.name, key));
-        let mut values = self.statement.touch.given.iter().filter(|(column, _)| column == key);
-        let (Some((_, value)), None) = (values.next(), values.next()) else { return Err(refusal()) };
-        let column = proof::qualified(&ColumnRef { qualifier: Vec::new(), column: key.to_owned() }, target);
-        let given = (column, value.clone());
-        match proof::keys(self.top, std::slice::from_ref(&given), &self.statement.repeated, cx).next() {
-            // Its column may cut a space.
-            Some(Ok(Key::Text(bytes))) if bytes.ends_with(b" ") => Err(refusal()),
-            Some(Ok(_)) => Ok(Some(given.clone())),
-            Some(Err(KeyError::Unbound(number))) => Err(Stop::Unbound(number)),
-            Some(Err(_)) | None => Err(refusal()),
-        }
-    }
-
-    /// The user has chosen the shard: the statement means the rows of that shard, unless its keys say otherwise.
-    fn plan_chosen(&self, chosen: Chosen, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        if let Some(nested) = self.nested
-            && access(self.statement, cx) == Access::Write
-        {
-            // A WITH could insert rows or move keys unseen.
-            return Err(refusal::nested_write(nested).into());
-        }
-        let repeated = &self.statement.repeated;
-        let touch = &self.statement.touch;
-        let listed = touch.lists.iter().flat_map(|(column, values)| values.iter().map(move |value| (column, value)));
-        let equal = self.equalities.iter().map(|(column, value)| (column, value));
-        let merged = touch.merged.iter().flat_map(|(column, value)| {
-            let tables = self.statement.shape.tables().iter();
-            tables.map(move |table| (proof::qualified(column, table), value)).collect::<Vec<_>>()
-        });
-        let merged: Vec<(ColumnRef, &KeyValue)> = merged.collect();
-        let all = equal.chain(listed).chain(merged.iter().map(|(column, value)| (column, *value)));
-        let all: Vec<(ColumnRef, KeyValue)> = all.map(|(column, value)| (column.clone(), value.clone())).collect();
-        let inner = touch.inner.iter().flat_map(|(tables, equal)| proof::keys(tables, equal, repeated, cx));
-        for key in proof::keys(self.top, &all, repeated, cx).chain(inner) {
-            match key {
-                Ok(key) => chosen.check(key.slot(), cx.map)?,
-                Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
-                // It proves nothing, and nothing needs proof.
-                Err(
-                    KeyError::Null
-                    | KeyError::Default
-                    | KeyError::NotConstant(_)
-                    | KeyError::Undecided(_)
-                    | KeyError::Invalid(_),
-                ) => {}
-            }
-        }
-        Ok(chosen.plan())
-    }
-
-    fn plan_by_key(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        effects::locks_no_copy(self.statement, cx)?;
-        match self.plan_one_shard(relations, cx) {
-            Err(Stop::Untied(refusal)) if self.verb == Verb::Select => scatter::plan(self.statement, refusal, cx),
-            Err(Stop::Untied(refusal)) if self.is_unkeyed(relations, cx) => write::unkeyed_rows(refusal, cx),
-            planned => planned,
-        }
-    }
-
-    /// Whether it is UPDATE or DELETE of rows of one sharded table, which other shards have of their own.
-    fn is_unkeyed(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> bool {
-        let of_sharded = |table: &TableRef| matches!(relations::home(table, cx.map), Home::Sharded { .. });
-        self.target().is_some_and(of_sharded)
-            && self.nested.is_none()
-            && relations.sharded() == 1
-            && relations.unlisted() == 0
-            && self.statement.effects.is_empty()
-    }
-
-    fn plan_one_shard(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        let Some(table) = relations.only_sharded()? else {
-            return Err(refusal::lost().into());
-        };
-        if let Some(nested) = self.nested {
-            return Err(Stop::Untied(refusal::nested(&table.name, nested)));
-        }
-        // What `top` does not list is below the top level, whatever `nested` says.
-        let on_top = self.top.iter().filter(|t| matches!(relations::home(t, cx.map), Home::Sharded { .. })).count();
-        if on_top != 1 {
-            return Err(Stop::Untied(refusal::nested(&table.name, "a sub-query")));
-        }
-        if let Some(target) = self.target()
-            && relations::home(target, cx.map) == Home::Reference
-        {
-            return Err(refusal::reference_write(&target.name).into());
-        }
-        for table in self.statement.shape.tables() {
-            believe(table, cx)?;
-        }
-        let repeated = &self.statement.repeated;
-        if proof::is_null(self.top, self.equalities, repeated, cx) {
-            return Ok(ShardPlan::single(cx.map.default_shard, Why::NoRow));
-        }
-        match proof::slot(self.top, self.equalities, repeated, cx) {
-            Ok(slot) => Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot))),
-            Err(Stop::Untied(refusal)) if self.verb != Verb::Select => {
-                let listed = proof::listed(self.top, &self.statement.touch.lists, repeated, cx);
-                listed.map(|(shard, count)| ShardPlan::single(shard, Why::Keys(count))).ok_or(Stop::Untied(refusal))
-            }
-            Err(stop) => Err(stop),
-        }
-    }
-}
-
-/// A [`ShardShape::Insert`].
-struct Insert<'a> {
-    tables: &'a [TableRef],
-    columns: Option<&'a [String]>,
-    rows: &'a [Vec<KeyValue>],
-    assigned: &'a [String],
-    repeated: &'a [ParamUse],
-    conflict: &'a Conflict,
-}
-
-impl Insert<'_> {
-    fn plan(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        let Some(target) = self.tables.first() else {
-            return Err(Error::us(SqlState::INTERNAL_ERROR, "an INSERT without a table").into());
-        };
-        let home = relations::home(target, cx.map);
-        let others_sharded = relations.sharded().saturating_sub(usize::from(matches!(home, Home::Sharded { .. })));
-        let chosen = chosen(cx, Some(relations))?;
-        if others_sharded > 0 {
-            // Also on a chosen shard: a WITH may write that table unseen.
-            return Err(refusal::insert_reads_sharded(&target.name).into());
-        }
-        if chosen.is_none() && self.tables.len() > 1 && relations.listed() > 0 {
-            // A reference table may be written by a WITH, which would reach one copy only.
-            return Err(refusal::insert_reads_others(&target.name).into());
-        }
-        match home {
-            Home::Sharded { key, key_type } => {
-                believe(target, cx)?;
-                effects::conflict_is_by_key(self.conflict, target, key, cx)?;
-                self.plan_rows(&target.name, key, key_type, chosen, cx)
-            }
-            Home::Reference => match chosen {
-                Some(chosen) => Ok(chosen.plan()),
-                None => write::reference_table(refusal::reference_write(&target.name), self.copies(target), cx),
-            },
-            Home::Unlisted => {
-                Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))
-            }
-        }
-    }
-
-    /// What is asked before it is done to all copies.
-    fn copies(&self, target: &TableRef) -> write::Copies {
-        let has_value = |place: usize| {
-            let value = |row: &Vec<KeyValue>| row.get(place).is_some_and(|value| *value != KeyValue::Default);
-            self.rows.iter().all(value)
-        };
-        let given = self.columns.map_or(write::Given::Unknown, |columns| {
-            let named = columns.iter().enumerate().filter(|(place, _)| has_value(*place));
-            write::Given::These(named.map(|(_, column)| column.clone()).collect())
-        });
-        write::Copies { table: relations::placed(target), given }
-    }
-
-    /// Every row must say its key, and all must belong to one shard.
-    fn plan_rows(
-        &self,
-        table: &str,
-        key: &str,
-        key_type: KeyType,
-        chosen: Option<Chosen>,
-        cx: &PlanContext<'_>,
-    ) -> Result<ShardPlan, Stop> {
-        if self.assigned.iter().any(|column| column == key) {
-            return Err(refusal::key_assigned(table, key).into());
-        }
-        let columns = self.columns.ok_or_else(|| refusal::no_column_list(table, key))?;
-        let place = columns.iter().position(|column| column == key).ok_or_else(|| refusal::no_key_given(table, key))?;
-        let params = Params::of(self.repeated, self.rows.iter().filter_map(|row| row.get(place)));
-        let mut found: Option<(Slot, ShardIndex)> = None;
-        let mut shards = Vec::with_capacity(self.rows.len());
-        for row in self.rows {
-            let value = row.get(place).ok_or_else(|| refusal::no_key_given(table, key))?;
-            let decided = params.check(value, key_type, cx.bound);
-            let read = decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8));
-            let key_value = match read {
-                Ok(Key::Text(bytes)) if bytes.ends_with(b" ") => return Err(refusal::trailing_space(table, key).into()),
-                Ok(key_value) => key_value,
-                Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
-                Err(error) => return Err(refusal::bad_key(table, key, error).into()),
-            };
-            let slot = key_value.slot();
-            let shard = cx.map.owner(slot);
-            if let Some(chosen) = chosen {
-                chosen.check(slot, cx.map)?;
-            }
-            found.get_or_insert((slot, shard));
-            shards.push(shard);
-        }
-        let (slot, shard) = found.ok_or_else(|| refusal::no_key_given(table, key))?;
-        if let Some(other) = shards.iter().find(|other| **other != shard) {
-            let disagree = refusal::rows_disagree(table, cx.map.name(shard), cx.map.name(*other));
-            return write::insert(&shards, key, disagree, cx);
-        }
-        let why = if self.rows.len() == 1 { Why::Key(slot) } else { Why::Rows(self.rows.len()) };
-        Ok(ShardPlan::single(shard, why))
     }
 }
 

@@ -1,0 +1,111 @@
+//! INSERT ... VALUES: where the keys of its rows send it.
+
+use super::params::Params;
+use super::relations::{self, Home, Relations};
+use super::{Chosen, PlanContext, ShardPlan, Stop, TableRef, Why, believe, chosen, effects, refusal, write};
+use crate::error::{Error, SqlState};
+use crate::id::{ShardIndex, Slot};
+use crate::shard::key::{Key, KeyError};
+use crate::shard::map::KeyType;
+use crate::sql::facts::{KeyValue, ParamUse};
+use crate::sql::touch::Conflict;
+
+/// A [`ShardShape::Insert`].
+pub(super) struct Insert<'a> {
+    pub(super) tables: &'a [TableRef],
+    pub(super) columns: Option<&'a [String]>,
+    pub(super) rows: &'a [Vec<KeyValue>],
+    pub(super) assigned: &'a [String],
+    pub(super) repeated: &'a [ParamUse],
+    pub(super) conflict: &'a Conflict,
+}
+
+impl Insert<'_> {
+    pub(super) fn plan(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        let Some(target) = self.tables.first() else {
+            return Err(Error::us(SqlState::INTERNAL_ERROR, "an INSERT without a table").into());
+        };
+        let home = relations::home(target, cx.map);
+        let others_sharded = relations.sharded().saturating_sub(usize::from(matches!(home, Home::Sharded { .. })));
+        let chosen = chosen(cx, Some(relations))?;
+        if others_sharded > 0 {
+            // Also on a chosen shard: a WITH may write that table unseen.
+            return Err(refusal::insert_reads_sharded(&target.name).into());
+        }
+        if chosen.is_none() && self.tables.len() > 1 && relations.listed() > 0 {
+            // A reference table may be written by a WITH, which would reach one copy only.
+            return Err(refusal::insert_reads_others(&target.name).into());
+        }
+        match home {
+            Home::Sharded { key, key_type } => {
+                believe(target, cx)?;
+                effects::conflict_is_by_key(self.conflict, target, key, cx)?;
+                self.plan_rows(&target.name, key, key_type, chosen, cx)
+            }
+            Home::Reference => match chosen {
+                Some(chosen) => Ok(chosen.plan()),
+                None => write::reference_table(refusal::reference_write(&target.name), self.copies(target), cx),
+            },
+            Home::Unlisted => {
+                Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))
+            }
+        }
+    }
+
+    /// What is asked before it is done to all copies.
+    fn copies(&self, target: &TableRef) -> write::Copies {
+        let has_value = |place: usize| {
+            let value = |row: &Vec<KeyValue>| row.get(place).is_some_and(|value| *value != KeyValue::Default);
+            self.rows.iter().all(value)
+        };
+        let given = self.columns.map_or(write::Given::Unknown, |columns| {
+            let named = columns.iter().enumerate().filter(|(place, _)| has_value(*place));
+            write::Given::These(named.map(|(_, column)| column.clone()).collect())
+        });
+        write::Copies { table: relations::placed(target), given }
+    }
+
+    /// Every row must say its key, and all must belong to one shard.
+    fn plan_rows(
+        &self,
+        table: &str,
+        key: &str,
+        key_type: KeyType,
+        chosen: Option<Chosen>,
+        cx: &PlanContext<'_>,
+    ) -> Result<ShardPlan, Stop> {
+        if self.assigned.iter().any(|column| column == key) {
+            return Err(refusal::key_assigned(table, key).into());
+        }
+        let columns = self.columns.ok_or_else(|| refusal::no_column_list(table, key))?;
+        let place = columns.iter().position(|column| column == key).ok_or_else(|| refusal::no_key_given(table, key))?;
+        let params = Params::of(self.repeated, self.rows.iter().filter_map(|row| row.get(place)));
+        let mut found: Option<(Slot, ShardIndex)> = None;
+        let mut shards = Vec::with_capacity(self.rows.len());
+        for row in self.rows {
+            let value = row.get(place).ok_or_else(|| refusal::no_key_given(table, key))?;
+            let decided = params.check(value, key_type, cx.bound);
+            let read = decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8));
+            let key_value = match read {
+                Ok(Key::Text(bytes)) if bytes.ends_with(b" ") => return Err(refusal::trailing_space(table, key).into()),
+                Ok(key_value) => key_value,
+                Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
+                Err(error) => return Err(refusal::bad_key(table, key, error).into()),
+            };
+            let slot = key_value.slot();
+            let shard = cx.map.owner(slot);
+            if let Some(chosen) = chosen {
+                chosen.check(slot, cx.map)?;
+            }
+            found.get_or_insert((slot, shard));
+            shards.push(shard);
+        }
+        let (slot, shard) = found.ok_or_else(|| refusal::no_key_given(table, key))?;
+        if let Some(other) = shards.iter().find(|other| **other != shard) {
+            let disagree = refusal::rows_disagree(table, cx.map.name(shard), cx.map.name(*other));
+            return write::insert(&shards, key, disagree, cx);
+        }
+        let why = if self.rows.len() == 1 { Why::Key(slot) } else { Why::Rows(self.rows.len()) };
+        Ok(ShardPlan::single(shard, why))
+    }
+}
