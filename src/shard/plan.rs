@@ -11,6 +11,7 @@
 mod effects;
 mod filtered;
 mod insert;
+mod levels;
 mod params;
 mod proof;
 mod refusal;
@@ -404,7 +405,7 @@ fn plan_sharded(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Shar
             let relations = Relations::of(tables, cx)?;
             let (columns, repeated) = (columns.as_deref(), &statement.repeated);
             let conflict = &statement.touch.conflict;
-            Insert { tables, columns, rows, assigned, repeated, conflict }.plan(&relations, cx)
+            Insert { statement, tables, columns, rows, assigned, repeated, conflict }.plan(&relations, cx)
         }
         ShardShape::Other { tables, what } => {
             let relations = Relations::of(tables, cx)?;
@@ -482,6 +483,12 @@ fn plan_other(
             }
             _ => Ok(chosen.plan()),
         };
+    }
+    if matches!(what, "INSERT ... SELECT" | "MERGE")
+        && relations.sharded() > 0
+        && let Some(plan) = levels::plan(statement, cx)?
+    {
+        return Ok(plan);
     }
     let is_plain = statement.effects.is_empty();
     match relations.first_listed() {

@@ -16,6 +16,7 @@ pub mod facts;
 mod functions;
 pub mod hidden;
 pub mod hints;
+pub mod levels;
 pub mod listens;
 pub mod normal;
 pub mod parse;

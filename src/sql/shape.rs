@@ -100,7 +100,7 @@ fn of_insert(insert: &nodes::InsertStmt, seen: Seen<'_>) -> ShardShape {
 
 /// The columns that ON CONFLICT DO UPDATE gives another value than they have: a column of the conflict's target is equal to that of the
 /// row that came.
-fn conflict_assigned(clause: &nodes::OnConflictClause) -> Vec<String> {
+pub(super) fn conflict_assigned(clause: &nodes::OnConflictClause) -> Vec<String> {
     let in_target = |name: &str| {
         clause.infer().is_some_and(|infer| {
             infer.index_elems().iter().any(|elem| matches!(elem, Node::IndexElem(elem) if elem.name() == Some(name)))
@@ -317,8 +317,8 @@ fn with_cast(value: KeyValue, name: String) -> KeyValue {
     match value {
         KeyValue::Literal { kind, text, cast: _ } => KeyValue::Literal { kind, text, cast: Some(name) },
         KeyValue::Param { number, cast: _ } => KeyValue::Param { number, cast: Some(name) },
-        KeyValue::Null => KeyValue::Null,
-        KeyValue::Default | KeyValue::Expression => KeyValue::Expression,
+        // A NULL of some type may give that type to what it stands among.
+        KeyValue::Null | KeyValue::Default | KeyValue::Expression => KeyValue::Expression,
     }
 }
 

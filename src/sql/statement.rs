@@ -8,14 +8,14 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 use super::builtins::OPERATORS;
 use super::facts::{
     Access, ConfigArg, FunctionRef, LocalReading, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect,
-    ShardShape, StatementFacts, TransactionEffect,
+    ShardShape, StatementFacts, TransactionEffect, Verb,
 };
 use super::functions::{Unknown, call, is_local_relation};
 use super::hidden::body::{self, Body};
 use super::touch::{self, Dml, Touch};
 use super::walk::{Seen, walk};
+use super::{levels, settings, shape};
 use super::{listens, pids, utility};
-use super::{settings, shape};
 
 /// Facts under construction: access only ever rises, and the first cause of it is kept.
 #[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
@@ -332,7 +332,17 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     draft.repeated = seen.repeated_params();
     draft.plan = if seen.into.is_empty() { plan(node) } else { Plan::None };
     touch::of_query(node, &seen, &mut draft.touch);
+    let is_known = !seen.unknown && !seen.current_of && seen.into.is_empty() && !seen.tables.is_empty();
+    let is_nested = levels::is_nested(node, &seen);
     draft.shape = shape::of_query(node, seen, &mut draft.touch);
+    let by_constants = match &draft.shape {
+        // Several shards may answer what is read by anything else.
+        ShardShape::Filtered { verb, equalities, .. } => *verb == Verb::Select || !equalities.is_empty(),
+        ShardShape::NoTables | ShardShape::Insert { .. } | ShardShape::Other { .. } => true,
+    };
+    if is_known && (is_nested || !by_constants) {
+        draft.touch.levels = levels::of_query(node).map(Box::new);
+    }
     draft
 }
 

@@ -4,6 +4,7 @@
 use pg_raw_parse::{ConstValue, Node, nodes};
 
 use super::facts::{ColumnRef, KeyValue, TableRef};
+use super::levels::Levels;
 use super::shape;
 use super::walk::Seen;
 
@@ -80,6 +81,9 @@ pub struct Touch {
     pub merged: Vec<(ColumnRef, KeyValue)>,
     /// The constants that an UPDATE assigns.
     pub given: Vec<(String, KeyValue)>,
+    /// Its queries, one within another, if it is made of more than one table with conditions by constants. None as well where it has
+    /// something that is not understood.
+    pub levels: Option<Box<Levels>>,
 }
 
 impl Touch {
@@ -95,7 +99,9 @@ impl Touch {
         let lists: usize = self.lists.iter().map(|(_, values)| values.len().saturating_add(1)).sum();
         let inner = self.inner.iter().map(|(tables, equal)| tables.len().saturating_add(equal.len()).saturating_add(1));
         let lists = inner.fold(lists, usize::saturating_add);
-        let others = [self.targets.len(), self.locks.len(), self.sizes_of.len(), self.merged.len(), self.given.len()];
+        let levels = self.levels.as_ref().map_or(0, |levels| levels.items());
+        let others =
+            [self.targets.len(), self.locks.len(), self.sizes_of.len(), self.merged.len(), self.given.len(), levels];
         others.iter().fold(lists, |sum, n| sum.saturating_add(*n))
     }
 
@@ -107,6 +113,7 @@ impl Touch {
             .chain(inner)
             .chain(self.merged.iter_mut().map(|(_, value)| value))
             .chain(self.given.iter_mut().map(|(_, value)| value))
+            .chain(self.levels.iter_mut().flat_map(|levels| levels.values()))
     }
 }
 
@@ -225,7 +232,7 @@ fn is_constant(select: &nodes::SelectStmt) -> bool {
         && !select.target_list().is_empty()
 }
 
-fn conflict(insert: &nodes::InsertStmt) -> Conflict {
+pub(super) fn conflict(insert: &nodes::InsertStmt) -> Conflict {
     let Some(clause) = insert.on_conflict_clause() else { return Conflict::None };
     match clause.infer() {
         Some(infer) if infer.conname().is_none() => {

@@ -3,7 +3,7 @@
 use super::relations::{self, Home, Relations};
 use super::{
     Chosen, PlanContext, ShardPlan, StatementFacts, Stop, TableRef, Verb, Why, access, believe, believe_table, chosen,
-    effects, proof, refusal, scatter, write,
+    effects, levels, proof, refusal, scatter, write,
 };
 use crate::shard::key::{Key, KeyError};
 use crate::sql::facts::{Access, ColumnRef, KeyValue};
@@ -79,7 +79,10 @@ impl Filtered<'_> {
         let whole = Filtered { equalities: &equalities, ..*self };
         match chosen {
             Some(chosen) => whole.plan_chosen(chosen, cx),
-            None => self.plan_one_shard(relations, cx).and_then(|_| whole.plan_one_shard(relations, cx)),
+            None => match self.plan_one_shard(relations, cx).and_then(|_| whole.plan_one_shard(relations, cx)) {
+                Err(Stop::Untied(refusal)) => levels::plan(self.statement, cx)?.ok_or(Stop::Untied(refusal)),
+                planned => planned,
+            },
         }
     }
 
@@ -146,10 +149,26 @@ impl Filtered<'_> {
 
     fn plan_by_key(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
         effects::locks_no_copy(self.statement, cx)?;
-        match self.plan_one_shard(relations, cx) {
-            Err(Stop::Untied(refusal)) if self.verb == Verb::Select => scatter::plan(self.statement, refusal, cx),
-            Err(Stop::Untied(refusal)) if self.is_unkeyed(relations, cx) => write::unkeyed_rows(refusal, cx),
-            planned => planned,
+        let refusal = match self.plan_one_shard(relations, cx) {
+            Err(Stop::Untied(refusal)) => refusal,
+            planned => return planned,
+        };
+        let (refusal, better) = match levels::plan(self.statement, cx) {
+            Ok(Some(plan)) => return Ok(plan),
+            Ok(None) => (refusal, None),
+            Err(Stop::Untied(better)) => (refusal, Some(better)),
+            Err(stop) => return Err(stop),
+        };
+        let planned = if self.verb == Verb::Select {
+            scatter::plan(self.statement, refusal, cx)
+        } else if self.is_unkeyed(relations, cx) {
+            write::unkeyed_rows(refusal, cx)
+        } else {
+            Err(Stop::Untied(refusal))
+        };
+        match (planned, better) {
+            (Err(Stop::Refuse(_) | Stop::Untied(_)), Some(better)) => Err(better.into()),
+            (planned, _) => planned,
         }
     }
 

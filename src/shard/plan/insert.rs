@@ -2,7 +2,10 @@
 
 use super::params::Params;
 use super::relations::{self, Home, Relations};
-use super::{Chosen, PlanContext, ShardPlan, Stop, TableRef, Why, believe, chosen, effects, refusal, write};
+use super::{
+    Chosen, PlanContext, ShardPlan, StatementFacts, Stop, TableRef, Why, believe, chosen, effects, levels, refusal,
+    write,
+};
 use crate::error::{Error, SqlState};
 use crate::id::{ShardIndex, Slot};
 use crate::shard::key::{Key, KeyError};
@@ -12,6 +15,7 @@ use crate::sql::touch::Conflict;
 
 /// A [`ShardShape::Insert`].
 pub(super) struct Insert<'a> {
+    pub(super) statement: &'a StatementFacts,
     pub(super) tables: &'a [TableRef],
     pub(super) columns: Option<&'a [String]>,
     pub(super) rows: &'a [Vec<KeyValue>],
@@ -28,6 +32,12 @@ impl Insert<'_> {
         let home = relations::home(target, cx.map);
         let others_sharded = relations.sharded().saturating_sub(usize::from(matches!(home, Home::Sharded { .. })));
         let chosen = chosen(cx, Some(relations))?;
+        if chosen.is_none()
+            && relations.sharded() > 0
+            && let Some(plan) = levels::plan(self.statement, cx)?
+        {
+            return Ok(plan);
+        }
         if others_sharded > 0 {
             // Also on a chosen shard: a WITH may write that table unseen.
             return Err(refusal::insert_reads_sharded(&target.name).into());

@@ -362,6 +362,24 @@ pub(super) fn rows_disagree(table: &str, one: &str, other: &str) -> Error {
     .because("shards_disagree")
 }
 
+pub(super) fn rows_differ(table: &str) -> Error {
+    refuse(
+        format!("the rows of an INSERT or MERGE into \"{table}\" belong to different shards"),
+        "Send one statement for each row or shard.",
+    )
+    .because("shards_disagree")
+}
+
+pub(super) fn shards_differ(one: &str, other: &str) -> Error {
+    refuse(
+        format!(
+            "the queries of the statement are about different shards, \"{one}\" and \"{other}\", by their sharding keys"
+        ),
+        "Send one statement for each shard, and bring the answers together in the application.",
+    )
+    .because("shards_disagree")
+}
+
 pub(super) fn insert_reads_sharded(table: &str) -> Error {
     refuse(
         format!("INSERT into \"{table}\" with another sharded table in the statement is not supported yet"),

@@ -3,12 +3,12 @@
 use proptest::prelude::*;
 
 mod doubts;
+mod levels;
 
 use super::*;
 use crate::error::SqlState;
-use crate::shard::key::KeyError;
-use crate::sql::facts::{ColumnRef, Hints, KeyValue, LiteralKind, Mentions, ParamUse};
-use crate::sql::touch::{Conflict, Touch};
+use crate::sql::facts::{ColumnRef, Hints, KeyValue, LiteralKind, Mentions};
+use crate::sql::touch::Touch;
 
 /// orders and customers by bigint, codes by text, devices by uuid, countries everywhere, the rest on s0. The slots of the
 /// keys used below: 1 is 4024 (s0), 2 is 8570 (s1), 42 is 6754 (s0), -1 is 12197 (s1), 'abc' is 2725, 'abcd' is 6481,
