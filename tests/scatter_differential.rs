@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod common;
+#[path = "scatter_differential/parts.rs"]
+mod parts;
 
 use std::collections::BTreeMap;
 
@@ -236,7 +238,11 @@ fn generate(rng: &mut SmallRng) -> Query {
         list.push(pick(rng, from));
     }
     let direction = |rng: &mut SmallRng| pick(rng, &["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
-    match rng.random_range(0..11) {
+    match rng.random_range(0..13) {
+        11 | 12 => {
+            let (construct, sql) = parts::generate(rng, KEYS);
+            Query { construct, sql, ordered: false, value: None }
+        }
         0..=3 => {
             let star = rng.random_bool(0.15);
             let shown = if star { "*".to_owned() } else { list.join(", ") };
@@ -513,6 +519,9 @@ fn equal_or_refused() {
     for (construct, sql) in OTHERS {
         let query = Query { construct, sql: sql.to_owned(), ordered: is_ordered(sql), value: None };
         clients.compare(&query, &mut found);
+    }
+    for (construct, sql) in parts::all(KEYS) {
+        clients.compare(&Query { construct, sql, ordered: false, value: None }, &mut found);
     }
     std::thread::scope(|scope| {
         let runs: Vec<_> = (0..threads)

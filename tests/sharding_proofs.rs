@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::cluster::Cluster;
 use common::raw::RawClient;
 use common::weir::Weir;
@@ -55,6 +57,19 @@ impl Rig {
 
     fn clients(&self) -> (RawClient, RawClient) {
         (self.weir.client("app"), self.cluster.client("one"))
+    }
+
+    /// Waits until every shard was checked, and the checks are as wanted.
+    fn wait_until(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
+        common::eventually(what, Duration::from_secs(90), || {
+            let rows = self.weir.admin_table("SHOW SHARDS");
+            let checks: Vec<String> = rows.iter().map(|row| row["check"].clone()).collect();
+            (checks.iter().all(|check| !check.contains("pending")) && wanted(&checks)).then_some(())
+        });
+    }
+
+    fn wait_checks(&self) {
+        self.wait_until("checks", |checks| checks.iter().all(|check| check.starts_with("ok")));
     }
 
     /// All shards together have what the one server has, each row where its key says.
@@ -162,6 +177,10 @@ fn reads_whose_parts_agree() {
             "SELECT id FROM o WHERE k = KEY EXCEPT SELECT parent FROM o WHERE k = KEY",
             "WITH x AS (SELECT * FROM o WHERE k = KEY) SELECT x.id, t.v FROM x JOIN t ON t.k = x.k WHERE t.k = KEY",
             "WITH x AS (SELECT * FROM o WHERE k = KEY) SELECT x.id, t.v FROM x JOIN t USING (k)",
+            "WITH x AS (SELECT * FROM o WHERE k = KEY) SELECT x.id, t.v FROM x JOIN t USING (k) WHERE k = KEY",
+            "SELECT v FROM t WHERE k = KEY AND EXISTS (SELECT 1 FROM o WHERE o.k = t.k AND id > g)",
+            "WITH RECURSIVE x AS (SELECT k, id FROM o WHERE k = KEY AND id = 5 UNION ALL \
+             SELECT o.k, o.parent FROM o JOIN x ON x.k = o.k AND x.id = o.id) SELECT id FROM x WHERE id IS NOT NULL",
             "WITH x AS (SELECT k, count(*) AS n FROM o WHERE k = KEY GROUP BY k) SELECT n, v FROM t LEFT JOIN x ON x.k = t.k WHERE t.k = KEY",
             "WITH RECURSIVE x AS (SELECT id FROM o WHERE k = KEY AND id = 5 UNION ALL SELECT o.parent FROM o JOIN x ON x.id = o.id WHERE o.k = KEY) \
              SELECT count(*), max(id) FROM x",
@@ -268,4 +287,107 @@ fn writes_whose_parts_agree() {
         refused(&mut ours, sql);
         rig.assert_same(sql);
     }
+}
+
+#[test]
+fn inserts_without_a_column_list() {
+    let rig = Rig::start();
+    rig.wait_checks();
+    let (mut ours, mut theirs) = rig.clients();
+    for sql in [
+        "INSERT INTO t VALUES (200, 1, 'a')",
+        "INSERT INTO t VALUES (201, 1), (201, 2) ON CONFLICT (k) DO NOTHING",
+        "INSERT INTO o VALUES (2, 50, NULL, DEFAULT, 'x') RETURNING *",
+        "INSERT INTO d SELECT k, v FROM t WHERE k = 5",
+        "WITH i AS (INSERT INTO d VALUES (5, 'i') RETURNING k) SELECT * FROM i",
+        // Errors are the server's.
+        "INSERT INTO t VALUES (200, 1, 'a', 'b')",
+        "INSERT INTO t VALUES ('x', 1)",
+    ] {
+        same(&mut ours, &mut theirs, sql);
+        rig.assert_same(sql);
+    }
+    let lists: &[&[Option<&str>]] = &[&[Some("300"), Some("a")], &[Some("301"), None], &[Some("302"), Some("c")]];
+    same_bound(&mut ours, &mut theirs, "INSERT INTO t VALUES ($1, 7, $2)", lists);
+    rig.assert_same("$1");
+    for (sql, reason) in [
+        ("INSERT INTO d VALUES (DEFAULT, 'x')", "DEFAULT, which only the server knows"),
+        ("INSERT INTO d (v) VALUES ('x')", "does not give its sharding key"),
+        ("INSERT INTO d DEFAULT VALUES", "does not give its sharding key"),
+        ("INSERT INTO t VALUES (1001, 1), (1002, 1), (1003, 1), (1004, 1)", "different shards"),
+        ("INSERT INTO d SELECT v, k FROM t WHERE k = 5", "INSERT"),
+    ] {
+        let refused = refused(&mut ours, sql);
+        assert!(refused.message.contains(reason), "{sql}: {refused}");
+        rig.assert_same(sql);
+    }
+    // The columns are what they are now, and must be alike.
+    rig.cluster.sql_in("s1", "ALTER TABLE t DROP COLUMN k; ALTER TABLE t ADD COLUMN k int8");
+    rig.wait_until("columns that differ", |checks| checks[1].contains("as column 1"));
+    assert_eq!(ours.run("INSERT INTO t VALUES (200, 1, 'a')"), "E(0A000) Z(I)");
+}
+
+#[test]
+fn a_plain_search_path_changes_no_name() {
+    let rig = Rig::start();
+    let (mut ours, mut theirs) = rig.clients();
+    for path in ["public", "\"$user\", public", "public, pg_catalog", "PUBLIC"] {
+        for client in [&mut ours, &mut theirs] {
+            assert_eq!(client.run(&format!("SET search_path = {path}")), "C(SET) Z(I)");
+        }
+        for sql in [
+            "SELECT v FROM t WHERE k = 5",
+            "SELECT count(*) FROM t",
+            "UPDATE t SET g = g + 1 WHERE k = 2",
+            "SELECT name FROM r",
+            "SELECT EXISTS (SELECT 1 FROM o WHERE k = 1)",
+        ] {
+            same(&mut ours, &mut theirs, sql);
+        }
+    }
+    // As JDBC's currentSchema gives it.
+    let login = rig.weir.login("postgres", "app").param("search_path", "public");
+    let mut client = login.connect().unwrap();
+    same(&mut client, &mut theirs, "SELECT v FROM t WHERE k = 5");
+    // Another table of that name, before or instead of the listed one.
+    rig.cluster.sql_in("s0", "CREATE SCHEMA postgres; CREATE TABLE postgres.t (k int8, v text)");
+    let mut client = rig.weir.client("app");
+    for path in ["pg_catalog, \"$user\", public", "postgres, public", "pg_catalog, postgres", "nowhere"] {
+        assert_eq!(client.run(&format!("SET search_path = {path}")), "C(SET) Z(I)");
+        assert!(refused(&mut client, "SELECT v FROM t WHERE k = 5").message.contains("search_path"));
+        same(&mut client, &mut theirs, "SELECT v FROM public.t WHERE k = 5");
+    }
+}
+
+#[test]
+fn cursors_by_a_key() {
+    let rig = Rig::start();
+    let (mut ours, mut theirs) = rig.clients();
+    for key in [1, 2, 5] {
+        for sql in [
+            "BEGIN",
+            "DECLARE c CURSOR FOR SELECT id, note FROM o WHERE k = KEY ORDER BY id",
+            "FETCH 2 FROM c",
+            "MOVE 1 IN c",
+            "FETCH ALL FROM c",
+            "CLOSE c",
+            "DECLARE c SCROLL CURSOR FOR SELECT t.v, o.id FROM t JOIN o ON o.k = t.k WHERE t.k = KEY ORDER BY o.id",
+            "FETCH LAST FROM c",
+            "UPDATE t SET v = 'fetched' WHERE k = KEY",
+            "COMMIT",
+        ] {
+            same(&mut ours, &mut theirs, &sql.replace("KEY", &key.to_string()));
+        }
+        rig.assert_same("a cursor");
+    }
+    // FETCH goes where the transaction began, and must find no other cursor of that name there.
+    assert_eq!(ours.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(ours.run("DECLARE c CURSOR FOR SELECT id FROM o WHERE k = 1"), "C(DECLARE CURSOR) Z(T)");
+    assert_eq!(ours.value("SELECT v FROM t WHERE k = 11"), "v11");
+    assert_eq!(ours.value("FETCH 1 FROM c"), "1");
+    assert_eq!(ours.run("DECLARE c CURSOR FOR SELECT id FROM o WHERE k = 5"), "E(0A000) Z(E)");
+    assert_eq!(ours.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(ours.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(ours.run("DECLARE c CURSOR FOR SELECT id FROM o WHERE k = 1 OR id = 2"), "E(0A000) Z(E)");
+    assert_eq!(ours.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
 }

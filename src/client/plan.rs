@@ -8,7 +8,7 @@ use crate::session::settings::decides_shard;
 use crate::session::{Intake, Session};
 use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
-use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, Why, combine, plan_query};
+use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, Why, combine, is_plain_path, plan_query};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::shadows;
@@ -229,7 +229,7 @@ impl Planner<'_> {
             utf8: self.server_utf8
                 && !self.distrust.beyond_ascii
                 && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
-            default_search_path: settings.get("search_path").is_none(),
+            default_search_path: settings.get("search_path").is_none_or(is_plain_path),
             distrust: self.distrust,
             changed_role: settings.is_someone_else(),
             catalog: self.catalog,

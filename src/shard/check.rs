@@ -103,6 +103,8 @@ pub struct Distrust {
     pub scatter_of: BTreeMap<(String, String), String>,
     /// Why no transaction is committed by two-phase commit.
     pub two_phase: Option<String>,
+    /// What can be believed: the columns of listed tables in order, by schema and name, where all shards say the same.
+    pub columns: BTreeMap<(String, String), Vec<String>>,
 }
 
 impl Distrust {
@@ -433,6 +435,7 @@ mod tests {
             scatter: Some("shard \"s1\": e".into()),
             scatter_of: [(("s".to_owned(), "u".to_owned()), "shard \"s1\": f".to_owned())].into(),
             two_phase: None,
+            columns: BTreeMap::new(),
         };
         assert_eq!(distrust, expected);
         assert_eq!(bad.to_string(), "failed: a; b; c; d; e; f; g; h");

@@ -1,5 +1,7 @@
 //! The checks of all shards of a database: what was found on each, and how each differs from the default shard.
 
+use std::collections::BTreeMap;
+
 use super::check::{Check, Distrust};
 use super::map::ShardMap;
 use super::portrait::Portrait;
@@ -65,13 +67,49 @@ impl Checks {
     /// What follows from them.
     #[must_use]
     pub fn distrust(&self, map: &ShardMap) -> Distrust {
-        Distrust::of(map.names.iter().map(String::as_str).zip(self.all()))
+        let mut distrust = Distrust::of(map.names.iter().map(String::as_str).zip(self.all()));
+        distrust.columns = self.columns(map);
+        distrust
+    }
+
+    /// The columns of the listed tables, where all shards were asked and say the same.
+    fn columns(&self, map: &ShardMap) -> BTreeMap<(String, String), Vec<String>> {
+        let portraits: Option<Vec<&Portrait>> = self.shards.iter().map(|shard| shard.portrait.as_ref()).collect();
+        let Some((first, others)) = portraits.as_deref().and_then(<[_]>::split_first) else { return BTreeMap::new() };
+        let alike = |(at, place): (usize, &(String, String))| {
+            let columns = first.columns(at).filter(|columns| !columns.is_empty())?;
+            let all = others.iter().all(|other| other.columns(at).is_some_and(|theirs| theirs == columns));
+            all.then(|| (place.clone(), columns))
+        };
+        map.tables.keys().enumerate().filter_map(alike).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_believed_where_all_shards_say_the_same() {
+        let place = ("public".to_owned(), "t".to_owned());
+        let tables = [(place.clone(), crate::shard::map::Table::Reference)];
+        let slots = vec![vec![(0, 1)], vec![(2, 16383)]];
+        let map = ShardMap::new(vec!["a".into(), "b".into()], slots, tables.into(), ShardIndex(0)).unwrap();
+        let made = |columns: &str| {
+            let cells = ["0", "r", columns].map(|cell| Some(cell.to_owned()));
+            Some(Portrait::of(Vec::new(), vec![cells.to_vec()]))
+        };
+        let good = || Check::Done(Vec::new());
+        let mut checks = Checks::new(2);
+        let text = "k int8 (pg_catalog.int8)\u{1f}\n\"a \"\"b\" text (pg_catalog.text)\u{1f}";
+        checks.set(&map, ShardIndex(0), good(), made(text));
+        assert_eq!(checks.distrust(&map).columns, BTreeMap::new(), "the other was not asked");
+        checks.set(&map, ShardIndex(1), good(), made(text));
+        let names = vec!["k".to_owned(), "a \"b".to_owned()];
+        assert_eq!(checks.distrust(&map).columns, [(place, names)].into());
+        checks.set(&map, ShardIndex(1), good(), made("\"a \"\"b\" text\u{1f}\nk int8\u{1f}"));
+        assert_eq!(checks.distrust(&map).columns, BTreeMap::new(), "in another order");
+    }
 
     #[test]
     fn the_default_shard_is_what_the_others_are_compared_with() {

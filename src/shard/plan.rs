@@ -5,7 +5,7 @@
 //! conjuncts, or given in every row of VALUES.
 //!
 //! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
-//! parameter's type is known; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
+//! parameter's type is known; `levels` proves that all queries of a statement ask one shard; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
 //! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
 mod effects;
@@ -35,6 +35,7 @@ use crate::sql::facts::{
 };
 use filtered::Filtered;
 use insert::Insert;
+pub use relations::is_plain_path;
 use relations::{Home, Relations};
 pub use scatter::Scatter;
 pub use write::Fan;
@@ -54,7 +55,8 @@ pub struct PlanContext<'a> {
     pub shard: Option<&'a str>,
     /// Whether client_encoding and server_encoding are UTF8; a text key beyond ASCII is refused otherwise.
     pub utf8: bool,
-    /// Whether search_path is as the server starts with. If not, an unqualified name that is also a listed table's is refused.
+    /// Whether search_path is as the server starts with, or as good as that ([`is_plain_path`]). If not, an unqualified name that is also a
+    /// listed table's is refused.
     pub default_search_path: bool,
     /// What the checks of the shards have found.
     pub distrust: &'a Distrust,
@@ -484,7 +486,7 @@ fn plan_other(
             _ => Ok(chosen.plan()),
         };
     }
-    if matches!(what, "INSERT ... SELECT" | "MERGE")
+    if matches!(what, "INSERT ... SELECT" | "MERGE" | "DECLARE CURSOR")
         && relations.sharded() > 0
         && let Some(plan) = levels::plan(statement, cx)?
     {

@@ -164,6 +164,13 @@ impl Portrait {
         Self { facts, tables: tables.into_iter().map(make).collect() }
     }
 
+    /// The names of the columns of a listed table, by its number in the map; none if it is not there.
+    #[must_use]
+    pub fn columns(&self, table: usize) -> Option<Vec<String>> {
+        let make = self.tables.get(table)?.as_ref()?;
+        make.columns.iter().map(|column| name(column)).collect()
+    }
+
     /// What of it forbids several shards to answer, whatever the others are.
     #[must_use]
     pub fn judge(&self, map: &ShardMap) -> Vec<Finding> {
@@ -226,6 +233,20 @@ impl Portrait {
         }
         findings
     }
+}
+
+/// The name that a column's words begin with, as `quote_ident` writes it.
+fn name(column: &str) -> Option<String> {
+    let Some(quoted) = column.strip_prefix('"') else { return column.split(' ').next().map(str::to_owned) };
+    let mut name = String::new();
+    let mut chars = quoted.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '"' && chars.next_if_eq(&'"').is_none() {
+            return Some(name);
+        }
+        name.push(c);
+    }
+    None
 }
 
 impl Make {

@@ -5,7 +5,7 @@
 //!
 //! A text goes through `hints` (its comments, found by `scan`) and the parser; then each statement through `statement` (what kind it is),
 //! which asks `walk` for the tables and calls in it, `functions` for what the calls mean, `settings` and `utility` for
-//! the statements of those kinds, and `shape` for what the shard planner sees. `pids` finds where a text speaks of process ids, for the few that
+//! the statements of those kinds, and `shape` for what the shard planner sees, with `levels` for statements of several queries. `pids` finds where a text speaks of process ids, for the few that
 //! do, and `listens` where it speaks of channels.
 //! What several shards are to answer is read once more, by `scatter`.
 

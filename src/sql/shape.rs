@@ -121,7 +121,7 @@ fn is_bare_values(select: &nodes::SelectStmt) -> bool {
 }
 
 fn filtered(verb: Verb, seen: Seen<'_>, conjuncts: Conjuncts, assigned: Vec<String>, touch: &mut Touch) -> ShardShape {
-    (touch.lists, touch.merged) = (conjuncts.lists, conjuncts.merged);
+    (touch.lists, touch.merged, touch.arrays) = (conjuncts.lists, conjuncts.merged, conjuncts.arrays);
     let nested = seen.tables.iter().find_map(|f| f.nested);
     let top = seen.tables.iter().filter(|f| f.nested.is_none()).map(|f| f.table.clone()).collect();
     let equalities = conjuncts.constants;
@@ -152,6 +152,8 @@ struct Conjuncts {
     lists: Vec<(ColumnRef, Vec<KeyValue>)>,
     /// Those of columns that may be merged ones.
     merged: Vec<(ColumnRef, KeyValue)>,
+    /// A column is compared with the elements of an array that is one value.
+    arrays: bool,
 }
 
 impl Conjuncts {
@@ -222,6 +224,8 @@ impl Conjuncts {
             raw::A_Expr_Kind::AEXPR_OP_ANY => {
                 if let (Some(column), Node::A_ArrayExpr(array)) = (column(left), right) {
                     self.lists.push((column, array.elements().iter().map(key_value).collect()));
+                } else {
+                    self.arrays = true;
                 }
                 return;
             }

@@ -245,6 +245,9 @@ fn draft(node: Node<'_>) -> Draft {
         Node::CopyStmt(stmt) => copy(stmt),
         Node::DeclareCursorStmt(stmt) => {
             let mut draft = of_inner(stmt.query(), "DECLARE CURSOR");
+            if !matches!(draft.shape, ShardShape::NoTables) {
+                draft.touch.levels = levels::of_query(stmt.query()).map(Box::new);
+            }
             // It runs when it is fetched from, or never.
             draft.effects = settings::in_doubt(std::mem::take(&mut draft.effects));
             if u32::try_from(stmt.options).is_ok_and(|o| o & raw::CURSOR_OPT_HOLD != 0) {
@@ -335,12 +338,8 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     let is_known = !seen.unknown && !seen.current_of && seen.into.is_empty() && !seen.tables.is_empty();
     let is_nested = levels::is_nested(node, &seen);
     draft.shape = shape::of_query(node, seen, &mut draft.touch);
-    let by_constants = match &draft.shape {
-        // Several shards may answer what is read by anything else.
-        ShardShape::Filtered { verb, equalities, .. } => *verb == Verb::Select || !equalities.is_empty(),
-        ShardShape::NoTables | ShardShape::Insert { .. } | ShardShape::Other { .. } => true,
-    };
-    if is_known && (is_nested || !by_constants) {
+    let is_read = matches!(draft.shape, ShardShape::Filtered { verb: Verb::Select, .. });
+    if is_known && (is_nested || (draft.touch.arrays && !is_read)) {
         draft.touch.levels = levels::of_query(node).map(Box::new);
     }
     draft

@@ -75,13 +75,15 @@ pub struct Touch {
     pub lists: Vec<(ColumnRef, Vec<KeyValue>)>,
     /// It is a SELECT of constants, and of `set_config()` for the transaction by constants: it says and does the same wherever it runs.
     pub constant: bool,
+    /// A column of the top level is compared with the elements of an array that is one value: `= ANY ($1)`.
+    pub arrays: bool,
     /// SELECTs below the top level: the tables of FROM, and what their columns must be equal to.
     pub inner: Vec<Inner>,
     /// What the columns that USING and NATURAL have merged must be equal to.
     pub merged: Vec<(ColumnRef, KeyValue)>,
     /// The constants that an UPDATE assigns.
     pub given: Vec<(String, KeyValue)>,
-    /// Its queries, one within another, if it is made of more than one table with conditions by constants. None as well where it has
+    /// Its queries, one within another, if there are several, or tables, or arrays of keys that a write asks for. None as well where it has
     /// something that is not understood.
     pub levels: Option<Box<Levels>>,
 }

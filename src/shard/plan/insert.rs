@@ -50,7 +50,7 @@ impl Insert<'_> {
             Home::Sharded { key, key_type } => {
                 believe(target, cx)?;
                 effects::conflict_is_by_key(self.conflict, target, key, cx)?;
-                self.plan_rows(&target.name, key, key_type, chosen, cx)
+                self.plan_rows(target, key, key_type, chosen, cx)
             }
             Home::Reference => match chosen {
                 Some(chosen) => Ok(chosen.plan()),
@@ -78,22 +78,24 @@ impl Insert<'_> {
     /// Every row must say its key, and all must belong to one shard.
     fn plan_rows(
         &self,
-        table: &str,
+        target: &TableRef,
         key: &str,
         key_type: KeyType,
         chosen: Option<Chosen>,
         cx: &PlanContext<'_>,
     ) -> Result<ShardPlan, Stop> {
+        let table = target.name.as_str();
         if self.assigned.iter().any(|column| column == key) {
             return Err(refusal::key_assigned(table, key).into());
         }
-        let columns = self.columns.ok_or_else(|| refusal::no_column_list(table, key))?;
+        let columns =
+            relations::columns(self.columns, target, cx).ok_or_else(|| refusal::no_column_list(table, key))?;
         let place = columns.iter().position(|column| column == key).ok_or_else(|| refusal::no_key_given(table, key))?;
         let params = Params::of(self.repeated, self.rows.iter().filter_map(|row| row.get(place)));
         let mut found: Option<(Slot, ShardIndex)> = None;
         let mut shards = Vec::with_capacity(self.rows.len());
         for row in self.rows {
-            let value = row.get(place).ok_or_else(|| refusal::no_key_given(table, key))?;
+            let value = row.get(place).ok_or_else(|| refusal::key_by_default(table, key))?;
             let decided = params.check(value, key_type, cx.bound);
             let read = decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8));
             let key_value = match read {

@@ -318,7 +318,8 @@ impl<'a> Proof<'a> {
     /// The place of the key among the values of an INSERT.
     fn place(&self, columns: Option<&[String]>, target: At) -> Option<usize> {
         let (key, _) = self.names.key(target)?;
-        columns?.iter().position(|column| column == key)
+        let Source::Table(table) = &self.names.item(target)?.source else { return None };
+        relations::columns(columns, table, self.cx)?.iter().position(|column| column == key)
     }
 
     fn insert(&mut self, number: usize, level: &'a Level) -> Result<(), Stop> {

@@ -309,8 +309,21 @@ pub(super) fn key_assigned(table: &str, key: &str) -> Error {
 
 pub(super) fn no_column_list(table: &str, key: &str) -> Error {
     refuse(
-        format!("INSERT into sharded table \"{table}\" without a column list: cannot tell which value is \"{key}\""),
+        format!(
+            "INSERT into sharded table \"{table}\" without a column list: the columns are not the same on all shards, or not known yet, so that \
+             nothing tells which value is \"{key}\""
+        ),
         "Write the column list.",
+    )
+    .because("no_key")
+}
+
+pub(super) fn key_by_default(table: &str, key: &str) -> Error {
+    refuse(
+        format!(
+            "INSERT into sharded table \"{table}\" leaves its sharding key \"{key}\" to the column's default, which only the server knows"
+        ),
+        "Give the key as a constant or a parameter in every row.",
     )
     .because("no_key")
 }

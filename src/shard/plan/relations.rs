@@ -29,6 +29,22 @@ pub(super) fn home<'m>(table: &TableRef, map: &'m ShardMap) -> Home<'m> {
     }
 }
 
+/// Whether a search_path has no other schemas than the server starts with: `public`, that of the role, PostgreSQL's own. What the role's
+/// own schema has before `public` the catalog tells.
+#[must_use]
+pub fn is_plain_path(path: &str) -> bool {
+    path.split(',').map(str::trim).all(|schema| {
+        let folded = schema.to_ascii_lowercase();
+        matches!(folded.as_str(), "public" | "pg_catalog")
+            || matches!(schema, "\"public\"" | "\"$user\"" | "\"pg_catalog\"")
+    })
+}
+
+/// The columns that an INSERT gives values: those of its list, else those of the table, as the shards were last found to have them.
+pub(super) fn columns<'a>(list: Option<&'a [String]>, table: &TableRef, cx: &PlanContext<'a>) -> Option<&'a [String]> {
+    list.or_else(|| cx.distrust.columns.get(&placed(table)).map(Vec::as_slice))
+}
+
 /// The family of key types that all sharded tables of the map share; none if they differ or there are none.
 pub(super) fn common_key_type(map: &ShardMap) -> Option<KeyType> {
     let mut types = map.tables.values().filter_map(|table| match table {
@@ -128,6 +144,25 @@ impl<'a> Relations<'a> {
             (Some(sharded), Some(unlisted)) => Err(refusal::mixed(&sharded.name, &unlisted.name).into()),
             (Some(sharded), None) if self.sharded.count > 1 => Err(Stop::Untied(refusal::several(&sharded.name))),
             (sharded, _) => Ok(sharded),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain_path;
+
+    #[test]
+    fn paths_by_which_names_mean_what_they_did() {
+        for path in
+            ["public", "\"$user\", public", "\"$user\",public", "Public , pg_catalog", "\"public\"", "pg_catalog"]
+        {
+            assert!(is_plain_path(path), "{path}");
+        }
+        for path in
+            ["", "app", "app, public", "\"Public\"", "$user", "public,", "pg_temp, public", "\"public, app\"", "\"\""]
+        {
+            assert!(!is_plain_path(path), "{path}");
         }
     }
 }

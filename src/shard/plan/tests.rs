@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+mod columns;
 mod doubts;
 mod levels;
 
@@ -42,6 +43,7 @@ static TRUST: Distrust = Distrust {
     scatter: None,
     scatter_of: std::collections::BTreeMap::new(),
     two_phase: None,
+    columns: std::collections::BTreeMap::new(),
 };
 
 fn context(map: &ShardMap) -> PlanContext<'_> {

@@ -504,7 +504,7 @@ fn own_name(function: &nodes::RangeFunction) -> Option<&str> {
         return None;
     }
     match function.functions().get(0)?.as_node_list()?.get(0)? {
-        Node::FuncCall(call) => call.funcname().iter().last()?.as_str(),
+        Node::FuncCall(call) => call.funcname().iter().next_back()?.as_str(),
         _ => None,
     }
 }

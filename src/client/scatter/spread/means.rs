@@ -2,7 +2,7 @@
 
 use crate::client::task::Client;
 use crate::session::Intake;
-use crate::sql::facts::{QueryFacts, StatementFacts, TransactionEffect};
+use crate::sql::facts::{QueryFacts, ShardShape, StatementFacts, TransactionEffect};
 use crate::wire::message;
 
 /// What a segment means to a block of several shards.
@@ -47,6 +47,21 @@ impl Client {
             }),
             Some(Kind::Control | Kind::Mixed) => Means::Mixed,
         }
+    }
+}
+
+impl Client {
+    /// Whether the segment opens a cursor by SQL.
+    pub(super) fn declares_cursor(&self) -> bool {
+        let declares = |facts: &QueryFacts| {
+            let is_cursor = |s: &StatementFacts| matches!(s.shape, ShardShape::Other { what: "DECLARE CURSOR", .. });
+            facts.statements.iter().any(is_cursor)
+        };
+        self.segment.items.iter().any(|(intake, _)| match intake {
+            Intake::Query(facts) => declares(facts),
+            Intake::Bind { statement: Some(statement), .. } => declares(&statement.facts),
+            _ => false,
+        })
     }
 }
 

@@ -48,8 +48,8 @@ use crate::wire::message::{self, TransactionStatus};
 pub(in crate::client) use means::Means;
 use portals::Portal;
 use refusal::{
-    alone, copies, explains, fault, lost, mixed, never_came, no_snapshot, no_two_phase, second_writer, sequences,
-    silent, too_long,
+    alone, copies, cursor_elsewhere, explains, fault, lost, mixed, never_came, no_snapshot, no_two_phase,
+    second_writer, sequences, silent, too_long,
 };
 pub(in crate::client) use refusal::{pipelined, stays};
 
@@ -228,6 +228,9 @@ impl Client {
         match &need.plan {
             ShardPlan::Scatter(scatter) => Box::pin(self.scatter_within(&need, scatter)).await,
             ShardPlan::Fan(fan) => Box::pin(self.fan_on_all(&need, fan)).await,
+            ShardPlan::Single { shard, .. } if *shard != self.home() && self.declares_cursor() => {
+                self.fail_spread(cursor_elsewhere()).await
+            }
             ShardPlan::Single { shard, .. } => Box::pin(self.serve_part(*shard, &need)).await,
             ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => {
                 Box::pin(self.serve_part(self.home(), &need)).await

@@ -76,6 +76,14 @@ pub(super) fn mixed() -> Error {
     )
 }
 
+pub(super) fn cursor_elsewhere() -> Error {
+    unsupported(
+        "a transaction of several shards cannot open a cursor on another than it began on: FETCH would look for it there",
+        "Begin the transaction with a statement of the cursor's sharding key.",
+        "cursor_in_block",
+    )
+}
+
 pub(super) fn made_state() -> Error {
     unsupported(
         "a transaction of several shards has made what only one server connection has; it is rolled back",

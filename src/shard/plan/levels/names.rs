@@ -2,7 +2,7 @@
 //!
 //! A name is only believed to be a key where PostgreSQL cannot take it for anything else: where a table surely has the column and another
 //! item only may have it, PostgreSQL refuses the name as ambiguous or means that table; where none surely has it and one may, nothing is
-//! known, and no query further out is looked at.
+//! known, and no query further out is looked at. Which columns a table has beside its key, the checks of the shards have found.
 
 use std::cell::Cell;
 
@@ -10,12 +10,15 @@ use super::super::PlanContext;
 use super::super::relations::{self, Home};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
 use crate::sql::facts::{ColumnRef, KeyValue};
-use crate::sql::levels::{Body, Item, Items, Level, Levels, Output, Shows, Source, Using, Value};
+use crate::sql::levels::{Body, Condition, Item, Items, Level, Levels, Operand, Output, Shows, Source, Using, Value};
 
 /// How many steps the look-ups of one statement may take; only made-up statements come near.
 const MAX_STEPS: u32 = 100_000;
 /// Queries that take a column from one another.
 const MAX_DEPTH: usize = 32;
+
+/// Columns that every table has: <https://www.postgresql.org/docs/current/ddl-system-columns.html>.
+const SYSTEM_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
 
 /// An item, by its level and its number there.
 pub(super) type At = (usize, usize);
@@ -169,6 +172,12 @@ impl<'a> Names<'a> {
         let Some(item) = self.item(at) else { return Has::Maybe };
         match &item.source {
             Source::Table(_) if self.is_key(at, name) => Has::Yes,
+            Source::Table(table) if item.renamed.is_empty() => match relations::columns(None, table, self.cx) {
+                Some(columns) if columns.iter().any(|column| column == name) => Has::Yes,
+                // Each has columns of PostgreSQL's own as well.
+                Some(_) if !SYSTEM_COLUMNS.contains(&name) => Has::No,
+                _ => Has::Maybe,
+            },
             Source::Table(_) | Source::Other => Has::Maybe,
             Source::Query(query) => match self.find(*query, &item.renamed, name, depth + 1) {
                 Found::Place(_) | Found::Through(_) => Has::Yes,
@@ -189,6 +198,7 @@ impl<'a> Names<'a> {
             let mut places = (0..renamed.len()).filter(|place| renamed.get(*place).is_some_and(|r| r == name));
             return match (places.next(), places.next()) {
                 (Some(place), None) => Found::Place(Some(place)),
+                (None, _) if width(&query.body) == Some(renamed.len()) => Found::No,
                 _ => Found::Maybe,
             };
         }
@@ -282,7 +292,11 @@ impl<'a> Names<'a> {
             Body::Unknown => None,
             Body::Set(left, right) => {
                 self.gather_place(*left, place, into, depth + 1)?;
-                self.gather_place(*right, place, into, depth + 1)
+                match self.repeats(query, *right, place) {
+                    Some(nullable) => into.nullable |= nullable,
+                    None => self.gather_place(*right, place, into, depth + 1)?,
+                }
+                Some(())
             }
             Body::Rows(rows) => rows.iter().try_for_each(|row| {
                 into.leaves.push(Leaf::Value(row.get(place)?));
@@ -296,6 +310,40 @@ impl<'a> Names<'a> {
                 self.gather_value(*level, value, into, depth)
             }
         }
+    }
+
+    /// Whether the second part of a recursive query has in this column only what the rows have that it begins with: the query's own column,
+    /// or the key of a table that must be equal to it. And whether it may be NULL.
+    fn repeats(&self, query: usize, part: usize, place: usize) -> Option<bool> {
+        let Body::Select { level: number, outputs } = &self.levels.queries.get(part)?.body else { return None };
+        if outputs.get(..=place)?.iter().any(|output| matches!(output, Output::Star(_))) {
+            return None;
+        }
+        let Output::Column { value: Value::Column(shown), .. } = outputs.get(place)? else { return None };
+        let level = self.levels.levels.get(*number)?;
+        let sees = 0..level.items.len();
+        let [at] = self.resolve(*number, &sees, shown)?[..] else { return None };
+        let nullable = self.item(at)?.nullable;
+        if self.is_own(at, query, &shown.column, place) {
+            return Some(nullable);
+        }
+        let is_tied = |condition: &&Condition| {
+            let Operand::Column(other) = &condition.equals else { return false };
+            let resolved = |column: &ColumnRef| self.resolve(*number, &condition.sees, column);
+            condition.binds.contains(&at.1)
+                && resolved(&condition.column).is_some_and(|found| found == [at])
+                && condition.column.column == shown.column
+                && resolved(other)
+                    .is_some_and(|found| matches!(found[..], [own] if self.is_own(own, query, &other.column, place)))
+        };
+        let is_key = at.0 == *number && self.is_key(at, &shown.column);
+        (is_key && level.conditions.iter().any(|condition| is_tied(&condition))).then_some(nullable)
+    }
+
+    /// Whether an item is the query itself, and its column the one at that place.
+    fn is_own(&self, at: At, query: usize, name: &str, place: usize) -> bool {
+        let Some(Item { source: Source::Query(own), renamed, .. }) = self.item(at) else { return false };
+        *own == query && matches!(self.find(query, renamed, name, 0), Found::Place(Some(found)) if found == place)
     }
 
     /// Where a value in a level comes from.
@@ -322,6 +370,18 @@ impl<'a> Names<'a> {
     fn step(&self) -> Option<()> {
         self.steps.set(self.steps.get().saturating_add(1));
         (self.steps.get() <= MAX_STEPS).then_some(())
+    }
+}
+
+/// How many columns a query gives, where that can be counted.
+fn width(body: &Body) -> Option<usize> {
+    match body {
+        Body::Rows(rows) => rows.first().map(Vec::len),
+        Body::Select { outputs, .. } => {
+            let counted = outputs.iter().all(|output| matches!(output, Output::Column { .. }));
+            counted.then_some(outputs.len())
+        }
+        Body::Set(..) | Body::Unknown => None,
     }
 }
 

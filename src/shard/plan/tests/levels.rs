@@ -96,6 +96,17 @@ fn queries_that_agree_are_one_shards() {
              SELECT o.n, o.parent FROM orders o JOIN x ON x.parent = o.n WHERE o.customer_id = 2) SELECT * FROM x",
             "s1",
         ),
+        (
+            "WITH RECURSIVE x AS (SELECT customer_id, n FROM orders WHERE customer_id = 2 UNION ALL \
+             SELECT o.customer_id, o.n FROM orders o JOIN x ON x.n = o.parent AND o.customer_id = x.customer_id) SELECT * FROM x",
+            "s1",
+        ),
+        (
+            "WITH RECURSIVE x (a, b) AS (SELECT customer_id, n FROM orders WHERE customer_id = 2 UNION \
+             SELECT x.a, o.n FROM orders o JOIN x ON x.b = o.parent WHERE x.a = o.customer_id) \
+             SELECT * FROM x JOIN customers c ON c.id = x.a",
+            "s1",
+        ),
         ("EXPLAIN SELECT EXISTS (SELECT 1 FROM orders WHERE customer_id = 2)", "s1"),
         ("SELECT 1 FROM codes WHERE code = 'abcdefgh' UNION SELECT 2 FROM orders WHERE customer_id = 2", "s1"),
         ("SELECT * FROM (SELECT 2 AS id) s JOIN customers c ON c.id = s.id", "s1"),
@@ -213,6 +224,31 @@ fn queries_that_do_not_agree_are_refused() {
         (
             "WITH RECURSIVE x AS (SELECT customer_id FROM orders WHERE customer_id = 2 UNION SELECT x.customer_id + 1 FROM x) \
              SELECT * FROM x JOIN customers c ON c.id = x.customer_id",
+            NO,
+        ),
+        (
+            "WITH RECURSIVE x AS (SELECT customer_id, n FROM orders WHERE customer_id = 2 UNION ALL \
+             SELECT o.customer_id, o.n FROM orders o JOIN x ON x.n = o.parent) SELECT * FROM x",
+            NO,
+        ),
+        (
+            "WITH RECURSIVE x AS (SELECT customer_id, n FROM orders WHERE customer_id = 2 UNION ALL \
+             SELECT o.customer_id, o.n FROM orders o JOIN x ON x.n = o.customer_id) SELECT * FROM x",
+            NO,
+        ),
+        (
+            "WITH RECURSIVE x AS (SELECT customer_id, n FROM orders WHERE customer_id = 2 UNION ALL \
+             SELECT x.n, x.customer_id FROM x) SELECT * FROM x JOIN customers c ON c.id = x.customer_id",
+            NO,
+        ),
+        (
+            "WITH RECURSIVE x AS (SELECT customer_id, n FROM orders WHERE customer_id = 2 UNION ALL \
+             SELECT o.n, o.customer_id FROM orders o JOIN x ON o.customer_id = x.customer_id) SELECT * FROM x JOIN customers c ON c.id = x.customer_id",
+            NO,
+        ),
+        (
+            "WITH RECURSIVE x AS (SELECT customer_id, n FROM orders UNION ALL \
+             SELECT o.customer_id, o.n FROM orders o JOIN x ON o.customer_id = x.customer_id) SELECT * FROM x WHERE customer_id = 2",
             NO,
         ),
         // A table's own key proves nothing of it.
@@ -335,6 +371,7 @@ fn writes_whose_queries_agree_are_one_shards() {
         ),
         ("MERGE INTO customers c USING countries r ON c.id = 2 AND c.n = r.n WHEN MATCHED THEN UPDATE SET n = 1", "s1"),
         ("UPDATE orders SET n = 1 WHERE customer_id = ANY ('{2,-1}')", "s1"),
+        ("UPDATE orders SET n = 1 WHERE customer_id = ANY ('{2,-1}') AND n = 3", "s1"),
         ("UPDATE orders SET n = 1 WHERE customer_id IN (2, 2)", "s1"),
         ("DELETE FROM orders o USING countries r WHERE o.customer_id IN (2, -1) AND o.n = r.n", "s1"),
     ]);
@@ -403,6 +440,23 @@ fn writes_that_are_not_proven_are_refused() {
         ("MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT (n) VALUES (1)", NO),
         ("MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT DEFAULT VALUES", NO),
         ("MERGE INTO countries r USING customers c ON c.id = 2 WHEN MATCHED THEN DELETE", NO),
+    ]);
+}
+
+#[test]
+fn cursors_go_where_their_query_does() {
+    all(&[
+        ("DECLARE c CURSOR FOR SELECT * FROM orders WHERE customer_id = 2", "s1"),
+        ("DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT * FROM orders WHERE customer_id = 1", "s0"),
+        ("DECLARE c CURSOR FOR SELECT * FROM orders o JOIN customers c ON c.id = o.customer_id WHERE c.id = 2", "s1"),
+        ("DECLARE c CURSOR FOR SELECT * FROM orders WHERE customer_id = 2 FOR UPDATE", "s1"),
+        ("DECLARE c CURSOR FOR SELECT * FROM orders", NO),
+        ("DECLARE c CURSOR FOR SELECT * FROM orders WHERE customer_id IN (1, 2)", NO),
+        ("DECLARE c CURSOR FOR SELECT * FROM orders WHERE customer_id = 2 OR n = 1", NO),
+        ("DECLARE c CURSOR FOR SELECT * FROM orders, notes WHERE customer_id = 1", NO),
+        ("PREPARE p AS SELECT * FROM orders WHERE customer_id = 2", NO),
+        ("CREATE TABLE x AS SELECT * FROM orders WHERE customer_id = 2", NO),
+        ("COPY (SELECT * FROM orders WHERE customer_id = 2) TO STDOUT", NO),
     ]);
 }
 
