@@ -243,3 +243,92 @@ fn literals_are_read_by_what_is_set_at_that_moment() {
         pair.run(who, "DEALLOCATE ALL");
     }
 }
+
+/// What PostgREST does for each request, and Supabase: role, path and claims of one transaction.
+#[test]
+fn a_role_and_a_path_of_the_transaction_alone() {
+    let mut pair = Pair::start("", SCHEMAS);
+    for cluster in &pair.clusters {
+        cluster.sql("CREATE ROLE a SUPERUSER; CREATE ROLE b SUPERUSER");
+    }
+    for (who, role) in [(A, "a"), (B, "b"), (A, "b"), (B, "a"), (A, "public")] {
+        let values: &[Option<&str>] = if role == "public" { &[Some("12")] } else { NOON };
+        if role != "public" {
+            pair.run(who, "BEGIN");
+            pair.run(who, &format!("SET LOCAL ROLE {role}"));
+            pair.prepare(who, "s", BY_KEY);
+            pair.execute(who, "s", values);
+            pair.run(who, "COMMIT");
+            pair.run(who, "DEALLOCATE ALL");
+        }
+        pair.run(who, "BEGIN");
+        pair.both(who, |client| {
+            let sets = "SELECT set_config('search_path', $1, true), set_config('app.claims', $2, true)";
+            client.parse("p", sets, &[]);
+            execute(client, "p", &[Some(role), Some("{}")])
+        });
+        pair.prepare(who, "s", BY_KEY);
+        pair.execute(who, "s", values);
+        pair.run(who, "ROLLBACK");
+        pair.run(who, "DEALLOCATE ALL");
+        // It was not called.
+        pair.run(who, "BEGIN");
+        pair.run(who, &format!("SELECT set_config('search_path', '{role}', true) WHERE false"));
+        pair.prepare(who, "s", BY_KEY);
+        pair.execute(who, "s", &[Some("12")]);
+        pair.run(who, "ROLLBACK");
+        pair.run(who, "DEALLOCATE ALL");
+    }
+}
+
+#[test]
+fn what_ends_with_its_transaction_ends_for_what_is_parsed_behind_it() {
+    let mut pair = Pair::start("", SCHEMAS);
+    for (who, path) in [(A, "a"), (B, "b"), (A, "b"), (B, "a")] {
+        for ends in ["ROLLBACK", "COMMIT"] {
+            pair.run(who, "BEGIN");
+            pair.run(who, &format!("SET LOCAL search_path = {path}"));
+            pair.both(who, |client| {
+                client.query(ends);
+                client.parse("s", BY_KEY, &[]);
+                client.describe_statement("s");
+                client.sync();
+                format!("{} {}", show(&client.read_until_ready()), types(&client.read_until_ready()))
+            });
+            pair.execute(who, "s", &[Some("12")]);
+            pair.run(who, "DEALLOCATE ALL");
+            pair.run(who, "BEGIN");
+            pair.run(who, &format!("SET LOCAL search_path = {path}"));
+            pair.prepare(who, "s", BY_KEY);
+            pair.execute(who, "s", NOON);
+            pair.run(who, "COMMIT");
+            pair.run(who, "DEALLOCATE ALL");
+        }
+    }
+}
+
+/// What only one client can know for a while does not cost it what it shares with others.
+#[test]
+fn who_was_alone_shares_again() {
+    let mut pair = Pair::start("", SCHEMAS);
+    let shared = "SELECT count(DISTINCT name) FROM pg_prepared_statements WHERE statement LIKE 'SELECT v FROM t%'";
+    for who in [A, B] {
+        pair.prepare(who, "s", BY_KEY);
+        pair.execute(who, "s", &[Some("12")]);
+    }
+    for _ in 0..5 {
+        for who in [A, B] {
+            pair.run(who, "BEGIN; SET LOCAL array_nulls = off; SAVEPOINT p; ROLLBACK TO p");
+            pair.execute(who, "s", &[Some("12")]);
+            pair.run(who, "COMMIT");
+            pair.run(who, "CREATE TEMP TABLE other (a int)");
+            pair.execute(who, "s", &[Some("12")]);
+            pair.run(who, "DROP TABLE other");
+            pair.execute(who, "s", &[Some("12")]);
+            // Names in quotes, comments and now() are what any application writes.
+            pair.prepare(who, "o", "SELECT v FROM t WHERE \"k\" = $1 AND 'x' = 'x' AND now() > '2024-01-01' /* it's now */");
+            pair.run(who, "DEALLOCATE o");
+        }
+    }
+    assert_eq!(pair.through[A].value(shared), "2");
+}

@@ -169,7 +169,9 @@ fn effects(facts: &QueryFacts) -> String {
             SessionEffect::Set { name, .. }
             | SessionEffect::SetUnknown { name }
             | SessionEffect::SetByParams { name: ConfigArg::Literal(name), .. } => format!("sets {name}"),
-            SessionEffect::LocalPath { .. } => "sets search_path for the transaction".to_owned(),
+            SessionEffect::Local { name, .. } => {
+                format!("sets {} for the transaction", name.as_deref().unwrap_or("something"))
+            }
             SessionEffect::SetByParams { .. } => "sets what a parameter names".to_owned(),
             SessionEffect::Reset { name } => format!("resets {name}"),
             SessionEffect::ResetAll => "resets all settings".to_owned(),

@@ -243,6 +243,9 @@ pub struct LiveDatabase {
     /// Counts the statements that may have changed what the servers' catalogs say; goes on from one reload to the next, as pools do that
     /// know things as of an epoch.
     pub catalog_epoch: Arc<AtomicU64>,
+    /// The number of the last change, of all in the process, of what names in texts stand for and of which types that is. Procedures are not counted: see
+    /// [`crate::sql::facts::StatementFacts::changes_types`].
+    pub types_epoch: AtomicU32,
     /// Told of each change of [`Self::catalog_epoch`], for those who check the shards.
     pub catalog_changed: Arc<Notify>,
     /// The epoch at which each shard was asked last, by shard.
@@ -389,7 +392,19 @@ impl Welcome {
     }
 }
 
+/// Changes of what names stand for, in all databases. A database that a reload makes anew goes on from here.
+static CHANGES: AtomicU32 = AtomicU32::new(0);
+
 impl LiveDatabase {
+    /// The catalog has changed; `types`: with it perhaps what names in texts stand for. Whoever checks the shards is told.
+    pub fn catalog_is_changed(&self, types: bool) {
+        if types {
+            self.types_epoch.store(CHANGES.fetch_add(1, Ordering::AcqRel).wrapping_add(1), Ordering::Release);
+        }
+        self.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+        self.catalog_changed.notify_waiters();
+    }
+
     /// Starts with no connection, to take the place of `old` (see [`Self::take_pools`]). What is known of its servers stays known: who
     /// has lost its place as a primary must not be believed again for the sake of a reload. `secret`: see [`stored_secret`].
     #[must_use]
@@ -425,6 +440,7 @@ impl LiveDatabase {
             pins_told: AtomicU32::new(0),
             catalog_epoch: old.map(|old| Arc::clone(&old.catalog_epoch)).unwrap_or_default(),
             catalog_changed: old.map(|old| Arc::clone(&old.catalog_changed)).unwrap_or_default(),
+            types_epoch: AtomicU32::new(CHANGES.load(Ordering::Acquire)),
             checked: watch::Sender::default(),
             hidden,
             routes: RouteCounts::default(),

@@ -293,7 +293,7 @@ impl Client {
                 if values == Values::Needed || sharded { known.get(text) } else { known.get_without_values(text) }
             };
             if frame.tag == b'P' {
-                self.session.catalog_is_at(self.database.catalog_epoch.load(Ordering::Acquire));
+                self.session.catalog_is_at(self.database.types_epoch.load(Ordering::Acquire));
             }
             let registry = &cx.shared.registry;
             let limits = popular::limits(&self.live.config.general, self.pools.mode).filter(|_| !self.leaves_unnamed);

@@ -360,13 +360,14 @@ const ABOUT: &str = "SELECT (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_
 
 /// The question of a probe. Only what fits the role is called: `pg_current_wal_insert_lsn` fails in recovery, and so does
 /// `pg_walfile_name`, whose first eight digits are the timeline that a primary writes *now* (the last checkpoint of one just
-/// promoted still says the old). A standby's timeline is the WAL receiver's (visible to pg_read_all_stats) or the last
-/// restart point's.
+/// promoted still says the old). A standby's timeline is the WAL receiver's (visible to pg_read_all_stats), or that of
+/// what it has replayed and made durable, or of its last restart point.
 ///
 /// See <https://www.postgresql.org/docs/current/functions-admin.html>.
 fn question(checkpoint: bool) -> String {
     let checkpoint = if checkpoint {
-        "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())"
+        "(SELECT GREATEST(c.timeline_id, r.min_recovery_end_timeline) \
+           FROM pg_catalog.pg_control_checkpoint() AS c, pg_catalog.pg_control_recovery() AS r)"
     } else {
         "NULL::pg_catalog.int4"
     };

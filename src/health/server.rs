@@ -299,6 +299,7 @@ impl ServerHealth {
     pub fn inherit(&self, known: &Self) {
         self.role.store(known.role.load(Ordering::Relaxed), Ordering::Relaxed);
         self.timeline.store(known.timeline.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.left_behind.store(known.left_behind.load(Ordering::Acquire), Ordering::Release);
         self.fenced.store(known.fenced.load(Ordering::Acquire), Ordering::Release);
         self.heard.store(known.heard.load(Ordering::Acquire), Ordering::Release);
     }
@@ -484,6 +485,7 @@ impl ServerHealth {
         self.suspect.store(false, Ordering::Relaxed);
         self.unanswered.store(0, Ordering::Release);
         if !probed {
+            self.left_behind.store(false, Ordering::Release);
             self.forget_position();
             self.set_lag(None);
             self.set_lag_bytes(None);

@@ -353,7 +353,7 @@ impl ShardHealth {
 }
 
 /// How long after a change of primaries a replica may stand still in the old history and still get reads.
-const TIME_TO_FOLLOW: Duration = Duration::from_secs(10);
+const TIME_TO_FOLLOW: Duration = Duration::from_secs(15);
 
 fn nanos(base: Instant, at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(base).as_nanos()).unwrap_or(u64::MAX)
@@ -387,12 +387,13 @@ impl History {
     /// happened. One that is about to follow has [`TIME_TO_FOLLOW`] for it.
     fn has_left_behind(&self, seen: &Observation) -> bool {
         let Position::Replica { streaming, receives, .. } = seen.position else { return false };
-        if self.is_of(seen.timeline) {
+        let ours = self.source.and_then(|(_, timeline)| timeline);
+        // One that is ahead follows a primary that has not been heard of yet; where no timeline is told, its lag has to do.
+        if !seen.timeline.zip(ours).is_some_and(|(theirs, ours)| theirs < ours) {
             return false;
         }
-        let ours = self.source.and_then(|(_, timeline)| timeline);
         let age = self.since.map(|at| seen.asked.saturating_duration_since(at));
-        let in_time = self.moved && age.is_none_or(|age| age < TIME_TO_FOLLOW);
+        let in_time = age.is_none_or(|age| age < TIME_TO_FOLLOW);
         let follows_old = receives.zip(ours).is_some_and(|(theirs, ours)| theirs < ours);
         follows_old || !(streaming || in_time)
     }
@@ -647,8 +648,8 @@ mod tests {
             s.on_probe(ServerIndex(2), &Ok(waits), at);
             s.snapshots(at)[2].standing
         };
-        assert_eq!(stands(u + SECOND * 9), Standing::Up);
-        assert_eq!(stands(u + SECOND * 11), Standing::Lagging);
+        assert_eq!(stands(u + SECOND * 14), Standing::Up);
+        assert_eq!(stands(u + SECOND * 16), Standing::Lagging);
     }
 
     #[test]

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use crate::error::SqlState;
 use crate::session::owed::Course;
-use crate::session::pipeline::{Answer, Done, Kind, Request, Undo};
+use crate::session::pipeline::{Answer, Done, Kind, Request, Undo, decides_reading};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::settings::is_reported;
 use crate::session::{Action, Desync, Pin, Session, is_fatal, signals};
-use crate::sql::facts::{ConfigArg, ListenChange, LocalReading, PinReason, QueryFacts, SessionEffect, StatementFacts};
-use crate::sql::settings::in_doubt;
+use crate::sql::facts::{
+    ConfigArg, ListenChange, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect,
+};
+use crate::sql::settings::{NAMERS, in_doubt, is_meant_by};
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
@@ -122,16 +124,13 @@ impl Session {
         let answer = self.pipeline.pop().map_or(Answer::Forward, |r| r.answer);
         self.status = status;
         self.course = Course::new(status);
-        if !self.apart.is_empty() && !self.pipeline.reading_in_doubt() {
-            self.apart = Vec::new();
-        }
+        self.unreported = false;
         if status == TransactionStatus::Idle {
             self.portals.clear();
             self.bound = None;
             self.hidden_error = None;
             self.temp_in_path = false;
-            self.local_path = None;
-            (self.catalog_changed, self.local_reading) = (false, false);
+            self.forget_locals();
         }
         self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         if let Some(listening) = &mut self.listening
@@ -252,8 +251,9 @@ impl Session {
         self.settings.abandon();
         self.pins.clear();
         (self.asks_pins, self.was_pinned, self.temp_in_path) = (false, false, false);
-        (self.local_path, self.catalog_changed, self.local_reading) = (None, false, false);
-        self.apart.clear();
+        self.forget_locals();
+        self.unreported = false;
+        self.apart = Vec::new();
         self.spoils = false;
         self.portals.clear();
         self.bound = None;
@@ -265,6 +265,9 @@ impl Session {
 
     /// What the server was in the middle of has been ended behind the client's back, to begin again elsewhere.
     pub fn on_moved(&mut self) {
+        self.forget_locals();
+        (self.unreported, self.temp_in_path) = (false, false);
+        self.apart = Vec::new();
         self.status = TransactionStatus::Idle;
         self.course = Course::new(self.status);
         self.settings.abandon();
@@ -354,8 +357,15 @@ impl Session {
         let of_executed: Vec<_> = if runs { of_executed } else { in_doubt(of_executed) };
         let run = || executed.iter().filter(|_| runs).flat_map(|facts| &facts.statements);
         self.temp_in_path |= statement.temp_in_path || run().any(|s| s.temp_in_path);
-        self.follow_local_path(statement, alone.as_ref().and_then(|bound| bound.as_deref()), tag);
-        self.catalog_changed |= statement.changes_catalog || run().any(|s| s.changes_catalog);
+        // A portal that has given its row already, and calls nothing again.
+        let exhausted = tag.starts_with(b"SELECT 0\0");
+        if !exhausted {
+            self.follow_locals(statement, alone.as_ref().and_then(|bound| bound.as_deref()));
+            run().for_each(|statement| self.follow_locals(statement, None));
+        }
+        let types = statement.changes_types() || run().any(StatementFacts::changes_types);
+        self.catalog_changed |= types;
+        self.types_changed |= types;
         if statement.ends_state || tag.starts_with(b"ROLLBACK") || run().any(|s| s.ends_state) {
             self.ask_pins();
         }
@@ -365,8 +375,6 @@ impl Session {
         if statement.makes_object() && (self.temp_in_path || self.settings.names_temp()) {
             self.pin(PinReason::TempObject, Some(facts));
         }
-        // A portal that has given its row already, and calls nothing again.
-        let exhausted = tag.starts_with(b"SELECT 0\0");
         let effects = alone.iter().flatten().next().map_or(&*statement.effects, |bound| bound);
         for effect in effects.iter().chain(&of_executed) {
             match effect {
@@ -376,8 +384,11 @@ impl Session {
                 | SessionEffect::SetUnknown { .. }
                 | SessionEffect::SetByParams { .. }
                 | SessionEffect::Reset { .. }
-                | SessionEffect::ResetAll => self.follow_setting(effect, facts, server),
-                SessionEffect::LocalPath { .. } => {}
+                | SessionEffect::ResetAll => {
+                    self.end_local(effect);
+                    self.follow_setting(effect, facts, server);
+                }
+                SessionEffect::Local { .. } => {}
                 // Not transactional, or only ever more careful than needed.
                 SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 SessionEffect::Deallocate { name } => {
@@ -404,22 +415,52 @@ impl Session {
         self.follow_transaction(run().next().unwrap_or(statement), tag, alone.is_some());
     }
 
-    /// What `search_path` a transaction has of its own. After a rollback to a savepoint, and where an expression gave it, nobody here knows.
-    fn follow_local_path(&mut self, statement: &StatementFacts, bound: Option<&[SessionEffect]>, tag: &[u8]) {
-        self.local_reading |= statement.local_reading == LocalReading::Unseen;
-        let of_bound = bound.unwrap_or_default().iter().find_map(|effect| match effect {
-            SessionEffect::LocalPath { value } => Some(&**value),
+    /// What a transaction has for itself of what the meaning of texts hangs on. What becomes of it by a rollback to a savepoint nobody here
+    /// knows.
+    fn follow_locals(&mut self, statement: &StatementFacts, bound: Option<&[SessionEffect]>) {
+        self.unreported |= !statement.locals.is_empty() || statement.effects.iter().any(decides_reading);
+        match statement.transaction {
+            TransactionEffect::Commit { .. } | TransactionEffect::Rollback { .. } => self.forget_locals(),
+            TransactionEffect::RollbackTo => self.local_reading |= self.locals.is_some(),
+            _ => {}
+        }
+        let of_bound = |effect: &SessionEffect| match effect {
+            SessionEffect::Local { name, value } => Some((name.clone(), value.clone())),
             _ => None,
-        });
-        let path = of_bound.or(match &statement.local_path {
-            Some(ConfigArg::Literal(value)) => Some(value),
+        };
+        let text = |arg: &Option<ConfigArg>| match arg {
+            Some(ConfigArg::Literal(text)) => Some(text.clone()),
             _ => None,
-        });
-        let ends = || tag.starts_with(b"ROLLBACK") || tag.starts_with(b"COMMIT");
-        if let Some(path) = path {
-            self.local_path = Some(Box::new(path.into()));
-        } else if statement.local_search_path || (self.local_path.is_some() && ends()) {
-            self.local_reading = true;
+        };
+        let sets: Vec<_> = match bound {
+            Some(bound) => bound.iter().filter_map(of_bound).collect(),
+            None => statement.locals.iter().map(|set| (text(&set.name), text(&set.value))).collect(),
+        };
+        for (name, value) in sets {
+            match (name, value) {
+                // What it is now the server reports.
+                (Some(name), _) if is_reported(&name) && !NAMERS.contains(&&*name) => {}
+                (Some(name), Some(value)) if is_meant_by(&name) => {
+                    self.locals.get_or_insert_default().insert(name, value);
+                }
+                (Some(name), None) if is_meant_by(&name) => self.local_reading = true,
+                (Some(_), _) => {}
+                (None, _) => self.local_reading = true,
+            }
+        }
+    }
+
+    /// What is set for the session takes the place of what the transaction has for itself.
+    fn end_local(&mut self, effect: &SessionEffect) {
+        let Some(locals) = &mut self.locals else { return };
+        match effect {
+            SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } | SessionEffect::Reset { name } => {
+                locals.remove(name);
+            }
+            _ => locals.clear(),
+        }
+        if locals.is_empty() {
+            self.locals = None;
         }
     }
 
@@ -427,7 +468,7 @@ impl Session {
     fn suspended(&mut self, facts: &Arc<QueryFacts>, bound: Option<&[SessionEffect]>, server: &mut ServerState) {
         let Some(statement) = facts.statements.first() else { return };
         self.note_signals(facts, 0);
-        self.follow_local_path(statement, bound, b"");
+        self.follow_locals(statement, bound);
         self.temp_in_path |= statement.temp_in_path;
         for effect in in_doubt(bound.unwrap_or(&statement.effects).to_vec()) {
             match effect {

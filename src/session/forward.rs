@@ -29,6 +29,11 @@ impl Session {
     pub fn forward(&mut self, intake: Intake, frame: &[u8], server: &mut ServerState, out: &mut Vec<u8>) {
         let number = self.sent;
         self.sent = number.wrapping_add(1);
+        // What was taken in before them has been sent with them.
+        let ends = matches!(intake, Intake::Sync | Intake::Query(_) | Intake::Flush);
+        if ends && !self.apart.is_empty() {
+            self.apart = Vec::new();
+        }
         if self.skipping {
             if !matches!(intake, Intake::Sync) {
                 return self.withdraw(intake);
@@ -62,7 +67,7 @@ impl Session {
             }
             Intake::Bind { statement: Some(statement), named, portal } => {
                 self.unsynced = true;
-                let there = server.statements.touch(statement.id);
+                let there = self.is_there(&statement, server);
                 let statement = self.read_apart(statement, named.as_deref(), Some(there));
                 self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
@@ -80,7 +85,7 @@ impl Session {
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
                 self.unsynced = true;
-                let there = server.statements.touch(statement.id);
+                let there = self.is_there(&statement, server);
                 let statement = self.read_apart(statement, named.as_deref(), Some(there));
                 self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
@@ -159,14 +164,13 @@ impl Session {
         }
     }
 
-    /// What to send for a statement that a name on servers stands for. As long as an earlier message may change how it is read, what the server
-    /// makes of it is for nobody else; `there`: the server has read it
-    /// before; none for a Parse of the client's.
+    /// What to send for a statement that a name on servers stands for. As long as nobody else can know how a text is read, what the server makes
+    /// of it is for nobody else; `there`: the server has read it before; none for a Parse of the client's.
     fn read_apart(&mut self, statement: Arc<Statement>, name: Option<&[u8]>, there: Option<bool>) -> Arc<Statement> {
         let Some(name) = name.filter(|_| self.follow && statement.is_shared() && !statement.is_apart()) else {
             return statement;
         };
-        if !self.pipeline.reading_in_doubt() {
+        if !self.reads_alone() {
             return statement;
         }
         let of_name = |((id, of), _): &&Apart| *id == statement.id && **of == *name;
@@ -175,13 +179,22 @@ impl Session {
             (Some(true), None) => return statement,
             _ => {}
         }
-        let apart = statement.apart();
+        // Its types are those of its Parse: who had it before goes back to it.
+        let apart = if there.is_some() { Statement::stand_in(&statement) } else { statement.apart() };
+        let ours = |known: &Statement| {
+            known.id == statement.id || self.apart.iter().filter(of_name).any(|(_, apart)| apart.id == known.id)
+        };
         let known = if name.is_empty() { self.unnamed.as_mut() } else { self.names.get_mut(name) };
-        if let Some(known) = known.filter(|known| known.id == statement.id) {
+        if let Some(known) = known.filter(|known| ours(known)) {
             known.clone_from(&apart);
         }
         self.apart.push(((statement.id, name.into()), Arc::clone(&apart)));
         apart
+    }
+
+    /// Whether the server has it, whatever becomes of what is under way.
+    fn is_there(&self, statement: &Statement, server: &mut ServerState) -> bool {
+        server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id))
     }
 
     fn bind(&mut self, portal: Box<[u8]>, statement: Arc<Statement>, frame: &[u8], server: &ServerState) {
@@ -228,7 +241,7 @@ impl Session {
             out.extend_from_slice(frame);
             return;
         }
-        if server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id)) {
+        if self.is_there(statement, server) {
             let mut request = Request::forward(Kind::Local(encode::PARSE_COMPLETE));
             request.undo.extend(undo);
             self.pipeline.push(request);
@@ -280,8 +293,7 @@ impl Session {
     /// Sees to it that the server has the statement that the next message speaks of.
     fn ensure(&mut self, statement: &Arc<Statement>, named: bool, server: &mut ServerState, out: &mut Vec<u8>) {
         if named {
-            let there = server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id));
-            if self.follow && !there {
+            if self.follow && !self.is_there(statement, server) {
                 self.prepare_on_server(statement, Answer::Swallow, None, None, server, out);
             }
         } else if server.unnamed != Some(statement.id) || self.pipeline.prepared_in_doubt(None) {

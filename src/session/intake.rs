@@ -338,7 +338,9 @@ impl Session {
             return Intake::CloseStatement { virtual_name: false, undo };
         }
         if !self.follow {
-            return Intake::CloseStatement { virtual_name: false, undo: None };
+            let before = self.names.remove(name);
+            let undo = before.map(|before| Undo::ClientName { name: name.into(), before: Some(before) });
+            return Intake::CloseStatement { virtual_name: false, undo };
         }
         let ours = name.starts_with(SERVER_NAME_PREFIX.as_bytes());
         match self.names.remove(name) {

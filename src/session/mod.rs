@@ -35,6 +35,7 @@ use std::sync::Arc;
 use crate::error::{Error, Severity, SqlState};
 use crate::id::StatementId;
 use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, Signal};
+use crate::sql::settings::NAMERS;
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
 
@@ -65,6 +66,9 @@ type Bound = BTreeMap<Box<[u8]>, Arc<[SessionEffect]>>;
 
 /// A shared statement, the client's name that stands for it, and the one that is parsed in its place.
 type Apart = ((StatementId, Box<[u8]>), Arc<Statement>);
+
+/// By name: what a transaction has set for itself.
+type Locals = BTreeMap<String, String>;
 
 /// What becomes of a server's message.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,13 +136,17 @@ pub struct Session {
     was_pinned: bool,
     /// What the transaction creates may be temporary without saying so: it has put `pg_temp` into search_path.
     temp_in_path: bool,
-    /// The transaction has set `search_path` for itself, to this if it is not empty.
-    local_path: Option<Box<Box<str>>>,
+    /// What the transaction has set for itself alone of what the meaning of texts hangs on, and who reads the server's reports is not told.
+    locals: Option<Box<Locals>>,
     /// How often the catalog has changed so far, and whether the transaction has changed it.
     epoch: u32,
     catalog_changed: bool,
-    /// The transaction has set something for itself by which texts are read, and nobody is told of it.
+    /// The transaction has set something of that for itself, and nobody knows what or to which value.
     local_reading: bool,
+    /// Something was set by which texts are read, and the server has not reported yet what it is.
+    unreported: bool,
+    /// The catalog has changed since the last [`Session::take_types_changed`].
+    types_changed: bool,
     /// Statements that are parsed while a message before them may change how they are read, and what is parsed for a name in the place of each.
     apart: Vec<Apart>,
     pools: u64,
@@ -183,10 +191,12 @@ impl Session {
             asks_pins: false,
             was_pinned: false,
             temp_in_path: false,
-            local_path: None,
+            locals: None,
             epoch: 0,
             catalog_changed: false,
             local_reading: false,
+            unreported: false,
+            types_changed: false,
             apart: Vec::new(),
             pools: 0,
             unseen_error: None,
@@ -215,43 +225,61 @@ impl Session {
     }
 
     /// Tells how often the catalog of its database has changed so far.
-    pub fn catalog_is_at(&mut self, epoch: u64) {
-        self.epoch = epoch as u32;
+    pub fn catalog_is_at(&mut self, epoch: u32) {
+        self.epoch = epoch;
+    }
+
+    /// Its transaction has changed the catalog by what was done past this session's messages.
+    pub fn catalog_is_changed(&mut self) {
+        self.catalog_changed = true;
+    }
+
+    /// Whether what names stand for, or of which types that is, may have changed since this was asked last.
+    pub fn take_types_changed(&mut self) -> bool {
+        std::mem::take(&mut self.types_changed)
     }
 
     /// How it reads the texts that it prepares now.
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
-        Reader {
-            settings: &self.settings,
-            names: self.names_mean(),
-            epoch: self.epoch,
-            changed: self.catalog_changes(),
-        }
+        let changed = self.catalog_changed || self.pipeline.changes_catalog();
+        Reader { settings: &self.settings, names: self.names_mean(), epoch: self.epoch, changed }
     }
 
-    fn catalog_changes(&self) -> bool {
-        self.catalog_changed || self.pipeline.changes_catalog()
+    /// Whether nobody else can know how a text is read that it sends now.
+    fn reads_alone(&self) -> bool {
+        let on_its_way = self.pipeline.reading_in_doubt()
+            || (self.pipeline.ends_transaction() && (self.locals.is_some() || self.settings.is_changed()));
+        on_its_way
+            || self.local_reading
+            || self.unreported
+            || self.settings.doubts_reading()
+            || self.is_pinned_by(PinReason::TempObject)
     }
 
     fn names_mean(&self) -> Names {
-        let uncertain = self.pipeline.reading_in_doubt() || self.settings.doubts_reading() || self.local_reading;
-        if uncertain || self.is_pinned_by(PinReason::TempObject) {
+        if self.reads_alone() {
             return Names::Own;
         }
-        if self.local_path.is_none() && self.names_mean_the_usual() {
+        if self.locals.is_none() && self.names_mean_the_usual() {
             return Names::Usual;
         }
         let mut names = Vec::new();
-        for name in ["search_path", "session_authorization", "role"] {
+        for name in NAMERS {
             if let Some(value) = self.settings.get(name) {
                 reading::write(&mut names, name, value);
             }
         }
-        if let Some(path) = &self.local_path {
-            reading::write(&mut names, "local search_path", path);
+        for (name, value) in self.locals.iter().flat_map(|locals| &**locals) {
+            reading::write(&mut names, "local", name);
+            reading::write(&mut names, name, value);
         }
         Names::Of(names.into())
+    }
+
+    /// The transaction is over, and with it what it had for itself.
+    fn forget_locals(&mut self) {
+        (self.locals, self.local_reading, self.catalog_changed) = (None, false, false);
     }
 
     /// Whether names mean what they do to whoever has set nothing.
@@ -368,7 +396,7 @@ impl Session {
         let portals = !self.portals.is_empty() || self.bound.is_some();
         let errors = self.unseen_error.is_some() || self.hidden_error.is_some();
         let pinned = self.spoils || self.asks_pins || self.was_pinned || self.temp_in_path;
-        let read = self.local_path.is_some() || self.local_reading || self.catalog_changed || !self.apart.is_empty();
+        let read = self.locals.is_some() || self.local_reading || self.catalog_changed || !self.apart.is_empty();
         quiet && !portals && !errors && !pinned && !read && self.listening.is_none() && self.signals.is_none()
     }
 

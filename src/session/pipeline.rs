@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::id::StatementId;
 use crate::session::prepared::Statement;
 use crate::session::settings::decides_shard;
-use crate::sql::facts::{ConfigArg, LocalReading, PinReason, QueryFacts, SessionEffect, StatementFacts};
+use crate::sql::facts::{ConfigArg, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
 use crate::sql::settings::is_read_by;
 
 /// Who gets the answer.
@@ -160,10 +160,12 @@ struct Marks {
     reading: bool,
     /// It may change the catalog.
     catalog: bool,
+    /// It ends a transaction, or goes back in it.
+    ends: bool,
 }
 
 /// Whether it changes how texts are read that are parsed behind it.
-fn decides_reading(effect: &SessionEffect) -> bool {
+pub(super) fn decides_reading(effect: &SessionEffect) -> bool {
     let one = |name: &str| is_read_by(name);
     match effect {
         SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } | SessionEffect::Reset { name } => {
@@ -184,13 +186,20 @@ impl Marks {
             _ => None,
         };
         let mut marks = Self { done: request.done.is_some(), ..Self::default() };
-        for statement in facts.iter().flat_map(|f| &f.statements) {
-            marks.reading |= statement.local_search_path || statement.local_reading > LocalReading::Untouched;
-            marks.catalog |= statement.changes_catalog;
+        let executed = request.executed.iter().map(|(_, facts)| facts);
+        for statement in facts.into_iter().chain(executed).flat_map(|f| &f.statements) {
+            marks.reading |= !statement.locals.is_empty() || statement.effects.iter().any(decides_reading);
+            marks.catalog |= statement.changes_types();
+            marks.ends |= matches!(
+                statement.transaction,
+                TransactionEffect::Commit { .. }
+                    | TransactionEffect::Rollback { .. }
+                    | TransactionEffect::RollbackTo
+                    | TransactionEffect::PrepareTransaction
+            );
         }
         for effect in facts.iter().flat_map(|f| &f.statements).flat_map(|s| &s.effects) {
             marks.settings |= decides_shard(effect);
-            marks.reading |= decides_reading(effect);
             marks.resets |=
                 matches!(effect, SessionEffect::Reset { .. } | SessionEffect::ResetAll | SessionEffect::DiscardAll);
             match effect {
@@ -214,6 +223,7 @@ struct Marked {
     resets: u32,
     reading: u32,
     catalog: u32,
+    ends: u32,
 }
 
 impl Marked {
@@ -225,6 +235,7 @@ impl Marked {
         self.resets += u32::from(marks.resets);
         self.reading += u32::from(marks.reading);
         self.catalog += u32::from(marks.catalog);
+        self.ends += u32::from(marks.ends);
     }
 
     fn remove(&mut self, marks: Marks) {
@@ -235,6 +246,7 @@ impl Marked {
         self.resets -= u32::from(marks.resets);
         self.reading -= u32::from(marks.reading);
         self.catalog -= u32::from(marks.catalog);
+        self.ends -= u32::from(marks.ends);
     }
 }
 
@@ -337,6 +349,12 @@ impl Pipeline {
     #[must_use]
     pub fn reading_in_doubt(&self) -> bool {
         self.marked.reading > 0
+    }
+
+    /// Whether a request is under way that ends the transaction, or goes back in it.
+    #[must_use]
+    pub fn ends_transaction(&self) -> bool {
+        self.marked.ends > 0
     }
 
     /// Whether a request is under way that may change the catalog.

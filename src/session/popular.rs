@@ -59,7 +59,8 @@ impl Popular {
         if let Some(statement) = self.kept.get_mut(&*self.key) {
             // Kept for whoever reads the text as who made it popular; others get one of their own.
             let current = registry.renewed(statement, reader);
-            if statement.is_outdated() {
+            let newer = reader.names == Names::Usual && current.is_of_later_types(statement);
+            if statement.is_outdated() || newer {
                 statement.clone_from(&current);
             }
             return Some(current);

@@ -43,6 +43,8 @@ pub struct Statement {
     epoch: u32,
     /// The client's alone who prepared it, wherever its name leads: see [`Names::Own`].
     own: bool,
+    /// The one that it stands in for, as long as nobody else can know how it is read.
+    of: Option<Arc<Self>>,
     /// A server has refused it because a table has changed since it was prepared.
     outdated: AtomicBool,
     /// Whose servers have parsed it last: a number of [`crate::session::Session::serves`].
@@ -98,6 +100,7 @@ impl Statement {
             reading: self.reading.clone(),
             epoch: self.epoch,
             own: self.own,
+            of: self.of.clone(),
             outdated: AtomicBool::new(self.is_outdated()),
             accepted_by: AtomicU64::new(self.accepted_by.load(Ordering::Relaxed)),
         })
@@ -106,11 +109,21 @@ impl Statement {
     /// The same text for one client alone.
     #[must_use]
     pub fn apart(&self) -> Arc<Self> {
+        Arc::new(self.made_apart(None))
+    }
+
+    /// The same for a time, until [`Registry::current`] finds that others can know again how it is read.
+    #[must_use]
+    pub fn stand_in(statement: &Arc<Self>) -> Arc<Self> {
+        Arc::new(statement.made_apart(Some(Arc::clone(statement))))
+    }
+
+    fn made_apart(&self, of: Option<Arc<Self>>) -> Self {
         let id = next_id();
-        Arc::new(Self {
+        Self {
             id,
-            sql: self.sql.clone(),
-            types: self.types.clone(),
+            sql: Arc::clone(&self.sql),
+            types: Arc::clone(&self.types),
             facts: Arc::clone(&self.facts),
             name: name_of(id),
             foreign_types: self.foreign_types,
@@ -118,9 +131,16 @@ impl Statement {
             reading: self.reading.clone(),
             epoch: self.epoch,
             own: true,
+            of,
             outdated: AtomicBool::new(false),
             accepted_by: AtomicU64::new(0),
-        })
+        }
+    }
+
+    /// Whether its parameters have types of a later catalog than the other's.
+    #[must_use]
+    pub fn is_of_later_types(&self, other: &Self) -> bool {
+        self.epoch > other.epoch
     }
 
     /// Whether it is one client's alone.
@@ -158,9 +178,14 @@ fn name_of(id: StatementId) -> Box<str> {
     format!("{SERVER_NAME_PREFIX}{id}").into()
 }
 
+/// Whether there is a parameter without a type. A `$` in a literal is taken for one.
 fn infers_types(parse: &Parse<'_>) -> bool {
     let declared = parse.oids();
-    declared.contains(&0) || (declared.is_empty() && parse.sql.contains(&b'$'))
+    let number = |from: usize| {
+        let digits = parse.sql.get(from..).unwrap_or_default().iter().take_while(|byte| byte.is_ascii_digit());
+        digits.fold(0_usize, |number, digit| number.saturating_mul(10).saturating_add(usize::from(digit - b'0')))
+    };
+    declared.contains(&0) || memchr::memchr_iter(b'$', parse.sql).any(|at| number(at + 1) > declared.len())
 }
 
 /// Text, types, and how the text is read.
@@ -235,6 +260,7 @@ impl Registry {
             reading,
             epoch,
             own,
+            of: None,
             outdated: AtomicBool::new(false),
             accepted_by: AtomicU64::new(0),
         })
@@ -260,6 +286,7 @@ impl Registry {
             reading: read.reading,
             epoch: read.epoch,
             own: read.own,
+            of: None,
             outdated: AtomicBool::new(false),
             accepted_by: AtomicU64::new(0),
         })
@@ -280,15 +307,18 @@ impl Registry {
     }
 
     fn read_by(&self, statement: &Arc<Statement>, reader: &Reader<'_>, epoch: u32) -> Arc<Statement> {
-        // Nobody else has it: it may stay what it is.
-        let own = statement.own || reader.names == Names::Own;
+        let alone = reader.names == Names::Own;
+        let statement = statement.of.as_ref().filter(|_| !alone).unwrap_or(statement);
+        // It stays what it is: what a server has is right, and what it has not is sent as the client's alone.
+        if statement.own || alone {
+            return if statement.is_outdated() { statement.apart() } else { Arc::clone(statement) };
+        }
         let reading = reader.reading(statement.literals, epoch);
-        let as_before = if own { statement.own } else { reading == statement.reading };
-        if as_before && !statement.is_outdated() {
+        if reading == statement.reading && !statement.is_outdated() {
             return Arc::clone(statement);
         }
         let parse = Parse { name: b"", sql: &statement.sql, types: &statement.types };
-        let read = Read { literals: statement.literals, reading, epoch, own };
+        let read = Read { literals: statement.literals, reading, epoch, own: false };
         self.intern_read(&parse, read, || Arc::clone(&statement.facts))
     }
 
@@ -351,7 +381,13 @@ impl ServerStatements {
     /// Adds one; returns the one that must go for it.
     pub fn insert(&mut self, statement: Arc<Statement>) -> Option<Arc<Statement>> {
         self.held.put(statement.id, statement);
-        if self.held.len() > self.max { self.held.pop_lru().map(|(_, s)| s) } else { None }
+        if self.held.len() <= self.max {
+            return None;
+        }
+        // First of those that nobody can use any more.
+        let dead = |(id, s): (&StatementId, &Arc<Statement>)| (s.own && Arc::strong_count(s) == 1).then_some(*id);
+        let dead = self.held.iter().rev().find_map(dead);
+        dead.and_then(|id| self.held.pop(&id)).or_else(|| self.held.pop_lru().map(|(_, s)| s))
     }
 
     /// Puts back one whose closing failed; the bound may be exceeded by it until the next insert.

@@ -6,6 +6,7 @@
 //! differently must not share one.
 
 use crate::session::settings::ClientSettings;
+use crate::sql::scan;
 use crate::sql::settings::READERS;
 
 /// What the names in a text mean to a client.
@@ -99,20 +100,18 @@ impl Literals {
     }
 }
 
-/// Whether a literal may be read as a time that is taken when it is read. A text may be said to have one that has none.
+/// Whether a literal is read as a time that is taken when it is read, or may be.
 fn speaks_of_the_moment(text: &[u8]) -> bool {
     const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    // PostgreSQL tells the words of a time from its numbers without blanks between them.
     let is_one = |word: &[u8]| WORDS.iter().any(|of_time| word.eq_ignore_ascii_case(of_time));
-    let has_one = |literal: &[u8]| literal.split(|byte| !byte.is_ascii_alphanumeric()).any(is_one);
-    // Every second part is between quotes, or, where a quote stands in a comment or a name, all parts that are not.
-    let mut parts = text.split(|byte| *byte == b'\'');
-    let tricky = || text.windows(2).any(|pair| matches!(pair, b"--" | b"/*")) || text.contains(&b'"');
-    let dollar_quoted = || text.windows(2).any(|pair| matches!(pair, [b'$', next] if !next.is_ascii_digit()));
-    let any = text.contains(&b'\'') || dollar_quoted();
-    any && match tricky() || dollar_quoted() {
-        true => has_one(text),
-        false => parts.by_ref().skip(1).step_by(2).any(has_one),
-    }
+    let has_one = |literal: &[u8]| literal.split(|byte| !byte.is_ascii_alphabetic()).any(is_one);
+    // What is written by numbers may spell any word.
+    let spells = |pair: &[u8]| matches!(pair, [b'\\', b'x' | b'u' | b'U' | b'0'..=b'9' | b'+']);
+    let escapes = |literal: &[u8]| memchr::memchr(b'\\', literal).is_some() && literal.windows(2).any(spells);
+    // Hardly any text has one of these words at all, be it in pieces.
+    let may = memchr::memchr(b'\'', text).is_some() || memchr::memchr(b'$', text).is_some();
+    may && scan::any_string(text, |literal| has_one(literal) || escapes(literal))
 }
 
 /// Appends a setting and its value.
@@ -142,6 +141,12 @@ mod tests {
             ("SELECT '{1,now}'::timestamptz[]", Literals::OfTheMoment),
             ("SELECT $$now$$::timestamptz", Literals::OfTheMoment),
             ("SELECT 1 -- it's\n, 'now'::timestamptz", Literals::OfTheMoment),
+            ("SELECT E'it\\'s', 'now'::timestamptz", Literals::OfTheMoment),
+            ("SELECT E'\\x6eow'::timestamptz", Literals::OfTheMoment),
+            ("SELECT 'no'\n'w'::timestamptz", Literals::OfTheMoment),
+            ("SELECT 'today12:00'::timestamp", Literals::OfTheMoment),
+            ("SELECT \"id\" FROM \"now\" WHERE \"kind\" = 'x' AND valid_now > now() /*now='x'*/", Literals::Quoted),
+            ("SELECT E'a\\nb', now()", Literals::Quoted),
             ("SELECT 'nowhere'", Literals::Quoted),
         ] {
             assert_eq!(Literals::of(text.as_bytes()), literals, "{text}");

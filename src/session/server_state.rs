@@ -51,7 +51,7 @@ impl ServerState {
                 SessionEffect::SetUnknown { name } if !is_reported(name) => self.settings.set_other(name, ""),
                 SessionEffect::SetUnknown { .. }
                 | SessionEffect::SetByParams { .. }
-                | SessionEffect::LocalPath { .. }
+                | SessionEffect::Local { .. }
                 | SessionEffect::Pin(_) => {}
             }
         }

@@ -299,7 +299,7 @@ fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
         SessionEffect::ResetAll | SessionEffect::DiscardAll => (cx.shard, cx.sharding_key) = (None, None),
         // It may have been search_path.
         SessionEffect::Pin(PinReason::Setting) => cx.default_search_path = false,
-        SessionEffect::LocalPath { .. }
+        SessionEffect::Local { .. }
         | SessionEffect::Pin(_)
         | SessionEffect::DeallocateAll
         | SessionEffect::Deallocate { .. } => {}

@@ -167,26 +167,24 @@ pub enum SessionEffect {
         /// The statement's name.
         name: String,
     },
-    /// `search_path` is set for the transaction, to this. What a text says of it stands in [`StatementFacts::local_path`]; this is what a statement
-    /// does whose parameters are bound.
-    LocalPath {
-        /// The value.
-        value: String,
+    /// It sets this for its transaction: what comes of [`StatementFacts::locals`] when the parameters are bound.
+    Local {
+        /// The setting, lower case; none if nobody knows.
+        name: Option<String>,
+        /// The value; none if nobody knows.
+        value: Option<String>,
     },
     /// State that only this server has.
     Pin(PinReason),
 }
 
-/// Whether a statement sets, for its transaction alone, a setting by which PostgreSQL reads the texts that it parses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LocalReading {
-    /// No.
-    #[default]
-    Untouched,
-    /// One whose value the server reports.
-    Reported,
-    /// One that nobody is told of.
-    Unseen,
+/// A setting that a statement gives to its transaction alone, and by which PostgreSQL reads the texts that it parses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LocalSet {
+    /// Which, in lower case; none or null: that is not known.
+    pub name: Option<ConfigArg>,
+    /// The value; none or null: that is not known.
+    pub value: Option<ConfigArg>,
 }
 
 /// An argument of set_config().
@@ -450,10 +448,8 @@ pub struct StatementFacts {
     pub block: Option<Box<Body>>,
     /// It changes search_path in a way that is not followed: SET LOCAL, set_config.
     pub local_search_path: bool,
-    /// To what it sets it for the transaction, where the text says so.
-    pub local_path: Option<ConfigArg>,
-    /// Whether it sets for the transaction what texts are read by.
-    pub local_reading: LocalReading,
+    /// What it sets for the transaction alone of what the reading of texts hangs on.
+    pub locals: Vec<LocalSet>,
     /// It may put the schema of temporary objects into search_path for the rest of the transaction.
     pub temp_in_path: bool,
     /// It takes an advisory lock, of the session or of the transaction.
@@ -480,14 +476,17 @@ impl StatementFacts {
         let of_session =
             !self.effects.is_empty() || self.name_use.is_some() || self.savepoint.is_some() || self.ends_state;
         let of_catalog = self.changes_catalog || self.changes_code || self.own_code || self.block.is_some();
-        let of_path = self.local_search_path
-            || self.temp_in_path
-            || self.local_path.is_some()
-            || self.local_reading != LocalReading::Untouched;
+        let of_path = self.local_search_path || self.temp_in_path || !self.locals.is_empty();
         self.plan != Plan::None
             && self.access != Access::Neutral
             && self.transaction == TransactionEffect::None
             && !(of_session || of_catalog || of_path || self.takes_lock || self.pids || self.listens)
+    }
+
+    /// Whether it may change what names in texts stand for, and of what type that is. A procedure that does so is not told from one that does not.
+    #[must_use]
+    pub fn changes_types(&self) -> bool {
+        self.changes_catalog && self.why != "CALL"
     }
 
     /// Whether it may make an object in the first schema of search_path, whichever that is.

@@ -23,7 +23,7 @@ pub mod parse;
 pub mod pids;
 pub mod readings;
 mod recent;
-mod scan;
+pub mod scan;
 pub mod scatter;
 pub mod settings;
 pub mod shadows;

@@ -14,6 +14,44 @@ pub(super) struct Lexer<'a> {
     work: usize,
 }
 
+/// Whether any string constant of the text is one; those that continue each other over lines are taken together. Of a dollar-quoted one its marks are
+/// looked at as well.
+pub fn any_string(text: &[u8], mut is_one: impl FnMut(&[u8]) -> bool) -> bool {
+    let mut lexer = Lexer::new(text);
+    let mut last: Option<(Vec<u8>, usize)> = None;
+    while let Some(&c) = text.get(lexer.at) {
+        if lexer.begins_comment(c) {
+            if lexer.block_comment().is_none() {
+                return false;
+            }
+            continue;
+        }
+        let from = lexer.at;
+        lexer.step(c);
+        let piece = text.get(from..lexer.at).unwrap_or_default();
+        let quoted = piece.first() == Some(&b'\'') || piece.get(1) == Some(&b'\'');
+        if !quoted && !(c == b'$' && piece.len() > 1) {
+            continue;
+        }
+        let continues = last.as_ref().is_some_and(|(_, end)| {
+            quoted && text.get(*end..from).is_some_and(|between| between.iter().all(u8::is_ascii_whitespace))
+        });
+        let mut whole = if continues { last.take().map(|(whole, _)| whole).unwrap_or_default() } else { Vec::new() };
+        if continues {
+            // The quotes between the pieces are no part of it.
+            whole.pop();
+            whole.extend_from_slice(piece.get(1..).unwrap_or_default());
+        } else {
+            whole.extend_from_slice(piece);
+        }
+        if is_one(&whole) {
+            return true;
+        }
+        last = Some((whole, lexer.at));
+    }
+    false
+}
+
 impl<'a> Lexer<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
         Self { text, at: 0, run_end: 0, work: 0 }

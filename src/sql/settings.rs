@@ -4,7 +4,7 @@
 
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
-use super::facts::{ConfigArg, LocalReading, PinReason, SessionEffect};
+use super::facts::{ConfigArg, LocalSet, PinReason, SessionEffect};
 use super::shape::cast_name;
 
 /// Settings whose value is a list of identifiers: SET quotes each item, so that `SET search_path = 'a,b'` names one schema.
@@ -57,7 +57,7 @@ pub(super) fn is_setting(effect: &SessionEffect) -> bool {
     match effect {
         E::Set { .. } | E::SetUnknown { .. } | E::SetByParams { .. } | E::Reset { .. } | E::ResetAll => true,
         E::Pin(reason) => *reason == PinReason::Setting,
-        E::DiscardAll | E::DeallocateAll | E::Deallocate { .. } | E::LocalPath { .. } => false,
+        E::DiscardAll | E::DeallocateAll | E::Deallocate { .. } | E::Local { .. } => false,
     }
 }
 
@@ -121,15 +121,37 @@ pub const READERS: [&str; 9] = [
     "xmloption",
 ];
 
-/// What setting this for a transaction does to the reading of texts; no name stands for one that the text does not tell.
-pub(super) fn local_reading(name: Option<&str>) -> LocalReading {
-    const UNSEEN: [&str; 5] =
-        ["array_nulls", "lc_monetary", "timezone_abbreviations", "transform_null_equals", "xmloption"];
-    match name.map(canonical) {
-        None => LocalReading::Unseen,
-        Some(name) if UNSEEN.contains(&name.as_str()) => LocalReading::Unseen,
-        Some(name) if is_read_by(&name) => LocalReading::Reported,
-        Some(_) => LocalReading::Untouched,
+/// What names mean hangs on these.
+pub const NAMERS: [&str; 3] = ["search_path", "session_authorization", "role"];
+
+/// Whether what a text means hangs on this setting, its name in lower case: the reading of its literals, or what its names lead to.
+#[must_use]
+pub fn is_meant_by(name: &str) -> bool {
+    is_read_by(name) || NAMERS.contains(&name)
+}
+
+/// What a SET LOCAL sets of that.
+pub(super) fn local(stmt: &nodes::VariableSetStmt) -> Option<LocalSet> {
+    let name = canonical(stmt.name().unwrap_or_default());
+    is_meant_by(&name)
+        .then(|| LocalSet { name: Some(ConfigArg::Literal(name)), value: value(stmt).map(ConfigArg::Literal) })
+}
+
+/// What a call of set_config() sets of that for the transaction, somewhere in a statement: nobody knows whether it runs.
+pub(super) fn some_local(call: &nodes::FuncCall) -> Option<LocalSet> {
+    let argument = |at| call.args().get(at).and_then(argument);
+    let of_session = matches!(argument(2), Some(ConfigArg::Literal(word)) if boolean(&word) == Some("f"));
+    of_call(argument(0), None).filter(|_| !of_session)
+}
+
+fn of_call(name: Option<ConfigArg>, value: Option<ConfigArg>) -> Option<LocalSet> {
+    match name {
+        Some(ConfigArg::Literal(name)) => {
+            let name = canonical(&name);
+            is_meant_by(&name).then(|| LocalSet { name: Some(ConfigArg::Literal(name)), value })
+        }
+        Some(ConfigArg::Null) => None,
+        name => Some(LocalSet { name, value }),
     }
 }
 
@@ -221,14 +243,6 @@ pub(super) fn call_puts_temp_in_path(call: &nodes::FuncCall) -> bool {
     }
 }
 
-/// What a call of set_config() with a constant name gives `search_path` for the transaction, if the text or a parameter says so.
-pub(super) fn local_path(call: &nodes::FuncCall) -> Option<ConfigArg> {
-    let argument = |at| call.args().get(at).and_then(argument);
-    let names_it = matches!(argument(0)?, ConfigArg::Literal(name) if canonical(&name) == "search_path");
-    let is_local = matches!(argument(2)?, ConfigArg::Literal(word) if boolean(&word) == Some("t"));
-    argument(1).filter(|value| names_it && is_local && *value != ConfigArg::Null)
-}
-
 /// What a call of set_config() leaves behind, somewhere in a statement: nobody knows whether and how often it runs.
 pub(super) fn of_some_call(call: &nodes::FuncCall) -> Option<SessionEffect> {
     let local = call.args().get(2).and_then(argument);
@@ -286,14 +300,19 @@ pub fn set_config(name: &ConfigArg, value: &ConfigArg, local: &ConfigArg) -> Vec
 
 /// Puts what is known in the place of what was feared, if the statement is nothing but one row of calls: each is then made exactly once,
 /// in this order. `calls` are all that the statement holds.
-pub(super) fn known_calls(select: &nodes::SelectStmt, calls: &[&nodes::FuncCall], effects: &mut Vec<SessionEffect>) {
+pub(super) fn known_calls(
+    select: &nodes::SelectStmt,
+    calls: &[&nodes::FuncCall],
+    effects: &mut Vec<SessionEffect>,
+    locals: &mut Vec<LocalSet>,
+) {
     let feared = |effect: &SessionEffect| {
         matches!(effect, SessionEffect::SetUnknown { .. } | SessionEffect::Pin(PinReason::Setting | PinReason::Seed))
     };
-    if !effects.iter().any(feared) || !is_one_row(select) {
+    if (!effects.iter().any(feared) && locals.is_empty()) || !is_one_row(select) {
         return;
     }
-    let mut known = Vec::new();
+    let (mut known, mut local_sets) = (Vec::new(), Vec::new());
     for target in select.target_list() {
         match target.val() {
             Node::A_Const(_) => {}
@@ -301,6 +320,14 @@ pub(super) fn known_calls(select: &nodes::SelectStmt, calls: &[&nodes::FuncCall]
                 let arguments: Option<Vec<_>> = call.args().iter().map(argument).collect();
                 let Some([name, value, local]) = arguments.as_deref() else { return };
                 known.extend(set_config(name, value, local));
+                match local {
+                    ConfigArg::Literal(word) if boolean(word) == Some("f") => {}
+                    ConfigArg::Null => {}
+                    ConfigArg::Literal(word) if boolean(word) == Some("t") => {
+                        local_sets.extend(of_call(Some(name.clone()), Some(value.clone())));
+                    }
+                    _ => local_sets.extend(of_call(Some(name.clone()), None)),
+                }
             }
             _ => return,
         }
@@ -315,6 +342,7 @@ pub(super) fn known_calls(select: &nodes::SelectStmt, calls: &[&nodes::FuncCall]
     if calls.len() == direct.count() && calls.iter().all(plain) {
         effects.retain(|effect| !feared(effect));
         effects.extend(known);
+        *locals = local_sets;
     }
 }
 

@@ -7,8 +7,8 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::builtins::OPERATORS;
 use super::facts::{
-    Access, ConfigArg, FunctionRef, LocalReading, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect,
-    ShardShape, StatementFacts, TransactionEffect, Verb,
+    Access, ConfigArg, FunctionRef, LocalSet, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect, ShardShape,
+    StatementFacts, TransactionEffect, Verb,
 };
 use super::functions::{Unknown, call, is_local_relation};
 use super::hidden::body::{self, Body};
@@ -34,8 +34,7 @@ pub(super) struct Draft {
     own_code: bool,
     block: Option<Box<Body>>,
     local_search_path: bool,
-    local_path: Option<ConfigArg>,
-    local_reading: LocalReading,
+    locals: Vec<LocalSet>,
     temp_in_path: bool,
     takes_lock: bool,
     ends_state: bool,
@@ -64,8 +63,7 @@ impl Draft {
             own_code: false,
             block: None,
             local_search_path: false,
-            local_path: None,
-            local_reading: LocalReading::Untouched,
+            locals: Vec::new(),
             temp_in_path: false,
             takes_lock: false,
             ends_state: false,
@@ -133,8 +131,7 @@ impl Draft {
             own_code: self.own_code,
             block: self.block,
             local_search_path: self.local_search_path,
-            local_path: self.local_path,
-            local_reading: self.local_reading,
+            locals: self.locals,
             temp_in_path: self.temp_in_path,
             takes_lock: self.takes_lock,
             ends_state: self.ends_state || ENDS_STATE.iter().any(|what| self.why.starts_with(what)),
@@ -321,7 +318,7 @@ fn query(node: Node<'_>, what: &'static str) -> Draft {
     let mut draft = Draft::new(Access::Read, what);
     judge(&seen, &mut draft);
     if let Node::SelectStmt(select) = node {
-        settings::known_calls(select, &seen.calls, &mut draft.effects);
+        settings::known_calls(select, &seen.calls, &mut draft.effects, &mut draft.locals);
     }
     if let Node::UpdateStmt(update) = node
         && update.relation().is_some_and(|var| {
@@ -447,9 +444,8 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     }
     if name == "set_config" && called.access == Access::Read {
         let names_it = may_name_search_path(function);
-        draft.local_path = settings::local_path(function).filter(|_| names_it && !draft.local_search_path);
         draft.local_search_path |= names_it;
-        draft.local_reading = draft.local_reading.max(settings::local_reading(constant_argument(function)));
+        draft.locals.extend(settings::some_local(function));
         draft.temp_in_path |= names_it && settings::call_puts_temp_in_path(function);
         if let Some(effect) = settings::of_some_call(function) {
             draft.effect(effect);
@@ -567,11 +563,10 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
     draft.touch.sets_own = stmt.is_local && stmt.name().is_some_and(touch::is_own);
     draft.local_search_path = stmt.is_local && stmt.name().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
     if stmt.is_local {
-        draft.local_reading = settings::local_reading(Some(stmt.name().unwrap_or_default()));
+        draft.locals.extend(settings::local(stmt));
     }
     if draft.local_search_path {
         draft.temp_in_path = settings::puts_temp_in_path(stmt);
-        draft.local_path = settings::value(stmt).map(ConfigArg::Literal);
     }
     settings::effects(stmt, &mut draft.effects);
     draft

@@ -13,10 +13,10 @@ use crate::wire::message::TransactionStatus;
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Client {
-    pub(super) fn note_catalog_change(&self, link: &mut Link) {
+    pub(super) fn note_catalog_change(&mut self, link: &mut Link) {
         if std::mem::take(&mut link.changes_catalog) {
-            self.database.catalog_epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-            self.database.catalog_changed.notify_waiters();
+            let types = self.session.take_types_changed();
+            self.database.catalog_is_changed(types);
         }
     }
 
@@ -30,7 +30,7 @@ impl Client {
         }
     }
 
-    pub(super) fn account(&self, link: &mut Link) {
+    pub(super) fn account(&mut self, link: &mut Link) {
         self.note_catalog_change(link);
         link.counts.xact_time = micros(clock::moment().saturating_duration_since(link.since));
         if let Some(connection) = link.checkout.as_mut() {

@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::session::pipeline::{Hidden, Kind, Request};
 use crate::session::prepared::Statement;
 use crate::session::{ServerState, Session};
-use crate::sql::facts::{ConfigArg, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
-use crate::sql::settings::{boolean, is_of_transaction, quote_literal, set_config, unknown};
+use crate::sql::facts::{ConfigArg, LocalSet, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
+use crate::sql::settings::{boolean, canonical, is_of_transaction, quote_literal, set_config, unknown};
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
@@ -99,9 +99,9 @@ impl Session {
         server: &ServerState,
     ) -> Option<Arc<[SessionEffect]>> {
         let effects = statement.facts.statements.iter().flat_map(|s| &s.effects);
-        let path = statement.facts.statements.iter().find_map(|s| s.local_path.as_ref());
+        let locals = statement.facts.statements.iter().flat_map(|s| &s.locals);
         let by_params = |effect: &SessionEffect| matches!(effect, SessionEffect::SetByParams { .. });
-        if !effects.clone().any(by_params) && !matches!(path, Some(ConfigArg::Param(_))) {
+        if !effects.clone().any(by_params) && locals.clone().next().is_none() {
             return None;
         }
         let types = statement.oids();
@@ -145,11 +145,15 @@ impl Session {
             }
             effect => vec![effect.clone()],
         };
-        let path = match path.and_then(|path| value(path, TEXT)) {
-            Some(ConfigArg::Literal(value)) => Some(SessionEffect::LocalPath { value }),
+        let text = |arg: &Option<ConfigArg>| match value(arg.as_ref()?, TEXT) {
+            Some(ConfigArg::Literal(text)) => Some(text),
             _ => None,
         };
-        Some(effects.flat_map(bound).chain(path).collect())
+        let local = |set: &LocalSet| SessionEffect::Local {
+            name: text(&set.name).map(|name| canonical(&name)),
+            value: text(&set.value),
+        };
+        Some(effects.flat_map(bound).chain(locals.map(local)).collect())
     }
 
     fn reads_as_utf8(&self, value: &ConfigArg, server: &ServerState) -> bool {

@@ -66,7 +66,7 @@ pub fn decides_shard(effect: &SessionEffect) -> bool {
         | SessionEffect::ResetAll
         | SessionEffect::DiscardAll
         | SessionEffect::Pin(PinReason::Setting) => true,
-        SessionEffect::LocalPath { .. }
+        SessionEffect::Local { .. }
         | SessionEffect::Pin(_)
         | SessionEffect::DeallocateAll
         | SessionEffect::Deallocate { .. } => false,
@@ -542,6 +542,11 @@ impl ClientSettings {
     /// Whether the value of something that decides shards is known only to the server.
     pub(super) fn doubts_shards(&self) -> bool {
         self.doubts().any(|name| decides(name))
+    }
+
+    /// Whether the transaction that is under way has changed any.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| changes.base.is_some() || changes.reported.is_some())
     }
 
     /// Whether the value of something by which texts are read is known only to the server.

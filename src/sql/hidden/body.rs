@@ -88,7 +88,7 @@ fn statements(facts: &QueryFacts) -> Traces {
                 | SessionEffect::SetByParams { .. }
                 | SessionEffect::Reset { .. }
                 | SessionEffect::ResetAll => Traces::of(PinReason::Setting),
-                SessionEffect::LocalPath { .. }
+                SessionEffect::Local { .. }
                 | SessionEffect::DiscardAll
                 | SessionEffect::DeallocateAll
                 | SessionEffect::Deallocate { .. } => Traces::UNKNOWN,

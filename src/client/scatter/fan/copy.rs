@@ -107,7 +107,7 @@ impl Client {
             }
         };
         if need.changes_catalog {
-            self.database.catalog_epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            self.database.catalog_is_changed(true);
         }
         self.last_write = Some(clock::now());
         super::super::count_segment(&mut legs, &segment);

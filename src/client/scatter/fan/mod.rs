@@ -138,7 +138,7 @@ impl Client {
             }
         };
         if need.changes_catalog {
-            self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+            self.database.catalog_is_changed(true);
         }
         self.last_write = Some(clock::now());
         super::count_segment(&mut legs, &segment);

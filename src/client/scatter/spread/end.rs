@@ -1,6 +1,5 @@
 //! The end of a block of several shards.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::refusal::{made_state, no_two_phase, second_writer};
@@ -135,8 +134,7 @@ impl Client {
     /// What others are to know of what it has done.
     fn note_end(&self, spread: &Spread) {
         if spread.changes_catalog() {
-            self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
-            self.database.catalog_changed.notify_waiters();
+            self.database.catalog_is_changed(true);
         }
         for part in spread.parts.iter().filter(|part| part.wrote) {
             if self.database.config.health.consistency == Consistency::Strong

@@ -533,6 +533,9 @@ impl Client {
         };
         let worked = self.fan_within(&mut legs, fan, &asked).await;
         self.put_back(legs);
+        if need.changes_catalog {
+            self.session.catalog_is_changed();
+        }
         if let Some(spread) = &mut self.spread {
             for part in spread.parts.iter_mut().filter(|part| fan.shards.contains(&part.shard)) {
                 (part.wrote, part.has_written) = (true, true);
