@@ -326,7 +326,11 @@ fn who_was_alone_shares_again() {
             pair.run(who, "DROP TABLE other");
             pair.execute(who, "s", &[Some("12")]);
             // Names in quotes, comments and now() are what any application writes.
-            pair.prepare(who, "o", "SELECT v FROM t WHERE \"k\" = $1 AND 'x' = 'x' AND now() > '2024-01-01' /* it's now */");
+            pair.prepare(
+                who,
+                "o",
+                "SELECT v FROM t WHERE \"k\" = $1 AND 'x' = 'x' AND now() > '2024-01-01' /* it's now */",
+            );
             pair.run(who, "DEALLOCATE o");
         }
     }

@@ -7,7 +7,7 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::builtins::OPERATORS;
 use super::facts::{
-    Access, ConfigArg, FunctionRef, LocalSet, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect, ShardShape,
+    Access, FunctionRef, LocalSet, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect, ShardShape,
     StatementFacts, TransactionEffect, Verb,
 };
 use super::functions::{Unknown, call, is_local_relation};
