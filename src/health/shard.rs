@@ -389,7 +389,7 @@ impl History {
         let Position::Replica { streaming, receives, .. } = seen.position else { return false };
         let ours = self.source.and_then(|(_, timeline)| timeline);
         // One that is ahead follows a primary that has not been heard of yet; where no timeline is told, its lag has to do.
-        if !seen.timeline.zip(ours).is_some_and(|(theirs, ours)| theirs < ours) {
+        if seen.timeline.zip(ours).is_none_or(|(theirs, ours)| theirs >= ours) {
             return false;
         }
         let age = self.since.map(|at| seen.asked.saturating_duration_since(at));

@@ -30,7 +30,8 @@ pub fn any_string(text: &[u8], mut is_one: impl FnMut(&[u8]) -> bool) -> bool {
         lexer.step(c);
         let piece = text.get(from..lexer.at).unwrap_or_default();
         let quoted = piece.first() == Some(&b'\'') || piece.get(1) == Some(&b'\'');
-        if !quoted && !(c == b'$' && piece.len() > 1) {
+        let dollar_quoted = c == b'$' && piece.len() > 1;
+        if !(quoted || dollar_quoted) {
             continue;
         }
         let continues = last.as_ref().is_some_and(|(_, end)| {

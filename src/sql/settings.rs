@@ -148,7 +148,7 @@ fn of_call(name: Option<ConfigArg>, value: Option<ConfigArg>) -> Option<LocalSet
     match name {
         Some(ConfigArg::Literal(name)) => {
             let name = canonical(&name);
-            is_meant_by(&name).then(|| LocalSet { name: Some(ConfigArg::Literal(name)), value })
+            is_meant_by(&name).then_some(LocalSet { name: Some(ConfigArg::Literal(name)), value })
         }
         Some(ConfigArg::Null) => None,
         name => Some(LocalSet { name, value }),
