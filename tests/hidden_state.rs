@@ -147,6 +147,78 @@ fn what_functions_make_stays_with_its_client() {
     }
 }
 
+/// DDL computes expressions, a view may stand for PostgreSQL's settings, and a foreign table may be a session's own: all without any code of
+/// the database's that leaves something.
+#[test]
+fn what_ddl_and_views_of_settings_leave_stays_with_its_client() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "CREATE FUNCTION neutral() RETURNS int LANGUAGE sql AS 'SELECT 1';
+         CREATE TABLE t (a int, id text);
+         INSERT INTO t VALUES (1, 'x');
+         CREATE DOMAIN d AS text;
+         CREATE TABLE of_d (a d);
+         INSERT INTO of_d VALUES ('x');
+         CREATE TABLE p (a text) PARTITION BY LIST (a);
+         CREATE VIEW vs AS SELECT name, setting FROM pg_settings;
+         CREATE VIEW over_vs AS SELECT * FROM vs;
+         CREATE FUNCTION by_view() RETURNS int LANGUAGE plpgsql AS
+             $$BEGIN UPDATE vs SET setting = '9MB' WHERE name = 'work_mem'; RETURN 1; END$$;
+         CREATE FUNCTION by_tree() RETURNS int LANGUAGE sql BEGIN ATOMIC
+             UPDATE pg_settings SET setting = '9MB' WHERE name = 'work_mem'; SELECT 1; END;
+         CREATE FUNCTION looks() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT count(setting)::int FROM pg_settings; END;
+         CREATE EXTENSION file_fdw;
+         CREATE SERVER files FOREIGN DATA WRAPPER file_fdw",
+    );
+    let weir = over(&cluster, 2);
+    const STATE: &str = "SELECT coalesce(current_setting('app.tenant', true), '') || ' ' || current_setting('work_mem') || ' ' || \
+        (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()) || \
+        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
+    let mut b = weir.client("app");
+    learn(&weir, &mut b);
+    let clean = b.value(STATE);
+    const SETS: &str = "set_config('app.tenant', 'evil', false)";
+    let check = |make: &str, b: &mut RawClient| {
+        let mut a = weir.client("app");
+        let answer = a.run(make);
+        assert!(!answer.contains("E("), "{make}: {answer}");
+        if make.starts_with("DROP") {
+            return;
+        }
+        let own = a.value(STATE);
+        assert_ne!(own, clean, "{make}: the owner has lost it");
+        for _ in 0..2 {
+            assert_eq!(b.value(STATE), clean, "{make}: leaks");
+            assert_eq!(a.value(STATE), own, "{make}: the owner has lost it");
+        }
+    };
+    for make in [
+        format!("ALTER TABLE t ADD COLUMN c text DEFAULT {SETS}"),
+        format!("ALTER TABLE t ALTER COLUMN id TYPE text USING {SETS}"),
+        format!("ALTER TABLE t ADD CHECK ({SETS} IS NOT NULL)"),
+        format!("CREATE TABLE p1 PARTITION OF p FOR VALUES IN ({SETS})"),
+        "DROP TABLE p1".to_owned(),
+        format!("CREATE SCHEMA other CREATE TABLE p1 PARTITION OF public.p FOR VALUES IN ({SETS})"),
+        "ALTER TABLE t ADD COLUMN l bool DEFAULT pg_try_advisory_lock(77)".to_owned(),
+        "UPDATE vs SET setting = '9MB' WHERE name = 'work_mem'".to_owned(),
+        "UPDATE over_vs SET setting = '9MB' WHERE name = 'work_mem'".to_owned(),
+        "SELECT by_view()".to_owned(),
+        "SELECT by_tree()".to_owned(),
+        "CREATE FOREIGN TABLE pg_temp.t (a text) SERVER files OPTIONS (filename 'PG_VERSION')".to_owned(),
+    ] {
+        check(&make, &mut b);
+    }
+    // Whoever only reads settings keeps nothing.
+    let mut a = weir.client("app");
+    for reads in ["SELECT looks()", "SELECT count(*) FROM over_vs"] {
+        assert!(!a.run(reads).contains("E("), "{reads}");
+    }
+    let pins = || weir.admin_table("SHOW PINS").len();
+    eventually("nobody keeps a server", SOON, || (pins() == 0).then_some(()));
+    // From then on this is what any statement may run that uses a type.
+    check(&format!("ALTER DOMAIN d ADD CHECK ({SETS} IS NOT NULL)"), &mut b);
+}
+
 /// What is not understood is cleaned up after, on the spot.
 #[test]
 fn what_is_not_understood_reaches_nobody() {

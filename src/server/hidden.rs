@@ -181,8 +181,22 @@ fn query() -> String {
            FROM pg_constraint AS k JOIN pg_class AS a ON a.oid = k.confrelid JOIN pg_class AS b ON b.oid = k.conrelid \
            WHERE k.contype = 'f' AND (k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r')) \
          UNION ALL SELECT 'cascade', a.relname::text, b.relname::text, NULL, NULL, NULL \
-           FROM pg_inherits AS i JOIN pg_class AS a ON a.oid = i.inhparent JOIN pg_class AS b ON b.oid = i.inhrelid{types}",
+           FROM pg_inherits AS i JOIN pg_class AS a ON a.oid = i.inhparent JOIN pg_class AS b ON b.oid = i.inhrelid \
+         {settings}{types}",
+        settings = of_settings(),
         types = of_types()
+    )
+}
+
+/// What writes `pg_settings`, whose rule sets what it is told: views over it, and the trees of SQL functions that update something.
+fn of_settings() -> String {
+    format!(
+        "UNION ALL SELECT 'runs w', p.owner, 'set_config', NULL, NULL, NULL FROM part AS p \
+           WHERE p.kind IN ('r', 'w') AND p.what = 'relid' AND p.oid = 'pg_settings'::regclass \
+         UNION ALL SELECT 'runs f', p.proname::text, 'set_config', NULL, NULL, NULL \
+           FROM pg_proc AS p CROSS JOIN LATERAL (SELECT to_jsonb(p) ->> 'prosqlbody') AS b (code) \
+           WHERE p.oid >= {FIRST_OWN} AND p.prosrc = '' AND b.code LIKE '%:commandType 2 %' \
+             AND b.code LIKE concat('%:relid ', 'pg_settings'::regclass::oid, ' %')"
     )
 }
 

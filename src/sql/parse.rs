@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pg_raw_parse::{Error, Node};
 
-use super::facts::QueryFacts;
+use super::facts::{PinReason, QueryFacts, SessionEffect};
 use super::scan::{Lexer, MAX_WORK};
 use super::{hints, statement};
 
@@ -22,8 +22,16 @@ const MAX_SEPARATORS: usize = 1 << 20;
 #[must_use]
 pub fn facts(text: &[u8]) -> QueryFacts {
     let mut facts = QueryFacts { hints: hints::read(text), ..QueryFacts::default() };
-    match read(text, |statements| statements.map(|(_, node)| statement::facts(node)).collect::<Vec<_>>()) {
-        Ok(statements) => {
+    match read(text, |statements| statements.map(|(at, node)| (at, statement::facts(node))).collect::<Vec<_>>()) {
+        Ok(found) => {
+            let ends: Vec<usize> = found.iter().skip(1).map(|(at, _)| *at).chain([text.len()]).collect();
+            let mut statements = Vec::with_capacity(found.len());
+            for ((begin, mut statement), end) in found.into_iter().zip(ends) {
+                if statement.why == "DDL" && makes_foreign_temp(text.get(begin..end).unwrap_or(text)) {
+                    statement.effects.push(SessionEffect::Pin(PinReason::TempObject));
+                }
+                statements.push(statement);
+            }
             facts.pids = statements.iter().any(|statement| statement.pids);
             facts.listens = statements.iter().any(|statement| statement.listens);
             facts.statements = statements;
@@ -35,6 +43,16 @@ pub fn facts(text: &[u8]) -> QueryFacts {
         }
     }
     facts
+}
+
+/// Whether DDL makes foreign tables in the schema of temporary objects: CREATE FOREIGN TABLE, of which the parser's bindings show no name, and
+/// IMPORT FOREIGN SCHEMA. The words are enough.
+fn makes_foreign_temp(text: &[u8]) -> bool {
+    let is_temp = |word: &[u8]| {
+        let (start, rest) = word.split_at_checked(7).unwrap_or((word, &[]));
+        start.eq_ignore_ascii_case(b"pg_temp") && (rest.is_empty() || rest.starts_with(b"_"))
+    };
+    has_word(text, b"foreign") && text.split(|c| !c.is_ascii_alphanumeric() && *c != b'_').any(is_temp)
 }
 
 /// Whether a text that could not be read may leave anything behind in its session, or speak of the transaction's savepoints. What is not
@@ -121,6 +139,46 @@ fn message(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreign_tables_may_be_temporary() {
+        for (text, pins) in [
+            ("CREATE FOREIGN TABLE pg_temp.t (a text) SERVER s", 1),
+            ("CREATE FOREIGN TABLE IF NOT EXISTS \"pg_temp\".t (a text) SERVER s; CREATE TABLE x (a int)", 1),
+            ("IMPORT FOREIGN SCHEMA far FROM SERVER s INTO pg_temp", 1),
+            ("CREATE FOREIGN TABLE t (pg_template text) SERVER s", 0),
+            ("CREATE FOREIGN TABLE t (a text) SERVER s; SELECT * FROM t", 0),
+        ] {
+            let facts = facts(text.as_bytes());
+            assert!(facts.unparsed.is_none(), "{text}");
+            let pin = SessionEffect::Pin(PinReason::TempObject);
+            assert_eq!(facts.statements.iter().filter(|s| s.effects.contains(&pin)).count(), pins, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_ddl_computes_has_its_effects() {
+        for (text, effects) in [
+            ("ALTER TABLE t ADD COLUMN c text DEFAULT set_config('a.b', 'c', false)", 1),
+            ("ALTER TABLE t ADD COLUMN c text CHECK (set_config('a.b', 'c', false) <> '')", 1),
+            ("ALTER TABLE t ALTER COLUMN a TYPE text USING set_config('a.b', 'c', false)", 1),
+            ("ALTER TABLE t ADD CHECK (set_config('a.b', 'c', false) <> '')", 1),
+            ("ALTER DOMAIN d ADD CHECK (set_config('a.b', VALUE, false) <> '')", 1),
+            ("CREATE TABLE t PARTITION OF p FOR VALUES IN (set_config('a.b', 'c', false))", 1),
+            ("CREATE TABLE t PARTITION OF p FOR VALUES FROM (set_config('a.b', 'c', false)) TO (MAXVALUE)", 1),
+            ("ALTER TABLE p ATTACH PARTITION t FOR VALUES IN (set_config('a.b', 'c', false))", 1),
+            ("CREATE SCHEMA s CREATE TABLE t PARTITION OF p FOR VALUES IN (set_config('a.b', 'c', false))", 1),
+            ("ALTER TABLE t ADD COLUMN c bool DEFAULT pg_try_advisory_lock(1)", 1),
+            ("ALTER TABLE t ALTER COLUMN a SET DEFAULT set_config('a.b', 'c', false)", 0),
+            ("CREATE TABLE t (a text DEFAULT set_config('a.b', 'c', false))", 0),
+            ("ALTER TABLE t ADD COLUMN c int DEFAULT 1 + length('a')", 0),
+        ] {
+            let facts = facts(text.as_bytes());
+            assert_eq!(facts.statements[0].effects.len(), effects, "{text}: {:?}", facts.statements[0].effects);
+        }
+        let facts = facts(b"CREATE TABLE t PARTITION OF p FOR VALUES IN (own(1))");
+        assert!(facts.statements[0].functions.is_empty() && facts.statements[0].mentions.functions == ["own"]);
+    }
 
     #[test]
     fn what_cannot_be_read_may_change_code() {

@@ -303,12 +303,36 @@ fn draft(node: Node<'_>) -> Draft {
                 draft.pin(reason);
             }
             draft.touch.cascades = found.cascades;
+            let computed = utility::computed(node);
+            if !computed.is_empty() {
+                compute(computed, &mut draft);
+            }
             if !found.tableless {
                 draft.shape = ShardShape::Other { tables: found.tables, what: found.what };
             }
             draft
         }
     }
+}
+
+/// What a utility statement computes leaves what it leaves: for each row, or for none.
+fn compute(expressions: Vec<Node<'_>>, draft: &mut Draft) {
+    let mut seen = Seen::default();
+    expressions.into_iter().for_each(|expression| walk(expression, &mut seen));
+    let mut inner = Draft::new(Access::Write, draft.why);
+    judge(&seen, &mut inner);
+    settings::in_doubt(inner.effects).into_iter().for_each(|effect| draft.effect(effect));
+    // Whose they are is asked nobody: the statement writes anyway.
+    let (run_text, others): (Vec<_>, Vec<_>) = inner.functions.into_iter().partition(|function| function.runs_text);
+    draft.functions = run_text;
+    draft.mentions = inner.mentions;
+    draft.mentions.functions.extend(others.into_iter().map(|function| function.name));
+    draft.mentions.functions.sort_unstable();
+    draft.mentions.functions.dedup();
+    draft.takes_lock |= inner.takes_lock;
+    draft.ends_state |= inner.ends_state;
+    draft.local_search_path |= inner.local_search_path;
+    draft.temp_in_path |= inner.temp_in_path;
 }
 
 /// SELECT or DML.

@@ -175,6 +175,57 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
     }
 }
 
+/// The expressions that a statement computes when it runs, unlike those that it stores: what fills or checks the rows that are there, and
+/// the bounds of partitions. (Those of indexes and generated columns are IMMUTABLE.)
+pub(super) fn computed(node: Node<'_>) -> Vec<Node<'_>> {
+    let mut found = Vec::new();
+    collect_computed(node, &mut found);
+    found
+}
+
+fn collect_computed<'a>(node: Node<'a>, found: &mut Vec<Node<'a>>) {
+    match node {
+        Node::CreateStmt(stmt) => stmt.partbound().into_iter().for_each(|bound| collect_bound(bound, found)),
+        Node::CreateSchemaStmt(stmt) => stmt.schema_elts().iter().for_each(|element| {
+            if matches!(element, Node::CreateStmt(_)) {
+                collect_computed(element, found);
+            }
+        }),
+        Node::AlterTableStmt(stmt) => {
+            for command in stmt.cmds() {
+                let Node::AlterTableCmd(command) = command else { continue };
+                match command.def() {
+                    // The expression of USING stands where else a default does.
+                    Node::ColumnDef(column) => {
+                        found.push(column.raw_default());
+                        found.extend(column.constraints().iter().filter_map(expression));
+                    }
+                    Node::PartitionCmd(partition) => {
+                        partition.bound().into_iter().for_each(|bound| collect_bound(bound, found));
+                    }
+                    other => found.extend(expression(other)),
+                }
+            }
+        }
+        Node::AlterDomainStmt(stmt) => found.extend(expression(stmt.def())),
+        _ => {}
+    }
+}
+
+/// The expression of a constraint.
+fn expression(node: Node<'_>) -> Option<Node<'_>> {
+    match node {
+        Node::Constraint(constraint) => Some(constraint.raw_expr()),
+        _ => None,
+    }
+}
+
+fn collect_bound<'a>(bound: &'a nodes::PartitionBoundSpec, found: &mut Vec<Node<'a>>) {
+    for list in [bound.listdatums(), bound.lowerdatums(), bound.upperdatums()] {
+        found.extend(list.iter());
+    }
+}
+
 fn strings<'a>(names: impl Iterator<Item = &'a nodes::String>) -> impl Iterator<Item = &'a str> {
     names.filter_map(|n| n.sval())
 }
