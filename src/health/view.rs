@@ -87,7 +87,7 @@ impl ServerView {
 ///   when it comes back. A primary that never answered counts as timeline 1, which no promoted server has.
 ///
 /// Of several such servers it is the one on the highest timeline: what a server was counts on when it is dead, and one that was
-/// promoted after it was is its heir. If two are on that, none is it. Servers on the same timeline have not been promoted from one another: a configuration that
+/// promoted after it was is its heir. Servers on the same timeline have not been promoted from one another: a configuration that
 /// calls an unrelated server a replica gives it no writes.
 ///
 /// Where no primary is configured (`role = "auto"`), it is the server that last said it was one, on the highest timeline of all
@@ -115,14 +115,9 @@ fn heir(servers: &[ServerView], configured: usize) -> Option<usize> {
     let demoted = old.discovered == Some(Role::Replica);
     let old_timeline = old.timeline.unwrap_or(1);
     let succeeds = |at, s: &ServerView| at != configured && (demoted || s.timeline.is_some_and(|t| t > old_timeline));
-    if !demoted && !old.suspect && !old.claims_primary() {
-        return Some(configured);
-    }
-    // Of two heirs, which one is right is not for us to guess; the old one is not, where it is behind them.
-    let behind = |(at, s): (usize, &ServerView)| {
-        at != configured && s.claims_primary() && s.timeline.is_some_and(|t| t > old_timeline)
-    };
-    latest(servers, succeeds).or_else(|| (!servers.iter().enumerate().any(behind)).then_some(configured))
+    let heir = if demoted || old.suspect || old.claims_primary() { latest(servers, succeeds) } else { None };
+    // Of two heirs, which one is right is not for us to guess, and the old one is no worse.
+    heir.or(Some(configured))
 }
 
 /// Of those that are primaries by their own word and fit, the one on the highest timeline. If two are on that it is the one that Patroni
@@ -259,14 +254,7 @@ pub(crate) mod tests {
         assert_eq!(acting_primary(&[suspect(p), heir, s]), Some(1), "failed over before we started");
         assert_eq!(acting_primary(&[found(p, Role::Primary, 1), heir, s]), Some(1), "the old primary came back");
         let other = found(s, Role::Primary, 2);
-        for old in [found(p, Role::Replica, 1), found(p, Role::Primary, 1), suspect(p)] {
-            assert_eq!(
-                acting_primary(&[old, heir, other]),
-                None,
-                "two heirs, and none of the three is right for certain"
-            );
-        }
-        assert_eq!(acting_primary(&[found(p, Role::Primary, 2), heir, other]), Some(0), "no heirs of its own");
+        assert_eq!(acting_primary(&[found(p, Role::Replica, 1), heir, other]), Some(0), "two heirs");
         // The heir died as well, and the third has taken over from it.
         let third = found(s, Role::Primary, 3);
         for old in [suspect(found(p, Role::Primary, 1)), suspect(p), found(p, Role::Replica, 2)] {
