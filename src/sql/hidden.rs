@@ -567,7 +567,7 @@ mod tests {
             ("DO 'BEGIN END'", Traces::UNKNOWN),
             ("SELECT query_to_xml('', true, true, '')", Traces::UNKNOWN),
             ("NO SQL", Traces::UNKNOWN),
-            ("ALTER TABLE t ADD c int DEFAULT sets()", Traces::UNKNOWN),
+            ("ALTER TABLE t ADD c int DEFAULT sets()", set | Traces::UNKNOWN),
             ("ANALYZE t", Traces::UNKNOWN),
             ("BEGIN; SET LOCAL a.b = 'c'; COMMIT", none),
         ] {
