@@ -743,6 +743,7 @@ impl Client {
                     break;
                 }
             }
+            let answers = header.tag == b'Z' && self.session.answers_client();
             if let Some(event) = judge(link, header.tag, body) {
                 if matches!(event, Event::ServerLost(_)) {
                     // It has been taken for answered.
@@ -779,7 +780,7 @@ impl Client {
             }
             if matches!(header.tag, b'C' | b'Z') && self.listener.is_some() {
                 self.follow_channels();
-                if header.tag == b'Z' && body == b"I" && action == Action::Forward {
+                if header.tag == b'Z' && body == b"I" && answers {
                     // As a server does: before the end of the answer.
                     self.output.extend(bytes.get(run..at).unwrap_or_default());
                     run = at;
@@ -787,8 +788,7 @@ impl Client {
                     drop(self.take_notifications());
                 }
             }
-            let forwarded = action == Action::Forward;
-            if !forwarded {
+            if action != Action::Forward {
                 self.output.extend(bytes.get(run..at).unwrap_or_default());
                 run = here;
             }
@@ -807,7 +807,7 @@ impl Client {
             match header.tag {
                 b'Z' => {
                     link.heard = false;
-                    self.on_ready(link, forwarded);
+                    self.on_ready(link, answers);
                     connection.note_prepared();
                     if self.session.may_release() {
                         // What follows is not this client's: the pool looks at it.
@@ -829,9 +829,9 @@ impl Client {
         Ok(at)
     }
 
-    /// `forwarded`: to the client, who asked. What we ask for ourselves is not counted, but for a block that the client began earlier.
-    fn on_ready(&mut self, link: &mut Link, forwarded: bool) {
-        let counts = u64::from(forwarded || link.opening != Opening::Over);
+    /// `answers`: the client, who asked. What we ask for ourselves is not counted, but for a block that the client began earlier.
+    fn on_ready(&mut self, link: &mut Link, answers: bool) {
+        let counts = u64::from(answers || link.opening != Opening::Over);
         self.note_pins(link);
         self.note_prepared();
         link.counts.query_count += counts;

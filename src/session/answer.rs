@@ -7,7 +7,7 @@ use crate::session::owed::Course;
 use crate::session::pipeline::{Answer, Done, Kind, Request, Undo, decides_reading};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
-use crate::session::settings::is_reported;
+use crate::session::settings::{Report, is_reported};
 use crate::session::{Action, Desync, Pin, Session, is_fatal, signals};
 use crate::sql::facts::{
     ConfigArg, ListenChange, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect,
@@ -26,10 +26,7 @@ impl Session {
         let desync = Err(Desync { tag });
         match tag {
             b'N' | b'A' => return Ok(Action::Forward),
-            b'S' => {
-                self.on_parameter_status(body, server);
-                return Ok(Action::Forward);
-            }
+            b'S' => return Ok(self.on_parameter_status(body, server)),
             b'E' => return Ok(self.on_error(body, server)),
             b'Z' => return self.on_ready(message::ready_for_query(body).ok_or(Desync { tag })?, server),
             _ => {}
@@ -132,14 +129,27 @@ impl Session {
             self.temp_in_path = false;
             self.forget_locals();
         }
-        self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
+        let told = self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         if let Some(listening) = &mut self.listening
             && status == TransactionStatus::Idle
         {
             listening.end();
         }
         self.failed = false;
-        Ok(if answer == Answer::Forward { Action::Forward } else { Action::Swallow })
+        let ready = answer == Answer::Forward;
+        Ok(match (told.is_empty(), ready) {
+            (true, true) => Action::Forward,
+            (true, false) => Action::Swallow,
+            (false, _) => {
+                let mut out = Vec::new();
+                told.iter()
+                    .for_each(|(name, value)| encode::parameter_status(&mut out, name.as_bytes(), value.as_bytes()));
+                if ready {
+                    encode::ready_for_query(&mut out, status);
+                }
+                Action::Replace(out)
+            }
+        })
     }
 
     fn on_error(&mut self, body: &[u8], server: &mut ServerState) -> Action {
@@ -317,13 +327,22 @@ impl Session {
         }
     }
 
-    fn on_parameter_status(&mut self, body: &[u8], server: &mut ServerState) {
-        let Some((name, value)) = message::parameter_status(body) else { return };
-        let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { return };
+    fn on_parameter_status(&mut self, body: &[u8], server: &mut ServerState) -> Action {
+        let Some((name, value)) = message::parameter_status(body) else { return Action::Forward };
+        let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else {
+            return Action::Forward;
+        };
+        let lower = name.to_ascii_lowercase();
+        let heard = is_reported(&lower).then(|| self.settings.report(&lower, value, &server.settings));
         server.settings.report(name, value);
-        let name = name.to_ascii_lowercase();
-        if is_reported(&name) {
-            self.settings.report(&name, value);
+        match heard {
+            None | Some(Report::Heard) => Action::Forward,
+            Some(Report::Known) => Action::Swallow,
+            Some(Report::Replaced(given)) => {
+                let mut out = Vec::new();
+                encode::parameter_status(&mut out, name.as_bytes(), given.as_bytes());
+                Action::Replace(out)
+            }
         }
     }
 
@@ -376,6 +395,7 @@ impl Session {
             self.pin(PinReason::TempObject, Some(facts));
         }
         let effects = alone.iter().flatten().next().map_or(&*statement.effects, |bound| bound);
+        self.settings.doubt_loose();
         for effect in effects.iter().chain(&of_executed) {
             match effect {
                 SessionEffect::Set { .. } | SessionEffect::SetByParams { .. } | SessionEffect::Reset { .. }
@@ -411,6 +431,9 @@ impl Session {
                     server.forget_state();
                 }
             }
+        }
+        if statement.why == "DECLARE CURSOR" {
+            self.loosen(&statement.effects);
         }
         self.follow_transaction(run().next().unwrap_or(statement), tag, alone.is_some());
     }
@@ -464,18 +487,29 @@ impl Session {
         }
     }
 
+    /// These effects may come again.
+    fn loosen(&mut self, effects: &[SessionEffect]) {
+        for effect in effects {
+            if let SessionEffect::SetUnknown { name } = effect {
+                self.settings.loosen(name);
+            }
+        }
+    }
+
     /// A portal has given some of its rows: what it does to the session it may have done, and may do again.
     fn suspended(&mut self, facts: &Arc<QueryFacts>, bound: Option<&[SessionEffect]>, server: &mut ServerState) {
         let Some(statement) = facts.statements.first() else { return };
         self.note_signals(facts, 0);
         self.follow_locals(statement, bound);
         self.temp_in_path |= statement.temp_in_path;
-        for effect in in_doubt(bound.unwrap_or(&statement.effects).to_vec()) {
+        let effects = in_doubt(bound.unwrap_or(&statement.effects).to_vec());
+        for effect in &effects {
             match effect {
-                SessionEffect::Pin(reason) => self.pin(reason, Some(facts)),
-                effect => self.follow_setting(&effect, facts, server),
+                SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
+                effect => self.follow_setting(effect, facts, server),
             }
         }
+        self.loosen(&effects);
     }
 
     /// Whether the server reads backslashes in a text otherwise than we do, so that it may hold another statement than we see.

@@ -42,7 +42,7 @@ use crate::wire::message::{self, TransactionStatus};
 pub use intake::{Intake, Values};
 use listening::Listening;
 use owed::Course;
-use pipeline::{Kind, Pipeline, Request};
+use pipeline::{Answer, Kind, Pipeline, Request};
 use prepared::Statement;
 use reading::{Names, Reader};
 pub use server_state::ServerState;
@@ -460,6 +460,12 @@ impl Session {
     #[must_use]
     pub fn reads_rows(&mut self) -> bool {
         matches!(self.pipeline.head(), Some(Request { kind: Kind::Hidden(_), .. }))
+    }
+
+    /// Whether what the server answers now is the client's to hear.
+    #[must_use]
+    pub fn answers_client(&mut self) -> bool {
+        self.pipeline.head().is_some_and(|request| request.answer == Answer::Forward)
     }
 
     /// Whether the server passes over everything up to the next Sync.

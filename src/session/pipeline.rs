@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::id::StatementId;
 use crate::session::prepared::Statement;
-use crate::session::settings::decides_shard;
+use crate::session::settings::{Values, decides_shard};
 use crate::sql::facts::{ConfigArg, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
 use crate::sql::settings::is_read_by;
 
@@ -76,8 +76,8 @@ pub enum Kind {
 pub enum Hidden {
     /// It asks for the values of these settings.
     ReadBack(Vec<String>),
-    /// It gives settings back that a RESET took and startup had given.
-    Restore,
+    /// It gives these settings back, which a RESET took and startup had given.
+    Restore(Values),
     /// It asks which of these reasons to keep the server are still there; of what was made by messages before that number.
     Pins(Vec<PinReason>, u64),
 }

@@ -279,35 +279,44 @@ impl Session {
         {
             return;
         }
-        if self.status == TransactionStatus::Idle && self.settings.has_doubts() {
-            let names: Vec<String> = self.settings.doubts().cloned().collect();
-            let mut sql = String::from("SELECT ");
-            for (at, name) in names.iter().enumerate() {
-                if at > 0 {
-                    sql.push(',');
-                }
-                // In an encoding that needs no thought.
-                sql.push_str("pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting(");
-                sql.push_str(&quote_literal(name));
-                sql.push_str(",true),'UTF8'),'hex')");
-            }
-            return self.send_query(Hidden::ReadBack(names), &sql, server, out);
-        }
         let stays = !self.may_release();
-        if self.status == TransactionStatus::Idle
-            && let Some((reasons, sql)) = self.question_of_pins()
-        {
-            self.send_query(Hidden::Pins(reasons, self.sent), &sql, server, out);
+        // All at once, for what the client sends next goes behind it.
+        if self.status == TransactionStatus::Idle {
+            if self.settings.has_doubts() {
+                self.read_back(server, out);
+            } else if let Some((reasons, sql)) = self.question_of_pins() {
+                self.send_query(Hidden::Pins(reasons, self.sent), &sql, server, out);
+            }
         }
-        // At once, for what the client sends next goes behind both.
         if stays && self.settings.lacks_anything() {
-            let missing = self.settings.missing();
-            // A role is one of the session's user, and is set after that.
-            let (role, others): (Vec<_>, Vec<_>) = missing.iter().partition(|(name, _)| *name == "role");
-            let sets = others.into_iter().chain(role).map(|(name, value)| (name.as_str(), value.as_str()));
-            let sql = set_all(sets, server.settings.reported("client_encoding"));
-            self.send_query(Hidden::Restore, &sql, server, out);
+            self.give_back(server, out);
         }
+    }
+
+    /// Asks for settings whose values only the server knows.
+    fn read_back(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
+        let names: Vec<String> = self.settings.doubts().cloned().collect();
+        let mut sql = String::from("SELECT ");
+        for (at, name) in names.iter().enumerate() {
+            if at > 0 {
+                sql.push(',');
+            }
+            // In an encoding that needs no thought.
+            sql.push_str("pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting(");
+            sql.push_str(&quote_literal(name));
+            sql.push_str(",true),'UTF8'),'hex')");
+        }
+        self.send_query(Hidden::ReadBack(names), &sql, server, out);
+    }
+
+    /// Gives the server what a RESET took from it and startup had given.
+    fn give_back(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
+        let missing = self.settings.missing();
+        // A role is one of the session's user, and is set after that.
+        let (role, others): (Vec<_>, Vec<_>) = missing.iter().partition(|(name, _)| *name == "role");
+        let sets = others.into_iter().chain(role).map(|(name, value)| (name.as_str(), value.as_str()));
+        let sql = set_all(sets, server.settings.reported("client_encoding"));
+        self.send_query(Hidden::Restore(missing), &sql, server, out);
     }
 
     fn send_query(&mut self, what: Hidden, sql: &str, server: &mut ServerState, out: &mut Vec<u8>) {
@@ -333,7 +342,10 @@ impl Session {
             }
             // It has given no row.
             (Hidden::ReadBack(names), b'C') if !names.is_empty() => self.stays_in_doubt(),
-            (Hidden::Restore, b'C') => self.settings.restored(),
+            (Hidden::Restore(given), b'C') => {
+                let given = std::mem::take(given);
+                self.settings.restored(&given);
+            }
             (Hidden::Pins(reasons, before), b'D') => {
                 let (reasons, before) = (std::mem::take(reasons), *before);
                 let row = message::data_row(body).unwrap_or_default();
@@ -351,7 +363,8 @@ impl Session {
             let message = format!("a setting of the session could not be applied: {}", error.message);
             self.hidden_error = Some(Box::new(Error { message, ..error }));
         }
-        if let Some(Request { kind: Kind::Hidden(Hidden::ReadBack(_) | Hidden::Restore), .. }) = self.pipeline.head() {
+        if let Some(Request { kind: Kind::Hidden(Hidden::ReadBack(_) | Hidden::Restore(_)), .. }) = self.pipeline.head()
+        {
             self.stays_in_doubt();
         }
     }

@@ -14,6 +14,7 @@
 //! See <https://www.postgresql.org/docs/current/sql-set.html>.
 
 mod follow;
+mod reported;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -24,24 +25,11 @@ use std::sync::Arc;
 use crate::sql::facts::{ConfigArg, PinReason, SessionEffect};
 use crate::sql::settings::{is_read_by, names_temp};
 
+pub(super) use reported::Report;
+pub use reported::{REPORTED, is_reported};
 pub use server::{ServerSettings, quote};
 
-/// Settings whose changes PostgreSQL reports and which a client may set; names in lower case.
-///
-/// <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC>
-pub const REPORTED: [&str; 6] =
-    ["application_name", "client_encoding", "datestyle", "intervalstyle", "standard_conforming_strings", "timezone"];
-
-/// Whether the server reports changes of this setting (name in lower case).
-#[must_use]
-pub fn is_reported(name: &str) -> bool {
-    REPORTED.contains(&name)
-}
-
-/// The place of a setting among those that are reported, as a bit.
-fn bit(name: &str) -> u8 {
-    REPORTED.iter().position(|reported| *reported == name).map_or(0, |at| 1 << at)
-}
+use reported::bit;
 
 /// Who the session is, beyond the login. In the order in which they are set: a role is one of the session's user, and setting that user
 /// ends the role.
@@ -85,6 +73,9 @@ const MAX_KEPT: usize = 50_000;
 /// Settings by name in lower case.
 pub type Values = BTreeMap<String, String>;
 
+/// A setting by the name that PostgreSQL reports it under, and what it is.
+pub(super) type Told = (&'static str, String);
+
 /// What a client wants.
 #[derive(Debug, Default, Clone)]
 pub struct ClientSettings {
@@ -102,6 +93,7 @@ struct Point {
     wanted: Arc<Values>,
     have: Option<Arc<Values>>,
     reset: u8,
+    doubts: BTreeSet<String>,
 }
 
 /// What has been changed and is not in the books of a server.
@@ -116,8 +108,7 @@ struct Changes {
     have: Option<Arc<Values>>,
     /// The same of those that are reported, as bits.
     reset: u8,
-    /// Reported settings that RESET has touched since the last ReadyForQuery, as bits: what became of it is not reported where it was
-    /// undone, or followed by a SET, before the server said anything.
+    /// Reported settings that RESET has touched since the last ReadyForQuery and no SET behind it, as bits.
     touched: u8,
     /// What was wanted before the server reported the first change of the transaction, SET LOCAL included.
     reported: Option<Arc<Values>>,
@@ -125,6 +116,8 @@ struct Changes {
     ended: bool,
     /// Names whose value only the server knows.
     doubts: BTreeSet<String>,
+    /// Those of them that may be set once more at any time, by a cursor or portal that is not at its end.
+    loose: BTreeSet<String>,
     /// A transaction has made changes for good that are not in the server's books.
     committed: bool,
     /// What decides shards was changed, and may be taken back before the next ReadyForQuery.
@@ -183,18 +176,13 @@ impl ClientSettings {
 
     // Within a transaction.
 
-    /// The server has reported it, and may take it back if the transaction does not last.
-    pub(super) fn report(&mut self, name: &str, value: &str) {
-        let before = Arc::clone(&self.wanted);
-        self.changes().reported.get_or_insert(before);
-        self.set(name, value);
-    }
-
     /// SET of a setting that is not reported.
     fn assign(&mut self, name: &str, value: &str) {
         self.begin();
         put(&mut self.wanted, name, Some(value));
-        if let Some(have) = &mut self.changes().have {
+        let changes = self.changes();
+        changes.doubts.remove(name);
+        if let Some(have) = &mut changes.have {
             put(have, name, Some(value));
         }
         if name == "session_authorization" {
@@ -202,17 +190,11 @@ impl ClientSettings {
         }
     }
 
-    /// SET of one that is reported: what it is now the server says.
-    fn assign_reported(&mut self, name: &str) {
-        if let Some(changes) = &mut self.changes {
-            changes.reset &= !bit(name);
-        }
-    }
-
     /// RESET.
     fn assign_default(&mut self, name: &str) {
         self.begin();
         let given = self.startup.get(name).cloned();
+        self.changes().doubts.remove(name);
         if is_reported(name) {
             self.changes().touched |= bit(name);
             if given.is_some() {
@@ -244,13 +226,18 @@ impl ClientSettings {
             put(&mut self.wanted, name, before.get(name).map(String::as_str));
         }
         self.have_only(have);
-        self.changes().touched = u8::MAX;
+        let changes = self.changes();
+        changes.touched = u8::MAX;
+        changes.doubts.retain(|name| IDENTITY.contains(&name.as_str()));
     }
 
     /// DISCARD ALL, which is no part of a transaction.
     pub fn reset_all(&mut self) {
         self.changes = None;
-        self.wanted = Arc::clone(&self.startup);
+        let before = std::mem::replace(&mut self.wanted, Arc::clone(&self.startup));
+        for name in REPORTED {
+            put(&mut self.wanted, name, before.get(name).map(String::as_str));
+        }
         self.have_only(Values::new());
         let changes = self.changes();
         changes.touched = u8::MAX;
@@ -272,9 +259,24 @@ impl ClientSettings {
 
     /// The value of `name` is known only to the server from now on, until it is asked.
     fn doubt(&mut self, name: &str) {
+        self.begin();
         self.changes().doubts.insert(name.to_owned());
         if name == "session_authorization" {
             self.changes().doubts.insert("role".to_owned());
+        }
+    }
+
+    /// What has put `name` in doubt may do so again, as long as the transaction lasts.
+    pub(super) fn loosen(&mut self, name: &str) {
+        if let Some(changes) = self.changes.as_mut().filter(|changes| changes.doubts.contains(name)) {
+            changes.loose.insert(name.to_owned());
+        }
+    }
+
+    /// A statement has run, and may have had a cursor set something once more.
+    pub(super) fn doubt_loose(&mut self) {
+        if let Some(changes) = &mut self.changes {
+            changes.doubts.extend(changes.loose.iter().cloned());
         }
     }
 
@@ -340,6 +342,7 @@ impl ClientSettings {
         if let Some(changes) = &mut self.changes {
             changes.committed |= changes.base.take().is_some();
             changes.savepoints.clear();
+            changes.loose.clear();
             changes.halfway = false;
             changes.ended = true;
         }
@@ -349,27 +352,35 @@ impl ClientSettings {
     fn rollback(&mut self) {
         let Some(changes) = &mut self.changes else { return };
         changes.savepoints.clear();
+        changes.loose.clear();
         changes.ended = true;
         let halfway = std::mem::take(&mut changes.halfway);
         let Some(base) = changes.base.take() else { return };
+        let mut doubts = BTreeSet::new();
         if halfway {
+            doubts = std::mem::take(&mut changes.doubts);
             let changed = differing(&base.wanted, &self.wanted);
-            changes.doubts.extend(changed.filter(|name| !is_reported(name)).cloned().collect::<Vec<_>>());
+            doubts.extend(changed.filter(|name| !is_reported(name)).cloned());
         }
         self.restore(base);
+        if halfway {
+            self.changes().doubts.extend(doubts);
+        }
     }
 
     /// ReadyForQuery. `idle`: outside of a block; `failed`: an error has come since the last. The server's books are brought up to date.
-    pub(super) fn settle(&mut self, idle: bool, failed: bool, server: &mut ServerSettings) {
-        let Some(changes) = &mut self.changes else { return };
+    /// What the client is told of settings that are reported before it hears that the server is ready.
+    #[must_use]
+    pub(super) fn settle(&mut self, idle: bool, failed: bool, server: &mut ServerSettings) -> Vec<Told> {
+        let Some(changes) = &mut self.changes else { return Vec::new() };
         changes.unsettled = false;
         match (idle, failed) {
             (true, true) => self.rollback(),
             (true, false) => self.commit(),
             (false, _) => {}
         }
-        self.settle_reported(server);
-        let Some(changes) = &mut self.changes else { return };
+        let told = self.settle_reported(server);
+        let Some(changes) = &mut self.changes else { return told };
         if idle || std::mem::take(&mut changes.ended) {
             // What the next transaction changes is held against what this one has left.
             changes.reported = changes.reported.take().filter(|_| !idle).map(|_| Arc::clone(&self.wanted));
@@ -383,31 +394,18 @@ impl ClientSettings {
             server.has(have.as_ref().unwrap_or(wanted));
         }
         if !idle {
-            return;
+            return told;
         }
         if self.wanted == self.startup {
             // Shared by many, so that servers are found to agree at once.
             self.wanted = Arc::clone(&self.startup);
         }
         (changes.ended, changes.unfollowed, changes.kept) = (false, false, 0);
-        if changes.doubts.is_empty() && changes.have.is_none() && changes.reset == 0 {
-            self.changes = None;
+        if !changes.doubts.is_empty() || self.lacks_anything() {
+            return told;
         }
-    }
-
-    /// Takes the server's word for what RESET has touched.
-    fn settle_reported(&mut self, server: &ServerSettings) {
-        let Some(changes) = &mut self.changes else { return };
-        let touched = std::mem::take(&mut changes.touched);
-        for name in REPORTED.into_iter().filter(|name| touched & bit(name) != 0) {
-            let given = self.startup.get(name).map(String::as_str);
-            let value = match server.reported(name) {
-                Some(value) if given.is_none() && server.default_of(name) == Some(value) => None,
-                Some(value) => Some(value),
-                None => given,
-            };
-            put(&mut self.wanted, name, value);
-        }
+        self.changes = None;
+        told
     }
 
     /// The server is given back, and the next one is brought to what is wanted.
@@ -448,14 +446,16 @@ impl ClientSettings {
         changes.committed = true;
     }
 
-    /// What RESET took from the linked server although startup gave it.
+    /// What RESET took from the linked server although startup gave it. What is in doubt has been set since.
     fn missing(&self) -> Values {
         let Some(changes) = &self.changes else { return Values::new() };
         let lacks = |name: &str, value: &String| {
             if is_reported(name) {
                 return changes.reset & bit(name) != 0;
             }
-            !name.starts_with(OWN_PREFIX) && changes.have.as_ref().is_some_and(|have| have.get(name) != Some(value))
+            !name.starts_with(OWN_PREFIX)
+                && !changes.doubts.contains(name)
+                && changes.have.as_ref().is_some_and(|have| have.get(name) != Some(value))
         };
         let reported = self.startup.iter().filter(|(name, _)| is_reported(name));
         let others = self.wanted.iter().filter(|(name, _)| !is_reported(name));
@@ -484,7 +484,8 @@ impl ClientSettings {
 
     /// Whether there is anything of that kind.
     fn lacks_anything(&self) -> bool {
-        self.changes.as_ref().is_some_and(|changes| changes.have.is_some() || changes.reset != 0)
+        let lacks = |changes: &Changes| changes.reset != 0 || (changes.have.is_some() && !self.missing().is_empty());
+        self.changes.as_deref().is_some_and(lacks)
     }
 
     /// Whether the server is to be asked or told anything.
@@ -524,13 +525,22 @@ impl ClientSettings {
         self.changes().unsettled = true;
     }
 
-    /// It has been given back to the server.
-    fn restored(&mut self) {
-        if self.lacks_anything() {
-            self.begin();
+    /// These have been given back to the server.
+    fn restored(&mut self, given: &Values) {
+        if given.is_empty() {
+            return;
+        }
+        self.begin();
+        for (name, value) in given {
             let changes = self.changes();
-            changes.have = None;
-            changes.reset = 0;
+            changes.reset &= !bit(name);
+            if let Some(have) = changes.have.as_mut().filter(|_| !is_reported(name)) {
+                put(have, name, Some(value));
+            }
+        }
+        let changes = self.changes.as_ref().filter(|changes| changes.doubts.is_empty());
+        if changes.is_some() && self.missing().is_empty() {
+            self.changes().have = None;
         }
     }
 
@@ -566,6 +576,7 @@ impl ClientSettings {
             wanted: Arc::clone(&self.wanted),
             have: changes.and_then(|changes| changes.have.clone()),
             reset: changes.map_or(0, |changes| changes.reset),
+            doubts: changes.map(|changes| changes.doubts.clone()).unwrap_or_default(),
         }
     }
 
@@ -591,6 +602,7 @@ impl ClientSettings {
         let changes = self.changes();
         changes.have = point.have;
         changes.reset = point.reset;
+        changes.doubts = point.doubts;
     }
 }
 

@@ -6,6 +6,17 @@ fn values(pairs: &[(&str, &str)]) -> Values {
     pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
 }
 
+/// ReadyForQuery, before which the client is told nothing of ours.
+fn settle(c: &mut ClientSettings, idle: bool, failed: bool, server: &mut ServerSettings) {
+    assert_eq!(c.settle(idle, failed, server), []);
+}
+
+/// The server reports something, and the client hears it.
+fn report(c: &mut ClientSettings, value: &str, server: &mut ServerSettings) {
+    assert_eq!(c.report("timezone", value, server), Report::Heard);
+    server.report("TimeZone", value);
+}
+
 #[test]
 fn reset_returns_to_what_startup_gave() {
     let mut c = ClientSettings::new(values(&[("work_mem", "1MB")]));
@@ -15,12 +26,12 @@ fn reset_returns_to_what_startup_gave() {
     c.assign("geqo", "off");
     c.assign_default("work_mem");
     c.assign_default("geqo");
-    c.settle(true, false, &mut server);
+    settle(&mut c, true, false, &mut server);
     assert_eq!((c.get("work_mem"), c.get("geqo")), (Some("1MB"), None));
     // The server went to its own default, and is told.
     assert_eq!(c.missing(), values(&[("work_mem", "1MB")]));
-    c.restored();
-    c.settle(true, false, &mut server);
+    c.restored(&c.missing());
+    settle(&mut c, true, false, &mut server);
     assert!(c.changes.is_none() && server.catch_up(&c).is_none());
     assert!(Arc::ptr_eq(&c.wanted, &c.startup));
 }
@@ -50,7 +61,7 @@ fn a_transaction_that_began_in_a_text_that_committed_is_not_for_good() {
     c.assign("a.b", "1");
     c.commit();
     c.assign("a.b", "2");
-    c.settle(false, false, &mut server);
+    settle(&mut c, false, false, &mut server);
     // The client leaves, and the server is rolled back: it has the first.
     let mut other = ClientSettings::default();
     assert_eq!(server.catch_up(&other).as_deref(), Some("RESET \"a\".\"b\";"));
@@ -65,23 +76,21 @@ fn what_is_not_reported_has_not_changed() {
     server.report_default("TimeZone", "UTC");
     let mut c = ClientSettings::default();
     let set = |c: &mut ClientSettings, server: &mut ServerSettings| {
-        server.report("TimeZone", "Asia/Tokyo");
-        c.report("timezone", "Asia/Tokyo");
-        c.settle(true, false, server);
+        report(c, "Asia/Tokyo", server);
+        settle(c, true, false, server);
     };
     set(&mut c, &mut server);
     c.assign_defaults();
     assert_eq!(c.get("timezone"), Some("Asia/Tokyo"));
-    c.settle(true, true, &mut server);
+    settle(&mut c, true, true, &mut server);
     assert_eq!((c.get("timezone"), server.catch_up(&c)), (Some("Asia/Tokyo"), None), "undone");
     c.assign_default("timezone");
     c.assign_reported("timezone");
-    c.settle(true, false, &mut server);
+    settle(&mut c, true, false, &mut server);
     assert_eq!((c.get("timezone"), server.catch_up(&c)), (Some("Asia/Tokyo"), None), "set again");
     c.assign_default("timezone");
-    server.report("TimeZone", "UTC");
-    c.report("timezone", "UTC");
-    c.settle(true, false, &mut server);
+    report(&mut c, "UTC", &mut server);
+    settle(&mut c, true, false, &mut server);
     assert!(c.get("timezone").is_none() && c.changes.is_none() && server.catch_up(&c).is_none());
     assert!(Arc::ptr_eq(&c.wanted, &c.startup));
 }
@@ -90,29 +99,29 @@ fn what_is_not_reported_has_not_changed() {
 fn what_was_reported_within_a_lost_transaction_is_lost_with_it() {
     let mut server = ServerSettings::default();
     let mut c = ClientSettings::default();
-    c.report("timezone", "Asia/Tokyo");
-    c.settle(true, false, &mut server);
+    report(&mut c, "Asia/Tokyo", &mut server);
+    settle(&mut c, true, false, &mut server);
     // SET LOCAL, which nobody sees but for its report; and what is committed while another transaction begins.
     for chained in [false, true] {
-        c.report("timezone", "Etc/UTC");
-        c.settle(false, false, &mut server);
+        report(&mut c, "Etc/UTC", &mut server);
+        settle(&mut c, false, false, &mut server);
         if chained {
             c.commit();
-            c.settle(false, false, &mut server);
+            settle(&mut c, false, false, &mut server);
         }
-        c.report("timezone", "Europe/Paris");
+        report(&mut c, "Europe/Paris", &mut server);
         c.assign("work_mem", "1MB");
-        c.settle(false, false, &mut server);
+        settle(&mut c, false, false, &mut server);
         c.abandon();
         let expected = if chained { "Etc/UTC" } else { "Asia/Tokyo" };
         assert_eq!((c.get("timezone"), c.get("work_mem")), (Some(expected), None));
     }
     // On a live server it is the server who says.
-    c.report("timezone", "Europe/Paris");
-    c.settle(false, false, &mut server);
+    report(&mut c, "Europe/Paris", &mut server);
+    settle(&mut c, false, false, &mut server);
     c.rollback();
-    c.report("timezone", "Etc/UTC");
-    c.settle(true, false, &mut server);
+    report(&mut c, "Etc/UTC", &mut server);
+    settle(&mut c, true, false, &mut server);
     assert_eq!(c.get("timezone"), Some("Etc/UTC"));
 }
 
@@ -133,7 +142,7 @@ fn savepoints_without_end_are_not_kept() {
     c.rollback();
     assert!(c.wanted().is_empty());
     c.give_up();
-    c.settle(true, false, &mut server);
+    settle(&mut c, true, false, &mut server);
     assert!(c.changes.is_none());
 }
 
@@ -150,6 +159,8 @@ enum Step {
     Commit,
     Rollback,
     Fail,
+    /// The text does not tell to what.
+    SetUnseen(u8, u8),
     /// The server is asked or told what there is to.
     Restore,
 }
@@ -192,6 +203,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Commit),
         1 => Just(Step::Rollback),
         1 => Just(Step::Fail),
+        3 => (0..3_u8, 0..3_u8).prop_map(|(n, v)| Step::SetUnseen(n, v)),
         2 => Just(Step::Restore),
     ]
 }
@@ -242,7 +254,7 @@ proptest! {
                     own.now.clone_from(&startup);
                     c.reset_all();
                     books.discard_all();
-                    c.settle(true, false, &mut books);
+                    settle(&mut c, true, false, &mut books);
                 }
                 Step::Savepoint(s) => {
                     both(&mut own, &mut server, &|m| {
@@ -269,7 +281,7 @@ proptest! {
                 Step::Commit => {
                     both(&mut own, &mut server, &|m| m.before = None);
                     c.commit();
-                    c.settle(true, false, &mut books);
+                    settle(&mut c, true, false, &mut books);
                 }
                 Step::Rollback | Step::Fail => {
                     both(&mut own, &mut server, &|m| {
@@ -280,29 +292,131 @@ proptest! {
                     if matches!(step, Step::Rollback) {
                         c.rollback();
                     }
-                    c.settle(true, matches!(step, Step::Fail), &mut books);
+                    settle(&mut c, true, matches!(step, Step::Fail), &mut books);
+                }
+                Step::SetUnseen(n, v) => {
+                    both(&mut own, &mut server, &|m| {
+                        m.begin();
+                        m.now.insert(name(n).to_owned(), v.to_string());
+                    });
+                    c.doubt(name(n));
                 }
                 Step::Restore => {
-                    for (name, value) in c.missing() {
+                    // Both were sent before either is answered.
+                    let (missing, idle) = (c.missing(), own.before.is_none());
+                    let doubts: Vec<_> = c.doubts().filter(|_| idle).cloned().collect();
+                    for name in doubts {
+                        c.resolve(&name, server.now.get(&name).map(String::as_str));
+                    }
+                    c.restored(&missing);
+                    for (name, value) in missing {
                         server.now.insert(name, value);
                     }
-                    c.restored();
-                    if own.before.is_none() {
-                        c.settle(true, false, &mut books);
+                    if idle {
+                        settle(&mut c, true, false, &mut books);
                     }
                 }
             }
-            prop_assert_eq!(c.wanted(), &own.now);
+            let doubts: Vec<_> = c.doubts().cloned().collect();
+            let known = |values: &Values| -> Values {
+                values.iter().filter(|(name, _)| !doubts.contains(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+            };
+            prop_assert_eq!(known(c.wanted()), known(&own.now));
             let mut have = c.wanted().clone();
             if let Some(changes) = &c.changes && let Some(values) = &changes.have {
                 have = (**values).clone();
             }
-            prop_assert_eq!(&have, &server.now);
-            if own.before.is_none() {
+            prop_assert_eq!(known(&have), known(&server.now));
+            if own.before.is_none() && doubts.is_empty() {
                 let mut there = ClientSettings::default();
                 server.now.iter().for_each(|(n, v)| there.set(n, v));
                 prop_assert_eq!(books.catch_up(&there), None, "the books say otherwise than the server");
             }
         }
     }
+}
+
+/// A RESET goes to the server's default, and the client hears of what startup gave, once, if it does not know.
+#[test]
+fn a_reset_is_reported_as_what_startup_gave() {
+    const NAME: &str = "timezone";
+    let begin = |server: &mut ServerSettings| {
+        server.report_default("TimeZone", "UTC");
+        let mut c = ClientSettings::new(values(&[(NAME, "Asia/Tokyo")]));
+        server.report("TimeZone", "Asia/Tokyo");
+        server.caught_up(&c);
+        assert_eq!(server.catch_up(&c), None);
+        c.assign_reported(NAME);
+        c
+    };
+    let server_says = |c: &mut ClientSettings, value: &str, server: &mut ServerSettings| {
+        let report = c.report(NAME, value, server);
+        server.report("TimeZone", value);
+        report
+    };
+    // It has it already.
+    let mut server = ServerSettings::default();
+    let mut c = begin(&mut server);
+    c.assign_default(NAME);
+    assert_eq!(server_says(&mut c, "UTC", &mut server), Report::Known);
+    settle(&mut c, true, false, &mut server);
+    let missing = c.missing();
+    assert_eq!(missing, values(&[(NAME, "Asia/Tokyo")]));
+    c.restored(&missing);
+    assert_eq!(server_says(&mut c, "Asia/Tokyo", &mut server), Report::Known);
+    settle(&mut c, true, false, &mut server);
+    assert!(c.changes.is_none());
+    // It had another; the server's default, which is not reported then, as well.
+    for set in ["Europe/Paris", "UTC"] {
+        let mut server = ServerSettings::default();
+        let mut c = begin(&mut server);
+        report(&mut c, set, &mut server);
+        settle(&mut c, true, false, &mut server);
+        c.assign_default(NAME);
+        if set == "UTC" {
+            let told = c.settle(true, false, &mut server);
+            assert_eq!(told, [("TimeZone", "Asia/Tokyo".to_owned())]);
+        } else {
+            assert_eq!(server_says(&mut c, "UTC", &mut server), Report::Replaced("Asia/Tokyo".to_owned()));
+            settle(&mut c, true, false, &mut server);
+        }
+        // What it sets then may be where the server is.
+        c.assign_reported(NAME);
+        let told = c.settle(true, false, &mut server);
+        assert_eq!((told.as_slice(), c.get(NAME)), (&[("TimeZone", "UTC".to_owned())][..], Some("UTC")));
+    }
+    // Undone before the server gets it back.
+    let mut server = ServerSettings::default();
+    let mut c = begin(&mut server);
+    c.assign_default(NAME);
+    assert_eq!(server_says(&mut c, "UTC", &mut server), Report::Known);
+    settle(&mut c, false, false, &mut server);
+    c.rollback();
+    assert_eq!(server_says(&mut c, "Asia/Tokyo", &mut server), Report::Known);
+    settle(&mut c, true, false, &mut server);
+    assert!(c.changes.is_none());
+    // DISCARD ALL says no more than that.
+    let mut c = begin(&mut server);
+    c.reset_all();
+    assert_eq!(server_says(&mut c, "UTC", &mut server), Report::Known);
+    settle(&mut c, true, false, &mut server);
+}
+
+#[test]
+fn a_cursor_that_sets_leaves_it_in_doubt_again_and_again() {
+    let mut c = ClientSettings::new(values(&[("work_mem", "1MB")]));
+    let mut server = ServerSettings::default();
+    c.doubt("work_mem");
+    c.loosen("work_mem");
+    c.loosen("geqo");
+    c.assign_default("work_mem");
+    assert!(!c.has_doubts());
+    assert_eq!(c.missing(), values(&[("work_mem", "1MB")]));
+    c.doubt_loose();
+    assert_eq!(c.doubts().collect::<Vec<_>>(), ["work_mem"]);
+    assert!(c.missing().is_empty());
+    c.rollback();
+    c.doubt_loose();
+    settle(&mut c, true, false, &mut server);
+    assert!(c.changes.is_none());
 }
