@@ -438,6 +438,37 @@ fn sequence_values_are_ones_own_or_refused() {
     assert!(b.run("INSERT INTO t (v) VALUES ('c') RETURNING currval('t_id_seq')").contains("D(3)"));
 }
 
+/// Asked by what runs it later, or within: nobody is told of what others did.
+#[test]
+fn sequence_values_are_nobody_elses_however_they_are_asked_for() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE SEQUENCE s");
+    for asks in
+        [&["PREPARE p AS SELECT lastval()", "EXECUTE p"][..], &["DO $$BEGIN RAISE NOTICE '%', lastval(); END$$"]]
+    {
+        let weir = over(&cluster, 1).start();
+        let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+        a.run("SELECT nextval('s')");
+        let heard: Vec<String> = asks.iter().map(|ask| b.run(ask)).collect();
+        assert!(heard.iter().any(|heard| heard.contains("E(55000)")), "{asks:?}: {heard:?}");
+        assert!(!heard.iter().any(|heard| heard.contains("D(") || heard.contains("N(")), "{asks:?}: {heard:?}");
+    }
+}
+
+/// An advisory lock that EXECUTE took stays when the statement is gone.
+#[test]
+fn what_a_prepared_statement_took_stays_without_it() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 2).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("PREPARE p AS SELECT pg_advisory_lock(5)");
+    a.run("EXECUTE p");
+    assert_eq!(a.run("DEALLOCATE p"), "C(DEALLOCATE) Z(I)");
+    assert_eq!(b.value("SELECT pg_try_advisory_lock(5)"), "f");
+    assert_eq!(a.value("SELECT pg_advisory_unlock(5)"), "t");
+    assert_eq!(b.value("SELECT pg_try_advisory_lock(5)"), "t");
+}
+
 /// What was loaded into a server or decides its random numbers is not met by others.
 #[test]
 fn libraries_and_seeds_keep_the_server() {

@@ -651,3 +651,50 @@ fn what_another_set_fails_nobody() {
     assert_eq!(a.run("SELECT 1"), "E(42501) Z(I)");
     assert_eq!(b.value("SELECT 1"), "1");
 }
+
+/// What ends transactions by itself, in a pipeline that is no block: what is for good is what PostgreSQL says, and nobody else meets it.
+#[test]
+fn a_pipeline_that_ends_its_transaction_on_the_way() {
+    let cluster = with_roles();
+    cluster.sql(
+        "CREATE PROCEDURE back() LANGUAGE plpgsql AS 'BEGIN ROLLBACK; END'; \
+         CREATE PROCEDURE keep() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'",
+    );
+    let weir = one_server(&cluster);
+    let mut other = weir.client("app");
+    other.run("SET app.who = 'other'");
+    for pipeline in [
+        &["SET app.who = 'x'", "CALL back()"][..],
+        &["SET app.who = 'x'", "CALL keep()"],
+        &["SET app.who = 'x'", "CALL keep()", "SELECT 1/0"],
+        &["SET app.who = 'x'", "CALL keep()", "SET app.who = 'before'", "SELECT 1/0"],
+        &["SET app.who = 'x'", "DO $$BEGIN ROLLBACK; END$$", "SET app.more = 'y'"],
+        &["SET ROLE tenant", "CALL back()"],
+        &["RESET app.who", "CALL back()"],
+        &["SET app.who = 'x'", "PREPARE TRANSACTION 'x'"],
+        &["SET app.who = 'x'", "COMMIT", "SELECT 1/0"],
+        &["SET app.who = 'x'", "COMMIT"],
+        &["SET app.who = 'x'", "ROLLBACK", "SET app.more = 'y'"],
+        &["BEGIN", "SET app.who = 'x'", "COMMIT", "SET app.more = 'y'", "SELECT 1/0"],
+    ] {
+        let mut twins = Twins::new(&weir, &cluster, 0);
+        twins.run("SET app.who = 'before'", false);
+        let (pooled, own) = (pipelined(&mut twins.pooled, pipeline), pipelined(&mut twins.own, pipeline));
+        assert_eq!(pooled, own, "{pipeline:?}");
+        assert_eq!(other.value("SELECT current_user || ' ' || current_setting('app.who')"), "postgres other");
+        let (pooled, own) = twins.run(&format!("{SHOWN}, coalesce(current_setting('app.more', true), '')"), false);
+        assert_eq!(pooled, own, "{pipeline:?}");
+    }
+}
+
+/// Statements up to one Sync; what is answered, without what is reported.
+fn pipelined(client: &mut RawClient, statements: &[&str]) -> String {
+    for sql in statements {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+    }
+    client.sync();
+    let messages: Vec<_> = client.read_until_ready().into_iter().filter(|m| m.tag != b'S').collect();
+    show(&messages)
+}

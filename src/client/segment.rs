@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use crate::session::Intake;
+use crate::session::{Intake, Naming};
 use crate::sql::facts::{Plan, QueryFacts, TransactionEffect};
 
 /// A segment longer than this, in bytes, is planned by what is there of it, and as a write.
@@ -29,6 +29,8 @@ pub struct Segment {
     pub len: usize,
     /// Whether the client may wait for answers now, or too much was held.
     pub complete: bool,
+    /// What its SQL has to do with names of prepared statements.
+    pub names: Naming,
 }
 
 impl Segment {

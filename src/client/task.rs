@@ -283,6 +283,13 @@ impl Client {
             if self.session.waits_for_unnamed(&frame, self.segment.gives_unnamed()) {
                 return Ok(false);
             }
+            if self.session.waits_for_names(&frame, self.segment.names) {
+                if self.segment.items.is_empty() {
+                    return Ok(false);
+                }
+                self.segment.push(Intake::Flush, 0);
+                continue;
+            }
             if frame.tag == b'Q' && self.live.config.general.disable_pqexec {
                 return Err(pqexec_disabled());
             }
@@ -306,6 +313,7 @@ impl Client {
                 Some(facts) if facts.pids || facts.listens => self.identify(intake, self.segment.len, len),
                 _ => (intake, len),
             };
+            self.segment.names = self.session.names_behind(&intake, self.segment.names);
             self.segment.push(intake, len);
         }
         Ok(false)

@@ -8,9 +8,9 @@ use crate::session::pipeline::{Answer, Done, Kind, Request, Undo, decides_readin
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::settings::{Report, is_reported};
-use crate::session::{Action, Desync, Pin, Session, is_fatal, signals};
+use crate::session::{Action, Desync, Naming, Pin, Session, is_fatal, signals};
 use crate::sql::facts::{
-    ConfigArg, ListenChange, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect,
+    ConfigArg, ListenChange, NameUse, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect,
 };
 use crate::sql::settings::{NAMERS, in_doubt, is_meant_by};
 use crate::wire::encode;
@@ -100,6 +100,7 @@ impl Session {
                     server.statements.confirm(statement);
                 }
                 Some(Done::Closed(statement)) => server.statements.remove(statement.id),
+                Some(Done::Untaken(name)) => drop(self.sql_names.remove(&name)),
                 None => {}
             },
             (Kind::Bind, b'2') | (Kind::Describe, b'T' | b'n') => {
@@ -126,8 +127,8 @@ impl Session {
             self.portals.clear();
             self.bound = None;
             self.hidden_error = None;
-            self.temp_in_path = false;
             self.forget_locals();
+            (self.temp_in_path, self.portal_names) = (false, Naming::None);
         }
         let told = self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         if let Some(listening) = &mut self.listening
@@ -205,6 +206,8 @@ impl Session {
         if extended && self.pipeline.is_empty() {
             self.unsynced = true;
             self.skipping = true;
+            // What closes them before the Sync would be passed over.
+            std::mem::take(&mut self.tried).into_iter().for_each(|name| self.still_tried(name));
         }
         if let Some(denied) = denied {
             let mut out = Vec::new();
@@ -270,6 +273,9 @@ impl Session {
         self.unseen_error = None;
         self.hidden_error = None;
         self.lent.clear();
+        self.tried.clear();
+        self.sql_names.clear();
+        self.portal_names = Naming::None;
         self.held_sync = false;
     }
 
@@ -283,6 +289,7 @@ impl Session {
         self.settings.abandon();
         self.spoils = false;
         self.lent.clear();
+        self.tried.clear();
     }
 
     /// A Sync of ours has been answered.
@@ -296,6 +303,7 @@ impl Session {
         self.settings.leave();
         self.spoils = false;
         self.was_pinned = false;
+        self.sql_names.clear();
     }
 
     /// Takes back what a request that did not happen would have changed.
@@ -305,6 +313,18 @@ impl Session {
             Undo::ServerPrepare(statement) => server.statements.remove(statement.id),
             Undo::ServerClose(statement) => server.statements.restore(statement),
             Undo::ServerUnnamed => server.unnamed = None,
+            Undo::Tried(name) => self.still_tried(name),
+            Undo::Lent(name) => {
+                self.sql_names.remove(&name);
+                self.lent.push(name);
+            }
+        }
+    }
+
+    /// What was tried under a name is not closed: that is taken back as one that was lent, if the server has it from us.
+    fn still_tried(&mut self, name: Box<[u8]>) {
+        if !self.sql_names.contains(&name) {
+            self.lent.push(name);
         }
     }
 
@@ -323,7 +343,7 @@ impl Session {
                     self.unnamed_version -= 1;
                 }
             }
-            Undo::ServerPrepare(_) | Undo::ServerClose(_) | Undo::ServerUnnamed => {}
+            Undo::ServerPrepare(_) | Undo::ServerClose(_) | Undo::ServerUnnamed | Undo::Tried(_) | Undo::Lent(_) => {}
         }
     }
 
@@ -365,10 +385,20 @@ impl Session {
         for step in facts.steps.iter().filter(|step| step.statement == index) {
             self.listening.get_or_insert_default().change(&step.change);
         }
+        let alone = alone.map(|bound| (bound, self.course.stood_alone()));
+        let stands_alone = matches!(alone, Some((_, true)));
         if let Some(listening) = &mut self.listening {
-            listening.complete(statement);
+            if stands_alone && statement.transaction == TransactionEffect::PrepareTransaction {
+                // There is no block, of which PostgreSQL warns, and it commits.
+                listening.end();
+            } else {
+                listening.complete(statement);
+            }
         }
         self.note_signals(facts, index);
+        if let Some(NameUse::Prepare(name)) = &statement.name_use {
+            self.sql_names.insert(name.as_bytes().into());
+        }
         let of_executed =
             executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects).cloned().collect();
         // EXPLAIN and CREATE TABLE AS need not run it.
@@ -379,7 +409,7 @@ impl Session {
         // A portal that has given its row already, and calls nothing again.
         let exhausted = tag.starts_with(b"SELECT 0\0");
         if !exhausted {
-            self.follow_locals(statement, alone.as_ref().and_then(|bound| bound.as_deref()));
+            self.follow_locals(statement, alone.as_ref().and_then(|(bound, _)| bound.as_deref()));
             run().for_each(|statement| self.follow_locals(statement, None));
         }
         let types = statement.changes_types() || run().any(StatementFacts::changes_types);
@@ -394,7 +424,7 @@ impl Session {
         if statement.makes_object() && (self.temp_in_path || self.settings.names_temp()) {
             self.pin(PinReason::TempObject, Some(facts));
         }
-        let effects = alone.iter().flatten().next().map_or(&*statement.effects, |bound| bound);
+        let effects = alone.as_ref().and_then(|(bound, _)| bound.as_deref()).unwrap_or(&statement.effects);
         self.settings.doubt_loose();
         for effect in effects.iter().chain(&of_executed) {
             match effect {
@@ -413,6 +443,8 @@ impl Session {
                 SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 SessionEffect::Deallocate { name } => {
                     self.names.remove(name.as_bytes());
+                    self.sql_names.remove(name.as_bytes());
+                    self.lent.retain(|lent| **lent != *name.as_bytes());
                     server.statements.remove_named(name);
                 }
                 SessionEffect::DeallocateAll => {
@@ -435,7 +467,7 @@ impl Session {
         if statement.why == "DECLARE CURSOR" {
             self.loosen(&statement.effects);
         }
-        self.follow_transaction(run().next().unwrap_or(statement), tag, alone.is_some());
+        self.follow_transaction(run().next().unwrap_or(statement), tag, stands_alone);
     }
 
     /// What a transaction has for itself of what the meaning of texts hangs on. What becomes of it by a rollback to a savepoint nobody here
@@ -532,6 +564,8 @@ impl Session {
     fn forget_names(&mut self) {
         let pipeline = &self.pipeline;
         self.names.retain(|name, _| pipeline.names_later(name));
+        self.lent.clear();
+        self.sql_names.clear();
     }
 
     /// The session keeps its server from now on.

@@ -7,7 +7,7 @@ use crate::session::intake::Intake;
 use crate::session::pipeline::{Answer, Done, Kind, Request, Undo};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
-use crate::session::{Action, Apart, REFUSED_SQL, Session, functions};
+use crate::session::{Action, Apart, Naming, REFUSED_SQL, Session, functions};
 use crate::sql::facts::{NameUse, QueryFacts};
 use crate::wire::encode;
 use crate::wire::message::{self};
@@ -50,12 +50,14 @@ impl Session {
                 }
                 self.lend_placeholders(&facts, server, out);
                 let executed = self.executes(&facts);
+                // What it has prepared by a name that it was lent is not to be taken back.
+                let keeps = facts.takes_names() && self.lent.iter().any(|lent| facts.prepares(lent));
                 let mut request = Request::forward(Kind::Query { facts, done: 0 });
                 request.misread = self.may_misread(frame, server);
                 (request.executed, request.number) = (executed, number);
                 self.pipeline.push(request);
                 out.extend_from_slice(frame);
-                if !mid_exchange {
+                if !mid_exchange && !keeps {
                     self.take_back_names(out);
                 }
             }
@@ -155,10 +157,13 @@ impl Session {
             Intake::Sync => {
                 // While COPY data is awaited the server passes over Sync: what runs is not ended by it.
                 self.unsynced &= self.pipeline.copy_in();
+                self.close_tried(out);
                 self.plain(Kind::Sync, frame, out);
                 self.take_back_names(out);
             }
             Intake::CopyEnd => self.plain(Kind::CopyEnd, frame, out),
+            // One of ours, for what follows hangs on the answers.
+            Intake::Flush if frame.is_empty() => encode::flush(out),
             Intake::Flush | Intake::CopyData => out.extend_from_slice(frame),
             Intake::Terminate => {}
         }
@@ -206,6 +211,7 @@ impl Session {
                 }
             }
         }
+        self.portal_names = self.portal_names.max(Naming::of(&statement.facts));
         self.portals.insert(portal, statement);
     }
 
@@ -241,6 +247,9 @@ impl Session {
             out.extend_from_slice(frame);
             return;
         }
+        if self.sql_names.contains(&name) {
+            return self.parse_by_its_name(statement, name, undo, server, out);
+        }
         if self.is_there(statement, server) {
             let mut request = Request::forward(Kind::Local(encode::PARSE_COMPLETE));
             request.undo.extend(undo);
@@ -248,6 +257,38 @@ impl Session {
             return;
         }
         self.prepare_on_server(statement, Answer::Forward, undo, Some(name), server, out);
+    }
+
+    /// Asks the server whether PREPARE has taken a name: both kinds of statements share theirs. Where it has not, the statement is
+    /// prepared under its server name when it is used, and closed again before the Sync, which the server does not get to where it has.
+    fn parse_by_its_name(
+        &mut self,
+        statement: &Statement,
+        name: Box<[u8]>,
+        undo: Option<Undo>,
+        server: &ServerState,
+        out: &mut Vec<u8>,
+    ) {
+        encode::parse(out, &name, &statement.sql, &statement.types);
+        let mut request = Request::forward(Kind::Parse);
+        request.misread = self.may_misread(&statement.sql, server);
+        request.undo.extend(undo);
+        request.done = Some(Done::Untaken(name.clone()));
+        self.pipeline.push(request);
+        self.tried.push(name);
+    }
+
+    /// Before a Sync: closes what [`Self::parse_by_its_name`] has left on the server.
+    fn close_tried(&mut self, out: &mut Vec<u8>) {
+        if self.tried.is_empty() || self.pipeline.may_copy_in() {
+            return;
+        }
+        for name in std::mem::take(&mut self.tried) {
+            encode::close_statement(out, &name);
+            let mut request = Request::swallow(Kind::Close);
+            request.undo.push(Undo::Tried(name));
+            self.pipeline.push(request);
+        }
     }
 
     /// Sends Parse of a statement under its server name, making room for it first.
@@ -349,8 +390,27 @@ impl Session {
             let Some(NameUse::Prepare(name) | NameUse::Deallocate(name)) = &statement.name_use else { continue };
             if self.names.contains_key(name.as_bytes()) {
                 self.lend(name, (b"", &[0, 0]), Kind::Parse, server, out);
+            } else if matches!(statement.name_use, Some(NameUse::Prepare(_))) {
+                self.leave_name(name.as_bytes(), out);
+                // Known before it is answered, for what follows in the same pipeline.
+                self.sql_names.insert(name.as_bytes().into());
             }
         }
+    }
+
+    /// Takes back a name that the server has from us and the client has no more, before PREPARE gives it.
+    fn leave_name(&mut self, name: &[u8], out: &mut Vec<u8>) {
+        let held = self.lent.len();
+        self.lent.retain(|lent| **lent != *name);
+        let undo = match self.tried.iter().position(|tried| **tried == *name) {
+            _ if self.lent.len() < held => Undo::Lent(name.into()),
+            Some(at) => Undo::Tried(self.tried.remove(at)),
+            None => return,
+        };
+        encode::close_statement(out, name);
+        let mut request = Request::swallow(Kind::Close);
+        request.undo.push(undo);
+        self.pipeline.push(request);
     }
 
     /// Gives the server a statement of this name, unless this exchange has done so.
@@ -362,7 +422,8 @@ impl Session {
         server: &mut ServerState,
         out: &mut Vec<u8>,
     ) {
-        if self.lent.iter().any(|lent| **lent == *name.as_bytes()) {
+        let mut there = self.lent.iter().chain(&self.tried);
+        if there.any(|there| **there == *name.as_bytes()) {
             return;
         }
         server.unnamed = None;
@@ -428,17 +489,25 @@ impl Session {
     /// Sends what had to wait for an answer: the Sync that was kept, when the COPY turned out not to begin; what takes back the names
     /// that were lent, when the COPY is over; and what there is to ask or tell about settings.
     pub fn send_held(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
+        // What the client sends next goes behind all of it.
+        let rests = self.pipeline.is_empty() && !self.unsynced;
         self.send_hidden(server, out);
         if self.held_sync && !self.pipeline.ends_with_copy_from() {
             self.held_sync = false;
             self.skipping = false;
             self.unsynced = false;
+            self.close_tried(out);
             encode::sync(out);
             self.pipeline.push(Request::forward(Kind::Sync));
             self.take_back_names(out);
         }
-        if !self.lent.is_empty() && self.pipeline.is_empty() && !self.unsynced {
+        if rests {
             self.take_back_names(out);
+            if !self.tried.is_empty() {
+                self.close_tried(out);
+                encode::sync(out);
+                self.pipeline.push(Request::swallow(Kind::Sync));
+            }
         }
     }
 

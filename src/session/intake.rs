@@ -7,9 +7,9 @@ use crate::session::pipeline::Undo;
 use crate::session::prepared::{Registry, SERVER_NAME_PREFIX, Statement};
 use crate::session::reading::Reader;
 use crate::session::{Session, no_such_statement};
-use crate::sql::facts::{NameUse, QueryFacts};
+use crate::sql::facts::{NameUse, QueryFacts, TransactionEffect};
 use crate::wire::frame::Frame;
-use crate::wire::message::{self, Target};
+use crate::wire::message::{self, Target, TransactionStatus};
 
 /// Whether the facts of a text must hold the values of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,8 +262,15 @@ impl Session {
         }
         let name: Box<[u8]> = parse.name.into();
         if self.follow && self.names.contains_key(&name) {
-            let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));
-            let error = Error::client(SqlState::DUPLICATE_STATEMENT, message);
+            let failed = self.status == TransactionStatus::Failed;
+            let error = if failed && waits_for_end(&facts(parse.sql, Values::Needed)) {
+                // PostgreSQL looks at the block before the name.
+                let message = "current transaction is aborted, commands ignored until end of transaction block";
+                Error::client(SqlState::IN_FAILED_TRANSACTION, message)
+            } else {
+                let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name));
+                Error::client(SqlState::DUPLICATE_STATEMENT, message)
+            };
             return Intake::Refuse { error: Box::new(error), simple: false };
         }
         let statement = registry.intern(parse, &self.reader(), || facts(parse.sql, Values::Needed));
@@ -364,4 +371,11 @@ impl Session {
             self.undo_name(undo);
         }
     }
+}
+
+/// Whether a failed block refuses a text: it ends no transaction and no savepoint. An empty text it does not.
+fn waits_for_end(facts: &QueryFacts) -> bool {
+    use TransactionEffect::{Commit, PrepareTransaction, Rollback, RollbackTo};
+    let ends = |effect| matches!(effect, Commit { .. } | Rollback { .. } | RollbackTo | PrepareTransaction);
+    facts.statements.first().is_some_and(|statement| !ends(statement.transaction))
 }

@@ -62,6 +62,7 @@ impl Listening {
                 });
             }
             TransactionEffect::Commit { .. } => self.end(),
+            // With LISTEN or UNLISTEN in it no transaction is prepared.
             TransactionEffect::Rollback { .. } | TransactionEffect::PrepareTransaction => self.abandon(),
             TransactionEffect::None | TransactionEffect::Begin { .. } | TransactionEffect::FinishPrepared => {}
         }

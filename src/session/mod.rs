@@ -14,6 +14,7 @@ mod forward;
 mod functions;
 pub mod intake;
 pub mod listening;
+mod names;
 mod owed;
 mod pins;
 pub mod pipeline;
@@ -29,7 +30,7 @@ mod pins_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Severity, SqlState};
@@ -41,6 +42,7 @@ use crate::wire::message::{self, TransactionStatus};
 
 pub use intake::{Intake, Values};
 use listening::Listening;
+pub use names::Naming;
 use owed::Course;
 use pipeline::{Answer, Kind, Pipeline, Request};
 use prepared::Statement;
@@ -156,6 +158,12 @@ pub struct Session {
     hidden_error: Option<Box<Error>>,
     /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
     lent: Vec<Box<[u8]>>,
+    /// Names that the server may have by PREPARE, which are never lent. Nobody else's: PREPARE pins.
+    sql_names: BTreeSet<Box<[u8]>>,
+    /// Names that a Parse was tried under since the last Sync: the server has them from that or, where it fails, by PREPARE.
+    tried: Vec<Box<[u8]>>,
+    /// What its portals have to do with names.
+    portal_names: Naming,
     /// The channels that others listen to in its name; none for who never listened.
     listening: Option<Box<Listening>>,
     /// What statements that have completed are to do to sessions.
@@ -202,6 +210,9 @@ impl Session {
             unseen_error: None,
             hidden_error: None,
             lent: Vec::new(),
+            sql_names: BTreeSet::new(),
+            tried: Vec::new(),
+            portal_names: Naming::None,
             listening: None,
             signals: None,
             held_sync: false,
@@ -384,6 +395,7 @@ impl Session {
             && !self.unsynced
             && self.pins.is_empty()
             && self.lent.is_empty()
+            && self.tried.is_empty()
             && !self.settings.has_doubts()
     }
 
@@ -408,7 +420,7 @@ impl Session {
     /// Whether the server has names of the client's that nobody else may find there.
     #[must_use]
     pub fn has_lent(&self) -> bool {
-        !self.lent.is_empty()
+        !self.lent.is_empty() || !self.tried.is_empty()
     }
 
     /// Whether the server would have to be cleaned before another client may have it, were the client to leave now.

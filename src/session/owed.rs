@@ -43,12 +43,14 @@ pub(super) struct Course {
     wrote: bool,
     /// Something stands outside of a block.
     alone: bool,
+    /// What was answered last does.
+    last_alone: bool,
 }
 
 impl Course {
     /// From a ReadyForQuery on.
     pub(super) fn new(status: TransactionStatus) -> Self {
-        Self { status, left: false, commits: false, wrote: false, alone: false }
+        Self { status, left: false, commits: false, wrote: false, alone: false, last_alone: false }
     }
 
     /// One statement more.
@@ -98,6 +100,7 @@ impl Course {
 
     /// The statement `index` of a text was answered.
     pub(super) fn answered(&mut self, facts: &QueryFacts, index: usize) {
+        self.last_alone = self.status == TransactionStatus::Idle;
         match facts.statements.get(index) {
             Some(statement) => self.take(statement),
             None if facts.unparsed.is_some() => self.take_unknown(),
@@ -107,6 +110,11 @@ impl Course {
             // With what stood before it, if it was in no block.
             self.wrote = false;
         }
+    }
+
+    /// Whether what was answered last stood outside of any block.
+    pub(super) fn stood_alone(&self) -> bool {
+        self.last_alone
     }
 
     /// An error was answered: what is in no block, or in this one, is undone.

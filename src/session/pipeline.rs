@@ -105,6 +105,10 @@ pub enum Undo {
     ServerClose(Arc<Statement>),
     /// The server's unnamed statement is not the client's.
     ServerUnnamed,
+    /// The server still has what was tried under this name of the client's, unless that failed.
+    Tried(Box<[u8]>),
+    /// The server still has what it was lent under this name of the client's, and no PREPARE has taken it.
+    Lent(Box<[u8]>),
 }
 
 /// What is certain of a server's statements once a request is answered.
@@ -114,6 +118,8 @@ pub enum Done {
     Prepared(Arc<Statement>),
     /// The server does not have it.
     Closed(Arc<Statement>),
+    /// No PREPARE has taken this name of the client's.
+    Untaken(Box<[u8]>),
 }
 
 /// A request on its way.
@@ -162,6 +168,8 @@ struct Marks {
     catalog: bool,
     /// It ends a transaction, or goes back in it.
     ends: bool,
+    /// It takes away what the client's names stand for.
+    takes: bool,
 }
 
 /// Whether it changes how texts are read that are parsed behind it.
@@ -208,6 +216,7 @@ impl Marks {
                 _ => {}
             }
         }
+        marks.takes = marks.wipes || marks.names;
         marks.names |= marks.wipes || request.undo.iter().any(|u| matches!(u, Undo::ClientName { .. }));
         marks
     }
@@ -224,6 +233,7 @@ struct Marked {
     reading: u32,
     catalog: u32,
     ends: u32,
+    takes: u32,
 }
 
 impl Marked {
@@ -236,6 +246,7 @@ impl Marked {
         self.reading += u32::from(marks.reading);
         self.catalog += u32::from(marks.catalog);
         self.ends += u32::from(marks.ends);
+        self.takes += u32::from(marks.takes);
     }
 
     fn remove(&mut self, marks: Marks) {
@@ -247,6 +258,7 @@ impl Marked {
         self.reading -= u32::from(marks.reading);
         self.catalog -= u32::from(marks.catalog);
         self.ends -= u32::from(marks.ends);
+        self.takes -= u32::from(marks.takes);
     }
 }
 
@@ -373,6 +385,12 @@ impl Pipeline {
     #[must_use]
     pub fn names_in_doubt(&self) -> bool {
         self.marked.names > 0
+    }
+
+    /// Whether a statement is under way that takes away what the client's names stand for.
+    #[must_use]
+    pub fn takes_names(&self) -> bool {
+        self.marked.takes > 0
     }
 
     /// Whether this name of the client's comes to stand for something by a request under way.

@@ -617,6 +617,23 @@ impl QueryFacts {
         }
     }
 
+    /// Whether a statement of it takes names of prepared statements away.
+    #[must_use]
+    pub fn takes_names(&self) -> bool {
+        let takes = |effect: &SessionEffect| {
+            use SessionEffect::{Deallocate, DeallocateAll, DiscardAll};
+            matches!(effect, Deallocate { .. } | DeallocateAll | DiscardAll)
+        };
+        self.statements.iter().flat_map(|s| &s.effects).any(takes)
+    }
+
+    /// Whether a statement of it is PREPARE of this name.
+    #[must_use]
+    pub fn prepares(&self, name: &[u8]) -> bool {
+        let prepares = |named: &NameUse| matches!(named, NameUse::Prepare(given) if given.as_bytes() == name);
+        self.statements.iter().filter_map(|s| s.name_use.as_ref()).any(prepares)
+    }
+
     /// Takes out the values of keys: each becomes [`KeyValue::Expression`], of which nobody believes to know where it lies.
     pub fn drop_values(&mut self) {
         let drop_value = |value: &mut KeyValue| {
@@ -638,7 +655,8 @@ impl QueryFacts {
     #[must_use]
     pub fn asks_sequences(&self) -> bool {
         let asks = |effect: &SessionEffect| *effect == SessionEffect::Pin(PinReason::SequenceState);
-        self.statements.iter().any(|s| s.effects.iter().any(asks))
+        let asks_within = |s: &StatementFacts| s.block.as_ref().is_some_and(|block| block.traces.asks_sequences());
+        self.statements.iter().any(|s| s.effects.iter().any(asks) || asks_within(s))
     }
 
     /// Whether it takes an advisory lock.

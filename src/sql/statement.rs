@@ -260,6 +260,12 @@ fn draft(node: Node<'_>) -> Draft {
             draft.touch = inner.touch;
             (draft.pids, draft.listens) = (inner.pids, inner.listens);
             draft.pin(PinReason::SqlPrepare);
+            // The server is kept from now on, whenever it is executed.
+            for effect in &inner.effects {
+                if let SessionEffect::Pin(reason) = effect {
+                    draft.pin(*reason);
+                }
+            }
             if inner.effects.iter().any(settings::is_setting) {
                 // Nothing is known of it when it is executed.
                 draft.pin(PinReason::Setting);

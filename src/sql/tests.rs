@@ -413,7 +413,7 @@ fn effects_by_statement() {
         ("SELECT * FROM pg_temp.t", Write, pin(TempObject)),
         ("COPY pg_temp_3.t FROM STDIN", Write, pin(TempObject)),
         ("PREPARE p AS SELECT 1", Write, pin(SqlPrepare)),
-        ("PREPARE p AS SELECT pg_advisory_lock(1)", Write, pin(SqlPrepare)),
+        ("PREPARE p AS SELECT pg_advisory_lock(1)", Write, [pin(SqlPrepare), pin(AdvisoryLock)].concat()),
         ("LISTEN a", Write, pin(Listen)),
         ("LOAD 'x'", Write, pin(Load)),
         ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", Write, pin(HoldCursor)),

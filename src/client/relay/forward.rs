@@ -307,8 +307,16 @@ impl Client {
         self.look_for_hidden(&mut link.judged, place);
         let goes_on = self.session.is_mid_exchange();
         link.only_prepared = self.segment.only_prepares() && (link.only_prepared || !goes_on);
-        let segment = self.segment.take();
+        let mut segment = self.segment.take();
         let mut at = 0_usize;
+        if self.session.is_skipping() {
+            // What has not happened is taken back the last first.
+            let sync = segment.items.iter().position(|(intake, _)| matches!(intake, Intake::Sync));
+            for (intake, len) in segment.items.drain(..sync.unwrap_or(segment.items.len())).rev() {
+                self.session.withdraw(intake);
+                at = at.saturating_add(len);
+            }
+        }
         for (intake, len) in segment.items {
             match &intake {
                 Intake::Parse { named: Some(name), .. } if !name.is_empty() => link.counts.client_parse_count += 1,

@@ -246,13 +246,13 @@ impl Session {
         }
     }
 
-    /// A statement has completed, with this tag; `alone`: by the extended protocol.
+    /// A statement has completed, with this tag; `alone`: by the extended protocol, outside of a block.
     pub(in crate::session) fn follow_transaction(&mut self, statement: &StatementFacts, tag: &[u8], alone: bool) {
         let name = statement.savepoint.as_deref().unwrap_or_default();
         match statement.transaction {
             TransactionEffect::Commit { .. } | TransactionEffect::PrepareTransaction => {
-                // A failed block is rolled back, whatever was asked.
-                if tag.starts_with(b"ROLLBACK") { self.settings.rollback() } else { self.settings.commit() }
+                // A failed block is rolled back, whatever was asked. Where there is none, PREPARE TRANSACTION commits, by the same tag.
+                if tag.starts_with(b"ROLLBACK") && !alone { self.settings.rollback() } else { self.settings.commit() }
             }
             TransactionEffect::Rollback { .. } => self.settings.rollback(),
             TransactionEffect::Savepoint => {
@@ -264,8 +264,12 @@ impl Session {
             TransactionEffect::Release => self.settings.release(name),
             TransactionEffect::None | TransactionEffect::Begin { .. } | TransactionEffect::FinishPrepared => {}
         }
-        if alone && self.status == TransactionStatus::Idle && commits_before(statement) {
+        if alone && commits_before(statement) {
             self.settings.halfway();
+        }
+        if alone && matches!(statement.why, "CALL" | "DO") {
+            // It may have ended the transaction in which it began, either way.
+            self.settings.doubt_changes();
         }
     }
 

@@ -126,8 +126,8 @@ struct Changes {
     unfollowed: bool,
     /// Entries of the points that are kept.
     kept: usize,
-    /// A statement has perhaps committed what came before it, although more follows in the same transaction.
-    halfway: bool,
+    /// A statement has perhaps committed what came before it, although more follows in the same transaction: what had changed by then.
+    halfway: Option<BTreeSet<String>>,
 }
 
 impl ClientSettings {
@@ -282,9 +282,24 @@ impl ClientSettings {
 
     /// Notes that what is set may be committed or not when the transaction fails.
     fn halfway(&mut self) {
+        let names = self.changed();
         if let Some(changes) = self.changes.as_mut().filter(|changes| changes.base.is_some()) {
-            changes.halfway = true;
+            changes.halfway.get_or_insert_default().extend(names);
         }
+    }
+
+    /// What the transaction has changed so far is known only to the server: it may have been taken back.
+    fn doubt_changes(&mut self) {
+        let names = self.changed();
+        if let Some(changes) = self.changes.as_mut().filter(|_| !names.is_empty()) {
+            changes.doubts.extend(names);
+        }
+    }
+
+    /// What the transaction has changed and the server does not report.
+    fn changed(&self) -> Vec<String> {
+        let Some(base) = self.changes.as_ref().and_then(|changes| changes.base.as_ref()) else { return Vec::new() };
+        differing(&base.wanted, &self.wanted).filter(|name| !is_reported(name)).cloned().collect()
     }
 
     /// SAVEPOINT.
@@ -343,7 +358,7 @@ impl ClientSettings {
             changes.committed |= changes.base.take().is_some();
             changes.savepoints.clear();
             changes.loose.clear();
-            changes.halfway = false;
+            changes.halfway = None;
             changes.ended = true;
         }
     }
@@ -354,18 +369,14 @@ impl ClientSettings {
         changes.savepoints.clear();
         changes.loose.clear();
         changes.ended = true;
-        let halfway = std::mem::take(&mut changes.halfway);
-        let Some(base) = changes.base.take() else { return };
-        let mut doubts = BTreeSet::new();
-        if halfway {
-            doubts = std::mem::take(&mut changes.doubts);
-            let changed = differing(&base.wanted, &self.wanted);
-            doubts.extend(changed.filter(|name| !is_reported(name)).cloned());
-        }
+        let halfway = changes.halfway.take().map(|mut names| {
+            names.append(&mut changes.doubts);
+            names
+        });
+        let changed = if halfway.is_some() { self.changed() } else { Vec::new() };
+        let Some(base) = self.changes().base.take() else { return };
         self.restore(base);
-        if halfway {
-            self.changes().doubts.extend(doubts);
-        }
+        self.changes().doubts.extend(halfway.into_iter().flatten().chain(changed));
     }
 
     /// ReadyForQuery. `idle`: outside of a block; `failed`: an error has come since the last. The server's books are brought up to date.
@@ -508,7 +519,7 @@ impl ClientSettings {
     /// Whether what is for good cannot be known without the server.
     #[must_use]
     pub fn needs_server(&self) -> bool {
-        self.has_doubts() || self.changes.as_ref().is_some_and(|changes| changes.halfway)
+        self.has_doubts() || self.changes.as_ref().is_some_and(|changes| changes.halfway.is_some())
     }
 
     /// Nothing more is asked or told.
