@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::cluster::Cluster;
 use common::eventually;
 use common::raw::RawClient;
-use common::weir::Weir;
+use common::weir::{Builder, Weir};
 use common::wire::{Message, show};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -18,9 +18,35 @@ const TABLES: &str = "CREATE TABLE t (k int8 PRIMARY KEY, v text, n int4 CHECK (
     CREATE TABLE r (code int4 PRIMARY KEY, name text)";
 const TWO_PHASE: &str = "cross_shard_writes = \"two_phase\"\nunkeyed_writes = true";
 
+fn slots(shard: usize) -> (usize, usize) {
+    (16384 * shard / SHARDS, 16384 * (shard + 1) / SHARDS - 1)
+}
+
+/// `order`: in which the configuration names the shards.
+fn configured(settings: &str, order: [usize; SHARDS], cluster: &Cluster, replica: Option<&Cluster>) -> Builder {
+    let mut toml = format!("[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n{settings}\n");
+    for n in order {
+        let ((first, last), name) = (slots(n), format!("s{n}"));
+        let primary = cluster.url(&name);
+        let servers = match replica {
+            // The probes find out which is what.
+            Some(replica) => format!("servers = [\"{primary}\", \"{}\"]", replica.url(&name)),
+            None => format!("primary = \"{primary}\""),
+        };
+        toml += &format!("[[databases.app.shards]]\nname = \"{name}\"\nslots = [[{first}, {last}]]\n{servers}\n");
+    }
+    toml += "[databases.app.tables]\nt = { key = \"k\", type = \"bigint\" }\nr = { reference = true }\n";
+    let builder = Weir::builder().database(&toml);
+    match replica {
+        Some(_) => builder.general("probe_interval = \"100ms\"\nprobe_timeout = \"1s\""),
+        None => builder,
+    }
+}
+
 /// `app` over three databases of one cluster, and an unsharded database with the same rows.
 struct Sharded {
     cluster: Cluster,
+    replica: Option<Cluster>,
     weir: Weir,
     /// A few keys of each shard.
     keys: Vec<Vec<i64>>,
@@ -28,28 +54,28 @@ struct Sharded {
 
 impl Sharded {
     fn start(settings: &str) -> Self {
+        Self::with_replica(settings, |_| None)
+    }
+
+    /// Each shard may have a replica as well.
+    fn with_replica(settings: &str, replica: impl FnOnce(&Cluster) -> Option<Cluster>) -> Self {
         let cluster = Cluster::start();
         cluster.sql("CREATE DATABASE whole");
         let slot = "((hashint8extended(k, 8816678312871386365) & 16383) + 10467) & 16383";
         let fill = "INSERT INTO t SELECT k, 'v' || k, k % 7 FROM generate_series(1, 60) k";
         cluster.sql_in("whole", &format!("{TABLES}; {fill}"));
-        let mut toml = format!("[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n{settings}\n");
         let mut keys = Vec::new();
         for n in 0..SHARDS {
-            let (first, last) = (16384 * n / SHARDS, 16384 * (n + 1) / SHARDS - 1);
+            let (first, last) = slots(n);
             let name = format!("s{n}");
             cluster.sql(&format!("CREATE DATABASE {name}"));
             cluster.sql_in(&name, &format!("{TABLES}; {fill} WHERE ({slot}) BETWEEN {first} AND {last}"));
             let rows = cluster.sql_in(&name, "SELECT k FROM t ORDER BY k LIMIT 5");
             keys.push(rows.iter().map(|row| row[0].parse().unwrap()).collect());
-            toml += &format!(
-                "[[databases.app.shards]]\nname = \"{name}\"\nslots = [[{first}, {last}]]\nprimary = \"{}\"\n",
-                cluster.url(&name)
-            );
         }
-        toml += "[databases.app.tables]\nt = { key = \"k\", type = \"bigint\" }\nr = { reference = true }\n";
-        let weir = Weir::builder().database(&toml).start();
-        let this = Self { cluster, weir, keys };
+        let replica = replica(&cluster);
+        let weir = configured(settings, [0, 1, 2], &cluster, replica.as_ref()).start();
+        let this = Self { cluster, replica, weir, keys };
         if settings.contains("two_phase") {
             for n in 0..SHARDS {
                 eventually("the table of decisions", SOON, || {
@@ -504,4 +530,210 @@ fn a_block_ends_with_its_client_or_a_shard() {
         }
         sharded.is_whole();
     }
+}
+
+/// What PostgreSQL does in a failed block would be done on the shard that failed, and not on the others.
+#[test]
+fn nothing_goes_back_on_one_shard_alone() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b, c) = (sharded.key(0), sharded.key(1), sharded.key(2));
+    let set = |k: i64, n: i64| format!("UPDATE t SET n = {n} WHERE k = {k}");
+    let fails = |client: &mut RawClient| {
+        for sql in ["BEGIN", "SAVEPOINT p", &set(a, 500), &set(c, 501)] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        assert!(client.run(&set(b, 5000)).ends_with("Z(E)"));
+    };
+    let aborted = |answer: String| assert!(answer.starts_with("E(25P02)") && answer.ends_with("Z(E)"), "{answer}");
+    for text in [
+        "ROLLBACK AND CHAIN",
+        "COMMIT AND CHAIN",
+        "ROLLBACK; BEGIN",
+        "ROLLBACK TO p; SELECT 1",
+        "ROLLBACK TO p; RELEASE p",
+        "SELECT 1; ROLLBACK",
+    ] {
+        let mut client = sharded.client();
+        fails(&mut client);
+        aborted(client.run(text));
+        assert_eq!(client.run("ROLLBACK TO p"), "C(ROLLBACK) Z(T)", "{text}");
+        assert_eq!(client.value("SELECT count(*) FROM t WHERE n > 499"), "0", "{text}");
+        assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)", "{text}");
+        sharded.is_whole();
+    }
+    // In a pipeline.
+    let mut client = sharded.client();
+    fails(&mut client);
+    for sql in ["ROLLBACK TO p", "RELEASE p"] {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+    }
+    client.sync();
+    aborted(show(&client.read_until_ready()));
+    assert_eq!(client.run("COMMIT"), "C(ROLLBACK) Z(I)");
+    sharded.is_whole();
+}
+
+/// Drivers prepare, with a Sync of its own, what they run later; and close what they have prepared before in front of it.
+#[test]
+fn to_prepare_the_end_does_not_end_it() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let mut answers = Vec::new();
+    for mut client in [sharded.cluster.client("whole"), sharded.client()] {
+        let mut told = Vec::new();
+        for (end, fails) in [("COMMIT", 0), ("ROLLBACK", 0), ("ROLLBACK", 1), ("COMMIT", 2), ("ROLLBACK", 2)] {
+            for sql in ["BEGIN", &format!("UPDATE t SET n = n + 1 WHERE k = {a}")] {
+                told.push(show(&simple(&mut client, sql)));
+            }
+            told.push(show(&simple(&mut client, &format!("UPDATE t SET n = n - 1 WHERE k = {b}"))));
+            match fails {
+                0 => {}
+                // On one shard, and on several.
+                1 => drop(simple(&mut client, &format!("UPDATE t SET n = 5000 WHERE k = {b}"))),
+                _ => drop(simple(&mut client, "SELECT 1 / (k - 17) FROM t")),
+            }
+            client.parse("end", end, &[]);
+            client.describe_statement("end");
+            client.sync();
+            told.push(show(&client.read_until_ready()));
+            if fails == 0 {
+                told.push(show(&simple(&mut client, "SELECT sum(n) FROM t")));
+            }
+            client.close_statement("old");
+            client.bind("", "end", &[]);
+            client.execute("", 0);
+            client.close_portal("");
+            client.sync();
+            told.push(show(&client.read_until_ready()));
+            client.close_statement("end");
+            client.sync();
+            told.push(show(&client.read_until_ready()));
+        }
+        answers.push(told);
+    }
+    assert_eq!(answers[1], answers[0]);
+    sharded.is_whole();
+}
+
+/// What is set for the session is set on one server, and its client's alone.
+#[test]
+fn a_block_that_sets_for_the_session_stays_on_its_shard() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (b, c) = (sharded.key(1), sharded.key(2));
+    let timeout = |k: i64| format!("SELECT current_setting('statement_timeout') FROM t WHERE k = {k}");
+    let mut client = sharded.client();
+    for sql in ["BEGIN", "SET statement_timeout = '77s'", &timeout(b)] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    let (code, message, _) = error(&simple(&mut client, &timeout(c)));
+    assert!(code == "0A000" && message.contains("bound to shard \"s1\""), "{code} {message}");
+    assert_eq!(client.run("COMMIT"), "C(ROLLBACK) Z(I)");
+    for sql in ["BEGIN", "SET statement_timeout = '77s'", &timeout(b), "COMMIT"] {
+        assert!(!client.run(sql).contains("E("), "{sql}");
+    }
+    assert_eq!(client.value(&timeout(c)), "77s");
+    let mut other = sharded.client();
+    for k in [b, c] {
+        assert_eq!(other.value(&timeout(k)), "0");
+    }
+}
+
+/// The client of a block may rest while its shard gets another primary: what it has written is lost, and it is not told otherwise.
+#[test]
+fn a_commit_on_a_primary_that_was_replaced_is_refused() {
+    let sharded = Sharded::with_replica(TWO_PHASE, |cluster| Some(cluster.replica()));
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let mut client = sharded.client();
+    for sql in ["BEGIN", &format!("UPDATE t SET n = 900 WHERE k = {a}"), &format!("SELECT n FROM t WHERE k = {b}")] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    // So that the relay holds none of them.
+    assert!(client.run("SELECT count(*) FROM t").ends_with("Z(T)"));
+    sharded.replica.as_ref().unwrap().promote();
+    let (port, name) = (sharded.cluster.port().to_string(), "s0");
+    eventually("the old primary is fenced", SOON, || {
+        let rows = sharded.weir.admin_table("SHOW REPLICAS");
+        let fenced = |row: &&std::collections::BTreeMap<String, String>| {
+            row["port"] == port && row.values().any(|value| value == name) && row["state"] == "fenced"
+        };
+        rows.iter().find(fenced).map(drop)
+    });
+    let told = simple(&mut client, "COMMIT");
+    let (code, message, hint) = error(&told);
+    assert!(code == "57P01" && message.contains("primary of shard \"s0\"") && !hint.is_empty(), "{code} {message}");
+    assert!(show(&told).ends_with("Z(I)"), "{}", show(&told));
+    assert_ne!(sharded.on(0, &format!("SELECT n FROM t WHERE k = {a}")), "900");
+}
+
+/// What is written is seen as soon as it is committed, not as soon as it was written.
+#[test]
+fn own_writes_are_seen_after_commit() {
+    let settings = format!("{TWO_PHASE}\nconsistency = \"session\"");
+    let sharded = Sharded::with_replica(&settings, |cluster| Some(cluster.replica()));
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let replica = sharded.replica.as_ref().unwrap();
+    let mut client = sharded.client();
+    for sql in ["BEGIN", "UPDATE t SET n = 77"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    // The replica has all that was there when the statement was done.
+    std::thread::sleep(Duration::from_secs(2));
+    sharded.cluster.wait_replayed(replica);
+    std::thread::sleep(Duration::from_millis(500));
+    replica.sql("SELECT pg_wal_replay_pause()");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    for k in [a, b] {
+        assert_eq!(client.value(&format!("SELECT n FROM t WHERE k = {k}")), "77");
+    }
+    replica.sql("SELECT pg_wal_replay_resume()");
+}
+
+/// The block goes on with the shards that it has, and the next goes by the new map.
+#[test]
+fn a_reload_in_the_middle_of_a_block() {
+    let mut sharded = Sharded::start(TWO_PHASE);
+    let keys: Vec<i64> = (0..SHARDS).map(|n| sharded.key(n)).collect();
+    let set = |k: i64, n: i64| format!("UPDATE t SET n = {n} WHERE k = {k}");
+    let mut client = sharded.client();
+    for sql in ["BEGIN", &set(keys[0], 600), &set(keys[1], 601), "SELECT count(*) FROM t"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    let builder = configured(TWO_PHASE, [2, 0, 1], &sharded.cluster, None);
+    sharded.weir.reconfigure(|_| builder);
+    sharded.weir.admin("RELOAD");
+    for (n, k) in keys.iter().enumerate() {
+        assert_eq!(client.run(&set(*k, 700 + i64::try_from(n).unwrap())), "C(UPDATE 1) Z(T)", "shard {n}");
+    }
+    assert_eq!(client.value("SELECT count(*) FROM t WHERE n > 699"), "3");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    for (n, k) in keys.iter().enumerate() {
+        assert_eq!(sharded.on(n, &format!("SELECT n FROM t WHERE k = {k}")), (700 + n).to_string());
+        assert_eq!(client.run(&set(*k, k % 7)), "C(UPDATE 1) Z(I)");
+    }
+    sharded.is_whole();
+}
+
+/// Two that wait for each other on different shards are not seen by any server: none waits without end, whatever was rolled back.
+#[test]
+fn waits_for_locks_are_limited_after_rollback_to() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let limit = |k: i64| format!("SELECT current_setting('lock_timeout') FROM t WHERE k = {k}");
+    for first in [a, b] {
+        let mut client = sharded.client();
+        for sql in ["BEGIN", "SAVEPOINT x"] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        assert_eq!(client.run(&format!("UPDATE t SET n = 1 WHERE k = {first}")), "C(UPDATE 1) Z(T)");
+        assert_eq!(client.value("SELECT count(*) FROM t"), "60");
+        assert_eq!((client.value(&limit(a)), client.value(&limit(b))), ("10s".into(), "10s".into()));
+        assert_eq!(client.run("ROLLBACK TO x"), "C(ROLLBACK) Z(T)");
+        for k in [first, a, b, first] {
+            assert_eq!(client.value(&limit(k)), "10s", "{k}");
+        }
+        assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    }
+    sharded.is_whole();
 }

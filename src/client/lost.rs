@@ -14,7 +14,7 @@ use crate::client::task::{Client, End};
 use crate::config::{PoolMode, Role};
 use crate::error::{Error, SqlState};
 use crate::session::Intake;
-use crate::sql::facts::{QueryFacts, TransactionEffect};
+use crate::sql::facts::{QueryFacts, StatementFacts, TransactionEffect};
 use crate::wire::encode;
 use crate::wire::message::TransactionStatus;
 
@@ -90,6 +90,11 @@ impl Client {
                 // In a failed block COMMIT is ROLLBACK.
                 self.answer_exit(Ok("ROLLBACK"));
             }
+            Some(lost) if self.prepares_exit() => {
+                self.hold_again(Some(Block::lost(lost)));
+                let status = self.idle_status();
+                self.answer_as(Ok(""), status);
+            }
             Some(lost) => {
                 let error = aborted(matches!(lost, Lost::Spread));
                 self.hold_again(Some(Block::lost(lost)));
@@ -101,7 +106,7 @@ impl Client {
         Ok(())
     }
 
-    /// What the segment is if it does nothing but end a block.
+    /// What the segment is if it does nothing but end a block. To prepare that, or to bind it only, does not end it.
     pub(super) fn leaves_block(&self) -> Option<TransactionEffect> {
         let exit = |facts: &QueryFacts| match facts.statements.as_slice() {
             [only] => Some(only.transaction).filter(|effect| {
@@ -116,14 +121,38 @@ impl Client {
         for (intake, _) in &self.segment.items {
             match intake {
                 Intake::DescribePortal | Intake::Execute { .. } | Intake::Sync => {}
+                Intake::CloseStatement { .. } | Intake::ClosePortal => {}
                 intake => found = Some(exit(intake.facts()?)?),
             }
         }
-        found
+        found.filter(|_| self.segment.runs_once())
+    }
+
+    /// Whether the segment does nothing but prepare how the block may be ended, which PostgreSQL does in a failed one as well.
+    fn prepares_exit(&self) -> bool {
+        let exits = |facts: &QueryFacts| {
+            let effect = |s: &StatementFacts| {
+                matches!(s.transaction, TransactionEffect::Commit { .. } | TransactionEffect::Rollback { .. })
+            };
+            matches!(facts.statements.as_slice(), [only] if effect(only))
+        };
+        self.segment.ends_with_sync()
+            && self.segment.items.iter().all(|(intake, _)| match intake {
+                Intake::Parse { .. } | Intake::DescribeStatement { .. } => {
+                    intake.facts().is_some_and(|facts| exits(facts))
+                }
+                Intake::CloseStatement { .. } | Intake::Sync => true,
+                _ => false,
+            })
     }
 
     /// Answers a segment that ends a block: by a command tag, or by an ErrorResponse.
     pub(super) fn answer_exit(&mut self, told: Result<&str, &[u8]>) {
+        self.answer_as(told, TransactionStatus::Idle);
+    }
+
+    /// The same; the session is in `status` then.
+    fn answer_as(&mut self, told: Result<&str, &[u8]>, status: TransactionStatus) {
         let segment = self.segment.take();
         self.input.consume(segment.len);
         let complete = |out: &mut Vec<u8>| match told {
@@ -135,7 +164,7 @@ impl Client {
             match intake {
                 Intake::Query(_) => {
                     complete(out);
-                    encode::ready_for_query(out, TransactionStatus::Idle);
+                    encode::ready_for_query(out, status);
                 }
                 Intake::Parse { .. } => out.extend_from_slice(encode::PARSE_COMPLETE),
                 Intake::Bind { .. } => out.extend_from_slice(encode::BIND_COMPLETE),
@@ -146,7 +175,8 @@ impl Client {
                     out.extend_from_slice(encode::NO_DATA);
                 }
                 Intake::Execute { .. } => complete(out),
-                Intake::Sync => encode::ready_for_query(out, TransactionStatus::Idle),
+                Intake::CloseStatement { .. } | Intake::ClosePortal => out.extend_from_slice(encode::CLOSE_COMPLETE),
+                Intake::Sync => encode::ready_for_query(out, status),
                 _ => {}
             }
         }

@@ -446,7 +446,9 @@ impl Client {
             // A block that has begun stays where it began.
             Some(held) => {
                 self.session.begin(&held.text, Arc::clone(&held.facts), connection.output.tail());
-                link.prologue = held.copy();
+                // What it sets for the session, each server would keep for whoever comes next.
+                let of_session = held.facts.statements.iter().any(|statement| !statement.effects.is_empty());
+                link.prologue = if of_session { None } else { held.copy() };
                 link.begun = Some(held);
                 link.opening = Opening::Sent;
             }

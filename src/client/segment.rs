@@ -85,6 +85,25 @@ impl Segment {
         fits && runs == 1 && self.complete && !self.is_cut() && !matches!(self.items.last(), Some((Intake::Flush, _)))
     }
 
+    /// Whether it runs one text, or one portal that it binds, and nothing else.
+    #[must_use]
+    pub fn runs_once(&self) -> bool {
+        let (mut texts, mut bound, mut executed) = (0, Vec::new(), Vec::new());
+        for (intake, _) in &self.items {
+            match intake {
+                Intake::Query(_) | Intake::FunctionCall => texts += 1,
+                Intake::Bind { portal, .. } => bound.push(portal),
+                Intake::Execute { portal } => executed.push(portal),
+                _ => {}
+            }
+        }
+        match (texts, bound.as_slice(), executed.as_slice()) {
+            (1, [], []) => true,
+            (0, [bound], [executed]) => bound == executed,
+            _ => false,
+        }
+    }
+
     /// Whether it does no more than prepare and describe statements, which leaves no trace of it in a transaction.
     #[must_use]
     pub fn only_prepares(&self) -> bool {

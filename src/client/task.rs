@@ -176,7 +176,10 @@ impl Client {
         }
         self.gather().map_err(End::Told)?;
         if self.segment.complete {
-            self.refresh()?;
+            if self.spread.is_none() {
+                // A block of several shards ends on the shards that it knows, whatever the map says now.
+                self.refresh()?;
+            }
             if let Some(flight) = self.takes_shortcut() {
                 return self.fly(flight).await;
             }
@@ -360,6 +363,9 @@ impl Client {
 
     /// Follows a reload while nothing of a segment has been sent, if that lies where it did.
     pub(super) fn follow_reload(&mut self) -> Result<(), End> {
+        if self.spread.is_some() {
+            return Ok(());
+        }
         let live = self.cx.shared.live.load_full();
         let name = &self.handle().database;
         let next = live.database(name).filter(|next| next.config.map == self.database.config.map);

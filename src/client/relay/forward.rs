@@ -107,6 +107,11 @@ impl Client {
                 // Back to ask it.
                 return Ok(true);
             }
+            // Of what else is in the text PostgreSQL does some in a failed block too: it would go back on this shard alone.
+            _ if link.is_part && self.session.status() == TransactionStatus::Failed && self.means() == Means::Mixed => {
+                self.cx.shared.count_refusal("control_in_block");
+                self.replace_by_refusal(spread::aborted());
+            }
             Planned::Need(need) if self.leaves_for_others(link, &need.plan) => {
                 if !self.session.is_mid_exchange() {
                     return Err(Event::Spread);
@@ -206,7 +211,7 @@ impl Client {
             let of_all = means != Means::Plain;
             return match self.session.status() {
                 TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, true)),
-                _ if self.touches_portals() => true,
+                _ if self.touches_portals() || self.is_unlimited() => true,
                 _ => elsewhere || of_all || (matches!(plan, ShardPlan::AnyShard { .. }) && !self.is_home(link.shard)),
             };
         }

@@ -157,6 +157,14 @@ impl ClientSettings {
             || self.doubts().any(|name| IDENTITY.contains(&name.as_str()))
     }
 
+    /// Whether it has changed some for the session that are not in the books of a server.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| {
+            changes.base.is_some() || changes.committed || changes.have.is_some() || !changes.doubts.is_empty()
+        })
+    }
+
     /// Whether what it creates may be temporary without saying so.
     pub(super) fn names_temp(&self) -> bool {
         const PATH: &str = "search_path";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::refusal::{made_state, no_two_phase, second_writer};
+use super::refusal::{made_state, no_two_phase, replaced, second_writer};
 use super::{Part, Spread, wrote};
 use crate::client::block::Block;
 use crate::client::lost::Lost;
@@ -28,24 +28,22 @@ impl Client {
             CrossShardWrites::BestEffort => Mode::BestEffort,
             CrossShardWrites::Refuse | CrossShardWrites::TwoPhase => Mode::TwoPhase,
         };
-        let Some(mut spread) = self.spread.take() else { return Ok(()) };
-        let asking = async {
-            let mut found = Vec::with_capacity(spread.parts.len());
-            for part in &mut spread.parts {
-                found.push(wrote(part.leg.as_mut()).await?);
-            }
-            Ok::<_, Error>(found)
-        };
-        let asked = self.within_limits(None, Box::pin(asking), clock::now()).await;
-        self.spread = Some(spread);
-        let found = match asked {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) | Err(Stopped::Refused(error)) => return self.refuse_commit(&error).await,
+        if let Some(shard) = self.replaced() {
+            let error = replaced(&self.names(&[shard]));
+            return self.refuse_commit(&error).await;
+        }
+        let found = match self.ask_parts(|_| true, wrote).await {
+            Ok(found) => found,
+            Err(Stopped::Refused(error)) => return self.refuse_commit(&error).await,
             Err(Stopped::End(end)) => return Err(end),
         };
+        // It may have happened meanwhile.
+        if let Some(shard) = self.replaced() {
+            let error = replaced(&self.names(&[shard]));
+            return self.refuse_commit(&error).await;
+        }
+        let (shards, found): (Vec<ShardIndex>, Vec<(bool, String)>) = found.into_iter().unzip();
         let (wrote, owners): (Vec<bool>, Vec<String>) = found.into_iter().unzip();
-        let shards: Vec<ShardIndex> =
-            self.spread.iter().flat_map(|spread| &spread.parts).map(|part| part.shard).collect();
         let writers: Vec<ShardIndex> =
             shards.iter().zip(&wrote).filter(|(_, wrote)| **wrote).map(|(shard, _)| *shard).collect();
         let several = writers.len() > 1;
@@ -67,10 +65,18 @@ impl Client {
         legs.iter_mut().for_each(Leg::renew);
         let committed = self.commit(&mut legs, &Whole { mode, shards, wrote, owners }).await;
         self.put_back(legs);
-        let Some(spread) = self.spread.take() else { return Ok(()) };
+        if !writers.is_empty() {
+            // Also if it is not known whether it was committed. What was written is seen elsewhere only later than now.
+            self.last_write = Some(clock::now());
+        }
+        let Some(mut spread) = self.spread.take() else { return Ok(()) };
+        for part in &mut spread.parts {
+            part.wrote |= writers.contains(&part.shard);
+        }
         self.note_end(&spread);
+        let made_state = self.made_state();
         for part in spread.parts {
-            let verdict = self.verdict_of(&part);
+            let verdict = verdict_of(&part, made_state);
             let Some(mut leg) = part.leg else { continue };
             self.forget(&mut leg, part.has_written);
             // Those that have not answered are closed.
@@ -82,6 +88,13 @@ impl Client {
             Err(error) => self.answer_exit(Err(&error)),
         }
         Ok(())
+    }
+
+    /// A shard whose server another has taken the place of: what is committed there would be lost.
+    fn replaced(&self) -> Option<ShardIndex> {
+        let spread = self.spread.as_ref()?;
+        let is_replaced = |part: &&Part| part.leg.as_ref().is_some_and(|leg| leg.in_flight.server().is_fenced());
+        spread.parts.iter().find(is_replaced).map(|part| part.shard)
     }
 
     /// Rolls back instead of committing, and says why.
@@ -97,8 +110,9 @@ impl Client {
         let Some(spread) = self.spread.take() else { return };
         self.note_end(&spread);
         let mut undone = Vec::with_capacity(spread.parts.len());
+        let made_state = self.made_state();
         for part in spread.parts {
-            let verdict = self.verdict_of(&part);
+            let verdict = verdict_of(&part, made_state);
             let Some(mut leg) = part.leg else { continue };
             self.forget(&mut leg, part.has_written);
             undone.push(leg.undo(verdict));
@@ -145,13 +159,11 @@ impl Client {
         }
     }
 
-    fn verdict_of(&self, part: &Part) -> Verdict {
-        let dirty = part.dirty
-            || part.judged.may_have_left()
-            || part.judged.is_dirty()
-            || !self.session.pins().is_empty()
-            || self.live.config.general.server_reset_query_always;
-        if dirty { Verdict::Dirty } else { Verdict::Clean }
+    /// Whether its servers may keep something of the session; it is not known which. To be asked before the session forgets them.
+    fn made_state(&self) -> bool {
+        !self.session.pins().is_empty()
+            || self.session.settings().is_changing()
+            || self.live.config.general.server_reset_query_always
     }
 
     /// The session forgets what it had there.
@@ -161,4 +173,10 @@ impl Client {
             self.session.on_server_lost(&mut connection.state);
         }
     }
+}
+
+/// `made_state`: any of the servers may keep something of the session.
+fn verdict_of(part: &Part, made_state: bool) -> Verdict {
+    let dirty = made_state || part.dirty || part.judged.may_have_left() || part.judged.is_dirty();
+    if dirty { Verdict::Dirty } else { Verdict::Clean }
 }

@@ -38,7 +38,7 @@ impl Client {
                 _ => {}
             }
         }
-        let alone = texts.len() == 1 && self.segment.ends_with_sync_or_query();
+        let alone = texts.len() == 1 && self.segment.runs_once() && self.segment.ends_with_sync_or_query();
         match texts.iter().map(|(text, facts)| of_text(text, facts)).max() {
             None | Some(Kind::Plain) => Means::Plain,
             Some(Kind::Control) if alone => texts.first().map_or(Means::Mixed, |(text, facts)| {

@@ -47,11 +47,11 @@ use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 pub(in crate::client) use means::Means;
 use portals::Portal;
+pub(in crate::client) use refusal::{aborted, pipelined, stays};
 use refusal::{
     alone, copies, cursor_elsewhere, explains, fault, lost, mixed, never_came, no_snapshot, no_two_phase,
     second_writer, sequences, silent, too_long,
 };
-pub(in crate::client) use refusal::{pipelined, stays};
 
 /// How long a block that holds connections waits for that of another shard: whoever holds that one may wait for one of these.
 const ENLISTED_WITHIN: Duration = Duration::from_secs(10);
@@ -86,6 +86,8 @@ pub(in crate::client) struct Spread {
     since: Instant,
     /// Its shards are known to run it READ COMMITTED.
     sees_commits: bool,
+    /// ROLLBACK TO has perhaps taken back for how long its shards wait for locks.
+    unlimited: bool,
     /// Statements whose rows the client has asked for in part.
     portals: Vec<Portal>,
 }
@@ -149,6 +151,7 @@ impl Client {
                     home: shard,
                     since,
                     sees_commits: false,
+                    unlimited: false,
                     portals: Vec::new(),
                 }));
             }
@@ -194,13 +197,18 @@ impl Client {
                 let text = text.to_vec();
                 return Box::pin(self.tell_all(&text, back)).await;
             }
-            Means::Mixed if !failed => return self.fail_spread(mixed()).await,
-            Means::Control(..) | Means::Mixed | Means::Plain => {}
+            Means::Mixed => return self.fail_spread(if failed { aborted() } else { mixed() }).await,
+            Means::Control(..) | Means::Plain => {}
         }
         if failed {
             // The shard that failed says so.
             let need = self.need_of_any();
             return Box::pin(self.serve_part(self.home(), &need)).await;
+        }
+        match self.limit_again().await {
+            Ok(()) => {}
+            Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+            Err(Stopped::End(end)) => return Err(end),
         }
         let (changes, wrote) =
             self.spread.as_ref().map_or((false, false), |spread| (spread.changes_catalog(), spread.has_written()));
@@ -301,6 +309,7 @@ impl Client {
         if back {
             // Those that were opened behind the savepoint are gone on the shards.
             spread.portals.clear();
+            spread.unlimited = true;
         }
         let mut failed = None;
         for part in spread.parts.iter_mut().filter(|part| part.shard != home) {
@@ -419,6 +428,23 @@ impl Client {
         Ok(())
     }
 
+    /// Whether its shards may wait for locks without end until [`Self::limit_again`].
+    pub(in crate::client) fn is_unlimited(&self) -> bool {
+        self.spread.as_ref().is_some_and(|spread| spread.unlimited)
+    }
+
+    /// Has its shards wait for no lock without end again, after ROLLBACK TO.
+    async fn limit_again(&mut self) -> Result<(), Stopped> {
+        if !self.is_unlimited() {
+            return Ok(());
+        }
+        self.ask_parts(|_| true, limit_locks).await?;
+        if let Some(spread) = &mut self.spread {
+            spread.unlimited = false;
+        }
+        Ok(())
+    }
+
     /// Whether these shards may be written: another has not been, or several may.
     async fn may_write_on(&mut self, shards: &[ShardIndex]) -> Result<(), Stopped> {
         let distrusted = self.database.distrust.load().two_phase.clone();
@@ -439,18 +465,31 @@ impl Client {
 
     /// Another shard than these that the block has written on.
     async fn writes_elsewhere(&mut self, shards: &[ShardIndex]) -> Result<Option<ShardIndex>, Stopped> {
-        let Some(mut spread) = self.spread.take() else { return Ok(None) };
-        let asking = async {
-            for part in spread.parts.iter_mut().filter(|part| !shards.contains(&part.shard)) {
-                if wrote(part.leg.as_mut()).await?.0 {
-                    return Ok(Some(part.shard));
-                }
+        let found = self.ask_parts(|shard| !shards.contains(&shard), wrote).await?;
+        Ok(found.into_iter().find(|(_, (wrote, _))| *wrote).map(|(shard, _)| shard))
+    }
+
+    /// Asks those of its shards in their order, until one cannot answer.
+    async fn ask_parts<T>(
+        &mut self,
+        of: impl Fn(ShardIndex) -> bool,
+        ask: impl AsyncFn(&mut Leg) -> Result<T, Error>,
+    ) -> Result<Vec<(ShardIndex, T)>, Stopped> {
+        let Some(mut spread) = self.spread.take() else { return Err(Stopped::Refused(fault())) };
+        let mut found = Ok(Vec::with_capacity(spread.parts.len()));
+        for part in spread.parts.iter_mut().filter(|part| of(part.shard)) {
+            let Ok(answers) = &mut found else { break };
+            let asked = match part.leg.as_mut() {
+                Some(leg) => self.within_limits(leg.watch(), Box::pin(ask(leg)), clock::now()).await,
+                None => Ok(Err(fault())),
+            };
+            match asked.and_then(|answer| answer.map_err(Stopped::Refused)) {
+                Ok(answer) => answers.push((part.shard, answer)),
+                Err(stopped) => found = Err(stopped),
             }
-            Ok::<_, Error>(None)
-        };
-        let asked = self.within_limits(None, Box::pin(asking), clock::now()).await;
+        }
         self.spread = Some(spread);
-        asked?.map_err(Stopped::Refused)
+        found
     }
 
     /// A statement that reads several shards, in their transactions.
@@ -623,8 +662,8 @@ async fn limit_locks(leg: &mut Leg) -> Result<(), Error> {
 }
 
 /// Whether the transaction has written, and whose it is.
-async fn wrote(leg: Option<&mut Leg>) -> Result<(bool, String), Error> {
-    let mut cells = row(leg.ok_or_else(fault)?, recovery::WROTE_SQL).await?.into_iter();
+async fn wrote(leg: &mut Leg) -> Result<(bool, String), Error> {
+    let mut cells = row(leg, recovery::WROTE_SQL).await?.into_iter();
     let wrote = cells.next().is_some_and(|cell| cell.as_deref() == Some("t"));
     Ok((wrote, cells.next().flatten().unwrap_or_default()))
 }

@@ -21,6 +21,16 @@ pub(super) fn fault() -> Error {
     Error::us(SqlState::INTERNAL_ERROR, "a shard of the transaction is not where it is to be")
 }
 
+/// `shard`: its name.
+pub(super) fn replaced(shard: &str) -> Error {
+    Error::server(
+        SqlState::ADMIN_SHUTDOWN,
+        format!("the transaction is lost: another server has become the primary of shard {shard}"),
+    )
+    .detail("Nothing of it was committed.")
+    .hint("Run the transaction again.")
+}
+
 pub(super) fn silent() -> Error {
     Error::server(SqlState::CONNECTION_FAILURE, "a shard of the transaction did not answer")
         .detail("The transaction is rolled back on every shard.")
@@ -74,6 +84,17 @@ pub(super) fn mixed() -> Error {
         "Send SAVEPOINT, RELEASE, ROLLBACK TO, SET LOCAL, COMMIT and ROLLBACK by themselves and without parameters; SET for the session, temporary objects, LISTEN, PREPARE and AND CHAIN are for transactions of one shard.",
         "control_in_block",
     )
+}
+
+/// In a block that has failed on one of its shards: what PostgreSQL says, though it would take some of the text.
+pub(in crate::client) fn aborted() -> Error {
+    Error::us(
+        SqlState::IN_FAILED_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+    .detail("It is one of several shards, and this text cannot be sent to all of them.")
+    .hint("Send ROLLBACK, or ROLLBACK TO SAVEPOINT, by itself.")
+    .because("control_in_block")
 }
 
 pub(super) fn cursor_elsewhere() -> Error {
