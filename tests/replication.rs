@@ -155,3 +155,48 @@ fn a_stream_comes_to_rest_before_its_end() {
     assert_eq!(console.run("RESUME"), "C(RESUME) Z(I)");
     reader.join().unwrap();
 }
+
+/// It is one of the pool's connections as far as numbers go, though nobody else ever gets it, and PAUSE does not wait for it.
+#[test]
+fn it_counts_as_one_of_the_pools() {
+    let cluster = Cluster::with_config(&[("wal_level", "logical")]);
+    let weir = Weir::builder()
+        .general("query_wait_timeout = \"1s\"")
+        .database(&format!(
+            "[databases.app]\nprimary = \"postgres://postgres@127.0.0.1:{}/postgres\"\npool_size = 2\nmax_db_connections = 2",
+            cluster.port()
+        ))
+        .start();
+    let wal_sender = || weir.login("postgres", "app").param("replication", "database").connect();
+    let numbers = |state: &str| {
+        let pools = weir.admin_table("SHOW POOLS");
+        pools.iter().find(|pool| pool["database"] == "app").map(|pool| pool[state].clone())
+    };
+    // Two that rest make room for it.
+    let mut two = [weir.client("app"), weir.client("app")];
+    two.iter_mut().for_each(|client| assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)"));
+    two.iter_mut().for_each(|client| assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)"));
+    eventually("both rest", WAIT, || (numbers("sv_idle").as_deref() == Some("2")).then_some(()));
+    let mut sender = wal_sender().unwrap();
+    assert!(sender.run("IDENTIFY_SYSTEM").contains("D("));
+    let servers = weir.admin_table("SHOW SERVERS");
+    let streams: Vec<_> = servers.iter().filter(|server| server["replication"] == "logical").collect();
+    assert_eq!((servers.len(), streams.len()), (2, 1), "{servers:?}");
+    let clients = weir.admin_table("SHOW CLIENTS");
+    let client = clients.iter().find(|client| client["replication"] == "logical").unwrap();
+    assert_eq!((&streams[0]["link"], &streams[0]["state"]), (&client["ptr"], &"active".to_owned()));
+    let pid = cluster.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walsender'");
+    assert_eq!(streams[0]["remote_pid"], pid);
+    assert_eq!(numbers("sv_active").as_deref(), Some("1"));
+    // Nobody has more than is left.
+    assert_eq!(two[0].run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(two[1].run("SELECT 1"), "E(53300) Z(I)");
+    assert_eq!(wal_sender().unwrap_err().code(), "53300");
+    assert_eq!(two[0].run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(weir.admin("PAUSE app").len(), 0);
+    assert_eq!(weir.admin("RESUME app").len(), 0);
+    assert!(sender.run("IDENTIFY_SYSTEM").contains("D("));
+    drop(sender);
+    eventually("its place is free", WAIT, || (numbers("sv_active").as_deref() == Some("0")).then_some(()));
+    two.iter_mut().for_each(|client| assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)"));
+}

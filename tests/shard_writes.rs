@@ -203,7 +203,7 @@ fn what_cannot_be_split_is_refused_with_a_hint() {
             "order is not known",
         ),
         ("INSERT INTO t (k, v) VALUES (1, 'a'), (2, 'b'), (3, 'c'); SELECT 1", "different shards"),
-        ("INSERT INTO t (k, v) VALUES (1, (SELECT 'a')), (2, 'b'), (3, 'c')", "sub-query"),
+        ("INSERT INTO t (k, v) VALUES (1, (SELECT 'a')), (2, 'b'), (3, 'c')", "different shards"),
     ] {
         let (code, message, hint) = error(&ask(&mut client, sql));
         assert_eq!(code, "0A000", "{sql}: {message}");

@@ -188,7 +188,8 @@ impl State {
             for id in used {
                 let application_name = handle.application_name.lock().clone();
                 let socket = report.and_then(|report| report.server.clone());
-                lent.insert(id, Borrower { client: handle.id, application_name, socket });
+                let replication = handle.replication.map(Replication::as_str);
+                lent.insert(id, Borrower { client: handle.id, application_name, socket, replication });
             }
             clients.push(ClientSnapshot { report: report.cloned(), ..client(&handle, server, port, &now) });
         }
@@ -271,6 +272,8 @@ struct Borrower {
     client: ClientId,
     application_name: String,
     socket: Option<SocketReport>,
+    /// Whether its client has a WAL sender, and which.
+    replication: Option<&'static str>,
 }
 
 fn statements(shared: &Shared) -> Vec<StatementSnapshot> {
@@ -556,7 +559,7 @@ fn server(
         connection: ConnectionSnapshot {
             user: pool.key.user.clone(),
             database: pool.key.database.clone(),
-            replication: None,
+            replication: lent.as_ref().and_then(|borrower| borrower.replication),
             remote,
             local,
             connected_at: now.wall_of(info.created.unwrap_or(info.since)),

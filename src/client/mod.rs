@@ -66,7 +66,7 @@ use crate::net::buffer::write_all;
 use crate::net::stream::Detached;
 use crate::net::tls::Tls;
 use crate::net::{Buffer, Stream};
-use crate::server::Connection;
+use crate::pool::Checkout;
 use crate::server::connection::Secret;
 use crate::session::popular::Popular;
 use crate::session::settings::ClientSettings;
@@ -222,7 +222,7 @@ enum Entered {
     Guest(Box<Guest>),
     Client(Box<Parts>),
     Replication {
-        connection: Box<Connection>,
+        connection: Checkout,
         held: Box<Held>,
     },
 }
@@ -463,7 +463,8 @@ async fn replicate(
         handle.log_connected();
     }
     let mut out = Vec::new();
-    welcome(&mut out, &connection.welcome, handle.pid, &secret);
+    let parameters = connection.as_ref().map(|connection| &*connection.welcome).unwrap_or_default();
+    welcome(&mut out, parameters, handle.pid, &secret);
     if let Err(error) = write_all(stream, &out).await {
         return Err((error.into(), registered));
     }

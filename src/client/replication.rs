@@ -15,12 +15,14 @@ use super::catalog::primary_pool;
 use super::database::{LiveDatabase, UserPools};
 use super::limits::Limits;
 use super::report::of_buffers;
-use super::shared::{Activity, Admitted, Order, Registered, Seat};
+use super::shared::{Activity, Admitted, Links, Order, Registered, Seat};
 use super::task::{HIGH_WATER, terminated_as};
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::metrics::report::{Doing, Report};
 use crate::net::{Buffer, Stream};
+use crate::pool::standing::Place;
+use crate::pool::{Checkout, Pool};
 use crate::server::{Connection, login};
 use crate::wire::encode;
 use crate::wire::startup::{Replication, Startup};
@@ -38,7 +40,7 @@ pub(super) async fn connect(
     startup: &Startup,
     kind: Replication,
     cx: &Rc<WorkerContext>,
-) -> Result<Box<Connection>, Error> {
+) -> Result<Checkout, Error> {
     if database.config.shards.len() > 1 {
         return Err(Error::us_fatal(
             SqlState::FEATURE_NOT_SUPPORTED,
@@ -46,8 +48,8 @@ pub(super) async fn connect(
         )
         .hint("Configure a database for each shard, and replicate from those."));
     }
-    until_resumed(database, startup, cx).await?;
     let pool = primary_pool(database, pools, database.config.map.default_shard)?;
+    let place = place(&pool, database, startup, cx).await?;
     let mut target = pool.target.clone();
     target.connect_query = None;
     // What the operator configured stands.
@@ -55,26 +57,44 @@ pub(super) async fn connect(
     let settings: Vec<_> = startup.settings.iter().filter(|(name, _)| !configured(name)).cloned().collect();
     target.parameters.extend(settings);
     target.parameters.push(("replication".to_owned(), kind.parameter().to_owned()));
-    login::login(&target, &pool.login_settings(), cx.id).await.map_err(Error::fatal)
+    let connection = login::login(&target, &pool.login_settings(), cx.id).await.map_err(Error::fatal)?;
+    place.take(connection).ok_or_else(|| too_many("its place is gone"))
 }
 
-/// Waits for RESUME, as a statement would.
-async fn until_resumed(database: &LiveDatabase, startup: &Startup, cx: &WorkerContext) -> Result<(), Error> {
+fn too_many(why: &str) -> Error {
+    Error::us_fatal(SqlState::TOO_MANY_CONNECTIONS, format!("no server connection can be had: {why}"))
+}
+
+/// Waits for RESUME, and for a place among the pool's connections, as a statement would.
+async fn place(
+    pool: &Arc<Pool>,
+    database: &LiveDatabase,
+    startup: &Startup,
+    cx: &WorkerContext,
+) -> Result<Place, Error> {
     let limit = Limits::of(&cx.shared.live.load().config, &startup.database, &startup.user).of_login();
     let begun = clock::now();
-    while database.is_paused() {
+    let place = loop {
+        let paused = database.is_paused();
+        if let Some(place) = (!paused).then(|| pool.place(cx.id)).flatten() {
+            break place;
+        }
         if !limit.is_zero() && clock::now().saturating_duration_since(begun) >= limit {
             cx.shared.count_timeout("query_wait_timeout");
-            return Err(Error::us_fatal(SqlState::TOO_MANY_CONNECTIONS, "the database is paused (query_wait_timeout)")
-                .hint("RESUME on the console ends the pause."));
+            return Err(if paused {
+                too_many("the database is paused (query_wait_timeout)").hint("RESUME on the console ends the pause.")
+            } else {
+                too_many("all of them are lent (query_wait_timeout)")
+                    .hint("A replication connection counts for pool_size, max_db_connections and max_user_connections.")
+            });
         }
         tokio::time::sleep(LOOK).await;
-    }
+    };
     if database.retired.load(Ordering::Acquire) {
         let why = format!("database \"{}\" is another one since a reload", startup.database);
         return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, why).hint("Connect again."));
     }
-    Ok(())
+    Ok(place)
 }
 
 /// What holds the client's place while it is there.
@@ -86,10 +106,11 @@ pub(super) struct Held {
 }
 
 /// Relays until one of the two leaves, or an operator ends it.
-pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Connection>, held: Held) {
+pub(super) async fn relay(mut client: Stream, input: Buffer, mut connection: Checkout, held: Held) {
     let handle = Arc::clone(&held.registered.handle);
     handle.set_activity(Activity::Active);
-    let Connection { stream: mut server, input: mut down, .. } = *connection;
+    handle.set_links(Links::One(Arc::clone(connection.pool()), connection.slot()));
+    let Some(Connection { stream: server, input: down, .. }) = connection.as_deref_mut() else { return };
     let mut up = input;
     let told = poll_fn(|cx| {
         // What it rings for is looked at below.
@@ -104,7 +125,7 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
             if handle.is_asked() {
                 let report = Report {
                     client: of_buffers(&client, &up, Some(&up)),
-                    server: Some(of_buffers(&server, &down, Some(&down))),
+                    server: Some(of_buffers(server, down, Some(down))),
                     doing: Doing::Active,
                     since: Some(handle.connected),
                     ..Report::default()
@@ -113,7 +134,7 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
             }
             // Sent only, and read no more.
             if handle.is_suspended() {
-                return match (up.poll_flush(&mut server, cx), down.poll_flush(&mut client, cx)) {
+                return match (up.poll_flush(server, cx), down.poll_flush(&mut client, cx)) {
                     (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(None),
                     (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
                         handle.set_flushed();
@@ -123,8 +144,8 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
                 };
             }
         }
-        let upwards = pass(&mut client, &mut up, &mut server, cx);
-        let downwards = pass(&mut server, &mut down, &mut client, cx);
+        let upwards = pass(&mut client, &mut up, server, cx);
+        let downwards = pass(server, down, &mut client, cx);
         if upwards.is_ready() || downwards.is_ready() { Poll::Ready(None) } else { Poll::Pending }
     })
     .await;
@@ -134,7 +155,8 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, connection: Box<Con
     }
     let flush = poll_fn(|cx| down.poll_flush(&mut client, cx));
     drop(tokio::time::timeout(Duration::from_secs(1), flush).await);
-    drop((client, server));
+    handle.set_links(Links::None);
+    drop((client, connection));
     if held.log_out {
         handle.log_disconnected(&reason);
     }

@@ -54,6 +54,8 @@ struct Slot {
     created: Instant,
     /// Closed instead of becoming idle.
     condemned: bool,
+    /// It is never lent: see [`super::standing`].
+    standing: bool,
 }
 
 /// Limits of a pool.
@@ -115,6 +117,8 @@ pub struct Counts {
     pub resetting: usize,
     /// Connections in [`SlotState::Testing`].
     pub testing: usize,
+    /// Active ones that stand beside those that are lent: see [`super::standing`].
+    pub standing: usize,
     /// Those of the idle ones that would be tested before they are lent.
     pub rested: usize,
     /// Clients that wait.
@@ -193,6 +197,7 @@ impl Ledger {
     pub fn counts(&self) -> Counts {
         let mut c = Counts { waiting: self.waiters.len(), ..Counts::default() };
         for slot in self.slots.values() {
+            c.standing += usize::from(slot.standing);
             *match slot.state {
                 SlotState::Login => &mut c.login,
                 SlotState::Idle => &mut c.idle,
@@ -435,6 +440,17 @@ impl Ledger {
             .flatten()
     }
 
+    /// Opens a slot for a connection that is never lent. None: there are as many connections as there may be.
+    pub fn stand(&mut self, worker: WorkerId, now: Instant) -> Option<SlotId> {
+        let most = self.limits.size;
+        let slot = (self.slots.len() < most).then(|| self.open(most, worker, now)).flatten()?;
+        self.set(slot, SlotState::Active, now);
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.standing = true;
+        }
+        Some(slot)
+    }
+
     /// Takes out the connection that has rested longest, to be closed.
     pub fn take_resting(&mut self) -> Option<SlotId> {
         let resting = self.idle.iter().filter_map(|id| Some((self.slots.get(id)?.since, *id)));
@@ -579,7 +595,15 @@ impl Ledger {
             }
             return None;
         }
-        let slot = Slot { state: SlotState::Login, worker, cancels: 0, since: now, created: now, condemned: false };
+        let slot = Slot {
+            state: SlotState::Login,
+            worker,
+            cancels: 0,
+            since: now,
+            created: now,
+            condemned: false,
+            standing: false,
+        };
         self.next += 1;
         self.slots.insert(SlotId(self.next), slot);
         let slot = SlotId(self.next);

@@ -7,6 +7,7 @@ pub mod counters;
 pub mod ledger;
 pub mod quota;
 pub mod share;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -172,7 +173,7 @@ impl Resting {
 }
 
 #[derive(Debug, Clone)]
-struct Known {
+pub(in crate::pool) struct Known {
     created: Instant,
     pid: u32,
     secret: Secret,
@@ -738,11 +739,12 @@ impl Pool {
         self.leave_room_at_home();
     }
 
-    /// Whether no connection is lent, being cleaned or logging in.
+    /// Whether no connection is lent, being cleaned or logging in. Those that stand are not lent.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let c = self.counts();
-        c.active + c.active_cancel + c.being_canceled + c.resetting + c.testing + c.login == 0
+        c.active - c.standing.min(c.active) + c.active_cancel + c.being_canceled + c.resetting + c.testing + c.login
+            == 0
     }
 
     /// Whether it has no connection and nobody waits for one.

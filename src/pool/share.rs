@@ -160,7 +160,7 @@ impl Pool {
         self.inner.lock().ledger.rests_since()
     }
 
-    fn close_resting(&self) {
+    pub(super) fn close_resting(&self) {
         let mut inner = self.inner.lock();
         let Some(slot) = inner.ledger.take_resting() else { return };
         let known = inner.known.remove(&slot);
