@@ -545,14 +545,9 @@ fn nothing_goes_back_on_one_shard_alone() {
         assert!(client.run(&set(b, 5000)).ends_with("Z(E)"));
     };
     let aborted = |answer: String| assert!(answer.starts_with("E(25P02)") && answer.ends_with("Z(E)"), "{answer}");
-    for text in [
-        "ROLLBACK AND CHAIN",
-        "COMMIT AND CHAIN",
-        "ROLLBACK; BEGIN",
-        "ROLLBACK TO p; SELECT 1",
-        "ROLLBACK TO p; RELEASE p",
-        "SELECT 1; ROLLBACK",
-    ] {
+    for text in
+        ["ROLLBACK AND CHAIN", "COMMIT AND CHAIN", "ROLLBACK; BEGIN", "ROLLBACK TO p; SELECT 1", "SELECT 1; ROLLBACK"]
+    {
         let mut client = sharded.client();
         fails(&mut client);
         aborted(client.run(text));
@@ -736,4 +731,132 @@ fn waits_for_locks_are_limited_after_rollback_to() {
         assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
     }
     sharded.is_whole();
+}
+
+/// A listener hears of what is there, and of nothing that was rolled back.
+#[test]
+fn a_notification_comes_with_the_writes_of_its_shard() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let set = |k: i64, n: i64| format!("UPDATE t SET n = {n} WHERE k = {k}");
+    let mut listener = sharded.cluster.client("s0");
+    assert_eq!(listener.run("LISTEN jobs"), "C(LISTEN) Z(I)");
+    for notify in ["NOTIFY jobs, 'lost'", "SELECT pg_notify('jobs', 'lost')"] {
+        let mut client = sharded.client();
+        for sql in ["BEGIN", notify, &set(b, 300)] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        let told = simple(&mut client, "COMMIT");
+        let (code, message, hint) = error(&told);
+        assert!(code == "0A000" && message.contains("notifies on shard \"s0\"") && !hint.is_empty(), "{message}");
+        assert!(show(&told).ends_with("Z(I)"));
+        sharded.is_whole();
+    }
+    // With nothing written elsewhere it is as ever.
+    let mut client = sharded.client();
+    for sql in ["BEGIN", "NOTIFY jobs, 'found'", &set(a, a % 7), &format!("SELECT n FROM t WHERE k = {b}"), "COMMIT"] {
+        assert!(!client.run(sql).contains("E("), "{sql}");
+    }
+    listener.query("SELECT 1");
+    let heard = show(&listener.read_until_ready());
+    assert!(heard.contains("found") && !heard.contains("lost"), "{heard}");
+}
+
+/// What is prepared belongs to who prepared it; when the transaction is over its session is somebody else again.
+#[test]
+fn a_role_of_the_transaction_cannot_prepare_it() {
+    let sharded = Sharded::start(TWO_PHASE);
+    sharded.cluster.sql("CREATE ROLE app");
+    for n in 0..SHARDS {
+        sharded.cluster.sql_in(&format!("s{n}"), "GRANT ALL ON ALL TABLES IN SCHEMA public TO app");
+    }
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let set = |k: i64, n: i64| format!("UPDATE t SET n = {n} WHERE k = {k}");
+    let mut client = sharded.client();
+    let mut run = |statements: &[&str]| {
+        for sql in statements {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        let told = simple(&mut client, "COMMIT");
+        assert!(show(&told).ends_with("Z(I)"), "{}", show(&told));
+        told
+    };
+    let told = run(&["BEGIN", "SET LOCAL ROLE app", &set(a, 300), &set(b, 301)]);
+    let (code, message, hint) = error(&told);
+    assert!(code == "0A000" && message.contains("role of its own") && hint.contains("ROLE"), "{code} {message}");
+    sharded.is_whole();
+    let told = run(&["BEGIN", "SET LOCAL ROLE app", &set(a, 300), &set(b, 301), "SET LOCAL ROLE NONE"]);
+    assert_eq!(show(&told), "C(COMMIT) Z(I)");
+    let told = run(&["BEGIN", "SET LOCAL ROLE app", &set(a, a % 7), &format!("SELECT n FROM t WHERE k = {b}")]);
+    assert_eq!(show(&told), "C(COMMIT) Z(I)");
+    assert_eq!(show(&run(&["BEGIN", &set(a, a % 7), &set(b, b % 7)])), "C(COMMIT) Z(I)");
+    sharded.is_whole();
+}
+
+/// What SET LOCAL has made of settings that are reported is over with the block, and the client is told so.
+#[test]
+fn settings_that_are_reported_end_with_the_block() {
+    let sharded = Sharded::start("");
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let told_of = |messages: &[Message]| -> Vec<String> {
+        messages.iter().filter(|message| message.tag == b'S').map(ToString::to_string).collect()
+    };
+    let mut answers = Vec::new();
+    for mut client in [sharded.cluster.client("whole"), sharded.client()] {
+        let mut told = Vec::new();
+        for (end, fails) in [("COMMIT", false), ("ROLLBACK", false), ("ROLLBACK", true)] {
+            let mut heard = Vec::new();
+            for sql in [
+                "BEGIN",
+                "SET LOCAL TimeZone = 'Asia/Tokyo'",
+                &format!("SELECT n FROM t WHERE k = {a}"),
+                &format!("SELECT n FROM t WHERE k = {b}"),
+                if fails { "SELECT 1 / (k - 17) FROM t" } else { "SELECT count(*) FROM t" },
+                end,
+            ] {
+                heard.extend(told_of(&simple(&mut client, sql)));
+            }
+            told.push(heard);
+            told.push(vec![client.value("SHOW TimeZone")]);
+        }
+        answers.push(told);
+    }
+    assert_eq!(answers[0][0].len(), 2, "{:?}", answers[0]);
+    assert_eq!(answers[1], answers[0]);
+}
+
+/// More rows of a portal come from where it was bound.
+#[test]
+fn portals_of_one_shard_go_on_there() {
+    let sharded = Sharded::start("");
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let mut answers = Vec::new();
+    for mut client in [sharded.cluster.client("whole"), sharded.client()] {
+        let mut told = Vec::new();
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        for k in [a, b] {
+            for portal in ["", "C_1"] {
+                client.parse(
+                    "",
+                    &format!("SELECT x.n, s FROM t x, generate_series(1, 5) s WHERE x.k = {k} ORDER BY s"),
+                    &[],
+                );
+                client.bind(&if portal.is_empty() { String::new() } else { format!("{portal}{k}") }, "", &[]);
+                client.execute(&if portal.is_empty() { String::new() } else { format!("{portal}{k}") }, 2);
+                client.sync();
+                told.push(told_of_part(&client.read_until_ready()));
+            }
+            client.bind("", "", &[]);
+            client.execute("", 1);
+            client.sync();
+            told.push(told_of_part(&client.read_until_ready()));
+        }
+        for portal in [format!("C_1{b}"), String::new(), format!("C_1{a}"), format!("C_1{b}")] {
+            client.execute(&portal, 1);
+            client.sync();
+            told.push(told_of_part(&client.read_until_ready()));
+        }
+        answers.push(told);
+    }
+    assert_eq!(answers[1], answers[0]);
 }

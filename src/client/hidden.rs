@@ -301,6 +301,19 @@ impl Judged {
         self.wait.is_some()
     }
 
+    /// The transaction, of several shards, is about to be committed: what it has made is seen by others from now on.
+    pub(super) fn commits(&mut self, database: &Arc<LiveDatabase>) {
+        if self.changes && self.change.is_none() {
+            self.change = Some(Change::begin(database, self.place.shard, self.place.pid).0);
+        }
+    }
+
+    /// It has changed code on this server, unseen by [`Client::look_for_hidden`].
+    pub(super) fn changes_code(&mut self, place: Place) {
+        self.place = place;
+        self.changes = true;
+    }
+
     /// The transaction is over, and everything answered.
     pub(super) fn ended(&mut self) {
         self.changes = false;

@@ -43,6 +43,7 @@ impl Client {
     /// Goes on without the server: answers what is under way by an error, and remembers the block that is lost.
     pub(super) fn go_on_without(&mut self, mut link: Box<Link>, why: &Error) {
         let owed = self.session.owed();
+        self.session.tell_settings_before(self.output.tail());
         link.forget(&mut self.session);
         let nothing_owed = owed.readies == 0 && !owed.open;
         if nothing_owed && let Some(begun) = link.take_begun() {

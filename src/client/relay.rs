@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+pub(super) use self::forward::lock_on_replica;
 use self::refusal::Refusal;
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::LookUp;
@@ -153,6 +154,8 @@ pub(super) struct Link {
     has_written: bool,
     /// Something was sent that may change what the server's catalog says.
     changes_catalog: bool,
+    /// It has been sent NOTIFY since its transaction began.
+    notifies: bool,
     /// What may be left behind that nobody saw: temporary tables, settings.
     judged: Judged,
     /// The server's process, once what it sends is known for the client's own: see `client::listen`.
@@ -258,6 +261,7 @@ impl Link {
             several: false,
             has_written: false,
             changes_catalog: false,
+            notifies: false,
             judged: Judged::default(),
             owned: None,
             heard: false,
@@ -284,6 +288,7 @@ impl Link {
         let mut link = Self::boxed(checkout, in_flight, part.role, part.shard, part.server, since);
         link.is_part = true;
         (link.wrote, link.has_written, link.changes_catalog) = (part.wrote, part.has_written, part.changes_catalog);
+        link.notifies = part.notifies;
         link.judged = part.judged;
         Some(link)
     }
@@ -298,6 +303,7 @@ impl Link {
             server: link.server,
             wrote,
             has_written: link.has_written,
+            notifies: link.notifies,
             changes_catalog: link.changes_catalog,
             judged: link.judged,
             dirty: false,

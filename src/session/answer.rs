@@ -353,8 +353,17 @@ impl Session {
             return Action::Forward;
         };
         let lower = name.to_ascii_lowercase();
+        let before = self.settings.get(&lower).or(server.settings.reported(&lower)).map(str::to_owned);
         let heard = is_reported(&lower).then(|| self.settings.report(&lower, value, &server.settings));
         server.settings.report(name, value);
+        let told = match &heard {
+            None | Some(Report::Known) => None,
+            Some(Report::Heard) => Some(value),
+            Some(Report::Replaced(given)) => Some(&**given),
+        };
+        if let (Some(before), Some(told)) = (before, told) {
+            self.settings.remember(name, &before, told);
+        }
         match heard {
             None | Some(Report::Heard) => Action::Forward,
             Some(Report::Known) => Action::Swallow,

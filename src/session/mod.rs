@@ -37,6 +37,7 @@ use crate::error::{Error, Severity, SqlState};
 use crate::id::StatementId;
 use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, Signal};
 use crate::sql::settings::NAMERS;
+use crate::wire::encode;
 use crate::wire::frame::Frame;
 use crate::wire::message::{self, TransactionStatus};
 
@@ -322,6 +323,13 @@ impl Session {
     #[must_use]
     pub fn settings(&self) -> &ClientSettings {
         &self.settings
+    }
+
+    /// Tells the client what becomes of reported settings when its transaction ends unseen by it, as the server would.
+    pub fn tell_settings_before(&mut self, out: &mut Vec<u8>) {
+        for (name, value) in self.settings.take_told() {
+            encode::parameter_status(out, name.as_bytes(), value.as_bytes());
+        }
     }
 
     /// The next text does nothing but reset, and no server takes what is wanted: it is wanted no more, so that the text can run. Whether

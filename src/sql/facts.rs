@@ -671,6 +671,12 @@ impl QueryFacts {
         self.may_change_code || self.statements.iter().any(|s| s.changes_code)
     }
 
+    /// Whether it sends a notification, as far as its text tells.
+    #[must_use]
+    pub fn notifies(&self) -> bool {
+        self.statements.iter().any(|s| s.why == "NOTIFY" || s.touch.one_place.as_deref() == Some("pg_notify"))
+    }
+
     /// Whether it leaves a transaction to be finished by anybody.
     #[must_use]
     pub fn prepares_transaction(&self) -> bool {

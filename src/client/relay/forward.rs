@@ -212,7 +212,11 @@ impl Client {
             return match self.session.status() {
                 TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, true)),
                 _ if self.touches_portals() || self.is_unlimited() => true,
-                _ => elsewhere || of_all || (matches!(plan, ShardPlan::AnyShard { .. }) && !self.is_home(link.shard)),
+                _ => {
+                    let nowhere = matches!(plan, ShardPlan::AnyShard { .. });
+                    let belongs = || self.bound_at().map_or(self.is_home(link.shard), |shard| shard == link.shard);
+                    elsewhere || of_all || (nowhere && !belongs())
+                }
             };
         }
         elsewhere
@@ -237,7 +241,7 @@ impl Client {
         self.session.pins().first().filter(|_| between).map(|pin| pin.reason.as_str())
     }
 
-    fn takes_lock(&self) -> bool {
+    pub(in crate::client) fn takes_lock(&self) -> bool {
         self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.takes_lock())
     }
 
@@ -268,6 +272,11 @@ impl Client {
             Means::Control(text, _) => link.prologue = link.prologue.take().and_then(|block| block.and(text, facts)),
             Means::Exit(_) | Means::Mixed => link.prologue = None,
         }
+    }
+
+    /// Whether the segment says that listeners are to be told something when it is committed.
+    fn notifies(&self) -> bool {
+        self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.notifies())
     }
 
     /// Keeps what the block consists of, as long as it can still move to another shard, or from a replica to the primary.
@@ -306,6 +315,12 @@ impl Client {
         link.asks_since = None;
         self.minds_state(link);
         self.follow_prologue(link);
+        if link.is_part {
+            self.note_bound(link.shard);
+        }
+        // It is asked for in a block that spreads, and goes there with the link.
+        link.notifies = self.notifies()
+            || (link.notifies && !(self.session.status() == TransactionStatus::Idle && self.session.is_drained()));
         self.follow_block(link);
         self.expects_commit();
         let place = Place { shard: link.shard, replica: link.role == Role::Replica, pid: connection.pid };
@@ -360,7 +375,7 @@ fn stale_sequences() -> Error {
     .hint("Run the transaction again, or use INSERT ... RETURNING.")
 }
 
-fn lock_on_replica() -> Error {
+pub(in crate::client) fn lock_on_replica() -> Error {
     Error::us(
         SqlState::FEATURE_NOT_SUPPORTED,
         "an advisory lock cannot be taken here: this READ ONLY transaction runs on a replica, where the lock would keep nobody out",

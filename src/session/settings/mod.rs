@@ -128,6 +128,17 @@ struct Changes {
     kept: usize,
     /// A statement has perhaps committed what came before it, although more follows in the same transaction: what had changed by then.
     halfway: Option<BTreeSet<String>>,
+    /// What the client was told of reported settings since the transaction began.
+    told: Vec<Believed>,
+}
+
+/// A reported setting of which the client was told within a transaction.
+#[derive(Debug, Clone)]
+struct Believed {
+    /// As the server writes it.
+    name: Box<str>,
+    before: Box<str>,
+    now: Box<str>,
 }
 
 impl ClientSettings {
@@ -183,6 +194,21 @@ impl ClientSettings {
     }
 
     // Within a transaction.
+
+    /// The client is told of it, by the name as the server writes it; `before`: what it believed.
+    pub(super) fn remember(&mut self, name: &str, before: &str, now: &str) {
+        let told = &mut self.changes().told;
+        match told.iter_mut().find(|told| *told.name == *name) {
+            Some(told) => told.now = now.into(),
+            None => told.push(Believed { name: name.into(), before: before.into(), now: now.into() }),
+        }
+    }
+
+    /// What the client is to be told of reported settings when its transaction ends unseen, each by name and value: before it was so.
+    pub(super) fn take_told(&mut self) -> Vec<(Box<str>, Box<str>)> {
+        let told = self.changes.as_mut().map(|changes| std::mem::take(&mut changes.told)).unwrap_or_default();
+        told.into_iter().filter(|told| told.before != told.now).map(|told| (told.name, told.before)).collect()
+    }
 
     /// SET of a setting that is not reported.
     fn assign(&mut self, name: &str, value: &str) {
@@ -419,6 +445,7 @@ impl ClientSettings {
             // Shared by many, so that servers are found to agree at once.
             self.wanted = Arc::clone(&self.startup);
         }
+        changes.told = Vec::new();
         (changes.ended, changes.unfollowed, changes.kept) = (false, false, 0);
         if !changes.doubts.is_empty() || self.lacks_anything() {
             return told;

@@ -1,9 +1,10 @@
 //! The end of a block of several shards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::refusal::{made_state, no_two_phase, replaced, second_writer};
-use super::{Part, Spread, wrote};
+use super::refusal::{another_role, made_state, no_two_phase, notifies, replaced, second_writer};
+use super::{Part, Spread, row, wrote};
 use crate::client::block::Block;
 use crate::client::lost::Lost;
 use crate::client::scatter::fan::commit::Whole;
@@ -37,30 +38,26 @@ impl Client {
             Err(Stopped::Refused(error)) => return self.refuse_commit(&error).await,
             Err(Stopped::End(end)) => return Err(end),
         };
+        let (shards, found): (Vec<ShardIndex>, Vec<(bool, String)>) = found.into_iter().unzip();
+        let (wrote, owners): (Vec<bool>, Vec<String>) = found.into_iter().unzip();
+        let writers: Vec<ShardIndex> =
+            shards.iter().zip(&wrote).filter(|(_, wrote)| **wrote).map(|(shard, _)| *shard).collect();
+        let refused = match self.refuses_commit(mode, &writers).await {
+            Ok(refused) => refused,
+            Err(Stopped::Refused(error)) => Some(error),
+            Err(Stopped::End(end)) => return Err(end),
+        };
+        if let Some(error) = refused {
+            return self.refuse_commit(&error).await;
+        }
         // It may have happened meanwhile.
         if let Some(shard) = self.replaced() {
             let error = replaced(&self.names(&[shard]));
             return self.refuse_commit(&error).await;
         }
-        let (shards, found): (Vec<ShardIndex>, Vec<(bool, String)>) = found.into_iter().unzip();
-        let (wrote, owners): (Vec<bool>, Vec<String>) = found.into_iter().unzip();
-        let writers: Vec<ShardIndex> =
-            shards.iter().zip(&wrote).filter(|(_, wrote)| **wrote).map(|(shard, _)| *shard).collect();
-        let several = writers.len() > 1;
-        let distrusted = self.database.distrust.load().two_phase.clone();
-        let refused = match self.database.config.map.writes.cross {
-            _ if !self.session.pins().is_empty() => Some(made_state()),
-            CrossShardWrites::Refuse if several => Some(second_writer(
-                &self.names(writers.get(..1).unwrap_or_default()),
-                &self.names(writers.get(1..).unwrap_or_default()),
-            )),
-            CrossShardWrites::TwoPhase if several => distrusted.as_deref().map(no_two_phase),
-            _ => None,
-        };
-        if let Some(error) = refused {
-            return self.refuse_commit(&error).await;
-        }
         let Some(spread) = &mut self.spread else { return Ok(()) };
+        let database = Arc::clone(&self.database);
+        spread.parts.iter_mut().for_each(|part| part.judged.commits(&database));
         let mut legs: Vec<Leg> = spread.parts.iter_mut().filter_map(|part| part.leg.take()).collect();
         legs.iter_mut().for_each(Leg::renew);
         let committed = self.commit(&mut legs, &Whole { mode, shards, wrote, owners }).await;
@@ -72,8 +69,13 @@ impl Client {
         let Some(mut spread) = self.spread.take() else { return Ok(()) };
         for part in &mut spread.parts {
             part.wrote |= writers.contains(&part.shard);
+            if part.leg.as_ref().is_some_and(|leg| !leg.is_lost()) {
+                // Else it is found out by the server's process whether it still goes on.
+                part.judged.ended();
+            }
         }
         self.note_end(&spread);
+        self.session.tell_settings_before(self.output.tail());
         let made_state = self.made_state();
         for part in spread.parts {
             let verdict = verdict_of(&part, made_state);
@@ -88,6 +90,55 @@ impl Client {
             Err(error) => self.answer_exit(Err(&error)),
         }
         Ok(())
+    }
+
+    /// Why what was written on these shards cannot be committed as it is.
+    async fn refuses_commit(&mut self, mode: Mode, writers: &[ShardIndex]) -> Result<Option<Error>, Stopped> {
+        if !self.session.pins().is_empty() {
+            return Ok(Some(made_state()));
+        }
+        if let Some(shard) = self.notifies_apart(writers) {
+            return Ok(Some(notifies(&self.names(&[shard]))));
+        }
+        let [first, others @ ..] = writers else { return Ok(None) };
+        if others.is_empty() || mode == Mode::BestEffort {
+            return Ok(None);
+        }
+        if self.database.config.map.writes.cross == CrossShardWrites::Refuse {
+            return Ok(Some(second_writer(&self.names(&[*first]), &self.names(others))));
+        }
+        if let Some(why) = self.database.distrust.load().two_phase.as_deref() {
+            return Ok(Some(no_two_phase(why)));
+        }
+        Ok(self.has_other_role().await?.then(another_role))
+    }
+
+    /// A shard whose listeners could hear of what others have not committed yet.
+    fn notifies_apart(&self, writers: &[ShardIndex]) -> Option<ShardIndex> {
+        let mut notifiers = self.spread.iter().flat_map(|spread| &spread.parts).filter(|part| part.notifies);
+        let first = notifiers.next()?.shard;
+        let apart = notifiers.next().is_some() || writers.iter().any(|shard| *shard != first);
+        apart.then_some(first)
+    }
+
+    /// Whether the transaction is another user's than its session will be when it is over: COMMIT PREPARED is not for everybody.
+    async fn has_other_role(&mut self) -> Result<bool, Stopped> {
+        const WHO_SQL: &str = "SELECT current_user::pg_catalog.text, session_user::pg_catalog.text";
+        let named = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+        let text = self.spread.as_ref().map(|spread| spread.prologue.text.clone()).unwrap_or_default();
+        if named(&text, b"authorization") {
+            return Ok(true);
+        }
+        if !named(&text, b"role") {
+            return Ok(false);
+        }
+        let role = self.session.settings().get("role").filter(|role| *role != "none").map(str::to_owned);
+        let found = self.ask_parts(|_| true, async |leg: &mut Leg| row(leg, WHO_SQL).await).await?;
+        Ok(found.into_iter().any(|(_, who)| {
+            let mut who = who.into_iter().flatten();
+            let (current, session) = (who.next(), who.next());
+            current != role.clone().or(session)
+        }))
     }
 
     /// A shard whose server another has taken the place of: what is committed there would be lost.
@@ -110,6 +161,7 @@ impl Client {
         let Some(spread) = self.spread.take() else { return };
         self.note_end(&spread);
         let mut undone = Vec::with_capacity(spread.parts.len());
+        self.session.tell_settings_before(self.output.tail());
         let made_state = self.made_state();
         for part in spread.parts {
             let verdict = verdict_of(&part, made_state);

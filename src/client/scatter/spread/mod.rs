@@ -15,6 +15,7 @@
 //! brings back. After a failure on one shard alone ROLLBACK TO goes on, on all.
 
 mod end;
+mod enlist;
 mod means;
 mod portals;
 mod refusal;
@@ -23,13 +24,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::fan::reply;
-use super::leg::{Leg, State};
+use super::leg::Leg;
 use super::run::{Outcome, Run};
 use crate::client::block::Block;
 use crate::client::catalog::Planned;
-use crate::client::hidden::Judged;
+use crate::client::hidden::{Judged, Place};
 use crate::client::plan::Need;
-use crate::client::relay::{Ended, Link};
+use crate::client::relay::{Ended, Link, lock_on_replica};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, Links};
 use crate::client::task::{Client, End, Stopped};
@@ -39,7 +40,6 @@ use crate::error::Error;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::pool::Verdict;
 use crate::shard::commit::recovery;
-use crate::shard::map::CrossShardWrites;
 use crate::shard::plan::write::Parts;
 use crate::shard::plan::{Fan, PlanKind, Scatter, ShardPlan};
 use crate::sql::facts::{Access, RouteHint, TransactionEffect};
@@ -48,14 +48,10 @@ use crate::wire::message::{self, TransactionStatus};
 pub(in crate::client) use means::Means;
 use portals::Portal;
 pub(in crate::client) use refusal::{aborted, pipelined, stays};
-use refusal::{
-    alone, copies, cursor_elsewhere, explains, fault, lost, mixed, never_came, no_snapshot, no_two_phase,
-    second_writer, sequences, silent, too_long,
-};
+use refusal::{alone, copies, cursor_elsewhere, explains, fault, lost, mixed, sequences, silent, too_long};
 
 /// How long a block that holds connections waits for that of another shard: whoever holds that one may wait for one of these.
 const ENLISTED_WITHIN: Duration = Duration::from_secs(10);
-const ISOLATION_SQL: &str = "SELECT pg_catalog.current_setting('transaction_isolation')";
 
 /// A shard's part of a block.
 #[expect(clippy::struct_excessive_bools, reason = "each tells another thing that has happened on the server")]
@@ -70,6 +66,8 @@ pub(in crate::client) struct Part {
     /// It may know of sequences by it.
     pub(in crate::client) has_written: bool,
     pub(in crate::client) changes_catalog: bool,
+    /// Listeners are to be told something when it is committed.
+    pub(in crate::client) notifies: bool,
     pub(in crate::client) judged: Judged,
     /// It is to be cleaned before another client gets it.
     pub(in crate::client) dirty: bool,
@@ -90,6 +88,8 @@ pub(in crate::client) struct Spread {
     unlimited: bool,
     /// Statements whose rows the client has asked for in part.
     portals: Vec<Portal>,
+    /// On which shards the client has bound its other portals since the block spread.
+    bound: Vec<(Box<[u8]>, ShardIndex)>,
 }
 
 impl Spread {
@@ -153,6 +153,7 @@ impl Client {
                     sees_commits: false,
                     unlimited: false,
                     portals: Vec::new(),
+                    bound: Vec::new(),
                 }));
             }
             // Never: without a prologue it does not leave.
@@ -241,7 +242,8 @@ impl Client {
             }
             ShardPlan::Single { shard, .. } => Box::pin(self.serve_part(*shard, &need)).await,
             ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => {
-                Box::pin(self.serve_part(self.home(), &need)).await
+                let shard = self.bound_at().unwrap_or(self.home());
+                Box::pin(self.serve_part(shard, &need)).await
             }
         }
     }
@@ -275,6 +277,10 @@ impl Client {
                 Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
                 Err(Stopped::End(end)) => return Err(end),
             }
+        }
+        let on_replica = |part: &Part| part.shard == shard && part.role == Role::Replica;
+        if self.takes_lock() && self.spread.iter().flat_map(|spread| &spread.parts).any(on_replica) {
+            return self.fail_spread(lock_on_replica()).await;
         }
         let Some(spread) = &mut self.spread else { return Ok(()) };
         let since = spread.since;
@@ -337,159 +343,6 @@ impl Client {
         }
         let need = self.need_of_any();
         Box::pin(self.serve_part(home, &need)).await
-    }
-
-    /// Has these shards take part in the block, if they do not yet.
-    ///
-    /// # Errors
-    /// They cannot, and the block has failed; those that have begun are parts of it all the same.
-    async fn enlist(&mut self, shards: &[ShardIndex]) -> Result<(), Stopped> {
-        let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
-        let missing: Vec<ShardIndex> = shards.iter().copied().filter(|shard| !spread.has(*shard)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        if !spread.sees_commits {
-            self.ask_isolation().await?;
-        }
-        let need = self.need_of_any();
-        let acquiring = Box::pin(tokio::time::timeout(ENLISTED_WITHIN, self.acquire(&missing, &need, None)));
-        let acquired = acquiring.await;
-        self.handle().cancel_is_done();
-        self.handle().set_activity(Activity::Idle);
-        let legs = match acquired {
-            Ok(legs) => legs?,
-            Err(_) => return Err(Stopped::Refused(never_came(&self.names(&missing)))),
-        };
-        let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
-        let text = spread.prologue.text.clone();
-        for leg in legs {
-            self.begin_on(leg, &text).await?;
-        }
-        Ok(())
-    }
-
-    /// Begins the block on one more shard.
-    async fn begin_on(&mut self, mut leg: Leg, text: &[u8]) -> Result<(), Stopped> {
-        let silence = leg.watch();
-        let beginning = async {
-            run_on(&mut leg, text).await?;
-            limit_locks(&mut leg).await?;
-            cell(&mut leg, ISOLATION_SQL).await
-        };
-        let begun = self.within_limits(silence, Box::pin(beginning), clock::now()).await;
-        let shard = leg.shard;
-        if leg.state != State::Lost {
-            leg.state = State::Ready;
-        }
-        // Whatever comes of it, a transaction may be open there: it is ended with the others.
-        let part = Part {
-            shard,
-            leg: Some(leg),
-            role: Role::Primary,
-            server: ServerIndex(0),
-            wrote: false,
-            has_written: false,
-            changes_catalog: false,
-            judged: Judged::default(),
-            dirty: begun.is_err(),
-        };
-        if let Some(spread) = &mut self.spread {
-            spread.put(part);
-        }
-        let level = begun?.map_err(Stopped::Refused)?;
-        if sees_commits(&level) { Ok(()) } else { Err(Stopped::Refused(no_snapshot(&level))) }
-    }
-
-    /// Makes sure that the shard where the block began runs it READ COMMITTED, and has it wait for no lock without end from now on.
-    async fn ask_isolation(&mut self) -> Result<(), Stopped> {
-        let home = self.home();
-        let Some(mut part) = self.spread.as_mut().and_then(|spread| spread.take(home)) else {
-            return Err(Stopped::Refused(fault()));
-        };
-        let silence = part.leg.as_ref().and_then(Leg::watch);
-        let asking = async {
-            let leg = part.leg.as_mut().ok_or_else(fault)?;
-            let level = cell(leg, ISOLATION_SQL).await?;
-            limit_locks(leg).await?;
-            Ok::<_, Error>(level)
-        };
-        let asked = self.within_limits(silence, Box::pin(asking), clock::now()).await;
-        if let Some(spread) = &mut self.spread {
-            spread.put(part);
-        }
-        let level = asked?.map_err(Stopped::Refused)?;
-        if !sees_commits(&level) {
-            return Err(Stopped::Refused(no_snapshot(&level)));
-        }
-        if let Some(spread) = &mut self.spread {
-            spread.sees_commits = true;
-        }
-        Ok(())
-    }
-
-    /// Whether its shards may wait for locks without end until [`Self::limit_again`].
-    pub(in crate::client) fn is_unlimited(&self) -> bool {
-        self.spread.as_ref().is_some_and(|spread| spread.unlimited)
-    }
-
-    /// Has its shards wait for no lock without end again, after ROLLBACK TO.
-    async fn limit_again(&mut self) -> Result<(), Stopped> {
-        if !self.is_unlimited() {
-            return Ok(());
-        }
-        self.ask_parts(|_| true, limit_locks).await?;
-        if let Some(spread) = &mut self.spread {
-            spread.unlimited = false;
-        }
-        Ok(())
-    }
-
-    /// Whether these shards may be written: another has not been, or several may.
-    async fn may_write_on(&mut self, shards: &[ShardIndex]) -> Result<(), Stopped> {
-        let distrusted = self.database.distrust.load().two_phase.clone();
-        let allowed = match self.database.config.map.writes.cross {
-            CrossShardWrites::BestEffort => true,
-            CrossShardWrites::Refuse => false,
-            CrossShardWrites::TwoPhase => distrusted.is_none(),
-        };
-        if allowed {
-            return Ok(());
-        }
-        match (self.writes_elsewhere(shards).await?, distrusted) {
-            (None, _) => Ok(()),
-            (Some(_), Some(why)) => Err(Stopped::Refused(no_two_phase(&why))),
-            (Some(first), None) => Err(Stopped::Refused(second_writer(&self.names(&[first]), &self.names(shards)))),
-        }
-    }
-
-    /// Another shard than these that the block has written on.
-    async fn writes_elsewhere(&mut self, shards: &[ShardIndex]) -> Result<Option<ShardIndex>, Stopped> {
-        let found = self.ask_parts(|shard| !shards.contains(&shard), wrote).await?;
-        Ok(found.into_iter().find(|(_, (wrote, _))| *wrote).map(|(shard, _)| shard))
-    }
-
-    /// Asks those of its shards in their order, until one cannot answer.
-    async fn ask_parts<T>(
-        &mut self,
-        of: impl Fn(ShardIndex) -> bool,
-        ask: impl AsyncFn(&mut Leg) -> Result<T, Error>,
-    ) -> Result<Vec<(ShardIndex, T)>, Stopped> {
-        let Some(mut spread) = self.spread.take() else { return Err(Stopped::Refused(fault())) };
-        let mut found = Ok(Vec::with_capacity(spread.parts.len()));
-        for part in spread.parts.iter_mut().filter(|part| of(part.shard)) {
-            let Ok(answers) = &mut found else { break };
-            let asked = match part.leg.as_mut() {
-                Some(leg) => self.within_limits(leg.watch(), Box::pin(ask(leg)), clock::now()).await,
-                None => Ok(Err(fault())),
-            };
-            match asked.and_then(|answer| answer.map_err(Stopped::Refused)) {
-                Ok(answer) => answers.push((part.shard, answer)),
-                Err(stopped) => found = Err(stopped),
-            }
-        }
-        self.spread = Some(spread);
-        found
     }
 
     /// A statement that reads several shards, in their transactions.
@@ -570,6 +423,8 @@ impl Client {
             Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
             Err(Stopped::End(end)) => return Err(end),
         };
+        let codes =
+            self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.changes_code());
         let worked = self.fan_within(&mut legs, fan, &asked).await;
         self.put_back(legs);
         if need.changes_catalog {
@@ -579,6 +434,10 @@ impl Client {
             for part in spread.parts.iter_mut().filter(|part| fan.shards.contains(&part.shard)) {
                 (part.wrote, part.has_written) = (true, true);
                 part.changes_catalog |= need.changes_catalog;
+                if codes && let Some(pid) = part.leg.as_mut().and_then(Leg::connection).map(|connection| connection.pid)
+                {
+                    part.judged.changes_code(Place { shard: part.shard, replica: false, pid });
+                }
             }
         }
         if !worked? {
@@ -621,11 +480,6 @@ impl Client {
         let map = &self.database.config.map;
         shards.iter().map(|shard| format!("\"{}\"", map.name(*shard))).collect::<Vec<_>>().join(", ")
     }
-}
-
-/// Whether each statement sees what was committed before it, so that several shards are as good as one.
-fn sees_commits(level: &str) -> bool {
-    matches!(level, "read committed" | "read uncommitted")
 }
 
 /// Runs a text; its rows are thrown away.

@@ -49,6 +49,31 @@ impl Client {
         any && self.named_portals().iter().any(|(_, name)| self.has_portal(name))
     }
 
+    /// Where the portal is that the segment goes on with, if it goes on with one: that of a statement of one shard.
+    pub(in crate::client) fn bound_at(&self) -> Option<ShardIndex> {
+        let spread = self.spread.as_ref()?;
+        let binds = |name: &[u8]| {
+            self.segment.items.iter().any(|(i, _)| matches!(i, Intake::Bind { portal, .. } if **portal == *name))
+        };
+        let named = self.named_portals();
+        let (_, name) = named.into_iter().find(|(_, name)| !binds(name))?;
+        // Before it spread, all were where it began.
+        Some(spread.bound.iter().find(|(bound, _)| **bound == *name).map_or(spread.home, |(_, shard)| *shard))
+    }
+
+    /// The segment goes to this shard, with the portals that it binds.
+    pub(in crate::client) fn note_bound(&mut self, shard: ShardIndex) {
+        let Some(spread) = &mut self.spread else { return };
+        for (intake, _) in &self.segment.items {
+            if let Intake::Bind { portal, .. } = intake {
+                spread.bound.retain(|(bound, _)| bound != portal);
+                if shard != spread.home {
+                    spread.bound.push((portal.clone(), shard));
+                }
+            }
+        }
+    }
+
     /// Serves what the segment asks of portals of several shards; whether that was all.
     pub(super) async fn serve_portals(&mut self) -> Result<bool, End> {
         while let Some((0, name)) = self.named_portals().first().map(|(place, name)| (*place, name.to_vec()))

@@ -113,6 +113,26 @@ pub(super) fn made_state() -> Error {
     )
 }
 
+/// `shard`: its name.
+pub(super) fn notifies(shard: &str) -> Error {
+    unsupported(
+        format!(
+            "the transaction notifies on shard {shard} and has written on another: who listens would hear of what is not there yet; it is rolled back"
+        ),
+        "Send NOTIFY after COMMIT, or on the shard that is written.",
+        "notify_in_block",
+    )
+}
+
+/// Of two-phase commit.
+pub(super) fn another_role() -> Error {
+    unsupported(
+        "the transaction has written on several shards under a role of its own, and what is prepared as that role its session cannot commit; it is rolled back",
+        "Send SET LOCAL ROLE NONE before COMMIT, or SET ROLE before BEGIN.",
+        "role_in_block",
+    )
+}
+
 pub(super) fn too_long() -> Error {
     unsupported(
         "the savepoints and settings of a transaction over several shards have become too many to tell them another shard",

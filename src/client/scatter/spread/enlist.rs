@@ -1,0 +1,176 @@
+//! How shards come to take part in a block, and what they are asked while it goes on.
+
+use super::refusal::{fault, never_came, no_snapshot, no_two_phase, second_writer};
+use super::{ENLISTED_WITHIN, Part, cell, limit_locks, run_on, wrote};
+use crate::client::hidden::Judged;
+use crate::client::scatter::leg::{Leg, State};
+use crate::client::shared::Activity;
+use crate::client::task::{Client, Stopped};
+use crate::clock;
+use crate::config::Role;
+use crate::error::Error;
+use crate::id::{ServerIndex, ShardIndex};
+use crate::shard::map::CrossShardWrites;
+
+const ISOLATION_SQL: &str = "SELECT pg_catalog.current_setting('transaction_isolation')";
+
+impl Client {
+    /// Has these shards take part in the block, if they do not yet.
+    ///
+    /// # Errors
+    /// They cannot, and the block has failed; those that have begun are parts of it all the same.
+    pub(super) async fn enlist(&mut self, shards: &[ShardIndex]) -> Result<(), Stopped> {
+        let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
+        let missing: Vec<ShardIndex> = shards.iter().copied().filter(|shard| !spread.has(*shard)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !spread.sees_commits {
+            self.ask_isolation().await?;
+        }
+        let need = self.need_of_any();
+        let acquiring = Box::pin(tokio::time::timeout(ENLISTED_WITHIN, self.acquire(&missing, &need, None)));
+        let acquired = acquiring.await;
+        self.handle().cancel_is_done();
+        self.handle().set_activity(Activity::Idle);
+        let legs = match acquired {
+            Ok(legs) => legs?,
+            Err(_) => return Err(Stopped::Refused(never_came(&self.names(&missing)))),
+        };
+        let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
+        let text = spread.prologue.text.clone();
+        for leg in legs {
+            self.begin_on(leg, &text).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins the block on one more shard.
+    async fn begin_on(&mut self, mut leg: Leg, text: &[u8]) -> Result<(), Stopped> {
+        let silence = leg.watch();
+        let beginning = async {
+            run_on(&mut leg, text).await?;
+            limit_locks(&mut leg).await?;
+            cell(&mut leg, ISOLATION_SQL).await
+        };
+        let begun = self.within_limits(silence, Box::pin(beginning), clock::now()).await;
+        let shard = leg.shard;
+        if leg.state != State::Lost {
+            leg.state = State::Ready;
+        }
+        // Whatever comes of it, a transaction may be open there: it is ended with the others.
+        let part = Part {
+            shard,
+            leg: Some(leg),
+            role: Role::Primary,
+            server: ServerIndex(0),
+            wrote: false,
+            has_written: false,
+            changes_catalog: false,
+            notifies: false,
+            judged: Judged::default(),
+            dirty: begun.is_err(),
+        };
+        if let Some(spread) = &mut self.spread {
+            spread.put(part);
+        }
+        let level = begun?.map_err(Stopped::Refused)?;
+        if sees_commits(&level) { Ok(()) } else { Err(Stopped::Refused(no_snapshot(&level))) }
+    }
+
+    /// Makes sure that the shard where the block began runs it READ COMMITTED, and has it wait for no lock without end from now on.
+    async fn ask_isolation(&mut self) -> Result<(), Stopped> {
+        let home = self.home();
+        let Some(mut part) = self.spread.as_mut().and_then(|spread| spread.take(home)) else {
+            return Err(Stopped::Refused(fault()));
+        };
+        let silence = part.leg.as_ref().and_then(Leg::watch);
+        let asking = async {
+            let leg = part.leg.as_mut().ok_or_else(fault)?;
+            let level = cell(leg, ISOLATION_SQL).await?;
+            limit_locks(leg).await?;
+            Ok::<_, Error>(level)
+        };
+        let asked = self.within_limits(silence, Box::pin(asking), clock::now()).await;
+        if let Some(spread) = &mut self.spread {
+            spread.put(part);
+        }
+        let level = asked?.map_err(Stopped::Refused)?;
+        if !sees_commits(&level) {
+            return Err(Stopped::Refused(no_snapshot(&level)));
+        }
+        if let Some(spread) = &mut self.spread {
+            spread.sees_commits = true;
+        }
+        Ok(())
+    }
+
+    /// Whether its shards may wait for locks without end until [`Self::limit_again`].
+    pub(in crate::client) fn is_unlimited(&self) -> bool {
+        self.spread.as_ref().is_some_and(|spread| spread.unlimited)
+    }
+
+    /// Has its shards wait for no lock without end again, after ROLLBACK TO.
+    pub(super) async fn limit_again(&mut self) -> Result<(), Stopped> {
+        if !self.is_unlimited() {
+            return Ok(());
+        }
+        self.ask_parts(|_| true, limit_locks).await?;
+        if let Some(spread) = &mut self.spread {
+            spread.unlimited = false;
+        }
+        Ok(())
+    }
+
+    /// Whether these shards may be written: another has not been, or several may.
+    pub(super) async fn may_write_on(&mut self, shards: &[ShardIndex]) -> Result<(), Stopped> {
+        let distrusted = self.database.distrust.load().two_phase.clone();
+        let allowed = match self.database.config.map.writes.cross {
+            CrossShardWrites::BestEffort => true,
+            CrossShardWrites::Refuse => false,
+            CrossShardWrites::TwoPhase => distrusted.is_none(),
+        };
+        if allowed {
+            return Ok(());
+        }
+        match (self.writes_elsewhere(shards).await?, distrusted) {
+            (None, _) => Ok(()),
+            (Some(_), Some(why)) => Err(Stopped::Refused(no_two_phase(&why))),
+            (Some(first), None) => Err(Stopped::Refused(second_writer(&self.names(&[first]), &self.names(shards)))),
+        }
+    }
+
+    /// Another shard than these that the block has written on.
+    async fn writes_elsewhere(&mut self, shards: &[ShardIndex]) -> Result<Option<ShardIndex>, Stopped> {
+        let found = self.ask_parts(|shard| !shards.contains(&shard), wrote).await?;
+        Ok(found.into_iter().find(|(_, (wrote, _))| *wrote).map(|(shard, _)| shard))
+    }
+
+    /// Asks those of its shards in their order, until one cannot answer.
+    pub(super) async fn ask_parts<T>(
+        &mut self,
+        of: impl Fn(ShardIndex) -> bool,
+        ask: impl AsyncFn(&mut Leg) -> Result<T, Error>,
+    ) -> Result<Vec<(ShardIndex, T)>, Stopped> {
+        let Some(mut spread) = self.spread.take() else { return Err(Stopped::Refused(fault())) };
+        let mut found = Ok(Vec::with_capacity(spread.parts.len()));
+        for part in spread.parts.iter_mut().filter(|part| of(part.shard)) {
+            let Ok(answers) = &mut found else { break };
+            let asked = match part.leg.as_mut() {
+                Some(leg) => self.within_limits(leg.watch(), Box::pin(ask(leg)), clock::now()).await,
+                None => Ok(Err(fault())),
+            };
+            match asked.and_then(|answer| answer.map_err(Stopped::Refused)) {
+                Ok(answer) => answers.push((part.shard, answer)),
+                Err(stopped) => found = Err(stopped),
+            }
+        }
+        self.spread = Some(spread);
+        found
+    }
+}
+
+/// Whether each statement sees what was committed before it, so that several shards are as good as one.
+fn sees_commits(level: &str) -> bool {
+    matches!(level, "read committed" | "read uncommitted")
+}
