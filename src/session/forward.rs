@@ -103,6 +103,10 @@ impl Session {
             }
             Intake::CloseStatement { virtual_name: true, undo } => {
                 self.unsynced = true;
+                // SQL that comes behind it must not find what was lent to SQL before.
+                if let Some(Undo::ClientName { name, .. }) = &undo {
+                    self.leave_name(name, out);
+                }
                 let mut request = Request::forward(Kind::Local(encode::CLOSE_COMPLETE));
                 request.undo.extend(undo);
                 self.pipeline.push(request);
