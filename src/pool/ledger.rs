@@ -297,6 +297,16 @@ impl Ledger {
         Some(slot)
     }
 
+    /// A connection that [`Ledger::acquire_at_once`] has just given was not wanted: it is the next again.
+    pub fn put_back(&mut self, slot: SlotId, now: Instant) {
+        self.set(slot, SlotState::Idle, now);
+        if self.limits.round_robin {
+            self.idle.push_front(slot);
+        } else {
+            self.idle.push_back(slot);
+        }
+    }
+
     /// A client gives its connection back, clean. True if nothing comes of it but that the connection rests; else nothing has changed, and
     /// [`Ledger::release`] says what comes of it.
     pub fn rest(&mut self, slot: SlotId, now: Instant) -> bool {

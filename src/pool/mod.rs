@@ -385,8 +385,8 @@ impl Pool {
         // It may still have ended, or said something: `Checkout::prepare` looks.
         let doubted = settings.check.as_ref().is_some_and(|check| check.is_due(connection.heard));
         if worn || doubted || connection.worker != worker || !fits(&mut connection) {
-            let freed = inner.ledger.release(slot, now);
-            self.settle(inner, slot, Some(connection), freed);
+            inner.ledger.put_back(slot, now);
+            inner.idle.insert(slot, connection);
             return None;
         }
         drop(inner);
