@@ -1,4 +1,4 @@
-//! What others wake a client with, after they have told it something ([`super::mark`]).
+//! What others wake a client with, after they have told it something (an order, an errand, a report that is asked for).
 //!
 //! A client's task looks at what it was told in every turn. It only has to be woken for it, and its waker is the same for as long as it lives:
 //! so that is left here once, and a turn in which nobody rang costs two loads. (A `tokio::sync::Notify` would be registered with anew for each
