@@ -64,7 +64,7 @@ regress: ## Run PostgreSQL's own regression suite and libpq's pipeline tests dir
 	@scripts/regress.sh
 
 .PHONY: bench
-bench: ## Everything of docs/performance.md: pgweir beside PostgreSQL, PgBouncer and haproxy; BENCH_ARGS for less.
+bench: ## The table of docs/performance.md: pgweir beside PostgreSQL, PgBouncer and haproxy; BENCH_ARGS for less.
 	@scripts/install-deps.sh build postgres bench
 	cargo build --locked --release
 	benches/bench.py --out benches/results/latest.json $(BENCH_ARGS)
