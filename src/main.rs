@@ -26,7 +26,7 @@ const VERSION: &str = if cfg!(feature = "ldap") {
 #[derive(Debug, Parser)]
 #[command(version = VERSION, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
-    /// Run in the background; needs pidfile and logfile.
+    /// Run in the background; ends when that process serves. Needs pidfile, and logfile or syslog.
     #[arg(short, long)]
     daemon: bool,
     /// Do not log to standard error.
@@ -38,7 +38,7 @@ struct Arguments {
     /// Become this user; only root can.
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
-    /// Take over from the running process (online restart): no client is dropped or refused.
+    /// Take over from the running process (online restart): no client is dropped or refused. Needs `unix_socket_dir`.
     #[arg(short = 'R', long)]
     reboot: bool,
     /// The configuration file: pgweir's own, or pgbouncer.ini.

@@ -251,6 +251,10 @@ fn a_file_in_the_background() {
     fs::write(&other, in_place(&elsewhere, dir.path(), port.number())).unwrap();
     let second = pgweir(&["-d", other.to_str().unwrap()]);
     assert!(!second.status.success() && second.stderr.contains("cannot listen on"), "{second:?}");
+    // Also where the sockets of a service manager were for the one that starts it.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
+    let second = Running::start(command.arg("-d").arg(&other).env("LISTEN_PID", "1").env("LISTEN_FDS", "1")).wait(SOON);
+    assert!(!second.status.success() && second.stderr.contains("cannot listen on"), "{second:?}");
     assert!(!dir.path().join("pid2").exists());
     assert!(fs::read_to_string(dir.path().join("log")).unwrap().contains("DEBUG"), "-v logs more");
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();

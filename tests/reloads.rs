@@ -151,6 +151,53 @@ fn clients_stay_when_their_password_changes() {
     assert_eq!(answer(&mut admin), "C(PAUSE) Z(I)");
 }
 
+#[test]
+fn who_waits_while_the_password_changes_is_served_with_the_new_one() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE ann LOGIN PASSWORD 'first'");
+    cluster.set_hba("host all ann 127.0.0.1/32 scram-sha-256");
+    let with = |ann: &str| {
+        let users = format!("\"admin\" \"x\"\n\"ann\" \"{ann}\"");
+        let app = section("app", &cluster, "pool_size = 1");
+        Weir::builder().general("auth_type = \"md5\"").users(&users).database(&app)
+    };
+    let mut weir = with("first").start();
+    let log_in = |weir: &Weir| weir.login("ann", "app").password("first").connect().unwrap();
+    let (mut busy, mut waits) = (log_in(&weir), log_in(&weir));
+    let mut admin = weir.login("admin", "pgweir").password("x").connect().unwrap();
+    assert_eq!(busy.run("BEGIN"), "C(BEGIN) Z(T)");
+    waits.query("SELECT current_user");
+    waits.expect_silence(Duration::from_millis(300));
+    cluster.sql("ALTER ROLE ann PASSWORD 'second'");
+    weir.reconfigure(|_| with("second"));
+    assert_eq!(admin.run("RELOAD"), "C(RELOAD) Z(I)");
+    // The place of its connection is taken by one that is logged in to as the queue would have it, with the old password.
+    assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(answer(&mut waits), "T(current_user:19) D(ann) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn nothing_rests_in_what_is_left_of_the_pools_of_an_old_password() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE late LOGIN");
+    let with = |password: &str| {
+        let app = section("app", &cluster, "pool_size = 1");
+        Weir::builder().users(&format!("\"late\" \"{password}\"")).database(&app)
+    };
+    let mut weir = with("first").start();
+    let log_in = |weir: &Weir| weir.login("late", "app").connect().unwrap();
+    let (mut busy, mut waits) = (log_in(&weir), log_in(&weir));
+    assert_eq!(busy.run("BEGIN"), "C(BEGIN) Z(T)");
+    waits.query("SELECT 1");
+    wait_queued(&weir, "app", 1);
+    // The server asks for none: who is in the queue is served there.
+    reload(&mut weir, |_| with("second"));
+    assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(answer(&mut waits), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'late'";
+    eventually("it is closed behind the queue", SOON, || (cluster.value(open) == "0").then_some(()));
+}
+
 // Limits of size.
 
 #[test]
@@ -233,6 +280,24 @@ fn a_new_size_is_followed_in_place() {
 }
 
 // Databases of the wildcard.
+
+#[test]
+fn a_database_that_is_taken_off_the_list_is_found_while_somebody_is_in_it() {
+    let cluster = Cluster::start();
+    let wildcard = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let others = || Weir::builder().database(&wildcard);
+    let mut weir = others().database(&section("app", &cluster, "")).start();
+    let mut busy = weir.client("app");
+    assert_eq!(busy.run("BEGIN"), "C(BEGIN) Z(T)");
+    reload(&mut weir, |_| others());
+    let mut admin = weir.console().unwrap();
+    assert_eq!(admin.run("RECONNECT app"), "C(RECONNECT) Z(I)", "without a word of there being nothing to do");
+    admin.query("WAIT_CLOSE app");
+    admin.expect_silence(Duration::from_millis(300));
+    assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(answer(&mut admin), "C(WAIT_CLOSE) Z(I)");
+    assert_ne!(admin.run("RECONNECT nobody"), "C(RECONNECT) Z(I)", "of this one there is a word");
+}
 
 #[test]
 fn what_the_wildcard_made_is_forgotten_whoever_rests_behind_a_reload() {

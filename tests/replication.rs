@@ -118,6 +118,17 @@ fn it_follows_the_console_and_reloads() {
     weir.admin("RESUME app");
     let mut second = waits.join().unwrap().unwrap();
     assert_eq!(second.value("SELECT 6"), "6");
+    // Also one that waits follows DISABLE.
+    weir.admin("PAUSE app");
+    let login = weir.login("postgres", "app").param("replication", "database");
+    let waits = std::thread::spawn(move || login.connect());
+    eventually("it waits", WAIT, || {
+        weir.admin_table("SHOW CLIENTS").iter().any(|c| c["state"] == "waiting").then_some(())
+    });
+    weir.admin("DISABLE app");
+    weir.admin("RESUME app");
+    assert_eq!(waits.join().unwrap().unwrap_err().code(), "57P03");
+    weir.admin("ENABLE app");
     // Another address of the same server will do for another server.
     let moved = format!("[databases.app]\nprimary = \"postgres://localhost:{}/postgres\"", cluster.port());
     weir.reconfigure(|_| Weir::builder().database(&moved));
@@ -179,11 +190,14 @@ fn it_counts_as_one_of_the_pools() {
     eventually("both rest", WAIT, || (numbers("sv_idle").as_deref() == Some("2")).then_some(()));
     let mut sender = wal_sender().unwrap();
     assert!(sender.run("IDENTIFY_SYSTEM").contains("D("));
+    // It waits no more, however long it has been there.
+    std::thread::sleep(Duration::from_millis(1100));
     let servers = weir.admin_table("SHOW SERVERS");
     let streams: Vec<_> = servers.iter().filter(|server| server["replication"] == "logical").collect();
     assert_eq!((servers.len(), streams.len()), (2, 1), "{servers:?}");
     let clients = weir.admin_table("SHOW CLIENTS");
     let client = clients.iter().find(|client| client["replication"] == "logical").unwrap();
+    assert_eq!((client["wait"].as_str(), client["wait_us"].as_str()), ("0", "0"));
     assert_eq!((&streams[0]["link"], &streams[0]["state"]), (&client["ptr"], &"active".to_owned()));
     let pid = cluster.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walsender'");
     assert_eq!(streams[0]["remote_pid"], pid);
@@ -195,8 +209,24 @@ fn it_counts_as_one_of_the_pools() {
     assert_eq!(two[0].run("COMMIT"), "C(COMMIT) Z(I)");
     assert_eq!(weir.admin("PAUSE app").len(), 0);
     assert_eq!(weir.admin("RESUME app").len(), 0);
+    assert_eq!(weir.admin("WAIT_CLOSE app").len(), 0);
     assert!(sender.run("IDENTIFY_SYSTEM").contains("D("));
     drop(sender);
     eventually("its place is free", WAIT, || (numbers("sv_active").as_deref() == Some("0")).then_some(()));
     two.iter_mut().for_each(|client| assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)"));
+}
+
+#[test]
+fn what_the_wildcard_made_stays_as_long_as_somebody_streams() {
+    let cluster = Cluster::with_config(&[("wal_level", "logical")]);
+    let wildcard = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}", cluster.port());
+    let weir = Weir::builder().general("autodb_idle_timeout = 1").database(&wildcard).start();
+    let there = || weir.admin_table("SHOW DATABASES").iter().any(|row| row["name"] == "template1");
+    let mut sender = weir.login("postgres", "template1").param("replication", "database").connect().unwrap();
+    assert!(sender.run("IDENTIFY_SYSTEM").contains("D("));
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(there(), "it is in use");
+    assert_eq!(weir.admin("RECONNECT template1").len(), 0);
+    assert_eq!(show(&sender.read_to_end()), "E(FATAL 57P01)");
+    eventually("nobody uses it", WAIT, || (!there()).then_some(()));
 }

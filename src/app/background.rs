@@ -46,7 +46,9 @@ impl Teller {
 /// Whether this process is to go to the background itself: it was started for that, or the service manager has passed sockets to it, which
 /// are for this process and no other.
 pub(super) fn is_meant() -> bool {
-    std::env::var_os(MARK).is_some() || std::env::var_os("LISTEN_PID").is_some()
+    // A child of who got the sockets has inherited the number, and they are not for it.
+    let is_ours = |pid: String| pid.parse() == Ok(std::process::id());
+    std::env::var_os(MARK).is_some() || std::env::var("LISTEN_PID").is_ok_and(is_ours)
 }
 
 /// Goes to the background. To be called before any thread is started.

@@ -247,6 +247,10 @@ impl Answerer {
     /// There can be no such database.
     fn used(&self, name: &str, what: &str, out: &mut Vec<u8>) -> Result<()> {
         refuse_console(name, what)?;
+        // A reload may have taken it off the list while somebody is in it.
+        if !self.databases(Some(name)).is_empty() {
+            return Ok(());
+        }
         let live = self.state.shared.live.load();
         if live.config.wildcard.is_none() || live.database(name).is_some() {
             return known(&live, name).map(drop);
@@ -266,10 +270,7 @@ impl Answerer {
                 let target = self.target(name, "paused", out)?;
                 self.hold_one(&target)
             }
-            None => {
-                self.hold_all();
-                true
-            }
+            None => self.hold_all(),
         };
         // ^C takes back what this command began. PgBouncer does so for PAUSE of everything, and leaves a single database paused.
         let undo = Undo(Some(move || drop(ours.then(|| self.resume(name)))));
@@ -277,8 +278,12 @@ impl Answerer {
             // Asked for anew every time: a reload may put others in their place, which are born paused.
             let databases = self.databases(name);
             if databases.iter().any(|db| !db.is_paused()) {
-                // What is left of the pause goes with it: some of them a reload may have put there while RESUME came.
-                drop(undo);
+                match name {
+                    // What is left of the pause goes with it: some of them a reload may have put there while RESUME came.
+                    Some(_) => drop(undo),
+                    // Nothing is left, and what else RESUME without a name ends is somebody else's by now.
+                    None => undo.forgo(),
+                }
                 return Err(state_error("RESUME came before PAUSE was done".to_owned()));
             }
             let pools: Vec<_> = databases.iter().flat_map(|db| db.pools()).collect();
@@ -299,15 +304,9 @@ impl Answerer {
         begun
     }
 
-    /// PAUSE of everything.
-    fn hold_all(&self) {
-        self.state.paused.store(true, Ordering::Release);
-        self.state.shared.live.load().made.held.store(true, Ordering::Release);
-        for database in self.databases(None) {
-            // In this order: a pool that is made meanwhile sees the flag.
-            database.held.store(true, Ordering::Release);
-            database.pools().iter().for_each(|pool| pool.pause());
-        }
+    /// PAUSE of everything. False if somebody else's came first.
+    fn hold_all(&self) -> bool {
+        self.state.hold_all(true, |database| database.pools().iter().for_each(|pool| pool.pause()))
     }
 
     /// Everybody comes to rest; who does not within `suspend_timeout` is closed.
@@ -474,7 +473,7 @@ impl Answerer {
         if shared.resume() {
             return Ok(());
         }
-        if !self.state.paused.swap(false, Ordering::AcqRel) {
+        if !self.state.hold_all(false, |database| self.let_go(database)) {
             let error = state_error("pgweir is neither paused nor suspended".to_owned());
             let paused: BTreeSet<_> =
                 self.databases(None).iter().filter(|db| db.is_paused()).map(|db| db.config.name.clone()).collect();
@@ -488,11 +487,6 @@ impl Answerer {
                     paused.len()
                 )),
             });
-        }
-        shared.live.load().made.held.store(false, Ordering::Release);
-        for database in self.databases(None) {
-            database.held.store(false, Ordering::Release);
-            self.let_go(&database);
         }
         Ok(())
     }

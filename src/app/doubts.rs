@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::auth::secret::Secret;
 use crate::auth::userlist::Userlist;
 use crate::clock;
+use crate::config::tls::SslMode;
 use crate::config::{AuthType, Config};
 use crate::net::tls;
 
@@ -17,13 +18,12 @@ const NAMED: usize = 5;
 /// Adds the warnings.
 pub(super) fn of(config: &Config, list: &Userlist, warnings: &mut Vec<String>) {
     let general = &config.general;
-    let certificates = [
-        ("client_tls_cert_file", &general.client_tls.cert_file),
-        ("server_tls_cert_file", &general.server_tls.cert_file),
-    ];
+    let certificates = [("client_tls_cert_file", &general.client_tls), ("server_tls_cert_file", &general.server_tls)];
     let now = i64::try_from(clock::wall().as_secs()).unwrap_or(i64::MAX);
-    for (setting, file) in certificates {
-        let left = file.as_deref().and_then(|file| Some((file, tls::valid_until(file)?.saturating_sub(now))));
+    // Without TLS nobody is shown one.
+    for (setting, used) in certificates.into_iter().filter(|(_, used)| used.mode != SslMode::Disable) {
+        let file = used.cert_file.as_deref();
+        let left = file.and_then(|file| Some((file, tls::valid_until(file)?.saturating_sub(now))));
         warnings.extend(left.and_then(|(file, left)| age(setting, file, left)));
     }
     warnings.extend(useless_secrets(general.auth_type, list));
@@ -70,7 +70,8 @@ fn unknown_operators(config: &Config, list: &Userlist) -> Option<String> {
             general.auth_user.is_some()
         }
     };
-    let is_known = |user: &str| list.get(user).is_some() || config.users.contains_key(user);
+    // In `[users]` there may be one with settings and no password, which lets nobody in: the list has the others.
+    let is_known = |user: &str| list.get(user).is_some();
     let operators = general.admin_users.iter().chain(&general.stats_users).map(String::as_str);
     let unknown: Vec<&str> = operators.filter(|user| !others_know && *user != "*" && !is_known(user)).collect();
     (!unknown.is_empty()).then(|| {
@@ -107,6 +108,8 @@ mod tests {
         let told = under("scram-sha-256", "");
         assert!(told.len() == 1 && told[0].starts_with("only an md5 secret is known of \"md\","), "{told:?}");
         let told = under("md5", "admin_users = \"bos\"\n");
+        assert!(told.len() == 1 && told[0].contains("name \"bos\""), "{told:?}");
+        let told = under("md5", "admin_users = \"bos\"\n[users.bos]\npool_size = 1\n");
         assert!(told.len() == 1 && told[0].contains("name \"bos\""), "{told:?}");
         assert_eq!(under("md5", "admin_users = \"bos\"\nauth_user = \"boss\"\n"), [""; 0]);
         let seven = ["a", "b", "c", "d", "e", "f", "g"];

@@ -1,9 +1,10 @@
 //! From a configuration to what works by it, at the start and at a reload.
 
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use super::files::{self, Content};
 use crate::auth::secret::{Credential, Secret};
@@ -306,6 +307,23 @@ mod tests {
         assert_eq!(of(&new, "later"), Some((true, false)));
         let again = reload(wildcard, &new);
         assert_eq!(of(&again, "later"), Some((true, false)), "and back");
+    }
+
+    #[test]
+    fn who_comes_by_an_old_wildcard_leaves_nothing_in_the_new_one() {
+        let text = |size| {
+            format!(
+                "[pgweir]\nauth_type = \"trust\"\n[databases.\"*\"]\nhost = \"127.0.0.1\"\npool_size = {size}\n\
+                 [users.someone]\n"
+            )
+        };
+        let old = build(config(&text(1)), None, [0; 32]).unwrap();
+        let new = build(config(&text(2)), Some(&old), [0; 32]).unwrap();
+        assert!(succeed(&new, &old).is_empty());
+        let late = old.database_for_client("late").unwrap();
+        assert!(late.retired.load(Ordering::Acquire), "its client goes over");
+        assert!(new.database("late").is_none());
+        assert_eq!(new.database_for_client("late").unwrap().config.pool_size, 2);
     }
 
     #[test]

@@ -168,9 +168,10 @@ impl State {
     pub fn replace(&self, new: Live) {
         let mut retired = self.retired.lock();
         let replaced = live::succeed(&new, &self.shared.live.load());
-        if self.paused.load(Ordering::Acquire) {
-            new.all().iter().for_each(|database| database.held.store(true, Ordering::Release));
-        }
+        // Also for those that are listed for the first time.
+        let held = self.paused.load(Ordering::Acquire);
+        new.made.held.store(held, Ordering::Release);
+        new.all().iter().for_each(|database| database.held.store(held, Ordering::Release));
         self.shared.install(new);
         retired.databases.extend(replaced.iter().cloned());
         drop(retired);
@@ -182,6 +183,24 @@ impl State {
                 self.shared.end_streams(Some(&old.config.name));
             }
         }
+    }
+
+    /// PAUSE of everything or its end: `each` is told of every database, after it is marked. False if that was in force already. A reload
+    /// comes before all of this or after it: what it puts in the place of another is held as that one was, with the pools of that one.
+    pub fn hold_all(&self, held: bool, each: impl Fn(&LiveDatabase)) -> bool {
+        let retired = self.retired.lock();
+        if self.paused.swap(held, Ordering::AcqRel) == held {
+            return false;
+        }
+        let live = self.shared.live.load();
+        // In this order: a database that the wildcard makes meanwhile is marked, or is among all.
+        live.made.held.store(held, Ordering::Release);
+        for database in live.all().iter().chain(&retired.databases) {
+            // In this order: a pool that is made meanwhile sees the mark.
+            database.held.store(held, Ordering::Release);
+            each(database);
+        }
+        true
     }
 
     /// Nobody comes to these any more: connections that are lent end when they come back.

@@ -125,6 +125,14 @@ impl Client {
                     attempt.excluded.push(route.server);
                     last_error = Some(error);
                 }
+                // The password has changed while the client waited in the queue of the old one. What it adopts is in force, so this
+                // does not go on for ever.
+                Err(Stopped::Refused(error))
+                    if error.sqlstate.class() == "28" && self.spread.is_none() && self.pools.is_replaced() =>
+                {
+                    tracing::debug!(pool = %pool.name(), %error, "the login is another one by now, which is tried");
+                    self.adopt_pools().map_err(Stopped::End)?;
+                }
                 Err(stopped) => return Err(stopped),
             }
         }

@@ -79,6 +79,8 @@ pub struct Live {
 pub struct Made {
     /// The same map under every configuration: a client that rests holds on to an old one, and what that one holds is in use.
     databases: Arc<Mutex<BTreeMap<String, Arc<LiveDatabase>>>>,
+    /// Whether the map is another configuration's now; changes under its lock.
+    superseded: AtomicBool,
     /// Whether PAUSE without a name is in force: it holds new ones too.
     pub held: AtomicBool,
     /// The first secret that `auth_query` brought for one of them, as an example.
@@ -113,6 +115,12 @@ impl Live {
         }
         let database = self.make(wildcard.named(name), None);
         database.held.store(self.made.held.load(Ordering::Acquire), Ordering::Release);
+        if self.made.superseded.load(Ordering::Acquire) {
+            // Who asks began before a reload. In the map it would be what others get from now on, made from a wildcard that is no
+            // more; so it is his alone, until he follows the reload.
+            database.retired.store(true, Ordering::Release);
+            return Some(database);
+        }
         tracing::info!(database = name, "database made from the wildcard");
         made.insert(name.to_owned(), Arc::clone(&database));
         Some(database)
@@ -137,6 +145,7 @@ impl Live {
         let mut replaced = Vec::new();
         // A database that was listed may be one of the wildcard's now, and the other way round.
         let mut made = self.made.databases.lock();
+        old.made.superseded.store(true, Ordering::Release);
         let were_made = std::mem::take(&mut *made);
         for (name, database) in old.databases.iter().chain(&were_made) {
             let was_made = were_made.contains_key(name);
@@ -250,6 +259,10 @@ pub struct LiveDatabase {
     pub catalog_changed: Arc<Notify>,
     /// The epoch at which each shard was asked last, by shard.
     checked: watch::Sender<Vec<u64>>,
+    /// By shard: whether it answered when it was asked last, and the epoch of the last answer.
+    answered: Mutex<Vec<(bool, Option<u64>)>>,
+    /// All shards have answered at the epochs before this one.
+    answered_before: AtomicU64,
     /// What its statements may leave behind on servers unseen.
     pub hidden: Hidden,
     /// Kinds of state ([`crate::sql::facts::PinReason`], a bit each) that the log has told of.
@@ -418,7 +431,8 @@ impl LiveDatabase {
     ) -> Arc<Self> {
         let now = clock::now();
         let checks = Checks::new(if config.map.is_sharded() { config.shards.len() } else { 0 });
-        let hidden = Hidden::new(config.shards.len());
+        let shards = config.shards.len();
+        let hidden = Hidden::new(shards);
         let health = match old {
             Some(old) if old.is_probed_as(&config, secret.as_ref()) => old.health.clone(),
             _ => config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect(),
@@ -426,6 +440,10 @@ impl LiveDatabase {
         let probed = config.probe_user.is_some() || config.user.is_some();
         let known = old.iter().filter(|_| probed).flat_map(|old| &old.health);
         known.for_each(|old| health.iter().for_each(|new: &Arc<_>| new.inherit(old, now)));
+        // What strangers are shown must not change by a reload, while the same servers are asked the same.
+        let asks = |db: &Database| (db.auth_user.clone(), db.auth_query.clone(), db.auth_dbname.clone());
+        let asked = old.filter(|old| old.config.shards == config.shards && asks(&old.config) == asks(&config));
+        let seen = asked.and_then(|old| old.seen.get().copied()).map(OnceLock::from).unwrap_or_default();
         Arc::new(Self {
             config,
             health,
@@ -442,6 +460,8 @@ impl LiveDatabase {
             catalog_changed: old.map(|old| Arc::clone(&old.catalog_changed)).unwrap_or_default(),
             types_epoch: AtomicU32::new(CHANGES.load(Ordering::Acquire)),
             checked: watch::Sender::default(),
+            answered: Mutex::new(vec![(false, None); shards]),
+            answered_before: AtomicU64::new(0),
             hidden,
             routes: RouteCounts::default(),
             plans: PlanCounts::default(),
@@ -452,7 +472,7 @@ impl LiveDatabase {
             users: Mutex::default(),
             auth: Mutex::default(),
             left: Mutex::default(),
-            seen: OnceLock::new(),
+            seen,
         })
     }
 
@@ -510,7 +530,8 @@ impl LiveDatabase {
         old.each(&mut |pool| pool.close_all());
     }
 
-    /// Pools that others have replaced, and of which nothing is left any more: taken out.
+    /// Pools that others have replaced, and of which nothing is left any more: taken out. To be called now and then: connections that were
+    /// made since for who had waited close here, when nobody waits any more.
     #[must_use]
     pub fn take_ended(&self) -> Vec<Arc<Pool>> {
         let mut ended = Vec::new();
@@ -521,6 +542,7 @@ impl LiveDatabase {
             if is_over {
                 ended.append(&mut pools);
             }
+            pools.iter().filter(|pool| pool.counts().waiting == 0).for_each(|pool| pool.close_all());
             !is_over
         });
         ended
@@ -671,10 +693,15 @@ impl LiveDatabase {
 
     /// Takes in how far the check of a shard is, and what it is like if it was asked; which checks came out otherwise than before.
     pub fn set_check(&self, shard: ShardIndex, check: Check, portrait: Option<Portrait>) -> Vec<(ShardIndex, Check)> {
+        if let Some((answers, _)) = self.answered.lock().get_mut(usize::from(shard.0)) {
+            *answers = portrait.is_some();
+        }
         let mut checks = self.checks.lock();
         let news = checks.set(&self.config.map, shard, check, portrait);
-        if !news.is_empty() {
-            self.distrust.store(Arc::new(checks.distrust(&self.config.map)));
+        // Columns may be others where nothing is wrong.
+        let distrust = checks.distrust(&self.config.map);
+        if **self.distrust.load() != distrust {
+            self.distrust.store(Arc::new(distrust));
         }
         let check = |shard: ShardIndex| Some((shard, checks.all().nth(usize::from(shard.0))?.clone()));
         news.into_iter().filter_map(check).collect()
@@ -683,6 +710,13 @@ impl LiveDatabase {
     /// The check of a shard has asked what there was at an epoch of the catalog, or could not.
     pub fn note_checked(&self, shard: ShardIndex, epoch: u64) {
         let place = usize::from(shard.0);
+        let mut all = self.answered.lock();
+        if let Some((true, answered)) = all.get_mut(place) {
+            *answered = Some(epoch);
+        }
+        let first = all.iter().map(|(_, answered)| answered.map_or(0, |epoch| epoch.saturating_add(1))).min();
+        self.answered_before.store(first.unwrap_or(0), Ordering::Release);
+        drop(all);
         self.checked.send_modify(|epochs| {
             if epochs.len() <= place {
                 epochs.resize(place.saturating_add(1), 0);
@@ -698,6 +732,14 @@ impl LiveDatabase {
     pub fn is_checked(&self) -> bool {
         let epoch = self.catalog_epoch.load(Ordering::Acquire);
         all_checked(&self.checked.borrow(), epoch, self.config.shards.len())
+    }
+
+    /// Whether the columns of tables are as the checks have found them: all shards have answered since the catalog changed last. To be asked
+    /// before [`Self::distrust`] is loaded.
+    #[must_use]
+    pub fn columns_are_known(&self) -> bool {
+        let epoch = self.catalog_epoch.load(Ordering::Acquire);
+        self.answered_before.load(Ordering::Acquire) > epoch
     }
 
     /// Waits until all shards have been asked at this epoch of the catalog or a later one.

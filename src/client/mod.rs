@@ -180,7 +180,7 @@ async fn receive(stream: Stream, cx: Rc<WorkerContext>) -> Option<Pin<Box<dyn Fu
         Ok(Entered::Replication { connection, held }) => {
             return Some(Box::pin(replication::relay(stream, input, connection, *held)));
         }
-        Ok(Entered::Client(parts)) => return Some(stay(*parts, stream, input, cx, live, generation)),
+        Ok(Entered::Client(parts)) => return Some(stay(*parts, stream, input, cx, generation)),
         Err(Failed::Io(error)) => {
             tracing::debug!(%error, "connection lost during login");
             return None;
@@ -242,6 +242,8 @@ struct Guest {
 
 /// What a login made.
 struct Parts {
+    /// What it went by at its end: a reload may have come since the client connected.
+    live: Arc<Live>,
     registered: Registered,
     database: Arc<LiveDatabase>,
     pools: Arc<UserPools>,
@@ -256,10 +258,9 @@ fn stay(
     stream: Stream,
     input: Buffer,
     cx: Rc<WorkerContext>,
-    live: Arc<Live>,
     generation: u64,
 ) -> Pin<Box<dyn Future<Output = ()>>> {
-    let Parts { registered, database, pools, settings, admitted, seats } = parts;
+    let Parts { live, registered, database, pools, settings, admitted, seats } = parts;
     let keep = if pools.mode == PoolMode::Session { Keep::Session } else { Keep::Transaction };
     let follow = live.config.general.max_prepared_statements > 0;
     let (log_in, log_out) = (live.config.general.log_connections, live.config.general.log_disconnections);
@@ -298,6 +299,8 @@ async fn enter(
         Greeting::Startup(startup) => startup,
     };
     *who = Some((startup.user.clone(), startup.database.clone()));
+    // The client may have taken its time: what counts is the configuration of now.
+    let live = &cx.shared.live.load_full();
     let startup = with_options(startup, &live.config.general)?;
     let stream = slot.as_mut().ok_or(io::Error::from(io::ErrorKind::NotConnected))?;
     if live.config.general.client_tls.mode >= SslMode::Require && stream.is_remote() && stream.tls().is_none() {
@@ -319,7 +322,7 @@ async fn enter(
     }
     let admitted = cx.shared.admit(live.config.general.max_client_conn)?;
     let proven = login::authenticate(live, &startup, cx, (stream, input), patience).await?;
-    // A reload may have come meanwhile, or since the client connected.
+    // A reload may have come meanwhile.
     let live = &cx.shared.live.load_full();
     let Some(database) = live.database_for_client(&startup.database) else {
         let hint = "SHOW DATABASES on the console lists the configured ones.";
@@ -362,6 +365,7 @@ async fn welcome_in(
             &database,
             (&live, &startup, kind, &proven),
             (seats, admitted, registered, secret),
+            patience,
         )
         .await;
     }
@@ -387,7 +391,7 @@ async fn welcome_in(
     if let Err(failed) = be_told(stream, &out, cx, &database, patience).await {
         return Err((failed, registered));
     }
-    Ok(Entered::Client(Box::new(Parts { registered, database, pools, settings, admitted, seats })))
+    Ok(Entered::Client(Box::new(Parts { live, registered, database, pools, settings, admitted, seats })))
 }
 
 /// Ends a login. DISABLE may have come while it waited, or SUSPEND.
@@ -448,6 +452,7 @@ async fn replicate(
     database: &Arc<LiveDatabase>,
     (live, startup, kind, proven): (&Live, &Startup, Replication, &Proven),
     (seats, admitted, registered, secret): ([Seat; 2], Admitted, Registered, Secret),
+    patience: &mut Patience,
 ) -> Result<Entered, (Failed, Registered)> {
     let pools = database.user_pools(&startup.user, stored(live, startup, proven), &proven.pass_through);
     let connect = replication::connect(database, &pools, startup, kind, cx);
@@ -459,19 +464,20 @@ async fn replicate(
     if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
         name.clone_into(&mut handle.application_name.lock());
     }
-    if live.config.general.log_connections {
-        handle.log_connected();
-    }
     let mut out = Vec::new();
     let parameters = connection.as_ref().map(|connection| &*connection.welcome).unwrap_or_default();
     welcome(&mut out, parameters, handle.pid, &secret);
-    if let Err(error) = write_all(stream, &out).await {
-        return Err((error.into(), registered));
+    if let Err(failed) = be_told(stream, &out, cx, database, patience).await {
+        return Err((failed, registered));
+    }
+    if live.config.general.log_connections {
+        handle.log_connected();
     }
     let log_out = live.config.general.log_disconnections;
+    let database = Arc::clone(database);
     Ok(Entered::Replication {
         connection,
-        held: Box::new(Held { registered, _seats: seats, _admitted: admitted, log_out }),
+        held: Box::new(Held { registered, _database: database, _seats: seats, _admitted: admitted, log_out }),
     })
 }
 

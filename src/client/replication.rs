@@ -1,7 +1,8 @@
 //! Replication connections: a client that wants a WAL sender gets a server connection of its own, and bytes go to and fro unread.
 //!
 //! What is spoken there is not queries and answers but streams in both directions, with no point where the connection could serve another
-//! client: so it stands beside the pools, lives as long as its client, and nothing is kept of it.
+//! client: so it stands beside those that are lent, lives as long as its client, and nothing is kept of it. It takes a place in its pool
+//! ([`crate::pool::standing`]) and counts for its limits; RECONNECT and a reload that changes the servers end it, PAUSE does not wait for it.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -58,6 +59,8 @@ pub(super) async fn connect(
     target.parameters.extend(settings);
     target.parameters.push(("replication".to_owned(), kind.parameter().to_owned()));
     let connection = login::login(&target, &pool.login_settings(), cx.id).await.map_err(Error::fatal)?;
+    // A reload ends the streams that it finds; this was none while it logged in.
+    refuse_retired(database, startup)?;
     place.take(connection).ok_or_else(|| too_many("its place is gone"))
 }
 
@@ -90,16 +93,24 @@ async fn place(
         }
         tokio::time::sleep(LOOK).await;
     };
-    if database.retired.load(Ordering::Acquire) {
-        let why = format!("database \"{}\" is another one since a reload", startup.database);
-        return Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, why).hint("Connect again."));
-    }
+    refuse_retired(database, startup)?;
     Ok(place)
+}
+
+/// A reload has put another database in the place of this one.
+fn refuse_retired(database: &LiveDatabase, startup: &Startup) -> Result<(), Error> {
+    if !database.retired.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let why = format!("database \"{}\" is another one since a reload", startup.database);
+    Err(Error::us_fatal(SqlState::CANNOT_CONNECT_NOW, why).hint("Connect again."))
 }
 
 /// What holds the client's place while it is there.
 pub(super) struct Held {
     pub(super) registered: Registered,
+    /// So that it is known to be used: nothing else here tells.
+    pub(super) _database: Arc<LiveDatabase>,
     pub(super) _seats: [Seat; 2],
     pub(super) _admitted: Admitted,
     pub(super) log_out: bool,
@@ -108,6 +119,7 @@ pub(super) struct Held {
 /// Relays until one of the two leaves, or an operator ends it.
 pub(super) async fn relay(mut client: Stream, input: Buffer, mut connection: Checkout, held: Held) {
     let handle = Arc::clone(&held.registered.handle);
+    handle.waits_since_us.store(0, Ordering::Relaxed);
     handle.set_activity(Activity::Active);
     handle.set_links(Links::One(Arc::clone(connection.pool()), connection.slot()));
     let Some(Connection { stream: server, input: down, .. }) = connection.as_deref_mut() else { return };

@@ -43,7 +43,7 @@ const REPLICA_DELAY: Duration = Duration::from_millis(10);
 /// As whom the prober logs in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user. It needs no more than CONNECT; with `pg_monitor` the timeline of replicas is found out sooner.
+    /// The user. It needs no more than CONNECT; with `pg_monitor` the timeline of replicas is found out sooner, and whom they follow.
     pub user: String,
     /// Its password, unless the server asks for none.
     pub password: Option<String>,
@@ -353,10 +353,12 @@ fn of_failure(why: &Failure) -> Verdict {
     }
 }
 
-/// Asked once per connection: the size of a WAL segment in bytes, and whether `pg_control_checkpoint` may be called.
+/// Asked once per connection: the size of a WAL segment in bytes, and whether `pg_control_checkpoint` and `pg_control_recovery`
+/// may be called.
 /// See <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CONTROLDATA>.
 const ABOUT: &str = "SELECT (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size'), \
-     pg_catalog.has_function_privilege('pg_catalog.pg_control_checkpoint()', 'EXECUTE')";
+     pg_catalog.has_function_privilege('pg_catalog.pg_control_checkpoint()', 'EXECUTE') \
+     AND pg_catalog.has_function_privilege('pg_catalog.pg_control_recovery()', 'EXECUTE')";
 
 /// The question of a probe. Only what fits the role is called: `pg_current_wal_insert_lsn` fails in recovery, and so does
 /// `pg_walfile_name`, whose first eight digits are the timeline that a primary writes *now* (the last checkpoint of one just

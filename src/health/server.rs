@@ -230,6 +230,8 @@ pub struct ServerHealth {
     member: AtomicU8,
     /// 0: unknown.
     timeline: AtomicU32,
+    /// The newest timeline that it has been seen to receive; 0: none.
+    followed: AtomicU32,
     /// It is in a history that the primary has left.
     left_behind: AtomicBool,
     lsn: AtomicU64,
@@ -273,6 +275,7 @@ impl ServerHealth {
             role: AtomicU8::new(0),
             member: AtomicU8::new(0),
             timeline: AtomicU32::new(0),
+            followed: AtomicU32::new(0),
             left_behind: AtomicBool::new(false),
             lsn: AtomicU64::new(UNKNOWN),
             lag_nanos: AtomicU64::new(UNKNOWN),
@@ -299,6 +302,7 @@ impl ServerHealth {
     pub fn inherit(&self, known: &Self) {
         self.role.store(known.role.load(Ordering::Relaxed), Ordering::Relaxed);
         self.timeline.store(known.timeline.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.followed.store(known.followed.load(Ordering::Relaxed), Ordering::Relaxed);
         self.left_behind.store(known.left_behind.load(Ordering::Acquire), Ordering::Release);
         self.fenced.store(known.fenced.load(Ordering::Acquire), Ordering::Release);
         self.heard.store(known.heard.load(Ordering::Acquire), Ordering::Release);
@@ -442,6 +446,11 @@ impl ServerHealth {
         news
     }
 
+    /// The timeline that it has been seen to receive last; 0: none.
+    pub fn followed(&self) -> u32 {
+        self.followed.load(Ordering::Relaxed)
+    }
+
     /// Its history is not the primary's any more, or is again.
     pub fn set_left_behind(&self, left: bool) {
         if self.left_behind.swap(left, Ordering::AcqRel) == left {
@@ -524,6 +533,11 @@ impl ServerHealth {
         };
         self.role.store(role, Ordering::Relaxed);
         self.timeline.store(seen.timeline.unwrap_or(0), Ordering::Relaxed);
+        match seen.position {
+            Position::Primary { .. } => self.followed.store(0, Ordering::Relaxed),
+            Position::Replica { receives: Some(timeline), .. } => self.followed.store(timeline, Ordering::Relaxed),
+            Position::Replica { receives: None, .. } => {}
+        }
         self.lsn.store(lsn.map_or(UNKNOWN, |l| l.0), Ordering::Relaxed);
         self.set_lag(lag);
         self.suspect.store(false, Ordering::Relaxed);

@@ -320,7 +320,7 @@ impl ShardHealth {
             }
             Position::Replica { .. } => {
                 server.set_lag(history.lag(seen));
-                server.set_left_behind(history.has_left_behind(seen));
+                server.set_left_behind(history.has_left_behind(seen, server.followed()));
             }
         }
         // A sample of an idle primary moves every replica's time on; a replica's probe moves its own.
@@ -384,8 +384,9 @@ impl History {
     }
 
     /// Whether a replica goes on in a history that the primary has left, or stands still in it: what it has replayed there may never have
-    /// happened. One that is about to follow has [`TIME_TO_FOLLOW`] for it.
-    fn has_left_behind(&self, seen: &Observation) -> bool {
+    /// happened. One that is about to follow has [`TIME_TO_FOLLOW`] for it; and one that has received the primary's history (`followed`) stays in
+    /// it while nobody sends it more, though it says so only after its next restart point.
+    fn has_left_behind(&self, seen: &Observation, followed: u32) -> bool {
         let Position::Replica { streaming, receives, .. } = seen.position else { return false };
         let ours = self.source.and_then(|(_, timeline)| timeline);
         // One that is ahead follows a primary that has not been heard of yet; where no timeline is told, its lag has to do.
@@ -395,7 +396,8 @@ impl History {
         let age = self.since.map(|at| seen.asked.saturating_duration_since(at));
         let in_time = age.is_none_or(|age| age < TIME_TO_FOLLOW);
         let follows_old = receives.zip(ours).is_some_and(|(theirs, ours)| theirs < ours);
-        follows_old || !(streaming || in_time)
+        let has_followed = ours.is_some_and(|ours| followed >= ours);
+        follows_old || !(streaming || in_time || has_followed)
     }
 
     /// The lag that a replica reports, corrected by what is known of the primary.
@@ -650,6 +652,13 @@ mod tests {
         };
         assert_eq!(stands(u + SECOND * 14), Standing::Up);
         assert_eq!(stands(u + SECOND * 16), Standing::Lagging);
+        // Once it has followed, it may lose whom it follows.
+        let Ok(mut follows) = replica(u + SECOND * 17, 400, 0) else { unreachable!() };
+        follows.timeline = Some(2);
+        let Position::Replica { receives, .. } = &mut follows.position else { unreachable!() };
+        *receives = Some(2);
+        s.on_probe(ServerIndex(2), &Ok(follows), u + SECOND * 17);
+        assert_eq!(stands(u + SECOND * 18), Standing::Up);
     }
 
     #[test]

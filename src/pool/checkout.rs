@@ -117,9 +117,7 @@ impl Checkout {
             self.pool.release(self.slot, connection, verdict);
         }
     }
-}
 
-impl Checkout {
     /// Gives it back clean, where most likely nobody waits for it.
     pub fn rest(mut self) {
         if let Some(connection) = self.connection.take() {

@@ -499,9 +499,9 @@ impl Ledger {
         }
     }
 
-    /// Every connection there is now is closed when it is given back.
+    /// Every connection there is now is closed when it is given back. Those that stand never are: they close with their clients.
     pub fn condemn_all(&mut self) {
-        for slot in self.slots.values_mut() {
+        for slot in self.slots.values_mut().filter(|slot| !slot.standing) {
             slot.condemned = true;
         }
     }
@@ -842,7 +842,12 @@ mod tests {
     enum Op {
         Acquire(u16),
         Login(usize, bool),
+        /// Asked for by who would not wait, and not wanted.
+        Borrow(u16),
         Release(usize),
+        /// The same where nobody is believed to wait.
+        Rest(usize),
+        Stand(u16),
         Discard(usize),
         Cancel(usize),
         CancelDone(usize),
@@ -857,7 +862,10 @@ mod tests {
         prop_oneof![
             4 => (0..2_u16).prop_map(Op::Acquire),
             3 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(i, ok)| Op::Login(i, ok)),
+            2 => (0..2_u16).prop_map(Op::Borrow),
             4 => any::<usize>().prop_map(Op::Release),
+            3 => any::<usize>().prop_map(Op::Rest),
+            1 => (0..2_u16).prop_map(Op::Stand),
             1 => any::<usize>().prop_map(Op::Discard),
             1 => any::<usize>().prop_map(Op::Cancel),
             1 => any::<usize>().prop_map(Op::CancelDone),
@@ -875,6 +883,7 @@ mod tests {
         waiting: BTreeSet<WaiterId>,
         dialing: Vec<SlotId>,
         active: Vec<SlotId>,
+        standing: Vec<SlotId>,
         cancels: Vec<SlotId>,
     }
 
@@ -928,6 +937,26 @@ mod tests {
                             }
                         }
                     },
+                    Op::Borrow(worker) => if let Some(slot) = l.acquire_at_once(WorkerId(worker), now) {
+                        prop_assert!(m.waiting.is_empty(), "who does not wait takes nothing from who does");
+                        l.put_back(slot, now);
+                        prop_assert_eq!(l.acquire_at_once(WorkerId(worker), now), Some(slot), "it is the next again");
+                        l.put_back(slot, now);
+                    },
+                    Op::Rest(i) => if let Some(slot) = pick(&mut m.active, i) {
+                        if l.rest(slot, now) {
+                            prop_assert!(m.waiting.is_empty() && !m.cancels.contains(&slot));
+                        } else {
+                            let freed = l.release(slot, now);
+                            m.freed(slot, freed);
+                        }
+                    },
+                    Op::Stand(worker) => match l.stand(WorkerId(worker), now) {
+                        Some(slot) => m.standing.push(slot),
+                        None => if let Some(slot) = m.standing.pop() {
+                            m.dialing.extend(l.discard(slot, now));
+                        },
+                    },
                     Op::Release(i) => if let Some(slot) = pick(&mut m.active, i) {
                         let freed = l.release(slot, now);
                         m.freed(slot, freed);
@@ -973,7 +1002,8 @@ mod tests {
                 prop_assert!(c.waiting == 0 || l.is_paused() || !l.is_empty(), "nobody waits for nothing");
                 prop_assert_eq!(c.waiting, m.waiting.len());
                 prop_assert_eq!(c.login, m.dialing.len());
-                prop_assert_eq!(c.active + c.active_cancel, m.active.len());
+                prop_assert_eq!(c.active + c.active_cancel, m.active.len() + m.standing.len());
+                prop_assert_eq!(c.standing, m.standing.len());
                 prop_assert!(l.is_paused() || c.waiting == 0 || c.idle == 0, "nobody waits beside an idle connection");
             }
         }

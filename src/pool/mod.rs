@@ -186,6 +186,19 @@ pub(in crate::pool) struct Known {
 }
 
 impl Known {
+    /// What is to be known of a connection that leads to `host`.
+    fn of(connection: &Connection, host: Host) -> Self {
+        Self {
+            created: connection.created,
+            pid: connection.pid,
+            secret: connection.secret.clone(),
+            addresses: connection.stream.addresses(),
+            tls: connection.stream.tls().and_then(Tls::negotiated),
+            host,
+            prepared: Arc::clone(&connection.prepared),
+        }
+    }
+
     /// The very address that it leads to.
     fn at(&self) -> Option<IpAddr> {
         self.addresses.map(|(peer, _)| peer.ip())
@@ -474,15 +487,7 @@ impl Pool {
         let mut inner = self.inner.lock();
         inner.last_error = None;
         inner.failed_at = None;
-        let known = Known {
-            created: connection.created,
-            pid: connection.pid,
-            secret: connection.secret.clone(),
-            addresses: connection.stream.addresses(),
-            tls: connection.stream.tls().and_then(Tls::negotiated),
-            host,
-            prepared: Arc::clone(&connection.prepared),
-        };
+        let known = Known::of(&connection, host);
         // Only what changed on the way counts: the next login would lead there, too, and the one after it, without a pause.
         let dns = self.login_settings().dns;
         let changed = dns.changes() != changes;
@@ -647,6 +652,11 @@ impl Pool {
         let mut closed: Vec<(Gone, &str)> = Vec::new();
         let keep = if warm { settings.min_size } else { 0 };
         let given_up: Vec<SlotId> = inner.known.keys().copied().filter(|s| inner.ledger.is_condemned(*s)).collect();
+        // Of what is in use too, which is not asked about.
+        let idle = settings.idle_timeout;
+        let over = |since: Instant| !idle.is_zero() && now.saturating_duration_since(since) > idle;
+        let unneeded: Vec<SlotId> =
+            inner.ledger.slots().filter(|(_, _, since)| over(*since)).map(|(slot, ..)| slot).collect();
         for slot in inner.ledger.expire(settings.idle_timeout, settings.lifetime, keep, now) {
             let known = inner.known.remove(&slot);
             let age = known.as_ref().map(|known| now.saturating_duration_since(known.created));
@@ -654,7 +664,7 @@ impl Pool {
             let reason = match (given_up.contains(&slot), worn) {
                 (true, _) => GIVEN_UP,
                 (_, true) => WORN,
-                _ if age.is_some_and(|age| settings.idle_timeout.is_zero() || age < settings.idle_timeout) => TOO_MANY,
+                _ if !unneeded.contains(&slot) => TOO_MANY,
                 _ => "nobody needed it (server_idle_timeout)",
             };
             closed.push(((known, inner.idle.remove(&slot)), reason));

@@ -156,11 +156,23 @@ impl Pool {
         }
     }
 
+    /// Closes the connections that have rested longest, so that there is a place for one more of this pool: one here, or one of each share that
+    /// has none left.
+    pub(super) fn make_place(&self) {
+        self.close_resting();
+        for share in self.shares.iter().filter(|share| share.quota.is_full()) {
+            let resting = share.others(self).into_iter().filter_map(|other| Some((other.rests_since()?, other)));
+            if let Some((_, other)) = resting.min_by_key(|(since, _)| *since) {
+                other.close_resting();
+            }
+        }
+    }
+
     fn rests_since(&self) -> Option<std::time::Instant> {
         self.inner.lock().ledger.rests_since()
     }
 
-    pub(super) fn close_resting(&self) {
+    fn close_resting(&self) {
         let mut inner = self.inner.lock();
         let Some(slot) = inner.ledger.take_resting() else { return };
         let known = inner.known.remove(&slot);

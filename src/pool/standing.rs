@@ -8,7 +8,6 @@ use super::ledger::SlotId;
 use super::{Known, Pool};
 use crate::clock;
 use crate::id::WorkerId;
-use crate::net::tls::Tls;
 use crate::server::Connection;
 
 /// A place for a connection that is to stand; given back when it is dropped before there is one.
@@ -24,7 +23,7 @@ impl Pool {
     pub fn place(self: &Arc<Self>, worker: WorkerId) -> Option<Place> {
         let open = || self.inner.lock().ledger.stand(worker, clock::now());
         let slot = open().or_else(|| {
-            self.close_resting();
+            self.make_place();
             open()
         })?;
         Some(Place { pool: Arc::clone(self), slot: Some(slot) })
@@ -36,15 +35,7 @@ impl Place {
     #[must_use]
     pub fn take(mut self, connection: Box<Connection>) -> Option<Checkout> {
         let slot = self.slot.take()?;
-        let known = Known {
-            created: connection.created,
-            pid: connection.pid,
-            secret: connection.secret.clone(),
-            addresses: connection.stream.addresses(),
-            tls: connection.stream.tls().and_then(Tls::negotiated),
-            host: self.pool.target.host.clone(),
-            prepared: Arc::clone(&connection.prepared),
-        };
+        let known = Known::of(&connection, self.pool.target.host.clone());
         self.pool.inner.lock().known.insert(slot, known);
         Some(Checkout::new(Arc::clone(&self.pool), slot, connection))
     }
