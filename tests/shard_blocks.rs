@@ -470,6 +470,21 @@ fn what_shards_have_not_in_common_is_refused() {
     let (a, b) = (sharded.key(0), sharded.key(1));
     let of = |k: i64| format!("SELECT n FROM t WHERE k = {k}");
     let mut client = sharded.client();
+    // To prepare a question is not to ask it.
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.value("SELECT count(*) FROM t"), "60");
+    client.parse("asks", "SELECT currval('numbers')", &[]);
+    client.describe_statement("asks");
+    client.sync();
+    let told = show(&client.read_until_ready());
+    assert!(told.starts_with("1 t") && told.ends_with("Z(T)"), "{told}");
+    assert_eq!(client.value("SELECT count(*) FROM t"), "60");
+    client.bind("", "asks", &[]);
+    client.execute("", 0);
+    client.sync();
+    let (code, message, _) = error(&client.read_until_ready());
+    assert!(code == "0A000" && message.contains("each has sequences"), "{code} {message}");
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
     let mut refuses = |before: &[&str], sql: &str, code: &str, part: &str| {
         for sql in before {
             assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
@@ -495,7 +510,7 @@ fn what_shards_have_not_in_common_is_refused() {
         &["BEGIN", "SELECT count(*) FROM t", "SELECT nextval('numbers')"],
         "SELECT currval('numbers')",
         "0A000",
-        "transaction of several shards",
+        "each has sequences",
     );
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "VACUUM t", "25001", "inside a transaction block");
     // Alone, one shard can be whatever PostgreSQL is.
@@ -741,7 +756,11 @@ fn a_notification_comes_with_the_writes_of_its_shard() {
     let set = |k: i64, n: i64| format!("UPDATE t SET n = {n} WHERE k = {k}");
     let mut listener = sharded.cluster.client("s0");
     assert_eq!(listener.run("LISTEN jobs"), "C(LISTEN) Z(I)");
-    for notify in ["NOTIFY jobs, 'lost'", "SELECT pg_notify('jobs', 'lost')"] {
+    for notify in [
+        "NOTIFY jobs, 'lost'",
+        "SELECT pg_notify('jobs', 'lost')",
+        "SELECT pg_advisory_xact_lock(1), pg_notify('jobs', 'lost')",
+    ] {
         let mut client = sharded.client();
         for sql in ["BEGIN", notify, &set(b, 300)] {
             assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
@@ -750,6 +769,18 @@ fn a_notification_comes_with_the_writes_of_its_shard() {
         let (code, message, hint) = error(&told);
         assert!(code == "0A000" && message.contains("notifies on shard \"s0\"") && !hint.is_empty(), "{message}");
         assert!(show(&told).ends_with("Z(I)"));
+        sharded.is_whole();
+        // What comes behind an error is not answered.
+        for sql in ["BEGIN", notify, &set(b, 300)] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        client.parse("", "COMMIT", &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+        client.close_portal("");
+        client.sync();
+        assert_eq!(show(&client.read_until_ready()), "1 2 E(0A000) Z(I)");
+        assert_eq!(client.value("SELECT count(*) FROM t"), "60");
         sharded.is_whole();
     }
     // With nothing written elsewhere it is as ever.
@@ -859,4 +890,64 @@ fn portals_of_one_shard_go_on_there() {
         answers.push(told);
     }
     assert_eq!(answers[1], answers[0]);
+}
+
+/// What several shards write gives its rows once, and no other portal is taken for the rest of them.
+#[test]
+fn a_write_with_a_limit_of_rows_gives_no_more_of_them() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let mut client = sharded.client();
+    let write = |client: &mut RawClient, portal: &str| {
+        client.parse("", "UPDATE t SET v = v || 'x' RETURNING k", &[]);
+        client.bind(portal, "", &[]);
+        client.execute(portal, 5);
+        client.sync();
+        let told = client.read_until_ready();
+        let rows = told.iter().filter(|message| message.tag == b'D').count();
+        assert!(rows == 5 && show(&told).ends_with("s Z(T)"), "{}", show(&told));
+    };
+    for portal in ["", "C_1"] {
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        write(&mut client, portal);
+        client.execute(portal, 5);
+        client.sync();
+        let told = client.read_until_ready();
+        let (code, message, hint) = error(&told);
+        assert!(code == "0A000" && message.contains("rows at once") && !hint.is_empty(), "{code} {message}");
+        assert!(show(&told).ends_with("Z(E)"), "{}", show(&told));
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        // When it is closed its name is free.
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        write(&mut client, portal);
+        client.close_portal(portal);
+        client.sync();
+        assert_eq!(show(&client.read_until_ready()), "3 Z(T)");
+        write(&mut client, portal);
+        client.close_portal(portal);
+        client.parse("", "SELECT k FROM t ORDER BY k", &[]);
+        client.bind(portal, "", &[]);
+        client.execute(portal, 1);
+        client.sync();
+        assert_eq!(show(&client.read_until_ready()), "3 1 2 D(1) s Z(T)");
+        client.execute(portal, 1);
+        client.sync();
+        assert_eq!(show(&client.read_until_ready()), "D(2) s Z(T)");
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    }
+    sharded.is_whole();
+}
+
+#[test]
+fn the_token_is_shown_within_a_block() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let mut client = sharded.client();
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.value("SELECT count(*) FROM t"), "60");
+    for way in [simple, extended] {
+        let told = show(&way(&mut client, "SHOW pgweir.causal_token"));
+        assert!(told.contains("T(pgweir.causal_token:25) D(") && told.ends_with("C(SHOW) Z(T)"), "{told}");
+    }
+    assert_eq!(client.value("SELECT count(*) FROM t"), "60");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    sharded.is_whole();
 }

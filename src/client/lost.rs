@@ -160,7 +160,13 @@ impl Client {
             Ok(tag) => encode::command_complete(out, tag),
             Err(error) => out.extend_from_slice(error),
         };
+        // What comes behind an error has not happened, up to Sync.
+        let (mut fails, mut behind) = (false, Vec::new());
         for (intake, _) in segment.items {
+            if fails && !matches!(intake, Intake::Sync) {
+                behind.push(intake);
+                continue;
+            }
             let out = self.output.tail();
             match intake {
                 Intake::Query(_) => {
@@ -175,12 +181,16 @@ impl Client {
                     encode::frame(out, b't', |body| body.extend_from_slice(&[0, 0]));
                     out.extend_from_slice(encode::NO_DATA);
                 }
-                Intake::Execute { .. } => complete(out),
+                Intake::Execute { .. } => {
+                    complete(out);
+                    fails = told.is_err();
+                }
                 Intake::CloseStatement { .. } | Intake::ClosePortal => out.extend_from_slice(encode::CLOSE_COMPLETE),
                 Intake::Sync => encode::ready_for_query(out, status),
                 _ => {}
             }
         }
+        behind.into_iter().rev().for_each(|intake| self.session.withdraw(intake));
         self.note_prepared();
     }
 }

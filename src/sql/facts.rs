@@ -486,7 +486,18 @@ impl StatementFacts {
     /// Whether it may change what names in texts stand for, and of what type that is. A procedure that does so is not told from one that does not.
     #[must_use]
     pub fn changes_types(&self) -> bool {
-        self.changes_catalog && self.why != "CALL"
+        const LEAVE_TYPES: [&str; 9] = [
+            "CALL",
+            "COMMENT",
+            "CREATE INDEX",
+            "CREATE TRIGGER",
+            "CREATE POLICY",
+            "CREATE STATISTICS",
+            "CREATE DATABASE",
+            "DROP DATABASE",
+            "ALTER SYSTEM",
+        ];
+        self.changes_catalog && !LEAVE_TYPES.contains(&self.why)
     }
 
     /// Whether it may make an object in the first schema of search_path, whichever that is.
@@ -674,7 +685,7 @@ impl QueryFacts {
     /// Whether it sends a notification, as far as its text tells.
     #[must_use]
     pub fn notifies(&self) -> bool {
-        self.statements.iter().any(|s| s.why == "NOTIFY" || s.touch.one_place.as_deref() == Some("pg_notify"))
+        self.statements.iter().any(|s| s.why == "NOTIFY" || s.touch.notifies)
     }
 
     /// Whether it leaves a transaction to be finished by anybody.

@@ -61,6 +61,8 @@ pub struct Touch {
     pub locks: Vec<String>,
     /// A function whose effect is one server's alone, where others would look for it elsewhere: `nextval`, `pg_notify`, advisory locks.
     pub one_place: Option<String>,
+    /// It calls `pg_notify`.
+    pub notifies: bool,
     /// It asks for what is another on every server: numbers of objects, sizes.
     pub own_server: bool,
     /// The relations, as they are named in strings, whose sizes it asks for.
@@ -142,6 +144,7 @@ pub(super) fn call(name: &str, function: &nodes::FuncCall, touch: &mut Touch) {
     if lock || matches!(name, "nextval" | "setval" | "pg_notify") {
         touch.one_place.get_or_insert_with(|| name.to_owned());
     }
+    touch.notifies |= name == "pg_notify";
     touch.own_server |= NUMBERS.contains(&name);
     if SIZES.contains(&name) {
         touch.own_server = true;

@@ -12,6 +12,7 @@ use crate::client::silence::{Find, Silence};
 use crate::client::task::micros;
 use crate::clock;
 use crate::config::Role;
+use crate::error::Error;
 use crate::health::server::InFlight;
 use crate::id::ShardIndex;
 use crate::metrics::counters::Counts;
@@ -19,6 +20,7 @@ use crate::net::Buffer;
 use crate::pool::ledger::SlotId;
 use crate::pool::{Checkout, Pool, Verdict};
 use crate::server::Connection;
+use crate::wire::message;
 
 /// How long a shard may take to end a statement that nobody waits for any more.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -289,6 +291,23 @@ impl Leg {
             self.state = State::Lost;
         }
         answers
+    }
+
+    /// The same of a request that gives one row at most. `lost`: what is said of a connection that broke.
+    pub(super) async fn row(
+        &mut self,
+        request: &[u8],
+        lost: impl FnOnce(&io::Error) -> Error,
+    ) -> Result<Option<Vec<Option<String>>>, Error> {
+        let mut found = None;
+        for (tag, body) in self.converse(request).await.map_err(|error| lost(&error))? {
+            match tag {
+                b'E' => return Err(message::server_error(&body)),
+                b'D' => found = message::data_row(&body),
+                _ => {}
+            }
+        }
+        Ok(found)
     }
 
     /// Gives it back, or cancels what nobody waits for any more first.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Asked;
 use super::last::Final;
 use super::leg::Leg;
-use super::told::{Asker, Memory};
+use super::told::{Asker, Memory, UNDEFINED_COLUMN};
 use crate::client::shared::Activity;
 use crate::client::silence::Silence;
 use crate::client::task::{Client, End, Stopped};
@@ -18,8 +18,6 @@ use crate::shard::merge::{Collation, Format, Merge, TextRules};
 use crate::shard::plan::Scatter;
 use crate::shard::plan::scatter::{Pushed, Seen};
 use crate::wire::message::{self, Parse, Reader};
-
-const UNDEFINED_COLUMN: SqlState = SqlState(*b"42703");
 
 /// The statement, ready to be sent.
 pub(super) struct Prepared {

@@ -165,7 +165,7 @@ impl Run {
         self.legs = legs.by_ref().take(count).collect();
         self.spare = legs.collect();
         self.since = since;
-        self.legs.iter_mut().for_each(|leg| leg.state = State::Ready);
+        self.legs.iter_mut().filter(|leg| !leg.is_lost()).for_each(|leg| leg.state = State::Ready);
     }
 
     /// The merge, the rows that wait, and the connections.

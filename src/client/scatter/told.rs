@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::leg::Leg;
 use super::prepare::{fault, lost};
+use super::spread::run_on;
 use crate::client::database::{LiveDatabase, UserPools};
 use crate::clock;
 use crate::error::{Error, SqlState};
@@ -24,7 +25,7 @@ const KEPT: Duration = Duration::from_secs(30);
 /// Texts and answers that are kept for a user, in bytes; with more, all are forgotten.
 const MOST: usize = 8 << 20;
 
-const UNDEFINED_COLUMN: SqlState = SqlState(*b"42703");
+pub(super) const UNDEFINED_COLUMN: SqlState = SqlState(*b"42703");
 
 /// What a shard says of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,20 +161,12 @@ impl<'a> Asker<'a> {
         if let Some(Answer::NoColumn(error)) = self.known(self.question(sql, types).as_ref()) {
             return Err(error);
         }
-        self.run("SAVEPOINT pgweir_asks").await?;
+        run_on(self.leg, b"SAVEPOINT pgweir_asks").await?;
         let described = self.describe(sql, types).await;
         if !self.is_lost() {
-            self.run("ROLLBACK TO SAVEPOINT pgweir_asks; RELEASE SAVEPOINT pgweir_asks").await?;
+            run_on(self.leg, b"ROLLBACK TO SAVEPOINT pgweir_asks; RELEASE SAVEPOINT pgweir_asks").await?;
         }
         described
-    }
-
-    async fn run(&mut self, sql: &str) -> Result<(), Error> {
-        let mut out = Vec::new();
-        encode::query(&mut out, sql.as_bytes());
-        let answers = self.leg.converse(&out).await.map_err(|e| lost(&e))?;
-        let error = answers.into_iter().find(|(tag, _)| *tag == b'E');
-        error.map_or(Ok(()), |(_, body)| Err(message::server_error(&body)))
     }
 
     /// Whether the connection broke.
@@ -266,15 +259,7 @@ async fn row(leg: &mut Leg, sql: &str, types: &[u8], parameters: usize) -> Resul
     encode::bind(&mut out, b"", b"", &bound);
     encode::execute(&mut out);
     encode::sync(&mut out);
-    let mut found = None;
-    for (tag, body) in leg.converse(&out).await.map_err(|e| lost(&e))? {
-        match tag {
-            b'E' => return Err(message::server_error(&body)),
-            b'D' => found = message::data_row(&body),
-            _ => {}
-        }
-    }
-    found.ok_or_else(fault)
+    leg.row(&out, lost).await?.ok_or_else(fault)
 }
 
 #[cfg(test)]

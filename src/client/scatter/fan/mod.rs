@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::leg::{Leg, State};
 use super::{Asked, Extended, run, writes};
-use crate::client::block::Block;
-use crate::client::lost::Lost;
+use crate::client::hidden::{Judged, Place};
 use crate::client::plan::Need;
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, Links};
@@ -58,6 +57,16 @@ struct Reached {
     bound: bool,
 }
 
+impl Reached {
+    fn of(replies: &[Reply]) -> Self {
+        Self {
+            parsed: replies.iter().any(|reply| reply.parsed),
+            bound: replies.iter().any(|reply| reply.bound)
+                && replies.iter().all(|reply| reply.bound || reply.error.is_none()),
+        }
+    }
+}
+
 impl Client {
     /// Answers the segment, which writes on several shards.
     pub(in crate::client) async fn fan(&mut self, need: &Need, fan: &Fan) -> Result<(), End> {
@@ -94,6 +103,7 @@ impl Client {
                 };
             }
         };
+        let changes = if self.changes_code() { self.begin_changes(&mut legs) } else { Vec::new() };
         let segment = self.segment.take();
         self.input.consume(segment.len);
         let worked = self.work(&mut legs, fan, &requests, (since, false)).await;
@@ -109,11 +119,7 @@ impl Client {
         let reached = if matches!(fan.parts, Parts::Each) {
             Reached { parsed: true, bound: true }
         } else {
-            Reached {
-                parsed: replies.iter().any(|reply| reply.parsed),
-                bound: replies.iter().any(|reply| reply.bound)
-                    && replies.iter().all(|reply| reply.bound || reply.error.is_none()),
-            }
+            Reached::of(&replies)
         };
         for reply in &replies {
             reply.notices.iter().for_each(|notice| self.output.extend(notice));
@@ -140,6 +146,12 @@ impl Client {
         if need.changes_catalog {
             self.database.catalog_is_changed(true);
         }
+        for (mut change, leg) in changes.into_iter().zip(&legs) {
+            // Else it is found out by the server's process whether it still goes on.
+            if !leg.is_lost() {
+                change.ended();
+            }
+        }
         self.last_write = Some(clock::now());
         super::count_segment(&mut legs, &segment);
         legs.into_iter().for_each(|leg| leg.finish(always_reset));
@@ -153,30 +165,18 @@ impl Client {
     /// The same within a block that its shards have begun; whether the transaction goes on.
     ///
     /// # Errors
-    /// The client's end. Whatever comes of it, the connections are in a transaction, or lost.
-    pub(super) async fn fan_within(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<bool, End> {
+    /// It was refused, of which the client has not been told; or the client's end. Whatever comes of it, the connections are in a
+    /// transaction, or lost.
+    pub(super) async fn fan_within(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<bool, Stopped> {
         let since = clock::now();
-        let requests = match self.requests(legs, fan, asked, true).await {
-            Ok(requests) => requests,
-            Err(Stopped::Refused(error)) => {
-                // Its block is a failed one from here on.
-                self.hold_again(Some(Block::lost(Lost::Spread)));
-                self.refuse_here(&error);
-                return Ok(false);
-            }
-            Err(Stopped::End(end)) => return Err(end),
-        };
+        let requests = self.requests(legs, fan, asked, true).await?;
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let (replies, ended) = self.work(legs, fan, &requests, (since, true)).await?;
+        let (replies, ended) = self.work(legs, fan, &requests, (since, true)).await.map_err(Stopped::End)?;
         if let Some(end) = ended {
-            return Err(end);
+            return Err(Stopped::End(end));
         }
-        let reached = Reached {
-            parsed: replies.iter().any(|reply| reply.parsed),
-            bound: replies.iter().any(|reply| reply.bound)
-                && replies.iter().all(|reply| reply.bound || reply.error.is_none()),
-        };
+        let reached = Reached::of(&replies);
         for reply in &replies {
             reply.notices.iter().for_each(|notice| self.output.extend(notice));
         }
@@ -187,8 +187,29 @@ impl Client {
         legs.iter_mut().for_each(Leg::is_ready_within);
         let status = if goes_on { TransactionStatus::InTransaction } else { TransactionStatus::Failed };
         let told = told.unwrap_or_else(Told::Failed);
-        self.tell_outcome(asked.extended.as_ref(), reached, segment, (told, status));
+        let extended = asked.extended.as_ref();
+        let suspended = self.tell_outcome(extended, reached, segment, (told, status));
+        if let Some(extended) = extended.filter(|extended| suspended && !extended.close) {
+            self.curtail(&extended.portal);
+        }
         Ok(goes_on)
+    }
+
+    /// Whether the segment may change what code runs.
+    pub(super) fn changes_code(&self) -> bool {
+        self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.changes_code())
+    }
+
+    /// What was known of the code of these shards counts no more from here on.
+    fn begin_changes(&self, legs: &mut [Leg]) -> Vec<Judged> {
+        let begin = |leg: &mut Leg| {
+            let mut judged = Judged::default();
+            let pid = leg.connection().map_or(0, |connection| connection.pid);
+            judged.changes_code(Place { shard: leg.shard, replica: false, pid });
+            judged.commits(&self.database);
+            judged
+        };
+        legs.iter_mut().map(begin).collect()
     }
 
     /// What each shard is sent.
@@ -406,14 +427,14 @@ impl Client {
         Told::Failed(run::encoded(&error))
     }
 
-    /// Writes the answer for the client, and the status that it is in then.
+    /// Writes the answer for the client, and the status that it is in then; whether it was told that there may be more rows.
     fn tell_outcome(
         &mut self,
         extended: Option<&Extended>,
         reached: Reached,
         segment: Segment,
         (told, status): (Told, TransactionStatus),
-    ) {
+    ) -> bool {
         if extended.is_some_and(|e| e.parse) && !reached.parsed {
             // What was closed before stays so.
             let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);
@@ -424,6 +445,7 @@ impl Client {
         self.note_prepared();
         let out = self.output.tail();
         let done = matches!(told, Told::Done { .. });
+        let mut suspended = false;
         if let Some(extended) = extended {
             extended.tell_closed(out);
             if extended.parse && reached.parsed {
@@ -447,7 +469,8 @@ impl Client {
                 let most = extended.map_or(0, |e| e.most) as usize;
                 let shown = if most > 0 { rows.get(..most).unwrap_or(&rows) } else { &rows };
                 shown.iter().for_each(|row| encode::frame(out, b'D', |b| b.extend_from_slice(row)));
-                if most > 0 && shown.len() == most && columns.is_some() {
+                suspended = most > 0 && shown.len() == most && columns.is_some();
+                if suspended {
                     out.extend_from_slice(encode::PORTAL_SUSPENDED);
                 } else {
                     encode::command_complete(out, &tag);
@@ -459,6 +482,7 @@ impl Client {
             out.extend_from_slice(encode::CLOSE_COMPLETE);
         }
         encode::ready_for_query(out, status);
+        suspended
     }
 }
 

@@ -94,7 +94,7 @@ impl Reply {
         match &self.error {
             Some(Failure::Said(body)) if message::error_field(body, b'C') == Some(&b"55P03"[..]) => {
                 let error = message::server_error(body).detail(format!("Shard \"{shard}\" has waited for a lock."));
-                run::encoded(&error.hint("Send it again. Another statement may have waited for this one on another shard; lock_timeout says how long it waits, 10 s for COPY and DDL on several shards if it is 0."))
+                run::encoded(&error.hint("Send it again. Another statement may have waited for this one on another shard; lock_timeout says how long it waits; if it is 0, 10 s for COPY and DDL on several shards, and for every statement of a transaction block of several shards."))
             }
             Some(Failure::Said(body)) => run::error_of_shard(body, shard),
             Some(Failure::Ours(error)) => run::encoded(error),

@@ -74,17 +74,10 @@ impl Client {
                 part.judged.ended();
             }
         }
-        self.note_end(&spread);
-        self.session.tell_settings_before(self.output.tail());
-        let made_state = self.made_state();
-        for part in spread.parts {
-            let verdict = verdict_of(&part, made_state);
-            let Some(mut leg) = part.leg else { continue };
-            self.forget(&mut leg, part.has_written);
+        for (leg, verdict) in self.leaves_spread(*spread) {
             // Those that have not answered are closed.
             leg.finish(verdict == Verdict::Dirty);
         }
-        self.session.on_moved();
         match committed {
             Ok(()) => self.answer_exit(Ok("COMMIT")),
             Err(error) => self.answer_exit(Err(&error)),
@@ -159,17 +152,8 @@ impl Client {
     /// Rolls back on all shards and gives them back; the session is outside of a transaction then.
     pub(super) async fn end_spread(&mut self) {
         let Some(spread) = self.spread.take() else { return };
-        self.note_end(&spread);
-        let mut undone = Vec::with_capacity(spread.parts.len());
-        self.session.tell_settings_before(self.output.tail());
-        let made_state = self.made_state();
-        for part in spread.parts {
-            let verdict = verdict_of(&part, made_state);
-            let Some(mut leg) = part.leg else { continue };
-            self.forget(&mut leg, part.has_written);
-            undone.push(leg.undo(verdict));
-        }
-        self.session.on_moved();
+        let legs = self.leaves_spread(*spread);
+        let undone: Vec<_> = legs.into_iter().map(|(leg, verdict)| leg.undo(verdict)).collect();
         let until = clock::now() + UNDONE_WITHIN;
         for undone in undone {
             // It goes on by itself when that takes longer.
@@ -195,6 +179,22 @@ impl Client {
         self.lose_spread().await;
         self.refuse_here(&error);
         Ok(())
+    }
+
+    /// The session is outside of the block: its connections, and how they are to be given back.
+    fn leaves_spread(&mut self, spread: Spread) -> Vec<(Leg, Verdict)> {
+        self.note_end(&spread);
+        self.session.tell_settings_before(self.output.tail());
+        let made_state = self.made_state();
+        let mut legs = Vec::with_capacity(spread.parts.len());
+        for part in spread.parts {
+            let verdict = verdict_of(&part, made_state);
+            let Some(mut leg) = part.leg else { continue };
+            self.forget(&mut leg, part.has_written);
+            legs.push((leg, verdict));
+        }
+        self.session.on_moved();
+        legs
     }
 
     /// What others are to know of what it has done.

@@ -53,13 +53,22 @@ impl Client {
 impl Client {
     /// Whether the segment opens a cursor by SQL.
     pub(super) fn declares_cursor(&self) -> bool {
-        let declares = |facts: &QueryFacts| {
+        self.runs(|facts| {
             let is_cursor = |s: &StatementFacts| matches!(s.shape, ShardShape::Other { what: "DECLARE CURSOR", .. });
             facts.statements.iter().any(is_cursor)
-        };
+        })
+    }
+
+    /// Whether the segment asks what this session did to sequences. To prepare that does not.
+    pub(super) fn asks_sequences(&self) -> bool {
+        self.runs(QueryFacts::asks_sequences)
+    }
+
+    /// Whether a text that the segment runs is so.
+    fn runs(&self, is: impl Fn(&QueryFacts) -> bool) -> bool {
         self.segment.items.iter().any(|(intake, _)| match intake {
-            Intake::Query(facts) => declares(facts),
-            Intake::Bind { statement: Some(statement), .. } => declares(&statement.facts),
+            Intake::Query(facts) => is(facts),
+            Intake::Bind { statement: Some(statement), .. } => is(&statement.facts),
             _ => false,
         })
     }

@@ -34,6 +34,7 @@ use crate::client::relay::{Ended, Link, lock_on_replica};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, Links};
 use crate::client::task::{Client, End, Stopped};
+use crate::client::token;
 use crate::clock;
 use crate::config::{PoolMode, Role};
 use crate::error::Error;
@@ -44,7 +45,7 @@ use crate::shard::plan::write::Parts;
 use crate::shard::plan::{Fan, PlanKind, Scatter, ShardPlan};
 use crate::sql::facts::{Access, RouteHint, TransactionEffect};
 use crate::wire::encode;
-use crate::wire::message::{self, TransactionStatus};
+use crate::wire::message::TransactionStatus;
 pub(in crate::client) use means::Means;
 use portals::Portal;
 pub(in crate::client) use refusal::{aborted, pipelined, stays};
@@ -88,6 +89,8 @@ pub(in crate::client) struct Spread {
     unlimited: bool,
     /// Statements whose rows the client has asked for in part.
     portals: Vec<Portal>,
+    /// The client's names of those that have written, whose rest is not kept.
+    curtailed: Vec<Box<[u8]>>,
     /// On which shards the client has bound its other portals since the block spread.
     bound: Vec<(Box<[u8]>, ShardIndex)>,
 }
@@ -153,6 +156,7 @@ impl Client {
                     sees_commits: false,
                     unlimited: false,
                     portals: Vec::new(),
+                    curtailed: Vec::new(),
                     bound: Vec::new(),
                 }));
             }
@@ -173,9 +177,13 @@ impl Client {
     /// Serves a segment within a block of several shards.
     pub(in crate::client) async fn serve_spread(&mut self) -> Result<(), End> {
         let failed = self.session.status() == TransactionStatus::Failed;
-        if let Some(name) = self.sole_show().filter(|name| *name != crate::client::token::NAME && !failed) {
-            self.show_own(name, TransactionStatus::InTransaction);
-            return Ok(());
+        match self.sole_show().filter(|_| !failed) {
+            Some(token::NAME) => return Box::pin(self.show_token()).await,
+            Some(name) => {
+                self.show_own(name, TransactionStatus::InTransaction);
+                return Ok(());
+            }
+            None => {}
         }
         if self.changes_own() && self.answer_own(self.session.status()) {
             return Ok(());
@@ -198,7 +206,9 @@ impl Client {
                 let text = text.to_vec();
                 return Box::pin(self.tell_all(&text, back)).await;
             }
-            Means::Mixed => return self.fail_spread(if failed { aborted() } else { mixed() }).await,
+            Means::Mixed if failed => return self.fail_spread(aborted()).await,
+            Means::Mixed if self.asks_sequences() => return self.fail_spread(sequences()).await,
+            Means::Mixed => return self.fail_spread(mixed()).await,
             Means::Control(..) | Means::Plain => {}
         }
         if failed {
@@ -230,7 +240,7 @@ impl Client {
             }
         };
         self.count_plan(need.plan.kind());
-        if need.asks_sequences {
+        if self.asks_sequences() {
             // The shard that it would be asked of need not be the one where this session has called nextval().
             return self.fail_spread(sequences()).await;
         }
@@ -315,6 +325,7 @@ impl Client {
         if back {
             // Those that were opened behind the savepoint are gone on the shards.
             spread.portals.clear();
+            spread.curtailed.clear();
             spread.unlimited = true;
         }
         let mut failed = None;
@@ -423,8 +434,7 @@ impl Client {
             Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
             Err(Stopped::End(end)) => return Err(end),
         };
-        let codes =
-            self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.changes_code());
+        let (codes, notifies) = (self.changes_code(), self.notifies());
         let worked = self.fan_within(&mut legs, fan, &asked).await;
         self.put_back(legs);
         if need.changes_catalog {
@@ -434,14 +444,18 @@ impl Client {
             for part in spread.parts.iter_mut().filter(|part| fan.shards.contains(&part.shard)) {
                 (part.wrote, part.has_written) = (true, true);
                 part.changes_catalog |= need.changes_catalog;
+                part.notifies |= notifies;
                 if codes && let Some(pid) = part.leg.as_mut().and_then(Leg::connection).map(|connection| connection.pid)
                 {
                     part.judged.changes_code(Place { shard: part.shard, replica: false, pid });
                 }
             }
         }
-        if !worked? {
-            self.lose_spread().await;
+        match worked {
+            Ok(true) => {}
+            Ok(false) => self.lose_spread().await,
+            Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+            Err(Stopped::End(end)) => return Err(end),
         }
         Ok(())
     }
@@ -463,6 +477,10 @@ impl Client {
                 legs.push(leg);
             }
         }
+        if legs.iter().any(Leg::is_lost) {
+            self.put_back(legs);
+            return Err(Stopped::Refused(lost(&std::io::ErrorKind::NotConnected.into())));
+        }
         Ok(legs)
     }
 
@@ -483,27 +501,17 @@ impl Client {
 }
 
 /// Runs a text; its rows are thrown away.
-async fn run_on(leg: &mut Leg, text: &[u8]) -> Result<(), Error> {
+pub(super) async fn run_on(leg: &mut Leg, text: &[u8]) -> Result<(), Error> {
     let mut out = Vec::with_capacity(text.len() + 8);
     encode::query(&mut out, text);
-    let answers = leg.converse(&out).await.map_err(|e| lost(&e))?;
-    let error = answers.into_iter().find(|(tag, _)| *tag == b'E');
-    error.map_or(Ok(()), |(_, body)| Err(message::server_error(&body)))
+    leg.row(&out, lost).await.map(drop)
 }
 
 /// The only row of a question.
 async fn row(leg: &mut Leg, sql: &str) -> Result<Vec<Option<String>>, Error> {
     let mut out = Vec::with_capacity(sql.len() + 8);
     encode::query(&mut out, sql.as_bytes());
-    let mut found = None;
-    for (tag, body) in leg.converse(&out).await.map_err(|e| lost(&e))? {
-        match tag {
-            b'E' => return Err(message::server_error(&body)),
-            b'D' => found = message::data_row(&body),
-            _ => {}
-        }
-    }
-    found.ok_or_else(fault)
+    leg.row(&out, lost).await?.ok_or_else(fault)
 }
 
 async fn cell(leg: &mut Leg, sql: &str) -> Result<String, Error> {

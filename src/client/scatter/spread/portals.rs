@@ -1,6 +1,8 @@
 //! Portals of statements that several shards answer, within a block: what the client has asked for in part.
 
-use super::refusal::{pipelined, portal_exists};
+use super::Spread;
+use super::refusal::{curtailed, lost, pipelined, portal_exists};
+use crate::client::scatter::leg::Leg;
 use crate::client::scatter::run::Run;
 use crate::client::task::{Client, End, Stopped};
 use crate::clock;
@@ -40,12 +42,26 @@ impl Client {
     }
 
     fn has_portal(&self, name: &[u8]) -> bool {
-        self.spread.as_ref().is_some_and(|spread| spread.portals.iter().any(|portal| *portal.name == *name))
+        let kept = self.spread.as_ref().is_some_and(|spread| spread.portals.iter().any(|portal| *portal.name == *name));
+        kept || self.is_curtailed(name)
+    }
+
+    /// Whether it is one that has written, of whose rows the client has got a part and gets no more.
+    fn is_curtailed(&self, name: &[u8]) -> bool {
+        self.spread.as_ref().is_some_and(|spread| spread.curtailed.iter().any(|portal| **portal == *name))
+    }
+
+    /// The client has got a part of the rows of what several shards have written by this portal.
+    pub(in crate::client::scatter) fn curtail(&mut self, name: &[u8]) {
+        if let Some(spread) = &mut self.spread {
+            spread.curtailed.push(name.into());
+        }
     }
 
     /// Whether the segment is about a portal of several shards.
     pub(in crate::client) fn touches_portals(&self) -> bool {
-        let any = self.spread.as_ref().is_some_and(|spread| !spread.portals.is_empty());
+        let has_some = |spread: &Spread| !(spread.portals.is_empty() && spread.curtailed.is_empty());
+        let any = self.spread.as_deref().is_some_and(has_some);
         any && self.named_portals().iter().any(|(_, name)| self.has_portal(name))
     }
 
@@ -80,7 +96,11 @@ impl Client {
             && matches!(self.segment.items.first(), Some((Intake::ClosePortal, _)))
             && self.has_portal(&name)
         {
-            self.close_portal(&name).await;
+            match self.close_portal(&name).await {
+                Ok(()) => {}
+                Err(Stopped::Refused(error)) => return self.fail_spread(error).await.map(|()| true),
+                Err(Stopped::End(end)) => return Err(end),
+            }
             self.output.extend(encode::CLOSE_COMPLETE);
             let (_, len) = self.segment.items.remove(0);
             self.segment.len = self.segment.len.saturating_sub(len);
@@ -94,6 +114,9 @@ impl Client {
             | [(Intake::Execute { portal }, _), (Intake::ClosePortal, _), (Intake::Sync, _)] => Some(portal.clone()),
             _ => None,
         };
+        if name.as_ref().is_some_and(|name| self.is_curtailed(name)) {
+            return self.fail_spread(curtailed()).await.map(|()| true);
+        }
         if let Some(name) = name.filter(|name| self.has_portal(name)) {
             let closes = self.segment.items.len() == 3;
             self.go_on_with(&name, closes).await?;
@@ -106,8 +129,11 @@ impl Client {
         match bound {
             Some(name) if name.is_empty() => {
                 // Another takes its place.
-                self.close_portal(&name).await;
-                Ok(false)
+                match self.close_portal(&name).await {
+                    Ok(()) => Ok(false),
+                    Err(Stopped::Refused(error)) => self.fail_spread(error).await.map(|()| true),
+                    Err(Stopped::End(end)) => Err(end),
+                }
             }
             Some(name) => self.fail_spread(portal_exists(&name)).await.map(|()| true),
             None if self.touches_portals() => self.fail_spread(pipelined()).await.map(|()| true),
@@ -151,16 +177,13 @@ impl Client {
     }
 
     /// Nobody asks for the rest; the shards forget it, too.
-    async fn close_portal(&mut self, name: &[u8]) {
-        let Some(spread) = &mut self.spread else { return };
-        let Some(at) = spread.portals.iter().position(|portal| *portal.name == *name) else { return };
+    async fn close_portal(&mut self, name: &[u8]) -> Result<(), Stopped> {
+        let Some(spread) = &mut self.spread else { return Ok(()) };
+        spread.curtailed.retain(|portal| **portal != *name);
+        let Some(at) = spread.portals.iter().position(|portal| *portal.name == *name) else { return Ok(()) };
         let portal = spread.portals.remove(at);
-        let Some(farewell) = portal.run.fetch.as_ref().map(|fetch| fetch.farewell()) else { return };
-        for part in spread.parts.iter_mut().filter(|part| portal.shards.contains(&part.shard)) {
-            if let Some(leg) = &mut part.leg {
-                // What is wrong with the connection shows when it is asked next.
-                drop(leg.converse(&farewell).await);
-            }
-        }
+        let Some(farewell) = portal.run.fetch.as_ref().map(|fetch| fetch.farewell()) else { return Ok(()) };
+        let of = |shard| portal.shards.contains(&shard);
+        self.ask_parts(of, async |leg: &mut Leg| leg.row(&farewell, lost).await.map(drop)).await.map(drop)
     }
 }

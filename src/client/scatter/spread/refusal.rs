@@ -171,6 +171,14 @@ pub(super) fn portal_exists(name: &[u8]) -> Error {
         .hint("Close the portal first.")
 }
 
+pub(super) fn curtailed() -> Error {
+    unsupported(
+        "a statement that writes on several shards gives its rows at once: there are no more of them to be fetched in parts",
+        "Execute it without a limit of rows: set the fetch size or the maximum of rows to 0.",
+        "row_limit",
+    )
+}
+
 /// As PostgreSQL refuses it.
 pub(super) fn alone() -> Error {
     Error::us(SqlState(*b"25001"), "the statement cannot run inside a transaction block")
