@@ -1,5 +1,6 @@
 //! What a segment needs to know of the server's catalog before it can be planned.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::id::{ShardIndex, WorkerId};
 use crate::pool::Pool;
 use crate::route::decide::{self, Freshness, Request};
 use crate::server;
+use crate::shard::check::Distrust;
 use crate::shard::map::{DEFAULT_SCHEMA, ShardMap};
 use crate::sql::catalog::{self, Answers, CatalogView, Function, Name, Questions};
 use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, StatementFacts, TableRef};
@@ -30,12 +32,23 @@ const CHECKED_WITHIN: Duration = Duration::from_secs(3);
 pub(super) enum Planned {
     /// What the segment needs.
     Need(Need),
-    /// These must be asked first.
+    /// These must be asked first. None: the shards must be checked.
     Ask(Questions),
     /// These must be asked before it is known whether a replica may serve it.
     Weigh(Vec<Name>),
     /// It is refused.
     Refused(Error),
+}
+
+/// What is known of the columns of tables, beside their keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Columns {
+    /// What the checks have found.
+    Known,
+    /// Less: the catalog has changed since.
+    Doubted,
+    /// Less, whatever the checks find: this transaction or this text has changed them, or may.
+    Changed,
 }
 
 /// A question under way.
@@ -45,6 +58,7 @@ impl Client {
     /// Plans the segment by what is known of the catalog. `linked`: a server is lent already; `changed`: and the transaction there
     /// may have changed its catalog, which nobody else sees yet; `wrote`: and the client has written there.
     pub(super) fn plan(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
+        let columns_are_known = self.database.columns_are_known();
         let distrust = self.database.distrust.load();
         let planner = Planner {
             map: &self.database.config.map,
@@ -62,6 +76,15 @@ impl Client {
         if texts().any(|facts| facts.asks_sequences()) {
             self.database.hidden.note_asks();
         }
+        let columns = if !map.is_sharded() {
+            Columns::Known
+        } else if changed || texts().any(|facts| facts.changes_catalog()) {
+            Columns::Changed
+        } else if columns_are_known {
+            Columns::Known
+        } else {
+            Columns::Doubted
+        };
         let calls = |facts: &QueryFacts| facts.statements.iter().any(|s| !s.functions.is_empty());
         // Without functions nothing is undecided, and elsewhere than on a sharded database a view is as good as a table.
         let matters = if map.is_sharded() {
@@ -70,7 +93,7 @@ impl Client {
             !linked && self.pools.mode != PoolMode::Session && self.has_replicas() && texts().any(|f| calls(f))
         };
         if !matters {
-            return finish(planner.plan(&self.segment, self.input.bytes()));
+            return self.plan_by(&planner, columns);
         }
         let mut catalog = self.pools.catalog.lock();
         catalog.follow(self.database.catalog_epoch.load(Ordering::Acquire));
@@ -105,7 +128,32 @@ impl Client {
         if !questions.is_empty() {
             return Planned::Ask(questions);
         }
-        finish(Planner { catalog: Some(view), ..planner }.plan(&self.segment, self.input.bytes()))
+        self.plan_by(&Planner { catalog: Some(view), ..planner }, columns)
+    }
+
+    /// Plans without the columns that may be others now. What needs them waits for the checks, where these can tell.
+    fn plan_by(&self, planner: &Planner<'_>, columns: Columns) -> Planned {
+        let plan = |planner: &Planner<'_>| planner.plan(&self.segment, self.input.bytes());
+        if columns == Columns::Known {
+            return finish(plan(planner));
+        }
+        let distrust = Distrust { columns: BTreeMap::new(), ..planner.distrust.clone() };
+        let error = match plan(&Planner { distrust: &distrust, ..*planner }) {
+            Ok(need) => return Planned::Need(need),
+            Err(error) => error,
+        };
+        let waits = columns == Columns::Doubted && !self.database.is_checked();
+        // Nothing is known of them yet after the start and a reload.
+        let needs_columns = if planner.distrust.columns.is_empty() {
+            waits && error.reason == Some("columns")
+        } else {
+            plan(planner).is_ok()
+        };
+        match (needs_columns, waits) {
+            (false, _) => Planned::Refused(error),
+            (true, true) => Planned::Ask(Questions::default()),
+            (true, false) => Planned::Refused(columns_changed()),
+        }
     }
 
     pub(super) fn has_replicas(&self) -> bool {
@@ -123,10 +171,18 @@ impl Client {
         })
     }
 
-    /// Asks the catalog. Where the answer only decides between primary and replica, no answer means the primary.
+    /// Asks the catalog, or waits for the checks. Where the answer only decides between primary and replica, no answer means the primary.
     pub(super) fn look_up(&self, questions: Questions) -> LookUp {
         let (database, pools) = (Arc::clone(&self.database), Arc::clone(&self.pools));
         let worker = self.cx.id;
+        if questions.is_empty() {
+            let checked = self.wait_for_checks();
+            return Box::pin(async move {
+                checked.await?;
+                // Whoever waited in vain does not wait once more.
+                if database.is_checked() { Ok(()) } else { Err(columns_changed()) }
+            });
+        }
         Box::pin(async move { look_up(&database, &pools, worker, questions).await })
     }
 }
@@ -151,6 +207,16 @@ fn own_objects() -> Error {
          used without a shard: it may hide or read sharded tables",
     )
     .hint("Choose the shard with SET pgweir.shard = 'name' first, or commit before it is used.")
+}
+
+fn columns_changed() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "the columns of its tables may have been changed, and not all shards have told since which they are: the statement has no column \
+         list, or columns without their tables' names",
+    )
+    .hint("Write the column list, and the table before each column; or send it again when the change is committed.")
+    .because("columns")
 }
 
 fn finish(planned: Result<Need, Error>) -> Planned {

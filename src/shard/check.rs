@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::hash;
 use super::key::type_of_oid;
-use super::map::{KeyType, ShardMap, Table};
+use super::map::{DEFAULT_SCHEMA, KeyType, ShardMap, Table};
 
 /// What is wrong with a shard's server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,9 +111,15 @@ impl Distrust {
     /// What follows from the checks of the shards, each with its name.
     pub fn of<'a>(checks: impl Iterator<Item = (&'a str, &'a Check)>) -> Self {
         let mut distrust = Self::default();
-        for (shard, check) in checks {
+        let checks: Vec<_> = checks.collect();
+        // What is so on the default shard too is asked for each user, and found there.
+        let has =
+            |check: &Check, finding: &Finding| matches!(check, Check::Done(findings) if findings.contains(finding));
+        let is_known =
+            |finding: &&Finding| finding.advice == HIDES && checks.iter().all(|(_, check)| has(check, finding));
+        for (shard, check) in &checks {
             let Check::Done(findings) = check else { continue };
-            for finding in findings {
+            for finding in findings.iter().filter(|finding| !is_known(finding)) {
                 let why = || format!("shard \"{shard}\": {finding}");
                 match &finding.effect {
                     Effect::NoKeys => drop(distrust.keys.get_or_insert_with(why)),
@@ -220,7 +226,11 @@ pub fn judge_hash(key_type: KeyType, utf8: bool, rows: &[Vec<Option<String>>]) -
     })
 }
 
-/// Asks of all listed tables whether they are there, and of what type and collation their keys are: see [`judge_tables`].
+/// What to do about a schema of a role's name, which comes before the default one for that role.
+const HIDES: &str = "Drop or rename what hides the table, or make it on every shard.";
+
+/// Asks of all listed tables whether they are there, of what type and collation their keys are, and which schemas of roles hide them: see
+/// [`judge_tables`].
 /// None for a map without tables.
 #[must_use]
 pub fn tables_sql(map: &ShardMap) -> Option<String> {
@@ -236,7 +246,11 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
     (!rows.is_empty()).then(|| {
         format!(
             "SELECT a.n, c.oid, CASE WHEN t.typbasetype <> 0 THEN t.typbasetype ELSE t.oid END, \
-               pg_catalog.format_type(f.atttypid, f.atttypmod), k.collisdeterministic \
+               pg_catalog.format_type(f.atttypid, f.atttypmod), k.collisdeterministic, \
+               (SELECT pg_catalog.string_agg(h.nspname::pg_catalog.text, ', ' ORDER BY h.nspname) FROM pg_catalog.pg_namespace AS h \
+                JOIN pg_catalog.pg_roles AS u ON u.rolname = h.nspname \
+                JOIN pg_catalog.pg_class AS x ON x.relnamespace = h.oid \
+                WHERE a.schema = {} AND h.nspname::pg_catalog.text <> a.schema AND x.relname::pg_catalog.text = a.name) \
              FROM (VALUES {}) AS a (n, schema, name, key) \
              LEFT JOIN pg_catalog.pg_namespace AS s ON s.nspname::pg_catalog.text = a.schema \
              LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname::pg_catalog.text = a.name \
@@ -246,6 +260,7 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
              LEFT JOIN pg_catalog.pg_type AS t ON t.oid = f.atttypid \
              LEFT JOIN pg_catalog.pg_collation AS k ON k.oid = f.attcollation \
              ORDER BY a.n",
+            literal(DEFAULT_SCHEMA),
             rows.join(", ")
         )
     })
@@ -313,6 +328,12 @@ fn judge_table((schema, name): &(String, String), table: &Table, row: &[Option<S
         return distrusted(
             format!("{shown} is listed but does not exist"),
             "Create it on every shard, or take it out of the configuration.",
+        );
+    }
+    if let Some(schemas) = cell(5) {
+        return distrusted(
+            format!("{shown} is hidden by another of its name from the roles that have a schema of theirs: {schemas}"),
+            HIDES,
         );
     }
     let Table::Sharded { key, key_type } = table else { return None };
@@ -392,6 +413,28 @@ mod tests {
         let collated = judge_tables(&map(), &[row(["0", "1", "25", "text", "f"])]);
         assert!(collated[0].message.contains("nondeterministic"), "{collated:?}");
         assert_eq!(collated[0].effect, Effect::NotByKeyOf("public".into(), "codes".into()));
+    }
+
+    #[test]
+    fn a_schema_of_a_role_that_not_every_shard_has_hides_a_table() {
+        let hidden = |by: &str| {
+            let mut row = row(["1", "1", "20", "bigint", ""]);
+            row.push((!by.is_empty()).then(|| by.to_owned()));
+            let rows = [tests::row(["0", "1", "25", "text", "t"]), row, tests::row(["2", "1", "", "", ""])];
+            Check::Done(judge_tables(&map(), &rows))
+        };
+        let (app, other, none) = (hidden("app"), hidden("app, other"), hidden(""));
+        assert!(app.to_string().ends_with("from the roles that have a schema of theirs: app"), "{app}");
+        let place = ("public".to_owned(), "orders".to_owned());
+        let distrusts =
+            |checks: [&Check; 2]| Distrust::of(["s0", "s1"].into_iter().zip(checks)).tables.contains_key(&place);
+        let pending = Check::default();
+        for checks in [[&none, &app], [&app, &none], [&app, &other], [&pending, &app]] {
+            assert!(distrusts(checks), "{checks:?}");
+        }
+        // What the default shard has too is found for each user.
+        assert!(!distrusts([&app, &app]) && !distrusts([&none, &none]));
+        assert!(tables_sql(&map()).unwrap().contains("a.schema = E'public'::pg_catalog.text"));
     }
 
     #[test]

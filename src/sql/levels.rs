@@ -190,7 +190,7 @@ pub enum Write {
     Delete,
     /// MERGE.
     Merge {
-        /// Its inserts: the column list and the values.
+        /// Its inserts: the column list and the values, whose names are those of the source alone.
         inserts: Vec<(Option<Vec<String>>, Vec<Value>)>,
         /// The columns that it updates.
         changed: Vec<String>,

@@ -89,8 +89,11 @@ fn of_insert(insert: &nodes::InsertStmt, seen: Seen<'_>) -> ShardShape {
     let (columns, rows) = match insert.select_stmt() {
         Node::None => (Some(Vec::new()), Vec::new()),
         Node::SelectStmt(select) if is_bare_values(select) => {
-            let rows = select.values_lists().iter().filter_map(|row| row.as_node_list());
-            let rows = rows.map(|row| row.iter().map(key_value).collect()).collect();
+            let rows = || select.values_lists().iter().filter_map(|row| row.as_node_list());
+            if rows().any(|row| row.iter().any(spreads)) {
+                return other(seen, "INSERT ... VALUES with .*");
+            }
+            let rows = rows().map(|row| row.iter().map(key_value).collect()).collect();
             ((!names.is_empty()).then_some(names), rows)
         }
         _ => return other(seen, "INSERT ... SELECT"),
@@ -259,6 +262,16 @@ pub(super) fn column(node: Node<'_>) -> Option<ColumnRef> {
     }
     let column = qualifier.pop()?;
     Some(ColumnRef { qualifier, column })
+}
+
+/// Whether an element of a list stands for several columns: `x.*`, `(x).*`. Where one does, the places of those behind it are not known.
+pub(super) fn spreads(node: Node<'_>) -> bool {
+    let is_star = |node: Node<'_>| matches!(node, Node::A_Star(_));
+    match node {
+        Node::ColumnRef(reference) => reference.fields().iter().any(is_star),
+        Node::A_Indirection(indirection) => indirection.indirection().iter().any(is_star),
+        _ => false,
+    }
 }
 
 /// The value of an expression, where it is a constant, perhaps under one cast.

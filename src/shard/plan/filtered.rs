@@ -209,7 +209,7 @@ impl Filtered<'_> {
         match proof::slot(self.top, self.equalities, repeated, cx) {
             Ok(slot) => Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot))),
             Err(Stop::Untied(refusal)) if self.verb != Verb::Select => {
-                let listed = proof::listed(self.top, &self.statement.touch.lists, repeated, cx);
+                let listed = proof::listed(self.top, &self.statement.touch.lists, repeated, cx)?;
                 listed.map(|(shard, count)| ShardPlan::single(shard, Why::Keys(count))).ok_or(Stop::Untied(refusal))
             }
             Err(stop) => Err(stop),

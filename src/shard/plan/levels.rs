@@ -99,7 +99,7 @@ impl<'a> Proof<'a> {
         proof
     }
 
-    /// How parameters are used as keys.
+    /// How parameters are used as keys, each use once.
     fn read_params(&self) -> Vec<(KeyType, Params)> {
         let mut keys: Vec<(KeyType, Vec<&KeyValue>)> = Vec::new();
         if self.statement.repeated.is_empty() {
@@ -116,6 +116,8 @@ impl<'a> Proof<'a> {
             for condition in &level.conditions {
                 if let Operand::Values(values) = &condition.equals
                     && let Some(key_type) = self.key_type(number, &condition.sees, &condition.column)
+                    // One of another type may give all of them its own.
+                    && values.iter().all(|value| self.is_of_key(value, key_type))
                 {
                     add(key_type, values.iter().collect());
                 }
@@ -138,8 +140,21 @@ impl<'a> Proof<'a> {
             }
         }
         keys.into_iter()
-            .map(|(family, values)| (family, Params::of(&self.statement.repeated, values.into_iter())))
+            .map(|(family, mut values)| {
+                // What a query gives may be taken by several.
+                let mut known = BTreeSet::new();
+                values.retain(|value| known.insert(std::ptr::from_ref::<KeyValue>(value)));
+                (family, Params::of(&self.statement.repeated, values.into_iter()))
+            })
             .collect()
+    }
+
+    /// Whether a value takes the type of the key that it is compared with, or has it.
+    fn is_of_key(&self, value: &KeyValue, key_type: KeyType) -> bool {
+        matches!(
+            Key::from_value(value, key_type, self.cx.bound, self.cx.utf8),
+            Ok(_) | Err(KeyError::Unbound(_) | KeyError::Null | KeyError::Invalid(_))
+        )
     }
 
     /// The type of the key that a column is.
@@ -412,7 +427,9 @@ impl<'a> Proof<'a> {
                     for (columns, values) in inserts {
                         let place = self.place(columns.as_deref(), at);
                         let value = place.and_then(|place| values.get(place));
-                        let leaves = value.and_then(|value| self.names.leaves_of_value(number, value));
+                        // There is no row of the target: its names are not seen.
+                        let sees = 1..level.items.len();
+                        let leaves = value.and_then(|value| self.names.leaves_of_value(number, &sees, value));
                         let settled = match leaves {
                             Some(leaves) => self.stored(at, table, &leaves, key_type)?,
                             None => None,

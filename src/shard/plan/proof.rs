@@ -93,19 +93,32 @@ pub(super) fn is_null(
 }
 
 /// The shard to which all keys of a list belong, and how many they are.
+///
+/// # Errors
+/// A parameter of a list must be known first.
 pub(super) fn listed(
     top: &[TableRef],
     lists: &[(ColumnRef, Vec<KeyValue>)],
     repeated: &[ParamUse],
     cx: &PlanContext<'_>,
-) -> Option<(ShardIndex, usize)> {
-    lists.iter().find_map(|(column, values)| {
-        key_type_of(column, top, cx)?;
+) -> Result<Option<(ShardIndex, usize)>, Stop> {
+    let mut unbound = None;
+    for (column, values) in lists {
         let each: Vec<_> = values.iter().map(|value| (column.clone(), value.clone())).collect();
-        let mut shards = keys(top, &each, repeated, cx).map(|key| key.ok().map(|key| cx.map.owner(key.slot())));
-        let first = shards.next()??;
-        shards.all(|shard| shard == Some(first)).then_some((first, values.len()))
-    })
+        let read: Vec<_> = keys(top, &each, repeated, cx).collect();
+        for key in &read {
+            if let Err(KeyError::Unbound(number)) = key {
+                unbound.get_or_insert(*number);
+            }
+        }
+        let mut shards = read.into_iter().map(|key| key.ok().map(|key| cx.map.owner(key.slot())));
+        if let Some(Some(first)) = shards.next()
+            && shards.all(|shard| shard == Some(first))
+        {
+            return Ok(Some((first, values.len())));
+        }
+    }
+    unbound.map_or(Ok(None), |number| Err(Stop::Unbound(number)))
 }
 
 /// A merged column, as if it were this table's: it is equal to it.

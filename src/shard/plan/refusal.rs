@@ -315,7 +315,7 @@ pub(super) fn no_column_list(table: &str, key: &str) -> Error {
         ),
         "Write the column list.",
     )
-    .because("no_key")
+    .because("columns")
 }
 
 pub(super) fn key_by_default(table: &str, key: &str) -> Error {

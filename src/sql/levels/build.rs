@@ -6,7 +6,7 @@ use pg_raw_parse::{Node, nodes, raw};
 
 use super::{Body, Condition, Item, Items, Level, Levels, Operand, Output, Query, Shows, Source, Using, Value, Write};
 use crate::sql::facts::{ColumnRef, KeyValue, TableRef};
-use crate::sql::shape::{array_value, column, conflict_assigned, is_operator, key_value};
+use crate::sql::shape::{array_value, column, conflict_assigned, is_operator, key_value, spreads};
 use crate::sql::touch::conflict;
 use crate::sql::walk::{Seen, children, set_operation, table_ref};
 
@@ -163,8 +163,8 @@ impl Build {
         }
         self.rest(select, level, scope)?;
         if !select.values_lists().is_empty() {
-            let rows =
-                select.values_lists().iter().map(|row| Some(row.as_node_list()?.iter().map(key_value).collect()));
+            let values = |node: Node<'_>| (!spreads(node)).then(|| key_value(node));
+            let rows = select.values_lists().iter().map(|row| row.as_node_list()?.iter().map(values).collect());
             return Some(Body::Rows(rows.collect::<Option<_>>()?));
         }
         let set = |node: Node<'_>| matches!(node, Node::GroupingSet(_));
@@ -172,7 +172,7 @@ impl Build {
             // They show NULL for what they do not group by.
             return Some(Body::Unknown);
         }
-        let outputs = select.target_list().iter().map(output).collect();
+        let outputs = select.target_list().iter().map(output).collect::<Option<_>>()?;
         Some(Body::Select { level, outputs })
     }
 
@@ -265,20 +265,26 @@ impl Build {
         let target = self.all(level);
         self.from(merge.source_relation(), level, scope, 0)?;
         let at = (level, self.all(level));
-        self.conjuncts(merge.join_condition(), &at, target, scope)?;
+        self.conjuncts(merge.join_condition(), &at, target.clone(), scope)?;
         let (mut inserts, mut changed) = (Vec::new(), Vec::new());
         for when in merge.merge_when_clauses() {
             let of_source = raw::MergeMatchKind::MERGE_WHEN_NOT_MATCHED_BY_SOURCE;
             if when.match_kind == of_source || when.override_ != raw::OverridingKind::OVERRIDING_NOT_SET {
                 return None;
             }
-            self.expression(when.condition(), &at, scope)?;
+            // Where there is no row of the target, its names mean nothing; they may be the source's or those of functions.
+            let not_there = raw::MergeMatchKind::MERGE_WHEN_NOT_MATCHED_BY_TARGET;
+            let sees = if when.match_kind == not_there { (level, target.end..at.1.end) } else { at.clone() };
+            self.expression(when.condition(), &sees, scope)?;
             for node in when.target_list().iter().chain(when.values()) {
-                self.expression(node, &at, scope)?;
+                self.expression(node, &sees, scope)?;
             }
             match when.command_type {
                 raw::CmdType::CMD_INSERT => {
                     let columns = names_of_targets(when.target_list().iter())?;
+                    if when.values().iter().any(spreads) {
+                        return None;
+                    }
                     let values = when.values().iter().map(value).collect();
                     inserts.push(((!columns.is_empty()).then_some(columns), values));
                 }
@@ -304,7 +310,7 @@ impl Build {
         for node in clause.into_iter().flat_map(|clause| clause.exprs()) {
             self.expression(node, &(level, sees.clone()), scope)?;
             let Node::ResTarget(target) = node else { return None };
-            outputs.push(output(target));
+            outputs.push(output(target)?);
         }
         if clause.is_some_and(|clause| !clause.options().is_empty()) {
             return Some(Body::Unknown);
@@ -471,21 +477,25 @@ fn equal(node: Node<'_>) -> Vec<(ColumnRef, Operand)> {
     }
 }
 
-fn output(target: &nodes::ResTarget) -> Output {
+/// A column that is shown; none where it is as many as a row has that is computed.
+fn output(target: &nodes::ResTarget) -> Option<Output> {
     let value = value(target.val());
     if let Node::ColumnRef(reference) = target.val() {
         let mut fields: Vec<_> = reference.fields().iter().collect();
         if let Some(Node::A_Star(_)) = fields.last() {
             fields.pop();
             let qualifier: Option<Vec<String>> = fields.into_iter().map(|f| f.as_str().map(str::to_owned)).collect();
-            return qualifier.map_or(Output::Column { name: None, value: Value::Other }, Output::Star);
+            return qualifier.map(Output::Star);
         }
+    }
+    if spreads(target.val()) {
+        return None;
     }
     let own = match &value {
         Value::Column(column) => Some(column.column.clone()),
         Value::Constant(_) | Value::Other => None,
     };
-    Output::Column { name: target.name().map(str::to_owned).or(own), value }
+    Some(Output::Column { name: target.name().map(str::to_owned).or(own), value })
 }
 
 fn value(node: Node<'_>) -> Value {

@@ -211,8 +211,8 @@ impl<'a> Names<'a> {
             },
             Body::Rows(rows) => {
                 let width = rows.first().map_or(0, Vec::len);
-                let place = name.strip_prefix("column").and_then(|n| n.parse::<usize>().ok()?.checked_sub(1));
-                place.filter(|place| *place < width).map_or(Found::No, |place| Found::Place(Some(place)))
+                let place = (0..width).find(|place| name == format!("column{}", place.saturating_add(1)));
+                place.map_or(Found::No, |place| Found::Place(Some(place)))
             }
             Body::Select { level, outputs } => self.find_output(*level, outputs, name, depth),
         }
@@ -233,6 +233,8 @@ impl<'a> Names<'a> {
                     if inner.merged.iter().any(|using| using.name == name) {
                         return Found::Maybe;
                     }
+                    // It may be of a query further out.
+                    perhaps |= !qualifier.is_empty() && !inner.items.iter().any(|item| speaks_of(qualifier, item));
                     for number in 0..inner.items.len() {
                         let Some(item) = inner.items.get(number) else { continue };
                         if !qualifier.is_empty() && !speaks_of(qualifier, item) {
@@ -307,7 +309,8 @@ impl<'a> Names<'a> {
                     return None;
                 }
                 let Output::Column { value, .. } = outputs.get(place)? else { return None };
-                self.gather_value(*level, value, into, depth)
+                let sees = 0..self.levels.levels.get(*level)?.items.len();
+                self.gather_value(*level, &sees, value, into, depth)
             }
         }
     }
@@ -346,19 +349,25 @@ impl<'a> Names<'a> {
         *own == query && matches!(self.find(query, renamed, name, 0), Found::Place(Some(found)) if found == place)
     }
 
-    /// Where a value in a level comes from.
-    pub(super) fn leaves_of_value(&self, level: usize, value: &'a Value) -> Option<Leaves<'a>> {
+    /// Where a value in a level comes from, whose names may mean the items that it sees.
+    pub(super) fn leaves_of_value(&self, level: usize, sees: &Items, value: &'a Value) -> Option<Leaves<'a>> {
         let mut leaves = Leaves::default();
-        self.gather_value(level, value, &mut leaves, 0)?;
+        self.gather_value(level, sees, value, &mut leaves, 0)?;
         Some(leaves)
     }
 
-    fn gather_value(&self, level: usize, value: &'a Value, into: &mut Leaves<'a>, depth: usize) -> Option<()> {
+    fn gather_value(
+        &self,
+        level: usize,
+        sees: &Items,
+        value: &'a Value,
+        into: &mut Leaves<'a>,
+        depth: usize,
+    ) -> Option<()> {
         match value {
             Value::Constant(value) => into.leaves.push(Leaf::Value(value)),
             Value::Column(column) => {
-                let sees = 0..self.levels.levels.get(level)?.items.len();
-                for at in self.resolve(level, &sees, column)? {
+                for at in self.resolve(level, sees, column)? {
                     self.gather(at, &column.column, into, depth + 1)?;
                 }
             }

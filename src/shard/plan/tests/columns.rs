@@ -26,6 +26,8 @@ fn values_are_those_of_the_tables_columns() {
         ("INSERT INTO orders DEFAULT VALUES", NO),
         ("INSERT INTO orders SELECT id, n FROM customers WHERE id = 2", NO),
         ("INSERT INTO orders SELECT *, 2 FROM customers WHERE id = 2", NO),
+        ("INSERT INTO orders SELECT (r).*, 2 FROM countries r", NO),
+        ("INSERT INTO orders VALUES (('(7,1)'::pair).*, 2)", NO),
         ("INSERT INTO orders SELECT 1", NO),
         ("INSERT INTO codes VALUES ('abc')", NO),
         ("INSERT INTO audit.orders VALUES (1, 2)", "s0"),
@@ -64,6 +66,20 @@ fn values_are_those_of_the_tables_columns() {
         ("SELECT n FROM customers c WHERE id = 2 AND EXISTS (SELECT 1 FROM orders WHERE customer_id = n)", NO),
         ("SELECT EXISTS (SELECT 1 FROM customers, orders WHERE customer_id = 2 AND id = customer_id)", "s1"),
         ("SELECT EXISTS (SELECT 1 FROM orders a, orders b WHERE customer_id = 2)", NO),
+        // What VALUES names its columns; a star may be of a table further out, whose columns nobody knows.
+        (
+            "SELECT 1 FROM (SELECT 2 AS column01) z, LATERAL (SELECT 1 FROM (VALUES (1)) x, orders WHERE customer_id = column01) y",
+            "s1",
+        ),
+        (
+            "SELECT 1 FROM (SELECT 2 AS column1) z, LATERAL (SELECT 1 FROM (VALUES (1)) x, orders WHERE customer_id = column1) y",
+            "s0",
+        ),
+        (
+            "SELECT 1 FROM countries r WHERE EXISTS (SELECT 1 FROM customers c WHERE c.id = 2 AND EXISTS \
+             (SELECT 1 FROM (SELECT r.*) s, orders o WHERE o.customer_id = id))",
+            NO,
+        ),
     ] {
         let cx = PlanContext { text: Some(sql), distrust: &distrust, ..context(&map) };
         let plan = plan_query(&facts(sql.as_bytes()), &cx);

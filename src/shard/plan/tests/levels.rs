@@ -303,6 +303,20 @@ fn parameters_of_queries() {
         "SELECT 1 FROM orders WHERE customer_id = $1 UNION ALL SELECT 1 FROM customers WHERE id = $1 AND n = $1";
     assert_eq!(word(&planned(other, Some(&[Some(b"99999999999")]))), NO);
     assert_eq!(word(&planned(other, Some(&[Some(b"2")]))), "s1");
+    // Each use counts once, by whatever ways it is reached, and among values of another type it is none.
+    let twice = "WITH v AS (SELECT $1 AS k) INSERT INTO orders (customer_id, n) SELECT k, 1 FROM v UNION ALL SELECT k, $1 FROM v";
+    assert_eq!(word(&planned(twice, Some(&[Some(b"99999999999")]))), NO);
+    let beside = "SELECT 1 FROM orders WHERE customer_id = $1 UNION ALL SELECT 1 FROM customers WHERE id = 99999999999 AND id IN ($1, 2.5)";
+    assert_eq!(word(&planned(beside, Some(&[Some(b"99999999999")]))), NO);
+    assert_eq!(word(&planned(&beside.replace("2.5", "3"), Some(&[Some(b"99999999999")]))), "s0");
+    // Lists are read when they are bound.
+    for sql in
+        ["UPDATE orders SET n = 1 WHERE customer_id IN ($1, $2)", "DELETE FROM orders WHERE customer_id IN ($1, 2)"]
+    {
+        assert_eq!(word(&planned(sql, None)), "$1", "{sql}");
+        assert_eq!(word(&planned(sql, Some(&[Some(b"2"), Some(b"-1")]))), "s1", "{sql}");
+        assert_eq!(word(&planned(sql, Some(&[Some(b"1"), Some(b"2")]))), NO, "{sql}");
+    }
     // One of two types of keys.
     let mixed = "SELECT 1 FROM orders WHERE customer_id = $1 UNION ALL SELECT 1 FROM codes WHERE code = $1";
     assert_eq!(word(&planned(mixed, Some(&[Some(b"2")]))), NO);
@@ -440,7 +454,61 @@ fn writes_that_are_not_proven_are_refused() {
         ("MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT (n) VALUES (1)", NO),
         ("MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT DEFAULT VALUES", NO),
         ("MERGE INTO countries r USING customers c ON c.id = 2 WHEN MATCHED THEN DELETE", NO),
+        // A row that is inserted sees the source alone.
+        (
+            "MERGE INTO customers c USING generate_series(1, 10) id ON c.id = 2 WHEN NOT MATCHED THEN INSERT (id) VALUES (id)",
+            NO,
+        ),
+        ("MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT (id) VALUES (id)", NO),
+        ("MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT (id) VALUES (c.id)", NO),
+        (
+            "MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED AND EXISTS \
+             (SELECT 1 FROM orders o WHERE o.customer_id = id) THEN INSERT (id) VALUES (2)",
+            NO,
+        ),
+        (
+            "MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT (id, n) \
+             VALUES (2, (SELECT max(n) FROM orders WHERE customer_id = c.id))",
+            NO,
+        ),
+        (
+            "MERGE INTO customers c USING countries r ON c.id = 2 WHEN MATCHED AND EXISTS \
+             (SELECT 1 FROM orders o WHERE o.customer_id = c.id) THEN DELETE",
+            "s1",
+        ),
+        // One element may be several columns.
+        ("INSERT INTO orders (n, customer_id, v) SELECT (r).*, 2 FROM countries r", NO),
+        ("INSERT INTO orders (n, customer_id, v) SELECT (r.pair).*, 2 FROM countries r", NO),
+        ("INSERT INTO orders (n, customer_id, v) SELECT r.*, 2 FROM countries r", NO),
+        ("INSERT INTO orders (n, customer_id, v) VALUES (('(7,1)'::pair).*, 2)", NO),
+        ("INSERT INTO orders (n, customer_id, v) VALUES (('(7,1)'::pair).*, 2), (1, 2, 3)", NO),
+        ("WITH i AS (INSERT INTO orders (n, customer_id, v) VALUES (('(7,1)'::pair).*, 2)) SELECT 1", NO),
+        ("INSERT INTO orders (n, customer_id) SELECT x.* FROM countries r, LATERAL (VALUES (r.*, 2)) x (a, b)", NO),
+        ("WITH v (a, b, c) AS (VALUES (('(7,1)'::pair).*, 2)) INSERT INTO orders (customer_id) SELECT b FROM v", NO),
+        (
+            "WITH d AS (DELETE FROM customers c WHERE id = 2 RETURNING (c.pair).*, id) \
+             INSERT INTO orders (n, customer_id, v) SELECT 1, x.b, 1 FROM d x (a, b)",
+            NO,
+        ),
+        (
+            "MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT (n, id, v) VALUES (r.*, 2)",
+            NO,
+        ),
+        (
+            "MERGE INTO customers c USING countries r ON c.id = 2 WHEN NOT MATCHED THEN INSERT (n, id, v) VALUES ((r).*, 2)",
+            NO,
+        ),
     ]);
+    // Nor is it known on a shard that the user has chosen.
+    let map = map();
+    for sql in [
+        "INSERT INTO orders (n, customer_id, v) VALUES (('(7,1)'::pair).*, 2)",
+        "INSERT INTO orders (n, customer_id, v) SELECT (r).*, 2 FROM countries r",
+    ] {
+        let cx = PlanContext { text: Some(sql), shard: Some("s1"), ..context(&map) };
+        assert_eq!(word(&plan_query(&facts(sql.as_bytes()), &cx)), NO, "{sql}");
+    }
+    assert_eq!(word(&planned("INSERT INTO notes (a, b, c) VALUES (('(7,1)'::pair).*, 2)", Some(&[]))), "s0");
 }
 
 #[test]
