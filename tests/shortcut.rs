@@ -102,13 +102,39 @@ fn a_server_that_goes_in_the_middle_of_an_answer_is_told_of() {
         let part = one[..at].to_vec();
         let fake = FakeServer::serve(move |_| {
             let part = part.clone();
-            [Step::login(), vec![Step::Expect(b'Q'), Step::Send(part), Step::Sleep(APART), Step::Close]].concat()
+            let first = vec![Step::Expect(b'Q'), Step::Send(backend::one_value("v", "1"))];
+            [Step::login(), first, vec![Step::Expect(b'Q'), Step::Send(part), Step::Sleep(APART), Step::Close]].concat()
         });
         let weir = before(&fake);
         let mut client = weir.client("app");
+        // The first of a client on a connection has its settings compared, and goes the long way.
+        assert_eq!(client.value("SELECT 1"), "1");
         client.query("SELECT 1");
         let told = show(&client.read_to_end());
         assert!(told.ends_with("E(FATAL 08006)"), "{at}: {told}");
+        eventually("the connection is forgotten", SOON, || weir.admin_table("SHOW SERVERS").is_empty().then_some(()));
+    }
+}
+
+/// A server that is told to end between its answer and the next question says so behind the answer: that is not the client's.
+#[test]
+fn a_farewell_behind_the_answer_is_the_pools() {
+    let farewell =
+        wire::frame(b'E', b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0");
+    let last = [&backend::one_value("v", "1")[..], &farewell].concat();
+    let fake = FakeServer::serve(move |_| {
+        let answer = |bytes: Vec<u8>| vec![Step::Expect(b'Q'), Step::Send(bytes)];
+        [Step::login(), answer(backend::one_value("v", "1")), answer(last.clone()), vec![Step::Close]].concat()
+    });
+    let weir = before(&fake);
+    for _ in 0..20 {
+        let mut client = weir.client("app");
+        for _ in 0..2 {
+            assert_eq!(client.value("SELECT 1"), "1");
+        }
+        eventually("the connection is forgotten", SOON, || weir.admin_table("SHOW SERVERS").is_empty().then_some(()));
+        assert_eq!(client.value("SELECT 1"), "1", "the client goes on, with another");
+        assert_eq!(client.value("SELECT 1"), "1");
         eventually("the connection is forgotten", SOON, || weir.admin_table("SHOW SERVERS").is_empty().then_some(()));
     }
 }
@@ -196,6 +222,12 @@ fn whoever_sends_ahead_or_leaves_meanwhile_is_noticed() {
     cluster.sql("CREATE TABLE short (k int)");
     let weir = Weir::builder().cluster("app", &cluster, &[]).start();
     let mut client = weir.client("app");
+    // What comes first on a connection has its settings compared, and waits until it is known what code there is.
+    let free = || weir.admin_table("SHOW POOLS").iter().all(|pool| pool["sv_active"] == "0");
+    for _ in 0..2 {
+        assert_eq!(client.run("SELECT pg_sleep(0)"), "T(pg_sleep:2278) D() C(SELECT 1) Z(I)");
+        eventually("the database's code is known", SOON, || free().then_some(()));
+    }
     // The second comes while the first is under way, and the third with it.
     client.query("SELECT pg_sleep(0.3)");
     std::thread::sleep(Duration::from_millis(100));

@@ -991,7 +991,9 @@ fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
                 // Its farewell has been judged above.
                 return Some(event);
             }
-            if fatal && state == SqlState::ADMIN_SHUTDOWN && link.leave() == Leave::IfUndone {
+            // Said so by PostgreSQL, nothing was committed; of a proxy that says it nobody knows.
+            let undone = || message::error_field(body, b'R') == Some(b"ProcessInterrupts");
+            if fatal && state == SqlState::ADMIN_SHUTDOWN && link.leave() == Leave::IfUndone && undone() {
                 return Some(Event::Retry(Cause::Terminated));
             }
             if link.role == Role::Replica

@@ -151,6 +151,7 @@ impl Segment {
         self.items.clear();
         self.len = 0;
         self.complete = false;
+        self.names = Naming::None;
     }
 
     /// Empties it, and keeps its memory for the next that needs some.
@@ -179,5 +180,6 @@ fn is_query(facts: &QueryFacts) -> bool {
         if matches!(statement.plan, Plan::Rows | Plan::Silent)
             && statement.transaction == TransactionEffect::None
             && statement.effects.is_empty()
-            && !statement.functions.iter().any(|function| function.runs_text))
+            // Code of users may do things elsewhere, which are not undone with it.
+            && statement.functions.is_empty())
 }

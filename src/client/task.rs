@@ -31,7 +31,7 @@ use crate::error::{Error, Severity, SqlState};
 use crate::id::ServerIndex;
 use crate::net::{Buffer, Stream};
 use crate::session::reading::Reader;
-use crate::session::{Intake, Session, Values};
+use crate::session::{Intake, Naming, Session, Values};
 use crate::shard::plan::{PlanKind, ShardPlan};
 use crate::sql::facts::{Access, QueryFacts, RouteHint, TransactionEffect};
 use crate::wire::message::{Parse, TransactionStatus};
@@ -180,11 +180,11 @@ impl Client {
                 // A block of several shards ends on the shards that it knows, whatever the map says now.
                 self.refresh()?;
             }
+            // In boxes: most clients are idle, and what a segment needs is several times what they need. What is seldom needed has
+            // boxes of its own, for these are made and moved for each segment.
             if let Some(flight) = self.takes_shortcut() {
-                return self.fly(flight).await;
+                return Box::pin(self.fly(flight)).await;
             }
-            // In a box: most clients are idle, and what a segment needs is several times what they need. What is seldom needed has
-            // boxes of its own, for this one is made and moved for each segment.
             return Box::pin(self.serve()).await;
         }
         self.rest().await
@@ -318,6 +318,10 @@ impl Client {
             };
             self.segment.names = self.session.names_behind(&intake, self.segment.names);
             self.segment.push(intake, len);
+            if self.segment.is_cut() && self.segment.names == Naming::Taken {
+                // What follows waits for its answers.
+                self.segment.push(Intake::Flush, 0);
+            }
         }
         Ok(false)
     }
@@ -373,7 +377,7 @@ impl Client {
     }
 
     /// Goes over to the pools that the database has for the client now.
-    fn adopt_pools(&mut self) -> Result<(), End> {
+    pub(super) fn adopt_pools(&mut self) -> Result<(), End> {
         let (user, database) = (&self.registered.handle.user, &self.registered.handle.database);
         // What is stored may be newer than the configuration that the client goes by.
         let live = self.cx.shared.live.load();

@@ -12,7 +12,7 @@ use crate::session::{Action, Desync, Naming, Pin, Session, is_fatal, signals};
 use crate::sql::facts::{
     ConfigArg, ListenChange, NameUse, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect,
 };
-use crate::sql::settings::{NAMERS, in_doubt, is_meant_by};
+use crate::sql::settings::{in_doubt, is_meant_by};
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
@@ -484,7 +484,9 @@ impl Session {
     fn follow_locals(&mut self, statement: &StatementFacts, bound: Option<&[SessionEffect]>) {
         self.unreported |= !statement.locals.is_empty() || statement.effects.iter().any(decides_reading);
         match statement.transaction {
-            TransactionEffect::Commit { .. } | TransactionEffect::Rollback { .. } => self.forget_locals(),
+            TransactionEffect::Commit { .. }
+            | TransactionEffect::Rollback { .. }
+            | TransactionEffect::PrepareTransaction => self.forget_locals(),
             TransactionEffect::RollbackTo => self.local_reading |= self.locals.is_some(),
             _ => {}
         }
@@ -503,7 +505,9 @@ impl Session {
         for (name, value) in sets {
             match (name, value) {
                 // What it is now the server reports.
-                (Some(name), _) if is_reported(&name) && !NAMERS.contains(&&*name) => {}
+                (Some(name), _) if is_reported(&name) => {}
+                // It brings a role along, and whichever was set last counts.
+                (Some(name), _) if name == "session_authorization" => self.local_reading = true,
                 (Some(name), Some(value)) if is_meant_by(&name) => {
                     self.locals.get_or_insert_default().insert(name, value);
                 }
@@ -514,18 +518,10 @@ impl Session {
         }
     }
 
-    /// What is set for the session takes the place of what the transaction has for itself.
+    /// What is set for the session takes the place of what the transaction has for itself, unless that is rolled back to a savepoint: until the
+    /// transaction ends nobody here knows which it is.
     fn end_local(&mut self, effect: &SessionEffect) {
-        let Some(locals) = &mut self.locals else { return };
-        match effect {
-            SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } | SessionEffect::Reset { name } => {
-                locals.remove(name);
-            }
-            _ => locals.clear(),
-        }
-        if locals.is_empty() {
-            self.locals = None;
-        }
+        self.local_reading |= self.locals.is_some() && decides_reading(effect);
     }
 
     /// These effects may come again.

@@ -53,7 +53,7 @@ impl Session {
                 // What it has prepared by a name that it was lent is not to be taken back.
                 let keeps = facts.takes_names() && self.lent.iter().any(|lent| facts.prepares(lent));
                 let mut request = Request::forward(Kind::Query { facts, done: 0 });
-                request.misread = self.may_misread(frame, server);
+                request.misread = self.may_misread(frame.get(5..).unwrap_or_default(), server);
                 (request.executed, request.number) = (executed, number);
                 self.pipeline.push(request);
                 out.extend_from_slice(frame);
@@ -69,8 +69,7 @@ impl Session {
             }
             Intake::Bind { statement: Some(statement), named, portal } => {
                 self.unsynced = true;
-                let there = self.is_there(&statement, server);
-                let statement = self.read_apart(statement, named.as_deref(), Some(there));
+                let statement = self.read_apart(statement, named.as_deref(), Some(server));
                 self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
                 let mut request = Request::forward(Kind::Bind);
@@ -87,8 +86,7 @@ impl Session {
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
                 self.unsynced = true;
-                let there = self.is_there(&statement, server);
-                let statement = self.read_apart(statement, named.as_deref(), Some(there));
+                let statement = self.read_apart(statement, named.as_deref(), Some(server));
                 self.lend_executed(&statement.facts, false, server, out);
                 self.ensure(&statement, named.is_some(), server, out);
                 let mut request = Request::forward(Kind::Describe);
@@ -174,14 +172,20 @@ impl Session {
     }
 
     /// What to send for a statement that a name on servers stands for. As long as nobody else can know how a text is read, what the server makes
-    /// of it is for nobody else; `there`: the server has read it before; none for a Parse of the client's.
-    fn read_apart(&mut self, statement: Arc<Statement>, name: Option<&[u8]>, there: Option<bool>) -> Arc<Statement> {
+    /// of it is for nobody else. `server`: it may have read it before; none for a Parse of the client's.
+    fn read_apart(
+        &mut self,
+        statement: Arc<Statement>,
+        name: Option<&[u8]>,
+        server: Option<&mut ServerState>,
+    ) -> Arc<Statement> {
         let Some(name) = name.filter(|_| self.follow && statement.is_shared() && !statement.is_apart()) else {
             return statement;
         };
-        if !self.reads_alone() {
+        if !(self.reads_alone() || (self.catalog_in_doubt() && statement.infers_types())) {
             return statement;
         }
+        let there = server.map(|server| self.is_there(&statement, server));
         let of_name = |((id, of), _): &&Apart| *id == statement.id && **of == *name;
         match (there, self.apart.iter().rfind(of_name)) {
             (Some(_), Some((_, apart))) => return Arc::clone(apart),

@@ -254,8 +254,13 @@ impl Session {
     /// How it reads the texts that it prepares now.
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
-        let changed = self.catalog_changed || self.pipeline.changes_catalog();
+        let changed = self.catalog_in_doubt();
         Reader { settings: &self.settings, names: self.names_mean(), epoch: self.epoch, changed }
+    }
+
+    /// Whether its transaction may have changed what names stand for, which nobody else sees yet.
+    fn catalog_in_doubt(&self) -> bool {
+        self.catalog_changed || self.pipeline.changes_catalog()
     }
 
     /// Whether nobody else can know how a text is read that it sends now.
@@ -267,6 +272,8 @@ impl Session {
             || self.unreported
             || self.settings.doubts_reading()
             || self.is_pinned_by(PinReason::TempObject)
+            // What code has set nobody knows by its name.
+            || self.is_pinned_by(PinReason::Setting)
     }
 
     fn names_mean(&self) -> Names {

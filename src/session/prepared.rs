@@ -1,7 +1,8 @@
 //! Prepared statements that follow the client from server to server.
 //!
-//! A client's name stands for a [`Statement`]; equal text and parameter types are one statement whichever client
-//! prepared it, and it goes by one name on every server. A server holds a bounded number of them, the ones used last.
+//! A client's name stands for a [`Statement`]; equal text, parameter types and reading of these ([`crate::session::reading`]) are one
+//! statement whichever client prepared it, and it goes by one name on every server. A server holds a bounded number of them, the ones used
+//! last.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -307,11 +308,15 @@ impl Registry {
     }
 
     fn read_by(&self, statement: &Arc<Statement>, reader: &Reader<'_>, epoch: u32) -> Arc<Statement> {
-        let alone = reader.names == Names::Own;
+        let alone = reader.names == Names::Own || reader.changed;
         let statement = statement.of.as_ref().filter(|_| !alone).unwrap_or(statement);
         // It stays what it is: what a server has is right, and what it has not is sent as the client's alone.
         if statement.own || alone {
-            return if statement.is_outdated() { statement.apart() } else { Arc::clone(statement) };
+            return match &statement.of {
+                _ if !statement.is_outdated() => Arc::clone(statement),
+                None if statement.own => statement.apart(),
+                of => Statement::stand_in(of.as_ref().unwrap_or(statement)),
+            };
         }
         let reading = reader.reading(statement.literals, epoch);
         if reading == statement.reading && !statement.is_outdated() {

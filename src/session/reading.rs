@@ -79,9 +79,8 @@ impl Literals {
         if !text.is_ascii() {
             return Self::BeyondAscii;
         }
-        let dollar_quoted = || text.windows(2).any(|pair| matches!(pair, [b'$', next] if !next.is_ascii_digit()));
         let null_compared = || text.windows(4).any(|word| word.eq_ignore_ascii_case(b"null"));
-        if text.contains(&b'\'') || dollar_quoted() || null_compared() { Self::Quoted } else { Self::None }
+        if text.contains(&b'\'') || is_dollar_quoted(text) || null_compared() { Self::Quoted } else { Self::None }
     }
 
     /// Writes down how a client reads such a text: equal for those who read it alike. Nothing where it has the settings of its servers.
@@ -106,12 +105,18 @@ fn speaks_of_the_moment(text: &[u8]) -> bool {
     // PostgreSQL tells the words of a time from its numbers without blanks between them.
     let is_one = |word: &[u8]| WORDS.iter().any(|of_time| word.eq_ignore_ascii_case(of_time));
     let has_one = |literal: &[u8]| literal.split(|byte| !byte.is_ascii_alphabetic()).any(is_one);
-    // What is written by numbers may spell any word.
+    // What is written by numbers may spell any word, in E'' and U&''; elsewhere a backslash is itself.
     let spells = |pair: &[u8]| matches!(pair, [b'\\', b'x' | b'u' | b'U' | b'0'..=b'9' | b'+']);
-    let escapes = |literal: &[u8]| memchr::memchr(b'\\', literal).is_some() && literal.windows(2).any(spells);
-    // Hardly any text has one of these words at all, be it in pieces.
-    let may = memchr::memchr(b'\'', text).is_some() || memchr::memchr(b'$', text).is_some();
+    let unicode = || text.windows(3).any(|three| three.eq_ignore_ascii_case(b"u&'"));
+    let escapes =
+        |literal: &[u8]| literal.windows(2).any(spells) && (matches!(literal, [b'e' | b'E', ..]) || unicode());
+    let may = memchr::memchr(b'\'', text).is_some() || is_dollar_quoted(text);
     may && scan::any_string(text, |literal| has_one(literal) || escapes(literal))
+}
+
+/// Whether it may have a literal between dollars.
+fn is_dollar_quoted(text: &[u8]) -> bool {
+    text.windows(2).any(|pair| matches!(pair, [b'$', next] if !next.is_ascii_digit()))
 }
 
 /// Appends a setting and its value.
@@ -148,6 +153,8 @@ mod tests {
             ("SELECT \"id\" FROM \"now\" WHERE \"kind\" = 'x' AND valid_now > now() /*now='x'*/", Literals::Quoted),
             ("SELECT E'a\\nb', now()", Literals::Quoted),
             ("SELECT 'nowhere'", Literals::Quoted),
+            (r"SELECT regexp_replace(a, '(x)', '\1\1'), '\xDEAD'::bytea, b ~ '^\+[0-9]+'", Literals::Quoted),
+            (r"SELECT U&'\006eow'::timestamptz", Literals::OfTheMoment),
         ] {
             assert_eq!(Literals::of(text.as_bytes()), literals, "{text}");
         }

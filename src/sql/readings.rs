@@ -108,6 +108,7 @@ impl Readings {
     pub fn follow(&mut self, epoch: u64) {
         if self.epoch != epoch {
             self.epoch = epoch;
+            self.serializable = None;
             self.forget();
         }
     }

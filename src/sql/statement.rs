@@ -247,6 +247,7 @@ fn draft(node: Node<'_>) -> Draft {
             }
             // It runs when it is fetched from, or never.
             draft.effects = settings::in_doubt(std::mem::take(&mut draft.effects));
+            draft.locals.iter_mut().for_each(|set| set.value = None);
             if u32::try_from(stmt.options).is_ok_and(|o| o & raw::CURSOR_OPT_HOLD != 0) {
                 draft.pin(PinReason::HoldCursor);
             }
@@ -675,6 +676,7 @@ fn create_table_as(stmt: &nodes::CreateTableAsStmt) -> Draft {
     inner.raise(Access::Write, what);
     // It does not run WITH NO DATA, or where the table is there already.
     inner.effects = settings::in_doubt(std::mem::take(&mut inner.effects));
+    inner.locals.iter_mut().for_each(|set| set.value = None);
     inner.why = what;
     inner.changes_catalog = true;
     let mut tables = match std::mem::replace(&mut inner.shape, ShardShape::NoTables) {

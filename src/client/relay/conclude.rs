@@ -14,16 +14,17 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Client {
     pub(super) fn note_catalog_change(&mut self, link: &mut Link) {
-        if std::mem::take(&mut link.changes_catalog) {
-            let types = self.session.take_types_changed();
+        // A statement that is sent ahead is answered only after the one before it has been concluded.
+        let types = self.session.take_types_changed();
+        if std::mem::take(&mut link.changes_catalog) || types {
             self.database.catalog_is_changed(types);
         }
     }
 
     /// Under `strong` others must see a write as soon as its client can have told them of it.
     pub(super) fn note_write(&self, link: &Link) {
-        if link.wrote()
-            && self.database.config.health.consistency == Consistency::Strong
+        if self.database.config.health.consistency == Consistency::Strong
+            && link.wrote()
             && let Some(health) = self.database.health.get(usize::from(link.shard.0))
         {
             health.on_write(clock::now());

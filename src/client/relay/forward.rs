@@ -263,7 +263,7 @@ impl Client {
 
     /// Keeps what other shards would have to be told before they can take part in the block.
     fn follow_prologue(&self, link: &mut Link) {
-        if !self.database.config.map.is_sharded() || link.is_part {
+        if link.prologue.is_none() || !self.database.config.map.is_sharded() || link.is_part {
             return;
         }
         let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
@@ -275,7 +275,7 @@ impl Client {
     }
 
     /// Whether the segment says that listeners are to be told something when it is committed.
-    fn notifies(&self) -> bool {
+    pub(in crate::client) fn notifies(&self) -> bool {
         self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.notifies())
     }
 
@@ -311,16 +311,22 @@ impl Client {
 
     /// Writes the segment for the server.
     pub(super) fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
+        self.minds_state(link);
+        self.enter_segment(link, connection);
+    }
+
+    /// The segment becomes what is under way, whether it is sent with this or has been sent.
+    pub(super) fn enter_segment(&mut self, link: &mut Link, connection: &mut Connection) {
         // What is sent now may write, and a token that was asked for before knows nothing of it.
         link.asks_since = None;
-        self.minds_state(link);
         self.follow_prologue(link);
         if link.is_part {
             self.note_bound(link.shard);
         }
         // It is asked for in a block that spreads, and goes there with the link.
-        link.notifies = self.notifies()
-            || (link.notifies && !(self.session.status() == TransactionStatus::Idle && self.session.is_drained()));
+        link.notifies = self.database.config.map.is_sharded()
+            && (self.notifies()
+                || (link.notifies && !(self.session.status() == TransactionStatus::Idle && self.session.is_drained())));
         self.follow_block(link);
         self.expects_commit();
         let place = Place { shard: link.shard, replica: link.role == Role::Replica, pid: connection.pid };

@@ -141,7 +141,7 @@ impl Client {
         let Shortcut::To(pool) = &self.shortcut else { return None };
         let single = Single::of(&self.segment).filter(|single| single.facts.is_ordinary())?;
         // The server may read backslashes otherwise: see `Session::may_misread`.
-        let text = self.segment.items.first().and_then(|(_, len)| self.input.bytes().get(..*len)).unwrap_or_default();
+        let text = self.segment.items.first().and_then(|(_, len)| self.input.bytes().get(5..*len)).unwrap_or_default();
         if single.parses() && memchr::memchr(b'\\', text).is_some() {
             return None;
         }
@@ -240,7 +240,7 @@ impl Client {
         }
         with_scratch(|scratch| {
             let connection = flight.as_mut().and_then(|flight| flight.checkout.as_mut());
-            let Some(connection) = connection else { return Poll::Ready(Ok(Flown::Back)) };
+            let Some(connection) = connection else { return Poll::Ready(Err(End::Told(lost("it was never there")))) };
             let read = match connection.stream.poll_read(cx, scratch) {
                 Poll::Ready(read) => read,
                 Poll::Pending if self.stream.poll_readable(cx) || self.is_late(since, cx) => {
@@ -248,7 +248,7 @@ impl Client {
                 }
                 Poll::Pending => return Poll::Pending,
             };
-            let Some(flown) = flight.take() else { return Poll::Ready(Ok(Flown::Back)) };
+            let Some(flown) = flight.take() else { return Poll::Ready(Err(End::Told(lost("it was never there")))) };
             let bytes = read.as_ref().ok().and_then(|n| scratch.get(..*n));
             match bytes.filter(|bytes| answer::is_whole(bytes, expected)) {
                 Some(bytes) => Poll::Ready(self.land(flown, bytes, cx).map(|()| Flown::Landed)),
@@ -365,8 +365,14 @@ impl Client {
             }),
             Err(event) => Err(event),
         };
+        // What the server says behind the whole answer is not this client's: the pool looks at it.
+        let over = taken.is_ok()
+            && self.session.may_release()
+            && connection.output.is_empty()
+            && self.poll_settle_hidden(&mut link.judged, link.shard, cx).is_ready()
+            && self.session.may_release();
         *link.checkout = Some(connection);
-        Flown::Onward(link, taken.err())
+        Flown::Onward(link, taken.err().or_else(|| over.then_some(Event::Release)))
     }
 
     /// The statement as it stands on the long way: lent for, and sent if it was.
@@ -382,10 +388,13 @@ impl Client {
         link.query_since = Some(since);
         if let Some(mut connection) = link.checkout.take() {
             let unsent = std::mem::take(&mut connection.output);
-            self.forward_segment(&mut link, &mut connection);
             if sent {
+                // It runs: whether it may was decided before.
+                self.enter_segment(&mut link, &mut connection);
                 // What was written just now has been sent, as far as it does not wait there.
                 connection.output = unsent;
+            } else {
+                self.forward_segment(&mut link, &mut connection);
             }
             *link.checkout = Some(connection);
         }

@@ -10,7 +10,8 @@
 //!                  Point ...
 //! ```
 //!
-//! SET LOCAL needs no memory: what it changes is over when the server is given back.
+//! SET LOCAL needs no memory here: what it changes is over when the server is given back. What it does to the meaning of texts until then the
+//! session follows.
 //! See <https://www.postgresql.org/docs/current/sql-set.html>.
 
 mod follow;
