@@ -143,17 +143,13 @@ impl Client {
             Err(error) => error,
         };
         let waits = columns == Columns::Doubted && !self.database.is_checked();
-        // Nothing is known of them yet after the start and a reload.
-        let needs_columns = if planner.distrust.columns.is_empty() {
-            waits && error.reason == Some("columns")
-        } else {
-            plan(planner).is_ok()
-        };
-        match (needs_columns, waits) {
-            (false, _) => Planned::Refused(error),
-            (true, true) => Planned::Ask(Questions::default()),
-            (true, false) => Planned::Refused(columns_changed()),
+        // Whether it can be planned by the old ones says nothing of the new ones, but that it needs them.
+        let lacks_columns = error.reason == Some("columns");
+        let changed = columns == Columns::Changed && !planner.distrust.columns.is_empty();
+        if lacks_columns && !waits && !changed || !lacks_columns && plan(planner).is_err() {
+            return Planned::Refused(error);
         }
+        if waits { Planned::Ask(Questions::default()) } else { Planned::Refused(columns_changed()) }
     }
 
     pub(super) fn has_replicas(&self) -> bool {
