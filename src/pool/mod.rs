@@ -272,6 +272,9 @@ impl Inner {
     }
 }
 
+/// So often a client that waits is given another connection for one that has ended on its way.
+const TRIES: usize = 3;
+
 /// A place in the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub struct Ticket {
@@ -893,14 +896,23 @@ impl Ticket {
     /// Waits for the connection.
     ///
     /// # Errors
-    /// When logins to the server fail.
+    /// When logins to the server fail, and when one connection after the other ends on its way here.
     pub async fn wait(&mut self, worker: WorkerId) -> Result<Checkout, Error> {
-        let closed = || Error::us(SqlState::ADMIN_SHUTDOWN, "the pool was closed");
-        let checkout = (&mut self.receiver).await.map_err(|_| closed())??;
-        // A connection that was just given back by another client has been vetted by that.
-        checkout.prepare(worker, false).ok_or_else(|| {
-            Error::server(SqlState::CONNECTION_FAILURE, "the server connection was lost before it could be used")
-        })
+        for _ in 0..=TRIES {
+            let closed = || Error::us(SqlState::ADMIN_SHUTDOWN, "the pool was closed");
+            let checkout = (&mut self.receiver).await.map_err(|_| closed())??;
+            // A connection that was just given back by another client has been vetted by that.
+            if let Some(checkout) = checkout.prepare(worker, false) {
+                return Ok(checkout);
+            }
+            // It has ended since, which is nobody's here: another will do.
+            let pool = Arc::clone(&self.pool);
+            match pool.ask(worker)? {
+                Asked::Now(checkout) => return Ok(checkout),
+                Asked::Later(ticket) => *self = ticket,
+            }
+        }
+        Err(Error::server(SqlState::CONNECTION_FAILURE, "the server connection was lost before it could be used"))
     }
 }
 

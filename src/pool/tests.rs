@@ -1,7 +1,7 @@
 //! What needs a whole pool: where connections are made, and that nobody waits for what is there.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 use super::*;
@@ -57,16 +57,21 @@ fn pool(port: u16, shares: Vec<Arc<Share>>) -> Arc<Pool> {
 /// A server that lets everybody in and then says nothing.
 async fn serve(listener: TcpListener) {
     let mut all = Vec::new();
-    while let Ok((mut client, _)) = listener.accept().await {
-        let mut startup = [0; 256];
-        let _read = client.read(&mut startup).await;
-        let mut out = Vec::new();
-        crate::wire::encode::frame(&mut out, b'R', |body| body.extend_from_slice(&[0; 4]));
-        crate::wire::encode::backend_key(&mut out, 7, &[1, 2, 3, 4]);
-        crate::wire::encode::ready_for_query(&mut out, crate::wire::message::TransactionStatus::Idle);
-        client.write_all(&out).await.unwrap();
-        all.push(client);
+    loop {
+        all.push(serve_one(&listener).await);
     }
+}
+
+async fn serve_one(listener: &TcpListener) -> TcpStream {
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut startup = [0; 256];
+    let _read = client.read(&mut startup).await;
+    let mut out = Vec::new();
+    crate::wire::encode::frame(&mut out, b'R', |body| body.extend_from_slice(&[0; 4]));
+    crate::wire::encode::backend_key(&mut out, 7, &[1, 2, 3, 4]);
+    crate::wire::encode::ready_for_query(&mut out, crate::wire::message::TransactionStatus::Idle);
+    client.write_all(&out).await.unwrap();
+    client
 }
 
 #[tokio::test]
@@ -108,6 +113,35 @@ async fn what_was_given_back_before_it_was_known_to_be_wanted_is_taken() {
         share.quota.give_back();
         pool.make_room();
         assert_eq!((pool.counts().login, share.quota.used()), (1, 1));
+    };
+    LocalSet::new().run_until(work).await;
+}
+
+/// A connection that ends on its way to who waits for it is nobody's error: another is made.
+#[tokio::test]
+async fn who_waits_is_given_another_for_one_that_has_ended() {
+    let here = WorkerId(0);
+    here.settle();
+    let work = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = pool(listener.local_addr().unwrap().port(), Vec::new());
+        let (ends, end) = oneshot::channel::<()>();
+        let first = async move {
+            let one = serve_one(&listener).await;
+            let _asked = end.await;
+            drop(one);
+            serve(listener).await;
+        };
+        tokio::task::spawn_local(first);
+        let Ok(Asked::Later(mut ticket)) = pool.ask(here) else { panic!() };
+        let lent = ticket.wait(here).await.unwrap();
+        let Ok(Asked::Later(mut waits)) = pool.ask(here) else { panic!() };
+        ends.send(()).unwrap();
+        // Its end has to be here before it is looked at.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        lent.release(Verdict::Clean);
+        assert!(waits.wait(here).await.is_ok());
+        assert_eq!(pool.counts().login, 0);
     };
     LocalSet::new().run_until(work).await;
 }
