@@ -228,3 +228,100 @@ fn the_first_of_a_kind_is_logged() {
     assert_eq!((told("temp_object"), told("advisory_lock")), (1, 1), "{log}");
     assert!(log.contains("CREATE TEMP TABLE mine") || log.contains("CREATE TABLE"), "{log}");
 }
+
+const CODE: &str = "
+    CREATE SEQUENCE s;
+    CREATE FUNCTION sets_and_raises() RETURNS void LANGUAGE plpgsql AS
+        $$BEGIN PERFORM set_config('app.tenant', 'undone', false); RAISE EXCEPTION 'no'; END$$;
+    CREATE FUNCTION sets() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('app.tenant', 'set', false); END$$;
+    CREATE FUNCTION makes_and_drops() RETURNS void LANGUAGE plpgsql AS $$BEGIN CREATE TEMP TABLE gone (i int); DROP TABLE gone; END$$;
+    CREATE FUNCTION locks_and_unlocks() RETURNS void LANGUAGE plpgsql AS
+        $$BEGIN PERFORM pg_advisory_lock(3); PERFORM pg_advisory_unlock(3); END$$;
+    CREATE FUNCTION unlocks() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_unlock(4); END$$;
+    CREATE FUNCTION listens() RETURNS void LANGUAGE plpgsql AS $$BEGIN LISTEN news; END$$;
+    CREATE PROCEDURE commits_and_raises() LANGUAGE plpgsql AS
+        $$BEGIN PERFORM set_config('app.tenant', 'committed', false); COMMIT; RAISE EXCEPTION 'no'; END$$";
+
+/// A pool of one connection.
+fn on_one(cluster: &Cluster) -> Weir {
+    let primary = format!("postgres://127.0.0.1:{}/postgres", cluster.port());
+    Weir::builder().database(&format!("[databases.one]\nprimary = \"{primary}\"\npool_size = 1")).start()
+}
+
+/// What might have been made and was not, or is over within one statement, keeps no server.
+#[test]
+fn what_is_not_there_keeps_no_server() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    let mut holder = cluster.client("postgres");
+    holder.value("SELECT pg_advisory_lock(1)");
+    let weir = on_one(&cluster);
+    let (mut a, mut b) = (weir.client("one"), weir.client("one"));
+    for texts in [
+        &["SELECT pg_try_advisory_lock(1)"][..],
+        &["BEGIN", "SELECT pg_try_advisory_lock_shared(1)", "COMMIT"],
+        &["SELECT locks_and_unlocks()"],
+        &["DO $$BEGIN PERFORM pg_advisory_lock(3); PERFORM pg_advisory_unlock(3); END$$"],
+        &["SELECT pg_advisory_lock(4)", "SELECT unlocks()"],
+        &["SELECT makes_and_drops()"],
+        &["DO $$BEGIN CREATE TEMP TABLE gone (i int); DROP TABLE gone; END$$"],
+        &["SELECT sets_and_raises()"],
+        &["BEGIN", "SELECT sets_and_raises()", "ROLLBACK"],
+        &["BEGIN", "SELECT sets()", "ROLLBACK"],
+        &["BEGIN", "SAVEPOINT x", "SELECT sets_and_raises()", "ROLLBACK TO x", "COMMIT"],
+        &["SELECT listens()", "UNLISTEN *"],
+        &["BEGIN", "SELECT nextval('s')", "SELECT lastval()", "COMMIT"],
+        &["SET search_path = public, pg_temp", "CREATE TABLE not_temporary (id int)", "DROP TABLE not_temporary"],
+    ] {
+        for text in texts {
+            a.run(text);
+        }
+        // Also by the extended protocol.
+        for text in texts {
+            a.parse("", text, &[]);
+            a.bind("", "", &[]);
+            a.execute("", 0);
+            a.sync();
+            a.read_until_ready();
+        }
+        until(&format!("{texts:?} keep no server"), || weir.admin("SHOW PINS").is_empty());
+        assert_eq!(b.value("SELECT 1"), "1", "{texts:?}");
+    }
+    assert_eq!(a.value("SHOW search_path"), "public, pg_temp");
+    assert_eq!(b.run("SELECT lastval()"), "E(55000) Z(I)");
+    // A cursor that the protocol closes.
+    assert_eq!(a.run("DECLARE c CURSOR WITH HOLD FOR SELECT 1"), "C(DECLARE CURSOR) Z(I)");
+    a.close_portal("c");
+    a.sync();
+    a.read_until_ready();
+    assert_eq!(b.value("SELECT 1"), "1");
+    until("nothing is kept", || weir.admin("SHOW PINS").is_empty());
+}
+
+/// What might have been undone and was not does.
+#[test]
+fn what_is_there_keeps_its_server() {
+    const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    let weir = on_one(&cluster);
+    let mut b = weir.client("one");
+    for (texts, tenant) in [
+        (&["SELECT sets()"][..], "set"),
+        (&["BEGIN", "SELECT sets()", "SAVEPOINT x", "SELECT 1 / 0", "ROLLBACK TO x", "COMMIT"], "set"),
+        (&["BEGIN; SELECT sets(); COMMIT; SELECT 1 / 0"], "set"),
+        (&["SELECT sets()", "SELECT sets_and_raises()"], "set"),
+        (&["CALL commits_and_raises()"], "committed"),
+        (&["SELECT pg_try_advisory_lock(5)", "SELECT 1", "SELECT 1"], ""),
+        (&["SET search_path = pg_temp", "CREATE TABLE mine (id int)"], ""),
+        (&["SET search_path = nowhere, pg_temp", "CREATE TABLE mine (id int)"], ""),
+    ] {
+        let mut a = weir.client("one");
+        texts.iter().for_each(|text| drop(a.run(text)));
+        b.query(TENANT);
+        b.expect_silence(Duration::from_millis(150));
+        assert_eq!(a.value(TENANT), tenant, "{texts:?}");
+        drop(a);
+        assert_eq!(show(&b.read_until_ready()), "T(coalesce:25) D() C(SELECT 1) Z(I)", "{texts:?}");
+    }
+}

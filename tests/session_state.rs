@@ -485,3 +485,27 @@ fn libraries_and_seeds_keep_the_server() {
         assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
     }
 }
+
+/// A Bind that fails has made no portal: what is executed under its name is something else.
+#[test]
+fn a_portal_that_was_not_made_sets_nothing() {
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("BEGIN");
+    a.run("SAVEPOINT x");
+    a.parse("", "SET app.tenant = 'phantom'", &[]);
+    a.bind("c", "", &[Some("one too many")]);
+    a.sync();
+    assert_eq!(show(&a.read_until_ready()), "1 E(08P01) Z(E)");
+    a.run("ROLLBACK TO x");
+    a.run("DECLARE c CURSOR FOR SELECT 1");
+    a.execute("c", 0);
+    a.sync();
+    assert_eq!(show(&a.read_until_ready()), "D(1) C(SELECT 1) Z(T)");
+    a.run("COMMIT");
+    const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
+    for _ in 0..2 {
+        assert_eq!((b.value(TENANT), a.value(TENANT)), (String::new(), String::new()));
+    }
+}

@@ -262,8 +262,8 @@ pub(super) struct Judged {
     /// How many changes of code had begun when the first of them was sent; none: nobody's code can have run.
     stamp: Option<u64>,
     place: Place,
-    /// They were sent when nothing was known; and whether they use types of somebody's.
-    undecided: Vec<(Arc<QueryFacts>, bool)>,
+    /// They were sent when nothing was known; whether they use types of somebody's, and the number of the last message of each.
+    undecided: Vec<(Arc<QueryFacts>, bool, u64)>,
     /// Some of them may write though they look like reads.
     writes: bool,
     /// Whose code it is, once somebody's can have run.
@@ -399,14 +399,23 @@ impl Client {
                 judged.dirty |= traces.is_unknown();
                 let messages = self.segment.items.len();
                 traces.kinds().for_each(|reason| self.session.pin_ahead(messages, reason, Some(facts)));
+                if traces.is_unknown() && self.session.may_make_temp_unseen() {
+                    self.session.pin_ahead(messages, PinReason::TempObject, Some(facts));
+                }
             }
             None => {
-                let again = |(known, types): &(Arc<QueryFacts>, bool)| Arc::ptr_eq(known, facts) && *types == own_types;
-                if judged.undecided.len() >= UNDECIDED {
+                type Undecided = (Arc<QueryFacts>, bool, u64);
+                let again = |(known, types, _): &&mut Undecided| Arc::ptr_eq(known, facts) && *types == own_types;
+                let known = judged.undecided.iter_mut().find(again);
+                if let Some((_, _, number)) = known {
+                    // What becomes of one of them is not what becomes of all.
+                    *number = u64::MAX;
+                } else if judged.undecided.len() >= UNDECIDED {
                     // So many are not looked at one by one.
                     (judged.dirty, judged.writes) = (true, true);
-                } else if !judged.undecided.iter().any(again) {
-                    judged.undecided.push((Arc::clone(facts), own_types));
+                } else {
+                    let number = self.session.number_ahead(self.segment.items.len());
+                    judged.undecided.push((Arc::clone(facts), own_types, number));
                 }
             }
         }
@@ -494,10 +503,10 @@ impl Client {
         }
     }
 
-    fn apply(&mut self, traces: Traces, facts: &Arc<QueryFacts>, judged: &mut Judged) {
+    fn apply(&mut self, traces: Traces, (facts, number): (&Arc<QueryFacts>, u64), judged: &mut Judged) {
         judged.dirty |= traces.is_unknown();
         for reason in traces.kinds() {
-            self.session.pin(reason, Some(facts));
+            self.session.pin_behind(number, reason, Some(facts));
         }
     }
 
@@ -534,14 +543,14 @@ impl Client {
         let (known, now) = (hidden.shards.get(usize::from(shard.0)).and_then(|s| s.known.load_full()), clock::now());
         judged.dirty |= known.as_ref().is_none_or(|k| !k.counts(stamp, now));
         let mut changes = false;
-        for (facts, own_types) in std::mem::take(&mut judged.undecided) {
+        for (facts, own_types, number) in std::mem::take(&mut judged.undecided) {
             // An old census tells of what no reset ends, and so does the text.
             let traces = match &known {
                 Some(known) => known.of_text(&facts, own_types, judged.place.replica, now),
                 None => hidden::of_any(&facts),
             };
             changes |= traces.changes_code();
-            self.apply(traces, &facts, judged);
+            self.apply(traces, (&facts, number), judged);
         }
         if changes {
             // It has, by now; what was known of it counts no more.

@@ -593,7 +593,10 @@ impl Client {
                 if let Err(event) = self.take_between_transactions(link) {
                     return Poll::Ready(event);
                 }
+                let unsent = connection.output.len();
                 self.session.send_held(&mut connection.state, connection.output.tail());
+                // Nobody else would see to it that it is sent.
+                moved |= connection.output.len() > unsent;
             }
             if self.session.is_drained() && link.opening == Opening::Over {
                 // It ended with Flush: the client waits for what came, and goes on from there.
@@ -623,6 +626,8 @@ impl Client {
                     return Poll::Ready(Event::Release);
                 }
                 self.note_pins(link);
+                // What it is kept for since then may not be there.
+                moved |= self.session.asks_pins();
             }
             // Some of what it asks for is answered here: nothing more of it is read than it takes answers.
             if connection.output.is_empty() && self.output.len() < HIGH_WATER {

@@ -182,6 +182,8 @@ fn query() -> String {
            WHERE k.contype = 'f' AND (k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r')) \
          UNION ALL SELECT 'cascade', a.relname::text, b.relname::text, NULL, NULL, NULL \
            FROM pg_inherits AS i JOIN pg_class AS a ON a.oid = i.inhparent JOIN pg_class AS b ON b.oid = i.inhrelid \
+         UNION ALL SELECT 'runs f', p.proname::text, 'setseed', NULL, NULL, NULL \
+           FROM pg_proc AS p WHERE EXISTS (SELECT FROM unnest(p.proconfig) AS s (setting) WHERE lower(s.setting) LIKE 'seed=%') \
          {settings}{types}",
         settings = of_settings(),
         types = of_types()

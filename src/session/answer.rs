@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use crate::error::SqlState;
 use crate::session::owed::Course;
+use crate::session::pins::Watch;
 use crate::session::pipeline::{Answer, Done, Kind, Request, Undo, decides_reading};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::settings::{Report, is_reported};
-use crate::session::{Action, Desync, Naming, Pin, Session, is_fatal, signals};
+use crate::session::{Action, Desync, Naming, Session, is_fatal, signals};
 use crate::sql::facts::{
     ConfigArg, ListenChange, NameUse, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect,
 };
@@ -119,8 +120,13 @@ impl Session {
             }) => {}
             _ => return Err(Desync { tag: b'Z' }),
         }
-        let answer = self.pipeline.pop().map_or(Answer::Forward, |r| r.answer);
+        let request = self.pipeline.pop();
+        let of_ours = request.as_ref().is_some_and(|request| matches!(request.kind, Kind::Hidden(_)));
+        let answer = request.map_or(Answer::Forward, |r| r.answer);
         self.status = status;
+        if !of_ours && !self.pins.is_empty() {
+            self.look_at_pins();
+        }
         self.course = Course::new(status);
         self.unreported = false;
         if status == TransactionStatus::Idle {
@@ -137,6 +143,7 @@ impl Session {
             listening.end();
         }
         self.failed = false;
+        self.rest_pins();
         let ready = answer == Answer::Forward;
         Ok(match (told.is_empty(), ready) {
             (true, true) => Action::Forward,
@@ -161,6 +168,7 @@ impl Session {
         }
         self.failed = true;
         self.course.failed();
+        self.pins_undone();
         self.note_failed(body);
         self.ask_pins();
         self.failed_halfway();
@@ -264,6 +272,7 @@ impl Session {
         self.settings.abandon();
         self.pins.clear();
         (self.asks_pins, self.was_pinned, self.temp_in_path) = (false, false, false);
+        self.watch = Watch::from(self.sent);
         self.forget_locals();
         self.unreported = false;
         self.apart = Vec::new();
@@ -310,6 +319,7 @@ impl Session {
     pub fn undo(&mut self, undo: Undo, server: &mut ServerState) {
         match undo {
             Undo::ClientName { .. } | Undo::ClientUnnamed { .. } => self.undo_name(undo),
+            Undo::Portal { name, before, bound } => self.undo_portal(name, before, bound),
             Undo::ServerPrepare(statement) => server.statements.remove(statement.id),
             Undo::ServerClose(statement) => server.statements.restore(statement),
             Undo::ServerUnnamed => server.unnamed = None,
@@ -328,6 +338,22 @@ impl Session {
         }
     }
 
+    /// A Bind has made no portal of this name.
+    fn undo_portal(&mut self, name: Box<[u8]>, before: Option<Arc<Statement>>, bound: Option<Arc<[SessionEffect]>>) {
+        match bound {
+            Some(effects) => drop(self.bound.get_or_insert_default().insert(name.clone(), effects)),
+            None => {
+                if let Some(bound) = &mut self.bound {
+                    bound.remove(&name);
+                }
+            }
+        }
+        match before {
+            Some(statement) => drop(self.portals.insert(name, statement)),
+            None => drop(self.portals.remove(&name)),
+        }
+    }
+
     /// Takes back a change of the client's names; anything else is of a server that was never reached.
     pub fn undo_name(&mut self, undo: Undo) {
         match undo {
@@ -343,7 +369,12 @@ impl Session {
                     self.unnamed_version -= 1;
                 }
             }
-            Undo::ServerPrepare(_) | Undo::ServerClose(_) | Undo::ServerUnnamed | Undo::Tried(_) | Undo::Lent(_) => {}
+            Undo::Portal { .. }
+            | Undo::ServerPrepare(_)
+            | Undo::ServerClose(_)
+            | Undo::ServerUnnamed
+            | Undo::Tried(_)
+            | Undo::Lent(_) => {}
         }
     }
 
@@ -424,15 +455,13 @@ impl Session {
         let types = statement.changes_types() || run().any(StatementFacts::changes_types);
         self.catalog_changed |= types;
         self.types_changed |= types;
-        if statement.ends_state || tag.starts_with(b"ROLLBACK") || run().any(|s| s.ends_state) {
+        if statement.makes_object() && (self.temp_in_path || self.settings.names_temp()) {
+            // It is temporary only where no schema that exists comes before.
+            self.pin(PinReason::TempObject, Some(facts));
             self.ask_pins();
         }
-        if tag.starts_with(b"DISCARD SEQUENCES") {
-            self.unpin(PinReason::SequenceState, self.answered.unwrap_or(self.sent));
-        }
-        if statement.makes_object() && (self.temp_in_path || self.settings.names_temp()) {
-            self.pin(PinReason::TempObject, Some(facts));
-        }
+        let only = facts.statements.len() == 1;
+        self.part_pins(run().next().unwrap_or(statement), tag, (stands_alone, only));
         let effects = alone.as_ref().and_then(|(bound, _)| bound.as_deref()).unwrap_or(&statement.effects);
         self.settings.doubt_loose();
         for effect in effects.iter().chain(&of_executed) {
@@ -448,6 +477,8 @@ impl Session {
                     self.follow_setting(effect, facts, server);
                 }
                 SessionEffect::Local { .. } => {}
+                // In its transaction it has the server anyway, and behind it the answer is that nobody knows.
+                SessionEffect::Pin(PinReason::SequenceState) => {}
                 // Not transactional, or only ever more careful than needed.
                 SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 SessionEffect::Deallocate { name } => {
@@ -475,6 +506,12 @@ impl Session {
         }
         if statement.why == "DECLARE CURSOR" {
             self.loosen(&statement.effects);
+        }
+        // Of what it has made itself as well; and somebody's code may end anything.
+        let may_end =
+            |s: &StatementFacts| s.ends_state || s.block.is_some() || s.why == "CALL" || !s.functions.is_empty();
+        if may_end(statement) || tag.starts_with(b"ROLLBACK") || run().any(may_end) {
+            self.ask_pins();
         }
         self.follow_transaction(run().next().unwrap_or(statement), tag, stands_alone);
     }
@@ -542,6 +579,7 @@ impl Session {
         let effects = in_doubt(bound.unwrap_or(&statement.effects).to_vec());
         for effect in &effects {
             match effect {
+                SessionEffect::Pin(PinReason::SequenceState) => {}
                 SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 effect => self.follow_setting(effect, facts, server),
             }
@@ -573,25 +611,6 @@ impl Session {
         self.sql_names.clear();
     }
 
-    /// The session keeps its server from now on.
-    pub fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
-        self.pin_by(self.answered.unwrap_or(self.sent), reason, facts);
-    }
-
-    /// The same for one of the `messages` that are about to be sent.
-    pub fn pin_ahead(&mut self, messages: usize, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
-        let last = self.sent.saturating_add(messages.saturating_sub(1) as u64);
-        self.pin_by(last, reason, facts);
-    }
-
-    fn pin_by(&mut self, number: u64, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
-        self.spoils |= reason.outlives_discard();
-        match self.pins.iter_mut().find(|pin| pin.reason == reason) {
-            Some(pin) => pin.number = pin.number.max(number),
-            None => self.pins.push(Pin { reason, facts: facts.cloned(), number }),
-        }
-    }
-
     /// What a statement that fails has done all the same: PostgreSQL undoes what belongs to the transaction, and nothing else. See
     /// <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
     fn note_failed(&mut self, body: &[u8]) {
@@ -614,7 +633,7 @@ impl Session {
         let statements = facts.statements.get(index).into_iter().chain(executed);
         let reasons: Vec<_> = statements.flat_map(|s| &s.effects).filter_map(stays).collect();
         for reason in reasons {
-            self.pin_by(number, reason, Some(&facts));
+            self.pin_by(number, reason, Some(&facts), false);
         }
     }
 }

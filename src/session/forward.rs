@@ -8,7 +8,7 @@ use crate::session::pipeline::{Answer, Done, Kind, Request, Undo};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::{Action, Apart, Naming, REFUSED_SQL, Session, functions};
-use crate::sql::facts::{NameUse, QueryFacts};
+use crate::sql::facts::{NameUse, PinReason, QueryFacts};
 use crate::wire::encode;
 use crate::wire::message::{self};
 
@@ -81,7 +81,7 @@ impl Session {
                         request.renamed = Some((Arc::clone(&statement), name));
                     }
                 }
-                self.bind(portal, statement, frame, server);
+                request.undo.extend(self.bind(portal, statement, frame, server));
                 self.pipeline.push(request);
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
@@ -146,6 +146,10 @@ impl Session {
             }
             Intake::ClosePortal => {
                 self.unsynced = true;
+                // It may be a cursor's: to the server they are the same.
+                if self.is_pinned_by(PinReason::HoldCursor) {
+                    self.ask_pins();
+                }
                 self.plain(Kind::Close, frame, out);
             }
             Intake::FunctionCall => {
@@ -210,7 +214,18 @@ impl Session {
         server.statements.touch(statement.id) && !self.pipeline.prepared_in_doubt(Some(statement.id))
     }
 
-    fn bind(&mut self, portal: Box<[u8]>, statement: Arc<Statement>, frame: &[u8], server: &ServerState) {
+    /// What is taken back if it fails: the unnamed portal is replaced before anything else could use it.
+    fn bind(
+        &mut self,
+        portal: Box<[u8]>,
+        statement: Arc<Statement>,
+        frame: &[u8],
+        server: &ServerState,
+    ) -> Option<Undo> {
+        let undo = (!portal.is_empty()).then(|| {
+            let bound = self.bound.as_ref().and_then(|bound| bound.get(&portal).cloned());
+            Undo::Portal { name: portal.clone(), before: self.portals.get(&portal).cloned(), bound }
+        });
         match self.bound_effects(&statement, frame, server) {
             Some(effects) => drop(self.bound.get_or_insert_default().insert(portal.clone(), effects)),
             None => {
@@ -221,6 +236,7 @@ impl Session {
         }
         self.portal_names = self.portal_names.max(Naming::of(&statement.facts));
         self.portals.insert(portal, statement);
+        undo
     }
 
     fn plain(&mut self, kind: Kind, frame: &[u8], out: &mut Vec<u8>) {

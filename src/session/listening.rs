@@ -31,6 +31,12 @@ impl Listening {
         &self.channels
     }
 
+    /// Whether its transaction has changed them, for when it commits.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.block.iter().any(|entry| matches!(entry, Entry::Change(_)))
+    }
+
     /// Whether they have changed since this was asked last.
     pub fn take_change(&mut self) -> bool {
         std::mem::take(&mut self.changed)

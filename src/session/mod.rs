@@ -45,6 +45,7 @@ pub use intake::{Intake, Values};
 use listening::Listening;
 pub use names::Naming;
 use owed::Course;
+use pins::Watch;
 use pipeline::{Answer, Kind, Pipeline, Request};
 use prepared::Statement;
 use reading::{Names, Reader};
@@ -91,8 +92,13 @@ pub struct Pin {
     pub reason: PinReason,
     /// What the text said that made it; none where that cannot be told any more.
     pub facts: Option<Arc<QueryFacts>>,
-    /// How many messages had been sent before the one that made it.
+    /// How many messages had been sent before the one that made it last, and first.
     number: u64,
+    first: u64,
+    /// Only what is known of the code that ran says that it is there.
+    presumed: bool,
+    /// It has not been asked for since.
+    unasked: bool,
 }
 
 /// The server sent what no request explains: nothing it says can be trusted to be this client's.
@@ -137,6 +143,7 @@ pub struct Session {
     /// What it is pinned for may be gone, and was so.
     asks_pins: bool,
     was_pinned: bool,
+    watch: Watch,
     /// What the transaction creates may be temporary without saying so: it has put `pg_temp` into search_path.
     temp_in_path: bool,
     /// What the transaction has set for itself alone of what the meaning of texts hangs on, and who reads the server's reports is not told.
@@ -199,6 +206,7 @@ impl Session {
             answered: None,
             asks_pins: false,
             was_pinned: false,
+            watch: Watch::from(0),
             temp_in_path: false,
             locals: None,
             epoch: 0,
@@ -458,7 +466,11 @@ impl Session {
         let awaited = self.status == TransactionStatus::Idle && self.settings.doubts_shards();
         // Behind RESET comes what startup gave, which the server does not know of.
         let resets = self.settings.startup_gave() && self.pipeline.resets();
+        // A text that asks for the channels is written anew with those of the moment.
+        let changes = self.listening.as_ref().is_some_and(|listening| listening.is_changing());
+        let hears = self.pipeline.listens() || (changes && !self.pipeline.is_empty());
         resets
+            || hears
             || self.pipeline.names_in_doubt()
             || self.pipeline.settings_in_doubt()
             || self.settings.is_unsettled()

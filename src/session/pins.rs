@@ -1,11 +1,48 @@
 //! The end of pins: the state for which a session keeps its server may be gone before the session is.
 //!
 //! After statements that may end such state (unlocking, DROP, CLOSE, DEALLOCATE, DISCARD, a rollback, a failure) the server is asked for it,
-//! unseen, as soon as nothing is open or under way. Whoever so gives a server back has it reset, once: state that was not asked for may
-//! hang on what is gone.
+//! unseen, as soon as nothing is open or under way; and behind what may not have made it: a lock that was tried, code that is presumed to
+//! leave something. What runs unseen may end it as well: so it is asked for behind later transactions too, ever more seldom. Whoever so
+//! gives a server back has it reset, once: state that was not asked for may hang on what is gone.
+//!
+//! What code is presumed to have set nobody can be asked for, but an error or a rollback undoes it. Which messages these undo is known from
+//! one moment to the next at which nothing is under way ([`Watch`]).
 
-use super::{Keep, Session};
-use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, StatementFacts};
+use std::sync::Arc;
+
+use super::settings::commits_before;
+use super::{Keep, Pin, Session};
+use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
+use crate::wire::message::TransactionStatus;
+
+/// After so many transactions it is asked for the first time,
+const PATIENCE: u8 = 2;
+/// and after so many at most again.
+const MOST_PATIENCE: u8 = 64;
+
+/// What is known of the pins of a transaction, and when they are asked for again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watch {
+    /// The number of the transaction's first message; none: part of it may have been committed.
+    transaction: Option<u64>,
+    /// The number of the first message that an error undoes; none: there may be a savepoint in between.
+    part: Option<u64>,
+    /// From which message on an error has undone what is sent up to the next moment of rest.
+    undoing: Option<u64>,
+    /// What these messages did was undone, the first and the last of them.
+    undone: Option<(u64, u64)>,
+    /// Transactions since the server was asked, and how many it takes until it is asked again.
+    quiet: u8,
+    patience: u8,
+}
+
+impl Watch {
+    /// Of a session that rests after so many messages.
+    pub(super) fn from(sent: u64) -> Self {
+        let here = Some(sent);
+        Self { transaction: here, part: here, undoing: None, undone: None, quiet: 0, patience: PATIENCE }
+    }
+}
 
 /// What is asked of a server; true if the state is there. Outside of a transaction the locks that are held are the session's.
 fn question(reason: PinReason) -> Option<&'static str> {
@@ -21,8 +58,8 @@ fn question(reason: PinReason) -> Option<&'static str> {
              AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
         }
         PinReason::SqlPrepare => "SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql",
-        PinReason::Listen
-        | PinReason::Load
+        PinReason::Listen => "SELECT FROM pg_catalog.pg_listening_channels()",
+        PinReason::Load
         | PinReason::Identity
         | PinReason::Setting
         | PinReason::SequenceState
@@ -31,10 +68,21 @@ fn question(reason: PinReason) -> Option<&'static str> {
     })
 }
 
+/// Whether it may commit what was done before it, or part of what it does.
+fn may_commit(statement: &StatementFacts) -> bool {
+    matches!(statement.why, "CALL" | "DO") || commits_before(statement)
+}
+
 impl Session {
     /// What a session keeps its server for may be gone.
     pub(super) fn ask_pins(&mut self) {
         self.asks_pins |= self.keep == Keep::Transaction && !self.pins.is_empty();
+    }
+
+    /// Whether the server is to be asked as soon as nothing is under way.
+    #[must_use]
+    pub fn asks_pins(&self) -> bool {
+        self.asks_pins
     }
 
     /// The reasons to ask for, and the text that asks; none where an answer would not set the server free.
@@ -59,14 +107,143 @@ impl Session {
             let heard = !facts.steps.is_empty();
             let of_effects = facts.statements.iter().flat_map(|s| &s.effects).find_map(|effect| match effect {
                 SessionEffect::Pin(PinReason::Listen) if heard => None,
+                SessionEffect::Pin(PinReason::SequenceState) => None,
                 SessionEffect::Pin(reason) => Some(*reason),
                 _ => None,
             });
-            let temp = self.temp_in_path || self.settings.names_temp();
+            let temp = self.temp_in_path || self.settings.begins_with_temp();
             let makes = |s: &StatementFacts| s.makes_object() && (temp || s.temp_in_path);
             of_effects.or_else(|| facts.statements.iter().any(makes).then_some(PinReason::TempObject))
         };
         of(facts).or_else(|| self.executed(facts).find_map(|statement| of(&statement.facts)))
+    }
+
+    /// Whether what runs unseen may make temporary objects without saying so.
+    #[must_use]
+    pub fn may_make_temp_unseen(&self) -> bool {
+        self.temp_in_path || self.settings.names_temp()
+    }
+
+    /// The session keeps its server from now on.
+    pub fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        self.pin_by(self.answered.unwrap_or(self.sent), reason, facts, false);
+    }
+
+    /// The same for one of the `messages` that are about to be sent, as far as is known of the code that it runs.
+    pub fn pin_ahead(&mut self, messages: usize, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        self.pin_by(self.number_ahead(messages), reason, facts, true);
+    }
+
+    /// The number that [`Session::pin_ahead`] gives.
+    #[must_use]
+    pub fn number_ahead(&self, messages: usize) -> u64 {
+        self.sent.saturating_add(messages.saturating_sub(1) as u64)
+    }
+
+    /// The same as [`Session::pin_ahead`] for what has been answered already; `number`: what that would have been ahead, or the largest if
+    /// there are several.
+    pub fn pin_behind(&mut self, number: u64, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
+        let is_undone = self.watch.undone.is_some_and(|(first, last)| first <= number && number <= last);
+        if reason == PinReason::Setting && is_undone {
+            return;
+        }
+        self.pin_by(self.sent.saturating_sub(1), reason, facts, true);
+        self.ask_pins();
+    }
+
+    pub(super) fn pin_by(&mut self, number: u64, reason: PinReason, facts: Option<&Arc<QueryFacts>>, presumed: bool) {
+        self.spoils |= reason.outlives_discard();
+        (self.watch.quiet, self.watch.patience) = (0, PATIENCE);
+        match self.pins.iter_mut().find(|pin| pin.reason == reason) {
+            Some(pin) => {
+                pin.number = pin.number.max(number);
+                pin.presumed &= presumed;
+                pin.unasked |= presumed;
+            }
+            None => {
+                let facts = facts.cloned();
+                self.pins.push(Pin { reason, facts, number, first: number, presumed, unasked: presumed });
+            }
+        }
+    }
+
+    /// ReadyForQuery, and there are pins: what may be over is asked for.
+    pub(super) fn look_at_pins(&mut self) {
+        if self.status != TransactionStatus::Idle {
+            return;
+        }
+        let sent = self.sent;
+        let watch = &mut self.watch;
+        watch.quiet = watch.quiet.saturating_add(1);
+        let mut asks = watch.quiet >= watch.patience;
+        if asks {
+            watch.quiet = 0;
+            watch.patience = watch.patience.saturating_mul(2).min(MOST_PATIENCE);
+        }
+        for pin in self.pins.iter_mut().filter(|pin| pin.number < sent) {
+            asks |= std::mem::take(&mut pin.unasked);
+        }
+        if asks {
+            self.ask_pins();
+        }
+    }
+
+    /// ReadyForQuery: from here on it may be known again what an end of the transaction undoes.
+    pub(super) fn rest_pins(&mut self) {
+        let here = self.pipeline.is_empty().then_some(self.sent);
+        if let Some(first) = self.watch.undoing.take()
+            && let Some(here) = here
+        {
+            self.watch.undone = Some((first, here.saturating_sub(1)));
+        }
+        match self.status {
+            TransactionStatus::Idle => (self.watch.transaction, self.watch.part) = (here, here),
+            TransactionStatus::InTransaction => self.watch.part = self.watch.part.or(here),
+            TransactionStatus::Failed => {}
+        }
+    }
+
+    /// An error: what it undoes keeps no server.
+    pub(super) fn pins_undone(&mut self) {
+        let may_have_committed = |statement: &StatementFacts| may_commit(statement) || statement.why == "EXECUTE";
+        let facts = self.pipeline.first_facts();
+        if self.status == TransactionStatus::Idle
+            && facts.is_some_and(|f| f.unparsed.is_some() || f.statements.iter().any(may_have_committed))
+        {
+            self.watch.part = None;
+        }
+        self.watch.undoing = self.watch.part;
+        if let Some(first) = self.watch.part {
+            self.undo_presumed(first);
+        }
+    }
+
+    /// A statement has completed: a rollback undoes what the transaction has set unseen, and whatever else begins or ends a part of one makes
+    /// it uncertain what the next error undoes. `alone`: outside of a block; `only`: the only one of its text.
+    pub(super) fn part_pins(&mut self, statement: &StatementFacts, tag: &[u8], (alone, only): (bool, bool)) {
+        let may_commit = alone && may_commit(statement);
+        if statement.transaction == TransactionEffect::None && !may_commit {
+            return;
+        }
+        self.watch.part = None;
+        let ends = match statement.transaction {
+            TransactionEffect::Commit { .. }
+            | TransactionEffect::Rollback { .. }
+            | TransactionEffect::PrepareTransaction => true,
+            _ => may_commit,
+        };
+        if ends && let Some(first) = self.watch.transaction.take().filter(|_| tag.starts_with(b"ROLLBACK")) {
+            self.undo_presumed(first);
+            let last = self.answered.filter(|_| only);
+            self.watch.undone = last.map(|last| (first, last)).or(self.watch.undone);
+        }
+    }
+
+    /// Of settings only what is presumed, for what is seen follows the transaction by itself.
+    fn undo_presumed(&mut self, first: u64) {
+        let pins = self.pins.len();
+        self.pins.retain(|pin| pin.reason != PinReason::Setting || !pin.presumed || pin.first < first);
+        self.was_pinned |= self.pins.len() < pins;
     }
 
     /// State of this kind that was made by messages before that number is gone.
@@ -111,5 +288,77 @@ mod tests {
         session.pin(PinReason::Seed, None);
         session.ask_pins();
         assert_eq!(session.question_of_pins(), None, "that stays to the end");
+    }
+
+    /// The session has sent so many messages and rests.
+    fn rests(session: &mut Session, sent: u64, status: TransactionStatus) {
+        (session.sent, session.status) = (sent, status);
+        session.look_at_pins();
+        session.rest_pins();
+    }
+
+    #[test]
+    fn what_is_presumed_to_be_set_goes_with_what_undoes_it() {
+        let of = |sql: &str| crate::sql::parse::facts(sql.as_bytes());
+        let fresh = || {
+            let mut session = Session::new(Keep::Transaction, true, ClientSettings::default());
+            rests(&mut session, 5, TransactionStatus::Idle);
+            session
+        };
+        let mut session = fresh();
+        session.pin_ahead(1, PinReason::Setting, None);
+        session.pins_undone();
+        assert!(!session.is_pinned_by(PinReason::Setting) && session.was_pinned());
+        // Committed before.
+        let mut session = fresh();
+        session.pin_ahead(1, PinReason::Setting, None);
+        rests(&mut session, 6, TransactionStatus::Idle);
+        session.pin_ahead(1, PinReason::Setting, None);
+        session.pins_undone();
+        assert!(session.is_pinned_by(PinReason::Setting));
+        // Before a savepoint, and then with the whole transaction.
+        let mut session = fresh();
+        session.part_pins(&of("BEGIN").statements[0], b"BEGIN", (false, true));
+        rests(&mut session, 6, TransactionStatus::InTransaction);
+        session.pin_ahead(1, PinReason::Setting, None);
+        rests(&mut session, 7, TransactionStatus::InTransaction);
+        session.part_pins(&of("SAVEPOINT s").statements[0], b"SAVEPOINT", (false, true));
+        session.pins_undone();
+        assert!(session.is_pinned_by(PinReason::Setting));
+        rests(&mut session, 8, TransactionStatus::InTransaction);
+        session.pins_undone();
+        assert!(session.is_pinned_by(PinReason::Setting));
+        session.part_pins(&of("ROLLBACK").statements[0], b"ROLLBACK", (false, true));
+        assert!(!session.is_pinned_by(PinReason::Setting));
+        // The same for what is known only now.
+        let mut session = fresh();
+        let number = session.number_ahead(1);
+        session.pins_undone();
+        rests(&mut session, 6, TransactionStatus::Idle);
+        session.pin_behind(number, PinReason::Setting, None);
+        assert!(!session.is_pinned_by(PinReason::Setting));
+        session.pin_behind(session.number_ahead(1), PinReason::Setting, None);
+        assert!(session.is_pinned_by(PinReason::Setting));
+        // What is plainly seen is followed otherwise, and locks stay.
+        let mut session = fresh();
+        session.pin_ahead(1, PinReason::AdvisoryLock, None);
+        session.pin_ahead(1, PinReason::Setting, None);
+        session.pin(PinReason::Setting, None);
+        session.pins_undone();
+        assert_eq!(session.pins().len(), 2);
+    }
+
+    #[test]
+    fn what_stays_is_asked_for_ever_more_seldom() {
+        let mut session = Session::new(Keep::Transaction, true, ClientSettings::default());
+        session.pin(PinReason::AdvisoryLock, None);
+        let mut asked = Vec::new();
+        for sent in 1..300 {
+            rests(&mut session, sent, TransactionStatus::Idle);
+            if session.question_of_pins().is_some() {
+                asked.push(sent);
+            }
+        }
+        assert_eq!(asked, [2, 6, 14, 30, 62, 126, 190, 254]);
     }
 }

@@ -99,6 +99,15 @@ pub enum Undo {
         /// Counts the changes of it. If there were more since, a later message has the last word.
         version: u64,
     },
+    /// A portal with a name stands for what it did before, or for nothing.
+    Portal {
+        /// The name.
+        name: Box<[u8]>,
+        /// What it stood for.
+        before: Option<Arc<Statement>>,
+        /// What that leaves in the session, where its parameters tell.
+        bound: Option<Arc<[SessionEffect]>>,
+    },
     /// The server does not have this statement.
     ServerPrepare(Arc<Statement>),
     /// The server still has this statement.
@@ -170,6 +179,8 @@ struct Marks {
     ends: bool,
     /// It takes away what the client's names stand for.
     takes: bool,
+    /// It changes the channels that the client listens to.
+    listens: bool,
 }
 
 /// Whether it changes how texts are read that are parsed behind it.
@@ -216,6 +227,7 @@ impl Marks {
                 _ => {}
             }
         }
+        marks.listens = facts.is_some_and(|facts| !facts.steps.is_empty());
         marks.takes = marks.wipes || marks.names;
         marks.names |= marks.wipes || request.undo.iter().any(|u| matches!(u, Undo::ClientName { .. }));
         marks
@@ -234,6 +246,7 @@ struct Marked {
     catalog: u32,
     ends: u32,
     takes: u32,
+    listens: u32,
 }
 
 impl Marked {
@@ -247,6 +260,7 @@ impl Marked {
         self.catalog += u32::from(marks.catalog);
         self.ends += u32::from(marks.ends);
         self.takes += u32::from(marks.takes);
+        self.listens += u32::from(marks.listens);
     }
 
     fn remove(&mut self, marks: Marks) {
@@ -259,6 +273,7 @@ impl Marked {
         self.catalog -= u32::from(marks.catalog);
         self.ends -= u32::from(marks.ends);
         self.takes -= u32::from(marks.takes);
+        self.listens -= u32::from(marks.listens);
     }
 }
 
@@ -385,6 +400,12 @@ impl Pipeline {
     #[must_use]
     pub fn names_in_doubt(&self) -> bool {
         self.marked.names > 0
+    }
+
+    /// Whether a LISTEN or UNLISTEN is under way.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        self.marked.listens > 0
     }
 
     /// Whether a statement is under way that takes away what the client's names stand for.

@@ -179,8 +179,6 @@ pub fn assign(name: String, value: String, effects: &mut Vec<SessionEffect>) {
         "seed" => return effects.push(SessionEffect::Pin(PinReason::Seed)),
         // The server keeps what the name means now, by the search_path of now.
         "default_text_search_config" => return effects.push(SessionEffect::SetUnknown { name }),
-        // What is created from here on may be temporary without saying so.
-        "search_path" if names_temp(&value) => effects.push(SessionEffect::Pin(PinReason::TempObject)),
         _ => {}
     }
     effects.push(SessionEffect::Set { name, value });

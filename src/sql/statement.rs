@@ -183,7 +183,8 @@ const CHANGES_NO_CODE: [&str; 17] = [
 ];
 
 /// Beginnings of what may end the state for which a session keeps its server.
-const ENDS_STATE: [&str; 6] = ["DROP", "CLOSE", "DEALLOCATE", "DISCARD", "ROLLBACK", "ALTER ... SET SCHEMA"];
+const ENDS_STATE: [&str; 7] =
+    ["DROP", "CLOSE", "DEALLOCATE", "DISCARD", "ROLLBACK", "UNLISTEN", "ALTER ... SET SCHEMA"];
 
 fn pin_why(reason: PinReason) -> &'static str {
     match reason {
@@ -463,7 +464,9 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     if built_in {
         touch::call(name, function, &mut draft.touch);
     }
-    draft.ends_state |= built_in && name.starts_with("pg_advisory_unlock");
+    // One that was tried in vain is not there.
+    draft.ends_state |=
+        built_in && (name.starts_with("pg_advisory_unlock") || name.starts_with("pg_try_advisory_lock"));
     draft.takes_lock |= built_in
         && (name.starts_with("pg_try_advisory_")
             || name.strip_prefix("pg_advisory_").is_some_and(|rest| !rest.starts_with("unlock")));

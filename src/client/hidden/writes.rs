@@ -27,6 +27,6 @@ impl Judged {
         }
         let of_shard = hidden.shards.get(usize::from(self.place.shard.0));
         let known = of_shard.and_then(|shard| shard.known.load_full()).filter(|k| k.counts(stamp, clock::now()));
-        known.is_none_or(|known| self.undecided.iter().any(|(facts, own_types)| known.may_write(facts, *own_types)))
+        known.is_none_or(|known| self.undecided.iter().any(|(facts, own_types, _)| known.may_write(facts, *own_types)))
     }
 }

@@ -84,7 +84,7 @@ const SUPERUSERS: &[&str] = &[
 ];
 
 /// Statements that may commit by themselves what a pipeline did before them.
-fn commits_before(statement: &StatementFacts) -> bool {
+pub(in crate::session) fn commits_before(statement: &StatementFacts) -> bool {
     statement.changes_catalog
         || statement.transaction == TransactionEffect::FinishPrepared
         || matches!(statement.why, "VACUUM" | "ANALYZE" | "CLUSTER" | "REINDEX")

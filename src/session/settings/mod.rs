@@ -26,6 +26,7 @@ use std::sync::Arc;
 use crate::sql::facts::{ConfigArg, PinReason, SessionEffect};
 use crate::sql::settings::{is_read_by, names_temp};
 
+pub(super) use follow::commits_before;
 pub(super) use reported::Report;
 pub use reported::{REPORTED, is_reported};
 pub use server::{ServerSettings, quote};
@@ -181,6 +182,11 @@ impl ClientSettings {
     pub(super) fn names_temp(&self) -> bool {
         const PATH: &str = "search_path";
         self.get(PATH).is_some_and(names_temp) || self.doubts().any(|name| name == PATH)
+    }
+
+    /// Whether what it creates is temporary as far as can be told without a server.
+    pub(super) fn begins_with_temp(&self) -> bool {
+        self.get("search_path").and_then(|path| path.split(',').next()).is_some_and(names_temp)
     }
 
     /// The client has it, whatever becomes of the transaction: the server has said so, or it is a setting of ours.
