@@ -6,11 +6,14 @@
 mod common;
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use common::cluster::Cluster;
+use common::eventually;
+use common::fake::{FakeServer, Step};
 use common::raw::{Address, Login, RawClient};
 use common::weir::Weir;
-use common::wire::show;
+use common::wire::{backend, show};
 
 fn one_server(cluster: &Cluster) -> Weir {
     let primary = format!("primary = \"postgres://127.0.0.1:{}/postgres\"", cluster.port());
@@ -257,7 +260,7 @@ fn a_superusers_setting_made_under_another_role_keeps_the_server() {
     a.run("SET log_duration = on");
     a.run("RESET ROLE");
     b.query("SHOW log_duration");
-    b.expect_silence(std::time::Duration::from_millis(150));
+    b.expect_silence(Duration::from_millis(150));
     assert_eq!((seen(&mut a, "log_duration"), seen(&mut a, "work_mem")), ("on".to_owned(), "3MB".to_owned()));
     assert_eq!(weir.admin_table("SHOW PINS")[0]["reason"], "identity");
     drop(a);
@@ -379,7 +382,7 @@ fn settings_made_where_nobody_sees_keep_the_server() {
         way(&mut a);
         assert_eq!(pins(), 1, "{what}");
         b.query("SELECT current_setting('work_mem'), coalesce(current_setting('app.t', true), '')");
-        b.expect_silence(std::time::Duration::from_millis(100));
+        b.expect_silence(Duration::from_millis(100));
         assert_eq!(a.value("SELECT left(current_setting('app.t'), 4)"), "leak", "{what}");
         drop(a);
         let told = show(&b.read_until_ready());
@@ -697,4 +700,69 @@ fn pipelined(client: &mut RawClient, statements: &[&str]) -> String {
     client.sync();
     let messages: Vec<_> = client.read_until_ready().into_iter().filter(|m| m.tag != b'S').collect();
     show(&messages)
+}
+
+/// A cancel request that comes late, or a timeout, may hit what the server is asked behind the client's back. That is asked once more, and keeps
+/// the server if it fails again.
+#[test]
+fn a_question_that_is_cancelled_is_asked_once_more() {
+    let question =
+        |answer: Vec<u8>| vec![Step::ExpectText(b'Q', "current_setting('a.x'".to_owned()), Step::Send(answer)];
+    let cancelled = [backend::error("ERROR", "57014", "canceling statement"), backend::ready(b'I')].concat();
+    let told = backend::one_value("encode", "76");
+    for (answers, pins) in [(vec![cancelled.clone(), told], 0), (vec![cancelled.clone(), cancelled], 1)] {
+        let set = [backend::complete("SET"), backend::ready(b'I')].concat();
+        let server = FakeServer::serve(move |_| {
+            let set = vec![Step::ExpectText(b'Q', "FROM CURRENT".to_owned()), Step::Send(set.clone())];
+            let questions = answers.iter().cloned().flat_map(question);
+            let last = vec![Step::ExpectText(b'Q', "SELECT 1".to_owned()), Step::Send(backend::one_value("v", "1"))];
+            let steps = Step::login().into_iter().chain(set).chain(questions).chain(last);
+            steps.chain([Step::ExpectClose]).collect()
+        });
+        let primary = format!("primary = \"postgres://127.0.0.1:{}/d\"", server.port());
+        let weir = Weir::builder().database(&format!("[databases.app]\n{primary}\npool_size = 1")).start();
+        let mut client = weir.client("app");
+        assert_eq!(client.run("SET a.x FROM CURRENT"), "C(SET) Z(I)");
+        // Else what it asks next may come between the two.
+        eventually("both are asked", Duration::from_secs(15), || (server.received(0).len() >= 3).then_some(()));
+        assert_eq!(client.value("SELECT 1"), "1");
+        assert_eq!(weir.admin_table("SHOW PINS").len(), pins);
+        drop((client, weir));
+        assert_eq!(server.deviations(), Vec::<String>::new());
+    }
+}
+
+/// Savepoints that are released take no place, and more than can be kept have the server asked at the end.
+#[test]
+fn savepoints_without_end_keep_no_server() {
+    let cluster = Cluster::start();
+    let weir = one_server(&cluster);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    let pairs = |times: usize, text: &str| text.repeat(times);
+    for (text, times, expected) in [
+        ("SAVEPOINT s; SET work_mem = '4MB'; RELEASE s;", 400, "4MB"),
+        ("SAVEPOINT s; SET work_mem = '5MB';", 300, "3MB"),
+    ] {
+        assert_eq!(a.run("BEGIN; SET work_mem = '3MB'; SET a.x = '1'").matches("E(").count(), 0);
+        // Ten settings more, so that each savepoint takes the place of twelve.
+        let more: String = (0..10).map(|n| format!("SET a.y{n} = '{n}';")).collect();
+        a.run(&more);
+        for _ in 0..15 {
+            assert_eq!(a.run(&pairs(times, text)).matches("E(").count(), 0);
+        }
+        if expected == "3MB" {
+            // Names that hide each other: the last goes back to where it stood.
+            assert_eq!(a.run("ROLLBACK TO s").matches("E(").count(), 0);
+            let released = "RELEASE s;".repeat(300);
+            for _ in 0..14 {
+                a.run(&released);
+            }
+            a.run(&"RELEASE s;".repeat(299));
+            assert_eq!(a.run("ROLLBACK TO s"), "C(ROLLBACK) Z(T)");
+        }
+        assert_eq!(a.run("COMMIT"), "C(COMMIT) Z(I)");
+        assert_eq!((seen(&mut b, "work_mem"), seen(&mut b, "a.x")), ("4MB".to_owned(), String::new()));
+        assert_eq!((seen(&mut a, "work_mem"), seen(&mut a, "a.y9")), (expected.to_owned(), "9".to_owned()));
+        assert!(weir.admin_table("SHOW PINS").is_empty());
+    }
 }

@@ -42,6 +42,8 @@ pub(super) struct Attempt {
     pub(super) place: Option<Place>,
     /// Whether it waits for a primary.
     pub(super) stays: Stays,
+    /// The client's settings may go to the server with what it asks for, rather than before.
+    pub(super) ahead: bool,
 }
 
 /// What is done where there is no primary, and one may come.
@@ -68,6 +70,7 @@ impl Attempt {
             waiting: None,
             place: None,
             stays,
+            ahead: false,
         }
     }
 }
@@ -75,7 +78,7 @@ impl Attempt {
 impl Client {
     /// Gets a server and relays; again on another where that is certain to be unnoticed.
     pub(super) async fn execute(&mut self, mut need: Need) -> Result<(), End> {
-        let mut attempt = Attempt::new();
+        let mut attempt = Attempt { ahead: self.may_follow_settings(), ..Attempt::new() };
         // Once is enough: what fails as an unnamed statement too is wrong by itself, and would be tried for ever.
         let mut leaves_unnamed = false;
         loop {
@@ -104,6 +107,11 @@ impl Client {
                 Ended::Again => {
                     self.cx.shared.count_retry("kept_plan");
                     leaves_unnamed = true;
+                    self.gather_again(leaves_unnamed)?;
+                }
+                Ended::Refused => {
+                    self.cx.shared.count_retry("settings");
+                    attempt.ahead = false;
                     self.gather_again(leaves_unnamed)?;
                 }
                 Ended::Retry(cause) => {

@@ -12,7 +12,7 @@ use crate::client::failover;
 use crate::client::fresh::{self, Seen};
 use crate::client::limits::Overdue;
 use crate::client::plan::Need;
-use crate::client::relay::Link;
+use crate::client::relay::{CatchUp, Link};
 use crate::client::shared::Activity;
 use crate::client::silence::Silence;
 use crate::client::task::{Client, FOR_EVER, Stopped, lost, micros};
@@ -20,7 +20,6 @@ use crate::client::token;
 use crate::clock;
 use crate::config::{ReadBalance, Role};
 use crate::error::{Error, Severity, SqlState};
-use crate::health::line::Place;
 use crate::health::server::{InFlight, ServerHealth};
 use crate::health::view::ServerView;
 use crate::id::ShardIndex;
@@ -72,11 +71,14 @@ impl Client {
         attempt: &mut Attempt,
     ) -> Result<Box<Link>, Stopped> {
         let since = clock::moment();
-        let Lent { checkout, in_flight, route } = self.lend(shard, request, attempt).await?;
-        Ok(Link::boxed(checkout, in_flight, route.role, shard, route.server, since))
+        let Lent { checkout, in_flight, route, ahead } = self.lend(shard, request, attempt).await?;
+        let mut link = Link::boxed(checkout, in_flight, route.role, shard, route.server, since);
+        link.sends_ahead(ahead);
+        Ok(link)
     }
 
-    /// Chooses a server and gets a connection to it that has the client's settings.
+    /// Chooses a server and gets a connection to it that has the client's settings, or is to be sent them ahead of the segment, where the attempt
+    /// says that it may.
     pub(super) async fn lend(
         &mut self,
         shard: ShardIndex,
@@ -113,12 +115,12 @@ impl Client {
             let replaceable = several || route.role == Role::Replica;
             let silence = || replaceable.then(|| Silence::since_now(in_flight.server()));
             let confirm = (route.role == Role::Primary && replicated).then(|| in_flight.server());
-            match self.checkout(&pool, now, &silence, confirm, &mut attempt.place).await {
-                Ok(checkout) => {
+            match self.checkout(&pool, now, &silence, confirm, attempt).await {
+                Ok((checkout, ahead)) => {
                     let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
                     self.count_checkout(&pool, &in_flight, read, now);
                     self.database.routes.count(route.why);
-                    return Ok(Lent { checkout, in_flight, route });
+                    return Ok(Lent { checkout, in_flight, route, ahead });
                 }
                 Err(Stopped::Refused(error)) if is_unreachable(&error) && !attempt.excluded.contains(&route.server) => {
                     tracing::debug!(pool = %pool.name(), %error, "server cannot be used, another is tried");
@@ -189,20 +191,20 @@ impl Client {
         });
     }
 
-    /// A connection of the pool, with the client's settings.
+    /// A connection of the pool, with the client's settings, or what is to be sent to it ahead of the segment.
     async fn checkout(
         &mut self,
         pool: &Arc<Pool>,
         since: Instant,
         silence: &dyn Fn() -> Option<Silence>,
         confirm: Option<&Arc<ServerHealth>>,
-        place: &mut Option<Place>,
-    ) -> Result<Checkout, Stopped> {
+        attempt: &mut Attempt,
+    ) -> Result<(Checkout, Option<Box<CatchUp>>), Stopped> {
         let (mut tries, mut failed, mut inherited) = (0, 0, 0);
         loop {
             let asked = pool.ask(self.cx.id);
             // It stands in the queue of the pool now: the next in line may come forward.
-            drop(place.take());
+            drop(attempt.place.take());
             let mut checkout = match asked.map_err(Stopped::Refused)? {
                 Asked::Now(checkout) => checkout,
                 Asked::Later(ticket) => Box::pin(self.wait(ticket, pool, since, silence())).await?,
@@ -242,10 +244,15 @@ impl Client {
             }
             let forgets = connection.state.stale_sequences && self.database.hidden.minds_sequences(pool.key.shard);
             let sql = match (connection.state.settings.catch_up(self.session.settings()), forgets) {
-                (None, false) => return Ok(checkout),
+                (None, false) => return Ok((checkout, None)),
                 (settings, true) => format!("DISCARD SEQUENCES;{}", settings.unwrap_or_default()),
                 (Some(settings), false) => settings,
             };
+            // What is held back for the client would be lost with an answer that nobody is to be told of.
+            let ahead = attempt.ahead && self.output.is_empty();
+            if ahead && connection.state.settings.reads_texts_for(self.session.settings()) {
+                return Ok((checkout, Some(Box::new(CatchUp { sql, forgets }))));
+            }
             let as_new = connection.state.settings.is_as_new();
             let limit = pool.settings().login.timeout;
             let run = Box::pin(tokio::time::timeout(limit, connection.run(&sql)));
@@ -258,7 +265,8 @@ impl Client {
                 Ok(Ok(Ok(()))) => {
                     connection.state.settings.caught_up(self.session.settings());
                     connection.state.stale_sequences &= !forgets;
-                    return Ok(checkout);
+                    self.settings_refused = false;
+                    return Ok((checkout, None));
                 }
                 // Maybe because of what another has set: its timeout, what takes rights to be undone. A reset takes that away.
                 Ok(Ok(Err(_))) if !as_new && inherited < INHERITED => {
@@ -396,6 +404,8 @@ pub(super) struct Lent {
     pub(super) checkout: Checkout,
     pub(super) in_flight: InFlight,
     pub(super) route: Route,
+    /// What the server is to be sent ahead of the segment.
+    pub(super) ahead: Option<Box<CatchUp>>,
 }
 
 /// Whether another server may do better: this one could not be reached or is not taking connections.

@@ -3,6 +3,7 @@
 //! Written as one poll function: whatever can move moves, then the task sleeps until either socket can do more. Nothing is awaited
 //! with a message half handled, so being dropped at any point loses nothing but the connection.
 
+mod ahead;
 mod conclude;
 mod errand;
 mod forward;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+pub(super) use self::ahead::CatchUp;
+use self::ahead::Sending;
 pub(super) use self::forward::lock_on_replica;
 use self::refusal::Refusal;
 use crate::client::block::{self, Block, Portable};
@@ -60,6 +63,8 @@ pub(super) enum Ended {
     Retry(Cause),
     /// The same, on whichever server: a plan that one had kept was of no use any more.
     Again,
+    /// The same: the server has not taken the client's settings, which were sent ahead, and has passed over the segment.
+    Refused,
     /// The segment needs other shards than this one as well: the block goes on with several.
     Spread(Box<Link>),
 }
@@ -107,6 +112,8 @@ pub(super) enum Held {
         /// As in [`Cause::NeedsPrimary`].
         writes: bool,
     },
+    /// The server passes over it: it has not taken the client's settings.
+    PassedOver,
 }
 
 /// A segment that can be tried again, as long as nothing of its answer has been sent.
@@ -145,6 +152,8 @@ pub(super) struct Link {
     query_since: Option<Instant>,
     counts: Counts,
     replay: Option<Replay>,
+    /// What goes ahead of the first segment.
+    ahead: Sending,
     /// It was treated as a write: reads that follow must see it.
     wrote: bool,
     /// It is the primary of several servers, where it matters what looks like a read and writes: others read elsewhere, and may be asked
@@ -225,6 +234,11 @@ enum Event {
         /// It has said nothing since.
         quiet: bool,
     },
+    /// The server has not taken the client's settings, and has passed over the segment; it is ready, or is to be closed.
+    PassedOver {
+        /// It has said nothing since.
+        quiet: bool,
+    },
     /// The server has done nothing yet that would have to be done again, and the segment needs another.
     Move,
     /// The block goes on with other shards as well.
@@ -257,6 +271,7 @@ impl Link {
             query_since: None,
             counts: Counts::default(),
             replay: None,
+            ahead: Sending::Nothing,
             wrote: false,
             several: false,
             has_written: false,
@@ -338,6 +353,7 @@ impl Link {
         match self.held() {
             // It was not done, and no other standby will do it either.
             Some(Held::Refused { writes }) => Some(Event::Retry(Cause::NeedsPrimary { writes })),
+            Some(Held::PassedOver) => Some(Event::PassedOver { quiet: false }),
             _ => (self.leave() == Leave::Always && !self.wrote_unseen()).then_some(Event::Retry(cause)),
         }
     }
@@ -458,7 +474,7 @@ impl Client {
                 link.begun = Some(held);
                 link.opening = Opening::Sent;
             }
-            None if link.leave > Leave::Never && self.output.is_empty() => {
+            None if (link.leave > Leave::Never && self.output.is_empty()) || link.ahead != Sending::Nothing => {
                 link.replay = Some(self.replay(link.leave));
             }
             None => {}
@@ -750,6 +766,11 @@ impl Client {
                 break;
             }
             let body = bytes.get(at.saturating_add(frame::HEADER_LEN)..here).unwrap_or_default();
+            if link.ahead == Sending::Sent {
+                self.follow_ahead(header.tag, body, link, connection)?;
+                (at, run) = (here, here);
+                continue;
+            }
             if header.tag == b'Z' && body == b"I" && link.owned.is_some() {
                 link.hearing = self.hears_first(link);
                 if link.hearing.is_some() {
@@ -778,6 +799,7 @@ impl Client {
                 return Err(match held {
                     Held::Renounced => Event::Again { quiet },
                     Held::Refused { writes } => Event::Refused { writes, quiet },
+                    Held::PassedOver => Event::PassedOver { quiet },
                 });
             }
             if header.tag == b'A'

@@ -82,6 +82,8 @@ pub struct Client {
     pub(super) rests_since: Option<Instant>,
     /// Unnamed statements that come often are left unnamed for the moment.
     pub(super) leaves_unnamed: bool,
+    /// A server has refused a setting that was sent ahead, and none has taken all since.
+    pub(super) settings_refused: bool,
     /// The client's messages are passed over up to the next Sync: one of them was refused while no server was linked.
     pub(super) skipping: bool,
     /// Its part in listening, if it ever listened.
@@ -129,6 +131,7 @@ impl Client {
             generation,
             last_write: None,
             leaves_unnamed: false,
+            settings_refused: false,
             skipping: false,
             listener: None,
             spread: None,

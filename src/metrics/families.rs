@@ -388,7 +388,7 @@ fn events(s: &Snapshot, out: &mut Families) {
     }
     let mut retried = out.counter(
         "retries_total",
-        "Statements that were tried again on another server, unseen by the client, by reason.",
+        "Statements that were tried again, unseen by the client, on another server or for what this one had, by reason.",
     );
     for (reason, n) in &s.retried {
         retried.count(&[("reason", reason)], *n);

@@ -498,7 +498,7 @@ impl Session {
     /// Whether the rows that come answer a question of ours, and are to be given whole.
     #[must_use]
     pub fn reads_rows(&mut self) -> bool {
-        matches!(self.pipeline.head(), Some(Request { kind: Kind::Hidden(_), .. }))
+        matches!(self.pipeline.head(), Some(Request { kind: Kind::Hidden(_) | Kind::Guard { .. }, .. }))
     }
 
     /// Whether what the server answers now is the client's to hear.

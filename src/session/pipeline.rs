@@ -8,7 +8,7 @@
 //!   Parse ....................... ParseComplete        Describe .. RowDescription | NoData
 //!   Execute ..................... CommandComplete | EmptyQueryResponse | PortalSuspended
 //!   Close ....................... CloseComplete        Local ..... at once when it is at the head
-//!   Lend ........................ ParseComplete
+//!   Lend ........................ ParseComplete        Guard ..... ReadyForQuery, see `settings/ahead.rs`
 //! ```
 //!
 //! An error of a request of the extended protocol takes all requests up to the next Sync with it: the server skips them, so
@@ -65,6 +65,11 @@ pub enum Kind {
     },
     /// A Query of ours that is about settings.
     Hidden(Hidden),
+    /// Asks whether the server has taken settings that were sent ahead: see [`super::settings::Ahead`].
+    Guard {
+        /// They have failed.
+        failed: bool,
+    },
     /// CopyDone or CopyFail: has no answer; marks where a COPY ends among the requests.
     CopyEnd,
     /// Answered by us: these bytes go out when all before it is answered.
@@ -80,6 +85,13 @@ pub enum Hidden {
     Restore(Values),
     /// It asks which of these reasons to keep the server are still there; of what was made by messages before that number.
     Pins(Vec<PinReason>, u64),
+    /// It brings the server to what the client wants; a [`Kind::Guard`] follows.
+    CatchUp {
+        /// It has the server forget values of sequences.
+        forgets: bool,
+        /// It has failed.
+        failed: bool,
+    },
 }
 
 /// What is taken back when a request turns out not to have happened.
@@ -492,6 +504,7 @@ impl Pipeline {
             | Kind::Execute(_)
             | Kind::Close
             | Kind::CopyEnd
+            | Kind::Guard { .. }
             | Kind::Local(_) => Some(true),
         };
         self.queue.iter().rev().find_map(of_exchange).unwrap_or(false)

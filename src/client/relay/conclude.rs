@@ -70,15 +70,22 @@ impl Client {
                 Ended::Retry(cause)
             }
             Event::Refused { writes, quiet } => {
-                self.give_back_unheard(link, quiet);
+                self.give_back_unheard(link, quiet, false);
                 Ended::Retry(Cause::NeedsPrimary { writes })
             }
             Event::Again { quiet } => {
                 if let Some(replay) = &link.replay {
                     self.renounce(&replay.popular);
                 }
-                self.give_back_unheard(link, quiet);
+                self.give_back_unheard(link, quiet, false);
                 Ended::Again
+            }
+            Event::PassedOver { quiet } => {
+                self.settings_refused = true;
+                // Nothing of the segment has run.
+                link.judged.ended();
+                self.give_back_unheard(link, quiet, true);
+                Ended::Refused
             }
             Event::Move => {
                 self.hold_again(link.begun.take());
@@ -133,14 +140,15 @@ impl Client {
         }
     }
 
-    /// Gives a server back that has answered the segment in vain, if it is at rest; else it is closed.
-    fn give_back_unheard(&mut self, mut link: Box<Link>, quiet: bool) {
+    /// Gives a server back that has answered the segment in vain, if it is at rest; else it is closed. `resets`: it is reset before anybody else
+    /// gets it.
+    fn give_back_unheard(&mut self, mut link: Box<Link>, quiet: bool, resets: bool) {
         let at_rest = quiet && self.session.may_release();
         self.bring_back(&mut link, !at_rest);
         if at_rest && let Some(connection) = link.checkout.as_mut() {
             connection.input = crate::net::Buffer::default();
             // What somebody's code has left there is not the client's, who is told nothing of it.
-            let leaves_state = link.judged.may_have_left();
+            let leaves_state = resets || link.judged.may_have_left();
             let verdict = self.verdict(&mut link, leaves_state);
             self.session.on_release();
             link.checkout.release(verdict);

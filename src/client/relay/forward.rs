@@ -311,6 +311,7 @@ impl Client {
 
     /// Writes the segment for the server.
     pub(super) fn forward_segment(&mut self, link: &mut Link, connection: &mut Connection) {
+        self.send_ahead(link, connection);
         self.minds_state(link);
         self.enter_segment(link, connection);
     }

@@ -212,7 +212,9 @@ impl Client {
             Ended::Released => Ok(()),
             Ended::Client(end) => Err(end),
             // Nothing is kept that could be tried again, and there is one shard.
-            Ended::Retry(_) | Ended::Again | Ended::Spread(_) => Err(End::Told(lost("its answer was cut short"))),
+            Ended::Retry(_) | Ended::Again | Ended::Refused | Ended::Spread(_) => {
+                Err(End::Told(lost("its answer was cut short")))
+            }
         }
     }
 

@@ -369,7 +369,10 @@ impl Session {
         }
         if let Some(Request { kind: Kind::Hidden(Hidden::ReadBack(_) | Hidden::Restore(_)), .. }) = self.pipeline.head()
         {
-            self.stays_in_doubt();
+            // Outside of a block it has changed nothing.
+            if self.status != TransactionStatus::Idle || !self.settings.sends_again() {
+                self.stays_in_doubt();
+            }
         }
     }
 

@@ -14,6 +14,7 @@
 //! session follows.
 //! See <https://www.postgresql.org/docs/current/sql-set.html>.
 
+mod ahead;
 mod follow;
 mod reported;
 mod server;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use crate::sql::facts::{ConfigArg, PinReason, SessionEffect};
 use crate::sql::settings::{is_read_by, names_temp};
 
+pub use ahead::Ahead;
 pub(super) use follow::commits_before;
 pub(super) use reported::Report;
 pub use reported::{REPORTED, is_reported};
@@ -124,14 +126,58 @@ struct Changes {
     committed: bool,
     /// What decides shards was changed, and may be taken back before the next ReadyForQuery.
     unsettled: bool,
-    /// So many points were kept that ROLLBACK TO is not followed any more.
+    /// So many points were kept that ROLLBACK TO is not followed any more: what the transaction has changed is in doubt.
     unfollowed: bool,
+    /// A question about what is in doubt has failed, or what gives a setting back has, and was sent once more.
+    sent_again: bool,
     /// Entries of the points that are kept.
     kept: usize,
     /// A statement has perhaps committed what came before it, although more follows in the same transaction: what had changed by then.
     halfway: Option<BTreeSet<String>>,
     /// What the client was told of reported settings since the transaction began.
     told: Vec<Believed>,
+}
+
+impl Changes {
+    /// A statement tells the value of `name`, which is in doubt all the same where ROLLBACK TO is not followed.
+    fn tells(&mut self, name: &str) {
+        if self.unfollowed {
+            self.doubts.insert(name.to_owned());
+        } else {
+            self.doubts.remove(name);
+        }
+    }
+
+    /// Keeps a savepoint; not where there are too many.
+    fn keep(&mut self, name: &str, point: Point) -> bool {
+        let kept = self.kept.saturating_add(point.entries());
+        if kept > MAX_KEPT {
+            return false;
+        }
+        self.kept = kept;
+        self.savepoints.push((name.into(), point));
+        true
+    }
+
+    /// Keeps the first `len` savepoints alone.
+    fn keep_first(&mut self, len: usize) {
+        let entries: usize = self.savepoints.iter().skip(len).map(|(_, point)| point.entries()).sum();
+        self.kept = self.kept.saturating_sub(entries);
+        self.savepoints.truncate(len);
+    }
+
+    /// The transaction is over.
+    fn keep_none(&mut self) {
+        self.savepoints.clear();
+        (self.kept, self.unfollowed) = (0, false);
+    }
+}
+
+impl Point {
+    /// How much of [`MAX_KEPT`] it takes.
+    fn entries(&self) -> usize {
+        self.wanted.len().saturating_add(1)
+    }
 }
 
 /// A reported setting of which the client was told within a transaction.
@@ -222,7 +268,7 @@ impl ClientSettings {
         self.begin();
         put(&mut self.wanted, name, Some(value));
         let changes = self.changes();
-        changes.doubts.remove(name);
+        changes.tells(name);
         if let Some(have) = &mut changes.have {
             put(have, name, Some(value));
         }
@@ -235,7 +281,6 @@ impl ClientSettings {
     fn assign_default(&mut self, name: &str) {
         self.begin();
         let given = self.startup.get(name).cloned();
-        self.changes().doubts.remove(name);
         if is_reported(name) {
             self.changes().touched |= bit(name);
             if given.is_some() {
@@ -243,6 +288,7 @@ impl ClientSettings {
             }
             return;
         }
+        self.changes().tells(name);
         if given.is_some() || self.changes().have.is_some() {
             let mut have = self.changes().have.take().unwrap_or_else(|| Arc::clone(&self.wanted));
             put(&mut have, name, None);
@@ -267,9 +313,14 @@ impl ClientSettings {
             put(&mut self.wanted, name, before.get(name).map(String::as_str));
         }
         self.have_only(have);
+        let changed: Vec<_> = differing(&before, &self.wanted).filter(|name| !is_reported(name)).cloned().collect();
         let changes = self.changes();
         changes.touched = u8::MAX;
-        changes.doubts.retain(|name| IDENTITY.contains(&name.as_str()));
+        if changes.unfollowed {
+            changes.doubts.extend(changed);
+        } else {
+            changes.doubts.retain(|name| IDENTITY.contains(&name.as_str()));
+        }
     }
 
     /// DISCARD ALL, which is no part of a transaction.
@@ -345,24 +396,32 @@ impl ClientSettings {
 
     /// SAVEPOINT.
     ///
-    /// Whether it is followed: there may be too many of them.
+    /// Whether what becomes of it can be told, if only by the server when the transaction is over: there may be too many, and what a RESET
+    /// takes from the server that startup gave, the server does not tell.
     #[must_use]
     fn savepoint(&mut self, name: &str) -> bool {
+        let follows = |changes: &Changes| changes.base.is_some() && !changes.unfollowed;
         // Before the first change, the base is as good.
-        if self.changes.as_ref().is_some_and(|changes| changes.base.is_some()) {
+        if self.changes.as_deref().is_some_and(follows) {
             let point = self.point();
-            let changes = self.changes();
-            changes.kept = changes.kept.saturating_add(1).saturating_add(point.wanted.len());
-            if changes.kept > MAX_KEPT {
-                changes.unfollowed = true;
-                changes.savepoints = Vec::new();
+            if !self.changes().keep(name, point) {
+                self.unfollow();
+                return self.startup.keys().all(|name| is_reported(name) || name.starts_with(OWN_PREFIX));
             }
-            if changes.unfollowed {
-                return false;
-            }
-            changes.savepoints.push((name.into(), point));
         }
         true
+    }
+
+    /// There are too many savepoints: none is kept any more, and only the server knows what the transaction has changed, now and to its end.
+    fn unfollow(&mut self) {
+        let Some(changes) = &mut self.changes else { return };
+        let Some(base) = &changes.base else { return };
+        let points = changes.savepoints.iter().map(|(_, point)| &point.wanted);
+        let differ = points.chain([&self.wanted]).flat_map(|wanted| differing(&base.wanted, wanted));
+        let names: BTreeSet<_> = differ.filter(|name| !is_reported(name)).cloned().collect();
+        changes.keep_none();
+        changes.unfollowed = true;
+        changes.doubts.extend(names);
     }
 
     /// RELEASE.
@@ -370,20 +429,18 @@ impl ClientSettings {
         if let Some(changes) = &mut self.changes {
             // One that is not known came before all that are.
             let at = changes.savepoints.iter().rposition(|(known, _)| **known == *name).unwrap_or(0);
-            changes.savepoints.truncate(at);
+            changes.keep_first(at);
         }
     }
 
     /// ROLLBACK TO.
     fn rollback_to(&mut self, name: &str) {
         let Some(changes) = &mut self.changes else { return };
-        if let Some(base) = changes.base.as_ref().filter(|_| changes.unfollowed) {
-            let changed = differing(&base.wanted, &self.wanted).filter(|name| !is_reported(name));
-            changes.doubts.extend(changed.cloned().collect::<Vec<_>>());
+        if changes.unfollowed {
             return;
         }
         let at = changes.savepoints.iter().rposition(|(known, _)| **known == *name);
-        changes.savepoints.truncate(at.map_or(0, |at| at + 1));
+        changes.keep_first(at.map_or(0, |at| at + 1));
         let point = match at {
             Some(at) => changes.savepoints.get(at).map(|(_, point)| point.clone()),
             None => changes.base.clone(),
@@ -397,7 +454,7 @@ impl ClientSettings {
     fn commit(&mut self) {
         if let Some(changes) = &mut self.changes {
             changes.committed |= changes.base.take().is_some();
-            changes.savepoints.clear();
+            changes.keep_none();
             changes.loose.clear();
             changes.halfway = None;
             changes.ended = true;
@@ -407,7 +464,7 @@ impl ClientSettings {
     /// ROLLBACK, or an error outside of a block.
     fn rollback(&mut self) {
         let Some(changes) = &mut self.changes else { return };
-        changes.savepoints.clear();
+        changes.keep_none();
         changes.loose.clear();
         changes.ended = true;
         let halfway = changes.halfway.take().map(|mut names| {
@@ -453,7 +510,7 @@ impl ClientSettings {
             self.wanted = Arc::clone(&self.startup);
         }
         changes.told = Vec::new();
-        (changes.ended, changes.unfollowed, changes.kept) = (false, false, 0);
+        changes.ended = false;
         if !changes.doubts.is_empty() || self.lacks_anything() {
             return told;
         }
@@ -562,6 +619,11 @@ impl ClientSettings {
     #[must_use]
     pub fn needs_server(&self) -> bool {
         self.has_doubts() || self.changes.as_ref().is_some_and(|changes| changes.halfway.is_some())
+    }
+
+    /// Whether what is asked or told, and has failed, is sent once more: a late cancel request may have hit it, or a timeout.
+    fn sends_again(&mut self) -> bool {
+        self.changes.as_mut().is_some_and(|changes| !std::mem::replace(&mut changes.sent_again, true))
     }
 
     /// Nothing more is asked or told.

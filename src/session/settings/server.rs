@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use crate::wire::message;
+
 use super::{ClientSettings, IDENTITY, OWN_PREFIX, REPORTED, Values, is_reported};
 
 /// The default of transactions that reads of a standby depend on.
@@ -37,6 +39,13 @@ impl ServerSettings {
     pub fn report(&mut self, name: &str, value: &str) {
         self.agreed = None;
         self.reported.insert(name.to_ascii_lowercase(), value.to_owned());
+    }
+
+    /// A later ParameterStatus, as it came.
+    pub(super) fn report_lossy(&mut self, body: &[u8]) {
+        if let Some((name, value)) = message::parameter_status(body) {
+            self.report(&String::from_utf8_lossy(name), &String::from_utf8_lossy(value));
+        }
     }
 
     /// What the server has of a reported setting.
@@ -102,6 +111,15 @@ impl ServerSettings {
         self.agreed_plainly && self.agreed.as_ref().is_some_and(|agreed| Arc::ptr_eq(agreed, &client.wanted))
     }
 
+    /// Whether the server reads the bytes of texts as it will when it has what the client wants.
+    #[must_use]
+    pub fn reads_texts_for(&self, client: &ClientSettings) -> bool {
+        ["client_encoding", "standard_conforming_strings"].iter().all(|name| {
+            let want = client.get(name).or_else(|| self.default_of(name));
+            want.is_none_or(|want| self.reported(name) == Some(want))
+        })
+    }
+
     /// All as the login's own user, who may set what the client could set; who the client has become since comes last.
     fn difference(&self, client: &ClientSettings) -> String {
         let is_identity = |name: &str| IDENTITY.contains(&name);
@@ -148,6 +166,8 @@ impl ServerSettings {
     /// [`ServerSettings::catch_up`] has run.
     pub fn caught_up(&mut self, client: &ClientSettings) {
         self.has(client.wanted());
+        // Seldom anything is left, and then it is for the next time.
+        drop(self.catch_up(client));
     }
 }
 
@@ -223,13 +243,30 @@ mod tests {
              pg_catalog.set_config('search_path','a, \"B''c\"',false)"
         );
         server.report("TimeZone", "Asia/Tokyo");
+        assert!(!server.plainly_agrees(&ann));
         server.caught_up(&ann);
+        assert!(server.plainly_agrees(&ann), "its next statement finds that at once");
         assert_eq!(server.catch_up(&ann), None);
         let bob = ClientSettings::default();
         assert_eq!(
             server.catch_up(&bob).unwrap(),
             "RESET \"search_path\";SELECT pg_catalog.set_config('timezone','Etc/UTC',false)"
         );
+    }
+
+    #[test]
+    fn texts_are_read_otherwise_where_what_they_are_read_by_differs() {
+        let mut server = server();
+        server.report_default("client_encoding", "UTF8");
+        server.report_default("standard_conforming_strings", "on");
+        let with = |pairs: &[(&str, &str)]| ClientSettings::new(values(pairs));
+        let plain = with(&[("timezone", "Asia/Tokyo"), ("geqo", "off"), ("client_encoding", "UTF8")]);
+        let latin = with(&[("client_encoding", "LATIN1")]);
+        let off = with(&[("standard_conforming_strings", "off")]);
+        let reads = |server: &ServerSettings| [&plain, &latin, &off].map(|client| server.reads_texts_for(client));
+        assert_eq!(reads(&server), [true, false, false]);
+        server.report("client_encoding", "LATIN1");
+        assert_eq!(reads(&server), [false, true, false], "what it goes back to counts as well");
     }
 
     #[test]

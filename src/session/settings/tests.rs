@@ -130,20 +130,52 @@ fn savepoints_without_end_are_not_kept() {
     let mut c = ClientSettings::default();
     let mut server = ServerSettings::default();
     c.assign("a.base", "1");
+    assert!(c.savepoint("first"));
+    c.assign("a.gone", "1");
+    c.assign_default("a.gone");
     let mut kept = 0;
     for i in 0..10_000 {
-        kept += usize::from(c.savepoint("s"));
+        assert!(c.savepoint("s"));
+        kept += usize::from(!c.has_doubts());
         c.assign(&format!("a.x{i}"), "v");
     }
     assert!((100..1000).contains(&kept), "{kept}");
-    assert!(c.changes().savepoints.is_empty() && !c.has_doubts());
+    assert!(c.changes().savepoints.is_empty(), "the server is asked at the end");
+    assert_eq!(c.doubts().count(), 10_001, "for the base, too, which may be gone by now");
     c.rollback_to("s");
-    assert!(c.has_doubts(), "the server knows what that took back");
+    c.assign("a.base", "2");
+    assert_eq!(c.doubts().count(), 10_001);
     c.rollback();
-    assert!(c.wanted().is_empty());
-    c.give_up();
+    assert!(c.wanted().is_empty() && !c.has_doubts());
     settle(&mut c, true, false, &mut server);
     assert!(c.changes.is_none());
+}
+
+#[test]
+fn savepoints_without_end_over_what_startup_gave_are_told_of() {
+    let mut c = ClientSettings::new(values(&[("work_mem", "1MB"), ("timezone", "UTC")]));
+    c.assign("a.base", "1");
+    assert_eq!((0..100_000).filter(|_| !c.savepoint("s")).count(), 1);
+}
+
+#[test]
+fn savepoints_that_are_released_take_no_place() {
+    let mut c = ClientSettings::default();
+    let mut server = ServerSettings::default();
+    c.assign("a.base", "1");
+    for round in 0..100_000 {
+        assert!(c.savepoint("outer") && c.savepoint("s"));
+        c.assign("a.x", &round.to_string());
+        if round % 2 == 0 {
+            c.rollback_to("s");
+        }
+        c.release("outer");
+    }
+    assert!(!c.has_doubts());
+    assert_eq!(c.changes().kept, 0);
+    c.commit();
+    settle(&mut c, true, false, &mut server);
+    assert_eq!((c.get("a.base"), c.get("a.x")), (Some("1"), Some("99999")));
 }
 
 /// What a client may do.
@@ -154,6 +186,8 @@ enum Step {
     ResetAll,
     DiscardAll,
     Savepoint(u8),
+    /// So many more that none is kept.
+    Savepoints,
     Release(u8),
     RollbackTo(u8),
     Commit,
@@ -198,6 +232,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ResetAll),
         1 => Just(Step::DiscardAll),
         3 => (0..2_u8).prop_map(Step::Savepoint),
+        1 => Just(Step::Savepoints),
         2 => (0..2_u8).prop_map(Step::Release),
         2 => (0..2_u8).prop_map(Step::RollbackTo),
         2 => Just(Step::Commit),
@@ -264,6 +299,9 @@ proptest! {
                     });
                     prop_assert!(c.savepoint(&s.to_string()));
                 }
+                // What startup gave keeps the server then.
+                Step::Savepoints if !startup.is_empty() => continue,
+                Step::Savepoints => c.unfollow(),
                 Step::Release(s) => {
                     let Some(at) = own.find(s) else { continue };
                     both(&mut own, &mut server, &|m| m.before.as_mut().unwrap().1.truncate(at));

@@ -313,7 +313,7 @@ impl Client {
             }
             Ended::Client(end) => Err(end),
             // It is no read that can be tried again.
-            Ended::Retry(_) | Ended::Again => Err(End::Told(fault().fatal())),
+            Ended::Retry(_) | Ended::Again | Ended::Refused => Err(End::Told(fault().fatal())),
         }
     }
 
