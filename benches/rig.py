@@ -20,7 +20,8 @@ PASSWORD = "bench"
 class Rig:
     """The servers of one run; a context manager that ends them and removes their files."""
 
-    def __init__(self):
+    def __init__(self, pool_size=POOL_SIZE):
+        self.pool_size = pool_size
         self.processes = {}
         self.ports = {}
         self.databases = {}
@@ -81,7 +82,7 @@ class Rig:
             f"[databases]\nbench = host=127.0.0.1 port={self.ports['direct']} dbname=postgres\n"
             f"sessions = host=127.0.0.1 port={self.ports['direct']} dbname=postgres pool_mode=session pool_size=250\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = {self.auth_type(name)}\n"
-            f"auth_file = {self.users()}\npool_mode = transaction\ndefault_pool_size = {POOL_SIZE}\nmax_client_conn = 12000\n"
+            f"auth_file = {self.users()}\npool_mode = transaction\ndefault_pool_size = {self.pool_size}\nmax_client_conn = 12000\n"
             f"log_connections = 0\nlog_disconnections = 0\n{follows}",
         )
         self.start(name, shutil.which("pgbouncer") or "/usr/sbin/pgbouncer", "-q", ini)
@@ -105,7 +106,7 @@ class Rig:
         toml = self.write(
             f"{name}.toml",
             f'[pgweir]\nlisten_addr = "127.0.0.1"\nlisten_port = {port}\nworkers = {workers}\nauth_type = "{self.auth_type(name)}"\n'
-            f'auth_file = "{self.users()}"\ndefault_pool_size = {POOL_SIZE}\nmax_client_conn = 12000\n'
+            f'auth_file = "{self.users()}"\ndefault_pool_size = {self.pool_size}\nmax_client_conn = 12000\n'
             f"log_connections = false\nlog_disconnections = false\n{general}[databases.bench]\n{database}",
         )
         copy = self.dir / f"{name}.bin"

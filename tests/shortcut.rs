@@ -249,3 +249,120 @@ fn whoever_sends_ahead_or_leaves_meanwhile_is_noticed() {
         (left("SHOW SERVERS") == 0 && left("SHOW CLIENTS") == 0).then_some(())
     });
 }
+
+/// What can happen to a client that waits for the only server, which another has.
+fn wait_and_see(weir: &Weir, prefix: &str) -> Vec<String> {
+    let row = |column: &str| {
+        let pools = weir.admin_table("SHOW POOLS");
+        pools.iter().find(|pool| pool["database"] == "app").map_or(String::new(), |pool| pool[column].clone())
+    };
+    let text = |value: &str| format!("{prefix}SELECT v FROM short WHERE v = '{value}'");
+    let (mut holder, mut waiter) = (weir.client("app"), weir.client("app"));
+    let waits = |holder: &mut RawClient, waiter: &mut RawClient, value: &str| {
+        // So that its settings are those of the server, and its texts known there.
+        for _ in 0..2 {
+            assert_eq!(waiter.run(&text(value)), "T(v:25) C(SELECT 0) Z(I)");
+        }
+        assert_eq!(holder.run("BEGIN"), "C(BEGIN) Z(T)");
+        waiter.query(&text(value));
+        eventually("it waits", SOON, || (row("cl_waiting") == "1").then_some(()));
+    };
+    let mut told = Vec::new();
+
+    waits(&mut holder, &mut waiter, "a");
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+    told.push(show(&waiter.read_until_ready()));
+
+    waits(&mut holder, &mut waiter, "b");
+    waiter.cancel();
+    told.push(show(&waiter.read_until_ready()));
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+
+    waits(&mut holder, &mut waiter, "c");
+    waiter.query("SELECT v FROM short");
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+    told.push(show(&waiter.read_until_ready()));
+    told.push(show(&waiter.read_until_ready()));
+
+    // The server that it gets has other settings than it has.
+    waits(&mut holder, &mut waiter, "d");
+    assert_eq!(holder.run("SET work_mem = '5MB'"), "C(SET) Z(T)");
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+    told.push(show(&waiter.read_until_ready()));
+    assert_eq!(holder.run("RESET work_mem"), "C(RESET) Z(I)");
+
+    // It is told after a while, and given up in the end.
+    waits(&mut holder, &mut waiter, "e");
+    let messages = waiter.read_until_ready();
+    told.push(show(&messages));
+    told.extend(messages.iter().filter_map(Message::error).map(|error| error.message));
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+
+    waits(&mut holder, &mut waiter, "f");
+    drop(waiter);
+    eventually("it waits no more", SOON, || (row("cl_waiting") == "0").then_some(()));
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+
+    let mut waiter = weir.client("app");
+    waits(&mut holder, &mut waiter, "g");
+    weir.admin("KILL app");
+    told.push(show(&waiter.read_to_end()));
+    weir.admin("RESUME app");
+    told
+}
+
+#[test]
+fn who_waits_is_served_and_told_as_on_the_long_way() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE short (v text)");
+    let general = "query_wait_notify = \"700ms\"\nquery_wait_timeout = \"1500ms\"";
+    let weir = Weir::builder().cluster("app", &cluster, &[]).general(general).database("pool_size = 1").start();
+    let hint = "/* pgweir: primary */ ";
+    let short = wait_and_see(&weir, &" ".repeat(hint.len()));
+    let told = format!("{short:?}");
+    assert!(told.contains("E(57014)") && told.contains("E(53300)") && told.contains("N(NOTICE 00000)"), "{told}");
+    assert!(told.contains("within 1.5 s (query_wait_timeout)"), "{told}");
+    assert_eq!(short, wait_and_see(&weir, hint));
+}
+
+/// All get their own answers, and the wait is counted.
+#[test]
+fn many_wait_for_one() {
+    const CLIENTS: usize = 12;
+    const EACH: usize = 150;
+    let cluster = Cluster::start();
+    let weir = Weir::builder().cluster("app", &cluster, &[]).database("pool_size = 1").start();
+    std::thread::scope(|scope| {
+        for n in 0..CLIENTS {
+            let weir = &weir;
+            scope.spawn(move || {
+                let mut client = weir.client("app");
+                for turn in 0..EACH {
+                    let value = format!("{n} {turn}");
+                    match turn % 3 {
+                        0 => assert_eq!(client.value(&format!("SELECT '{value}'")), value),
+                        1 => {
+                            client.parse("", "SELECT $1::text", &[]);
+                            client.bind("", "", &[Some(&value)]);
+                            client.execute("", 0);
+                            client.sync();
+                            let answer = client.read_until_ready();
+                            assert_eq!(answer.iter().find_map(Message::row).unwrap(), [Some(value)]);
+                        }
+                        _ => assert!(client.rows(&format!("SELECT 1 / 0 -- {value}")).is_err()),
+                    }
+                }
+            });
+        }
+    });
+    let table = weir.admin_table("SHOW STATS_TOTALS");
+    let app = table.into_iter().find(|row| row["database"] == "app").unwrap();
+    let number = |name: &str| app[name].parse::<u64>().unwrap();
+    assert_eq!(number("xact_count"), (CLIENTS * EACH) as u64);
+    assert_eq!(number("query_count"), (CLIENTS * EACH) as u64);
+    assert!(number("wait_time") > number("query_time"), "most of the time eleven wait: {app:?}");
+    // Nobody is left in the queue, or holds the server.
+    let pools = weir.admin_table("SHOW POOLS");
+    let pool = pools.iter().find(|pool| pool["database"] == "app").unwrap();
+    assert_eq!([&*pool["cl_waiting"], &*pool["sv_active"], &*pool["sv_idle"]], ["0", "0", "1"]);
+}

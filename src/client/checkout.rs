@@ -115,10 +115,11 @@ impl Client {
             let replaceable = several || route.role == Role::Replica;
             let silence = || replaceable.then(|| Silence::since_now(in_flight.server()));
             let confirm = (route.role == Role::Primary && replicated).then(|| in_flight.server());
-            match self.checkout(&pool, now, &silence, confirm, attempt).await {
+            let asked = self.claim.as_ref().map_or(now, |claim| claim.since());
+            match self.checkout(&pool, asked, &silence, confirm, attempt).await {
                 Ok((checkout, ahead)) => {
                     let read = route.role == Role::Replica || matches!(request.access, Access::Read | Access::Local);
-                    self.count_checkout(&pool, &in_flight, read, now);
+                    self.count_checkout(&pool, &in_flight, read, asked);
                     self.database.routes.count(route.why);
                     return Ok(Lent { checkout, in_flight, route, ahead });
                 }
@@ -202,12 +203,14 @@ impl Client {
     ) -> Result<(Checkout, Option<Box<CatchUp>>), Stopped> {
         let (mut tries, mut failed, mut inherited) = (0, 0, 0);
         loop {
-            let asked = pool.ask(self.cx.id);
+            let claim = self.claim.take().filter(|claim| claim.is_of(pool));
+            let queued_since = claim.as_ref().map_or_else(clock::moment, |claim| claim.since());
+            let asked = claim.and_then(|claim| claim.take_up()).unwrap_or_else(|| pool.ask(self.cx.id));
             // It stands in the queue of the pool now: the next in line may come forward.
             drop(attempt.place.take());
             let mut checkout = match asked.map_err(Stopped::Refused)? {
                 Asked::Now(checkout) => checkout,
-                Asked::Later(ticket) => Box::pin(self.wait(ticket, pool, since, silence())).await?,
+                Asked::Later(ticket) => Box::pin(self.wait(ticket, pool, (since, queued_since), silence())).await?,
             };
             if checkout.is_unproven()
                 && let Err(error) = Box::pin(self.prove(&mut checkout, silence())).await?
@@ -328,15 +331,15 @@ impl Client {
         &mut self,
         mut ticket: Ticket,
         pool: &Pool,
-        since: Instant,
+        (since, queued_since): (Instant, Instant),
         silence: Option<Silence>,
     ) -> Result<Checkout, Stopped> {
         let handle = Arc::clone(self.handle());
-        handle.set_activity(Activity::Waiting);
-        let started = since.saturating_duration_since(self.cx.shared.started);
-        handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
+        self.shows_wait(since);
+        let now = clock::now();
+        let queued = now.saturating_duration_since(queued_since);
         let (limit, overdue) =
-            self.limits.wait(clock::now().saturating_duration_since(since)).unwrap_or((FOR_EVER, None));
+            self.limits.wait(now.saturating_duration_since(since), queued).unwrap_or((FOR_EVER, None));
         let worker = self.cx.id;
         let granted = async {
             match silence {
@@ -346,11 +349,12 @@ impl Client {
         };
         let mut granted = pin!(granted);
         let notify = self.live.config.general.query_wait_notify;
+        let first = notify.saturating_sub(queued);
         let mut waited = Ok(None);
         let mut left = limit;
-        if !notify.is_zero() && notify < limit {
-            waited = self.attend(granted.as_mut(), notify).await;
-            left = limit.saturating_sub(notify);
+        if !notify.is_zero() && first < limit {
+            waited = self.attend(granted.as_mut(), first).await;
+            left = limit.saturating_sub(first);
             if matches!(waited, Ok(None)) {
                 self.tell_queued(pool);
             }
@@ -369,14 +373,28 @@ impl Client {
                 self.cx.shared.count_timeout("query_wait_timeout");
                 let own = pool.settings().limits.size != self.live.config.general.default_pool_size as usize;
                 let size = if own { "pool_size" } else { "default_pool_size" };
-                Err(Stopped::Refused(pool_full(pool, limit, size)))
+                Err(Stopped::Refused(pool_full(pool, self.limits.most_wait(), size)))
             }
             Err(stopped) => Err(stopped),
         };
-        handle.waits_since_us.store(0, Ordering::Relaxed);
+        self.hides_wait();
         handle.cancel_is_done();
-        handle.set_activity(Activity::Idle);
         outcome
+    }
+
+    /// From here on others see it wait for a server, as it has since `since`.
+    pub(super) fn shows_wait(&self, since: Instant) {
+        let handle = self.handle();
+        handle.set_activity(Activity::Waiting);
+        let started = since.saturating_duration_since(self.cx.shared.started);
+        handle.waits_since_us.store(micros(started).max(1), Ordering::Relaxed);
+    }
+
+    /// It waits no more.
+    pub(super) fn hides_wait(&self) {
+        let handle = self.handle();
+        handle.waits_since_us.store(0, Ordering::Relaxed);
+        handle.set_activity(Activity::Idle);
     }
 
     /// `query_wait_notify`: tells the client why it has no answer.

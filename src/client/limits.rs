@@ -75,16 +75,16 @@ impl Limits {
         }
     }
 
-    /// How long the client may wait for a server when it has waited for `waited`, and whether it is the statement's time that is up
-    /// then; none: for ever.
-    pub(super) fn wait(&self, waited: Duration) -> Option<(Duration, Option<Overdue>)> {
+    /// How long the client may wait for a server when it has waited for `waited`, of this for `queued` in the queue that it stands in, and
+    /// whether it is the statement's time that is up then; none: for ever.
+    pub(super) fn wait(&self, waited: Duration, queued: Duration) -> Option<(Duration, Option<Overdue>)> {
         let query = (!self.query.is_zero()).then(|| (self.query.get().saturating_sub(waited), Some(Overdue::Query)));
-        let wait = (!self.query_wait.is_zero()).then_some((self.query_wait.get(), None));
+        let wait = (!self.query_wait.is_zero()).then(|| (self.query_wait.get().saturating_sub(queued), None));
         query.into_iter().chain(wait).min_by_key(|(limit, _)| *limit)
     }
 
-    /// How long a login waits for a server; zero: for ever.
-    pub(super) fn of_login(&self) -> Duration {
+    /// How long a client or a login waits for a server at most; zero: for ever.
+    pub(super) fn most_wait(&self) -> Duration {
         self.query_wait.get()
     }
 
@@ -306,11 +306,12 @@ mod tests {
 
     #[test]
     fn what_comes_first_ends_the_wait() {
-        assert_eq!(ALL.wait(Duration::ZERO), Some((SECOND, Some(Overdue::Query))));
-        assert_eq!(ALL.wait(SECOND * 2), Some((Duration::ZERO, Some(Overdue::Query))));
+        assert_eq!(ALL.wait(Duration::ZERO, Duration::ZERO), Some((SECOND, Some(Overdue::Query))));
+        assert_eq!(ALL.wait(SECOND * 2, Duration::ZERO), Some((Duration::ZERO, Some(Overdue::Query))));
         let slow = Limits { query: seconds(9), ..ALL };
-        assert_eq!(slow.wait(SECOND), Some((SECOND * 4, None)));
+        assert_eq!(slow.wait(SECOND, Duration::ZERO), Some((SECOND * 4, None)));
         let none = Limits { query: seconds(0), query_wait: seconds(0), ..ALL };
-        assert_eq!(none.wait(SECOND), None);
+        assert_eq!(slow.wait(SECOND * 3, SECOND * 3), Some((SECOND, None)));
+        assert_eq!(none.wait(SECOND, Duration::ZERO), None);
     }
 }

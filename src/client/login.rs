@@ -297,7 +297,7 @@ pub async fn settle(
         welcome.parameters.is_some() && wanted.iter().all(|w| is_plain(w) || welcome.accepted.contains_key(w))
     };
     if !known {
-        let limit = Limits::of(&live.config, &startup.database, &startup.user).of_login();
+        let limit = Limits::of(&live.config, &startup.database, &startup.user).most_wait();
         let mut checkout = any_server(database, pools, limit, cx).await?;
         let taken = ask(live, &mut checkout, pools, &wanted).await?;
         let touched = taken.is_err() || wanted.iter().any(|w| !is_plain(w));

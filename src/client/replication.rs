@@ -75,7 +75,7 @@ async fn place(
     startup: &Startup,
     cx: &WorkerContext,
 ) -> Result<Place, Error> {
-    let limit = Limits::of(&cx.shared.live.load().config, &startup.database, &startup.user).of_login();
+    let limit = Limits::of(&cx.shared.live.load().config, &startup.database, &startup.user).most_wait();
     let begun = clock::now();
     let place = loop {
         let paused = database.is_paused();

@@ -30,6 +30,7 @@ use crate::config::PoolMode;
 use crate::error::{Error, Severity, SqlState};
 use crate::id::ServerIndex;
 use crate::net::{Buffer, Stream};
+use crate::pool::Claim;
 use crate::session::reading::Reader;
 use crate::session::{Intake, Naming, Session, Values};
 use crate::shard::plan::{PlanKind, ShardPlan};
@@ -94,6 +95,8 @@ pub struct Client {
     pub(super) held_begin: Option<Box<Block>>,
     /// Where ordinary statements of its go.
     pub(super) shortcut: Shortcut,
+    /// What the statement that is served was given on the short way, before it came to the long one.
+    pub(super) claim: Option<Box<Claim>>,
 }
 
 impl Client {
@@ -137,6 +140,7 @@ impl Client {
             spread: None,
             held_begin: None,
             shortcut: Shortcut::Unknown,
+            claim: None,
         }
     }
 

@@ -59,7 +59,7 @@ pub(super) async fn find(
     for (at, name) in question.names.iter().enumerate() {
         // Made from the wildcard only when it is its turn: a stranger may have named it.
         let Some(asked) = live.database_for_client(name) else { continue };
-        let limit = Limits::of(&live.config, database.unwrap_or(name), user).of_login();
+        let limit = Limits::of(&live.config, database.unwrap_or(name), user).most_wait();
         let error = match ask(live, &asked, &question, user, (limit, cx)).await {
             Ok(secret) => return Ok(verifier(live, &asked, question.made, secret)),
             Err(error) => error,

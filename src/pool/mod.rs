@@ -10,6 +10,7 @@ pub mod share;
 pub mod standing;
 #[cfg(test)]
 mod tests;
+pub mod ticket;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -39,6 +40,7 @@ pub use checkout::{Checkout, Verdict};
 use counters::{CountedCancel, PoolCounters};
 use ledger::{Acquire, Backoff, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
 pub use share::{Logs, Share, Shares};
+pub use ticket::{Asked, Claim, Ticket};
 
 /// Time to the second attempt when a server cannot be reached.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
@@ -272,26 +274,6 @@ impl Inner {
     }
 }
 
-/// So often a client that waits is given another connection for one that has ended on its way.
-const TRIES: usize = 3;
-
-/// A place in the queue; dropping it leaves the queue.
-#[derive(Debug)]
-pub struct Ticket {
-    pool: Arc<Pool>,
-    waiter: WaiterId,
-    receiver: oneshot::Receiver<Result<Checkout, Error>>,
-}
-
-/// A connection at once, or a place in the queue.
-#[derive(Debug)]
-pub enum Asked {
-    /// Here it is.
-    Now(Checkout),
-    /// Wait.
-    Later(Ticket),
-}
-
 impl Pool {
     /// An empty pool. `generations`: what it has in common with those whose place it takes.
     #[must_use]
@@ -370,7 +352,7 @@ impl Pool {
                     if starved {
                         self.make_room();
                     }
-                    return Ok(Asked::Later(Ticket { pool: Arc::clone(self), waiter, receiver }));
+                    return Ok(Asked::Later(Ticket::new(Arc::clone(self), waiter, receiver)));
                 }
                 // The prober may know that it is back.
                 Acquire::Refused if self.health.answered_after(inner.failed_at.unwrap_or(now)) => {
@@ -888,43 +870,6 @@ impl Drop for CancelRequest {
         }
         if let Some(freed) = inner.ledger.cancel_done(self.slot, clock::now()) {
             self.pool.settle(inner, self.slot, None, freed);
-        }
-    }
-}
-
-impl Ticket {
-    /// Waits for the connection.
-    ///
-    /// # Errors
-    /// When logins to the server fail, and when one connection after the other ends on its way here.
-    pub async fn wait(&mut self, worker: WorkerId) -> Result<Checkout, Error> {
-        for _ in 0..=TRIES {
-            let closed = || Error::us(SqlState::ADMIN_SHUTDOWN, "the pool was closed");
-            let checkout = (&mut self.receiver).await.map_err(|_| closed())??;
-            // A connection that was just given back by another client has been vetted by that.
-            if let Some(checkout) = checkout.prepare(worker, false) {
-                return Ok(checkout);
-            }
-            // It has ended since, which is nobody's here: another will do.
-            let pool = Arc::clone(&self.pool);
-            match pool.ask(worker)? {
-                Asked::Now(checkout) => return Ok(checkout),
-                Asked::Later(ticket) => *self = ticket,
-            }
-        }
-        Err(Error::server(SqlState::CONNECTION_FAILURE, "the server connection was lost before it could be used"))
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut inner = self.pool.inner.lock();
-        inner.ledger.cancel_wait(self.waiter);
-        inner.waiting.remove(&self.waiter);
-        drop(inner);
-        // A connection that was sent in this moment is given back.
-        if let Ok(Ok(checkout)) = self.receiver.try_recv() {
-            checkout.release(Verdict::Clean);
         }
     }
 }

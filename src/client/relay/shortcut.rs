@@ -10,12 +10,15 @@
 //! no case of its own here: the statement is then entered where it would stand had it come by the long way, and goes on there (`Client::lengthen`).
 //! So this must do nothing that the long way would not have done by then, and no more than it can do again.
 
+mod queue;
+
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use self::queue::Queued;
 use super::{Ended, Event, Link};
 use crate::client::hidden::Judged;
 use crate::client::segment::Segment;
@@ -26,7 +29,7 @@ use crate::health::server::InFlight;
 use crate::id::{ServerIndex, StatementId};
 use crate::metrics::counters::Counts;
 use crate::net::buffer::with_scratch;
-use crate::pool::{Checkout, Pool, Verdict};
+use crate::pool::{Asked, Checkout, Claim, Pool, Verdict};
 use crate::route::decide::Why;
 use crate::server::Connection;
 use crate::session::Intake;
@@ -46,17 +49,41 @@ pub(in crate::client) enum Shortcut {
     To(Arc<Pool>),
 }
 
-/// A statement on the short way.
-pub(in crate::client) struct Flight {
-    checkout: Checkout,
+/// A statement that takes the short way.
+pub(in crate::client) enum Departure {
+    /// It need not wait.
+    Now(Boarding),
+    /// It waits for a server.
+    Queued(Queued),
+}
+
+/// What comes of it when there is a server.
+pub(in crate::client) enum Boarding {
+    /// It goes there.
+    Flight(Flight),
+    /// The long way begins, with what it was given.
+    Back(Claim),
+}
+
+/// What is known of a statement on the short way beforehand.
+pub(in crate::client) struct Course {
     in_flight: InFlight,
-    since: Instant,
+    /// When the pool was asked for a server.
+    asked: Instant,
     /// See [`Client::leaves_nothing`].
     stamp: Option<u64>,
     expected: Expected,
     /// What the server's unnamed statement is when all is answered; none: what it was.
     unnamed: Option<Option<StatementId>>,
     access: Access,
+}
+
+/// A statement on the short way.
+pub(in crate::client) struct Flight {
+    course: Course,
+    checkout: Checkout,
+    /// When it was lent.
+    since: Instant,
     sent: bool,
 }
 
@@ -66,8 +93,8 @@ enum Flown {
     Landed,
     /// The long way goes on with this.
     Onward(Box<Link>, Option<Event>),
-    /// Nothing was sent: the long way begins.
-    Back,
+    /// Nothing was sent: the long way begins, with what it was given.
+    Back(Option<Claim>),
 }
 
 /// A segment that is one statement.
@@ -127,9 +154,16 @@ impl<'a> Single<'a> {
     }
 }
 
+impl Flight {
+    /// How long it waited for its server.
+    fn waited(&self) -> Duration {
+        self.since.saturating_duration_since(self.course.asked)
+    }
+}
+
 impl Client {
-    /// Sets the segment, which is complete, on the short way, if it may go that way and a server is free.
-    pub(in crate::client) fn takes_shortcut(&mut self) -> Option<Flight> {
+    /// Sets the segment, which is complete, on the short way, if it may go that way.
+    pub(in crate::client) fn takes_shortcut(&mut self) -> Option<Departure> {
         let apart = self.skipping || self.listener.is_some() || self.held_begin.is_some() || self.spread.is_some();
         let more_waits = self.input.len() != self.segment.len;
         if apart || more_waits || !self.session.is_at_ease() || !self.handle().is_untold() {
@@ -147,25 +181,43 @@ impl Client {
         }
         // Whatever the client knew when it asked is older than this.
         clock::begin_moment();
-        let (since, shard) = (clock::moment(), self.database.config.map.default_shard);
+        let (asked, shard) = (clock::moment(), self.database.config.map.default_shard);
         let own_types = single.statement.is_some_and(|(statement, _)| statement.has_foreign_types());
         let stamp = self.leaves_nothing(single.facts, own_types, shard)?;
         if !pool.health.is_at_peace() {
             return None;
         }
-        let minds_sequences = || self.database.hidden.minds_sequences(shard);
-        let checkout = pool.lend_at_once(self.cx.id, |connection| {
-            connection.state.settings.plainly_agrees(self.session.settings())
-                && !(connection.state.stale_sequences && minds_sequences())
-                && single.is_known_to(connection)
-        })?;
-        let access = single.facts.access();
-        let in_flight = pool.health.begin_anyway(since);
-        let (expected, unnamed) = (single.expected, single.unnamed());
-        self.shows_link(&checkout);
-        self.handle().asks(since.saturating_duration_since(self.cx.shared.started));
+        let lent = pool.lend_at_once(self.cx.id, |connection| self.suits(&single, connection));
+        // Else whoever comes next would take its place in the queue.
+        let given = match lent {
+            Some(checkout) => Asked::Now(checkout),
+            None => pool.ask(self.cx.id).ok()?,
+        };
+        let course = Course {
+            in_flight: pool.health.begin_anyway(asked),
+            asked,
+            stamp,
+            expected: single.expected,
+            unnamed: single.unnamed(),
+            access: single.facts.access(),
+        };
+        self.handle().asks(asked.saturating_duration_since(self.cx.shared.started));
         self.rests_since = None;
-        Some(Flight { checkout, in_flight, since, stamp, expected, unnamed, access, sent: false })
+        Some(match given {
+            Asked::Now(checkout) => Departure::Now(self.boards(course, checkout, asked)),
+            Asked::Later(ticket) => {
+                self.shows_wait(asked);
+                Departure::Queued(Queued::new(course, ticket, self.patience(asked)))
+            }
+        })
+    }
+
+    /// Whether a statement may go to this server as it is.
+    fn suits(&self, single: &Single<'_>, connection: &mut Connection) -> bool {
+        let minds_sequences = || self.database.hidden.minds_sequences(self.database.config.map.default_shard);
+        connection.state.settings.plainly_agrees(self.session.settings())
+            && !(connection.state.stale_sequences && minds_sequences())
+            && single.is_known_to(connection)
     }
 
     /// What the configuration says of it.
@@ -185,12 +237,31 @@ impl Client {
     }
 
     /// Brings the statement to its server and the answer back.
-    pub(in crate::client) async fn fly(&mut self, flight: Flight) -> Result<(), End> {
-        let mut flight = Some(flight);
-        match poll_fn(|cx| self.poll_flight(&mut flight, cx)).await? {
+    pub(in crate::client) async fn fly(&mut self, departure: Departure) -> Result<(), End> {
+        let boarding = match departure {
+            Departure::Now(boarding) => boarding,
+            Departure::Queued(queued) => {
+                let mut queued = Some(queued);
+                poll_fn(|cx| self.poll_queue(&mut queued, cx)).await
+            }
+        };
+        let flown = match boarding {
+            Boarding::Back(claim) => Flown::Back(Some(claim)),
+            Boarding::Flight(flight) => {
+                let mut flight = Some(flight);
+                poll_fn(|cx| self.poll_flight(&mut flight, cx)).await?
+            }
+        };
+        match flown {
             Flown::Landed => Ok(()),
             Flown::Onward(link, event) => Box::pin(self.go_on(link, event)).await,
-            Flown::Back => Box::pin(self.serve()).await,
+            Flown::Back(claim) => {
+                self.claim = claim.map(Box::new);
+                let served = Box::pin(self.serve()).await;
+                // It needed none, or another.
+                self.claim = None;
+                served
+            }
         }
     }
 
@@ -221,18 +292,18 @@ impl Client {
     fn poll_flight(&mut self, flight: &mut Option<Flight>, cx: &mut Context<'_>) -> Poll<Result<Flown, End>> {
         let told = self.handle().bell.has_rung(cx) || !self.handle().is_untold();
         let onward = |client: &mut Self, flight: Option<Flight>| {
-            Poll::Ready(Ok(flight.map_or(Flown::Back, |flight| Flown::Onward(client.lengthen(flight), None))))
+            Poll::Ready(Ok(flight.map_or(Flown::Back(None), |flight| Flown::Onward(client.lengthen(flight), None))))
         };
-        let Some(flying) = flight.as_mut() else { return Poll::Ready(Ok(Flown::Back)) };
-        let (since, expected) = (flying.since, flying.expected);
+        let Some(flying) = flight.as_mut() else { return Poll::Ready(Ok(Flown::Back(None))) };
+        let (asked, expected) = (flying.course.asked, flying.course.expected);
         if !flying.sent {
-            let Some(connection) = flying.checkout.as_mut() else { return Poll::Ready(Ok(Flown::Back)) };
+            let Some(connection) = flying.checkout.as_mut() else { return Poll::Ready(Ok(Flown::Back(None))) };
             // What was said while it rested is looked at before it is lent. From here on we are woken for what it says.
             if told || !connection.input.is_empty() || connection.stream.poll_readable(cx) {
                 return Poll::Ready(Ok(self.turn_back(flight.take())));
             }
             let sent = self.send(flying, cx);
-            if !sent || self.stream.poll_readable(cx) || self.is_late(since, cx) {
+            if !sent || self.stream.poll_readable(cx) || self.is_late(asked, cx) {
                 return onward(self, flight.take());
             }
             return Poll::Pending;
@@ -245,7 +316,7 @@ impl Client {
             let Some(connection) = connection else { return Poll::Ready(Err(End::Told(lost("it was never there")))) };
             let read = match connection.stream.poll_read(cx, scratch) {
                 Poll::Ready(read) => read,
-                Poll::Pending if self.stream.poll_readable(cx) || self.is_late(since, cx) => {
+                Poll::Pending if self.stream.poll_readable(cx) || self.is_late(asked, cx) => {
                     return onward(self, flight.take());
                 }
                 Poll::Pending => return Poll::Pending,
@@ -264,7 +335,7 @@ impl Client {
         self.hides_links();
         let checkout = flight.and_then(|flight| flight.checkout.prepare(self.cx.id, false));
         checkout.into_iter().for_each(|checkout| checkout.release(Verdict::Clean));
-        Flown::Back
+        Flown::Back(None)
     }
 
     /// Sends the segment; whether the server's socket has taken all of it.
@@ -303,11 +374,12 @@ impl Client {
 
     /// What is counted when a server was lent.
     fn count_flight(&self, flight: &Flight) {
-        flight.checkout.pool().counters.wait_time.record(Duration::ZERO);
-        if flight.access < Access::Write {
-            flight.in_flight.server().count_read();
+        let course = &flight.course;
+        flight.checkout.pool().counters.wait_time.record(flight.waited());
+        if course.access < Access::Write {
+            course.in_flight.server().count_read();
         }
-        self.database.routes.count(match flight.access {
+        self.database.routes.count(match course.access {
             Access::Write => Why::Write,
             Access::Local => Why::PrimarysOwn,
             Access::Read | Access::Neutral => Why::NoReplica,
@@ -317,7 +389,9 @@ impl Client {
     /// All is answered: the client gets it, and the server goes back.
     fn land(&mut self, flight: Flight, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
         self.count_flight(&flight);
-        let Flight { mut checkout, in_flight, since, stamp, unnamed, access, expected, .. } = flight;
+        let waited = flight.waited();
+        let Flight { course, mut checkout, since, .. } = flight;
+        let Course { in_flight, stamp, unnamed, access, expected, .. } = course;
         let writes = access == Access::Write;
         let sent = self.output.write_through(bytes, &mut self.stream, cx);
         let received = self.segment.len;
@@ -339,8 +413,10 @@ impl Client {
             query_count: 1,
             received: received as u64,
             sent: bytes.len() as u64,
-            xact_time: us,
+            // With the wait, as on the long way.
+            xact_time: us.saturating_add(micros(waited)),
             query_time: us,
+            wait_time: micros(waited),
             bind_count: u64::from(expected != Expected::Simple),
             ..Counts::default()
         });
@@ -380,11 +456,14 @@ impl Client {
     /// The statement as it stands on the long way: lent for, and sent if it was.
     fn lengthen(&mut self, flight: Flight) -> Box<Link> {
         self.count_flight(&flight);
-        let Flight { checkout, in_flight, since, stamp, access, sent, .. } = flight;
+        let waited = flight.waited();
+        let Flight { course, checkout, since, sent } = flight;
+        let Course { in_flight, asked, stamp, access, .. } = course;
         let writes = access == Access::Write;
         let shard = self.database.config.map.default_shard;
-        let mut link = Link::boxed(checkout, in_flight, Role::Primary, shard, ServerIndex(0), since);
+        let mut link = Link::boxed(checkout, in_flight, Role::Primary, shard, ServerIndex(0), asked);
         link.counts.server_assignment_count = 1;
+        link.counts.wait_time = micros(waited);
         (link.wrote, link.has_written) = (writes, writes);
         link.judged = Judged::since(stamp);
         link.query_since = Some(since);
