@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::client::{self, Console, Shared, WorkerContext};
+use crate::client::{self, CommonLimits, Console, Shared, WorkerContext};
 use crate::id::WorkerId;
 use crate::net::stream::Detached;
 use crate::sql::cache::FactsCache;
@@ -149,6 +149,7 @@ async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: A
         facts: RefCell::new(facts),
         popular: RefCell::default(),
         harmless: RefCell::default(),
+        limits: CommonLimits::default(),
         rng: RefCell::new(SmallRng::from_os_rng()),
         console: console(),
     });

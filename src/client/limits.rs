@@ -1,7 +1,9 @@
 //! How long a client may take: the limits on its statements, its transactions and its rests, and one timer for whichever of them
 //! comes next. Without a limit there is no timer.
 
+use std::cell::RefCell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use crate::config::Config;
 use crate::error::{Error, SqlState};
 
 /// The limits of a client; zero: none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     query: Micros,
     transaction: Micros,
@@ -22,8 +24,23 @@ pub(super) struct Limits {
     query_wait: Micros,
 }
 
-/// A duration in whole microseconds: half as large as a [`Duration`], of which every client would hold six.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The limits of clients that have the same ones, as most have.
+#[derive(Debug, Default)]
+pub struct CommonLimits(RefCell<Rc<Limits>>);
+
+impl CommonLimits {
+    /// These, shared with who came before if that one has the same.
+    pub(super) fn share(&self, limits: Limits) -> Rc<Limits> {
+        let mut last = self.0.borrow_mut();
+        if **last != limits {
+            *last = Rc::new(limits);
+        }
+        Rc::clone(&last)
+    }
+}
+
+/// A duration in whole microseconds: half as large as a [`Duration`].
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Micros(u64);
 
 impl Micros {

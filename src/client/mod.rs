@@ -80,6 +80,7 @@ pub use console::{Console, Visitor};
 use database::{Live, LiveDatabase, UserPools};
 use greet::Greeting;
 use hidden::Harmless;
+pub use limits::CommonLimits;
 use login::{Failed, Proven, Settled};
 use patience::{Patience, shutting_down, while_wanted};
 use replication::Held;
@@ -102,6 +103,8 @@ pub struct WorkerContext {
     pub popular: RefCell<Popular>,
     /// Texts that are known to leave nothing behind.
     pub harmless: RefCell<Harmless>,
+    /// The limits of its clients.
+    pub limits: CommonLimits,
     /// Random numbers that need not be secret.
     pub rng: RefCell<SmallRng>,
     /// Answers those who connect to the console.

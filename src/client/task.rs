@@ -76,7 +76,7 @@ pub struct Client {
     /// Where its statements go that say nothing themselves.
     pub(super) route: RouteHint,
     /// How long it may take for what; as of that generation.
-    pub(super) limits: Limits,
+    pub(super) limits: Rc<Limits>,
     limits_of: u64,
     pub(super) timer: Timer,
     /// Since when it has asked for nothing, if that is limited.
@@ -115,6 +115,7 @@ impl Client {
     ) -> Self {
         session.serves(pools.id);
         let limits = Limits::of(&live.config, &registered.handle.database, &registered.handle.user);
+        let limits = cx.limits.share(limits);
         Self {
             route: database.route(&registered.handle.user),
             limits,
@@ -339,7 +340,7 @@ impl Client {
         if generation != self.limits_of {
             self.limits_of = generation;
             let config = Arc::clone(&self.cx.shared.live.load().config);
-            self.limits = Limits::of(&config, &self.handle().database, &self.handle().user);
+            self.limits = self.cx.limits.share(Limits::of(&config, &self.handle().database, &self.handle().user));
         }
     }
 

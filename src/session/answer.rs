@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use thin_vec::ThinVec;
+
 use crate::error::SqlState;
 use crate::session::owed::Course;
 use crate::session::pins::Watch;
@@ -275,7 +277,7 @@ impl Session {
         self.watch = Watch::from(self.sent);
         self.forget_locals();
         self.unreported = false;
-        self.apart = Vec::new();
+        self.apart = ThinVec::new();
         self.spoils = false;
         self.portals.clear();
         self.bound = None;
@@ -292,7 +294,7 @@ impl Session {
     pub fn on_moved(&mut self) {
         self.forget_locals();
         (self.unreported, self.temp_in_path) = (false, false);
-        self.apart = Vec::new();
+        self.apart = ThinVec::new();
         self.status = TransactionStatus::Idle;
         self.course = Course::new(self.status);
         self.settings.abandon();

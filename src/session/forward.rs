@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use thin_vec::ThinVec;
+
 use crate::error::Error;
 use crate::session::intake::Intake;
 use crate::session::pipeline::{Answer, Done, Kind, Request, Undo};
@@ -32,7 +34,7 @@ impl Session {
         // What was taken in before them has been sent with them.
         let ends = matches!(intake, Intake::Sync | Intake::Query(_) | Intake::Flush);
         if ends && !self.apart.is_empty() {
-            self.apart = Vec::new();
+            self.apart = ThinVec::new();
         }
         if self.skipping {
             if !matches!(intake, Intake::Sync) {

@@ -33,6 +33,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use thin_vec::ThinVec;
+
 use crate::error::{Error, Severity, SqlState};
 use crate::id::StatementId;
 use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect, Signal};
@@ -125,7 +127,7 @@ pub struct Session {
     skipping: bool,
     /// An error since the last ReadyForQuery: what the implicit transaction did is undone.
     failed: bool,
-    /// Maps that take no memory while there is nothing in them, as mostly.
+    /// Maps that take no memory while there is nothing in them, as mostly. (So do thin vectors, which are a third as large themselves.)
     names: BTreeMap<Box<[u8]>, Arc<Statement>>,
     unnamed: Option<Arc<Statement>>,
     unnamed_version: u64,
@@ -135,7 +137,7 @@ pub struct Session {
     settings: ClientSettings,
     /// There is something on the server that no DISCARD takes away.
     spoils: bool,
-    pins: Vec<Pin>,
+    pins: ThinVec<Pin>,
     /// Messages that were sent so far.
     sent: u64,
     /// The number of the one that is being answered.
@@ -158,18 +160,18 @@ pub struct Session {
     /// The catalog has changed since the last [`Session::take_types_changed`].
     types_changed: bool,
     /// Statements that are parsed while a message before them may change how they are read, and what is parsed for a name in the place of each.
-    apart: Vec<Apart>,
+    apart: ThinVec<Apart>,
     pools: u64,
     /// The error of a text of ours that nobody was told yet.
     unseen_error: Option<Box<Error>>,
     /// Why the block failed behind the client's back.
     hidden_error: Option<Box<Error>>,
     /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
-    lent: Vec<Box<[u8]>>,
+    lent: ThinVec<Box<[u8]>>,
     /// Names that the server may have by PREPARE, which are never lent. Nobody else's: PREPARE pins.
     sql_names: BTreeSet<Box<[u8]>>,
     /// Names that a Parse was tried under since the last Sync: the server has them from that or, where it fails, by PREPARE.
-    tried: Vec<Box<[u8]>>,
+    tried: ThinVec<Box<[u8]>>,
     /// What its portals have to do with names.
     portal_names: Naming,
     /// The channels that others listen to in its name; none for who never listened.
@@ -201,7 +203,7 @@ impl Session {
             bound: None,
             settings,
             spoils: false,
-            pins: Vec::new(),
+            pins: ThinVec::new(),
             sent: 0,
             answered: None,
             asks_pins: false,
@@ -214,13 +216,13 @@ impl Session {
             local_reading: false,
             unreported: false,
             types_changed: false,
-            apart: Vec::new(),
+            apart: ThinVec::new(),
             pools: 0,
             unseen_error: None,
             hidden_error: None,
-            lent: Vec::new(),
+            lent: ThinVec::new(),
             sql_names: BTreeSet::new(),
-            tried: Vec::new(),
+            tried: ThinVec::new(),
             portal_names: Naming::None,
             listening: None,
             signals: None,
