@@ -10,6 +10,7 @@
 
 pub mod assign;
 pub mod body;
+pub mod sets;
 mod writes;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +24,7 @@ use writes::Writers;
 
 /// What running something may leave in its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that may happen, and any of them may")]
 pub struct Traces {
     /// The kinds of state that it plainly makes, a bit each.
     kinds: u16,
@@ -32,15 +34,20 @@ pub struct Traces {
     asks: bool,
     /// It may change what code runs, for all.
     changes: bool,
+    /// It sets something for its transaction, which is no trace for whoever comes after that.
+    sets: bool,
 }
 
 impl Traces {
+    const NONE: Self = Self { kinds: 0, unknown: false, asks: false, changes: false, sets: false };
     /// Anything may be left.
-    pub const UNKNOWN: Self = Self { kinds: 0, unknown: true, asks: false, changes: false };
+    pub const UNKNOWN: Self = Self { unknown: true, ..Self::NONE };
     /// It asks for the session's sequence values.
-    pub const ASKS: Self = Self { kinds: 0, unknown: false, asks: true, changes: false };
+    pub const ASKS: Self = Self { asks: true, ..Self::NONE };
     /// Code is changed, and anything may be left.
-    pub const CHANGES: Self = Self { kinds: 0, unknown: true, asks: false, changes: true };
+    pub const CHANGES: Self = Self { unknown: true, changes: true, ..Self::NONE };
+    /// Something is set for the transaction, and nothing is left behind it.
+    pub const SETS: Self = Self { sets: true, ..Self::NONE };
 
     /// State of one kind.
     #[must_use]
@@ -90,10 +97,16 @@ impl Traces {
         self.changes
     }
 
-    /// Whether it leaves nothing and asks for nothing.
+    /// Whether it may set something for its transaction: settings, when constraints are checked.
+    #[must_use]
+    pub fn may_set(self) -> bool {
+        self.sets || self.unknown
+    }
+
+    /// Whether it leaves nothing behind its transaction and asks for nothing.
     #[must_use]
     pub fn is_none(self) -> bool {
-        self == Self::default()
+        Self { sets: false, ..self } == Self::NONE
     }
 }
 
@@ -106,6 +119,7 @@ impl BitOr for Traces {
             unknown: self.unknown || other.unknown,
             asks: self.asks || other.asks,
             changes: self.changes || other.changes,
+            sets: self.sets || other.sets,
         }
     }
 }
@@ -276,15 +290,15 @@ impl Census {
         draft.finish()
     }
 
-    /// Whether nothing of the database's leaves anything, so that no statement needs to be looked at.
+    /// Whether nothing of the database's leaves or sets anything, so that no statement needs to be looked at.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
         self.functions.is_empty()
             && self.reads.is_empty()
             && self.writes.is_empty()
             && self.operators.is_empty()
-            && self.anybody.is_none()
-            && self.ddl.is_none()
+            && self.anybody == Traces::NONE
+            && self.ddl == Traces::NONE
     }
 
     /// Whether anything asks what its session did to sequences.
@@ -316,6 +330,17 @@ impl Census {
     }
 
     fn of_statement(&self, statement: &StatementFacts) -> Traces {
+        let traces = self.of_named(statement);
+        if statement.why == "EXPLAIN" && !traces.is_none() {
+            // What it would do it does not, but some of it may be computed for the plan.
+            return Traces::UNKNOWN;
+        }
+        let leaves = || self.functions.values().any(|traces| !traces.is_none());
+        if runs_unseen(statement) && leaves() { traces | Traces::UNKNOWN } else { traces }
+    }
+
+    /// What running what the statement names leaves.
+    fn of_named(&self, statement: &StatementFacts) -> Traces {
         if self.is_harmless() || is_plain(statement) {
             return Traces::default();
         }
@@ -342,19 +367,14 @@ impl Census {
         if let Some(block) = &statement.block {
             traces |= used(block, &self.functions, &self.writes, &self.operators);
         }
-        if statement.why == "EXPLAIN" && !traces.is_none() {
-            // What it would do it does not, but some of it may be computed for the plan.
-            return Traces::UNKNOWN;
-        }
-        // The functions in it are not read off it.
-        let defines =
-            statement.why.starts_with("CREATE") && !matches!(statement.why, "CREATE INDEX" | "CREATE EXTENSION");
-        let runs_unseen = (statement.changes_code && !defines) || RUNS_UNSEEN.contains(&statement.why);
-        if runs_unseen && !self.functions.is_empty() {
-            traces |= Traces::UNKNOWN;
-        }
         traces
     }
+}
+
+/// Whether it runs functions that are not read off it.
+fn runs_unseen(statement: &StatementFacts) -> bool {
+    let defines = statement.why.starts_with("CREATE") && !matches!(statement.why, "CREATE INDEX" | "CREATE EXTENSION");
+    (statement.changes_code && !defines) || RUNS_UNSEEN.contains(&statement.why)
 }
 
 /// Maintenance that computes expressions of indexes and views.
@@ -479,7 +499,7 @@ fn add(to: &mut Traces, traces: Traces) -> bool {
 }
 
 fn note(known: &mut HashMap<String, Traces>, name: &str, traces: Traces) -> bool {
-    if traces.is_none() {
+    if traces == Traces::NONE {
         return false;
     }
     match known.get_mut(name) {

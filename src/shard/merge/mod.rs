@@ -37,6 +37,9 @@ use groups::{GroupLayout, Groups};
 use ordered::{Key, Ordered, Row};
 use value::Reader;
 
+/// Why a merge fails whose shards sort in another way than was known: the collation of a column is another by now, say.
+pub const DISORDERED: &str = "disordered";
+
 /// Bytes of a shard's rows that wait before no more are wanted of it.
 const WINDOW: usize = 64 << 10;
 

@@ -80,7 +80,7 @@ impl Ordered {
             .ok_or_else(|| refusal::fault("a row of no shard"))?;
         let before = stream.rows.back().map(|row| &row.key).or(stream.last.as_ref());
         if before.is_some_and(|before| compare(before, &row.key, &self.sort).is_gt()) {
-            return Err(refusal::server_fault("the rows of a shard did not come in the order of ORDER BY"));
+            return Err(refusal::disordered());
         }
         stream.bytes += row.size();
         stream.rows.push_back(row);

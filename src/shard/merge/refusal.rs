@@ -82,6 +82,11 @@ pub(super) fn server_fault(what: impl Into<String>) -> Error {
         .hint("The shards may differ in version, collation or settings: SHOW SHARDS on the console tells more.")
 }
 
+/// A shard's rows come in another order than they are merged by.
+pub(super) fn disordered() -> Error {
+    server_fault("the rows of a shard did not come in the order of ORDER BY").because(super::DISORDERED)
+}
+
 pub(super) fn out_of_range(type_name: &str) -> Error {
     Error::client(NUMERIC_VALUE_OUT_OF_RANGE, format!("{type_name} out of range"))
 }

@@ -98,7 +98,19 @@ pub(super) fn search_path(table: &str) -> Error {
     .because("search_path")
 }
 
+/// Of which one shard would have a part of the rows.
+fn cursor(table: &str) -> Error {
+    refuse(
+        format!("a cursor by SQL over several shards is not supported: DECLARE CURSOR on table \"{table}\" opens one on a single shard"),
+        "Have the driver ask for the rows in parts (a fetch size: Execute with a limit of rows), which works over several shards in a transaction, or tie the query to one shard by its sharding key.",
+    )
+    .because("cursor")
+}
+
 pub(super) fn other(what: &str, table: &str) -> Error {
+    if what == "DECLARE CURSOR" {
+        return cursor(table);
+    }
     refuse(format!("{what} on table \"{table}\" of a sharded database is not supported yet"), PER_SHARD)
         .because("not_on_sharded")
 }

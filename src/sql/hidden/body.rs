@@ -102,6 +102,9 @@ fn statements(facts: &QueryFacts) -> Traces {
         let locks = statement.why.starts_with("FOR ") || statement.why.starts_with("asks for ");
         let plain = matches!(statement.why, "COPY FROM" | "COPY TO" | "NOTIFY" | "TRUNCATE" | "LOCK" | "SET");
         let pins = statement.effects.iter().any(|e| matches!(e, SessionEffect::Pin(_)));
+        if statement.why == "SET" && statement.effects.is_empty() {
+            traces |= Traces::SETS;
+        }
         if statement.changes_code {
             traces |= Traces::CHANGES;
         }
@@ -118,9 +121,8 @@ fn names(tokens: &[Token]) -> Body {
     for (at, token) in tokens.iter().enumerate() {
         let (Token::Word(name) | Token::Quoted(name)) = token else { continue };
         if name == "set_config" {
-            if !sets_locally(tokens.get(at.saturating_add(1)..).unwrap_or_default()) {
-                body.traces |= Traces::of(PinReason::Setting);
-            }
+            let locally = sets_locally(tokens.get(at.saturating_add(1)..).unwrap_or_default());
+            body.traces |= if locally { Traces::SETS } else { Traces::of(PinReason::Setting) };
             continue;
         }
         body.traces |= Traces::of_builtin(name);
@@ -132,7 +134,7 @@ fn names(tokens: &[Token]) -> Body {
 }
 
 /// All runs of characters of operators. Blanks between them are not seen, so that some may be longer than they are.
-fn operators(tokens: &[Token]) -> BTreeSet<String> {
+pub(super) fn operators(tokens: &[Token]) -> BTreeSet<String> {
     let mut runs = BTreeSet::new();
     let mut run = String::new();
     for token in tokens.iter().chain([&Token::Number]) {
@@ -379,7 +381,7 @@ impl<'a> Reader<'a> {
                 Traces::default()
             }
             "set" => match self.word(1) {
-                "local" | "constraints" | "transaction" => Traces::default(),
+                "local" | "constraints" | "transaction" => Traces::SETS,
                 "role" => Traces::of(PinReason::Identity),
                 "session" if matches!(self.word(2), "authorization" | "characteristics") => {
                     Traces::of(PinReason::Identity)
@@ -391,7 +393,7 @@ impl<'a> Reader<'a> {
             "load" => Traces::of(PinReason::Load),
             "prepare" => Traces::of(PinReason::SqlPrepare),
             // What it makes is said by what follows, and what is not temporary changes what others run.
-            "create" if self.is_temporary_table() => Traces::default(),
+            "create" if self.is_temporary_table() => Traces::SETS,
             "create" | "alter" => {
                 self.defines = true;
                 Traces::UNKNOWN
@@ -602,9 +604,11 @@ mod tests {
             ("BEGIN IF a THEN PERFORM f(); ELSIF b THEN NULL; ELSE RAISE NOTICE 'SET x'; END IF; END", none()),
             ("BEGIN INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 2; END", none()),
             ("BEGIN INSERT INTO t SELECT 1; EXCEPTION WHEN OTHERS THEN RAISE; END", none()),
-            ("BEGIN SET LOCAL work_mem = '1MB'; PERFORM set_config('a.b', f(1, 2), true); END", none()),
+            ("BEGIN SET LOCAL work_mem = '1MB'; END", Traces::SETS),
+            ("BEGIN SET CONSTRAINTS ALL DEFERRED; END", Traces::SETS),
+            ("BEGIN PERFORM set_config('a.b', f(1, 2), true); END", Traces::SETS),
             ("BEGIN /* EXECUTE */ NULL; -- SET x = 1;\nEND", none()),
-            ("BEGIN CREATE TEMP TABLE x (a int) ON COMMIT DROP; INSERT INTO x VALUES (1); END", none()),
+            ("BEGIN CREATE TEMP TABLE x (a int) ON COMMIT DROP; INSERT INTO x VALUES (1); END", Traces::SETS),
             ("BEGIN temp := 1; SELECT a INTO temp FROM t; END", none()),
             ("BEGIN PERFORM pg_advisory_xact_lock(1); PERFORM nextval('s'); END", none()),
             ("BEGIN SET work_mem = '1MB'; END", of(Setting)),
@@ -616,8 +620,8 @@ mod tests {
             ("BEGIN PERFORM pg_catalog.\"set_config\"('a', 'c', false); END", of(Setting)),
             ("BEGIN PERFORM pg_advisory_lock(1); END", of(AdvisoryLock)),
             ("BEGIN IF pg_try_advisory_lock_shared(1, 2) THEN NULL; END IF; END", of(AdvisoryLock)),
-            ("BEGIN CREATE TEMP TABLE x (a int); END", of(TempObject)),
-            ("BEGIN CREATE TEMPORARY TABLE x AS SELECT 1; END", of(TempObject)),
+            ("BEGIN CREATE TEMP TABLE x (a int); END", of(TempObject) | Traces::SETS),
+            ("BEGIN CREATE TEMPORARY TABLE x AS SELECT 1; END", of(TempObject) | Traces::SETS),
             ("BEGIN LISTEN x; END", of(Listen)),
             ("BEGIN LOAD 'x'; END", of(Load)),
             ("BEGIN PREPARE p AS SELECT 1; END", of(SqlPrepare)),
@@ -659,11 +663,11 @@ mod tests {
             ("SELECT 1", none()),
             ("SELECT f(a) FROM t WHERE b IN (SELECT c FROM u); INSERT INTO t SELECT $1 RETURNING a", none()),
             ("SELECT * FROM t FOR UPDATE; NOTIFY x; SELECT nextval('s'), pg_is_in_recovery()", none()),
-            ("SELECT set_config('a.b', $1, true)", none()),
+            ("SELECT set_config('a.b', $1, true)", Traces::SETS),
             ("SELECT set_config('a.b', $1, false)", of(Setting)),
             ("SELECT pg_catalog.set_config('a.b', $1, false)", of(Setting)),
             ("SET work_mem = '1MB'; SELECT 1", of(Setting)),
-            ("SET LOCAL work_mem = '1MB'; SELECT 1", none()),
+            ("SET LOCAL work_mem = '1MB'; SELECT 1", Traces::SETS),
             ("SELECT pg_advisory_lock($1)", of(AdvisoryLock)),
             ("CREATE TEMP TABLE x ()", of(TempObject)),
             ("LISTEN x", of(Listen)),
