@@ -13,6 +13,7 @@
 //! A link remembers how many changes of code had begun when its first statement was judged (`Judged::stamp`). If that is another
 //! number when the server is to be given back, what was judged may have been replaced before it ran.
 
+mod sets;
 mod writes;
 
 use std::future::Future;
@@ -38,6 +39,7 @@ use crate::session::Intake;
 use crate::sql::facts::{PinReason, QueryFacts};
 use crate::sql::hidden::{self, Census, Traces};
 use crate::wire::message::TransactionStatus;
+pub(super) use sets::NewCode;
 
 /// How long a census counts: a change that did not pass through here is noticed that much later.
 const KEPT: Duration = Duration::from_secs(60);
@@ -274,6 +276,9 @@ pub(super) struct Judged {
     changes: bool,
     /// It has made code in relations of its session's own.
     own_code: bool,
+    /// Code has perhaps set something for it; and code that it has made may.
+    sets: bool,
+    makes_setter: bool,
     /// And now others may.
     change: Option<Change>,
     /// Ends when it is known what to think of them.
@@ -309,15 +314,15 @@ impl Judged {
     }
 
     /// It has changed code on this server, unseen by [`Client::look_for_hidden`].
-    pub(super) fn changes_code(&mut self, place: Place) {
+    pub(super) fn changes_code(&mut self, place: Place, new: NewCode) {
         self.place = place;
         self.changes = true;
+        self.follow_made(new);
     }
 
     /// The transaction is over, and everything answered.
     pub(super) fn ended(&mut self) {
-        self.changes = false;
-        self.own_code = false;
+        (self.changes, self.own_code, self.sets, self.makes_setter) = (false, false, false, false);
         if let Some(change) = self.change.take() {
             change.end();
         }
@@ -335,14 +340,22 @@ impl Client {
         let database = Arc::clone(&self.database);
         let Some(of_shard) = database.hidden.shards.get(usize::from(shard.0)) else { return };
         let known = of_shard.known.load();
+        let counts = || {
+            let (begun, now) = (database.hidden.begun.load(Ordering::Acquire), clock::now());
+            known.as_deref().filter(|known| known.counts(begun, now))
+        };
         let mut at = 0_usize;
         for n in 0..self.segment.items.len() {
             let Some((intake, len)) = self.segment.items.get(n) else { break };
             let frame = self.input.bytes().get(at..at.saturating_add(*len)).unwrap_or_default();
             at = at.saturating_add(*len);
             let (facts, own_types) = match intake {
-                Intake::Query(facts) => (Arc::clone(facts), false),
+                Intake::Query(facts) => {
+                    judged.follow_text(facts, frame.get(5..).unwrap_or_default(), counts);
+                    (Arc::clone(facts), false)
+                }
                 Intake::Bind { statement: Some(statement), .. } => {
+                    judged.follow_text(&statement.facts, &statement.sql, counts);
                     (Arc::clone(&statement.facts), statement.has_foreign_types())
                 }
                 Intake::FunctionCall => {
@@ -381,6 +394,7 @@ impl Client {
         let makes_own = facts.changes_code() || facts.makes_own_code();
         let sees_own = judged.changes || judged.own_code || (makes_own && facts.statements.len() > 1);
         judged.dirty |= sees_own && !hidden::is_plain_text(facts);
+        judged.follow_sets(facts, own_types, sees_own, known);
         judged.changes |= changes;
         judged.own_code |= facts.makes_own_code();
         if judged.changes
@@ -412,7 +426,7 @@ impl Client {
                     *number = u64::MAX;
                 } else if judged.undecided.len() >= UNDECIDED {
                     // So many are not looked at one by one.
-                    (judged.dirty, judged.writes) = (true, true);
+                    (judged.dirty, judged.writes, judged.sets) = (true, true, true);
                 } else {
                     let number = self.session.number_ahead(self.segment.items.len());
                     judged.undecided.push((Arc::clone(facts), own_types, number));

@@ -106,7 +106,18 @@ impl Limits {
     }
 
     /// When a client that has rested since `since` has rested too long, in a block that no server has seen or outside of one.
-    pub(super) fn rest(&self, since: Instant, in_block: bool) -> Option<(Instant, Overdue)> {
+    /// `begun`: when servers have begun its transaction.
+    pub(super) fn rest_between(
+        &self,
+        since: Instant,
+        in_block: bool,
+        begun: Option<Instant>,
+    ) -> Option<(Instant, Overdue)> {
+        let transaction = begun.and_then(|begun| due(begun, self.transaction, Overdue::Transaction));
+        self.rest(since, in_block).into_iter().chain(transaction).min_by_key(|(at, _)| *at)
+    }
+
+    fn rest(&self, since: Instant, in_block: bool) -> Option<(Instant, Overdue)> {
         let (limit, overdue) = if in_block {
             (self.idle_transaction, Overdue::IdleTransaction)
         } else {
@@ -115,20 +126,21 @@ impl Limits {
         due(since, limit, overdue)
     }
 
-    /// When a statement that is alone in its transaction, and was asked at `since`, takes too long.
-    pub(super) fn statement(&self, since: Instant) -> Option<(Instant, Overdue)> {
+    /// When a statement that was asked at `since` takes too long, in a transaction that began at `begun`; none: it is alone in it.
+    pub(super) fn statement(&self, since: Instant, begun: Option<Instant>) -> Option<(Instant, Overdue)> {
         let query = due(since, self.query, Overdue::Query);
-        query.into_iter().chain(due(since, self.transaction, Overdue::Transaction)).min_by_key(|(at, _)| *at)
+        let transaction = due(begun.unwrap_or(since), self.transaction, Overdue::Transaction);
+        query.into_iter().chain(transaction).min_by_key(|(at, _)| *at)
     }
 
-    /// Whether rests are limited.
-    pub(super) fn any_of_rest(&self) -> bool {
-        !(self.client_idle.is_zero() && self.idle_transaction.is_zero())
+    /// Whether rests are limited; `begun`: in a transaction that servers have begun.
+    pub(super) fn any_of_rest(&self, begun: bool) -> bool {
+        !(self.client_idle.is_zero() && self.idle_transaction.is_zero() && (!begun || self.transaction.is_zero()))
     }
 
     /// Whether what happens on a server is limited.
     pub(super) fn any_of_link(&self) -> bool {
-        self.any_of_rest() || !(self.query.is_zero() && self.transaction.is_zero() && self.pinned_idle.is_zero())
+        self.any_of_rest(true) || !(self.query.is_zero() && self.pinned_idle.is_zero())
     }
 
     /// The setting of a limit.
@@ -210,12 +222,24 @@ pub(super) struct Watch {
     last: Option<Doing>,
     /// When the client asked for the server.
     asked: Instant,
+    /// When its transaction began, if it did on another.
+    begun: Option<Instant>,
 }
 
 impl Watch {
     /// Of a client that asked for a server at that time.
     pub(super) fn new(asked: Instant) -> Self {
-        Self { query: None, rest: None, transaction: None, last: None, asked }
+        Self { query: None, rest: None, transaction: None, last: None, asked, begun: None }
+    }
+
+    /// The same in the middle of a transaction that began then.
+    pub(super) fn within(asked: Instant, begun: Option<Instant>) -> Self {
+        Self { begun, ..Self::new(asked) }
+    }
+
+    /// Since when a transaction is open.
+    pub(super) fn transaction(&self) -> Option<Instant> {
+        self.transaction
     }
 
     /// Which limit is passed next, and when.
@@ -228,7 +252,11 @@ impl Watch {
         let (same_query, same_transaction) = (goes_on(|d| (d.asked, d.answered)), goes_on(|d| (d.transactions, 0)));
         let since = |known: Option<Instant>, same: bool| known.filter(|_| same).or(first).unwrap_or(now);
         self.query = doing.in_flight.then(|| since(self.query, same_query));
-        self.transaction = doing.in_transaction.then(|| since(self.transaction, same_transaction));
+        if self.last.is_some() && !same_transaction {
+            self.begun = None;
+        }
+        self.transaction =
+            doing.in_transaction.then(|| self.begun.unwrap_or_else(|| since(self.transaction, same_transaction)));
         self.rest = (!doing.in_flight).then(|| self.rest.filter(|_| same_query).unwrap_or(now));
         self.last = Some(doing);
         let query = self.query.and_then(|since| due(since, limits.query, Overdue::Query));

@@ -194,10 +194,12 @@ pub(super) struct Link {
     opening: Opening,
     /// What other shards must be told before they can take part in the block; none: they cannot.
     prologue: Option<Block>,
+    /// Texts that are to be added to it when they are answered.
+    unconfirmed: Vec<Box<[u8]>>,
     /// The segment that waits for the block to begin needs several shards.
     spreads: bool,
-    /// Other shards take part in the block.
-    is_part: bool,
+    /// Other shards take part in the block, which began then.
+    is_part: Option<Instant>,
 }
 
 /// How far a held-back block is on its way to the server.
@@ -292,16 +294,19 @@ impl Link {
             only_prepared: false,
             opening: Opening::Over,
             prologue: None,
+            unconfirmed: Vec::new(),
             spreads: false,
-            is_part: false,
+            is_part: None,
         })
     }
 
-    /// The link of a shard that takes part in a block with others.
-    pub(super) fn of_part(part: Part, since: Instant) -> Option<Box<Self>> {
-        let (checkout, in_flight) = part.leg?.into_lent();
+    /// The link of a shard that takes part with others in a block that began at `begun`.
+    pub(super) fn of_part(part: Part, begun: Instant) -> Option<Box<Self>> {
+        let leg = part.leg?;
+        let since = leg.since();
+        let (checkout, in_flight) = leg.into_lent();
         let mut link = Self::boxed(checkout, in_flight, part.role, part.shard, part.server, since);
-        link.is_part = true;
+        link.is_part = Some(begun);
         (link.wrote, link.has_written, link.changes_catalog) = (part.wrote, part.has_written, part.changes_catalog);
         link.notifies = part.notifies;
         link.judged = part.judged;
@@ -373,6 +378,11 @@ impl Link {
         self.several && self.judged.may_have_written()
     }
 
+    /// When the client asked for the server, or its transaction began.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
     pub(super) fn shard(&self) -> ShardIndex {
         self.shard
     }
@@ -416,7 +426,7 @@ impl Client {
         let replaceable = several || link.role == Role::Replica;
         link.silence = replaceable.then(|| Silence::since_now(link.in_flight.server()));
         link.leave = match link.role {
-            _ if link.is_part => Leave::Never,
+            _ if link.is_part.is_some() => Leave::Never,
             // What it does beyond the database, or by a function of another's, is done by a standby as well.
             Role::Replica if need.access == Access::Write => Leave::IfRefused,
             Role::Replica => Leave::Always,
@@ -439,7 +449,7 @@ impl Client {
         self.leaves_hub();
         self.hides_links();
         let changes = link.changes_catalog;
-        self.account(&mut link);
+        self.account(&mut link, matches!(event, Event::Spread));
         if matches!(event, Event::Spread) {
             // That is so until the block ends.
             link.changes_catalog = changes;
@@ -495,7 +505,10 @@ impl Client {
     /// Relays on what was begun.
     async fn relay_on(&mut self, link: &mut Link, mut connection: Box<Connection>) -> Event {
         let handle = Arc::clone(self.handle());
-        let mut watch = Watch::new(link.since);
+        let mut watch = match link.is_part {
+            Some(begun) => Watch::within(clock::now(), Some(begun)),
+            None => Watch::new(link.since),
+        };
         self.looks_for_close(link);
         let event = poll_fn(|cx| {
             if handle.bell.has_rung(cx) {
@@ -529,6 +542,12 @@ impl Client {
         })
         .await;
         *link.checkout = Some(connection);
+        if matches!(event, Event::Spread)
+            && link.is_part.is_none()
+            && let Some(begun) = watch.transaction()
+        {
+            link.since = begun;
+        }
         event
     }
 
@@ -878,6 +897,9 @@ impl Client {
                 link.judged.ended();
             }
             link.counts.xact_count += counts;
+        }
+        if self.session.is_drained() {
+            self.confirm_prologue(link);
         }
         if self.session.is_drained()
             && let Some(since) = link.query_since.take()

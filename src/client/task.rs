@@ -232,8 +232,9 @@ impl Client {
             self.segment.put_by();
         }
         self.refresh_limits();
-        let due = self.limits.any_of_rest().then(|| *self.rests_since.get_or_insert_with(clock::now));
-        let due = due.and_then(|since| self.limits.rest(since, self.is_in_block()));
+        let begun = self.begun_at();
+        let due = self.limits.any_of_rest(begun.is_some()).then(|| *self.rests_since.get_or_insert_with(clock::now));
+        let due = due.and_then(|since| self.limits.rest_between(since, self.is_in_block(), begun));
         poll_fn(|cx| self.poll_resting(due, cx)).await
     }
 

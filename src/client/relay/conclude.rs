@@ -31,9 +31,12 @@ impl Client {
         }
     }
 
-    pub(super) fn account(&mut self, link: &mut Link) {
+    /// Counts what was done on the link. `goes_on`: its transaction is not over, and is counted when it is.
+    pub(super) fn account(&mut self, link: &mut Link, goes_on: bool) {
         self.note_catalog_change(link);
-        link.counts.xact_time = micros(clock::moment().saturating_duration_since(link.since));
+        if !goes_on {
+            link.counts.xact_time = micros(clock::moment().saturating_duration_since(link.since));
+        }
         if let Some(connection) = link.checkout.as_mut() {
             link.counts.server_parse_count += std::mem::take(&mut connection.state.parses);
         }

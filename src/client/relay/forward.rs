@@ -4,6 +4,7 @@ use super::{Cause, Event, Link, Opening};
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::Planned;
 use crate::client::hidden::Place;
+use crate::client::plan::Need;
 use crate::client::scatter;
 use crate::client::scatter::spread::{self, Means};
 use crate::client::task::Client;
@@ -58,7 +59,7 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(Event::ClientGone);
         }
-        if link.is_part && !self.session.is_drained() && !self.session.is_mid_exchange() {
+        if link.is_part.is_some() && !self.session.is_drained() && !self.session.is_mid_exchange() {
             // What it means to the other shards depends on what comes of what is under way.
             return Ok(false);
         }
@@ -108,11 +109,14 @@ impl Client {
                 return Ok(true);
             }
             // Of what else is in the text PostgreSQL does some in a failed block too: it would go back on this shard alone.
-            _ if link.is_part && self.session.status() == TransactionStatus::Failed && self.means() == Means::Mixed => {
+            _ if link.is_part.is_some()
+                && self.session.status() == TransactionStatus::Failed
+                && self.means() == Means::Mixed =>
+            {
                 self.cx.shared.count_refusal("control_in_block");
                 self.replace_by_refusal(spread::aborted());
             }
-            Planned::Need(need) if self.leaves_for_others(link, &need.plan) => {
+            Planned::Need(need) if self.leaves_for_others(link, &need) => {
                 if !self.session.is_mid_exchange() {
                     return Err(Event::Spread);
                 }
@@ -199,19 +203,24 @@ impl Client {
     }
 
     /// Whether the block goes on with other shards, for the sake of the segment.
-    fn leaves_for_others(&self, link: &Link, plan: &ShardPlan) -> bool {
+    fn leaves_for_others(&self, link: &Link, need: &Need) -> bool {
+        let plan = &need.plan;
         let elsewhere = match plan {
             ShardPlan::Single { shard, .. } => *shard != link.shard,
             ShardPlan::Scatter(_) | ShardPlan::Fan(_) => true,
             ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => false,
         };
-        if link.is_part {
+        if link.is_part.is_some() {
             // Those that end it or belong to all, and what is asked of no shard in particular: see `serve_spread`.
             let means = self.means();
             let of_all = means != Means::Plain;
             return match self.session.status() {
                 TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, true)),
                 _ if self.touches_portals() || self.is_unlimited() => true,
+                // Whether another has written already is to be asked there.
+                _ if need.access == Access::Write && !link.wrote && self.may_write_one() => true,
+                // Before it goes to the server it is waited for what is not known.
+                _ if self.sets_unseen(Some(&link.judged), link.shard) != Some(false) => true,
                 _ => {
                     let nowhere = matches!(plan, ShardPlan::AnyShard { .. });
                     let belongs = || self.bound_at().map_or(self.is_home(link.shard), |shard| shard == link.shard);
@@ -263,14 +272,22 @@ impl Client {
 
     /// Keeps what other shards would have to be told before they can take part in the block.
     fn follow_prologue(&self, link: &mut Link) {
-        if link.prologue.is_none() || !self.database.config.map.is_sharded() || link.is_part {
+        if link.prologue.is_none() || !self.database.config.map.is_sharded() || link.is_part.is_some() {
             return;
         }
-        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
         match self.means() {
             Means::Plain => {}
-            Means::Control(text, _) => link.prologue = link.prologue.take().and_then(|block| block.and(text, facts)),
+            Means::Control(text, _) => link.unconfirmed.push(text.into()),
             Means::Exit(_) | Means::Mixed => link.prologue = None,
+        }
+    }
+
+    /// Everything is answered: what was done belongs to what other shards are told, and not what has failed.
+    pub(super) fn confirm_prologue(&self, link: &mut Link) {
+        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
+        let done = self.session.status() == TransactionStatus::InTransaction;
+        for text in std::mem::take(&mut link.unconfirmed).iter().filter(|_| done) {
+            link.prologue = link.prologue.take().and_then(|block| block.and(text, facts));
         }
     }
 
@@ -321,7 +338,7 @@ impl Client {
         // What is sent now may write, and a token that was asked for before knows nothing of it.
         link.asks_since = None;
         self.follow_prologue(link);
-        if link.is_part {
+        if link.is_part.is_some() {
             self.note_bound(link.shard);
         }
         // It is asked for in a block that spreads, and goes there with the link.

@@ -368,7 +368,7 @@ impl Client {
 
     /// Whether a limit is passed; if not, the task is woken when it is.
     fn is_late(&mut self, since: Instant, cx: &mut Context<'_>) -> bool {
-        let limit = if self.limits.any_of_link() { self.limits.statement(since) } else { None };
+        let limit = if self.limits.any_of_link() { self.limits.statement(since, None) } else { None };
         limit.is_some_and(|(at, _)| self.timer.passed(at, cx))
     }
 

@@ -2,8 +2,9 @@
 //!
 //! They are taken one after the other in the order of the shards. Who holds one and waits for the next therefore waits only for clients
 //! that hold the same or later shards, and the one with the latest waits for nobody: there is no circle, and each pool's queue is fair.
-//! Two things could close a circle nevertheless. A limit that pools of several shards share is no order, so that one statement at a
-//! time takes connections under one. And PAUSE waits for all that are lent, while whoever waits in a queue waits for its end: what is
+//! Three things could close a circle nevertheless. A limit that pools of several shards share is no order, so that one statement at a
+//! time takes connections under one. A transaction block that takes part on one shard and comes to need another does not keep the order
+//! either: it waits until a deadline, and gives back what it has taken meanwhile. And PAUSE waits for all that are lent, while whoever waits in a queue waits for its end: what is
 //! held is given back then, and taken anew after RESUME. So it is while a shard has no primary: its failure is not that of the others,
 //! whose connections would be held for nothing.
 
@@ -12,7 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -35,6 +36,8 @@ const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
 enum Found {
     /// All are there.
     All(Vec<Leg>),
+    /// The deadline is passed, and nothing is held any more.
+    Late,
     /// The database was paused meanwhile, and nothing is held any more.
     Paused,
     /// This one of the shards has no primary to be asked; nothing is held any more either.
@@ -48,21 +51,33 @@ impl Client {
         &mut self,
         shards: &[ShardIndex],
         need: &Need,
-        mut missing: Option<&mut Vec<Missing>>,
+        missing: Option<&mut Vec<Missing>>,
     ) -> Result<Vec<Leg>, Stopped> {
+        // Without a deadline there are always some.
+        Ok(self.acquire_until(None, shards, need, missing).await?.unwrap_or_default())
+    }
+
+    /// The same, or none if the deadline is passed first: nothing is held then.
+    pub(super) async fn acquire_until(
+        &mut self,
+        deadline: Option<Instant>,
+        shards: &[ShardIndex],
+        need: &Need,
+        mut missing: Option<&mut Vec<Missing>>,
+    ) -> Result<Option<Vec<Leg>>, Stopped> {
         if let Some(most) = self.pools.shared_limit().filter(|most| *most < shards.len()) {
             return Err(Stopped::Refused(too_few(shards.len(), most)));
         }
         let mut attempts = attempts(shards.len());
         loop {
-            let turns = self.take_turns().await?;
-            let found =
-                self.acquire_all(shards, need, &mut attempts, (!turns.is_empty(), missing.as_deref_mut())).await?;
+            let Some(turns) = before(deadline, self.take_turns()).await else { return Ok(None) };
+            let turns = turns?;
+            let others = (!turns.is_empty(), missing.as_deref_mut());
+            let found = self.acquire_all(shards, need, &mut attempts, others, deadline).await?;
             drop(turns);
             match found {
-                Found::All(legs) => {
-                    return Ok(legs);
-                }
+                Found::All(legs) => return Ok(Some(legs)),
+                Found::Late => return Ok(None),
                 Found::Paused => attempts = self::attempts(shards.len()),
                 Found::NoPrimary(at) => {
                     // A place before others is for who goes on at once.
@@ -70,7 +85,9 @@ impl Client {
                     let (Some(shard), Some(attempt)) = (shards.get(at), attempts.get_mut(at)) else { continue };
                     attempt.stays = Stays::Leaves;
                     let (_, request) = self.request(need, attempt);
-                    Box::pin(self.await_primary(*shard, &request, attempt, None)).await?;
+                    let waiting = Box::pin(self.await_primary(*shard, &request, attempt, None));
+                    let Some(waited) = before(deadline, waiting).await else { return Ok(None) };
+                    waited?;
                     if at > 0 || !self.pools.turns().is_empty() {
                         // Others are not to stand behind it for as long as it waits for something else first.
                         attempt.place = None;
@@ -122,6 +139,7 @@ impl Client {
         need: &Need,
         attempts: &mut [Attempt],
         (has_turn, mut missing): (bool, Option<&mut Vec<Missing>>),
+        deadline: Option<Instant>,
     ) -> Result<Found, Stopped> {
         if let Some(missing) = &mut missing {
             missing.clear();
@@ -136,7 +154,11 @@ impl Client {
             let holds = has_turn || !legs.is_empty();
             let replaceable = self.has_several(*shard);
             let lending = self.lend(*shard, &request, attempt);
-            let lent = if holds { unless_paused(lending, &database).await } else { Some(lending.await) };
+            let lending = async { if holds { unless_paused(lending, &database).await } else { Some(lending.await) } };
+            let Some(lent) = before(deadline, lending).await else {
+                legs.into_iter().for_each(Leg::give_back);
+                return Ok(Found::Late);
+            };
             let stopped = match lent {
                 Some(Ok(lent)) => {
                     legs.push(Leg::new(lent, *shard, asked, replaceable));
@@ -197,6 +219,14 @@ impl Drop for Rest {
     fn drop(&mut self) {
         self.0.waits_since_us.store(0, Ordering::Relaxed);
         self.0.set_activity(Activity::Idle);
+    }
+}
+
+/// The outcome of `waiting`, or none if the deadline is passed first.
+async fn before<T>(deadline: Option<Instant>, waiting: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(at) => tokio::time::timeout_at(at.into(), waiting).await.ok(),
+        None => Some(waiting.await),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::config::Role;
 use crate::error::Error;
 use crate::health::server::InFlight;
-use crate::id::ShardIndex;
+use crate::id::{ServerIndex, ShardIndex};
 use crate::metrics::counters::Counts;
 use crate::net::Buffer;
 use crate::pool::ledger::SlotId;
@@ -64,6 +64,7 @@ pub(in crate::client) struct Leg {
     checkout: Checkout,
     pub(super) in_flight: InFlight,
     pub(super) shard: ShardIndex,
+    pub(super) server: ServerIndex,
     pub(super) state: State,
     /// It has taken the statement's text.
     pub(super) parsed: bool,
@@ -88,6 +89,7 @@ impl Leg {
             checkout: lent.checkout,
             in_flight: lent.in_flight,
             shard,
+            server: lent.route.server,
             state: State::Asked,
             parsed: false,
             bound: false,
@@ -100,23 +102,34 @@ impl Leg {
         }
     }
 
-    /// The same of a connection that is in a transaction already.
-    pub(super) fn within_block(checkout: Checkout, in_flight: InFlight, shard: ShardIndex, replaceable: bool) -> Self {
+    /// The same of a connection that is in a transaction already, since `since`.
+    pub(super) fn within_block(
+        checkout: Checkout,
+        in_flight: InFlight,
+        (shard, server): (ShardIndex, ServerIndex),
+        (since, replaceable): (Instant, bool),
+    ) -> Self {
         let silence = replaceable.then(|| Silence::since_now(in_flight.server()));
         Self {
             checkout,
             in_flight,
             shard,
+            server,
             state: State::Ready,
             parsed: false,
             bound: false,
             counts: Counts::default(),
             silence,
-            since: clock::now(),
+            since,
             asked: None,
             request: 0,
             asks: false,
         }
+    }
+
+    /// Since when it is the client's.
+    pub(in crate::client) fn since(&self) -> Instant {
+        self.since
     }
 
     /// What it was made of, when all is answered.

@@ -39,6 +39,8 @@ pub(super) struct Gather {
     columns: Vec<Seen>,
     /// What one shard computes of the rows, which are not for the client.
     pub(super) last: Option<Final>,
+    /// Some of what it is made by was remembered.
+    pub(super) recalls: bool,
 }
 
 impl Gather {
@@ -68,8 +70,10 @@ impl Client {
         let rules = self.text_rules();
         let in_block = self.spread.is_some();
         let memory = Memory::of(&self.database, &self.pools, self.session.settings());
-        // What the block has made of tables nobody else knows.
-        let memory = memory.filter(|_| !self.spread.as_ref().is_some_and(|spread| spread.changes_catalog()));
+        // What the block has made of tables, or of names, nobody else knows.
+        let alone =
+            self.spread.as_ref().is_some_and(|spread| spread.sees_otherwise()) || !self.session.pins().is_empty();
+        let memory = memory.filter(|_| !alone);
         let gathering = async {
             let mut asker = Asker::new(first, memory, in_block);
             gather(&mut asker, scatter, asked, rules, (shards, home)).await
@@ -94,7 +98,7 @@ impl Client {
             }
         };
         // What it takes is the statement's time: a lock may keep it from being described as long as from being executed.
-        let limit = self.limits.statement(since);
+        let limit = self.limits.statement(since, self.begun_at());
         let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
         let asked = self.attend(asking, rest).await;
         handle.cancel_is_done();
@@ -222,7 +226,7 @@ async fn bring_together(asker: &mut Asker<'_>, pushed: Pushed, known: &Known<'_>
     };
     let bound = with_formats(&asked.bound, &formats).ok_or_else(fault)?;
     let (sql, types) = (pushed.sql.into_bytes(), known.types.clone());
-    Ok(Prepared { sql, types, bound, gather: Some(Gather { merge, header, columns, last }) })
+    Ok(Prepared { sql, types, bound, gather: Some(Gather { merge, header, columns, last, recalls: asker.recalls }) })
 }
 
 /// The last statement, over columns of these types; it must give what the client is told of. `parameters`: the types of those of what is

@@ -24,6 +24,7 @@ use crate::net::Buffer;
 use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
 use crate::session::is_fatal;
+use crate::shard::merge;
 use crate::wire::frame::FrameError;
 use crate::wire::message::Reader;
 use crate::wire::{encode, frame, message};
@@ -210,6 +211,18 @@ impl Run {
         }
     }
 
+    /// Has the merge take something in.
+    fn merges(&mut self, take: impl FnOnce(&mut Gather) -> Result<(), Error>) -> Result<(), Outcome> {
+        let Some(gather) = &mut self.gather else { return Ok(()) };
+        take(gather).map_err(|error| {
+            if error.reason != Some(merge::DISORDERED) || !gather.recalls {
+                return failed(&error);
+            }
+            self.outdated = true;
+            failed(&sorted_otherwise())
+        })
+    }
+
     /// Whether a shard's columns are not what was known of them.
     pub(super) fn is_outdated(&self) -> bool {
         self.outdated
@@ -301,7 +314,7 @@ impl Client {
     /// Moves everything until it is over; follows orders, limits and the client's leaving.
     pub(super) async fn run_scatter(&mut self, run: &mut Run) -> Outcome {
         let handle = Arc::clone(self.handle());
-        let mut watch = Watch::new(run.since);
+        let mut watch = Watch::within(run.since, self.begun_at());
         poll_fn(|cx| {
             if handle.bell.has_rung(cx) {
                 self.refresh_limits();
@@ -480,7 +493,7 @@ impl Client {
                     leg.counts.sent += len as u64;
                     match (&mut run.gather, &mut run.fetch) {
                         (Some(gather), _) if gather.merge.is_done() => {}
-                        (Some(gather), _) => gather.merge.push(at, body).map_err(|error| failed(&error))?,
+                        (Some(_), _) => run.merges(|gather| gather.merge.push(at, body))?,
                         (None, Some(fetch)) => fetch.hold(body),
                         (None, None) => {}
                     }
@@ -499,7 +512,7 @@ impl Client {
                         // More than is shown: it comes to its end without being cancelled.
                         Some(gather) if run.in_block && gather.merge.is_done() => {}
                         Some(gather) if !gather.merge.wants(at) => return Ok(false),
-                        Some(gather) => gather.merge.push(at, body).map_err(|error| failed(&error))?,
+                        Some(_) => run.merges(|gather| gather.merge.push(at, body))?,
                     }
                 }
                 (b'C', State::Described) => {
@@ -607,6 +620,13 @@ fn row_too_long() -> Error {
 fn lost(shard: &str, why: &str) -> Error {
     Error::server(SqlState::CONNECTION_FAILURE, format!("the connection to shard \"{shard}\" was lost: {why}"))
         .hint("Nothing was changed: the statement can be sent again.")
+}
+
+/// By what was remembered of it.
+fn sorted_otherwise() -> Error {
+    Error::server(SqlState(*b"40001"), "a shard has sorted its rows otherwise than was known of the columns")
+        .detail("A column's collation has changed a short while ago, past this process.")
+        .hint("Send the statement again: what was known is forgotten.")
 }
 
 pub(super) fn columns_differ() -> Error {

@@ -2,7 +2,11 @@
 //! a user.
 //!
 //! Only what the catalog alone decides is asked here: types, columns, collations. Answers are kept for [`KEPT`] and forgotten when a statement
-//! that may have changed them passes, or when a shard's columns turn out to be others. Errors are not kept, but for a column that is not there.
+//! that may have changed them passes, or when a shard's columns or the order of its rows turn out to be others. Errors are not kept, but for a
+//! column that is not there. Of what is changed past this process nothing passes here: that is known [`KEPT`] later.
+//!
+//! A transaction whose names may mean something else than those of other sessions, by its settings, its role or what it has made, neither
+//! learns for them nor from them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +26,10 @@ use crate::wire::message::{self, Reader};
 
 /// As long as shards are not looked at anew either.
 const KEPT: Duration = Duration::from_secs(30);
-/// Texts and answers that are kept for a user, in bytes; with more, all are forgotten.
+/// Texts and answers that are kept for a user, in bytes; with more, those that are too old are forgotten, or else all.
 const MOST: usize = 8 << 20;
+/// One that is longer is not kept.
+const LONGEST: usize = MOST / 8;
 
 pub(super) const UNDEFINED_COLUMN: SqlState = SqlState(*b"42703");
 
@@ -95,14 +101,32 @@ impl Told {
     }
 
     fn learn(&mut self, question: Question, answer: Answer, now: Instant) {
-        let size = question.sql.len() + question.types.len() + answer.size() + 256;
+        let size = size(&question, &answer);
+        if size > LONGEST {
+            return;
+        }
+        if self.size.saturating_add(size) > MOST {
+            self.forget_old(now);
+        }
         if self.size.saturating_add(size) > MOST {
             self.forget();
         }
-        if self.answers.insert(question, (now, answer)).is_none() {
-            self.size = self.size.saturating_add(size);
+        if let Some((_, before)) = self.answers.remove(&question) {
+            self.size = self.size.saturating_sub(self::size(&question, &before));
         }
+        self.size = self.size.saturating_add(size);
+        self.answers.insert(question, (now, answer));
     }
+
+    fn forget_old(&mut self, now: Instant) {
+        self.answers.retain(|_, (at, _)| now.saturating_duration_since(*at) < KEPT);
+        self.size = self.answers.iter().map(|(question, (_, answer))| size(question, answer)).sum();
+    }
+}
+
+/// Bytes that an answer takes.
+fn size(question: &Question, answer: &Answer) -> usize {
+    question.sql.len() + question.types.len() + answer.size() + 256
 }
 
 /// Where answers are kept, and for which session.
@@ -143,11 +167,13 @@ pub(super) struct Asker<'a> {
     memory: Option<Memory>,
     /// It is in the client's transaction, which an error would end.
     in_block: bool,
+    /// Something was known.
+    pub(super) recalls: bool,
 }
 
 impl<'a> Asker<'a> {
     pub(super) fn new(leg: &'a mut Leg, memory: Option<Memory>, in_block: bool) -> Self {
-        Self { leg, memory, in_block }
+        Self { leg, memory, in_block, recalls: false }
     }
 
     /// The same as [`Asker::describe`] for a statement that is to fail: a transaction that is open goes on.
@@ -158,7 +184,8 @@ impl<'a> Asker<'a> {
         if !self.in_block {
             return self.describe(sql, types).await;
         }
-        if let Some(Answer::NoColumn(error)) = self.known(self.question(sql, types).as_ref()) {
+        let question = self.question(sql, types);
+        if let Some(Answer::NoColumn(error)) = self.known(question.as_ref()) {
             return Err(error);
         }
         run_on(self.leg, b"SAVEPOINT pgweir_asks").await?;
@@ -217,8 +244,10 @@ impl<'a> Asker<'a> {
         Some(Question { shard: self.leg.shard, settings, sql: sql.to_vec(), types: types.to_vec() })
     }
 
-    fn known(&self, question: Option<&Question>) -> Option<Answer> {
-        self.memory.as_ref()?.find(question?)
+    fn known(&mut self, question: Option<&Question>) -> Option<Answer> {
+        let answer = self.memory.as_ref()?.find(question?)?;
+        self.recalls = true;
+        Some(answer)
     }
 
     fn learn(&self, question: Option<Question>, answer: &Answer) {
@@ -289,11 +318,27 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_there_is_room_for() {
         let (mut told, now) = (Told::default(), clock::now());
-        let long = "x".repeat(MOST / 4);
-        for number in 0..9 {
-            told.learn(question(&format!("{number}{long}"), None), Answer::Row(Vec::new()), now);
+        let long = "x".repeat(LONGEST / 2);
+        let of = |number: usize| question(&format!("{number:02}{long}"), None);
+        for number in 0..40 {
+            told.learn(of(number), Answer::Row(Vec::new()), now);
             assert!(told.size <= MOST && !told.answers.is_empty());
         }
-        assert!(told.find(&question(&format!("8{long}"), None), now).is_some());
+        assert!(told.find(&of(39), now).is_some());
+        // The old ones make room first.
+        let mut told = Told::default();
+        (0..10).for_each(|number| told.learn(of(number), Answer::Row(Vec::new()), now));
+        let later = now + KEPT / 2;
+        (10..15).for_each(|number| told.learn(of(number), Answer::Row(Vec::new()), later));
+        assert_eq!(told.answers.len(), 15);
+        told.learn(of(99), Answer::Row(Vec::new()), now + KEPT);
+        assert!(told.find(&of(10), now + KEPT).is_some() && !told.answers.contains_key(&of(0)));
+        assert_eq!(told.answers.len(), 6);
+        // Of what was asked once more, one answer counts.
+        let before = told.size;
+        told.learn(of(99), Answer::Row(Vec::new()), now + KEPT);
+        assert_eq!(told.size, before);
+        told.learn(question(&"x".repeat(LONGEST), None), Answer::Row(Vec::new()), later);
+        assert_eq!(told.size, before);
     }
 }

@@ -200,7 +200,7 @@ impl Client {
         let handle = Arc::clone(self.handle());
         // So that a cancel request finds it.
         handle.set_activity(Activity::Waiting);
-        let limit = self.limits.statement(since);
+        let limit = self.limits.statement(since, self.begun_at());
         let ended = poll_fn(|cx| {
             // What it rings for is looked at below.
             handle.bell.has_rung(cx);

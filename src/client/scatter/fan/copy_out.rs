@@ -94,7 +94,7 @@ impl Client {
     async fn join(&mut self, legs: &mut [Leg], joiner: &mut Joiner, since: Instant) -> Ended {
         let handle = Arc::clone(self.handle());
         handle.set_activity(Activity::Active);
-        let limit = self.limits.statement(since);
+        let limit = self.limits.statement(since, self.begun_at());
         poll_fn(|cx| {
             // What it rings for is looked at below.
             handle.bell.has_rung(cx);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::leg::{Leg, State};
 use super::{Asked, Extended, run, writes};
-use crate::client::hidden::{Judged, Place};
+use crate::client::hidden::{Judged, NewCode, Place};
 use crate::client::plan::Need;
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, Links};
@@ -103,7 +103,8 @@ impl Client {
                 };
             }
         };
-        let changes = if self.changes_code() { self.begin_changes(&mut legs) } else { Vec::new() };
+        let changes = self.new_code(&asked.text, &fan.shards);
+        let changes = changes.map_or_else(Vec::new, |new| self.begin_changes(&mut legs, new));
         let segment = self.segment.take();
         self.input.consume(segment.len);
         let worked = self.work(&mut legs, fan, &requests, (since, false)).await;
@@ -195,17 +196,12 @@ impl Client {
         Ok(goes_on)
     }
 
-    /// Whether the segment may change what code runs.
-    pub(super) fn changes_code(&self) -> bool {
-        self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.changes_code())
-    }
-
     /// What was known of the code of these shards counts no more from here on.
-    fn begin_changes(&self, legs: &mut [Leg]) -> Vec<Judged> {
+    fn begin_changes(&self, legs: &mut [Leg], new: NewCode) -> Vec<Judged> {
         let begin = |leg: &mut Leg| {
             let mut judged = Judged::default();
             let pid = leg.connection().map_or(0, |connection| connection.pid);
-            judged.changes_code(Place { shard: leg.shard, replica: false, pid });
+            judged.changes_code(Place { shard: leg.shard, replica: false, pid }, new);
             judged.commits(&self.database);
             judged
         };
@@ -334,7 +330,7 @@ impl Client {
             }
             replies
         });
-        let limit = self.limits.statement(since);
+        let limit = self.limits.statement(since, self.begun_at());
         let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
         let rest = rest.min(Duration::from_secs(86_400 * 365));
         let attended = self.attend(working.as_mut(), rest).await;

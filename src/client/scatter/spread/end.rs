@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::refusal::{another_role, made_state, no_two_phase, notifies, replaced, second_writer};
+use super::refusal::{another_role, lost_state, made_state, no_two_phase, notifies, replaced, second_writer};
 use super::{Part, Spread, row, wrote};
 use crate::client::block::Block;
 use crate::client::lost::Lost;
@@ -147,6 +147,20 @@ impl Client {
         self.end_spread().await;
         self.answer_exit(Err(&run::encoded(error)));
         Ok(())
+    }
+
+    /// ROLLBACK, or COMMIT of a block that has failed on one shard.
+    pub(super) async fn roll_back_spread(&mut self) {
+        // One server would keep it: its client is not to believe that it has it still.
+        let kept = self.session.pins().iter().any(|pin| pin.reason.outlives_rollback());
+        self.end_spread().await;
+        if kept {
+            let error = lost_state();
+            self.cx.shared.count_refusal(error.reason.unwrap_or("rollback"));
+            self.answer_exit(Err(&run::encoded(&error)));
+        } else {
+            self.answer_exit(Ok("ROLLBACK"));
+        }
     }
 
     /// Rolls back on all shards and gives them back; the session is outside of a transaction then.

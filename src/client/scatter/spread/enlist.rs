@@ -1,16 +1,24 @@
 //! How shards come to take part in a block, and what they are asked while it goes on.
 
+use std::time::Duration;
+
 use super::refusal::{fault, never_came, no_snapshot, no_two_phase, second_writer};
-use super::{ENLISTED_WITHIN, Part, cell, limit_locks, run_on, wrote};
+use super::{Part, cell, limit_locks, run_on, wrote};
 use crate::client::hidden::Judged;
 use crate::client::scatter::leg::{Leg, State};
 use crate::client::shared::Activity;
-use crate::client::task::{Client, Stopped};
+use crate::client::task::{Client, End, Stopped};
 use crate::clock;
 use crate::config::Role;
 use crate::error::Error;
-use crate::id::{ServerIndex, ShardIndex};
+use crate::id::ShardIndex;
 use crate::shard::map::CrossShardWrites;
+
+/// How long a block that holds connections waits for that of another shard.
+const ENLISTED_WITHIN: Duration = Duration::from_secs(10);
+/// The same where whoever holds that one may wait for one of these: the shard comes before one that it holds in the order in which
+/// connections are taken, or a limit that all share keeps no order.
+const BACKWARDS_WITHIN: Duration = Duration::from_secs(3);
 
 const ISOLATION_SQL: &str = "SELECT pg_catalog.current_setting('transaction_isolation')";
 
@@ -29,13 +37,18 @@ impl Client {
             self.ask_isolation().await?;
         }
         let need = self.need_of_any();
-        let acquiring = Box::pin(tokio::time::timeout(ENLISTED_WITHIN, self.acquire(&missing, &need, None)));
-        let acquired = acquiring.await;
+        let (since, limit) = (clock::now(), self.may_wait_for(&missing));
+        let due = self.limits.statement(since, self.begun_at());
+        let deadline = due.map_or(since + limit, |(at, _)| at.min(since + limit));
+        let acquired = Box::pin(self.acquire_until(Some(deadline), &missing, &need, None)).await;
         self.handle().cancel_is_done();
         self.handle().set_activity(Activity::Idle);
-        let legs = match acquired {
-            Ok(legs) => legs?,
-            Err(_) => return Err(Stopped::Refused(never_came(&self.names(&missing)))),
+        let legs = match (acquired?, due) {
+            (Some(legs), _) => legs,
+            (None, Some((at, overdue))) if at <= deadline => {
+                return Err(Stopped::End(End::Told(self.time_is_up(overdue))));
+            }
+            (None, _) => return Err(Stopped::Refused(never_came(&self.names(&missing), limit))),
         };
         let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
         let text = spread.prologue.text.clone();
@@ -43,6 +56,13 @@ impl Client {
             self.begin_on(leg, &text).await?;
         }
         Ok(())
+    }
+
+    /// How long the block may wait for connections to these shards, while it holds others.
+    fn may_wait_for(&self, missing: &[ShardIndex]) -> Duration {
+        let held = self.spread.iter().flat_map(|spread| &spread.parts).map(|part| part.shard).max();
+        let backwards = missing.first().zip(held).is_some_and(|(first, held)| *first < held);
+        if backwards || !self.pools.turns().is_empty() { BACKWARDS_WITHIN } else { ENLISTED_WITHIN }
     }
 
     /// Begins the block on one more shard.
@@ -54,7 +74,7 @@ impl Client {
             cell(&mut leg, ISOLATION_SQL).await
         };
         let begun = self.within_limits(silence, Box::pin(beginning), clock::now()).await;
-        let shard = leg.shard;
+        let (shard, server) = (leg.shard, leg.server);
         if leg.state != State::Lost {
             leg.state = State::Ready;
         }
@@ -63,7 +83,7 @@ impl Client {
             shard,
             leg: Some(leg),
             role: Role::Primary,
-            server: ServerIndex(0),
+            server,
             wrote: false,
             has_written: false,
             changes_catalog: false,
@@ -122,17 +142,21 @@ impl Client {
         Ok(())
     }
 
+    /// Whether a block may write on one shard at most.
+    pub(in crate::client) fn may_write_one(&self) -> bool {
+        match self.database.config.map.writes.cross {
+            CrossShardWrites::BestEffort => false,
+            CrossShardWrites::Refuse => true,
+            CrossShardWrites::TwoPhase => self.database.distrust.load().two_phase.is_some(),
+        }
+    }
+
     /// Whether these shards may be written: another has not been, or several may.
     pub(super) async fn may_write_on(&mut self, shards: &[ShardIndex]) -> Result<(), Stopped> {
-        let distrusted = self.database.distrust.load().two_phase.clone();
-        let allowed = match self.database.config.map.writes.cross {
-            CrossShardWrites::BestEffort => true,
-            CrossShardWrites::Refuse => false,
-            CrossShardWrites::TwoPhase => distrusted.is_none(),
-        };
-        if allowed {
+        if !self.may_write_one() {
             return Ok(());
         }
+        let distrusted = self.database.distrust.load().two_phase.clone();
         match (self.writes_elsewhere(shards).await?, distrusted) {
             (None, _) => Ok(()),
             (Some(_), Some(why)) => Err(Stopped::Refused(no_two_phase(&why))),
@@ -152,9 +176,10 @@ impl Client {
         of: impl Fn(ShardIndex) -> bool,
         ask: impl AsyncFn(&mut Leg) -> Result<T, Error>,
     ) -> Result<Vec<(ShardIndex, T)>, Stopped> {
-        let Some(mut spread) = self.spread.take() else { return Err(Stopped::Refused(fault())) };
-        let mut found = Ok(Vec::with_capacity(spread.parts.len()));
-        for part in spread.parts.iter_mut().filter(|part| of(part.shard)) {
+        let Some(spread) = &mut self.spread else { return Err(Stopped::Refused(fault())) };
+        let mut parts = std::mem::take(&mut spread.parts);
+        let mut found = Ok(Vec::with_capacity(parts.len()));
+        for part in parts.iter_mut().filter(|part| of(part.shard)) {
             let Ok(answers) = &mut found else { break };
             let asked = match part.leg.as_mut() {
                 Some(leg) => self.within_limits(leg.watch(), Box::pin(ask(leg)), clock::now()).await,
@@ -165,7 +190,9 @@ impl Client {
                 Err(stopped) => found = Err(stopped),
             }
         }
-        self.spread = Some(spread);
+        if let Some(spread) = &mut self.spread {
+            spread.parts = parts;
+        }
         found
     }
 }

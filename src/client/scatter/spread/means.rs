@@ -74,6 +74,23 @@ impl Client {
     }
 }
 
+/// Whether all savepoints that the statements of a block go back to or release, one after the other, are there.
+pub(super) fn has_savepoints<'a>(statements: impl Iterator<Item = &'a StatementFacts>) -> bool {
+    let mut open: Vec<&str> = Vec::new();
+    for statement in statements {
+        let Some(name) = statement.savepoint.as_deref() else { continue };
+        let place = open.iter().rposition(|open| *open == name);
+        match (statement.transaction, place) {
+            (TransactionEffect::Savepoint, _) => open.push(name),
+            (TransactionEffect::Release, Some(at)) => open.truncate(at),
+            (TransactionEffect::RollbackTo, Some(at)) => open.truncate(at + 1),
+            (TransactionEffect::Release | TransactionEffect::RollbackTo, None) => return false,
+            _ => {}
+        }
+    }
+    true
+}
+
 /// What a text does to a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -114,6 +131,21 @@ fn of_text(text: &[u8], facts: &QueryFacts) -> Kind {
 mod tests {
     use super::*;
     use crate::sql::parse;
+
+    #[test]
+    fn savepoints_are_found_as_postgresql_finds_them() {
+        for (text, found) in [
+            ("SAVEPOINT a; SAVEPOINT b; ROLLBACK TO a; RELEASE a", true),
+            ("SAVEPOINT a; SAVEPOINT a; RELEASE a; ROLLBACK TO A; ROLLBACK TO a", true),
+            ("SAVEPOINT \"A\"; ROLLBACK TO a", false),
+            ("SAVEPOINT a; SAVEPOINT b; ROLLBACK TO a; RELEASE b", false),
+            ("SAVEPOINT a; RELEASE a; ROLLBACK TO a", false),
+            ("ROLLBACK TO nothing", false),
+            ("SET LOCAL work_mem = '1MB'", true),
+        ] {
+            assert_eq!(has_savepoints(parse::facts(text.as_bytes()).statements.iter()), found, "{text}");
+        }
+    }
 
     #[test]
     fn what_is_told_to_all_shards_is_told_from_what_concerns_data() {

@@ -19,9 +19,10 @@ mod enlist;
 mod means;
 mod portals;
 mod refusal;
+mod unseen;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::fan::reply;
 use super::leg::Leg;
@@ -43,16 +44,13 @@ use crate::pool::Verdict;
 use crate::shard::commit::recovery;
 use crate::shard::plan::write::Parts;
 use crate::shard::plan::{Fan, PlanKind, Scatter, ShardPlan};
-use crate::sql::facts::{Access, RouteHint, TransactionEffect};
+use crate::sql::facts::{Access, RouteHint, StatementFacts, TransactionEffect};
 use crate::wire::encode;
 use crate::wire::message::TransactionStatus;
 pub(in crate::client) use means::Means;
 use portals::Portal;
 pub(in crate::client) use refusal::{aborted, pipelined, stays};
-use refusal::{alone, copies, cursor_elsewhere, explains, fault, lost, mixed, sequences, silent, too_long};
-
-/// How long a block that holds connections waits for that of another shard: whoever holds that one may wait for one of these.
-const ENLISTED_WITHIN: Duration = Duration::from_secs(10);
+use refusal::{alone, copies, cursor_elsewhere, explains, fault, lost, mixed, sequences, too_long};
 
 /// A shard's part of a block.
 #[expect(clippy::struct_excessive_bools, reason = "each tells another thing that has happened on the server")]
@@ -82,6 +80,7 @@ pub(in crate::client) struct Spread {
     prologue: Block,
     /// Where it began, and where statements go that belong to no shard.
     home: ShardIndex,
+    /// When it began.
     since: Instant,
     /// Its shards are known to run it READ COMMITTED.
     sees_commits: bool,
@@ -99,6 +98,20 @@ impl Spread {
     /// Whether it may have changed what the catalog says.
     pub(super) fn changes_catalog(&self) -> bool {
         self.parts.iter().any(|part| part.changes_catalog)
+    }
+
+    /// Whether names may mean something else in it than in other transactions, or in none.
+    pub(super) fn sees_otherwise(&self) -> bool {
+        let plain = |statement: &StatementFacts| {
+            matches!(
+                statement.transaction,
+                TransactionEffect::Begin { .. }
+                    | TransactionEffect::Savepoint
+                    | TransactionEffect::Release
+                    | TransactionEffect::RollbackTo
+            )
+        };
+        self.changes_catalog() || !self.prologue.facts.statements.iter().all(plain)
     }
 
     fn has_written(&self) -> bool {
@@ -132,6 +145,11 @@ impl Client {
             && self.listener.is_none()
     }
 
+    /// When the block of several shards began that is open.
+    pub(in crate::client) fn begun_at(&self) -> Option<Instant> {
+        self.spread.as_ref().map(|spread| spread.since)
+    }
+
     /// Whether the shard is where statements go that belong to none.
     pub(in crate::client) fn is_home(&self, shard: ShardIndex) -> bool {
         self.spread.as_ref().is_none_or(|spread| spread.home == shard)
@@ -141,12 +159,13 @@ impl Client {
     pub(in crate::client) fn spread_from(&mut self, link: Box<Link>) {
         let shard = link.shard();
         let replaceable = self.replicated(shard).is_some();
-        let (part, prologue) =
-            link.into_part(|checkout, in_flight| Leg::within_block(checkout, in_flight, shard, replaceable));
+        let since = link.since();
+        let place = (shard, link.server());
+        let within = |checkout, in_flight| Leg::within_block(checkout, in_flight, place, (since, replaceable));
+        let (part, prologue) = link.into_part(within);
         match (&mut self.spread, prologue) {
             (Some(spread), _) => spread.put(part),
             (none, Some(prologue)) => {
-                let since = clock::now();
                 let parts = vec![part];
                 *none = Some(Box::new(Spread {
                     parts,
@@ -198,8 +217,7 @@ impl Client {
         match self.means() {
             Means::Exit(TransactionEffect::Commit { .. }) if !failed => return Box::pin(self.commit_spread()).await,
             Means::Exit(_) => {
-                self.end_spread().await;
-                self.answer_exit(Ok("ROLLBACK"));
+                self.roll_back_spread().await;
                 return Ok(());
             }
             Means::Control(text, back) if back || !failed => {
@@ -216,7 +234,11 @@ impl Client {
             let need = self.need_of_any();
             return Box::pin(self.serve_part(self.home(), &need)).await;
         }
-        match self.limit_again().await {
+        let ready = match self.limit_again().await {
+            Ok(()) => Box::pin(self.all_is_told()).await,
+            stopped => stopped,
+        };
+        match ready {
             Ok(()) => {}
             Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
             Err(Stopped::End(end)) => return Err(end),
@@ -244,17 +266,25 @@ impl Client {
             // The shard that it would be asked of need not be the one where this session has called nextval().
             return self.fail_spread(sequences()).await;
         }
+        let shard = match &need.plan {
+            ShardPlan::Single { shard, .. } => *shard,
+            _ => self.bound_at().unwrap_or(self.home()),
+        };
+        match Box::pin(self.sets_nothing_unseen(&need, shard)).await {
+            Ok(()) => {}
+            Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+            Err(Stopped::End(end)) => return Err(end),
+        }
         match &need.plan {
             ShardPlan::Scatter(scatter) => Box::pin(self.scatter_within(&need, scatter)).await,
             ShardPlan::Fan(fan) => Box::pin(self.fan_on_all(&need, fan)).await,
-            ShardPlan::Single { shard, .. } if *shard != self.home() && self.declares_cursor() => {
+            ShardPlan::Single { .. } if shard != self.home() && self.declares_cursor() => {
                 self.fail_spread(cursor_elsewhere()).await
             }
-            ShardPlan::Single { shard, .. } => Box::pin(self.serve_part(*shard, &need)).await,
-            ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => {
-                let shard = self.bound_at().unwrap_or(self.home());
-                Box::pin(self.serve_part(shard, &need)).await
-            }
+            ShardPlan::Single { .. }
+            | ShardPlan::AnyShard { .. }
+            | ShardPlan::NeedsParameter { .. }
+            | ShardPlan::Reject(_) => Box::pin(self.serve_part(shard, &need)).await,
         }
     }
 
@@ -321,36 +351,31 @@ impl Client {
     async fn tell_all(&mut self, text: &[u8], back: bool) -> Result<(), End> {
         let home = self.home();
         let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
+        let said = facts(text);
         let Some(spread) = &mut self.spread else { return Ok(()) };
+        let known = &spread.prologue.facts;
+        if known.unparsed.is_none() && !means::has_savepoints(known.statements.iter().chain(&said.statements)) {
+            // One shard says what is wrong, and after that as after any failure there ROLLBACK TO goes on.
+            let need = self.need_of_any();
+            return Box::pin(self.serve_part(home, &need)).await;
+        }
         if back {
             // Those that were opened behind the savepoint are gone on the shards.
             spread.portals.clear();
             spread.curtailed.clear();
             spread.unlimited = true;
         }
-        let mut failed = None;
-        for part in spread.parts.iter_mut().filter(|part| part.shard != home) {
-            let Some(leg) = &mut part.leg else { continue };
-            match tokio::time::timeout(ENLISTED_WITHIN, run_on(leg, text)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => failed = Some(error),
-                Err(_) => {
-                    leg.lost("it did not answer");
-                    failed = Some(silent());
-                }
-            }
-            if failed.is_some() {
-                break;
-            }
+        let Some(longer) = spread.prologue.copy().and_then(|block| block.and(text, facts)) else {
+            return self.fail_spread(too_long()).await;
+        };
+        // What it waits for there is for the client to bear, as on one server.
+        match self.ask_parts(|shard| shard != home, async |leg: &mut Leg| run_on(leg, text).await).await {
+            Ok(_) => {}
+            Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+            Err(Stopped::End(end)) => return Err(end),
         }
-        if failed.is_none() {
-            match spread.prologue.copy().and_then(|block| block.and(text, facts)) {
-                Some(longer) => spread.prologue = longer,
-                None => failed = Some(too_long()),
-            }
-        }
-        if let Some(error) = failed {
-            return self.fail_spread(error).await;
+        if let Some(spread) = &mut self.spread {
+            spread.prologue = longer;
         }
         let need = self.need_of_any();
         Box::pin(self.serve_part(home, &need)).await
@@ -392,6 +417,8 @@ impl Client {
             let more;
             (run, more) = run.next(false);
             if more {
+                // The others have done their part.
+                handle.set_links(Links::Several(Box::new(run.links())));
                 outcome = self.run_scatter(&mut run).await;
             }
         }
@@ -434,7 +461,7 @@ impl Client {
             Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
             Err(Stopped::End(end)) => return Err(end),
         };
-        let (codes, notifies) = (self.changes_code(), self.notifies());
+        let (codes, notifies) = (self.new_code(&asked.text, &fan.shards), self.notifies());
         let worked = self.fan_within(&mut legs, fan, &asked).await;
         self.put_back(legs);
         if need.changes_catalog {
@@ -445,9 +472,9 @@ impl Client {
                 (part.wrote, part.has_written) = (true, true);
                 part.changes_catalog |= need.changes_catalog;
                 part.notifies |= notifies;
-                if codes && let Some(pid) = part.leg.as_mut().and_then(Leg::connection).map(|connection| connection.pid)
-                {
-                    part.judged.changes_code(Place { shard: part.shard, replica: false, pid });
+                let pid = part.leg.as_mut().and_then(Leg::connection).map(|connection| connection.pid);
+                if let (Some(new), Some(pid)) = (&codes, pid) {
+                    part.judged.changes_code(Place { shard: part.shard, replica: false, pid }, *new);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Why a block does not go on with several shards, or not as it was asked to.
 
-use super::ENLISTED_WITHIN;
+use std::time::Duration;
+
 use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 
@@ -31,14 +32,9 @@ pub(super) fn replaced(shard: &str) -> Error {
     .hint("Run the transaction again.")
 }
 
-pub(super) fn silent() -> Error {
-    Error::server(SqlState::CONNECTION_FAILURE, "a shard of the transaction did not answer")
-        .detail("The transaction is rolled back on every shard.")
-        .hint("SHOW SERVERS and SHOW SHARDS on the console tell how the servers are.")
-}
-
-pub(super) fn never_came(shards: &str) -> Error {
-    let seconds = ENLISTED_WITHIN.as_secs();
+/// `limit`: for how long it was waited.
+pub(super) fn never_came(shards: &str, limit: Duration) -> Error {
+    let seconds = limit.as_secs_f64();
     Error::us(
         SqlState::TOO_MANY_CONNECTIONS,
         format!("no connection to shard {shards} became free for the transaction within {seconds} s"),
@@ -113,6 +109,15 @@ pub(super) fn made_state() -> Error {
     )
 }
 
+/// At ROLLBACK.
+pub(super) fn lost_state() -> Error {
+    unsupported(
+        "the transaction of several shards is rolled back, and with it is lost what one server would have kept: session advisory locks, the seed of random(), connections of dblink",
+        "Make it in a transaction of one shard, or in none; pg_advisory_xact_lock() ends with its transaction.",
+        "state_in_block",
+    )
+}
+
 /// `shard`: its name.
 pub(super) fn notifies(shard: &str) -> Error {
     unsupported(
@@ -146,6 +151,28 @@ pub(super) fn sequences() -> Error {
         "currval() and lastval() cannot be asked within a transaction of several shards: each has sequences of its own",
         "Use INSERT ... RETURNING.",
         "sequences_in_block",
+    )
+}
+
+/// `shard`: its name.
+pub(super) fn sets_unseen(shard: &str) -> Error {
+    unsupported(
+        format!(
+            "code that runs on shard {shard} may set something for the transaction, which other shards of it would not know of"
+        ),
+        "Send SET LOCAL, SELECT set_config(..., true) or SET CONSTRAINTS by itself: it is told to all shards. Leave functions, triggers, policies and DO that set, run EXECUTE, or are not read (other languages than SQL and PL/pgSQL) to transactions of one shard.",
+        "settings_in_block",
+    )
+}
+
+/// The same where that is not known. `shard`: its name.
+pub(super) fn code_unknown(shard: &str) -> Error {
+    unsupported(
+        format!(
+            "it is not known what code runs on shard {shard}: it may set something for the transaction, which other shards of it would not know of"
+        ),
+        "Functions and triggers are being changed, or the shard does not tell what they are, of which the log says more. Run the transaction again.",
+        "settings_in_block",
     )
 }
 
