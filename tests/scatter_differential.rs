@@ -167,7 +167,7 @@ const AGGREGATES: [&str; 22] = [
     "max(c)",
 ];
 /// Right or refused: what others get wrong, and what is not supported.
-const OTHERS: [(&str, &str); 52] = [
+const OTHERS: [(&str, &str); 69] = [
     ("distinct_order_by", "SELECT DISTINCT g FROM t ORDER BY k"),
     ("distinct_order_by", "SELECT DISTINCT * FROM o ORDER BY k + 1"),
     ("distinct_order_by", "SELECT DISTINCT *, k + 1 FROM o ORDER BY o.k + 1, id"),
@@ -220,6 +220,26 @@ const OTHERS: [(&str, &str); 52] = [
     ("error", "SELECT nothing FROM t ORDER BY 1"),
     ("error", "SELECT g, count(*) FROM t"),
     ("union_of_shards", "SELECT g FROM t WHERE k = 1 OR k = 2"),
+    ("rollup", "SELECT g, s, count(*) FROM t GROUP BY ROLLUP (g, s)"),
+    ("rollup", "SELECT k, count(*) FROM o GROUP BY GROUPING SETS ((k), ())"),
+    ("rollup", "SELECT g, grouping(g), sum(s) FROM t GROUP BY CUBE (g)"),
+    ("with_ties", "SELECT g FROM t ORDER BY g FETCH FIRST 3 ROWS WITH TIES"),
+    ("with_ties", "SELECT s FROM t ORDER BY s OFFSET 2 FETCH NEXT 1 ROW WITH TIES"),
+    ("tablesample", "SELECT count(*) FROM t TABLESAMPLE SYSTEM (100)"),
+    (
+        "window_by_key",
+        "SELECT k, id, row_number() OVER w, rank() OVER w FROM o WINDOW w AS (PARTITION BY k ORDER BY id)",
+    ),
+    ("window_by_key", "SELECT k, id, count(*) OVER (PARTITION BY k, id) FROM o ORDER BY k, id LIMIT 7"),
+    ("window", "SELECT k, lag(k) OVER (ORDER BY k) FROM t WHERE k IN (1, 2, 3, 4)"),
+    ("window", "SELECT g, rank() OVER (PARTITION BY g ORDER BY k) FROM t"),
+    ("window_of_groups", "SELECT g, sum(count(*)) OVER () FROM t GROUP BY g"),
+    ("ordered_set", "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY g) FROM t"),
+    ("array_agg", "SELECT g, array_agg(k ORDER BY k) FROM t GROUP BY g"),
+    ("srf", "SELECT k, generate_series(1, 2) FROM t WHERE g = 1"),
+    ("lateral_function", "SELECT t.k, i FROM t, generate_series(1, s) i"),
+    ("values_join", "SELECT t.k, x.a FROM t JOIN (VALUES (1, 'a'), (2, 'b')) x (k, a) USING (k)"),
+    ("sub_query_limit", "SELECT count(*) FROM (SELECT k FROM t ORDER BY k LIMIT 5) x"),
 ];
 
 fn generate(rng: &mut SmallRng) -> Query {

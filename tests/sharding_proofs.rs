@@ -185,6 +185,13 @@ fn reads_whose_parts_agree() {
             "WITH RECURSIVE x AS (SELECT id FROM o WHERE k = KEY AND id = 5 UNION ALL SELECT o.parent FROM o JOIN x ON x.id = o.id WHERE o.k = KEY) \
              SELECT count(*), max(id) FROM x",
             "SELECT * FROM t WHERE k IN (SELECT k FROM o WHERE k = KEY)",
+            "SELECT id FROM o WHERE (k, id) = (KEY, 2)",
+            "SELECT id FROM o WHERE (id, k) IN ((2, KEY), (4, KEY), (NULL, KEY))",
+            "SELECT t.v, o.id FROM t JOIN o ON (t.k, 2) = (o.k, o.id) WHERE (t.k, t.g) = (KEY, t.g)",
+            "SELECT (SELECT count(*) FROM o WHERE (k, id) IN ((KEY, 1), (KEY, 2))), (SELECT v FROM t WHERE k BETWEEN KEY AND KEY)",
+            "SELECT t.v, o.id FROM t NATURAL JOIN o WHERE o.k = KEY",
+            "SELECT t.v, o.id FROM o NATURAL LEFT JOIN t WHERE o.k IN (KEY, KEY)",
+            "SELECT count(*), max(name) FROM t NATURAL JOIN r WHERE t.k = KEY",
         ] {
             same(&mut ours, &mut theirs, &sql.replace("KEY", &key.to_string()));
         }
@@ -197,6 +204,8 @@ fn reads_whose_parts_agree() {
         "WITH x AS (SELECT * FROM o WHERE k = $1) SELECT x.id, t.v FROM x JOIN t USING (k) WHERE t.k = $1",
         "SELECT count(*) FROM o WHERE k = $1 AND id > (SELECT avg(id) FROM o WHERE k = $1)",
         "SELECT count(*) FROM t WHERE k = $1",
+        "SELECT id FROM o WHERE (k, id) = ($1, 3)",
+        "SELECT id FROM o WHERE (k, id) IN (($1, 1), ($1, 2))",
     ] {
         same_bound(&mut ours, &mut theirs, sql, lists);
     }

@@ -209,39 +209,99 @@ impl Conjuncts {
     }
 
     fn add_comparison(&mut self, expr: &nodes::A_Expr) {
-        if !is_operator(expr, "=") {
-            return;
-        }
-        let (left, right) = (expr.lexpr(), expr.rexpr());
-        let right = match expr.kind {
-            raw::A_Expr_Kind::AEXPR_OP => right,
-            raw::A_Expr_Kind::AEXPR_IN => match right.as_node_list() {
-                Some(list) if list.len() == 1 => list.get(0).unwrap_or(Node::None),
-                Some(list) => {
-                    let values = || list.iter().map(key_value).collect();
+        for (left, equals) in equalities(expr) {
+            match equals {
+                Equals::One(right) => match (column(left), column(right)) {
+                    (Some(a), None) => self.constants.push((a, key_value(right))),
+                    (None, Some(b)) => self.constants.push((b, key_value(left))),
+                    // Two columns: a constant is not handed on from one to the other, because equality is not transitive across types
+                    // and collations.
+                    (Some(_), Some(_)) | (None, None) => {}
+                },
+                Equals::OneOf(values) => {
+                    let values = || values.iter().map(|value| key_value(*value)).collect();
                     self.lists.extend(column(left).map(|column| (column, values())));
-                    return;
                 }
-                None => return,
-            },
-            raw::A_Expr_Kind::AEXPR_OP_ANY => {
-                if let (Some(column), Node::A_ArrayExpr(array)) = (column(left), right) {
-                    self.lists.push((column, array.elements().iter().map(key_value).collect()));
-                } else {
-                    self.arrays = true;
-                }
-                return;
+                Equals::Element(_) => self.arrays = true,
             }
-            _ => return,
-        };
-        match (column(left), column(right)) {
-            (Some(a), None) => self.constants.push((a, key_value(right))),
-            (None, Some(b)) => self.constants.push((b, key_value(left))),
-            // Two columns: a constant is not handed on from one to the other, because equality is not transitive across types
-            // and collations.
-            (Some(_), Some(_)) | (None, None) => {}
         }
     }
+}
+
+/// What an expression is equal to.
+pub(super) enum Equals<'a> {
+    /// This.
+    One(Node<'a>),
+    /// One of these, by IN or as an element of `ARRAY[...]`.
+    OneOf(Vec<Node<'a>>),
+    /// An element of this array.
+    Element(Node<'a>),
+}
+
+/// What must be equal where a comparison is true. That of rows is the comparison of their columns, one by one
+/// (<https://www.postgresql.org/docs/current/functions-comparisons.html#ROW-WISE-COMPARISON>); BETWEEN a constant and the same is one
+/// with it.
+pub(super) fn equalities(expr: &nodes::A_Expr) -> Vec<(Node<'_>, Equals<'_>)> {
+    let (left, right) = (expr.lexpr(), expr.rexpr());
+    if expr.kind == raw::A_Expr_Kind::AEXPR_BETWEEN {
+        let bounds: Vec<_> = right.as_node_list().into_iter().flat_map(|list| list.iter()).collect();
+        return match bounds.as_slice() {
+            [low, high] if is_same_literal(*low, *high) => vec![(left, Equals::One(*low))],
+            _ => Vec::new(),
+        };
+    }
+    if !is_operator(expr, "=") {
+        return Vec::new();
+    }
+    match expr.kind {
+        raw::A_Expr_Kind::AEXPR_OP => match (row(left), row(right)) {
+            (Some(left), Some(right)) if left.len() == right.len() => {
+                left.into_iter().zip(right.into_iter().map(Equals::One)).collect()
+            }
+            (None, None) => vec![(left, Equals::One(right))],
+            _ => Vec::new(),
+        },
+        raw::A_Expr_Kind::AEXPR_IN => {
+            let Some(list) = right.as_node_list() else { return Vec::new() };
+            let values: Vec<_> = list.iter().collect();
+            match row(left) {
+                None => vec![(left, one_of(values))],
+                Some(left) => {
+                    let rows: Option<Vec<_>> =
+                        values.into_iter().map(|value| row(value).filter(|row| row.len() == left.len())).collect();
+                    let Some(rows) = rows else { return Vec::new() };
+                    let nth = |at: usize| one_of(rows.iter().filter_map(|row| row.get(at).copied()).collect());
+                    left.into_iter().enumerate().map(|(at, left)| (left, nth(at))).collect()
+                }
+            }
+        }
+        raw::A_Expr_Kind::AEXPR_OP_ANY => vec![match right {
+            Node::A_ArrayExpr(array) if column(left).is_some() => {
+                (left, Equals::OneOf(array.elements().iter().collect()))
+            }
+            array => (left, Equals::Element(array)),
+        }],
+        _ => Vec::new(),
+    }
+}
+
+fn one_of(values: Vec<Node<'_>>) -> Equals<'_> {
+    match values.as_slice() {
+        [value] => Equals::One(*value),
+        _ => Equals::OneOf(values),
+    }
+}
+
+/// The columns of a row that is written as one; none where they are not all written.
+fn row(node: Node<'_>) -> Option<Vec<Node<'_>>> {
+    let Node::RowExpr(row) = node else { return None };
+    let columns: Vec<_> = row.args().iter().collect();
+    (!columns.iter().any(|column| spreads(*column))).then_some(columns)
+}
+
+fn is_same_literal(a: Node<'_>, b: Node<'_>) -> bool {
+    let a = key_value(a);
+    matches!(a, KeyValue::Literal { .. }) && a == key_value(b)
 }
 
 /// Whether the expression's operator is `name`, without a schema or with that of PostgreSQL's own.

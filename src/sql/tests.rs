@@ -660,7 +660,7 @@ const SHAPES: &[(&str, &str)] = &[
     ("SELECT * FROM t WHERE id OPERATOR(pg_catalog.=) 5", "select [t] where id=5"),
     ("SELECT * FROM t WHERE id OPERATOR(mine.=) 5", "select [t] where"),
     ("SELECT * FROM t WHERE id IS NOT DISTINCT FROM 5", "select [t] where"),
-    ("SELECT * FROM t WHERE (id, b) = (5, 6)", "select [t] where"),
+    ("SELECT * FROM t WHERE (id, b) = (5, 6)", "select [t] where id=5, b=6"),
     ("SELECT * FROM t WHERE id = 5 OR b = 6", "select [t] where"),
     ("SELECT * FROM t WHERE NOT id = 5", "select [t] where"),
     ("SELECT * FROM t WHERE (id = 5) = true", "select [t] where"),

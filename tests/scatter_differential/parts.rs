@@ -6,7 +6,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 /// KEY is a key, OTHER mostly the same, COND a condition on t.
-const STATEMENTS: [(&str, &str); 44] = [
+const STATEMENTS: [(&str, &str); 55] = [
     ("part_exists", "SELECT EXISTS (SELECT 1 FROM t WHERE k = KEY AND COND), EXISTS (SELECT 1 FROM o WHERE k = OTHER)"),
     ("part_exists", "SELECT CASE WHEN EXISTS (SELECT 1 FROM o WHERE k = KEY) THEN 1 ELSE 0 END"),
     ("part_exists", "SELECT k, v FROM t WHERE k = KEY AND EXISTS (SELECT 1 FROM o WHERE o.k = t.k AND id > 1)"),
@@ -75,6 +75,17 @@ const STATEMENTS: [(&str, &str); 44] = [
         "part_recursive",
         "WITH RECURSIVE x AS (SELECT k FROM t WHERE k = KEY UNION SELECT k + 1 FROM x WHERE k < 20) SELECT o.id FROM x JOIN o ON o.k = x.k",
     ),
+    ("part_rows", "SELECT k, id FROM o WHERE (k, id) = (KEY, 1)"),
+    ("part_rows", "SELECT k, id FROM o WHERE (id, k) IN ((1, KEY), (2, OTHER), (2, KEY))"),
+    ("part_rows", "SELECT k, g FROM t WHERE (k, g) IN ((KEY, NULL), (OTHER, 2), (KEY, 3)) OR COND"),
+    ("part_rows", "SELECT t.g, o.id FROM t JOIN o ON (t.k, 1) = (o.k, o.id) WHERE (t.k, 2) = (KEY, t.g) OR COND"),
+    ("part_rows", "SELECT count(*) FROM t WHERE (k, g) < (KEY, 3)"),
+    ("part_rows", "SELECT k, g FROM t WHERE k BETWEEN KEY AND KEY AND COND"),
+    ("part_natural", "SELECT t.g, id FROM t NATURAL JOIN o WHERE t.k = KEY AND COND"),
+    ("part_natural", "SELECT k, g, id FROM t NATURAL LEFT JOIN o WHERE COND"),
+    ("part_natural", "SELECT count(*), sum(id) FROM o NATURAL JOIN o AS p"),
+    ("part_natural", "SELECT o.k, count(*) FROM t NATURAL FULL JOIN o WHERE o.k IN (KEY, OTHER) GROUP BY o.k"),
+    ("part_natural", "SELECT t.k, name FROM t NATURAL JOIN r WHERE COND"),
     ("part_join", "SELECT k, t.g, o.id FROM t JOIN o USING (k) WHERE k = KEY AND COND"),
     ("part_join", "SELECT k, t.g, o.id FROM t LEFT JOIN o USING (k) WHERE k = KEY"),
     ("part_join", "SELECT t.g, o.id FROM t LEFT JOIN o ON o.k = t.k AND o.k = KEY WHERE t.k = OTHER"),

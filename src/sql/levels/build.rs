@@ -6,7 +6,7 @@ use pg_raw_parse::{Node, nodes, raw};
 
 use super::{Body, Condition, Item, Items, Level, Levels, Operand, Output, Query, Shows, Source, Using, Value, Write};
 use crate::sql::facts::{ColumnRef, KeyValue, TableRef};
-use crate::sql::shape::{array_value, column, conflict_assigned, is_operator, key_value, spreads};
+use crate::sql::shape::{Equals, array_value, column, conflict_assigned, equalities, key_value, spreads};
 use crate::sql::touch::conflict;
 use crate::sql::walk::{Seen, children, set_operation, table_ref};
 
@@ -453,28 +453,22 @@ impl Build {
 /// What a term says that a column is equal to, either way round.
 fn equal(node: Node<'_>) -> Vec<(ColumnRef, Operand)> {
     let Node::A_Expr(expr) = node else { return Vec::new() };
-    if !is_operator(expr, "=") {
-        return Vec::new();
-    }
-    let (left, right) = (expr.lexpr(), expr.rexpr());
-    let of_left = |equals| column(left).map(|column| (column, equals)).into_iter().collect();
-    match expr.kind {
-        raw::A_Expr_Kind::AEXPR_OP => match (column(left), column(right)) {
+    let of = |(left, equals): (Node<'_>, Equals<'_>)| match equals {
+        Equals::One(right) => match (column(left), column(right)) {
             (Some(a), Some(b)) => vec![(a.clone(), Operand::Column(b.clone())), (b, Operand::Column(a))],
-            (Some(_), None) => of_left(Operand::Values(vec![key_value(right)])),
+            (Some(a), None) => vec![(a, Operand::Values(vec![key_value(right)]))],
             (None, Some(b)) => vec![(b, Operand::Values(vec![key_value(left)]))],
             (None, None) => Vec::new(),
         },
-        raw::A_Expr_Kind::AEXPR_IN => match right.as_node_list() {
-            Some(list) => of_left(Operand::Values(list.iter().map(key_value).collect())),
-            None => Vec::new(),
-        },
-        raw::A_Expr_Kind::AEXPR_OP_ANY => match right {
-            Node::A_ArrayExpr(array) => of_left(Operand::Values(array.elements().iter().map(key_value).collect())),
-            array => of_left(Operand::Array(array_value(array))),
-        },
-        _ => Vec::new(),
-    }
+        Equals::OneOf(values) => {
+            let values = || Operand::Values(values.iter().map(|value| key_value(*value)).collect());
+            column(left).map(|column| (column, values())).into_iter().collect()
+        }
+        Equals::Element(array) => {
+            column(left).map(|column| (column, Operand::Array(array_value(array)))).into_iter().collect()
+        }
+    };
+    equalities(expr).into_iter().flat_map(of).collect()
 }
 
 /// A column that is shown; none where it is as many as a row has that is computed.

@@ -8,7 +8,7 @@ use pg_raw_parse::{Node, nodes, raw};
 
 use super::{Place, Unfit, Values};
 use crate::sql::facts::{ColumnRef, TableRef};
-use crate::sql::shape::{array_value, column, is_operator, key_value};
+use crate::sql::shape::{Equals, array_value, column, equalities, key_value};
 use crate::sql::walk::{set_operation, table_ref};
 
 /// Tables in one statement.
@@ -32,6 +32,8 @@ struct Joined {
     group: usize,
     /// The columns by which joins above it have made one of several.
     merged: Vec<String>,
+    /// A NATURAL JOIN above it has done so with columns that are not known.
+    natural: bool,
 }
 
 /// The tables of one part of the tree of joins, which follow one another.
@@ -108,13 +110,13 @@ impl From {
     /// What the columns must be equal to.
     pub(super) fn lists(&self, select: &nodes::SelectStmt) -> Vec<(ColumnRef, Values)> {
         let mut lists = Vec::new();
-        conjuncts(select.where_clause(), &mut |node| lists.extend(list(node)));
+        conjuncts(select.where_clause(), &mut |node| lists.extend(self::lists(node)));
         let mut stack: Vec<Node<'_>> = select.from_clause().iter().collect();
         while let Some(node) = stack.pop() {
             if let Node::JoinExpr(join) = node
                 && join.jointype == raw::JoinType::JOIN_INNER
             {
-                conjuncts(join.quals(), &mut |node| lists.extend(list(node)));
+                conjuncts(join.quals(), &mut |node| lists.extend(self::lists(node)));
                 stack.push(join.larg());
                 stack.push(join.rarg());
             }
@@ -150,12 +152,12 @@ impl From {
             Node::RangeSubselect(_) => {
                 return Err(Unfit::new("sub_query", "with a sub-query in FROM").hint("Write it as one plain SELECT."));
             }
+            Node::RangeTableSample(_) => {
+                return Err(Unfit::new("tablesample", "with TABLESAMPLE, which each shard would draw by itself"));
+            }
             Node::RangeFunction(_) => return Err(Unfit::new("from_function", "with a function in FROM")),
             _ => return Err(Unfit::new("from", "with something in FROM that is not understood")),
         };
-        if join.is_natural {
-            return Err(joins("with NATURAL JOIN"));
-        }
         if join.alias().is_some() || join.join_using_alias().is_some() {
             return Err(joins("with an alias of a join"));
         }
@@ -177,6 +179,9 @@ impl From {
                 self.tie_by_name(left, right, name);
             }
             self.merge(both, name);
+        }
+        if join.is_natural {
+            self.join_naturally(left, right);
         }
         if inner {
             return Ok(both);
@@ -237,7 +242,7 @@ impl From {
             return Err(joins("with a table that lives on one shard only"));
         }
         let first = self.tables.len();
-        self.tables.push(Joined { table, place, nullable: false, group: first, merged: Vec::new() });
+        self.tables.push(Joined { table, place, nullable: false, group: first, merged: Vec::new(), natural: false });
         Ok(Part { first, end: first + 1, outer: false })
     }
 
@@ -277,7 +282,7 @@ impl From {
         let keyed = |part: Part| -> Option<usize> {
             let tables = self.tables.get(part.first..part.end)?;
             // The column may be that of any table which takes part, of another type, by which different keys are equal.
-            let takes_part = |table: &Joined| table.merged.iter().any(|merged| merged == name);
+            let takes_part = |table: &Joined| table.natural || table.merged.iter().any(|merged| merged == name);
             if tables.iter().any(|table| takes_part(table) && !is_key(table)) {
                 return None;
             }
@@ -285,6 +290,23 @@ impl From {
         };
         if let (Some(a), Some(b)) = (keyed(left), keyed(right)) {
             self.bring_together(a, b);
+        }
+    }
+
+    /// NATURAL: by the columns that both sides have, which are not written. Two sharded tables have their keys among them if these have one
+    /// name; what others have in common is not known.
+    fn join_naturally(&mut self, left: Part, right: Part) {
+        let key = |part: Part| match self.tables.get(part.first..part.end).unwrap_or_default() {
+            [Joined { place: Place::Sharded { key, .. }, .. }] => Some(key.clone()),
+            _ => None,
+        };
+        if let (Some(a), Some(b)) = (key(left), key(right))
+            && a == b
+        {
+            self.bring_together(left.first, right.first);
+        }
+        for table in self.tables.get_mut(left.first..right.end).unwrap_or_default() {
+            table.natural = true;
         }
     }
 
@@ -323,43 +345,29 @@ fn conjuncts<'a>(condition: Node<'a>, each: &mut dyn FnMut(Node<'a>)) {
 fn ties(condition: Node<'_>) -> Vec<(ColumnRef, ColumnRef)> {
     let mut ties = Vec::new();
     conjuncts(condition, &mut |node| {
-        if let Node::A_Expr(expr) = node
-            && expr.kind == raw::A_Expr_Kind::AEXPR_OP
-            && is_operator(expr, "=")
-            && let (Some(a), Some(b)) = (column(expr.lexpr()), column(expr.rexpr()))
-        {
-            ties.push((a, b));
+        let Node::A_Expr(expr) = node else { return };
+        for (left, equals) in equalities(expr) {
+            if let Equals::One(right) = equals
+                && let (Some(a), Some(b)) = (column(left), column(right))
+            {
+                ties.push((a, b));
+            }
         }
     });
     ties
 }
 
-/// The values that a condition says a column is equal to one of.
-fn list(node: Node<'_>) -> Option<(ColumnRef, Values)> {
-    let Node::A_Expr(expr) = node else { return None };
-    if !is_operator(expr, "=") {
-        return None;
-    }
-    let (left, right) = (expr.lexpr(), expr.rexpr());
-    match expr.kind {
-        raw::A_Expr_Kind::AEXPR_OP => match (column(left), column(right)) {
+/// The values that a condition says columns are equal to one of.
+fn lists(node: Node<'_>) -> Vec<(ColumnRef, Values)> {
+    let Node::A_Expr(expr) = node else { return Vec::new() };
+    let of = |(left, equals): (Node<'_>, Equals<'_>)| match equals {
+        Equals::One(right) => match (column(left), column(right)) {
             (Some(column), None) => Some((column, Values::Each(vec![key_value(right)]))),
             (None, Some(column)) => Some((column, Values::Each(vec![key_value(left)]))),
             _ => None,
         },
-        raw::A_Expr_Kind::AEXPR_IN => {
-            let values = right.as_node_list()?.iter().map(key_value).collect();
-            Some((column(left)?, Values::Each(values)))
-        }
-        raw::A_Expr_Kind::AEXPR_OP_ANY => {
-            let column = column(left)?;
-            match right {
-                Node::A_ArrayExpr(array) => {
-                    Some((column, Values::Each(array.elements().iter().map(key_value).collect())))
-                }
-                other => Some((column, Values::Array(array_value(other)))),
-            }
-        }
-        _ => None,
-    }
+        Equals::OneOf(values) => Some((column(left)?, Values::Each(values.into_iter().map(key_value).collect()))),
+        Equals::Element(array) => Some((column(left)?, Values::Array(array_value(array)))),
+    };
+    equalities(expr).into_iter().filter_map(of).collect()
 }
