@@ -13,7 +13,7 @@ use crate::metrics::describe;
 use crate::route::decide::{self, Request};
 use crate::session::settings::{ClientSettings, Values};
 use crate::session::{Intake, Keep, Session};
-use crate::shard::plan::ShardPlan;
+use crate::shard::plan::{Own, ShardPlan};
 use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::parse;
 use crate::wire::encode;
@@ -45,6 +45,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
         in_block: false,
         wrote: false,
         catalog: None,
+        own: Own::None,
     };
     match planner.plan(&segment, &bytes) {
         Ok(need) => route(database, &need, &mut lines),

@@ -19,6 +19,7 @@ use crate::route::decide::{self, Freshness, Request};
 use crate::server;
 use crate::shard::check::Distrust;
 use crate::shard::map::{DEFAULT_SCHEMA, ShardMap};
+use crate::shard::plan::Own;
 use crate::sql::catalog::{self, Answers, CatalogView, Function, Name, Questions};
 use crate::sql::facts::{Access, PinReason, QueryFacts, RouteHint, StatementFacts, TableRef};
 use crate::sql::shadows::{self, ShadowQuestion};
@@ -70,6 +71,7 @@ impl Client {
             in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),
             wrote,
             catalog: None,
+            own: Own::None,
         };
         let map = &self.database.config.map;
         let texts = || self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
@@ -128,7 +130,12 @@ impl Client {
         if !questions.is_empty() {
             return Planned::Ask(questions);
         }
-        self.plan_by(&Planner { catalog: Some(view), ..planner }, columns)
+        let own = match (unsure, changed && self.spread.is_some()) {
+            (false, _) => Own::None,
+            (true, false) => Own::OnOne,
+            (true, true) => Own::OnSeveral,
+        };
+        self.plan_by(&Planner { catalog: Some(view), own, ..planner }, columns)
     }
 
     /// Plans without the columns that may be others now. What needs them waits for the checks, where these can tell.

@@ -8,7 +8,7 @@ use crate::session::settings::decides_shard;
 use crate::session::{Intake, Session};
 use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
-use crate::shard::plan::{BoundParams, PlanContext, ShardPlan, Why, combine, is_plain_path, plan_query};
+use crate::shard::plan::{BoundParams, Own, PlanContext, ShardPlan, Why, combine, is_plain_path, plan_query};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
 use crate::sql::shadows;
@@ -55,6 +55,8 @@ pub struct Planner<'a> {
     pub wrote: bool,
     /// What is known of functions and of relations that are not listed. Without it functions write, and names are believed.
     pub catalog: Option<CatalogView<'a>>,
+    /// What the session may see that the catalog does not tell of.
+    pub own: Own,
 }
 
 impl Planner<'_> {
@@ -233,6 +235,7 @@ impl Planner<'_> {
             distrust: self.distrust,
             changed_role: settings.is_someone_else(),
             catalog: self.catalog,
+            own: self.own,
         };
         let Intake::Bind { statement: Some(statement), .. } = intake else {
             return Ok(match (plan_query(facts, &cx), intake) {

@@ -88,8 +88,14 @@ fn take_relation(row: &[Option<String>], answers: &mut Answers) {
     let [Some(kind), Some(place), schema, Some(name)] = row else { return };
     let known = place.parse().ok().and_then(|n: usize| answers.relations.get_mut(n));
     match (known, schema) {
-        (Some(relation), Some(schema)) if kind == "r" => relation.reaches.push((schema.clone(), name.clone())),
-        (Some(relation), _) => relation.reads_unseen = Some(format!("{name}()")),
+        (Some(relation), Some(schema)) => {
+            relation.is_view |= kind == "v" && relation.reaches.is_empty();
+            if kind == "t" {
+                relation.tables.push((schema.clone(), name.clone()));
+            }
+            relation.reaches.push((schema.clone(), name.clone()));
+        }
+        (Some(relation), None) => relation.reads_unseen = Some(format!("{name}()")),
         (None, _) => {}
     }
 }
@@ -184,8 +190,8 @@ fn functions_query(names: &[Name]) -> String {
     )
 }
 
-/// Of each name: the relation itself first, then all that it reaches by the rules of views and by inheritance either way; and
-/// the functions that may read tables unseen.
+/// Of each name: the relation itself first, then all that it reaches by the rules of views, by inheritance either way, and as the index or
+/// the sequence of a table; and the functions that may read tables unseen. Composite types are no relations.
 fn relations_query(names: &[Name]) -> String {
     let rows: Vec<String> = (names.iter().enumerate())
         .map(|(n, name)| {
@@ -202,6 +208,7 @@ fn relations_query(names: &[Name]) -> String {
            SELECT v.n, pg_catalog.to_regclass(v.name)::pg_catalog.oid FROM (VALUES {}) AS v (n, name)), \
          reached (n, oid) AS ( \
            SELECT n, oid FROM asked WHERE oid IS NOT NULL \
+             AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS q WHERE q.oid = asked.oid AND q.relkind = 'c') \
            UNION \
            SELECT r.n, x.oid FROM reached AS r CROSS JOIN LATERAL ( \
              SELECT d.refobjid FROM pg_catalog.pg_rewrite AS w \
@@ -216,7 +223,10 @@ fn relations_query(names: &[Name]) -> String {
              UNION ALL SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = r.oid \
              UNION ALL SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = r.oid) AS x (oid)), \
          found (kind, n, schema, name, place) AS ( \
-           SELECT 'r', r.n, s.nspname::pg_catalog.text, c.relname::pg_catalog.text, (r.oid <> a.oid)::pg_catalog.int4 \
+           SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'v' \
+               WHEN c.relkind IN ('r', 'p', 'f') \
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid) THEN 't' ELSE 'r' END, \
+               r.n, s.nspname::pg_catalog.text, c.relname::pg_catalog.text, (r.oid <> a.oid)::pg_catalog.int4 \
              FROM reached AS r JOIN asked AS a ON a.n = r.n \
              JOIN pg_catalog.pg_class AS c ON c.oid = r.oid \
              JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace \
@@ -271,10 +281,17 @@ mod tests {
         take_function(&row(&["0", "t", "t"]), &mut answers);
         take_function(&row(&["x"]), &mut answers);
         take_relation(&row(&["r", "7", "s", "t"]), &mut answers);
-        take_relation(&row(&["r", "0", "s", "t"]), &mut answers);
+        take_relation(&row(&["v", "0", "s", "v"]), &mut answers);
+        take_relation(&row(&["t", "0", "s", "t"]), &mut answers);
+        take_relation(&row(&["r", "0", "s", "t_i"]), &mut answers);
         take_relation(&[Some("f".to_owned()), Some("0".to_owned()), None, Some("g".to_owned())], &mut answers);
-        let expected =
-            Relation { reaches: vec![("s".to_owned(), "t".to_owned())], reads_unseen: Some("g()".to_owned()) };
+        let named = |names: &[&str]| names.iter().map(|name| ("s".to_owned(), (*name).to_owned())).collect();
+        let expected = Relation {
+            reaches: named(&["v", "t", "t_i"]),
+            reads_unseen: Some("g()".to_owned()),
+            is_view: true,
+            tables: named(&["t"]),
+        };
         assert_eq!(answers, Answers { relations: vec![expected], ..Answers::default() });
     }
 }

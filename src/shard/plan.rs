@@ -4,10 +4,11 @@
 //! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
 //! conjuncts, or given in every row of VALUES.
 //!
-//! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
+//! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `ddl` tells what all shards have and what one; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
 //! parameter's type is known; `levels` proves that all queries of a statement ask one shard; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
 //! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
+mod ddl;
 mod effects;
 mod filtered;
 mod insert;
@@ -64,6 +65,20 @@ pub struct PlanContext<'a> {
     pub changed_role: bool,
     /// What is known of functions and of relations that are not listed. Without it their names are believed: EXPLAIN ROUTE.
     pub catalog: Option<CatalogView<'a>>,
+    /// What the session may see that this catalog does not tell of.
+    pub own: Own,
+}
+
+/// Objects that a session alone can see: temporary ones, and those made in its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Own {
+    /// There are none.
+    #[default]
+    None,
+    /// On the shard that it is on.
+    OnOne,
+    /// On several shards.
+    OnSeveral,
 }
 
 /// Why a statement goes to the shard it goes to.
@@ -468,6 +483,11 @@ fn plan_no_tables(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<Sh
     Ok(ShardPlan::AnyShard { why: "it names no table" })
 }
 
+/// Whether a statement goes where its rows belong, and nowhere without knowing them.
+fn is_told_by_rows(what: &str) -> bool {
+    ["INSERT", "MERGE", "PREPARE"].iter().any(|word| what.starts_with(word))
+}
+
 /// Anything that is not understood in detail. On the shard that the user has chosen it may run, so that an operator can run
 /// DDL shard by shard; but not if it puts rows into a sharded table, whose keys are not checked.
 fn plan_other(
@@ -478,7 +498,7 @@ fn plan_other(
 ) -> Result<ShardPlan, Stop> {
     if let Some(chosen) = chosen(cx, Some(relations))? {
         effects::rows_are_checked(statement, cx)?;
-        let adds_rows = ["INSERT", "COPY", "MERGE", "PREPARE"].iter().any(|word| what.starts_with(word));
+        let adds_rows = what.starts_with("COPY") || is_told_by_rows(what);
         return match relations.first_sharded() {
             Some(table) if adds_rows && access(statement, cx) == Access::Write => {
                 Err(refusal::rows_unchecked(what, &table.name).into())
@@ -492,7 +512,19 @@ fn plan_other(
     {
         return Ok(plan);
     }
+    if let Some(table) = relations.first_sharded().filter(|_| is_told_by_rows(what)) {
+        // A chosen shard would not do either.
+        return Err(refusal::rows_unproven(what, &table.name).into());
+    }
     let is_plain = statement.effects.is_empty();
+    if let Some(about) = statement.touch.about.filter(|_| ddl::decides(statement)) {
+        return ddl::plan(statement, what, about, cx);
+    }
+    let listed = |table: &&TableRef| relations::home(table, cx.map) != Home::Unlisted;
+    if let Some(table) = statement.touch.made_of.iter().find(listed) {
+        // A temporary view would be on one shard.
+        return Err(refusal::other(what, &table.name).into());
+    }
     match relations.first_listed() {
         Some(table) if is_plain && what == "COPY" && relations.listed() == 1 && relations.unlisted() == 0 => {
             let home = relations::home(table, cx.map);

@@ -56,11 +56,16 @@ pub struct Function {
 /// What the catalog says of a relation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Relation {
-    /// Schema and name of it, and of all that it reaches: what a view reads, what a table inherits from or is inherited by.
+    /// Schema and name of it, and of all that it reaches: what a view reads, what a table inherits from or is inherited by, whose an index
+    /// or a sequence is.
     /// Empty if it does not exist.
     pub reaches: Vec<(String, String)>,
     /// A function that a view calls and that may read tables unseen.
     pub reads_unseen: Option<String>,
+    /// It is a view, which may be materialized.
+    pub is_view: bool,
+    /// Those of [`Self::reaches`] that are tables, and no others' children.
+    pub tables: Vec<(String, String)>,
 }
 
 /// What to ask the catalog.
@@ -260,7 +265,7 @@ impl<'a> CatalogView<'a> {
             for function in &statement.functions {
                 self.ask_function(function, &mut questions);
             }
-            for table in statement.shape.tables() {
+            for table in statement.shape.tables().iter().chain(&statement.touch.made_of) {
                 if matters(table) {
                     self.ask_relation(table, &mut questions);
                 }
@@ -351,7 +356,7 @@ mod tests {
             shadows: None,
         };
         let missing = Function { exists: false, volatile: false, reads_unseen: false };
-        let view = Relation { reaches: vec![("public".into(), "v".into())], reads_unseen: None };
+        let view = Relation { reaches: vec![("public".into(), "v".into())], ..Relation::default() };
         let answers =
             Answers { functions: vec![READS, missing], relations: vec![view, Relation::default()], shadows: None };
         catalog.learn(questions, answers, now);
@@ -380,7 +385,7 @@ mod tests {
         let qualified = Name { schema: Some("s".into()), ..name("v") };
         let unqualified = Name { search_path: Some("a".into()), ..name("v") };
         assert_eq!(questions.relations, [unqualified, qualified]);
-        let known = Relation { reaches: vec![("a".into(), "v".into())], reads_unseen: None };
+        let known = Relation { reaches: vec![("a".into(), "v".into())], ..Relation::default() };
         catalog.learn(questions, Answers { relations: vec![known.clone(), known], ..Answers::default() }, now);
         assert!(ask(&catalog, Some("a")).is_empty());
         assert_eq!(ask(&catalog, None).relations, [name("v")]);

@@ -12,7 +12,7 @@ use super::facts::{
 };
 use super::functions::{Unknown, call, is_local_relation};
 use super::hidden::body::{self, Body};
-use super::touch::{self, Dml, Touch};
+use super::touch::{self, About, Dml, Touch};
 use super::walk::{Seen, walk};
 use super::{levels, settings, shape};
 use super::{listens, pids, utility};
@@ -310,7 +310,8 @@ fn draft(node: Node<'_>) -> Draft {
             if let Some(reason) = found.pin {
                 draft.pin(reason);
             }
-            draft.touch.cascades = found.cascades;
+            (draft.touch.cascades, draft.touch.about) = (found.cascades, found.about);
+            draft.touch.made_of = found.made_of;
             let computed = utility::computed(node);
             if !computed.is_empty() {
                 compute(computed, &mut draft);
@@ -686,6 +687,9 @@ fn create_table_as(stmt: &nodes::CreateTableAsStmt) -> Draft {
         ShardShape::Other { tables, .. } => tables,
         _ => Vec::new(),
     };
+    if stmt.objtype == raw::ObjectType::OBJECT_MATVIEW {
+        (inner.touch.about, inner.touch.made_of) = (Some(About::Made), tables.clone());
+    }
     if let Some(into) = stmt.into() {
         if let Some(var) = into.rel() {
             tables.insert(0, super::walk::table_ref(var));

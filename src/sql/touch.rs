@@ -46,6 +46,19 @@ pub enum Conflict {
     Columns(Vec<String>),
 }
 
+/// What the relations that a utility statement names are to it: whoever runs it must know which shards have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum About {
+    /// Tables, or something that is on them: triggers, policies, new indexes.
+    Tables,
+    /// Indexes, views or sequences, which may be a table's: the catalog tells whose.
+    Relations,
+    /// The first is new and made of [`Touch::made_of`]: a view, a partition.
+    Made,
+    /// The first is new and says by itself where it is: a table, a sequence. It may name others.
+    New,
+}
+
 /// The tables of a SELECT below the top level, and what their columns must be equal to.
 pub type Inner = (Vec<TableRef>, Vec<(ColumnRef, KeyValue)>);
 
@@ -71,6 +84,10 @@ pub struct Touch {
     pub sets_own: bool,
     /// TRUNCATE ... CASCADE: it empties tables that it does not name.
     pub cascades: bool,
+    /// Of a utility statement: what its relations are to it.
+    pub about: Option<About>,
+    /// What the first of its relations is made of.
+    pub made_of: Vec<TableRef>,
     /// ON CONFLICT.
     pub conflict: Conflict,
     /// The columns of the top level that must be equal to one of several values, by IN.
@@ -91,6 +108,12 @@ pub struct Touch {
 }
 
 impl Touch {
+    /// Whether it locks rows: FOR UPDATE and the like.
+    #[must_use]
+    pub fn locks_rows(&self) -> bool {
+        self.locks_all || !self.locks.is_empty()
+    }
+
     /// Whether it locks the rows of a table.
     #[must_use]
     pub fn locks(&self, table: &TableRef) -> bool {
@@ -106,6 +129,7 @@ impl Touch {
         let levels = self.levels.as_ref().map_or(0, |levels| levels.items());
         let others =
             [self.targets.len(), self.locks.len(), self.sizes_of.len(), self.merged.len(), self.given.len(), levels];
+        let lists = lists.saturating_add(self.made_of.len());
         others.iter().fold(lists, |sum, n| sum.saturating_add(*n))
     }
 

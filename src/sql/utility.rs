@@ -5,7 +5,8 @@ use pg_raw_parse::{Node, nodes, raw};
 
 use super::facts::{PinReason, TableRef};
 use super::shape::cast_name;
-use super::walk::table_ref;
+use super::touch::About;
+use super::walk::{Seen, table_ref, walk};
 
 /// What a utility statement is.
 #[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
@@ -21,6 +22,10 @@ pub(super) struct Utility {
     pub(super) own_code: bool,
     /// It empties tables that it does not name.
     pub(super) cascades: bool,
+    /// What its tables are to it; none where it is no matter which shards have them.
+    pub(super) about: Option<About>,
+    /// What the first of its tables is made of.
+    pub(super) made_of: Vec<TableRef>,
 }
 
 impl Utility {
@@ -33,6 +38,8 @@ impl Utility {
             is_plain: false,
             own_code: false,
             cascades: false,
+            about: None,
+            made_of: Vec::new(),
         }
     }
 
@@ -41,11 +48,33 @@ impl Utility {
     }
 
     fn on<'a>(what: &'static str, vars: impl IntoIterator<Item = &'a nodes::RangeVar>) -> Self {
-        let mut this = Self::new(what);
+        let mut this = Self { about: Some(About::Tables), ..Self::new(what) };
         for var in vars {
             this.add(var);
         }
         this
+    }
+
+    /// Of things by their names, as lists of parts: `skip` of the last are no part of the relation's.
+    fn named<'a>(mut self, objects: impl Iterator<Item = Node<'a>>, skip: usize) -> Self {
+        for object in objects {
+            let Node::NodeList(parts) = object else { continue };
+            let mut parts: Vec<_> = parts.iter().filter_map(Node::as_str).map(str::to_owned).collect();
+            parts.truncate(parts.len().saturating_sub(skip));
+            if let Some(name) = parts.pop() {
+                let schema = parts.pop();
+                if is_temp_schema(schema.as_deref()) {
+                    self.pin = Some(PinReason::TempObject);
+                }
+                self.tables.push(TableRef { schema, name, alias: None });
+            }
+        }
+        self
+    }
+
+    /// The same, of relations of which the catalog must tell what they are.
+    fn about(self, about: About) -> Self {
+        Self { about: Some(about), ..self }
     }
 
     fn add(&mut self, var: &nodes::RangeVar) {
@@ -110,16 +139,32 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
         Node::CreateStmt(stmt) => create_table(stmt),
         Node::ViewStmt(stmt) => {
             let temp = stmt.view().is_some_and(is_temp);
-            Utility { own_code: temp, ..Utility::on("CREATE VIEW", stmt.view()).pinned_if(temp) }
+            let mut seen = Seen::default();
+            walk(stmt.query(), &mut seen);
+            let made_of = seen.tables.into_iter().map(|found| found.table).collect();
+            let found = Utility::on("CREATE VIEW", stmt.view()).pinned_if(temp).about(About::Made);
+            Utility { own_code: temp, made_of, ..found }
         }
         Node::CreateSeqStmt(stmt) => {
             let found = Utility::on("CREATE SEQUENCE", stmt.sequence()).owned_by(stmt.options().iter());
-            found.pinned_if(stmt.sequence().is_some_and(is_temp))
+            found.pinned_if(stmt.sequence().is_some_and(is_temp)).about(About::New)
         }
-        Node::AlterSeqStmt(stmt) => Utility::on("ALTER SEQUENCE", stmt.sequence()).owned_by(stmt.options().iter()),
+        Node::AlterSeqStmt(stmt) => {
+            let found = Utility::on("ALTER SEQUENCE", stmt.sequence()).owned_by(stmt.options().iter());
+            found.about(About::Relations)
+        }
         Node::AlterTableStmt(stmt) => alter_table(stmt),
-        Node::RenameStmt(stmt) => Utility::on("ALTER ... RENAME", stmt.relation()),
-        Node::AlterObjectSchemaStmt(stmt) => Utility::on("ALTER ... SET SCHEMA", stmt.relation()),
+        // The attributes of a composite type stand as if they were a table's.
+        Node::RenameStmt(stmt) => {
+            let of_type = stmt.rename_type == raw::ObjectType::OBJECT_ATTRIBUTE;
+            let found = Utility::on("ALTER ... RENAME", stmt.relation().filter(|_| !of_type));
+            found.about(about(stmt.rename_type))
+        }
+        Node::AlterObjectSchemaStmt(stmt) => {
+            Utility::on("ALTER ... SET SCHEMA", stmt.relation()).about(about(stmt.object_type))
+        }
+        Node::AlterObjectDependsStmt(stmt) => Utility::on("DDL", stmt.relation()).about(about(stmt.object_type)),
+        Node::AlterPolicyStmt(stmt) => Utility::on("DDL", stmt.table()),
         Node::IndexStmt(stmt) => Utility::on("CREATE INDEX", stmt.relation()),
         Node::CreateTrigStmt(stmt) => Utility::on("CREATE TRIGGER", stmt.relation()),
         Node::CreatePolicyStmt(stmt) => Utility::on("CREATE POLICY", stmt.table()),
@@ -129,14 +174,20 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
             cascades: stmt.behavior == raw::DropBehavior::DROP_CASCADE,
             ..Utility::on("TRUNCATE", range_vars(stmt.relations().iter()))
         },
-        Node::LockStmt(stmt) => Utility::on("LOCK", range_vars(stmt.relations().iter())),
+        Node::LockStmt(stmt) => Utility { about: None, ..Utility::on("LOCK", range_vars(stmt.relations().iter())) },
         Node::VacuumStmt(stmt) => {
             let what = if stmt.is_vacuumcmd { "VACUUM" } else { "ANALYZE" };
             Utility::on(what, stmt.rels().iter().filter_map(|r| r.relation()))
         }
         Node::ClusterStmt(stmt) => Utility::on("CLUSTER", stmt.relation()),
-        Node::ReindexStmt(stmt) => Utility::on("REINDEX", stmt.relation()),
-        Node::RefreshMatViewStmt(stmt) => Utility::on("REFRESH MATERIALIZED VIEW", stmt.relation()),
+        Node::ReindexStmt(stmt) => {
+            let index = stmt.kind == raw::ReindexObjectType::REINDEX_OBJECT_INDEX;
+            let found = Utility::on("REINDEX", stmt.relation());
+            if index { found.about(About::Relations) } else { found }
+        }
+        Node::RefreshMatViewStmt(stmt) => {
+            Utility::on("REFRESH MATERIALIZED VIEW", stmt.relation()).about(About::Relations)
+        }
         Node::GrantStmt(stmt) => grant(stmt),
         Node::ListenStmt(_) => Utility::tableless("LISTEN", Some(PinReason::Listen)),
         Node::UnlistenStmt(_) => Utility::tableless("UNLISTEN", None),
@@ -148,7 +199,9 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
             Utility::new("CREATE FUNCTION").naming(stmt.funcname().iter().filter_map(Node::as_str))
         }
         Node::DefineStmt(stmt) => Utility::new("CREATE").naming(strings(stmt.defnames().iter())),
-        Node::CreateStatsStmt(stmt) => Utility::new("CREATE STATISTICS").naming(strings(stmt.defnames().iter())),
+        Node::CreateStatsStmt(stmt) => {
+            Utility::on("CREATE STATISTICS", stmt.relations().iter()).naming(strings(stmt.defnames().iter()))
+        }
         Node::CreateConversionStmt(stmt) => {
             Utility::new("CREATE CONVERSION").naming(stmt.conversion_name().iter().filter_map(Node::as_str))
         }
@@ -170,9 +223,46 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
         Node::DropRoleStmt(_) => Utility::new("DROP ROLE"),
         Node::CreatedbStmt(_) => Utility::new("CREATE DATABASE"),
         Node::DropdbStmt(_) => Utility::new("DROP DATABASE"),
-        Node::CommentStmt(_) => Utility::new("COMMENT"),
+        Node::CommentStmt(stmt) => remark("COMMENT", stmt.objtype, stmt.object()),
+        Node::SecLabelStmt(stmt) => remark("DDL", stmt.objtype, stmt.object()),
+        Node::CreateSubscriptionStmt(_) => Utility::new("CREATE SUBSCRIPTION"),
+        Node::AlterSubscriptionStmt(_) => Utility::new("ALTER SUBSCRIPTION"),
+        Node::DropSubscriptionStmt(_) => Utility::new("DROP SUBSCRIPTION"),
+        Node::CreateTableSpaceStmt(_) => Utility::new("CREATE TABLESPACE"),
+        Node::DropTableSpaceStmt(_) => Utility::new("DROP TABLESPACE"),
         _ => Utility::new("DDL"),
     }
+}
+
+/// What a relation of this kind is to a statement that changes it.
+fn about(kind: raw::ObjectType::Type) -> About {
+    use raw::ObjectType as Type;
+    match kind {
+        Type::OBJECT_INDEX | Type::OBJECT_VIEW | Type::OBJECT_MATVIEW | Type::OBJECT_SEQUENCE => About::Relations,
+        _ => About::Tables,
+    }
+}
+
+/// What is said of an object: of a relation, of a column, or of something else on a table.
+fn remark(what: &'static str, kind: raw::ObjectType::Type, object: Node<'_>) -> Utility {
+    use raw::ObjectType as Type;
+    let found = Utility::new(what);
+    let skip = match kind {
+        Type::OBJECT_TABLE
+        | Type::OBJECT_FOREIGN_TABLE
+        | Type::OBJECT_INDEX
+        | Type::OBJECT_VIEW
+        | Type::OBJECT_MATVIEW
+        | Type::OBJECT_SEQUENCE => 0,
+        Type::OBJECT_COLUMN
+        | Type::OBJECT_TABCONSTRAINT
+        | Type::OBJECT_TRIGGER
+        | Type::OBJECT_POLICY
+        | Type::OBJECT_RULE => 1,
+        _ => return found,
+    };
+    // It makes no state of a session, whatever it names.
+    Utility { pin: None, ..found.named(std::iter::once(object), skip).about(about(kind)) }
 }
 
 /// The expressions that a statement computes when it runs, unlike those that it stores: what fills or checks the rows that are there, and
@@ -243,7 +333,10 @@ fn create_table(stmt: &nodes::CreateStmt) -> Utility {
     found.pin = makes_temp(stmt.relation(), stmt.oncommit).then_some(PinReason::TempObject);
     let (temp, plain) = (stmt.relation().is_some_and(is_temp), is_plain(stmt));
     (found.is_plain, found.own_code) = (temp || plain, temp && !plain);
-    for var in range_vars(stmt.inh_relations().iter()) {
+    let parents = stmt.inh_relations();
+    found.about = Some(if parents.is_empty() { About::New } else { About::Made });
+    found.made_of = range_vars(parents.iter()).map(table_ref).collect();
+    for var in range_vars(parents.iter()) {
         found.add(var);
     }
     for element in stmt.table_elts() {
@@ -265,7 +358,17 @@ fn create_table(stmt: &nodes::CreateStmt) -> Utility {
 
 /// ALTER TABLE, with the tables that its commands name: those of foreign keys, partitions and parents.
 fn alter_table(stmt: &nodes::AlterTableStmt) -> Utility {
-    let mut found = Utility::on("ALTER TABLE", stmt.relation());
+    use raw::ObjectType as Type;
+    let what = match stmt.objtype {
+        Type::OBJECT_INDEX => "ALTER INDEX",
+        Type::OBJECT_VIEW => "ALTER VIEW",
+        Type::OBJECT_MATVIEW => "ALTER MATERIALIZED VIEW",
+        Type::OBJECT_SEQUENCE => "ALTER SEQUENCE",
+        // A composite one, whose attributes stand as if they were a table's.
+        Type::OBJECT_TYPE => return Utility::new("ALTER TYPE"),
+        _ => "ALTER TABLE",
+    };
+    let mut found = Utility::on(what, stmt.relation()).about(about(stmt.objtype));
     let pin = found.pin;
     for command in stmt.cmds() {
         let Node::AlterTableCmd(command) = command else { continue };
@@ -317,23 +420,24 @@ fn drop(stmt: &nodes::DropStmt) -> Utility {
         Type::OBJECT_FOREIGN_TABLE => "DROP FOREIGN TABLE",
         Type::OBJECT_SEQUENCE => "DROP SEQUENCE",
         Type::OBJECT_INDEX => "DROP INDEX",
+        // Of a table, whose name stands before theirs.
+        Type::OBJECT_TRIGGER | Type::OBJECT_POLICY | Type::OBJECT_RULE => {
+            return drop_of("DROP", stmt, 1);
+        }
         _ => return Utility::new("DROP"),
     };
-    let mut found = Utility::new(what);
-    for object in stmt.objects() {
-        let Node::NodeList(parts) = object else { continue };
-        let mut parts: Vec<_> = parts.iter().filter_map(Node::as_str).map(str::to_owned).collect();
-        if let Some(name) = parts.pop() {
-            found.tables.push(TableRef { schema: parts.pop(), name, alias: None });
-        }
-    }
-    found
+    drop_of(what, stmt, 0)
+}
+
+fn drop_of(what: &'static str, stmt: &nodes::DropStmt, skip: usize) -> Utility {
+    // What is dropped keeps no server.
+    Utility { pin: None, ..Utility::new(what).named(stmt.objects().iter(), skip).about(about(stmt.remove_type)) }
 }
 
 fn grant(stmt: &nodes::GrantStmt) -> Utility {
     let what = if stmt.is_grant { "GRANT" } else { "REVOKE" };
     // For other kinds of objects the list holds other kinds of names.
-    let on_tables =
-        stmt.objtype == raw::ObjectType::OBJECT_TABLE && stmt.targtype == raw::GrantTargetType::ACL_TARGET_OBJECT;
-    if on_tables { Utility::on(what, stmt.objects()) } else { Utility::new(what) }
+    let on_relations = matches!(stmt.objtype, raw::ObjectType::OBJECT_TABLE | raw::ObjectType::OBJECT_SEQUENCE)
+        && stmt.targtype == raw::GrantTargetType::ACL_TARGET_OBJECT;
+    if on_relations { Utility::on(what, stmt.objects()).about(about(stmt.objtype)) } else { Utility::new(what) }
 }

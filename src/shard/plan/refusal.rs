@@ -115,6 +115,83 @@ pub(super) fn other(what: &str, table: &str) -> Error {
         .because("not_on_sharded")
 }
 
+pub(super) fn locks_several() -> Error {
+    refuse(
+        "FOR UPDATE and the like on rows of several shards is not supported: no key says on which shard they are to be locked".to_owned(),
+        GIVE_KEY,
+    )
+    .because("locking")
+}
+
+pub(super) fn rows_unproven(what: &str, table: &str) -> Error {
+    let hint = match what {
+        "MERGE" => {
+            "Name the key of its rows: USING (VALUES ...) or a query with key = constant, and ON the sharding key; or use INSERT ... ON CONFLICT, UPDATE and DELETE."
+        }
+        "PREPARE" => "Prepare it by the protocol, as drivers do: there its parameters tell the shard.",
+        _ => "Give each row its key: by INSERT ... VALUES, by COPY, or from a query with key = constant.",
+    };
+    refuse(
+        format!("{what} on sharded table \"{table}\" is not supported where nothing tells the shard of its rows"),
+        hint,
+    )
+    .because("not_on_sharded")
+}
+
+pub(super) fn on_every_shard(what: &str, name: &str) -> Error {
+    refuse(format!("{what} of \"{name}\", which every shard has, is not done on one shard alone"), PER_SHARD)
+        .because("ddl")
+}
+
+pub(super) fn perhaps_on_every_shard(what: &str, name: &str) -> Error {
+    refuse(format!("{what} of \"{name}\", which the default shard does not have, may concern other shards"), PER_SHARD)
+        .because("ddl")
+}
+
+pub(super) fn apart(what: &str, on_all: &str, on_default: &str) -> Error {
+    refuse(
+        format!(
+            "{what} on \"{on_all}\", which every shard has, together with \"{on_default}\", which lives on the default shard only"
+        ),
+        "Send one statement for each, or list the tables of both in the configuration.",
+    )
+    .because("ddl_apart")
+}
+
+pub(super) fn apart_perhaps(what: &str, one: &str, other: &str) -> Error {
+    refuse(
+        format!("{what} on \"{one}\" together with \"{other}\": one of them is not on the default shard, but may be on others"),
+        "Send one statement for each.",
+    )
+    .because("ddl_apart")
+}
+
+pub(super) fn moves(what: &str, name: &str) -> Error {
+    refuse(
+        format!(
+            "{what} of \"{name}\", which is there already, but is not on the same shards as what it is to be made of"
+        ),
+        "Drop it first.",
+    )
+    .because("ddl_apart")
+}
+
+pub(super) fn made_here(name: &str) -> Error {
+    refuse(
+        format!("cannot tell which shards have \"{name}\": this transaction has changed the catalog of several"),
+        "COMMIT before it is used, or send it outside of a transaction.",
+    )
+    .because("ddl")
+}
+
+pub(super) fn counts_apart(table: &str) -> Error {
+    refuse(
+        format!("a sequence of table \"{table}\" would count on each shard by itself, and give the same numbers on several"),
+        "Make it without OWNED BY, on the default shard, and give its numbers in the INSERT; or make it on each shard after SET pgweir.shard = 'name', with another START and the number of shards as INCREMENT.",
+    )
+    .because("sequence")
+}
+
 pub(super) fn code(what: &str) -> Error {
     refuse(format!("{what} on a sharded database is not supported: its code may touch sharded tables"), PER_SHARD)
         .because("code")

@@ -5,7 +5,7 @@
 //! are looked at by the checks of the shards ([`crate::shard::behind`]). Not seen even so: what casts and column defaults call; that runs where
 //! the row is.
 
-use super::{PlanContext, StatementFacts, Table, TableRef, access, refusal};
+use super::{PlanContext, StatementFacts, Table, TableRef, access, ddl, refusal};
 use crate::error::Error;
 use crate::sql::catalog::{Relation, is_unexplained};
 use crate::sql::facts::Access;
@@ -39,7 +39,10 @@ pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<
             Some(_) => {}
         }
     }
-    for table in statement.shape.tables() {
+    if ddl::decides(statement) {
+        return Ok(());
+    }
+    for table in statement.shape.tables().iter().chain(&statement.touch.made_of) {
         if cx.map.table(table.schema.as_deref(), &table.name).is_some() || !is_unexplained(table) {
             continue;
         }
@@ -74,8 +77,8 @@ fn step_into(shadows: &Shadows, statement: &StatementFacts, cx: &PlanContext<'_>
         Some(Shadow::Type(name)) => return Err(refusal::type_unseen(&name)),
         Some(Shadow::Equality) => return Err(refusal::own_equality()),
     }
-    for table in statement.shape.tables().iter().filter(|t| t.schema.is_none() && cx.map.table(None, &t.name).is_some())
-    {
+    let named = statement.shape.tables().iter().chain(&statement.touch.made_of);
+    for table in named.filter(|t| t.schema.is_none() && cx.map.table(None, &t.name).is_some()) {
         let other = shadows.elsewhere.get(&table.name);
         if let Some(schema) = other.or_else(|| shadows.by_role.get(&table.name).filter(|_| cx.changed_role)) {
             return Err(refusal::listed_elsewhere(&table.name, schema));

@@ -319,10 +319,15 @@ pub(super) fn reference_table(refusal: Error, copies: Copies, cx: &PlanContext<'
 }
 
 /// What of `what` is done on all shards: anything that makes, changes or empties what is there on all, or looks after it.
-const ON_ALL: [&str; 35] = [
+const ON_ALL: [&str; 45] = [
     "ALTER ... RENAME",
     "ALTER ... SET SCHEMA",
+    "ALTER INDEX",
+    "ALTER MATERIALIZED VIEW",
+    "ALTER SEQUENCE",
     "ALTER TABLE",
+    "ALTER TYPE",
+    "ALTER VIEW",
     "ANALYZE",
     "CLUSTER",
     "COMMENT",
@@ -332,6 +337,7 @@ const ON_ALL: [&str; 35] = [
     "CREATE EXTENSION",
     "CREATE FUNCTION",
     "CREATE INDEX",
+    "CREATE MATERIALIZED VIEW",
     "CREATE OPERATOR CLASS",
     "CREATE OPERATOR FAMILY",
     "CREATE POLICY",
@@ -342,14 +348,18 @@ const ON_ALL: [&str; 35] = [
     "CREATE TABLE",
     "CREATE TRIGGER",
     "CREATE TYPE",
+    "CREATE VIEW",
     "DDL",
     "DROP",
     "DROP FOREIGN TABLE",
+    "DROP INDEX",
     "DROP MATERIALIZED VIEW",
     "DROP ROLE",
+    "DROP SEQUENCE",
     "DROP TABLE",
     "DROP VIEW",
     "GRANT",
+    "REFRESH MATERIALIZED VIEW",
     "REINDEX",
     "REVOKE",
     "TRUNCATE",
@@ -376,7 +386,9 @@ pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanCont
             if of_copies && what == "ALTER TABLE" {
                 keeps_copies(text).map_err(refuse)?;
             }
-            Ok(whole(Answer::Same, None, mode, "it is about what is on every shard".to_owned(), cx))
+            // Of the rows that it has found, each shard has its own.
+            let answer = if what == "CREATE MATERIALIZED VIEW" && !of_copies { Answer::Sum } else { Answer::Same };
+            Ok(whole(answer, None, mode, "it is about what is on every shard".to_owned(), cx))
         }
     }
 }

@@ -37,7 +37,13 @@ fn how(node: Node<'_>) -> Runs {
         Node::IndexStmt(stmt) => stmt.concurrent,
         Node::DropStmt(stmt) => stmt.concurrent,
         Node::VacuumStmt(_) | Node::AlterSystemStmt(_) => true,
-        Node::ReindexStmt(stmt) => stmt.params().iter().any(|option| option.defname() == Some("concurrently")),
+        // It makes temporary tables, with which no transaction is prepared.
+        Node::RefreshMatViewStmt(stmt) => stmt.concurrent,
+        // Of all tables that there are.
+        Node::ClusterStmt(stmt) => stmt.relation().is_none(),
+        Node::ReindexStmt(stmt) => {
+            stmt.relation().is_none() || stmt.params().iter().any(|option| option.defname() == Some("concurrently"))
+        }
         _ => false,
     };
     if alone { Runs::Alone } else { Runs::InTransaction }
@@ -177,6 +183,12 @@ mod tests {
             ("CREATE INDEX CONCURRENTLY ON t (a)", Some(Runs::Alone)),
             ("DROP INDEX CONCURRENTLY i", Some(Runs::Alone)),
             ("REINDEX (CONCURRENTLY) TABLE t", Some(Runs::Alone)),
+            ("REINDEX SCHEMA public", Some(Runs::Alone)),
+            ("REINDEX INDEX i", Some(Runs::InTransaction)),
+            ("CLUSTER", Some(Runs::Alone)),
+            ("CLUSTER t USING i", Some(Runs::InTransaction)),
+            ("REFRESH MATERIALIZED VIEW m", Some(Runs::InTransaction)),
+            ("REFRESH MATERIALIZED VIEW CONCURRENTLY m", Some(Runs::Alone)),
             ("VACUUM t", Some(Runs::Alone)),
             ("TRUNCATE t", Some(Runs::InTransaction)),
             ("TRUNCATE t; TRUNCATE t", None),
