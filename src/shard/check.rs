@@ -250,7 +250,8 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
                (SELECT pg_catalog.string_agg(h.nspname::pg_catalog.text, ', ' ORDER BY h.nspname) FROM pg_catalog.pg_namespace AS h \
                 JOIN pg_catalog.pg_roles AS u ON u.rolname = h.nspname \
                 JOIN pg_catalog.pg_class AS x ON x.relnamespace = h.oid \
-                WHERE a.schema = {} AND h.nspname::pg_catalog.text <> a.schema AND x.relname::pg_catalog.text = a.name) \
+                WHERE a.schema = {} AND h.nspname::pg_catalog.text <> a.schema AND x.relname::pg_catalog.text = a.name), \
+               NULLIF(f.attgenerated, '') \
              FROM (VALUES {}) AS a (n, schema, name, key) \
              LEFT JOIN pg_catalog.pg_namespace AS s ON s.nspname::pg_catalog.text = a.schema \
              LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname::pg_catalog.text = a.name \
@@ -365,7 +366,13 @@ fn judge_table((schema, name): &(String, String), table: &Table, row: &[Option<S
             "Give the column a deterministic collation.",
         );
     }
-    None
+    cell(6).map(|_| Finding {
+        effect: Effect::NoWriteOf(schema.clone(), name.clone()),
+        message: format!(
+            "column \"{key}\" of {shown} is generated from others, so that whoever changes these may move a row to another shard"
+        ),
+        advice: "Name a column as the key that is written itself.",
+    })
 }
 
 #[cfg(test)]

@@ -79,10 +79,23 @@ impl Filtered<'_> {
         let whole = Filtered { equalities: &equalities, ..*self };
         match chosen {
             Some(chosen) => whole.plan_chosen(chosen, cx),
-            None => match self.plan_one_shard(relations, cx).and_then(|_| whole.plan_one_shard(relations, cx)) {
+            None => match self.plan_one_shard(relations, cx).and_then(|_| whole.plan_moved(relations, cx)) {
                 Err(Stop::Untied(refusal)) => levels::plan(self.statement, cx)?.ok_or(Stop::Untied(refusal)),
                 planned => planned,
             },
+        }
+    }
+
+    /// Plans with the key that its rows are given among their own.
+    fn plan_moved(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        match (
+            self.plan_one_shard(relations, cx),
+            self.target().map(|target| (target, relations::home(target, cx.map))),
+        ) {
+            (Err(Stop::Untied(_)), Some((target, Home::Sharded { key, .. }))) => {
+                Err(Stop::Untied(refusal::key_assigned(&target.name, key)))
+            }
+            (planned, _) => planned,
         }
     }
 
@@ -150,6 +163,9 @@ impl Filtered<'_> {
     fn plan_by_key(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
         effects::locks_no_copy(self.statement, cx)?;
         let refusal = match self.plan_one_shard(relations, cx) {
+            Err(Stop::Untied(_)) if self.verb == Verb::Select && self.statement.touch.locks_rows() => {
+                refusal::locks_several()
+            }
             Err(Stop::Untied(refusal)) => refusal,
             planned => return planned,
         };
