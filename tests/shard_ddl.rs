@@ -128,6 +128,8 @@ fn what_belongs_to_listed_tables_is_done_on_every_shard() {
             "(SELECT count(w) > 0 FROM kept)".into(),
         ),
         ("DROP MATERIALIZED VIEW IF EXISTS kept", "DROP MATERIALIZED VIEW", no(&index("kept"))),
+        ("CREATE VIEW mine AS SELECT k, relname FROM t, pg_class", "CREATE VIEW", index("mine")),
+        ("DROP VIEW mine", "DROP VIEW", no(&index("mine"))),
         // A view of copies has the same rows everywhere.
         ("CREATE VIEW names AS SELECT name FROM r", "CREATE VIEW", index("names")),
         ("DROP VIEW names", "DROP VIEW", no(&index("names"))),
@@ -191,6 +193,7 @@ fn what_belongs_to_listed_tables_is_done_on_every_shard() {
         ("DROP TABLE part_1", "DROP TABLE", no(&index("part_1"))),
         // What is nobody's table.
         ("CREATE TYPE pair AS (a int4, b int4)", "CREATE TYPE", "to_regtype('pair') IS NOT NULL".into()),
+        ("COMMENT ON COLUMN pair.a IS 'x'", "COMMENT", "col_description('pair'::regclass, 1) = 'x'".into()),
         (
             "ALTER TYPE pair ADD ATTRIBUTE c text",
             "ALTER TYPE",
@@ -228,6 +231,8 @@ fn what_belongs_to_listed_tables_is_done_on_every_shard() {
         ("CREATE EXTENSION pgcrypto", "CREATE EXTENSION", "to_regproc('crypt') IS NOT NULL".into()),
         ("DROP EXTENSION pgcrypto", "DROP EXTENSION", "to_regproc('crypt') IS NULL".into()),
         ("REINDEX TABLE t", "REINDEX", "true".into()),
+        // Which cannot run in a transaction.
+        ("REINDEX TABLE part", "REINDEX", "true".into()),
         ("REINDEX SCHEMA public", "REINDEX", "true".into()),
         ("VACUUM (ANALYZE) t", "VACUUM", "true".into()),
         ("ANALYZE", "ANALYZE", "true".into()),
@@ -268,6 +273,10 @@ fn what_is_the_default_shards_alone_is_changed_there() {
         ("ALTER VIEW again RENAME TO more", "ALTER VIEW"),
         ("CREATE MATERIALIZED VIEW kept AS SELECT * FROM more", "SELECT 0"),
         ("REFRESH MATERIALIZED VIEW kept", "REFRESH MATERIALIZED VIEW"),
+        ("CREATE INDEX kept_a ON kept (a)", "CREATE INDEX"),
+        ("DROP INDEX kept_a", "DROP INDEX"),
+        ("ALTER TABLE u ADD CONSTRAINT u_r FOREIGN KEY (a) REFERENCES r", "ALTER TABLE"),
+        ("ALTER TABLE u DROP CONSTRAINT u_r", "ALTER TABLE"),
         ("DROP MATERIALIZED VIEW kept", "DROP MATERIALIZED VIEW"),
         ("DROP VIEW more, of_u", "DROP VIEW"),
         ("CREATE TABLE w (a int4 REFERENCES r, b int4 REFERENCES u)", "CREATE TABLE"),
@@ -306,6 +315,11 @@ fn nothing_is_half_done() {
         ("CREATE TABLE w (a int8 REFERENCES t)", "together with \"w\""),
         ("CREATE SEQUENCE s OWNED BY t.n", "count on each shard"),
         ("CREATE SEQUENCE s OWNED BY r.code", "count on each shard"),
+        ("ALTER SEQUENCE t_n_seq OWNED BY NONE", "is not listed"),
+        ("ALTER TABLE t RENAME TO other", "is not listed"),
+        ("ALTER TABLE t SET SCHEMA other", "is not listed"),
+        ("CREATE FOREIGN TABLE far (a int4) SERVER s", "every shard"),
+        ("IMPORT FOREIGN SCHEMA a FROM SERVER s INTO public", "every shard"),
         ("CREATE TEMP VIEW mine AS SELECT * FROM t", "not supported"),
         ("CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p", "every shard"),
         ("CREATE TABLESPACE x LOCATION '/x'", "every shard"),
@@ -324,6 +338,25 @@ fn nothing_is_half_done() {
     assert_eq!(sharded.both("SELECT to_regclass('taken') IS NULL"), ["t", "f"]);
     assert!(client.run("DROP VIEW IF EXISTS taken").ends_with("C(DROP VIEW) Z(I)"));
     assert_eq!(sharded.both("SELECT to_regclass('taken') IS NULL"), ["t", "t"]);
+    // A partition that leaves would be nobody's.
+    assert_eq!(client.run("CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1)"), "C(CREATE TABLE) Z(I)");
+    assert!(refused(&mut client, "ALTER TABLE part DETACH PARTITION part_1").0.contains("is not listed"));
+    assert_eq!(client.run("DROP TABLE part_1"), "C(DROP TABLE) Z(I)");
+    // What a block makes on all shards is not found on one of them alone.
+    for (made, named) in [
+        ("CREATE VIEW of_t AS SELECT k FROM t", "GRANT SELECT ON of_t TO PUBLIC"),
+        ("CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1)", "CREATE INDEX part_k ON part_1 (k)"),
+    ] {
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        assert!(client.run(made).ends_with("Z(T)"), "{made}");
+        assert!(refused(&mut client, named).0.contains("this transaction has changed"), "{named}");
+        client.run("ROLLBACK");
+    }
+    // What takes another's place does so after that is gone for all.
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.run("DROP VIEW of_u"), "C(DROP VIEW) Z(T)");
+    assert!(refused(&mut client, "CREATE VIEW of_u AS SELECT k FROM t").1.contains("COMMIT"));
+    client.run("ROLLBACK");
     // In a block that has changed several shards names may mean what nobody else sees.
     for sql in ["BEGIN", "CREATE INDEX t_v ON t (v)", "CREATE VIEW of_t AS SELECT k FROM t", "DROP INDEX t_pkey2"] {
         if sql.starts_with("DROP") {

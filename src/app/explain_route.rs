@@ -14,7 +14,10 @@ use crate::route::decide::{self, Request};
 use crate::session::settings::{ClientSettings, Values};
 use crate::session::{Intake, Keep, Session};
 use crate::shard::plan::{Own, ShardPlan};
-use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::catalog::is_unexplained;
+use crate::sql::facts::{
+    Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, StatementFacts, TableRef, TransactionEffect,
+};
 use crate::sql::parse;
 use crate::wire::encode;
 
@@ -31,6 +34,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
     let settings = Values::from([("client_encoding".to_owned(), "UTF8".to_owned())]);
     let session = Session::new(keep, true, ClientSettings::new(settings));
     let mut segment = Segment::default();
+    let asks_catalog = asks_catalog(database, &facts);
     let mut bytes = Vec::new();
     encode::query(&mut bytes, sql.as_bytes());
     segment.push(Intake::Query(facts), bytes.len());
@@ -56,7 +60,20 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
             lines.extend(error.hint.map(|hint| ("hint", hint)));
         }
     }
+    if asks_catalog {
+        let note = "no server was asked: what is not listed is taken for the default shard's here, and for a client its catalog decides";
+        lines.push(("note", note.to_owned()));
+    }
     lines
+}
+
+/// Whether it is DDL of which the default shard's catalog tells on which shards it is done: by names of views, indexes, partitions.
+fn asks_catalog(database: &LiveDatabase, facts: &QueryFacts) -> bool {
+    let map = &database.config.map;
+    let unknown = |table: &TableRef| map.table(table.schema.as_deref(), &table.name).is_none() && is_unexplained(table);
+    let asks =
+        |s: &StatementFacts| s.touch.about.is_some() && s.shape.tables().iter().chain(&s.touch.made_of).any(unknown);
+    map.is_sharded() && facts.hints.shard.is_none() && facts.statements.iter().any(asks)
 }
 
 fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, String)>) {

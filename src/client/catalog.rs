@@ -149,7 +149,8 @@ impl Client {
             Ok(need) => return Planned::Need(need),
             Err(error) => error,
         };
-        let waits = columns == Columns::Doubted && !self.database.is_checked();
+        // They may have answered since `columns` was found out: it is planned again at once then, by what they have found.
+        let waits = columns == Columns::Doubted && (!self.database.is_checked() || self.database.columns_are_known());
         // Whether it can be planned by the old ones says nothing of the new ones, but that it needs them.
         let lacks_columns = error.reason == Some("columns");
         let changed = columns == Columns::Changed && !planner.distrust.columns.is_empty();
@@ -179,11 +180,15 @@ impl Client {
         let (database, pools) = (Arc::clone(&self.database), Arc::clone(&self.pools));
         let worker = self.cx.id;
         if questions.is_empty() {
-            let checked = self.wait_for_checks();
             return Box::pin(async move {
-                checked.await?;
+                let checked = async {
+                    // Other DDL meanwhile has them asked again.
+                    while !database.is_checked() {
+                        database.wait_checked(database.catalog_epoch.load(Ordering::Acquire)).await;
+                    }
+                };
                 // Whoever waited in vain does not wait once more.
-                if database.is_checked() { Ok(()) } else { Err(columns_changed()) }
+                tokio::time::timeout(CHECKED_WITHIN, checked).await.map_err(|_| columns_changed())
             });
         }
         Box::pin(async move { look_up(&database, &pools, worker, questions).await })

@@ -223,7 +223,9 @@ fn relations_query(names: &[Name]) -> String {
              UNION ALL SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = r.oid \
              UNION ALL SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = r.oid) AS x (oid)), \
          found (kind, n, schema, name, place) AS ( \
-           SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'v' \
+           SELECT CASE WHEN c.relkind IN ('v', 'm') OR EXISTS ( \
+                 SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS m ON m.oid = i.indrelid \
+                 WHERE i.indexrelid = c.oid AND m.relkind = 'm') THEN 'v' \
                WHEN c.relkind IN ('r', 'p', 'f') \
                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid) THEN 't' ELSE 'r' END, \
                r.n, s.nspname::pg_catalog.text, c.relname::pg_catalog.text, (r.oid <> a.oid)::pg_catalog.int4 \

@@ -62,7 +62,7 @@ pub struct Relation {
     pub reaches: Vec<(String, String)>,
     /// A function that a view calls and that may read tables unseen.
     pub reads_unseen: Option<String>,
-    /// It is a view, which may be materialized.
+    /// It is a view, which may be materialized, or an index of one.
     pub is_view: bool,
     /// Those of [`Self::reaches`] that are tables, and no others' children.
     pub tables: Vec<(String, String)>,

@@ -51,6 +51,8 @@ pub enum Conflict {
 pub enum About {
     /// Tables, or something that is on them: triggers, policies, new indexes.
     Tables,
+    /// Tables, of which the first gets foreign keys to the others.
+    Refers,
     /// Indexes, views or sequences, which may be a table's: the catalog tells whose.
     Relations,
     /// The first is new and made of [`Touch::made_of`]: a view, a partition.

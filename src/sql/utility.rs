@@ -261,8 +261,10 @@ fn remark(what: &'static str, kind: raw::ObjectType::Type, object: Node<'_>) -> 
         | Type::OBJECT_RULE => 1,
         _ => return found,
     };
+    // Columns are those of views and of composite types as well, which are no relations.
+    let about = if kind == Type::OBJECT_COLUMN { About::Relations } else { about(kind) };
     // It makes no state of a session, whatever it names.
-    Utility { pin: None, ..found.named(std::iter::once(object), skip).about(about(kind)) }
+    Utility { pin: None, ..found.named(std::iter::once(object), skip).about(about) }
 }
 
 /// The expressions that a statement computes when it runs, unlike those that it stores: what fills or checks the rows that are there, and
@@ -369,12 +371,18 @@ fn alter_table(stmt: &nodes::AlterTableStmt) -> Utility {
         _ => "ALTER TABLE",
     };
     let mut found = Utility::on(what, stmt.relation()).about(about(stmt.objtype));
-    let pin = found.pin;
+    let (pin, mut refers) = (found.pin, true);
     for command in stmt.cmds() {
         let Node::AlterTableCmd(command) = command else { continue };
         match command.def() {
-            Node::RangeVar(var) => found.add(var),
-            Node::PartitionCmd(partition) => partition.name().into_iter().for_each(|var| found.add(var)),
+            Node::RangeVar(var) => {
+                refers = false;
+                found.add(var);
+            }
+            Node::PartitionCmd(partition) => {
+                refers = false;
+                partition.name().into_iter().for_each(|var| found.add(var));
+            }
             Node::Constraint(constraint) => constraint.pktable().into_iter().for_each(|var| found.add(var)),
             Node::ColumnDef(column) => {
                 for constraint in column.constraints() {
@@ -387,6 +395,9 @@ fn alter_table(stmt: &nodes::AlterTableStmt) -> Utility {
         }
     }
     found.pin = pin;
+    if refers && found.about == Some(About::Tables) && found.tables.len() > 1 {
+        found.about = Some(About::Refers);
+    }
     found
 }
 

@@ -38,7 +38,7 @@ pub(super) fn plan(
 ) -> Result<ShardPlan, Stop> {
     let tables = statement.shape.tables();
     let place = match about {
-        About::Tables | About::Relations => existing(tables, what, about, cx)?,
+        About::Tables | About::Refers | About::Relations => existing(tables, what, about, cx)?,
         About::Made => made(tables, &statement.touch.made_of, what, cx)?,
         About::New => new(tables, what, cx)?,
     };
@@ -57,11 +57,12 @@ fn existing(tables: &[TableRef], what: &str, about: About, cx: &PlanContext<'_>)
     for table in tables {
         let found = place(table, what, cx)?;
         let found = match (about, found, cx.own) {
-            // The configuration says which tables all shards have.
-            (About::Tables, Place::Missing, _) | (_, Place::Missing, Own::OnOne) => Place::Default,
-            (About::Relations, Place::Missing | Place::Default, Own::OnSeveral) => {
+            // A block over several shards may have made it on all of them, or another by its name.
+            (_, Place::Missing | Place::Default, Own::OnSeveral) => {
                 return Err(refusal::made_here(&table.name).into());
             }
+            // The configuration says which tables all shards have.
+            (About::Tables | About::Refers, Place::Missing, _) | (_, Place::Missing, Own::OnOne) => Place::Default,
             _ => found,
         };
         match (all, found) {
@@ -70,6 +71,8 @@ fn existing(tables: &[TableRef], what: &str, about: About, cx: &PlanContext<'_>)
                 all = Some((Place::All { copies: a || b }, first));
             }
             (Some((first, _)), _) if first == found => {}
+            // A foreign key to copies asks that of its own shard.
+            (Some((Place::Default, _)), Place::All { copies: true }) if about == About::Refers => {}
             (Some((Place::Missing, first)), _) | (Some((_, first)), Place::Missing) => {
                 return Err(refusal::apart_perhaps(what, &first.name, &table.name).into());
             }
@@ -87,8 +90,12 @@ fn existing(tables: &[TableRef], what: &str, about: About, cx: &PlanContext<'_>)
 /// Where something new belongs that is made of others: where they are.
 fn made(tables: &[TableRef], of: &[TableRef], what: &str, cx: &PlanContext<'_>) -> Result<Place, Stop> {
     let (mut on_all, mut on_default): (Option<&TableRef>, Option<&TableRef>) = (None, None);
-    let (mut sharded, mut copies) = (false, false);
+    let (mut sharded, mut copies, mut of_catalog) = (false, false, None);
     for table in of {
+        if is_of_catalog(table, cx) {
+            of_catalog.get_or_insert(table);
+            continue;
+        }
         match place(table, what, cx)? {
             Place::All { copies: true } => {
                 copies = true;
@@ -98,11 +105,15 @@ fn made(tables: &[TableRef], of: &[TableRef], what: &str, cx: &PlanContext<'_>) 
                 sharded = true;
                 on_all = Some(table);
             }
-            // One that this transaction has made on several shards, or none.
-            Place::Missing if cx.own == Own::OnSeveral => return Err(refusal::made_here(&table.name).into()),
+            // This transaction may have made it on several shards, or another by its name.
+            Place::Default | Place::Missing if cx.own == Own::OnSeveral => {
+                return Err(refusal::made_here(&table.name).into());
+            }
             Place::Default | Place::Missing => drop(on_default.get_or_insert(table)),
         }
     }
+    // Every shard has a catalog. Beside rows that are spread each reads its own; else the default shard speaks, as for other reads of it.
+    let on_default = if sharded { on_default } else { on_default.or(of_catalog) };
     let is_view = !matches!(what, "CREATE TABLE");
     let belongs = match (on_all, on_default) {
         // The default shard has copies to read as well.
@@ -116,42 +127,67 @@ fn made(tables: &[TableRef], of: &[TableRef], what: &str, cx: &PlanContext<'_>) 
     let Some(itself) = tables.first() else { return Ok(belongs) };
     // It may be listed itself, or take the place of another.
     let listed = relations::home(itself, cx.map) != Home::Unlisted;
-    match (place(itself, what, cx)?, belongs, on_default) {
-        (all @ Place::All { .. }, Place::Default, None) if listed => Ok(all),
+    let placed = match (place(itself, what, cx)?, belongs, on_default) {
+        (all @ Place::All { .. }, Place::Default, None) if listed => all,
         (Place::All { .. }, Place::Default, Some(other)) if listed => {
-            Err(refusal::apart(what, &itself.name, &other.name).into())
+            return Err(refusal::apart(what, &itself.name, &other.name).into());
         }
         (Place::All { .. }, Place::Default, _) | (Place::Default, Place::All { .. }, _) => {
-            Err(refusal::moves(what, &itself.name).into())
+            return Err(refusal::moves(what, &itself.name).into());
         }
-        _ => Ok(belongs),
+        // It may take the place of one that this transaction has made on all shards.
+        (Place::Missing, Place::Default, _) if cx.own == Own::OnSeveral => {
+            return Err(refusal::made_here(&itself.name).into());
+        }
+        _ => belongs,
+    };
+    if !is_view {
+        // A partition may have foreign keys of its own.
+        refers(itself, tables, placed, what, cx)?;
     }
+    Ok(placed)
 }
 
 /// Where a table belongs, or a sequence, which the configuration alone says.
 fn new(tables: &[TableRef], what: &str, cx: &PlanContext<'_>) -> Result<Place, Stop> {
     let Some((itself, others)) = tables.split_first() else { return Ok(Place::Default) };
-    let listed = match relations::home(itself, cx.map) {
-        Home::Sharded { .. } => Some(false),
-        Home::Reference => Some(true),
-        Home::Unlisted => None,
+    let placed = match relations::home(itself, cx.map) {
+        Home::Sharded { .. } => Place::All { copies: false },
+        Home::Reference => Place::All { copies: true },
+        Home::Unlisted => Place::Default,
     };
+    refers(itself, others, placed, what, cx)?;
+    Ok(placed)
+}
+
+/// Whether what is new may name the others from where it is placed.
+fn refers(itself: &TableRef, others: &[TableRef], placed: Place, what: &str, cx: &PlanContext<'_>) -> Result<(), Stop> {
     for other in others.iter().filter(|other| *other != itself) {
-        match (listed, place(other, what, cx)?) {
-            (None, Place::All { .. }) if what == "CREATE SEQUENCE" => {
+        match (placed, place(other, what, cx)?) {
+            (_, Place::Default | Place::Missing) if cx.own == Own::OnSeveral => {
+                return Err(refusal::made_here(&other.name).into());
+            }
+            (Place::Default | Place::Missing, Place::All { .. }) if what == "CREATE SEQUENCE" => {
                 return Err(refusal::counts_apart(&other.name).into());
             }
             // A foreign key to copies asks that of its own shard.
-            (None, Place::All { copies: false }) => {
+            (Place::Default | Place::Missing, Place::All { copies: false }) => {
                 return Err(refusal::apart(what, &other.name, &itself.name).into());
             }
-            (Some(_), Place::Default | Place::Missing) => {
+            (Place::All { .. }, Place::Default | Place::Missing) => {
                 return Err(refusal::apart(what, &itself.name, &other.name).into());
             }
             _ => {}
         }
     }
-    Ok(listed.map_or(Place::Default, |copies| Place::All { copies }))
+    Ok(())
+}
+
+/// Whether a relation is PostgreSQL's own.
+fn is_of_catalog(table: &TableRef, cx: &PlanContext<'_>) -> bool {
+    let found = cx.catalog.and_then(|catalog| catalog.relation(table)).and_then(|relation| relation.reaches.first());
+    let own = |schema: &str| matches!(schema, "pg_catalog" | "information_schema");
+    !is_unexplained(table) || found.is_some_and(|(schema, _)| own(schema))
 }
 
 /// Where a relation is.

@@ -171,7 +171,7 @@ pub(super) fn moves(what: &str, name: &str) -> Error {
         format!(
             "{what} of \"{name}\", which is there already, but is not on the same shards as what it is to be made of"
         ),
-        "Drop it first.",
+        "Drop it first, and COMMIT that before it is made again.",
     )
     .because("ddl_apart")
 }
@@ -180,6 +180,16 @@ pub(super) fn made_here(name: &str) -> Error {
     refuse(
         format!("cannot tell which shards have \"{name}\": this transaction has changed the catalog of several"),
         "COMMIT before it is used, or send it outside of a transaction.",
+    )
+    .because("ddl")
+}
+
+pub(super) fn leaves(what: &str, name: &str) -> Error {
+    refuse(
+        format!(
+            "{what} would leave \"{name}\" on every shard with nothing to tell that it is there: it is not listed, and belongs to no table that is"
+        ),
+        "Run it on each shard in turn after SET pgweir.shard = 'name', and list the table in the configuration if it is used from then on. To be rid of a partition needs no DETACH: DROP TABLE drops it on all shards.",
     )
     .because("ddl")
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::relations::{self, Home};
-use super::{PlanContext, ShardPlan, Stop, believe};
+use super::{PlanContext, ShardPlan, Stop, believe, refusal};
 use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 use crate::shard::commit::Mode;
@@ -14,7 +14,8 @@ use crate::shard::copy::Layout;
 use crate::shard::map::{CrossShardWrites, KeyType};
 use crate::sql::facts::TableRef;
 use crate::sql::scatter::{
-    CopyFormat, CopyIn, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, reference, rows, runs, unkeyed,
+    CopyFormat, CopyIn, Parted, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, parted, reference, rows, runs,
+    unkeyed,
 };
 
 /// A write on several shards.
@@ -376,6 +377,9 @@ pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanCont
         return Err(refusal.into());
     }
     let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
+    if let Some(lost) = parted(text).iter().find(|parted| is_lost(parted, cx)) {
+        return Err(refusal::leaves(what, &lost.is.name).into());
+    }
     match runs(text) {
         None => Err(refusal.into()),
         // They change no data.
@@ -391,6 +395,13 @@ pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanCont
             Ok(whole(answer, None, mode, "it is about what is on every shard".to_owned(), cx))
         }
     }
+}
+
+/// Whether neither the configuration nor the catalog would tell any more that all shards have it.
+fn is_lost(parted: &Parted, cx: &PlanContext<'_>) -> bool {
+    let listed = |table: &TableRef| relations::home(table, cx.map) != Home::Unlisted;
+    // Under another name what is not listed still belongs to what it belonged to.
+    !listed(&parted.is) && parted.was.as_ref().is_none_or(listed)
 }
 
 /// Plans COPY FROM STDIN into a listed table; `refusal` says that it is spread.
@@ -440,7 +451,7 @@ pub(super) fn copy_to(
     believe(table, cx)?;
     let place = relations::placed(table);
     if let Some(why) = cx.distrust.scatter.as_ref().or_else(|| cx.distrust.scatter_of.get(&place)) {
-        return Err(super::refusal::scatter_distrusted(why).into());
+        return Err(refusal::scatter_distrusted(why).into());
     }
     let layout = layout(&copy_out(text).map_err(refuse)?);
     let proof = vec!["each row is on one shard".to_owned()];

@@ -2,14 +2,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pg_raw_parse::raw::ConstrType;
+use pg_raw_parse::raw::{AlterTableType, ConstrType, ObjectType};
 use pg_raw_parse::{Node, nodes};
 
 use super::Unfit;
 use super::expression::{self, Clause, Found};
 use super::from::From;
 use super::rows::{returned, same_everywhere};
+use crate::sql::facts::TableRef;
 use crate::sql::parse;
+use crate::sql::walk::table_ref;
 
 /// How a utility statement can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,33 +22,118 @@ pub enum Runs {
     Alone,
 }
 
-/// Reads a text that is one utility statement; none if it is something else.
+/// Reads a text that is one utility statement; none if it is something else, or if nothing would tell afterwards where it was done.
 #[must_use]
 pub fn runs(text: &str) -> Option<Runs> {
     parse::read(text.as_bytes(), |statements| match (statements.next(), statements.next()) {
-        (Some((_, node)), None) => Some(how(node)),
+        (Some((_, node)), None) => how(node),
         _ => None,
     })
     .ok()
     .flatten()
 }
 
+/// A relation that a statement takes away from its name, or from what it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parted {
+    /// Its name of before, if it gets another one or another schema; none if it keeps that and belongs to nothing any more.
+    pub was: Option<TableRef>,
+    /// Its name afterwards.
+    pub is: TableRef,
+}
+
+/// The relations that a text takes away from their names, or from what they belong to: by RENAME TO and SET SCHEMA, by DETACH PARTITION,
+/// NO INHERIT and OWNED BY NONE.
+#[must_use]
+pub fn parted(text: &str) -> Vec<Parted> {
+    parse::read(text.as_bytes(), |statements| statements.flat_map(|(_, node)| parts(node)).collect())
+        .unwrap_or_default()
+}
+
+fn parts(node: Node<'_>) -> Vec<Parted> {
+    match node {
+        Node::AlterTableStmt(stmt) => {
+            let leaves = |command: Node<'_>| {
+                let Node::AlterTableCmd(command) = command else { return None };
+                match (command.subtype, command.def()) {
+                    (AlterTableType::AT_DropInherit, _) => stmt.relation().map(leaving),
+                    (
+                        AlterTableType::AT_DetachPartition | AlterTableType::AT_DetachPartitionFinalize,
+                        Node::PartitionCmd(partition),
+                    ) => partition.name().map(leaving),
+                    _ => None,
+                }
+            };
+            stmt.cmds().iter().filter_map(leaves).collect()
+        }
+        Node::AlterSeqStmt(stmt) if stmt.options().iter().any(is_owned_by_none) => {
+            stmt.sequence().map(leaving).into_iter().collect()
+        }
+        Node::RenameStmt(stmt) if names_relation(stmt.rename_type) => {
+            let called = |was: TableRef, name: &str| Parted {
+                is: TableRef { name: name.to_owned(), ..was.clone() },
+                was: Some(was),
+            };
+            let both = stmt.relation().map(table_ref).zip(stmt.newname());
+            both.map(|(was, name)| called(was, name)).into_iter().collect()
+        }
+        Node::AlterObjectSchemaStmt(stmt) => {
+            let moved = |was: TableRef, schema: &str| Parted {
+                is: TableRef { schema: Some(schema.to_owned()), ..was.clone() },
+                was: Some(was),
+            };
+            let both = stmt.relation().map(table_ref).zip(stmt.newschema());
+            both.map(|(was, schema)| moved(was, schema)).into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn leaving(var: &nodes::RangeVar) -> Parted {
+    Parted { was: None, is: table_ref(var) }
+}
+
+/// Whether an option of ALTER SEQUENCE is OWNED BY NONE: a column has its table's name before it.
+fn is_owned_by_none(option: Node<'_>) -> bool {
+    let Node::DefElem(option) = option else { return false };
+    option.defname() == Some("owned_by") && matches!(option.arg(), Node::NodeList(parts) if parts.len() == 1)
+}
+
+/// Whether RENAME of this kind gives a relation itself another name.
+fn names_relation(kind: ObjectType::Type) -> bool {
+    matches!(
+        kind,
+        ObjectType::OBJECT_TABLE
+            | ObjectType::OBJECT_FOREIGN_TABLE
+            | ObjectType::OBJECT_INDEX
+            | ObjectType::OBJECT_VIEW
+            | ObjectType::OBJECT_MATVIEW
+            | ObjectType::OBJECT_SEQUENCE
+    )
+}
+
 /// See <https://www.postgresql.org/docs/current/sql-commands.html>: what PostgreSQL refuses within a transaction block.
-fn how(node: Node<'_>) -> Runs {
+fn how(node: Node<'_>) -> Option<Runs> {
     let alone = match node {
+        // CREATE FOREIGN TABLE, of which the parser's bindings show no name, and IMPORT FOREIGN SCHEMA, which shows none: by their names such
+        // tables are the default shard's.
+        Node::Invalid(_) | Node::ImportForeignSchemaStmt(_) => return None,
         Node::IndexStmt(stmt) => stmt.concurrent,
         Node::DropStmt(stmt) => stmt.concurrent,
         Node::VacuumStmt(_) | Node::AlterSystemStmt(_) => true,
         // It makes temporary tables, with which no transaction is prepared.
         Node::RefreshMatViewStmt(stmt) => stmt.concurrent,
-        // Of all tables that there are.
-        Node::ClusterStmt(stmt) => stmt.relation().is_none(),
-        Node::ReindexStmt(stmt) => {
-            stmt.relation().is_none() || stmt.params().iter().any(|option| option.defname() == Some("concurrently"))
-        }
+        // Not all of them, but of a partitioned table, which only the catalog tells. They change no rows.
+        Node::ClusterStmt(_) | Node::ReindexStmt(_) => true,
+        Node::AlterTableStmt(stmt) => stmt.cmds().iter().any(detaches_concurrently),
         _ => false,
     };
-    if alone { Runs::Alone } else { Runs::InTransaction }
+    Some(if alone { Runs::Alone } else { Runs::InTransaction })
+}
+
+fn detaches_concurrently(command: Node<'_>) -> bool {
+    let Node::AlterTableCmd(command) = command else { return false };
+    matches!(command.def(), Node::PartitionCmd(partition) if partition.concurrent)
 }
 
 /// Whether UPDATE or DELETE without a key does on each shard what it would do to the rows there if there was one server.
@@ -184,9 +271,13 @@ mod tests {
             ("DROP INDEX CONCURRENTLY i", Some(Runs::Alone)),
             ("REINDEX (CONCURRENTLY) TABLE t", Some(Runs::Alone)),
             ("REINDEX SCHEMA public", Some(Runs::Alone)),
-            ("REINDEX INDEX i", Some(Runs::InTransaction)),
+            ("REINDEX INDEX i", Some(Runs::Alone)),
             ("CLUSTER", Some(Runs::Alone)),
-            ("CLUSTER t USING i", Some(Runs::InTransaction)),
+            ("CLUSTER t USING i", Some(Runs::Alone)),
+            ("ALTER TABLE p DETACH PARTITION t CONCURRENTLY", Some(Runs::Alone)),
+            ("ALTER TABLE p DETACH PARTITION t", Some(Runs::InTransaction)),
+            ("CREATE FOREIGN TABLE t (a int) SERVER s", None),
+            ("IMPORT FOREIGN SCHEMA a FROM SERVER s INTO b", None),
             ("REFRESH MATERIALIZED VIEW m", Some(Runs::InTransaction)),
             ("REFRESH MATERIALIZED VIEW CONCURRENTLY m", Some(Runs::Alone)),
             ("VACUUM t", Some(Runs::Alone)),
@@ -195,6 +286,36 @@ mod tests {
             ("TRUNCAT t", None),
         ] {
             assert_eq!(runs(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_leaves_its_name_or_its_table_is_known() {
+        for (text, expected) in [
+            ("ALTER TABLE p DETACH PARTITION a.t", "a.t"),
+            ("ALTER TABLE p DETACH PARTITION t CONCURRENTLY", "t"),
+            ("ALTER TABLE p DETACH PARTITION t FINALIZE", "t"),
+            ("ALTER TABLE p ATTACH PARTITION t DEFAULT", ""),
+            ("ALTER TABLE t NO INHERIT p, ADD a int", "t"),
+            ("ALTER TABLE t INHERIT p", ""),
+            ("ALTER SEQUENCE s OWNED BY NONE", "s"),
+            ("ALTER SEQUENCE s OWNED BY t.a RESTART", ""),
+            ("ALTER TABLE a.t RENAME TO b", "a.t > a.b"),
+            ("ALTER INDEX i RENAME TO b", "i > b"),
+            ("ALTER TABLE t RENAME a TO b", ""),
+            ("ALTER TABLE t RENAME CONSTRAINT a TO b", ""),
+            ("ALTER TABLE t SET SCHEMA b", "t > b.t"),
+            ("ALTER TYPE t SET SCHEMA b", ""),
+        ] {
+            let name = |table: &TableRef| match &table.schema {
+                Some(schema) => format!("{schema}.{}", table.name),
+                None => table.name.clone(),
+            };
+            let both = |parted: &Parted| match &parted.was {
+                Some(was) => format!("{} > {}", name(was), name(&parted.is)),
+                None => name(&parted.is),
+            };
+            assert_eq!(parted(text).iter().map(both).collect::<Vec<_>>().join(" "), expected, "{text}");
         }
     }
 
