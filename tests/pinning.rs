@@ -312,6 +312,7 @@ fn what_is_there_keeps_its_server() {
         (&["BEGIN; SELECT sets(); COMMIT; SELECT 1 / 0"], "set"),
         (&["SELECT sets()", "SELECT sets_and_raises()"], "set"),
         (&["CALL commits_and_raises()"], "committed"),
+        (&["BEGIN", "SELECT 1", "ROLLBACK; SELECT sets()"], "set"),
         (&["SELECT pg_try_advisory_lock(5)", "SELECT 1", "SELECT 1"], ""),
         (&["SET search_path = pg_temp", "CREATE TABLE mine (id int)"], ""),
         (&["SET search_path = nowhere, pg_temp", "CREATE TABLE mine (id int)"], ""),
@@ -323,5 +324,29 @@ fn what_is_there_keeps_its_server() {
         assert_eq!(a.value(TENANT), tenant, "{texts:?}");
         drop(a);
         assert_eq!(show(&b.read_until_ready()), "T(coalesce:25) D() C(SELECT 1) Z(I)", "{texts:?}");
+    }
+    // What was sent ahead: behind a text that fails, and behind ROLLBACK in one pipeline.
+    for fails in [true, false] {
+        let mut a = weir.client("one");
+        if fails {
+            a.query("SELECT 1 / 0");
+            a.query("SELECT sets()");
+            a.read_until_ready();
+        } else {
+            a.run("BEGIN");
+            a.run("SELECT 1");
+            for text in ["ROLLBACK", "SELECT sets()"] {
+                a.parse("", text, &[]);
+                a.bind("", "", &[]);
+                a.execute("", 0);
+            }
+            a.sync();
+        }
+        a.read_until_ready();
+        b.query(TENANT);
+        b.expect_silence(Duration::from_millis(150));
+        assert_eq!(a.value(TENANT), "set", "{fails}");
+        drop(a);
+        assert_eq!(show(&b.read_until_ready()), "T(coalesce:25) D() C(SELECT 1) Z(I)", "{fails}");
     }
 }

@@ -291,6 +291,19 @@ fn a_table_that_search_path_makes_temporary_keeps_the_server() {
     assert_eq!(b.value("SELECT 1"), "1");
 }
 
+/// And so are those that functions make, whenever they and the path come to be.
+#[test]
+fn a_table_that_a_function_makes_where_search_path_says_keeps_the_server() {
+    const MAKES: &str =
+        "CREATE FUNCTION makes() RETURNS void LANGUAGE plpgsql AS $$BEGIN CREATE TABLE mine (id int); END$$";
+    for makes in [
+        "SET search_path = pg_temp; SELECT public.makes()",
+        "COMMIT; BEGIN; SET LOCAL search_path = pg_temp; SELECT public.makes(); COMMIT",
+    ] {
+        pins(&format!("BEGIN; {MAKES}; {makes}; COMMIT"), None, TEMP);
+    }
+}
+
 #[test]
 fn advisory_lock_keeps_the_server() {
     pins("SELECT pg_advisory_lock(7)", None, LOCKS);
@@ -484,6 +497,41 @@ fn libraries_and_seeds_keep_the_server() {
         }
         assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
     }
+}
+
+/// What was bound while something before it ran is known when it is executed.
+#[test]
+fn a_portal_that_was_bound_ahead_keeps_what_it_leaves() {
+    const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
+    let cluster = Cluster::start();
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.query("SELECT 1 FROM pg_sleep(0.2)");
+    a.parse("", "SET app.tenant = 'a'", &[]);
+    a.bind("", "", &[]);
+    a.flush();
+    a.read_until_ready();
+    a.execute("", 0);
+    a.sync();
+    assert_eq!(show(&a.read_until_ready()), "1 2 C(SET) Z(I)");
+    for _ in 0..2 {
+        assert_eq!((b.value(TENANT), a.value(TENANT)), (String::new(), "a".to_owned()));
+    }
+    // In the next block.
+    a.run("BEGIN");
+    ["SELECT 1 FROM pg_sleep(0.2)", "COMMIT", "BEGIN"].into_iter().for_each(|text| a.query(text));
+    a.parse("", "SELECT 1 FROM pg_advisory_lock(1)", &[]);
+    a.bind("p", "", &[]);
+    a.sync();
+    (0..4).for_each(|_| drop(a.read_until_ready()));
+    a.execute("p", 0);
+    a.sync();
+    assert_eq!(show(&a.read_until_ready()), "D(1) C(SELECT 1) Z(T)");
+    assert_eq!(a.run("COMMIT"), "C(COMMIT) Z(I)");
+    b.query(LOCKS);
+    b.expect_silence(Duration::from_millis(150));
+    drop(a);
+    assert!(!b.read_until_ready().iter().any(|message| message.tag == b'D'), "it leaks");
 }
 
 /// A Bind that fails has made no portal: what is executed under its name is something else.

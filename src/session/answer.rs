@@ -7,7 +7,7 @@ use thin_vec::ThinVec;
 use crate::error::SqlState;
 use crate::session::owed::Course;
 use crate::session::pins::Watch;
-use crate::session::pipeline::{Answer, Done, Kind, Request, Undo, decides_reading};
+use crate::session::pipeline::{Answer, Done, Kind, Portal, Request, Undo, decides_reading};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::settings::{Report, is_reported};
@@ -77,6 +77,9 @@ impl Session {
                             return Ok(listened());
                         }
                     }
+                } else {
+                    // A cursor of SQL's, or what SQL has prepared: it may have left anything.
+                    self.was_pinned = true;
                 }
             }
             (Kind::Hidden(_), b'T' | b'D' | b'C') => self.on_hidden(tag, body),
@@ -124,7 +127,7 @@ impl Session {
         }
         let request = self.pipeline.pop();
         let of_ours = request.as_ref().is_some_and(|request| matches!(request.kind, Kind::Hidden(_)));
-        let answer = request.map_or(Answer::Forward, |r| r.answer);
+        let (answer, number) = request.map_or((Answer::Forward, 0), |r| (r.answer, r.number));
         self.status = status;
         if !of_ours && !self.pins.is_empty() {
             self.look_at_pins();
@@ -132,11 +135,11 @@ impl Session {
         self.course = Course::new(status);
         self.unreported = false;
         if status == TransactionStatus::Idle {
-            self.portals.clear();
-            self.bound = None;
+            // Others may have been sent already, which the server makes behind this.
+            self.forget_portals(number);
             self.hidden_error = None;
             self.forget_locals();
-            (self.temp_in_path, self.portal_names) = (false, Naming::None);
+            self.temp_in_path = false;
         }
         let told = self.settings.settle(status == TransactionStatus::Idle, self.failed, &mut server.settings);
         if let Some(listening) = &mut self.listening
@@ -280,7 +283,6 @@ impl Session {
         self.apart = ThinVec::new();
         self.spoils = false;
         self.portals.clear();
-        self.bound = None;
         self.unseen_error = None;
         self.hidden_error = None;
         self.lent.clear();
@@ -321,7 +323,7 @@ impl Session {
     pub fn undo(&mut self, undo: Undo, server: &mut ServerState) {
         match undo {
             Undo::ClientName { .. } | Undo::ClientUnnamed { .. } => self.undo_name(undo),
-            Undo::Portal { name, before, bound } => self.undo_portal(name, before, bound),
+            Undo::Portal { name, before, number } => self.undo_portal(name, before, number),
             Undo::ServerPrepare(statement) => server.statements.remove(statement.id),
             Undo::ServerClose(statement) => server.statements.restore(statement),
             Undo::ServerUnnamed => server.unnamed = None,
@@ -340,20 +342,30 @@ impl Session {
         }
     }
 
-    /// A Bind has made no portal of this name.
-    fn undo_portal(&mut self, name: Box<[u8]>, before: Option<Arc<Statement>>, bound: Option<Arc<[SessionEffect]>>) {
-        match bound {
-            Some(effects) => drop(self.bound.get_or_insert_default().insert(name.clone(), effects)),
-            None => {
-                if let Some(bound) = &mut self.bound {
-                    bound.remove(&name);
-                }
-            }
+    /// The Bind of this number has made no portal of this name. One that was sent behind the next Sync stays.
+    fn undo_portal(&mut self, name: Box<[u8]>, before: Option<Portal>, number: u64) {
+        if self.portals.get(&name).is_none_or(|portal| portal.number != number) {
+            return self.pipeline.pass_over_portal(number, before.as_ref());
         }
         match before {
-            Some(statement) => drop(self.portals.insert(name, statement)),
+            Some(before) => drop(self.portals.insert(name, before)),
             None => drop(self.portals.remove(&name)),
         }
+    }
+
+    /// A transaction is over, and with it the portals that were bound before this message.
+    fn forget_portals(&mut self, before: u64) {
+        if self.pipeline.is_empty() {
+            self.portals.clear();
+            self.portal_names = Naming::None;
+            return;
+        }
+        if self.portals.keys().next_back().is_some_and(|name| !name.is_empty()) {
+            self.pipeline.forget_portals(before);
+        }
+        self.portals.retain(|_, portal| portal.number >= before);
+        let names = self.portals.values().map(|portal| Naming::of(&portal.statement.facts));
+        self.portal_names = names.max().unwrap_or_default();
     }
 
     /// Takes back a change of the client's names; anything else is of a server that was never reached.
@@ -446,7 +458,8 @@ impl Session {
         // EXPLAIN and CREATE TABLE AS need not run it.
         let runs = statement.why == "EXECUTE" && !tag.starts_with(b"EXPLAIN");
         let of_executed: Vec<_> = if runs { of_executed } else { in_doubt(of_executed) };
-        let run = || executed.iter().filter(|_| runs).flat_map(|facts| &facts.statements);
+        let run_texts = || executed.iter().filter(|_| runs);
+        let run = || run_texts().flat_map(|facts| &facts.statements);
         self.temp_in_path |= statement.temp_in_path || run().any(|s| s.temp_in_path);
         // A portal that has given its row already, and calls nothing again.
         let exhausted = tag.starts_with(b"SELECT 0\0");
@@ -457,11 +470,9 @@ impl Session {
         let types = statement.changes_types() || run().any(StatementFacts::changes_types);
         self.catalog_changed |= types;
         self.types_changed |= types;
-        if statement.makes_object() && (self.temp_in_path || self.settings.names_temp()) {
-            // It is temporary only where no schema that exists comes before.
-            self.pin(PinReason::TempObject, Some(facts));
-            self.ask_pins();
-        }
+        let may_be_temp = self.may_make_temp_unseen();
+        let texts = || std::iter::once(facts).chain(run_texts());
+        let mut code_may_make = may_be_temp && texts().any(|facts| self.may_have_made_temp(facts));
         let only = facts.statements.len() == 1;
         self.part_pins(run().next().unwrap_or(statement), tag, (stands_alone, only));
         let effects = alone.as_ref().and_then(|(bound, _)| bound.as_deref()).unwrap_or(&statement.effects);
@@ -505,6 +516,17 @@ impl Session {
                     server.forget_state();
                 }
             }
+        }
+        // Itself it may have set the path, for what it calls.
+        let sets = !effects.is_empty() || !of_executed.is_empty();
+        let may_be_temp = may_be_temp || (sets && self.may_make_temp_unseen());
+        code_may_make |= sets && may_be_temp && texts().any(|facts| self.may_have_made_temp(facts));
+        if may_be_temp && (statement.makes_object() || run().any(StatementFacts::makes_object)) {
+            // It is temporary only where no schema that exists comes before.
+            self.pin(PinReason::TempObject, Some(facts));
+            self.ask_pins();
+        } else if code_may_make {
+            self.presume_temp(facts);
         }
         if statement.why == "DECLARE CURSOR" {
             self.loosen(&statement.effects);
@@ -587,6 +609,9 @@ impl Session {
             }
         }
         self.loosen(&effects);
+        if self.may_have_made_temp(facts) {
+            self.presume_temp(facts);
+        }
     }
 
     /// Whether the server reads backslashes in a text otherwise than we do, so that it may hold another statement than we see.
@@ -624,6 +649,10 @@ impl Session {
         let (facts, index) = match &head.kind {
             Kind::Query { facts, done } => (Arc::clone(facts), *done),
             Kind::Execute(Some(facts)) => (Arc::clone(facts), 0),
+            Kind::Execute(None) => {
+                self.was_pinned = true;
+                return;
+            }
             _ => return,
         };
         let number = head.number;

@@ -6,7 +6,7 @@ use thin_vec::ThinVec;
 
 use crate::error::Error;
 use crate::session::intake::Intake;
-use crate::session::pipeline::{Answer, Done, Kind, Request, Undo};
+use crate::session::pipeline::{Answer, Done, Kind, Portal, Request, Undo};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::{Action, Apart, Naming, REFUSED_SQL, Session, functions};
@@ -83,7 +83,7 @@ impl Session {
                         request.renamed = Some((Arc::clone(&statement), name));
                     }
                 }
-                request.undo.extend(self.bind(portal, statement, frame, server));
+                request.undo.extend(self.bind(portal, statement, frame, number, server));
                 self.pipeline.push(request);
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
@@ -114,7 +114,9 @@ impl Session {
             Intake::Refuse { error, simple } => self.refuse(error, simple, server, out),
             Intake::Execute { portal } => {
                 self.unsynced = true;
-                let facts = self.portals.get(&portal).map(|s| Arc::clone(&s.facts));
+                let known = self.portals.get(&portal);
+                let facts = known.map(|portal| Arc::clone(&portal.statement.facts));
+                let bound = known.and_then(|portal| portal.bound.clone());
                 let mut executed = Vec::new();
                 if let Some(facts) = &facts {
                     self.lend_executed(facts, false, server, out);
@@ -122,17 +124,13 @@ impl Session {
                     executed = self.executes(facts);
                 }
                 let mut request = Request::forward(Kind::Execute(facts));
-                (request.executed, request.number) = (executed, number);
-                request.bound = self.bound.as_ref().and_then(|bound| bound.get(&portal).cloned());
+                (request.executed, request.bound, request.number) = (executed, bound, number);
                 self.pipeline.push(request);
                 out.extend_from_slice(frame);
             }
             Intake::Bind { statement: None, portal, .. } => {
                 self.unsynced = true;
                 self.portals.remove(&portal);
-                if let Some(bound) = &mut self.bound {
-                    bound.remove(&portal);
-                }
                 self.plain(Kind::Bind, frame, out);
             }
             Intake::DescribeStatement { statement: None, .. } | Intake::DescribePortal => {
@@ -222,27 +220,21 @@ impl Session {
         portal: Box<[u8]>,
         statement: Arc<Statement>,
         frame: &[u8],
+        number: u64,
         server: &ServerState,
     ) -> Option<Undo> {
-        let undo = (!portal.is_empty()).then(|| {
-            let bound = self.bound.as_ref().and_then(|bound| bound.get(&portal).cloned());
-            Undo::Portal { name: portal.clone(), before: self.portals.get(&portal).cloned(), bound }
-        });
-        match self.bound_effects(&statement, frame, server) {
-            Some(effects) => drop(self.bound.get_or_insert_default().insert(portal.clone(), effects)),
-            None => {
-                if let Some(bound) = &mut self.bound {
-                    bound.remove(&portal);
-                }
-            }
-        }
+        let bound = self.bound_effects(&statement, frame, server);
         self.portal_names = self.portal_names.max(Naming::of(&statement.facts));
-        self.portals.insert(portal, statement);
-        undo
+        let name = portal.clone();
+        let before = self.portals.insert(portal, Portal { statement, bound, number });
+        (!name.is_empty()).then_some(Undo::Portal { name, before, number })
     }
 
     fn plain(&mut self, kind: Kind, frame: &[u8], out: &mut Vec<u8>) {
-        self.pipeline.push(Request::forward(kind));
+        let mut request = Request::forward(kind);
+        // It is counted already.
+        request.number = self.sent.wrapping_sub(1);
+        self.pipeline.push(request);
         out.extend_from_slice(frame);
     }
 
@@ -499,7 +491,7 @@ impl Session {
             encode::parse(out, b"", REFUSED_SQL, &[0, 0]);
             Request::forward(Kind::Parse)
         };
-        request.refusal = Some(error);
+        (request.refusal, request.number) = (Some(error), self.sent.wrapping_sub(1));
         self.pipeline.push(request);
         if simple && !mid_exchange {
             self.take_back_names(out);
@@ -523,8 +515,8 @@ impl Session {
             self.skipping = false;
             self.unsynced = false;
             self.close_tried(out);
+            self.plain(Kind::Sync, &[], out);
             encode::sync(out);
-            self.pipeline.push(Request::forward(Kind::Sync));
             self.take_back_names(out);
         }
         if rests {

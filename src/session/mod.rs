@@ -48,7 +48,7 @@ use listening::Listening;
 pub use names::Naming;
 use owed::Course;
 use pins::Watch;
-use pipeline::{Answer, Kind, Pipeline, Request};
+use pipeline::{Answer, Kind, Pipeline, Portal, Request};
 use prepared::Statement;
 use reading::{Names, Reader};
 pub use server_state::ServerState;
@@ -66,9 +66,6 @@ pub enum Keep {
     /// Until the transaction ends.
     Transaction,
 }
-
-/// By portal: what it leaves in the session.
-type Bound = BTreeMap<Box<[u8]>, Arc<[SessionEffect]>>;
 
 /// A shared statement, the client's name that stands for it, and the one that is parsed in its place.
 type Apart = ((StatementId, Box<[u8]>), Arc<Statement>);
@@ -131,9 +128,7 @@ pub struct Session {
     names: BTreeMap<Box<[u8]>, Arc<Statement>>,
     unnamed: Option<Arc<Statement>>,
     unnamed_version: u64,
-    portals: BTreeMap<Box<[u8]>, Arc<Statement>>,
-    /// What portals leave in the session whose statements set by parameters.
-    bound: Option<Box<Bound>>,
+    portals: BTreeMap<Box<[u8]>, Portal>,
     settings: ClientSettings,
     /// There is something on the server that no DISCARD takes away.
     spoils: bool,
@@ -142,7 +137,7 @@ pub struct Session {
     sent: u64,
     /// The number of the one that is being answered.
     answered: Option<u64>,
-    /// What it is pinned for may be gone, and was so.
+    /// What it is pinned for may be gone; and was so, or something has run of which nothing is known.
     asks_pins: bool,
     was_pinned: bool,
     watch: Watch,
@@ -200,7 +195,6 @@ impl Session {
             unnamed: None,
             unnamed_version: 0,
             portals: BTreeMap::new(),
-            bound: None,
             settings,
             spoils: false,
             pins: ThinVec::new(),
@@ -400,7 +394,8 @@ impl Session {
     /// The text of a prepared statement with these facts.
     #[must_use]
     pub fn text_of(&self, facts: &Arc<QueryFacts>) -> Option<&[u8]> {
-        let all = self.unnamed.iter().chain(self.portals.values()).chain(self.names.values());
+        let of_portals = self.portals.values().map(|portal| &portal.statement);
+        let all = self.unnamed.iter().chain(of_portals).chain(self.names.values());
         let mut fitting = all.filter(|statement| Arc::ptr_eq(&statement.facts, facts));
         fitting.next().map(|statement| &*statement.sql)
     }
@@ -430,7 +425,7 @@ impl Session {
     pub fn is_at_ease(&self) -> bool {
         let quiet =
             self.may_release() && self.settings.are_settled() && !self.skipping && !self.held_sync && !self.failed;
-        let portals = !self.portals.is_empty() || self.bound.is_some();
+        let portals = !self.portals.is_empty();
         let errors = self.unseen_error.is_some() || self.hidden_error.is_some();
         let pinned = self.spoils || self.asks_pins || self.was_pinned || self.temp_in_path;
         let read = self.locals.is_some() || self.local_reading || self.catalog_changed || !self.apart.is_empty();

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use super::settings::commits_before;
 use super::{Keep, Pin, Session};
-use crate::sql::facts::{PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
+use crate::sql::facts::{Access, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
+use crate::sql::hidden::is_plain_text;
 use crate::wire::message::TransactionStatus;
 
 /// After so many transactions it is asked for the first time,
@@ -124,6 +125,21 @@ impl Session {
         self.temp_in_path || self.settings.names_temp()
     }
 
+    /// Whether code that a text runs may have made temporary objects without saying so: what it calls, and triggers; where their schema comes
+    /// first, also what views and the like call.
+    pub(super) fn may_have_made_temp(&self, facts: &QueryFacts) -> bool {
+        let writes = |s: &StatementFacts| s.access == Access::Write && !s.shape.tables().is_empty();
+        let runs = |s: &StatementFacts| !s.functions.is_empty() || s.block.is_some() || writes(s);
+        let first = || self.temp_in_path || self.settings.begins_with_temp();
+        (self.may_make_temp_unseen() && facts.statements.iter().any(runs)) || (first() && !is_plain_text(facts))
+    }
+
+    /// It may have: the server says as soon as it can be asked.
+    pub(super) fn presume_temp(&mut self, facts: &Arc<QueryFacts>) {
+        self.pin_by(self.answered.unwrap_or(self.sent), PinReason::TempObject, Some(facts), true);
+        self.ask_pins();
+    }
+
     /// The session keeps its server from now on.
     pub fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
         self.pin_by(self.answered.unwrap_or(self.sent), reason, facts, false);
@@ -147,22 +163,36 @@ impl Session {
         if reason == PinReason::Setting && is_undone {
             return;
         }
-        self.pin_by(self.sent.saturating_sub(1), reason, facts, true);
+        let last = self.sent.saturating_sub(1);
+        // A savepoint may have been made since. Of several nobody knows which was the first.
+        let first = if number == u64::MAX { 0 } else { number.min(last) };
+        self.pin_from((first, last), reason, facts, true);
         self.ask_pins();
     }
 
     pub(super) fn pin_by(&mut self, number: u64, reason: PinReason, facts: Option<&Arc<QueryFacts>>, presumed: bool) {
+        self.pin_from((number, number), reason, facts, presumed);
+    }
+
+    fn pin_from(
+        &mut self,
+        (first, number): (u64, u64),
+        reason: PinReason,
+        facts: Option<&Arc<QueryFacts>>,
+        presumed: bool,
+    ) {
         self.spoils |= reason.outlives_discard();
         (self.watch.quiet, self.watch.patience) = (0, PATIENCE);
         match self.pins.iter_mut().find(|pin| pin.reason == reason) {
             Some(pin) => {
                 pin.number = pin.number.max(number);
+                pin.first = pin.first.min(first);
                 pin.presumed &= presumed;
                 pin.unasked |= presumed;
             }
             None => {
                 let facts = facts.cloned();
-                self.pins.push(Pin { reason, facts, number, first: number, presumed, unasked: presumed });
+                self.pins.push(Pin { reason, facts, number, first, presumed, unasked: presumed });
             }
         }
     }
@@ -214,7 +244,7 @@ impl Session {
         }
         self.watch.undoing = self.watch.part;
         if let Some(first) = self.watch.part {
-            self.undo_presumed(first);
+            self.undo_presumed(first, self.pipeline.end_of_failing(self.sent));
         }
     }
 
@@ -232,17 +262,22 @@ impl Session {
             | TransactionEffect::PrepareTransaction => true,
             _ => may_commit,
         };
-        if ends && let Some(first) = self.watch.transaction.take().filter(|_| tag.starts_with(b"ROLLBACK")) {
-            self.undo_presumed(first);
-            let last = self.answered.filter(|_| only);
-            self.watch.undone = last.map(|last| (first, last)).or(self.watch.undone);
+        // What stands behind it in its text is not undone.
+        if ends
+            && let Some(first) = self.watch.transaction.take().filter(|_| tag.starts_with(b"ROLLBACK"))
+            && let Some(last) = self.answered.filter(|_| only)
+        {
+            self.undo_presumed(first, last);
+            self.watch.undone = Some((first, last));
         }
     }
 
-    /// Of settings only what is presumed, for what is seen follows the transaction by itself.
-    fn undo_presumed(&mut self, first: u64) {
+    /// What these messages did is undone, the first and the last of them; what was sent behind them is not. Of settings only what is presumed,
+    /// for what is seen follows the transaction by itself.
+    fn undo_presumed(&mut self, first: u64, last: u64) {
         let pins = self.pins.len();
-        self.pins.retain(|pin| pin.reason != PinReason::Setting || !pin.presumed || pin.first < first);
+        let stays = |pin: &Pin| pin.first < first || pin.number > last;
+        self.pins.retain(|pin| pin.reason != PinReason::Setting || !pin.presumed || stays(pin));
         self.was_pinned |= self.pins.len() < pins;
     }
 
@@ -253,7 +288,7 @@ impl Session {
         self.was_pinned |= self.pins.len() < pins;
     }
 
-    /// Whether the server is to be reset, because it was kept for state that is gone now.
+    /// Whether the server is to be reset, because it was kept for state that is gone now, or has run what nobody knows.
     #[must_use]
     pub fn was_pinned(&self) -> bool {
         self.was_pinned
@@ -263,6 +298,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::pipeline::{Kind, Request};
     use crate::session::settings::ClientSettings;
 
     #[test]
@@ -305,16 +341,20 @@ mod tests {
             rests(&mut session, 5, TransactionStatus::Idle);
             session
         };
+        let fails = |session: &mut Session| {
+            session.sent += 1;
+            session.pins_undone();
+        };
         let mut session = fresh();
         session.pin_ahead(1, PinReason::Setting, None);
-        session.pins_undone();
+        fails(&mut session);
         assert!(!session.is_pinned_by(PinReason::Setting) && session.was_pinned());
         // Committed before.
         let mut session = fresh();
         session.pin_ahead(1, PinReason::Setting, None);
         rests(&mut session, 6, TransactionStatus::Idle);
         session.pin_ahead(1, PinReason::Setting, None);
-        session.pins_undone();
+        fails(&mut session);
         assert!(session.is_pinned_by(PinReason::Setting));
         // Before a savepoint, and then with the whole transaction.
         let mut session = fresh();
@@ -323,11 +363,12 @@ mod tests {
         session.pin_ahead(1, PinReason::Setting, None);
         rests(&mut session, 7, TransactionStatus::InTransaction);
         session.part_pins(&of("SAVEPOINT s").statements[0], b"SAVEPOINT", (false, true));
-        session.pins_undone();
+        fails(&mut session);
         assert!(session.is_pinned_by(PinReason::Setting));
         rests(&mut session, 8, TransactionStatus::InTransaction);
-        session.pins_undone();
+        fails(&mut session);
         assert!(session.is_pinned_by(PinReason::Setting));
+        session.answered = Some(9);
         session.part_pins(&of("ROLLBACK").statements[0], b"ROLLBACK", (false, true));
         assert!(!session.is_pinned_by(PinReason::Setting));
         // The same for what is known only now.
@@ -344,8 +385,50 @@ mod tests {
         session.pin_ahead(1, PinReason::AdvisoryLock, None);
         session.pin_ahead(1, PinReason::Setting, None);
         session.pin(PinReason::Setting, None);
-        session.pins_undone();
+        fails(&mut session);
         assert_eq!(session.pins().len(), 2);
+    }
+
+    #[test]
+    fn what_was_sent_behind_it_an_end_does_not_undo() {
+        let of = |sql: &str| crate::sql::parse::facts(sql.as_bytes());
+        let at = |status| {
+            let mut session = Session::new(Keep::Transaction, true, ClientSettings::default());
+            rests(&mut session, 5, TransactionStatus::Idle);
+            if status == TransactionStatus::InTransaction {
+                session.part_pins(&of("BEGIN").statements[0], b"BEGIN", (false, true));
+                rests(&mut session, 6, status);
+            }
+            session
+        };
+        // Two texts at once, of which the first fails.
+        let mut session = at(TransactionStatus::Idle);
+        let mut failing = Request::forward(Kind::Query { facts: Arc::default(), done: 0 });
+        failing.number = 5;
+        session.pipeline.push(failing);
+        session.sent = 6;
+        session.pin_ahead(1, PinReason::Setting, None);
+        session.sent = 7;
+        session.pins_undone();
+        assert!(session.is_pinned_by(PinReason::Setting));
+        // Behind ROLLBACK in its text, and in its pipeline; then before it.
+        for (only, answered, stays) in [(false, 6, true), (true, 5, true), (true, 6, false)] {
+            let mut session = at(TransactionStatus::InTransaction);
+            session.pin_ahead(1, PinReason::Setting, None);
+            (session.sent, session.answered) = (7, Some(answered));
+            session.part_pins(&of("ROLLBACK").statements[0], b"ROLLBACK", (false, only));
+            assert_eq!(session.is_pinned_by(PinReason::Setting), stays, "{only} {answered}");
+        }
+        // Learned only behind a savepoint that came after it.
+        let mut session = at(TransactionStatus::InTransaction);
+        let number = session.number_ahead(1);
+        rests(&mut session, 7, TransactionStatus::InTransaction);
+        session.part_pins(&of("SAVEPOINT s").statements[0], b"SAVEPOINT", (false, true));
+        rests(&mut session, 8, TransactionStatus::InTransaction);
+        session.sent = 9;
+        session.pin_behind(number, PinReason::Setting, None);
+        session.pins_undone();
+        assert!(session.is_pinned_by(PinReason::Setting));
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub enum Kind {
     Guard {
         /// They have failed.
         failed: bool,
+        /// The guard was there: an error from here on stops nothing that follows.
+        described: bool,
     },
     /// CopyDone or CopyFail: has no answer; marks where a COPY ends among the requests.
     CopyEnd,
@@ -116,9 +118,9 @@ pub enum Undo {
         /// The name.
         name: Box<[u8]>,
         /// What it stood for.
-        before: Option<Arc<Statement>>,
-        /// What that leaves in the session, where its parameters tell.
-        bound: Option<Arc<[SessionEffect]>>,
+        before: Option<Portal>,
+        /// The number of the Bind. If there was another since, that has the last word.
+        number: u64,
     },
     /// The server does not have this statement.
     ServerPrepare(Arc<Statement>),
@@ -130,6 +132,17 @@ pub enum Undo {
     Tried(Box<[u8]>),
     /// The server still has what it was lent under this name of the client's, and no PREPARE has taken it.
     Lent(Box<[u8]>),
+}
+
+/// What a portal stands for.
+#[derive(Debug, Clone)]
+pub struct Portal {
+    /// What it runs.
+    pub statement: Arc<Statement>,
+    /// What that leaves in the session, where its parameters tell.
+    pub bound: Option<Arc<[SessionEffect]>>,
+    /// How many messages were sent before its Bind.
+    pub number: u64,
 }
 
 /// What is certain of a server's statements once a request is answered.
@@ -164,7 +177,7 @@ pub struct Request {
     pub misread: bool,
     /// What its statements, by their places, run by EXECUTE: what the names stood for when it was sent.
     pub executed: Vec<(usize, Arc<QueryFacts>)>,
-    /// How many messages were sent before it.
+    /// How many of the client's messages were sent before it; 0 for what is ours.
     pub number: u64,
     marks: Marks,
 }
@@ -508,6 +521,39 @@ impl Pipeline {
             | Kind::Local(_) => Some(true),
         };
         self.queue.iter().rev().find_map(of_exchange).unwrap_or(false)
+    }
+
+    /// The number of the last message that an error undoes which comes now: the Query that fails, or the next Sync. So many were `sent`.
+    #[must_use]
+    pub fn end_of_failing(&self, sent: u64) -> u64 {
+        let alone = |request: &&Request| {
+            matches!(request.kind, Kind::Query { .. } | Kind::FunctionCall { .. } | Kind::Hidden(_) | Kind::Sync)
+        };
+        let sync = || self.queue.iter().find(|request| matches!(request.kind, Kind::Sync));
+        let last = self.queue.front().filter(alone).or_else(sync);
+        last.map_or(sent.saturating_sub(1), |request| request.number)
+    }
+
+    /// The Bind of this number has made no portal: who would go back to that goes back to what was there before it.
+    pub(super) fn pass_over_portal(&mut self, number: u64, before: Option<&Portal>) {
+        for undo in self.queue.iter_mut().flat_map(|request| &mut request.undo) {
+            if let Undo::Portal { before: known, .. } = undo
+                && known.as_ref().is_some_and(|portal| portal.number == number)
+            {
+                *known = before.cloned();
+            }
+        }
+    }
+
+    /// Portals that were bound before this message are gone: nothing goes back to them.
+    pub(super) fn forget_portals(&mut self, before: u64) {
+        for undo in self.queue.iter_mut().flat_map(|request| &mut request.undo) {
+            if let Undo::Portal { before: known, .. } = undo
+                && known.as_ref().is_some_and(|portal| portal.number < before)
+            {
+                *known = None;
+            }
+        }
     }
 
     /// The Query at the front of those under way.

@@ -681,6 +681,67 @@ fn what_failed_twice_is_not_taken_for_known() {
     assert_eq!(show(&w.send(&out)), "2 ZI");
 }
 
+/// Parts of a pipeline that are sent before the first is answered.
+#[test]
+fn a_portal_is_what_the_last_bind_made_that_worked() {
+    let mut w = World::new(10);
+    send(&mut w, |o| {
+        parse(o, "s", "SELECT 1");
+        encode::sync(o);
+        encode::query(o, b"BEGIN");
+    });
+    let part = |out: &mut Vec<u8>, bad: &[&str]| {
+        bad.iter().for_each(|name| parse(out, name, "BAD"));
+        encode::bind(out, b"p", b"s", &[0, 0, 0, 0, 0, 0]);
+        encode::sync(out);
+    };
+    // One that fails takes nothing away from the one behind it,
+    let mut out = Vec::new();
+    part(&mut out, &["x"]);
+    part(&mut out, &[]);
+    assert_eq!(show(&w.send_at_once(&out)), "E42601 ZE 2 ZE");
+    let number = w.session.portals[&b"p"[..]].number;
+    // nor do two that fail bring back each other's.
+    let mut out = Vec::new();
+    part(&mut out, &["x"]);
+    part(&mut out, &["y"]);
+    assert_eq!(show(&w.send_at_once(&out)), "E42601 ZE E42601 ZE");
+    assert_eq!(w.session.portals[&b"p"[..]].number, number);
+}
+
+#[test]
+fn a_portal_outlives_the_transaction_before_its_own() {
+    let mut w = World::new(10);
+    send(&mut w, |o| {
+        parse(o, "s", "SELECT 1");
+        encode::sync(o);
+        encode::query(o, b"BEGIN");
+    });
+    let mut out = Vec::new();
+    for text in [&b"COMMIT"[..], b"BEGIN"] {
+        encode::query(&mut out, text);
+    }
+    encode::bind(&mut out, b"p", b"s", &[0, 0, 0, 0, 0, 0]);
+    encode::sync(&mut out);
+    assert_eq!(show(&w.send_at_once(&out)), "C ZI C ZT 2 ZT");
+    assert!(w.session.portals.contains_key(&b"p"[..]));
+    assert_eq!(send(&mut w, |o| encode::query(o, b"COMMIT")), "C ZI");
+    assert!(w.session.portals.is_empty() && !w.session.was_pinned());
+}
+
+#[test]
+fn a_server_that_ran_what_nobody_knows_is_cleaned() {
+    let mut w = World::new(10);
+    // Somebody's cursor, as it were.
+    w.server.portals.insert(Vec::new());
+    let answer = send(&mut w, |o| {
+        execute(o);
+        encode::sync(o);
+    });
+    assert_eq!(answer, "C ZI");
+    assert!(w.session.may_release() && w.session.was_pinned());
+}
+
 proptest! {
     /// What a client sees of its own names is what one server with its own names would have shown it.
     /// CVE class: an answer that reaches another client.

@@ -83,6 +83,7 @@ fn statements(facts: &QueryFacts) -> Traces {
                 // Asks for values of sequences; counted by its name.
                 SessionEffect::Pin(PinReason::SequenceState) => Traces::default(),
                 SessionEffect::Pin(reason) => Traces::of(*reason),
+                SessionEffect::SetUnknown { name } if name == SEED => Traces::of(PinReason::Seed),
                 SessionEffect::Set { .. }
                 | SessionEffect::SetUnknown { .. }
                 | SessionEffect::SetByParams { .. }
@@ -121,8 +122,11 @@ fn names(tokens: &[Token]) -> Body {
     for (at, token) in tokens.iter().enumerate() {
         let (Token::Word(name) | Token::Quoted(name)) = token else { continue };
         if name == "set_config" {
-            let locally = sets_locally(tokens.get(at.saturating_add(1)..).unwrap_or_default());
-            body.traces |= if locally { Traces::SETS } else { Traces::of(PinReason::Setting) };
+            let rest = tokens.get(at.saturating_add(1)..).unwrap_or_default();
+            body.traces |= if sets_locally(rest) { Traces::SETS } else { Traces::of(PinReason::Setting) };
+            if may_name_seed(rest) {
+                body.traces |= Traces::of(PinReason::Seed);
+            }
             continue;
         }
         body.traces |= Traces::of_builtin(name);
@@ -168,6 +172,34 @@ fn sets_locally(rest: &[Token]) -> bool {
         }
     }
     false
+}
+
+/// The setting that is setseed() by another name: what it does no reset takes back.
+const SEED: &str = "seed";
+
+/// Whether the setting may be [`SEED`] that is named by the arguments which follow `set_config`, as far as a text tells that they begin with.
+/// Where they begin with none it is not taken for it: helpers that set whatever they are told are common, and who seeds by one is not.
+fn may_name_seed(rest: &[Token]) -> bool {
+    let [paren, Token::Text(text), behind, ..] = rest else { return false };
+    let is = |at: usize, symbol: u8| rest.get(at).is_some_and(|token| token.is_symbol(symbol));
+    let begins = |name: &str| name.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text));
+    // An escape may stand for any character.
+    if !paren.is_symbol(b'(') || text.contains('\\') {
+        return true;
+    }
+    let cast = is(2, b':') && is(3, b':') && rest.get(4).is_some_and(|token| token.is_word("text")) && is(5, b',');
+    if behind.is_symbol(b',') || cast {
+        return text.eq_ignore_ascii_case(SEED);
+    }
+    let joined = is(2, b'|') && is(3, b'|') && !matches!(rest.get(4), None | Some(Token::Symbol(_)));
+    !joined || begins(SEED)
+}
+
+/// Whether what follows `SET` is [`SEED`].
+fn sets_seed(rest: &[Token]) -> bool {
+    let scoped = rest.first().is_some_and(|token| token.is_word("local") || token.is_word("session"));
+    let name = rest.get(usize::from(scoped));
+    matches!(name, Some(Token::Word(name) | Token::Quoted(name)) if name.eq_ignore_ascii_case(SEED))
 }
 
 /// Words by which a statement of PL/pgSQL may begin that by itself leaves nothing in the session.
@@ -380,6 +412,9 @@ impl<'a> Reader<'a> {
                 self.at += 1;
                 Traces::default()
             }
+            "set" if sets_seed(self.tokens.get(self.at.saturating_add(1)..).unwrap_or_default()) => {
+                Traces::of(PinReason::Seed)
+            }
             "set" => match self.word(1) {
                 "local" | "constraints" | "transaction" => Traces::SETS,
                 "role" => Traces::of(PinReason::Identity),
@@ -444,6 +479,7 @@ fn loose_commands(tokens: &[Token]) -> Traces {
             "temp" | "temporary" if at > 0 && !tokens.iter().any(|t| t.is_word("drop")) => {
                 Traces::of(PinReason::TempObject)
             }
+            "set" if at == 0 && sets_seed(tokens.get(1..).unwrap_or_default()) => Traces::of(PinReason::Seed),
             "set" if at == 0 && !tokens.get(1).is_some_and(|t| t.is_word("local")) => Traces::of(PinReason::Setting),
             _ => Traces::default(),
         };
@@ -626,6 +662,18 @@ mod tests {
             ("BEGIN LOAD 'x'; END", of(Load)),
             ("BEGIN PREPARE p AS SELECT 1; END", of(SqlPrepare)),
             ("BEGIN PERFORM setseed(0.5); END", of(Seed)),
+            ("BEGIN SET seed = 0.5; END", of(Seed)),
+            ("BEGIN SET LOCAL seed TO 0.5; END", of(Seed)),
+            ("BEGIN IF a THEN SET SESSION \"SEED\" = 0.5; END IF; END", of(Seed)),
+            ("BEGIN EXECUTE 'SET seed = ' || x; END", unknown | of(Seed)),
+            ("BEGIN EXECUTE 'UPDATE games SET seed = ' || x; END", unknown),
+            ("BEGIN PERFORM set_config('Seed', '0.5', false); END", of(Setting) | of(Seed)),
+            ("BEGIN PERFORM set_config('seed'::text, '0.5', true); END", Traces::SETS | of(Seed)),
+            ("BEGIN PERFORM set_config(n, '0.5', true); END", Traces::SETS),
+            ("BEGIN PERFORM set_config('app.' || n, v, false); END", of(Setting)),
+            ("BEGIN PERFORM set_config('se' || n, v, false); END", of(Setting) | of(Seed)),
+            ("BEGIN PERFORM set_config(E's\\x65ed', v, false); END", of(Setting) | of(Seed)),
+            ("BEGIN PERFORM set_config('a.b'::text, v, false); END", of(Setting)),
             ("BEGIN EXECUTE q; END", unknown),
             ("BEGIN RETURN QUERY EXECUTE format('SELECT %s', a); END", unknown),
             ("BEGIN EXECUTE 'CREATE TEMP TABLE ' || n || ' ()'; END", unknown | of(TempObject)),
@@ -668,6 +716,8 @@ mod tests {
             ("SELECT pg_catalog.set_config('a.b', $1, false)", of(Setting)),
             ("SET work_mem = '1MB'; SELECT 1", of(Setting)),
             ("SET LOCAL work_mem = '1MB'; SELECT 1", Traces::SETS),
+            ("SET seed = 0.5; SELECT 1", of(Seed)),
+            ("SELECT set_config($1, $2, true)", Traces::SETS),
             ("SELECT pg_advisory_lock($1)", of(AdvisoryLock)),
             ("CREATE TEMP TABLE x ()", of(TempObject)),
             ("LISTEN x", of(Listen)),
