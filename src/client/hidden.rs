@@ -39,7 +39,7 @@ use crate::session::Intake;
 use crate::sql::facts::{PinReason, QueryFacts};
 use crate::sql::hidden::{self, Census, Traces};
 use crate::wire::message::TransactionStatus;
-pub(super) use sets::NewCode;
+pub(super) use sets::{NewCode, Until};
 
 /// How long a census counts: a change that did not pass through here is noticed that much later.
 const KEPT: Duration = Duration::from_secs(60);
@@ -519,7 +519,8 @@ impl Client {
 
     fn apply(&mut self, traces: Traces, (facts, number): (&Arc<QueryFacts>, u64), judged: &mut Judged) {
         judged.dirty |= traces.is_unknown();
-        for reason in traces.kinds() {
+        let temp = (traces.is_unknown() && self.session.may_make_temp_unseen()).then_some(PinReason::TempObject);
+        for reason in traces.kinds().chain(temp) {
             self.session.pin_behind(number, reason, Some(facts));
         }
     }

@@ -26,7 +26,10 @@ pub(super) enum Lost {
     /// It knows, and has not ended the block.
     Told,
     /// The same; a statement failed on one of the shards of the block, and all have rolled back.
-    Spread,
+    Spread {
+        /// One server would have kept something over that, which the client does not know yet to be gone.
+        kept: bool,
+    },
 }
 
 impl Client {
@@ -87,7 +90,8 @@ impl Client {
                 }
                 self.refuse_here(&error);
             }
-            Some(Lost::Untold(_) | Lost::Told | Lost::Spread) if exit.is_some() => {
+            Some(Lost::Spread { kept: true }) if exit.is_some() => self.answer_lost_state(),
+            Some(Lost::Untold(_) | Lost::Told | Lost::Spread { .. }) if exit.is_some() => {
                 // In a failed block COMMIT is ROLLBACK.
                 self.answer_exit(Ok("ROLLBACK"));
             }
@@ -97,7 +101,7 @@ impl Client {
                 self.answer_as(Ok(""), status);
             }
             Some(lost) => {
-                let error = aborted(matches!(lost, Lost::Spread));
+                let error = aborted(matches!(lost, Lost::Spread { .. }));
                 self.hold_again(Some(Block::lost(lost)));
                 if self.segment.items.iter().any(|(intake, _)| intake.needs_server()) || !self.answer_locally() {
                     self.refuse_here(&error);

@@ -97,10 +97,12 @@ impl Traces {
         self.changes
     }
 
-    /// Whether it may set something for its transaction: settings, when constraints are checked.
+    /// Whether it may set something that its transaction goes by: settings, also those of the session, who runs it, when constraints are
+    /// checked.
     #[must_use]
     pub fn may_set(self) -> bool {
-        self.sets || self.unknown
+        let settings = [PinReason::Setting, PinReason::Identity];
+        self.sets || self.unknown || self.kinds().any(|reason| settings.contains(&reason))
     }
 
     /// Whether it leaves nothing behind its transaction and asks for nothing.

@@ -177,6 +177,19 @@ fn one_shard_is_written_unless_several_may_be() {
     assert!(client.run(&format!("SELECT n FROM t WHERE k = {a}")).ends_with("Z(T)"));
     assert_eq!(client.run(&set(b)), "C(UPDATE 1) Z(T)");
     assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    // In the middle of an exchange nobody else has written either.
+    for sql in ["BEGIN", "SELECT count(*) FROM t"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    for (sql, ends) in [(format!("SELECT k FROM t WHERE k = {b}"), false), (set(b), true)] {
+        client.parse("", &sql, &[]);
+        client.bind("", "", &[]);
+        client.execute("", 0);
+        if ends { client.sync() } else { client.flush() }
+    }
+    let told = show(&client.read_until_ready());
+    assert!(told.ends_with("C(UPDATE 1) Z(T)"), "{told}");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
     assert_eq!(client.run(&format!("UPDATE t SET n = {} WHERE k = {b}", b % 7)), "C(UPDATE 1) Z(I)");
     sharded.is_whole();
 }

@@ -207,5 +207,17 @@ fn state_that_outlives_a_rollback_is_not_lost_in_silence() {
         });
         assert_eq!(client.value("SELECT count(*) FROM t"), "60");
     }
+    // Nor when the block has failed before its end.
+    for end in ["ROLLBACK", "COMMIT"] {
+        for sql in ["BEGIN", "SELECT count(*) FROM t", "/* pgweir: shard=s0 */ SELECT locks()"] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        assert!(client.run("SELECT 1 / (k - 17) FROM t").ends_with("Z(E)"));
+        let told = simple(&mut client, end);
+        let (code, message, _) = error(&told);
+        assert!(code == "0A000" && message.contains("rolled back"), "{end}: {code} {message}");
+        assert!(show(&told).ends_with("Z(I)"), "{}", show(&told));
+        assert_eq!(client.value("SELECT count(*) FROM t"), "60");
+    }
     sharded.is_whole();
 }

@@ -139,6 +139,15 @@ fn connections_that_were_taken_in_vain_are_given_back() {
     assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
     let after: Vec<String> = (0..SHARDS).map(process).collect();
     assert_eq!(after, pids, "no connection was closed");
+    // Nor is one when the shard before it cannot begin.
+    sharded.cluster.sql_in("s0", "CREATE TABLE side (a int4 CONSTRAINT only_here UNIQUE DEFERRABLE)");
+    for sql in ["BEGIN", &read(0), "SET CONSTRAINTS only_here DEFERRED"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    assert_eq!(error(&simple(&mut client, "SELECT count(*) FROM t")).0, "42704");
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    let after: Vec<String> = (0..SHARDS).map(process).collect();
+    assert_eq!(after, pids, "no connection was closed");
     assert_eq!(client.value("SELECT count(*) FROM t"), "60");
     sharded.is_whole();
 }

@@ -25,6 +25,49 @@ fn a_block_that_sets_for_the_session_stays_on_its_shard() {
     }
 }
 
+/// What other shards must be told is certain, or they do not take part: none fails at what the first has done.
+#[test]
+fn a_text_that_failed_in_part_keeps_a_block_on_its_shard() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let of = |k: i64| format!("SELECT n FROM t WHERE k = {k}");
+    let mut client = sharded.client();
+    for sql in ["BEGIN", &of(a)] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    assert!(client.run("SAVEPOINT s; SET LOCAL work_mem = 'nonsense'").ends_with("Z(E)"));
+    for sql in ["ROLLBACK TO s", &of(a)] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    let (code, message, hint) = error(&simple(&mut client, &of(b)));
+    assert!(code == "0A000" && message.contains("bound to shard \"s0\""), "{code} {message}");
+    assert!(hint.contains("by themselves"), "{hint}");
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    // What was sent before the answers were there.
+    for sql in ["BEGIN", &of(a), "SAVEPOINT s"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    client.query("SET LOCAL work_mem = 'nonsense'");
+    client.query("ROLLBACK TO s");
+    assert!(show(&client.read_until_ready()).ends_with("Z(E)"));
+    assert!(show(&client.read_until_ready()).ends_with("Z(T)"));
+    let told = simple(&mut client, &of(b));
+    if let Some(refused) = told.iter().find_map(Message::error) {
+        assert!(refused.code == "0A000" && refused.message.contains("bound to shard"), "{}", refused.message);
+    }
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    // One that failed by itself has done nothing.
+    for sql in ["BEGIN", &of(a), "SAVEPOINT s"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    assert!(client.run("SET LOCAL work_mem = 'nonsense'").ends_with("Z(E)"));
+    for sql in ["ROLLBACK TO s", &of(b), &of(a)] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    sharded.is_whole();
+}
+
 /// Two that wait for each other on different shards are not seen by any server: none waits without end, whatever was rolled back.
 #[test]
 fn waits_for_locks_are_limited_after_rollback_to() {

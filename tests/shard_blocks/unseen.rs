@@ -1,5 +1,7 @@
 //! What functions, triggers and DO do to a block of several shards that no text shows.
 
+use pgweir::clock;
+
 use super::*;
 
 const ON_ALL: [usize; SHARDS] = [0, 1, 2];
@@ -132,4 +134,120 @@ fn code_that_a_block_has_changed_is_known_to_have_changed() {
     drop(client);
     let mut other = sharded.client();
     assert_ne!(other.value("SELECT coalesce(current_setting('app.leaks', true), '')"), "leaked");
+}
+
+/// What code sets for the session it sets on one server as well: the others would answer as if it had not.
+#[test]
+fn what_code_sets_for_the_session_is_refused_in_a_block() {
+    let sharded = Sharded::start(TWO_PHASE);
+    sharded.everywhere(
+        "CREATE FUNCTION of_session() RETURNS void LANGUAGE plpgsql AS $$BEGIN SET app.tenant = '1'; END$$;
+         CREATE FUNCTION by_argument(bool) RETURNS void LANGUAGE plpgsql AS
+             $$BEGIN PERFORM set_config('app.tenant', '2', $1); END$$;
+         CREATE FUNCTION another() RETURNS void LANGUAGE plpgsql AS $$BEGIN SET ROLE NONE; END$$;
+         CREATE FUNCTION atomic() RETURNS text BEGIN ATOMIC SELECT set_config('app.tenant', '3', false); END;
+         CREATE FUNCTION on_update() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN PERFORM set_config('app.tenant', '4', false); RETURN NULL; END$$;
+         CREATE TRIGGER g AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION on_update()",
+    );
+    let mut client = sharded.client();
+    for sql in [
+        "/* pgweir: shard=s0 */ SELECT of_session()",
+        "/* pgweir: shard=s0 */ SELECT by_argument(false)",
+        "/* pgweir: shard=s0 */ SELECT another()",
+        "/* pgweir: shard=s0 */ SELECT atomic()",
+        "UPDATE t SET n = n",
+    ] {
+        refused_in_block(&mut client, sql, "may set something for the transaction");
+    }
+    sharded.is_whole();
+}
+
+/// Nor is anything kept for the session that code makes on several shards at once.
+#[test]
+fn what_code_makes_on_several_shards_is_refused_in_a_block() {
+    let sharded = Sharded::start(TWO_PHASE);
+    sharded.everywhere(
+        "CREATE FUNCTION on_update() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN PERFORM pg_advisory_lock(8); RETURN NULL; END$$;
+         CREATE TRIGGER g AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION on_update()",
+    );
+    refused_in_block(&mut sharded.client(), "UPDATE t SET n = n", "only one server connection has");
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 8";
+    assert_eq!(sharded.cluster.value(locks), "0");
+    sharded.is_whole();
+}
+
+fn refused_in_block(client: &mut RawClient, sql: &str, why: &str) {
+    for sql in ["BEGIN", "SELECT count(*) FROM t"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    let told = simple(client, sql);
+    let (code, message, hint) = error(&told);
+    assert!(code == "0A000" && message.contains(why) && !hint.is_empty(), "{sql}: {code} {message}");
+    assert!(show(&told).ends_with("Z(E)"), "{sql}");
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)", "{sql}");
+}
+
+/// The first statement is sent while no census is there; what it has made is known when the block goes on with others.
+#[test]
+fn what_was_sent_before_the_code_was_known_is_judged_when_others_take_part() {
+    let sharded = Sharded::start(TWO_PHASE);
+    sharded.everywhere(
+        "CREATE FUNCTION locks() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_lock(9); END'",
+    );
+    let mut client = sharded.client();
+    for sql in ["BEGIN", "/* pgweir: shard=s0 */ SELECT locks()"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    let told = simple(&mut client, "SELECT count(*) FROM t");
+    assert!(error(&told).0 == "0A000" && show(&told).ends_with("Z(E)"), "{}", show(&told));
+    // Whichever way it went: the lock is not lost in silence.
+    let told = client.run("ROLLBACK");
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 9";
+    assert!(told == "E(0A000) Z(I)" || sharded.cluster.value(locks) == "1", "{told}");
+}
+
+/// An index that is long in the making may run code that nobody has read: who is refused for that can try again.
+#[test]
+fn a_block_that_cannot_know_the_code_is_to_be_tried_again() {
+    let sharded = Sharded::start(TWO_PHASE);
+    sharded.cluster.sql_in("s0", "CREATE TABLE side (a int4)");
+    let (mut holder, mut changer) = (sharded.cluster.client("s0"), sharded.client());
+    for sql in ["BEGIN", "LOCK TABLE side"] {
+        assert!(holder.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    changer.query("CREATE INDEX ON side (a)");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE INDEX%'";
+    eventually("the index waits", SOON, || (sharded.cluster.value(waiting) == "1").then_some(()));
+    let mut client = sharded.client();
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    let began = clock::now();
+    let (code, message, hint) = error(&simple(&mut client, "SELECT count(*) FROM t"));
+    assert!(code == "40001" && message.contains("not known what code") && !hint.is_empty(), "{code} {message}");
+    assert!(began.elapsed() < Duration::from_secs(8), "one wait for all shards: {:?}", began.elapsed());
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
+    assert!(show(&changer.read_until_ready()).ends_with("Z(I)"));
+    for sql in ["BEGIN", "SELECT count(*) FROM t", "COMMIT"] {
+        assert!(!client.run(sql).contains("E("), "{sql}");
+    }
+    sharded.is_whole();
+}
+
+/// A name without a schema is temporary where pg_temp comes first, on servers that others get.
+#[test]
+fn nothing_temporary_is_made_on_several_shards() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let view = "CREATE VIEW of_t AS SELECT k FROM public.t";
+    let mut client = sharded.client();
+    assert_eq!(client.run("SET search_path = pg_temp"), "C(SET) Z(I)");
+    let (code, message, hint) = error(&simple(&mut client, view));
+    assert!(code == "0A000" && !hint.is_empty(), "{code} {message}");
+    for n in ON_ALL {
+        assert_eq!(sharded.on(n, "SELECT count(*) FROM pg_class WHERE relname = 'of_t'"), "0", "shard {n}");
+    }
+    assert_eq!(client.run("SET search_path = public"), "C(SET) Z(I)");
+    assert_eq!(client.run(view), "C(CREATE VIEW) Z(I)");
+    sharded.is_whole();
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Judged, Known, next_census};
-use crate::client::task::{Client, Stopped};
+use crate::client::limits::Overdue;
+use crate::client::task::{Client, End, Stopped};
 use crate::clock;
 use crate::id::ShardIndex;
 use crate::session::Intake;
@@ -20,6 +21,9 @@ use crate::sql::hidden::{self, sets};
 const LONGEST: Duration = Duration::from_secs(3);
 /// Between two tries, while none may be taken.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// Until when a statement waits for what is not known of code, and which limit of the client's is passed then, if it is one.
+pub(in crate::client) type Until = (Instant, Option<Overdue>);
 
 /// Code that a text makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +76,11 @@ impl Judged {
         self.makes_setter |= new.may_set;
     }
 
+    /// Whether something was sent while no census counted, and was not looked at since.
+    pub(in crate::client) fn is_undecided(&self) -> bool {
+        !self.undecided.is_empty()
+    }
+
     /// Whether what was sent in this transaction may have set something for it; none: that is not known yet.
     pub(in crate::client) fn has_set(&self) -> Option<bool> {
         if self.sets {
@@ -80,7 +89,7 @@ impl Judged {
         let (Some(stamp), Some(database)) = (self.stamp, &self.database) else { return Some(false) };
         let hidden = &database.hidden;
         let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
-        if self.undecided.is_empty() && begun == stamp {
+        if !self.is_undecided() && begun == stamp {
             return Some(false);
         }
         let known = hidden.shards.get(usize::from(self.place.shard.0))?.known.load_full()?;
@@ -111,20 +120,51 @@ impl Client {
         Some(NewCode { may_set: shards.iter().any(may_set) })
     }
 
+    /// Makes up its mind about what was sent within a block of several shards while no census counted, if one counts now: the session may
+    /// turn out to have what only that server has.
+    pub(in crate::client) fn settle_within(&mut self, judged: &mut Judged) {
+        let hidden = &self.database.hidden;
+        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let known = hidden.shards.get(usize::from(judged.place.shard.0)).and_then(|shard| shard.known.load_full());
+        let Some(known) = known.filter(|known| judged.is_undecided() && known.counts(begun, now)) else { return };
+        judged.writes |= judged.may_have_written();
+        // Other code may have run than was read.
+        judged.dirty |= judged.stamp != Some(begun);
+        for (facts, own_types, number) in std::mem::take(&mut judged.undecided) {
+            let traces = known.of_text(&facts, own_types, judged.place.replica, now);
+            // Others see it when the block is committed.
+            judged.changes |= traces.changes_code();
+            self.apply(traces, (&facts, number), judged);
+        }
+    }
+
+    /// Until when a statement that begins now waits for what is not known, on all of its shards together.
+    pub(in crate::client) fn known_until(&self) -> Until {
+        let since = clock::now();
+        let longest = since + LONGEST;
+        match self.limits.statement(since, self.begun_at()) {
+            Some((at, overdue)) if at < longest => (at, Some(overdue)),
+            _ => (longest, None),
+        }
+    }
+
     /// What is found once the shard's census is known; none, where it does not become known in time.
     pub(in crate::client) async fn known_in_time(
         &mut self,
         shard: ShardIndex,
+        (until, overdue): Until,
         find: impl Fn(&Self) -> Option<bool>,
     ) -> Result<Option<bool>, Stopped> {
-        let until = clock::now() + LONGEST;
         loop {
             if let Some(found) = find(self) {
                 return Ok(Some(found));
             }
             let now = clock::now();
             if now >= until {
-                return Ok(None);
+                return match overdue {
+                    Some(overdue) => Err(Stopped::End(End::Told(self.time_is_up(overdue)))),
+                    None => Ok(None),
+                };
             }
             self.learn_hidden(&[shard]);
             let database = Arc::clone(&self.database);
@@ -139,8 +179,13 @@ impl Client {
     }
 
     /// Whether the segment may set something for the transaction by what it runs on this shard, unseen, where `judged` is known of the
-    /// transaction; none: that is not known yet.
-    pub(in crate::client) fn sets_unseen(&self, judged: Option<&Judged>, shard: ShardIndex) -> Option<bool> {
+    /// transaction; none: that is not known yet. `replica`: it runs on a replica.
+    pub(in crate::client) fn sets_unseen(
+        &self,
+        judged: Option<&Judged>,
+        shard: ShardIndex,
+        replica: bool,
+    ) -> Option<bool> {
         let mut texts = Vec::new();
         for (intake, _) in &self.segment.items {
             let (facts, own_types) = match intake {
@@ -161,6 +206,6 @@ impl Client {
         let known = hidden.shards.get(usize::from(shard.0))?.known.load();
         let known = known.as_ref().filter(|known| known.counts(begun, now))?;
         let own = judged.is_some_and(|judged| judged.makes_setter);
-        Some(own || texts.iter().any(|(facts, own_types)| known.may_set(facts, *own_types, true, now)))
+        Some(own || texts.iter().any(|(facts, own_types)| known.may_set(facts, *own_types, replica, now)))
     }
 }

@@ -16,7 +16,7 @@ use crate::id::ShardIndex;
 use crate::server::Connection;
 use crate::session::Intake;
 use crate::shard::plan::{PlanKind, ShardPlan};
-use crate::sql::facts::{Access, RouteHint};
+use crate::sql::facts::{Access, RouteHint, TransactionEffect};
 use crate::wire::message::TransactionStatus;
 
 impl Client {
@@ -120,8 +120,9 @@ impl Client {
                 if !self.session.is_mid_exchange() {
                     return Err(Event::Spread);
                 }
-                self.cx.shared.count_refusal("pipeline");
-                self.replace_by_refusal(spread::pipelined());
+                let error = self.cannot_leave(link, &need.plan);
+                self.cx.shared.count_refusal(error.reason.unwrap_or("pipeline"));
+                self.replace_by_refusal(error);
             }
             Planned::Need(need) if self.waits_to_scatter(link, &need.plan) => return Ok(false),
             Planned::Need(need) => {
@@ -205,22 +206,20 @@ impl Client {
     /// Whether the block goes on with other shards, for the sake of the segment.
     fn leaves_for_others(&self, link: &Link, need: &Need) -> bool {
         let plan = &need.plan;
-        let elsewhere = match plan {
-            ShardPlan::Single { shard, .. } => *shard != link.shard,
-            ShardPlan::Scatter(_) | ShardPlan::Fan(_) => true,
-            ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => false,
-        };
+        let elsewhere = is_elsewhere(plan, link.shard);
         if link.is_part.is_some() {
             // Those that end it or belong to all, and what is asked of no shard in particular: see `serve_spread`.
             let means = self.means();
             let of_all = means != Means::Plain;
+            let others = || !self.session.is_mid_exchange() || self.others_may_have_written();
             return match self.session.status() {
+                _ if self.is_apart() => true,
                 TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, true)),
                 _ if self.touches_portals() || self.is_unlimited() => true,
-                // Whether another has written already is to be asked there.
-                _ if need.access == Access::Write && !link.wrote && self.may_write_one() => true,
+                // Whether another has written already is to be asked there. In the middle of an exchange nobody can be, and COMMIT asks.
+                _ if need.access == Access::Write && !link.wrote && self.may_write_one() && others() => true,
                 // Before it goes to the server it is waited for what is not known.
-                _ if self.sets_unseen(Some(&link.judged), link.shard) != Some(false) => true,
+                _ if self.sets_unseen_here(link) != Some(false) => true,
                 _ => {
                     let nowhere = matches!(plan, ShardPlan::AnyShard { .. });
                     let belongs = || self.bound_at().map_or(self.is_home(link.shard), |shard| shard == link.shard);
@@ -234,6 +233,21 @@ impl Client {
             && !self.can_move(link)
             && !self.session.is_mid_exchange()
             && self.may_spread(link.prologue.is_some())
+    }
+
+    /// The same as `Client::sets_unseen`, of the server that is linked.
+    fn sets_unseen_here(&self, link: &Link) -> Option<bool> {
+        self.sets_unseen(Some(&link.judged), link.shard, link.role == Role::Replica)
+    }
+
+    /// Why the segment, in the middle of an exchange, neither goes to the server nor elsewhere.
+    fn cannot_leave(&self, link: &Link, plan: &ShardPlan) -> Error {
+        if is_elsewhere(plan, link.shard) || self.sets_unseen_here(link).is_some() {
+            return spread::pipelined();
+        }
+        // Whoever tries again is to find it known.
+        self.learn_hidden(&[link.shard]);
+        spread::code_unknown(&format!("\"{}\"", self.database.config.map.name(link.shard)))
     }
 
     /// Whether the segment, which reads several shards, waits for the answers to what came before: they may set the session free of
@@ -276,19 +290,46 @@ impl Client {
             return;
         }
         match self.means() {
-            Means::Plain => {}
+            // What it was that failed, if something does, is known only of what was sent alone: it is remembered as an empty text.
+            Means::Plain if link.unconfirmed.last().is_some_and(|text| text.is_empty()) => {}
+            Means::Plain => link.unconfirmed.push(Box::default()),
             Means::Control(text, _) => link.unconfirmed.push(text.into()),
             Means::Exit(_) | Means::Mixed => link.prologue = None,
         }
     }
 
-    /// Everything is answered: what was done belongs to what other shards are told, and not what has failed.
-    pub(super) fn confirm_prologue(&self, link: &mut Link) {
-        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
-        let done = self.session.status() == TransactionStatus::InTransaction;
-        for text in std::mem::take(&mut link.unconfirmed).iter().filter(|_| done) {
-            link.prologue = link.prologue.take().and_then(|block| block.and(text, facts));
+    /// Everything is answered: what was done belongs to what other shards are told, and not what has failed. Where it is not certain which
+    /// that is, they cannot be told.
+    pub(super) fn confirm_prologue(&mut self, link: &mut Link) {
+        if link.is_part.is_some() {
+            return self.part_has_answered();
         }
+        let sent = std::mem::take(&mut link.unconfirmed);
+        if sent.iter().all(|text| text.is_empty()) {
+            return;
+        }
+        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
+        let goes_back =
+            |text: &[u8]| facts(text).statements.iter().any(|s| s.transaction == TransactionEffect::RollbackTo);
+        let mut before = sent.iter().skip_while(|text| text.is_empty());
+        let certain = match self.session.status() {
+            // Only going back ends a failure: before that something may have failed.
+            TransactionStatus::InTransaction => before.skip(1).all(|text| !goes_back(text)),
+            // It was that one, and it has done nothing.
+            TransactionStatus::Failed if sent.len() == 1 => {
+                if before.all(|text| facts(text).statements.len() == 1) {
+                    return;
+                }
+                false
+            }
+            TransactionStatus::Failed | TransactionStatus::Idle => false,
+        };
+        let mut prologue = link.prologue.take().filter(|_| certain);
+        for text in sent.iter().filter(|text| !text.is_empty()) {
+            prologue = prologue.and_then(|block| block.and(text, facts));
+        }
+        // Else another shard would fail at what this one has done.
+        link.prologue = prologue.filter(|block| spread::has_savepoints(block.facts.statements.iter()));
     }
 
     /// Whether the segment says that listeners are to be told something when it is committed.
@@ -378,6 +419,15 @@ impl Client {
             link.query_since = Some(clock::moment());
         }
         self.session.take_local(self.output.tail());
+    }
+}
+
+/// Whether the plan needs another shard than this one.
+fn is_elsewhere(plan: &ShardPlan, here: ShardIndex) -> bool {
+    match plan {
+        ShardPlan::Single { shard, .. } => *shard != here,
+        ShardPlan::Scatter(_) | ShardPlan::Fan(_) => true,
+        ShardPlan::AnyShard { .. } | ShardPlan::NeedsParameter { .. } | ShardPlan::Reject(_) => false,
     }
 }
 

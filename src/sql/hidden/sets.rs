@@ -1,6 +1,6 @@
 //! What code sets for the transaction that it runs in: settings by SET LOCAL or `set_config(..., true)`, when constraints are checked, how
 //! the transaction goes on. Whoever runs next on the same server meets nothing of that; but the other shards of a transaction do not
-//! know of it.
+//! know of it. Nor do they know of what it sets for its session, which counts here as well.
 //!
 //! See <https://www.postgresql.org/docs/current/sql-set.html>.
 
@@ -137,6 +137,34 @@ mod tests {
         }
         assert!(Census::of([function("clean", "BEGIN END")]).sets_nothing());
         assert!(!Census::of([function("open", "BEGIN EXECUTE x; END")]).sets_nothing());
+    }
+
+    #[test]
+    fn what_sets_for_the_session_sets_for_the_transaction_as_well() {
+        let sets = |runner: Runner| Row::Runs(runner, "set_config".to_owned());
+        let census = Census::of([
+            function("of_session", "BEGIN SET a.b = 1; END"),
+            function("another", "BEGIN SET ROLE other; END"),
+            function("by_argument", "BEGIN PERFORM set_config('a.b', '1', is_local); END"),
+            function("locks", "BEGIN PERFORM pg_advisory_lock(1); END"),
+            sets(Runner::Function("atomic".to_owned())),
+            sets(Runner::Write("defaulted".to_owned())),
+            sets(Runner::Read("guarded".to_owned())),
+        ]);
+        for (text, sets) in [
+            ("SELECT of_session()", true),
+            ("SELECT another()", true),
+            ("SELECT by_argument()", true),
+            ("SELECT atomic()", true),
+            ("INSERT INTO defaulted VALUES (1)", true),
+            ("SELECT * FROM guarded", true),
+            ("DO 'BEGIN SET a.b = 1; END'", true),
+            ("SELECT locks()", false),
+            ("SELECT * FROM defaulted", false),
+        ] {
+            assert_eq!(census.may_set(&facts(text.as_bytes()), false), sets, "{text}");
+        }
+        assert!(Census::of([function("locks", "BEGIN PERFORM pg_advisory_lock(1); END")]).sets_nothing());
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::session::Intake;
 use crate::shard::commit::recovery;
 use crate::shard::plan::Fan;
 use crate::shard::plan::write::{Answer, Copies, Differs, Parts};
+use crate::sql::facts::StatementFacts;
 use crate::sql::scatter::{Rows, is_present};
 use crate::wire::message::{self, TransactionStatus};
 use crate::wire::{encode, frame};
@@ -76,6 +77,9 @@ impl Client {
             Err(error) if fan.reads() => return self.refuse(error).await,
             Err(error) => return self.refuse(writes(error)).await,
         };
+        if self.may_make_temp() {
+            return self.refuse(temp_on_several()).await;
+        }
         let hides = self.may_hide(&fan.shards);
         self.learn_hidden(&fan.shards);
         let mut legs = match self.acquire(&fan.shards, need, None).await {
@@ -194,6 +198,14 @@ impl Client {
             self.curtail(&extended.portal);
         }
         Ok(goes_on)
+    }
+
+    /// Whether the segment may make a temporary object without saying so, by the search_path: the servers of several shards are not kept
+    /// for their client, so that others would meet it. What is altered, and an index, is where its table is.
+    pub(super) fn may_make_temp(&self) -> bool {
+        let made = |s: &StatementFacts| s.makes_object() && !s.why.starts_with("ALTER") && s.why != "CREATE INDEX";
+        let mut facts = self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+        self.session.may_make_temp_unseen() && facts.any(|facts| facts.statements.iter().any(made))
     }
 
     /// What was known of the code of these shards counts no more from here on.
@@ -674,6 +686,16 @@ async fn join_all<T>(mut works: Vec<Work<'_, T>>) -> Vec<T> {
 
 fn cancelled() -> Error {
     Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+}
+
+/// See [`Client::may_make_temp`].
+pub(super) fn temp_on_several() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "search_path names pg_temp, so that what is made on several shards could be temporary there: no session keeps the servers of several",
+    )
+    .hint("SET search_path without pg_temp before it.")
+    .because("temp_on_several")
 }
 
 fn not_utf8() -> Error {

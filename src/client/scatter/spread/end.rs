@@ -87,6 +87,7 @@ impl Client {
 
     /// Why what was written on these shards cannot be committed as it is.
     async fn refuses_commit(&mut self, mode: Mode, writers: &[ShardIndex]) -> Result<Option<Error>, Stopped> {
+        self.settle_all().await?;
         if !self.session.pins().is_empty() {
             return Ok(Some(made_state()));
         }
@@ -142,7 +143,7 @@ impl Client {
     }
 
     /// Rolls back instead of committing, and says why.
-    async fn refuse_commit(&mut self, error: &Error) -> Result<(), End> {
+    pub(super) async fn refuse_commit(&mut self, error: &Error) -> Result<(), End> {
         self.cx.shared.count_refusal(error.reason.unwrap_or("commit"));
         self.end_spread().await;
         self.answer_exit(Err(&run::encoded(error)));
@@ -151,16 +152,26 @@ impl Client {
 
     /// ROLLBACK, or COMMIT of a block that has failed on one shard.
     pub(super) async fn roll_back_spread(&mut self) {
-        // One server would keep it: its client is not to believe that it has it still.
-        let kept = self.session.pins().iter().any(|pin| pin.reason.outlives_rollback());
+        let kept = self.keeps_over_rollback();
         self.end_spread().await;
         if kept {
-            let error = lost_state();
-            self.cx.shared.count_refusal(error.reason.unwrap_or("rollback"));
-            self.answer_exit(Err(&run::encoded(&error)));
+            self.answer_lost_state();
         } else {
             self.answer_exit(Ok("ROLLBACK"));
         }
+    }
+
+    /// Whether one server would keep over ROLLBACK what the block has made: its client is not to believe that it has it still.
+    fn keeps_over_rollback(&mut self) -> bool {
+        self.settle_parts();
+        self.session.pins().iter().any(|pin| pin.reason.outlives_rollback())
+    }
+
+    /// Answers what ends a block that has rolled back by what is lost with it.
+    pub(in crate::client) fn answer_lost_state(&mut self) {
+        let error = lost_state();
+        self.cx.shared.count_refusal(error.reason.unwrap_or("rollback"));
+        self.answer_exit(Err(&run::encoded(&error)));
     }
 
     /// Rolls back on all shards and gives them back; the session is outside of a transaction then.
@@ -177,8 +188,9 @@ impl Client {
 
     /// The same after a failure, of which the client has been told: its block is a failed one.
     pub(super) async fn lose_spread(&mut self) {
+        let kept = self.keeps_over_rollback();
         self.end_spread().await;
-        self.hold_again(Some(Block::lost(Lost::Spread)));
+        self.hold_again(Some(Block::lost(Lost::Spread { kept })));
     }
 
     /// Refuses the segment, and the block fails with it.

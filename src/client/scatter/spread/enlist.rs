@@ -52,10 +52,16 @@ impl Client {
         };
         let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
         let text = spread.prologue.text.clone();
+        let mut begun = Ok(());
         for leg in legs {
-            self.begin_on(leg, &text).await?;
+            if begun.is_ok() {
+                begun = self.begin_on(leg, &text).await;
+            } else {
+                // It was asked nothing.
+                leg.give_back();
+            }
         }
-        Ok(())
+        begun
     }
 
     /// How long the block may wait for connections to these shards, while it holds others.
@@ -176,13 +182,15 @@ impl Client {
         of: impl Fn(ShardIndex) -> bool,
         ask: impl AsyncFn(&mut Leg) -> Result<T, Error>,
     ) -> Result<Vec<(ShardIndex, T)>, Stopped> {
+        // All together have the time of one statement.
+        let since = clock::now();
         let Some(spread) = &mut self.spread else { return Err(Stopped::Refused(fault())) };
         let mut parts = std::mem::take(&mut spread.parts);
         let mut found = Ok(Vec::with_capacity(parts.len()));
         for part in parts.iter_mut().filter(|part| of(part.shard)) {
             let Ok(answers) = &mut found else { break };
             let asked = match part.leg.as_mut() {
-                Some(leg) => self.within_limits(leg.watch(), Box::pin(ask(leg)), clock::now()).await,
+                Some(leg) => self.within_limits(leg.watch(), Box::pin(ask(leg)), since).await,
                 None => Ok(Err(fault())),
             };
             match asked.and_then(|answer| answer.map_err(Stopped::Refused)) {

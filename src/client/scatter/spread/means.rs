@@ -75,7 +75,7 @@ impl Client {
 }
 
 /// Whether all savepoints that the statements of a block go back to or release, one after the other, are there.
-pub(super) fn has_savepoints<'a>(statements: impl Iterator<Item = &'a StatementFacts>) -> bool {
+pub(in crate::client) fn has_savepoints<'a>(statements: impl Iterator<Item = &'a StatementFacts>) -> bool {
     let mut open: Vec<&str> = Vec::new();
     for statement in statements {
         let Some(name) = statement.savepoint.as_deref() else { continue };

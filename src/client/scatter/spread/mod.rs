@@ -24,7 +24,7 @@ mod unseen;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::fan::reply;
+use super::fan::{reply, temp_on_several};
 use super::leg::Leg;
 use super::run::{Outcome, Run};
 use crate::client::block::Block;
@@ -47,10 +47,10 @@ use crate::shard::plan::{Fan, PlanKind, Scatter, ShardPlan};
 use crate::sql::facts::{Access, RouteHint, StatementFacts, TransactionEffect};
 use crate::wire::encode;
 use crate::wire::message::TransactionStatus;
-pub(in crate::client) use means::Means;
+pub(in crate::client) use means::{Means, has_savepoints};
 use portals::Portal;
-pub(in crate::client) use refusal::{aborted, pipelined, stays};
-use refusal::{alone, copies, cursor_elsewhere, explains, fault, lost, mixed, sequences, too_long};
+pub(in crate::client) use refusal::{aborted, code_unknown, pipelined, stays};
+use refusal::{alone, apart, copies, cursor_elsewhere, explains, fault, lost, mixed, sequences, too_long};
 
 /// A shard's part of a block.
 #[expect(clippy::struct_excessive_bools, reason = "each tells another thing that has happened on the server")]
@@ -92,6 +92,26 @@ pub(in crate::client) struct Spread {
     curtailed: Vec<Box<[u8]>>,
     /// On which shards the client has bound its other portals since the block spread.
     bound: Vec<(Box<[u8]>, ShardIndex)>,
+    /// What home has been sent that belongs to the block as a whole, until it has answered.
+    telling: Telling,
+    /// Home has not done what the others have, or has done it alone: the block cannot go on.
+    apart: bool,
+}
+
+/// A text for the block as a whole that home is the last to get.
+#[derive(Default)]
+enum Telling {
+    #[default]
+    Nothing,
+    /// The others have done it.
+    All {
+        /// The prologue with it.
+        longer: Block,
+        /// It makes savepoints, or releases them.
+        saves: bool,
+    },
+    /// The others were not asked, for home is to refuse it.
+    Alone,
 }
 
 impl Spread {
@@ -116,6 +136,17 @@ impl Spread {
 
     fn has_written(&self) -> bool {
         self.parts.iter().any(|part| part.has_written)
+    }
+
+    /// Home has answered; `goes_on`: the transaction does there. What has failed is no part of what others are told. That the others have
+    /// set something then makes no difference, for only going back ends the failure; but they must have the same savepoints for that.
+    fn home_has_answered(&mut self, goes_on: bool) {
+        match std::mem::take(&mut self.telling) {
+            Telling::Nothing => {}
+            Telling::All { longer, .. } if goes_on => self.prologue = longer,
+            Telling::All { saves, .. } => self.apart |= saves,
+            Telling::Alone => self.apart |= goes_on,
+        }
     }
 
     fn put(&mut self, part: Part) {
@@ -150,6 +181,25 @@ impl Client {
         self.spread.as_ref().map(|spread| spread.since)
     }
 
+    /// A shard of the block has answered everything that it was sent by itself.
+    pub(in crate::client) fn part_has_answered(&mut self) {
+        let goes_on = self.session.status() == TransactionStatus::InTransaction;
+        if let Some(spread) = &mut self.spread {
+            spread.home_has_answered(goes_on);
+        }
+    }
+
+    /// Whether the block cannot go on, for its shards have not done the same.
+    pub(in crate::client) fn is_apart(&self) -> bool {
+        self.spread.as_ref().is_some_and(|spread| spread.apart)
+    }
+
+    /// Whether another shard of the block than the one that is served by itself may have written.
+    pub(in crate::client) fn others_may_have_written(&self) -> bool {
+        let wrote = |part: &Part| part.wrote || part.has_written || part.judged.may_have_written();
+        self.spread.iter().flat_map(|spread| &spread.parts).any(wrote)
+    }
+
     /// Whether the shard is where statements go that belong to none.
     pub(in crate::client) fn is_home(&self, shard: ShardIndex) -> bool {
         self.spread.as_ref().is_none_or(|spread| spread.home == shard)
@@ -177,6 +227,8 @@ impl Client {
                     portals: Vec::new(),
                     curtailed: Vec::new(),
                     bound: Vec::new(),
+                    telling: Telling::Nothing,
+                    apart: false,
                 }));
             }
             // Never: without a prologue it does not leave.
@@ -196,6 +248,9 @@ impl Client {
     /// Serves a segment within a block of several shards.
     pub(in crate::client) async fn serve_spread(&mut self) -> Result<(), End> {
         let failed = self.session.status() == TransactionStatus::Failed;
+        if self.is_apart() {
+            return self.end_apart(failed).await;
+        }
         match self.sole_show().filter(|_| !failed) {
             Some(token::NAME) => return Box::pin(self.show_token()).await,
             Some(name) => {
@@ -234,8 +289,9 @@ impl Client {
             let need = self.need_of_any();
             return Box::pin(self.serve_part(self.home(), &need)).await;
         }
+        let until = self.known_until();
         let ready = match self.limit_again().await {
-            Ok(()) => Box::pin(self.all_is_told()).await,
+            Ok(()) => Box::pin(self.all_is_told(until)).await,
             stopped => stopped,
         };
         match ready {
@@ -270,7 +326,7 @@ impl Client {
             ShardPlan::Single { shard, .. } => *shard,
             _ => self.bound_at().unwrap_or(self.home()),
         };
-        match Box::pin(self.sets_nothing_unseen(&need, shard)).await {
+        match Box::pin(self.sets_nothing_unseen(&need, shard, until)).await {
             Ok(()) => {}
             Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
             Err(Stopped::End(end)) => return Err(end),
@@ -285,6 +341,18 @@ impl Client {
             | ShardPlan::AnyShard { .. }
             | ShardPlan::NeedsParameter { .. }
             | ShardPlan::Reject(_) => Box::pin(self.serve_part(shard, &need)).await,
+        }
+    }
+
+    /// The block's shards have not done the same: it can only be ended.
+    async fn end_apart(&mut self, failed: bool) -> Result<(), End> {
+        match self.leaves_block() {
+            Some(TransactionEffect::Commit { .. }) if !failed => self.refuse_commit(&apart()).await,
+            Some(_) => {
+                self.roll_back_spread().await;
+                Ok(())
+            }
+            None => self.fail_spread(apart()).await,
         }
     }
 
@@ -343,7 +411,7 @@ impl Client {
             }
             Ended::Client(end) => Err(end),
             // It is no read that can be tried again.
-            Ended::Retry(_) | Ended::Again | Ended::Refused => Err(End::Told(fault().fatal())),
+            Ended::Retry(_) | Ended::Again | Ended::PassedOver { .. } => Err(End::Told(fault().fatal())),
         }
     }
 
@@ -354,8 +422,9 @@ impl Client {
         let said = facts(text);
         let Some(spread) = &mut self.spread else { return Ok(()) };
         let known = &spread.prologue.facts;
-        if known.unparsed.is_none() && !means::has_savepoints(known.statements.iter().chain(&said.statements)) {
+        if known.unparsed.is_none() && !has_savepoints(known.statements.iter().chain(&said.statements)) {
             // One shard says what is wrong, and after that as after any failure there ROLLBACK TO goes on.
+            spread.telling = Telling::Alone;
             let need = self.need_of_any();
             return Box::pin(self.serve_part(home, &need)).await;
         }
@@ -374,8 +443,10 @@ impl Client {
             Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
             Err(Stopped::End(end)) => return Err(end),
         }
+        let saves =
+            |s: &StatementFacts| matches!(s.transaction, TransactionEffect::Savepoint | TransactionEffect::Release);
         if let Some(spread) = &mut self.spread {
-            spread.prologue = longer;
+            spread.telling = Telling::All { longer, saves: said.statements.iter().any(saves) };
         }
         let need = self.need_of_any();
         Box::pin(self.serve_part(home, &need)).await
@@ -453,6 +524,7 @@ impl Client {
             Ok(_) if matches!(fan.parts, Parts::Copy(_) | Parts::CopyOut(_)) => {
                 return self.fail_spread(copies()).await;
             }
+            Ok(_) if self.may_make_temp() => return self.fail_spread(temp_on_several()).await,
             Ok(asked) => asked,
             Err(error) => return self.fail_spread(super::writes(error)).await,
         };

@@ -82,6 +82,15 @@ pub(super) fn mixed() -> Error {
     )
 }
 
+/// What was told to all shards has not come to the same on all.
+pub(super) fn apart() -> Error {
+    unsupported(
+        "the shards of the transaction have not the same savepoints: one has failed to make or release one, or to refuse one that is not there; the transaction is rolled back on all",
+        "Run the transaction again.",
+        "control_in_block",
+    )
+}
+
 /// In a block that has failed on one of its shards: what PostgreSQL says, though it would take some of the text.
 pub(in crate::client) fn aborted() -> Error {
     Error::us(
@@ -160,20 +169,21 @@ pub(super) fn sets_unseen(shard: &str) -> Error {
         format!(
             "code that runs on shard {shard} may set something for the transaction, which other shards of it would not know of"
         ),
-        "Send SET LOCAL, SELECT set_config(..., true) or SET CONSTRAINTS by itself: it is told to all shards. Leave functions, triggers, policies and DO that set, run EXECUTE, or are not read (other languages than SQL and PL/pgSQL) to transactions of one shard.",
+        "Send SET LOCAL, SELECT set_config(..., true) or SET CONSTRAINTS by itself: it is told to all shards. Leave functions, triggers, policies and DO that set (also for the session), run EXECUTE, or are not read (other languages than SQL and PL/pgSQL) to transactions of one shard.",
         "settings_in_block",
     )
 }
 
-/// The same where that is not known. `shard`: its name.
-pub(super) fn code_unknown(shard: &str) -> Error {
-    unsupported(
+/// The same where that is not known, which passes: 40001, so that whoever tries again does. `shard`: its name.
+pub(in crate::client) fn code_unknown(shard: &str) -> Error {
+    Error::us(
+        SqlState(*b"40001"),
         format!(
             "it is not known what code runs on shard {shard}: it may set something for the transaction, which other shards of it would not know of"
         ),
-        "Functions and triggers are being changed, or the shard does not tell what they are, of which the log says more. Run the transaction again.",
-        "settings_in_block",
     )
+    .hint("Functions, triggers or indexes are being changed, or the shard does not tell what they are, of which the log says more. Run the transaction again.")
+    .because("settings_in_block")
 }
 
 pub(super) fn explains() -> Error {
@@ -217,7 +227,7 @@ pub(in crate::client) fn stays(names: &[String], shard: ShardIndex) -> Error {
     let name = names.get(usize::from(shard.0)).map_or("?", String::as_str);
     unsupported(
         format!("this transaction is bound to shard \"{name}\", and the statement needs others"),
-        "Send BEGIN, SET LOCAL and savepoints by themselves; what sets something for the session, or listens, keeps a transaction on its shard.",
+        "Send BEGIN, SET LOCAL and savepoints by themselves, each when the one before is answered; what sets something for the session, or listens, keeps a transaction on its shard.",
         "leaves_shard",
     )
 }
