@@ -45,5 +45,5 @@ step "documentation tests"
 cargo test --locked --all-features --doc --quiet
 
 step "tests"
-# With all features; that it builds without them, the lints see to.
-cargo nextest run --locked --all-features --no-fail-fast
+# With all features; that it builds without them, the lints see to. Most tests wait for their servers most of the time: two for each core.
+cargo nextest run --locked --all-features --no-fail-fast --test-threads "$(($(nproc) * 2))"

@@ -143,6 +143,33 @@ fn settings_that_failed_behind_their_guard_end_the_connection() {
     assert_eq!(server.finish(), Vec::<String>::new());
 }
 
+/// A time-out or cancel request that hits what comes behind the guard has nothing passed over: the statement has run, and is not done again.
+#[test]
+fn what_fails_behind_the_guard_ends_the_connection() {
+    let late = wire::frame(b'E', b"SERROR\0VERROR\0C57014\0Mcanceling statement due to statement timeout\0\0");
+    let server = FakeServer::serve(move |connection| {
+        let guard = [wire::frame(b't', &[0, 0]), wire::frame(b'T', &[0, 0]), closed(), late.clone()].concat();
+        let answer = [closed(), backend::complete("RESET"), done("PREPARE"), guard, backend::ready(b'I')].concat();
+        let first = [
+            vec![text(b'Q', "SET a.x"), Step::Send(done("SET"))],
+            ahead("RESET \"a\".\"x\""),
+            vec![text(b'Q', "INSERT"), Step::TrySend([answer, done("INSERT 0 1")].concat()), Step::ExpectClose],
+        ];
+        [Step::login(), if connection == 0 { first.concat() } else { vec![Step::ExpectClose] }].concat()
+    });
+    let weir = before(server.port());
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    assert_eq!(a.run("SET a.x = 1"), "C(SET) Z(I)");
+    b.query("INSERT INTO t VALUES (1)");
+    let messages = b.read_to_end();
+    assert_eq!(show(&messages), "E(FATAL 08006)");
+    let told = messages.iter().find_map(wire::Message::error).unwrap();
+    assert!(told.fields[&'D'].contains("may have run"), "{told}");
+    drop((a, b));
+    drop(weir);
+    assert_eq!(server.finish(), Vec::<String>::new());
+}
+
 /// A setting that is not taken any more: the statement behind it must not run, whatever it is and whatever is sent behind it.
 #[test]
 fn nothing_runs_where_a_setting_is_refused() {

@@ -109,8 +109,8 @@ impl Client {
                     leaves_unnamed = true;
                     self.gather_again(leaves_unnamed)?;
                 }
-                Ended::Refused => {
-                    self.cx.shared.count_retry("settings");
+                Ended::PassedOver { refused } => {
+                    self.cx.shared.count_retry(if refused { "settings" } else { "elsewhere" });
                     attempt.ahead = false;
                     self.gather_again(leaves_unnamed)?;
                 }

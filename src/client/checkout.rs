@@ -70,7 +70,8 @@ impl Client {
         request: &Request,
         attempt: &mut Attempt,
     ) -> Result<Box<Link>, Stopped> {
-        let since = clock::moment();
+        // What came from the queue of the short way has waited there.
+        let since = self.claim.as_ref().map_or_else(clock::moment, |claim| claim.since());
         let Lent { checkout, in_flight, route, ahead } = self.lend(shard, request, attempt).await?;
         let mut link = Link::boxed(checkout, in_flight, route.role, shard, route.server, since);
         link.sends_ahead(ahead);
@@ -253,7 +254,8 @@ impl Client {
             };
             // What is held back for the client would be lost with an answer that nobody is to be told of.
             let ahead = attempt.ahead && self.output.is_empty();
-            if ahead && connection.state.settings.reads_texts_for(self.session.settings()) {
+            let (server, client) = (&connection.state.settings, self.session.settings());
+            if ahead && server.reads_texts_for(client) && server.keeps_isolation_for(client) {
                 return Ok((checkout, Some(Box::new(CatchUp { sql, forgets }))));
             }
             let as_new = connection.state.settings.is_as_new();

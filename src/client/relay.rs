@@ -63,8 +63,11 @@ pub(super) enum Ended {
     Retry(Cause),
     /// The same, on whichever server: a plan that one had kept was of no use any more.
     Again,
-    /// The same: the server has not taken the client's settings, which were sent ahead, and has passed over the segment.
-    Refused,
+    /// The same: the server has passed over the segment behind the client's settings, which were sent ahead.
+    PassedOver {
+        /// It has not taken them; else it has ended the session before.
+        refused: bool,
+    },
     /// The segment needs other shards than this one as well: the block goes on with several.
     Spread(Box<Link>),
 }
@@ -236,8 +239,10 @@ enum Event {
         /// It has said nothing since.
         quiet: bool,
     },
-    /// The server has not taken the client's settings, and has passed over the segment; it is ready, or is to be closed.
+    /// The server has passed over the segment behind the client's settings; it is ready, or is to be closed.
     PassedOver {
+        /// It has not taken them; else it has ended the session before.
+        refused: bool,
         /// It has said nothing since.
         quiet: bool,
     },
@@ -358,7 +363,7 @@ impl Link {
         match self.held() {
             // It was not done, and no other standby will do it either.
             Some(Held::Refused { writes }) => Some(Event::Retry(Cause::NeedsPrimary { writes })),
-            Some(Held::PassedOver) => Some(Event::PassedOver { quiet: false }),
+            Some(Held::PassedOver) => Some(Event::PassedOver { refused: true, quiet: false }),
             _ => (self.leave() == Leave::Always && !self.wrote_unseen()).then_some(Event::Retry(cause)),
         }
     }
@@ -818,7 +823,7 @@ impl Client {
                 return Err(match held {
                     Held::Renounced => Event::Again { quiet },
                     Held::Refused { writes } => Event::Refused { writes, quiet },
-                    Held::PassedOver => Event::PassedOver { quiet },
+                    Held::PassedOver => Event::PassedOver { refused: true, quiet },
                 });
             }
             if header.tag == b'A'

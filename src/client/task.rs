@@ -414,7 +414,9 @@ impl Client {
             self.skip();
             return Ok(());
         }
-        self.handle().asks(clock::moment().saturating_duration_since(self.cx.shared.started));
+        if self.claim.is_none() {
+            self.handle().asks(clock::moment().saturating_duration_since(self.cx.shared.started));
+        }
         if self.held_begin.as_ref().is_some_and(|block| block.lost.is_some()) {
             return self.serve_lost();
         }
@@ -509,7 +511,7 @@ impl Client {
     /// The status that the client believes in while it has no server.
     pub(super) fn idle_status(&self) -> TransactionStatus {
         match self.held_begin.as_deref() {
-            Some(Block { lost: Some(Lost::Told | Lost::Spread), .. }) => TransactionStatus::Failed,
+            Some(Block { lost: Some(Lost::Told | Lost::Spread { .. }), .. }) => TransactionStatus::Failed,
             Some(_) => TransactionStatus::InTransaction,
             None if self.spread.is_some() => self.session.status(),
             None => TransactionStatus::Idle,

@@ -3,7 +3,7 @@
 //! It has not run then, nobody was told anything, and the round trip of settings ([`Client::checkout`](crate::client::checkout)) has the last
 //! word: it knows what to try once more, and how to say that it is in vain.
 
-use super::{Event, Held, Leave, Link};
+use super::{Cause, Event, Held, Leave, Link};
 use crate::client::task::{Client, lost};
 use crate::clock;
 use crate::config::PoolMode;
@@ -112,7 +112,10 @@ fn farewell(link: &Link, body: &[u8]) -> Event {
         link.in_flight.server().on_admin_shutdown(&error.message, clock::now());
     }
     if message::error_field(body, b'R') == Some(b"ProcessInterrupts") {
-        return Event::PassedOver { quiet: false };
+        return Event::PassedOver { refused: false, quiet: false };
+    }
+    if let Some(event) = link.leaves_for(Cause::Leaves) {
+        return event;
     }
     Event::ServerLost(error)
 }

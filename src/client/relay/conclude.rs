@@ -83,12 +83,12 @@ impl Client {
                 self.give_back_unheard(link, quiet, false);
                 Ended::Again
             }
-            Event::PassedOver { quiet } => {
-                self.settings_refused = true;
+            Event::PassedOver { refused, quiet } => {
+                self.settings_refused |= refused;
                 // Nothing of the segment has run.
                 link.judged.ended();
                 self.give_back_unheard(link, quiet, true);
-                Ended::Refused
+                Ended::PassedOver { refused }
             }
             Event::Move => {
                 self.hold_again(link.begun.take());

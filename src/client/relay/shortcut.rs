@@ -283,7 +283,7 @@ impl Client {
             Ended::Released => Ok(()),
             Ended::Client(end) => Err(end),
             // Nothing is kept that could be tried again, and there is one shard.
-            Ended::Retry(_) | Ended::Again | Ended::Refused | Ended::Spread(_) => {
+            Ended::Retry(_) | Ended::Again | Ended::PassedOver { .. } | Ended::Spread(_) => {
                 Err(End::Told(lost("its answer was cut short")))
             }
         }
@@ -330,12 +330,16 @@ impl Client {
         })
     }
 
-    /// Nothing was sent: the connection goes back, unless it has ended.
+    /// Nothing was sent: the connection is the long way's, unless it has ended.
     fn turn_back(&self, flight: Option<Flight>) -> Flown {
         self.hides_links();
-        let checkout = flight.and_then(|flight| flight.checkout.prepare(self.cx.id, false));
-        checkout.into_iter().for_each(|checkout| checkout.release(Verdict::Clean));
-        Flown::Back(None)
+        let claim = flight.and_then(|flight| {
+            let Flight { course, checkout, .. } = flight;
+            let pool = Arc::clone(checkout.pool());
+            let checkout = checkout.prepare(self.cx.id, false)?;
+            Some(Claim::new(pool, course.asked, Ok(Asked::Now(checkout))))
+        });
+        Flown::Back(claim)
     }
 
     /// Sends the segment; whether the server's socket has taken all of it.

@@ -45,14 +45,15 @@ impl Session {
         encode::describe_statement(out, GUARD.as_bytes());
         encode::close_statement(out, GUARD.as_bytes());
         encode::query(out, b"");
-        self.pipeline.push(Request::swallow(Kind::Guard { failed: false }));
+        self.pipeline.push(Request::swallow(Kind::Guard { failed: false, described: false }));
     }
 
     /// Takes a message of a server that was sent settings ahead: none of them is the client's. What it is to be sent for that is appended to
     /// `out`.
     ///
     /// # Errors
-    /// When no request explains it, or when the settings have failed and their guard has not: what runs then is not known.
+    /// When no request explains it, when the settings have failed and their guard has not, or when something fails behind the guard's
+    /// Describe: what runs then is not known.
     pub fn on_ahead(
         &mut self,
         tag: u8,
@@ -71,7 +72,7 @@ impl Session {
                 let (forgets, failed) = (*forgets, *failed);
                 self.pipeline.pop();
                 if failed {
-                    let Some(Request { kind: Kind::Guard { failed }, .. }) = self.pipeline.head() else {
+                    let Some(Request { kind: Kind::Guard { failed, .. }, .. }) = self.pipeline.head() else {
                         return desync;
                     };
                     *failed = true;
@@ -80,12 +81,14 @@ impl Session {
                     server.stale_sequences &= !forgets;
                 }
             }
-            (Kind::Guard { .. }, b't' | b'3' | b'I') | (Kind::Guard { failed: false }, b'T' | b'n') => {}
-            (Kind::Guard { .. }, b'E') => {
+            (Kind::Guard { described, .. }, b't') => *described = true,
+            (Kind::Guard { .. }, b'3' | b'I') | (Kind::Guard { failed: false, .. }, b'T' | b'n') => {}
+            // Only the Describe itself has PostgreSQL pass over what follows. A time-out or cancel that hits what comes behind it does not.
+            (Kind::Guard { described: false, .. }, b'E') => {
                 self.pass_over(server, out);
                 return Ok(Ahead::Refused);
             }
-            (Kind::Guard { failed: false }, b'Z')
+            (Kind::Guard { failed: false, .. }, b'Z')
                 if message::ready_for_query(body) == Some(TransactionStatus::Idle) =>
             {
                 self.pipeline.pop();

@@ -120,6 +120,12 @@ impl ServerSettings {
         })
     }
 
+    /// Whether the default isolation level of its transactions stays what it is. Under another one a standby may refuse all but RESET.
+    #[must_use]
+    pub fn keeps_isolation_for(&self, client: &ClientSettings) -> bool {
+        self.others.get(ISOLATION).map(String::as_str) == client.get(ISOLATION)
+    }
+
     /// All as the login's own user, who may set what the client could set; who the client has become since comes last.
     fn difference(&self, client: &ClientSettings) -> String {
         let is_identity = |name: &str| IDENTITY.contains(&name);
