@@ -181,6 +181,10 @@ const SEED: &str = "seed";
 /// Where they begin with none it is not taken for it: helpers that set whatever they are told are common, and who seeds by one is not.
 fn may_name_seed(rest: &[Token]) -> bool {
     let [paren, Token::Text(text), behind, ..] = rest else { return false };
+    // Within a text that is run, where quotes are doubled.
+    if let (true, Token::Word(name)) = (text.is_empty(), behind) {
+        return name.eq_ignore_ascii_case(SEED);
+    }
     let is = |at: usize, symbol: u8| rest.get(at).is_some_and(|token| token.is_symbol(symbol));
     let begins = |name: &str| name.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text));
     // An escape may stand for any character.
@@ -670,6 +674,7 @@ mod tests {
             ("BEGIN PERFORM set_config('Seed', '0.5', false); END", of(Setting) | of(Seed)),
             ("BEGIN PERFORM set_config('seed'::text, '0.5', true); END", Traces::SETS | of(Seed)),
             ("BEGIN PERFORM set_config(n, '0.5', true); END", Traces::SETS),
+            ("BEGIN EXECUTE 'SELECT set_config(''seed'', ''0.5'', false)'; END", unknown | of(Setting) | of(Seed)),
             ("BEGIN PERFORM set_config('app.' || n, v, false); END", of(Setting)),
             ("BEGIN PERFORM set_config('se' || n, v, false); END", of(Setting) | of(Seed)),
             ("BEGIN PERFORM set_config(E's\\x65ed', v, false); END", of(Setting) | of(Seed)),
