@@ -127,7 +127,7 @@ fn a_farewell_behind_the_answer_is_the_pools() {
         [Step::login(), answer(backend::one_value("v", "1")), answer(last.clone()), vec![Step::Close]].concat()
     });
     let weir = before(&fake);
-    for _ in 0..20 {
+    for _ in 0..5 {
         let mut client = weir.client("app");
         for _ in 0..2 {
             assert_eq!(client.value("SELECT 1"), "1");
