@@ -268,6 +268,7 @@ fn what_is_not_there_keeps_no_server() {
         &["SELECT sets_and_raises()"],
         &["BEGIN", "SELECT sets_and_raises()", "ROLLBACK"],
         &["BEGIN", "SELECT sets()", "ROLLBACK"],
+        &["BEGIN; SELECT sets(); ROLLBACK"],
         &["BEGIN", "SAVEPOINT x", "SELECT sets_and_raises()", "ROLLBACK TO x", "COMMIT"],
         &["SELECT listens()", "UNLISTEN *"],
         &["BEGIN", "SELECT nextval('s')", "SELECT lastval()", "COMMIT"],

@@ -473,8 +473,8 @@ impl Session {
         let may_be_temp = self.may_make_temp_unseen();
         let texts = || std::iter::once(facts).chain(run_texts());
         let mut code_may_make = may_be_temp && texts().any(|facts| self.may_have_made_temp(facts));
-        let only = facts.statements.len() == 1;
-        self.part_pins(run().next().unwrap_or(statement), tag, (stands_alone, only));
+        let last = index.saturating_add(1) == facts.statements.len();
+        self.part_pins(run().next().unwrap_or(statement), tag, (stands_alone, last));
         let effects = alone.as_ref().and_then(|(bound, _)| bound.as_deref()).unwrap_or(&statement.effects);
         self.settings.doubt_loose();
         for effect in effects.iter().chain(&of_executed) {

@@ -249,8 +249,8 @@ impl Session {
     }
 
     /// A statement has completed: a rollback undoes what the transaction has set unseen, and whatever else begins or ends a part of one makes
-    /// it uncertain what the next error undoes. `alone`: outside of a block; `only`: the only one of its text.
-    pub(super) fn part_pins(&mut self, statement: &StatementFacts, tag: &[u8], (alone, only): (bool, bool)) {
+    /// it uncertain what the next error undoes. `alone`: outside of a block; `last`: the last one of its text.
+    pub(super) fn part_pins(&mut self, statement: &StatementFacts, tag: &[u8], (alone, last): (bool, bool)) {
         let may_commit = alone && may_commit(statement);
         if statement.transaction == TransactionEffect::None && !may_commit {
             return;
@@ -265,10 +265,10 @@ impl Session {
         // What stands behind it in its text is not undone.
         if ends
             && let Some(first) = self.watch.transaction.take().filter(|_| tag.starts_with(b"ROLLBACK"))
-            && let Some(last) = self.answered.filter(|_| only)
+            && let Some(end) = self.answered.filter(|_| last)
         {
-            self.undo_presumed(first, last);
-            self.watch.undone = Some((first, last));
+            self.undo_presumed(first, end);
+            self.watch.undone = Some((first, end));
         }
     }
 

@@ -177,7 +177,7 @@ pub struct Request {
     pub misread: bool,
     /// What its statements, by their places, run by EXECUTE: what the names stood for when it was sent.
     pub executed: Vec<(usize, Arc<QueryFacts>)>,
-    /// How many of the client's messages were sent before it; 0 for what is ours.
+    /// How many of the client's messages were sent before it; 0 for what is ours, and where nothing asks for it.
     pub number: u64,
     marks: Marks,
 }

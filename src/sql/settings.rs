@@ -276,7 +276,9 @@ pub fn set_config(name: &ConfigArg, value: &ConfigArg, local: &ConfigArg) -> Vec
     let mut effects = Vec::new();
     match (name, value, local) {
         // The random numbers to come are no part of the transaction.
-        (Literal(name), Literal(_), Literal(word)) if boolean(word) == Some("t") && is_seed(name) => {
+        (Literal(name), Literal(_) | ConfigArg::Param(_), Literal(word))
+            if boolean(word) == Some("t") && is_seed(name) =>
+        {
             effects.push(SessionEffect::Pin(PinReason::Seed));
         }
         (_, _, Literal(word)) if boolean(word) == Some("t") => {}

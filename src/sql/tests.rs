@@ -382,6 +382,8 @@ fn effects_by_statement() {
         ("SELECT set_config('search_path', 'pg_temp, public', false)", Read,
             set("search_path", "pg_temp, public")),
         ("SELECT set_config('seed', '0.5', false)", Write, pin(Seed)),
+        ("SELECT set_config('seed', '0.5', true)", Write, pin(Seed)),
+        ("SELECT set_config('seed', $1, true)", Write, pin(Seed)),
         ("SELECT pg_advisory_lock(1), pg_advisory_lock(2)", Write, pin(AdvisoryLock)),
         ("SELECT pg_try_advisory_lock_shared(1)", Write, pin(AdvisoryLock)),
         ("INSERT INTO t SELECT pg_try_advisory_lock(1)", Write, pin(AdvisoryLock)),

@@ -418,7 +418,9 @@ impl ClientSettings {
         let Some(base) = &changes.base else { return };
         let points = changes.savepoints.iter().map(|(_, point)| &point.wanted);
         let differ = points.chain([&self.wanted]).flat_map(|wanted| differing(&base.wanted, wanted));
-        let names: BTreeSet<_> = differ.filter(|name| !is_reported(name)).cloned().collect();
+        // What was in doubt at one of them is so again when that is gone back to, whatever was set since.
+        let doubted = changes.savepoints.iter().flat_map(|(_, point)| &point.doubts).chain(&base.doubts);
+        let names: BTreeSet<_> = differ.filter(|name| !is_reported(name)).chain(doubted).cloned().collect();
         changes.keep_none();
         changes.unfollowed = true;
         changes.doubts.extend(names);

@@ -243,7 +243,25 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn what_was_in_doubt_at_a_savepoint_is_so_behind_too_many() {
+    let back = |between: &dyn Fn(&mut ClientSettings)| {
+        let mut c = ClientSettings::default();
+        c.doubt("a.x");
+        between(&mut c);
+        assert!(c.savepoint("s"));
+        c.assign_default("a.x");
+        c.unfollow();
+        c.rollback_to("s");
+        assert_eq!(c.doubts().collect::<Vec<_>>(), ["a.x"]);
+    };
+    back(&|_| {});
+    back(&|c| c.commit());
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
     /// What the client wants is what a session of its own would have, and what is believed of the server is what it has.
     #[test]
     fn follows_the_model(given in proptest::option::of(0..3_u8), steps in proptest::collection::vec(step(), 1..40)) {

@@ -83,7 +83,6 @@ fn statements(facts: &QueryFacts) -> Traces {
                 // Asks for values of sequences; counted by its name.
                 SessionEffect::Pin(PinReason::SequenceState) => Traces::default(),
                 SessionEffect::Pin(reason) => Traces::of(*reason),
-                SessionEffect::SetUnknown { name } if name == SEED => Traces::of(PinReason::Seed),
                 SessionEffect::Set { .. }
                 | SessionEffect::SetUnknown { .. }
                 | SessionEffect::SetByParams { .. }
@@ -191,12 +190,14 @@ fn may_name_seed(rest: &[Token]) -> bool {
     if !paren.is_symbol(b'(') || text.contains('\\') {
         return true;
     }
-    let cast = is(2, b':') && is(3, b':') && rest.get(4).is_some_and(|token| token.is_word("text")) && is(5, b',');
-    if behind.is_symbol(b',') || cast {
+    let cast = is(2, b':') && is(3, b':') && matches!(rest.get(4), Some(Token::Word(_)));
+    if behind.is_symbol(b',') || (cast && is(5, b',')) {
         return text.eq_ignore_ascii_case(SEED);
     }
-    let joined = is(2, b'|') && is(3, b'|') && !matches!(rest.get(4), None | Some(Token::Symbol(_)));
-    !joined || begins(SEED)
+    // What begins with another text stays that, whatever is joined to it; unless the operator is a longer one.
+    let longer = matches!(rest.get(4), Some(Token::Symbol(c)) if b"~!@#^&|`?+-*/%<>=".contains(c));
+    let joined = is(2, b'|') && is(3, b'|') && !longer;
+    !(joined || cast) || begins(SEED)
 }
 
 /// Whether what follows `SET` is [`SEED`].
@@ -676,6 +677,8 @@ mod tests {
             ("BEGIN PERFORM set_config(n, '0.5', true); END", Traces::SETS),
             ("BEGIN EXECUTE 'SELECT set_config(''seed'', ''0.5'', false)'; END", unknown | of(Setting) | of(Seed)),
             ("BEGIN PERFORM set_config('app.' || n, v, false); END", of(Setting)),
+            ("BEGIN PERFORM set_config('app.' || (c->>'k'), v, true); END", Traces::SETS),
+            ("BEGIN PERFORM set_config('app.x'::varchar, v, true); END", Traces::SETS),
             ("BEGIN PERFORM set_config('se' || n, v, false); END", of(Setting) | of(Seed)),
             ("BEGIN PERFORM set_config(E's\\x65ed', v, false); END", of(Setting) | of(Seed)),
             ("BEGIN PERFORM set_config('a.b'::text, v, false); END", of(Setting)),
