@@ -389,6 +389,7 @@ fn explain_route_says_where_and_why() {
     // Whose an index is the catalog tells, which is not asked here.
     assert!(explain("big", "DROP INDEX t_v")["note"].contains("catalog decides"));
     assert!(!explain("big", "DROP TRIGGER g ON t").contains_key("note"));
+    assert!(!explain("big", "CREATE TABLE mine (a int)").contains_key("note"));
     let mut console = weir.console().unwrap();
     assert_eq!(error(&mut console, "EXPLAIN ROUTE 'SELECT 1'").code, "42601", "two databases: one must be named");
     let unknown = error(&mut console, "EXPLAIN ROUTE FOR appp 'SELECT 1'");

@@ -19,6 +19,7 @@ use crate::sql::facts::{
     Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, StatementFacts, TableRef, TransactionEffect,
 };
 use crate::sql::parse;
+use crate::sql::touch::About;
 use crate::wire::encode;
 
 /// The lines of the answer: item and value. The statement is taken as the first of a session that speaks UTF8
@@ -71,9 +72,13 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
 fn asks_catalog(database: &LiveDatabase, facts: &QueryFacts) -> bool {
     let map = &database.config.map;
     let unknown = |table: &TableRef| map.table(table.schema.as_deref(), &table.name).is_none() && is_unexplained(table);
-    let asks =
-        |s: &StatementFacts| s.touch.about.is_some() && s.shape.tables().iter().chain(&s.touch.made_of).any(unknown);
-    map.is_sharded() && facts.hints.shard.is_none() && facts.statements.iter().any(asks)
+    let asks = |s: &StatementFacts| {
+        // Where a new one goes that is made of no other, the configuration says.
+        let itself = usize::from(s.touch.about == Some(About::New));
+        s.touch.about.is_some() && s.shape.tables().iter().skip(itself).chain(&s.touch.made_of).any(unknown)
+    };
+    let chosen = facts.hints.shard.is_some() || facts.hints.sharding_key.is_some();
+    map.is_sharded() && !chosen && facts.statements.iter().any(asks)
 }
 
 fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, String)>) {

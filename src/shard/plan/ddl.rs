@@ -68,7 +68,8 @@ fn existing(tables: &[TableRef], what: &str, about: About, cx: &PlanContext<'_>)
         match (all, found) {
             (None, _) => all = Some((found, table)),
             (Some((Place::All { copies: a }, first)), Place::All { copies: b }) => {
-                all = Some((Place::All { copies: a || b }, first));
+                // A foreign key to copies makes no copy of the table.
+                all = Some((Place::All { copies: a || (b && about != About::Refers) }, first));
             }
             (Some((first, _)), _) if first == found => {}
             // A foreign key to copies asks that of its own shard.
@@ -112,8 +113,11 @@ fn made(tables: &[TableRef], of: &[TableRef], what: &str, cx: &PlanContext<'_>) 
             Place::Default | Place::Missing => drop(on_default.get_or_insert(table)),
         }
     }
-    // Every shard has a catalog. Beside rows that are spread each reads its own; else the default shard speaks, as for other reads of it.
-    let on_default = if sharded { on_default } else { on_default.or(of_catalog) };
+    // Every shard has a catalog. Beside rows that are spread each reads its own, on a chosen shard; beside copies any shard would be asked, which
+    // are not alike in that.
+    if let (Some(copy), None, Some(_), false) = (on_all, on_default, of_catalog, sharded) {
+        return Err(refusal::beside_catalog(what, &copy.name).into());
+    }
     let is_view = !matches!(what, "CREATE TABLE");
     let belongs = match (on_all, on_default) {
         // The default shard has copies to read as well.
@@ -136,7 +140,7 @@ fn made(tables: &[TableRef], of: &[TableRef], what: &str, cx: &PlanContext<'_>) 
             return Err(refusal::moves(what, &itself.name).into());
         }
         // It may take the place of one that this transaction has made on all shards.
-        (Place::Missing, Place::Default, _) if cx.own == Own::OnSeveral => {
+        (Place::Missing | Place::Default, Place::Default, _) if cx.own == Own::OnSeveral => {
             return Err(refusal::made_here(&itself.name).into());
         }
         _ => belongs,

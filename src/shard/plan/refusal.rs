@@ -194,6 +194,15 @@ pub(super) fn leaves(what: &str, name: &str) -> Error {
     .because("ddl")
 }
 
+/// A view of a reference table and of PostgreSQL's own tables.
+pub(super) fn beside_catalog(what: &str, table: &str) -> Error {
+    refuse(
+        format!("{what} of \"{table}\", which all shards have, and of the system catalog, which is another one on each"),
+        "Make it without the catalog; or on each shard in turn after SET pgweir.shard = 'name', and read it in the same way.",
+    )
+    .because("ddl")
+}
+
 pub(super) fn counts_apart(table: &str) -> Error {
     refuse(
         format!("a sequence of table \"{table}\" would count on each shard by itself, and give the same numbers on several"),

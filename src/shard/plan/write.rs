@@ -14,8 +14,8 @@ use crate::shard::copy::Layout;
 use crate::shard::map::{CrossShardWrites, KeyType};
 use crate::sql::facts::TableRef;
 use crate::sql::scatter::{
-    CopyFormat, CopyIn, Parted, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, parted, reference, rows, runs,
-    unkeyed,
+    CopyFormat, CopyIn, Parted, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, parted, reference, renamed_schema,
+    rows, runs, unkeyed,
 };
 
 /// A write on several shards.
@@ -52,7 +52,7 @@ pub enum Parts {
     CopyOut(Layout),
     /// Rows of COPY FROM STDIN, as they come.
     Copy(CopyRows),
-    /// Each the whole statement, which cannot run in a transaction; what fails on one shard is done on the others.
+    /// Each the whole statement, which runs outside of transactions; what fails on one shard is done on the others.
     Each,
 }
 
@@ -380,6 +380,11 @@ pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanCont
     if let Some(lost) = parted(text).iter().find(|parted| is_lost(parted, cx)) {
         return Err(refusal::leaves(what, &lost.is.name).into());
     }
+    if let Some((was, is)) = renamed_schema(text)
+        && let Some((_, table)) = cx.map.tables.keys().find(|(s, t)| *s == was && cx.map.table(Some(&is), t).is_none())
+    {
+        return Err(refusal::leaves(what, table).into());
+    }
     match runs(text) {
         None => Err(refusal.into()),
         // They change no data.
@@ -490,7 +495,7 @@ fn whole(answer: Answer, copies: Option<Copies>, mode: Mode, proof: String, cx: 
 }
 
 fn each(cx: &PlanContext<'_>) -> ShardPlan {
-    let proof = vec!["it is about what is on every shard, and cannot run in a transaction".to_owned()];
+    let proof = vec!["it is about what is on every shard, and runs outside of transactions".to_owned()];
     ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts: Parts::Each, mode: Mode::BestEffort, proof }))
 }
 

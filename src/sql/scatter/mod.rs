@@ -28,7 +28,7 @@ pub use explain::Explain;
 pub use finish::{Finish, column};
 pub use rows::{Rows, rows};
 pub use select::{Aggregate, Bound, Distinct, Groups, Select, Sort, Target, What};
-pub use whole::{Parted, Runs, keeps_copies, parted, reference, runs, unkeyed};
+pub use whole::{Parted, Runs, keeps_copies, parted, reference, renamed_schema, runs, unkeyed};
 
 /// The longest statement that is taken apart, in bytes.
 const MAX_BYTES: usize = 64 * 1024;

@@ -50,6 +50,18 @@ pub fn parted(text: &str) -> Vec<Parted> {
         .unwrap_or_default()
 }
 
+/// The schema, and its new name, of ALTER SCHEMA ... RENAME TO.
+#[must_use]
+pub fn renamed_schema(text: &str) -> Option<(String, String)> {
+    let renamed = |node: Node<'_>| match node {
+        Node::RenameStmt(stmt) if stmt.rename_type == ObjectType::OBJECT_SCHEMA => {
+            Some((stmt.subname()?.to_owned(), stmt.newname()?.to_owned()))
+        }
+        _ => None,
+    };
+    parse::read(text.as_bytes(), |statements| statements.filter_map(|(_, node)| renamed(node)).next()).ok().flatten()
+}
+
 fn parts(node: Node<'_>) -> Vec<Parted> {
     match node {
         Node::AlterTableStmt(stmt) => {
@@ -118,6 +130,8 @@ fn how(node: Node<'_>) -> Option<Runs> {
         // CREATE FOREIGN TABLE, of which the parser's bindings show no name, and IMPORT FOREIGN SCHEMA, which shows none: by their names such
         // tables are the default shard's.
         Node::Invalid(_) | Node::ImportForeignSchemaStmt(_) => return None,
+        // So are those that a schema is to begin with.
+        Node::CreateSchemaStmt(stmt) if stmt.schema_elts().iter().next().is_some() => return None,
         Node::IndexStmt(stmt) => stmt.concurrent,
         Node::DropStmt(stmt) => stmt.concurrent,
         Node::VacuumStmt(_) | Node::AlterSystemStmt(_) => true,
@@ -278,6 +292,7 @@ mod tests {
             ("ALTER TABLE p DETACH PARTITION t", Some(Runs::InTransaction)),
             ("CREATE FOREIGN TABLE t (a int) SERVER s", None),
             ("IMPORT FOREIGN SCHEMA a FROM SERVER s INTO b", None),
+            ("CREATE SCHEMA s CREATE TABLE t (a int)", None),
             ("REFRESH MATERIALIZED VIEW m", Some(Runs::InTransaction)),
             ("REFRESH MATERIALIZED VIEW CONCURRENTLY m", Some(Runs::Alone)),
             ("VACUUM t", Some(Runs::Alone)),

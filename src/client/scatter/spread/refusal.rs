@@ -216,9 +216,9 @@ pub(super) fn curtailed() -> Error {
     )
 }
 
-/// As PostgreSQL refuses it.
+/// As PostgreSQL refuses most of them: REINDEX and CLUSTER of one plain table it would run.
 pub(super) fn alone() -> Error {
-    Error::us(SqlState(*b"25001"), "the statement cannot run inside a transaction block")
+    Error::us(SqlState(*b"25001"), "over several shards the statement cannot run inside a transaction block")
         .hint("Send it outside of a transaction block.")
 }
 
