@@ -50,7 +50,7 @@ fuzz: ## Run each fuzz target for FUZZ_SECONDS (600).
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: soak
-soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish, 64 that leave all kinds of state, pgbench, replicas and primaries that fail, transfers between shards that are killed; then SOAK_QUERIES over shards.
+soak: ## Run the loads for SOAK_SECONDS (600) each: 2,000 clients that come and vanish, 64 that leave all kinds of state, pgbench, replicas and primaries that fail, transfers between shards that are killed; then every kind of state left at every step, 100,000 hashes of each type, and SOAK_QUERIES over shards.
 	@scripts/install-deps.sh build postgres test
 	PGWEIR_SOAK_SECONDS=$(SOAK_SECONDS) cargo nextest run --locked --profile soak --no-capture --test churn --test tools --test failover --test shard_recovery --test shard_writes --test sharding --test replicas \
 		-E 'binary(churn) or test(pgbench) or test(in_a_loop_under_load) or test(money_is_neither_made) or test(copied_rows_lie) or test(servers_hash_as_we_do) or test(reads_are_shared_by_weight) or test(write_then_read_pairs)'

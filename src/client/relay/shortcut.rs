@@ -1,7 +1,7 @@
 //! The short way of an ordinary statement that is a transaction by itself, which most are: it goes to the one server there is, and its answer
 //! comes in one piece and goes back.
 //!
-//! Nothing is planned, routed, queued or remembered for it: what the long way would find out is known beforehand
+//! Nothing is planned, routed or remembered for it: what the long way would find out is known beforehand
 //! ([`QueryFacts::is_ordinary`](crate::sql::facts::QueryFacts::is_ordinary), [`Session::is_at_ease`](crate::session::Session::is_at_ease),
 //! [`Shortcut`]), and that it leaves nothing behind is seen by its answer ([`answer::is_whole`]). Until then its messages stay in the segment,
 //! and their bytes in the input.
