@@ -226,34 +226,12 @@ def start(rig, program, loads):
         "weir-scram": lambda: rig.start_pgweir("weir-scram", program),
         "weir-tls": lambda: rig.start_pgweir("weir-tls", program, general=tls),
         "weir-kept": lambda: rig.start_pgweir("weir-kept", program, general="prepare_unnamed = 5\n"),
-        "weir-split": lambda: start_split(rig, program),
-        "weir-shards": lambda: start_shards(rig, program),
+        "weir-split": lambda: rig.start_split("weir-split", program, of="direct"),
+        "weir-shards": lambda: rig.start_shards("weir-shards", program, first="direct"),
     }
     for target, make in makers.items():
         if target in wanted:
             make()
-
-
-def start_split(rig, program):
-    rig.start_replica("replica", of="direct")
-    rig.start_pgweir(
-        "weir-split", program,
-        database=f'primary = "{rig.url("direct")}"\nreplicas = ["{rig.url("replica")}"]\nprobe_user = "bench"\n',
-    )  # fmt: skip
-
-
-def start_shards(rig, program):
-    rig.start_postgres("shard2")
-    halves = (("direct", 0, 8191), ("shard2", 8192, 16383))
-    shards = "".join(
-        f'[[databases.bench.shards]]\nname = "{name}"\nslots = [[{first}, {last}]]\nprimary = "{rig.url(name)}"\n'
-        for name, first, last in halves
-    )
-    # Both have all rows: which shard a key is asked from is all that matters here.
-    rig.start_pgweir(
-        "weir-shards", program,
-        database=f'{shards}[databases.bench.tables]\npgbench_accounts = {{ key = "aid", type = "integer" }}\n',
-    )  # fmt: skip
 
 
 def make_certificate(rig):

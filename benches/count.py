@@ -5,7 +5,7 @@ Unlike CPU time these counts come out alike on a busy machine: to 1 % with one c
 of them one wait serves. They say nothing of what the kernel does, and nothing of cold caches. Two runs of different length are
 counted, and the difference is what is told, so that logging in does not count; what the proxy does at rest meanwhile does.
 
-    benches/count.py [--program FILE] [--pgbouncer] [--modes simple,extended,prepared] [--clients 1,16] [--pool 20] [--top 40] [--json FILE]
+    benches/count.py [--program FILE] [--pgbouncer] [--modes simple,extended,prepared] [--clients 1,16] [--pool 20] [--before one|split|shards] [--top 40] [--json FILE]
 """
 
 import argparse
@@ -76,6 +76,7 @@ def main():
     parser.add_argument("--modes", type=words, default=["simple", "extended", "prepared"])
     parser.add_argument("--clients", type=words, default=["1", "16"])
     parser.add_argument("--pool", type=int, default=rigs.POOL_SIZE, help="server connections; with fewer than clients, they wait for each other (default: %(default)s)")
+    parser.add_argument("--before", choices=["one", "split", "shards"], default="one", help="what pgweir stands before: a server, one with a replica, two shards")
     parser.add_argument("--top", type=int, default=0, help="so many functions and files of each load")
     parser.add_argument("--json", type=Path, help="where the totals are written to as well")
     options = parser.parse_args()
@@ -86,7 +87,8 @@ def main():
         if options.pgbouncer:
             rig.start_pgbouncer()
         else:
-            rig.start_pgweir(name, options.program)
+            starts = {"one": rig.start_pgweir, "split": rig.start_split, "shards": rig.start_shards}
+            starts[options.before](name, options.program)
         for mode in options.modes:
             if options.pgbouncer and mode == "prepared" and rigs.pgbouncer_version() < (1, 21):
                 continue

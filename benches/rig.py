@@ -114,6 +114,23 @@ class Rig:
         shutil.copy(program, copy)
         self.start(name, copy, toml)
 
+    def start_split(self, name, program, of="direct"):
+        """pgweir before the cluster `of` and a replica of it."""
+        self.start_replica(f"{name}-replica", of=of)
+        urls = f'primary = "{self.url(of)}"\nreplicas = ["{self.url(f"{name}-replica")}"]\n'
+        self.start_pgweir(name, program, database=f'{urls}probe_user = "bench"\n')
+
+    def start_shards(self, name, program, first="direct"):
+        """pgweir before two shards by `aid`: the cluster `first` and another. Both have all rows: which one a key is asked from is all that matters."""
+        self.start_postgres(f"{name}-2")
+        halves = ((first, 0, 8191), (f"{name}-2", 8192, 16383))
+        shards = "".join(
+            f'[[databases.bench.shards]]\nname = "s{at}"\nslots = [[{low}, {high}]]\nprimary = "{self.url(server)}"\n'
+            for at, (server, low, high) in enumerate(halves)
+        )
+        tables = '[databases.bench.tables]\npgbench_accounts = { key = "aid", type = "integer" }\n'
+        self.start_pgweir(name, program, database=f"{shards}{tables}")
+
     def start(self, name, *command):
         log = open(self.dir / f"{name}.log", "ab")
         self.processes[name] = subprocess.Popen(

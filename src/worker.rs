@@ -151,6 +151,7 @@ async fn run(setup: Setup, mut connections: mpsc::Receiver<Detached>, clients: A
         harmless: RefCell::default(),
         limits: CommonLimits::default(),
         rng: RefCell::new(SmallRng::from_os_rng()),
+        views: RefCell::default(),
         console: console(),
     });
     if let Some(tick) = tick {

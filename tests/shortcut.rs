@@ -146,6 +146,16 @@ fn counted(weir: &Weir) -> BTreeMap<String, String> {
     app.into_iter().filter(|(name, _)| name.ends_with("_count") || name.ends_with("received")).collect()
 }
 
+/// What only reads.
+const READS: &[&str] = &[
+    "SELECT v FROM short WHERE k = 1",
+    "SELECT v FROM short WHERE k = 1 ORDER BY v",
+    "SELECT 1 / (k - 1) FROM short WHERE k = 1",
+    "SELECT repeat('x', 200000) FROM short WHERE k = 1",
+    "SELECT v FROM short WHERE v = E'\\x74wo' AND k = 1",
+    "SELECT v FROM no_such_table WHERE k = 1",
+];
+
 /// The same statements, each by three ways, on the short way and, with a comment before them that has them routed, on the long one.
 fn work(client: &mut RawClient, prefix: &str) -> Vec<String> {
     let texts = [
@@ -159,6 +169,10 @@ fn work(client: &mut RawClient, prefix: &str) -> Vec<String> {
         "DELETE FROM short WHERE k = 2",
         "SELECT v FROM no_such_table",
     ];
+    work_of(client, prefix, &texts)
+}
+
+fn work_of(client: &mut RawClient, prefix: &str, texts: &[&str]) -> Vec<String> {
     let mut heard = Vec::new();
     for (at, text) in texts.iter().enumerate() {
         let text = format!("{prefix}{text}");
@@ -190,21 +204,32 @@ fn both_ways_say_and_count_the_same() {
     cluster.sql("CREATE TABLE short (k int, v text)");
     cluster.sql("INSERT INTO short VALUES (1, 'one')");
     let weir = Weir::builder().cluster("app", &cluster, &[]).start();
-    let mut client = weir.client("app");
     // A hint is one thing that is out of the ordinary; it changes nothing here.
-    let hint = "/* pgweir: primary */ ";
+    compare(&weir, "/* pgweir: primary */ ", &work);
+}
+
+/// Compares both ways, of which `hint` makes the long one.
+fn compare(weir: &Weir, hint: &str, work: &dyn Fn(&mut RawClient, &str) -> Vec<String>) {
     let nothing = " ".repeat(hint.len());
-    // Once, so that the code is known, and the statements are prepared.
-    work(&mut client, &nothing);
-    drop(client);
-    work(&mut weir.client("app"), hint);
+    // So that the code is known, and the statements are prepared.
+    // The second time, for it may be learned during the first.
+    for _ in 0..2 {
+        work(&mut weir.client("app"), &nothing);
+        work(&mut weir.client("app"), hint);
+    }
+    // A server that waits to learn what code there is is counted when it is given back.
+    let left = || {
+        let free = weir.admin_table("SHOW POOLS").iter().all(|pool| pool["sv_active"] == "0");
+        (free && weir.admin_table("SHOW CLIENTS").len() <= 2).then_some(())
+    };
     let of = |prefix: &str| {
-        let before = counted(&weir);
+        eventually("all have left", SOON, left);
+        let before = counted(weir);
         let mut client = weir.client("app");
         let heard = work(&mut client, prefix);
         drop(client);
-        eventually("it has left", SOON, || (weir.admin_table("SHOW CLIENTS").len() <= 2).then_some(()));
-        let after = counted(&weir);
+        eventually("it has left", SOON, left);
+        let after = counted(weir);
         let number = |text: &String| text.parse::<i64>().unwrap();
         let grown: BTreeMap<_, _> =
             after.iter().map(|(name, now)| (name.clone(), number(now) - number(&before[name]))).collect();
@@ -214,6 +239,114 @@ fn both_ways_say_and_count_the_same() {
     let (long, counted_long) = of(hint);
     assert_eq!(short, long);
     assert_eq!(counted, counted_long);
+}
+
+/// A primary with a replica that has replayed all.
+fn pair(sql: &str) -> (Cluster, Cluster) {
+    let primary = Cluster::start();
+    let replica = primary.replica();
+    primary.sql(sql);
+    primary.wait_replayed(&replica);
+    (primary, replica)
+}
+
+fn before_pair(primary: &Cluster, replica: &Cluster, general: &str) -> Weir {
+    let general = format!("probe_interval = \"100ms\"\n{general}");
+    let url = |cluster: &Cluster| format!("\"postgres://127.0.0.1:{}/postgres\"", cluster.port());
+    let (first, second) = (url(primary), url(replica));
+    let toml = format!("[databases.app]\nuser = \"postgres\"\nprimary = {first}\nreplicas = [{second}]");
+    let weir = Weir::builder().database(&toml).general(&general).start();
+    let port = replica.port().to_string();
+    eventually("the replica is probed", SOON, || {
+        let rows = weir.admin_table("SHOW REPLICAS");
+        rows.iter().any(|row| row["port"] == port && !row["lag_bytes"].is_empty()).then_some(())
+    });
+    weir
+}
+
+#[test]
+fn reads_on_replicas_say_and_count_the_same() {
+    let (primary, replica) = pair("CREATE TABLE short (k int, v text); INSERT INTO short VALUES (1, 'one')");
+    let weir = before_pair(&primary, &replica, "");
+    compare(&weir, "/* pgweir: replica */ ", &|client, prefix| work_of(client, prefix, READS));
+    let served = |cluster: &Cluster| {
+        let port = cluster.port().to_string();
+        let rows = weir.admin_table("SHOW REPLICAS");
+        rows.iter().find(|row| row["port"] == port).map(|row| row["reads"].clone()).unwrap()
+    };
+    assert_eq!(served(&primary), "0");
+    // Six works: each text by the simple and the extended protocol, and three times bound alone. What was only prepared may count as well.
+    assert!(served(&replica).parse::<usize>().unwrap() >= 6 * READS.len() * 5, "{}", served(&replica));
+}
+
+#[test]
+fn what_a_shard_is_asked_says_and_counts_the_same() {
+    let shards = [Cluster::start(), Cluster::start()];
+    shards.iter().for_each(|shard| drop(shard.sql("CREATE TABLE short (k int NOT NULL, v text)")));
+    let of = |at: usize, slots: &str| {
+        let url = format!("postgres://127.0.0.1:{}/postgres", shards[at].port());
+        format!("[[databases.app.shards]]\nname = \"s{at}\"\nslots = [[{slots}]]\nprimary = \"{url}\"\n")
+    };
+    let listed = "[databases.app.tables]\nshort = { key = \"k\", type = \"integer\" }";
+    let toml = format!(
+        "[databases.app]\nuser = \"postgres\"\npool_size = 1\n{}{}{listed}",
+        of(0, "0, 8191"),
+        of(1, "8192, 16383")
+    );
+    let weir = Weir::builder().database(&toml).start();
+    // 0 and 2 are the first shard's, -1 is the second's.
+    for key in ["0", "2", "-1"] {
+        let writes = [
+            format!("INSERT INTO short VALUES ({key}, 'two')"),
+            format!("UPDATE short SET v = 'zwei' WHERE k = {key}"),
+            format!("SELECT v FROM short WHERE k = {key}"),
+            format!("UPDATE short SET v = (1 / (k - {key}))::text WHERE k = {key}"),
+            format!("DELETE FROM short WHERE k = {key}"),
+        ];
+        let reads =
+            READS.iter().map(|text| text.replace("k = 1", &format!("k = {key}"))).filter(|t| !t.contains("no_such"));
+        let texts: Vec<String> = writes.into_iter().chain(reads).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let hint = format!("/* pgweir: sharding_key={key} */ ");
+        compare(&weir, &hint, &|client, prefix| work_of(client, prefix, &texts));
+    }
+    // Each plan is counted once.
+    let metrics = weir.http_get("/metrics").1;
+    let single = metrics.lines().find(|line| line.contains("plan") && line.contains("single")).unwrap();
+    assert!(!single.ends_with(" 0"), "{single}");
+}
+
+/// The server of a read that was sent on the short way, and of one that waits for it there, goes: another answers.
+#[test]
+fn a_replica_that_goes_is_left_for_another() {
+    let (primary, replica) = pair("CREATE TABLE short (v text); INSERT INTO short VALUES ('one')");
+    let weir = before_pair(&primary, &replica, "default_pool_size = 1");
+    let (mut sleeper, mut waiter) = (weir.client("app"), weir.client("app"));
+    for client in [&mut sleeper, &mut waiter] {
+        for _ in 0..3 {
+            assert_eq!(client.value("SELECT v FROM short"), "one");
+        }
+    }
+    let row = |column: &str| {
+        let port = replica.port().to_string();
+        let rows = weir.admin_table("SHOW REPLICAS");
+        rows.iter().find(|row| row["port"] == port).unwrap()[column].clone()
+    };
+    for ends in ["pg_terminate_backend(pid)", "kill"] {
+        eventually("the replica is up", SOON, || (row("state") == "up").then_some(()));
+        sleeper.query("SELECT pg_sleep(1), v FROM short");
+        let runs = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(1)%'";
+        eventually("it runs", SOON, || (replica.value(runs) == "1").then_some(()));
+        waiter.query("SELECT v FROM short");
+        if ends == "kill" {
+            replica.kill9();
+        } else {
+            replica
+                .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(1)%'");
+        }
+        assert_eq!(show(&sleeper.read_until_ready()), "T(pg_sleep:2278,v:25) D(|one) C(SELECT 1) Z(I)", "{ends}");
+        assert_eq!(show(&waiter.read_until_ready()), "T(v:25) D(one) C(SELECT 1) Z(I)", "{ends}");
+    }
 }
 
 #[test]
@@ -251,7 +384,7 @@ fn whoever_sends_ahead_or_leaves_meanwhile_is_noticed() {
 }
 
 /// What can happen to a client that waits for the only server, which another has.
-fn wait_and_see(weir: &Weir, prefix: &str) -> Vec<String> {
+fn wait_and_see(weir: &Weir, prefix: &str, begin: &str) -> Vec<String> {
     let row = |column: &str| {
         let pools = weir.admin_table("SHOW POOLS");
         pools.iter().find(|pool| pool["database"] == "app").map_or(String::new(), |pool| pool[column].clone())
@@ -263,7 +396,9 @@ fn wait_and_see(weir: &Weir, prefix: &str) -> Vec<String> {
         for _ in 0..2 {
             assert_eq!(waiter.run(&text(value)), "T(v:25) C(SELECT 0) Z(I)");
         }
-        assert_eq!(holder.run("BEGIN"), "C(BEGIN) Z(T)");
+        assert_eq!(holder.run(begin), "C(BEGIN) Z(T)");
+        // That shows where.
+        assert_eq!(holder.run("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(T)");
         waiter.query(&text(value));
         eventually("it waits", SOON, || (row("cl_waiting") == "1").then_some(()));
     };
@@ -318,11 +453,23 @@ fn who_waits_is_served_and_told_as_on_the_long_way() {
     let general = "query_wait_notify = \"700ms\"\nquery_wait_timeout = \"1500ms\"";
     let weir = Weir::builder().cluster("app", &cluster, &[]).general(general).database("pool_size = 1").start();
     let hint = "/* pgweir: primary */ ";
-    let short = wait_and_see(&weir, &" ".repeat(hint.len()));
+    let short = wait_and_see(&weir, &" ".repeat(hint.len()), "BEGIN");
     let told = format!("{short:?}");
     assert!(told.contains("E(57014)") && told.contains("E(53300)") && told.contains("N(NOTICE 00000)"), "{told}");
     assert!(told.contains("within 1.5 s (query_wait_timeout)"), "{told}");
-    assert_eq!(short, wait_and_see(&weir, hint));
+    assert_eq!(short, wait_and_see(&weir, hint, "BEGIN"));
+}
+
+#[test]
+fn who_waits_for_a_replica_is_served_and_told_as_on_the_long_way() {
+    let (primary, replica) = pair("CREATE TABLE short (v text)");
+    let general = "query_wait_notify = \"700ms\"\nquery_wait_timeout = \"1500ms\"\ndefault_pool_size = 1";
+    let weir = before_pair(&primary, &replica, general);
+    let hint = "/* pgweir: replica */ ";
+    let short = wait_and_see(&weir, &" ".repeat(hint.len()), "BEGIN READ ONLY");
+    let told = format!("{short:?}");
+    assert!(told.contains("E(57014)") && told.contains("E(53300)") && told.contains("N(NOTICE 00000)"), "{told}");
+    assert_eq!(short, wait_and_see(&weir, hint, "BEGIN READ ONLY"));
 }
 
 /// All get their own answers, and the wait is counted.

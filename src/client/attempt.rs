@@ -11,6 +11,7 @@ use crate::client::relay::{Cause, Ended};
 use crate::client::shared::Activity;
 use crate::client::task::{Client, End, Stopped, lost};
 use crate::clock;
+use crate::config::Role;
 use crate::error::{Error, SqlState};
 use crate::health::line::Place;
 use crate::id::{ServerIndex, ShardIndex};
@@ -57,6 +58,16 @@ pub(super) enum Stays {
     Left,
 }
 
+/// What came of a segment on a server.
+pub(super) struct Tried {
+    pub(super) ended: Ended,
+    /// The client wrote there.
+    pub(super) wrote: bool,
+    pub(super) role: Role,
+    pub(super) shard: ShardIndex,
+    pub(super) server: ServerIndex,
+}
+
 impl Attempt {
     /// The first, now.
     pub(super) fn new() -> Self {
@@ -77,23 +88,38 @@ impl Attempt {
 
 impl Client {
     /// Gets a server and relays; again on another where that is certain to be unnoticed.
-    pub(super) async fn execute(&mut self, mut need: Need) -> Result<(), End> {
-        let mut attempt = Attempt { ahead: self.may_follow_settings(), ..Attempt::new() };
+    pub(super) async fn execute(&mut self, need: Need) -> Result<(), End> {
+        let attempt = Attempt { ahead: self.may_follow_settings(), ..Attempt::new() };
+        self.execute_from(need, attempt, None).await
+    }
+
+    /// The same, where a server may have been `tried` already.
+    pub(super) async fn execute_from(
+        &mut self,
+        mut need: Need,
+        mut attempt: Attempt,
+        mut tried: Option<Tried>,
+    ) -> Result<(), End> {
         // Once is enough: what fails as an unnamed statement too is wrong by itself, and would be tried for ever.
         let mut leaves_unnamed = false;
         loop {
-            let (shard, request) = self.request(&need, &attempt);
-            let link = match self.link(shard, &request, &mut attempt).await {
-                Ok(link) => link,
-                Err(Stopped::Refused(error)) => {
-                    let told = attempt.crash.take().filter(|_| error.sqlstate != SqlState::QUERY_CANCELED);
-                    return self.give_up(told.as_ref().unwrap_or(&error), &error);
+            let Tried { ended, wrote, role, shard, server } = match tried.take() {
+                Some(tried) => tried,
+                None => {
+                    let (shard, request) = self.request(&need, &attempt);
+                    let link = match self.link(shard, &request, &mut attempt).await {
+                        Ok(link) => link,
+                        Err(Stopped::Refused(error)) => {
+                            let told = attempt.crash.take().filter(|_| error.sqlstate != SqlState::QUERY_CANCELED);
+                            return self.give_up(told.as_ref().unwrap_or(&error), &error);
+                        }
+                        Err(Stopped::End(end)) => return Err(end),
+                    };
+                    let (role, server) = (link.role(), link.server());
+                    let (ended, wrote) = self.relay(link, &need).await;
+                    Tried { ended, wrote, role, shard, server }
                 }
-                Err(Stopped::End(end)) => return Err(end),
             };
-            let role = link.role();
-            let server = link.server();
-            let (ended, wrote) = self.relay(link, &need).await;
             if wrote {
                 self.last_write = Some(clock::now());
             }

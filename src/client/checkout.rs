@@ -142,7 +142,8 @@ impl Client {
         }
     }
 
-    fn choose(
+    /// The server that the request goes to now, where it counts as under way from here on.
+    pub(super) fn choose(
         &self,
         shard: ShardIndex,
         request: &Request,
@@ -151,7 +152,7 @@ impl Client {
     ) -> Result<(Route, InFlight), Error> {
         let internal = || Error::us(SqlState::INTERNAL_ERROR, "the route names no server");
         let health = self.database.health.get(usize::from(shard.0)).ok_or_else(internal)?;
-        let (one, mut several) = (health.only_view(now), Vec::new());
+        let (one, mut several) = (health.only_view(now), self.cx.views.borrow_mut());
         if one.is_none() {
             health.views(now, &mut several);
         }

@@ -178,8 +178,8 @@ impl Hidden {
 /// Texts that leave nothing behind, as was found lately, of one worker: see `Client::leaves_nothing`.
 pub struct Harmless(Box<[Option<HarmlessText>]>);
 
-/// Where: of whose code, on which shard, and after how many changes of it.
-type Whose = (u64, ShardIndex, u64);
+/// Where: of whose code, on which shard, whether on a replica, and after how many changes of it.
+type Whose = (u64, ShardIndex, bool, u64);
 
 struct HarmlessText {
     facts: Arc<QueryFacts>,
@@ -435,13 +435,13 @@ impl Client {
         }
     }
 
-    /// Whether it is known for certain that an ordinary text leaves nothing behind on the shard's primary. Then how many changes of code have
-    /// begun: once there are more, it may have run other code than was read; none: it runs nobody's.
+    /// Whether it is known for certain that an ordinary text leaves nothing behind on the shard's primary, or on a `replica`. Then how many
+    /// changes of code have begun: once there are more, it may have run other code than was read; none: it runs nobody's.
     pub(super) fn leaves_nothing(
         &self,
         facts: &Arc<QueryFacts>,
         own_types: bool,
-        shard: ShardIndex,
+        (shard, replica): (ShardIndex, bool),
     ) -> Option<Option<u64>> {
         if own_types {
             return None;
@@ -452,14 +452,14 @@ impl Client {
         let hidden = &self.database.hidden;
         let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::moment());
         let mut harmless = self.cx.harmless.borrow_mut();
-        if harmless.has(facts, (hidden.id, shard, begun), now) {
+        if harmless.has(facts, (hidden.id, shard, replica, begun), now) {
             return Some(Some(begun));
         }
         let known = hidden.shards.get(usize::from(shard.0))?.known.load();
         // Beyond its time somebody must have it taken anew.
         let known = known.as_ref().filter(|known| known.stamp == begun && now < known.until)?;
-        known.of_text(facts, false, false, now).is_none().then(|| {
-            harmless.add(facts, (hidden.id, shard, begun), known.until);
+        known.of_text(facts, false, replica, now).is_none().then(|| {
+            harmless.add(facts, (hidden.id, shard, replica, begun), known.until);
             Some(begun)
         })
     }

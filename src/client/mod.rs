@@ -61,6 +61,7 @@ use crate::config::General;
 use crate::config::PoolMode;
 use crate::config::tls::SslMode;
 use crate::error::{Error, SqlState};
+use crate::health::view::ServerView;
 use crate::id::WorkerId;
 use crate::net::buffer::write_all;
 use crate::net::stream::Detached;
@@ -107,6 +108,8 @@ pub struct WorkerContext {
     pub limits: CommonLimits,
     /// Random numbers that need not be secret.
     pub rng: RefCell<SmallRng>,
+    /// Room for what is known of the servers of a shard while one of them is chosen.
+    pub views: RefCell<Vec<ServerView>>,
     /// Answers those who connect to the console.
     pub console: Rc<dyn Console>,
 }

@@ -4,6 +4,7 @@ use crate::client::own;
 use crate::client::segment::Segment;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
+use crate::id::ShardIndex;
 use crate::session::settings::decides_shard;
 use crate::session::{Intake, Session};
 use crate::shard::check::Distrust;
@@ -32,6 +33,22 @@ pub struct Need {
     pub wrote: bool,
     /// Its shard.
     pub plan: ShardPlan,
+}
+
+impl Need {
+    /// What a read needs that asks for nothing else of its `shard`.
+    #[must_use]
+    pub fn plain_read(shard: ShardIndex) -> Self {
+        Self {
+            access: Access::Read,
+            hint: RouteHint::Auto,
+            begin_read_only: false,
+            changes_catalog: false,
+            asks_sequences: false,
+            wrote: false,
+            plan: ShardPlan::Single { shard, why: Why::Unsharded },
+        }
+    }
 }
 
 /// What planning depends on.

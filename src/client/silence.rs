@@ -43,6 +43,11 @@ impl Silence {
         Self { from: server.unanswered(), server: Arc::clone(server) }
     }
 
+    /// Of a server of which so many probes in a row had been unanswered when the client began to wait for it.
+    pub(super) fn since(server: &Arc<ServerHealth>, unanswered: u32) -> Self {
+        Self { from: unanswered, server: Arc::clone(server) }
+    }
+
     /// What the probes since then say.
     pub(super) fn find(&mut self) -> Find {
         if self.server.is_fenced() {

@@ -280,6 +280,10 @@ impl Choice<'_> {
     /// Picks among the replicas that are `wanted`, as the request's balance says; evenly, where none has weight.
     fn pick<R: Rng>(&self, rng: &mut R, wanted: impl Fn(&ServerView) -> bool) -> Option<ServerIndex> {
         let fit = self.replicas().filter(|s| wanted(s));
+        let mut all = fit.clone();
+        if let (Some(only), None) = (all.next(), all.next()) {
+            return Some(only.index);
+        }
         let by_weight = |rng: &mut R, not: Option<ServerIndex>| {
             let others = fit.clone().filter(|s| Some(s.index) != not);
             weighted(others.map(|s| (s, s.effective_weight())), rng)

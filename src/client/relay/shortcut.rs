@@ -1,10 +1,11 @@
-//! The short way of an ordinary statement that is a transaction by itself, which most are: it goes to the one server there is, and its answer
-//! comes in one piece and goes back.
+//! The short way of an ordinary statement that is a transaction by itself, which most are: it goes to a server, and its answer comes in one piece
+//! and goes back.
 //!
-//! Nothing is planned, routed or remembered for it: what the long way would find out is known beforehand
+//! Where there is one server, nothing is planned, routed or remembered for it: what the long way would find out is known beforehand
 //! ([`QueryFacts::is_ordinary`](crate::sql::facts::QueryFacts::is_ordinary), [`Session::is_at_ease`](crate::session::Session::is_at_ease),
-//! [`Shortcut`]), and that it leaves nothing behind is seen by its answer ([`answer::is_whole`]). Until then its messages stay in the segment,
-//! and their bytes in the input.
+//! [`Shortcut`]). Elsewhere it is planned and routed as on the long way, and goes on here if that leads to the one server of a shard, or reads on a
+//! replica ([`Destination`]). That it leaves nothing behind is seen by its answer ([`answer::is_whole`]). Until then its messages stay in the
+//! segment, and their bytes in the input.
 //!
 //! Whatever turns out otherwise (an error, a notice, an answer in pieces, an order, a client that sends more or leaves, a limit that is passed) is
 //! no case of its own here: the statement is then entered where it would stand had it come by the long way, and goes on there (`Client::lengthen`).
@@ -20,20 +21,25 @@ use std::time::{Duration, Instant};
 
 use self::queue::Queued;
 use super::{Ended, Event, Link};
+use crate::client::attempt::{Attempt, Tried};
+use crate::client::catalog::Planned;
 use crate::client::hidden::Judged;
+use crate::client::plan::Need;
 use crate::client::segment::Segment;
+use crate::client::silence::Silence;
 use crate::client::task::{Client, End, lost, micros};
 use crate::clock;
 use crate::config::{Consistency, Fallback, PoolMode, Role};
 use crate::health::server::InFlight;
-use crate::id::{ServerIndex, StatementId};
+use crate::id::{ServerIndex, ShardIndex, StatementId};
 use crate::metrics::counters::Counts;
 use crate::net::buffer::with_scratch;
 use crate::pool::{Asked, Checkout, Claim, Pool, Verdict};
-use crate::route::decide::Why;
+use crate::route::decide::{Route, Why};
 use crate::server::Connection;
 use crate::session::Intake;
 use crate::session::prepared::Statement;
+use crate::shard::plan::{PlanKind, ShardPlan};
 use crate::sql::facts::{Access, QueryFacts, RouteHint};
 use crate::wire::answer::{self, Expected};
 use crate::wire::{encode, message};
@@ -47,6 +53,17 @@ pub(in crate::client) enum Shortcut {
     None,
     /// To a server of this pool.
     To(Arc<Pool>),
+    /// Each is planned.
+    Planned,
+}
+
+/// Where a planned statement goes.
+struct Destination {
+    shard: ShardIndex,
+    access: Access,
+    pool: Arc<Pool>,
+    /// Of a shard with several servers: the replica that it reads on.
+    replica: Option<(Route, InFlight)>,
 }
 
 /// A statement that takes the short way.
@@ -76,6 +93,10 @@ pub(in crate::client) struct Course {
     /// What the server's unnamed statement is when all is answered; none: what it was.
     unnamed: Option<Option<StatementId>>,
     access: Access,
+    shard: ShardIndex,
+    route: Route,
+    /// How many probes in a row its server had left unanswered before.
+    unanswered: u32,
 }
 
 /// A statement on the short way.
@@ -95,6 +116,16 @@ enum Flown {
     Onward(Box<Link>, Option<Event>),
     /// Nothing was sent: the long way begins, with what it was given.
     Back(Option<Claim>),
+}
+
+/// The route of a statement to the only server of its shard.
+fn to_the_one(server: ServerIndex, access: Access) -> Route {
+    let why = match access {
+        Access::Write => Why::Write,
+        Access::Local => Why::PrimarysOwn,
+        Access::Read | Access::Neutral => Why::NoReplica,
+    };
+    Route { server, role: Role::Primary, why }
 }
 
 /// A segment that is one statement.
@@ -172,7 +203,9 @@ impl Client {
         if matches!(self.shortcut, Shortcut::Unknown) {
             self.shortcut = self.shortcut();
         }
-        let Shortcut::To(pool) = &self.shortcut else { return None };
+        if matches!(self.shortcut, Shortcut::None) {
+            return None;
+        }
         let single = Single::of(&self.segment).filter(|single| single.facts.is_ordinary())?;
         // The server may read backslashes otherwise: see `Session::may_misread`.
         let text = self.segment.items.first().and_then(|(_, len)| self.input.bytes().get(5..*len)).unwrap_or_default();
@@ -181,25 +214,42 @@ impl Client {
         }
         // Whatever the client knew when it asked is older than this.
         clock::begin_moment();
-        let (asked, shard) = (clock::moment(), self.database.config.map.default_shard);
+        let asked = clock::moment();
+        let (planned, chosen) = match &self.shortcut {
+            Shortcut::To(_) => (None, None),
+            _ => {
+                let Destination { shard, access, pool, replica } = self.destination(single.facts, asked)?;
+                (Some((shard, access, pool)), replica)
+            }
+        };
+        let (shard, access, pool) = match (&planned, &self.shortcut) {
+            (Some((shard, access, pool)), _) => (*shard, *access, pool),
+            (None, Shortcut::To(pool)) => (self.database.config.map.default_shard, single.facts.access(), pool),
+            (None, _) => return None,
+        };
         let own_types = single.statement.is_some_and(|(statement, _)| statement.has_foreign_types());
-        let stamp = self.leaves_nothing(single.facts, own_types, shard)?;
+        let stamp = self.leaves_nothing(single.facts, own_types, (shard, chosen.is_some()))?;
         if !pool.health.is_at_peace() {
             return None;
         }
-        let lent = pool.lend_at_once(self.cx.id, |connection| self.suits(&single, connection));
+        let lent = pool.lend_at_once(self.cx.id, |connection| self.suits(&single, shard, connection));
         // Else whoever comes next would take its place in the queue.
         let given = match lent {
             Some(checkout) => Asked::Now(checkout),
             None => pool.ask(self.cx.id).ok()?,
         };
+        let to_the_one = || (to_the_one(pool.key.server, access), pool.health.begin_anyway(asked));
+        let (route, in_flight) = chosen.unwrap_or_else(to_the_one);
         let course = Course {
-            in_flight: pool.health.begin_anyway(asked),
+            unanswered: in_flight.server().unanswered(),
+            in_flight,
             asked,
             stamp,
             expected: single.expected,
             unnamed: single.unnamed(),
-            access: single.facts.access(),
+            access,
+            shard,
+            route,
         };
         self.handle().asks(asked.saturating_duration_since(self.cx.shared.started));
         self.rests_since = None;
@@ -213,8 +263,8 @@ impl Client {
     }
 
     /// Whether a statement may go to this server as it is.
-    fn suits(&self, single: &Single<'_>, connection: &mut Connection) -> bool {
-        let minds_sequences = || self.database.hidden.minds_sequences(self.database.config.map.default_shard);
+    fn suits(&self, single: &Single<'_>, shard: ShardIndex, connection: &mut Connection) -> bool {
+        let minds_sequences = || self.database.hidden.minds_sequences(shard);
         connection.state.settings.plainly_agrees(self.session.settings())
             && !(connection.state.stale_sequences && minds_sequences())
             && single.is_known_to(connection)
@@ -223,17 +273,60 @@ impl Client {
     /// What the configuration says of it.
     fn shortcut(&self) -> Shortcut {
         let (config, general) = (&self.database.config, &self.live.config.general);
-        let [shard] = config.shards.as_slice() else { return Shortcut::None };
-        let one_server = shard.servers.len() == 1 && !config.map.is_sharded();
         let by_transaction = self.pools.mode != PoolMode::Session && !general.server_reset_query_always;
         let plain = self.route == RouteHint::Auto
             && config.health.fallback != Fallback::Error
             && config.health.consistency != Consistency::Strong;
-        if !(one_server && by_transaction && plain) {
+        if !(by_transaction && plain) {
             return Shortcut::None;
+        }
+        if self.has_replicas() || config.map.is_sharded() {
+            return Shortcut::Planned;
         }
         let pool = self.database.pool(&self.pools, config.map.default_shard, ServerIndex(0));
         pool.map_or(Shortcut::None, Shortcut::To)
+    }
+
+    /// Whether planning an ordinary text would come to [`Need::plain_read`]: nothing but its own words and a few settings decide.
+    fn reads_plainly(&self, facts: &QueryFacts) -> bool {
+        let settings = self.session.settings();
+        !self.database.config.map.is_sharded()
+            && facts.access() == Access::Read
+            && facts.statements.iter().all(|statement| statement.functions.is_empty())
+            && settings.get("pgweir.route").is_none()
+            && settings.get("default_transaction_isolation").is_none()
+    }
+
+    /// Where an ordinary statement goes: as it is planned and routed on the long way. None where it needs more than this way gives, or where that
+    /// has something to ask or to refuse.
+    fn destination(&self, facts: &QueryFacts, now: Instant) -> Option<Destination> {
+        if facts.access() != Access::Read && self.has_replicas() {
+            return None;
+        }
+        let planned = if self.reads_plainly(facts) {
+            Planned::Need(Need::plain_read(self.database.config.map.default_shard))
+        } else {
+            self.plan(false, false, false)
+        };
+        let Planned::Need(need) = self.weigh(planned) else { return None };
+        let Need { access, hint, begin_read_only, changes_catalog, asks_sequences, wrote: _, plan } = &need;
+        let &ShardPlan::Single { shard, .. } = plan else { return None };
+        if *hint != RouteHint::Auto || *begin_read_only || *changes_catalog || *asks_sequences {
+            return None;
+        }
+        let mut replica = None;
+        if self.has_several(shard) {
+            let mut attempt = Attempt::new();
+            let (_, request) = self.request(&need, &attempt);
+            let chosen = self.choose(shard, &request, &mut attempt, now).ok()?;
+            if *access != Access::Read || chosen.0.role != Role::Replica {
+                return None;
+            }
+            replica = Some(chosen);
+        }
+        let server = replica.as_ref().map_or(ServerIndex(0), |(route, _)| route.server);
+        let pool = self.database.pool(&self.pools, shard, server)?;
+        Some(Destination { shard, access: *access, pool, replica })
     }
 
     /// Brings the statement to its server and the answer back.
@@ -275,14 +368,21 @@ impl Client {
                 event.unwrap_or_else(|| Event::ServerLost(lost("it was never there")))
             }
         };
+        let (role, shard, server, asked) = (link.role, link.shard, link.server, link.since);
         let (ended, wrote) = self.end_relay(link, event).await;
+        if role == Role::Replica {
+            let mut attempt = Attempt::new();
+            (attempt.asked, attempt.ahead) = (asked, self.may_follow_settings());
+            let tried = Tried { ended, wrote, role, shard, server };
+            return self.execute_from(Need::plain_read(shard), attempt, Some(tried)).await;
+        }
         if wrote {
             self.last_write = Some(clock::now());
         }
         match ended {
             Ended::Released => Ok(()),
             Ended::Client(end) => Err(end),
-            // Nothing is kept that could be tried again, and there is one shard.
+            // Nothing is kept that could be tried again, and it belongs to one shard.
             Ended::Retry(_) | Ended::Again | Ended::PassedOver { .. } | Ended::Spread(_) => {
                 Err(End::Told(lost("its answer was cut short")))
             }
@@ -383,11 +483,8 @@ impl Client {
         if course.access < Access::Write {
             course.in_flight.server().count_read();
         }
-        self.database.routes.count(match course.access {
-            Access::Write => Why::Write,
-            Access::Local => Why::PrimarysOwn,
-            Access::Read | Access::Neutral => Why::NoReplica,
-        });
+        self.database.routes.count(course.route.why);
+        self.count_plan(PlanKind::Single);
     }
 
     /// All is answered: the client gets it, and the server goes back.
@@ -462,10 +559,16 @@ impl Client {
         self.count_flight(&flight);
         let waited = flight.waited();
         let Flight { course, checkout, since, sent } = flight;
-        let Course { in_flight, asked, stamp, access, .. } = course;
+        let Course { in_flight, asked, stamp, access, shard, route, unanswered, .. } = course;
         let writes = access == Access::Write;
-        let shard = self.database.config.map.default_shard;
-        let mut link = Link::boxed(checkout, in_flight, Role::Primary, shard, ServerIndex(0), asked);
+        let silence = || Silence::since(in_flight.server(), unanswered);
+        let silence = (route.role == Role::Replica).then(silence);
+        let mut link = Link::boxed(checkout, in_flight, route.role, shard, route.server, asked);
+        link.silence = silence;
+        if route.role == Role::Replica {
+            link.outlived = self.replicated(shard).is_some();
+            link.replay = self.output.is_empty().then(|| self.replay(link.leave));
+        }
         link.counts.server_assignment_count = 1;
         link.counts.wait_time = micros(waited);
         (link.wrote, link.has_written) = (writes, writes);

@@ -63,7 +63,10 @@ impl Client {
         let peace = checkout.pool().health.is_at_peace() && !checkout.is_unproven();
         let single = Single::of(&self.segment).filter(|_| peace);
         let suits = match (single, checkout.as_mut()) {
-            (Some(single), Some(connection)) => self.suits(&single, connection),
+            // It may have waited for just who has changed what it calls.
+            (Some(single), Some(connection)) if !self.has_other_code(course.stamp) => {
+                self.suits(&single, course.shard, connection)
+            }
             _ => false,
         };
         if !suits {
