@@ -152,6 +152,9 @@ impl Client {
     ) -> Result<(Route, InFlight), Error> {
         let internal = || Error::us(SqlState::INTERNAL_ERROR, "the route names no server");
         let health = self.database.health.get(usize::from(shard.0)).ok_or_else(internal)?;
+        if let Some(chosen) = self.chosen_before(shard, request, attempt, now) {
+            return Ok(chosen);
+        }
         let (one, mut several) = (health.only_view(now), self.cx.views.borrow_mut());
         if one.is_none() {
             health.views(now, &mut several);
@@ -179,6 +182,26 @@ impl Client {
                 None => attempt.excluded.push(route.server),
             }
         }
+    }
+
+    /// The replica that the short way has chosen, and stands in the queue of: its place there would be lost by another choice. Not where anything
+    /// has turned out against it since.
+    fn chosen_before(
+        &self,
+        shard: ShardIndex,
+        request: &Request,
+        attempt: &Attempt,
+        now: Instant,
+    ) -> Option<(Route, InFlight)> {
+        let claim = self.claim.as_ref().filter(|_| attempt.excluded.is_empty() && self.has_several(shard))?;
+        let reads = (request.hint, request.access) == (RouteHint::Auto, Access::Read);
+        let key = &claim.pool().key;
+        let server = self.database.health.get(usize::from(shard.0))?.server(key.server)?;
+        if !reads || key.shard != shard || !Arc::ptr_eq(server, &claim.pool().health) || !server.is_at_peace() {
+            return None;
+        }
+        let route = Route { server: key.server, role: Role::Replica, why: Why::Read };
+        server.begin(now).map(|in_flight| (route, in_flight))
     }
 
     fn count_checkout(&self, pool: &Pool, in_flight: &InFlight, read: bool, asked: Instant) {

@@ -129,6 +129,12 @@ impl Claim {
         self.since
     }
 
+    /// Which pool that is.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// Whether it is one to this pool.
     #[must_use]
     pub fn is_of(&self, pool: &Arc<Pool>) -> bool {

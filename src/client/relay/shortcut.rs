@@ -4,7 +4,7 @@
 //! Where there is one server, nothing is planned, routed or remembered for it: what the long way would find out is known beforehand
 //! ([`QueryFacts::is_ordinary`](crate::sql::facts::QueryFacts::is_ordinary), [`Session::is_at_ease`](crate::session::Session::is_at_ease),
 //! [`Shortcut`]). Elsewhere it is planned and routed as on the long way, and goes on here if that leads to the one server of a shard, or reads on a
-//! replica ([`Destination`]). That it leaves nothing behind is seen by its answer ([`answer::is_whole`]). Until then its messages stay in the
+//! replica. That it leaves nothing behind is seen by its answer ([`answer::is_whole`]). Until then its messages stay in the
 //! segment, and their bytes in the input.
 //!
 //! Whatever turns out otherwise (an error, a notice, an answer in pieces, an order, a client that sends more or leaves, a limit that is passed) is
@@ -57,13 +57,10 @@ pub(in crate::client) enum Shortcut {
     Planned,
 }
 
-/// Where a planned statement goes.
-struct Destination {
+/// What a statement needs that is planned to belong to one shard.
+struct OneShard {
+    need: Need,
     shard: ShardIndex,
-    access: Access,
-    pool: Arc<Pool>,
-    /// Of a shard with several servers: the replica that it reads on.
-    replica: Option<(Route, InFlight)>,
 }
 
 /// A statement that takes the short way.
@@ -215,20 +212,31 @@ impl Client {
         // Whatever the client knew when it asked is older than this.
         clock::begin_moment();
         let asked = clock::moment();
-        let (planned, chosen) = match &self.shortcut {
-            Shortcut::To(_) => (None, None),
+        let need = match &self.shortcut {
+            Shortcut::To(_) => None,
+            _ => Some(self.needs_one(single.facts)?),
+        };
+        let (shard, access) = match &need {
+            Some(OneShard { need, shard }) => (*shard, need.access),
+            None => (self.database.config.map.default_shard, single.facts.access()),
+        };
+        let several = need.is_some() && self.has_several(shard);
+        let own_types = single.statement.is_some_and(|(statement, _)| statement.has_foreign_types());
+        let stamp = self.leaves_nothing(single.facts, own_types, (shard, several))?;
+        // Nothing before here may count as a choice: the long way chooses again.
+        let chosen = match &need {
+            Some(OneShard { need, .. }) if several => Some(self.replica_for(need, asked)?),
+            _ => None,
+        };
+        let only;
+        let pool = match &self.shortcut {
+            Shortcut::To(pool) => pool,
             _ => {
-                let Destination { shard, access, pool, replica } = self.destination(single.facts, asked)?;
-                (Some((shard, access, pool)), replica)
+                let server = chosen.as_ref().map_or(ServerIndex(0), |(route, _)| route.server);
+                only = self.database.pool(&self.pools, shard, server)?;
+                &only
             }
         };
-        let (shard, access, pool) = match (&planned, &self.shortcut) {
-            (Some((shard, access, pool)), _) => (*shard, *access, pool),
-            (None, Shortcut::To(pool)) => (self.database.config.map.default_shard, single.facts.access(), pool),
-            (None, _) => return None,
-        };
-        let own_types = single.statement.is_some_and(|(statement, _)| statement.has_foreign_types());
-        let stamp = self.leaves_nothing(single.facts, own_types, (shard, chosen.is_some()))?;
         if !pool.health.is_at_peace() {
             return None;
         }
@@ -297,9 +305,9 @@ impl Client {
             && settings.get("default_transaction_isolation").is_none()
     }
 
-    /// Where an ordinary statement goes: as it is planned and routed on the long way. None where it needs more than this way gives, or where that
+    /// What an ordinary statement needs of one shard, as it is planned on the long way. None where it needs more than this way gives, or where that
     /// has something to ask or to refuse.
-    fn destination(&self, facts: &QueryFacts, now: Instant) -> Option<Destination> {
+    fn needs_one(&self, facts: &QueryFacts) -> Option<OneShard> {
         if facts.access() != Access::Read && self.has_replicas() {
             return None;
         }
@@ -309,24 +317,18 @@ impl Client {
             self.plan(false, false, false)
         };
         let Planned::Need(need) = self.weigh(planned) else { return None };
-        let Need { access, hint, begin_read_only, changes_catalog, asks_sequences, wrote: _, plan } = &need;
-        let &ShardPlan::Single { shard, .. } = plan else { return None };
-        if *hint != RouteHint::Auto || *begin_read_only || *changes_catalog || *asks_sequences {
-            return None;
-        }
-        let mut replica = None;
-        if self.has_several(shard) {
-            let mut attempt = Attempt::new();
-            let (_, request) = self.request(&need, &attempt);
-            let chosen = self.choose(shard, &request, &mut attempt, now).ok()?;
-            if *access != Access::Read || chosen.0.role != Role::Replica {
-                return None;
-            }
-            replica = Some(chosen);
-        }
-        let server = replica.as_ref().map_or(ServerIndex(0), |(route, _)| route.server);
-        let pool = self.database.pool(&self.pools, shard, server)?;
-        Some(Destination { shard, access: *access, pool, replica })
+        let &ShardPlan::Single { shard, .. } = &need.plan else { return None };
+        let Need { hint, begin_read_only, changes_catalog, asks_sequences, .. } = &need;
+        let plain = *hint == RouteHint::Auto && !begin_read_only && !changes_catalog && !asks_sequences;
+        let fits = need.access == Access::Read || !self.has_several(shard);
+        (plain && fits).then_some(OneShard { need, shard })
+    }
+
+    /// The replica that it is read on; none where that is the primary, or nobody.
+    fn replica_for(&self, need: &Need, now: Instant) -> Option<(Route, InFlight)> {
+        let mut attempt = Attempt::new();
+        let (shard, request) = self.request(need, &attempt);
+        self.choose(shard, &request, &mut attempt, now).ok().filter(|(route, _)| route.role == Role::Replica)
     }
 
     /// Brings the statement to its server and the answer back.
