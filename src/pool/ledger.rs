@@ -133,7 +133,9 @@ pub struct Ledger {
     next: u64,
     /// Idle slots, used last at the back.
     idle: VecDeque<SlotId>,
-    waiters: VecDeque<(WaiterId, Instant)>,
+    waiters: VecDeque<Waiter>,
+    /// How often in a row the first of them was passed over.
+    passed: u8,
     paused: bool,
     retry_at: Option<Instant>,
     /// Logins that failed one after the other, each after the wait for the one before.
@@ -144,6 +146,19 @@ pub struct Ledger {
     size_at: Option<usize>,
     /// Which of them has nothing left for someone in the queue; that one knows it.
     starved: Option<usize>,
+}
+
+/// So many at the front of the queue may go before the first of it, if they are of the connection's own worker.
+const NEAR: usize = 8;
+/// So often in a row.
+const PATIENCE: u8 = 4;
+
+/// A client in the queue.
+#[derive(Debug, Clone, Copy)]
+struct Waiter {
+    id: WaiterId,
+    worker: WorkerId,
+    since: Instant,
 }
 
 /// How long after a failed login the next is tried: twice as long each time.
@@ -171,6 +186,7 @@ impl Ledger {
             next: 0,
             idle: VecDeque::new(),
             waiters: VecDeque::new(),
+            passed: 0,
             paused: false,
             retry_at: None,
             failures: 0,
@@ -240,7 +256,7 @@ impl Ledger {
     /// Since when the first in the queue has waited.
     #[must_use]
     pub fn oldest_wait(&self) -> Option<Instant> {
-        self.waiters.front().map(|(_, since)| *since)
+        self.waiters.front().map(|waiter| waiter.since)
     }
 
     /// Connections of any state.
@@ -283,7 +299,7 @@ impl Ledger {
         if !self.paused && self.retry_at.is_some_and(|at| now < at) && !self.has_live() {
             return Acquire::Refused;
         }
-        self.waiters.push_back((waiter, now));
+        self.waiters.push_back(Waiter { id: waiter, worker, since: now });
         Acquire::Queued(self.dial_if_needed(worker, now))
     }
 
@@ -325,7 +341,7 @@ impl Ledger {
     /// A waiter has gone. False if it was not in the queue: a connection is on its way to it, or was.
     pub fn cancel_wait(&mut self, waiter: WaiterId) -> bool {
         let before = self.waiters.len();
-        self.waiters.retain(|(w, _)| *w != waiter);
+        self.waiters.retain(|w| w.id != waiter);
         self.sate();
         self.waiters.len() < before
     }
@@ -370,7 +386,7 @@ impl Ledger {
     }
 
     fn take_waiters(&mut self) -> Vec<WaiterId> {
-        let all = self.waiters.drain(..).map(|(w, _)| w).collect();
+        let all = self.waiters.drain(..).map(|w| w.id).collect();
         self.sate();
         all
     }
@@ -443,7 +459,7 @@ impl Ledger {
         if after.is_zero() {
             return None;
         }
-        let overdue = self.waiters.iter().filter(|(_, since)| now.saturating_duration_since(*since) >= after).count();
+        let overdue = self.waiters.iter().filter(|w| now.saturating_duration_since(w.since) >= after).count();
         let most = self.limits.most();
         (self.dialing() < overdue && self.slots.len() < most && self.may_dial(now))
             .then(|| self.open(most, worker, now))
@@ -525,7 +541,7 @@ impl Ledger {
         let mut given = Vec::new();
         while !self.waiters.is_empty()
             && let Some(slot) = self.take_idle(WorkerId(0))
-            && let Some((waiter, _)) = self.waiters.pop_front()
+            && let Some(waiter) = self.next_waiter(slot)
         {
             self.set(slot, SlotState::Active, now);
             given.push((waiter, slot));
@@ -549,7 +565,7 @@ impl Ledger {
             return Freed::Close(self.discard(slot, now));
         }
         if !self.paused
-            && let Some((waiter, _)) = self.waiters.pop_front()
+            && let Some(waiter) = self.next_waiter(slot)
         {
             self.set(slot, SlotState::Active, now);
             self.sate();
@@ -562,6 +578,17 @@ impl Ledger {
         self.set(slot, SlotState::Idle, now);
         self.idle.push_back(slot);
         Freed::Idle
+    }
+
+    /// Who of the queue gets the connection, and leaves it. To go to another worker costs a connection its place with the reactor of its own, so
+    /// one of the first [`NEAR`] goes before the first if that is of another worker and this is not, [`PATIENCE`] times in a row at most: what
+    /// somebody may wait longer by that is bounded.
+    fn next_waiter(&mut self, slot: SlotId) -> Option<WaiterId> {
+        let worker = self.slots.get(&slot).map(|slot| slot.worker);
+        let own = self.waiters.iter().take(NEAR).position(|waiter| Some(waiter.worker) == worker);
+        let at = own.filter(|_| self.passed < PATIENCE).unwrap_or(0);
+        self.passed = if at == 0 { 0 } else { self.passed.saturating_add(1) };
+        self.waiters.remove(at).map(|waiter| waiter.id)
     }
 
     /// The idle connection used last on `worker`, or the one used last on any; with round robin the one that rested longest.
@@ -705,6 +732,39 @@ mod tests {
         assert!(l.cancel_wait(WaiterId(3)));
         assert_eq!(l.release(slot, now), Freed::Idle);
         assert_eq!(l.acquire(WaiterId(4), W, now), Acquire::Reuse(slot));
+    }
+
+    #[test]
+    fn connections_stay_with_their_worker_and_nobody_is_passed_over_for_ever() {
+        let now = start();
+        let other = WorkerId(W.0 + 1);
+        let mut l = ledger(1);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(0), W, now) else { panic!() };
+        assert_eq!(l.login_done(slot, now), Freed::Give(WaiterId(0)));
+        // Others' are 1, 4, 7 ...
+        for id in 1..=30 {
+            let worker = if id % 3 == 1 { other } else { W };
+            assert_eq!(l.acquire(WaiterId(id), worker, now), Acquire::Queued(None));
+        }
+        let order = std::iter::from_fn(|| match l.release(slot, now) {
+            Freed::Give(WaiterId(id)) => Some(id),
+            _ => None,
+        });
+        let order: Vec<_> = order.collect();
+        assert_eq!(order[..6], [2, 3, 5, 6, 1, 8], "the first is passed over four times");
+        let mut served = order.clone();
+        served.sort_unstable();
+        assert_eq!(served, (1..=30).collect::<Vec<_>>());
+        let own: Vec<_> = order.iter().filter(|id| **id % 3 != 1).collect();
+        assert!(own.is_sorted(), "in their order: {order:?}");
+        // A connection that has gone over serves those of its new worker first.
+        l.moved(slot, other);
+        for (id, worker) in [(40, W), (41, other)] {
+            let asked = l.acquire(WaiterId(id), worker, now);
+            assert!(id == 40 && asked == Acquire::Reuse(slot) || asked == Acquire::Queued(None));
+        }
+        assert_eq!(l.acquire(WaiterId(42), W, now), Acquire::Queued(None));
+        assert_eq!(l.release(slot, now), Freed::Give(WaiterId(41)));
     }
 
     #[test]
