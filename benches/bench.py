@@ -28,6 +28,7 @@ from pathlib import Path
 import rig as rigs
 
 ROWS = 100_000
+ORDERS = 1_000_000
 # A minute of this many connections, as a second's.
 CONNECTS = 5_000 / 60
 MODES = ("simple", "extended", "prepared")
@@ -144,15 +145,18 @@ class Megabytes(Load):
 
     unit = "MB"
 
-    def __init__(self, name, targets, once):
+    def __init__(self, name, targets, once, rows=0):
+        """`rows`: how many pass each time, if they are to be told."""
         super().__init__(name, targets)
-        self.once = once
+        self.once, self.rows = once, rows
 
     def work(self, rig, target, seconds):
-        end, megabytes = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        began, times, megabytes = time.monotonic(), 0, 0
+        while time.monotonic() < began + seconds:
             megabytes += self.once(rig, target)
-        return megabytes, {}
+            times += 1
+        rows = {"rows_per_s": times * self.rows / (time.monotonic() - began)} if self.rows else {}
+        return megabytes, rows
 
 
 def wide_result(rig, target):
@@ -171,6 +175,14 @@ def copy_in(rig, target):
         # In one transaction with its TRUNCATE, the table does not grow.
         psql(rig, target, "BEGIN", "TRUNCATE copied", "COPY copied FROM STDIN", "COMMIT", stdin=rows)
     return rig.copy_file.stat().st_size / 1e6
+
+
+def orders_in(rig, target):
+    """A million rows into a table that is spread over the shards, or is PostgreSQL's alone."""
+    psql(rig, target, "TRUNCATE orders")
+    with open(rig.orders_file, "rb") as rows:
+        psql(rig, target, "COPY orders FROM STDIN", stdin=rows)
+    return rig.orders_file.stat().st_size / 1e6
 
 
 def psql(rig, target, *statements, **streams):
@@ -199,6 +211,7 @@ def all_loads():
         Transactions("split prepared 16", ("weir1", "weir-split"), "prepared", 16),
         Transactions("shards simple 16", ("weir1", "weir-shards"), "simple", 16),
         Transactions("shards prepared 16", ("weir1", "weir-shards"), "prepared", 16),
+        Megabytes("shards copy in", ("direct", "weir-four"), orders_in, rows=ORDERS),
     ]
     return loads
 
@@ -228,10 +241,33 @@ def start(rig, program, loads):
         "weir-kept": lambda: rig.start_pgweir("weir-kept", program, general="prepare_unnamed = 5\n"),
         "weir-split": lambda: rig.start_split("weir-split", program, of="direct"),
         "weir-shards": lambda: rig.start_shards("weir-shards", program, first="direct"),
+        "weir-four": lambda: start_four(rig, program),
     }
     for target, make in makers.items():
         if target in wanted:
             make()
+
+
+def start_four(rig, program):
+    """Four shards of an own table, of which PostgreSQL by itself has one too."""
+    names = [f"shard-{letter}" for letter in "abcd"]
+    for name in names:
+        rig.start_postgres(name, scale=0)
+    for name in ("direct", *names):
+        rig.psql(name, "CREATE TABLE orders (id int8 NOT NULL, customer_id int8 NOT NULL, amount numeric(12,2), note text)")
+    rig.orders_file = rig.dir / "orders.txt"
+    rows = f"SELECT i, i * 7919 % 100003, i % 10007 / 100.0, md5(i::text) FROM generate_series(1, {ORDERS}::int8) i"
+    with open(rig.orders_file, "wb") as out:
+        psql(rig, "direct", f"COPY ({rows}) TO STDOUT", stdout=out)
+    shards = "".join(
+        f'[[databases.bench.shards]]\nname = "{name}"\nslots = [[{at * 4096}, {at * 4096 + 4095}]]\nprimary = "{rig.url(name)}"\n'
+        for at, name in enumerate(names)
+    )
+    rig.start_pgweir(
+        "weir-four", program,
+        database=f'cross_shard_writes = "best_effort"\n{shards}[databases.bench.tables]\n'
+        'orders = { key = "customer_id", type = "bigint" }\n',
+    )  # fmt: skip
 
 
 def make_certificate(rig):
@@ -333,6 +369,7 @@ COLUMNS = (
     ("system_us", "sys µs", ".1f"),
     ("cpu_us", "CPU µs", ".1f"),
     ("slowest", "slowest", ".2f"),
+    ("rows_per_s", "rows/s", ".0f"),
 )
 
 

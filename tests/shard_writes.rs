@@ -634,6 +634,15 @@ fn formats_of_copy_and_what_fails_in_it() {
     client.copy_data(b"901\n902\n");
     client.copy_fail("enough");
     assert_eq!(show(&client.read_until_ready()), "E(57014) Z(I)");
+    // Row by row: who waits for more before it writes must not have a client wait that wants to hear of its row.
+    for client in [&mut whole, &mut client] {
+        client.query("COPY t (k, n) FROM STDIN");
+        client.read_until(b'G');
+        for row in [&b"921\t1\n"[..], b"92", b"2\t1000\n"] {
+            client.copy_data(row);
+        }
+        assert_eq!(show(&client.read_until_ready()), "E(23514) Z(I)");
+    }
     // It vanishes in the middle.
     let mut leaver = sharded.client();
     leaver.query("COPY t (k) FROM STDIN");

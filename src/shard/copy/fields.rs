@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
+
 use super::{Layout, bad_data};
 use crate::error::Result;
 
@@ -35,19 +37,18 @@ pub(super) fn field<'l>(line: &'l [u8], place: usize, layout: &Layout) -> Result
 /// The raw field of a line in text: a backslash takes the next byte with it.
 fn text_field(line: &[u8], place: usize, delimiter: u8) -> Option<&[u8]> {
     let (mut start, mut at, mut left) = (0, 0, place);
-    while let Some(byte) = line.get(at) {
-        if *byte == b'\\' {
+    while let Some(found) = line.get(at..).and_then(|rest| memchr2(delimiter, b'\\', rest)) {
+        at += found;
+        if line.get(at) == Some(&b'\\') {
             at += 2;
             continue;
         }
-        if *byte == delimiter {
-            if left == 0 {
-                return line.get(start..at);
-            }
-            left -= 1;
-            start = at + 1;
+        if left == 0 {
+            return line.get(start..at);
         }
+        left -= 1;
         at += 1;
+        start = at;
     }
     if left == 0 { line.get(start..) } else { None }
 }

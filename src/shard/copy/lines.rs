@@ -1,5 +1,7 @@
 //! Where a line of COPY FROM ends, in text and csv.
 
+use memchr::{memchr2, memchr3};
+
 use super::{Layout, bad_data};
 use crate::error::Result;
 
@@ -45,7 +47,9 @@ impl Lines {
 
     /// Looks for the end of the line that begins `bytes`. `last`: no more bytes come.
     pub(super) fn next(&mut self, bytes: &[u8], last: bool) -> Result<Found> {
-        while let Some(byte) = bytes.get(self.seen).copied() {
+        loop {
+            self.skip_plain(bytes);
+            let Some(byte) = bytes.get(self.seen).copied() else { break };
             let following = bytes.get(self.seen + 1).copied();
             if byte == b'\\' && (self.quotes.is_none() || self.seen == 0) {
                 match following {
@@ -90,6 +94,20 @@ impl Lines {
         let length = bytes.len();
         self.reset();
         Ok(Found::Line { length, ending: 0 })
+    }
+
+    /// Passes over bytes that mean nothing where they stand: most of all.
+    fn skip_plain(&mut self, bytes: &[u8]) {
+        let Some(rest) = bytes.get(self.seen..) else { return };
+        let found = match self.quotes {
+            None => memchr3(b'\\', b'\n', b'\r', rest),
+            // Behind an escape every byte counts, and so does a backslash that begins the line.
+            Some(_) if self.after_escape || self.seen == 0 => return,
+            Some((quote, escape)) if self.in_quote => memchr2(quote, escape.unwrap_or(quote), rest),
+            // Outside of quotes an escape is a byte like any other.
+            Some((quote, _)) => memchr3(quote, b'\n', b'\r', rest),
+        };
+        self.seen += found.unwrap_or(rest.len());
     }
 
     /// Follows the quotes past a byte.

@@ -1,16 +1,19 @@
 //! COPY FROM STDIN over several shards: each row goes to the shard of its key as it comes, and all shards commit or none.
 //!
-//! Nothing is held but what a socket has not taken: the client is not read from while a shard has too much to take.
+//! Rows are put together for each shard (`batch`) until they are worth a write, or nothing came for a moment. Beyond that nothing is held
+//! but what a socket has not taken: the client is not read from while a shard has too much to take.
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use super::super::leg::{Leg, State};
 use super::super::run;
+use super::batch::Batches;
 use super::reply::{self, Failure, Reply};
 use super::{Asked, Reached, SETTLE, Told, Work, cancelled, columns, commit, join_all};
+use crate::client::limits::Timer;
 use crate::client::plan::Need;
 use crate::client::shared::{Activity, Order};
 use crate::client::task::{Client, End, HIGH_WATER, Stopped, terminated_as};
@@ -22,6 +25,9 @@ use crate::shard::plan::Fan;
 use crate::shard::plan::write::CopyRows;
 use crate::wire::message::TransactionStatus;
 use crate::wire::{encode, frame};
+
+/// How long a few rows wait for more, so that a client that sends row by row does not have each written by itself.
+const MORE: Duration = Duration::from_millis(2);
 
 /// How the client's data ended.
 enum Ended {
@@ -201,6 +207,10 @@ impl Client {
         // So that a cancel request finds it.
         handle.set_activity(Activity::Waiting);
         let limit = self.limits.statement(since, self.begun_at());
+        let database = Arc::clone(&self.database);
+        let mut batches = Batches::new(&database.config.map, legs.iter().map(|leg| leg.shard));
+        // When what waits for more rows waits no longer.
+        let (mut until, mut timer) = (None, Timer::default());
         let ended = poll_fn(|cx| {
             // What it rings for is looked at below.
             handle.bell.has_rung(cx);
@@ -221,20 +231,20 @@ impl Client {
                 return Poll::Ready(Ended::Client(End::Gone));
             }
             loop {
-                let mut full = false;
-                for (at, leg) in legs.iter_mut().enumerate() {
-                    if leg.is_silent() {
-                        return Poll::Ready(failed(at, "it answers nothing any more, probes neither"));
-                    }
-                    match poll_leg(leg, cx) {
-                        Ok(waits) => full |= waits >= HIGH_WATER,
-                        Err(failure) => return Poll::Ready(Ended::Failed(Failed::Shard(at, failure))),
+                match poll_legs(legs, cx) {
+                    Ok(waits) if waits >= HIGH_WATER => return Poll::Pending,
+                    Ok(_) => {}
+                    Err(ended) => return Poll::Ready(ended),
+                }
+                let taken = self.take_data(&mut batches, splitter.as_deref_mut());
+                let worth_it = batches.has_large() || taken.is_err();
+                if worth_it || until.is_some_and(|at| timer.passed(at, cx)) {
+                    until = None;
+                    if let Err(ended) = write(legs, &mut batches, cx) {
+                        return Poll::Ready(ended);
                     }
                 }
-                if full {
-                    return Poll::Pending;
-                }
-                match self.take_data(legs, splitter.as_deref_mut()) {
+                match taken {
                     Ok(true) => continue,
                     Ok(false) => {}
                     Err(ended) => return Poll::Ready(ended),
@@ -242,7 +252,13 @@ impl Client {
                 match self.input.poll_fill(&mut self.stream, cx) {
                     Poll::Ready(Ok(n)) if n > 0 => {}
                     Poll::Ready(_) => return Poll::Ready(Ended::Client(End::Gone)),
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending if batches.waiting().next().is_none() => return Poll::Pending,
+                    Poll::Pending => {
+                        let at = *until.get_or_insert_with(|| clock::now() + MORE);
+                        if !timer.passed(at, cx) {
+                            return Poll::Pending;
+                        }
+                    }
                 }
             }
         })
@@ -252,57 +268,26 @@ impl Client {
         ended
     }
 
-    /// Takes one message of the client; whether there was one.
-    fn take_data(&mut self, legs: &mut [Leg], splitter: Option<&mut Splitter>) -> Result<bool, Ended> {
-        let next = frame::next(self.input.bytes(), run::MAX_MESSAGE).map_err(|e| {
-            let error = Error::client_fatal(SqlState::PROTOCOL_VIOLATION, format!("invalid frontend message: {e}"));
-            Ended::Client(End::Told(error))
-        })?;
-        let Some(next) = next else { return Ok(false) };
-        let (len, body) = (next.bytes.len(), next.body());
-        let bad = |error| Ended::Failed(Failed::Error(error));
-        let map = &self.database.config.map;
-        let outcome = match (next.tag, splitter) {
-            (b'd', None) => {
-                legs.iter_mut().filter_map(Leg::connection).for_each(|connection| connection.output.extend(next.bytes));
-                Ok(true)
-            }
-            (b'd', Some(splitter)) => {
-                let mut pieces: Vec<Vec<u8>> = legs.iter().map(|_| Vec::new()).collect();
-                let pushed = splitter.push(body, &mut |target, row| give(&mut pieces, legs, map, target, row));
-                send(legs, pieces);
-                pushed.map(|()| true).map_err(bad)
-            }
-            (b'c', None) => Err(Ended::Done),
-            (b'c', Some(splitter)) => {
-                let mut pieces: Vec<Vec<u8>> = legs.iter().map(|_| Vec::new()).collect();
-                let finished = splitter.finish(&mut |target, row| give(&mut pieces, legs, map, target, row));
-                send(legs, pieces);
-                match finished {
-                    Ok(()) => Err(Ended::Done),
-                    Err(error) => Err(bad(error)),
-                }
-            }
-            (b'f', _) => {
-                let why = String::from_utf8_lossy(body.strip_suffix(&[0]).unwrap_or(body)).into_owned();
-                Err(bad(Error::client(SqlState::QUERY_CANCELED, format!("COPY from stdin failed: {why}"))))
-            }
-            // <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY>: these mean nothing here.
-            (b'H' | b'S', _) => Ok(true),
-            (b'X', _) => Err(Ended::Client(End::Gone)),
-            (tag, _) => {
-                let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
-                Err(Ended::Client(End::Told(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, message))))
-            }
-        };
-        self.input.consume(len);
-        outcome
+    /// Takes the client's messages until a batch is large; whether more may be there.
+    fn take_data(&mut self, batches: &mut Batches<'_>, mut splitter: Option<&mut Splitter>) -> Result<bool, Ended> {
+        while !batches.has_large() {
+            let next = frame::next(self.input.bytes(), run::MAX_MESSAGE).map_err(|e| {
+                let error = Error::client_fatal(SqlState::PROTOCOL_VIOLATION, format!("invalid frontend message: {e}"));
+                Ended::Client(End::Told(error))
+            })?;
+            let Some(next) = next else { return Ok(false) };
+            let outcome = take_message(next.tag, next.body(), batches, splitter.as_deref_mut());
+            let len = next.bytes.len();
+            self.input.consume(len);
+            outcome?;
+        }
+        Ok(true)
     }
 
     /// The data are whole: the shards end their COPY, and commit.
     async fn finish_copy(&mut self, legs: &mut [Leg], fan: &Fan) -> (Told, Option<End>) {
         let works = legs.iter_mut().map(|leg| -> Work<'_, Reply> { Box::pin(end(leg)) }).collect();
-        let limit = std::time::Duration::from_secs(86_400);
+        let limit = Duration::from_secs(86_400);
         self.handle().set_activity(Activity::Waiting);
         let replies = self.attend(join_all(works), limit).await;
         self.handle().cancel_is_done();
@@ -333,30 +318,65 @@ impl Client {
     }
 }
 
-/// Puts a row where it belongs.
-fn give(pieces: &mut [Vec<u8>], legs: &[Leg], map: &crate::shard::map::ShardMap, target: Target, row: &[u8]) {
-    match target {
-        Target::All => pieces.iter_mut().for_each(|piece| piece.extend_from_slice(row)),
-        Target::Slot(slot) => {
-            let owner = map.owner(slot);
-            let place = legs.iter().position(|leg| leg.shard == owner);
-            if let Some(piece) = place.and_then(|at| pieces.get_mut(at)) {
-                piece.extend_from_slice(row);
+/// Takes one message of the client.
+fn take_message(tag: u8, body: &[u8], batches: &mut Batches<'_>, splitter: Option<&mut Splitter>) -> Result<(), Ended> {
+    let bad = |error| Ended::Failed(Failed::Error(error));
+    match (tag, splitter) {
+        (b'd', None) => {
+            batches.push(Target::All, body);
+            Ok(())
+        }
+        (b'd', Some(splitter)) => splitter.push(body, &mut |target, rows| batches.push(target, rows)).map_err(bad),
+        (b'c', None) => Err(Ended::Done),
+        (b'c', Some(splitter)) => match splitter.finish(&mut |target, rows| batches.push(target, rows)) {
+            Ok(()) => Err(Ended::Done),
+            Err(error) => Err(bad(error)),
+        },
+        (b'f', _) => {
+            let why = String::from_utf8_lossy(body.strip_suffix(&[0]).unwrap_or(body)).into_owned();
+            Err(bad(Error::client(SqlState::QUERY_CANCELED, format!("COPY from stdin failed: {why}"))))
+        }
+        // <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY>: these mean nothing here.
+        (b'H' | b'S', _) => Ok(()),
+        (b'X', _) => Err(Ended::Client(End::Gone)),
+        (tag, _) => {
+            let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+            Err(Ended::Client(End::Told(Error::client_fatal(SqlState::PROTOCOL_VIOLATION, message))))
+        }
+    }
+}
+
+/// Writes to the shards what waits for them.
+fn write(legs: &mut [Leg], batches: &mut Batches<'_>, cx: &mut Context<'_>) -> Result<(), Ended> {
+    for (at, batch) in batches.waiting() {
+        if let Some(connection) = legs.get_mut(at).and_then(Leg::connection) {
+            // The server may have said why it takes no more.
+            if batch.write(&mut connection.output, &mut connection.stream, cx).is_err() {
+                return Err(poll_leg(&mut legs[at], cx).map_or_else(
+                    |failure| Ended::Failed(Failed::Shard(at, failure)),
+                    |_| failed(at, "it takes no more"),
+                ));
             }
         }
     }
+    Ok(())
 }
 
-fn send(legs: &mut [Leg], pieces: Vec<Vec<u8>>) {
-    for (leg, piece) in legs.iter_mut().zip(pieces).filter(|(_, piece)| !piece.is_empty()) {
-        if let Some(connection) = leg.connection() {
-            encode::frame(connection.output.tail(), b'd', |b| b.extend_from_slice(&piece));
+/// Moves what waits for the shards, and looks whether one has failed; how much the slowest still has to take.
+fn poll_legs(legs: &mut [Leg], cx: &mut Context<'_>) -> Result<usize, Ended> {
+    let mut most = 0;
+    for (at, leg) in legs.iter_mut().enumerate() {
+        if leg.is_silent() {
+            return Err(failed(at, "it answers nothing any more, probes neither"));
         }
+        let waits = poll_leg(leg, cx).map_err(|failure| Ended::Failed(Failed::Shard(at, failure)))?;
+        most = most.max(waits);
     }
+    Ok(most)
 }
 
 /// Writes to a shard, and looks whether it has failed; how much it still has to take.
-fn poll_leg(leg: &mut Leg, cx: &mut std::task::Context<'_>) -> Result<usize, Failure> {
+fn poll_leg(leg: &mut Leg, cx: &mut Context<'_>) -> Result<usize, Failure> {
     let Some(connection) = leg.connection() else { return Err(Failure::Lost("its connection is gone".to_owned())) };
     let unwritable = matches!(connection.output.poll_flush(&mut connection.stream, cx), Poll::Ready(Err(_)));
     loop {

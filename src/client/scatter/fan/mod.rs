@@ -1,9 +1,11 @@
 //! A statement that several shards write: each begins a transaction and does its part, and then all commit, or none.
 //!
 //! One after the other the shards are sent BEGIN, their part, and the question whether they have written, in one message. An error of one is the
-//! statement's, and all are rolled back. `reply` reads what a shard says, `copy` is COPY FROM STDIN, `copy_out` COPY TO STDOUT, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
+//! statement's, and all are rolled back. `reply` reads what a shard says, `copy` is COPY FROM STDIN
+//! (`batch` puts its rows together), `copy_out` COPY TO STDOUT, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
 //! told to the client before the outcome is known.
 
+mod batch;
 pub(super) mod commit;
 mod copy;
 mod copy_out;
@@ -121,7 +123,7 @@ impl Client {
                 return Err(end);
             }
         };
-        let reached = if matches!(fan.parts, Parts::Each) {
+        let reached = if matches!(fan.parts, Parts::Each { .. }) {
             Reached { parsed: true, bound: true }
         } else {
             Reached::of(&replies)
@@ -134,7 +136,7 @@ impl Client {
             answer => answer,
         };
         let told = match answer {
-            Ok(told) if matches!(fan.parts, Parts::Each) => {
+            Ok(told) if matches!(fan.parts, Parts::Each { .. }) => {
                 // Each has ended by itself.
                 legs.iter_mut().filter(|leg| leg.state != State::Lost).for_each(Leg::is_ready);
                 told
@@ -239,7 +241,7 @@ impl Client {
                 Ok(legs.iter().map(|_| request(before, &asked.text, &asked.types, &asked.bound)).collect())
             }
             // A COPY is another conversation.
-            Parts::Each | Parts::Copy(_) | Parts::CopyOut(_) => {
+            Parts::Each { .. } | Parts::Copy(_) | Parts::CopyOut(_) => {
                 let mut query = Vec::with_capacity(text.len() + 8);
                 encode::query(&mut query, &asked.text);
                 Ok(legs.iter().map(|_| query.clone()).collect())
@@ -312,9 +314,9 @@ impl Client {
         let links: Vec<(Arc<Pool>, SlotId)> = legs.iter().map(Leg::link).collect();
         handle.set_links(Links::Several(Box::new(links.clone())));
         handle.set_activity(Activity::Active);
-        let each = matches!(fan.parts, Parts::Each);
+        let each = matches!(fan.parts, Parts::Each { .. });
         let stages = match &fan.parts {
-            Parts::Each => reply::ALONE,
+            Parts::Each { .. } => reply::ALONE,
             _ if in_block => reply::IN_BLOCK,
             parts if is_ddl(parts) => reply::WITH_LIMIT,
             _ => reply::IN_TRANSACTION,
@@ -376,7 +378,7 @@ impl Client {
     /// The ErrorResponse of the statement.
     fn answer_of(&self, fan: &Fan, replies: &[Reply]) -> Result<Told, Vec<u8>> {
         let name = |at: usize| fan.shards.get(at).map_or("?", |shard| self.database.config.map.name(*shard));
-        if matches!(fan.parts, Parts::Each) {
+        if matches!(fan.parts, Parts::Each { .. }) {
             return Ok(self.answer_of_each(fan, replies));
         }
         // The first that failed by itself: the others may have been cancelled for it.
@@ -400,7 +402,7 @@ impl Client {
             Parts::Rows { of, .. } => (in_order(of, replies).map_err(|error| run::encoded(&error))?, sum(replies)),
             Parts::Copy(copy) if copy.key.is_some() => (Vec::new(), sum(replies)),
             Parts::Whole { answer: Answer::Sum, .. } => (all(), sum(replies)),
-            Parts::Whole { answer: Answer::Same, .. } | Parts::Each | Parts::Copy(_) | Parts::CopyOut(_) => {
+            Parts::Whole { answer: Answer::Same, .. } | Parts::Each { .. } | Parts::Copy(_) | Parts::CopyOut(_) => {
                 let first = replies.first();
                 (first.map(|reply| reply.rows.clone()).unwrap_or_default(), same(replies))
             }
