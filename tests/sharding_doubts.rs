@@ -193,6 +193,76 @@ fn settings_that_differ_are_not_asked_by_key() {
 
 // What stands in the statement.
 
+/// As after an upgrade of one server's libraries alone: the order of texts, and what is equal, may be another there.
+#[test]
+fn versions_of_collations_that_differ_are_not_asked_together() {
+    let sharded = Sharded::start_with(
+        "CREATE TABLE c (k int8 PRIMARY KEY, v text COLLATE \"en-x-icu\")",
+        ["", ""],
+        "c = { key = \"k\", type = \"bigint\" }\n",
+    );
+    sharded.wait_ok();
+    let mut client = sharded.client();
+    let key = sharded.key(1, 1);
+    let answers = |client: &mut RawClient, sql: &str| {
+        let told = client.run(sql);
+        assert!(!told.contains("E(") && told.ends_with("Z(I)"), "{sql}: {told}");
+    };
+    let of_c = format!("SELECT v FROM c WHERE k = {key}");
+    answers(&mut client, "SELECT v FROM c ORDER BY v");
+    // Of a column: what was indexed by another version.
+    sharded.on(1, "UPDATE pg_collation SET collversion = '0.1' WHERE collname = 'en-x-icu'");
+    answers(&mut client, "COMMENT ON TABLE plain IS 'has all looked at anew'");
+    sharded.wait_checks(|checks| checks[0] == "ok" && checks[1].contains("indexed by version 0.1"));
+    let why = refused(&mut client, "SELECT v FROM c ORDER BY v");
+    assert!(why.contains("s1") && why.contains("en-x-icu"), "{why}");
+    answers(&mut client, &of_c);
+    answers(&mut client, "SELECT count(*) FROM t");
+    sharded.on(1, "ALTER COLLATION \"en-x-icu\" REFRESH VERSION");
+    answers(&mut client, "COMMENT ON TABLE plain IS 'once more'");
+    sharded.wait_ok();
+    answers(&mut client, "SELECT v FROM c ORDER BY v");
+    // Of the database.
+    let set = |version: &str| {
+        sharded.on(1, &format!("UPDATE pg_database SET datcollversion = {version} WHERE datname = current_database()"));
+    };
+    let before =
+        sharded.on(0, "SELECT quote_nullable(datcollversion) FROM pg_database WHERE datname = current_database()");
+    set("'0.1'");
+    answers(&mut client, "COMMENT ON TABLE plain IS 'and again'");
+    sharded.wait_checks(|checks| checks[0] == "ok" && checks[1].contains("datcollversion is 0.1"));
+    for sql in ["SELECT count(*) FROM t", "SELECT v FROM c ORDER BY v"] {
+        let why = refused(&mut client, sql);
+        assert!(why.contains("datcollversion"), "{sql}: {why}");
+    }
+    answers(&mut client, &of_c);
+    set(&before[0][0]);
+    answers(&mut client, "COMMENT ON TABLE plain IS 'at last'");
+    sharded.wait_ok();
+    answers(&mut client, "SELECT count(*) FROM t");
+}
+
+#[test]
+fn a_key_that_may_be_null_is_told_of() {
+    let sharded =
+        Sharded::start_with("CREATE TABLE c (k int8, v text)", ["", ""], "c = { key = \"k\", type = \"bigint\" }\n");
+    sharded.wait_checks(|checks| {
+        checks.iter().all(|check| {
+            check.starts_with("warning: ") && check.contains("column \"k\" of table \"public.c\" may be NULL")
+        })
+    });
+    sharded.weir.wait_log("may be NULL");
+    let mut client = sharded.client();
+    assert!(refused(&mut client, "INSERT INTO c (k, v) VALUES (NULL, 'a')").contains("NULL"));
+    assert_eq!(client.run("INSERT INTO c (k, v) VALUES (1, 'a')"), "C(INSERT 0 1) Z(I)");
+    assert_eq!(client.value("SELECT count(*) FROM c"), "1");
+    for shard in [0, 1] {
+        sharded.on(shard, "ALTER TABLE c ALTER k SET NOT NULL");
+    }
+    client.run("COMMENT ON TABLE plain IS 'has all looked at anew'");
+    sharded.wait_ok();
+}
+
 #[test]
 fn a_column_that_was_merged_is_not_the_key() {
     let sharded = Sharded::start("", ["", ""]);

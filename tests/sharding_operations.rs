@@ -5,10 +5,13 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::cluster::Cluster;
+use common::raw::RawClient;
 use common::weir::Weir;
 use common::wire::{Message, ServerError};
+use pgweir::shard::hash;
 
 const SEED: &str = "8816678312871386365";
 
@@ -120,19 +123,125 @@ fn show_slot_refuses_with_what_to_do() {
     }
 }
 
-#[test]
-fn show_shards_tells_state_role_and_traffic() {
-    let (_cluster, weir) = start();
-    let mut client = weir.client("app");
-    for key in 0..20 {
-        client.run(&format!("INSERT INTO t (k, g) VALUES ({key}, 1)"));
+/// A key of the first or the second shard.
+fn key(shard: u16) -> i64 {
+    (1..).find(|key| hash::slot_of(hash::hash_integer(*key)).0 / 8192 == shard).unwrap()
+}
+
+/// Figures of each shard, by their names.
+type Figures = [BTreeMap<String, u64>; 2];
+
+/// How much more the later ones are.
+fn difference(before: &Figures, after: &Figures, name: &str) -> [u64; 2] {
+    [0, 1].map(|shard| after[shard][name] - before[shard][name])
+}
+
+/// What statements by key and over both shards add to the figures.
+fn traffic(
+    weir: &Weir,
+    client: &mut RawClient,
+    figures: impl Fn() -> Figures,
+    check: impl Fn(&Figures, &Figures) -> bool,
+) {
+    for shard in [0, 1] {
+        // What is asked once is asked now.
+        client.run(&format!("SELECT g FROM t WHERE k = {}", key(shard)));
+        client.run(&format!("INSERT INTO t (k, g) VALUES ({}, 0)", key(shard)));
     }
     client.run("SELECT count(*) FROM t");
-    for row in weir.admin_table("SHOW SHARDS") {
-        assert!(row["roles"].contains("primary") && row["writes"].parse::<u64>().unwrap() > 0, "{row:?}");
-        assert!(row["query_count"].parse::<u64>().unwrap() > 1, "{row:?}");
-        assert!(["up", "unknown"].contains(&&*row["state"]), "{row:?}");
+    let before = figures();
+    for _ in 0..7 {
+        client.run(&format!("INSERT INTO t (k, g) VALUES ({}, 1)", key(1)));
     }
+    for _ in 0..3 {
+        client.run(&format!("SELECT g FROM t WHERE k = {}", key(0)));
+    }
+    for _ in 0..2 {
+        client.run("SELECT count(*) FROM t");
+    }
+    // They are counted when a connection goes back, which is behind the answer.
+    let mut last = figures();
+    let found = (0..200).any(|_| {
+        last = figures();
+        check(&before, &last) || {
+            std::thread::sleep(Duration::from_millis(50));
+            false
+        }
+    });
+    assert!(found, "{before:?} {last:?}\n{}", weir.log_text());
+}
+
+#[test]
+fn show_shards_tells_slots_state_role_and_traffic() {
+    let (cluster, weir) = start();
+    let mut client = weir.client("app");
+    let numbers = ["xact_count", "query_count", "bytes_received", "bytes_sent", "reads", "writes"];
+    let figures = || {
+        let rows = weir.admin_table("SHOW SHARDS");
+        [0, 1].map(|at| numbers.map(|name| (name.to_owned(), rows[at][name].parse().unwrap())).into())
+    };
+    traffic(&weir, &mut client, figures, |before, after| {
+        let more = |name| difference(before, after, name);
+        let (received, sent) = (more("bytes_received"), more("bytes_sent"));
+        more("query_count") == [5, 9]
+            && more("xact_count") == [5, 9]
+            && more("reads") == [5, 2]
+            && more("writes") == [0, 7]
+            && received[1] > received[0]
+            && sent.iter().all(|bytes| *bytes > 0)
+    });
+    common::eventually("both are up", Duration::from_secs(20), || {
+        weir.admin_table("SHOW SHARDS").iter().all(|row| row["state"] == "up").then_some(())
+    });
+    for (number, row) in weir.admin_table("SHOW SHARDS").iter().enumerate() {
+        let slots = ["0-8191", "8192-16383"][number];
+        let server = format!("127.0.0.1:{}", cluster.port());
+        let shown =
+            ["database", "shard", "slots", "slot_count", "is_default", "servers", "roles"].map(|name| &*row[name]);
+        let (name, is_default, roles) = (format!("s{number}"), ["1", "0"][number], format!("{server} primary up"));
+        assert_eq!(shown, ["app", &name, slots, "8192", is_default, &server, &roles]);
+    }
+    cluster.stop();
+    common::eventually("both are down", Duration::from_secs(60), || {
+        let rows = weir.admin_table("SHOW SHARDS");
+        rows.iter().all(|row| row["state"] != "up" && !row["roles"].contains(" up")).then_some(())
+    });
+}
+
+#[test]
+fn metrics_tell_what_each_shard_did() {
+    let (_cluster, weir) = start();
+    let mut client = weir.client("app");
+    let figures = || {
+        let (_, text) = weir.http_get("/metrics");
+        let of = |name: &str, labels: &[&str]| -> u64 {
+            let is_it = |line: &&str| {
+                line.starts_with(&format!("pgweir_{name}{{")) && labels.iter().all(|label| line.contains(label))
+            };
+            let samples: Vec<f64> =
+                text.lines().filter(is_it).map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+            assert!(!samples.is_empty(), "no {name} with {labels:?}");
+            samples.iter().sum::<f64>() as u64
+        };
+        ["shard=\"s0\"", "shard=\"s1\""].map(|shard| {
+            let figures = [
+                ("queries", of("queries_total", &[shard])),
+                ("transactions", of("transactions_total", &[shard])),
+                ("sent", of("sent_bytes_total", &[shard])),
+                ("reads", of("routed_total", &[shard, "access=\"read\""])),
+                ("writes", of("routed_total", &[shard, "access=\"write\""])),
+            ];
+            figures.map(|(name, figure)| (name.to_owned(), figure)).into()
+        })
+    };
+    traffic(&weir, &mut client, figures, |before, after| {
+        let more = |name| difference(before, after, name);
+        more("queries") == [5, 9]
+            && more("transactions") == [5, 9]
+            && more("reads") == [5, 2]
+            && more("writes") == [0, 7]
+            && more("sent").iter().all(|bytes| *bytes > 0)
+    });
 }
 
 /// The samples of a metric, by the value of one label.

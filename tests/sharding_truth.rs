@@ -490,9 +490,9 @@ fn tables_that_are_not_as_configured_are_told_of() {
     for shard in &shards {
         shard.sql(
             "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-             CREATE TABLE t (k int8, v text); CREATE TABLE w (k text COLLATE loose, v text);
-             CREATE TABLE numbers (k numeric); CREATE TABLE vc (k varchar(10)); CREATE DOMAIN id AS int8;
-             CREATE TABLE d (k id); CREATE TABLE narrow (k int4)",
+             CREATE TABLE t (k int8 NOT NULL, v text); CREATE TABLE w (k text COLLATE loose NOT NULL, v text);
+             CREATE TABLE numbers (k numeric NOT NULL); CREATE TABLE vc (k varchar(10) NOT NULL);
+             CREATE DOMAIN id AS int8 NOT NULL; CREATE TABLE d (k id); CREATE TABLE narrow (k int4 NOT NULL)",
         );
     }
     shards[0].sql("CREATE TABLE ref (code int4)");
@@ -534,8 +534,8 @@ fn tables_that_are_not_as_configured_are_told_of() {
     for shard in &shards {
         shard.sql(
             "DROP TABLE w, numbers, narrow, keyless; CREATE TABLE IF NOT EXISTS ref (code int4);
-             CREATE TABLE w (k text); CREATE TABLE numbers (k int8); CREATE TABLE narrow (k int8);
-             CREATE TABLE keyless (id int8)",
+             CREATE TABLE w (k text NOT NULL); CREATE TABLE numbers (k int8 NOT NULL); CREATE TABLE narrow (k int8 PRIMARY KEY);
+             CREATE TABLE keyless (id int8 NOT NULL)",
         );
     }
     weir.reconfigure(|builder| builder);

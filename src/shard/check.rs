@@ -251,7 +251,7 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
                 JOIN pg_catalog.pg_roles AS u ON u.rolname = h.nspname \
                 JOIN pg_catalog.pg_class AS x ON x.relnamespace = h.oid \
                 WHERE a.schema = {} AND h.nspname::pg_catalog.text <> a.schema AND x.relname::pg_catalog.text = a.name), \
-               NULLIF(f.attgenerated, '') \
+               NULLIF(f.attgenerated, ''), c.relkind IN ('r', 'p') AND NOT f.attnotnull AND NOT t.typnotnull \
              FROM (VALUES {}) AS a (n, schema, name, key) \
              LEFT JOIN pg_catalog.pg_namespace AS s ON s.nspname::pg_catalog.text = a.schema \
              LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname::pg_catalog.text = a.name \
@@ -314,7 +314,20 @@ pub fn judge_unique(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding
 /// What the answer to [`tables_sql`] means.
 #[must_use]
 pub fn judge_tables(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
-    map.tables.iter().zip(rows).filter_map(|((place, table), row)| judge_table(place, table, row)).collect()
+    let judge = |((place, table), row): (_, &Vec<_>)| [judge_table(place, table, row), judge_null(place, table, row)];
+    map.tables.iter().zip(rows).flat_map(judge).flatten().collect()
+}
+
+/// Whether the key of a table may be NULL, which is no key.
+fn judge_null((schema, name): &(String, String), table: &Table, row: &[Option<String>]) -> Option<Finding> {
+    let Table::Sharded { key, .. } = table else { return None };
+    row.get(7).and_then(Option::as_deref).filter(|nullable| *nullable == "t").map(|_| Finding {
+        effect: Effect::Warning,
+        message: format!(
+            "column \"{key}\" of table \"{schema}.{name}\" may be NULL: rows without a key are refused, and belong to no shard where they come past pgweir"
+        ),
+        advice: "ALTER TABLE ... ALTER COLUMN ... SET NOT NULL.",
+    })
 }
 
 fn judge_table((schema, name): &(String, String), table: &Table, row: &[Option<String>]) -> Option<Finding> {
@@ -420,6 +433,20 @@ mod tests {
         let collated = judge_tables(&map(), &[row(["0", "1", "25", "text", "f"])]);
         assert!(collated[0].message.contains("nondeterministic"), "{collated:?}");
         assert_eq!(collated[0].effect, Effect::NotByKeyOf("public".into(), "codes".into()));
+    }
+
+    #[test]
+    fn a_key_that_may_be_null_is_told_of() {
+        let judged = |nullable: &str| {
+            let mut orders = row(["1", "1", "20", "bigint", ""]);
+            orders.extend([None, None, (!nullable.is_empty()).then(|| nullable.to_owned())]);
+            judge_tables(&map(), &[row(["0", "1", "25", "text", "t"]), orders, row(["2", "1", "", "", ""])])
+        };
+        let found = judged("t");
+        assert_eq!(found.iter().map(|finding| &finding.effect).collect::<Vec<_>>(), [&Effect::Warning]);
+        assert!(found[0].message.starts_with("column \"k\" of table \"public.orders\" may be NULL"), "{found:?}");
+        // A view says nothing of its columns.
+        assert_eq!((judged("f"), judged("")), (vec![], vec![]));
     }
 
     #[test]

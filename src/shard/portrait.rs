@@ -124,7 +124,8 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
                  || ' (' || pg_catalog.quote_ident(m.nspname::pg_catalog.text) || '.' || pg_catalog.quote_ident(t.typname::pg_catalog.text) || ')' \
                  || E'\\x1f' || COALESCE(' collate ' || pg_catalog.quote_ident(w.nspname::pg_catalog.text) || '.' \
                    || pg_catalog.quote_ident(k.collname::pg_catalog.text) \
-                   || COALESCE(' version ' || pg_catalog.pg_collation_actual_version(k.oid), ''), '') \
+                   || COALESCE(' version ' || pg_catalog.pg_collation_actual_version(k.oid), '') \
+                   || COALESCE(' indexed by version ' || k.collversion, ''), '') \
                  || COALESCE(' enum ' || (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel::pg_catalog.text), ',' \
                    ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum AS e \
                    WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype)), ''), \

@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 #![allow(clippy::print_stderr, reason = "a soak tells what it did")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
