@@ -38,8 +38,10 @@ impl Sharded {
             );
         }
         cluster.sql_in("s0", DEFAULT_ONLY);
+        // Some of what is listed is not there yet.
         toml += "[databases.app.tables]\nt = { key = \"k\", type = \"bigint\" }\npart = { key = \"k\", type = \"bigint\" }\n\
-                 r = { reference = true }\n";
+                 r = { reference = true }\nabsent = { key = \"k\", type = \"text\" }\nlater = { key = \"k\", type = \"text\" }\n\
+                 copies = { reference = true }\n";
         let weir = Weir::builder().database(&toml).start();
         let this = Self { cluster, weir };
         if settings.contains("two_phase") {
@@ -329,6 +331,45 @@ fn nothing_is_half_done() {
         let (message, _) = refused(&mut client, sql);
         assert!(message.contains(why), "{sql}: {message}");
     }
+    // Nor gets anything the name of a table that is listed, unless it is spread as that.
+    sharded.cluster.sql_in(
+        "s0",
+        "CREATE SCHEMA aside; CREATE TABLE aside.r (code int4); CREATE VIEW aside.gone AS SELECT 1 AS one",
+    );
+    for (sql, why) in [
+        ("ALTER TABLE u RENAME TO absent", "which the configuration lists"),
+        ("ALTER TABLE aside.r SET SCHEMA public", "which the configuration lists"),
+        ("ALTER TABLE IF EXISTS nowhere RENAME TO absent", "which the configuration lists"),
+        ("ALTER VIEW of_u RENAME TO absent", "which the configuration lists"),
+        (
+            "ALTER VIEW aside.gone SET SCHEMA public; SELECT 1; ALTER VIEW of_u RENAME TO absent",
+            "which the configuration lists",
+        ),
+        ("ALTER SEQUENCE counter RENAME TO absent", "which the configuration lists"),
+        ("ALTER INDEX u_b RENAME TO absent", "which the configuration lists"),
+        ("ALTER TABLE t RENAME TO absent", "which the configuration lists"),
+        ("ALTER TABLE r RENAME TO absent", "which the configuration lists"),
+        ("CREATE TABLE absent AS SELECT 1 AS k", "not supported"),
+        ("SELECT 1 AS k INTO absent", "not supported"),
+        ("CREATE TABLE absent AS TABLE u", "not supported"),
+        ("CREATE VIEW absent AS SELECT a AS k FROM u", "lives on the default shard only"),
+        ("CREATE VIEW absent AS SELECT code AS k FROM r", "as what it is made of"),
+        ("CREATE MATERIALIZED VIEW absent AS SELECT code AS k FROM r", "as what it is made of"),
+        ("CREATE VIEW copies AS SELECT k FROM t", "as what it is made of"),
+    ] {
+        let (message, _) = refused(&mut client, sql);
+        assert!(message.contains(why), "{sql}: {message}");
+    }
+    assert_eq!(sharded.both("SELECT to_regclass('absent') IS NULL AND to_regclass('copies') IS NULL"), ["t", "t"]);
+    // What is listed alike may.
+    for (sql, tag, there) in [
+        ("CREATE TABLE absent (k text PRIMARY KEY, n int8)", "CREATE TABLE", "to_regclass('absent') IS NOT NULL"),
+        ("ALTER TABLE absent RENAME TO later", "ALTER TABLE", "to_regclass('later') IS NOT NULL"),
+        ("DROP TABLE later", "DROP TABLE", "to_regclass('absent') IS NULL AND to_regclass('later') IS NULL"),
+    ] {
+        assert_eq!(client.run(sql), format!("C({tag}) Z(I)"), "{sql}");
+        assert_eq!(sharded.both(&format!("SELECT {there}")), ["t", "t"], "{sql}");
+    }
     // What one shard will not do is done on none.
     sharded.cluster.sql_in("s1", "CREATE VIEW taken AS SELECT 1 AS one");
     assert_eq!(client.run("CREATE VIEW taken AS SELECT k FROM t"), "E(42P07) Z(I)");
@@ -342,6 +383,24 @@ fn nothing_is_half_done() {
     assert_eq!(client.run("CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1)"), "C(CREATE TABLE) Z(I)");
     assert!(refused(&mut client, "ALTER TABLE part DETACH PARTITION part_1").0.contains("is not listed"));
     assert_eq!(client.run("DROP TABLE part_1"), "C(DROP TABLE) Z(I)");
+    // On a chosen shard it is the operator's: one after the other, until none has it.
+    assert_eq!(client.run("CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1)"), "C(CREATE TABLE) Z(I)");
+    assert_eq!(client.run("INSERT INTO part (k, d) VALUES (1, 1), (2, 1), (3, 1), (4, 1)"), "C(INSERT 0 4) Z(I)");
+    let attached = "SELECT count(*) FROM pg_inherits WHERE inhrelid = 'part_1'::regclass";
+    for (shard, left) in [("s1", ["1", "0"]), ("s0", ["0", "0"])] {
+        let detach = format!("/* pgweir: shard={shard} */ ALTER TABLE part DETACH PARTITION part_1");
+        assert_eq!(client.run(&detach), "C(ALTER TABLE) Z(I)");
+        assert_eq!(sharded.both(attached), left);
+    }
+    let rows: Vec<u32> =
+        sharded.both("SELECT count(*) FROM part_1").iter().map(|count| count.parse().unwrap()).collect();
+    assert!(rows.iter().sum::<u32>() == 4 && rows.iter().all(|count| *count > 0), "{rows:?}");
+    assert_eq!(client.value("SELECT count(*) FROM part"), "0");
+    for shard in ["s0", "s1"] {
+        let read = client.value(&format!("/* pgweir: shard={shard} */ SELECT count(*) FROM part_1"));
+        assert_eq!(read, rows[usize::from(shard == "s1")].to_string());
+        assert_eq!(client.run(&format!("/* pgweir: shard={shard} */ DROP TABLE part_1")), "C(DROP TABLE) Z(I)");
+    }
     // What a block makes on all shards is not found on one of them alone.
     for (made, named) in [
         ("CREATE VIEW of_t AS SELECT k FROM t", "GRANT SELECT ON of_t TO PUBLIC"),
@@ -400,6 +459,92 @@ fn nothing_is_half_done() {
         }
     }
     assert_eq!(plain.both("SELECT to_regclass('of_t') IS NOT NULL AND to_regclass('t_key') IS NOT NULL"), ["t", "t"]);
+}
+
+/// Of plain tables PostgreSQL runs them in a transaction, and of partitioned ones it does not.
+#[test]
+fn reindex_and_cluster_of_a_plain_table_are_a_part_of_their_block() {
+    let sharded = Sharded::start("cross_shard_writes = \"two_phase\"");
+    let mut client = sharded.client();
+    assert_eq!(client.run("CREATE INDEX t_v ON t (v)"), "C(CREATE INDEX) Z(I)");
+    let file = "SELECT pg_relation_filenode('t_v')";
+    let clustered = "SELECT indisclustered FROM pg_index WHERE indexrelid = 't_v'::regclass";
+    let ends = [("ROLLBACK", "f", true), ("COMMIT", "t", false)];
+    for (end, is_clustered, same) in ends {
+        let before = sharded.both(file);
+        for (sql, told) in [
+            ("BEGIN", "C(BEGIN) Z(T)"),
+            ("INSERT INTO t (k, v) VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')", "C(INSERT 0 4) Z(T)"),
+            ("REINDEX INDEX t_v", "C(REINDEX) Z(T)"),
+            ("REINDEX TABLE t", "C(REINDEX) Z(T)"),
+            ("CLUSTER t USING t_v", "C(CLUSTER) Z(T)"),
+            (end, &format!("C({end}) Z(I)")),
+        ] {
+            assert_eq!(client.run(sql), told, "{sql}");
+        }
+        let after = sharded.both(file);
+        assert!([0, 1].iter().all(|shard| (before[*shard] == after[*shard]) == same), "{end}: {before:?} {after:?}");
+        assert_eq!(sharded.both(clustered), [is_clustered, is_clustered]);
+    }
+    for sql in [
+        "REINDEX TABLE part",
+        "REINDEX INDEX CONCURRENTLY t_v",
+        "REINDEX (CONCURRENTLY) TABLE t",
+        "CLUSTER",
+        "REINDEX SCHEMA public",
+    ] {
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        assert_eq!(
+            client.run("INSERT INTO t (k, v) VALUES (11, 'a'), (12, 'b'), (13, 'c'), (14, 'd')"),
+            "C(INSERT 0 4) Z(T)"
+        );
+        assert_eq!(client.run(sql), "E(25001) Z(E)", "{sql}");
+        assert_eq!(client.run("COMMIT"), "C(ROLLBACK) Z(I)");
+    }
+    assert_eq!(client.value("SELECT count(*) FROM t"), "4");
+    // By itself none needs a block.
+    assert_eq!(client.run("REINDEX TABLE part"), "C(REINDEX) Z(I)");
+}
+
+/// Several remarks in one text: a composite type is every shard's, whoever says so first.
+#[test]
+fn a_composite_type_is_every_shards_in_one_text_as_well() {
+    let sharded = Sharded::start("cross_shard_writes = \"two_phase\"");
+    let mut client = sharded.client();
+    assert_eq!(client.run("CREATE TYPE pair AS (a int4, b int4)"), "C(CREATE TYPE) Z(I)");
+    let (message, hint) = refused(&mut client, "COMMENT ON COLUMN pair.a IS 'x'; COMMENT ON COLUMN pair.b IS 'x'");
+    assert!(message.contains("every shard") && hint.contains("by itself"), "{message} {hint}");
+    let said = "SELECT count(*) FROM pg_description WHERE objoid = 'pair'::regclass AND objsubid > 0";
+    assert_eq!(sharded.both(said), ["0", "0"]);
+    for column in ["a", "b"] {
+        assert_eq!(client.run(&format!("COMMENT ON COLUMN pair.{column} IS 'x'")), "C(COMMENT) Z(I)");
+    }
+    assert_eq!(sharded.both(said), ["2", "2"]);
+}
+
+/// A view of copies and of a view that only the default shard has, though that reads no table: it is the default shard's.
+#[test]
+fn a_view_beside_one_of_no_table_is_where_that_is() {
+    let sharded = Sharded::start("cross_shard_writes = \"two_phase\"");
+    let mut client = sharded.client();
+    for (sql, tag) in [
+        ("CREATE VIEW one AS SELECT 1 AS one", "CREATE VIEW"),
+        ("CREATE VIEW same AS SELECT * FROM one", "CREATE VIEW"),
+        ("CREATE VIEW pairs AS SELECT r.name, same.one FROM r, same", "CREATE VIEW"),
+        ("INSERT INTO r VALUES (1, 'a')", "INSERT 0 1"),
+        ("COMMENT ON VIEW pairs IS 'x'", "COMMENT"),
+        ("ALTER VIEW pairs RENAME TO others", "ALTER VIEW"),
+    ] {
+        assert_eq!(client.run(sql), format!("C({tag}) Z(I)"), "{sql}");
+    }
+    assert_eq!(sharded.both("SELECT to_regclass('others') IS NOT NULL"), ["t", "f"]);
+    assert_eq!(client.value("SELECT name FROM others"), "a");
+    assert_eq!(client.run("DROP VIEW others, same, one"), "C(DROP VIEW) Z(I)");
+    // One of copies alone is every shard's still.
+    assert_eq!(client.run("CREATE VIEW names AS SELECT name FROM r"), "C(CREATE VIEW) Z(I)");
+    assert_eq!(client.run("CREATE VIEW again AS SELECT name FROM names"), "C(CREATE VIEW) Z(I)");
+    assert_eq!(sharded.both("SELECT to_regclass('again') IS NOT NULL"), ["t", "t"]);
+    assert_eq!(client.run("DROP VIEW again, names"), "C(DROP VIEW) Z(I)");
 }
 
 #[test]

@@ -95,6 +95,7 @@ fn take_relation(row: &[Option<String>], answers: &mut Answers) {
             }
             relation.reaches.push((schema.clone(), name.clone()));
         }
+        (Some(relation), None) if kind == "c" => relation.is_type = true,
         (Some(relation), None) => relation.reads_unseen = Some(format!("{name}()")),
         (None, _) => {}
     }
@@ -191,7 +192,7 @@ fn functions_query(names: &[Name]) -> String {
 }
 
 /// Of each name: the relation itself first, then all that it reaches by the rules of views, by inheritance either way, and as the index or
-/// the sequence of a table; and the functions that may read tables unseen. Composite types are no relations.
+/// the sequence of a table; and the functions that may read tables unseen. Composite types are no relations, and are told apart.
 fn relations_query(names: &[Name]) -> String {
     let rows: Vec<String> = (names.iter().enumerate())
         .map(|(n, name)| {
@@ -223,7 +224,12 @@ fn relations_query(names: &[Name]) -> String {
              UNION ALL SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = r.oid \
              UNION ALL SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = r.oid) AS x (oid)), \
          found (kind, n, schema, name, place) AS ( \
-           SELECT CASE WHEN c.relkind IN ('v', 'm') OR EXISTS ( \
+           SELECT CASE WHEN c.relkind = 'v' AND r.oid <> a.oid AND NOT EXISTS ( \
+                 SELECT FROM pg_catalog.pg_rewrite AS w \
+                   JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+                     AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                   WHERE w.ev_class = c.oid AND d.refobjid <> c.oid) THEN 't' \
+               WHEN c.relkind IN ('v', 'm') OR EXISTS ( \
                  SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS m ON m.oid = i.indrelid \
                  WHERE i.indexrelid = c.oid AND m.relkind = 'm') THEN 'v' \
                WHEN c.relkind IN ('r', 'p', 'f') \
@@ -247,7 +253,10 @@ fn relations_query(names: &[Name]) -> String {
            SELECT 'f', r.n, NULL, p.proname::pg_catalog.text, 2 \
              FROM reached AS r JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = r.oid \
              JOIN pg_catalog.pg_proc AS p ON p.oid < {FIRST_OWN} AND p.proname::pg_catalog.text IN ({by_text}) \
-             WHERE pg_catalog.strpos(w.ev_action::pg_catalog.text, ' :funcid ' || p.oid || ' ') > 0) \
+             WHERE pg_catalog.strpos(w.ev_action::pg_catalog.text, ' :funcid ' || p.oid || ' ') > 0 \
+           UNION ALL \
+           SELECT 'c', asked.n, NULL, q.relname::pg_catalog.text, 3 FROM asked \
+             JOIN pg_catalog.pg_class AS q ON q.oid = asked.oid AND q.relkind = 'c') \
          SELECT kind, n, schema, name FROM found ORDER BY n, place",
         rows.join(", "),
         unseen(),
@@ -287,12 +296,14 @@ mod tests {
         take_relation(&row(&["t", "0", "s", "t"]), &mut answers);
         take_relation(&row(&["r", "0", "s", "t_i"]), &mut answers);
         take_relation(&[Some("f".to_owned()), Some("0".to_owned()), None, Some("g".to_owned())], &mut answers);
+        take_relation(&[Some("c".to_owned()), Some("0".to_owned()), None, Some("v".to_owned())], &mut answers);
         let named = |names: &[&str]| names.iter().map(|name| ("s".to_owned(), (*name).to_owned())).collect();
         let expected = Relation {
             reaches: named(&["v", "t", "t_i"]),
             reads_unseen: Some("g()".to_owned()),
             is_view: true,
             tables: named(&["t"]),
+            is_type: true,
         };
         assert_eq!(answers, Answers { relations: vec![expected], ..Answers::default() });
     }

@@ -64,8 +64,10 @@ pub struct Relation {
     pub reads_unseen: Option<String>,
     /// It is a view, which may be materialized, or an index of one.
     pub is_view: bool,
-    /// Those of [`Self::reaches`] that are tables, and no others' children.
+    /// Those of [`Self::reaches`] that are tables, and no others' children, or views of no relation.
     pub tables: Vec<(String, String)>,
+    /// It is no relation but a composite type, which has columns as one.
+    pub is_type: bool,
 }
 
 /// What to ask the catalog.

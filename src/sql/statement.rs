@@ -162,7 +162,7 @@ const CHANGES_NO_NAME: [&str; 12] = [
 ];
 
 /// Utility statements that add no code: nothing runs behind them that did not run before.
-const CHANGES_NO_CODE: [&str; 17] = [
+const CHANGES_NO_CODE: [&str; 18] = [
     "DROP TABLE",
     "DROP VIEW",
     "DROP MATERIALIZED VIEW",
@@ -175,6 +175,7 @@ const CHANGES_NO_CODE: [&str; 17] = [
     "COMMENT",
     "CREATE SEQUENCE",
     "ALTER SEQUENCE",
+    "CREATE STATISTICS",
     "CREATE ROLE",
     "DROP ROLE",
     "CREATE DATABASE",
@@ -311,7 +312,7 @@ fn draft(node: Node<'_>) -> Draft {
                 draft.pin(reason);
             }
             (draft.touch.cascades, draft.touch.about) = (found.cascades, found.about);
-            draft.touch.made_of = found.made_of;
+            (draft.touch.made_of, draft.touch.becomes) = (found.made_of, found.becomes);
             let computed = utility::computed(node);
             if !computed.is_empty() {
                 compute(computed, &mut draft);

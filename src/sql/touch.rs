@@ -90,6 +90,8 @@ pub struct Touch {
     pub about: Option<About>,
     /// What the first of its relations is made of.
     pub made_of: Vec<TableRef>,
+    /// What the first of its relations is called afterwards, by RENAME TO and SET SCHEMA.
+    pub becomes: Option<Box<TableRef>>,
     /// ON CONFLICT.
     pub conflict: Conflict,
     /// The columns of the top level that must be equal to one of several values, by IN.

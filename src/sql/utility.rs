@@ -1,10 +1,11 @@
 //! The statements that are writes whatever they say: DDL, maintenance, LISTEN and the like. What remains to be read off
 //! them is the tables they name and the state they make.
 
+mod plain;
+
 use pg_raw_parse::{Node, nodes, raw};
 
 use super::facts::{PinReason, TableRef};
-use super::shape::cast_name;
 use super::touch::About;
 use super::walk::{Seen, table_ref, walk};
 
@@ -16,7 +17,7 @@ pub(super) struct Utility {
     pub(super) pin: Option<PinReason>,
     /// It has nothing to do with tables at all, unlike DDL whose tables the grammar does not show.
     pub(super) tableless: bool,
-    /// It makes a relation in which no code is but PostgreSQL's own, or one that nobody else sees.
+    /// It makes something in which no code is but PostgreSQL's own, or that nobody else sees.
     pub(super) is_plain: bool,
     /// It makes a relation that nobody else sees, with code in it.
     pub(super) own_code: bool,
@@ -26,6 +27,8 @@ pub(super) struct Utility {
     pub(super) about: Option<About>,
     /// What the first of its tables is made of.
     pub(super) made_of: Vec<TableRef>,
+    /// What the first of its tables is called afterwards.
+    pub(super) becomes: Option<Box<TableRef>>,
 }
 
 impl Utility {
@@ -40,6 +43,7 @@ impl Utility {
             cascades: false,
             about: None,
             made_of: Vec::new(),
+            becomes: None,
         }
     }
 
@@ -158,14 +162,22 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
         Node::RenameStmt(stmt) => {
             let of_type = stmt.rename_type == raw::ObjectType::OBJECT_ATTRIBUTE;
             let found = Utility::on("ALTER ... RENAME", stmt.relation().filter(|_| !of_type));
-            found.about(about(stmt.rename_type))
+            let becomes =
+                stmt.relation().map(table_ref).zip(stmt.newname()).filter(|_| names_relation(stmt.rename_type));
+            let becomes = becomes.map(|(was, name)| Box::new(TableRef { name: name.to_owned(), ..was }));
+            Utility { becomes, ..found.about(about(stmt.rename_type)) }
         }
         Node::AlterObjectSchemaStmt(stmt) => {
-            Utility::on("ALTER ... SET SCHEMA", stmt.relation()).about(about(stmt.object_type))
+            let found = Utility::on("ALTER ... SET SCHEMA", stmt.relation());
+            let becomes = stmt.relation().map(table_ref).zip(stmt.newschema());
+            let becomes = becomes.map(|(was, schema)| Box::new(TableRef { schema: Some(schema.to_owned()), ..was }));
+            Utility { becomes, ..found.about(about(stmt.object_type)) }
         }
         Node::AlterObjectDependsStmt(stmt) => Utility::on("DDL", stmt.relation()).about(about(stmt.object_type)),
         Node::AlterPolicyStmt(stmt) => Utility::on("DDL", stmt.table()),
-        Node::IndexStmt(stmt) => Utility::on("CREATE INDEX", stmt.relation()),
+        Node::IndexStmt(stmt) => {
+            Utility { is_plain: plain::index(stmt), ..Utility::on("CREATE INDEX", stmt.relation()) }
+        }
         Node::CreateTrigStmt(stmt) => Utility::on("CREATE TRIGGER", stmt.relation()),
         Node::CreatePolicyStmt(stmt) => Utility::on("CREATE POLICY", stmt.table()),
         Node::RuleStmt(stmt) => Utility::on("CREATE RULE", stmt.relation()),
@@ -232,6 +244,20 @@ pub(super) fn describe(node: Node<'_>) -> Utility {
         Node::DropTableSpaceStmt(_) => Utility::new("DROP TABLESPACE"),
         _ => Utility::new("DDL"),
     }
+}
+
+/// Whether RENAME of this kind gives a relation itself another name.
+pub(super) fn names_relation(kind: raw::ObjectType::Type) -> bool {
+    use raw::ObjectType as Type;
+    matches!(
+        kind,
+        Type::OBJECT_TABLE
+            | Type::OBJECT_FOREIGN_TABLE
+            | Type::OBJECT_INDEX
+            | Type::OBJECT_VIEW
+            | Type::OBJECT_MATVIEW
+            | Type::OBJECT_SEQUENCE
+    )
 }
 
 /// What a relation of this kind is to a statement that changes it.
@@ -333,7 +359,7 @@ fn create_table(stmt: &nodes::CreateStmt) -> Utility {
     let mut found = Utility::on("CREATE TABLE", stmt.relation());
     // ON COMMIT DROP: on() may have pinned for the schema pg_temp.
     found.pin = makes_temp(stmt.relation(), stmt.oncommit).then_some(PinReason::TempObject);
-    let (temp, plain) = (stmt.relation().is_some_and(is_temp), is_plain(stmt));
+    let (temp, plain) = (stmt.relation().is_some_and(is_temp), plain::table(stmt));
     (found.is_plain, found.own_code) = (temp || plain, temp && !plain);
     let parents = stmt.inh_relations();
     found.about = Some(if parents.is_empty() { About::New } else { About::Made });
@@ -371,6 +397,7 @@ fn alter_table(stmt: &nodes::AlterTableStmt) -> Utility {
         _ => "ALTER TABLE",
     };
     let mut found = Utility::on(what, stmt.relation()).about(about(stmt.objtype));
+    found.is_plain = plain::alter(stmt);
     let (pin, mut refers) = (found.pin, true);
     for command in stmt.cmds() {
         let Node::AlterTableCmd(command) = command else { continue };
@@ -399,26 +426,6 @@ fn alter_table(stmt: &nodes::AlterTableStmt) -> Utility {
         found.about = Some(About::Refers);
     }
     found
-}
-
-/// Whether a new table has nothing but columns of PostgreSQL's types, and keys.
-fn is_plain(stmt: &nodes::CreateStmt) -> bool {
-    use raw::ConstrType as Type;
-    let harmless = |c: &nodes::Constraint| {
-        matches!(c.contype, Type::CONSTR_NULL | Type::CONSTR_NOTNULL | Type::CONSTR_PRIMARY | Type::CONSTR_UNIQUE)
-    };
-    let plain_column = |column: &nodes::ColumnDef| {
-        column.type_name().and_then(cast_name).is_some_and(|name| !name.contains("serial"))
-            && column.constraints().iter().all(|c| matches!(c, Node::Constraint(c) if harmless(c)))
-    };
-    stmt.inh_relations().is_empty()
-        && stmt.table_elts().iter().all(|element| match element {
-            Node::ColumnDef(column) => plain_column(column),
-            Node::Constraint(constraint) => harmless(constraint),
-            _ => false,
-        })
-        && stmt.partbound().is_none()
-        && stmt.of_typename().is_none()
 }
 
 /// DROP: the objects are names in parts, of tables and the like only when its type says so.

@@ -42,6 +42,9 @@ pub(super) fn plan(
         About::Made => made(tables, &statement.touch.made_of, what, cx)?,
         About::New => new(tables, what, cx)?,
     };
+    if let (Some(was), Some(is)) = (tables.first(), &statement.touch.becomes) {
+        renamed(was, is, what, cx)?;
+    }
     let name = tables.first().map_or("?", |table| &table.name);
     match place {
         Place::Default if statement.touch.cascades => Err(refusal::cascades().into()),
@@ -88,6 +91,18 @@ fn existing(tables: &[TableRef], what: &str, about: About, cx: &PlanContext<'_>)
     Ok(all.map_or(Place::Default, |(place, _)| place))
 }
 
+/// Whether a relation may take another name: one that is listed is a promise of how its rows are spread.
+fn renamed(was: &TableRef, is: &TableRef, what: &str, cx: &PlanContext<'_>) -> Result<(), Stop> {
+    if !cx.default_search_path && is.schema.is_none() && cx.map.lists_name(&is.name) {
+        return Err(refusal::search_path(&is.name).into());
+    }
+    let listed = |table: &TableRef| cx.map.table(table.schema.as_deref(), &table.name);
+    match listed(is) {
+        Some(table) if listed(was) != Some(table) => Err(refusal::becomes_listed(what, &was.name, &is.name).into()),
+        _ => Ok(()),
+    }
+}
+
 /// Where something new belongs that is made of others: where they are.
 fn made(tables: &[TableRef], of: &[TableRef], what: &str, cx: &PlanContext<'_>) -> Result<Place, Stop> {
     let (mut on_all, mut on_default): (Option<&TableRef>, Option<&TableRef>) = (None, None);
@@ -130,7 +145,14 @@ fn made(tables: &[TableRef], of: &[TableRef], what: &str, cx: &PlanContext<'_>) 
     };
     let Some(itself) = tables.first() else { return Ok(belongs) };
     // It may be listed itself, or take the place of another.
-    let listed = relations::home(itself, cx.map) != Home::Unlisted;
+    let home = relations::home(itself, cx.map);
+    let listed = home != Home::Unlisted;
+    if let Place::All { copies } = belongs
+        && listed
+        && copies != (home == Home::Reference)
+    {
+        return Err(refusal::listed_otherwise(what, &itself.name).into());
+    }
     let placed = match (place(itself, what, cx)?, belongs, on_default) {
         (all @ Place::All { .. }, Place::Default, None) if listed => all,
         (Place::All { .. }, Place::Default, Some(other)) if listed => {
@@ -206,7 +228,10 @@ fn place(table: &TableRef, what: &str, cx: &PlanContext<'_>) -> Result<Place, St
     }
     let Some(catalog) = cx.catalog.filter(|_| is_unexplained(table)) else { return Ok(Place::Default) };
     let relation = catalog.relation(table).ok_or_else(|| refusal::not_looked_up(&table.name))?;
-    let Some((schema, name)) = relation.reaches.first() else { return Ok(Place::Missing) };
+    let Some((schema, name)) = relation.reaches.first() else {
+        // Types are made on every shard.
+        return Ok(if relation.is_type { Place::All { copies: false } } else { Place::Missing });
+    };
     if cx.map.table(Some(schema), name).is_some() {
         return Err(refusal::is_listed(name, schema).into());
     }

@@ -176,6 +176,26 @@ pub(super) fn moves(what: &str, name: &str) -> Error {
     .because("ddl_apart")
 }
 
+/// Of RENAME TO and SET SCHEMA.
+pub(super) fn becomes_listed(what: &str, was: &str, is: &str) -> Error {
+    refuse(
+        format!(
+            "{what} would give \"{was}\" the name of \"{is}\", which the configuration lists: its rows are not where those of \"{is}\" are to be"
+        ),
+        "Choose another name; or make the table anew by CREATE TABLE, which is done where it is listed to be, and INSERT or COPY the rows into it.",
+    )
+    .because("ddl_apart")
+}
+
+/// A view or a partition that is listed, of tables that are listed in another way.
+pub(super) fn listed_otherwise(what: &str, name: &str) -> Error {
+    refuse(
+        format!("{what} of \"{name}\", whose rows would not be spread as the configuration lists them, but as what it is made of"),
+        "Choose another name, or list it as what it is made of.",
+    )
+    .because("ddl_apart")
+}
+
 pub(super) fn made_here(name: &str) -> Error {
     refuse(
         format!("cannot tell which shards have \"{name}\": this transaction has changed the catalog of several"),

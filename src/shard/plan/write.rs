@@ -31,6 +31,15 @@ pub struct Fan {
     pub proof: Vec<String>,
 }
 
+impl Fan {
+    /// The same within a block; none: as it is.
+    #[must_use]
+    pub fn within_block(&self) -> Option<Self> {
+        matches!(self.parts, Parts::Each { in_block: true })
+            .then(|| Self { parts: Parts::Whole { answer: Answer::Same, copies: None }, ..self.clone() })
+    }
+}
+
 /// What the shards are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parts {
@@ -53,7 +62,10 @@ pub enum Parts {
     /// Rows of COPY FROM STDIN, as they come.
     Copy(CopyRows),
     /// Each the whole statement, which runs outside of transactions; what fails on one shard is done on the others.
-    Each,
+    Each {
+        /// In a block each runs it within its transaction.
+        in_block: bool,
+    },
 }
 
 /// A COPY FROM STDIN into a table that all shards have.
@@ -233,7 +245,7 @@ impl Fan {
             Parts::Whole { .. } => {
                 steps.push("the statement is sent to each shard as it stands, in a transaction".to_owned())
             }
-            Parts::Each => {
+            Parts::Each { .. } => {
                 steps.push("the statement is sent to each shard as it stands, outside of transactions".to_owned());
                 return steps;
             }
@@ -388,8 +400,9 @@ pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanCont
     match runs(text) {
         None => Err(refusal.into()),
         // They change no data.
-        Some(Runs::Alone) if matches!(what, "VACUUM" | "ANALYZE") => Ok(each(cx)),
-        Some(Runs::Alone) => mode(refusal, cx).map(|_| each(cx)),
+        Some(Runs::Alone) if matches!(what, "VACUUM" | "ANALYZE") => Ok(each(false, cx)),
+        Some(Runs::Alone) => mode(refusal, cx).map(|_| each(false, cx)),
+        Some(Runs::AloneOrInBlock) => mode(refusal, cx).map(|_| each(true, cx)),
         Some(Runs::InTransaction) => {
             let mode = mode(refusal, cx)?;
             if of_copies && what == "ALTER TABLE" {
@@ -494,9 +507,9 @@ fn whole(answer: Answer, copies: Option<Copies>, mode: Mode, proof: String, cx: 
     ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts, mode, proof: vec![proof] }))
 }
 
-fn each(cx: &PlanContext<'_>) -> ShardPlan {
+fn each(in_block: bool, cx: &PlanContext<'_>) -> ShardPlan {
     let proof = vec!["it is about what is on every shard, and runs outside of transactions".to_owned()];
-    ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts: Parts::Each, mode: Mode::BestEffort, proof }))
+    ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts: Parts::Each { in_block }, mode: Mode::BestEffort, proof }))
 }
 
 fn refuse(unfit: Unfit) -> Stop {

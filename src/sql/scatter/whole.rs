@@ -11,6 +11,7 @@ use super::from::From;
 use super::rows::{returned, same_everywhere};
 use crate::sql::facts::TableRef;
 use crate::sql::parse;
+use crate::sql::utility::names_relation;
 use crate::sql::walk::table_ref;
 
 /// How a utility statement can run.
@@ -20,6 +21,8 @@ pub enum Runs {
     InTransaction,
     /// Outside of transactions only.
     Alone,
+    /// In a block that is there already, but where there is none better outside of transactions: of some relations it must.
+    AloneOrInBlock,
 }
 
 /// Reads a text that is one utility statement; none if it is something else, or if nothing would tell afterwards where it was done.
@@ -111,19 +114,6 @@ fn is_owned_by_none(option: Node<'_>) -> bool {
     option.defname() == Some("owned_by") && matches!(option.arg(), Node::NodeList(parts) if parts.len() == 1)
 }
 
-/// Whether RENAME of this kind gives a relation itself another name.
-fn names_relation(kind: ObjectType::Type) -> bool {
-    matches!(
-        kind,
-        ObjectType::OBJECT_TABLE
-            | ObjectType::OBJECT_FOREIGN_TABLE
-            | ObjectType::OBJECT_INDEX
-            | ObjectType::OBJECT_VIEW
-            | ObjectType::OBJECT_MATVIEW
-            | ObjectType::OBJECT_SEQUENCE
-    )
-}
-
 /// See <https://www.postgresql.org/docs/current/sql-commands.html>: what PostgreSQL refuses within a transaction block.
 fn how(node: Node<'_>) -> Option<Runs> {
     let alone = match node {
@@ -137,12 +127,21 @@ fn how(node: Node<'_>) -> Option<Runs> {
         Node::VacuumStmt(_) | Node::AlterSystemStmt(_) => true,
         // It makes temporary tables, with which no transaction is prepared.
         Node::RefreshMatViewStmt(stmt) => stmt.concurrent,
-        // Not all of them, but of a partitioned table, which only the catalog tells. They change no rows.
+        // Of a partitioned table it must, which only the catalog tells. They change no rows.
+        Node::ClusterStmt(stmt) if stmt.relation().is_some() => return Some(Runs::AloneOrInBlock),
+        Node::ReindexStmt(stmt) if stmt.relation().is_some() && !stmt.params().iter().any(is_concurrent) => {
+            return Some(Runs::AloneOrInBlock);
+        }
         Node::ClusterStmt(_) | Node::ReindexStmt(_) => true,
         Node::AlterTableStmt(stmt) => stmt.cmds().iter().any(detaches_concurrently),
         _ => false,
     };
     Some(if alone { Runs::Alone } else { Runs::InTransaction })
+}
+
+/// Whether an option of REINDEX is CONCURRENTLY, however it is written.
+fn is_concurrent(option: &nodes::DefElem) -> bool {
+    option.defname() == Some("concurrently")
 }
 
 fn detaches_concurrently(command: Node<'_>) -> bool {
@@ -285,9 +284,10 @@ mod tests {
             ("DROP INDEX CONCURRENTLY i", Some(Runs::Alone)),
             ("REINDEX (CONCURRENTLY) TABLE t", Some(Runs::Alone)),
             ("REINDEX SCHEMA public", Some(Runs::Alone)),
-            ("REINDEX INDEX i", Some(Runs::Alone)),
+            ("REINDEX INDEX i", Some(Runs::AloneOrInBlock)),
+            ("REINDEX TABLE t", Some(Runs::AloneOrInBlock)),
             ("CLUSTER", Some(Runs::Alone)),
-            ("CLUSTER t USING i", Some(Runs::Alone)),
+            ("CLUSTER t USING i", Some(Runs::AloneOrInBlock)),
             ("ALTER TABLE p DETACH PARTITION t CONCURRENTLY", Some(Runs::Alone)),
             ("ALTER TABLE p DETACH PARTITION t", Some(Runs::InTransaction)),
             ("CREATE FOREIGN TABLE t (a int) SERVER s", None),

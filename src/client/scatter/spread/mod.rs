@@ -519,8 +519,10 @@ impl Client {
 
     /// A statement that several shards write, in their transactions.
     async fn fan_on_all(&mut self, need: &Need, fan: &Fan) -> Result<(), End> {
+        let within = fan.within_block();
+        let fan = within.as_ref().unwrap_or(fan);
         let asked = match self.asked() {
-            Ok(_) if matches!(fan.parts, Parts::Each) => return self.fail_spread(alone()).await,
+            Ok(_) if matches!(fan.parts, Parts::Each { .. }) => return self.fail_spread(alone()).await,
             Ok(_) if matches!(fan.parts, Parts::Copy(_) | Parts::CopyOut(_)) => {
                 return self.fail_spread(copies()).await;
             }

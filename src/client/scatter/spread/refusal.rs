@@ -216,7 +216,7 @@ pub(super) fn curtailed() -> Error {
     )
 }
 
-/// As PostgreSQL refuses most of them: REINDEX and CLUSTER of one plain table it would run.
+/// As PostgreSQL refuses it.
 pub(super) fn alone() -> Error {
     Error::us(SqlState(*b"25001"), "over several shards the statement cannot run inside a transaction block")
         .hint("Send it outside of a transaction block.")

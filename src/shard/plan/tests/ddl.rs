@@ -58,7 +58,7 @@ fn route(sql: &str, own: Own) -> String {
     let cx = PlanContext { catalog: Some(view), text: Some(sql), own, ..context(&map) };
     match plan_query(&text, &cx) {
         ShardPlan::Fan(fan) if fan.shards.len() == 2 => match fan.parts {
-            write::Parts::Each => "each".to_owned(),
+            write::Parts::Each { .. } => "each".to_owned(),
             _ => "all".to_owned(),
         },
         ShardPlan::Reject(error) => {
@@ -86,6 +86,15 @@ fn names_go_where_the_catalog_says_that_they_belong() {
         ("REINDEX TABLE orders", "each"),
         ("REINDEX INDEX CONCURRENTLY orders_i", "each"),
         ("REINDEX TABLE plain", "s0"),
+        ("ALTER TABLE plain RENAME TO orders", "ddl_apart"),
+        ("ALTER TABLE other.plain SET SCHEMA public", "s0"),
+        ("ALTER TABLE other.orders SET SCHEMA public", "ddl_apart"),
+        ("ALTER VIEW plain_view RENAME TO countries", "ddl_apart"),
+        ("ALTER INDEX orders_i RENAME TO orders", "ddl_apart"),
+        ("ALTER TABLE orders RENAME TO countries", "ddl_apart"),
+        ("ALTER TABLE plain RENAME COLUMN orders TO countries", "s0"),
+        ("CREATE VIEW countries AS SELECT * FROM orders", "ddl_apart"),
+        ("CREATE VIEW orders AS SELECT * FROM countries", "ddl_apart"),
         ("REINDEX SCHEMA public", "each"),
         ("CLUSTER orders USING orders_i", "each"),
         ("CLUSTER", "each"),
