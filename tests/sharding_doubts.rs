@@ -486,9 +486,9 @@ fn a_table_is_believed_when_it_was_looked_at() {
     assert!(refused(&mut client, &insert).contains("does not exist"));
     // Made through pgweir, by one shard after the other; of the wrong make on the second.
     client.run("SET pgweir.shard = 's0'");
-    assert_eq!(client.run("CREATE TABLE late (k int8)"), "C(CREATE TABLE) Z(I)");
+    assert_eq!(client.run("CREATE TABLE late (k int8 NOT NULL)"), "C(CREATE TABLE) Z(I)");
     client.run("SET pgweir.shard = 's1'");
-    assert_eq!(client.run("CREATE TABLE late (k numeric)"), "C(CREATE TABLE) Z(I)");
+    assert_eq!(client.run("CREATE TABLE late (k numeric NOT NULL)"), "C(CREATE TABLE) Z(I)");
     client.run("RESET pgweir.shard");
     assert!(refused(&mut client, &insert).contains("is numeric, configured as bigint"));
     client.run("SET pgweir.shard = 's1'");
