@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::cluster::Cluster;
 use common::eventually;
-use common::raw::{self, Address, RawClient};
+use common::raw::{self, Address, Login, RawClient};
 use common::weir::{Builder, Weir};
 use common::wire::{Message, PROTOCOL_3_2, show};
 
@@ -112,6 +112,82 @@ fn waiting_client_is_cancelled() {
     assert_eq!(show(&waiter.read_until_ready()), "E(57014) Z(I)");
     assert_eq!(holder.run("COMMIT"), "C(COMMIT) Z(I)");
     assert_eq!(waiter.value("SELECT count(*) FROM t"), "0");
+}
+
+/// Takes from everybody what tells a configuration of text search: who is to set one waits until the connection says ROLLBACK.
+fn hold_settings(cluster: &Cluster) -> RawClient {
+    let mut holder = cluster.client("postgres");
+    // What servers know of it they forget.
+    assert_eq!(holder.run("UPDATE pg_ts_config SET cfgname = cfgname WHERE cfgname = 'own'"), "C(UPDATE 1) Z(I)");
+    assert_eq!(holder.run("BEGIN; LOCK TABLE pg_catalog.pg_ts_config"), "C(BEGIN) C(LOCK TABLE) Z(T)");
+    holder
+}
+
+fn setting_waits(cluster: &Cluster) {
+    let sql =
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%set_config(%default_text%'";
+    eventually("the setting waits", SOON, || (!cluster.sql(sql).is_empty()).then_some(()));
+}
+
+const OWN_CONFIG: &str = "CREATE TEXT SEARCH CONFIGURATION own (COPY = simple)";
+const SHOW_CONFIG: &str = "SHOW default_text_search_config";
+
+/// What a server is told ahead of a statement is part of that to who cancels it.
+#[test]
+fn a_request_that_hits_settings_sent_ahead_cancels_the_statement() {
+    let cluster = Cluster::start();
+    cluster.sql(OWN_CONFIG);
+    cluster.sql("CREATE TABLE ran (id int)");
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("SET default_text_search_config = 'public.own'");
+    // The last one waits for its settings by themselves, for it speaks of a name.
+    for (sql, is_simple) in [
+        ("INSERT INTO ran VALUES (1)", true),
+        ("INSERT INTO ran VALUES (2)", false),
+        ("BEGIN; INSERT INTO ran VALUES (3); COMMIT", true),
+        ("PREPARE mine AS SELECT 1; INSERT INTO ran VALUES (4)", true),
+    ] {
+        assert_eq!(b.value(SHOW_CONFIG), "pg_catalog.simple");
+        let mut holder = hold_settings(&cluster);
+        if is_simple {
+            a.query(sql);
+        } else {
+            a.parse("", sql, &[]);
+            a.bind("", "", &[]);
+            a.execute("", 0);
+            a.sync();
+        }
+        setting_waits(&cluster);
+        a.cancel();
+        assert_eq!(show(&a.read_until_ready()), "E(57014) Z(I)", "{sql}");
+        assert_eq!(holder.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        assert_eq!(b.value("SELECT count(*) FROM ran"), "0", "{sql}");
+        assert_eq!(a.value(SHOW_CONFIG), "public.own");
+    }
+}
+
+/// What a server is asked or told behind the client's back is not what its client cancels.
+#[test]
+fn a_request_that_hits_what_is_told_in_between_cancels_the_statement_behind_it() {
+    let cluster = Cluster::start();
+    cluster.sql(OWN_CONFIG);
+    let weir = over(&cluster, 1).start();
+    let login = Login::new(Address::Tcp(weir.port()), "postgres", "app");
+    let mut a = login.param("options", "-c default_text_search_config=public.own").connect().unwrap();
+    assert_eq!(a.value("SELECT count(pg_advisory_lock(1))"), "1");
+    for _ in 0..2 {
+        let mut holder = hold_settings(&cluster);
+        // In one go: the second is sent behind what gives back the setting that the first has taken.
+        a.query("RESET default_text_search_config");
+        a.query("SELECT pg_sleep(600)");
+        assert_eq!(show(&a.read_until_ready()), "C(RESET) Z(I)");
+        setting_waits(&cluster);
+        a.cancel();
+        assert_eq!(holder.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        assert_eq!(said(&a.read_until_ready()), "E(57014) Z(I)");
+        assert_eq!(a.value(SHOW_CONFIG), "public.own");
+    }
 }
 
 #[test]

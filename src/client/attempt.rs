@@ -9,7 +9,7 @@ use crate::client::failover::Waiting;
 use crate::client::plan::Need;
 use crate::client::relay::{Cause, Ended};
 use crate::client::shared::Activity;
-use crate::client::task::{Client, End, Stopped, lost};
+use crate::client::task::{Client, End, Stopped, cancelled, lost};
 use crate::clock;
 use crate::config::Role;
 use crate::error::{Error, SqlState};
@@ -102,6 +102,8 @@ impl Client {
     ) -> Result<(), End> {
         // Once is enough: what fails as an unnamed statement too is wrong by itself, and would be tried for ever.
         let mut leaves_unnamed = false;
+        let handle = Arc::clone(self.handle());
+        let cancels = handle.cancels_sent.load(Ordering::Acquire);
         loop {
             let Tried { ended, wrote, role, shard, server } = match tried.take() {
                 Some(tried) => tried,
@@ -139,6 +141,10 @@ impl Client {
                     self.cx.shared.count_retry(if refused { "settings" } else { "elsewhere" });
                     attempt.ahead = false;
                     self.gather_again(leaves_unnamed)?;
+                    if handle.cancels_sent.load(Ordering::Acquire) != cancels {
+                        // It has hit what went ahead of the statement that it meant.
+                        return self.give_up(&cancelled(), &cancelled());
+                    }
                 }
                 Ended::Retry(cause) => {
                     self.gather_again(leaves_unnamed)?;

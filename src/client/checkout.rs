@@ -284,13 +284,9 @@ impl Client {
             }
             let as_new = connection.state.settings.is_as_new();
             let limit = pool.settings().login.timeout;
-            let run = Box::pin(tokio::time::timeout(limit, connection.run(&sql)));
-            let ran = match silence() {
-                Some(silence) => Box::pin(silence.or(self.handle(), run)).await,
-                None => Some(run.await),
-            };
-            let Some(ran) = ran else { return Err(Stopped::Refused(lost("it answers nothing any more"))) };
-            match ran {
+            // Who is cancelled meanwhile leaves a connection of which nobody knows what it has: it is closed.
+            let run = tokio::time::timeout(limit, connection.run(&sql));
+            match Box::pin(self.aside(run, silence())).await? {
                 Ok(Ok(Ok(()))) => {
                     connection.state.settings.caught_up(self.session.settings());
                     connection.state.stale_sequences &= !forgets;

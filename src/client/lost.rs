@@ -126,7 +126,7 @@ impl Client {
         for (intake, _) in &self.segment.items {
             match intake {
                 Intake::DescribePortal | Intake::Execute { .. } | Intake::Sync => {}
-                Intake::CloseStatement { .. } | Intake::ClosePortal => {}
+                Intake::CloseStatement { .. } | Intake::ClosePortal { .. } => {}
                 intake => found = Some(exit(intake.facts()?)?),
             }
         }
@@ -189,7 +189,9 @@ impl Client {
                     complete(out);
                     fails = told.is_err();
                 }
-                Intake::CloseStatement { .. } | Intake::ClosePortal => out.extend_from_slice(encode::CLOSE_COMPLETE),
+                Intake::CloseStatement { .. } | Intake::ClosePortal { .. } => {
+                    out.extend_from_slice(encode::CLOSE_COMPLETE)
+                }
                 Intake::Sync => encode::ready_for_query(out, status),
                 _ => {}
             }

@@ -12,6 +12,7 @@ pub(super) mod shortcut;
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -164,6 +165,8 @@ pub(super) struct Link {
     several: bool,
     /// It wrote indeed, so that the server's session may know of sequences by it.
     has_written: bool,
+    /// How many requests to cancel had been passed on when something of ours was sent.
+    cancels: u64,
     /// Something was sent that may change what the server's catalog says.
     changes_catalog: bool,
     /// It has been sent NOTIFY since its transaction began.
@@ -282,6 +285,7 @@ impl Link {
             wrote: false,
             several: false,
             has_written: false,
+            cancels: 0,
             changes_catalog: false,
             notifies: false,
             judged: Judged::default(),
@@ -635,8 +639,11 @@ impl Client {
                 }
                 let unsent = connection.output.len();
                 self.session.send_held(&mut connection.state, connection.output.tail());
-                // Nobody else would see to it that it is sent.
-                moved |= connection.output.len() > unsent;
+                if connection.output.len() > unsent {
+                    // Nobody else would see to it that it is sent.
+                    moved = true;
+                    link.cancels = self.handle().cancels_sent.load(Ordering::Acquire);
+                }
             }
             if self.session.is_drained() && link.opening == Opening::Over {
                 // It ended with Flush: the client waits for what came, and goes on from there.
@@ -769,6 +776,15 @@ impl Client {
         Err(link.leaves_for(Cause::Broken { sent: true }).unwrap_or_else(|| Event::ServerLost(lost(&why))))
     }
 
+    /// What was cancelled was ours, and the client's statement runs now: if the client has asked for that since ours was sent, it meant this.
+    fn cancel_again(&self, link: &Link) {
+        if self.handle().cancels_sent.load(Ordering::Acquire) == link.cancels {
+            return;
+        }
+        let handle = Arc::clone(self.handle());
+        tokio::task::spawn_local(async move { handle.cancel(&AtomicBool::new(false)).await });
+    }
+
     /// Passes the server's messages on; returns how many bytes are done with.
     fn take_from_server(
         &mut self,
@@ -816,6 +832,9 @@ impl Client {
                 tracing::error!(pool = %link.checkout.pool().name(), tag = %char::from(desync.tag), "unexpected message of the server");
                 Event::ServerLost(lost("the server sent a message that nobody asked for"))
             })?;
+            if header.tag == b'Z' && self.session.take_missed_cancel() {
+                self.cancel_again(link);
+            }
             if header.tag == b'Z'
                 && let Some(held) = link.held()
             {

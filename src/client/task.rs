@@ -749,8 +749,7 @@ impl Client {
             handle.bell.has_rung(cx);
             match handle.standing_order() {
                 Order::Cancel => {
-                    let error = Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request");
-                    return Poll::Ready(Err(Stopped::Refused(error)));
+                    return Poll::Ready(Err(Stopped::Refused(cancelled())));
                 }
                 Order::Kill => return Poll::Ready(Err(Stopped::End(End::Told(terminated_as(&handle))))),
                 Order::None | Order::Drain => {}
@@ -807,6 +806,11 @@ pub(super) enum Stopped {
 /// Microseconds, as counters keep them.
 pub(super) fn micros(d: Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The error of a statement that its client has cancelled.
+pub(super) fn cancelled() -> Error {
+    Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request")
 }
 
 pub(super) fn terminated() -> Error {

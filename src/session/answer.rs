@@ -19,6 +19,9 @@ use crate::sql::settings::{in_doubt, is_meant_by};
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
+/// So few portals are not looked through when a transaction ends.
+const MANY_PORTALS: usize = 4;
+
 impl Session {
     /// Takes a message of the server. `body` may be cut short for messages whose body is not read here
     /// (`D`, `d`, `T`, `N`, `A`, `V`, `G`, `H`, `W`, `t`).
@@ -283,6 +286,7 @@ impl Session {
         self.apart = ThinVec::new();
         self.spoils = false;
         self.portals.clear();
+        self.not_made.clear();
         self.unseen_error = None;
         self.hidden_error = None;
         self.lent.clear();
@@ -324,6 +328,11 @@ impl Session {
         match undo {
             Undo::ClientName { .. } | Undo::ClientUnnamed { .. } => self.undo_name(undo),
             Undo::Portal { name, before, number } => self.undo_portal(name, before, number),
+            Undo::ClosedPortal { name, portal } => {
+                if portal.number >= self.ended {
+                    self.portals.entry(name).or_insert(portal);
+                }
+            }
             Undo::ServerPrepare(statement) => server.statements.remove(statement.id),
             Undo::ServerClose(statement) => server.statements.restore(statement),
             Undo::ServerUnnamed => server.unnamed = None,
@@ -343,9 +352,17 @@ impl Session {
     }
 
     /// The Bind of this number has made no portal of this name. One that was sent behind the next Sync stays.
-    fn undo_portal(&mut self, name: Box<[u8]>, before: Option<Portal>, number: u64) {
+    fn undo_portal(&mut self, name: Box<[u8]>, mut before: Option<Portal>, number: u64) {
+        // What the name stood for before may not have been made either.
+        while let Some(not_made) = before.as_ref().map(|portal| portal.number)
+            && let Some(known) = self.not_made.get(&not_made)
+        {
+            before.clone_from(known);
+        }
+        let before = before.filter(|portal| portal.number >= self.ended);
         if self.portals.get(&name).is_none_or(|portal| portal.number != number) {
-            return self.pipeline.pass_over_portal(number, before.as_ref());
+            self.not_made.insert(number, before);
+            return;
         }
         match before {
             Some(before) => drop(self.portals.insert(name, before)),
@@ -353,17 +370,28 @@ impl Session {
         }
     }
 
+    /// What a portal stands for, if its transaction is not over.
+    pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {
+        self.portals.get(name).filter(|portal| portal.number >= self.ended)
+    }
+
     /// A transaction is over, and with it the portals that were bound before this message.
     fn forget_portals(&mut self, before: u64) {
         if self.pipeline.is_empty() {
             self.portals.clear();
+            self.not_made.clear();
             self.portal_names = Naming::None;
+            self.most_portals = 0;
             return;
         }
-        if self.portals.keys().next_back().is_some_and(|name| !name.is_empty()) {
-            self.pipeline.forget_portals(before);
+        self.ended = self.ended.max(before);
+        // Looked through only when there are twice as many as were left the last time: what is over is passed over until then.
+        if self.portals.len() <= self.most_portals {
+            return;
         }
-        self.portals.retain(|_, portal| portal.number >= before);
+        let ended = self.ended;
+        self.portals.retain(|_, portal| portal.number >= ended);
+        self.most_portals = self.portals.len().saturating_mul(2).max(MANY_PORTALS);
         let names = self.portals.values().map(|portal| Naming::of(&portal.statement.facts));
         self.portal_names = names.max().unwrap_or_default();
     }
@@ -384,6 +412,7 @@ impl Session {
                 }
             }
             Undo::Portal { .. }
+            | Undo::ClosedPortal { .. }
             | Undo::ServerPrepare(_)
             | Undo::ServerClose(_)
             | Undo::ServerUnnamed
@@ -537,7 +566,14 @@ impl Session {
         if may_end(statement) || tag.starts_with(b"ROLLBACK") || run().any(may_end) {
             self.ask_pins();
         }
-        self.follow_transaction(run().next().unwrap_or(statement), tag, stands_alone);
+        let last = run().next().unwrap_or(statement);
+        if ends_transaction(last)
+            && let Some(number) = self.answered
+        {
+            // With AND CHAIN no ReadyForQuery tells of it.
+            self.forget_portals(number);
+        }
+        self.follow_transaction(last, tag, stands_alone);
     }
 
     /// What a transaction has for itself of what the meaning of texts hangs on. What becomes of it by a rollback to a savepoint nobody here
@@ -667,6 +703,14 @@ impl Session {
             self.pin_by(number, reason, Some(&facts), false);
         }
     }
+}
+
+/// Whether behind a statement that has completed another transaction begins, if only the next.
+fn ends_transaction(statement: &StatementFacts) -> bool {
+    matches!(
+        statement.transaction,
+        TransactionEffect::Commit { .. } | TransactionEffect::Rollback { .. } | TransactionEffect::PrepareTransaction
+    )
 }
 
 /// Whether a statement was a LISTEN before it was written anew.

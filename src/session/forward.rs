@@ -114,7 +114,7 @@ impl Session {
             Intake::Refuse { error, simple } => self.refuse(error, simple, server, out),
             Intake::Execute { portal } => {
                 self.unsynced = true;
-                let known = self.portals.get(&portal);
+                let known = self.portal(&portal);
                 let facts = known.map(|portal| Arc::clone(&portal.statement.facts));
                 let bound = known.and_then(|portal| portal.bound.clone());
                 let mut executed = Vec::new();
@@ -144,13 +144,18 @@ impl Session {
                 self.pipeline.push(request);
                 out.extend_from_slice(frame);
             }
-            Intake::ClosePortal => {
+            Intake::ClosePortal { portal: name } => {
                 self.unsynced = true;
                 // It may be a cursor's: to the server they are the same.
                 if self.is_pinned_by(PinReason::HoldCursor) {
                     self.ask_pins();
                 }
-                self.plain(Kind::Close, frame, out);
+                let mut request = Request::forward(Kind::Close);
+                request.number = number;
+                let closed = self.portals.remove(&name).filter(|portal| portal.number >= self.ended);
+                request.undo.extend(closed.map(|portal| Undo::ClosedPortal { name, portal }));
+                self.pipeline.push(request);
+                out.extend_from_slice(frame);
             }
             Intake::FunctionCall => {
                 let hides = !functions::leaves_nothing(frame.get(5..).unwrap_or_default());

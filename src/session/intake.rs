@@ -65,7 +65,10 @@ pub enum Intake {
         undo: Option<Undo>,
     },
     /// Close of a portal.
-    ClosePortal,
+    ClosePortal {
+        /// The portal.
+        portal: Box<[u8]>,
+    },
     /// FunctionCall.
     FunctionCall,
     /// Sync.
@@ -214,7 +217,7 @@ impl Session {
                 },
             },
             b'C' => match message::target(body).ok_or_else(malformed)? {
-                Target::Portal(_) => Intake::ClosePortal,
+                Target::Portal(portal) => Intake::ClosePortal { portal: portal.into() },
                 Target::Statement(name) => self.intake_close(name),
             },
             b'E' => {

@@ -129,6 +129,12 @@ pub struct Session {
     unnamed: Option<Arc<Statement>>,
     unnamed_version: u64,
     portals: BTreeMap<Box<[u8]>, Portal>,
+    /// Portals that were bound before this message are gone with their transaction, though some may still be listed.
+    ended: u64,
+    /// How many may be listed before those are taken out.
+    most_portals: usize,
+    /// By the number of a Bind that has made no portal, while another of its name is under way: what stands in its place.
+    not_made: BTreeMap<u64, Option<Portal>>,
     settings: ClientSettings,
     /// There is something on the server that no DISCARD takes away.
     spoils: bool,
@@ -161,6 +167,8 @@ pub struct Session {
     unseen_error: Option<Box<Error>>,
     /// Why the block failed behind the client's back.
     hidden_error: Option<Box<Error>>,
+    /// A text of ours was cancelled behind the client's back.
+    missed_cancel: bool,
     /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
     lent: ThinVec<Box<[u8]>>,
     /// Names that the server may have by PREPARE, which are never lent. Nobody else's: PREPARE pins.
@@ -195,6 +203,9 @@ impl Session {
             unnamed: None,
             unnamed_version: 0,
             portals: BTreeMap::new(),
+            ended: 0,
+            most_portals: 0,
+            not_made: BTreeMap::new(),
             settings,
             spoils: false,
             pins: ThinVec::new(),
@@ -214,6 +225,7 @@ impl Session {
             pools: 0,
             unseen_error: None,
             hidden_error: None,
+            missed_cancel: false,
             lent: ThinVec::new(),
             sql_names: BTreeSet::new(),
             tried: ThinVec::new(),
@@ -400,6 +412,11 @@ impl Session {
         fitting.next().map(|statement| &*statement.sql)
     }
 
+    /// What the client has prepared by the protocol, by its own names.
+    pub fn prepared(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
+        self.names.iter().map(|(name, statement)| (&**name, statement))
+    }
+
     /// Prepared statements the client has a name for.
     #[must_use]
     pub fn prepared_statements(&self) -> usize {
@@ -536,6 +553,11 @@ impl Session {
     /// What is to be done to sessions now; empty but for who signals others.
     pub fn take_signals(&mut self) -> Vec<Signal> {
         self.signals.take().map_or_else(Vec::new, |signals| *signals)
+    }
+
+    /// ReadyForQuery: whether something of ours was cancelled, and what the client has sent behind it runs now.
+    pub fn take_missed_cancel(&mut self) -> bool {
+        std::mem::take(&mut self.missed_cancel) && !self.pipeline.is_empty()
     }
 
     // From the client to the server.

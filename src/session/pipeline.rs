@@ -122,6 +122,13 @@ pub enum Undo {
         /// The number of the Bind. If there was another since, that has the last word.
         number: u64,
     },
+    /// A portal was not closed. If there was a Bind of that name since, that has the last word.
+    ClosedPortal {
+        /// The name.
+        name: Box<[u8]>,
+        /// What it stands for.
+        portal: Portal,
+    },
     /// The server does not have this statement.
     ServerPrepare(Arc<Statement>),
     /// The server still has this statement.
@@ -532,28 +539,6 @@ impl Pipeline {
         let sync = || self.queue.iter().find(|request| matches!(request.kind, Kind::Sync));
         let last = self.queue.front().filter(alone).or_else(sync);
         last.map_or(sent.saturating_sub(1), |request| request.number)
-    }
-
-    /// The Bind of this number has made no portal: who would go back to that goes back to what was there before it.
-    pub(super) fn pass_over_portal(&mut self, number: u64, before: Option<&Portal>) {
-        for undo in self.queue.iter_mut().flat_map(|request| &mut request.undo) {
-            if let Undo::Portal { before: known, .. } = undo
-                && known.as_ref().is_some_and(|portal| portal.number == number)
-            {
-                *known = before.cloned();
-            }
-        }
-    }
-
-    /// Portals that were bound before this message are gone: nothing goes back to them.
-    pub(super) fn forget_portals(&mut self, before: u64) {
-        for undo in self.queue.iter_mut().flat_map(|request| &mut request.undo) {
-            if let Undo::Portal { before: known, .. } = undo
-                && known.as_ref().is_some_and(|portal| portal.number < before)
-            {
-                *known = None;
-            }
-        }
     }
 
     /// The Query at the front of those under way.

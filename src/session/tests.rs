@@ -1,5 +1,7 @@
 //! The session between a scripted client and a small model of a server, joined in memory.
 
+mod portals;
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;

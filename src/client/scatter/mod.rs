@@ -239,7 +239,7 @@ impl Client {
         }
         let mut extended = Extended::default();
         let mut items = self.segment.items.iter().map(|(intake, _)| intake).zip(frames).peekable();
-        while let Some((Intake::CloseStatement { .. } | Intake::ClosePortal, _)) = items.peek() {
+        while let Some((Intake::CloseStatement { .. } | Intake::ClosePortal { .. }, _)) = items.peek() {
             extended.closed = extended.closed.saturating_add(1);
             items.next();
         }
@@ -270,7 +270,7 @@ impl Client {
             }
             _ => return Err(pipelined()),
         }
-        if let Some((Intake::ClosePortal, _)) = items.peek() {
+        if let Some((Intake::ClosePortal { .. }, _)) = items.peek() {
             extended.close = true;
             items.next();
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::server::set_all;
 use super::{CHOICE, OWN_PREFIX, is_reported};
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 use crate::session::pipeline::{Hidden, Kind, Request};
 use crate::session::prepared::Statement;
 use crate::session::{ServerState, Session};
@@ -367,6 +367,8 @@ impl Session {
             let message = format!("a setting of the session could not be applied: {}", error.message);
             self.hidden_error = Some(Box::new(Error { message, ..error }));
         }
+        let cancelled = message::error_field(body, b'C') == Some(&SqlState::QUERY_CANCELED.0);
+        self.missed_cancel = cancelled && self.status == TransactionStatus::Idle;
         if let Some(Request { kind: Kind::Hidden(Hidden::ReadBack(_) | Hidden::Restore(_)), .. }) = self.pipeline.head()
         {
             // Outside of a block it has changed nothing.

@@ -24,7 +24,7 @@ use crate::client::hidden::{Judged, NewCode, Place};
 use crate::client::plan::Need;
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, Links};
-use crate::client::task::{Client, End, Stopped};
+use crate::client::task::{Client, End, Stopped, cancelled};
 use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::pool::Pool;
@@ -684,10 +684,6 @@ async fn join_all<T>(mut works: Vec<Work<'_, T>>) -> Vec<T> {
     })
     .await;
     done.into_iter().flatten().collect()
-}
-
-fn cancelled() -> Error {
-    Error::client(SqlState::QUERY_CANCELED, "canceling statement due to user request")
 }
 
 /// See [`Client::may_make_temp`].

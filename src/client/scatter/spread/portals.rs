@@ -30,7 +30,7 @@ impl Client {
             at = at.saturating_add(*len);
             match intake {
                 Intake::Bind { portal, .. } | Intake::Execute { portal } => named.push((place, &**portal)),
-                Intake::DescribePortal | Intake::ClosePortal => {
+                Intake::DescribePortal | Intake::ClosePortal { .. } => {
                     if let Some(Target::Portal(portal)) = message::target(frame.get(5..).unwrap_or_default()) {
                         named.push((place, portal));
                     }
@@ -93,7 +93,7 @@ impl Client {
     /// Serves what the segment asks of portals of several shards; whether that was all.
     pub(super) async fn serve_portals(&mut self) -> Result<bool, End> {
         while let Some((0, name)) = self.named_portals().first().map(|(place, name)| (*place, name.to_vec()))
-            && matches!(self.segment.items.first(), Some((Intake::ClosePortal, _)))
+            && matches!(self.segment.items.first(), Some((Intake::ClosePortal { .. }, _)))
             && self.has_portal(&name)
         {
             match self.close_portal(&name).await {
@@ -111,7 +111,9 @@ impl Client {
         }
         let name = match self.segment.items.as_slice() {
             [(Intake::Execute { portal }, _), (Intake::Sync, _)]
-            | [(Intake::Execute { portal }, _), (Intake::ClosePortal, _), (Intake::Sync, _)] => Some(portal.clone()),
+            | [(Intake::Execute { portal }, _), (Intake::ClosePortal { .. }, _), (Intake::Sync, _)] => {
+                Some(portal.clone())
+            }
             _ => None,
         };
         if name.as_ref().is_some_and(|name| self.is_curtailed(name)) {
