@@ -34,7 +34,7 @@ fn run(client: &mut RawClient, sql: &str, values: &[Option<&str>]) -> Vec<Messag
 
 /// Statements of ours on the only server: their texts, and how often their plans were made for the values and kept.
 fn kept(client: &mut RawClient) -> Vec<Vec<String>> {
-    let sql = "SELECT statement, custom_plans, generic_plans FROM pg_prepared_statements ORDER BY 1";
+    let sql = "SELECT statement, custom_plans, generic_plans FROM ROWS FROM (pg_prepared_statement()) ORDER BY 1";
     let rows = client.rows(sql).unwrap();
     rows.into_iter().map(|row| row.into_iter().collect()).collect()
 }

@@ -50,7 +50,7 @@ fn execute(client: &mut RawClient, name: &str, values: &[Option<&str>]) -> Strin
 
 /// Statements prepared on the server that this client's next transaction gets.
 fn on_server(client: &mut RawClient) -> usize {
-    client.value("SELECT count(*) FROM pg_prepared_statements").parse().unwrap()
+    client.value("SELECT count(*) FROM ROWS FROM (pg_prepared_statement())").parse().unwrap()
 }
 
 #[test]
@@ -287,7 +287,10 @@ fn sql_runs_what_the_protocol_has_prepared() {
     assert_eq!(a.run("PREPARE s AS SELECT 1"), "E(42P05) Z(I)");
     // Neither name is left on the servers, and nobody is kept on one.
     for client in [&mut a, &mut b] {
-        assert_eq!(client.value("SELECT count(*) FROM pg_prepared_statements WHERE name NOT LIKE 'pgweir%'"), "0");
+        assert_eq!(
+            client.value("SELECT count(*) FROM ROWS FROM (pg_prepared_statement()) WHERE name NOT LIKE 'pgweir%'"),
+            "0"
+        );
     }
     assert_eq!(a.run("DEALLOCATE s; EXECUTE s(1)"), "C(DEALLOCATE) E(26000) Z(I)");
     assert_eq!(execute(&mut b, "s", &[]), "2 D(other) C(SELECT 1) Z(I)");
@@ -370,7 +373,7 @@ fn an_unreached_deallocate_leaves_nothing() {
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
     prepare(&mut a, "mine", "SELECT 'a'");
     assert_eq!(execute(&mut a, "mine", &[]), "2 D(a) C(SELECT 1) Z(I)");
-    let left = "SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'";
+    let left = "SELECT count(*) FROM ROWS FROM (pg_prepared_statement()) WHERE name = 'mine'";
     assert!(a.run("SELECT 1/0; DEALLOCATE mine").ends_with("E(22012) Z(I)"));
     assert_eq!(b.value(left), "0");
     assert_eq!(execute(&mut a, "mine", &[]), "2 D(a) C(SELECT 1) Z(I)");
@@ -711,7 +714,7 @@ fn literals_are_read_by_the_settings_of_their_client() {
     prepare(&mut b, "n", "SELECT $1::int + 1");
     execute(&mut b, "n", &[Some("1")]);
     execute(&mut a, "n", &[Some("1")]);
-    let count = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1::int + 1'";
+    let count = "SELECT count(*) FROM ROWS FROM (pg_prepared_statement()) WHERE statement = 'SELECT $1::int + 1'";
     assert_eq!(a.value(count), "1");
 }
 
@@ -729,7 +732,7 @@ fn names_of_ours_mean_nothing_in_sql() {
     a.parse("mine", "SELECT 1", &[]);
     a.sync();
     a.read_until_ready();
-    let name = b.value("SELECT name FROM pg_prepared_statements");
+    let name = b.value("SELECT name FROM ROWS FROM (pg_prepared_statement())");
     for sql in [format!("EXECUTE {name}"), format!("DEALLOCATE {name}"), format!("PREPARE {name} AS SELECT 2")] {
         assert_eq!(b.run(&sql), "E(26000) Z(I)", "{sql}");
         b.parse("", &sql, &[]);
@@ -739,7 +742,7 @@ fn names_of_ours_mean_nothing_in_sql() {
         assert_eq!(b.run(&sql), "E(26000) Z(E)", "{sql}");
         assert_eq!(b.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
     }
-    assert_eq!(b.value("SELECT name FROM pg_prepared_statements"), name);
+    assert_eq!(b.value("SELECT name FROM ROWS FROM (pg_prepared_statement())"), name);
 }
 
 /// PostgreSQL passes over everything between an error and the client's Sync: none of ours may end that.

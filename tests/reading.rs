@@ -311,7 +311,8 @@ fn what_ends_with_its_transaction_ends_for_what_is_parsed_behind_it() {
 #[test]
 fn who_was_alone_shares_again() {
     let mut pair = Pair::start("", SCHEMAS);
-    let shared = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT v FROM t WHERE k = $1'";
+    let shared =
+        "SELECT count(*) FROM ROWS FROM (pg_prepared_statement()) WHERE statement = 'SELECT v FROM t WHERE k = $1'";
     for who in [A, B] {
         pair.prepare(who, "s", BY_KEY);
         pair.execute(who, "s", &[Some("12")]);

@@ -30,6 +30,7 @@ pub mod peers;
 pub mod plan;
 mod popular;
 mod predecessors;
+mod prepared_view;
 mod readings;
 pub mod relay;
 mod replication;

@@ -568,7 +568,7 @@ pub struct QueryFacts {
     pub hints: Hints,
     /// Whether a statement speaks of process ids of sessions.
     pub pids: bool,
-    /// Whether a statement speaks of channels that its session listens to.
+    /// Whether a statement speaks of channels that its session listens to, or of the statements that this has prepared.
     pub listens: bool,
     /// To which channels its statements begin or cease to listen; only ever of a text that was written anew for one client, where it is
     /// we who listen in its name.

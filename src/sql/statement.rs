@@ -410,6 +410,7 @@ fn judge(seen: &Seen<'_>, draft: &mut Draft) {
         if utility::is_temp_schema(found.table.schema.as_deref()) {
             draft.pin(PinReason::TempObject);
         }
+        draft.listens |= listens::concerns_relation(found.table.schema.as_deref(), &found.table.name);
         if is_local_relation(found.table.schema.as_deref(), &found.table.name) {
             draft.raise(Access::Local, "asks for what is the server's own");
             draft.pids |= pids::concerns_relation(found.table.schema.as_deref(), &found.table.name);

@@ -276,8 +276,8 @@ fn servers_are_clean(weir: &Weir) {
             .rows(
                 "SELECT coalesce(current_setting('app.tenant', true), ''), current_setting('TimeZone') <> 'Asia/Tokyo', \
                  current_user, (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_cursors), \
-                 (SELECT count(*) FROM pg_prepared_statements WHERE from_sql OR name NOT LIKE 'pgweir\\_%'), \
-                 (SELECT count(*) FROM pg_prepared_statements)",
+                 (SELECT count(*) FROM ROWS FROM (pg_prepared_statement()) WHERE from_sql OR name NOT LIKE 'pgweir\\_%'), \
+                 (SELECT count(*) FROM ROWS FROM (pg_prepared_statement()))",
             )
             .unwrap();
         assert_eq!(row[0][..6], ["", "t", "postgres", "0", "0", "0"], "{row:?}");

@@ -262,7 +262,10 @@ pub(crate) const KINDS: &[Kind] = &[
         name: "statements of both kinds",
         before: &["@parse one SELECT 1", "@parse three SELECT 3"],
         make: &["PREPARE two AS SELECT 2"],
-        look: PREPARED,
+        look: &[
+            "SELECT name, statement, parameter_types, from_sql FROM pg_prepared_statements WHERE name <> '' ORDER BY 1",
+            "SELECT count(*) FROM pg_catalog.pg_prepared_statements p WHERE p.name <> ''",
+        ],
         end: &["@run one", "DEALLOCATE ALL", "@run three"],
         ..PLAIN
     },

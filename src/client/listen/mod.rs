@@ -23,6 +23,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::client::catalog::LookUp;
+use crate::client::prepared_view;
 use crate::client::relay::Link;
 use crate::client::task::{Client, End, HIGH_WATER};
 use crate::config::PoolMode;
@@ -139,16 +140,24 @@ impl Client {
             .is_some_and(|l| l.channels.contains(channel) || l.held.iter().any(|held| held == channel))
     }
 
-    /// Looks through a text that speaks of channels. What others listen to is followed whatever becomes of what the client listens to next.
+    /// Looks through a text that speaks of channels, or of prepared statements. What others listen to is followed whatever becomes of what
+    /// the client listens to next.
     pub(super) fn heard(&self, text: &[u8]) -> Heard {
         let mut heard = Heard { edits: Vec::new(), steps: Vec::new() };
         let comes_to = self.is_heard_for();
-        if !comes_to && self.listener.is_none() {
+        let hears = comes_to || self.listener.is_some();
+        let lists = self.session.follows() && !self.database.config.map.is_sharded();
+        if !hears && !lists {
             return heard;
         }
         for place in listens::uses(text) {
             match place.what {
-                What::Change(change) => {
+                What::Prepared { name } if lists => {
+                    let words = self.prepared_as_sql() + &name.map(|name| format!(" AS {name}")).unwrap_or_default();
+                    heard.edits.push((place.at, words));
+                }
+                What::PreparedSchema if lists => heard.edits.push((place.at, String::new())),
+                What::Change(change) if hears => {
                     if let ListenChange::Listen(channel) = &change {
                         if !comes_to && !self.is_heard_on(channel) {
                             continue;
@@ -157,10 +166,18 @@ impl Client {
                     }
                     heard.steps.push(crate::sql::facts::ListenStep { statement: place.statement, change });
                 }
-                What::Channels { names } => heard.edits.push((place.at, self.channels_as_sql(names, !comes_to))),
+                What::Channels { names } if hears => {
+                    heard.edits.push((place.at, self.channels_as_sql(names, !comes_to)));
+                }
+                What::Prepared { .. } | What::PreparedSchema | What::Change(_) | What::Channels { .. } => {}
             }
         }
         heard
+    }
+
+    /// What the client has prepared, as an item of FROM.
+    fn prepared_as_sql(&self) -> String {
+        prepared_view::as_sql(self.session.prepared(), self.understands_utf8())
     }
 
     /// A set of the channels that the client listens to; `and_server`: and of those that its server does.
