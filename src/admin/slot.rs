@@ -36,7 +36,7 @@ pub fn slot(database: &str, map: &ShardMap, table: &str, key: &str, utf8: bool) 
         database.to_owned(),
         table.to_owned(),
         name.to_owned(),
-        key_type.name().to_owned(),
+        key_type.shown().to_owned(),
         hash.cast_signed().to_string(),
         slot.to_string(),
         map.name(map.owner(slot)).to_owned(),

@@ -66,7 +66,7 @@ fn compare(database: &LiveDatabase, found: &[Option<Found>]) -> Vec<TableSnapsho
     }
     for (name, table) in &map.tables {
         let kind = match table {
-            Table::Sharded { key, key_type } => (TableKind::Sharded, Some((key.clone(), key_type.name()))),
+            Table::Sharded { key, key_type } => (TableKind::Sharded, Some((key.clone(), key_type.shown()))),
             Table::Reference => (TableKind::Reference, None),
         };
         kinds.insert(name.clone(), kind);

@@ -561,6 +561,7 @@ pub(super) static REPLICA: &[(&str, &str)] = &[
 pub(super) static TABLE: &[(&str, &str)] = &[
     ("key", "The sharding key: a column."),
     ("type", "The column's type."),
+    ("tag", "true: of a text key only the part within braces is hashed, as Redis Cluster does it."),
     ("reference", "true: a full copy on every shard, no key."),
 ];
 

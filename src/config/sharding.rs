@@ -226,21 +226,29 @@ fn one_table(
     }
 }
 
-/// `{ key = "id", type = "bigint" }` or `{ reference = true }`.
+/// `true` or `false`; false without an entry, none after a mistake.
+fn flag(entry: Option<&Entry>, mistakes: &mut Mistakes) -> Option<bool> {
+    let Some(entry) = entry else { return Some(false) };
+    let Node::Bool(value) = entry.value.node else {
+        let message = format!("{} must be true or false, not {}", entry.key, entry.value.node.kind());
+        mistakes.add(entry.value.line, message);
+        return None;
+    };
+    Some(value)
+}
+
+/// `{ key = "id", type = "bigint" }`, with `tag = true` for a text key, or `{ reference = true }`.
 fn table(whose: &str, entry: &Entry, mistakes: &mut Mistakes) -> Option<Table> {
     let keys = mistakes.table(whose, &entry.value)?;
     for entry in keys.iter().filter(|entry| !settings::TABLE.iter().any(|(key, _)| *key == entry.key)) {
         mistakes.add(entry.line, unknown_key(&entry.key, whose, settings::TABLE.iter().map(|(key, _)| *key)));
     }
     let find = |key: &str| keys.iter().find(|entry| entry.key == key);
-    let reference = match find("reference").map(|entry| (entry.value.line, &entry.value.node)) {
-        None | Some((_, Node::Bool(false))) => false,
-        Some((_, Node::Bool(true))) => true,
-        Some((line, other)) => {
-            mistakes.add(line, format!("reference must be true or false, not {}", other.kind()));
-            return None;
-        }
-    };
+    let (reference, tag) = (flag(find("reference"), mistakes)?, flag(find("tag"), mistakes)?);
+    if let Some(entry) = find("tag").filter(|_| reference) {
+        mistakes.add(entry.line, format!("{whose} has both reference and tag"));
+        return None;
+    }
     let (key, key_type) = match (find("key"), find("type"), reference) {
         (None, None, true) => return Some(Table::Reference),
         (Some(other), _, true) | (None, Some(other), true) => {
@@ -271,5 +279,15 @@ fn table(whose: &str, entry: &Entry, mistakes: &mut Mistakes) -> Option<Table> {
         let near = expected(text, KEY_TYPES.iter().map(|(name, _)| *name));
         mistakes.add(key_type.value.line, format!("{whose}: type = {text:?} cannot be a sharding key{near}"));
     }
-    Some(Table::Sharded { key: column?.to_owned(), key_type: found?.1 })
+    let key_type = match (found?.1, tag) {
+        (KeyType::Text, true) => KeyType::Tagged,
+        (other, true) => {
+            let line = find("tag").map_or(entry.line, |entry| entry.line);
+            let message = format!("{whose}: tag = true is for keys of type text or varchar, not {}", other.name());
+            mistakes.add(line, message);
+            return None;
+        }
+        (key_type, false) => key_type,
+    };
+    Some(Table::Sharded { key: column?.to_owned(), key_type })
 }

@@ -450,7 +450,11 @@ pool_mode = "session"
 
 #[test]
 fn a_sharded_database_is_read() {
-    let config = read(&format!("{BIG}tables.sales.refunds = {{ key = \"id\", type = \"uuid\" }}\n{USERS}"));
+    let config = read(&format!(
+        "{BIG}tables.sales.refunds = {{ key = \"id\", type = \"uuid\" }}\n\
+         tables.carts = {{ key = \"k\", type = \"varchar\", tag = true }}\n\
+         tables.notes = {{ key = \"k\", type = \"text\", tag = false }}\n{USERS}"
+    ));
     let big = &config.databases["big"];
     assert_eq!(big.map.names, ["s0", "s1"]);
     assert_eq!((big.map.owners[8191], big.map.owners[8192]), (ShardIndex(0), ShardIndex(1)));
@@ -461,6 +465,8 @@ fn a_sharded_database_is_read() {
     assert_eq!(table("public", "orders"), key("customer_id", KeyType::Integer { width: 8 }));
     assert_eq!(table("sales", "items"), key("sku", KeyType::Text));
     assert_eq!(table("sales", "refunds"), key("id", KeyType::Uuid));
+    assert_eq!(table("public", "carts"), key("k", KeyType::Tagged));
+    assert_eq!(table("public", "notes"), key("k", KeyType::Text));
     assert_eq!(table("public", "countries"), Some(Table::Reference));
 }
 
@@ -816,6 +822,22 @@ fn wrong_shards_are_refused() {
         ),
         ("reference = true", "reference = 1", "13: reference must be true or false, not a number"),
         ("reference = true", "referense = true", ""),
+        (
+            "\"bigint\"",
+            "\"bigint\", tag = true",
+            "12: table orders of [databases.big]: tag = true is for keys of type text or varchar, not bigint",
+        ),
+        ("\"bigint\"", "\"text\", tag = \"yes\"", "12: tag must be true or false, not a string"),
+        (
+            "\"bigint\"",
+            "\"text\", tags = true",
+            "12: unknown setting \"tags\" in table orders of [databases.big]; did you mean \"tag\"?",
+        ),
+        (
+            "reference = true",
+            "reference = true, tag = true",
+            "13: table countries of [databases.big] has both reference and tag",
+        ),
         (
             "\"customer_id\"",
             "[\"a\", \"b\"]",

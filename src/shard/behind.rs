@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::check::{Effect, Finding};
-use super::map::{ShardMap, Table};
+use super::map::{KeyType, ShardMap, Table};
 use crate::sql::catalog::tables_by_text;
 use crate::sql::hidden::{assign, body};
 
@@ -63,6 +63,8 @@ struct Reader<'a> {
     functions: BTreeMap<&'a str, Vec<(&'a str, &'a str)>>,
     unlisted: BTreeSet<&'a str>,
     sharded: BTreeSet<&'a str>,
+    /// The sharded ones, with whether their keys are hashed by a tag.
+    by_tag: BTreeSet<(&'a str, bool)>,
     reference: BTreeSet<&'a str>,
 }
 
@@ -82,7 +84,12 @@ impl<'a> Reader<'a> {
             let tables = map.tables.iter().filter(move |(_, table)| matches!(table, Table::Reference) == reference);
             tables.map(|((_, name), _)| name.as_str()).collect()
         };
-        Self { functions, unlisted: unlisted.collect(), sharded: of(false), reference: of(true) }
+        let by_tag = map.tables.iter().filter_map(|((_, name), table)| match table {
+            Table::Sharded { key_type, .. } => Some((name.as_str(), *key_type == KeyType::Tagged)),
+            Table::Reference => None,
+        });
+        let (unlisted, by_tag) = (unlisted.collect(), by_tag.collect());
+        Self { functions, unlisted, sharded: of(false), by_tag, reference: of(true) }
     }
 
     /// What a text names, with the functions that it may call.
@@ -121,6 +128,16 @@ impl<'a> Reader<'a> {
         } else {
             named(&self.sharded).map(|name| format!("names sharded table \"{name}\""))
         }
+    }
+
+    /// Why code beside a table may look for rows of the same key where they are not.
+    fn hashes_otherwise(&self, code: &Code, table: Option<&Table>) -> Option<String> {
+        let Some(Table::Sharded { key_type, .. }) = table else { return None };
+        let other = *key_type != KeyType::Tagged;
+        let name = code.names.iter().find(|name| self.by_tag.contains(&(name.as_str(), other)))?;
+        Some(format!(
+            "names sharded table \"{name}\", whose equal keys lie elsewhere: only one of the two goes by a tag"
+        ))
     }
 
     fn rule(&self, row: &[Option<String>], map: &ShardMap) -> Option<Finding> {
@@ -188,7 +205,8 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         let beside_sharded = matches!(listed, Some(Table::Sharded { .. }));
-        let why = why.or_else(|| self.strays(&code, beside_sharded))?;
+        let why =
+            why.or_else(|| self.strays(&code, beside_sharded)).or_else(|| self.hashes_otherwise(&code, listed))?;
         Some(Finding {
             effect: Effect::NoWriteOf(schema.clone(), table.clone()),
             message: format!("trigger \"{trigger}\" of table \"{schema}.{table}\", which calls {function}(), {why}"),
@@ -201,17 +219,18 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use crate::id::ShardIndex;
-    use crate::shard::map::KeyType;
 
     fn map() -> ShardMap {
         let sharded = |name: &str| {
             (("public".to_owned(), name.to_owned()), Table::Sharded { key: "k".into(), key_type: KeyType::Text })
         };
         let reference = (("public".to_owned(), "ref".to_owned()), Table::Reference);
+        let by_tag = Table::Sharded { key: "k".into(), key_type: KeyType::Tagged };
+        let tagged = (("public".to_owned(), "tagged".to_owned()), by_tag);
         ShardMap::new(
             vec!["a".into(), "b".into()],
             vec![vec![(0, 1)], vec![(2, 16383)]],
-            [sharded("orders"), reference, sharded("sums")].into(),
+            [sharded("orders"), reference, sharded("sums"), tagged].into(),
             ShardIndex(0),
         )
         .unwrap()
@@ -281,6 +300,19 @@ mod tests {
                 "BEGIN INSERT INTO orders VALUES (NEW.x); RETURN NULL; END",
                 Some("names sharded table \"orders\""),
             ),
+            (
+                "orders",
+                false,
+                "BEGIN DELETE FROM tagged WHERE k = OLD.k; RETURN NULL; END",
+                Some("names sharded table \"tagged\", whose equal keys lie elsewhere"),
+            ),
+            (
+                "tagged",
+                false,
+                "BEGIN PERFORM 1 FROM tagged, sums; RETURN NULL; END",
+                Some("names sharded table \"sums\", whose equal keys lie elsewhere"),
+            ),
+            ("tagged", false, "BEGIN DELETE FROM tagged WHERE k = OLD.k; RETURN NULL; END", None),
             ("src", false, "BEGIN INSERT INTO audit VALUES (NEW.x); RETURN NULL; END", None),
             (
                 "ref",

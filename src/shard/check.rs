@@ -197,15 +197,15 @@ pub fn judge_encoding(map: &ShardMap, encoding: &str) -> Option<Finding> {
     })
 }
 
-/// The types of the keys of a map, each once.
+/// The types of the key columns of a map, each once.
 #[must_use]
 pub fn key_types(map: &ShardMap) -> Vec<KeyType> {
     let mut types = Vec::new();
     for table in map.tables.values() {
         if let Table::Sharded { key_type, .. } = table
-            && !types.contains(key_type)
+            && !types.contains(&key_type.column())
         {
-            types.push(*key_type);
+            types.push(key_type.column());
         }
     }
     types
@@ -359,8 +359,8 @@ fn judge_table((schema, name): &(String, String), table: &Table, row: &[Option<S
     };
     let has = cell(3).unwrap_or("unknown");
     match oid.parse().ok().and_then(type_of_oid) {
-        Some(found) if found == *key_type => {}
-        Some(found) if found.same_family(*key_type) => {
+        Some(found) if found == key_type.column() => {}
+        Some(found) if found.reads_as(*key_type) => {
             return warning(
                 format!("column \"{key}\" of {shown} is {has}, configured as {}", key_type.name()),
                 "Write the column's type in the configuration.",

@@ -49,6 +49,16 @@ pub fn hash_bytes(bytes: &[u8]) -> u64 {
     state.finish()
 }
 
+/// The part of a text key that is hashed where the table says `tag = true`: what stands between the first `{` and the first `}` behind it,
+/// as in Redis Cluster (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags>); all of it where nothing
+/// stands there, or no such braces. No character of UTF-8 has the byte of a brace within it.
+#[must_use]
+pub fn tag(text: &[u8]) -> &[u8] {
+    let mut parts = text.splitn(2, |byte| *byte == b'{').skip(1);
+    let inner = parts.next().and_then(|rest| rest.get(..rest.iter().position(|byte| *byte == b'}')?));
+    inner.filter(|inner| !inner.is_empty()).unwrap_or(text)
+}
+
 /// The row hash after one more key column (`hash_combine64`); a row's hash starts at 0 and takes its key columns in order.
 #[must_use]
 pub fn combine(row: u64, column: u64) -> u64 {
@@ -195,7 +205,9 @@ pub fn self_test_sql(key_type: KeyType, utf8: bool) -> String {
             };
             (function, probe_integers(width).map(|v| format!("'{v}'::pg_catalog.{name}")).collect())
         }
-        KeyType::Text => ("hashtextextended", probe_texts(utf8).map(|v| format!("'{v}'::pg_catalog.text")).collect()),
+        KeyType::Text | KeyType::Tagged => {
+            ("hashtextextended", probe_texts(utf8).map(|v| format!("'{v}'::pg_catalog.text")).collect())
+        }
         KeyType::Uuid => {
             ("uuid_hash_extended", PROBE_UUIDS.iter().map(|v| format!("'{v:032x}'::pg_catalog.uuid")).collect())
         }
@@ -212,7 +224,7 @@ pub fn self_test_sql(key_type: KeyType, utf8: bool) -> String {
 pub fn self_test_expected(key_type: KeyType, utf8: bool) -> Vec<i64> {
     match key_type {
         KeyType::Integer { width } => probe_integers(width).map(|v| hash_integer(v).cast_signed()).collect(),
-        KeyType::Text => probe_texts(utf8).map(|v| hash_bytes(v.as_bytes()).cast_signed()).collect(),
+        KeyType::Text | KeyType::Tagged => probe_texts(utf8).map(|v| hash_bytes(v.as_bytes()).cast_signed()).collect(),
         KeyType::Uuid => PROBE_UUIDS.iter().map(|v| hash_bytes(&v.to_be_bytes()).cast_signed()).collect(),
     }
 }
@@ -294,6 +306,29 @@ mod tests {
     fn uuids_hash_as_in_postgresql() {
         for (value, hash, slot) in UUIDS {
             assert_eq!((hash_bytes(&value.to_be_bytes()), slot_of(*hash)), (*hash, Slot(*slot)), "{value:032x}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_what_the_first_braces_hold() {
+        for (text, part) in [
+            ("{user1000}.following", "user1000"),
+            ("{user1000}.followers", "user1000"),
+            ("cart:{7}", "7"),
+            ("foo{}{bar}", "foo{}{bar}"),
+            ("foo{{bar}}zap", "{bar"),
+            ("foo{bar}{zap}", "bar"),
+            ("}a{b}", "b"),
+            ("a}b", "a}b"),
+            ("a{b", "a{b"),
+            ("a}b{c", "a}b{c"),
+            ("{", "{"),
+            ("{}", "{}"),
+            ("", ""),
+            ("żó{łć}😀", "łć"),
+            ("{\n}", "\n"),
+        ] {
+            assert_eq!(tag(text.as_bytes()), part.as_bytes(), "{text}");
         }
     }
 

@@ -29,6 +29,8 @@ pub enum Key<'a> {
     Integer(i64),
     /// A text or varchar, in the server's encoding.
     Text(&'a [u8]),
+    /// The same, of which only the [tag](hash::tag) is hashed.
+    Tagged(&'a [u8]),
     /// A uuid.
     Uuid([u8; 16]),
 }
@@ -89,6 +91,7 @@ impl<'a> Key<'a> {
         match self {
             Self::Integer(value) => hash::hash_integer(*value),
             Self::Text(bytes) => hash::hash_bytes(bytes),
+            Self::Tagged(bytes) => hash::hash_bytes(hash::tag(bytes)),
             Self::Uuid(bytes) => hash::hash_bytes(bytes),
         }
     }
@@ -97,6 +100,20 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn slot(&self) -> Slot {
         hash::slot_of(self.hash())
+    }
+
+    /// Whether it is a text that ends in a space, which a column of type `varchar(n)` may cut.
+    #[must_use]
+    pub fn ends_in_space(&self) -> bool {
+        matches!(self, Self::Text(bytes) | Self::Tagged(bytes) if bytes.ends_with(b" "))
+    }
+
+    /// What is known to be a value of the column, as a key of type `key_type`.
+    fn hashed_as(self, key_type: KeyType) -> Self {
+        match (self, key_type) {
+            (Self::Text(bytes), KeyType::Tagged) => Self::Tagged(bytes),
+            (key, _) => key,
+        }
     }
 
     /// Reads what a statement compares with or gives to a key column of type `key_type`.
@@ -110,16 +127,18 @@ impl<'a> Key<'a> {
         bound: Option<BoundParams<'a>>,
         utf8: bool,
     ) -> Result<Self, KeyError> {
-        match value {
-            KeyValue::Literal { kind, text, cast } => Self::from_literal(*kind, text, cast.as_deref(), key_type, utf8),
+        let column = key_type.column();
+        let read = match value {
+            KeyValue::Literal { kind, text, cast } => Self::from_literal(*kind, text, cast.as_deref(), column, utf8),
             KeyValue::Param { number, cast } => match bound {
-                Some(bound) => Self::from_param(*number, cast.as_deref(), key_type, bound, utf8),
-                None => cast_type(cast.as_deref(), key_type).and(Err(KeyError::Unbound(*number))),
+                Some(bound) => Self::from_param(*number, cast.as_deref(), column, bound, utf8),
+                None => cast_type(cast.as_deref(), column).and(Err(KeyError::Unbound(*number))),
             },
             KeyValue::Null => Err(KeyError::Null),
             KeyValue::Default => Err(KeyError::Default),
             KeyValue::Expression => Err(KeyError::NotConstant(EXPRESSION)),
-        }
+        };
+        read.map(|key| key.hashed_as(key_type))
     }
 
     /// Reads a text as the input function of `value_type` does; this is also how a setting's value is read.
@@ -136,8 +155,8 @@ impl<'a> Key<'a> {
                     Err(NumberFault::Range.error(text, value_type))
                 }
             }
-            KeyType::Text if utf8 || text.is_ascii() => Ok(Self::Text(text)),
-            KeyType::Text => {
+            KeyType::Text | KeyType::Tagged if utf8 || text.is_ascii() => Ok(Self::Text(text).hashed_as(value_type)),
+            KeyType::Text | KeyType::Tagged => {
                 Err(KeyError::NotConstant("a text beyond ASCII, while client_encoding or server_encoding is not UTF8"))
             }
             KeyType::Uuid => parse_uuid(text).map(Self::Uuid).ok_or_else(|| {
@@ -229,7 +248,7 @@ impl<'a> Key<'a> {
     /// # Errors
     /// 22P03 for another length; a non-ASCII text unless `utf8`.
     pub fn from_binary_column(bytes: &'a [u8], value_type: KeyType, utf8: bool) -> Result<Self, KeyError> {
-        if value_type == KeyType::Text {
+        if value_type.is_text() {
             return Self::from_text(bytes, value_type, utf8);
         }
         let wrong = |_| KeyError::invalid(INVALID_BINARY_REPRESENTATION, "incorrect binary data format".to_owned());
@@ -243,7 +262,7 @@ impl<'a> Key<'a> {
             KeyType::Integer { width: 4 } => bytes.try_into().ok().map(|b| i64::from(i32::from_be_bytes(b))),
             KeyType::Integer { .. } => bytes.try_into().ok().map(i64::from_be_bytes),
             KeyType::Uuid => return bytes.try_into().map(Self::Uuid).map_err(|_| wrong_length(number)),
-            KeyType::Text => return Ok(Self::Text(bytes)),
+            KeyType::Text | KeyType::Tagged => return Ok(Self::Text(bytes).hashed_as(sent)),
         };
         key.map(Self::Integer).ok_or_else(|| wrong_length(number))
     }

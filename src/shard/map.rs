@@ -23,18 +23,45 @@ pub enum KeyType {
     },
     /// text or varchar under a deterministic collation.
     Text,
+    /// The same, of which only the tag is hashed: see [`tag`](crate::shard::hash::tag).
+    Tagged,
     /// uuid.
     Uuid,
 }
 
 impl KeyType {
-    /// Whether equal keys of both types hash alike: the integers are one family whatever their width.
+    /// Whether equal keys of both types hash alike, so that rows with equal keys are on one shard: the integers are one family whatever
+    /// their width, but a text and the same text by its tag are not.
     #[must_use]
     pub fn same_family(self, other: Self) -> bool {
         matches!(
             (self, other),
-            (Self::Integer { .. }, Self::Integer { .. }) | (Self::Text, Self::Text) | (Self::Uuid, Self::Uuid)
+            (Self::Integer { .. }, Self::Integer { .. })
+                | (Self::Text, Self::Text)
+                | (Self::Tagged, Self::Tagged)
+                | (Self::Uuid, Self::Uuid)
         )
+    }
+
+    /// The type of the column, whatever of it is hashed.
+    #[must_use]
+    pub fn column(self) -> Self {
+        match self {
+            Self::Tagged => Self::Text,
+            other => other,
+        }
+    }
+
+    /// Whether a value of one column's type is read as one of the other's.
+    #[must_use]
+    pub fn reads_as(self, other: Self) -> bool {
+        self.column().same_family(other.column())
+    }
+
+    /// Whether its values are texts.
+    #[must_use]
+    pub fn is_text(self) -> bool {
+        self.column() == Self::Text
     }
 
     /// PostgreSQL's name of the type, as its error messages say it.
@@ -44,8 +71,17 @@ impl KeyType {
             Self::Integer { width: 2 } => "smallint",
             Self::Integer { width: 4 } => "integer",
             Self::Integer { .. } => "bigint",
-            Self::Text => "text",
+            Self::Text | Self::Tagged => "text",
             Self::Uuid => "uuid",
+        }
+    }
+
+    /// The type, and whether only a tag is hashed: as the console shows it.
+    #[must_use]
+    pub fn shown(self) -> &'static str {
+        match self {
+            Self::Tagged => "text (tag)",
+            other => other.name(),
         }
     }
 }

@@ -246,7 +246,7 @@ impl Splitter {
             )
         };
         let Some(bytes) = value else { return Err(refused("NULL", "Leave rows without a key out.")) };
-        if self.key_type == KeyType::Text {
+        if self.key_type.is_text() {
             if bytes.ends_with(b" ") {
                 return Err(refused(
                     "a text that ends in a space, which varchar(n) may cut",

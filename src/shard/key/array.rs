@@ -20,7 +20,7 @@ pub(in crate::shard) fn slots(
 ) -> Option<Vec<Slot>> {
     let element = |cast: Option<&str>| match cast.map(type_of_name) {
         None => Some(key_type),
-        Some(to) => to.filter(|to| to.same_family(key_type)),
+        Some(to) => of_key(to?, key_type),
     };
     match value {
         KeyValue::Literal { kind: LiteralKind::String, text, cast } => of_text(text, element(cast.as_deref())?, utf8),
@@ -28,7 +28,7 @@ pub(in crate::shard) fn slots(
             let bound = bound?;
             let declared = match bound.declared(*number) {
                 None => None,
-                Some(oid) => Some(type_of_oid(element_of(oid)?).filter(|to| to.same_family(key_type))?),
+                Some(oid) => Some(of_key(type_of_oid(element_of(oid)?)?, key_type)?),
             };
             let cast = element(cast.as_deref())?;
             let element = declared.unwrap_or(cast);
@@ -45,6 +45,12 @@ pub(in crate::shard) fn slots(
         KeyValue::Null => Some(Vec::new()),
         KeyValue::Literal { .. } | KeyValue::Default | KeyValue::Expression => None,
     }
+}
+
+/// The type of elements, as keys of type `key_type`: a text is hashed as these are.
+fn of_key(element: KeyType, key_type: KeyType) -> Option<KeyType> {
+    let hashed = if element.is_text() { key_type } else { element };
+    element.reads_as(key_type).then_some(hashed)
 }
 
 /// The type of the elements of an array type.
@@ -93,7 +99,7 @@ fn of_text(text: &str, element: KeyType, utf8: bool) -> Option<Vec<Slot>> {
             }
             if !value.eq_ignore_ascii_case("null") {
                 slots.push(slot(value, element, utf8)?);
-            } else if element == KeyType::Text {
+            } else if element.is_text() {
                 // By the setting array_nulls it may be a text.
                 return None;
             }
@@ -121,7 +127,7 @@ fn of_binary(bytes: &[u8], key_type: KeyType, utf8: bool) -> Option<Vec<Slot>> {
     };
     let dimensions = int()?;
     int()?;
-    let element = type_of_oid(int()?.cast_unsigned()).filter(|element| element.same_family(key_type))?;
+    let element = type_of_oid(int()?.cast_unsigned()).and_then(|element| of_key(element, key_type))?;
     if dimensions == 0 {
         return Some(Vec::new());
     }
@@ -187,6 +193,19 @@ mod tests {
             assert_eq!(of_text(text, KeyType::Text, true), keys, "{text}");
         }
         assert_eq!(of_text("{ż}", KeyType::Text, false), None);
+        // Of a tag alone, whatever the elements are declared or cast to be.
+        let tagged = Some(vec![Key::Text(b"b").slot(), Key::Text(b"x").slot()]);
+        assert_eq!(of_text("{a{b},x}", KeyType::Tagged, true), None, "braces must be quoted");
+        assert_eq!(of_text("{\"a{b}\",x}", KeyType::Tagged, true), tagged);
+        for (cast, types) in
+            [(None, vec![]), (Some("text"), vec![]), (None, vec![1009_u32]), (Some("varchar"), vec![1015])]
+        {
+            let values: [Option<&[u8]>; 1] = [Some(b"{\"a{b}\",x}")];
+            let bound = BoundParams { values: &values, formats: &[], types: &types };
+            let value = KeyValue::Param { number: 1, cast: cast.map(str::to_owned) };
+            assert_eq!(slots(&value, KeyType::Tagged, Some(bound), true), tagged, "{cast:?} {types:?}");
+        }
+        assert_eq!(of_binary(&binary(25, &[Some(b"a{b}"), Some(b"x")]), KeyType::Tagged, true), tagged);
     }
 
     fn binary(element: u32, elements: &[Option<&[u8]>]) -> Vec<u8> {

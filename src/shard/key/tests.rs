@@ -96,6 +96,8 @@ fn a_literal_takes_the_type_of_the_key() {
         (String, " 123 ", None, KeyType::Text, Key::Text(b" 123 ")),
         (String, "x", Some("varchar"), KeyType::Text, Key::Text(b"x")),
         (String, "x", Some("text"), KeyType::Text, Key::Text(b"x")),
+        (String, "{x}y", None, KeyType::Tagged, Key::Tagged(b"{x}y")),
+        (String, "{x}y", Some("text"), KeyType::Tagged, Key::Tagged(b"{x}y")),
         (String, "7", Some("int4"), INT8, Key::Integer(7)),
         (Integer, "-7", Some("smallint"), INT8, Key::Integer(-7)),
         (Integer, "70000", Some("bigint"), INT2, Key::Integer(70000)),
@@ -167,6 +169,7 @@ fn param(
         Key::Integer(value) => Ok(Key::Integer(value)),
         Key::Uuid(bytes) => Ok(Key::Uuid(bytes)),
         Key::Text(bytes) => Ok(Key::Text(bytes.to_vec().leak())),
+        Key::Tagged(bytes) => Ok(Key::Tagged(bytes.to_vec().leak())),
     }
 }
 
@@ -194,6 +197,9 @@ fn parameters_in_text_and_binary() {
         (b"42", 0, 0, None, KeyType::Text, Key::Text(b"42")),
         (b"42", 1, 0, None, KeyType::Text, Key::Text(b"42")),
         (b"42", 1, 1043, Some("text"), KeyType::Text, Key::Text(b"42")),
+        (b"{4}2", 0, 0, None, KeyType::Tagged, Key::Tagged(b"{4}2")),
+        (b"{4}2", 1, 25, None, KeyType::Tagged, Key::Tagged(b"{4}2")),
+        (b"{4}2", 1, 1043, Some("text"), KeyType::Tagged, Key::Tagged(b"{4}2")),
         (b"", 0, 25, None, KeyType::Text, Key::Text(b"")),
         (&uuid, 1, 2950, None, KeyType::Uuid, Key::Uuid(uuid)),
         (&uuid, 1, 0, None, KeyType::Uuid, Key::Uuid(uuid)),
@@ -231,6 +237,7 @@ fn parameters_that_are_refused() {
         (23, Some("text"), KeyType::Text),
         (0, Some("text"), INT8),
         (20, Some("uuid"), KeyType::Uuid),
+        (23, Some("text"), KeyType::Tagged),
     ] {
         let read = param(Some(b"12345678"), 1, declared, cast, key_type);
         assert!(matches!(read, Err(KeyError::NotConstant(_))), "{declared} {cast:?}");
@@ -303,7 +310,7 @@ proptest! {
         let formats = [format];
         let types = [declared];
         let bound = BoundParams { values: &values, formats: &formats, types: &types };
-        for key_type in [INT2, INT4, INT8, KeyType::Text, KeyType::Uuid] {
+        for key_type in [INT2, INT4, INT8, KeyType::Text, KeyType::Tagged, KeyType::Uuid] {
             if let Ok(key) = Key::from_value(&value, key_type, Some(bound), utf8) {
                 prop_assert!(key.slot().0 < 16384);
             }

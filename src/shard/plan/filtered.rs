@@ -5,7 +5,7 @@ use super::{
     Chosen, PlanContext, ShardPlan, StatementFacts, Stop, TableRef, Verb, Why, access, believe, believe_table, chosen,
     effects, levels, proof, refusal, scatter, write,
 };
-use crate::shard::key::{Key, KeyError};
+use crate::shard::key::KeyError;
 use crate::sql::facts::{Access, ColumnRef, KeyValue};
 
 /// A [`ShardShape::Filtered`], without its list of tables.
@@ -116,7 +116,7 @@ impl Filtered<'_> {
         let given = (column, value.clone());
         match proof::keys(self.top, std::slice::from_ref(&given), &self.statement.repeated, cx).next() {
             // Its column may cut a space.
-            Some(Ok(Key::Text(bytes))) if bytes.ends_with(b" ") => Err(refusal()),
+            Some(Ok(key)) if key.ends_in_space() => Err(refusal()),
             Some(Ok(_)) => Ok(Some(given.clone())),
             Some(Err(KeyError::Unbound(number))) => Err(Stop::Unbound(number)),
             Some(Err(_)) | None => Err(refusal()),

@@ -99,7 +99,7 @@ impl Insert<'_> {
             let decided = params.check(value, key_type, cx.bound);
             let read = decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8));
             let key_value = match read {
-                Ok(Key::Text(bytes)) if bytes.ends_with(b" ") => return Err(refusal::trailing_space(table, key).into()),
+                Ok(read) if read.ends_in_space() => return Err(refusal::trailing_space(table, key).into()),
                 Ok(key_value) => key_value,
                 Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
                 Err(error) => return Err(refusal::bad_key(table, key, error).into()),

@@ -107,7 +107,7 @@ impl<'a> Proof<'a> {
         }
         let mut add = |key_type: KeyType, values: Vec<&'a KeyValue>| match keys
             .iter_mut()
-            .find(|(family, _)| family.same_family(key_type))
+            .find(|(family, _)| family.reads_as(key_type))
         {
             Some((_, all)) => all.extend(values),
             None => keys.push((key_type, values)),
@@ -239,13 +239,13 @@ impl<'a> Proof<'a> {
     }
 
     fn read(&mut self, value: &KeyValue, key_type: KeyType) -> Result<Slot, KeyError> {
-        if let Some((_, params)) = self.params.iter().find(|(family, _)| family.same_family(key_type)) {
+        if let Some((_, params)) = self.params.iter().find(|(family, _)| family.reads_as(key_type)) {
             params.check(value, key_type, self.cx.bound)?;
         } else {
             Params::of(&self.statement.repeated, std::iter::empty()).check(value, key_type, self.cx.bound)?;
         }
         let key = Key::from_value(value, key_type, self.cx.bound, self.cx.utf8)?;
-        self.spaced |= matches!(key, Key::Text(bytes) if bytes.ends_with(b" "));
+        self.spaced |= key.ends_in_space();
         self.slots.insert(key.slot());
         Ok(key.slot())
     }
@@ -264,7 +264,7 @@ impl<'a> Proof<'a> {
             .try_fold(Settled::Nowhere, |whole, slot| join(whole, Settled::On(self.cx.map.owner(*slot))))?;
         self.slots.extend(slots);
         // It may hold keys that end in one.
-        self.spaced |= key_type.same_family(KeyType::Text);
+        self.spaced |= key_type.is_text();
         Some(whole)
     }
 
@@ -447,7 +447,7 @@ impl<'a> Proof<'a> {
 
     /// A key that is stored may be cut, and be another then.
     fn spaces(&self, table: &TableRef, key: &str, key_type: KeyType) -> Result<(), Stop> {
-        if self.spaced && key_type.same_family(KeyType::Text) {
+        if self.spaced && key_type.is_text() {
             return Err(refusal::trailing_space(&table.name, key).into());
         }
         Ok(())

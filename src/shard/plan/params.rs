@@ -41,7 +41,7 @@ impl Params {
             let uses = params.0.entry(used.number).or_default();
             match used.cast.as_deref().map(type_of_name) {
                 None => uses.bare = uses.bare.saturating_add(1),
-                Some(Some(to)) if uses.cast.is_none_or(|cast| cast.same_family(to)) => uses.cast = Some(to),
+                Some(Some(to)) if uses.cast.is_none_or(|cast| cast.reads_as(to)) => uses.cast = Some(to),
                 Some(_) => uses.foreign = true,
             }
         }
@@ -70,7 +70,7 @@ impl Params {
         if bound.declared(*number).is_some() {
             return Ok(());
         }
-        let fits = !uses.foreign && uses.cast.is_none_or(|to| to.same_family(key_type));
+        let fits = !uses.foreign && uses.cast.is_none_or(|to| to.reads_as(key_type));
         // A cast may turn what is no number into one ('101'::bit(8)::int4); a comparison or an assignment of a key does not.
         let harmless = cast.is_none() && is_integer(key_type) && is_small_number(bound, *number);
         if (fits && uses.bare == uses.as_key) || harmless { Ok(()) } else { Err(KeyError::Undecided(*number)) }

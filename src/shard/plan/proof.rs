@@ -19,7 +19,7 @@ pub(super) fn keys<'a>(
     // Keys of another family than the first are not counted: their parameters are then undecided.
     let of_keys = || equalities.iter().filter_map(|(c, value)| Some((key_type_of(c, top, cx)?, value)));
     let first = of_keys().next().map(|(key_type, _)| key_type);
-    let alike = of_keys().filter(|(key_type, _)| first.is_some_and(|first| first.same_family(*key_type)));
+    let alike = of_keys().filter(|(key_type, _)| first.is_some_and(|first| first.reads_as(*key_type)));
     let params = Params::of(repeated, alike.map(|(_, value)| value));
     equalities.iter().filter_map(move |(column, value)| {
         let key_type = key_type_of(column, top, cx)?;

@@ -42,7 +42,7 @@ pub(super) fn no_such_shard(name: &str, map: &ShardMap) -> Error {
 
 pub(super) fn untyped_key_setting() -> Error {
     refuse(
-        "pgweir.sharding_key has no type here: the statement names no sharded table, and the database's differ in key type".to_owned(),
+        "pgweir.sharding_key has no type here: the statement names no sharded table, and the database's differ in the type of their keys or in being hashed by a tag".to_owned(),
         "RESET pgweir.sharding_key for this statement, or use pgweir.shard.",
     )
     .because("key_setting")
@@ -50,7 +50,8 @@ pub(super) fn untyped_key_setting() -> Error {
 
 pub(super) fn key_types_differ() -> Error {
     refuse(
-        "the sharded tables of the statement have keys of different types".to_owned(),
+        "the sharded tables of the statement have keys of different types, or only some of them are hashed by a tag"
+            .to_owned(),
         "Send one statement for each table.",
     )
     .because("key_types")

@@ -213,6 +213,7 @@ fn place(table: &TableRef, cx: &PlanContext<'_>) -> Place {
                 KeyType::Integer { .. } => 0,
                 KeyType::Text => 1,
                 KeyType::Uuid => 2,
+                KeyType::Tagged => 3,
             };
             Place::Sharded { key: key.to_owned(), family }
         }

@@ -22,6 +22,8 @@ fn map() -> ShardMap {
         ("public", "orders", sharded("customer_id", int8)),
         ("public", "customers", sharded("id", int8)),
         ("public", "codes", sharded("code", KeyType::Text)),
+        ("public", "carts", sharded("code", KeyType::Tagged)),
+        ("public", "lines", sharded("code", KeyType::Tagged)),
         ("public", "devices", sharded("id", KeyType::Uuid)),
         ("public", "countries", Table::Reference),
         ("audit", "log", sharded("id", KeyType::Integer { width: 4 })),
@@ -551,13 +553,27 @@ fn a_chosen_key_is_held_against_the_keys() {
         &PlanContext { sharding_key: Some("abc"), ..context(&map) },
         vec![("no number", select("orders", &[]), "22P02"), ("a text", select("codes", &[]), "s0")],
     );
+    check(
+        &PlanContext { sharding_key: Some("{abcd"), ..context(&map) },
+        vec![("text and tag", select("codes, carts", &[]), NO)],
+    );
+    check(
+        &PlanContext { sharding_key: Some("x{abcdefgh}"), ..context(&map) },
+        vec![
+            ("by its tag", select("carts", &[]), "s1"),
+            ("agrees with a key of the same tag", select("carts", &[("code", string("{abcdefgh}y"))]), "s1"),
+            ("contradicts another", select("carts", &[("code", string("abc"))]), NO),
+        ],
+    );
     let both = PlanContext { sharding_key: Some("2"), shard: Some("s0"), ..context(&map) };
     check(&both, vec![("both, contradicting", select("orders", &[]), NO)]);
     let both = PlanContext { sharding_key: Some("2"), shard: Some("s1"), ..context(&map) };
     check(&both, vec![("both, agreeing", select("orders", &[]), "s1")]);
     // Where all keys are of one family, it needs no table.
     let mut alike = map.clone();
-    alike.tables.retain(|_, table| !matches!(table, Table::Sharded { key_type: KeyType::Text | KeyType::Uuid, .. }));
+    alike.tables.retain(|_, table| {
+        !matches!(table, Table::Sharded { key_type: KeyType::Text | KeyType::Tagged | KeyType::Uuid, .. })
+    });
     let cx = PlanContext { sharding_key: Some("2"), ..context(&alike) };
     let plan = plan_statement(&no_tables(Access::Read), &cx);
     assert_eq!(plan, ShardPlan::Single { shard: ShardIndex(1), why: Why::KeySetting(Slot(8570)) });
@@ -756,6 +772,25 @@ proptest! {
         prop_assert_eq!(&select, &ShardPlan::single(map.owner(slot), Why::Key(slot)));
         let insert = plan_statement(&insert("codes", "code", &[&[string(&value)]]), &cx);
         if value.ends_with(' ') { prop_assert_eq!(word(&insert), NO); } else { prop_assert_eq!(insert, select); }
+    }
+
+    /// Whatever stands around a tag, it decides.
+    #[test]
+    fn rows_of_one_tag_are_on_one_shard(tag in "[a-zż{ ]{1,8}", before in "[a-z}ó]{0,8}", after in "[a-z{}ł]{0,8}") {
+        let map = map();
+        let cx = context(&map);
+        let value = format!("{before}{{{tag}}}{after}");
+        let slot = Key::Text(tag.as_bytes()).slot();
+        let wanted = ShardPlan::single(map.owner(slot), Why::Key(slot));
+        for cast in [None, Some("text".to_owned())] {
+            let key = KeyValue::Literal { kind: LiteralKind::String, text: value.clone(), cast };
+            prop_assert_eq!(&plan_statement(&select("carts", &[("code", key)]), &cx), &wanted);
+        }
+        let values = [Some(value.as_bytes())];
+        for (formats, types) in [(&[][..], &[][..]), (&[1][..], &[25][..])] {
+            let cx = PlanContext { bound: Some(BoundParams { values: &values, formats, types }), ..cx };
+            prop_assert_eq!(&plan_statement(&insert("carts", "code", &[&[param(1)]]), &cx), &wanted);
+        }
     }
 
     /// Under any settings: an INSERT into a sharded table goes to its keys' shard or nowhere.

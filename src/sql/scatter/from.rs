@@ -20,6 +20,8 @@ const MAX_DEPTH: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct From {
     tables: Vec<Joined>,
+    /// Keys are tied that are not of one family.
+    unlike: bool,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,12 @@ pub(super) fn read(select: &nodes::SelectStmt, place: &dyn Fn(&TableRef) -> Plac
         return Err(Unfit::new("join", "without a sharded table at its top level"));
     }
     if !from.is_together(whole) {
-        return Err(joins("that joins sharded tables by something else than their sharding keys"));
+        let why = if from.unlike {
+            "that joins sharded tables by keys that are hashed differently, by their type or by a tag: equal ones lie on different shards"
+        } else {
+            "that joins sharded tables by something else than their sharding keys"
+        };
+        return Err(joins(why));
     }
     Ok(from)
 }
@@ -325,6 +332,8 @@ impl From {
         };
         if x == y {
             self.tables.iter_mut().filter(|t| t.group == b).for_each(|t| t.group = a);
+        } else {
+            self.unlike = true;
         }
     }
 }

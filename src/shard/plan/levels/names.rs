@@ -140,7 +140,7 @@ impl<'a> Names<'a> {
         let of_one_family = || {
             let mut types = surely.iter().map(|at| self.family(*at, name));
             let first = types.next().flatten();
-            first.is_some_and(|first| types.all(|t| t.is_some_and(|t| t.same_family(first))))
+            first.is_some_and(|first| types.all(|t| t.is_some_and(|t| t.reads_as(first))))
         };
         if perhaps || !of_one_family() {
             return Named::Unknown;
@@ -165,7 +165,7 @@ impl<'a> Names<'a> {
             Leaf::Value(_) => None,
         });
         let first = types.next()??;
-        types.all(|t| t.is_some_and(|t| t.same_family(first))).then_some(first)
+        types.all(|t| t.is_some_and(|t| t.reads_as(first))).then_some(first)
     }
 
     fn has(&self, at: At, name: &str, depth: usize) -> Has {

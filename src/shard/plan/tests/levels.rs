@@ -23,6 +23,36 @@ fn all(cases: &[(&str, &str)]) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// 'abc' is a key of s0, and so is its slot as a tag's; '{abcdefgh}' as a text is on s0, by its tag on s1.
+#[test]
+fn tags_are_hashed_alike_among_themselves_alone() {
+    assert_eq!((word(&planned("SELECT 1 FROM codes WHERE code = '{abcdefgh}'", Some(&[])))).as_str(), "s0");
+    all(&[
+        ("SELECT * FROM carts WHERE code = '{abcdefgh}.x'", "s1"),
+        ("SELECT * FROM carts WHERE code = '{abcdefgh}.x'::varchar", "s1"),
+        ("SELECT * FROM carts c JOIN lines l ON l.code = c.code WHERE c.code = '{abcdefgh}'", "s1"),
+        ("SELECT * FROM carts c JOIN lines l USING (code) WHERE code = 'x{abcdefgh}'", "s1"),
+        ("SELECT * FROM carts c JOIN lines l USING (code)", "s0+s1"),
+        ("SELECT * FROM carts WHERE code = '{abc}1' AND EXISTS (SELECT 1 FROM lines WHERE code = '{abc}2')", "s0"),
+        ("SELECT * FROM carts WHERE code IN ('{abcdefgh}1', '{abcdefgh}2')", "s1"),
+        ("SELECT * FROM carts WHERE code = ANY ('{\"{abcdefgh}1\",\"{abcdefgh}2\"}')", "s1"),
+        ("SELECT * FROM carts WHERE code = ANY ('{\"{abcdefgh}1\",abc}'::text[])", "s0+s1"),
+        ("INSERT INTO carts (code) SELECT code FROM lines WHERE code = '{abcdefgh}'", "s1"),
+        ("UPDATE carts SET code = '{abcdefgh}2' WHERE code = '{abcdefgh}1'", "s1"),
+        ("UPDATE carts SET code = '{abc}' WHERE code = '{abcdefgh}'", NO),
+        // The same text, on another shard.
+        ("SELECT * FROM carts c JOIN codes USING (code)", NO),
+        ("SELECT * FROM carts c JOIN codes o ON o.code = c.code", NO),
+        ("SELECT * FROM carts c NATURAL JOIN codes", NO),
+        ("SELECT * FROM carts c JOIN codes USING (code) WHERE code = '{abcdefgh}'", NO),
+        ("SELECT * FROM carts c JOIN codes o ON o.code = c.code WHERE c.code = '{abcdefgh}'", NO),
+        ("INSERT INTO carts (code) SELECT code FROM codes WHERE code = '{abcdefgh}'", NO),
+        ("WITH x AS (SELECT code FROM codes WHERE code = '{abcdefgh}') SELECT * FROM x JOIN carts USING (code)", NO),
+        // Where both are on one shard, by their own ways.
+        ("SELECT * FROM carts c JOIN codes o ON o.code = c.code WHERE c.code = 'abc' AND o.code = 'abc'", "s0"),
+    ]);
+}
+
 #[test]
 fn queries_that_agree_are_one_shards() {
     all(&[
