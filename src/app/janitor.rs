@@ -159,8 +159,15 @@ impl Janitor {
         };
         let Some(commits) = self.decision(decides, part).await else { return };
         let verb = if commits { "COMMIT" } else { "ROLLBACK" };
-        match self.finish(shard, part, &format!("{verb} PREPARED '{}'", part.name)).await {
+        // What it has made of functions and tables is seen from now on.
+        let changing = commits.then(|| self.database.hidden.change());
+        let finished = self.finish(shard, part, &format!("{verb} PREPARED '{}'", part.name)).await;
+        drop(changing);
+        match finished {
             Ok(()) => {
+                if commits {
+                    self.database.catalog_is_changed(true);
+                }
                 self.shared.count_recovered(if commits { "commit" } else { "rollback" });
                 let (database, on) = (&self.database.config.name, self.database.config.map.name(shard));
                 tracing::info!(database, shard = on, gid = %part.gid.whole(), commits, "a prepared transaction that was left behind is ended");

@@ -57,12 +57,6 @@ impl Block {
         Self { text: Vec::new(), facts: Arc::default(), read_only: false, lost: Some(lost) }
     }
 
-    /// Another like it; none of a lost one.
-    pub(super) fn copy(&self) -> Option<Self> {
-        let (text, facts) = (self.text.clone(), Arc::clone(&self.facts));
-        self.lost.is_none().then_some(Self { text, facts, read_only: self.read_only, lost: None })
-    }
-
     /// The block with `text` after it, unless it gets too long. `facts` says what the whole says.
     pub(super) fn and(mut self, text: &[u8], facts: impl FnOnce(&[u8]) -> Arc<QueryFacts>) -> Option<Self> {
         // The line break ends a comment that the text before may end with.

@@ -110,6 +110,10 @@ impl Client {
         for facts in texts() {
             let chosen = chosen || facts.hints.shard.is_some() || facts.hints.sharding_key.is_some();
             let unlisted = |table: &TableRef| map.table(table.schema.as_deref(), &table.name).is_none();
+            let led_elsewhere = |table: &TableRef| table.schema.is_none() && unlisted(table);
+            if map.is_sharded() && !chosen && self.session.has_local_path() && calls_or_reads(facts, &led_elsewhere) {
+                return Planned::Refused(local_path());
+            }
             if map.is_sharded() && !chosen && unsure && calls_or_reads(facts, &unlisted) {
                 return Planned::Refused(own_objects());
             }
@@ -215,6 +219,15 @@ fn own_objects() -> Error {
          used without a shard: it may hide or read sharded tables",
     )
     .hint("Choose the shard with SET pgweir.shard = 'name' first, or commit before it is used.")
+}
+
+fn local_path() -> Error {
+    Error::us(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "this transaction has a search_path of its own, so that it is not known on which shards the statement's names lead to what",
+    )
+    .hint("Write the schema before each name, or SET search_path before the transaction.")
+    .because("search_path")
 }
 
 fn columns_changed() -> Error {

@@ -227,6 +227,8 @@ impl Client {
         attempt: &mut Attempt,
     ) -> Result<(Checkout, Option<Box<CatchUp>>), Stopped> {
         let (mut tries, mut failed, mut inherited) = (0, 0, 0);
+        // What an open block has set for itself it is told when it is begun there as well, so that a savepoint can take it back.
+        let of_block = self.spread.is_some().then(|| self.session.settings().before_transaction());
         loop {
             let claim = self.claim.take().filter(|claim| claim.is_of(pool));
             let queued_since = claim.as_ref().map_or_else(clock::moment, |claim| claim.since());
@@ -271,14 +273,17 @@ impl Client {
                 }
             }
             let forgets = connection.state.stale_sequences && self.database.hidden.minds_sequences(pool.key.shard);
-            let sql = match (connection.state.settings.catch_up(self.session.settings()), forgets) {
+            let sql = match (
+                connection.state.settings.catch_up(of_block.as_ref().unwrap_or(self.session.settings())),
+                forgets,
+            ) {
                 (None, false) => return Ok((checkout, None)),
                 (settings, true) => format!("DISCARD SEQUENCES;{}", settings.unwrap_or_default()),
                 (Some(settings), false) => settings,
             };
             // What is held back for the client would be lost with an answer that nobody is to be told of.
             let ahead = attempt.ahead && self.output.is_empty();
-            let (server, client) = (&connection.state.settings, self.session.settings());
+            let (server, client) = (&connection.state.settings, of_block.as_ref().unwrap_or(self.session.settings()));
             if ahead && server.reads_texts_for(client) && server.keeps_isolation_for(client) {
                 return Ok((checkout, Some(Box::new(CatchUp { sql, forgets }))));
             }
@@ -288,7 +293,8 @@ impl Client {
             let run = tokio::time::timeout(limit, connection.run(&sql));
             match Box::pin(self.aside(run, silence())).await? {
                 Ok(Ok(Ok(()))) => {
-                    connection.state.settings.caught_up(self.session.settings());
+                    let wanted = of_block.as_ref().unwrap_or(self.session.settings());
+                    connection.state.settings.caught_up(wanted);
                     connection.state.stale_sequences &= !forgets;
                     self.settings_refused = false;
                     return Ok((checkout, None));

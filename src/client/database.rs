@@ -264,7 +264,7 @@ pub struct LiveDatabase {
     /// All shards have answered at the epochs before this one.
     answered_before: AtomicU64,
     /// What its statements may leave behind on servers unseen.
-    pub hidden: Hidden,
+    pub hidden: Arc<Hidden>,
     /// Kinds of state ([`crate::sql::facts::PinReason`], a bit each) that the log has told of.
     pub pins_told: AtomicU32,
     /// Counts the choices of a server.
@@ -432,7 +432,11 @@ impl LiveDatabase {
         let now = clock::now();
         let checks = Checks::new(if config.map.is_sharded() { config.shards.len() } else { 0 });
         let shards = config.shards.len();
-        let hidden = Hidden::new(shards);
+        let hidden = match old {
+            Some(old) if old.config.shards == config.shards => Arc::clone(&old.hidden),
+            Some(old) => Arc::new(Hidden::after(&old.hidden, shards)),
+            None => Arc::new(Hidden::new(shards)),
+        };
         let health = match old {
             Some(old) if old.is_probed_as(&config, secret.as_ref()) => old.health.clone(),
             _ => config.shards.iter().map(|s| Arc::new(ShardHealth::new(s, &config.health, now))).collect(),

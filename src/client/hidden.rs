@@ -34,6 +34,7 @@ use crate::clock;
 use crate::config::PoolMode;
 use crate::error::Error;
 use crate::id::{ShardIndex, WorkerId};
+use crate::pool::Verdict;
 use crate::server;
 use crate::session::Intake;
 use crate::sql::facts::{PinReason, QueryFacts};
@@ -76,10 +77,16 @@ pub struct Hidden {
     /// Its number in the process.
     id: u64,
     shards: Vec<Shard>,
-    /// Changes of code that have begun to take effect, and those of them that are over.
+    changes: Arc<Changes>,
+}
+
+/// What is done to the code. A database that a reload makes anew goes on from here: those who were in a transaction end it in the one before.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Those that have begun to take effect, and those of them that are over.
     begun: AtomicU64,
     ended: AtomicU64,
-    /// Changes whose clients have gone: they are over when the process is.
+    /// Those whose clients have gone: they are over when the process is.
     abandoned: Mutex<Vec<Abandoned>>,
     /// A transaction that changed code was prepared: whatever finishes one may make that take effect.
     prepared: AtomicBool,
@@ -152,18 +159,27 @@ impl Hidden {
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             shards: (0..shards).map(|_| Shard::default()).collect(),
-            begun: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            abandoned: Mutex::new(Vec::new()),
-            prepared: AtomicBool::new(false),
-            asks_sequences: AtomicBool::new(false),
+            changes: Arc::default(),
         }
+    }
+
+    /// Of the database of so many shards that takes the place of another.
+    #[must_use]
+    pub fn after(old: &Self, shards: usize) -> Self {
+        Self { changes: Arc::clone(&old.changes), ..Self::new(shards) }
+    }
+
+    /// Code may change until this is dropped, by what no client does: what was known before counts no more, and nothing is learned meanwhile.
+    #[must_use]
+    pub fn change(self: &Arc<Self>) -> Changing {
+        self.changes.begun.fetch_add(1, Ordering::AcqRel);
+        Changing(Arc::clone(&self.changes))
     }
 
     /// Clients ask for sequence values.
     pub fn note_asks(&self) {
-        if !self.asks_sequences.load(Ordering::Relaxed) {
-            self.asks_sequences.store(true, Ordering::Release);
+        if !self.changes.asks_sequences.load(Ordering::Relaxed) {
+            self.changes.asks_sequences.store(true, Ordering::Release);
         }
     }
 
@@ -171,7 +187,17 @@ impl Hidden {
     #[must_use]
     pub fn minds_sequences(&self, shard: ShardIndex) -> bool {
         let known = || self.shards.get(usize::from(shard.0)).is_some_and(|s| s.known.load().is_some());
-        self.asks_sequences.load(Ordering::Acquire) || !known()
+        self.changes.asks_sequences.load(Ordering::Acquire) || !known()
+    }
+}
+
+/// See [`Hidden::change`].
+#[derive(Debug)]
+pub struct Changing(Arc<Changes>);
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -222,7 +248,7 @@ struct Change {
 
 impl Change {
     fn begin(database: &Arc<LiveDatabase>, shard: ShardIndex, pid: u32) -> (Self, u64) {
-        let before = database.hidden.begun.fetch_add(1, Ordering::AcqRel);
+        let before = database.hidden.changes.begun.fetch_add(1, Ordering::AcqRel);
         (Self { database: Arc::clone(database), shard, pid, over: false }, before)
     }
 
@@ -235,9 +261,9 @@ impl Drop for Change {
     fn drop(&mut self) {
         let hidden = &self.database.hidden;
         if self.over {
-            hidden.ended.fetch_add(1, Ordering::AcqRel);
+            hidden.changes.ended.fetch_add(1, Ordering::AcqRel);
         } else {
-            hidden.abandoned.lock().push(Abandoned { shard: self.shard, pid: self.pid, since: clock::now() });
+            hidden.changes.abandoned.lock().push(Abandoned { shard: self.shard, pid: self.pid, since: clock::now() });
         }
     }
 }
@@ -279,6 +305,8 @@ pub(super) struct Judged {
     /// Code has perhaps set something for it; and code that it has made may.
     sets: bool,
     makes_setter: bool,
+    /// Code has perhaps sent a notification, which goes with the commit.
+    notifies: bool,
     /// And now others may.
     change: Option<Change>,
     /// Ends when it is known what to think of them.
@@ -294,6 +322,21 @@ impl Judged {
     /// Whether the server is to be cleaned before another client gets it.
     pub(super) fn is_dirty(&self) -> bool {
         self.dirty
+    }
+
+    /// In what state a server is given back that serves one transaction of several shards.
+    pub(super) fn verdict(&self) -> Verdict {
+        if self.dirty || self.may_have_left() { Verdict::Dirty } else { Verdict::Clean }
+    }
+
+    /// Whether code has sent a notification in this transaction, as far as is known of it.
+    pub(super) fn notifies(&self) -> bool {
+        self.notifies
+    }
+
+    /// The same of what it was sent together with others.
+    pub(super) fn notify(&mut self) {
+        self.notifies = true;
     }
 
     /// Whether somebody's code may have run.
@@ -323,6 +366,7 @@ impl Judged {
     /// The transaction is over, and everything answered.
     pub(super) fn ended(&mut self) {
         (self.changes, self.own_code, self.sets, self.makes_setter) = (false, false, false, false);
+        self.notifies = false;
         if let Some(change) = self.change.take() {
             change.end();
         }
@@ -341,7 +385,7 @@ impl Client {
         let Some(of_shard) = database.hidden.shards.get(usize::from(shard.0)) else { return };
         let known = of_shard.known.load();
         let counts = || {
-            let (begun, now) = (database.hidden.begun.load(Ordering::Acquire), clock::now());
+            let (begun, now) = (database.hidden.changes.begun.load(Ordering::Acquire), clock::now());
             known.as_deref().filter(|known| known.counts(begun, now))
         };
         let mut at = 0_usize;
@@ -379,16 +423,16 @@ impl Client {
     fn judge(&mut self, facts: &Arc<QueryFacts>, own_types: bool, judged: &mut Judged, known: Option<&Known>) {
         let database = &self.database;
         if facts.prepares_transaction() && (judged.changes || facts.changes_code()) {
-            database.hidden.prepared.store(true, Ordering::Release);
+            database.hidden.changes.prepared.store(true, Ordering::Release);
         }
         if hidden::is_plain_text(facts) && !own_types && !(judged.changes && facts.commits()) {
             return;
         }
-        let (begun, now, place) = (database.hidden.begun.load(Ordering::Acquire), clock::now(), judged.place);
+        let (begun, now, place) = (database.hidden.changes.begun.load(Ordering::Acquire), clock::now(), judged.place);
         judged.stamp.get_or_insert(begun);
         let known = known.filter(|known| known.counts(begun, now));
         let traces = known.map(|known| known.of_text(facts, own_types, place.replica, now));
-        let finishes = facts.finishes_prepared() && database.hidden.prepared.load(Ordering::Acquire);
+        let finishes = facts.finishes_prepared() && database.hidden.changes.prepared.load(Ordering::Acquire);
         let changes = finishes || facts.changes_code() || traces.is_some_and(Traces::changes_code);
         // What this transaction has made is seen by what comes after it in this transaction alone.
         let makes_own = facts.changes_code() || facts.makes_own_code();
@@ -397,10 +441,7 @@ impl Client {
         judged.follow_sets(facts, own_types, sees_own, known);
         judged.changes |= changes;
         judged.own_code |= facts.makes_own_code();
-        if judged.changes
-            && judged.change.is_none()
-            && (self.session.status() != TransactionStatus::InTransaction || facts.commits())
-        {
+        if judged.changes && judged.change.is_none() && (self.may_commit_alone() || facts.commits()) {
             let (change, before) = Change::begin(database, place.shard, place.pid);
             if judged.stamp == Some(before) {
                 judged.stamp = Some(before.wrapping_add(1));
@@ -411,6 +452,7 @@ impl Client {
         match traces {
             Some(traces) => {
                 judged.dirty |= traces.is_unknown();
+                judged.notifies |= traces.notifies();
                 let messages = self.segment.items.len();
                 traces.kinds().for_each(|reason| self.session.pin_ahead(messages, reason, Some(facts)));
                 if traces.is_unknown() && self.session.may_make_temp_unseen() {
@@ -435,6 +477,17 @@ impl Client {
         }
     }
 
+    /// Whether what is sent now takes effect without a COMMIT that is yet to come.
+    fn may_commit_alone(&self) -> bool {
+        match self.session.status() {
+            TransactionStatus::Idle => true,
+            TransactionStatus::InTransaction => false,
+            // A ROLLBACK may have been sent that is not answered yet, or stand in front. To a block of several shards nothing is sent
+            // behind one, and what has failed there takes effect in no case.
+            TransactionStatus::Failed => self.spread.is_none(),
+        }
+    }
+
     /// Whether it is known for certain that an ordinary text leaves nothing behind on the shard's primary, or on a `replica`. Then how many
     /// changes of code have begun: once there are more, it may have run other code than was read; none: it runs nobody's.
     pub(super) fn leaves_nothing(
@@ -450,7 +503,7 @@ impl Client {
             return Some(None);
         }
         let hidden = &self.database.hidden;
-        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::moment());
+        let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::moment());
         let mut harmless = self.cx.harmless.borrow_mut();
         if harmless.has(facts, (hidden.id, shard, replica, begun), now) {
             return Some(Some(begun));
@@ -466,7 +519,7 @@ impl Client {
 
     /// Whether there have been changes of code since there were so many, if that matters.
     pub(super) fn has_other_code(&self, stamp: Option<u64>) -> bool {
-        stamp.is_some_and(|stamp| self.database.hidden.begun.load(Ordering::Acquire) != stamp)
+        stamp.is_some_and(|stamp| self.database.hidden.changes.begun.load(Ordering::Acquire) != stamp)
     }
 
     /// Why the server would be kept after this, if it is known now what the code does that it calls.
@@ -481,25 +534,47 @@ impl Client {
             return None;
         }
         let hidden = &self.database.hidden;
-        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::now());
         let known = hidden.shards.get(usize::from(shard.0))?.known.load_full().filter(|k| k.counts(begun, now))?;
         known.of_text(facts, own_types, replica, now).kinds().next()
     }
 
-    /// Whether a text that servers run without a link may leave something behind, as far as it is known.
-    pub(super) fn may_hide(&self, shards: &[ShardIndex]) -> bool {
+    /// In what state servers of these shards are given back that run the segment without a link, as far as it is known.
+    pub(super) fn verdict_behind(&self, shards: &[ShardIndex]) -> Verdict {
         let hidden = &self.database.hidden;
-        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::now());
         let facts = self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
-        let mut facts = facts.filter(|facts| !hidden::is_plain_text(facts));
-        facts.any(|facts| {
-            let leaves_nothing = |shard: &ShardIndex| {
-                let known = hidden.shards.get(usize::from(shard.0)).and_then(|shard| shard.known.load_full());
-                // It may be run on replicas.
-                known.is_some_and(|k| k.counts(begun, now) && k.of_text(facts, true, true, now).is_none())
-            };
-            !shards.iter().all(leaves_nothing)
-        })
+        let facts = facts.filter(|facts| !hidden::is_plain_text(facts));
+        let of_one = |facts: &QueryFacts, shard: &ShardIndex| {
+            let known = hidden.shards.get(usize::from(shard.0)).and_then(|shard| shard.known.load_full());
+            // It may be run on replicas. An old census tells of what no reset ends, and so does the text.
+            let traces = known.as_ref().map_or_else(|| hidden::of_any(facts), |k| k.of_text(facts, true, true, now));
+            if traces.kinds().any(PinReason::outlives_discard) {
+                Verdict::Spoilt
+            } else if known.is_some_and(|known| known.counts(begun, now)) && traces.is_none() {
+                Verdict::Clean
+            } else {
+                Verdict::Dirty
+            }
+        };
+        let verdicts = facts.flat_map(|facts| shards.iter().map(move |shard| of_one(facts, shard)));
+        verdicts.max().unwrap_or(Verdict::Clean).max(self.verdict_of_unused())
+    }
+
+    /// Whether code that the segment runs on this shard, unseen, sends notifications, as far as it is known.
+    pub(super) fn code_notifies(&self, shard: ShardIndex) -> bool {
+        let Some(known) = self.database.hidden.shards.get(usize::from(shard.0)).and_then(|s| s.known.load_full())
+        else {
+            return false;
+        };
+        let now = clock::now();
+        let mut facts = self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+        facts.any(|facts| !hidden::is_plain_text(facts) && known.of_text(facts, true, true, now).notifies())
+    }
+
+    /// In what state a server is given back that has run nothing.
+    pub(super) fn verdict_of_unused(&self) -> Verdict {
+        if self.live.config.general.server_reset_query_always { Verdict::Dirty } else { Verdict::Clean }
     }
 
     /// Has the code of shards learned that is not known.
@@ -507,7 +582,7 @@ impl Client {
         let hidden = &self.database.hidden;
         for shard in shards {
             let Some(of_shard) = hidden.shards.get(usize::from(shard.0)) else { continue };
-            let begun = hidden.begun.load(Ordering::Acquire);
+            let begun = hidden.changes.begun.load(Ordering::Acquire);
             let counts = of_shard.known.load().as_ref().is_some_and(|k| k.stamp == begun && clock::now() < k.until);
             if !counts && !of_shard.asking.swap(true, Ordering::AcqRel) {
                 let asking = Asking { database: Arc::clone(&self.database), shard: *shard };
@@ -519,6 +594,7 @@ impl Client {
 
     fn apply(&mut self, traces: Traces, (facts, number): (&Arc<QueryFacts>, u64), judged: &mut Judged) {
         judged.dirty |= traces.is_unknown();
+        judged.notifies |= traces.notifies();
         let temp = (traces.is_unknown() && self.session.may_make_temp_unseen()).then_some(PinReason::TempObject);
         for reason in traces.kinds().chain(temp) {
             self.session.pin_behind(number, reason, Some(facts));
@@ -548,7 +624,7 @@ impl Client {
     pub(super) fn settle_hidden(&mut self, judged: &mut Judged, shard: ShardIndex) {
         let Some(stamp) = judged.stamp else { return };
         let hidden = &self.database.hidden;
-        if hidden.begun.load(Ordering::Acquire) != stamp {
+        if hidden.changes.begun.load(Ordering::Acquire) != stamp {
             judged.dirty = true;
         }
         if judged.undecided.is_empty() {
@@ -581,7 +657,7 @@ async fn next_census(database: Arc<LiveDatabase>, shard: ShardIndex) {
     let Some(shard) = hidden.shards.get(usize::from(shard.0)) else { return };
     let mut over = std::pin::pin!(shard.over.notified());
     over.as_mut().enable();
-    let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+    let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::now());
     let is_known = shard.known.load().as_ref().is_some_and(|k| k.counts(begun, now));
     if !is_known && shard.asking.load(Ordering::Acquire) && !shard.failed.load(Ordering::Relaxed) {
         // Whether it came in time is seen by what is known then.
@@ -613,10 +689,10 @@ impl Asking {
             return;
         }
         self.bury(pools, worker).await;
-        let stamp = hidden.ended.load(Ordering::Acquire);
-        if hidden.begun.load(Ordering::Acquire) != stamp {
+        let stamp = hidden.changes.ended.load(Ordering::Acquire);
+        if hidden.changes.begun.load(Ordering::Acquire) != stamp {
             // What somebody left behind may go on for long.
-            let pause = if hidden.abandoned.lock().is_empty() { PAUSE } else { RETRY };
+            let pause = if hidden.changes.abandoned.lock().is_empty() { PAUSE } else { RETRY };
             *shard.pause.lock() = Some(clock::now() + pause);
             return;
         }
@@ -660,7 +736,7 @@ impl Asking {
     /// Finds out which of the changes are over whose clients have gone.
     async fn bury(&self, pools: &UserPools, worker: WorkerId) {
         let hidden = &self.database.hidden;
-        let abandoned = hidden.abandoned.lock().clone();
+        let abandoned = hidden.changes.abandoned.lock().clone();
         let mut shards: Vec<_> = abandoned.iter().map(|change| change.shard).collect();
         shards.sort_unstable();
         shards.dedup();
@@ -677,10 +753,10 @@ impl Asking {
                     && change.shard == shard
                     && (gone || now.saturating_duration_since(change.since) > FORGOTTEN)
             };
-            let mut all = hidden.abandoned.lock();
+            let mut all = hidden.changes.abandoned.lock();
             let before = all.len();
             all.retain(|change| !is_over(change));
-            hidden.ended.fetch_add((before - all.len()) as u64, Ordering::AcqRel);
+            hidden.changes.ended.fetch_add((before - all.len()) as u64, Ordering::AcqRel);
         }
     }
 
@@ -726,6 +802,19 @@ mod tests {
         assert!(known.counts(7, now) && known.counts(7, now + KEPT));
         assert!(!known.counts(8, now));
         assert!(!known.counts(7, now + KEPT + GRACE), "an old one is as none");
+    }
+
+    #[test]
+    fn changes_count_for_the_database_that_takes_the_place_of_another() {
+        let old = Arc::new(Hidden::new(2));
+        let new = Hidden::after(&old, 3);
+        let counts = || [&new.changes.begun, &new.changes.ended].map(|count| count.load(Ordering::Acquire));
+        let changing = old.change();
+        assert_eq!(counts(), [1, 0], "nothing is learned meanwhile");
+        drop(changing);
+        assert_eq!(counts(), [1, 1]);
+        old.note_asks();
+        assert!(new.minds_sequences(ShardIndex(0)) && new.shards.len() == 3 && new.id != old.id);
     }
 
     #[test]

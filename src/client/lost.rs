@@ -95,7 +95,7 @@ impl Client {
                 // In a failed block COMMIT is ROLLBACK.
                 self.answer_exit(Ok("ROLLBACK"));
             }
-            Some(lost) if self.prepares_exit() => {
+            Some(lost) if self.prepares_exit() || self.asks_nothing() => {
                 self.hold_again(Some(Block::lost(lost)));
                 let status = self.idle_status();
                 self.answer_as(Ok(""), status);
@@ -151,16 +151,25 @@ impl Client {
             })
     }
 
+    /// Whether it is a Query without a statement, which PostgreSQL answers in a failed block as well.
+    fn asks_nothing(&self) -> bool {
+        matches!(
+            self.segment.items.as_slice(),
+            [(Intake::Query(facts), _)] if facts.statements.is_empty() && facts.unparsed.is_none()
+        )
+    }
+
     /// Answers a segment that ends a block: by a command tag, or by an ErrorResponse.
     pub(super) fn answer_exit(&mut self, told: Result<&str, &[u8]>) {
         self.answer_as(told, TransactionStatus::Idle);
     }
 
-    /// The same; the session is in `status` then.
+    /// The same; the session is in `status` then. Without a tag it was no statement.
     fn answer_as(&mut self, told: Result<&str, &[u8]>, status: TransactionStatus) {
         let segment = self.segment.take();
         self.input.consume(segment.len);
         let complete = |out: &mut Vec<u8>| match told {
+            Ok("") => encode::frame(out, b'I', |_| {}),
             Ok(tag) => encode::command_complete(out, tag),
             Err(error) => out.extend_from_slice(error),
         };

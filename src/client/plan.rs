@@ -11,7 +11,7 @@ use crate::shard::check::Distrust;
 use crate::shard::map::ShardMap;
 use crate::shard::plan::{BoundParams, Own, PlanContext, ShardPlan, Why, combine, is_plain_path, plan_query};
 use crate::sql::catalog::CatalogView;
-use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, TransactionEffect};
+use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, StatementFacts, TransactionEffect};
 use crate::sql::shadows;
 use crate::wire::message;
 
@@ -92,6 +92,7 @@ impl Planner<'_> {
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
         let mut in_doubt = self.map.is_sharded() && self.session.settings_in_doubt();
+        let mut local_role = self.session.has_local_role();
         let (mut at, mut server_before) = (0_usize, false);
         need.wrote |= self.mode == PoolMode::Session;
         for (intake, len) in &segment.items {
@@ -132,7 +133,11 @@ impl Planner<'_> {
             if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
                 own_sequences(facts, &mut need.wrote)?;
             }
-            let plan = self.shard(intake, facts, frame)?;
+            let plan = self.shard(intake, facts, frame, local_role)?;
+            if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
+                in_doubt |= self.map.is_sharded() && facts.statements.iter().any(|s| s.local_search_path);
+                local_role |= facts.statements.iter().any(StatementFacts::sets_local_role);
+            }
             let so_far = std::mem::replace(&mut need.plan, ShardPlan::AnyShard { why: "" });
             need.plan = combine(so_far, plan);
         }
@@ -226,7 +231,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn shard(&self, intake: &Intake, facts: &QueryFacts, frame: &[u8]) -> Result<ShardPlan, Error> {
+    /// `local_role`: the transaction may have a role of its own.
+    fn shard(&self, intake: &Intake, facts: &QueryFacts, frame: &[u8], local_role: bool) -> Result<ShardPlan, Error> {
         if !self.map.is_sharded() {
             return Ok(ShardPlan::Single { shard: self.map.default_shard, why: Why::Unsharded });
         }
@@ -248,9 +254,10 @@ impl Planner<'_> {
             utf8: self.server_utf8
                 && !self.distrust.beyond_ascii
                 && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
-            default_search_path: settings.get("search_path").is_none_or(is_plain_path),
+            default_search_path: settings.get("search_path").is_none_or(is_plain_path)
+                && !self.session.has_local_path(),
             distrust: self.distrust,
-            changed_role: settings.is_someone_else(),
+            changed_role: settings.is_someone_else() || local_role,
             catalog: self.catalog,
             own: self.own,
         };

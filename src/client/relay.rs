@@ -28,7 +28,7 @@ use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
 use crate::client::popular;
 use crate::client::scatter::leg::Leg;
-use crate::client::scatter::spread::Part;
+use crate::client::scatter::spread::{Part, Prologue};
 use crate::client::shared::{Activity, Links, Order};
 use crate::client::silence::{Find, Silence};
 use crate::client::task::{Client, End, HIGH_WATER, lost, micros, terminated_as};
@@ -40,7 +40,7 @@ use crate::health::server::InFlight;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::metrics::counters::Counts;
 use crate::net::buffer::with_scratch;
-use crate::pool::Checkout;
+use crate::pool::{Checkout, Verdict};
 use crate::server::Connection;
 use crate::session::pipeline::Undo;
 use crate::session::prepared::Statement;
@@ -199,7 +199,9 @@ pub(super) struct Link {
     /// The block is being opened on the server: the segment waits until that is known to have worked.
     opening: Opening,
     /// What other shards must be told before they can take part in the block; none: they cannot.
-    prologue: Option<Block>,
+    prologue: Option<Prologue>,
+    /// In what state it is given back at best, by what several shards of its block were asked together.
+    leaves: Verdict,
     /// Texts that are to be added to it when they are answered.
     unconfirmed: Vec<Box<[u8]>>,
     /// The segment that waits for the block to begin needs several shards.
@@ -303,6 +305,7 @@ impl Link {
             only_prepared: false,
             opening: Opening::Over,
             prologue: None,
+            leaves: Verdict::Clean,
             unconfirmed: Vec::new(),
             spreads: false,
             is_part: None,
@@ -318,12 +321,12 @@ impl Link {
         link.is_part = Some(begun);
         (link.wrote, link.has_written, link.changes_catalog) = (part.wrote, part.has_written, part.changes_catalog);
         link.notifies = part.notifies;
-        link.judged = part.judged;
+        (link.judged, link.leaves) = (part.judged, part.leaves);
         Some(link)
     }
 
     /// What it leaves when others take part in its block as well, and what these must be told.
-    pub(super) fn into_part(self: Box<Self>, leg: impl FnOnce(Checkout, InFlight) -> Leg) -> (Part, Option<Block>) {
+    pub(super) fn into_part(self: Box<Self>, leg: impl FnOnce(Checkout, InFlight) -> Leg) -> (Part, Option<Prologue>) {
         let (wrote, link) = (self.wrote(), *self);
         let part = Part {
             shard: link.shard,
@@ -335,7 +338,7 @@ impl Link {
             notifies: link.notifies,
             changes_catalog: link.changes_catalog,
             judged: link.judged,
-            dirty: false,
+            leaves: link.leaves,
         };
         (part, link.prologue)
     }
@@ -489,7 +492,7 @@ impl Client {
                 self.session.begin(&held.text, Arc::clone(&held.facts), connection.output.tail());
                 // What it sets for the session, each server would keep for whoever comes next.
                 let of_session = held.facts.statements.iter().any(|statement| !statement.effects.is_empty());
-                link.prologue = if of_session { None } else { held.copy() };
+                link.prologue = if of_session { None } else { Some(Prologue::from(&held)) };
                 link.begun = Some(held);
                 link.opening = Opening::Sent;
             }

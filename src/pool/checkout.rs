@@ -13,7 +13,7 @@ use crate::pool::ledger::SlotId;
 use crate::server::Connection;
 
 /// In what state a connection is given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Outside a transaction, nothing under way, nothing of its client's left.
     Clean,

@@ -579,6 +579,8 @@ impl Session {
     /// What a transaction has for itself of what the meaning of texts hangs on. What becomes of it by a rollback to a savepoint nobody here
     /// knows.
     fn follow_locals(&mut self, statement: &StatementFacts, bound: Option<&[SessionEffect]>) {
+        self.local_path |= statement.local_search_path;
+        self.local_role |= statement.sets_local_role();
         self.unreported |= !statement.locals.is_empty() || statement.effects.iter().any(decides_reading);
         match statement.transaction {
             TransactionEffect::Commit { .. }

@@ -151,6 +151,9 @@ pub struct Session {
     temp_in_path: bool,
     /// What the transaction has set for itself alone of what the meaning of texts hangs on, and who reads the server's reports is not told.
     locals: Option<Box<Locals>>,
+    /// It may have a search_path, or a role, of its own.
+    local_path: bool,
+    local_role: bool,
     /// How often the catalog has changed so far, and whether the transaction has changed it.
     epoch: u32,
     catalog_changed: bool,
@@ -219,6 +222,8 @@ impl Session {
             epoch: 0,
             catalog_changed: false,
             local_reading: false,
+            local_path: false,
+            local_role: false,
             unreported: false,
             types_changed: false,
             apart: ThinVec::new(),
@@ -312,9 +317,23 @@ impl Session {
         Names::Of(names.into())
     }
 
+    /// Whether the transaction may have a search_path of its own, which no setting of the session tells of. Also where it has gone back behind
+    /// that: when it was set nobody here knows.
+    #[must_use]
+    pub fn has_local_path(&self) -> bool {
+        self.local_path
+    }
+
+    /// The same of its role.
+    #[must_use]
+    pub fn has_local_role(&self) -> bool {
+        self.local_role
+    }
+
     /// The transaction is over, and with it what it had for itself.
     fn forget_locals(&mut self) {
         (self.locals, self.local_reading, self.catalog_changed) = (None, false, false);
+        (self.local_path, self.local_role) = (false, false);
     }
 
     /// Whether names mean what they do to whoever has set nothing.

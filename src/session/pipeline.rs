@@ -240,6 +240,7 @@ impl Marks {
         let executed = request.executed.iter().map(|(_, facts)| facts);
         for statement in facts.into_iter().chain(executed).flat_map(|f| &f.statements) {
             marks.reading |= !statement.locals.is_empty() || statement.effects.iter().any(decides_reading);
+            marks.settings |= statement.local_search_path || statement.sets_local_role();
             marks.catalog |= statement.changes_types();
             marks.ends |= matches!(
                 statement.transaction,

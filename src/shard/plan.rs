@@ -56,12 +56,12 @@ pub struct PlanContext<'a> {
     pub shard: Option<&'a str>,
     /// Whether client_encoding and server_encoding are UTF8; a text key beyond ASCII is refused otherwise.
     pub utf8: bool,
-    /// Whether search_path is as the server starts with, or as good as that ([`is_plain_path`]). If not, an unqualified name that is also a
+    /// Whether search_path is as the server starts with, or as good as that ([`is_plain_path`]), in the transaction at hand as well. If not, an unqualified name that is also a
     /// listed table's is refused.
     pub default_search_path: bool,
     /// What the checks of the shards have found.
     pub distrust: &'a Distrust,
-    /// Whether the session may have another role than at its login: SET ROLE.
+    /// Whether the session, or its transaction, may have another role than at its login: SET ROLE, SET LOCAL ROLE.
     pub changed_role: bool,
     /// What is known of functions and of relations that are not listed. Without it their names are believed: EXPLAIN ROUTE.
     pub catalog: Option<CatalogView<'a>>,
@@ -253,6 +253,8 @@ pub fn plan_query(facts: &QueryFacts, cx: &PlanContext<'_>) -> ShardPlan {
             break;
         }
         statement.effects.iter().for_each(|effect| follow(effect, &mut cx));
+        cx.default_search_path &= !statement.local_search_path;
+        cx.changed_role |= statement.sets_local_role();
     }
     whole
 }

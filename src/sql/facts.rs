@@ -452,6 +452,8 @@ pub struct StatementFacts {
     pub locals: Vec<LocalSet>,
     /// It may put the schema of temporary objects into search_path for the rest of the transaction.
     pub temp_in_path: bool,
+    /// It calls set_config(), however that is spelled.
+    pub calls_set_config: bool,
     /// It takes an advisory lock, of the session or of the transaction.
     pub takes_lock: bool,
     /// It may end the state for which its session keeps the server.
@@ -481,6 +483,15 @@ impl StatementFacts {
             && self.access != Access::Neutral
             && self.transaction == TransactionEffect::None
             && !(of_session || of_catalog || of_path || self.takes_lock || self.pids || self.listens)
+    }
+
+    /// Whether it may give its transaction a role or a session's user of its own.
+    #[must_use]
+    pub fn sets_local_role(&self) -> bool {
+        self.locals.iter().any(|set| match &set.name {
+            Some(ConfigArg::Literal(name)) => matches!(name.as_str(), "role" | "session_authorization"),
+            Some(ConfigArg::Null | ConfigArg::Param(_)) | None => true,
+        })
     }
 
     /// Whether it may change what names in texts stand for, and of what type that is. A procedure that does so is not told from one that does not.

@@ -36,10 +36,12 @@ pub struct Traces {
     changes: bool,
     /// It sets something for its transaction, which is no trace for whoever comes after that.
     sets: bool,
+    /// It sends a notification when its transaction is committed, which is no trace either.
+    notifies: bool,
 }
 
 impl Traces {
-    const NONE: Self = Self { kinds: 0, unknown: false, asks: false, changes: false, sets: false };
+    const NONE: Self = Self { kinds: 0, unknown: false, asks: false, changes: false, sets: false, notifies: false };
     /// Anything may be left.
     pub const UNKNOWN: Self = Self { unknown: true, ..Self::NONE };
     /// It asks for the session's sequence values.
@@ -48,6 +50,9 @@ impl Traces {
     pub const CHANGES: Self = Self { unknown: true, changes: true, ..Self::NONE };
     /// Something is set for the transaction, and nothing is left behind it.
     pub const SETS: Self = Self { sets: true, ..Self::NONE };
+
+    /// A notification is sent, and nothing is left behind it.
+    pub const NOTIFIES: Self = Self { notifies: true, ..Self::NONE };
 
     /// State of one kind.
     #[must_use]
@@ -61,6 +66,7 @@ impl Traces {
         let called = functions::call(None, name);
         match (name, called.pin) {
             ("set_config", _) => Self::of(PinReason::Setting),
+            ("pg_notify", _) => Self::NOTIFIES,
             (_, Some(PinReason::SequenceState)) => Self::ASKS,
             (_, Some(reason)) => Self::of(reason),
             _ if functions::RUNS_TEXT.contains(&name) || functions::READS_BY_NAME.contains(&name) => Self::UNKNOWN,
@@ -71,7 +77,7 @@ impl Traces {
     /// The functions of PostgreSQL's own that leave something or ask for something.
     pub fn stateful_builtins() -> impl Iterator<Item = &'static str> {
         let all = functions::pinning().chain(functions::RUNS_TEXT.iter().copied());
-        all.chain(functions::READS_BY_NAME.iter().copied()).chain(["set_config"])
+        all.chain(functions::READS_BY_NAME.iter().copied()).chain(["set_config", "pg_notify"])
     }
 
     /// The kinds of state that it plainly makes.
@@ -105,10 +111,16 @@ impl Traces {
         self.sets || self.unknown || self.kinds().any(|reason| settings.contains(&reason))
     }
 
+    /// Whether listeners are told something when its transaction is committed.
+    #[must_use]
+    pub fn notifies(self) -> bool {
+        self.notifies
+    }
+
     /// Whether it leaves nothing behind its transaction and asks for nothing.
     #[must_use]
     pub fn is_none(self) -> bool {
-        Self { sets: false, ..self } == Self::NONE
+        Self { sets: false, notifies: false, ..self } == Self::NONE
     }
 }
 
@@ -122,6 +134,7 @@ impl BitOr for Traces {
             asks: self.asks || other.asks,
             changes: self.changes || other.changes,
             sets: self.sets || other.sets,
+            notifies: self.notifies || other.notifies,
         }
     }
 }

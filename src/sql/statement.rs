@@ -36,6 +36,7 @@ pub(super) struct Draft {
     local_search_path: bool,
     locals: Vec<LocalSet>,
     temp_in_path: bool,
+    calls_set_config: bool,
     takes_lock: bool,
     ends_state: bool,
     plan: Plan,
@@ -65,6 +66,7 @@ impl Draft {
             local_search_path: false,
             locals: Vec::new(),
             temp_in_path: false,
+            calls_set_config: false,
             takes_lock: false,
             ends_state: false,
             plan: Plan::None,
@@ -133,6 +135,7 @@ impl Draft {
             local_search_path: self.local_search_path,
             locals: self.locals,
             temp_in_path: self.temp_in_path,
+            calls_set_config: self.calls_set_config,
             takes_lock: self.takes_lock,
             ends_state: self.ends_state || ENDS_STATE.iter().any(|what| self.why.starts_with(what)),
             plan: self.plan,
@@ -343,6 +346,7 @@ fn compute(expressions: Vec<Node<'_>>, draft: &mut Draft) {
     draft.ends_state |= inner.ends_state;
     draft.local_search_path |= inner.local_search_path;
     draft.temp_in_path |= inner.temp_in_path;
+    draft.calls_set_config |= inner.calls_set_config;
 }
 
 /// SELECT or DML.
@@ -479,6 +483,7 @@ fn judge_call(function: &nodes::FuncCall, draft: &mut Draft) {
     {
         draft.raise(Access::Local, "asks for a setting of the server");
     }
+    draft.calls_set_config |= name == "set_config";
     if name == "set_config" && called.access == Access::Read {
         let names_it = may_name_search_path(function);
         draft.local_search_path |= names_it;

@@ -221,3 +221,74 @@ fn state_that_outlives_a_rollback_is_not_lost_in_silence() {
     }
     sharded.is_whole();
 }
+
+/// What has written on several shards cannot say that it writes nothing: two phases write what was decided.
+#[test]
+fn what_has_written_on_several_is_not_made_read_only() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let set = |k: i64| format!("UPDATE t SET n = 300 WHERE k = {k}");
+    for sets in ["SET TRANSACTION READ ONLY", "SELECT set_config('transaction_read_only', 'on', true)"] {
+        let mut client = sharded.client();
+        for sql in ["BEGIN", &set(a), &set(b), sets] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        let told = simple(&mut client, "COMMIT");
+        let (code, message, hint) = error(&told);
+        assert!(code == "0A000" && message.contains("READ ONLY") && !hint.is_empty(), "{code} {message}");
+        assert!(show(&told).ends_with("Z(I)"), "{}", show(&told));
+        sharded.is_whole();
+        // With one writer it is as ever, and what is taken back was not said.
+        for sql in
+            ["BEGIN", &format!("UPDATE t SET n = n WHERE k = {a}"), &format!("SELECT n FROM t WHERE k = {b}"), sets]
+        {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+        for sql in [
+            "BEGIN",
+            &format!("UPDATE t SET n = n WHERE k = {a}"),
+            &format!("UPDATE t SET n = n WHERE k = {b}"),
+            "SAVEPOINT x",
+            sets,
+            "ROLLBACK TO x",
+        ] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    }
+    sharded.is_whole();
+}
+
+/// What asks nothing is answered in a failed block as well, and a name that stands for nothing is no more than that.
+#[test]
+fn what_asks_nothing_is_answered_whatever_has_failed() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let mut answers = Vec::new();
+    for mut client in [sharded.cluster.client("whole"), sharded.client()] {
+        let mut all = Vec::new();
+        for sql in [
+            "BEGIN",
+            "SAVEPOINT x",
+            &format!("SELECT n FROM t WHERE k = {a}"),
+            &format!("SELECT n FROM t WHERE k = {b}"),
+        ] {
+            all.push(told(&simple(&mut client, sql)));
+        }
+        client.bind("", "nothing", &[]);
+        client.execute("", 0);
+        client.sync();
+        all.push(told(&client.read_until_ready()));
+        all.push(told(&simple(&mut client, "ROLLBACK TO x")));
+        all.push(told(&simple(&mut client, "SELECT 1 / (k - 17) FROM t")));
+        for sql in ["", ";", "-- nothing"] {
+            all.push(simple(&mut client, sql).iter().map(ToString::to_string).collect());
+        }
+        all.push(told(&simple(&mut client, "SELECT 1")));
+        all.push(told(&simple(&mut client, "ROLLBACK")));
+        answers.push(all);
+    }
+    assert_eq!(answers[1], answers[0]);
+    sharded.is_whole();
+}

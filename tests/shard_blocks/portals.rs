@@ -205,3 +205,78 @@ fn a_cursor_by_sql_over_several_shards_is_refused_with_what_to_do() {
     assert_eq!(client.value("FETCH ALL FROM c"), b.to_string());
     assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
 }
+
+/// A cursor by SQL is where the block began, or refused: FETCH would find another, or none.
+#[test]
+fn a_cursor_is_declared_where_the_block_began() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let of = |k: i64| format!("SELECT n FROM t WHERE k = {k}");
+    let mut client = sharded.client();
+    for before in [&["BEGIN"][..], &["BEGIN", &format!("DECLARE c CURSOR FOR {}", of(a))]] {
+        for sql in before.iter().copied().chain([&*of(a), &of(b)]) {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        let (code, message, hint) = error(&simple(&mut client, &format!("DECLARE c CURSOR FOR {}", of(b))));
+        assert!(code == "0A000" && message.contains("cursor") && !hint.is_empty(), "{code} {message}");
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    }
+    sharded.nothing_open();
+}
+
+/// Drivers that prepare by Flush, and bind when they know the types, go to other shards as all others do.
+#[test]
+fn what_is_prepared_by_flush_goes_where_its_values_belong() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let [a, b, c] = [0, 1, 2].map(|shard| sharded.key(shard).to_string());
+    // Each of them is new to the servers: what is known already has no need of this.
+    let blocks: [&[(&str, &str)]; 5] = [
+        &[("UPDATE t SET n = n WHERE k = $1", &a), ("SELECT n, v FROM t WHERE k = $1", &b)],
+        &[
+            ("UPDATE t SET v = v WHERE k = $1", &b),
+            ("SELECT v, n FROM t WHERE k = $1", &a),
+            ("SELECT v, k FROM t WHERE k = $1", &c),
+        ],
+        &[
+            ("SELECT n, k FROM t WHERE k = $1", &c),
+            ("SELECT count(*) FROM t WHERE k < $1", "50"),
+            ("UPDATE t SET n = n + 0 WHERE k = $1", &b),
+        ],
+        &[
+            ("SELECT k, n FROM t WHERE k = $1", &a),
+            ("UPDATE t SET n = n - 0 WHERE k < $1", "50"),
+            ("SELECT k, v FROM t WHERE k = $1", &b),
+        ],
+        &[
+            ("SELECT max(k) FROM t WHERE k < $1", "40"),
+            ("UPDATE t SET v = v || '' WHERE k = $1", &a),
+            ("SELECT v FROM t WHERE k = $1", &c),
+        ],
+    ];
+    for (waits, name) in [(true, "of_"), (false, "of_"), (true, ""), (false, "")] {
+        let mut answers = Vec::new();
+        for mut client in [sharded.cluster.client("whole"), sharded.client()] {
+            let mut all = Vec::new();
+            for (number, block) in blocks.iter().enumerate() {
+                all.push(told(&simple(&mut client, "BEGIN")));
+                for (place, (sql, value)) in block.iter().enumerate() {
+                    let name = if name.is_empty() { String::new() } else { format!("{name}{number}_{place}") };
+                    client.parse(&name, sql, &[20]);
+                    client.describe_statement(&name);
+                    client.flush();
+                    if waits {
+                        client.read_until(if sql.starts_with("SELECT") { b'T' } else { b'n' });
+                    }
+                    client.bind("", &name, &[Some(value)]);
+                    client.execute("", 0);
+                    client.sync();
+                    all.push(told(&client.read_until_ready()));
+                }
+                all.push(told(&simple(&mut client, "COMMIT")));
+            }
+            answers.push(all);
+        }
+        assert_eq!(answers[1], answers[0], "waits: {waits}, name: {name}");
+    }
+    sharded.is_whole();
+}

@@ -91,6 +91,39 @@ fn waits_for_locks_are_limited_after_rollback_to() {
     sharded.is_whole();
 }
 
+/// The same where it is not the first that a text does, and where nothing follows but the end.
+#[test]
+fn waits_for_locks_are_limited_whatever_has_gone_back() {
+    let sharded = Sharded::start(TWO_PHASE);
+    for n in 0..SHARDS {
+        sharded.cluster.sql_in(
+            &format!("s{n}"),
+            "CREATE TABLE noted (l text);
+             CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql AS
+                 $$BEGIN INSERT INTO noted VALUES (current_setting('lock_timeout')); RETURN NULL; END$$;
+             CREATE CONSTRAINT TRIGGER g AFTER UPDATE ON t DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION notes()",
+        );
+    }
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let (set, of) =
+        (|k: i64| format!("UPDATE t SET n = n WHERE k = {k}"), |k: i64| format!("SELECT n FROM t WHERE k = {k}"));
+    let limit = |k: i64| format!("SELECT current_setting('lock_timeout') FROM t WHERE k = {k}");
+    let mut client = sharded.client();
+    for sql in ["BEGIN", "SAVEPOINT p", &set(a), &set(b), "SAVEPOINT q; ROLLBACK TO p"] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    assert_eq!((client.value(&limit(a)), client.value(&limit(b))), ("10s".into(), "10s".into()));
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    for end in [&["COMMIT"][..], &["SET CONSTRAINTS ALL IMMEDIATE", "COMMIT"]] {
+        for sql in ["BEGIN", &set(a), "SAVEPOINT p", &of(b), "ROLLBACK TO p"].into_iter().chain(end.iter().copied()) {
+            assert!(!client.run(sql).contains("E("), "{sql}");
+        }
+    }
+    assert_eq!(sharded.cluster.sql_in("s0", "SELECT * FROM noted"), [["10s"], ["10s"]]);
+    sharded.is_whole();
+}
+
 /// A listener hears of what is there, and of nothing that was rolled back.
 #[test]
 fn a_notification_comes_with_the_writes_of_its_shard() {
@@ -210,6 +243,79 @@ fn the_token_is_shown_within_a_block() {
         assert!(told.contains("T(pgweir.causal_token:25) D(") && told.ends_with("C(SHOW) Z(T)"), "{told}");
     }
     assert_eq!(client.value("SELECT count(*) FROM t"), "60");
+    assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+    sharded.is_whole();
+}
+
+/// A savepoint takes back what was set behind it on all shards, also on those that were needed only after that.
+#[test]
+fn a_savepoint_takes_back_what_is_reported_on_shards_that_came_later() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b, c) = (sharded.key(0), sharded.key(1), sharded.key(2));
+    let set = |k: i64| format!("UPDATE t SET n = n WHERE k = {k}");
+    let shown = |k: i64| {
+        format!(
+            "SELECT current_setting('TimeZone'), current_setting('DateStyle'), current_setting('application_name') FROM t WHERE k = {k}"
+        )
+    };
+    sharded.same(&[
+        "BEGIN",
+        "SET LOCAL application_name = 'of all'",
+        &set(a),
+        "SAVEPOINT p",
+        "SET LOCAL TimeZone = 'Asia/Tokyo'",
+        "SET LOCAL DateStyle = 'SQL, DMY'",
+        "SET LOCAL application_name = 'of a part'",
+        &shown(b),
+        &shown(a),
+        "ROLLBACK TO p",
+        &shown(b),
+        &shown(c),
+        &shown(a),
+        "SET LOCAL TimeZone = 'Asia/Kolkata'",
+        &shown(c),
+        "ROLLBACK TO p",
+        "RELEASE p",
+        &shown(c),
+        &set(b),
+        "COMMIT",
+        &shown(b),
+        &shown(c),
+    ]);
+    sharded.is_whole();
+}
+
+/// A block may make and end as many savepoints as it likes, also before another shard is needed.
+#[test]
+fn savepoints_that_are_ended_fill_no_block() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let (a, b, c) = (sharded.key(0), sharded.key(1), sharded.key(2));
+    let shown = |k: i64| format!("SELECT current_setting('app.x', true) FROM t WHERE k = {k}");
+    let mut client = sharded.client();
+    for sql in ["BEGIN", &format!("UPDATE t SET n = n WHERE k = {a}")] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    for other in [a, b] {
+        for n in 0..200 {
+            let name = format!("of_a_driver_that_likes_long_names_{n}");
+            for sql in [
+                format!("SAVEPOINT {name}"),
+                format!("SET LOCAL app.x = '{n}'"),
+                format!("RELEASE SAVEPOINT {name}"),
+                format!("SAVEPOINT {name}"),
+                "SET LOCAL app.x = 'taken back'".to_owned(),
+                format!("ROLLBACK TO {name}"),
+                format!("RELEASE {name}"),
+            ]
+            .iter()
+            .skip(if n % 50 == 0 { 0 } else { 3 })
+            {
+                assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+            }
+        }
+        assert_eq!(client.value(&shown(other)), "150");
+    }
+    assert_eq!(client.value(&shown(c)), "150");
     assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
     sharded.is_whole();
 }

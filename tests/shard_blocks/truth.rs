@@ -79,3 +79,97 @@ fn an_order_that_has_changed_is_noticed() {
     }
     assert_eq!(client.rows(SORTED).unwrap(), theirs);
 }
+
+impl Sharded {
+    /// A table of the same name in another schema, without rows.
+    fn with_another(&self, schema: &str) {
+        for n in 0..SHARDS {
+            self.cluster.sql_in(
+                &format!("s{n}"),
+                &format!("CREATE SCHEMA {schema}; CREATE TABLE {schema}.t (k int8, v text, n int4); CREATE TABLE {schema}.x (k int8)"),
+            );
+        }
+    }
+}
+
+fn is_refused(client: &mut RawClient, sql: &str) -> String {
+    let told = simple(client, sql);
+    let (code, message, hint) = error(&told);
+    assert!(code == "0A000" && !hint.is_empty(), "{sql}: {code} {message}");
+    assert!(show(&told).ends_with("Z(E)"), "{sql}: {}", show(&told));
+    message
+}
+
+/// What decides where statements go is no transaction's own, whatever came before it in the block.
+#[test]
+fn where_names_lead_does_not_change_within_a_block() {
+    let sharded = Sharded::start(TWO_PHASE);
+    sharded.with_another("other");
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let of = |k: i64| format!("SELECT n FROM t WHERE k = {k}");
+    let mut client = sharded.client();
+    for sets in [
+        "SET LOCAL search_path = other",
+        "SELECT set_config('search_path', 'other', true)",
+        "SAVEPOINT x; SET LOCAL search_path = other",
+        "SET LOCAL pgweir.shard = 's1'",
+        "SELECT set_config('pgweir.shard', 's1', true)",
+    ] {
+        for before in [&["SELECT count(*) FROM t"][..], &[&of(a), &of(b)], &[&of(a), &of(b), "SELECT count(*) FROM t"]]
+        {
+            assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+            for sql in before {
+                assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+            }
+            is_refused(&mut client, sets);
+            assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        }
+    }
+    // Nor behind a savepoint, when the block has failed.
+    for sql in ["BEGIN", "SAVEPOINT x", "SELECT count(*) FROM t", &of(b)] {
+        assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+    }
+    assert!(client.run(&format!("SELECT 1 / 0 FROM t WHERE k = {b}")).ends_with("Z(E)"));
+    is_refused(&mut client, "ROLLBACK TO x; SET LOCAL search_path = other");
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    sharded.is_whole();
+}
+
+/// Who chooses the shard may set it there; what follows without a choice is not planned as if nothing had been set.
+#[test]
+fn names_are_not_believed_behind_a_path_of_the_transaction() {
+    let sharded = Sharded::start(TWO_PHASE);
+    sharded.with_another("other");
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let sets = "/* pgweir: shard=s0 */ SET LOCAL search_path = other";
+    let mut client = sharded.client();
+    for sql in [
+        "SELECT count(*) FROM t",
+        &format!("UPDATE t SET n = 1 WHERE k = {a}"),
+        &format!("SELECT n FROM t WHERE k = {b}"),
+        "SELECT * FROM x",
+    ] {
+        for begin in [&["BEGIN", sets][..], &["BEGIN", "SAVEPOINT x", sets, "SELECT count(*) FROM public.t"]] {
+            for text in begin {
+                assert!(client.run(text).ends_with("Z(T)"), "{text}");
+            }
+            let message = is_refused(&mut client, sql);
+            assert!(message.contains("search_path"), "{message}");
+            assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        }
+        // Sent before the answer is there.
+        client.run("BEGIN");
+        client.query(sets);
+        client.query(sql);
+        assert_eq!(show(&client.read_until_ready()), "C(SET) Z(T)");
+        assert_eq!(error(&client.read_until_ready()).0, "0A000", "{sql}");
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    }
+    for sql in
+        ["BEGIN", sets, "SELECT count(*) FROM public.t", &format!("UPDATE public.t SET n = n WHERE k = {b}"), "COMMIT"]
+    {
+        assert!(!client.run(sql).contains("E("), "{sql}");
+    }
+    assert_eq!(client.value("SELECT count(*) FROM t"), "60");
+    sharded.is_whole();
+}

@@ -286,3 +286,70 @@ fn nothing_temporary_is_made_on_several_shards() {
     assert_eq!(client.run(view), "C(CREATE VIEW) Z(I)");
     sharded.is_whole();
 }
+
+/// What no reset ends is nobody else's, whatever has become of the block that made it.
+#[test]
+fn what_no_reset_ends_is_not_left_to_others() {
+    let sharded = Sharded::start(&format!("{TWO_PHASE}\npool_size = 1"));
+    sharded.everywhere(
+        "CREATE FUNCTION seeds() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM setseed(0.5); END$$;
+         CREATE FUNCTION on_update() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN IF NEW.n = 77 THEN PERFORM seeds(); END IF; RETURN NULL; END$$;
+         CREATE TRIGGER g AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION on_update()",
+    );
+    let seeded = sharded.cluster.sql_in("s0", "SELECT setseed(0.5); SELECT random()").pop().unwrap().pop().unwrap();
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let (seeds, random) = ("/* pgweir: shard=s0 */ SELECT seeds()", "/* pgweir: shard=s0 */ SELECT random()");
+    let leaves: &[&dyn Fn(RawClient)] = &[
+        &|mut client: RawClient| drop(client.run("ROLLBACK")),
+        &|mut client: RawClient| drop(client.run("COMMIT")),
+        &drop,
+    ];
+    for leave in leaves {
+        let mut client = sharded.client();
+        let of = |k: i64| format!("SELECT n FROM t WHERE k = {k}");
+        for sql in ["BEGIN", &of(a), &of(b)] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        drop(simple(&mut client, seeds));
+        leave(client);
+        assert_ne!(sharded.client().value(random), seeded);
+    }
+    // Nor what a statement of all shards has made.
+    let mut client = sharded.client();
+    assert!(client.run("UPDATE t SET n = 77 WHERE k > 0").ends_with("Z(I)"));
+    drop(client);
+    assert_ne!(sharded.client().value(random), seeded);
+}
+
+/// Code that a failed block has not changed after all does not keep others from knowing it.
+#[test]
+fn code_that_a_failed_block_has_not_changed_is_known() {
+    let sharded = Sharded::start(&format!("{TWO_PHASE}\npool_size = 2"));
+    let (a, b) = (sharded.key(0), sharded.key(1));
+    let insert = |k: i64| format!("INSERT INTO t (k) VALUES ({k})");
+    let made = "CREATE FUNCTION g() RETURNS int LANGUAGE sql AS 'SELECT 1'";
+    let hinted = format!("/* pgweir: shard=s1 */ {made}");
+    let blocks: &[&[&str]] = &[
+        &["BEGIN", made, &insert(b), &insert(b), made, "ROLLBACK"],
+        &["BEGIN", "SELECT count(*) FROM t", made, &insert(b), &insert(b), "COMMIT"],
+        // Before the block has spread.
+        &["BEGIN", "SAVEPOINT x", &hinted, &insert(b), &insert(b), "ROLLBACK TO x", &insert(a), "ROLLBACK"],
+    ];
+    for block in blocks {
+        for gone in [false, true] {
+            let mut client = sharded.client();
+            let last = block.len() - 1;
+            for sql in block.iter().take(if gone { last } else { last + 1 }) {
+                drop(simple(&mut client, sql));
+            }
+            drop(client);
+            let mut other = sharded.client();
+            for sql in ["BEGIN", "SELECT count(*) FROM t", &format!("SELECT n FROM t WHERE k = {a}"), "COMMIT"] {
+                let told = other.run(sql);
+                assert!(!told.contains("E("), "{block:?}, {sql}: {told}");
+            }
+        }
+    }
+    sharded.is_whole();
+}

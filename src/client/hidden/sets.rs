@@ -88,7 +88,7 @@ impl Judged {
         }
         let (Some(stamp), Some(database)) = (self.stamp, &self.database) else { return Some(false) };
         let hidden = &database.hidden;
-        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::now());
         if !self.is_undecided() && begun == stamp {
             return Some(false);
         }
@@ -112,7 +112,7 @@ impl Client {
             return None;
         }
         let hidden = &self.database.hidden;
-        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::now());
         let may_set = |shard: &ShardIndex| {
             let known = hidden.shards.get(usize::from(shard.0)).and_then(|shard| shard.known.load_full());
             NewCode::of(text, known.as_deref().filter(|known| known.counts(begun, now))).may_set
@@ -124,7 +124,7 @@ impl Client {
     /// turn out to have what only that server has.
     pub(in crate::client) fn settle_within(&mut self, judged: &mut Judged) {
         let hidden = &self.database.hidden;
-        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::now());
         let known = hidden.shards.get(usize::from(judged.place.shard.0)).and_then(|shard| shard.known.load_full());
         let Some(known) = known.filter(|known| judged.is_undecided() && known.counts(begun, now)) else { return };
         judged.writes |= judged.may_have_written();
@@ -202,7 +202,7 @@ impl Client {
             return Some(false);
         }
         let hidden = &self.database.hidden;
-        let (begun, now) = (hidden.begun.load(Ordering::Acquire), clock::now());
+        let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::now());
         let known = hidden.shards.get(usize::from(shard.0))?.known.load();
         let known = known.as_ref().filter(|known| known.counts(begun, now))?;
         let own = judged.is_some_and(|judged| judged.makes_setter);

@@ -19,7 +19,7 @@ impl Judged {
     pub(in crate::client) fn may_have_written(&self) -> bool {
         let (Some(stamp), Some(database)) = (self.stamp, &self.database) else { return false };
         let hidden = &database.hidden;
-        if self.writes || hidden.begun.load(Ordering::Acquire) != stamp {
+        if self.writes || hidden.changes.begun.load(Ordering::Acquire) != stamp {
             return true;
         }
         if self.undecided.is_empty() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Cause, Ended, Event, Link};
-use crate::client::task::{Client, End, micros};
+use crate::client::task::{Client, End, lost, micros};
 use crate::clock;
 use crate::config::Consistency;
 use crate::pool::Verdict;
@@ -64,7 +64,12 @@ impl Client {
                 link.checkout.release(verdict);
                 Ended::Released
             }
-            Event::Spread => Ended::Spread(link),
+            Event::Spread => {
+                if self.end_exchange(&mut link).await {
+                    return Ended::Spread(link);
+                }
+                Box::pin(self.conclude(link, Event::ServerLost(lost("it answers nothing any more")))).await
+            }
             Event::Retry(cause) => {
                 if matches!(cause, Cause::Broken { .. }) {
                     link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
@@ -92,16 +97,8 @@ impl Client {
             }
             Event::Move => {
                 self.hold_again(link.begun.take());
-                let mut synced = true;
-                if self.session.is_mid_exchange()
-                    && let Some(connection) = link.checkout.as_mut()
-                {
-                    let sync = Box::pin(tokio::time::timeout(ROLLBACK_TIMEOUT, connection.sync())).await;
-                    synced = matches!(sync, Ok(Ok(())));
-                    self.session.on_synced();
-                }
                 // What has not answered is closed.
-                if synced {
+                if self.end_exchange(&mut link).await {
                     Box::pin(self.clean_up(link)).await;
                 }
                 self.session.on_moved();
@@ -141,6 +138,14 @@ impl Client {
                 Ended::Client(if mute { End::Gone } else { End::Told(error) })
             }
         }
+    }
+
+    /// Ends what the client has only prepared by a Sync of ours, if it has not sent one; whether the server has answered that.
+    async fn end_exchange(&mut self, link: &mut Link) -> bool {
+        let Some(connection) = link.checkout.as_mut().filter(|_| self.session.is_mid_exchange()) else { return true };
+        let sync = Box::pin(tokio::time::timeout(ROLLBACK_TIMEOUT, connection.sync())).await;
+        self.session.on_synced();
+        matches!(sync, Ok(Ok(())))
     }
 
     /// Gives a server back that has answered the segment in vain, if it is at rest; else it is closed. `resets`: it is reset before anybody else
@@ -195,7 +200,7 @@ impl Client {
             || self.session.was_pinned()
             || link.judged.is_dirty()
             || self.live.config.general.server_reset_query_always;
-        if dirty { Verdict::Dirty } else { Verdict::Clean }
+        link.leaves.max(if dirty { Verdict::Dirty } else { Verdict::Clean })
     }
 
     /// The client has gone: its transaction is rolled back and the server given back, if nothing else is under way.

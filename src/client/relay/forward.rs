@@ -6,7 +6,7 @@ use crate::client::catalog::Planned;
 use crate::client::hidden::Place;
 use crate::client::plan::Need;
 use crate::client::scatter;
-use crate::client::scatter::spread::{self, Means};
+use crate::client::scatter::spread::{self, Back, Means};
 use crate::client::task::Client;
 use crate::client::token;
 use crate::clock;
@@ -117,8 +117,12 @@ impl Client {
                 self.replace_by_refusal(spread::aborted());
             }
             Planned::Need(need) if self.leaves_for_others(link, &need) => {
-                if !self.session.is_mid_exchange() {
+                if self.may_leave_exchange(link) {
                     return Err(Event::Spread);
+                }
+                if link.only_prepared && !self.session.is_drained() {
+                    // What it has prepared is answered first.
+                    return Ok(false);
                 }
                 let error = self.cannot_leave(link, &need.plan);
                 self.cx.shared.count_refusal(error.reason.unwrap_or("pipeline"));
@@ -211,10 +215,10 @@ impl Client {
             // Those that end it or belong to all, and what is asked of no shard in particular: see `serve_spread`.
             let means = self.means();
             let of_all = means != Means::Plain;
-            let others = || !self.session.is_mid_exchange() || self.others_may_have_written();
+            let others = || self.may_leave_exchange(link) || self.others_may_have_written();
             return match self.session.status() {
                 _ if self.is_apart() => true,
-                TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, true)),
+                TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, Back::First)),
                 _ if self.touches_portals() || self.is_unlimited() => true,
                 // Whether another has written already is to be asked there. In the middle of an exchange nobody can be, and COMMIT asks.
                 _ if need.access == Access::Write && !link.wrote && self.may_write_one() && others() => true,
@@ -223,7 +227,8 @@ impl Client {
                 _ => {
                     let nowhere = matches!(plan, ShardPlan::AnyShard { .. });
                     let belongs = || self.bound_at().map_or(self.is_home(link.shard), |shard| shard == link.shard);
-                    elsewhere || of_all || (nowhere && !belongs())
+                    let declares = !self.is_home(link.shard) && self.declares_cursor();
+                    elsewhere || of_all || declares || (nowhere && !belongs())
                 }
             };
         }
@@ -231,8 +236,15 @@ impl Client {
             && self.session.is_drained()
             && self.session.status() == TransactionStatus::InTransaction
             && !self.can_move(link)
-            && !self.session.is_mid_exchange()
+            && self.may_leave_exchange(link)
             && self.may_spread(link.prologue.is_some())
+    }
+
+    /// Whether other servers can answer what follows: no exchange is begun, or only to prepare, which is all answered and holds for them as
+    /// well. That one is ended on this server by a Sync of ours, then.
+    fn may_leave_exchange(&self, link: &Link) -> bool {
+        !self.session.is_mid_exchange()
+            || (link.only_prepared && self.session.is_drained() && !self.session.is_skipping())
     }
 
     /// The same as `Client::sets_unseen`, of the server that is linked.
@@ -326,10 +338,10 @@ impl Client {
         };
         let mut prologue = link.prologue.take().filter(|_| certain);
         for text in sent.iter().filter(|text| !text.is_empty()) {
-            prologue = prologue.and_then(|block| block.and(text, facts));
+            prologue = prologue.and_then(|prologue| prologue.and(text, facts(text)));
         }
         // Else another shard would fail at what this one has done.
-        link.prologue = prologue.filter(|block| spread::has_savepoints(block.facts.statements.iter()));
+        link.prologue = prologue.filter(|prologue| spread::has_savepoints(prologue.statements()));
     }
 
     /// Whether the segment says that listeners are to be told something when it is committed.

@@ -8,6 +8,7 @@ use super::{Extended, request};
 use crate::client::task::{Client, End, Stopped};
 use crate::error::Error;
 use crate::id::ShardIndex;
+use crate::pool::Verdict;
 use crate::shard::plan::Scatter;
 use crate::sql::scatter::Explain;
 use crate::wire::encode;
@@ -24,7 +25,7 @@ impl Client {
         scatter: &Scatter,
         (explain, prepared): (&Explain, Prepared),
         extended: Option<&Extended>,
-        (always_reset, since): (bool, Instant),
+        (verdict, since): (Verdict, Instant),
     ) -> Result<(), End> {
         let mut lines = self.route(scatter);
         let sql = [explain.prefix.as_bytes(), &prepared.sql].concat();
@@ -36,7 +37,7 @@ impl Client {
             match asked.and_then(|plan| plan.map_err(Stopped::Refused)) {
                 Ok(plan) => lines.extend(plan.into_iter().map(|line| format!("  {line}"))),
                 Err(stopped) => {
-                    legs.into_iter().for_each(|leg| leg.abandon(always_reset));
+                    legs.into_iter().for_each(|leg| leg.abandon(verdict));
                     return match stopped {
                         Stopped::Refused(error) => self.refuse(error).await,
                         Stopped::End(end) => Err(end),
@@ -46,7 +47,7 @@ impl Client {
         }
         for mut leg in legs {
             leg.is_ready();
-            leg.finish(always_reset);
+            leg.finish(verdict);
         }
         let segment = self.segment.take();
         self.input.consume(segment.len);

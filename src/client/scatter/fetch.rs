@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::run::{Outcome, Run};
 use crate::client::shared::{Activity, Links};
 use crate::client::task::Client;
+use crate::pool::Verdict;
 use crate::wire::encode;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -108,7 +109,7 @@ impl Client {
             }
             if !ask_for_more(&mut run) {
                 let last;
-                (run, last) = run.next(false);
+                (run, last) = run.next(Verdict::Clean);
                 if !last {
                     return (run, Outcome::Done);
                 }

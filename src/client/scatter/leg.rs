@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::client::checkout::Lent;
+use crate::client::hidden::Judged;
 use crate::client::silence::{Find, Silence};
 use crate::client::task::micros;
 use crate::clock;
@@ -204,8 +205,9 @@ impl Leg {
         }
     }
 
-    /// Ends the transaction that is open on it, whatever is under way, and gives it back; done when that is done.
-    pub(super) fn undo(mut self, verdict: Verdict) -> JoinHandle<()> {
+    /// Ends the transaction that is open on it, whatever is under way, and gives it back; done when that is done. What is known of its
+    /// statements is told of the end when that is certain; else it is found out by the server's process.
+    pub(super) fn undo(mut self, verdict: Verdict, mut judged: Judged) -> JoinHandle<()> {
         self.counts.xact_time = micros(clock::now().saturating_duration_since(self.since));
         self.counts.xact_count += 1;
         self.checkout.pool().counters.totals.add(&self.counts);
@@ -219,7 +221,10 @@ impl Leg {
                 let Some(connection) = self.checkout.as_mut() else { return };
                 // A cancel request may have been late, and have met this.
                 match tokio::time::timeout(SETTLE, connection.run("ROLLBACK")).await {
-                    Ok(Ok(Ok(()))) => return self.checkout.release(verdict),
+                    Ok(Ok(Ok(()))) => {
+                        judged.ended();
+                        return self.checkout.release(verdict);
+                    }
                     Ok(Ok(Err(_))) => {}
                     Ok(Err(_)) | Err(_) => return,
                 }
@@ -282,11 +287,10 @@ impl Leg {
 
     /// The same when nobody waits any more for what was asked before the statement, which is cancelled if it goes on: closing the
     /// connection would not end it, and the server would have one session more than the pool knows of.
-    pub(super) fn abandon(self, always_reset: bool) {
+    pub(super) fn abandon(self, verdict: Verdict) {
         match self.state {
             State::Lost => {}
             _ if self.asks => {
-                let verdict = if always_reset { Verdict::Dirty } else { Verdict::Clean };
                 drop(tokio::task::spawn_local(self.cancel(Unsent::Nothing, verdict)));
             }
             _ => self.checkout.release(Verdict::Clean),
@@ -324,10 +328,9 @@ impl Leg {
     }
 
     /// Gives it back, or cancels what nobody waits for any more first.
-    pub(super) fn finish(mut self, always_reset: bool) {
+    pub(super) fn finish(mut self, verdict: Verdict) {
         self.counts.xact_time = micros(clock::now().saturating_duration_since(self.since));
         self.checkout.pool().counters.totals.add(&self.counts);
-        let verdict = if always_reset { Verdict::Dirty } else { Verdict::Clean };
         match self.state {
             State::Ready => self.checkout.release(verdict),
             // Dropping it closes the connection.

@@ -92,7 +92,7 @@ impl Client {
             // What the client asks for is one column of texts.
             (asked.text, asked.bound) = (explain.statement.clone().into_bytes(), bound);
         }
-        let hides = self.may_hide(&scatter.shards);
+        let verdict = self.verdict_behind(&scatter.shards);
         // Before what is known is too old to count.
         self.learn_hidden(&scatter.shards);
         let partial = own::partial_results(self.session.settings(), self.database.config.partial_results);
@@ -112,8 +112,8 @@ impl Client {
         let prepared = match self.prepare(&mut legs, scatter, &asked, since).await {
             Ok(prepared) => prepared,
             Err(stopped) => {
-                let always_reset = self.live.config.general.server_reset_query_always;
-                legs.into_iter().for_each(|leg| leg.abandon(always_reset));
+                let unused = self.verdict_of_unused();
+                legs.into_iter().for_each(|leg| leg.abandon(unused));
                 return match stopped {
                     Stopped::Refused(error) => self.refuse(error).await,
                     Stopped::End(end) => Err(end),
@@ -121,9 +121,8 @@ impl Client {
             }
         };
         if let Some(explain) = &scatter.explain {
-            let always_reset = hides || self.live.config.general.server_reset_query_always;
             let (about, extended) = ((explain, prepared), asked.extended.as_ref());
-            return Box::pin(self.explain(legs, scatter, about, extended, (always_reset, since))).await;
+            return Box::pin(self.explain(legs, scatter, about, extended, (verdict, since))).await;
         }
         let handle = Arc::clone(self.handle());
         let segment = self.segment.take();
@@ -132,11 +131,10 @@ impl Client {
         let mut run = Run::new(legs, asked.extended, prepared, &segment, (home, since), false);
         handle.set_links(Links::Several(Box::new(run.links())));
         handle.set_activity(Activity::Active);
-        let always_reset = hides || self.live.config.general.server_reset_query_always;
         let mut outcome = self.run_scatter(&mut run).await;
         if matches!(outcome, Outcome::Done) {
             let more;
-            (run, more) = run.next(always_reset);
+            (run, more) = run.next(verdict);
             if more {
                 handle.set_links(Links::Several(Box::new(run.links())));
                 outcome = self.run_scatter(&mut run).await;
@@ -146,7 +144,7 @@ impl Client {
         handle.set_links(Links::None);
         handle.set_activity(Activity::Idle);
         let ended = self.tell_scatter(&run, segment, outcome, TransactionStatus::Idle);
-        run.finish(always_reset);
+        run.finish(verdict);
         ended
     }
 

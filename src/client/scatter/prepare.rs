@@ -113,12 +113,14 @@ impl Client {
         }
     }
 
-    /// How texts are written by the session's settings. `extra_float_digits` is taken for what it is since PostgreSQL 12, unless it is set.
+    /// How texts are written by the session's settings, and those of its transaction. `extra_float_digits` is taken for what it is since PostgreSQL 12, unless it is set.
     fn text_rules(&self) -> TextRules {
         let settings = self.session.settings();
         let iso_dates = settings.get("datestyle").is_some_and(|style| style.to_ascii_lowercase().starts_with("iso"));
         let digits = settings.get("extra_float_digits");
-        let exact_floats = digits.is_some_and(|digits| digits.trim().parse::<i32>().is_ok_and(|digits| digits > 0));
+        let local = self.spread.as_ref().is_some_and(|spread| spread.may_name("extra_float_digits"));
+        let exact = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits > 0);
+        let exact_floats = !local && digits.is_some_and(exact);
         TextRules { iso_dates, exact_floats }
     }
 }

@@ -21,8 +21,8 @@ use crate::error::{Error, SqlState};
 use crate::health::breaker::FailureKind;
 use crate::id::ShardIndex;
 use crate::net::Buffer;
-use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
+use crate::pool::{Pool, Verdict};
 use crate::session::is_fatal;
 use crate::shard::merge;
 use crate::wire::frame::FrameError;
@@ -117,14 +117,14 @@ impl Run {
 
     /// What is left to do by one of the shards, which is asked now, and the others are given back; or the same, if nothing is left, and
     /// which of both it is.
-    pub(super) fn next(mut self, always_reset: bool) -> (Self, bool) {
+    pub(super) fn next(mut self, verdict: Verdict) -> (Self, bool) {
         let Some(last) = self.gather.as_mut().and_then(|gather| gather.last.take()) else { return (self, false) };
         let mut legs = self.legs.into_iter();
         let mut first: Vec<Leg> = legs.next().into_iter().collect();
         if self.in_block {
             self.spare.extend(legs);
         } else {
-            legs.for_each(|leg| leg.finish(always_reset));
+            legs.for_each(|leg| leg.finish(verdict));
         }
         let request = last.request();
         for leg in &mut first {
@@ -242,8 +242,8 @@ impl Run {
     }
 
     /// Gives the connections back.
-    pub(super) fn finish(self, always_reset: bool) {
-        self.legs.into_iter().for_each(|leg| leg.finish(always_reset));
+    pub(super) fn finish(self, verdict: Verdict) {
+        self.legs.into_iter().for_each(|leg| leg.finish(verdict));
     }
 
     /// Takes in a shard's RowDescription.

@@ -209,6 +209,18 @@ impl ClientSettings {
         &self.wanted
     }
 
+    /// The same without what the transaction that is under way has made of settings that are reported.
+    #[must_use]
+    pub fn before_transaction(&self) -> Self {
+        let mut wanted = Arc::clone(&self.wanted);
+        if let Some(before) = self.changes.as_ref().and_then(|changes| changes.reported.as_ref()) {
+            for name in REPORTED {
+                put(&mut wanted, name, before.get(name).map(String::as_str));
+            }
+        }
+        Self { startup: Arc::clone(&self.startup), wanted, changes: None }
+    }
+
     /// Whether it has become somebody else than it logged in as.
     #[must_use]
     pub fn is_someone_else(&self) -> bool {

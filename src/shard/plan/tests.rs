@@ -113,6 +113,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         local_search_path: false,
         locals: Vec::new(),
         temp_in_path: false,
+        calls_set_config: false,
         takes_lock: false,
         ends_state: false,
         plan: crate::sql::facts::Plan::None,

@@ -129,11 +129,22 @@ fn names(tokens: &[Token]) -> Body {
             continue;
         }
         body.traces |= Traces::of_builtin(name);
+        if token.is_word("notify") && begins_statement(at.checked_sub(1).and_then(|before| tokens.get(before))) {
+            body.traces |= Traces::NOTIFIES;
+        }
         if !body.names.contains(name) {
             body.names.insert(name.clone());
         }
     }
     body
+}
+
+/// Whether a statement may begin behind this token.
+fn begins_statement(before: Option<&Token>) -> bool {
+    before.is_none_or(|token| {
+        let of_label = token.is_symbol(b'>');
+        token.is_symbol(b';') || of_label || ["begin", "then", "else", "loop"].iter().any(|word| token.is_word(word))
+    })
 }
 
 /// All runs of characters of operators. Blanks between them are not seen, so that some may be longer than they are.

@@ -19,6 +19,7 @@ use crate::client::shared::{Activity, Order};
 use crate::client::task::{Client, End, HIGH_WATER, Stopped, cancelled, terminated_as};
 use crate::clock;
 use crate::error::{Error, SqlState};
+use crate::pool::Verdict;
 use crate::shard::commit::recovery;
 use crate::shard::copy::{Layout, Splitter, Target};
 use crate::shard::plan::Fan;
@@ -54,7 +55,7 @@ impl Client {
         (need, fan, copy): (&Need, &Fan, &CopyRows),
         asked: Asked,
         mut legs: Vec<Leg>,
-        (since, always_reset): (Instant, bool),
+        (since, verdict): (Instant, Verdict),
     ) -> Result<(), End> {
         let begun = match self.splitter(&mut legs, copy).await {
             Ok(splitter) => self.attend_to(begin(&mut legs, &asked.text)).await.map(|begun| (splitter, begun)),
@@ -65,7 +66,7 @@ impl Client {
             Err(stopped) => {
                 // Who waits for data goes with its connection.
                 legs.iter_mut().filter(|leg| leg.is_asked()).for_each(|leg| leg.state = State::Lost);
-                legs.into_iter().for_each(|leg| leg.abandon(always_reset));
+                legs.into_iter().for_each(|leg| leg.abandon(verdict));
                 return match stopped {
                     Stopped::Refused(error) => self.refuse(error).await,
                     Stopped::End(end) => Err(end),
@@ -81,7 +82,7 @@ impl Client {
             Err((at, failure)) => {
                 let error = Reply { error: Some(failure), ..Reply::default() }.error_for(name(at));
                 stop(&mut legs).await;
-                legs.into_iter().for_each(|leg| leg.finish(always_reset));
+                legs.into_iter().for_each(|leg| leg.finish(verdict));
                 let reached = Reached { parsed: true, bound: true };
                 self.tell_outcome(
                     asked.extended.as_ref(),
@@ -117,7 +118,7 @@ impl Client {
         }
         self.last_write = Some(clock::now());
         super::super::count_segment(&mut legs, &segment);
-        legs.into_iter().for_each(|leg| leg.finish(always_reset));
+        legs.into_iter().for_each(|leg| leg.finish(verdict));
         if let Some(end) = end {
             return Err(end);
         }

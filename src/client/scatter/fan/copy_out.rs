@@ -14,6 +14,7 @@ use super::{Asked, Reached, Told, next_message};
 use crate::client::shared::{Activity, Links, Order};
 use crate::client::task::{Client, End, HIGH_WATER, Stopped, terminated_as};
 use crate::error::Error;
+use crate::pool::Verdict;
 use crate::shard::copy::{Joiner, Layout};
 use crate::shard::plan::Fan;
 use crate::wire::encode;
@@ -33,12 +34,12 @@ impl Client {
         (fan, layout): (&Fan, &Layout),
         asked: Asked,
         mut legs: Vec<Leg>,
-        (since, always_reset): (Instant, bool),
+        (since, verdict): (Instant, Verdict),
     ) -> Result<(), End> {
         let begun = match self.attend_to(begin(&mut legs, &asked.text)).await {
             Ok(begun) => begun,
             Err(stopped) => {
-                legs.into_iter().for_each(|leg| leg.finish(always_reset));
+                legs.into_iter().for_each(|leg| leg.finish(verdict));
                 return match stopped {
                     Stopped::Refused(error) => self.refuse(error).await,
                     Stopped::End(end) => Err(end),
@@ -53,7 +54,7 @@ impl Client {
         let header = match begun {
             Ok(header) => header,
             Err((at, failure)) => {
-                legs.into_iter().for_each(|leg| leg.finish(always_reset));
+                legs.into_iter().for_each(|leg| leg.finish(verdict));
                 let told = Told::Failed(error_of(at, failure));
                 self.tell_outcome(
                     asked.extended.as_ref(),
@@ -72,7 +73,7 @@ impl Client {
         let ended = self.join(&mut legs, &mut joiner, since).await;
         self.handle().set_links(Links::None);
         self.handle().set_activity(Activity::Idle);
-        legs.into_iter().for_each(|leg| leg.finish(always_reset));
+        legs.into_iter().for_each(|leg| leg.finish(verdict));
         self.note_prepared();
         let out = self.output.tail();
         match ended {

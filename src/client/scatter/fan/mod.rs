@@ -82,7 +82,7 @@ impl Client {
         if self.may_make_temp() {
             return self.refuse(temp_on_several()).await;
         }
-        let hides = self.may_hide(&fan.shards);
+        let verdict = self.verdict_behind(&fan.shards);
         self.learn_hidden(&fan.shards);
         let mut legs = match self.acquire(&fan.shards, need, None).await {
             Ok(legs) => legs,
@@ -92,17 +92,16 @@ impl Client {
             }
             Err(Stopped::End(end)) => return Err(end),
         };
-        let always_reset = hides || self.live.config.general.server_reset_query_always;
         if let Parts::CopyOut(layout) = &fan.parts {
-            return Box::pin(self.copy_out((fan, layout), asked, legs, (since, always_reset))).await;
+            return Box::pin(self.copy_out((fan, layout), asked, legs, (since, verdict))).await;
         }
         if let Parts::Copy(copy) = &fan.parts {
-            return Box::pin(self.copy_in((need, fan, copy), asked, legs, (since, always_reset))).await;
+            return Box::pin(self.copy_in((need, fan, copy), asked, legs, (since, verdict))).await;
         }
         let requests = match self.requests(&mut legs, fan, &asked, false).await {
             Ok(requests) => requests,
             Err(stopped) => {
-                legs.into_iter().for_each(|leg| leg.abandon(always_reset));
+                legs.into_iter().for_each(|leg| leg.abandon(verdict));
                 return match stopped {
                     Stopped::Refused(error) => self.refuse(error).await,
                     Stopped::End(end) => Err(end),
@@ -119,7 +118,7 @@ impl Client {
             Err(end) => {
                 // They do not answer: closing their connections ends their transactions.
                 legs.iter_mut().for_each(|leg| leg.state = State::Lost);
-                legs.into_iter().for_each(|leg| leg.finish(always_reset));
+                legs.into_iter().for_each(|leg| leg.finish(verdict));
                 return Err(end);
             }
         };
@@ -161,7 +160,7 @@ impl Client {
         }
         self.last_write = Some(clock::now());
         super::count_segment(&mut legs, &segment);
-        legs.into_iter().for_each(|leg| leg.finish(always_reset));
+        legs.into_iter().for_each(|leg| leg.finish(verdict));
         if let Some(end) = ended {
             return Err(end);
         }

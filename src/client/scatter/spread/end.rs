@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::refusal::{another_role, lost_state, made_state, no_two_phase, notifies, replaced, second_writer};
-use super::{Part, Spread, row, wrote};
+use super::refusal::{
+    another_role, lost_state, made_state, no_two_phase, notifies, read_only, replaced, second_writer,
+};
+use super::{Part, Spread, cell, row, wrote};
 use crate::client::block::Block;
+use crate::client::hidden::Judged;
 use crate::client::lost::Lost;
 use crate::client::scatter::fan::commit::Whole;
 use crate::client::scatter::leg::Leg;
@@ -33,7 +36,12 @@ impl Client {
             let error = replaced(&self.names(&[shard]));
             return self.refuse_commit(&error).await;
         }
-        let found = match self.ask_parts(|_| true, wrote).await {
+        // What is deferred to COMMIT waits for locks as well.
+        let asked = match self.limit_again().await {
+            Ok(()) => self.ask_parts(|_| true, wrote).await,
+            Err(stopped) => Err(stopped),
+        };
+        let found = match asked {
             Ok(found) => found,
             Err(Stopped::Refused(error)) => return self.refuse_commit(&error).await,
             Err(Stopped::End(end)) => return Err(end),
@@ -74,9 +82,9 @@ impl Client {
                 part.judged.ended();
             }
         }
-        for (leg, verdict) in self.leaves_spread(*spread) {
+        for (leg, verdict, _) in self.leaves_spread(spread) {
             // Those that have not answered are closed.
-            leg.finish(verdict == Verdict::Dirty);
+            leg.finish(verdict);
         }
         match committed {
             Ok(()) => self.answer_exit(Ok("COMMIT")),
@@ -104,26 +112,44 @@ impl Client {
         if let Some(why) = self.database.distrust.load().two_phase.as_deref() {
             return Ok(Some(no_two_phase(why)));
         }
+        if self.is_read_only().await? {
+            return Ok(Some(read_only()));
+        }
         Ok(self.has_other_role().await?.then(another_role))
     }
 
     /// A shard whose listeners could hear of what others have not committed yet.
     fn notifies_apart(&self, writers: &[ShardIndex]) -> Option<ShardIndex> {
-        let mut notifiers = self.spread.iter().flat_map(|spread| &spread.parts).filter(|part| part.notifies);
+        let parts = || self.spread.iter().flat_map(|spread| &spread.parts);
+        // Where nothing is written it is committed first. Triggers that tell of what they write are on time.
+        let by_code = |part: &&Part| part.judged.notifies() && !writers.contains(&part.shard);
+        if let Some(part) = parts().find(by_code).filter(|_| !writers.is_empty()) {
+            return Some(part.shard);
+        }
+        let mut notifiers = parts().filter(|part| part.notifies);
         let first = notifiers.next()?.shard;
         let apart = notifiers.next().is_some() || writers.iter().any(|shard| *shard != first);
         apart.then_some(first)
     }
 
+    /// Whether the transaction may write nothing any more, not even what it has decided.
+    async fn is_read_only(&mut self) -> Result<bool, Stopped> {
+        const READ_ONLY_SQL: &str = "SELECT pg_catalog.current_setting('transaction_read_only')";
+        if !self.spread.as_ref().is_some_and(|spread| spread.prologue.may_name("read")) {
+            return Ok(false);
+        }
+        let found = self.ask_parts(|_| true, async |leg: &mut Leg| cell(leg, READ_ONLY_SQL).await).await?;
+        Ok(found.iter().any(|(_, is)| is == "on"))
+    }
+
     /// Whether the transaction is another user's than its session will be when it is over: COMMIT PREPARED is not for everybody.
     async fn has_other_role(&mut self) -> Result<bool, Stopped> {
         const WHO_SQL: &str = "SELECT current_user::pg_catalog.text, session_user::pg_catalog.text";
-        let named = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
-        let text = self.spread.as_ref().map(|spread| spread.prologue.text.clone()).unwrap_or_default();
-        if named(&text, b"authorization") {
+        let Some(prologue) = self.spread.as_ref().map(|spread| &spread.prologue) else { return Ok(false) };
+        if prologue.names("authorization") {
             return Ok(true);
         }
-        if !named(&text, b"role") {
+        if !prologue.may_name("role") {
             return Ok(false);
         }
         let role = self.session.settings().get("role").filter(|role| *role != "none").map(str::to_owned);
@@ -177,8 +203,8 @@ impl Client {
     /// Rolls back on all shards and gives them back; the session is outside of a transaction then.
     pub(super) async fn end_spread(&mut self) {
         let Some(spread) = self.spread.take() else { return };
-        let legs = self.leaves_spread(*spread);
-        let undone: Vec<_> = legs.into_iter().map(|(leg, verdict)| leg.undo(verdict)).collect();
+        let legs = self.leaves_spread(spread);
+        let undone: Vec<_> = legs.into_iter().map(|(leg, verdict, judged)| leg.undo(verdict, judged)).collect();
         let until = clock::now() + UNDONE_WITHIN;
         for undone in undone {
             // It goes on by itself when that takes longer.
@@ -208,19 +234,30 @@ impl Client {
     }
 
     /// The session is outside of the block: its connections, and how they are to be given back.
-    fn leaves_spread(&mut self, spread: Spread) -> Vec<(Leg, Verdict)> {
+    fn leaves_spread(&mut self, mut spread: Box<Spread>) -> Vec<(Leg, Verdict, Judged)> {
         self.note_end(&spread);
+        self.settle_ended(&mut spread);
         self.session.tell_settings_before(self.output.tail());
         let made_state = self.made_state();
         let mut legs = Vec::with_capacity(spread.parts.len());
         for part in spread.parts {
-            let verdict = verdict_of(&part, made_state);
+            let verdict = part.leaves.max(if made_state { Verdict::Dirty } else { part.judged.verdict() });
             let Some(mut leg) = part.leg else { continue };
             self.forget(&mut leg, part.has_written);
-            legs.push((leg, verdict));
+            legs.push((leg, verdict, part.judged));
         }
         self.session.on_moved();
         legs
+    }
+
+    /// Makes up its mind about what was sent while no census counted, as far as is known when its servers are given back.
+    pub(super) fn settle_ended(&mut self, spread: &mut Spread) {
+        for part in &mut spread.parts {
+            self.settle_hidden(&mut part.judged, part.shard);
+        }
+        if self.session.spoils_server() {
+            spread.is_spoilt();
+        }
     }
 
     /// What others are to know of what it has done.
@@ -245,16 +282,10 @@ impl Client {
     }
 
     /// The session forgets what it had there.
-    fn forget(&mut self, leg: &mut Leg, has_written: bool) {
+    pub(super) fn forget(&mut self, leg: &mut Leg, has_written: bool) {
         if let Some(connection) = leg.connection() {
             connection.state.stale_sequences |= has_written;
             self.session.on_server_lost(&mut connection.state);
         }
     }
-}
-
-/// `made_state`: any of the servers may keep something of the session.
-fn verdict_of(part: &Part, made_state: bool) -> Verdict {
-    let dirty = made_state || part.dirty || part.judged.may_have_left() || part.judged.is_dirty();
-    if dirty { Verdict::Dirty } else { Verdict::Clean }
 }

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::Role;
 use crate::error::Error;
 use crate::id::ShardIndex;
+use crate::pool::Verdict;
 use crate::shard::map::CrossShardWrites;
 
 /// How long a block that holds connections waits for that of another shard.
@@ -51,11 +52,11 @@ impl Client {
             (None, _) => return Err(Stopped::Refused(never_came(&self.names(&missing), limit))),
         };
         let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
-        let text = spread.prologue.text.clone();
+        let texts = spread.prologue.texts();
         let mut begun = Ok(());
         for leg in legs {
             if begun.is_ok() {
-                begun = self.begin_on(leg, &text).await;
+                begun = self.begin_on(leg, &texts).await;
             } else {
                 // It was asked nothing.
                 leg.give_back();
@@ -72,10 +73,12 @@ impl Client {
     }
 
     /// Begins the block on one more shard.
-    async fn begin_on(&mut self, mut leg: Leg, text: &[u8]) -> Result<(), Stopped> {
+    async fn begin_on(&mut self, mut leg: Leg, texts: &[Vec<u8>]) -> Result<(), Stopped> {
         let silence = leg.watch();
         let beginning = async {
-            run_on(&mut leg, text).await?;
+            for text in texts {
+                run_on(&mut leg, text).await?;
+            }
             limit_locks(&mut leg).await?;
             cell(&mut leg, ISOLATION_SQL).await
         };
@@ -95,7 +98,7 @@ impl Client {
             changes_catalog: false,
             notifies: false,
             judged: Judged::default(),
-            dirty: begun.is_err(),
+            leaves: if begun.is_err() { Verdict::Dirty } else { Verdict::Clean },
         };
         if let Some(spread) = &mut self.spread {
             spread.put(part);

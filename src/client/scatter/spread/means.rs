@@ -10,12 +10,33 @@ use crate::wire::message;
 pub(in crate::client) enum Means<'a> {
     /// It ends it.
     Exit(TransactionEffect),
-    /// This text is for all of its shards, also those that come later; and whether it goes back to a savepoint, also in a failed block.
-    Control(&'a [u8], bool),
+    /// This text is for all of its shards, also those that come later.
+    Control(&'a [u8], Back),
     /// It leaves nothing in the transaction but what it does to data.
     Plain,
     /// Something of it is for all shards, and cannot be told them as it stands.
     Mixed,
+}
+
+/// Whether a text goes back to a savepoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Back {
+    /// It does not.
+    No,
+    /// By its first statement, so that it ends a failure.
+    First,
+    /// By a later one.
+    Later,
+}
+
+impl Back {
+    fn of(facts: &QueryFacts) -> Self {
+        match facts.statements.iter().position(|s| s.transaction == TransactionEffect::RollbackTo) {
+            None => Self::No,
+            Some(0) => Self::First,
+            Some(_) => Self::Later,
+        }
+    }
 }
 
 impl Client {
@@ -34,6 +55,8 @@ impl Client {
                     texts.push((message::query(frame.get(5..).unwrap_or_default()).unwrap_or_default(), facts));
                 }
                 Intake::Bind { statement: Some(statement), .. } => texts.push((&statement.sql, &statement.facts)),
+                // The server says that there is no such statement, and that is all of it.
+                Intake::Bind { statement: None, .. } if self.spread.is_some() => {}
                 Intake::Bind { statement: None, .. } | Intake::FunctionCall => return Means::Mixed,
                 _ => {}
             }
@@ -41,10 +64,9 @@ impl Client {
         let alone = texts.len() == 1 && self.segment.runs_once() && self.segment.ends_with_sync_or_query();
         match texts.iter().map(|(text, facts)| of_text(text, facts)).max() {
             None | Some(Kind::Plain) => Means::Plain,
-            Some(Kind::Control) if alone => texts.first().map_or(Means::Mixed, |(text, facts)| {
-                let back = |s: &StatementFacts| s.transaction == TransactionEffect::RollbackTo;
-                Means::Control(text, facts.statements.first().is_some_and(back))
-            }),
+            Some(Kind::Control) if alone => {
+                texts.first().map_or(Means::Mixed, |(text, facts)| Means::Control(text, Back::of(facts)))
+            }
             Some(Kind::Control | Kind::Mixed) => Means::Mixed,
         }
     }
@@ -52,7 +74,7 @@ impl Client {
 
 impl Client {
     /// Whether the segment opens a cursor by SQL.
-    pub(super) fn declares_cursor(&self) -> bool {
+    pub(in crate::client) fn declares_cursor(&self) -> bool {
         self.runs(|facts| {
             let is_cursor = |s: &StatementFacts| matches!(s.shape, ShardShape::Other { what: "DECLARE CURSOR", .. });
             facts.statements.iter().any(is_cursor)
@@ -106,8 +128,13 @@ fn of_text(text: &[u8], facts: &QueryFacts) -> Kind {
         _ if !statement.effects.is_empty() || statement.listens || statement.name_use.is_some() => Kind::Mixed,
         TransactionEffect::Savepoint | TransactionEffect::Release | TransactionEffect::RollbackTo => Kind::Control,
         TransactionEffect::None if matches!(statement.why, "SET" | "RESET" | "SET CONSTRAINTS") => Kind::Control,
-        TransactionEffect::None if sets && statement.touch.constant => Kind::Control,
-        TransactionEffect::None if sets => Kind::Mixed,
+        TransactionEffect::None if sets || statement.calls_set_config => {
+            if statement.touch.constant {
+                Kind::Control
+            } else {
+                Kind::Mixed
+            }
+        }
         TransactionEffect::None => Kind::Plain,
         // What begins it is its prologue already.
         TransactionEffect::Begin { .. } => Kind::Mixed,
@@ -162,11 +189,14 @@ mod tests {
             "SET LOCAL statement_timeout = '5s'",
             "SET CONSTRAINTS ALL DEFERRED",
             "SELECT set_config('app.tenant', '1', true)",
+            "SELECT U&\"set\\005Fconfig\"('app.tenant', '1', true)",
         ] {
             assert_eq!(kind(text), Kind::Control, "{text}");
         }
         for text in [
             "SELECT set_config('app.tenant', '1', true) FROM t",
+            "SELECT U&\"set\\005Fconfig\"('app.tenant', '1', true) FROM t",
+            "WITH a AS (SELECT U&\"set!005Fconfig\" UESCAPE '!' ('app.tenant', '1', true)) SELECT * FROM a",
             "SELECT set_config('app.tenant', '1', false)",
             "SET work_mem = '1MB'",
             "SAVEPOINT a; SELECT * FROM t",

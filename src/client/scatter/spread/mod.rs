@@ -18,6 +18,7 @@ mod end;
 mod enlist;
 mod means;
 mod portals;
+mod prologue;
 mod refusal;
 mod unseen;
 
@@ -27,7 +28,6 @@ use std::time::Instant;
 use super::fan::{reply, temp_on_several};
 use super::leg::Leg;
 use super::run::{Outcome, Run};
-use crate::client::block::Block;
 use crate::client::catalog::Planned;
 use crate::client::hidden::{Judged, Place};
 use crate::client::plan::Need;
@@ -47,8 +47,9 @@ use crate::shard::plan::{Fan, PlanKind, Scatter, ShardPlan};
 use crate::sql::facts::{Access, RouteHint, StatementFacts, TransactionEffect};
 use crate::wire::encode;
 use crate::wire::message::TransactionStatus;
-pub(in crate::client) use means::{Means, has_savepoints};
+pub(in crate::client) use means::{Back, Means, has_savepoints};
 use portals::Portal;
+pub(in crate::client) use prologue::Prologue;
 pub(in crate::client) use refusal::{aborted, code_unknown, pipelined, stays};
 use refusal::{alone, apart, copies, cursor_elsewhere, explains, fault, lost, mixed, sequences, too_long};
 
@@ -68,8 +69,8 @@ pub(in crate::client) struct Part {
     /// Listeners are to be told something when it is committed.
     pub(in crate::client) notifies: bool,
     pub(in crate::client) judged: Judged,
-    /// It is to be cleaned before another client gets it.
-    pub(in crate::client) dirty: bool,
+    /// In what state it is given back at best.
+    pub(in crate::client) leaves: Verdict,
 }
 
 /// A block over several shards.
@@ -77,7 +78,7 @@ pub(in crate::client) struct Spread {
     /// In the order of the shards.
     parts: Vec<Part>,
     /// What a shard that comes later is told first.
-    prologue: Block,
+    prologue: Prologue,
     /// Where it began, and where statements go that belong to no shard.
     home: ShardIndex,
     /// When it began.
@@ -106,7 +107,7 @@ enum Telling {
     /// The others have done it.
     All {
         /// The prologue with it.
-        longer: Block,
+        longer: Prologue,
         /// It makes savepoints, or releases them.
         saves: bool,
     },
@@ -131,7 +132,12 @@ impl Spread {
                     | TransactionEffect::RollbackTo
             )
         };
-        self.changes_catalog() || !self.prologue.facts.statements.iter().all(plain)
+        self.changes_catalog() || !self.prologue.statements().all(plain)
+    }
+
+    /// Whether a setting, its name in lower case, may be the transaction's own: what is reported is known for what it is.
+    pub(super) fn may_name(&self, setting: &str) -> bool {
+        self.prologue.may_name(setting)
     }
 
     fn has_written(&self) -> bool {
@@ -147,6 +153,11 @@ impl Spread {
             Telling::All { saves, .. } => self.apart |= saves,
             Telling::Alone => self.apart |= goes_on,
         }
+    }
+
+    /// One of its servers has what no reset ends; which one is not known.
+    fn is_spoilt(&mut self) {
+        self.parts.iter_mut().for_each(|part| part.leaves = Verdict::Spoilt);
     }
 
     fn put(&mut self, part: Part) {
@@ -232,16 +243,19 @@ impl Client {
                 }));
             }
             // Never: without a prologue it does not leave.
-            (None, None) => drop(part.leg.map(|leg| leg.undo(Verdict::Dirty))),
+            (None, None) => drop(part.leg.map(|leg| leg.undo(Verdict::Dirty, part.judged))),
         }
     }
 
     /// Rolls back what is open on shards while the client has no server, because it goes.
     pub(in crate::client) fn drop_spread(&mut self) {
-        if let Some(spread) = self.spread.take() {
-            for leg in spread.parts.into_iter().filter_map(|part| part.leg) {
-                drop(leg.undo(Verdict::Dirty));
-            }
+        let Some(mut spread) = self.spread.take() else { return };
+        self.settle_ended(&mut spread);
+        for part in spread.parts {
+            let verdict = part.leaves.max(Verdict::Dirty);
+            let Some(mut leg) = part.leg else { continue };
+            self.forget(&mut leg, part.has_written);
+            drop(leg.undo(verdict, part.judged));
         }
     }
 
@@ -275,9 +289,14 @@ impl Client {
                 self.roll_back_spread().await;
                 return Ok(());
             }
-            Means::Control(text, back) if back || !failed => {
+            Means::Control(text, back) if back == Back::First || !failed => {
                 let text = text.to_vec();
-                return Box::pin(self.tell_all(&text, back)).await;
+                // What it sets may decide where statements go, and is refused then.
+                return match Box::pin(self.plan_within()).await {
+                    Ok(_) => Box::pin(self.tell_all(&text, back)).await,
+                    Err(Stopped::Refused(error)) => self.fail_spread(error).await,
+                    Err(Stopped::End(end)) => Err(end),
+                };
             }
             Means::Mixed if failed => return self.fail_spread(aborted()).await,
             Means::Mixed if self.asks_sequences() => return self.fail_spread(sequences()).await,
@@ -299,23 +318,10 @@ impl Client {
             Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
             Err(Stopped::End(end)) => return Err(end),
         }
-        let (changes, wrote) =
-            self.spread.as_ref().map_or((false, false), |spread| (spread.changes_catalog(), spread.has_written()));
-        let need = loop {
-            let looking_up = match self.plan(true, changes, wrote) {
-                Planned::Need(need) => break need,
-                Planned::Refused(error) => {
-                    self.count_plan(PlanKind::Refused);
-                    return self.fail_spread(error).await;
-                }
-                Planned::Ask(questions) => self.look_up(questions),
-                Planned::Weigh(names) => self.look_up_readings(names),
-            };
-            match Box::pin(self.ask_first(looking_up)).await {
-                Ok(()) => {}
-                Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
-                Err(Stopped::End(end)) => return Err(end),
-            }
+        let need = match Box::pin(self.plan_within()).await {
+            Ok(need) => need,
+            Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+            Err(Stopped::End(end)) => return Err(end),
         };
         self.count_plan(need.plan.kind());
         if self.asks_sequences() {
@@ -341,6 +347,24 @@ impl Client {
             | ShardPlan::AnyShard { .. }
             | ShardPlan::NeedsParameter { .. }
             | ShardPlan::Reject(_) => Box::pin(self.serve_part(shard, &need)).await,
+        }
+    }
+
+    /// What the segment needs.
+    async fn plan_within(&mut self) -> Result<Need, Stopped> {
+        let (changes, wrote) =
+            self.spread.as_ref().map_or((false, false), |spread| (spread.changes_catalog(), spread.has_written()));
+        loop {
+            let looking_up = match self.plan(true, changes, wrote) {
+                Planned::Need(need) => return Ok(need),
+                Planned::Refused(error) => {
+                    self.count_plan(PlanKind::Refused);
+                    return Err(Stopped::Refused(error));
+                }
+                Planned::Ask(questions) => self.look_up(questions),
+                Planned::Weigh(names) => self.look_up_readings(names),
+            };
+            Box::pin(self.ask_first(looking_up)).await?;
         }
     }
 
@@ -391,6 +415,10 @@ impl Client {
             return self.fail_spread(lock_on_replica()).await;
         }
         let Some(spread) = &mut self.spread else { return Ok(()) };
+        if self.session.spoils_server() {
+            // Should its server be lost, the session forgets what it has made.
+            spread.is_spoilt();
+        }
         let since = spread.since;
         let Some(link) = spread.take(shard).and_then(|part| Link::of_part(part, since)) else {
             return self.fail_spread(fault()).await;
@@ -416,25 +444,31 @@ impl Client {
     }
 
     /// Has all shards do what belongs to the transaction as a whole; the client gets the answer of one.
-    async fn tell_all(&mut self, text: &[u8], back: bool) -> Result<(), End> {
+    async fn tell_all(&mut self, text: &[u8], back: Back) -> Result<(), End> {
         let home = self.home();
-        let facts = |text: &[u8]| self.cx.facts.borrow_mut().get(text);
-        let said = facts(text);
+        if self.session.status() == TransactionStatus::InTransaction {
+            // Constraints that are checked at once from now on wait for locks.
+            match self.limit_again().await {
+                Ok(()) => {}
+                Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
+                Err(Stopped::End(end)) => return Err(end),
+            }
+        }
+        let said = self.cx.facts.borrow_mut().get(text);
         let Some(spread) = &mut self.spread else { return Ok(()) };
-        let known = &spread.prologue.facts;
-        if known.unparsed.is_none() && !has_savepoints(known.statements.iter().chain(&said.statements)) {
+        if !has_savepoints(spread.prologue.statements().chain(&said.statements)) {
             // One shard says what is wrong, and after that as after any failure there ROLLBACK TO goes on.
             spread.telling = Telling::Alone;
             let need = self.need_of_any();
             return Box::pin(self.serve_part(home, &need)).await;
         }
-        if back {
+        if back != Back::No {
             // Those that were opened behind the savepoint are gone on the shards.
             spread.portals.clear();
             spread.curtailed.clear();
             spread.unlimited = true;
         }
-        let Some(longer) = spread.prologue.copy().and_then(|block| block.and(text, facts)) else {
+        let Some(longer) = spread.prologue.clone().and(text, Arc::clone(&said)) else {
             return self.fail_spread(too_long()).await;
         };
         // What it waits for there is for the client to bear, as on one server.
@@ -486,7 +520,7 @@ impl Client {
         let mut outcome = self.run_scatter(&mut run).await;
         if matches!(outcome, Outcome::Done) && run.fetch.is_none() {
             let more;
-            (run, more) = run.next(false);
+            (run, more) = run.next(Verdict::Clean);
             if more {
                 // The others have done their part.
                 handle.set_links(Links::Several(Box::new(run.links())));
@@ -563,7 +597,8 @@ impl Client {
 
     /// The connections of these shards, taken out of the block to be asked together.
     pub(super) async fn legs_for(&mut self, shards: &[ShardIndex], need: &Need) -> Result<Vec<Leg>, Stopped> {
-        let hides = self.may_hide(shards);
+        let verdict = self.verdict_behind(shards);
+        let notifiers: Vec<_> = shards.iter().copied().filter(|shard| self.code_notifies(*shard)).collect();
         self.learn_hidden(shards);
         self.enlist(shards).await?;
         if need.access == Access::Write {
@@ -572,7 +607,10 @@ impl Client {
         let Some(spread) = &mut self.spread else { return Err(Stopped::Refused(fault())) };
         let mut legs = Vec::with_capacity(shards.len());
         for part in spread.parts.iter_mut().filter(|part| shards.contains(&part.shard)) {
-            part.dirty |= hides;
+            part.leaves = part.leaves.max(verdict);
+            if notifiers.contains(&part.shard) {
+                part.judged.notify();
+            }
             if let Some(mut leg) = part.leg.take() {
                 leg.renew();
                 legs.push(leg);

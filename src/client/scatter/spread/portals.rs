@@ -79,7 +79,13 @@ impl Client {
 
     /// The segment goes to this shard, with the portals that it binds.
     pub(in crate::client) fn note_bound(&mut self, shard: ShardIndex) {
+        let closed = |intake: &Intake| match intake {
+            Intake::ClosePortal { portal } => Some(portal.clone()),
+            _ => None,
+        };
+        let closed: Vec<_> = self.segment.items.iter().filter_map(|(intake, _)| closed(intake)).collect();
         let Some(spread) = &mut self.spread else { return };
+        spread.bound.retain(|(bound, _)| !closed.contains(bound));
         for (intake, _) in &self.segment.items {
             if let Intake::Bind { portal, .. } = intake {
                 spread.bound.retain(|(bound, _)| bound != portal);

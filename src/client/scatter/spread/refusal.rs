@@ -147,6 +147,15 @@ pub(super) fn another_role() -> Error {
     )
 }
 
+/// At COMMIT.
+pub(super) fn read_only() -> Error {
+    unsupported(
+        "a transaction that has written on several shards and is READ ONLY by now cannot be committed by two phases, which write what was decided; it is rolled back",
+        "Leave SET TRANSACTION READ ONLY to transactions that write nothing, or that write on one shard.",
+        "read_only_writes",
+    )
+}
+
 pub(super) fn too_long() -> Error {
     unsupported(
         "the savepoints and settings of a transaction over several shards have become too many to tell them another shard",

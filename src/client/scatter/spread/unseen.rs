@@ -10,6 +10,10 @@ use crate::error::Error;
 use crate::id::ShardIndex;
 use crate::session::Intake;
 use crate::shard::plan::ShardPlan;
+use crate::sql::facts::QueryFacts;
+
+/// DDL that runs what it names, for the rows that are there.
+const RUNS: [&str; 3] = ["ALTER TABLE", "CREATE INDEX", "REFRESH MATERIALIZED VIEW"];
 
 impl Spread {
     fn part(&self, shard: ShardIndex) -> Option<&Part> {
@@ -72,15 +76,15 @@ impl Client {
         let all = self.database.config.map.names.len();
         let shards = match &need.plan {
             ShardPlan::Scatter(scatter) => scatter.shards.clone(),
-            // Of what is defined on all shards, all are set the same.
-            ShardPlan::Fan(fan) if need.changes_catalog && fan.shards.len() == all => return Ok(()),
             ShardPlan::Fan(fan) => fan.shards.clone(),
             ShardPlan::Single { .. }
             | ShardPlan::AnyShard { .. }
             | ShardPlan::NeedsParameter { .. }
             | ShardPlan::Reject(_) => vec![shard],
         };
-        for shard in &shards {
+        // Of what is defined on all shards, all are set the same.
+        let alike = need.changes_catalog && matches!(&need.plan, ShardPlan::Fan(fan) if fan.shards.len() == all);
+        for shard in shards.iter().filter(|_| !alike) {
             let may_set = |client: &Self| {
                 let part = client.spread.as_ref().and_then(|spread| spread.part(*shard));
                 let replica = part.is_some_and(|part| part.role == Role::Replica);
@@ -89,18 +93,20 @@ impl Client {
             self.refuse_settings(*shard, until, may_set).await?;
         }
         let several = matches!(need.plan, ShardPlan::Scatter(_) | ShardPlan::Fan(_));
-        if several && self.makes_state(&shards) { Err(Stopped::Refused(made_state())) } else { Ok(()) }
+        if several && self.makes_state(&shards, alike) { Err(Stopped::Refused(made_state())) } else { Ok(()) }
     }
 
     /// Whether what the segment runs on one of these shards, unseen, plainly makes what only a server has: of several it is not followed.
-    fn makes_state(&self, shards: &[ShardIndex]) -> bool {
+    /// `defines`: of what is only defined nothing runs.
+    fn makes_state(&self, shards: &[ShardIndex], defines: bool) -> bool {
+        let runs = |facts: &QueryFacts| !defines || facts.statements.iter().any(|s| RUNS.contains(&s.why));
         self.segment.items.iter().any(|(intake, _)| {
             let (facts, own_types) = match intake {
                 Intake::Query(facts) => (facts, false),
                 Intake::Bind { statement: Some(statement), .. } => (&statement.facts, statement.has_foreign_types()),
                 _ => return false,
             };
-            shards.iter().any(|shard| self.hidden_pin(facts, own_types, *shard, false).is_some())
+            runs(facts) && shards.iter().any(|shard| self.hidden_pin(facts, own_types, *shard, false).is_some())
         })
     }
 
