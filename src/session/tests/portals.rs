@@ -20,7 +20,7 @@ impl Talk {
             encode::parse(out, b"s", b"SELECT 1", &[0, 0]);
             encode::sync(out);
         });
-        talk.answers(&[b'C', b'T', b'1', b'T']);
+        talk.answers(b"CT1T");
         talk
     }
 
