@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::cluster::Cluster;
 use common::raw::RawClient;
 use common::weir::Weir;
@@ -27,12 +29,23 @@ struct Pair {
     _weir: Weir,
     one: RawClient,
     sharded: RawClient,
+    /// Whether it writes on several shards.
+    writes: bool,
 }
 
 impl Pair {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// One where what writes on several shards is refused, and one where it is done.
+    fn both() -> [Self; 2] {
+        ["", "cross_shard_writes = \"two_phase\"\nunkeyed_writes = true\n"].map(Self::start_with)
+    }
+
+    fn start_with(settings: &str) -> Self {
         let cluster = Cluster::start();
-        let mut toml = "[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n".to_owned();
+        let mut toml = format!("[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n{settings}");
         let fill = |integer: &str, text: &str| {
             format!(
                 "CREATE TABLE t (k int8 PRIMARY KEY, g int4, v text COLLATE \"und-x-icu\", f bool, n numeric);
@@ -60,8 +73,23 @@ impl Pair {
         toml += "[databases.app.tables]\nt = { key = \"k\", type = \"bigint\" }\no = { key = \"k\", type = \"bigint\" }\n\
                  w = { key = \"k\", type = \"varchar\" }\nr = { reference = true }\n";
         let weir = Weir::builder().database(&toml).start();
+        let writes = !settings.is_empty();
+        if writes {
+            for n in 0..SHARDS {
+                common::eventually("the table of decisions", Duration::from_secs(20), || {
+                    let there = cluster.sql_in(&format!("s{n}"), "SELECT to_regclass('pgweir.dtx') IS NOT NULL");
+                    (there[0][0] == "t").then_some(())
+                });
+            }
+        }
         let (one, sharded) = (cluster.client("one"), weir.client("app"));
-        Self { cluster, _weir: weir, one, sharded }
+        Self { cluster, _weir: weir, one, sharded, writes }
+    }
+
+    /// What writes on several shards: it is done where the settings allow it, and refused where not.
+    #[track_caller]
+    fn written(&mut self, sql: &str) {
+        assert_eq!(self.same_or_refused(sql), self.writes, "{sql}");
     }
 
     /// The answer is that of one server; rows are compared in any order unless the statement sorts them.
@@ -140,7 +168,9 @@ fn a_key_counts_in_where_alone() {
     ] {
         pair.same(sql);
     }
-    pair.same_or_refused("UPDATE t SET f = (k = 5)");
+    for mut pair in Pair::both() {
+        pair.written("UPDATE t SET f = (k = 5)");
+    }
 }
 
 #[test]
@@ -148,8 +178,12 @@ fn what_is_computed_is_no_key() {
     let mut pair = Pair::start();
     pair.same("SELECT g FROM t WHERE k = 1 + 4");
     pair.same("SELECT g FROM t WHERE k + 1 = 5");
-    pair.same_or_refused("UPDATE t SET g = 9 WHERE k = 1 + 4");
-    pair.same_or_refused("DELETE FROM t WHERE k + 1 = 5");
+    for mut pair in Pair::both() {
+        pair.written("UPDATE t SET g = 9 WHERE k = 1 + 4");
+        pair.written("DELETE FROM t WHERE k + 1 = 5");
+        pair.same_or_refused("UPDATE t SET k = 1 + 4 WHERE k = 5");
+        pair.same_or_refused("UPDATE t SET k = 1 + 4 WHERE g = 1 AND k < 0");
+    }
 }
 
 #[test]
@@ -204,6 +238,9 @@ fn expressions_are_computed_of_whole_aggregates() {
         "SELECT coalesce(sum(g), 0) FROM t",
         "SELECT coalesce(sum(g), 0) FROM t WHERE k < 0",
         "SELECT count(*) * 2 FROM t",
+        "SELECT count(DISTINCT k), count(DISTINCT o.k) FILTER (WHERE id = 1) * 2 FROM o",
+        "SELECT id, count(DISTINCT k), count(DISTINCT k) > 9 FROM o WHERE k < 30 GROUP BY id",
+        "SELECT count(DISTINCT w.k) FROM w HAVING count(DISTINCT k) > 40",
         "SELECT g, sum(n) / count(*) FROM t GROUP BY g",
         "SELECT g FROM t GROUP BY g ORDER BY sum(n) + 1",
         "SELECT g, count(*) FROM t GROUP BY g HAVING count(*) > 14",
@@ -255,7 +292,10 @@ fn windows_and_joins_see_whole_partitions() {
 
 #[test]
 fn cursors_and_merge_are_not_half_done() {
-    let mut pair = Pair::start();
+    Pair::both().into_iter().for_each(cursors_and_merge);
+}
+
+fn cursors_and_merge(mut pair: Pair) {
     pair.same_or_refused(
         "MERGE INTO t USING r ON t.g = r.code WHEN MATCHED THEN UPDATE SET v = r.name WHEN NOT MATCHED THEN DO NOTHING",
     );
@@ -274,8 +314,12 @@ fn cursors_and_merge_are_not_half_done() {
 
 #[test]
 fn rows_of_an_insert_go_where_their_keys_say() {
-    let mut pair = Pair::start();
-    pair.same_or_refused("INSERT INTO t (k, g) VALUES (1001, 1), (1002, 2), (1003, 3), (1004, 4)");
+    Pair::both().into_iter().for_each(rows_of_an_insert);
+}
+
+fn rows_of_an_insert(mut pair: Pair) {
+    pair.written("INSERT INTO t (k, g) VALUES (1001, 1), (1002, 2), (1003, 3), (1004, 4)");
+    pair.written("INSERT INTO t (k, g) VALUES (1001, 1), (1005, 2), (1006, 3), (1007, 4) ON CONFLICT (k) DO NOTHING");
     pair.same_or_refused("INSERT INTO t (k, g) SELECT i, 0 FROM generate_series(2001, 2009) i");
     pair.same_or_refused("INSERT INTO t (g) VALUES (7)");
     for key in 3001..3020 {
@@ -328,12 +372,17 @@ fn copy_in(client: &mut RawClient, sql: &str, data: &[u8]) -> Option<String> {
 
 #[test]
 fn copy_splits_rows_or_is_refused() {
-    let mut pair = Pair::start();
+    Pair::both().into_iter().for_each(copy_splits_rows);
+}
+
+fn copy_splits_rows(mut pair: Pair) {
     for (sql, data) in [
         ("COPY o FROM STDIN", "4001\t1\t1\n4002\t1\t1\n4003\t1\t1\n"),
         ("COPY o (id, k) FROM STDIN WITH (FORMAT csv)", "1,5001\n1,5002\n1,5003\n"),
     ] {
-        if let Some(ours) = copy_in(&mut pair.sharded, sql, data.as_bytes()) {
+        let ours = copy_in(&mut pair.sharded, sql, data.as_bytes());
+        assert_eq!(ours.is_some(), pair.writes, "{sql}");
+        if let Some(ours) = ours {
             assert_eq!(Some(ours), copy_in(&mut pair.one, sql, data.as_bytes()), "{sql}");
         }
         pair.at_home();

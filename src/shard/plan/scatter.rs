@@ -97,10 +97,10 @@ fn bound(
     cx: &PlanContext<'_>,
     spent: &mut Vec<(u16, u32)>,
 ) -> Result<Option<u64>, Stop> {
-    let number = match bound {
+    let (number, most) = match bound {
         Bound::None => return Ok(None),
         Bound::Rows(rows) => return Ok(Some(rows)),
-        Bound::Param(number) => number,
+        Bound::Param(number, most) => (number, most),
     };
     // It is only parsed, or explained.
     let Some(params) = cx.bound else { return Ok(None) };
@@ -123,7 +123,7 @@ fn bound(
     if !statement.repeated.iter().any(|used| used.number == number) {
         spent.push((number, type_oid));
     }
-    rows.map(|rows| u64::try_from(rows).map_err(|_| bad())).transpose()
+    rows.map(|rows| u64::try_from(rows).ok().filter(|rows| *rows <= most).ok_or_else(bad)).transpose()
 }
 
 /// Plans a SELECT that no key ties to one shard; `refusal` says why.
@@ -145,7 +145,7 @@ pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<
     // Without a single sharded table on top, `refusal` knows better what is wrong.
     let reading = read(text, &|table| place(table, cx)).map_err(refuse)?;
     if reading.tables != tables.len() {
-        let unfit = Unfit::new("sub_query", "with a sub-query").hint("Ask in two statements, or write it as a join.");
+        let unfit = Unfit::new("sub_query", "with a sub-query").hint("Ask in two statements, the second with the value of the first as a parameter (key = $1), or write it as a join by the sharding keys.");
         return Err(refuse(unfit));
     }
     let shards = Narrowed::by(&reading, tables, statement, cx)?;

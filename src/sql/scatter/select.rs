@@ -98,6 +98,8 @@ pub struct Aggregate {
     pub filter: String,
     /// The argument draws another value each time.
     pub draws: bool,
+    /// Each value of the argument, which is a sharding key, counts once: no two shards have the same.
+    pub distinct: bool,
 }
 
 /// DISTINCT.
@@ -141,8 +143,8 @@ pub enum Bound {
     None,
     /// So many rows.
     Rows(u64),
-    /// What the parameter says.
-    Param(u16),
+    /// What the parameter of this number says, and the most that its cast has room for.
+    Param(u16, u64),
 }
 
 /// An output expression, whatever shows it.
@@ -329,12 +331,18 @@ fn is_star(node: Node<'_>) -> bool {
     }
 }
 
-/// LIMIT ALL is LIMIT NULL. Casts to an integer change nothing of an integer.
+/// LIMIT ALL is LIMIT NULL. A cast to an integer changes nothing of an integer that it has room for.
 fn bound(node: Node<'_>) -> Result<Bound, Unfit> {
-    let node = match node {
-        Node::TypeCast(cast) if is_integer_type(cast.type_name()) => cast.arg(),
-        node => node,
-    };
+    let Node::TypeCast(cast) = node else { return plain_bound(node) };
+    let most = integer_room(cast.type_name()).ok_or_else(not_a_number)?;
+    match plain_bound(cast.arg())? {
+        Bound::Rows(rows) if rows > most => Err(not_a_number()),
+        Bound::Param(number, _) => Ok(Bound::Param(number, most)),
+        bound => Ok(bound),
+    }
+}
+
+fn plain_bound(node: Node<'_>) -> Result<Bound, Unfit> {
     match node {
         Node::None => Ok(Bound::None),
         Node::A_Const(constant) => match constant.val() {
@@ -346,16 +354,21 @@ fn bound(node: Node<'_>) -> Result<Bound, Unfit> {
             _ => Err(not_a_number()),
         },
         Node::ParamRef(param) => match u16::try_from(param.number) {
-            Ok(number) if number > 0 => Ok(Bound::Param(number)),
+            Ok(number) if number > 0 => Ok(Bound::Param(number, i64::MAX.unsigned_abs())),
             _ => Err(not_a_number()),
         },
         _ => Err(not_a_number()),
     }
 }
 
-fn is_integer_type(name: Option<&nodes::TypeName>) -> bool {
-    let name = name.and_then(super::super::shape::cast_name);
-    matches!(name.as_deref(), Some("int2" | "int4" | "int8" | "bigint" | "integer" | "smallint"))
+/// The largest number of an integer type.
+fn integer_room(name: Option<&nodes::TypeName>) -> Option<u64> {
+    match name.and_then(super::super::shape::cast_name)?.as_str() {
+        "int2" => Some(i16::MAX.unsigned_abs().into()),
+        "int4" => Some(i32::MAX.unsigned_abs().into()),
+        "int8" => Some(i64::MAX.unsigned_abs()),
+        _ => None,
+    }
 }
 
 fn not_a_number() -> Unfit {
@@ -564,7 +577,7 @@ impl<'a> Names<'_, 'a> {
                         if finish::names_collation(part) {
                             return Err(collated_within());
                         }
-                        Ok(Some(Stands::Column(keys.len() + groups.number(aggregate(call)?))))
+                        Ok(Some(Stands::Column(keys.len() + groups.number(aggregate(call, self.from)?))))
                     }
                     _ => Ok(None),
                 }
@@ -590,6 +603,7 @@ impl<'a> Names<'_, 'a> {
                 argument: None,
                 filter: String::new(),
                 draws: false,
+                distinct: false,
             });
         }
         Ok(Finish { needed: true, targets, having, sort })
@@ -615,12 +629,12 @@ impl<'a> Names<'_, 'a> {
             return Ok(What::Key(at));
         }
         let Node::FuncCall(call) = node else { return Err(finish::expression_of_groups()) };
-        Ok(What::Aggregate(groups.number(aggregate(call)?)))
+        Ok(What::Aggregate(groups.number(aggregate(call, self.from)?)))
     }
 }
 
 /// An aggregate whose parts can be brought together.
-fn aggregate(call: &nodes::FuncCall) -> Result<Aggregate, Unfit> {
+fn aggregate(call: &nodes::FuncCall, from: &From) -> Result<Aggregate, Unfit> {
     let name = call.funcname().iter().filter_map(Node::as_str).next_back().unwrap_or_default().to_owned();
     if !super::names::is_aggregate(&name) {
         return Err(finish::expression_of_groups());
@@ -629,7 +643,8 @@ fn aggregate(call: &nodes::FuncCall) -> Result<Aggregate, Unfit> {
         Unfit::new(construct, format!("with {name}{what} over rows of several shards"))
             .hint("Group by the sharding key, or tie the statement to one shard by its sharding key.")
     };
-    if call.agg_distinct {
+    let of_key = name == "count" && call.args().len() == 1 && call.args().iter().all(|argument| from.is_key(argument));
+    if call.agg_distinct && !of_key {
         return Err(refuse("aggregate_distinct", "(DISTINCT ...)"));
     }
     if !call.agg_order().is_empty() || call.agg_within_group {
@@ -654,7 +669,13 @@ fn aggregate(call: &nodes::FuncCall) -> Result<Aggregate, Unfit> {
         // It was looked through before, as part of the whole: only what is in it is asked.
         drop(check(*node, Clause::Condition, &nowhere, &mut found));
     }
-    Ok(Aggregate { name, argument: argument.map(write::expression).transpose()?, filter, draws: found.draws })
+    Ok(Aggregate {
+        name,
+        argument: argument.map(write::expression).transpose()?,
+        filter,
+        draws: found.draws,
+        distinct: call.agg_distinct,
+    })
 }
 
 /// The name of a reference that is nothing but a name.

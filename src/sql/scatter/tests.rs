@@ -130,7 +130,9 @@ fn what_goes_as_it_stands() {
         "SELECT t.t, (c).* FROM t WHERE (a, b) = (1, 2)",
         "SELECT k FROM t WHERE b::tsvector @@ $1::tsquery",
         "SELECT a FROM t WHERE b = current_date AND c > localtimestamp(0) OR d < current_time",
+        "SELECT count(DISTINCT k), count(DISTINCT t.k) FILTER (WHERE b > 5) FROM t",
         "SELECT a FROM t LIMIT ALL",
+        "SELECT a FROM t LIMIT 32767::int2 OFFSET $1::int4",
         "SELECT a FROM t LIMIT NULL OFFSET NULL",
     ] {
         let select = selected(sql);
@@ -180,6 +182,9 @@ fn what_is_refused() {
         ("SELECT count(*) OVER w FROM t WINDOW w AS (PARTITION BY k)", "window"),
         ("SELECT a, count(*) FROM t GROUP BY ROLLUP (a)", "grouping_sets"),
         ("SELECT count(DISTINCT a) FROM t", "aggregate_distinct"),
+        ("SELECT sum(DISTINCT k) FROM t", "aggregate_distinct"),
+        ("SELECT count(DISTINCT k + 0) FROM t", "aggregate_distinct"),
+        ("SELECT count(DISTINCT u.k) FROM t LEFT JOIN u ON t.k = u.k", "aggregate_distinct"),
         ("SELECT string_agg(a, ',') FROM t", "aggregate"),
         ("SELECT array_agg(a ORDER BY a) FROM t", "aggregate_order"),
         ("SELECT a + b, count(*) FROM t GROUP BY a", "expression_of_groups"),
@@ -195,6 +200,8 @@ fn what_is_refused() {
         ("SELECT a FROM t LIMIT 2 + 3", "limit"),
         ("SELECT a FROM t LIMIT -1", "limit"),
         ("SELECT a FROM t LIMIT 1.5", "limit"),
+        ("SELECT a FROM t LIMIT 32768::int2", "limit"),
+        ("SELECT a FROM t OFFSET 2147483648::int4", "limit"),
         ("SELECT * FROM t ORDER BY 2", "ordinal"),
         ("SELECT a FROM t ORDER BY 2", "ordinal"),
         ("SELECT a FROM t ORDER BY 'x'", "constant"),
@@ -238,7 +245,7 @@ fn clauses_are_taken_apart() {
     let select =
         selected("SELECT DISTINCT ON (b, a) c FROM t WHERE a = 'x''y' ORDER BY a, b, c LIMIT $2 OFFSET 3").unwrap();
     assert_eq!(select.distinct, Distinct::On(2, "b, a".to_owned()));
-    assert_eq!((select.limit, select.offset), (Bound::Param(2), Bound::Rows(3)));
+    assert_eq!((select.limit, select.offset), (Bound::Param(2, i64::MAX.unsigned_abs()), Bound::Rows(3)));
     assert_eq!(select.tail, " FROM t WHERE a = 'x''y'");
     assert_eq!(select.order_by, " ORDER BY a, b, c");
 

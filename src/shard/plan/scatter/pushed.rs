@@ -180,8 +180,9 @@ impl Making {
             let mut parts = Vec::new();
             for part in &made.parts {
                 parts.push(self.list.len());
-                let argument = aggregate.argument.as_deref().unwrap_or("*");
-                self.list.push(format!("{}{}", part.sql(argument), aggregate.filter));
+                let distinct = if aggregate.distinct { "DISTINCT " } else { "" };
+                let argument = format!("{distinct}{}", aggregate.argument.as_deref().unwrap_or("*"));
+                self.list.push(format!("{}{}", part.sql(&argument), aggregate.filter));
                 self.collated.push(aggregate.argument.clone().unwrap_or_default());
             }
             aggregates.push(Aggregate { combine: made.combine, parts });
