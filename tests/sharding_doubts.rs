@@ -41,8 +41,17 @@ impl Sharded {
 
     /// The same with more listed tables.
     fn start_with(schema: &str, own: [&str; 2], tables: &str) -> Self {
+        Self::start_as("", schema, own, tables)
+    }
+
+    /// The same where statements write on several shards.
+    fn writing(schema: &str, own: [&str; 2], tables: &str) -> Self {
+        Self::start_as("cross_shard_writes = \"best_effort\"\nunkeyed_writes = true\n", schema, own, tables)
+    }
+
+    fn start_as(settings: &str, schema: &str, own: [&str; 2], tables: &str) -> Self {
         let cluster = Cluster::start();
-        let mut toml = "[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n".to_owned();
+        let mut toml = format!("[databases.app]\ndefault_shard = \"s0\"\nprobe_user = \"postgres\"\n{settings}");
         for (number, own) in own.iter().enumerate() {
             let name = format!("s{number}");
             cluster.sql(&format!("CREATE DATABASE {name}"));
@@ -472,6 +481,195 @@ fn policies_rules_and_triggers_keep_to_their_shard() {
     client.run("RESET pgweir.shard");
     assert_eq!(client.run(&format!("INSERT INTO t (k) VALUES ({key})")), "C(INSERT 0 1) Z(I)");
     assert_eq!(client.run("SELECT * FROM w WHERE k = 'a'"), "T(k:25,first:25,last:25) C(SELECT 0) Z(I)");
+}
+
+// What is written on several shards.
+
+#[test]
+fn what_stands_beside_a_table_is_the_same_on_every_shard() {
+    let sharded = Sharded::writing("INSERT INTO ref VALUES (1, 'a'), (2, 'b'), (3, 'c')", ["", ""], "");
+    let mut client = sharded.client();
+    for (sql, why) in [
+        (
+            "UPDATE ref SET name = v.at FROM (VALUES (1, now()::text), (2, '')) AS v (code, at) WHERE ref.code = v.code",
+            "time",
+        ),
+        ("UPDATE ref SET name = s.x FROM (SELECT md5(random()::text) AS x) s", "another value"),
+        ("UPDATE ref SET name = x::text FROM random() x", "function in FROM"),
+        ("DELETE FROM ref USING (SELECT floor(random() * 5)::int AS c) s WHERE ref.code = s.c", "another value"),
+        ("UPDATE ref SET name = v.x FROM (VALUES ('a', 'x'), ('A', 'y')) AS v (n, x) WHERE ref.name = v.n", "one row"),
+        ("UPDATE ref SET name = q.name FROM ref q WHERE q.code = ref.code + 1", "reference"),
+        ("UPDATE t SET n = s.x FROM (SELECT (random() * 1000)::int AS x) s", "another value"),
+        ("UPDATE t SET v = s.now FROM (SELECT now()::text AS now) s", "time"),
+        (
+            "UPDATE t SET v = ref.name FROM ref JOIN ref q ON q.code = ref.code AND q.name = current_database()",
+            "database",
+        ),
+        ("UPDATE t SET v = q.name FROM ref q TABLESAMPLE bernoulli (50) WHERE q.code = t.n", "TABLESAMPLE"),
+        ("DELETE FROM t USING (SELECT name FROM ref LIMIT 1) s WHERE t.v = s.name", "reference"),
+    ] {
+        let reason = refused(&mut client, sql);
+        assert!(reason.contains(why) || why == "reference", "{sql}: {reason}");
+    }
+    let now = extended(&mut client, "UPDATE t SET v = $1::timestamptz::text", &[], &[Some("now")]);
+    assert!(reason(&now, "a parameter").contains("present"));
+    let (a, b) = (sharded.key(0, 1), sharded.key(1, 1));
+    client.run(&format!("INSERT INTO t (k, v, n) VALUES ({a}, 'x', 1), ({b}, 'y', 2)"));
+    for (sql, tag) in [
+        (
+            "UPDATE ref SET name = v.x FROM (VALUES (1, 'one'), (2, 'two')) AS v (code, x) WHERE ref.code = v.code",
+            "UPDATE 2",
+        ),
+        ("DELETE FROM ref USING (VALUES (3), (3)) AS v (code) WHERE ref.code = v.code", "DELETE 1"),
+        ("UPDATE t SET v = ref.name FROM ref WHERE ref.code = t.n", "UPDATE 2"),
+        ("UPDATE t SET n = v.n FROM (VALUES ('one', 11), ('two', 12)) AS v (name, n) WHERE v.name = t.v", "UPDATE 2"),
+    ] {
+        assert_eq!(client.run(sql), format!("C({tag}) Z(I)"), "{sql}");
+    }
+    for (shard, name, n) in [(0, "one", "11"), (1, "two", "12")] {
+        assert_eq!(sharded.on(shard, "SELECT code, name FROM ref ORDER BY code"), [["1", "one"], ["2", "two"]]);
+        assert_eq!(sharded.on(shard, "SELECT v, n FROM t"), [[name, n]]);
+    }
+}
+
+#[test]
+fn shards_that_compare_otherwise_are_not_written_together() {
+    let collated = "ALTER TABLE ref ALTER name TYPE text COLLATE \"C\"; ALTER TABLE t ALTER v TYPE text COLLATE \"C\"";
+    let sharded = Sharded::writing("INSERT INTO ref VALUES (1, 'b')", ["", collated], "");
+    sharded.wait_checks(|checks| checks[0] == "ok" && checks[1].contains("\"public.ref\" has"));
+    let mut client = sharded.client();
+    for sql in [
+        "UPDATE ref SET name = 'x' WHERE name < 'B'",
+        "INSERT INTO ref VALUES (2, 'c')",
+        "DELETE FROM t WHERE v < 'B'",
+        "UPDATE o SET note = ref.name FROM ref WHERE ref.code = o.id",
+        "COPY ref FROM STDIN",
+        "COPY t FROM STDIN WHERE v < 'B'",
+        "ALTER TABLE ref ADD COLUMN more text DEFAULT upper('a')",
+    ] {
+        let reason = refused(&mut client, sql);
+        assert!(reason.contains("shard \"s1\"") && reason.contains("collate"), "{sql}: {reason}");
+    }
+    // What is the same all the same: one shard's own, other tables, and what mends it.
+    let key = sharded.key(1, 1);
+    assert_eq!(client.run(&format!("DELETE FROM t WHERE k = {key} AND v < 'B'")), "C(DELETE 0) Z(I)");
+    assert_eq!(client.run("DELETE FROM o WHERE note < 'B'"), "C(DELETE 0) Z(I)");
+    for sql in [
+        "ALTER TABLE ref ALTER name TYPE text COLLATE \"default\"",
+        "ALTER TABLE t ALTER v TYPE text COLLATE \"default\"",
+    ] {
+        assert_eq!(client.run(sql), "C(ALTER TABLE) Z(I)", "{sql}");
+    }
+    sharded.wait_ok();
+    assert_eq!(client.run("UPDATE ref SET name = 'x' WHERE name < 'c'"), "C(UPDATE 1) Z(I)");
+}
+
+#[test]
+fn copied_rows_of_reference_tables_are_not_drawn() {
+    let sharded = Sharded::writing("", ["", ""], "");
+    let mut client = sharded.client();
+    let reason = refused(&mut client, "COPY ref FROM STDIN WHERE random() < 0.5");
+    assert!(reason.contains("draw"), "{reason}");
+}
+
+// What would move rows.
+
+#[test]
+fn no_foreign_key_changes_a_sharding_key() {
+    let schema = "
+        CREATE TABLE c (code text PRIMARY KEY, name text);
+        CREATE TABLE u (k text NOT NULL REFERENCES c ON UPDATE CASCADE, n int4);
+        CREATE TABLE x (id int8 PRIMARY KEY, ext int8 UNIQUE, n int4);
+        CREATE TABLE y (k int8 DEFAULT 5 REFERENCES x (ext) ON DELETE SET DEFAULT, n int4);
+        CREATE TABLE z (k int8 REFERENCES x ON UPDATE CASCADE ON DELETE CASCADE, n int4);";
+    let tables = "c = { reference = true }\nu = { key = \"k\", type = \"text\" }\nx = { key = \"id\", type = \"bigint\" }\n\
+        y = { key = \"k\", type = \"bigint\" }\nz = { key = \"k\", type = \"bigint\" }\n";
+    let sharded = Sharded::writing(schema, ["", ""], tables);
+    sharded.wait_checks(|checks| checks.iter().all(|check| check.contains("UPDATE of column \"code\"")));
+    let mut client = sharded.client();
+    let key = sharded.key(1, 1);
+    for (sql, tag) in [
+        ("INSERT INTO c (code, name) VALUES ('D', 'd')".to_owned(), "INSERT 0 1"),
+        ("UPDATE c SET name = 'e'".to_owned(), "UPDATE 1"),
+        (format!("INSERT INTO x (id, ext) VALUES ({key}, {key})"), "INSERT 0 1"),
+        (format!("UPDATE x SET n = 1 WHERE id = {key}"), "UPDATE 1"),
+        (format!("INSERT INTO z (k) VALUES ({key})"), "INSERT 0 1"),
+        ("DELETE FROM c WHERE code = 'no'".to_owned(), "DELETE 0"),
+    ] {
+        assert_eq!(client.run(&sql), format!("C({tag}) Z(I)"), "{sql}");
+    }
+    for (sql, table) in [
+        ("UPDATE c SET code = 'DE' WHERE code = 'D'".to_owned(), "\"u\""),
+        ("INSERT INTO c (code) VALUES ('D') ON CONFLICT (name) DO UPDATE SET code = 'DE'".to_owned(), "\"u\""),
+        (format!("DELETE FROM x WHERE id = {key}"), "\"y\""),
+        (format!("WITH a AS (DELETE FROM x WHERE id = {key} RETURNING id) SELECT * FROM a"), "\"y\""),
+    ] {
+        let reason = refused(&mut client, &sql);
+        assert!(reason.contains("foreign key") && reason.contains(table), "{sql}: {reason}");
+    }
+}
+
+#[test]
+fn the_key_of_a_table_is_not_altered_under_its_rows() {
+    let sharded = Sharded::writing("ALTER TABLE t ADD n8 int8", ["", ""], "");
+    let mut client = sharded.client();
+    for sql in [
+        "ALTER TABLE t ALTER COLUMN k TYPE int8 USING k + 1000",
+        "ALTER TABLE t ALTER k TYPE text",
+        "ALTER TABLE t RENAME k TO old",
+        "ALTER TABLE t DROP COLUMN k, ADD COLUMN k int8 DEFAULT 7",
+        "ALTER TABLE w ALTER k TYPE text USING lower(k)",
+        "ALTER TABLE w ALTER k TYPE varchar(3)",
+    ] {
+        assert!(refused(&mut client, sql).contains("another sharding key"), "{sql}");
+    }
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    assert!(refused(&mut client, "ALTER TABLE t RENAME k TO old").contains("another sharding key"));
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    for sql in [
+        "ALTER TABLE t ALTER k TYPE int8 USING k::int8",
+        "ALTER TABLE w ALTER k TYPE varchar",
+        "ALTER TABLE t ALTER n TYPE int8 USING n + 1",
+        "ALTER TABLE t RENAME n8 TO n9",
+        "ALTER TABLE ref ALTER code TYPE int8 USING code + 1",
+    ] {
+        assert_eq!(client.run(sql), "C(ALTER TABLE) Z(I)", "{sql}");
+    }
+}
+
+#[test]
+fn what_a_conflict_is_over_several_shards_is_not_guessed() {
+    let schema = "
+        CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE UNIQUE INDEX by_v ON t (v) INCLUDE (k);
+        CREATE UNIQUE INDEX by_k ON w (k COLLATE ci);
+        CREATE TABLE e (k int8 NOT NULL, span int4range, EXCLUDE USING gist (span WITH &&));";
+    let sharded = Sharded::start_with(schema, ["", ""], "e = { key = \"k\", type = \"bigint\" }\n");
+    sharded.wait_checks(|checks| {
+        checks.iter().all(|check| {
+            check.starts_with("warning")
+                && check.contains("unique index \"by_v\"")
+                && check.contains("exclusion constraint \"e_span_excl\"")
+                && check.contains("\"by_k\" of table \"public.w\" compares the sharding key")
+        })
+    });
+    let mut client = sharded.client();
+    for sql in [
+        "INSERT INTO t (k, v) VALUES (5, 'a') ON CONFLICT DO NOTHING",
+        "INSERT INTO e (k, span) VALUES (5, '[1,5)') ON CONFLICT DO NOTHING",
+        "INSERT INTO w (k) VALUES ('a') ON CONFLICT DO NOTHING",
+        "INSERT INTO w (k) VALUES ('a') ON CONFLICT (k) DO NOTHING",
+        "INSERT INTO t (k) VALUES (5) ON CONFLICT (k int8_ops) DO NOTHING",
+    ] {
+        assert!(refused(&mut client, sql).contains("ON CONFLICT"), "{sql}");
+    }
+    for sql in [
+        "INSERT INTO t (k, v) VALUES (5, 'a') ON CONFLICT (k) DO NOTHING",
+        "INSERT INTO o (k, id) VALUES (5, 1) ON CONFLICT DO NOTHING",
+        "INSERT INTO e (k, span) VALUES (5, '[1,5)')",
+    ] {
+        assert_eq!(client.run(sql), "C(INSERT 0 1) Z(I)", "{sql}");
+    }
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn tell(database: &LiveDatabase, shard: ShardIndex, check: &Check) {
             for finding in findings {
                 let (found, advice) = (&finding.message, finding.advice);
                 match &finding.effect {
-                    Effect::Warning | Effect::LooselyUnique(..) => {
+                    Effect::Warning | Effect::LooselyUnique(..) | Effect::OtherwiseUnique(..) => {
                         tracing::warn!(database, shard, advice, "shard check: {found}")
                     }
                     Effect::NoKeys => {
@@ -199,6 +199,9 @@ fn tell(database: &LiveDatabase, shard: ShardIndex, check: &Check) {
                             advice,
                             "shard check: {found}; statements that write the table are refused"
                         );
+                    }
+                    Effect::NoUpdateOf(..) | Effect::NoDeleteOf(..) => {
+                        tracing::error!(database, shard, advice, "shard check: {found}; it is refused");
                     }
                     Effect::NotByKeyOf(..) => {
                         tracing::error!(

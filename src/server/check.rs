@@ -9,6 +9,7 @@ use crate::server::behind;
 use crate::server::login::{self, LoginSettings};
 use crate::server::{Connection, Target};
 use crate::shard::behind::Behind;
+use crate::shard::cascades;
 use crate::shard::check::{self, Finding};
 use crate::shard::commit::recovery;
 use crate::shard::hash;
@@ -62,6 +63,7 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
     if let Some(sql) = check::unique_sql(map) {
         findings.extend(check::judge_unique(map, &rows!(&sql)));
     }
+    findings.extend(cascades::judge(map, &rows!(cascades::SQL)));
     let behind = Behind {
         rules: match behind::rules_sql(map) {
             Some(sql) => rows!(&sql),

@@ -32,8 +32,15 @@ pub enum Effect {
     NotByKeyOf(String, String),
     /// No statement that writes this table is let through, as code runs behind it: schema and name.
     NoWriteOf(String, String),
-    /// The table (schema and name) has a unique index without its key: rows that it forbids may lie on different shards.
+    /// No statement that may change this column of a table is let through, as a foreign key follows it: schema, name and column.
+    NoUpdateOf(String, String, String),
+    /// No statement that deletes rows of this table is let through, as a foreign key follows: schema and name.
+    NoDeleteOf(String, String),
+    /// The table (schema and name) has a unique index or an exclusion constraint without its key: rows that it forbids may lie on different
+    /// shards.
     LooselyUnique(String, String),
+    /// The table (schema and name) has a unique index by which different keys are equal: the same, whatever columns ON CONFLICT names.
+    OtherwiseUnique(String, String),
     /// No statement is answered by several shards.
     NoScatter,
     /// No statement with this table is answered by several shards: schema and name.
@@ -72,7 +79,9 @@ impl fmt::Display for Check {
             Self::Pending(Some(why)) => write!(f, "pending: {why}"),
             Self::Done(findings) if findings.is_empty() => f.write_str("ok"),
             Self::Done(findings) => {
-                let warns = |effect: &Effect| matches!(effect, Effect::Warning | Effect::LooselyUnique(..));
+                let warns = |effect: &Effect| {
+                    matches!(effect, Effect::Warning | Effect::LooselyUnique(..) | Effect::OtherwiseUnique(..))
+                };
                 let failed = findings.iter().any(|finding| !warns(&finding.effect));
                 f.write_str(if failed { "failed" } else { "warning" })?;
                 for (place, finding) in findings.iter().enumerate() {
@@ -95,8 +104,14 @@ pub struct Distrust {
     pub tables: BTreeMap<(String, String), String>,
     /// Why statements that write these tables are not let through, by schema and name.
     pub writes: BTreeMap<(String, String), String>,
-    /// The tables with a unique index without their key, by schema and name.
+    /// Why statements that may change these columns are not let through: by schema and name of the table, then by column.
+    pub updates: BTreeMap<(String, String), BTreeMap<String, String>>,
+    /// Why statements that delete rows of these tables are not let through, by schema and name.
+    pub deletes: BTreeMap<(String, String), String>,
+    /// The tables with a unique index or an exclusion constraint without their key, by schema and name.
     pub loose: BTreeSet<(String, String)>,
+    /// Those with a unique index by which different keys are equal, by schema and name.
+    pub loose_keys: BTreeSet<(String, String)>,
     /// Why several shards do not answer a statement.
     pub scatter: Option<String>,
     /// Why several shards do not answer a statement with one of these tables.
@@ -130,8 +145,18 @@ impl Distrust {
                     Effect::NoWriteOf(schema, name) => {
                         distrust.writes.entry((schema.clone(), name.clone())).or_insert_with(why);
                     }
+                    Effect::NoUpdateOf(schema, name, column) => {
+                        let of_table = distrust.updates.entry((schema.clone(), name.clone())).or_default();
+                        of_table.entry(column.clone()).or_insert_with(why);
+                    }
+                    Effect::NoDeleteOf(schema, name) => {
+                        distrust.deletes.entry((schema.clone(), name.clone())).or_insert_with(why);
+                    }
                     Effect::LooselyUnique(schema, name) => {
                         distrust.loose.insert((schema.clone(), name.clone()));
+                    }
+                    Effect::OtherwiseUnique(schema, name) => {
+                        distrust.loose_keys.insert((schema.clone(), name.clone()));
                     }
                     Effect::NoScatter => drop(distrust.scatter.get_or_insert_with(why)),
                     Effect::NoScatterOf(schema, name) => {
@@ -267,8 +292,12 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
     })
 }
 
-/// Asks for the unique indexes of the sharded tables that do not have the key among their columns: see [`judge_unique`]. None for a
-/// map without such tables.
+/// Asks for the unique indexes and exclusion constraints of the sharded tables that do not keep rows with different keys apart: the number of the table,
+/// the name, whether it is a constraint, and whether it has the key but with another equality. See [`judge_unique`]. None for a map without
+/// such tables.
+///
+/// The key is one of the columns that decide (not of those that INCLUDE adds), and is equal as PostgreSQL's own operators say, under a
+/// collation by which different texts differ.
 #[must_use]
 pub fn unique_sql(map: &ShardMap) -> Option<String> {
     let literal = |text: &str| format!("E'{}'::pg_catalog.text", text.replace('\\', "\\\\").replace('\'', "''"));
@@ -281,13 +310,23 @@ pub fn unique_sql(map: &ShardMap) -> Option<String> {
     let rows: Vec<String> = map.tables.iter().enumerate().filter_map(row).collect();
     (!rows.is_empty()).then(|| {
         format!(
-            "SELECT a.n, x.relname FROM (VALUES {}) AS a (n, schema, name, key) \
+            "SELECT a.n, x.relname, i.indisexclusion, p.place IS NOT NULL \
+             FROM (VALUES {}) AS a (n, schema, name, key) \
              JOIN pg_catalog.pg_namespace AS s ON s.nspname::pg_catalog.text = a.schema \
              JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname::pg_catalog.text = a.name \
              JOIN pg_catalog.pg_attribute AS f ON f.attrelid = c.oid AND f.attname::pg_catalog.text = a.key \
-             JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisunique \
-               AND NOT f.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]) \
-             JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid ORDER BY a.n, x.relname",
+             JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion) \
+             JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid \
+             LEFT JOIN LATERAL (SELECT g.place FROM pg_catalog.generate_series(0, i.indnkeyatts - 1) AS g (place) \
+               WHERE i.indkey[g.place] = f.attnum LIMIT 1) AS p ON true \
+             LEFT JOIN pg_catalog.pg_constraint AS e ON e.conindid = x.oid AND e.contype IN ('x', 'p', 'u') AND e.conrelid = c.oid \
+             WHERE p.place IS NULL \
+               OR EXISTS (SELECT FROM pg_catalog.pg_collation AS o \
+                 WHERE o.oid = i.indcollation[p.place] AND NOT o.collisdeterministic) \
+               OR CASE WHEN i.indisexclusion THEN NOT EXISTS (SELECT FROM pg_catalog.pg_operator AS o \
+                   WHERE o.oid = e.conexclop[p.place + 1] AND o.oid < 16384 AND o.oprname = '=') \
+                 ELSE i.indclass[p.place] >= 16384 END \
+             ORDER BY a.n, x.relname",
             rows.join(", ")
         )
     })
@@ -300,12 +339,22 @@ pub fn judge_unique(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding
         let number: usize = row.first()?.as_deref()?.parse().ok()?;
         let (schema, name) = map.tables.keys().nth(number)?;
         let index = row.get(1)?.as_deref()?;
+        let is = |at: usize| row.get(at).is_some_and(|cell| cell.as_deref() == Some("t"));
+        let kind = if is(2) { "exclusion constraint" } else { "unique index" };
+        let place = (schema.clone(), name.clone());
+        let (effect, has) = if is(3) && !is(2) {
+            (Effect::OtherwiseUnique(place.0, place.1), "compares the sharding key so that different keys may be equal")
+        } else if is(3) {
+            (Effect::LooselyUnique(place.0, place.1), "does not compare the sharding key by =")
+        } else {
+            (Effect::LooselyUnique(place.0, place.1), "does not have the sharding key")
+        };
         Some(Finding {
-            effect: Effect::LooselyUnique(schema.clone(), name.clone()),
+            effect,
             message: format!(
-                "unique index \"{index}\" of table \"{schema}.{name}\" does not have the sharding key: it says nothing of rows on other shards"
+                "{kind} \"{index}\" of table \"{schema}.{name}\" {has}: it says nothing of rows on other shards"
             ),
-            advice: "Add the sharding key to the index, or do not rely on it.",
+            advice: "Add the sharding key to the columns that it compares, or do not rely on it.",
         })
     };
     rows.iter().filter_map(finding).collect()
@@ -499,6 +548,9 @@ mod tests {
             finding(Effect::NoScatterOf("s".into(), "u".into()), "f"),
             finding(Effect::NoWriteOf("s".into(), "w".into()), "g"),
             finding(Effect::LooselyUnique("s".into(), "x".into()), "h"),
+            finding(Effect::OtherwiseUnique("s".into(), "y".into()), "i"),
+            finding(Effect::NoUpdateOf("s".into(), "z".into(), "c".into()), "j"),
+            finding(Effect::NoDeleteOf("s".into(), "z".into()), "k"),
         ]);
         let pending = Check::Pending(Some("gone".into()));
         assert_eq!(Distrust::of([("s0", &good), ("s1", &pending)].into_iter()), Distrust::default());
@@ -508,14 +560,18 @@ mod tests {
             beyond_ascii: true,
             tables: [(("s".to_owned(), "t".to_owned()), "shard \"s1\": d".to_owned())].into(),
             writes: [(("s".to_owned(), "w".to_owned()), "shard \"s1\": g".to_owned())].into(),
+            updates: [(("s".to_owned(), "z".to_owned()), [("c".to_owned(), "shard \"s1\": j".to_owned())].into())]
+                .into(),
+            deletes: [(("s".to_owned(), "z".to_owned()), "shard \"s1\": k".to_owned())].into(),
             loose: [("s".to_owned(), "x".to_owned())].into(),
+            loose_keys: [("s".to_owned(), "y".to_owned())].into(),
             scatter: Some("shard \"s1\": e".into()),
             scatter_of: [(("s".to_owned(), "u".to_owned()), "shard \"s1\": f".to_owned())].into(),
             two_phase: None,
             columns: BTreeMap::new(),
         };
         assert_eq!(distrust, expected);
-        assert_eq!(bad.to_string(), "failed: a; b; c; d; e; f; g; h");
+        assert_eq!(bad.to_string(), "failed: a; b; c; d; e; f; g; h; i; j; k");
         assert_eq!((good.to_string(), pending.to_string()), ("ok".into(), "pending: gone".into()));
         assert_eq!(Check::Done(vec![finding(Effect::Warning, "a")]).to_string(), "warning: a");
     }

@@ -7,6 +7,7 @@
 //! `checks` holds what was found.
 
 pub mod behind;
+pub mod cascades;
 pub mod check;
 pub mod checks;
 pub mod commit;

@@ -539,13 +539,15 @@ fn plan_other(
         }
         Some(table) if is_plain && relations.unlisted() == 0 => {
             let of_copies = relations.first_reference().is_some();
-            write::utility(what, of_copies, refusal::other(what, &table.name), cx)
+            write::utility(what, statement.shape.tables(), of_copies, refusal::other(what, &table.name), cx)
         }
         Some(table) => Err(refusal::other(what, &table.name).into()),
         // Code may touch any table, unseen.
         None if matches!(what, "DO" | "CALL") => Err(refusal::code(what).into()),
         // It names no table, so it may concern those of every shard: schemas, rights, functions, types.
-        None if relations.unlisted() == 0 && is_plain => write::utility(what, false, refusal::everywhere(what), cx),
+        None if relations.unlisted() == 0 && is_plain => {
+            write::utility(what, &[], false, refusal::everywhere(what), cx)
+        }
         None if relations.unlisted() == 0 => Err(refusal::everywhere(what).into()),
         None if statement.touch.cascades => Err(refusal::cascades().into()),
         None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),

@@ -298,7 +298,10 @@ mod tests {
             Effect::NoTextBeyondAscii
             | Effect::NoTwoPhase
             | Effect::LooselyUnique(..)
+            | Effect::OtherwiseUnique(..)
             | Effect::NoWriteOf(..)
+            | Effect::NoUpdateOf(..)
+            | Effect::NoDeleteOf(..)
             | Effect::Warning => "else",
         };
         findings.into_iter().map(|f| (word(f.effect), f.message)).collect()

@@ -270,7 +270,10 @@ pub(super) fn conflict(insert: &nodes::InsertStmt) -> Conflict {
     match clause.infer() {
         Some(infer) if infer.conname().is_none() => {
             let columns = infer.index_elems().iter().filter_map(|node| match node {
-                Node::IndexElem(elem) => elem.name().map(str::to_owned),
+                // By another collation, or operators of somebody's own, different values may be equal.
+                Node::IndexElem(elem) if elem.collation().is_empty() && elem.opclass().is_empty() => {
+                    elem.name().map(str::to_owned)
+                }
                 _ => None,
             });
             Conflict::Columns(columns.collect())

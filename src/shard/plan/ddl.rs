@@ -5,8 +5,9 @@
 
 use super::relations::{self, Home};
 use super::{Own, PlanContext, ShardPlan, StatementFacts, Stop, TableRef, Why, refusal, write};
-use crate::shard::map::Table;
+use crate::shard::map::{KeyType, Table};
 use crate::sql::catalog::is_unexplained;
+use crate::sql::scatter::{Altered, columns};
 use crate::sql::touch::About;
 
 /// Where a relation is.
@@ -49,8 +50,8 @@ pub(super) fn plan(
     match place {
         Place::Default if statement.touch.cascades => Err(refusal::cascades().into()),
         Place::Default => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
-        Place::All { copies } => write::utility(what, copies, refusal::on_every_shard(what, name), cx),
-        Place::Missing => write::utility(what, false, refusal::perhaps_on_every_shard(what, name), cx),
+        Place::All { copies } => write::utility(what, tables, copies, refusal::on_every_shard(what, name), cx),
+        Place::Missing => write::utility(what, tables, false, refusal::perhaps_on_every_shard(what, name), cx),
     }
 }
 
@@ -251,4 +252,38 @@ fn place(table: &TableRef, what: &str, cx: &PlanContext<'_>) -> Result<Place, St
         Some(true) if relation.is_view && relation.tables.iter().any(on_default) => Place::Default,
         Some(copies) => Place::All { copies },
     })
+}
+
+/// The table and its key, if a text may give rows another key than they lie by.
+pub(super) fn rekeyed(text: &str, cx: &PlanContext<'_>) -> Option<(String, String)> {
+    columns(text).into_iter().find_map(|column| {
+        let keys: Vec<(&str, KeyType)> = match relations::home(&column.table, cx.map) {
+            Home::Sharded { key, key_type } => vec![(key, key_type)],
+            Home::Reference => Vec::new(),
+            // A partition or a parent of any of them.
+            Home::Unlisted => cx.map.tables.values().filter_map(key_of).collect(),
+        };
+        let moves = |key_type: KeyType| match &column.altered {
+            Altered::Cast(types) => types.iter().any(|name| !hashes_alike(name, key_type)),
+            Altered::Computed | Altered::Renamed | Altered::Dropped => true,
+        };
+        let found = keys.into_iter().find(|(key, key_type)| *key == column.name && moves(*key_type));
+        found.map(|(key, _)| (column.table.name.clone(), key.to_owned()))
+    })
+}
+
+fn key_of(table: &Table) -> Option<(&str, KeyType)> {
+    match table {
+        Table::Sharded { key, key_type } => Some((key, *key_type)),
+        Table::Reference => None,
+    }
+}
+
+/// Whether a key that is cast to this type hashes as it did.
+fn hashes_alike(name: &str, key_type: KeyType) -> bool {
+    match key_type {
+        KeyType::Integer { .. } => matches!(name, "int2" | "int4" | "int8"),
+        KeyType::Text => matches!(name, "text" | "varchar"),
+        KeyType::Uuid => name == "uuid",
+    }
 }

@@ -1,7 +1,11 @@
 //! What a statement does beside reading and writing rows by their keys: a plan is held against that, or refused for it.
 
+use std::collections::BTreeSet;
+
 use super::relations::{self, Home};
-use super::{PlanContext, ShardPlan, StatementFacts, TableRef, Why, access, believe, is_chosen, refusal};
+use super::{
+    PlanContext, ShardPlan, ShardShape, StatementFacts, TableRef, Verb, Why, access, believe, is_chosen, refusal,
+};
 use crate::error::Error;
 use crate::shard::map::Table;
 use crate::sql::facts::Access;
@@ -50,6 +54,9 @@ pub(super) fn check(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<
     if !cx.distrust.writes.is_empty() {
         nothing_runs_behind(statement, cx)?;
     }
+    if !cx.distrust.updates.is_empty() || !cx.distrust.deletes.is_empty() {
+        no_foreign_key_follows(statement, cx)?;
+    }
     for name in &statement.touch.sizes_of {
         let mut parts = name.split('.').map(|part| part.trim().trim_matches('"')).rev();
         let table = parts.next().unwrap_or_default();
@@ -70,6 +77,37 @@ fn nothing_runs_behind(statement: &StatementFacts, cx: &PlanContext<'_>) -> Resu
         }
     }
     Ok(())
+}
+
+/// Whether it changes no column, nor deletes rows, which a foreign key follows to where it must not.
+fn no_foreign_key_follows(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<(), Error> {
+    let assigned = assigned(statement);
+    for (what, target) in &statement.touch.targets {
+        let relation = cx.catalog.and_then(|catalog| catalog.relation(target));
+        let reached = relation.map_or_else(|| vec![relations::placed(target)], |relation| relation.reaches.clone());
+        for place in reached.iter().chain([&relations::placed(target)]) {
+            let updated = cx.distrust.updates.get(place).filter(|_| *what != Dml::Delete);
+            let is_assigned = |column: &String| assigned.is_none_or(|assigned| assigned.contains(column));
+            let update = updated.and_then(|columns| columns.iter().find(|(column, _)| is_assigned(column)));
+            let delete = cx.distrust.deletes.get(place).filter(|_| matches!(what, Dml::Delete | Dml::Merge));
+            if let Some(why) = update.map(|(_, why)| why).or(delete) {
+                return Err(refusal::write_distrusted(&target.name, why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The columns that a statement with one target may change; none if that is not known.
+fn assigned(statement: &StatementFacts) -> Option<&[String]> {
+    let [(what, _)] = statement.touch.targets.as_slice() else { return None };
+    match &statement.shape {
+        // What another query of it writes is not assigned by itself.
+        ShardShape::Filtered { verb: Verb::Update, assigned, .. } if *what == Dml::Update => Some(assigned.as_slice()),
+        ShardShape::Insert { assigned, .. } if *what == Dml::Insert => Some(assigned.as_slice()),
+        ShardShape::Other { .. } if *what == Dml::Insert && statement.touch.conflict == Conflict::None => Some(&[]),
+        _ => None,
+    }
 }
 
 /// Whether a statement on a chosen shard, whose keys nobody has read, puts no rows into a sharded table, nor moves any.
@@ -94,10 +132,11 @@ pub(super) fn conflict_is_by_key(
     key: &str,
     cx: &PlanContext<'_>,
 ) -> Result<(), Error> {
+    let is_in = |tables: &BTreeSet<(String, String)>| !tables.is_empty() && tables.contains(&relations::placed(table));
     let by_key = match conflict {
         Conflict::None => true,
-        Conflict::Columns(columns) => columns.iter().any(|column| column == key),
-        Conflict::Any => cx.distrust.loose.is_empty() || !cx.distrust.loose.contains(&relations::placed(table)),
+        Conflict::Columns(columns) => columns.iter().any(|column| column == key) && !is_in(&cx.distrust.loose_keys),
+        Conflict::Any => !is_in(&cx.distrust.loose) && !is_in(&cx.distrust.loose_keys),
     };
     if by_key { Ok(()) } else { Err(refusal::conflict_not_by_key(&table.name, key)) }
 }

@@ -43,6 +43,7 @@ impl Filtered<'_> {
                 let is_plain = self.nested.is_none() && self.top.len() == 1 && relations.unlisted() == 0;
                 return if is_plain && target == Some(Home::Reference) && self.statement.effects.is_empty() {
                     write::reference_table(
+                        self.statement.shape.tables(),
                         refusal,
                         write::Copies { table: relations::placed(reference), given: write::Given::All },
                         cx,
@@ -178,7 +179,7 @@ impl Filtered<'_> {
         let planned = if self.verb == Verb::Select {
             scatter::plan(self.statement, refusal, cx)
         } else if self.is_unkeyed(relations, cx) {
-            write::unkeyed_rows(refusal, cx)
+            write::unkeyed_rows(self.statement.shape.tables(), refusal, cx)
         } else {
             Err(Stop::Untied(refusal))
         };

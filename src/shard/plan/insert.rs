@@ -54,7 +54,9 @@ impl Insert<'_> {
             }
             Home::Reference => match chosen {
                 Some(chosen) => Ok(chosen.plan()),
-                None => write::reference_table(refusal::reference_write(&target.name), self.copies(target), cx),
+                None => {
+                    write::reference_table(self.tables, refusal::reference_write(&target.name), self.copies(target), cx)
+                }
             },
             Home::Unlisted => {
                 Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))

@@ -653,6 +653,22 @@ pub(super) fn scatter_distrusted(why: &str) -> Error {
     .because("distrust")
 }
 
+pub(super) fn rekeys(table: &str, key: &str) -> Error {
+    refuse(
+        format!("it may give rows of table \"{table}\" another sharding key \"{key}\" than they lie by, and nobody would find them"),
+        "Make a new table with the key as it is to be, and copy the rows into it through pgweir. What changes no row, as a name that the configuration is to have as well, can be run on each shard in turn after SET pgweir.shard = 'name'.",
+    )
+    .because("key_altered")
+}
+
+pub(super) fn writes_differ(why: &str) -> Error {
+    refuse(
+        format!("several shards cannot be written by one statement, as they may not do alike: {why}"),
+        "SHOW SHARDS on the console tells more; until it is mended, tie the statement to one shard by its sharding key, or write each in turn after SET pgweir.shard = 'name'.",
+    )
+    .because("distrust")
+}
+
 pub(super) fn scatter_shares(what: &str) -> Error {
     refuse(
         format!("{what} cannot go together when one of them reads several shards"),

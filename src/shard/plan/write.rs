@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::relations::{self, Home};
-use super::{PlanContext, ShardPlan, Stop, believe, refusal};
+use super::{PlanContext, ShardPlan, Stop, believe, ddl, refusal};
 use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 use crate::shard::commit::Mode;
@@ -14,8 +14,8 @@ use crate::shard::copy::Layout;
 use crate::shard::map::{CrossShardWrites, KeyType};
 use crate::sql::facts::TableRef;
 use crate::sql::scatter::{
-    CopyFormat, CopyIn, Parted, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, parted, reference, renamed_schema,
-    rows, runs, unkeyed,
+    Condition, CopyFormat, CopyIn, Parted, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, parted, reference,
+    renamed_schema, rows, runs, unkeyed,
 };
 
 /// A write on several shards.
@@ -305,7 +305,7 @@ pub(super) fn insert(
 ///
 /// # Errors
 /// It is not sent to all.
-pub(super) fn unkeyed_rows(refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+pub(super) fn unkeyed_rows(tables: &[TableRef], refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
     if !cx.map.writes.unkeyed {
         let hint = refusal.hint.clone().unwrap_or_default();
         let setting =
@@ -315,6 +315,7 @@ pub(super) fn unkeyed_rows(refusal: Error, cx: &PlanContext<'_>) -> Result<Shard
     let mode = mode(refusal.clone(), cx)?;
     let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
     unkeyed(text).map_err(refuse)?;
+    are_alike(tables, cx)?;
     let proof = "each shard does it to its own rows (unkeyed_writes)".to_owned();
     Ok(whole(Answer::Sum, None, mode, proof, cx))
 }
@@ -323,12 +324,32 @@ pub(super) fn unkeyed_rows(refusal: Error, cx: &PlanContext<'_>) -> Result<Shard
 ///
 /// # Errors
 /// It would not do the same on all.
-pub(super) fn reference_table(refusal: Error, copies: Copies, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+pub(super) fn reference_table(
+    tables: &[TableRef],
+    refusal: Error,
+    copies: Copies,
+    cx: &PlanContext<'_>,
+) -> Result<ShardPlan, Stop> {
     let mode = mode(refusal.clone(), cx)?;
     let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
     reference(text).map_err(refuse)?;
+    are_alike(tables, cx)?;
     let proof = "every shard has a copy of its table, and does the same to it".to_owned();
     Ok(whole(Answer::Same, Some(copies), mode, proof, cx))
+}
+
+/// Whether the shards compare and compute alike, as far as these tables need it: what one finds by its collation another may not, and
+/// what a table computes by itself is not the same on all.
+///
+/// # Errors
+/// They differ: in their versions, encodings or collations, or in the make of a table.
+fn are_alike<'t>(tables: impl IntoIterator<Item = &'t TableRef>, cx: &PlanContext<'_>) -> Result<(), Error> {
+    let distrust = cx.distrust;
+    let of_table = |table: &TableRef| distrust.scatter_of.get(&relations::placed(table));
+    match distrust.scatter.as_ref().or_else(|| tables.into_iter().find_map(of_table)) {
+        Some(why) => Err(refusal::writes_differ(why)),
+        None => Ok(()),
+    }
 }
 
 /// What of `what` is done on all shards: anything that makes, changes or empties what is there on all, or looks after it.
@@ -380,11 +401,17 @@ const ON_ALL: [&str; 45] = [
     "ALTER ROLE",
 ];
 
-/// Plans a utility statement about what is on every shard, and `of_copies` of a reference table; `refusal` says that.
+/// Plans a utility statement about what is on every shard, which names `tables`, and `of_copies` of a reference table; `refusal` says that.
 ///
 /// # Errors
 /// It is not sent to all.
-pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+pub(super) fn utility(
+    what: &str,
+    tables: &[TableRef],
+    of_copies: bool,
+    refusal: Error,
+    cx: &PlanContext<'_>,
+) -> Result<ShardPlan, Stop> {
     if !ON_ALL.contains(&what) {
         return Err(refusal.into());
     }
@@ -397,6 +424,9 @@ pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanCont
     {
         return Err(refusal::leaves(what, table).into());
     }
+    if let Some((table, key)) = ddl::rekeyed(text, cx) {
+        return Err(refusal::rekeys(&table, &key).into());
+    }
     match runs(text) {
         None => Err(refusal.into()),
         // They change no data.
@@ -406,7 +436,10 @@ pub(super) fn utility(what: &str, of_copies: bool, refusal: Error, cx: &PlanCont
         Some(Runs::InTransaction) => {
             let mode = mode(refusal, cx)?;
             if of_copies && what == "ALTER TABLE" {
-                keeps_copies(text).map_err(refuse)?;
+                let computes = keeps_copies(text).map_err(refuse)?;
+                if computes {
+                    are_alike(tables, cx)?;
+                }
             }
             // Of the rows that it has found, each shard has its own.
             let answer = if what == "CREATE MATERIALIZED VIEW" && !of_copies { Answer::Sum } else { Answer::Same };
@@ -436,9 +469,13 @@ pub(super) fn copy(table: &TableRef, home: Home<'_>, refusal: Error, cx: &PlanCo
             believe(table, cx)?;
             Some((key.to_owned(), key_type))
         }
+        Home::Reference if read.condition == Some(Condition::Draws) => return Err(refuse(drawn())),
         Home::Reference => None,
         Home::Unlisted => return Err(refusal.into()),
     };
+    if key.is_none() || read.condition.is_some() {
+        are_alike([table], cx)?;
+    }
     let copies = key
         .is_none()
         .then(|| Copies { table: place.clone(), given: read.columns.clone().map_or(Given::All, Given::These) });
@@ -496,6 +533,11 @@ fn layout(read: &CopyIn) -> Layout {
             }
         }
     }
+}
+
+fn drawn() -> Unfit {
+    Unfit::new("random", "with WHERE in which each shard would draw by itself which rows a reference table gets")
+        .hint("Leave out the rows before they are sent.")
 }
 
 fn all(cx: &PlanContext<'_>) -> Vec<ShardIndex> {

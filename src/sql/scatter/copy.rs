@@ -20,6 +20,15 @@ pub enum CopyFormat {
     Binary,
 }
 
+/// A WHERE of COPY FROM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Of a row it says the same on every shard.
+    Same,
+    /// It draws for each row.
+    Draws,
+}
+
 /// A COPY FROM STDIN.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CopyIn {
@@ -37,6 +46,8 @@ pub struct CopyIn {
     pub escape: Option<u8>,
     /// HEADER.
     pub header: bool,
+    /// WHERE.
+    pub condition: Option<Condition>,
 }
 
 /// Reads a text that is one COPY FROM STDIN.
@@ -91,9 +102,15 @@ fn read(copy: &nodes::CopyStmt) -> Result<CopyIn, Unfit> {
         return Err(Unfit::new("copy_file", "that is a COPY, but not of a table FROM STDIN")
             .hint("Read the file in the client and send it by COPY FROM STDIN."));
     }
-    expression::check(copy.where_clause(), Clause::Output, &From::default(), &mut Found::default())?;
+    let mut found = Found::default();
+    expression::check(copy.where_clause(), Clause::Output, &From::default(), &mut found)?;
+    let condition = match copy.where_clause() {
+        Node::None => None,
+        _ if found.draws => Some(Condition::Draws),
+        _ => Some(Condition::Same),
+    };
     let names: Vec<String> = copy.attlist().iter().filter_map(|name| name.as_str()).map(str::to_owned).collect();
-    let mut read = CopyIn { columns: (!names.is_empty()).then_some(names), ..CopyIn::default() };
+    let mut read = CopyIn { columns: (!names.is_empty()).then_some(names), condition, ..CopyIn::default() };
     for option in copy.options() {
         let name = option.defname().unwrap_or_default();
         let text = option.arg().as_str();
@@ -154,6 +171,7 @@ mod tests {
             quote: Some(b'\''),
             escape: None,
             header: true,
+            condition: None,
         };
         let new = "COPY t (b, k) FROM STDIN (FORMAT csv, DELIMITER ';', NULL '-', QUOTE '''', HEADER)";
         assert_eq!(copy_in(new).as_ref(), Ok(&csv));
@@ -162,6 +180,9 @@ mod tests {
         assert_eq!(copy_in("COPY t FROM STDIN WITH BINARY").unwrap().format, CopyFormat::Binary);
         assert!(!copy_in("COPY t FROM STDIN (FORMAT csv, HEADER off)").unwrap().header);
         assert!(copy_in("COPY t FROM STDIN (HEADER match)").unwrap().header);
+        for (condition, expected) in [("k > 5", Condition::Same), ("k > 5 OR random() < 0.5", Condition::Draws)] {
+            assert_eq!(copy_in(&format!("COPY t FROM STDIN WHERE {condition}")).unwrap().condition, Some(expected));
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(super) enum Clause {
     Output,
 }
 
+/// What to do instead of a sub-query.
+const SUB_QUERY: &str = "Ask in two statements, the second with the value of the first as a parameter (key = $1), or write it as a join by the sharding keys.";
 /// Columns of every table that say where a row lies.
 const SYSTEM_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
 /// Texts that dates and times take for the present.
@@ -121,9 +123,7 @@ fn visit(node: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Resu
         .hint("Give the value as a parameter.")),
         Node::SQLValueFunction(_) if clause == Clause::Condition => Ok(()),
         Node::SQLValueFunction(_) => Err(clock("that shows the time of its server, which differs between shards")),
-        Node::SubLink(_) => {
-            Err(Unfit::new("sub_query", "with a sub-query").hint("Ask in two statements, or write it as a join."))
-        }
+        Node::SubLink(_) => Err(Unfit::new("sub_query", "with a sub-query").hint(SUB_QUERY)),
         Node::GroupingSet(_) | Node::GroupingFunc(_) => {
             Err(Unfit::new("grouping_sets", "with GROUPING SETS, ROLLUP or CUBE")
                 .hint("Send one statement for each set."))

@@ -92,6 +92,19 @@ pub(super) fn read(select: &nodes::SelectStmt, place: &dyn Fn(&TableRef) -> Plac
 }
 
 impl From {
+    /// What is known by these names, and has no key.
+    pub(super) fn named(names: Vec<String>) -> Self {
+        let joined = |(group, name)| Joined {
+            table: TableRef { schema: None, name, alias: None },
+            place: Place::Reference,
+            nullable: false,
+            group,
+            merged: Vec::new(),
+            natural: false,
+        };
+        Self { tables: names.into_iter().enumerate().map(joined).collect() }
+    }
+
     /// How many tables there are.
     pub(super) fn len(&self) -> usize {
         self.tables.len()
@@ -157,7 +170,9 @@ impl From {
             Node::RangeVar(var) => return self.table(var, place),
             Node::JoinExpr(join) => join,
             Node::RangeSubselect(_) => {
-                return Err(Unfit::new("sub_query", "with a sub-query in FROM").hint("Write it as one plain SELECT."));
+                return Err(Unfit::new("sub_query", "with a sub-query in FROM").hint(
+                    "Put the condition on the sharding key inside the sub-query (a condition on what it gives says nothing of the table), or write it as one plain SELECT.",
+                ));
             }
             Node::RangeTableSample(_) => {
                 return Err(Unfit::new("tablesample", "with TABLESAMPLE, which each shard would draw by itself"));

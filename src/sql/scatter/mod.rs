@@ -4,15 +4,17 @@
 //! as far as it is understood in full: every node of its tree is of a kind that is known here, or it is [`Unfit`].
 //!
 //! `from` proves that the rows that are joined lie on one shard, `expression` looks through the expressions, `names` says what
-//! functions are, `select` sorts the parts of the statement, `finish` what is computed of whole groups, `explain` reads EXPLAIN, and `write` turns parts of the tree into SQL again: by the parser's own
+//! functions are, `alike` looks at writes that all shards do as they stand, `select` sorts the parts of the statement, `finish` what is computed of whole groups, `explain` reads EXPLAIN, and `write` turns parts of the tree into SQL again: by the parser's own
 //! deparser, and what it writes is read again and must be the same tree.
 
+mod alike;
 mod copy;
 mod explain;
 mod expression;
 mod finish;
 mod from;
 mod names;
+mod rekey;
 mod rows;
 mod select;
 mod whole;
@@ -23,12 +25,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pg_raw_parse::Node;
 
 use super::facts::{ColumnRef, KeyValue, TableRef};
-pub use copy::{CopyFormat, CopyIn, copy_in, copy_out};
+pub use alike::{reference, unkeyed};
+pub use copy::{Condition, CopyFormat, CopyIn, copy_in, copy_out};
 pub use explain::Explain;
 pub use finish::{Finish, column};
+pub use rekey::{Altered, Column, columns};
 pub use rows::{Rows, rows};
 pub use select::{Aggregate, Bound, Distinct, Groups, Select, Sort, Target, What};
-pub use whole::{Parted, Runs, keeps_copies, parted, reference, renamed_schema, runs, unkeyed};
+pub use whole::{Parted, Runs, keeps_copies, parted, renamed_schema, runs};
 
 /// The longest statement that is taken apart, in bytes.
 const MAX_BYTES: usize = 64 * 1024;

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pg_raw_parse::{Node, nodes, raw};
 
 use super::Unfit;
+use super::alike;
 use super::expression::{self, Clause, Found};
 use super::from::From;
 use crate::sql::scan::Lexer;
@@ -84,6 +85,7 @@ fn read(text: &str, key: &str) -> Result<Rows, Unfit> {
         return Err(other());
     }
     let mut params = Vec::with_capacity(lists.len());
+    let mut seen = Vec::new();
     for (list, range) in lists.iter().zip(&ranges) {
         let first = list.iter().next().and_then(place).and_then(|at| usize::try_from(at).ok());
         if !first.is_some_and(|at| range.contains(&at)) {
@@ -95,6 +97,7 @@ fn read(text: &str, key: &str) -> Result<Rows, Unfit> {
                 same_everywhere(value)?;
             }
             expression::params(value, &mut numbers);
+            seen.push(value);
         }
         params.push(numbers.into_iter().collect());
     }
@@ -111,6 +114,11 @@ fn read(text: &str, key: &str) -> Result<Rows, Unfit> {
         )
         .hint("Leave RETURNING out, or send one INSERT for each shard."));
     }
+    let conflict = insert.on_conflict_clause();
+    seen.extend(conflict.iter().flat_map(|clause| clause.target_list()).map(|target| target.val()));
+    seen.extend(conflict.map(|clause| clause.where_clause()));
+    seen.extend(insert.returning_clause().into_iter().flat_map(|clause| clause.exprs().iter()));
+    alike::is_all(Node::InsertStmt(insert), seen.into_iter())?;
     Ok(Rows { rows: ranges, params, common: common.into_iter().collect(), returning, skips })
 }
 
@@ -138,11 +146,12 @@ fn place(node: Node<'_>) -> Option<i32> {
 pub(super) fn same_everywhere(node: Node<'_>) -> Result<(), Unfit> {
     let mut found = Found::default();
     expression::check(node, Clause::Output, &From::default(), &mut found)?;
-    if found.draws {
-        return Err(Unfit::new("random", "with a function that draws another value on each shard")
-            .hint("Give the value as a constant or a parameter."));
-    }
-    Ok(())
+    if found.draws { Err(random()) } else { Ok(()) }
+}
+
+pub(super) fn random() -> Unfit {
+    Unfit::new("random", "with a function that draws another value on each shard")
+        .hint("Give the value as a constant or a parameter.")
 }
 
 /// Reads ON CONFLICT; whether rows may be left out.
@@ -150,7 +159,9 @@ fn conflict(insert: &nodes::InsertStmt, key: &str, params: &mut Vec<u16>) -> Res
     let Some(conflict) = insert.on_conflict_clause() else { return Ok(false) };
     let has_key = conflict.infer().is_some_and(|infer| {
         infer.index_elems().iter().any(|element| match element {
-            Node::IndexElem(element) => element.name() == Some(key),
+            Node::IndexElem(element) => {
+                element.name() == Some(key) && element.collation().is_empty() && element.opclass().is_empty()
+            }
             _ => false,
         }) && matches!(infer.where_clause(), Node::None)
     });
@@ -216,6 +227,7 @@ mod tests {
             ("WITH a AS (SELECT 1) INSERT INTO t (k) VALUES (1), (2)", "with"),
             ("INSERT INTO t (k) VALUES (1), (2) ON CONFLICT DO NOTHING", "conflict"),
             ("INSERT INTO t (k) VALUES (1), (2) ON CONFLICT (v) DO NOTHING", "conflict"),
+            ("INSERT INTO t (k) VALUES (1), (2) ON CONFLICT (k COLLATE ci) DO NOTHING", "conflict"),
             ("INSERT INTO t (k) VALUES (1), (2) ON CONFLICT ON CONSTRAINT c DO NOTHING", "conflict"),
             ("INSERT INTO t (k) VALUES (1), (2) ON CONFLICT (k) DO UPDATE SET v = now()", "clock"),
             ("INSERT INTO t (k) VALUES (1), (2) RETURNING ctid", "system_column"),

@@ -232,8 +232,8 @@ impl Client {
         let text = std::str::from_utf8(&asked.text).map_err(|_| Stopped::Refused(not_utf8()))?;
         match &fan.parts {
             Parts::Whole { copies, .. } => {
+                no_present(asked).map_err(Stopped::Refused)?;
                 if let Some(copies) = copies {
-                    no_present(asked).map_err(Stopped::Refused)?;
                     self.stay_alike(legs, copies).await?;
                 }
                 let before = before(&fan.parts, in_block);
@@ -769,7 +769,7 @@ fn no_present(asked: &Asked) -> Result<(), Error> {
         let plain = declared.get(at).is_some_and(|oid| TEXTS.contains(oid));
         if !plain && is_text(at) && value.is_some_and(|value| value.len() < 64 && is_present(value)) {
             let message = format!(
-                "parameter ${} of a write to a reference table may mean the present, which each shard would take for itself",
+                "parameter ${} of a write on several shards may mean the present, which each shard would take for itself",
                 at.saturating_add(1)
             );
             return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message)

@@ -59,6 +59,84 @@ fn servers_that_differ_are_not_asked_for_each_other() {
 }
 
 #[test]
+fn a_key_that_is_no_proof_is_refused_with_what_to_do() {
+    for (sql, hint) in [
+        (
+            "SELECT * FROM (SELECT customer_id, count(*) FROM orders GROUP BY customer_id) s WHERE s.customer_id = 1",
+            "inside the sub-query",
+        ),
+        ("SELECT v FROM orders WHERE customer_id = (SELECT max(id) FROM countries)", "as a parameter"),
+    ] {
+        let map = map();
+        let cx = PlanContext { text: Some(sql), ..context(&map) };
+        let ShardPlan::Reject(error) = plan_query(&facts(sql.as_bytes()), &cx) else { panic!("{sql}") };
+        assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED, "{sql}");
+        assert!(error.hint.as_deref().is_some_and(|told| told.contains(hint)), "{sql}: {error:?}");
+    }
+}
+
+#[test]
+fn what_is_written_on_several_shards_is_done_alike() {
+    let place = |name: &str| ("public".to_owned(), name.to_owned());
+    let mut map = map();
+    map.writes = crate::shard::map::Writes { cross: crate::shard::map::CrossShardWrites::BestEffort, unkeyed: true };
+    let versions = Distrust { scatter: Some("version".to_owned()), ..Distrust::default() };
+    let make = Distrust { scatter_of: [(place("countries"), "collate".to_owned())].into(), ..Distrust::default() };
+    let trust = Distrust::default();
+    for (sql, by_versions, by_make) in [
+        ("UPDATE countries SET n = 1 WHERE name < 'x'", NO, NO),
+        ("INSERT INTO countries (n) VALUES (1)", NO, NO),
+        ("DELETE FROM orders WHERE v < 'x'", NO, "s0&s1"),
+        ("UPDATE orders SET v = c.name FROM countries c WHERE c.n = orders.n", NO, NO),
+        ("INSERT INTO orders (customer_id) VALUES (1), (2)", "s0&s1", "s0&s1"),
+        ("COPY countries FROM STDIN", NO, NO),
+        ("COPY orders FROM STDIN", "s0&s1", "s0&s1"),
+        ("COPY orders FROM STDIN WHERE v < 'x'", NO, "s0&s1"),
+        ("ALTER TABLE countries ADD COLUMN x text DEFAULT upper('x')", NO, NO),
+        ("ALTER TABLE countries ADD COLUMN x text DEFAULT 'x'", "s0&s1", "s0&s1"),
+        ("TRUNCATE countries", "s0&s1", "s0&s1"),
+        ("UPDATE orders SET v = 1 WHERE customer_id = 2 AND v < 'x'", "s1", "s1"),
+    ] {
+        let planned = |distrust| {
+            let cx = PlanContext { text: Some(sql), distrust, ..context(&map) };
+            word(&plan_query(&facts(sql.as_bytes()), &cx))
+        };
+        let expected = if by_versions == "s1" { "s1" } else { "s0&s1" };
+        assert_eq!(planned(&trust), expected, "{sql}");
+        assert_eq!(planned(&versions), by_versions, "{sql}");
+        assert_eq!(planned(&make), by_make, "{sql}");
+    }
+}
+
+#[test]
+fn what_foreign_keys_follow_is_refused() {
+    let place = |name: &str| ("public".to_owned(), name.to_owned());
+    let distrust = Distrust {
+        updates: [(place("customers"), [("ext".to_owned(), "cascade".to_owned())].into())].into(),
+        deletes: [(place("plain"), "default".to_owned())].into(),
+        ..Distrust::default()
+    };
+    for (sql, expected) in [
+        ("UPDATE customers SET ext = 5 WHERE id = 2", NO),
+        ("UPDATE customers SET n = 5 WHERE id = 2", "s1"),
+        ("UPDATE customers SET (n, ext) = (1, 2) WHERE id = 2", NO),
+        ("DELETE FROM customers WHERE id = 2", "s1"),
+        ("INSERT INTO customers (id, ext) VALUES (2, 1)", "s1"),
+        ("INSERT INTO customers (id, ext) VALUES (2, 1) ON CONFLICT (id) DO UPDATE SET ext = 3", NO),
+        ("INSERT INTO customers (id, ext) VALUES (2, 1) ON CONFLICT (id) DO UPDATE SET n = 3", "s1"),
+        ("WITH a AS (UPDATE customers SET ext = 5 WHERE id = 2 RETURNING id) SELECT id FROM a", NO),
+        ("SELECT ext FROM customers WHERE id = 2", "s1"),
+        ("DELETE FROM plain", NO),
+        ("UPDATE plain SET a = 1", "s0"),
+        ("SELECT * FROM plain", "s0"),
+    ] {
+        let map = map();
+        let cx = PlanContext { text: Some(sql), distrust: &distrust, ..context(&map) };
+        assert_eq!(word(&plan_query(&facts(sql.as_bytes()), &cx)), expected, "{sql}");
+    }
+}
+
+#[test]
 fn a_merged_column_is_no_key() {
     for (sql, expected) in [
         (
