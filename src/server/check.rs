@@ -63,7 +63,7 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
     if let Some(sql) = check::unique_sql(map) {
         findings.extend(check::judge_unique(map, &rows!(&sql)));
     }
-    findings.extend(cascades::judge(map, &rows!(cascades::SQL)));
+    let followed = cascades::judge(map, &rows!(cascades::SQL));
     let behind = Behind {
         rules: match behind::rules_sql(map) {
             Some(sql) => rows!(&sql),
@@ -73,6 +73,8 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
         functions: Vec::new(),
         relations: Vec::new(),
     };
+    findings.extend(cascades::by_triggers(&followed, &behind.triggers));
+    findings.extend(followed);
     // Mostly there are none, and the texts of all functions need not be read.
     let behind = if behind.triggers.is_empty() && behind.rules.is_empty() {
         behind

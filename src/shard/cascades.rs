@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::check::{Effect, Finding};
 use super::map::{ShardMap, Table};
+use crate::sql::hidden::assign;
 
 /// Asks for the foreign keys with such actions: schema and table that have it, schema and table that it is to, what is done ON UPDATE and ON DELETE
 /// (letters of `pg_constraint`), its columns, those that it is to in the same order, and those that ON DELETE sets; columns stand apart by
@@ -111,6 +112,35 @@ pub fn judge(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What triggers (rows as in [`Behind::triggers`](super::behind::Behind::triggers)) make of that: one that may change such a column does so
+/// whatever the statement says.
+#[must_use]
+pub fn by_triggers(findings: &[Finding], triggers: &[Vec<Option<String>>]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for finding in findings {
+        let Effect::NoUpdateOf(schema, table, column) = &finding.effect else { continue };
+        for row in triggers {
+            let [Some(of), Some(on), Some(trigger), Some(changes), _, Some(language), text, Some(built_in)] =
+                row.as_slice()
+            else {
+                continue;
+            };
+            let reads = language == "plpgsql";
+            let assigns = || !reads || assign::may_assign(text.as_deref().unwrap_or_default(), column);
+            if (of, on) == (schema, table) && changes == "t" && built_in != "t" && assigns() {
+                found.push(Finding {
+                    effect: Effect::NoWriteOf(schema.clone(), table.clone()),
+                    message: format!(
+                        "trigger \"{trigger}\" of table \"{schema}.{table}\" may change column \"{column}\", which a foreign key follows"
+                    ),
+                    advice: ADVICE,
+                });
+            }
+        }
+    }
+    found
 }
 
 const ADVICE: &str = "Make the foreign key anew without ON UPDATE and ON DELETE for it, or do it in statements that name the sharding key.";
@@ -229,6 +259,25 @@ mod tests {
             other => panic!("{other:?}"),
         };
         judge(&map(), &rows).into_iter().map(effect).collect()
+    }
+
+    #[test]
+    fn triggers_change_what_foreign_keys_follow() {
+        let finding = Finding {
+            effect: Effect::NoUpdateOf("public".into(), "x".into(), "ext".into()),
+            message: String::new(),
+            advice: "",
+        };
+        let found = |table: &str, changes: &str, language: &str, text: &str| {
+            let row = ["public", table, "moves", changes, "f", language, text, "f"].map(|cell| Some(cell.to_owned()));
+            by_triggers(std::slice::from_ref(&finding), &[row.to_vec()]).len()
+        };
+        let moves = "BEGIN NEW.ext := 5; RETURN NEW; END";
+        assert_eq!(found("x", "t", "plpgsql", moves), 1);
+        assert_eq!(found("x", "t", "c", "moves"), 1);
+        assert_eq!(found("x", "f", "plpgsql", moves), 0, "it comes after the row");
+        assert_eq!(found("y", "t", "plpgsql", moves), 0);
+        assert_eq!(found("x", "t", "plpgsql", "BEGIN NEW.n := 5; RETURN NEW; END"), 0);
     }
 
     #[test]
