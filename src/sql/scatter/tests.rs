@@ -130,9 +130,7 @@ fn what_goes_as_it_stands() {
         "SELECT t.t, (c).* FROM t WHERE (a, b) = (1, 2)",
         "SELECT k FROM t WHERE b::tsvector @@ $1::tsquery",
         "SELECT a FROM t WHERE b = current_date AND c > localtimestamp(0) OR d < current_time",
-        "SELECT count(DISTINCT k), count(DISTINCT t.k) FILTER (WHERE b > 5) FROM t",
         "SELECT a FROM t LIMIT ALL",
-        "SELECT a FROM t LIMIT 32767::int2 OFFSET $1::int4",
         "SELECT a FROM t LIMIT NULL OFFSET NULL",
     ] {
         let select = selected(sql);
@@ -260,6 +258,11 @@ fn clauses_are_taken_apart() {
     let sorts: Vec<(What, bool)> = select.sort.iter().map(|s| (s.what, s.descending)).collect();
     assert_eq!(sorts, [(What::Aggregate(0), true), (What::Key(0), false)]);
 
+    let bounded = selected("SELECT a FROM t LIMIT 32767::int2 OFFSET $1::int4").unwrap();
+    assert_eq!((bounded.limit, bounded.offset), (Bound::Rows(32767), Bound::Param(1, i32::MAX.unsigned_abs().into())));
+    let counted = selected("SELECT count(DISTINCT k), count(DISTINCT t.k) FILTER (WHERE b > 5), count(k) FROM t");
+    let aggregates = counted.unwrap().groups.unwrap().aggregates;
+    assert_eq!(aggregates.iter().map(|aggregate| aggregate.distinct).collect::<Vec<_>>(), [true, true, false]);
     let groups = selected("SELECT lower(b) AS x, max(a) FROM t GROUP BY x").unwrap().groups.unwrap();
     assert_eq!((groups.keys, groups.not_columns), (vec!["lower(b)".to_owned()], vec!["x".to_owned()]));
     let nullable = selected("SELECT u.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY u.k").unwrap();
