@@ -319,7 +319,9 @@ fn rows_of_an_insert_go_where_their_keys_say() {
 
 fn rows_of_an_insert(mut pair: Pair) {
     pair.written("INSERT INTO t (k, g) VALUES (1001, 1), (1002, 2), (1003, 3), (1004, 4)");
-    pair.written("INSERT INTO t (k, g) VALUES (1001, 1), (1005, 2), (1006, 3), (1007, 4) ON CONFLICT (k) DO NOTHING");
+    pair.written(
+        "INSERT INTO t (k, g) VALUES (1001, 1), (1002, 2), (1003, 3), (1004, 4), (1005, 5) ON CONFLICT (k) DO NOTHING",
+    );
     pair.same_or_refused("INSERT INTO t (k, g) SELECT i, 0 FROM generate_series(2001, 2009) i");
     pair.same_or_refused("INSERT INTO t (g) VALUES (7)");
     for key in 3001..3020 {
