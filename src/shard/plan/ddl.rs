@@ -283,7 +283,7 @@ fn key_of(table: &Table) -> Option<(&str, KeyType)> {
 fn hashes_alike(name: &str, key_type: KeyType) -> bool {
     match key_type {
         KeyType::Integer { .. } => matches!(name, "int2" | "int4" | "int8"),
-        KeyType::Text => matches!(name, "text" | "varchar"),
+        KeyType::Text | KeyType::Tagged => matches!(name, "text" | "varchar"),
         KeyType::Uuid => name == "uuid",
     }
 }

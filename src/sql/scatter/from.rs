@@ -102,7 +102,7 @@ impl From {
             merged: Vec::new(),
             natural: false,
         };
-        Self { tables: names.into_iter().enumerate().map(joined).collect() }
+        Self { tables: names.into_iter().enumerate().map(joined).collect(), unlike: false }
     }
 
     /// How many tables there are.
