@@ -130,6 +130,14 @@ fn a_notification_comes_with_the_writes_of_its_shard() {
     let sharded = Sharded::start(TWO_PHASE);
     let (a, b) = (sharded.key(0), sharded.key(1));
     let set = |k: i64, n: i64| format!("UPDATE t SET n = {n} WHERE k = {k}");
+    for n in 0..SHARDS {
+        sharded.cluster.sql_in(
+            &format!("s{n}"),
+            "CREATE FUNCTION tells() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM pg_notify('jobs', 'lost'); END$$;
+             CREATE FUNCTION says() RETURNS void LANGUAGE plpgsql AS $$BEGIN NOTIFY jobs, 'lost'; END$$;
+             CREATE FUNCTION calls() RETURNS void BEGIN ATOMIC SELECT tells(); END",
+        );
+    }
     let mut listener = sharded.cluster.client("s0");
     assert_eq!(listener.run("LISTEN jobs"), "C(LISTEN) Z(I)");
     for notify in [
@@ -158,6 +166,22 @@ fn a_notification_comes_with_the_writes_of_its_shard() {
         assert_eq!(show(&client.read_until_ready()), "1 2 E(0A000) Z(I)");
         assert_eq!(client.value("SELECT count(*) FROM t"), "60");
         sharded.is_whole();
+    }
+    // Nor when code says so that writes nothing; what a trigger tells of its rows comes with them.
+    for code in ["SELECT tells()", "SELECT says()", "SELECT calls()", "DO $$BEGIN PERFORM tells(); END$$"] {
+        let mut client = sharded.client();
+        for sql in ["BEGIN", &format!("/* pgweir: shard=s0 */ {code}"), &set(b, 300)] {
+            assert!(client.run(sql).ends_with("Z(T)"), "{sql}");
+        }
+        let told = simple(&mut client, "COMMIT");
+        let (code, message, _) = error(&told);
+        assert!(code == "0A000" && message.contains("notifies on shard \"s0\""), "{message}");
+        sharded.is_whole();
+    }
+    let mut client = sharded.client();
+    for sql in ["BEGIN", "/* pgweir: shard=s0 */ SELECT tells()", &format!("SELECT n FROM t WHERE k = {b}"), "ROLLBACK"]
+    {
+        assert!(!client.run(sql).contains("E("), "{sql}");
     }
     // With nothing written elsewhere it is as ever.
     let mut client = sharded.client();
@@ -318,4 +342,52 @@ fn savepoints_that_are_ended_fill_no_block() {
     assert_eq!(client.value(&shown(c)), "150");
     assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
     sharded.is_whole();
+}
+
+/// What the shards have rounded for the transaction is no longer what it was: nothing is made of it that one server would not have made.
+#[test]
+fn digits_that_the_transaction_leaves_out_are_not_believed() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let mut client = sharded.client();
+    assert_eq!(client.run("SET extra_float_digits = 2"), "C(SET) Z(I)");
+    for sets in [
+        "SET LOCAL extra_float_digits = 0",
+        "SELECT set_config('extra_float_digits', '0', true)",
+        "SELECT set_config('extra_'\n'float_digits', '0', true)",
+    ] {
+        for sql in [
+            "SELECT sum(k::float8 / 7) FROM t",
+            "SELECT avg(k::float8 / 7) FROM t",
+            "SELECT k::float8 / 7 AS f FROM t ORDER BY f",
+            "SELECT max(k::float8 / 7) FROM t",
+        ] {
+            let mut whole = sharded.cluster.client("whole");
+            for text in ["BEGIN", sets] {
+                assert!(whole.run(text).ends_with("Z(T)"), "{text}");
+            }
+            let theirs = whole.rows(sql).unwrap();
+            for text in ["BEGIN", "SELECT count(*) FROM t", sets] {
+                let told = client.run(text);
+                assert!(told.ends_with("Z(T)"), "{text}: {told}");
+            }
+            match client.rows(sql) {
+                Ok(ours) => assert_eq!(ours, theirs, "{sets}; {sql}"),
+                Err(error) => {
+                    assert!(error.code == "0A000" && error.message.contains("extra_float_digits"), "{error:?}")
+                }
+            }
+            assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        }
+    }
+    // What is set of something else makes no difference.
+    for text in [
+        "BEGIN",
+        "SELECT count(*) FROM t",
+        "SET LOCAL statement_timeout = '50s'",
+        "SELECT sum(k::float8 / 7) FROM t",
+        "COMMIT",
+    ] {
+        let told = client.run(text);
+        assert!(!told.contains("E("), "{text}: {told}");
+    }
 }

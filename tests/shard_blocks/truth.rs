@@ -173,3 +173,41 @@ fn names_are_not_believed_behind_a_path_of_the_transaction() {
     assert_eq!(client.value("SELECT count(*) FROM t"), "60");
     sharded.is_whole();
 }
+
+/// `"$user"` leads to another schema under another role, also where that is the transaction's alone. When the checks of the shards have
+/// noticed that, no statement of the table is planned any more, whoever sends it.
+#[test]
+fn a_role_of_the_transaction_brings_no_tables_of_its_own() {
+    let sharded = Sharded::start(TWO_PHASE);
+    sharded.cluster.sql("CREATE ROLE app");
+    for n in 0..SHARDS {
+        sharded.cluster.sql_in(
+            &format!("s{n}"),
+            "CREATE SCHEMA app; CREATE TABLE app.t (k int8, v text, n int4); GRANT ALL ON SCHEMA app TO app; GRANT ALL ON app.t, public.t TO app",
+        );
+    }
+    let b = sharded.key(1);
+    let mut client = sharded.client();
+    for sets in ["SET LOCAL ROLE app", "SELECT set_config('role', 'app', true)"] {
+        for before in [&["BEGIN", sets][..], &["BEGIN", "SAVEPOINT x", sets, "ROLLBACK TO x", sets]] {
+            for sql in [
+                "SELECT count(*) FROM t",
+                &format!("UPDATE t SET n = 1 WHERE k = {b}"),
+                &format!("SELECT n FROM t WHERE k = {b}"),
+                "INSERT INTO t (k) VALUES (61)",
+            ] {
+                for text in before {
+                    let told = simple(&mut client, text);
+                    assert!(show(&told).ends_with("Z(T)"), "{text}: {:?}", told.iter().find_map(Message::error));
+                }
+                let message = is_refused(&mut client, sql);
+                assert!(message.contains("app"), "{message}");
+                assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+            }
+        }
+    }
+    for n in 0..SHARDS {
+        assert_eq!(sharded.on(n, "SELECT count(*) FROM app.t"), "0");
+    }
+    sharded.is_whole();
+}

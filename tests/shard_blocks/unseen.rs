@@ -353,3 +353,49 @@ fn code_that_a_failed_block_has_not_changed_is_known() {
     }
     sharded.is_whole();
 }
+
+/// A reload makes the database anew; who was in a transaction ends it in the one before, and what it has changed the others know of.
+#[test]
+fn code_that_changes_across_a_reload_is_known_to_have_changed() {
+    let mut sharded = Sharded::start(&format!("{TWO_PHASE}\npool_size = 2"));
+    sharded.everywhere("CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'");
+    let (calls, asks) = (
+        "/* pgweir: shard=s0 */ SELECT f()",
+        "/* pgweir: shard=s0 */ SELECT coalesce(current_setting('app.leaks', true), '')",
+    );
+    for (round, all) in [(1, true), (2, false)] {
+        let changes = format!(
+            "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE plpgsql AS
+             $$BEGIN SET app.leaks = '{round}'; RETURN {round} + 1; END$$"
+        );
+        let harmless = "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'";
+        assert_eq!(sharded.client().run(harmless), "C(CREATE FUNCTION) Z(I)");
+        let mut changer = sharded.client();
+        let hinted = format!("/* pgweir: shard=s0 */ {changes}");
+        let block: &[&str] = if all { &["BEGIN", "SELECT count(*) FROM t", &changes] } else { &["BEGIN", &hinted] };
+        for sql in block {
+            let told = changer.run(sql);
+            assert!(told.ends_with("Z(T)"), "{sql}: {told}");
+        }
+        let settings = format!(
+            "cross_shard_writes = \"best_effort\"\nunkeyed_writes = true\npool_size = 2\npartial_results = {all}"
+        );
+        let Sharded { cluster, weir, .. } = &mut sharded;
+        weir.reconfigure(|_| configured(&settings, [0, 1, 2], cluster, None));
+        weir.admin("RELOAD");
+        let mut other = sharded.client();
+        // The census is of what is there so far.
+        for sql in ["BEGIN", "SELECT count(*) FROM t", calls, "COMMIT"] {
+            assert!(!other.run(sql).contains("E("), "{sql}");
+        }
+        assert_eq!(changer.run("COMMIT"), "C(COMMIT) Z(I)");
+        assert_eq!(other.value(calls), (round + 1).to_string());
+        drop((other, changer));
+        // On whichever of the servers.
+        let mut both = [sharded.client(), sharded.client()];
+        for client in &mut both {
+            assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+            assert_ne!(client.value(asks), round.to_string());
+        }
+    }
+}
