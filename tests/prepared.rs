@@ -532,6 +532,24 @@ fn table_changes_between_executions() {
     assert_eq!(show(&other.read_until_ready()), "1 t() T(a:23,b:23) Z(I)");
 }
 
+/// PostgreSQL refuses the old plan once, and the client hears of it; it need not do anything for the next use to be of one prepared anew.
+#[test]
+fn a_statement_whose_table_has_changed_is_prepared_anew() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE t AS SELECT 1 AS a");
+    let weir = over(&cluster, 1).start();
+    let mut client = weir.client("app");
+    prepare(&mut client, "all", "SELECT * FROM t");
+    assert_eq!(execute(&mut client, "all", &[]), "2 D(1) C(SELECT 1) Z(I)");
+    for (column, row) in [("b", "1|2"), ("c", "1|2|2")] {
+        cluster.sql(&format!("ALTER TABLE t ADD {column} int DEFAULT 2"));
+        assert_eq!(execute(&mut client, "all", &[]), "E(0A000) Z(I)");
+        for _ in 0..3 {
+            assert_eq!(execute(&mut client, "all", &[]), format!("2 D({row}) C(SELECT 1) Z(I)"));
+        }
+    }
+}
+
 #[test]
 fn names_are_sent_as_they_are_when_not_followed() {
     let cluster = Cluster::start();

@@ -482,6 +482,43 @@ fn what_a_prepared_statement_took_stays_without_it() {
     assert_eq!(b.value("SELECT pg_try_advisory_lock(5)"), "t");
 }
 
+/// So does what it made long after it was prepared, when the server has said that there is nothing; by whichever protocol it is executed.
+#[test]
+fn what_a_statement_prepared_long_ago_makes_stays_without_it() {
+    let cluster = Cluster::start();
+    cluster
+        .sql("CREATE FUNCTION makes() RETURNS void LANGUAGE plpgsql AS $$BEGIN CREATE TEMP TABLE mine (id int); END$$");
+    let weir = over(&cluster, 1).start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    let look = |client: &mut RawClient| client.rows(&format!("{TEMP} UNION ALL SELECT 'lock' FROM ({LOCKS}) AS l"));
+    for (prepared, begun) in [("pg_advisory_lock(5)", false), ("makes()", false), ("makes()", true)] {
+        for by_protocol in [false, true] {
+            if begun {
+                a.run("BEGIN");
+            }
+            a.run(&format!("PREPARE p AS SELECT {prepared}"));
+            if begun {
+                a.run("ROLLBACK");
+            }
+            (0..4).for_each(|_| assert_eq!(a.value("SELECT 1"), "1"));
+            if by_protocol {
+                a.bind("", "p", &[]);
+                a.execute("", 0);
+                a.sync();
+                assert_eq!(show(&a.read_until_ready()), "2 D() C(SELECT 1) Z(I)");
+            } else {
+                assert!(a.run("EXECUTE p").contains("C(SELECT 1) Z(I)"));
+            }
+            assert_eq!(a.run("DEALLOCATE p"), "C(DEALLOCATE) Z(I)");
+            b.query("SELECT 1");
+            b.expect_silence(Duration::from_millis(150));
+            assert_eq!(look(&mut a).unwrap().len(), 1, "{prepared} is lost, by protocol: {by_protocol}");
+            assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+            assert_eq!(show(&b.read_until_ready()), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+        }
+    }
+}
+
 /// What was loaded into a server or decides its random numbers is not met by others.
 #[test]
 fn libraries_and_seeds_keep_the_server() {

@@ -211,7 +211,7 @@ impl Session {
         let overtaken = self.pipeline.len() > 1;
         for undo in undone {
             if overtaken && let Undo::ServerPrepare(statement) | Undo::ServerClose(statement) = &undo {
-                server.statements.doubt(statement.id);
+                server.statements.doubt(statement);
             }
             self.undo(undo, server);
         }
@@ -346,7 +346,7 @@ impl Session {
 
     /// What was tried under a name is not closed: that is taken back as one that was lent, if the server has it from us.
     fn still_tried(&mut self, name: Box<[u8]>) {
-        if !self.sql_names.contains(&name) {
+        if !self.sql_names.contains_key(&name) {
             self.lent.push(name);
         }
     }
@@ -479,9 +479,8 @@ impl Session {
             }
         }
         self.note_signals(facts, index);
-        if let Some(NameUse::Prepare(name)) = &statement.name_use {
-            self.sql_names.insert(name.as_bytes().into());
-        }
+        self.note_prepared(statement);
+        let executed = executed.or_else(|| self.run_by_sql(statement));
         let of_executed =
             executed.iter().flat_map(|facts| &facts.statements).flat_map(|s| &s.effects).cloned().collect();
         // EXPLAIN and CREATE TABLE AS need not run it.
@@ -489,7 +488,9 @@ impl Session {
         let of_executed: Vec<_> = if runs { of_executed } else { in_doubt(of_executed) };
         let run_texts = || executed.iter().filter(|_| runs);
         let run = || run_texts().flat_map(|facts| &facts.statements);
-        self.temp_in_path |= statement.temp_in_path || run().any(|s| s.temp_in_path);
+        // Even where nobody knows whether it was run.
+        let all_executed = || executed.iter().flat_map(|facts| &facts.statements);
+        self.temp_in_path |= statement.temp_in_path || all_executed().any(|s| s.temp_in_path);
         // A portal that has given its row already, and calls nothing again.
         let exhausted = tag.starts_with(b"SELECT 0\0");
         if !exhausted {
@@ -525,7 +526,7 @@ impl Session {
                 SessionEffect::Pin(reason) => self.pin(*reason, Some(facts)),
                 SessionEffect::Deallocate { name } => {
                     self.names.remove(name.as_bytes());
-                    self.sql_names.remove(name.as_bytes());
+                    self.note_deallocated(name.as_bytes());
                     self.lent.retain(|lent| **lent != *name.as_bytes());
                     server.statements.remove_named(name);
                 }
@@ -694,7 +695,12 @@ impl Session {
             _ => return,
         };
         let number = head.number;
-        let executed = head.executed.iter().filter(|(at, _)| *at == index).flat_map(|(_, facts)| &facts.statements);
+        let by_sql = facts.statements.get(index).and_then(|statement| match &statement.name_use {
+            Some(NameUse::Execute(name)) => self.sql_names.get(name.as_bytes())?.is.as_ref(),
+            _ => None,
+        });
+        let executed = head.executed.iter().filter(|(at, _)| *at == index).map(|(_, facts)| facts);
+        let executed = executed.chain(by_sql).flat_map(|facts| &facts.statements);
         let stays = |effect: &SessionEffect| match effect {
             SessionEffect::Pin(reason) if reason.outlives_rollback() => Some(*reason),
             _ => None,

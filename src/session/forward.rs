@@ -10,7 +10,7 @@ use crate::session::pipeline::{Answer, Done, Kind, Portal, Request, Undo};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
 use crate::session::{Action, Apart, Naming, REFUSED_SQL, Session, functions};
-use crate::sql::facts::{NameUse, PinReason, QueryFacts};
+use crate::sql::facts::{NameUse, PinReason, QueryFacts, SessionEffect};
 use crate::wire::encode;
 use crate::wire::message::{self};
 
@@ -83,7 +83,8 @@ impl Session {
                         request.renamed = Some((Arc::clone(&statement), name));
                     }
                 }
-                request.undo.extend(self.bind(portal, statement, frame, number, server));
+                let bound = self.bound_effects(&statement, frame, server);
+                request.undo.extend(self.bind(portal, (statement, bound), number));
                 self.pipeline.push(request);
             }
             Intake::DescribeStatement { statement: Some(statement), named } => {
@@ -128,10 +129,20 @@ impl Session {
                 self.pipeline.push(request);
                 out.extend_from_slice(frame);
             }
-            Intake::Bind { statement: None, portal, .. } => {
+            Intake::Bind { statement: None, named, portal } => {
                 self.unsynced = true;
-                self.portals.remove(&portal);
-                self.plain(Kind::Bind, frame, out);
+                let of_sql = named.and_then(|name| self.may_stand_for(&name).last().cloned());
+                let mut request = Request::forward(Kind::Bind);
+                request.number = number;
+                match of_sql {
+                    // Its values the server gets as they are.
+                    Some(facts) => {
+                        request.undo.extend(self.bind(portal, (Statement::of_sql(facts), None), number));
+                    }
+                    None => drop(self.portals.remove(&portal)),
+                }
+                self.pipeline.push(request);
+                out.extend_from_slice(frame);
             }
             Intake::DescribeStatement { statement: None, .. } | Intake::DescribePortal => {
                 self.unsynced = true;
@@ -223,12 +234,9 @@ impl Session {
     fn bind(
         &mut self,
         portal: Box<[u8]>,
-        statement: Arc<Statement>,
-        frame: &[u8],
+        (statement, bound): (Arc<Statement>, Option<Arc<[SessionEffect]>>),
         number: u64,
-        server: &ServerState,
     ) -> Option<Undo> {
-        let bound = self.bound_effects(&statement, frame, server);
         self.portal_names = self.portal_names.max(Naming::of(&statement.facts));
         let name = portal.clone();
         let before = self.portals.insert(portal, Portal { statement, bound, number });
@@ -270,7 +278,7 @@ impl Session {
             out.extend_from_slice(frame);
             return;
         }
-        if self.sql_names.contains(&name) {
+        if self.sql_names.contains_key(&name) {
             return self.parse_by_its_name(statement, name, undo, server, out);
         }
         if self.is_there(statement, server) {
@@ -416,7 +424,7 @@ impl Session {
             } else if matches!(statement.name_use, Some(NameUse::Prepare(_))) {
                 self.leave_name(name.as_bytes(), out);
                 // Known before it is answered, for what follows in the same pipeline.
-                self.sql_names.insert(name.as_bytes().into());
+                self.note_preparing(name, statement.prepared.as_ref());
             }
         }
     }

@@ -30,7 +30,7 @@ mod pins_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thin_vec::ThinVec;
@@ -46,6 +46,7 @@ use crate::wire::message::{self, TransactionStatus};
 pub use intake::{Intake, Values};
 use listening::Listening;
 pub use names::Naming;
+use names::SqlNames;
 use owed::Course;
 use pins::Watch;
 use pipeline::{Answer, Kind, Pipeline, Portal, Request};
@@ -175,7 +176,7 @@ pub struct Session {
     /// Names of the client's that a server was lent for SQL to find; taken back behind the Query or Sync, or a COPY that it begins.
     lent: ThinVec<Box<[u8]>>,
     /// Names that the server may have by PREPARE, which are never lent. Nobody else's: PREPARE pins.
-    sql_names: BTreeSet<Box<[u8]>>,
+    sql_names: SqlNames,
     /// Names that a Parse was tried under since the last Sync: the server has them from that or, where it fails, by PREPARE.
     tried: ThinVec<Box<[u8]>>,
     /// What its portals have to do with names.
@@ -232,7 +233,7 @@ impl Session {
             hidden_error: None,
             missed_cancel: false,
             lent: ThinVec::new(),
-            sql_names: BTreeSet::new(),
+            sql_names: SqlNames::new(),
             tried: ThinVec::new(),
             portal_names: Naming::None,
             listening: None,
@@ -427,7 +428,9 @@ impl Session {
     pub fn text_of(&self, facts: &Arc<QueryFacts>) -> Option<&[u8]> {
         let of_portals = self.portals.values().map(|portal| &portal.statement);
         let all = self.unnamed.iter().chain(of_portals).chain(self.names.values());
-        let mut fitting = all.filter(|statement| Arc::ptr_eq(&statement.facts, facts));
+        // Of what SQL has prepared only the facts are kept.
+        let fits = |statement: &&Arc<Statement>| Arc::ptr_eq(&statement.facts, facts) && !statement.is_of_sql();
+        let mut fitting = all.filter(fits);
         fitting.next().map(|statement| &*statement.sql)
     }
 

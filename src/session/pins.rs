@@ -116,7 +116,7 @@ impl Session {
             let makes = |s: &StatementFacts| s.makes_object() && (temp || s.temp_in_path);
             of_effects.or_else(|| facts.statements.iter().any(makes).then_some(PinReason::TempObject))
         };
-        of(facts).or_else(|| self.executed(facts).find_map(|statement| of(&statement.facts)))
+        of(facts).or_else(|| self.runs(facts).find_map(|executed| of(executed)))
     }
 
     /// Whether what runs unseen may make temporary objects without saying so.

@@ -15,6 +15,8 @@ use crate::wire::frame::{self, Frame};
 struct Kept {
     tables: BTreeSet<u8>,
     cursors: BTreeSet<u8>,
+    /// What is made by a plain name is temporary.
+    temp_first: bool,
 }
 
 /// A server that has tables, cursors, locks and statements, and answers what is asked about them.
@@ -26,7 +28,7 @@ struct Server {
     failed: bool,
     /// Neither is undone.
     locks: BTreeMap<u8, u32>,
-    statements: BTreeSet<u8>,
+    statements: BTreeMap<u8, String>,
 }
 
 impl Server {
@@ -47,6 +49,7 @@ impl Server {
         if let Some(base) = self.base.take().filter(|_| back) {
             self.now = base;
         }
+        self.now.temp_first = false;
         self.savepoint = None;
         self.failed = false;
     }
@@ -78,6 +81,7 @@ impl Server {
                 self.savepoint = Some(self.now.clone());
                 ("SAVEPOINT", None)
             }
+            "CREATE" if !sql.contains("TEMP") && !self.now.temp_first => ("CREATE TABLE", None),
             "CREATE" => {
                 there(self.now.tables.insert(number), "42P07")?;
                 ("CREATE TABLE", None)
@@ -99,15 +103,21 @@ impl Server {
                 ("CLOSE CURSOR", None)
             }
             "PREPARE" => {
-                there(self.statements.insert(number), "42P05")?;
+                let Some((_, inner)) = sql.split_once(" AS ") else { return Err("42601") };
+                there(!self.statements.contains_key(&number), "42P05")?;
+                self.statements.insert(number, inner.to_owned());
                 ("PREPARE", None)
+            }
+            "EXECUTE" => {
+                let inner = self.statements.get(&number).cloned();
+                return inner.map_or(Err("26000"), |inner| self.run(&inner));
             }
             "DEALLOCATE" if sql.ends_with("ALL") => {
                 self.statements.clear();
                 ("DEALLOCATE ALL", None)
             }
             "DEALLOCATE" => {
-                there(self.statements.remove(&number), "26000")?;
+                there(self.statements.remove(&number).is_some(), "26000")?;
                 ("DEALLOCATE", None)
             }
             "DISCARD" => {
@@ -134,6 +144,11 @@ impl Server {
                 there(!sql.contains("1/0"), "22012")?;
                 ("SELECT 1", Some(""))
             }
+            _ if sql.contains("pg_temp") => {
+                self.now.temp_first = self.base.is_some();
+                ("SELECT 1", Some("pg_temp"))
+            }
+            "SELECT" => ("SELECT 1", Some("1")),
             _ => return Err("42601"),
         })
     }
@@ -233,7 +248,19 @@ const TEXTS: &[&str] = &[
     "DECLARE c1 CURSOR WITH HOLD FOR SELECT",
     "CLOSE c1",
     "PREPARE p1 AS SELECT 1",
+    "EXECUTE p1",
     "DEALLOCATE p1",
+    "PREPARE p2 AS SELECT pg_advisory_lock(2)",
+    "EXECUTE p2",
+    "DEALLOCATE p2",
+    "PREPARE p3 AS SELECT pg_advisory_lock(3), 1/0 AS v3",
+    "EXECUTE p3",
+    "DEALLOCATE p3",
+    "PREPARE p4 AS SELECT set_config('search_path', 'pg_temp', true) AS v4",
+    "EXECUTE p4",
+    "DEALLOCATE p4",
+    "CREATE TABLE t4 (v int)",
+    "DROP TABLE t4",
     "DEALLOCATE ALL",
     "SELECT pg_advisory_lock(1)",
     "SELECT pg_advisory_lock(2)",
@@ -289,5 +316,35 @@ fn sequence_values_keep_no_server() {
             rest = &rest[frame.bytes.len()..];
         }
         assert!(session.may_release() && !session.was_pinned(), "{text}");
+    }
+}
+
+/// Two transactions after PREPARE the server says that nothing is there, which is true, and then EXECUTE makes it.
+#[test]
+fn what_a_statement_takes_when_it_is_executed_stays_without_it() {
+    let mut session = Session::new(Keep::Transaction, true, ClientSettings::default());
+    let (mut state, mut server) = (ServerState::new(10), Server::default());
+    let steps: &[(&[&str], &str)] = &[
+        (&["PREPARE p2 AS SELECT pg_advisory_lock(2)"], "EXECUTE p2"),
+        (&["PREPARE p3 AS SELECT pg_advisory_lock(3), 1/0 AS v3"], "EXECUTE p3"),
+        (&["PREPARE p4 AS SELECT set_config('search_path', 'pg_temp', true) AS v4"], "BEGIN"),
+    ];
+    let read = |text: &&'static str| (*text, Arc::new(crate::sql::parse::facts(text.as_bytes())));
+    let more = ["SELECT 1", "CREATE TABLE t4 (v int)", "SELECT pg_advisory_unlock_all()", "DROP TABLE t4"];
+    let read: Read = TEXTS.iter().chain(&more).map(read).collect();
+    for (prepare, execute) in steps {
+        let mut run = |text: &str| {
+            send(&mut session, &mut state, &mut server, &[text], &read);
+            (session.may_release(), server.holds_anything(), session.pins().to_vec())
+        };
+        prepare.iter().chain(&["SELECT 1", "SELECT 1", execute]).for_each(|text| drop(run(text)));
+        if *execute == "BEGIN" {
+            ["EXECUTE p4", "CREATE TABLE t4 (v int)", "COMMIT"].iter().for_each(|text| drop(run(text)));
+        }
+        let (released, held, pins) = run("DEALLOCATE ALL");
+        assert!(held && !released, "{prepare:?}: {pins:?}");
+        let (_, _, _) = (run("SELECT pg_advisory_unlock_all()"), run("DROP TABLE t4"), run("SELECT 1"));
+        let (released, held, pins) = run("SELECT 1");
+        assert!(released && !held, "{prepare:?}: {pins:?}");
     }
 }

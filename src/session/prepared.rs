@@ -4,7 +4,7 @@
 //! statement whichever client prepared it, and it goes by one name on every server. A server holds a bounded number of them, the ones used
 //! last.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -105,6 +105,32 @@ impl Statement {
             outdated: AtomicBool::new(self.is_outdated()),
             accepted_by: AtomicU64::new(self.accepted_by.load(Ordering::Relaxed)),
         })
+    }
+
+    /// One that SQL's PREPARE has made on the one server that has it. Of its text only the facts are known, and it goes by no name of ours.
+    #[must_use]
+    pub fn of_sql(facts: Arc<QueryFacts>) -> Arc<Self> {
+        Arc::new(Self {
+            id: next_id(),
+            sql: Arc::default(),
+            types: Arc::from(&[0, 0][..]),
+            facts,
+            name: Box::default(),
+            foreign_types: false,
+            literals: Literals::None,
+            reading: Box::default(),
+            epoch: 0,
+            own: true,
+            of: None,
+            outdated: AtomicBool::new(false),
+            accepted_by: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether it is one of those.
+    #[must_use]
+    pub fn is_of_sql(&self) -> bool {
+        self.sql.is_empty() && !self.facts.statements.is_empty()
     }
 
     /// The same text for one client alone.
@@ -368,19 +394,19 @@ pub struct ServerStatements {
     held: LruCache<StatementId, Arc<Statement>>,
     max: usize,
     /// Those that may be there or not, whatever `held` says, until an answer tells.
-    doubted: HashSet<StatementId>,
+    doubted: HashMap<StatementId, Weak<Statement>>,
 }
 
 impl ServerStatements {
     /// Room for `max` statements (at least one).
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { held: LruCache::unbounded(), max: max.max(1), doubted: HashSet::new() }
+        Self { held: LruCache::unbounded(), max: max.max(1), doubted: HashMap::new() }
     }
 
     /// Whether the server has it; it then counts as used just now.
     pub fn touch(&mut self, id: StatementId) -> bool {
-        self.held.get(&id).is_some() && !self.doubted.contains(&id)
+        self.held.get(&id).is_some() && !self.is_doubted(id)
     }
 
     /// Adds one; returns the one that must go for it.
@@ -413,14 +439,18 @@ impl ServerStatements {
     }
 
     /// Nobody knows whether the server has it.
-    pub fn doubt(&mut self, id: StatementId) {
-        self.doubted.insert(id);
+    pub fn doubt(&mut self, statement: &Arc<Statement>) {
+        // One that nobody holds any more comes never again: every doubling sweeps those out.
+        if self.doubted.len() == self.doubted.capacity() {
+            self.doubted.retain(|_, statement| statement.strong_count() > 0);
+        }
+        self.doubted.insert(statement.id, Arc::downgrade(statement));
     }
 
     /// Whether nobody knows.
     #[must_use]
     pub fn is_doubted(&self, id: StatementId) -> bool {
-        self.doubted.contains(&id)
+        self.doubted.contains_key(&id)
     }
 
     /// Forgets one.
@@ -490,6 +520,21 @@ mod tests {
         let new = registry.intern(&parse(b"SELECT 1", b"\0\0"), &plain, Arc::default);
         assert_ne!(new.id, old.id);
         assert_eq!(registry.current(&old, &plain).id, new.id);
+    }
+
+    #[test]
+    fn doubts_go_with_their_statements() {
+        let (registry, plain) = (Registry::default(), ClientSettings::default());
+        let make = |n: u32| {
+            registry.intern(&parse(format!("SELECT {n}").as_bytes(), b"\0\0"), &Reader::usual(&plain), Arc::default)
+        };
+        let (mut held, kept) = (ServerStatements::new(2), make(0));
+        held.doubt(&kept);
+        (1..10_000).for_each(|n| held.doubt(&make(n)));
+        assert!(held.doubted.len() < 1_000, "what nobody can ask for is forgotten");
+        assert!(held.is_doubted(kept.id));
+        held.confirm(Arc::clone(&kept));
+        assert!(!held.is_doubted(kept.id));
     }
 
     #[test]

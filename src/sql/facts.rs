@@ -1,6 +1,8 @@
 //! The facts of a statement that the rest of pgweir asks for. Plain data; no parser type leaves
 //! `sql/`.
 
+use std::sync::Arc;
+
 use super::hidden::body::Body;
 use super::touch::Touch;
 use crate::id::ClientId;
@@ -438,6 +440,8 @@ pub struct StatementFacts {
     pub effects: Vec<SessionEffect>,
     /// The prepared statement that it makes, runs or takes away.
     pub name_use: Option<NameUse>,
+    /// What PREPARE has EXECUTE run, as a text of its own.
+    pub prepared: Option<Arc<QueryFacts>>,
     /// It may change what the catalog says of functions and relations: DDL, DO, CALL.
     pub changes_catalog: bool,
     /// It may change what code runs when functions are called and relations written: see [`super::hidden`].
@@ -509,6 +513,12 @@ impl StatementFacts {
             "ALTER SYSTEM",
         ];
         self.changes_catalog && !LEAVE_TYPES.contains(&self.why)
+    }
+
+    /// Whether it changes what sessions of a role or a database begin with.
+    #[must_use]
+    pub fn changes_defaults(&self) -> bool {
+        matches!(self.why, "ALTER ROLE ... SET" | "ALTER DATABASE ... SET")
     }
 
     /// Whether it may make an object in the first schema of search_path, whichever that is.
@@ -670,6 +680,9 @@ impl QueryFacts {
                 ShardShape::NoTables | ShardShape::Other { .. } => {}
             }
             statement.touch.values().for_each(drop_value);
+            if let Some(inner) = &mut statement.prepared {
+                Arc::make_mut(inner).drop_values();
+            }
         }
     }
 
@@ -691,6 +704,12 @@ impl QueryFacts {
     #[must_use]
     pub fn changes_code(&self) -> bool {
         self.may_change_code || self.statements.iter().any(|s| s.changes_code)
+    }
+
+    /// Whether it changes what sessions of a role or a database begin with: see [`StatementFacts::changes_defaults`].
+    #[must_use]
+    pub fn changes_defaults(&self) -> bool {
+        self.statements.iter().any(StatementFacts::changes_defaults)
     }
 
     /// Whether it sends a notification, as far as its text tells.

@@ -3,11 +3,13 @@
 //! Two rules stand above the table of statements. Whatever is not understood is a write. And a statement that leaves state
 //! on its server is a write too, because the session then keeps that server for its later writes.
 
+use std::sync::Arc;
+
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::builtins::OPERATORS;
 use super::facts::{
-    Access, FunctionRef, LocalSet, Mentions, NameUse, ParamUse, PinReason, Plan, SessionEffect, ShardShape,
+    Access, FunctionRef, LocalSet, Mentions, NameUse, ParamUse, PinReason, Plan, QueryFacts, SessionEffect, ShardShape,
     StatementFacts, TransactionEffect, Verb,
 };
 use super::functions::{Unknown, call, is_local_relation};
@@ -29,6 +31,7 @@ pub(super) struct Draft {
     savepoint: Option<Box<str>>,
     effects: Vec<SessionEffect>,
     name_use: Option<NameUse>,
+    prepared: Option<Arc<QueryFacts>>,
     changes_catalog: bool,
     changes_code: bool,
     own_code: bool,
@@ -59,6 +62,7 @@ impl Draft {
             savepoint: None,
             effects: Vec::new(),
             name_use: None,
+            prepared: None,
             changes_catalog: false,
             changes_code: false,
             own_code: false,
@@ -127,6 +131,7 @@ impl Draft {
             savepoint: self.savepoint,
             effects: self.effects,
             name_use: self.name_use,
+            prepared: self.prepared,
             // Temporary objects are seen by their own session alone, which keeps its server.
             changes_catalog: self.changes_catalog && pin != Some(PinReason::TempObject),
             changes_code: self.changes_code && pin != Some(PinReason::TempObject),
@@ -261,12 +266,12 @@ fn draft(node: Node<'_>) -> Draft {
         Node::PrepareStmt(stmt) => {
             // Its query does not run yet: only what it names counts.
             let mut draft = Draft::new(Access::Write, "PREPARE");
-            let inner = of_inner(stmt.query(), "PREPARE");
-            (draft.shape, draft.functions, draft.mentions) = (inner.shape, inner.functions, inner.mentions);
-            draft.touch = inner.touch;
+            let inner = of_inner(stmt.query(), "PREPARE").finish();
+            (draft.shape, draft.functions) = (inner.shape.clone(), inner.functions.clone());
+            (draft.mentions, draft.touch) = (inner.mentions.clone(), inner.touch.clone());
             (draft.pids, draft.listens) = (inner.pids, inner.listens);
             draft.pin(PinReason::SqlPrepare);
-            // The server is kept from now on, whenever it is executed.
+            // It may be executed where nobody sees that; where it is seen, this counts once more.
             for effect in &inner.effects {
                 if let SessionEffect::Pin(reason) = effect {
                     draft.pin(*reason);
@@ -277,6 +282,7 @@ fn draft(node: Node<'_>) -> Draft {
                 draft.pin(PinReason::Setting);
             }
             draft.name_use = stmt.name().map(|name| NameUse::Prepare(name.to_owned()));
+            draft.prepared = Some(Arc::new(QueryFacts { statements: vec![inner], ..QueryFacts::default() }));
             draft
         }
         Node::ExecuteStmt(stmt) => {

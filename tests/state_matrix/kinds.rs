@@ -63,6 +63,10 @@ const HELD: &[&str] = &["SELECT name, statement FROM pg_cursors WHERE is_holdabl
 const PREPARED: &[&str] = &["SELECT name, statement FROM pg_prepared_statements WHERE from_sql"];
 const HEARD: &[&str] = &["SELECT * FROM pg_listening_channels()"];
 const SEEDED: &[&str] = &["SELECT EXISTS (SELECT FROM seeded, (SELECT random() AS r OFFSET 0) AS one WHERE r = v)"];
+/// How many snapshots the session has exported: each is a file that bears the number of its process.
+const EXPORTED: &[&str] = &["SELECT count(*) FROM pg_ls_dir('pg_snapshots') AS file, pg_locks AS own \
+    WHERE own.locktype = 'virtualxid' AND own.pid = pg_backend_pid() \
+    AND file LIKE lpad(upper(to_hex(split_part(own.virtualxid, '/', 1)::int)), 8, '0') || '-%'"];
 const ZONE: &[&str] = &["SHOW TimeZone", "SELECT '2024-01-01 12:00+00'::timestamptz"];
 
 /// `{n}` is a number of the run's own.
@@ -462,6 +466,32 @@ pub(crate) const KINDS: &[Kind] = &[
         end: &["SELECT pg_advisory_unlock({n})", "DEALLOCATE ALL"],
         ..PLAIN
     },
+    // Between PREPARE and EXECUTE the server is asked for what is not there yet.
+    Kind {
+        name: "advisory lock of a statement prepared long ago",
+        before: &["PREPARE p AS SELECT pg_advisory_lock({n})", "SELECT 'one'", "SELECT 'two'"],
+        make: &["EXECUTE p", "DEALLOCATE p"],
+        look: SEEN_LOCKS,
+        end: &["SELECT pg_advisory_unlock({n})", "DEALLOCATE ALL"],
+        ..PLAIN
+    },
+    Kind {
+        name: "temporary table of a statement prepared long ago",
+        before: &["PREPARE p AS SELECT makes_temp()", "SELECT 'one'", "SELECT 'two'"],
+        make: &["EXECUTE p", "DEALLOCATE p"],
+        look: SHADE,
+        end: &["DROP TABLE IF EXISTS pg_temp.shade", "DEALLOCATE ALL"],
+        ..PLAIN
+    },
+    Kind {
+        name: "setting of a statement prepared long ago",
+        before: &["BEGIN", "PREPARE p AS SELECT sets('one')", "ROLLBACK", "SELECT 'two'"],
+        make: &["EXECUTE p", "DEALLOCATE p"],
+        look: TENANT,
+        end: &["DEALLOCATE ALL"],
+        stays: true,
+        ..PLAIN
+    },
     // What no reset ends.
     Kind {
         name: "LOAD",
@@ -491,12 +521,7 @@ pub(crate) const KINDS: &[Kind] = &[
     },
     // Handles.
     Kind { name: "large object", make: &["SELECT lo_open(4242, 262144)"], look: &["SELECT loread(0, 2)"], ..PLAIN },
-    Kind {
-        name: "exported snapshot",
-        make: &["SELECT pg_export_snapshot() <> ''"],
-        look: &["SHOW transaction_isolation"],
-        ..PLAIN
-    },
+    Kind { name: "exported snapshot", make: &["SELECT pg_export_snapshot() <> ''"], look: EXPORTED, ..PLAIN },
     // What SQL does not show.
     Kind { name: "function that sets", make: &["SELECT sets('one')"], look: TENANT, stays: true, ..PLAIN },
     Kind { name: "function that sets and fails", make: &["SELECT sets_and_raises()"], look: TENANT, ..PLAIN },

@@ -109,6 +109,7 @@ fn statement(access: Access, shape: ShardShape) -> StatementFacts {
         savepoint: None,
         effects: Vec::new(),
         name_use: None,
+        prepared: None,
         changes_catalog: false,
         changes_code: false,
         own_code: false,
