@@ -90,6 +90,36 @@ fn settings_that_differ_cost_no_round_trip() {
     assert_eq!(server.finish(), Vec::<String>::new());
 }
 
+/// However many they are, one text brings them all.
+#[test]
+fn five_settings_cost_no_round_trip() {
+    const NAMES: [&str; 5] = ["a.v", "b.v", "c.v", "d.v", "e.v"];
+    let five = |of: fn(&str) -> String, between: &str| NAMES.map(of).join(between);
+    let resets = five(|name| format!("RESET \"{}\".\"v\"", &name[..1]), ";");
+    let sets = five(|name| format!("pg_catalog.set_config('{name}','1',false)"), ",");
+    let all_done = [backend::complete("SET").repeat(5), backend::ready(b'I')].concat();
+    let script = [
+        Step::login(),
+        vec![text(b'Q', "SET e.v"), Step::Send(all_done)],
+        ahead(&format!("{resets};PREPARE")),
+        vec![text(b'Q', "SELECT 1"), Step::Send([taken(), backend::one_value("v", "1")].concat())],
+        ahead(&format!("SELECT {sets};PREPARE")),
+        vec![text(b'Q', "SELECT 2"), Step::Send([taken(), backend::one_value("v", "2")].concat())],
+        vec![text(b'Q', "SELECT 3"), Step::Send(backend::one_value("v", "3")), Step::ExpectClose],
+    ]
+    .concat();
+    let server = FakeServer::start(vec![script]);
+    let weir = before(server.port());
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    assert_eq!(a.run(&five(|name| format!("SET {name} = 1"), "; ")), format!("{}Z(I)", "C(SET) ".repeat(5)));
+    assert_eq!(b.value("SELECT 1"), "1");
+    assert_eq!(a.value("SELECT 2"), "2");
+    assert_eq!(a.value("SELECT 3"), "3");
+    drop((a, b));
+    drop(weir);
+    assert_eq!(server.finish(), Vec::<String>::new());
+}
+
 /// PostgreSQL says what it has done before it says that it ends the session: the statement has not run, and goes to another connection.
 #[test]
 fn a_server_that_goes_before_it_has_taken_them_has_not_run_the_statement() {
@@ -107,6 +137,33 @@ fn a_server_that_goes_before_it_has_taken_them_has_not_run_the_statement() {
     let (mut a, mut b) = (weir.client("app"), weir.client("app"));
     assert_eq!(a.run("SET a.x = 1"), "C(SET) Z(I)");
     assert_eq!(b.value("SELECT 1"), "1");
+    drop((a, b));
+    drop(weir);
+    assert_eq!(server.finish(), Vec::<String>::new());
+}
+
+/// What was written anew for its client is so once more when it is sent again: whom it signals the text on the server does not say.
+#[test]
+fn a_signal_that_was_passed_over_is_sent_all_the_same() {
+    let farewell = wire::frame(b'E', b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0RProcessInterrupts\0\0");
+    let server = FakeServer::serve(move |connection| {
+        let first = [
+            vec![text(b'Q', "SET a.x"), Step::Send(done("SET"))],
+            ahead("RESET \"a\".\"x\""),
+            vec![text(b'Q', "pg_has_role"), Step::Send([closed(), farewell.clone()].concat()), Step::Close],
+        ];
+        let next = [vec![
+            text(b'Q', "pg_has_role"),
+            Step::Send(backend::one_value("pg_terminate_backend", "t")),
+            Step::ExpectClose,
+        ]];
+        [Step::login(), if connection == 0 { first.concat() } else { next.concat() }].concat()
+    });
+    let weir = before(server.port());
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    assert_eq!(a.run("SET a.x = 1"), "C(SET) Z(I)");
+    assert_eq!(b.value(&format!("SELECT pg_terminate_backend({})", a.pid)), "t");
+    assert_eq!(show(&a.read_to_end()), "E(FATAL 57P01)");
     drop((a, b));
     drop(weir);
     assert_eq!(server.finish(), Vec::<String>::new());

@@ -75,6 +75,8 @@ impl Client {
         self.will_listen(&written.steps);
         let mut frame = Vec::with_capacity(written.text.len() + 8);
         encode::query(&mut frame, &written.text);
+        let came = self.input.bytes().get(at..at.saturating_add(len)).unwrap_or_default();
+        self.segment.is_written_anew(frame.len(), came.into());
         self.input.replace(at, len, &frame);
         (Intake::Query(facts), frame.len())
     }
@@ -274,7 +276,7 @@ impl Client {
 }
 
 /// Whether two databases are of one server.
-fn is_same(one: &LiveDatabase, other: &LiveDatabase) -> bool {
+pub(super) fn is_same(one: &LiveDatabase, other: &LiveDatabase) -> bool {
     let servers = |database: &LiveDatabase| {
         database
             .config

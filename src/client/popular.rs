@@ -67,7 +67,8 @@ impl Client {
 
     /// What brings the segment back.
     pub(super) fn replay(&self, leave: Leave) -> Replay {
-        let bytes = self.input.bytes().get(..self.segment.len).unwrap_or_default().to_vec();
+        // What was written anew is read and written anew once more: what it does beside its text would be lost else.
+        let bytes = self.segment.as_it_came(self.input.bytes());
         let names = self.segment.items.iter().filter_map(|(intake, _)| intake.names_undo().cloned()).collect();
         let ends =
             matches!(self.segment.items.last(), Some((Intake::Sync | Intake::Query(_) | Intake::FunctionCall, _)));

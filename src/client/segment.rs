@@ -3,6 +3,8 @@
 
 use std::cell::RefCell;
 
+use thin_vec::ThinVec;
+
 use crate::session::{Intake, Naming};
 use crate::sql::facts::{Plan, QueryFacts, TransactionEffect};
 
@@ -31,6 +33,16 @@ pub struct Segment {
     pub complete: bool,
     /// What its SQL has to do with names of prepared statements.
     pub names: Naming,
+    /// What came where a message was written anew.
+    originals: ThinVec<Original>,
+}
+
+/// A message as the client has sent it: where another stands in its place among the segment's bytes.
+#[derive(Debug)]
+struct Original {
+    at: usize,
+    len: usize,
+    frame: Box<[u8]>,
 }
 
 impl Segment {
@@ -42,6 +54,25 @@ impl Segment {
         self.len += len;
         self.complete = intake.ends_segment() || self.len > MAX_HELD;
         self.items.push((intake, len));
+    }
+
+    /// In the place of the message that is added next, `len` bytes of ours stand in the input from now on; `frame`: what came.
+    pub fn is_written_anew(&mut self, len: usize, frame: Box<[u8]>) {
+        self.originals.push(Original { at: self.len, len, frame });
+    }
+
+    /// Its bytes as they came, `bytes` being those that stand in the input.
+    #[must_use]
+    pub fn as_it_came(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.len);
+        let mut from = 0;
+        for Original { at, len, frame } in &self.originals {
+            out.extend_from_slice(bytes.get(from..*at).unwrap_or_default());
+            out.extend_from_slice(frame);
+            from = at.saturating_add(*len);
+        }
+        out.extend_from_slice(bytes.get(from..self.len).unwrap_or_default());
+        out
     }
 
     /// Whether it was cut off before its end.
@@ -152,6 +183,7 @@ impl Segment {
         self.len = 0;
         self.complete = false;
         self.names = Naming::None;
+        self.originals = ThinVec::new();
     }
 
     /// Empties it, and keeps its memory for the next that needs some.
@@ -182,4 +214,31 @@ fn is_query(facts: &QueryFacts) -> bool {
             && statement.effects.is_empty()
             // Code of users may do things elsewhere, which are not undone with it.
             && statement.functions.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn what_was_written_anew_comes_back_as_it_came() {
+        let mut segment = Segment::default();
+        let mut push = |came: &str, written: &str, input: &mut String| {
+            if came != written {
+                segment.is_written_anew(written.len(), came.as_bytes().into());
+            }
+            input.push_str(written);
+            segment.push(Intake::Query(Arc::default()), written.len());
+        };
+        let mut input = String::new();
+        for (came, written) in [("one", "one"), ("two", "another"), ("three", ""), ("four", "four"), ("five", "5")] {
+            push(came, written, &mut input);
+        }
+        input.push_str("behind");
+        assert_eq!(segment.as_it_came(input.as_bytes()), b"onetwothreefourfive");
+        segment.clear();
+        segment.push(Intake::Sync, 3);
+        assert_eq!(segment.as_it_came(b"behind"), b"beh");
+    }
 }

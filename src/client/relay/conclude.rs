@@ -169,6 +169,8 @@ impl Client {
             self.session.on_server_lost(&mut connection.state);
         }
         let behind = self.segment.take();
+        let unsent = behind.as_it_came(self.input.bytes());
+        self.input.replace(0, behind.len, &unsent);
         for (intake, _) in behind.items.into_iter().rev() {
             self.session.withdraw(intake);
         }
