@@ -296,6 +296,56 @@ fn a_connect_query_may_fail() {
     assert_eq!(weir.client("a").value("SHOW work_mem"), "3MB");
 }
 
+/// What connect_query sets is the connection's own: others may set and reset what they like.
+#[test]
+fn what_connect_query_sets_is_the_connections_own() {
+    const QUERY: &str = "SET TimeZone = 'Asia/Tokyo'; SET search_path = app; SET statement_timeout = '50s'; \
+                         SET app.who = 'it''s'; SET ROLE restricted";
+    const ALL: &str = "SELECT concat_ws('|', current_setting('search_path'), current_setting('statement_timeout'), \
+                       current_setting('app.who'), current_user, current_setting('TimeZone'))";
+    const UNREPORTED: &str = "SELECT concat_ws('|', current_setting('search_path'), current_setting('statement_timeout'), \
+                              current_setting('app.who'), current_user)";
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE restricted; GRANT restricted TO postgres; CREATE SCHEMA app");
+    let weir = Weir::builder()
+        .database(&format!(
+            "[databases.a]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"postgres\"\npool_size = 1\nconnect_query = \"{QUERY}\"",
+            cluster.port()
+        ))
+        .start();
+    let (mut a, mut b) = (weir.client("a"), weir.client("a"));
+    assert_eq!(a.params["TimeZone"], "Asia/Tokyo", "the client is told at its login");
+    let own = "app|50s|it's|restricted";
+    let all = format!("{own}|Asia/Tokyo");
+    assert_eq!((a.value(ALL), b.value(ALL)), (all.clone(), all.clone()));
+    let run = |client: &mut RawClient, sql: &str| {
+        let answer = client.run(sql);
+        assert!(!answer.contains("E("), "{sql}: {answer}");
+    };
+    for reset in [
+        "RESET ALL",
+        "RESET search_path; RESET app.who",
+        "DISCARD ALL",
+        "BEGIN; RESET search_path; RESET app.who; COMMIT",
+    ] {
+        run(&mut a, "SET search_path = x; SET TimeZone = 'Europe/Paris'; SET app.who = 'a'");
+        for _ in 0..2 {
+            assert_eq!(b.value(ALL), all, "before {reset}");
+            assert_eq!(a.value(ALL), "x|50s|a|restricted|Europe/Paris");
+        }
+        run(&mut a, reset);
+        assert_eq!(b.value(ALL), all, "{reset}");
+        assert_eq!(a.value(UNREPORTED), own, "{reset}");
+    }
+    run(&mut a, "RESET ROLE");
+    assert_eq!(b.value(ALL), all, "nobody else gets the rights of the login");
+    // A reset of the server leads there as well.
+    run(&mut a, "CREATE TEMP TABLE gone (i int)");
+    drop(a);
+    assert_eq!(b.value(ALL), all);
+    assert_eq!(b.value("SELECT to_regclass('pg_temp.gone') IS NULL"), "t");
+}
+
 #[test]
 fn without_a_reset_query_what_is_left_behind_ends_with_its_connection() {
     let cluster = Cluster::start();

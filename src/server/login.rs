@@ -17,7 +17,7 @@ use crate::net::dns::Dns;
 use crate::net::tls::{ServerTls, Tls};
 use crate::net::{Buffer, Stream};
 use crate::server::connection::{Secret, read_message};
-use crate::server::{Address, Connection, Target, dial};
+use crate::server::{Address, Connection, Target, dial, first};
 use crate::session::ServerState;
 use crate::wire::{encode, message};
 
@@ -64,7 +64,7 @@ async fn at_host(target: &Target, settings: &LoginSettings, worker: WorkerId) ->
     let ready = async {
         let mut connection = try_each(target, settings, worker).await?;
         if let Some(sql) = &target.connect_query {
-            first_query(&mut connection, target, sql).await?;
+            first::run(&mut connection, target, sql).await?;
         }
         Ok(connection)
     };
@@ -77,21 +77,6 @@ async fn at_host(target: &Target, settings: &LoginSettings, worker: WorkerId) ->
                 dial::silent(address, &settings.dns),
                 settings.timeout.as_secs_f64()
             ),
-        )),
-    }
-}
-
-/// Runs `connect_query`. What the server says against it is logged and forgotten, as in PgBouncer.
-async fn first_query(connection: &mut Connection, target: &Target, sql: &str) -> Result<(), Error> {
-    match connection.run(sql).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            tracing::warn!(server = %target.address(), database = target.dbname, %error, "connect_query failed");
-            Ok(())
-        }
-        Err(error) => Err(Error::server(
-            SqlState::CONNECTION_FAILURE,
-            format!("connection to server {} failed during connect_query: {error}", target.address()),
         )),
     }
 }

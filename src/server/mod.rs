@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod check;
 pub mod connection;
 pub mod dial;
+mod first;
 pub mod hidden;
 pub mod login;
 pub mod readings;

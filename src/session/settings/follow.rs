@@ -188,6 +188,7 @@ impl Session {
             }
             SessionEffect::ResetAll => {
                 self.settings.assign_defaults();
+                server.settings.may_lack_given(|name| !super::IDENTITY.contains(&name));
                 return self.settings.is_changed_for_shards();
             }
             _ => return,
@@ -209,7 +210,13 @@ impl Session {
                 self.settings.reset(name);
                 server.settings.reset_other(name);
             }
-            SessionEffect::Reset { .. } => self.settings.assign_default(name),
+            SessionEffect::Reset { .. } => {
+                self.settings.assign_default(name);
+                // With the session's user its role goes.
+                let with_it =
+                    |given: &str| given == name || (name == super::IDENTITY[0] && given == super::IDENTITY[1]);
+                server.settings.may_lack_given(with_it);
+            }
             _ if is_reported(name) => self.settings.assign_reported(name),
             SessionEffect::Set { value, .. } if self.is_read_rightly(value, server) => {
                 self.settings.assign(name, value)
@@ -390,7 +397,9 @@ const BOOL: u32 = 16;
 const TEXT: u32 = 25;
 const UNKNOWN: u32 = 705;
 
-fn from_hex(hex: &str) -> Option<String> {
+/// The text that a server has written by `encode(convert_to(.., 'UTF8'), 'hex')`.
+#[must_use]
+pub fn from_hex(hex: &str) -> Option<String> {
     let digits = hex.as_bytes().chunks(2);
     let bytes = digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok()).collect::<Option<_>>()?;
     String::from_utf8(bytes).ok()

@@ -29,6 +29,7 @@ use crate::sql::settings::{is_read_by, names_temp};
 
 pub use ahead::Ahead;
 pub(super) use follow::commits_before;
+pub use follow::from_hex;
 pub(super) use reported::Report;
 pub use reported::{REPORTED, is_reported};
 pub use server::{ServerSettings, quote};
@@ -176,7 +177,7 @@ impl Changes {
 impl Point {
     /// How much of [`MAX_KEPT`] it takes.
     fn entries(&self) -> usize {
-        self.wanted.len().saturating_add(1)
+        self.wanted.len().saturating_add(self.doubts.len()).saturating_add(1)
     }
 }
 
@@ -307,8 +308,11 @@ impl ClientSettings {
             self.changes().have = Some(have);
         }
         put(&mut self.wanted, name, given.as_deref());
-        if name == "session_authorization" {
-            self.assign_default("role");
+        // With the session's user its role goes, the one that startup gave as well: the default is no role then.
+        match name {
+            "session_authorization" if self.startup.contains_key("role") => self.assign("role", "none"),
+            "session_authorization" => self.assign_default("role"),
+            _ => {}
         }
     }
 

@@ -19,6 +19,8 @@ pub struct ServerSettings {
     reported: Values,
     /// Set by us or through us, beyond the reported ones.
     others: Values,
+    /// What `connect_query` has made of those: what it is to have where no client wants it otherwise.
+    given: Values,
     /// What it was found to agree with and has not left since: most clients want the same, and nothing need be compared for them. A
     /// client that changes what it wants makes a copy, for this is one.
     agreed: Option<Arc<Values>>,
@@ -33,6 +35,30 @@ impl ServerSettings {
         let name = name.to_ascii_lowercase();
         self.defaults.insert(name.clone(), value.to_owned());
         self.reported.insert(name, value.to_owned());
+    }
+
+    /// `connect_query` has run, and made these of the settings that are not reported: with those that it reports, they are what it has by
+    /// itself from now on.
+    pub fn begins_with(&mut self, given: Values) {
+        self.agreed = None;
+        self.defaults.clone_from(&self.reported);
+        self.others.retain(|name, _| name.starts_with(OWN_PREFIX));
+        self.others.extend(given.clone());
+        self.given = given;
+    }
+
+    /// What `connect_query` has made of a setting.
+    #[must_use]
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.given.get(name).map(String::as_str)
+    }
+
+    /// A client has reset one of those, or may have: the server may have its own default now.
+    pub(super) fn may_lack_given(&mut self, reset: impl Fn(&str) -> bool) {
+        if !self.given.is_empty() {
+            self.agreed = None;
+            self.others.retain(|name, _| !(self.given.contains_key(name) && reset(name)));
+        }
     }
 
     /// A later ParameterStatus.
@@ -86,7 +112,9 @@ impl ServerSettings {
     /// Beyond the reported ones, it has these and no others.
     pub fn has(&mut self, values: &Values) {
         self.agreed = None;
-        self.others.retain(|name, _| name.starts_with(OWN_PREFIX));
+        // A client that has not touched what was given has not touched it.
+        let given = |name: &String, value: &String| self.given.get(name) == Some(value) && !values.contains_key(name);
+        self.others.retain(|name, value| name.starts_with(OWN_PREFIX) || given(name, value));
         let others = values.iter().filter(|(name, _)| is_other(name));
         self.others.extend(others.map(|(name, value)| (name.clone(), value.clone())));
     }
@@ -123,7 +151,12 @@ impl ServerSettings {
     /// Whether the default isolation level of its transactions stays what it is. Under another one a standby may refuse all but RESET.
     #[must_use]
     pub fn keeps_isolation_for(&self, client: &ClientSettings) -> bool {
-        self.others.get(ISOLATION).map(String::as_str) == client.get(ISOLATION)
+        self.others.get(ISOLATION).map(String::as_str) == self.want(client, ISOLATION)
+    }
+
+    /// What it is to have of a setting that is not reported, for this client; none: its default.
+    fn want<'a>(&'a self, client: &'a ClientSettings, name: &str) -> Option<&'a str> {
+        client.get(name).or_else(|| self.given(name))
     }
 
     /// All as the login's own user, who may set what the client could set; who the client has become since comes last.
@@ -131,8 +164,9 @@ impl ServerSettings {
         let is_identity = |name: &str| IDENTITY.contains(&name);
         let mut sql = String::new();
         // The default of transactions counts for the one that sets the others, which a standby may refuse for it.
-        let first = |name: &str| name == ISOLATION && self.others.get(name).map(String::as_str) != client.get(name);
-        for name in self.others.keys().filter(|n| (client.get(n).is_none() || first(n)) && !is_identity(n)) {
+        let has = |name: &str| self.others.get(name).map(String::as_str);
+        let first = |name: &str| name == ISOLATION && has(name) != self.want(client, name);
+        for name in self.others.keys().filter(|n| (self.want(client, n).is_none() || first(n)) && !is_identity(n)) {
             let _infallible = write!(sql, "RESET {};", quote_setting(name));
         }
         let mut sets = Vec::new();
@@ -146,14 +180,20 @@ impl ServerSettings {
                 sets.push((name, want));
             }
         }
-        let same_identity = IDENTITY.iter().all(|name| self.others.get(*name).map(String::as_str) == client.get(name));
+        let given = self.given.iter().filter(|(name, _)| client.get(name).is_none() && !is_identity(name));
+        sets.extend(
+            given
+                .filter(|(name, want)| has(name) != Some(want.as_str()))
+                .map(|(name, want)| (name.as_str(), want.as_str())),
+        );
+        let same_identity = IDENTITY.iter().all(|name| has(name) == self.want(client, name));
         if sql.is_empty() && sets.is_empty() && same_identity {
             return sql;
         }
         for name in IDENTITY.iter().rev().filter(|name| self.others.contains_key(**name)) {
             sql.insert_str(0, &format!("RESET {name};"));
         }
-        sets.extend(IDENTITY.iter().filter_map(|name| client.get(name).map(|want| (*name, want))));
+        sets.extend(IDENTITY.iter().filter_map(|name| self.want(client, name).map(|want| (*name, want))));
         if !sets.is_empty() {
             if self.others.get(ISOLATION).is_some_and(|_| first(ISOLATION)) {
                 sql = format!("BEGIN;{sql}COMMIT;");
@@ -166,12 +206,16 @@ impl ServerSettings {
     /// Whether it has nothing but what it had at login.
     #[must_use]
     pub fn is_as_new(&self) -> bool {
-        self.reported == self.defaults && self.others.keys().all(|name| name.starts_with(OWN_PREFIX))
+        let of_its_own =
+            |(name, value): (&String, &String)| name.starts_with(OWN_PREFIX) || self.given.get(name) == Some(value);
+        self.reported == self.defaults && self.others.iter().all(of_its_own)
     }
 
     /// [`ServerSettings::catch_up`] has run.
     pub fn caught_up(&mut self, client: &ClientSettings) {
         self.has(client.wanted());
+        let given = self.given.iter().filter(|(name, _)| client.get(name).is_none());
+        self.others.extend(given.map(|(name, value)| (name.clone(), value.clone())));
         // Seldom anything is left, and then it is for the next time.
         drop(self.catch_up(client));
     }
@@ -287,6 +331,47 @@ mod tests {
         assert!(!server.is_as_new());
         server.discard_all();
         assert!(server.is_as_new());
+    }
+
+    #[test]
+    fn what_connect_query_gave_is_what_a_server_goes_back_to() {
+        let mut server = server();
+        server.report("TimeZone", "Asia/Tokyo");
+        server.begins_with(values(&[("role", "r"), ("search_path", "app"), ("work_mem", "3MB")]));
+        assert!(server.is_as_new());
+        let nobody = ClientSettings::default();
+        assert_eq!(server.catch_up(&nobody), None, "it has that by itself");
+        let ann = ClientSettings::new(values(&[("search_path", "x"), ("geqo", "off")]));
+        let sql = server.catch_up(&ann).unwrap();
+        let set = "RESET role;SELECT pg_catalog.set_config('geqo','off',false),\
+                   pg_catalog.set_config('search_path','x',false),pg_catalog.set_config('role','r',false)";
+        assert_eq!(sql, set);
+        server.caught_up(&ann);
+        assert_eq!(server.catch_up(&ann), None);
+        // A transaction of hers is over.
+        server.has(ann.wanted());
+        assert_eq!(server.catch_up(&ann), None);
+        let sql = server.catch_up(&nobody).unwrap();
+        let back = "RESET role;RESET \"geqo\";SELECT pg_catalog.set_config('search_path','app',false),\
+                    pg_catalog.set_config('role','r',false)";
+        assert_eq!(sql, back);
+        server.caught_up(&nobody);
+        assert!(server.is_as_new() && server.catch_up(&nobody).is_none());
+        // Whatever resets leads there.
+        let all = "RESET role;SELECT pg_catalog.set_config('search_path','app',false),\
+                   pg_catalog.set_config('work_mem','3MB',false),pg_catalog.set_config('role','r',false)";
+        let path = "RESET role;SELECT pg_catalog.set_config('search_path','app',false),pg_catalog.set_config('role','r',false)";
+        type Way = (fn(&mut ServerSettings), &'static str);
+        let ways: [Way; 3] = [
+            (|s| s.discard_all(), all.trim_start_matches("RESET role;")),
+            (|s| s.may_lack_given(|name| !IDENTITY.contains(&name)), all),
+            (|s| s.may_lack_given(|name| name == "search_path"), path),
+        ];
+        for (reset, back) in ways {
+            let mut server = server.clone();
+            reset(&mut server);
+            assert_eq!(server.catch_up(&nobody).as_deref(), Some(back));
+        }
     }
 
     #[test]
