@@ -378,6 +378,19 @@ fn explain_route_says_where_and_why() {
     assert_eq!((&*locked["class"], &*locked["role"]), ("write", "primary"), "{locked:?}");
     let hinted = explain("app", "/* pgweir: primary */ SELECT 1");
     assert_eq!((&*hinted["hint"], &*hinted["role"]), ("primary", "primary"), "{hinted:?}");
+    // What is told of a session's state is what becomes of it.
+    let mut client = weir.client("app");
+    for (sql, effect, pins) in [
+        ("LISTEN news", "listens, by a connection that sessions share", ""),
+        ("SET work_mem = '5MB'", "sets work_mem", ""),
+        ("PREPARE p AS SELECT 1", "keeps its server: sql_prepare", "sql_prepare"),
+    ] {
+        assert_eq!(explain("app", sql)["effects"], effect);
+        assert!(!client.run(sql).contains("E("), "{sql}");
+        let kept: Vec<String> = weir.admin_table("SHOW PINS").iter().map(|pin| pin["reason"].clone()).collect();
+        assert_eq!(kept.join(" "), pins, "{sql}");
+    }
+    drop(client);
     // 0 hashes to slot 6576, 2 to slot 8570: see the vectors of the hash.
     for (key, shard) in [("0", "s0"), ("2", "s1")] {
         let sharded = explain("big", &format!("SELECT v FROM t WHERE k = {key}"));

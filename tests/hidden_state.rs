@@ -96,6 +96,47 @@ CREATE OPERATOR @@@ (LEFTARG = point, RIGHTARG = point, FUNCTION = plus);
 CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql AS 'SELECT sets()';
 ";
 
+/// Where the schema of temporary objects comes first by what a role, the database or connect_query says, tables are made there without any
+/// word of the client's.
+#[test]
+fn a_table_that_a_default_makes_temporary_keeps_the_server() {
+    const TEMP: &str = "SELECT relname FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'";
+    for (sql, connect_query) in [
+        ("ALTER ROLE postgres SET search_path = pg_temp, public", "SELECT 1"),
+        ("ALTER DATABASE postgres SET search_path = pg_temp", "SELECT 1"),
+        ("SELECT 1", "SET search_path = pg_temp"),
+    ] {
+        let cluster = Cluster::start();
+        cluster.sql(CODE);
+        cluster.sql(sql);
+        let weir = Weir::builder()
+            .database(&format!(
+                "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1\nconnect_query = \"{connect_query}\"",
+                cluster.port()
+            ))
+            .start();
+        let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+        eventually("the database's code is known", SOON, || {
+            let before = resets(&weir);
+            assert!(!b.run("SELECT public.neutral() FROM public.parent LIMIT 0").contains("E("));
+            assert_eq!(b.value("SELECT 1"), "1");
+            (resets(&weir) == before).then_some(())
+        });
+        for makes in ["CREATE TABLE mine AS SELECT 'secret' AS v", "DO $$BEGIN CREATE TABLE mine (v text); END$$"] {
+            let answer = a.run(makes);
+            assert!(!answer.contains("E("), "{makes}: {answer}");
+            b.query(TEMP);
+            b.expect_silence(Duration::from_millis(150));
+            assert_eq!(a.value(TEMP), "mine", "{makes}: it is lost");
+            assert_eq!(a.run("DROP TABLE mine"), "C(DROP TABLE) Z(I)");
+            assert_eq!(show(&b.read_until_ready()), "T(relname:19) C(SELECT 0) Z(I)", "{makes}");
+        }
+        // What makes none keeps none.
+        assert_eq!(a.run("CREATE TABLE public.others (v text)"), "C(CREATE TABLE) Z(I)");
+        assert_eq!(b.value("SELECT 1"), "1");
+    }
+}
+
 /// What plainly makes state keeps the server, which so is neither seen by the other nor lost.
 #[test]
 fn what_functions_make_stays_with_its_client() {

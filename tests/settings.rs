@@ -20,6 +20,12 @@ fn one_server(cluster: &Cluster) -> Weir {
     Weir::builder().users("\"app\" \"\"").database(&format!("[databases.app]\n{primary}\npool_size = 1")).start()
 }
 
+/// Two servers, that of a user whose defaults are changed.
+fn two_servers(cluster: &Cluster) -> Weir {
+    let primary = format!("primary = \"postgres://127.0.0.1:{}/postgres\"", cluster.port());
+    Weir::builder().database(&format!("[databases.app]\n{primary}\npool_size = 2")).start()
+}
+
 fn with_roles() -> Cluster {
     let cluster = Cluster::start();
     cluster.sql("CREATE ROLE tenant; CREATE ROLE other; GRANT tenant, other TO postgres");
@@ -204,8 +210,10 @@ fn a_reset_within_a_transaction_returns_to_what_startup_gave() {
             a.run("BEGIN");
             assert!(!a.run(reset).contains("E("), "{reset}");
             let within = all(&mut a);
-            for ((now, given), set) in within.iter().zip(given).zip(&set) {
-                assert!(now == given || now == set, "{reset}: {within:?}");
+            for (((name, now), given), set) in names.iter().zip(&within).zip(given).zip(&set) {
+                // With the session's user its role goes.
+                let none = *name == "role" && reset == "RESET SESSION AUTHORIZATION";
+                assert!(if none { now == "none" } else { now == given || now == set }, "{reset}: {within:?}");
             }
             assert_ne!(within, set, "{reset}");
             a.run("SAVEPOINT s; SET work_mem = '1MB'; RESET work_mem; ROLLBACK TO s");
@@ -216,6 +224,33 @@ fn a_reset_within_a_transaction_returns_to_what_startup_gave() {
             a.run("DISCARD ALL");
         }
     }
+}
+
+/// What a role or database begins with changes for those who were there before as well, when they get a connection anew.
+#[test]
+fn new_defaults_are_those_of_the_next_connections() {
+    let cluster = with_roles();
+    let weir = two_servers(&cluster);
+    let (mut a, mut b, mut busy) = (weir.client("app"), weir.client("app"), weir.client("app"));
+    assert_eq!((a.value("SELECT 1"), b.value("SELECT 1")), ("1".to_owned(), "1".to_owned()));
+    for (alter, name, value) in [
+        ("ALTER DATABASE postgres SET work_mem = '7MB'", "work_mem", "7MB"),
+        ("ALTER ROLE postgres SET app.who = 'default'", "app.who", "default"),
+        ("ALTER ROLE postgres IN DATABASE postgres SET TimeZone = 'Asia/Tokyo'", "TimeZone", "Asia/Tokyo"),
+        ("BEGIN; ALTER DATABASE postgres SET work_mem = '8MB'; COMMIT", "work_mem", "8MB"),
+        ("ALTER ROLE postgres SET search_path = 's1, public'", "search_path", "\"s1, public\""),
+    ] {
+        // Somebody's transaction goes on where it is.
+        busy.run("BEGIN");
+        let before = busy.value(&format!("SELECT coalesce(current_setting('{name}', true), '')"));
+        assert!(!a.run(alter).contains("E("), "{alter}");
+        assert_eq!(b.value(&format!("SHOW {name}")), value, "{alter}");
+        assert_eq!(a.value(&format!("SHOW {name}")), value, "{alter}");
+        assert_eq!(busy.value(&format!("SELECT coalesce(current_setting('{name}', true), '')")), before, "{alter}");
+        assert_eq!(busy.run("COMMIT"), "C(COMMIT) Z(I)");
+        assert_eq!(busy.value(&format!("SHOW {name}")), value, "{alter}");
+    }
+    assert_eq!(weir.client("app").params["TimeZone"], "Asia/Tokyo", "newcomers are told");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::session::{Intake, Keep, Session};
 use crate::shard::plan::{Own, ShardPlan};
 use crate::sql::catalog::is_unexplained;
 use crate::sql::facts::{
-    Access, ConfigArg, QueryFacts, RouteHint, SessionEffect, StatementFacts, TableRef, TransactionEffect,
+    Access, ConfigArg, PinReason, QueryFacts, RouteHint, SessionEffect, StatementFacts, TableRef, TransactionEffect,
 };
 use crate::sql::parse;
 use crate::sql::touch::About;
@@ -30,7 +30,8 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
     let mut lines = vec![("database", database.config.name.clone())];
     lines.push(("class", class(facts.access()).to_owned()));
     lines.push(("why", why(&facts)));
-    lines.push(("effects", effects(&facts)));
+    let by_hub = database.config.pool_mode != PoolMode::Session && !database.config.map.is_sharded();
+    lines.push(("effects", effects(&facts, by_hub)));
     let keep = if database.config.pool_mode == PoolMode::Session { Keep::Session } else { Keep::Transaction };
     let settings = Values::from([("client_encoding".to_owned(), "UTF8".to_owned())]);
     let session = Session::new(keep, true, ClientSettings::new(settings));
@@ -172,8 +173,9 @@ fn why(facts: &QueryFacts) -> String {
     facts.statements.iter().find(|s| s.access == strongest).map_or("it is empty", |s| s.why).to_owned()
 }
 
-/// What it leaves in the session and does to the transaction block. Values of settings are left out: they may be secret.
-fn effects(facts: &QueryFacts) -> String {
+/// What it leaves in the session and does to the transaction block. Values of settings are left out: they may be secret. `by_hub`: others
+/// listen in the name of a session that speaks UTF8.
+fn effects(facts: &QueryFacts, by_hub: bool) -> String {
     let mut effects = Vec::new();
     for statement in &facts.statements {
         match statement.transaction {
@@ -201,6 +203,11 @@ fn effects(facts: &QueryFacts) -> String {
             SessionEffect::DiscardAll => "discards the session's state".to_owned(),
             SessionEffect::DeallocateAll => "forgets all prepared statements".to_owned(),
             SessionEffect::Deallocate { name } => format!("forgets prepared statement {name}"),
+            SessionEffect::Pin(PinReason::Listen) if by_hub => {
+                "listens, by a connection that sessions share".to_owned()
+            }
+            // Known in its transaction alone, behind which nobody keeps the server for that.
+            SessionEffect::Pin(PinReason::SequenceState) => "asks for sequence values of its transaction".to_owned(),
             SessionEffect::Pin(reason) => format!("keeps its server: {}", reason.as_str()),
         }));
     }
@@ -243,7 +250,8 @@ mod tests {
         let set = lines("set application_name = 'hunter2'");
         assert_eq!(set["effects"], "sets application_name");
         assert!(!format!("{set:?}").contains("hunter2"));
-        assert_eq!(lines("listen x")["effects"], "keeps its server: listen");
+        assert_eq!(lines("listen x")["effects"], "listens, by a connection that sessions share");
+        assert_eq!(lines("create temp table t ()")["effects"], "keeps its server: temp_object");
         assert_eq!(lines("begin read only")["effects"], "begins a read-only transaction");
     }
 

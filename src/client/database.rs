@@ -391,6 +391,12 @@ impl Welcome {
         self.parameters.as_ref().or(self.before.as_ref())
     }
 
+    /// What servers say has changed, and is asked of the next.
+    pub fn forget(&mut self) {
+        self.before = self.parameters.take().or(self.before.take());
+        self.accepted.clear();
+    }
+
     /// `values` as other clients have them already, if one of the last did: the clients of an application all begin with the same.
     pub fn usual(&mut self, values: Values) -> Arc<Values> {
         if let Some(known) = self.began.iter().find(|known| ***known == values) {

@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 
 use crate::client::catalog::primary_pool;
 use crate::client::database::{LiveDatabase, UserPools};
+use crate::client::identity::is_same;
 use crate::client::task::Client;
 use crate::clock;
 use crate::config::PoolMode;
@@ -309,6 +310,8 @@ pub(super) struct Judged {
     notifies: bool,
     /// And now others may.
     change: Option<Change>,
+    /// It changes what sessions of a role or database begin with.
+    new_defaults: bool,
     /// Ends when it is known what to think of them.
     wait: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
@@ -356,6 +359,11 @@ impl Judged {
         }
     }
 
+    /// Whether what sessions begin with may have changed since this was asked last.
+    pub(super) fn take_new_defaults(&mut self) -> bool {
+        std::mem::take(&mut self.new_defaults)
+    }
+
     /// It has changed code on this server, unseen by [`Client::look_for_hidden`].
     pub(super) fn changes_code(&mut self, place: Place, new: NewCode) {
         self.place = place;
@@ -377,6 +385,8 @@ impl Client {
     /// Looks at the segment that is about to be sent for what it may leave behind.
     pub(super) fn look_for_hidden(&mut self, judged: &mut Judged, place: Place) {
         if self.pools.mode == PoolMode::Session {
+            let mut facts = self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+            judged.new_defaults |= facts.any(|facts| facts.changes_defaults());
             return;
         }
         let shard = place.shard;
@@ -402,14 +412,19 @@ impl Client {
                     judged.follow_text(&statement.facts, &statement.sql, counts);
                     (Arc::clone(&statement.facts), statement.has_foreign_types())
                 }
+                Intake::Bind { statement: None, named: Some(name), .. } => {
+                    let may_run: Vec<_> = self.session.may_stand_for(name).map(Arc::clone).collect();
+                    may_run.iter().for_each(|facts| self.judge(facts, false, judged, known.as_deref()));
+                    continue;
+                }
                 Intake::FunctionCall => {
                     judged.dirty |= !is_large_object(frame);
                     continue;
                 }
                 _ => continue,
             };
-            // What SQL runs that was prepared by the protocol.
-            let executed: Vec<_> = self.session.executed(&facts).map(|s| Arc::clone(&s.facts)).collect();
+            // And what SQL runs that was prepared before.
+            let executed: Vec<_> = self.session.runs(&facts).map(Arc::clone).collect();
             for facts in std::iter::once(facts).chain(executed) {
                 self.judge(&facts, own_types, judged, known.as_deref());
             }
@@ -421,6 +436,7 @@ impl Client {
     }
 
     fn judge(&mut self, facts: &Arc<QueryFacts>, own_types: bool, judged: &mut Judged, known: Option<&Known>) {
+        judged.new_defaults |= facts.changes_defaults();
         let database = &self.database;
         if facts.prepares_transaction() && (judged.changes || facts.changes_code()) {
             database.hidden.changes.prepared.store(true, Ordering::Release);
@@ -455,7 +471,8 @@ impl Client {
                 judged.notifies |= traces.notifies();
                 let messages = self.segment.items.len();
                 traces.kinds().for_each(|reason| self.session.pin_ahead(messages, reason, Some(facts)));
-                if traces.is_unknown() && self.session.may_make_temp_unseen() {
+                let by_default = known.is_some_and(|known| known.census.may_make_temp(facts, traces));
+                if by_default || (traces.is_unknown() && self.session.may_make_temp_unseen()) {
                     self.session.pin_ahead(messages, PinReason::TempObject, Some(facts));
                 }
             }
@@ -592,10 +609,12 @@ impl Client {
         }
     }
 
-    fn apply(&mut self, traces: Traces, (facts, number): (&Arc<QueryFacts>, u64), judged: &mut Judged) {
+    /// `temp`: it may have made temporary objects, by what `search_path` is where nobody has set it.
+    fn apply(&mut self, (traces, temp): (Traces, bool), (facts, number): (&Arc<QueryFacts>, u64), judged: &mut Judged) {
         judged.dirty |= traces.is_unknown();
         judged.notifies |= traces.notifies();
-        let temp = (traces.is_unknown() && self.session.may_make_temp_unseen()).then_some(PinReason::TempObject);
+        let temp = temp || (traces.is_unknown() && self.session.may_make_temp_unseen());
+        let temp = temp.then_some(PinReason::TempObject);
         for reason in traces.kinds().chain(temp) {
             self.session.pin_behind(number, reason, Some(facts));
         }
@@ -620,6 +639,16 @@ impl Client {
         Poll::Ready(())
     }
 
+    /// What sessions of a role or a database begin with has changed: connections that were made before have it otherwise, and are closed when
+    /// they are given back. What servers say at login is asked again.
+    pub(super) fn leave_old_defaults(&self) {
+        let databases = self.live.all().into_iter().chain(self.live.all_made());
+        for database in databases.filter(|database| is_same(database, &self.database)) {
+            database.pools().iter().for_each(|pool| pool.close_all());
+            database.users().iter().for_each(|pools| pools.welcome.lock().forget());
+        }
+    }
+
     /// Makes up its mind about a server that could be given back now: it may turn out to be pinned.
     pub(super) fn settle_hidden(&mut self, judged: &mut Judged, shard: ShardIndex) {
         let Some(stamp) = judged.stamp else { return };
@@ -641,7 +670,8 @@ impl Client {
                 None => hidden::of_any(&facts),
             };
             changes |= traces.changes_code();
-            self.apply(traces, (&facts, number), judged);
+            let temp = known.as_ref().is_some_and(|known| known.census.may_make_temp(&facts, traces));
+            self.apply((traces, temp), (&facts, number), judged);
         }
         if changes {
             // It has, by now; what was known of it counts no more.

@@ -922,6 +922,9 @@ impl Client {
             self.note_write(link);
             if self.session.is_drained() {
                 link.judged.ended();
+                if link.judged.take_new_defaults() {
+                    self.leave_old_defaults();
+                }
             }
             link.counts.xact_count += counts;
         }

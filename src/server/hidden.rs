@@ -9,6 +9,7 @@ use crate::server::login::{self, LoginSettings};
 use crate::server::shadows::FIRST_OWN;
 use crate::server::{Connection, Target};
 use crate::sql::hidden::{Row, Runner, Traces};
+use crate::sql::settings::names_temp;
 
 /// Asks the server.
 ///
@@ -24,7 +25,11 @@ pub async fn ask(target: &Target, settings: &LoginSettings, worker: WorkerId) ->
     target.parameters.push(("application_name".to_owned(), "pgweir census".to_owned()));
     let mut connection = login::login(&target, settings, worker).await?;
     match tokio::time::timeout(settings.timeout, exchange(&mut connection)).await {
-        Ok(Ok(Ok(rows))) => Ok(rows.iter().filter_map(|row| take(row)).collect()),
+        Ok(Ok(Ok(rows))) => {
+            let given = connection.state.settings.given("search_path").is_some_and(names_temp);
+            let given = given.then_some(Row::TempInPath);
+            Ok(rows.iter().filter_map(|row| take(row)).chain(given).collect())
+        }
         Ok(Ok(Err(error))) => Err(broken(&error.message)),
         Ok(Err(error)) => Err(broken(&error)),
         Err(_) => Err(broken(&format_args!("no answer within {} s", settings.timeout.as_secs_f64()))),
@@ -96,6 +101,7 @@ fn take(row: &[Option<String>]) -> Option<Row> {
         "runs t" | "casts" => Row::Casts(row.get(1).and_then(Option::clone), other),
         "has" => Row::Has(owner, other),
         "makes" => Row::Makes(owner, other),
+        "temporary" => Row::TempInPath,
         _ => return None,
     })
 }
@@ -184,8 +190,9 @@ fn query() -> String {
            FROM pg_inherits AS i JOIN pg_class AS a ON a.oid = i.inhparent JOIN pg_class AS b ON b.oid = i.inhrelid \
          UNION ALL SELECT 'runs f', p.proname::text, 'setseed', NULL, NULL, NULL \
            FROM pg_proc AS p WHERE EXISTS (SELECT FROM unnest(p.proconfig) AS s (setting) WHERE lower(s.setting) LIKE 'seed=%') \
-         {settings}{types}",
+         {settings}{types}{path}",
         settings = of_settings(),
+        path = of_path(),
         types = of_types()
     )
 }
@@ -200,6 +207,15 @@ fn of_settings() -> String {
            WHERE p.oid >= {FIRST_OWN} AND p.prosrc = '' AND b.code LIKE '%:commandType 2 %' \
              AND b.code LIKE concat('%:relid ', 'pg_settings'::regclass::oid, ' %')"
     )
+}
+
+/// Whether anybody's `search_path` names the schema of temporary objects from the beginning. (That of a function is its own affair.)
+fn of_path() -> &'static str {
+    " UNION ALL SELECT 'temporary', NULL, NULL, NULL, NULL, NULL \
+       WHERE (SELECT reset_val FROM pg_settings WHERE name = 'search_path') ILIKE '%pg\\_temp%' \
+         OR EXISTS (SELECT FROM pg_db_role_setting AS r CROSS JOIN LATERAL unnest(r.setconfig) AS s (setting) \
+           WHERE s.setting ILIKE 'search\\_path=%pg\\_temp%' \
+             AND r.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())))"
 }
 
 /// What runs, unsaid, when a value becomes one of a type, and what is called as `row.name`.

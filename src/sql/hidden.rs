@@ -192,6 +192,8 @@ pub enum Row {
     Has(String, String),
     /// Reading a relation makes values of a type.
     Makes(String, String),
+    /// A session may have the schema of temporary objects in its `search_path` without having asked for it.
+    TempInPath,
 }
 
 /// What running which name leaves. Names that leave nothing are not listed.
@@ -204,6 +206,7 @@ pub struct Census {
     anybody: Traces,
     ddl: Traces,
     writers: Writers,
+    temp_in_path: bool,
 }
 
 /// Extensions whose code in C makes no state that others could meet. Others may: dblink's connections, tablefunc runs texts.
@@ -284,6 +287,7 @@ struct Draft {
     functions: BTreeMap<String, Body>,
     edges: Vec<(Runner, Target)>,
     writes: writes::Draft,
+    temp_in_path: bool,
 }
 
 enum Target {
@@ -314,6 +318,14 @@ impl Census {
             && self.operators.is_empty()
             && self.anybody == Traces::NONE
             && self.ddl == Traces::NONE
+    }
+
+    /// Whether a text may have made temporary objects without saying so in a session that has set no `search_path`, where it leaves
+    /// `traces`: by what a role, a database or the configuration says of that setting.
+    #[must_use]
+    pub fn may_make_temp(&self, facts: &QueryFacts, traces: Traces) -> bool {
+        let makes = |s: &StatementFacts| s.makes_object() || s.block.is_some();
+        self.temp_in_path && (traces.is_unknown() || facts.statements.iter().any(makes))
     }
 
     /// Whether anything asks what its session did to sequences.
@@ -448,12 +460,14 @@ impl Draft {
             Row::Runs(runner, called) => self.edges.push((runner, Target::Function(called))),
             Row::Reaches(runner, relation) => self.edges.push((runner, Target::Relation(relation))),
             Row::Cascades(from, to) => self.edges.push((Runner::Write(from), Target::Write(to))),
+            Row::TempInPath => self.temp_in_path = true,
             Row::Field(_) | Row::Casts(..) | Row::Has(..) | Row::Makes(..) => {}
         }
     }
 
     fn finish(mut self) -> Census {
-        let mut census = Census { writers: std::mem::take(&mut self.writes).finish(), ..Census::default() };
+        let writers = std::mem::take(&mut self.writes).finish();
+        let mut census = Census { writers, temp_in_path: self.temp_in_path, ..Census::default() };
         for (name, body) in &self.functions {
             note(&mut census.functions, name, body.traces);
         }

@@ -134,7 +134,8 @@ impl Client {
             let traces = known.of_text(&facts, own_types, judged.place.replica, now);
             // Others see it when the block is committed.
             judged.changes |= traces.changes_code();
-            self.apply(traces, (&facts, number), judged);
+            let temp = known.census.may_make_temp(&facts, traces);
+            self.apply((traces, temp), (&facts, number), judged);
         }
     }
 
@@ -193,8 +194,7 @@ impl Client {
                 Intake::Bind { statement: Some(statement), .. } => (&statement.facts, statement.has_foreign_types()),
                 _ => continue,
             };
-            let executed = self.session.executed(facts).map(|statement| Arc::clone(&statement.facts));
-            texts.extend(executed.map(|facts| (facts, false)));
+            texts.extend(self.session.runs(facts).map(|facts| (Arc::clone(facts), false)));
             texts.push((Arc::clone(facts), own_types));
         }
         texts.retain(|(facts, own_types)| *own_types || !hidden::is_plain_text(facts));

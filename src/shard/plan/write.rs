@@ -353,7 +353,7 @@ fn are_alike<'t>(tables: impl IntoIterator<Item = &'t TableRef>, cx: &PlanContex
 }
 
 /// What of `what` is done on all shards: anything that makes, changes or empties what is there on all, or looks after it.
-const ON_ALL: [&str; 45] = [
+const ON_ALL: [&str; 46] = [
     "ALTER ... RENAME",
     "ALTER ... SET SCHEMA",
     "ALTER INDEX",
@@ -399,6 +399,7 @@ const ON_ALL: [&str; 45] = [
     "TRUNCATE",
     "VACUUM",
     "ALTER ROLE",
+    "ALTER ROLE ... SET",
 ];
 
 /// Plans a utility statement about what is on every shard, which names `tables`, and `of_copies` of a reference table; `refusal` says that.

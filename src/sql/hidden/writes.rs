@@ -126,7 +126,7 @@ impl Draft {
             Row::Makes(relation, made) => {
                 self.edges.push((Source::Read(relation.clone()), Target::Type(made.clone())));
             }
-            Row::Reaches(..) | Row::Cascades(..) => {}
+            Row::Reaches(..) | Row::Cascades(..) | Row::TempInPath => {}
         }
     }
 

@@ -151,6 +151,10 @@ impl Client {
         };
         if need.changes_catalog {
             self.database.catalog_is_changed(true);
+            if self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(|facts| facts.changes_defaults())
+            {
+                self.leave_old_defaults();
+            }
         }
         for (mut change, leg) in changes.into_iter().zip(&legs) {
             // Else it is found out by the server's process whether it still goes on.
