@@ -378,6 +378,18 @@ fn explain_route_says_where_and_why() {
     assert_eq!((&*locked["class"], &*locked["role"]), ("write", "primary"), "{locked:?}");
     let hinted = explain("app", "/* pgweir: primary */ SELECT 1");
     assert_eq!((&*hinted["hint"], &*hinted["role"]), ("primary", "primary"), "{hinted:?}");
+    // 0 hashes to slot 6576, 2 to slot 8570: see the vectors of the hash.
+    for (key, shard) in [("0", "s0"), ("2", "s1")] {
+        let sharded = explain("big", &format!("SELECT v FROM t WHERE k = {key}"));
+        assert_eq!(sharded["shard"], shard, "{sharded:?}");
+    }
+    let refused = explain("big", "UPDATE t SET v = 'x'");
+    assert_eq!(refused["plan"], "refused");
+    assert!(refused["error"].starts_with("0A000") && refused.contains_key("hint"), "{refused:?}");
+    // Whose an index is the catalog tells, which is not asked here.
+    assert!(explain("big", "DROP INDEX t_v")["note"].contains("catalog decides"));
+    assert!(!explain("big", "DROP TRIGGER g ON t").contains_key("note"));
+    assert!(!explain("big", "CREATE TABLE mine (a int)").contains_key("note"));
     // What is told of a session's state is what becomes of it.
     let mut client = weir.client("app");
     for (sql, effect, pins) in [
@@ -391,18 +403,6 @@ fn explain_route_says_where_and_why() {
         assert_eq!(kept.join(" "), pins, "{sql}");
     }
     drop(client);
-    // 0 hashes to slot 6576, 2 to slot 8570: see the vectors of the hash.
-    for (key, shard) in [("0", "s0"), ("2", "s1")] {
-        let sharded = explain("big", &format!("SELECT v FROM t WHERE k = {key}"));
-        assert_eq!(sharded["shard"], shard, "{sharded:?}");
-    }
-    let refused = explain("big", "UPDATE t SET v = 'x'");
-    assert_eq!(refused["plan"], "refused");
-    assert!(refused["error"].starts_with("0A000") && refused.contains_key("hint"), "{refused:?}");
-    // Whose an index is the catalog tells, which is not asked here.
-    assert!(explain("big", "DROP INDEX t_v")["note"].contains("catalog decides"));
-    assert!(!explain("big", "DROP TRIGGER g ON t").contains_key("note"));
-    assert!(!explain("big", "CREATE TABLE mine (a int)").contains_key("note"));
     let mut console = weir.console().unwrap();
     assert_eq!(error(&mut console, "EXPLAIN ROUTE 'SELECT 1'").code, "42601", "two databases: one must be named");
     let unknown = error(&mut console, "EXPLAIN ROUTE FOR appp 'SELECT 1'");

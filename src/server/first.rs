@@ -1,21 +1,22 @@
 //! The first thing that a server connection runs: `connect_query`. What that sets is the connection's own from then on: whoever wants
 //! nothing else of a setting finds it, whatever others have set or reset before.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use crate::error::{Error, SqlState};
 use crate::server::{Connection, Target};
-use crate::session::settings::{OWN_PREFIX, Values, from_hex, is_reported};
-use crate::sql::facts::QueryFacts;
+use crate::session::settings::{OWN_PREFIX, Values, from_hex, is_reported, quote};
+use crate::sql::facts::{QueryFacts, SessionEffect};
 use crate::sql::hidden::is_plain_text;
 use crate::sql::parse;
 use crate::sql::settings::is_of_transaction;
 
 /// What has been set in the session, and what it is; in an encoding that needs no thought. Who the session is `pg_settings` does not list.
 const QUESTION: &str = "SELECT name, \
-    pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting(name), 'UTF8'), 'hex') \
+    pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting(name, true), 'UTF8'), 'hex') \
     FROM (SELECT name::pg_catalog.text FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
-    UNION ALL SELECT 'role' UNION ALL SELECT 'session_authorization') AS s (name)";
+    UNION ALL SELECT 'role' UNION ALL SELECT 'session_authorization'";
 
 /// Runs `connect_query`, `sql`. What the server says against it is logged and forgotten, as in PgBouncer.
 ///
@@ -33,10 +34,11 @@ pub(super) async fn run(connection: &mut Connection, target: &Target, sql: &str)
     if let Err(error) = connection.run(sql).await.map_err(lost)? {
         warn(error);
     }
-    if !may_set(&parse::facts(sql.as_bytes())) {
+    let facts = parse::facts(sql.as_bytes());
+    if !may_set(&facts) {
         return Ok(());
     }
-    match connection.rows(QUESTION).await.map_err(lost)? {
+    match connection.rows(&question(&facts)).await.map_err(lost)? {
         Ok(rows) => {
             connection.state.settings.begins_with(given(&rows, &target.user));
             let Connection { state, welcome, .. } = connection;
@@ -49,6 +51,17 @@ pub(super) async fn run(connection: &mut Connection, target: &Target, sql: &str)
         Err(error) => warn(error),
     }
     Ok(())
+}
+
+/// [`QUESTION`], with the settings of an application's own that the text names: those `pg_settings` does not list either.
+fn question(facts: &QueryFacts) -> String {
+    let named = facts.statements.iter().flat_map(|statement| &statement.effects).filter_map(|effect| match effect {
+        SessionEffect::Set { name, .. } | SessionEffect::SetUnknown { name } if name.contains('.') => Some(name),
+        _ => None,
+    });
+    let named: BTreeSet<_> = named.collect();
+    let named: String = named.into_iter().map(|name| format!(" UNION ALL SELECT {}", quote(name))).collect();
+    format!("{QUESTION}{named}) AS s (name)")
 }
 
 /// Whether it may have set anything.
@@ -98,7 +111,7 @@ mod tests {
     #[test]
     fn what_can_set_nothing_costs_no_question() {
         let may = |sql: &str| may_set(&parse::facts(sql.as_bytes()));
-        assert!(!may("SELECT 1") && !may("SELECT now(), version()"));
+        assert!(!may("SELECT 1") && !may("VALUES (1), (2)"));
         for sql in [
             "SET ROLE r",
             "SET app.who = 1",
