@@ -25,9 +25,10 @@ use crate::health::view::ServerView;
 use crate::id::ShardIndex;
 use crate::pool::{self, Asked, Checkout, Pool, Ticket, Verdict};
 use crate::route::decide::{self, Freshness, Request, Route, Why};
-use crate::session::Intake;
+use crate::session::settings::TEMP_BUFFERS;
+use crate::session::{Intake, ServerState};
 use crate::shard::plan::ShardPlan;
-use crate::sql::facts::{Access, RouteHint};
+use crate::sql::facts::{Access, QueryFacts, RouteHint};
 use crate::wire::encode;
 
 /// Connections that may fail `server_check_query` before the client is told.
@@ -250,6 +251,10 @@ impl Client {
                 continue;
             }
             let Some(connection) = checkout.as_mut() else { continue };
+            if connection.state.was_reset && self.changes_temp_buffers(&connection.state) {
+                // It would refuse that, and is closed.
+                continue;
+            }
             if let Some(server) = confirm {
                 if failover::is_standby(connection) == Some(true) {
                     // What the empty query fails with does not matter: it was answered.
@@ -315,6 +320,14 @@ impl Client {
                 _ => return Err(Stopped::Refused(lost("the server closed every connection that was tried"))),
             }
         }
+    }
+
+    /// Whether the server is to be given other `temp_buffers` than it has, ahead of the segment or by that.
+    fn changes_temp_buffers(&self, server: &ServerState) -> bool {
+        let wanted = self.session.settings().get(TEMP_BUFFERS);
+        let sets = |facts: &Arc<QueryFacts>| facts.statements.iter().any(|s| s.sets(TEMP_BUFFERS));
+        (wanted.is_some() && wanted != server.settings.other(TEMP_BUFFERS))
+            || self.segment.items.iter().filter_map(|(intake, _)| intake.facts()).any(sets)
     }
 
     /// Whether the segment does nothing but reset settings, which are not wanted any more then.

@@ -25,7 +25,7 @@ use crate::net::tls::Tls;
 use crate::net::{Buffer, Stream};
 use crate::pool::{Asked, Checkout, Pool, Ticket, Verdict};
 use crate::server::connection::read_message_up_to;
-use crate::session::settings::{ClientSettings, OWN_PREFIX, Values, is_reported, quote};
+use crate::session::settings::{ClientSettings, OWN_PREFIX, TEMP_BUFFERS, Values, is_reported, quote};
 use crate::wire::encode;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::startup::Startup;
@@ -299,6 +299,12 @@ pub async fn settle(
     if !known {
         let limit = Limits::of(&live.config, &startup.database, &startup.user).most_wait();
         let mut checkout = any_server(database, pools, limit, cx).await?;
+        let of_temp = wanted.iter().any(|(name, _)| name == TEMP_BUFFERS);
+        while of_temp && checkout.as_mut().is_some_and(|connection| connection.state.was_reset) {
+            // It would refuse that, and is closed.
+            drop(checkout);
+            checkout = any_server(database, pools, limit, cx).await?;
+        }
         let taken = ask(live, &mut checkout, pools, &wanted).await?;
         let touched = taken.is_err() || wanted.iter().any(|w| !is_plain(w));
         checkout.release(if touched { Verdict::Dirty } else { Verdict::Clean });

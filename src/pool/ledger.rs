@@ -148,7 +148,7 @@ pub struct Ledger {
     starved: Option<usize>,
 }
 
-/// So many at the front of the queue may go before the first of it, if they are of the connection's own worker.
+/// At most so many places of the queue are looked through for somebody of the connection's own worker.
 const NEAR: usize = 8;
 /// So often in a row.
 const PATIENCE: u8 = 4;
@@ -582,10 +582,12 @@ impl Ledger {
 
     /// Who of the queue gets the connection, and leaves it. To go to another worker costs a connection its place with the reactor of its own, so
     /// one of the first [`NEAR`] goes before the first if that is of another worker and this is not, [`PATIENCE`] times in a row at most: what
-    /// somebody may wait longer by that is bounded.
+    /// somebody may wait longer by that is bounded. Only as many of them are looked at as there are connections: these would run at once anyway,
+    /// and with one connection all is done in the order in which it came.
     fn next_waiter(&mut self, slot: SlotId) -> Option<WaiterId> {
         let worker = self.slots.get(&slot).map(|slot| slot.worker);
-        let own = self.waiters.iter().take(NEAR).position(|waiter| Some(waiter.worker) == worker);
+        let near = self.slots.len().min(NEAR);
+        let own = self.waiters.iter().take(near).position(|waiter| Some(waiter.worker) == worker);
         let at = own.filter(|_| self.passed < PATIENCE).unwrap_or(0);
         self.passed = if at == 0 { 0 } else { self.passed.saturating_add(1) };
         self.waiters.remove(at).map(|waiter| waiter.id)
@@ -738,33 +740,48 @@ mod tests {
     fn connections_stay_with_their_worker_and_nobody_is_passed_over_for_ever() {
         let now = start();
         let other = WorkerId(W.0 + 1);
-        let mut l = ledger(1);
-        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(0), W, now) else { panic!() };
-        assert_eq!(l.login_done(slot, now), Freed::Give(WaiterId(0)));
-        // Others' are 1, 4, 7 ...
-        for id in 1..=30 {
-            let worker = if id % 3 == 1 { other } else { W };
+        for (size, first) in [(1, [1, 2, 3, 4, 5, 6]), (8, [2, 3, 5, 6, 1, 8])] {
+            let mut l = ledger(size);
+            for id in 0..size as u64 {
+                let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(100 + id), W, now) else { panic!() };
+                assert_eq!(l.login_done(slot, now), Freed::Give(WaiterId(100 + id)));
+            }
+            // Others' are 1, 4, 7 ...
+            for id in 1..=30 {
+                let worker = if id % 3 == 1 { other } else { W };
+                assert_eq!(l.acquire(WaiterId(id), worker, now), Acquire::Queued(None));
+            }
+            let slot = l.slots().map(|(slot, ..)| slot).next().unwrap();
+            let order = std::iter::from_fn(|| match l.release(slot, now) {
+                Freed::Give(WaiterId(id)) => Some(id),
+                _ => None,
+            });
+            let order: Vec<_> = order.collect();
+            assert_eq!(order[..6], first, "{size}: all in their order, or the first passed over four times");
+            let mut served = order.clone();
+            served.sort_unstable();
+            assert_eq!(served, (1..=30).collect::<Vec<_>>());
+            let own: Vec<_> = order.iter().filter(|id| **id % 3 != 1).collect();
+            assert!(own.is_sorted(), "in their order: {order:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_has_gone_over_serves_those_of_its_new_worker() {
+        let now = start();
+        let other = WorkerId(W.0 + 1);
+        let mut l = ledger(2);
+        for id in [1, 2] {
+            let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(id), W, now) else { panic!() };
+            assert_eq!(l.login_done(slot, now), Freed::Give(WaiterId(id)));
+        }
+        let slot = l.slots().map(|(slot, ..)| slot).next().unwrap();
+        l.moved(slot, other);
+        for (id, worker) in [(3, W), (4, other)] {
             assert_eq!(l.acquire(WaiterId(id), worker, now), Acquire::Queued(None));
         }
-        let order = std::iter::from_fn(|| match l.release(slot, now) {
-            Freed::Give(WaiterId(id)) => Some(id),
-            _ => None,
-        });
-        let order: Vec<_> = order.collect();
-        assert_eq!(order[..6], [2, 3, 5, 6, 1, 8], "the first is passed over four times");
-        let mut served = order.clone();
-        served.sort_unstable();
-        assert_eq!(served, (1..=30).collect::<Vec<_>>());
-        let own: Vec<_> = order.iter().filter(|id| **id % 3 != 1).collect();
-        assert!(own.is_sorted(), "in their order: {order:?}");
-        // A connection that has gone over serves those of its new worker first.
-        l.moved(slot, other);
-        for (id, worker) in [(40, W), (41, other)] {
-            let asked = l.acquire(WaiterId(id), worker, now);
-            assert!(id == 40 && asked == Acquire::Reuse(slot) || asked == Acquire::Queued(None));
-        }
-        assert_eq!(l.acquire(WaiterId(42), W, now), Acquire::Queued(None));
-        assert_eq!(l.release(slot, now), Freed::Give(WaiterId(41)));
+        assert_eq!(l.release(slot, now), Freed::Give(WaiterId(4)));
+        assert_eq!(l.release(slot, now), Freed::Give(WaiterId(3)));
     }
 
     #[test]

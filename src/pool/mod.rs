@@ -585,6 +585,7 @@ impl Pool {
             let done = tokio::time::timeout(settings.login.timeout, connection.run(sql)).await;
             if matches!(done, Ok(Ok(Ok(())))) {
                 connection.state.ran(sql);
+                connection.state.was_reset = true;
                 connection.note_prepared();
                 pool.release(slot, connection, Verdict::Clean);
             } else {

@@ -19,6 +19,9 @@ pub struct ServerState {
     pub parses: u64,
     /// Others than the client that has it may have used sequences on it: it would tell their values.
     pub stale_sequences: bool,
+    /// It was reset, so that temporary tables may have been used on it: it takes no other `temp_buffers` any more.
+    /// See <https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-TEMP-BUFFERS>.
+    pub was_reset: bool,
 }
 
 impl ServerState {
@@ -31,6 +34,7 @@ impl ServerState {
             settings: ServerSettings::default(),
             parses: 0,
             stale_sequences: false,
+            was_reset: false,
         }
     }
 

@@ -477,6 +477,16 @@ pub struct StatementFacts {
 }
 
 impl StatementFacts {
+    /// Whether it plainly gives a setting a value that stays with the session; the name in lower case.
+    #[must_use]
+    pub fn sets(&self, name: &str) -> bool {
+        self.effects.iter().any(|effect| match effect {
+            SessionEffect::Set { name: set, .. } | SessionEffect::SetUnknown { name: set } => set == name,
+            SessionEffect::SetByParams { name: ConfigArg::Literal(set), .. } => set.eq_ignore_ascii_case(name),
+            _ => false,
+        })
+    }
+
     /// See [`QueryFacts::is_ordinary`].
     fn is_ordinary(&self) -> bool {
         let of_session =

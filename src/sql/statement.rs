@@ -320,6 +320,13 @@ fn draft(node: Node<'_>) -> Draft {
             if let Some(reason) = found.pin {
                 draft.pin(reason);
             }
+            if let Node::CreateFunctionStmt(stmt) = node
+                && found.pin == Some(PinReason::TempObject)
+                && sets_unseen(stmt)
+            {
+                // What it sets when it is called stays when it is dropped.
+                draft.pin(PinReason::Setting);
+            }
             (draft.touch.cascades, draft.touch.about) = (found.cascades, found.about);
             (draft.touch.made_of, draft.touch.becomes) = (found.made_of, found.becomes);
             let computed = utility::computed(node);
@@ -684,6 +691,23 @@ fn block(stmt: &nodes::DoStmt) -> Body {
         }
     }
     body::read(language, text)
+}
+
+/// Whether the body of a function, as far as it shows, sets something for the session, or may.
+fn sets_unseen(stmt: &nodes::CreateFunctionStmt) -> bool {
+    let (mut language, mut text) = ("sql", "");
+    for option in stmt.options() {
+        match (option.defname(), option.arg()) {
+            (Some("language"), arg) => language = arg.as_str().unwrap_or_default(),
+            (Some("as"), Node::NodeList(parts)) => {
+                text = parts.iter().next().and_then(|part| part.as_str()).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    let traces = body::read(language, text).traces;
+    let settings = [PinReason::Setting, PinReason::Identity];
+    traces.is_unknown() || traces.kinds().any(|reason| settings.contains(&reason))
 }
 
 fn create_table_as(stmt: &nodes::CreateTableAsStmt) -> Draft {

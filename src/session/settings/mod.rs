@@ -40,6 +40,9 @@ use reported::bit;
 /// ends the role.
 const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 
+/// What a server takes no more once temporary tables have been used on it.
+pub const TEMP_BUFFERS: &str = "temp_buffers";
+
 /// Prefix of the settings that are pgweir's own: they say where statements go and never need to be on a server.
 pub const OWN_PREFIX: &str = "pgweir.";
 

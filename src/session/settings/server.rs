@@ -85,6 +85,12 @@ impl ServerSettings {
         self.defaults.get(name).map(String::as_str)
     }
 
+    /// What the server has of a setting beyond the reported ones, where that is not its default.
+    #[must_use]
+    pub fn other(&self, name: &str) -> Option<&str> {
+        self.others.get(name).map(String::as_str)
+    }
+
     /// A setting beyond the reported ones was set on this server.
     pub fn set_other(&mut self, name: &str, value: &str) {
         self.agreed = None;

@@ -729,7 +729,8 @@ mod tests {
         let cases = [
             ("SELECT 1", none()),
             ("SELECT f(a) FROM t WHERE b IN (SELECT c FROM u); INSERT INTO t SELECT $1 RETURNING a", none()),
-            ("SELECT * FROM t FOR UPDATE; NOTIFY x; SELECT nextval('s'), pg_is_in_recovery()", none()),
+            ("SELECT * FROM t FOR UPDATE; SELECT nextval('s'), pg_is_in_recovery()", none()),
+            ("NOTIFY x", Traces::NOTIFIES),
             ("SELECT set_config('a.b', $1, true)", Traces::SETS),
             ("SELECT set_config('a.b', $1, false)", of(Setting)),
             ("SELECT pg_catalog.set_config('a.b', $1, false)", of(Setting)),
