@@ -217,7 +217,7 @@ pub(super) static DATABASE: &[Row] = &[
     row("auth_query", &[], Text, ""),
     row("auth_user", &[], Text, ""),
     row("client_encoding", &[], Text, ""),
-    row("connect_query", &[], Text, ""),
+    row("connect_query", &[], Text, "what it sets stays, whatever clients set or reset"),
     row("datestyle", &[], Text, ""),
     row("dbname", &[], Text, ""),
     row("host", &[], Text, ""),
