@@ -12,7 +12,7 @@ use crate::sql::hidden::assign;
 
 /// Asks for the foreign keys with such actions: schema and table that have it, schema and table that it is to, what is done ON UPDATE and ON DELETE
 /// (letters of `pg_constraint`), its columns, those that it is to in the same order, and those that ON DELETE sets; columns stand apart by
-/// [`APART`]. Partitions stand under the name of their table.
+/// `APART`. Partitions stand under the name of their table.
 pub const SQL: &str = "SELECT n.nspname, c.relname, m.nspname, p.relname, k.confupdtype, k.confdeltype, \
       (SELECT pg_catalog.string_agg(a.attname::pg_catalog.text, E'\\x1f' ORDER BY u.ord) \
         FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (num, ord) \
