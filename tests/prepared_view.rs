@@ -67,12 +67,7 @@ impl Twin {
 #[test]
 fn each_sees_its_own_statements_by_its_own_names() {
     let cluster = Cluster::start();
-    let weir = Weir::builder()
-        .database(&format!(
-            "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1",
-            cluster.port()
-        ))
-        .start();
+    let weir = Weir::builder().cluster("app", &cluster, &[]).database("pool_size = 1").start();
     let (mut a, mut b) = (Twin::new(&weir, &cluster), Twin::new(&weir, &cluster));
     a.look("nobody has any");
     a.prepare("secret", "SELECT 'of a', $1::int, $2", &[0, 25]);

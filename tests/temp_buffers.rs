@@ -14,12 +14,7 @@ const SHOW: &str = "SHOW temp_buffers";
 #[test]
 fn a_server_with_the_temporary_tables_of_others_takes_no_other_temp_buffers_and_is_left() {
     let cluster = Cluster::start();
-    let weir = Weir::builder()
-        .database(&format!(
-            "[databases.app]\nprimary = \"postgres://127.0.0.1:{}/postgres\"\npool_size = 1",
-            cluster.port()
-        ))
-        .start();
+    let weir = Weir::builder().cluster("app", &cluster, &[]).database("pool_size = 1").start();
     let mut a = weir.client("app");
     let spoil = |a: &mut common::raw::RawClient| {
         let made = a.run("CREATE TEMP TABLE own AS SELECT 1 AS v; SELECT v FROM own; DROP TABLE own");

@@ -95,25 +95,31 @@ impl Bank {
         self.shards.iter().map(|cluster| cluster.value(&sql)).collect()
     }
 
-    /// Sends a transfer and waits until its first part is prepared; the second shard, which decides, is kept from it by `blocker`.
-    fn held(&self, transfer: i64, by: By) -> (RawClient, RawClient) {
+    /// A client in the block of a transfer, but for its last text, which is the other that is returned.
+    fn begun(&self, transfer: i64, by: By) -> (RawClient, String) {
         let (first, second) = keys(&self.shards);
         let at = usize::try_from(transfer).unwrap();
-        let texts = texts(by, transfer, first[at], second[at]);
-        let (last, before) = texts.split_last().unwrap();
+        let mut texts = texts(by, transfer, first[at], second[at]);
+        let last = texts.pop().unwrap();
         let mut client = self.weir.client("app");
         // Connections that died with a server are found out one by one.
         eventually("the block is there", SOON, || {
-            let goes_on = before.iter().all(|text| client.run(text).ends_with("Z(T)"));
+            let goes_on = texts.iter().all(|text| client.run(text).ends_with("Z(T)"));
             if !goes_on {
                 client.run("ROLLBACK");
             }
             goes_on.then_some(())
         });
+        (client, last)
+    }
+
+    /// Sends a transfer and waits until its first part is prepared; the second shard, which decides, is kept from it by `blocker`.
+    fn held(&self, transfer: i64, by: By) -> (RawClient, RawClient) {
+        let (mut client, last) = self.begun(transfer, by);
         let mut blocker = self.shards[1].client("postgres");
         blocker.run("BEGIN");
         blocker.run("LOCK pgweir.dtx IN SHARE MODE");
-        client.query(last);
+        client.query(&last);
         eventually("the first part is prepared", SOON, || (self.prepared() == 1).then_some(()));
         eventually("the decision waits", SOON, || {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO pgweir.dtx%''commit''%'";

@@ -72,20 +72,8 @@ impl Bank {
 
     /// Begins a transfer; the last of its texts is sent and not answered.
     fn send(&self, transfer: i64, by: By) -> RawClient {
-        let (first, second) = keys(&self.shards);
-        let at = usize::try_from(transfer).unwrap();
-        let texts = texts(by, transfer, first[at], second[at]);
-        let (last, before) = texts.split_last().unwrap();
-        let mut client = self.weir.client("app");
-        // Connections that died with a server are found out one by one.
-        eventually("the block is there", SOON, || {
-            let goes_on = before.iter().all(|text| client.run(text).ends_with("Z(T)"));
-            if !goes_on {
-                client.run("ROLLBACK");
-            }
-            goes_on.then_some(())
-        });
-        client.query(last);
+        let (mut client, last) = self.begun(transfer, by);
+        client.query(&last);
         client
     }
 
