@@ -8,6 +8,7 @@
 //! parameter's type is known; `levels` proves that all queries of a statement ask one shard; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
 //! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
+mod copied;
 mod ddl;
 mod effects;
 mod filtered;
@@ -518,6 +519,10 @@ fn plan_other(
         // A chosen shard would not do either.
         return Err(refusal::rows_unproven(what, &table.name).into());
     }
+    let of_table = matches!(statement.why, "COPY TO" | "COPY FROM");
+    if let Some(table) = relations.first_listed().filter(|_| what == "COPY" && !of_table) {
+        return copied::plan(statement, &table.name, cx);
+    }
     let is_plain = statement.effects.is_empty();
     if let Some(about) = statement.touch.about.filter(|_| ddl::decides(statement)) {
         return ddl::plan(statement, what, about, cx);
@@ -533,7 +538,7 @@ fn plan_other(
             match statement.why {
                 "COPY TO" => write::copy_to(table, home, refusal::other(what, &table.name), cx),
                 "COPY FROM" => write::copy(table, home, refusal::other(what, &table.name), cx),
-                // Of a query, or by a file of the server.
+                // By a file of the server.
                 _ => Err(refusal::other(what, &table.name).into()),
             }
         }

@@ -278,7 +278,6 @@ fn what_shards_have_not_in_common_is_refused() {
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "SET work_mem = '1MB'", "0A000", "sent to all");
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "SAVEPOINT a; SELECT 1", "0A000", "sent to all");
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "COMMIT AND CHAIN", "0A000", "sent to all");
-    refuses(&["BEGIN", "SELECT count(*) FROM t"], "COPY t FROM STDIN", "0A000", "COPY");
     refuses(&["BEGIN", "SELECT count(*) FROM t"], "EXPLAIN SELECT count(*) FROM t", "0A000", "EXPLAIN");
     refuses(
         &["BEGIN", "SELECT count(*) FROM t", "SELECT nextval('numbers')"],

@@ -124,6 +124,22 @@ pub(super) fn locks_several() -> Error {
     .because("locking")
 }
 
+pub(super) fn copies_merged() -> Error {
+    refuse(
+        "COPY of a query whose rows several shards have to bring together (an order, a limit, DISTINCT, groups or aggregates) is not supported".to_owned(),
+        "Send the query without COPY, leave ORDER BY to whoever reads the rows, or tie it to one shard by its sharding key.",
+    )
+    .because("copy_merged")
+}
+
+pub(super) fn copies_writes() -> Error {
+    refuse(
+        "COPY of what a statement returns that writes on several shards is not supported".to_owned(),
+        "Send the statement with RETURNING, without COPY, or tie it to one shard by its sharding key.",
+    )
+    .because("copy_writes")
+}
+
 pub(super) fn rows_unproven(what: &str, table: &str) -> Error {
     let hint = match what {
         "MERGE" => {

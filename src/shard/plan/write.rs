@@ -516,7 +516,7 @@ pub(super) fn copy_to(
 }
 
 /// How the rows are written, with the defaults of PostgreSQL.
-fn layout(read: &CopyIn) -> Layout {
+pub(super) fn layout(read: &CopyIn) -> Layout {
     let null = |default: &[u8]| read.null.as_ref().map_or_else(|| default.to_vec(), |null| null.clone().into_bytes());
     match read.format {
         CopyFormat::Binary => Layout::Binary,
@@ -572,7 +572,7 @@ fn with_setting(error: Error) -> Error {
     error.hint(format!("{hint} {setting}").trim().to_owned()).because("cross_shard_write")
 }
 
-fn alone(error: Error) -> Error {
+pub(super) fn alone(error: Error) -> Error {
     error.hint("Send it by itself, not together with other statements in one text.")
 }
 

@@ -1,4 +1,4 @@
-//! Reads COPY FROM STDIN of a table, so that its rows can go each to its shard.
+//! Reads COPY: FROM STDIN of a table, so that its rows can go each to its shard, and TO STDOUT of a table or a query.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,6 +7,7 @@ use pg_raw_parse::{Node, nodes};
 use super::Unfit;
 use super::expression::{self, Clause, Found};
 use super::from::From;
+use super::write;
 
 /// FORMAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,29 +73,51 @@ pub fn copy_in(text: &str) -> Result<CopyIn, Unfit> {
 /// # Errors
 /// Why its rows cannot come of several shards.
 pub fn copy_out(text: &str) -> Result<CopyIn, Unfit> {
+    to_stdout(text, |copy| match copy.relation() {
+        Some(_) => read_out(copy),
+        None => Err(Unfit::new("statement", "that is a COPY, but not of a table TO STDOUT")),
+    })
+}
+
+/// Reads a text that is one COPY TO STDOUT of a query: the same, and the query.
+///
+/// # Errors
+/// It is not one, or the query cannot be written by itself.
+pub fn copied_query(text: &str) -> Result<(CopyIn, String), Unfit> {
+    to_stdout(text, |copy| match copy.query() {
+        Node::None => Err(Unfit::new("statement", "that is a COPY, but not of a query TO STDOUT")),
+        query => Ok((read_out(copy)?, write::statement(query)?)),
+    })
+}
+
+fn to_stdout<T>(text: &str, read: impl FnOnce(&nodes::CopyStmt) -> Result<T, Unfit>) -> Result<T, Unfit> {
     catch_unwind(AssertUnwindSafe(|| {
         let tree = pg_raw_parse::parse(text).map_err(|_| Unfit::new("syntax", "that cannot be parsed"))?;
         let mut statements = tree.stmts();
         let (Some(Node::CopyStmt(copy)), None) = (statements.next(), statements.next()) else {
             return Err(Unfit::new("statement", "that is not one plain COPY TO STDOUT"));
         };
-        if copy.is_from || copy.is_program || copy.filename().is_some() || copy.relation().is_none() {
-            return Err(Unfit::new("copy_file", "that is a COPY, but not of a table TO STDOUT")
+        if copy.is_from || copy.is_program || copy.filename().is_some() {
+            return Err(Unfit::new("copy_file", "that is a COPY, but not TO STDOUT")
                 .hint("Take the rows by COPY TO STDOUT and write the file in the client."));
         }
-        let mut read = CopyIn::default();
-        for option in copy.options() {
-            match (option.defname().unwrap_or_default(), option.arg().as_str()) {
-                ("format", Some("csv")) => read.format = CopyFormat::Csv,
-                ("format", Some("binary")) => read.format = CopyFormat::Binary,
-                ("header", _) => read.header = header(option.arg())?,
-                // They say how values are written, which the shards do.
-                _ => {}
-            }
-        }
-        Ok(read)
+        read(copy)
     }))
     .unwrap_or_else(|_| Err(Unfit::new("syntax", "on which the parser failed")))
+}
+
+fn read_out(copy: &nodes::CopyStmt) -> Result<CopyIn, Unfit> {
+    let mut read = CopyIn::default();
+    for option in copy.options() {
+        match (option.defname().unwrap_or_default(), option.arg().as_str()) {
+            ("format", Some("csv")) => read.format = CopyFormat::Csv,
+            ("format", Some("binary")) => read.format = CopyFormat::Binary,
+            ("header", _) => read.header = header(option.arg())?,
+            // They say how values are written, which the shards do.
+            _ => {}
+        }
+    }
+    Ok(read)
 }
 
 fn read(copy: &nodes::CopyStmt) -> Result<CopyIn, Unfit> {
@@ -183,6 +206,21 @@ mod tests {
         for (condition, expected) in [("k > 5", Condition::Same), ("k > 5 OR random() < 0.5", Condition::Draws)] {
             assert_eq!(copy_in(&format!("COPY t FROM STDIN WHERE {condition}")).unwrap().condition, Some(expected));
         }
+    }
+
+    #[test]
+    fn queries_are_read_by_themselves() {
+        let (copy, query) =
+            copied_query("COPY (SELECT a, b FROM t WHERE k = 1) TO STDOUT (FORMAT csv, HEADER)").unwrap();
+        assert!(copy.format == CopyFormat::Csv && copy.header);
+        assert_eq!(query, "SELECT a, b FROM t WHERE k = 1");
+        let written = "COPY (DELETE FROM t WHERE k = 1 RETURNING a) TO STDOUT BINARY";
+        assert_eq!(copied_query(written).unwrap().1, "DELETE FROM t WHERE k = 1 RETURNING a");
+        for text in ["COPY t TO STDOUT", "COPY (SELECT 1) TO '/tmp/x'", "COPY (SELECT 1) TO PROGRAM 'cat'", "SELECT 1"]
+        {
+            assert!(copied_query(text).is_err(), "{text}");
+        }
+        assert!(copy_out("COPY (SELECT 1) TO STDOUT").is_err());
     }
 
     #[test]

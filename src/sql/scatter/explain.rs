@@ -1,6 +1,6 @@
 //! EXPLAIN of a SELECT that several shards answer: each shard explains what it is sent.
 
-use pg_raw_parse::{Node, deparse, nodes};
+use pg_raw_parse::{Node, nodes};
 
 use super::Unfit;
 use super::write;
@@ -39,15 +39,7 @@ pub(super) fn read(explain: &nodes::ExplainStmt) -> Result<(Explain, &nodes::Sel
     };
     let options = explain.options().iter().filter_map(option).collect::<Result<Vec<_>, _>>()?;
     let prefix = if options.is_empty() { "EXPLAIN ".to_owned() } else { format!("EXPLAIN ({}) ", options.join(", ")) };
-    let failed = || Unfit::new("syntax", "that cannot be written again for the shards");
-    let statement = deparse(select).map_err(|_| failed())?.as_str().to_owned();
-    let parsed = pg_raw_parse::parse(&statement).map_err(|_| failed())?;
-    let mut statements = parsed.stmts();
-    match (statements.next(), statements.next()) {
-        (Some(node @ Node::SelectStmt(_)), None) if write::tree(node) == write::tree(Node::SelectStmt(select)) => {}
-        _ => return Err(failed()),
-    }
-    drop(statements);
+    let statement = write::statement(explain.query())?;
     Ok((Explain { prefix, statement }, select))
 }
 

@@ -26,7 +26,7 @@ use pg_raw_parse::Node;
 
 use super::facts::{ColumnRef, KeyValue, TableRef};
 pub use alike::{reference, unkeyed};
-pub use copy::{Condition, CopyFormat, CopyIn, copy_in, copy_out};
+pub use copy::{Condition, CopyFormat, CopyIn, copied_query, copy_in, copy_out};
 pub use explain::Explain;
 pub use finish::{Finish, column};
 pub use rekey::{Altered, Column, columns};

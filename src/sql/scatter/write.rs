@@ -66,6 +66,18 @@ fn holds(text: &str, check: impl FnOnce(&nodes::SelectStmt) -> bool) -> bool {
     }
 }
 
+/// A whole statement.
+pub(super) fn statement(node: Node<'_>) -> Result<String, Unfit> {
+    let text = deparse(node).map_err(|_| failed())?.as_str().to_owned();
+    let parsed = pg_raw_parse::parse(&text).map_err(|_| failed())?;
+    let mut statements = parsed.stmts();
+    let same = match (statements.next(), statements.next()) {
+        (Some(written), None) => tree(written) == tree(node),
+        _ => false,
+    };
+    if same { Ok(text) } else { Err(failed()) }
+}
+
 /// An expression.
 pub(super) fn expression(node: Node<'_>) -> Result<String, Unfit> {
     let statement = owned(|mem| {

@@ -1,4 +1,5 @@
-//! COPY FROM STDIN over several shards: each row goes to the shard of its key as it comes, and all shards commit or none.
+//! COPY FROM STDIN over several shards: each row goes to the shard of its key as it comes, and all shards commit or none. In a block the
+//! shards do it in its transaction, and what fails on one fails on all.
 //!
 //! Rows are put together for each shard (`batch`) until they are worth a write, or nothing came for a moment. Beyond that nothing is held
 //! but what a socket has not taken: the client is not read from while a shard has too much to take.
@@ -30,6 +31,21 @@ use crate::wire::{encode, frame};
 /// How long a few rows wait for more, so that a client that sends row by row does not have each written by itself.
 const MORE: Duration = Duration::from_millis(2);
 
+/// The statement was taken before it failed.
+const BOUND: Reached = Reached { parsed: true, bound: true };
+
+/// What a COPY is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Around {
+    /// Nothing: it is a transaction by itself, which is begun and ended with it.
+    Nothing,
+    /// The client's block.
+    Block,
+}
+
+/// The body of CopyInResponse, or which shard has failed.
+type Begun = Result<Vec<u8>, (usize, Failure)>;
+
 /// How the client's data ended.
 enum Ended {
     /// CopyDone.
@@ -57,15 +73,9 @@ impl Client {
         mut legs: Vec<Leg>,
         (since, verdict): (Instant, Verdict),
     ) -> Result<(), End> {
-        let begun = match self.splitter(&mut legs, copy).await {
-            Ok(splitter) => self.attend_to(begin(&mut legs, &asked.text)).await.map(|begun| (splitter, begun)),
-            Err(stopped) => Err(stopped),
-        };
-        let (mut splitter, begun) = match begun {
+        let (mut splitter, begun) = match self.begin_rows(&mut legs, copy, &asked.text, Around::Nothing).await {
             Ok(begun) => begun,
             Err(stopped) => {
-                // Who waits for data goes with its connection.
-                legs.iter_mut().filter(|leg| leg.is_asked()).for_each(|leg| leg.state = State::Lost);
                 legs.into_iter().for_each(|leg| leg.abandon(verdict));
                 return match stopped {
                     Stopped::Refused(error) => self.refuse(error).await,
@@ -75,41 +85,38 @@ impl Client {
         };
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let database = Arc::clone(&self.database);
-        let name = |at: usize| fan.shards.get(at).map_or("?", |shard| database.config.map.name(*shard));
         let header = match begun {
             Ok(header) => header,
             Err((at, failure)) => {
-                let error = Reply { error: Some(failure), ..Reply::default() }.error_for(name(at));
-                stop(&mut legs).await;
+                let error = self.error_of_part(fan, at, failure);
+                stop(&mut legs, Around::Nothing).await;
                 legs.into_iter().for_each(|leg| leg.finish(verdict));
-                let reached = Reached { parsed: true, bound: true };
-                self.tell_outcome(
-                    asked.extended.as_ref(),
-                    reached,
-                    segment,
-                    (Told::Failed(error), TransactionStatus::Idle),
-                );
+                let told = (Told::Failed(error), TransactionStatus::Idle);
+                self.tell_outcome(asked.extended.as_ref(), BOUND, segment, told);
                 return Ok(());
             }
         };
         self.begin_copy(asked.extended.as_ref(), b'G', &header);
         let ended = self.pump(&mut legs, splitter.as_mut(), since).await;
-        let extended = asked.extended.is_some();
         let (told, end) = match ended {
-            Ended::Done => self.finish_copy(&mut legs, fan).await,
+            Ended::Done => match self.end_rows(&mut legs, fan, since, Around::Nothing).await {
+                Ok((replies, Ok(told))) => {
+                    let committed = self.commit(&mut legs, &commit::Whole::of(fan, &replies)).await;
+                    (committed.map_or_else(Told::Failed, |()| told), None)
+                }
+                Ok((_, Err(error))) => {
+                    commit::roll_back(&mut legs).await;
+                    (Told::Failed(error), None)
+                }
+                Err(Stopped::Refused(error)) => (Told::Failed(run::encoded(&error)), None),
+                Err(Stopped::End(end)) => (Told::Failed(Vec::new()), Some(end)),
+            },
             Ended::Failed(failed) => {
-                stop(&mut legs).await;
-                let error = match failed {
-                    Failed::Error(error) => run::encoded(&error),
-                    Failed::Shard(at, failure) => {
-                        Reply { error: Some(failure), ..Reply::default() }.error_for(name(at))
-                    }
-                };
-                (Told::Failed(error), None)
+                stop(&mut legs, Around::Nothing).await;
+                (Told::Failed(self.error_of_copy(fan, failed)), None)
             }
             Ended::Client(end) => {
-                stop(&mut legs).await;
+                stop(&mut legs, Around::Nothing).await;
                 (Told::Failed(Vec::new()), Some(end))
             }
         };
@@ -122,6 +129,119 @@ impl Client {
         if let Some(end) = end {
             return Err(end);
         }
+        self.tell_copied(told, asked.extended.is_some(), TransactionStatus::Idle);
+        Ok(())
+    }
+
+    /// The same within a block that its shards have begun; whether the transaction goes on.
+    ///
+    /// # Errors
+    /// It was refused, of which the client has not been told; or the client's end. Whatever comes of it, the connections are in a
+    /// transaction, or lost.
+    pub(super) async fn copy_in_within(
+        &mut self,
+        legs: &mut [Leg],
+        (fan, copy): (&Fan, &CopyRows),
+        asked: &Asked,
+    ) -> Result<bool, Stopped> {
+        let since = clock::now();
+        let (mut splitter, begun) = self.begin_rows(legs, copy, &asked.text, Around::Block).await?;
+        let segment = self.segment.take();
+        self.input.consume(segment.len);
+        super::super::count_segment(legs, &segment);
+        let header = match begun {
+            Ok(header) => header,
+            Err((at, failure)) => {
+                let error = self.error_of_part(fan, at, failure);
+                stop(legs, Around::Block).await;
+                let told = (Told::Failed(error), TransactionStatus::Failed);
+                self.tell_outcome(asked.extended.as_ref(), BOUND, segment, told);
+                return Ok(false);
+            }
+        };
+        self.begin_copy(asked.extended.as_ref(), b'G', &header);
+        let told = match self.pump(legs, splitter.as_mut(), since).await {
+            Ended::Done => match self.end_rows(legs, fan, since, Around::Block).await {
+                Ok((_, told)) => {
+                    legs.iter_mut().for_each(Leg::is_ready_within);
+                    told
+                }
+                // The client waits for an answer, which the segment that is over no longer tells of.
+                Err(Stopped::Refused(error)) => Err(run::encoded(&error)),
+                Err(Stopped::End(end)) => return Err(Stopped::End(end)),
+            },
+            Ended::Failed(failed) => {
+                stop(legs, Around::Block).await;
+                Err(self.error_of_copy(fan, failed))
+            }
+            Ended::Client(end) => {
+                stop(legs, Around::Block).await;
+                return Err(Stopped::End(end));
+            }
+        };
+        self.last_write = Some(clock::now());
+        let goes_on = told.is_ok();
+        let status = if goes_on { TransactionStatus::InTransaction } else { TransactionStatus::Failed };
+        self.tell_copied(told.unwrap_or_else(Told::Failed), asked.extended.is_some(), status);
+        Ok(goes_on)
+    }
+
+    /// Has the shards begin; what tells rows apart, and the body of CopyInResponse or who failed.
+    ///
+    /// # Errors
+    /// It was refused, or the client has gone. Those that may wait for data are given up.
+    async fn begin_rows(
+        &mut self,
+        legs: &mut [Leg],
+        copy: &CopyRows,
+        text: &[u8],
+        around: Around,
+    ) -> Result<(Option<Splitter>, Begun), Stopped> {
+        let splitter = self.splitter(legs, copy).await?;
+        match self.attend_to(begin(legs, text, around)).await {
+            Ok(begun) => Ok((splitter, begun)),
+            Err(stopped) => {
+                // Who waits for data goes with its connection.
+                legs.iter_mut().filter(|leg| leg.is_asked()).for_each(|leg| leg.state = State::Lost);
+                Err(stopped)
+            }
+        }
+    }
+
+    /// The data are whole: the shards end their COPY. What each has said, and the answer or the ErrorResponse of all together.
+    ///
+    /// # Errors
+    /// The client cancels it, has gone, or has taken too long; the connections are given up, and with them their transactions.
+    async fn end_rows(
+        &mut self,
+        legs: &mut [Leg],
+        fan: &Fan,
+        since: Instant,
+        around: Around,
+    ) -> Result<(Vec<Reply>, Result<Told, Vec<u8>>), Stopped> {
+        let works = legs.iter_mut().map(|leg| -> Work<'_, Reply> { Box::pin(end(leg, around)) }).collect();
+        let limit = self.limits.statement(since, self.begun_at());
+        let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
+        self.handle().set_activity(Activity::Waiting);
+        let replies = self.attend(join_all(works), rest.min(Duration::from_secs(86_400))).await;
+        self.handle().cancel_is_done();
+        self.handle().set_activity(Activity::Idle);
+        let stopped = match (replies, limit) {
+            (Ok(Some(replies)), _) => {
+                let answer = self.answer_of(fan, &replies);
+                return Ok((replies, answer));
+            }
+            (Ok(None), Some((_, overdue))) => Stopped::End(End::Told(self.time_is_up(overdue))),
+            (Ok(None), None) => Stopped::Refused(cancelled()),
+            (Err(stopped), _) => stopped,
+        };
+        // They are in the middle of it: their connections are closed, and with them their transactions.
+        legs.iter_mut().for_each(|leg| leg.state = State::Lost);
+        Err(stopped)
+    }
+
+    /// Tells the client how it has ended: by the extended protocol its Sync is still to come.
+    fn tell_copied(&mut self, told: Told, extended: bool, status: TransactionStatus) {
         self.note_prepared();
         let out = self.output.tail();
         match told {
@@ -135,9 +255,21 @@ impl Client {
             }
         }
         if !extended {
-            encode::ready_for_query(self.output.tail(), TransactionStatus::Idle);
+            encode::ready_for_query(self.output.tail(), status);
         }
-        Ok(())
+    }
+
+    fn error_of_copy(&self, fan: &Fan, failed: Failed) -> Vec<u8> {
+        match failed {
+            Failed::Error(error) => run::encoded(&error),
+            Failed::Shard(at, failure) => self.error_of_part(fan, at, failure),
+        }
+    }
+
+    /// What the client is told of the shard's failure.
+    pub(super) fn error_of_part(&self, fan: &Fan, at: usize, failure: Failure) -> Vec<u8> {
+        let name = fan.shards.get(at).map_or("?", |shard| self.database.config.map.name(*shard));
+        Reply { error: Some(failure), ..Reply::default() }.error_for(name)
     }
 
     /// What tells rows apart, by the columns that the table has on every shard alike; none: every shard gets all.
@@ -284,39 +416,6 @@ impl Client {
         }
         Ok(true)
     }
-
-    /// The data are whole: the shards end their COPY, and commit.
-    async fn finish_copy(&mut self, legs: &mut [Leg], fan: &Fan) -> (Told, Option<End>) {
-        let works = legs.iter_mut().map(|leg| -> Work<'_, Reply> { Box::pin(end(leg)) }).collect();
-        let limit = Duration::from_secs(86_400);
-        self.handle().set_activity(Activity::Waiting);
-        let replies = self.attend(join_all(works), limit).await;
-        self.handle().cancel_is_done();
-        self.handle().set_activity(Activity::Idle);
-        let stopped = match replies {
-            Ok(Some(replies)) => {
-                let told = match self.answer_of(fan, &replies) {
-                    Ok(told) => {
-                        let committed = self.commit(legs, &commit::Whole::of(fan, &replies)).await;
-                        committed.map_or_else(Told::Failed, |()| told)
-                    }
-                    Err(error) => {
-                        commit::roll_back(legs).await;
-                        Told::Failed(error)
-                    }
-                };
-                return (told, None);
-            }
-            Ok(None) => Stopped::Refused(cancelled()),
-            Err(stopped) => stopped,
-        };
-        // They are in the middle of it: their connections are closed, and with them their transactions.
-        legs.iter_mut().for_each(|leg| leg.state = State::Lost);
-        match stopped {
-            Stopped::Refused(error) => (Told::Failed(run::encoded(&error)), None),
-            Stopped::End(end) => (Told::Failed(Vec::new()), Some(end)),
-        }
-    }
 }
 
 /// Takes one message of the client.
@@ -407,10 +506,10 @@ fn failed(at: usize, why: &str) -> Ended {
 }
 
 /// Begins the COPY on every shard, one after the other; the body of CopyInResponse, or who failed.
-async fn begin(legs: &mut [Leg], text: &[u8]) -> Result<Result<Vec<u8>, (usize, Failure)>, Error> {
+async fn begin(legs: &mut [Leg], text: &[u8], around: Around) -> Result<Begun, Error> {
     let mut header: Option<Vec<u8>> = None;
     for (at, leg) in legs.iter_mut().enumerate() {
-        match begin_one(leg, text).await {
+        match begin_one(leg, text, around).await {
             Ok(Ok(body)) => match &header {
                 Some(first) if *first != body => return Ok(Err((at, Failure::Ours(run::columns_differ())))),
                 _ => header = Some(body),
@@ -425,21 +524,24 @@ async fn begin(legs: &mut [Leg], text: &[u8]) -> Result<Result<Vec<u8>, (usize, 
     Ok(Ok(header.unwrap_or_default()))
 }
 
-async fn begin_one(leg: &mut Leg, text: &[u8]) -> std::io::Result<Result<Vec<u8>, Failure>> {
+async fn begin_one(leg: &mut Leg, text: &[u8], around: Around) -> std::io::Result<Result<Vec<u8>, Failure>> {
     let mut request = Vec::new();
-    encode::query(&mut request, format!("BEGIN; {}", reply::LIMIT_SQL).as_bytes());
-    leg.ask(&request);
     let mut failure = None;
-    reply::exchange(leg, |_, tag, body| {
-        if tag == b'E' {
-            failure = Some(Failure::Said(body));
+    // A block has begun, and waits for no lock without end either.
+    if around == Around::Nothing {
+        encode::query(&mut request, format!("BEGIN; {}", reply::LIMIT_SQL).as_bytes());
+        leg.ask(&request);
+        reply::exchange(leg, |_, tag, body| {
+            if tag == b'E' {
+                failure = Some(Failure::Said(body));
+            }
+        })
+        .await?;
+        if let Some(failure) = failure {
+            return Ok(Err(failure));
         }
-    })
-    .await?;
-    if let Some(failure) = failure {
-        return Ok(Err(failure));
+        request.clear();
     }
-    request.clear();
     encode::query(&mut request, text);
     leg.ask(&request);
     loop {
@@ -452,8 +554,8 @@ async fn begin_one(leg: &mut Leg, text: &[u8]) -> std::io::Result<Result<Vec<u8>
     }
 }
 
-/// Ends a shard's COPY, and asks whether it has written.
-async fn end(leg: &mut Leg) -> Reply {
+/// Ends a shard's COPY, and asks whether it has written; at the end of a block all are asked.
+async fn end(leg: &mut Leg, around: Around) -> Reply {
     let mut reply = Reply { stage: 1, parsed: true, bound: true, ..Reply::default() };
     let mut request = Vec::new();
     encode::frame(&mut request, b'c', |_| {});
@@ -462,7 +564,7 @@ async fn end(leg: &mut Leg) -> Reply {
     }
     let ended = reply::exchange(leg, |_, tag, body| reply.take(tag, body)).await;
     let asked = match ended {
-        Ok(TransactionStatus::InTransaction) if reply.error.is_none() => {
+        Ok(TransactionStatus::InTransaction) if reply.error.is_none() && around == Around::Nothing => {
             request.clear();
             encode::query(&mut request, recovery::WROTE_SQL.as_bytes());
             leg.ask(&request);
@@ -477,26 +579,28 @@ async fn end(leg: &mut Leg) -> Reply {
     reply
 }
 
-/// Makes the shards give their COPY up, and rolls back.
-async fn stop(legs: &mut [Leg]) {
+/// Makes the shards give their COPY up, and rolls back; the transaction of a block has failed then on all, and is ended with it.
+async fn stop(legs: &mut [Leg], around: Around) {
     let works = legs.iter_mut().filter(|leg| leg.state == State::Asked && leg.is_asked()).map(|leg| -> Work<'_, ()> {
         Box::pin(async move {
             let mut request = Vec::new();
             // One that is not in COPY passes over it.
             encode::frame(&mut request, b'f', |b| b.extend_from_slice(b"it failed on another shard\0"));
-            encode::query(&mut request, b"ROLLBACK");
+            // The answer to this is the last.
+            encode::query(&mut request, if around == Around::Nothing { b"ROLLBACK" } else { b"" });
             if let Some(connection) = leg.connection() {
                 connection.output.extend(&request);
             }
-            let mut idle = false;
-            while !idle {
-                match tokio::time::timeout(SETTLE, reply::exchange(leg, |_, _, _| ())).await {
-                    Ok(Ok(status)) => idle = status == TransactionStatus::Idle,
+            let mut over = false;
+            while !over {
+                let answering = reply::exchange(leg, |_, tag, _| over |= tag == b'I');
+                match tokio::time::timeout(SETTLE, answering).await {
+                    Ok(Ok(status)) => over |= status == TransactionStatus::Idle,
                     Ok(Err(error)) => return leg.lost(&error.to_string()),
                     Err(_) => return leg.lost("it did not give up a COPY"),
                 }
             }
-            leg.is_ready();
+            if around == Around::Nothing { leg.is_ready() } else { leg.is_ready_within() }
         })
     });
     join_all(works.collect()).await;

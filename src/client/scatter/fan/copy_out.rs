@@ -9,16 +9,20 @@ use std::time::Instant;
 
 use super::super::leg::{Leg, State};
 use super::super::run;
-use super::reply::{self, Failure, Reply};
+use super::reply::{self, Failure};
 use super::{Asked, Reached, Told, next_message};
 use crate::client::shared::{Activity, Links, Order};
 use crate::client::task::{Client, End, HIGH_WATER, Stopped, terminated_as};
+use crate::clock;
 use crate::error::Error;
 use crate::pool::Verdict;
 use crate::shard::copy::{Joiner, Layout};
 use crate::shard::plan::Fan;
 use crate::wire::encode;
 use crate::wire::message::TransactionStatus;
+
+/// The body of CopyOutResponse, or which shard has failed.
+type Begun = Result<Vec<u8>, (usize, Failure)>;
 
 /// How it ended.
 enum Ended {
@@ -46,36 +50,61 @@ impl Client {
                 };
             }
         };
+        let copied = self.pass_rows((fan, layout), &asked, &mut legs, (begun, since), None).await;
+        legs.into_iter().for_each(|leg| leg.finish(verdict));
+        copied.map(|_| ())
+    }
+
+    /// The same within a block that its shards have begun; whether the transaction goes on.
+    ///
+    /// # Errors
+    /// It was refused, of which the client has not been told; or the client's end. Whatever comes of it, the connections are in a
+    /// transaction, or lost.
+    pub(super) async fn copy_out_within(
+        &mut self,
+        legs: &mut [Leg],
+        (fan, layout): (&Fan, &Layout),
+        asked: &Asked,
+    ) -> Result<bool, Stopped> {
+        let since = clock::now();
+        let begun = self.attend_to(begin(legs, &asked.text)).await?;
+        let block = Some(TransactionStatus::InTransaction);
+        self.pass_rows((fan, layout), asked, legs, (begun, since), block).await.map_err(Stopped::End)
+    }
+
+    /// Gives the client the rows, when the shards have begun; whether all have come. `block`: the status of the block that it is in.
+    async fn pass_rows(
+        &mut self,
+        (fan, layout): (&Fan, &Layout),
+        asked: &Asked,
+        legs: &mut [Leg],
+        (begun, since): (Begun, Instant),
+        block: Option<TransactionStatus>,
+    ) -> Result<bool, End> {
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let database = Arc::clone(&self.database);
-        let name = |at: usize| fan.shards.get(at).map_or("?", |shard| database.config.map.name(*shard));
-        let error_of = |at, failure| Reply { error: Some(failure), ..Reply::default() }.error_for(name(at));
+        let done = block.unwrap_or(TransactionStatus::Idle);
+        let failed = block.map_or(TransactionStatus::Idle, |_| TransactionStatus::Failed);
         let header = match begun {
             Ok(header) => header,
             Err((at, failure)) => {
-                legs.into_iter().for_each(|leg| leg.finish(verdict));
-                let told = Told::Failed(error_of(at, failure));
-                self.tell_outcome(
-                    asked.extended.as_ref(),
-                    Reached { parsed: true, bound: true },
-                    segment,
-                    (told, TransactionStatus::Idle),
-                );
-                return Ok(());
+                let told = Told::Failed(self.error_of_part(fan, at, failure));
+                let reached = Reached { parsed: true, bound: true };
+                self.tell_outcome(asked.extended.as_ref(), reached, segment, (told, failed));
+                return Ok(false);
             }
         };
-        super::super::count_segment(&mut legs, &segment);
+        super::super::count_segment(legs, &segment);
         self.begin_copy(asked.extended.as_ref(), b'H', &header);
         let mut joiner = Joiner::new(layout, legs.len());
         let links = legs.iter().map(Leg::link).collect();
         self.handle().set_links(Links::Several(Box::new(links)));
-        let ended = self.join(&mut legs, &mut joiner, since).await;
+        let ended = self.join(legs, &mut joiner, since, block.is_some()).await;
         self.handle().set_links(Links::None);
         self.handle().set_activity(Activity::Idle);
-        legs.into_iter().for_each(|leg| leg.finish(verdict));
         self.note_prepared();
         let out = self.output.tail();
+        let is_done = matches!(ended, Ended::Done);
         match ended {
             Ended::Done => {
                 if let Some(end) = joiner.end() {
@@ -83,16 +112,22 @@ impl Client {
                 }
                 encode::frame(out, b'c', |_| {});
                 encode::command_complete(out, &format!("COPY {}", joiner.rows()));
+                if asked.extended.as_ref().is_some_and(|extended| extended.close) {
+                    out.extend_from_slice(encode::CLOSE_COMPLETE);
+                }
             }
-            Ended::Shard(at, failure) => out.extend_from_slice(&error_of(at, failure)),
+            Ended::Shard(at, failure) => {
+                let error = self.error_of_part(fan, at, failure);
+                self.output.extend(&error);
+            }
             Ended::Client(end) => return Err(end),
         }
-        encode::ready_for_query(self.output.tail(), TransactionStatus::Idle);
-        Ok(())
+        encode::ready_for_query(self.output.tail(), if is_done { done } else { failed });
+        Ok(is_done)
     }
 
     /// Moves what the shards send to the client, until all have ended.
-    async fn join(&mut self, legs: &mut [Leg], joiner: &mut Joiner, since: Instant) -> Ended {
+    async fn join(&mut self, legs: &mut [Leg], joiner: &mut Joiner, since: Instant, in_block: bool) -> Ended {
         let handle = Arc::clone(self.handle());
         handle.set_activity(Activity::Active);
         let limit = self.limits.statement(since, self.begun_at());
@@ -122,7 +157,7 @@ impl Client {
                     let outcome = if leg.is_silent() {
                         Err(Failure::Lost("it answers nothing any more, probes neither".to_owned()))
                     } else {
-                        self.read_copy(at, leg, joiner, cx)
+                        self.read_copy(at, leg, joiner, in_block, cx)
                     };
                     match outcome {
                         Ok(more) => moved |= more,
@@ -166,6 +201,7 @@ impl Client {
         at: usize,
         leg: &mut Leg,
         joiner: &mut Joiner,
+        in_block: bool,
         cx: &mut Context<'_>,
     ) -> Result<bool, Failure> {
         let mut moved = false;
@@ -195,7 +231,11 @@ impl Client {
                 b'S' => connection.report(&body),
                 b'N' => encode::frame(self.output.tail(), b'N', |b| b.extend_from_slice(&body)),
                 b'Z' => {
-                    leg.is_ready();
+                    if in_block {
+                        leg.is_ready_within()
+                    } else {
+                        leg.is_ready()
+                    }
                     break;
                 }
                 _ => {}
@@ -206,7 +246,7 @@ impl Client {
 }
 
 /// Begins the COPY on every shard; the body of CopyOutResponse, or who failed.
-async fn begin(legs: &mut [Leg], text: &[u8]) -> Result<Result<Vec<u8>, (usize, Failure)>, Error> {
+async fn begin(legs: &mut [Leg], text: &[u8]) -> Result<Begun, Error> {
     let mut request = Vec::new();
     encode::query(&mut request, text);
     let mut header: Option<Vec<u8>> = None;

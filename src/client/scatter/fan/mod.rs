@@ -178,6 +178,11 @@ impl Client {
     /// It was refused, of which the client has not been told; or the client's end. Whatever comes of it, the connections are in a
     /// transaction, or lost.
     pub(super) async fn fan_within(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<bool, Stopped> {
+        match &fan.parts {
+            Parts::CopyOut(layout) => return Box::pin(self.copy_out_within(legs, (fan, layout), asked)).await,
+            Parts::Copy(copy) => return Box::pin(self.copy_in_within(legs, (fan, copy), asked)).await,
+            Parts::Rows { .. } | Parts::Whole { .. } | Parts::Each { .. } => {}
+        }
         let since = clock::now();
         let requests = self.requests(legs, fan, asked, true).await?;
         let segment = self.segment.take();

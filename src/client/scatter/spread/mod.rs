@@ -51,7 +51,7 @@ pub(in crate::client) use means::{Back, Means, has_savepoints};
 use portals::Portal;
 pub(in crate::client) use prologue::Prologue;
 pub(in crate::client) use refusal::{aborted, code_unknown, pipelined, stays};
-use refusal::{alone, apart, copies, cursor_elsewhere, explains, fault, lost, mixed, sequences, too_long};
+use refusal::{alone, apart, cursor_elsewhere, explains, fault, lost, mixed, sequences, too_long};
 
 /// A shard's part of a block.
 #[expect(clippy::struct_excessive_bools, reason = "each tells another thing that has happened on the server")]
@@ -551,17 +551,15 @@ impl Client {
         told
     }
 
-    /// A statement that several shards write, in their transactions.
+    /// A statement that several shards write, or a COPY of them, in their transactions.
     async fn fan_on_all(&mut self, need: &Need, fan: &Fan) -> Result<(), End> {
         let within = fan.within_block();
         let fan = within.as_ref().unwrap_or(fan);
         let asked = match self.asked() {
             Ok(_) if matches!(fan.parts, Parts::Each { .. }) => return self.fail_spread(alone()).await,
-            Ok(_) if matches!(fan.parts, Parts::Copy(_) | Parts::CopyOut(_)) => {
-                return self.fail_spread(copies()).await;
-            }
             Ok(_) if self.may_make_temp() => return self.fail_spread(temp_on_several()).await,
             Ok(asked) => asked,
+            Err(error) if fan.reads() => return self.fail_spread(error).await,
             Err(error) => return self.fail_spread(super::writes(error)).await,
         };
         let mut legs = match self.legs_for(&fan.shards, need).await {
@@ -575,7 +573,7 @@ impl Client {
         if need.changes_catalog {
             self.session.catalog_is_changed();
         }
-        if let Some(spread) = &mut self.spread {
+        if let Some(spread) = self.spread.as_mut().filter(|_| !fan.reads()) {
             for part in spread.parts.iter_mut().filter(|part| fan.shards.contains(&part.shard)) {
                 (part.wrote, part.has_written) = (true, true);
                 part.changes_catalog |= need.changes_catalog;

@@ -203,14 +203,6 @@ pub(super) fn explains() -> Error {
     )
 }
 
-pub(super) fn copies() -> Error {
-    unsupported(
-        "COPY of several shards is not supported within a transaction block",
-        "Send it outside of one: it is a transaction by itself.",
-        "copy_in_block",
-    )
-}
-
 /// As PostgreSQL refuses it.
 pub(super) fn portal_exists(name: &[u8]) -> Error {
     Error::client(SqlState(*b"42P03"), format!("cursor \"{}\" already exists", String::from_utf8_lossy(name)))

@@ -554,7 +554,36 @@ fn cursors_go_where_their_query_does() {
         ("DECLARE c CURSOR FOR SELECT * FROM orders, notes WHERE customer_id = 1", NO),
         ("PREPARE p AS SELECT * FROM orders WHERE customer_id = 2", NO),
         ("CREATE TABLE x AS SELECT * FROM orders WHERE customer_id = 2", NO),
-        ("COPY (SELECT * FROM orders WHERE customer_id = 2) TO STDOUT", NO),
+    ]);
+}
+
+#[test]
+fn copies_go_where_their_query_does() {
+    all(&[
+        ("COPY (SELECT * FROM orders WHERE customer_id = 2) TO STDOUT", "s1"),
+        ("COPY (SELECT count(*) FROM orders WHERE customer_id = 2) TO STDOUT WITH CSV HEADER", "s1"),
+        (
+            "COPY (SELECT * FROM orders o JOIN customers c ON c.id = o.customer_id WHERE c.id = 1 ORDER BY 1) TO STDOUT",
+            "s0",
+        ),
+        ("COPY (WITH x AS (SELECT * FROM orders WHERE customer_id = 2) SELECT * FROM x) TO STDOUT", "s1"),
+        ("COPY (DELETE FROM orders WHERE customer_id = 2 RETURNING n) TO STDOUT", "s1"),
+        ("COPY (INSERT INTO orders (customer_id) VALUES (2) RETURNING n) TO STDOUT", "s1"),
+        ("COPY (SELECT * FROM countries) TO STDOUT", "any"),
+        ("COPY (SELECT * FROM orders) TO STDOUT", "s0&s1"),
+        ("COPY (SELECT n + 1 FROM orders WHERE n > 3) TO STDOUT", "s0&s1"),
+        ("COPY (SELECT * FROM orders WHERE customer_id IN (1, 2)) TO STDOUT", "s0&s1"),
+        ("COPY (SELECT customer_id, count(*) FROM orders GROUP BY customer_id) TO STDOUT", "s0&s1"),
+        ("COPY (SELECT * FROM orders ORDER BY n) TO STDOUT", NO),
+        ("COPY (SELECT * FROM orders LIMIT 5) TO STDOUT", NO),
+        ("COPY (SELECT count(*) FROM orders) TO STDOUT", NO),
+        ("COPY (SELECT DISTINCT n FROM orders) TO STDOUT", NO),
+        ("COPY (SELECT now(), n FROM orders) TO STDOUT", NO),
+        ("COPY (SELECT * FROM orders, notes WHERE customer_id = 1) TO STDOUT", NO),
+        ("COPY (SELECT * FROM orders WHERE customer_id = 2) TO '/tmp/x'", NO),
+        ("COPY (SELECT * FROM orders WHERE customer_id = 2) TO PROGRAM 'cat'", NO),
+        ("COPY (INSERT INTO orders (customer_id) VALUES (1), (2) RETURNING n) TO STDOUT", NO),
+        ("COPY (SELECT * FROM orders WHERE customer_id = 2) TO STDOUT; SELECT 1", NO),
     ]);
 }
 
