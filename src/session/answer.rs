@@ -5,8 +5,9 @@ use std::sync::Arc;
 use thin_vec::ThinVec;
 
 use crate::error::SqlState;
+use crate::session::number::Number;
 use crate::session::owed::Course;
-use crate::session::pins::Watch;
+use crate::session::pins::{Patience, Watch};
 use crate::session::pipeline::{Answer, Done, Kind, Portal, Request, Undo, decides_reading};
 use crate::session::prepared::Statement;
 use crate::session::server_state::ServerState;
@@ -20,7 +21,7 @@ use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
 /// So few portals are not looked through when a transaction ends.
-const MANY_PORTALS: usize = 4;
+const MANY_PORTALS: u32 = 4;
 
 impl Session {
     /// Takes a message of the server. `body` may be cut short for messages whose body is not read here
@@ -39,9 +40,9 @@ impl Session {
         }
         let Some(head) = self.pipeline.head() else { return desync };
         let action = if head.answer == Answer::Forward { Action::Forward } else { Action::Swallow };
-        self.answered = Some(head.number);
+        self.answered = Number::of(head.number);
         let taken = self.on_answer(tag, body, action, server);
-        self.answered = None;
+        self.answered = Number::NONE;
         taken
     }
 
@@ -109,7 +110,7 @@ impl Session {
                     server.statements.confirm(statement);
                 }
                 Some(Done::Closed(statement)) => server.statements.remove(statement.id),
-                Some(Done::Untaken(name)) => drop(self.sql_names.remove(&name)),
+                Some(Done::Untaken(name)) => self.sql_names.remove(&name),
                 None => {}
             },
             (Kind::Bind, b'2') | (Kind::Describe, b'T' | b'n') => {
@@ -281,12 +282,13 @@ impl Session {
         self.pins.clear();
         (self.asks_pins, self.was_pinned, self.temp_in_path) = (false, false, false);
         self.watch = Watch::from(self.sent);
+        self.patience = Patience::default();
         self.forget_locals();
         self.unreported = false;
         self.apart = ThinVec::new();
         self.spoils = false;
         self.portals.clear();
-        self.not_made.clear();
+        self.not_made = None;
         self.unseen_error = None;
         self.hidden_error = None;
         self.lent.clear();
@@ -355,13 +357,13 @@ impl Session {
     fn undo_portal(&mut self, name: Box<[u8]>, mut before: Option<Portal>, number: u64) {
         // What the name stood for before may not have been made either.
         while let Some(not_made) = before.as_ref().map(|portal| portal.number)
-            && let Some(known) = self.not_made.get(&not_made)
+            && let Some(known) = self.not_made.as_ref().and_then(|all| all.get(&not_made))
         {
             before.clone_from(known);
         }
         let before = before.filter(|portal| portal.number >= self.ended);
         if self.portals.get(&name).is_none_or(|portal| portal.number != number) {
-            self.not_made.insert(number, before);
+            self.not_made.get_or_insert_default().insert(number, before);
             return;
         }
         match before {
@@ -379,19 +381,20 @@ impl Session {
     fn forget_portals(&mut self, before: u64) {
         if self.pipeline.is_empty() {
             self.portals.clear();
-            self.not_made.clear();
+            self.not_made = None;
             self.portal_names = Naming::None;
             self.most_portals = 0;
             return;
         }
         self.ended = self.ended.max(before);
         // Looked through only when there are twice as many as were left the last time: what is over is passed over until then.
-        if self.portals.len() <= self.most_portals {
+        if u32::try_from(self.portals.len()).is_ok_and(|listed| listed <= self.most_portals) {
             return;
         }
         let ended = self.ended;
         self.portals.retain(|_, portal| portal.number >= ended);
-        self.most_portals = self.portals.len().saturating_mul(2).max(MANY_PORTALS);
+        let left = u32::try_from(self.portals.len()).unwrap_or(u32::MAX);
+        self.most_portals = left.saturating_mul(2).max(MANY_PORTALS);
         let names = self.portals.values().map(|portal| Naming::of(&portal.statement.facts));
         self.portal_names = names.max().unwrap_or_default();
     }
@@ -537,7 +540,7 @@ impl Session {
                 SessionEffect::DiscardAll => {
                     self.forget_names();
                     // What was sent behind it runs behind it.
-                    let number = self.answered.unwrap_or(self.sent);
+                    let number = self.answered.get().unwrap_or(self.sent);
                     self.pins.retain(|pin| pin.number >= number);
                     self.settings.reset_all();
                     if let Some(listening) = &mut self.listening {
@@ -569,7 +572,7 @@ impl Session {
         }
         let last = run().next().unwrap_or(statement);
         if ends_transaction(last)
-            && let Some(number) = self.answered
+            && let Some(number) = self.answered.get()
         {
             // With AND CHAIN no ReadyForQuery tells of it.
             self.forget_portals(number);

@@ -15,6 +15,7 @@ mod functions;
 pub mod intake;
 pub mod listening;
 mod names;
+mod number;
 mod owed;
 mod pins;
 pub mod pipeline;
@@ -47,8 +48,9 @@ pub use intake::{Intake, Values};
 use listening::Listening;
 pub use names::Naming;
 use names::SqlNames;
+use number::Number;
 use owed::Course;
-use pins::Watch;
+use pins::{Patience, Watch};
 use pipeline::{Answer, Kind, Pipeline, Portal, Request};
 use prepared::Statement;
 use reading::{Names, Reader};
@@ -73,6 +75,9 @@ type Apart = ((StatementId, Box<[u8]>), Arc<Statement>);
 
 /// By name: what a transaction has set for itself.
 type Locals = BTreeMap<String, String>;
+
+/// By the number of a Bind that has made no portal: what stands in its place.
+type NotMade = BTreeMap<u64, Option<Portal>>;
 
 /// What becomes of a server's message.
 #[derive(Debug, PartialEq, Eq)]
@@ -133,9 +138,9 @@ pub struct Session {
     /// Portals that were bound before this message are gone with their transaction, though some may still be listed.
     ended: u64,
     /// How many may be listed before those are taken out.
-    most_portals: usize,
+    most_portals: u32,
     /// By the number of a Bind that has made no portal, while another of its name is under way: what stands in its place.
-    not_made: BTreeMap<u64, Option<Portal>>,
+    not_made: Option<Box<NotMade>>,
     settings: ClientSettings,
     /// There is something on the server that no DISCARD takes away.
     spoils: bool,
@@ -143,11 +148,12 @@ pub struct Session {
     /// Messages that were sent so far.
     sent: u64,
     /// The number of the one that is being answered.
-    answered: Option<u64>,
+    answered: Number,
     /// What it is pinned for may be gone; and was so, or something has run of which nothing is known.
     asks_pins: bool,
     was_pinned: bool,
     watch: Watch,
+    patience: Patience,
     /// What the transaction creates may be temporary without saying so: it has put `pg_temp` into search_path.
     temp_in_path: bool,
     /// What the transaction has set for itself alone of what the meaning of texts hangs on, and who reads the server's reports is not told.
@@ -209,15 +215,16 @@ impl Session {
             portals: BTreeMap::new(),
             ended: 0,
             most_portals: 0,
-            not_made: BTreeMap::new(),
+            not_made: None,
             settings,
             spoils: false,
             pins: ThinVec::new(),
             sent: 0,
-            answered: None,
+            answered: Number::NONE,
             asks_pins: false,
             was_pinned: false,
             watch: Watch::from(0),
+            patience: Patience::default(),
             temp_in_path: false,
             locals: None,
             epoch: 0,
@@ -233,7 +240,7 @@ impl Session {
             hidden_error: None,
             missed_cancel: false,
             lent: ThinVec::new(),
-            sql_names: SqlNames::new(),
+            sql_names: SqlNames::default(),
             tried: ThinVec::new(),
             portal_names: Naming::None,
             listening: None,

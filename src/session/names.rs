@@ -40,8 +40,38 @@ impl Naming {
     }
 }
 
-/// By name: what SQL has prepared.
-pub(super) type SqlNames = BTreeMap<Box<[u8]>, SqlPrepared>;
+/// By name: what SQL has prepared. One word as long as that is nothing, as with nearly every client.
+#[derive(Debug, Default)]
+pub(super) struct SqlNames(Option<Box<BTreeMap<Box<[u8]>, SqlPrepared>>>);
+
+impl SqlNames {
+    pub(super) fn get(&self, name: &[u8]) -> Option<&SqlPrepared> {
+        self.0.as_ref()?.get(name)
+    }
+
+    pub(super) fn contains_key(&self, name: &[u8]) -> bool {
+        self.get(name).is_some()
+    }
+
+    fn get_mut(&mut self, name: &[u8]) -> Option<&mut SqlPrepared> {
+        self.0.as_mut()?.get_mut(name)
+    }
+
+    /// What is known of the name, which is a name of SQL's from here on.
+    fn known(&mut self, name: &str) -> &mut SqlPrepared {
+        self.0.get_or_insert_default().entry(name.as_bytes().into()).or_default()
+    }
+
+    pub(super) fn remove(&mut self, name: &[u8]) {
+        if let Some(names) = &mut self.0 {
+            names.remove(name);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
+}
 
 /// What a name may stand for that SQL gives.
 #[derive(Debug, Default)]
@@ -74,7 +104,7 @@ impl Session {
 
     /// PREPARE is about to be sent: what follows in the same pipeline may speak of its name.
     pub(super) fn note_preparing(&mut self, name: &str, facts: Option<&Arc<QueryFacts>>) {
-        let known = self.sql_names.entry(name.as_bytes().into()).or_default();
+        let known = self.sql_names.known(name);
         if self.pipeline.is_empty() {
             known.on_its_way.clear();
         }
@@ -86,7 +116,7 @@ impl Session {
     /// A statement has completed: PREPARE has given a name.
     pub(super) fn note_prepared(&mut self, statement: &StatementFacts) {
         if let Some(NameUse::Prepare(name)) = &statement.name_use {
-            let known = self.sql_names.entry(name.as_bytes().into()).or_default();
+            let known = self.sql_names.known(name);
             known.is.clone_from(&statement.prepared);
             known.on_its_way.retain(|facts| Some(facts) != statement.prepared.as_ref());
         }
@@ -109,7 +139,7 @@ impl Session {
         let known = self.prepared_by_sql(name.as_bytes()).cloned();
         if known.is_none() {
             self.was_pinned = true;
-            let number = self.answered.unwrap_or(self.sent);
+            let number = self.answered.get().unwrap_or(self.sent);
             let asked = [PinReason::TempObject, PinReason::HoldCursor, PinReason::AdvisoryLock, PinReason::SqlPrepare];
             asked.into_iter().for_each(|reason| self.pin_by(number, reason, None, true));
             self.ask_pins();

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use super::number::Number;
 use super::settings::commits_before;
 use super::{Keep, Pin, Session};
 use crate::sql::facts::{Access, PinReason, QueryFacts, SessionEffect, StatementFacts, TransactionEffect};
@@ -21,27 +22,38 @@ const PATIENCE: u8 = 2;
 /// and after so many at most again.
 const MOST_PATIENCE: u8 = 64;
 
-/// What is known of the pins of a transaction, and when they are asked for again.
+/// How often pins are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Transactions since the server was asked, and how many it takes until it is asked again.
+    quiet: u8,
+    most: u8,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { quiet: 0, most: PATIENCE }
+    }
+}
+
+/// What is known of what the transaction undoes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Watch {
     /// The number of the transaction's first message; none: part of it may have been committed.
-    transaction: Option<u64>,
+    transaction: Number,
     /// The number of the first message that an error undoes; none: there may be a savepoint in between.
-    part: Option<u64>,
+    part: Number,
     /// From which message on an error has undone what is sent up to the next moment of rest.
-    undoing: Option<u64>,
-    /// What these messages did was undone, the first and the last of them.
-    undone: Option<(u64, u64)>,
-    /// Transactions since the server was asked, and how many it takes until it is asked again.
-    quiet: u8,
-    patience: u8,
+    undoing: Number,
+    /// What these messages did was undone, the first and the last of them; nothing where the last is before the first.
+    undone: (u64, u64),
 }
 
 impl Watch {
     /// Of a session that rests after so many messages.
     pub(super) fn from(sent: u64) -> Self {
-        let here = Some(sent);
-        Self { transaction: here, part: here, undoing: None, undone: None, quiet: 0, patience: PATIENCE }
+        let here = Number::of(sent);
+        Self { transaction: here, part: here, undoing: Number::NONE, undone: (1, 0) }
     }
 }
 
@@ -136,13 +148,13 @@ impl Session {
 
     /// It may have: the server says as soon as it can be asked.
     pub(super) fn presume_temp(&mut self, facts: &Arc<QueryFacts>) {
-        self.pin_by(self.answered.unwrap_or(self.sent), PinReason::TempObject, Some(facts), true);
+        self.pin_by(self.answered.get().unwrap_or(self.sent), PinReason::TempObject, Some(facts), true);
         self.ask_pins();
     }
 
     /// The session keeps its server from now on.
     pub fn pin(&mut self, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
-        self.pin_by(self.answered.unwrap_or(self.sent), reason, facts, false);
+        self.pin_by(self.answered.get().unwrap_or(self.sent), reason, facts, false);
     }
 
     /// The same for one of the `messages` that are about to be sent, as far as is known of the code that it runs.
@@ -159,7 +171,8 @@ impl Session {
     /// The same as [`Session::pin_ahead`] for what has been answered already; `number`: what that would have been ahead, or the largest if
     /// there are several.
     pub fn pin_behind(&mut self, number: u64, reason: PinReason, facts: Option<&Arc<QueryFacts>>) {
-        let is_undone = self.watch.undone.is_some_and(|(first, last)| first <= number && number <= last);
+        let (undone, last_undone) = self.watch.undone;
+        let is_undone = undone <= number && number <= last_undone;
         if reason == PinReason::Setting && is_undone {
             return;
         }
@@ -182,7 +195,7 @@ impl Session {
         presumed: bool,
     ) {
         self.spoils |= reason.outlives_discard();
-        (self.watch.quiet, self.watch.patience) = (0, PATIENCE);
+        self.patience = Patience::default();
         match self.pins.iter_mut().find(|pin| pin.reason == reason) {
             Some(pin) => {
                 pin.number = pin.number.max(number);
@@ -203,12 +216,12 @@ impl Session {
             return;
         }
         let sent = self.sent;
-        let watch = &mut self.watch;
-        watch.quiet = watch.quiet.saturating_add(1);
-        let mut asks = watch.quiet >= watch.patience;
+        let patience = &mut self.patience;
+        patience.quiet = patience.quiet.saturating_add(1);
+        let mut asks = patience.quiet >= patience.most;
         if asks {
-            watch.quiet = 0;
-            watch.patience = watch.patience.saturating_mul(2).min(MOST_PATIENCE);
+            patience.quiet = 0;
+            patience.most = patience.most.saturating_mul(2).min(MOST_PATIENCE);
         }
         for pin in self.pins.iter_mut().filter(|pin| pin.number < sent) {
             asks |= std::mem::take(&mut pin.unasked);
@@ -224,11 +237,13 @@ impl Session {
         if let Some(first) = self.watch.undoing.take()
             && let Some(here) = here
         {
-            self.watch.undone = Some((first, here.saturating_sub(1)));
+            self.watch.undone = (first, here.saturating_sub(1));
         }
+        let here = here.map_or(Number::NONE, Number::of);
         match self.status {
             TransactionStatus::Idle => (self.watch.transaction, self.watch.part) = (here, here),
-            TransactionStatus::InTransaction => self.watch.part = self.watch.part.or(here),
+            TransactionStatus::InTransaction if self.watch.part == Number::NONE => self.watch.part = here,
+            TransactionStatus::InTransaction => {}
             TransactionStatus::Failed => {}
         }
     }
@@ -240,10 +255,10 @@ impl Session {
         if self.status == TransactionStatus::Idle
             && facts.is_some_and(|f| f.unparsed.is_some() || f.statements.iter().any(may_have_committed))
         {
-            self.watch.part = None;
+            self.watch.part = Number::NONE;
         }
         self.watch.undoing = self.watch.part;
-        if let Some(first) = self.watch.part {
+        if let Some(first) = self.watch.part.get() {
             self.undo_presumed(first, self.pipeline.end_of_failing(self.sent));
         }
     }
@@ -255,7 +270,7 @@ impl Session {
         if statement.transaction == TransactionEffect::None && !may_commit {
             return;
         }
-        self.watch.part = None;
+        self.watch.part = Number::NONE;
         let ends = match statement.transaction {
             TransactionEffect::Commit { .. }
             | TransactionEffect::Rollback { .. }
@@ -265,10 +280,10 @@ impl Session {
         // What stands behind it in its text is not undone.
         if ends
             && let Some(first) = self.watch.transaction.take().filter(|_| tag.starts_with(b"ROLLBACK"))
-            && let Some(end) = self.answered.filter(|_| last)
+            && let Some(end) = self.answered.get().filter(|_| last)
         {
             self.undo_presumed(first, end);
-            self.watch.undone = Some((first, end));
+            self.watch.undone = (first, end);
         }
     }
 
@@ -368,7 +383,7 @@ mod tests {
         rests(&mut session, 8, TransactionStatus::InTransaction);
         fails(&mut session);
         assert!(session.is_pinned_by(PinReason::Setting));
-        session.answered = Some(9);
+        session.answered = Number::of(9);
         session.part_pins(&of("ROLLBACK").statements[0], b"ROLLBACK", (false, true));
         assert!(!session.is_pinned_by(PinReason::Setting));
         // The same for what is known only now.
@@ -415,7 +430,7 @@ mod tests {
         for (only, answered, stays) in [(false, 6, true), (true, 5, true), (true, 6, false)] {
             let mut session = at(TransactionStatus::InTransaction);
             session.pin_ahead(1, PinReason::Setting, None);
-            (session.sent, session.answered) = (7, Some(answered));
+            (session.sent, session.answered) = (7, Number::of(answered));
             session.part_pins(&of("ROLLBACK").statements[0], b"ROLLBACK", (false, only));
             assert_eq!(session.is_pinned_by(PinReason::Setting), stays, "{only} {answered}");
         }
