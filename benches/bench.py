@@ -94,6 +94,10 @@ class Load:
         """Figures: how much was done, and the proxy's CPU time for each unit of it."""
         before, began = rig.cpu_seconds(target), time.monotonic()
         done, figures = self.work(rig, target, seconds)
+        if not done:
+            # Many clients on a busy machine may take that long to connect.
+            print(f"{self.name}, {target}: nothing done in {seconds} s; once more, for longer", file=sys.stderr)
+            return self.measure(rig, target, 2 * seconds)
         took = time.monotonic() - began
         user, system = (after - b for after, b in zip(rig.cpu_seconds(target), before))
         figures.setdefault("rate", done / took)
@@ -117,6 +121,8 @@ class Transactions(Load):
                 "-M", self.mode, "-c", self.clients, "-j", 1, "-T", seconds, database=database, cwd=log,
             )  # fmt: skip
             lines = [line.split() for path in Path(log).iterdir() for line in path.read_text().splitlines()]
+        if not lines:
+            return 0, {}
         times, each = sorted(int(line[2]) for line in lines), {}
         for line in lines:
             each[line[0]] = each.get(line[0], 0) + 1

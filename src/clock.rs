@@ -4,6 +4,7 @@
 //! another time has one place to look at.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What this thread knows of the time without asking.
@@ -73,9 +74,44 @@ impl Drop for End {
     }
 }
 
+/// A time that may not be known, in one word: every client keeps several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stamp(u64);
+
+/// What stamps count from: the first time that one was made.
+static FIRST: OnceLock<Instant> = OnceLock::new();
+
+impl Stamp {
+    /// Of that time, to the nanosecond; of one before the first stamp's, the first stamp's.
+    #[must_use]
+    pub fn of(at: Instant) -> Self {
+        let passed = at.saturating_duration_since(*FIRST.get_or_init(|| at)).as_nanos();
+        Self(u64::try_from(passed).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
+    /// The time, if it is known.
+    #[must_use]
+    pub fn get(self) -> Option<Instant> {
+        let passed = Duration::from_nanos(self.0.checked_sub(1)?);
+        FIRST.get().map(|first| *first + passed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stamp_is_the_time_it_was_made_of() {
+        assert_eq!(Stamp::default().get(), None);
+        let first = now();
+        let stamps = [Stamp::of(first), Stamp::of(first + Duration::from_nanos(1))];
+        let later = first + Duration::from_secs(40_000_000);
+        assert_eq!(Stamp::of(later).get(), Some(later));
+        // Other tests may have made one before.
+        assert!(stamps[0].get() >= Some(first) || stamps[0].get() == FIRST.get().copied());
+        assert!(stamps[0].get() <= stamps[1].get());
+    }
 
     #[test]
     fn a_moment_lasts_as_long_as_a_poll() {

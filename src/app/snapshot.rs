@@ -186,7 +186,7 @@ impl State {
             let server = used.first().copied();
             let report = reports.get(&handle.id);
             for id in used {
-                let application_name = handle.application_name.lock().clone();
+                let application_name = handle.application_name.lock().to_string();
                 let socket = report.and_then(|report| report.server.clone());
                 let replication = handle.replication.map(Replication::as_str);
                 lent.insert(id, Borrower { client: handle.id, application_name, socket, replication });
@@ -499,15 +499,15 @@ fn client(c: &ClientHandle, server: Option<ConnectionId>, port: u16, now: &Momen
             replication: c.replication.map(Replication::as_str),
             remote: endpoint(c.addresses().map(|a| a.0), port),
             local: endpoint(c.addresses().map(|a| a.1), port),
-            connected_at: c.connected,
+            connected_at: c.connected(),
             requested_at: match c.requested_us.load(Ordering::Relaxed) {
-                0 => c.connected,
+                0 => c.connected(),
                 us => now.wall.saturating_sub(uptime.saturating_sub(Duration::from_micros(us))),
             },
             close_needed: matches!(c.standing_order(), Order::Drain | Order::Kill),
             remote_pid: c.peer_pid,
             tls: c.tls.map(|tls| tls.to_string()).unwrap_or_default(),
-            application_name: c.application_name.lock().clone(),
+            application_name: c.application_name.lock().to_string(),
             prepared_statements: c.prepared.load(Ordering::Relaxed),
         },
     }

@@ -123,7 +123,7 @@ impl Client {
                 }
             };
             if wrote {
-                self.last_write = Some(clock::now());
+                self.has_written(clock::now());
             }
             match ended {
                 Ended::Released => return Ok(()),

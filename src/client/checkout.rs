@@ -165,7 +165,7 @@ impl Client {
         // A single server needs no token.
         let told = (views.len() > 1).then(|| self.session.settings().get(token::NAME)).flatten();
         let told = told.and_then(|text| token::of_shard(text, usize::from(shard.0)));
-        let seen = Seen { last_write: self.last_write, token: told };
+        let seen = Seen { last_write: self.last_write(), token: told };
         let fresh = fresh::needed(settings, health, seen, now);
         let turn = if settings.balance == ReadBalance::RoundRobin { health.next_turn() } else { 0 };
         let request = &Request { fresh, turn, ..*request };

@@ -390,7 +390,7 @@ async fn welcome_in(
     };
     let handle = Arc::clone(&registered.handle);
     if let Some(name) = settled.settings.get("application_name") {
-        name.clone_into(&mut handle.application_name.lock());
+        *handle.application_name.lock() = name.into();
     }
     let Settled { parameters, settings } = settled;
     let mut out = Vec::new();
@@ -469,7 +469,7 @@ async fn replicate(
     };
     let handle = &registered.handle;
     if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
-        name.clone_into(&mut handle.application_name.lock());
+        *handle.application_name.lock() = name.as_str().into();
     }
     let mut out = Vec::new();
     let parameters = connection.as_ref().map(|connection| &*connection.welcome).unwrap_or_default();
@@ -598,7 +598,7 @@ async fn enter_console(
     let (registered, secret) =
         cx.shared.register_visitor(user, console::NAME.into(), way(cx, stream, None), secret_len(startup));
     if let Some((_, name)) = startup.settings.iter().find(|(name, _)| name == "application_name") {
-        name.clone_into(&mut registered.handle.application_name.lock());
+        *registered.handle.application_name.lock() = name.as_str().into();
     }
     encode::backend_key(&mut out, registered.handle.pid, &secret.0);
     encode::ready_for_query(&mut out, TransactionStatus::Idle);

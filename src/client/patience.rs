@@ -101,7 +101,7 @@ pub(super) async fn while_wanted<T>(
             Order::Drain | Order::Kill => return Poll::Ready(Err(terminated_as(handle).into())),
         }
         if handle.is_asked() {
-            registered.tell(Report { doing: Doing::Waiting, since: Some(handle.connected), ..Report::default() });
+            registered.tell(Report { doing: Doing::Waiting, since: Some(handle.connected()), ..Report::default() });
         }
         if handle.is_suspended() {
             handle.set_flushed();

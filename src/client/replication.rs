@@ -139,7 +139,7 @@ pub(super) async fn relay(mut client: Stream, input: Buffer, mut connection: Che
                     client: of_buffers(&client, &up, Some(&up)),
                     server: Some(of_buffers(server, down, Some(down))),
                     doing: Doing::Active,
-                    since: Some(handle.connected),
+                    since: Some(handle.connected()),
                     ..Report::default()
                 };
                 held.registered.tell(report);

@@ -173,8 +173,8 @@ pub struct ClientHandle {
     pub tls: Option<Negotiated>,
     /// Whether it has a WAL sender.
     pub replication: Option<Replication>,
-    /// When it logged in, as time since the Unix epoch.
-    pub connected: Duration,
+    /// When it logged in, in microseconds since the Unix epoch.
+    connected_us: u64,
     /// The process id it was given.
     pub pid: u32,
     /// Its own process, for a unix socket.
@@ -182,7 +182,7 @@ pub struct ClientHandle {
     /// Its worker.
     pub worker: WorkerId,
     /// `application_name`.
-    pub application_name: Mutex<String>,
+    pub application_name: Mutex<Box<str>>,
     /// When it last sent a statement, in microseconds since the start of the process; 0: never.
     pub requested_us: AtomicU64,
     /// Since when it waits, in microseconds since the start of the process; 0: it does not.
@@ -261,9 +261,15 @@ impl ClientHandle {
 
     /// Writes into the log that it has left, or had to.
     pub fn log_disconnected(&self, reason: &str) {
-        let age = clock::wall().saturating_sub(self.connected).as_secs();
+        let age = clock::wall().saturating_sub(self.connected()).as_secs();
         let (user, database) = (&*self.user, &*self.database);
         tracing::info!(target: "pgweir::client", client = %self.id, user, database, peer = self.origin(), reason, age, "client disconnected");
+    }
+
+    /// When it logged in, as time since the Unix epoch.
+    #[must_use]
+    pub fn connected(&self) -> Duration {
+        Duration::from_micros(self.connected_us)
     }
 
     /// What it is doing.
@@ -643,7 +649,7 @@ impl Shared {
                 ends: addresses.map(|(peer, own)| [peer, own].map(|end| (end.ip(), end.port()))),
                 tls,
                 replication,
-                connected: clock::wall(),
+                connected_us: u64::try_from(clock::wall().as_micros()).unwrap_or(u64::MAX),
                 pid,
                 peer_pid,
                 worker,

@@ -25,7 +25,7 @@ use crate::client::segment::Segment;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
 use crate::client::suspend;
 use crate::client::token;
-use crate::clock;
+use crate::clock::{self, Stamp};
 use crate::config::PoolMode;
 use crate::error::{Error, Severity, SqlState};
 use crate::id::ServerIndex;
@@ -72,7 +72,7 @@ pub struct Client {
     pub(super) pools: Arc<UserPools>,
     registered: Registered,
     generation: u64,
-    pub(super) last_write: Option<Instant>,
+    last_write: Stamp,
     /// Where its statements go that say nothing themselves.
     pub(super) route: RouteHint,
     /// How long it may take for what; as of that generation.
@@ -80,7 +80,7 @@ pub struct Client {
     limits_of: u64,
     pub(super) timer: Timer,
     /// Since when it has asked for nothing, if that is limited.
-    pub(super) rests_since: Option<Instant>,
+    pub(super) rests_since: Stamp,
     /// Unnamed statements that come often are left unnamed for the moment.
     pub(super) leaves_unnamed: bool,
     /// A server has refused a setting that was sent ahead, and none has taken all since.
@@ -121,7 +121,7 @@ impl Client {
             limits,
             limits_of: generation,
             timer: Timer::default(),
-            rests_since: None,
+            rests_since: Stamp::default(),
             stream,
             input,
             output: Buffer::default(),
@@ -133,7 +133,7 @@ impl Client {
             pools,
             registered,
             generation,
-            last_write: None,
+            last_write: Stamp::default(),
             leaves_unnamed: false,
             settings_refused: false,
             skipping: false,
@@ -233,9 +233,18 @@ impl Client {
         }
         self.refresh_limits();
         let begun = self.begun_at();
-        let due = self.limits.any_of_rest(begun.is_some()).then(|| *self.rests_since.get_or_insert_with(clock::now));
+        let due = self.limits.any_of_rest(begun.is_some()).then(|| self.begin_rest());
         let due = due.and_then(|since| self.limits.rest_between(since, self.is_in_block(), begun));
         poll_fn(|cx| self.poll_resting(due, cx)).await
+    }
+
+    /// Since when it rests: now, if it did not yet.
+    fn begin_rest(&mut self) -> Instant {
+        self.rests_since.get().unwrap_or_else(|| {
+            let now = clock::now();
+            self.rests_since = Stamp::of(now);
+            now
+        })
     }
 
     fn poll_resting(&mut self, due: Option<(Instant, Overdue)>, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
@@ -405,7 +414,7 @@ impl Client {
     pub(super) async fn serve(&mut self) -> Result<(), End> {
         // Whatever the client knew when it asked is older than this.
         clock::begin_moment();
-        self.rests_since = None;
+        self.rests_since = Stamp::default();
         self.refresh_limits();
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(End::Gone);
@@ -525,7 +534,12 @@ impl Client {
 
     /// When its last write was acknowledged.
     pub(super) fn last_write(&self) -> Option<Instant> {
-        self.last_write
+        self.last_write.get()
+    }
+
+    /// A write of its was acknowledged.
+    pub(super) fn has_written(&mut self, at: Instant) {
+        self.last_write = Stamp::of(at);
     }
 
     /// Passes over what the client sends up to the next Sync.

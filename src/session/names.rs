@@ -42,7 +42,9 @@ impl Naming {
 
 /// By name: what SQL has prepared. One word as long as that is nothing, as with nearly every client.
 #[derive(Debug, Default)]
-pub(super) struct SqlNames(Option<Box<BTreeMap<Box<[u8]>, SqlPrepared>>>);
+pub(super) struct SqlNames(Option<Box<ByName>>);
+
+type ByName = BTreeMap<Box<[u8]>, SqlPrepared>;
 
 impl SqlNames {
     pub(super) fn get(&self, name: &[u8]) -> Option<&SqlPrepared> {

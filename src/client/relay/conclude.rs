@@ -49,8 +49,8 @@ impl Client {
     pub(super) fn note_application_name(&self) {
         if let Some(name) = self.session.settings().get("application_name") {
             let mut shown = self.handle().application_name.lock();
-            if *shown != name {
-                name.clone_into(&mut shown);
+            if **shown != *name {
+                *shown = name.into();
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::client::plan::Need;
 use crate::client::segment::Segment;
 use crate::client::silence::Silence;
 use crate::client::task::{Client, End, lost, micros};
-use crate::clock;
+use crate::clock::{self, Stamp};
 use crate::config::{Consistency, Fallback, PoolMode, Role};
 use crate::health::server::InFlight;
 use crate::id::{ServerIndex, ShardIndex, StatementId};
@@ -260,7 +260,7 @@ impl Client {
             route,
         };
         self.handle().asks(asked.saturating_duration_since(self.cx.shared.started));
-        self.rests_since = None;
+        self.rests_since = Stamp::default();
         Some(match given {
             Asked::Now(checkout) => Departure::Now(self.boards(course, checkout, asked)),
             Asked::Later(ticket) => {
@@ -379,7 +379,7 @@ impl Client {
             return self.execute_from(Need::plain_read(shard), attempt, Some(tried)).await;
         }
         if wrote {
-            self.last_write = Some(clock::now());
+            self.has_written(clock::now());
         }
         match ended {
             Ended::Released => Ok(()),
@@ -525,7 +525,7 @@ impl Client {
         });
         in_flight.server().on_success(took, now);
         if writes {
-            self.last_write = Some(now);
+            self.has_written(now);
         }
         self.hides_links();
         if self.has_other_code(stamp) {

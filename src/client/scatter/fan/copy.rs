@@ -123,7 +123,7 @@ impl Client {
         if need.changes_catalog {
             self.database.catalog_is_changed(true);
         }
-        self.last_write = Some(clock::now());
+        self.has_written(clock::now());
         super::super::count_segment(&mut legs, &segment);
         legs.into_iter().for_each(|leg| leg.finish(verdict));
         if let Some(end) = end {

@@ -162,7 +162,7 @@ impl Client {
                 change.ended();
             }
         }
-        self.last_write = Some(clock::now());
+        self.has_written(clock::now());
         super::count_segment(&mut legs, &segment);
         legs.into_iter().for_each(|leg| leg.finish(verdict));
         if let Some(end) = ended {
@@ -197,7 +197,7 @@ impl Client {
         }
         let told = self.answer_of(fan, &replies);
         let goes_on = told.is_ok();
-        self.last_write = Some(clock::now());
+        self.has_written(clock::now());
         super::count_segment(legs, &segment);
         legs.iter_mut().for_each(Leg::is_ready_within);
         let status = if goes_on { TransactionStatus::InTransaction } else { TransactionStatus::Failed };

@@ -72,7 +72,7 @@ impl Client {
         self.put_back(legs);
         if !writers.is_empty() {
             // Also if it is not known whether it was committed. What was written is seen elsewhere only later than now.
-            self.last_write = Some(clock::now());
+            self.has_written(clock::now());
         }
         let Some(mut spread) = self.spread.take() else { return Ok(()) };
         for part in &mut spread.parts {

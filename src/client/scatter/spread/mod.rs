@@ -425,7 +425,7 @@ impl Client {
         };
         let (ended, wrote) = self.relay(link, need).await;
         if wrote {
-            self.last_write = Some(clock::now());
+            self.has_written(clock::now());
         }
         match ended {
             Ended::Spread(link) => {
