@@ -179,7 +179,7 @@ impl Client {
                 return Err(Stopped::End(end));
             }
         };
-        self.last_write = Some(clock::now());
+        self.has_written(clock::now());
         let goes_on = told.is_ok();
         let status = if goes_on { TransactionStatus::InTransaction } else { TransactionStatus::Failed };
         self.tell_copied(told.unwrap_or_else(Told::Failed), asked.extended.is_some(), status);
