@@ -272,3 +272,44 @@ fn prepared_statements_follow_their_keys() {
     }
     rig.at_home("prepared");
 }
+
+/// What a name meant before is not run under it when what was to follow is refused, or fails on the shards.
+#[test]
+fn a_name_whose_statement_is_refused_means_nothing() {
+    let rig = Rig::start("");
+    let (mut ours, mut theirs) = rig.clients();
+    for client in [&mut ours, &mut theirs] {
+        for block in [false, true] {
+            for name in ["p", ""] {
+                for sql in [
+                    "SELECT string_agg(v, ',') FROM t, u",
+                    "SELECT nothing FROM t ORDER BY 1",
+                    "SELECT nothing FROM t WHERE k = 1",
+                ] {
+                    client.parse(name, "SELECT 'old' FROM t WHERE k = 1", &[]);
+                    client.sync();
+                    assert_eq!(show(&client.read_until_ready()), "1 Z(I)");
+                    if block {
+                        client.run("BEGIN");
+                    }
+                    if !name.is_empty() {
+                        client.close_statement(name);
+                    }
+                    client.parse(name, sql, &[]);
+                    client.describe_statement(name);
+                    client.sync();
+                    let failed = show(&client.read_until_ready());
+                    assert!(failed.starts_with(if name.is_empty() { "E(" } else { "3 E(" }), "{sql}: {failed}");
+                    if block {
+                        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+                    }
+                    client.bind("", name, &[]);
+                    client.execute("", 0);
+                    client.sync();
+                    let after = show(&client.read_until_ready());
+                    assert!(after.starts_with("E(26000)"), "{name:?} after {sql}, block: {block}: {after}");
+                }
+            }
+        }
+    }
+}

@@ -705,9 +705,19 @@ impl Client {
         self.input.consume(segment.len);
         let simple = segment.items.last().is_some_and(|(intake, _)| intake.is_simple());
         let synced = segment.ends_with_sync();
-        for (intake, _) in segment.items.into_iter().rev() {
+        let mut items = segment.items.into_iter().peekable();
+        // What it closes first is closed: a name must not go on to mean what it did.
+        while items.next_if(|(intake, _)| matches!(intake, Intake::CloseStatement { .. })).is_some() {
+            self.output.extend(encode::CLOSE_COMPLETE);
+        }
+        let refused = items.next();
+        for (intake, _) in items.rev() {
             self.session.withdraw(intake);
         }
+        if let Some((intake, _)) = refused {
+            self.session.withdraw_failed(intake);
+        }
+        self.note_prepared();
         encode::error(self.output.tail(), error);
         if simple || synced {
             let status = self.idle_status();
@@ -726,7 +736,7 @@ impl Client {
                 && let Some(error) = error.take()
             {
                 let refused = std::mem::replace(intake, Intake::Refuse { error, simple });
-                self.session.withdraw(refused);
+                self.session.withdraw_failed(refused);
             }
         }
     }

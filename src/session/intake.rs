@@ -368,6 +368,17 @@ impl Session {
         Undo::ClientUnnamed { before: std::mem::replace(&mut self.unnamed, to), version: self.unnamed_version }
     }
 
+    /// Takes back what a message that is answered by an error has changed here. As on a server, a Parse that fails leaves no unnamed
+    /// statement behind: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY>.
+    pub fn withdraw_failed(&mut self, intake: Intake) {
+        let gives_unnamed =
+            matches!(&intake, Intake::Parse { named, .. } if named.as_ref().is_none_or(|name| name.is_empty()));
+        self.withdraw(intake);
+        if gives_unnamed {
+            self.change_unnamed(None);
+        }
+    }
+
     /// Takes back what a message that will not be forwarded has changed here.
     pub fn withdraw(&mut self, intake: Intake) {
         if let Intake::Parse { undo: Some(undo), .. } | Intake::CloseStatement { undo: Some(undo), .. } = intake {

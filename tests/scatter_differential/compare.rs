@@ -94,6 +94,8 @@ pub(crate) enum Way {
     Simple,
     Text,
     Binary,
+    /// Rows in parts of two, and then the rest.
+    Parts,
     /// By a name, with a Describe of the statement.
     Prepared,
     /// Once more what [`Way::Prepared`] has prepared, with other values, in binary.
@@ -101,7 +103,7 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    pub(crate) const FIRST: [Self; 4] = [Self::Simple, Self::Text, Self::Binary, Self::Prepared];
+    pub(crate) const FIRST: [Self; 5] = [Self::Simple, Self::Text, Self::Binary, Self::Parts, Self::Prepared];
 }
 
 /// Sends the statement; [`answer`] reads what comes.
@@ -113,14 +115,18 @@ pub(crate) fn send(client: &mut RawClient, query: &Query, way: Way) {
     let binaries: Vec<Option<&[u8]>> = values().map(|value| value.map(|value| &value.binary[..])).collect();
     match way {
         Way::Simple => client.query(&query.written()),
-        Way::Text | Way::Binary => {
+        Way::Text | Way::Binary | Way::Parts => {
             client.parse("", &query.sql, &oids);
-            if way == Way::Text {
-                client.bind("", "", &texts)
+            if way == Way::Binary {
+                client.bind_binary("", "", &binaries);
             } else {
-                client.bind_binary("", "", &binaries)
+                client.bind("", "", &texts);
             }
             client.describe_portal("");
+            if way == Way::Parts {
+                client.execute("", 2);
+                client.execute("", 2);
+            }
             client.execute("", 0);
             client.sync();
         }
@@ -139,6 +145,22 @@ pub(crate) fn send(client: &mut RawClient, query: &Query, way: Way) {
             client.sync();
         }
     }
+}
+
+/// Sends several in one: as one text, or one after the other before one Sync. They are one transaction.
+pub(crate) fn send_together(client: &mut RawClient, queries: &[Query], simple: bool) {
+    if simple {
+        let texts: Vec<String> = queries.iter().map(Query::written).collect();
+        return client.query(&texts.join("; "));
+    }
+    for query in queries {
+        let oids: Vec<u32> = query.params.iter().map(|param| param.oid).collect();
+        let texts = query.params.iter().map(|param| param.values[0].as_ref().map(|value| value.text.as_str()));
+        client.parse("", &query.sql, &oids);
+        client.bind("", "", &texts.collect::<Vec<_>>());
+        client.execute("", 0);
+    }
+    client.sync();
 }
 
 /// The answer to what was sent: of a statement that could not be prepared, the error of that. What ended the connection is an error.
@@ -270,6 +292,7 @@ impl Found {
     }
 
     /// Prints what was asked and refused; panics with what differed.
+    #[allow(clippy::print_stdout, reason = "what a long run is for")]
     pub(crate) fn close(self, what: &str) {
         for (construct, tally) in &self.seen {
             println!("{what}: {construct:26} {tally}");

@@ -8,7 +8,7 @@ use crate::compare::Query;
 use crate::writer::Writer;
 
 /// `@` and a word: see [`Writer::fill`]. `ROWS` are several rows of `a`, `BROWS` of `b`, `REFROWS` of `ref`.
-const STATEMENTS: [(&str, &str); 78] = [
+const STATEMENTS: [(&str, &str); 92] = [
     ("insert", "INSERT INTO @a (k, g, c, n) VALUES (@val, @int, @txt, @num)@ret"),
     ("insert", "INSERT INTO @a VALUES (@val, @int, @txt, @num)@ret"),
     ("insert", "INSERT INTO @a (g, k) VALUES (@int, @val)@ret"),
@@ -131,6 +131,32 @@ const STATEMENTS: [(&str, &str); 78] = [
     ("reference", "DELETE FROM ref USING (VALUES (3), (4)) v (code) WHERE v.code = ref.code"),
     ("reference", "UPDATE ref SET n = (SELECT count(*) FROM @a WHERE g = ref.code)"),
     ("reference", "DELETE FROM ref WHERE code NOT IN (SELECT g FROM @a WHERE g IS NOT NULL)"),
+    ("insert", "INSERT INTO @a (k, g) VALUES (@val, 1) ON CONFLICT ON CONSTRAINT @a_pkey DO UPDATE SET g = 8@ret"),
+    ("insert", "INSERT INTO @b DEFAULT VALUES"),
+    (
+        "insert_rows",
+        "INSERT INTO @b (k, id) VALUES (@val, 50), (@val, 51), (@val, 52) RETURNING id, k, note || 'x' AS note",
+    ),
+    (
+        "insert_rows",
+        "INSERT INTO @a AS x (c, n, k) VALUES (@txt, @num, @val), (DEFAULT, 1 + 1, @val), (upper('a'), NULL, @val) RETURNING x.*",
+    ),
+    ("conflict_nothing", "INSERT INTO @b AS y VALUES BROWS ON CONFLICT ON CONSTRAINT @b_pkey DO NOTHING@bret"),
+    (
+        "conflict_update",
+        "INSERT INTO @a (k, g) VALUES (@val, 1), (@val, 2) ON CONFLICT (k) DO UPDATE SET n = excluded.g WHERE excluded.g > 1 RETURNING *",
+    ),
+    ("update", "UPDATE ONLY @a AS x SET n = 1 WHERE (x.k) = @val OR x.k = @val@ret"),
+    ("update", "UPDATE @a SET g = (SELECT count(*) FROM @b WHERE k = @val) WHERE k = @val@ret"),
+    ("update", "UPDATE @a SET c = (SELECT name FROM ref WHERE code = g) WHERE @key(k)@ret"),
+    ("delete", "DELETE FROM @a AS x WHERE x.k IN (SELECT y.k FROM @b y WHERE y.k = @val)@ret"),
+    ("delete", "DELETE FROM @a WHERE k = @val AND g = (SELECT min(id) FROM @b WHERE k = @val)"),
+    ("delete_using", "DELETE FROM @b USING @a x WHERE x.k = @b.k AND x.k = @val AND @cond(x.)"),
+    (
+        "with",
+        "WITH a AS (UPDATE @a SET g = 1 WHERE k = @val RETURNING k), b AS (DELETE FROM @b WHERE k = @val RETURNING k) SELECT * FROM a UNION ALL SELECT * FROM b",
+    ),
+    ("reference", "INSERT INTO ref SELECT code + 10, name, n FROM ref WHERE code < 2 ON CONFLICT DO NOTHING"),
     ("truncate", "TRUNCATE @b"),
 ];
 

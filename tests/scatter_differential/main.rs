@@ -31,7 +31,7 @@ fn seed_of(thread: u64) -> u64 {
 
 #[test]
 fn equal_or_refused() {
-    let tries = number("PGWEIR_DIFFERENTIAL", 240);
+    let tries = number("PGWEIR_DIFFERENTIAL", 160);
     // Most of the time each waits for an answer.
     let threads = tries.div_ceil(100).clamp(1, 4);
     let (cluster, weir) = data::start();

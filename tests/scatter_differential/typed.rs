@@ -7,7 +7,7 @@ use crate::compare::Query;
 use crate::writer::Writer;
 
 /// `@` and a word: see [`Writer::fill`].
-const STATEMENTS: [(&str, &str); 40] = [
+const STATEMENTS: [(&str, &str); 55] = [
     ("typed_rows", "SELECT k, g, c FROM @a WHERE @key(k)"),
     ("typed_rows", "SELECT * FROM @a WHERE @key(k)"),
     ("typed_rows", "SELECT g, n FROM @a x WHERE @key(x.k) AND @cond(x.)"),
@@ -50,6 +50,21 @@ const STATEMENTS: [(&str, &str); 40] = [
     ("typed_values", "SELECT x.g, v.i FROM @a x JOIN (VALUES (@typed, 1), (@typed, 2)) v (k, i) ON v.k = x.k"),
     ("typed_values", "SELECT x.g FROM @a x, (SELECT @typed AS k) v WHERE v.k = x.k AND @cond(x.)"),
     ("typed_values", "SELECT k, id FROM @b WHERE (k, id) IN ((@val, 1), (@val, 2))"),
+    ("typed_renamed", "SELECT * FROM @a AS x (kk, k) WHERE x.k = 2"),
+    ("typed_renamed", "SELECT x.g FROM @a AS x (g, k, c, n) WHERE @key(x.g)"),
+    ("typed_renamed", "SELECT g AS k, c FROM @a WHERE @key(k) ORDER BY k@dir, c"),
+    ("typed_renamed", "SELECT k AS g, count(*) FROM @b GROUP BY g, k"),
+    ("typed_renamed", "SELECT s.k FROM (SELECT k AS q, g AS k FROM @a) s WHERE @key(s.q)"),
+    ("typed_renamed", "SELECT s.id FROM (SELECT id, k FROM @b WHERE @bcond()) s WHERE @key(s.k) ORDER BY s.id@dir"),
+    ("typed_renamed", "SELECT j.k, j.id FROM (@a x JOIN @b y USING (k)) j WHERE @key(j.k)"),
+    ("typed_renamed", "SELECT x.k FROM @a x JOIN @b k ON k.k = x.k WHERE @key(k.k)"),
+    ("typed_outer", "SELECT x.k, y.k FROM @a x FULL JOIN @b y ON x.k = y.k AND @key(y.k)"),
+    ("typed_outer", "SELECT x.k, y.id FROM @a x LEFT JOIN @b y ON x.k = y.k AND @key(x.k) WHERE @cond(x.)"),
+    ("typed_outer", "SELECT x.k, y.id FROM @b y RIGHT JOIN @a x ON x.k = y.k WHERE @key(y.k)"),
+    ("typed_outer", "SELECT k, count(id) FROM @a LEFT JOIN @b USING (k) GROUP BY k ORDER BY k@dir@limit"),
+    ("typed_groups", "SELECT k, g, sum(n) FROM @a WHERE @key(k) GROUP BY k, g HAVING @cond()"),
+    ("typed_in_query", "SELECT k FROM @a WHERE k = (SELECT k FROM @b WHERE @key(k) LIMIT 1)"),
+    ("typed_in_query", "SELECT k FROM @a WHERE k NOT IN (SELECT k FROM @b WHERE @bcond())"),
     ("typed_lock", "SELECT k, g FROM @a WHERE k = @val FOR UPDATE"),
 ];
 

@@ -213,6 +213,11 @@ impl<'a> Writer<'a> {
     }
 
     fn parameter(&mut self) -> String {
+        let known = self.params.len();
+        if known > 0 && self.rng.random_bool(0.1) {
+            // One of before, which may have got another type there.
+            return format!("${}", self.rng.random_range(1..=known));
+        }
         // What Parse declares, the cast behind it, and the type in which the value is sent.
         let (oid, cast, sent): (u32, &str, &str) = match self.kind.family {
             Family::Integer(_) => *[
@@ -322,7 +327,7 @@ impl<'a> Writer<'a> {
     /// A condition on the key in this column: one that ties it, or looks as if it did.
     pub(crate) fn key_condition(&mut self, column: &str) -> String {
         let value = |this: &mut Self| this.value();
-        match self.rng.random_range(0..24) {
+        match self.rng.random_range(0..32) {
             0..=6 => format!("{column} = {}", value(self)),
             7 => format!("{} = {column}", value(self)),
             8..=10 => {
@@ -371,7 +376,57 @@ impl<'a> Writer<'a> {
             20 => format!("({column}, 1) = ({}, 1)", value(self)),
             21 => format!("NOT ({column} IN ({}, {}))", value(self), value(self)),
             22 => format!("{column} BETWEEN {} AND {}", value(self), value(self)),
-            _ => format!("{column} IN (SELECT {})", value(self)),
+            23 => format!("{column} IN (SELECT {})", value(self)),
+            24 => format!("{column} = {} AND {column} IN ({}, {})", value(self), value(self), value(self)),
+            _ => {
+                let shape = self.pick(&[
+                    "(COL) = V",
+                    "V IN (COL)",
+                    "COL = SOME (ARRAY[V, W])",
+                    "COL = ALL (ARRAY[V])",
+                    "COL IN (VALUES (V), (W))",
+                    "COL::text = V",
+                    "COL COLLATE \"C\" = V",
+                    "COL OPERATOR(pg_catalog.=) V",
+                    "NOT COL <> V",
+                    "(COL = V) IS TRUE",
+                    "(COL = V) IS NOT FALSE",
+                    "(COL = V) = true",
+                    "COL = V AND NULL IS NULL",
+                    "CASE WHEN COL = V THEN true END",
+                    "coalesce(COL = V, false)",
+                    "COL LIKE V",
+                    "(COL IN (V, W)) IS NOT TRUE",
+                    "COL = V OR COL = V",
+                    "COL = nullif(V, W)",
+                    "COL = coalesce(V, W)",
+                    "COL = greatest(V, W)",
+                    "COL IN (V) OR false",
+                    "true AND COL = V",
+                    "COL = V AND NOT COL = W",
+                    "COL = COL",
+                    "COL IS NULL",
+                    "(COL = V) = (COL = W)",
+                    "COL <= V AND COL >= V",
+                    "lower(COL::text) = V",
+                    "COL = any (ARRAY[[V, W], [W, V]])",
+                    "(COL, COL) = (V, W)",
+                    "(COL, 2) IN ((V, 2), (W, 3))",
+                    "COL IN (V, NULL)",
+                    "COL = V AND COL IS NOT NULL",
+                    "ARRAY[COL] = ARRAY[V]",
+                ]);
+                let (v, w) = (self.value(), self.value());
+                shape
+                    .replace("COL", "\u{1}")
+                    .replace('V', "\u{2}")
+                    .replace('W', "\u{3}")
+                    .replace("\u{2}ALUES", "VALUES")
+                    .replace("\u{3}HEN", "WHEN")
+                    .replace('\u{1}', column)
+                    .replace('\u{2}', &v)
+                    .replace('\u{3}', &w)
+            }
         }
     }
 }

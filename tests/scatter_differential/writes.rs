@@ -8,7 +8,7 @@ use crate::common::cluster::Cluster;
 use crate::common::raw::RawClient;
 use crate::common::weir::Weir;
 use crate::common::wire::Message;
-use crate::compare::{Found, Query, Way, answer, is_refused, normal, send, told};
+use crate::compare::{Found, Query, Way, answer, is_refused, normal, send, send_together, told};
 use crate::data;
 use crate::keys::KINDS;
 use crate::{dml, typed};
@@ -51,7 +51,11 @@ impl<'a> Pair<'a> {
     pub(crate) fn run(mut self, statements: u64) -> Found {
         let mut count = 0;
         while count < statements {
-            count += if self.rng.random_bool(0.6) { self.alone() } else { self.block() };
+            count += match self.rng.random_range(0..10) {
+                0..=4 => self.alone(),
+                5..=7 => self.block(),
+                _ => self.together(),
+            };
             if let Err(difference) = self.compare_tables() {
                 let done = std::mem::take(&mut self.done).join("\n    ");
                 self.found.wrong.push(format!("{} shards: {difference}\n    after {done}", self.shards));
@@ -103,6 +107,34 @@ impl<'a> Pair<'a> {
             self.begin_anew();
         }
         1
+    }
+
+    /// A few statements in one text, or before one Sync: all or none.
+    fn together(&mut self) -> u64 {
+        let count = self.rng.random_range(2..4);
+        let queries: Vec<Query> =
+            (0..count)
+                .map(|_| {
+                    if self.rng.random_bool(0.8) {
+                        dml::generate(&mut self.rng)
+                    } else {
+                        typed::generate(&mut self.rng)
+                    }
+                })
+                .collect();
+        let simple = self.rng.random_bool(0.5);
+        let (construct, way) =
+            if simple { ("several_in_a_text", Way::Simple) } else { ("several_in_a_pipeline", Way::Text) };
+        let shown: Vec<String> = queries.iter().map(Query::shown).collect();
+        // Where rows have no order, those of several statements have none either.
+        let query = Query::new(construct, shown.join("; "), false);
+        self.done.push(format!("{construct}: {}", query.sql));
+        send_together(&mut self.app, &queries, simple);
+        let one = |client: &mut RawClient| send_together(client, &queries, simple);
+        if matches!(self.compare_answers(&query, way, one), Outcome::Wrong) {
+            self.begin_anew();
+        }
+        count
     }
 
     /// A transaction of a few statements, which ends in one way or the other.
@@ -191,7 +223,11 @@ impl<'a> Pair<'a> {
     }
 
     fn ask(&mut self, query: &Query) -> Outcome {
-        let way = [Way::Simple, Way::Text, Way::Binary, Way::Prepared][self.rng.random_range(0..4)];
+        let mut way = Way::FIRST[self.rng.random_range(0..Way::FIRST.len())];
+        if way == Way::Parts && !query.construct.starts_with("typed") && !query.sql.contains("RETURNING") {
+            // What gives no rows is not asked for in parts.
+            way = Way::Text;
+        }
         let outcome = self.ask_by(query, way);
         // What failed in a block cannot be done once more.
         if way == Way::Prepared && matches!(outcome, Outcome::Equal) && self.rng.random_bool(0.5) && self.is_prepared()
@@ -214,20 +250,29 @@ impl<'a> Pair<'a> {
     fn ask_by(&mut self, query: &Query, way: Way) -> Outcome {
         self.done.push(format!("{way:?} {}", query.shown()));
         send(&mut self.app, query, way);
+        self.compare_answers(query, way, |one| send(one, query, way))
+    }
+
+    /// Compares the answer to what was sent with that of the one server, which is asked by `ask` unless it is refused.
+    fn compare_answers(&mut self, query: &Query, way: Way, ask: impl FnOnce(&mut RawClient)) -> Outcome {
         let ours = match answer(&mut self.app, way) {
             Ok(ours) => ours,
             Err(end) => return self.wrong(query, way, &end, "nothing yet"),
         };
         self.found.count(query.construct, self.shards, way, &ours);
-        if is_refused(&ours) {
+        // A block over several shards has rolled back on all of them when a statement fails, and goes back no further.
+        let is_over = query.construct == "rollback_to" && class(&ours).as_deref() == Some("25");
+        if is_refused(&ours) || is_over {
             if let Some(last) = self.done.last_mut() {
                 *last += " (refused)";
             }
             return Outcome::Refused;
         }
-        send(&mut self.one, query, way);
+        ask(&mut self.one);
         let theirs = answer(&mut self.one, way).unwrap_or_else(|end| panic!("{}: {end}", query.shown()));
-        if normal(&ours, query.ordered) == normal(&theirs, query.ordered) {
+        if normal(&ours, query.ordered) == normal(&theirs, query.ordered)
+            || is_fault_of_other_row(query, &ours, &theirs)
+        {
             return Outcome::Equal;
         }
         self.wrong(query, way, &told(&ours), &told(&theirs))
@@ -314,6 +359,20 @@ impl<'a> Pair<'a> {
             .collect();
         format!("{table} differs: {}", shown.join("; ")).chars().take(1200).collect()
     }
+}
+
+/// Which of several rows fails first, and so with what, is nobody's promise.
+fn is_fault_of_other_row(query: &Query, ours: &[Message], theirs: &[Message]) -> bool {
+    let of_rows = matches!(query.construct, "insert_rows" | "conflict_nothing" | "conflict_update" | "reference")
+        || query.construct.starts_with("several");
+    let is_of_a_row = |messages: &[Message]| class(messages).is_some_and(|class| matches!(&*class, "21" | "22" | "23"));
+    of_rows && is_of_a_row(ours) && is_of_a_row(theirs) && ours.last() == theirs.last()
+}
+
+/// The class of the SQLSTATE of an error.
+fn class(messages: &[Message]) -> Option<String> {
+    let error = messages.iter().filter(|message| message.tag == b'E').find_map(Message::error)?;
+    Some(error.code.chars().take(2).collect())
 }
 
 /// Of every table: its name, how many rows, a sum of hashes of whole rows, and how many rows do not belong on the shard.

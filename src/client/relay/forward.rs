@@ -199,7 +199,11 @@ impl Client {
             Planned::Refused(error) => {
                 self.cx.shared.count_refusal(error.reason.unwrap_or("in_transaction"));
                 self.count_plan(PlanKind::Refused);
-                self.replace_by_refusal(error);
+                // No server looks at the values of what a failed block passes over.
+                let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
+                let simple = self.segment.items.last().is_some_and(|(intake, _)| intake.is_simple());
+                let passed_over = failed && !simple && error.sqlstate.class() == "22";
+                self.replace_by_refusal(if passed_over { aborted() } else { error });
             }
         }
         self.settle_popular(link, false);

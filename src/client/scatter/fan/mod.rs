@@ -457,7 +457,7 @@ impl Client {
             // What was closed before stays so.
             let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);
             for intake in withdrawn.filter(|intake| !matches!(intake, Intake::CloseStatement { .. })) {
-                self.session.withdraw(intake);
+                self.session.withdraw_failed(intake);
             }
         }
         self.note_prepared();
