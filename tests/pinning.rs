@@ -289,7 +289,7 @@ fn what_is_not_there_keeps_no_server() {
         assert_eq!(b.value("SELECT 1"), "1", "{texts:?}");
     }
     assert_eq!(a.value("SHOW search_path"), "public, pg_temp");
-    assert_eq!(b.run("SELECT lastval()"), "E(55000) Z(I)");
+    assert_eq!(b.run("SELECT lastval()"), "T(lastval:20) E(55000) Z(I)");
     // A cursor that the protocol closes.
     assert_eq!(a.run("DECLARE c CURSOR WITH HOLD FOR SELECT 1"), "C(DECLARE CURSOR) Z(I)");
     a.close_portal("c");

@@ -50,6 +50,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
         distrust: &distrust,
         in_block: false,
         wrote: false,
+        knows_its_values: !database.config.map.is_sharded(),
         catalog: None,
         own: Own::None,
     };

@@ -45,6 +45,8 @@ pub(super) struct Attempt {
     pub(super) stays: Stays,
     /// The client's settings may go to the server with what it asks for, rather than before.
     pub(super) ahead: bool,
+    /// See [`Need::asks_own_values`].
+    pub(super) asks_own_values: bool,
 }
 
 /// What is done where there is no primary, and one may come.
@@ -82,6 +84,7 @@ impl Attempt {
             place: None,
             stays,
             ahead: false,
+            asks_own_values: false,
         }
     }
 }
@@ -89,7 +92,8 @@ impl Attempt {
 impl Client {
     /// Gets a server and relays; again on another where that is certain to be unnoticed.
     pub(super) async fn execute(&mut self, need: Need) -> Result<(), End> {
-        let attempt = Attempt { ahead: self.may_follow_settings(), ..Attempt::new() };
+        let asks_own_values = need.asks_own_values;
+        let attempt = Attempt { ahead: self.may_follow_settings(), asks_own_values, ..Attempt::new() };
         self.execute_from(need, attempt, None).await
     }
 

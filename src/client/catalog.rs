@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::plan::{Need, Planner};
+use crate::client::sequences;
 use crate::client::task::Client;
 use crate::clock;
 use crate::config::{Fallback, PoolMode};
@@ -59,6 +60,19 @@ impl Client {
     /// Plans the segment by what is known of the catalog. `linked`: a server is lent already; `changed`: and the transaction there
     /// may have changed its catalog, which nobody else sees yet; `wrote`: and the client has written there.
     pub(super) fn plan(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
+        let planned = self.plan_segment(linked, changed, wrote);
+        let asks_own_values = match &planned {
+            Planned::Need(need) => need.asks_own_values,
+            Planned::Refused(error) => error.reason == Some(sequences::LOST),
+            Planned::Ask(_) | Planned::Weigh(_) => false,
+        };
+        if asks_own_values {
+            self.learns_question();
+        }
+        planned
+    }
+
+    fn plan_segment(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
         let columns_are_known = self.database.columns_are_known();
         let distrust = self.database.distrust.load();
         let planner = Planner {
@@ -70,6 +84,7 @@ impl Client {
             server_utf8: self.pools.server_utf8.load(Ordering::Acquire),
             in_block: self.holds_block() || (linked && self.session.status() != TransactionStatus::Idle),
             wrote,
+            knows_its_values: self.knows_its_values(),
             catalog: None,
             own: Own::None,
         };

@@ -13,6 +13,7 @@ use crate::client::fresh::{self, Seen};
 use crate::client::limits::Overdue;
 use crate::client::plan::Need;
 use crate::client::relay::{CatchUp, Link};
+use crate::client::sequences;
 use crate::client::shared::Activity;
 use crate::client::silence::Silence;
 use crate::client::task::{Client, FOR_EVER, Stopped, lost, micros};
@@ -25,6 +26,7 @@ use crate::health::view::ServerView;
 use crate::id::ShardIndex;
 use crate::pool::{self, Asked, Checkout, Pool, Ticket, Verdict};
 use crate::route::decide::{self, Freshness, Request, Route, Why};
+use crate::session::sequences::{Past, Told};
 use crate::session::settings::TEMP_BUFFERS;
 use crate::session::{Intake, ServerState};
 use crate::shard::plan::ShardPlan;
@@ -233,7 +235,15 @@ impl Client {
         loop {
             let claim = self.claim.take().filter(|claim| claim.is_of(pool));
             let queued_since = claim.as_ref().map_or_else(clock::moment, |claim| claim.since());
-            let asked = claim.and_then(|claim| claim.take_up()).unwrap_or_else(|| pool.ask(self.cx.id));
+            let own = match self.values.past() {
+                Past::At(_) if attempt.asks_own_values => Some(self.server_of_values(pool)?),
+                Past::At(_) if claim.is_none() && self.expects_questions() => self.server_of_values(pool).ok(),
+                _ => None,
+            };
+            let asked = match (own, claim) {
+                (Some(checkout), _) => Ok(Asked::Now(checkout)),
+                (None, claim) => claim.and_then(|claim| claim.take_up()).unwrap_or_else(|| pool.ask(self.cx.id)),
+            };
             // It stands in the queue of the pool now: the next in line may come forward.
             drop(attempt.place.take());
             let mut checkout = match asked.map_err(Stopped::Refused)? {
@@ -277,7 +287,7 @@ impl Client {
                     return Err(Stopped::Refused(failover::is_a_standby(&pool.name())));
                 }
             }
-            let forgets = connection.state.stale_sequences && self.database.hidden.minds_sequences(pool.key.shard);
+            let forgets = self.must_forget(&connection.state, pool.key.shard);
             let sql = match (
                 connection.state.settings.catch_up(of_block.as_ref().unwrap_or(self.session.settings())),
                 forgets,
@@ -300,7 +310,9 @@ impl Client {
                 Ok(Ok(Ok(()))) => {
                     let wanted = of_block.as_ref().unwrap_or(self.session.settings());
                     connection.state.settings.caught_up(wanted);
-                    connection.state.stale_sequences &= !forgets;
+                    if forgets {
+                        connection.state.sequences = Told::Nobodys;
+                    }
                     self.settings_refused = false;
                     return Ok((checkout, None));
                 }
@@ -320,6 +332,29 @@ impl Client {
                 _ => return Err(Stopped::Refused(lost("the server closed every connection that was tried"))),
             }
         }
+    }
+
+    /// The server where the client's values of sequences are, all of them and nobody else's, if it rests.
+    fn server_of_values(&self, pool: &Arc<Pool>) -> Result<Checkout, Stopped> {
+        let slot = self.values.place_in(pool);
+        let checkout = slot.and_then(|slot| pool.ask_for(slot, self.cx.id));
+        let told =
+            checkout.as_ref().and_then(|checkout| checkout.as_ref()).map(|connection| connection.state.sequences);
+        match checkout {
+            Some(checkout) if told.is_some_and(|told| self.values.are_told(told)) => Ok(checkout),
+            other => {
+                if let Some(checkout) = other {
+                    checkout.release(Verdict::Clean);
+                }
+                Err(Stopped::Refused(sequences::lost()))
+            }
+        }
+    }
+
+    /// Whether the server, which may tell values of sequences that are another's, must forget them before the client has it.
+    pub(super) fn must_forget(&self, server: &ServerState, shard: ShardIndex) -> bool {
+        server.sequences.is_foreign_to(self.values.past())
+            && (self.database.hidden.minds_sequences(shard) || self.expects_questions())
     }
 
     /// Whether the server is to be given other `temp_buffers` than it has, ahead of the segment or by that.

@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 use crate::client::catalog::primary_pool;
 use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::identity::is_same;
+use crate::client::sequences::Questions;
 use crate::client::task::Client;
 use crate::clock;
 use crate::config::PoolMode;
@@ -38,7 +39,7 @@ use crate::id::{ShardIndex, WorkerId};
 use crate::pool::Verdict;
 use crate::server;
 use crate::session::Intake;
-use crate::sql::facts::{PinReason, QueryFacts};
+use crate::sql::facts::{Access, PinReason, QueryFacts};
 use crate::sql::hidden::{self, Census, Traces};
 use crate::wire::message::TransactionStatus;
 pub(super) use sets::{NewCode, Until};
@@ -93,6 +94,8 @@ struct Changes {
     prepared: AtomicBool,
     /// Clients ask what they did to sequences: servers that others have used are made to forget it.
     asks_sequences: AtomicBool,
+    /// Behind which statements they do.
+    questions: Questions,
 }
 
 #[derive(Debug, Default)]
@@ -182,6 +185,11 @@ impl Hidden {
         if !self.changes.asks_sequences.load(Ordering::Relaxed) {
             self.changes.asks_sequences.store(true, Ordering::Release);
         }
+    }
+
+    /// Behind which statements clients ask for sequence values in another transaction.
+    pub(super) fn questions(&self) -> &Questions {
+        &self.changes.questions
     }
 
     /// Whether a server on which others have used sequences must forget that before a client gets it.
@@ -308,6 +316,8 @@ pub(super) struct Judged {
     makes_setter: bool,
     /// Code has perhaps sent a notification, which goes with the commit.
     notifies: bool,
+    /// Code has perhaps asked for values of sequences.
+    asks: bool,
     /// And now others may.
     change: Option<Change>,
     /// It changes what sessions of a role or database begin with.
@@ -345,6 +355,11 @@ impl Judged {
     /// Whether somebody's code may have run.
     pub(super) fn may_have_left(&self) -> bool {
         self.stamp.is_some()
+    }
+
+    /// Whether code has asked for values of sequences since this was asked last, as far as is known of it.
+    pub(super) fn take_asks(&mut self) -> bool {
+        std::mem::take(&mut self.asks)
     }
 
     /// Whether the server is kept for no other reason than that a census is being taken.
@@ -469,6 +484,7 @@ impl Client {
             Some(traces) => {
                 judged.dirty |= traces.is_unknown();
                 judged.notifies |= traces.notifies();
+                judged.asks |= traces.asks_sequences();
                 let messages = self.segment.items.len();
                 traces.kinds().for_each(|reason| self.session.pin_ahead(messages, reason, Some(facts)));
                 let by_default = known.is_some_and(|known| known.census.may_make_temp(facts, traces));
@@ -528,10 +544,22 @@ impl Client {
         let known = hidden.shards.get(usize::from(shard.0))?.known.load();
         // Beyond its time somebody must have it taken anew.
         let known = known.as_ref().filter(|known| known.stamp == begun && now < known.until)?;
-        known.of_text(facts, false, replica, now).is_none().then(|| {
+        // What takes values of sequences does so without a word.
+        let silent = known.of_text(facts, false, replica, now).is_none()
+            && (facts.access() == Access::Write || !known.may_write(facts, false));
+        silent.then(|| {
             harmless.add(facts, (hidden.id, shard, replica, begun), known.until);
             Some(begun)
         })
+    }
+
+    /// Whether code that a text runs on the shard's primary asks for values of sequences, as far as it is known.
+    pub(super) fn asks_unseen(&self, facts: &QueryFacts, shard: ShardIndex) -> bool {
+        if hidden::is_plain_text(facts) {
+            return false;
+        }
+        let known = self.database.hidden.shards.get(usize::from(shard.0)).and_then(|shard| shard.known.load_full());
+        known.is_some_and(|known| known.of_text(facts, false, false, clock::now()).asks_sequences())
     }
 
     /// Whether there have been changes of code since there were so many, if that matters.

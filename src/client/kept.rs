@@ -125,7 +125,16 @@ impl Client {
         if self.pools.mode == PoolMode::Session {
             return;
         }
-        let new = link.kept.follow(&self.cx.shared, self.session.pins());
+        let held = link.held_for().map(|facts| Pin::for_sequences(facts.cloned()));
+        let with_held: Vec<Pin>;
+        let pins = match held {
+            Some(held) => {
+                with_held = self.session.pins().iter().cloned().chain([held]).collect();
+                &with_held
+            }
+            None => self.session.pins(),
+        };
+        let new = link.kept.follow(&self.cx.shared, pins);
         if new.is_empty() {
             return;
         }

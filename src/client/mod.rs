@@ -37,6 +37,7 @@ mod replication;
 pub mod report;
 mod scatter;
 pub mod segment;
+mod sequences;
 pub mod shared;
 mod shows;
 mod silence;

@@ -2,6 +2,7 @@
 
 use crate::client::own;
 use crate::client::segment::Segment;
+use crate::client::sequences;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
@@ -29,6 +30,8 @@ pub struct Need {
     pub changes_catalog: bool,
     /// It asks for values of sequences that only this session's server knows.
     pub asks_sequences: bool,
+    /// And that before it has written in this transaction: it is to be the server where the client's values are, or one that knows none.
+    pub asks_own_values: bool,
     /// The client has written on the server when it is done, other than by BEGIN.
     pub wrote: bool,
     /// Its shard.
@@ -45,6 +48,7 @@ impl Need {
             begin_read_only: false,
             changes_catalog: false,
             asks_sequences: false,
+            asks_own_values: false,
             wrote: false,
             plan: ShardPlan::Single { shard, why: Why::Unsharded },
         }
@@ -70,6 +74,8 @@ pub struct Planner<'a> {
     pub in_block: bool,
     /// Whether the client has written on the server that it has: what the server says of sequences may then be its own doing.
     pub wrote: bool,
+    /// Whether it is known where its values of sequences are, or that it has none.
+    pub knows_its_values: bool,
     /// What is known of functions and of relations that are not listed. Without it functions write, and names are believed.
     pub catalog: Option<CatalogView<'a>>,
     /// What the session may see that the catalog does not tell of.
@@ -88,6 +94,7 @@ impl Planner<'_> {
             begin_read_only: false,
             changes_catalog: false,
             asks_sequences: false,
+            asks_own_values: false,
             wrote: self.wrote,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
@@ -128,10 +135,10 @@ impl Planner<'_> {
                     return Err(executes());
                 }
                 self.text(&statement.facts, &mut need)?;
-                own_sequences(&statement.facts, &mut need.wrote)?;
+                self.own_sequences(&statement.facts, &mut need)?;
             }
             if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
-                own_sequences(facts, &mut need.wrote)?;
+                self.own_sequences(facts, &mut need)?;
             }
             let plan = self.shard(intake, facts, frame, local_role)?;
             if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
@@ -149,6 +156,22 @@ impl Planner<'_> {
             ShardPlan::Reject(error) => Err(error),
             _ => Ok(need),
         }
+    }
+
+    /// Refuses currval() and lastval() where no server can say anything of this client's: what it said would be of another's doing.
+    fn own_sequences(&self, facts: &QueryFacts, need: &mut Need) -> Result<(), Error> {
+        for statement in &facts.statements {
+            let asks = matches!(statement.why, "calls currval()" | "calls lastval()");
+            if asks && !need.wrote {
+                if !self.knows_its_values {
+                    return Err(sequences::lost());
+                }
+                need.asks_own_values = true;
+            }
+            // What asks may take one as well.
+            need.wrote |= asks || statement.access == Access::Write || statement.why == "DISCARD";
+        }
+        Ok(())
     }
 
     /// `SET pgweir.route`, else the default of user and database.
@@ -308,27 +331,4 @@ fn overtakes() -> Error {
     .hint(
         "Send SET and RESET of search_path, client_encoding, role and pgweir's own settings with a Sync of their own.",
     )
-}
-
-/// Refuses currval() and lastval() where the server cannot say anything of this client's: what it said would be of another's doing.
-fn own_sequences(facts: &QueryFacts, wrote: &mut bool) -> Result<(), Error> {
-    for statement in &facts.statements {
-        let name = match statement.why {
-            "calls currval()" => "currval",
-            "calls lastval()" => "lastval",
-            _ => {
-                *wrote |= statement.access == Access::Write;
-                continue;
-            }
-        };
-        if !*wrote {
-            return Err(Error::us(
-                SqlState::OBJECT_NOT_IN_STATE,
-                format!("{name}() is not defined here: this transaction has not called nextval()"),
-            )
-            .detail("Between transactions the server connection serves other clients, whose sequence values it would tell.")
-            .hint("Use INSERT ... RETURNING, or ask in the transaction that called nextval(), or set pool_mode = \"session\"."));
-        }
-    }
-    Ok(())
 }

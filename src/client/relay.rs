@@ -7,6 +7,7 @@ mod ahead;
 mod conclude;
 mod errand;
 mod forward;
+mod hold;
 mod refusal;
 pub(super) mod shortcut;
 
@@ -14,11 +15,12 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) use self::ahead::CatchUp;
 use self::ahead::Sending;
 pub(super) use self::forward::lock_on_replica;
+use self::hold::{Hold, Use};
 use self::refusal::Refusal;
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::LookUp;
@@ -46,7 +48,7 @@ use crate::session::pipeline::Undo;
 use crate::session::prepared::Statement;
 use crate::session::{Action, Session, is_fatal};
 use crate::shard::plan::ShardPlan;
-use crate::sql::facts::Access;
+use crate::sql::facts::{Access, QueryFacts};
 use crate::wire::message::{self, TransactionStatus};
 use crate::wire::{encode, frame};
 
@@ -169,6 +171,14 @@ pub(super) struct Link {
     cancels: u64,
     /// Something was sent that may change what the server's catalog says.
     changes_catalog: bool,
+    /// What was sent since the client last rested has to do with sequences; in which transaction it has perhaps taken a value.
+    used: Option<Use>,
+    took_in: Option<u64>,
+    /// The client keeps the server for a question about them.
+    hold: Option<Box<Hold>>,
+    /// For how long it has done nothing with it, and since when.
+    rested: Duration,
+    rests_since: Option<Instant>,
     /// It has been sent NOTIFY since its transaction began.
     notifies: bool,
     /// What may be left behind that nobody saw: temporary tables, settings.
@@ -289,6 +299,11 @@ impl Link {
             has_written: false,
             cancels: 0,
             changes_catalog: false,
+            used: None,
+            took_in: None,
+            hold: None,
+            rested: Duration::ZERO,
+            rests_since: None,
             notifies: false,
             judged: Judged::default(),
             owned: None,
@@ -378,6 +393,11 @@ impl Link {
     /// Takes a place among the servers that are kept, of which there may be `most`; whether there is one.
     pub(super) fn take_seat(&mut self, most: u32) -> bool {
         self.kept.take_seat(self.checkout.pool(), most)
+    }
+
+    /// For which statement it is held, if it is: none where that is not known.
+    pub(super) fn held_for(&self) -> Option<Option<&Arc<QueryFacts>>> {
+        self.hold.as_ref().map(|hold| hold.facts())
     }
 
     /// Whether it was treated as a write, or may have been one.
@@ -545,7 +565,8 @@ impl Client {
                 return Poll::Pending;
             }
             if let Some(event) = silenced(link) {
-                return Poll::Ready(event);
+                let held = link.hold.is_some() && self.session.may_release();
+                return Poll::Ready(if held { Event::Release } else { event });
             }
             match self.overdue(link, &mut watch, cx) {
                 Some(event) => Poll::Ready(event),
@@ -631,7 +652,8 @@ impl Client {
                 });
             }
             // While it is kept for nothing but a census, what comes is not this client's: the pool looks at it.
-            let rests = link.judged.waits() && self.session.may_release();
+            // The same while it is held.
+            let rests = (link.judged.waits() || link.hold.is_some()) && self.session.may_release();
             if !rests && self.output.len() < HIGH_WATER {
                 match self.pump_server(link, connection, cx) {
                     Ok(more) => moved |= more,
@@ -672,7 +694,7 @@ impl Client {
                     // What the client asks for next may belong elsewhere.
                     return Poll::Pending;
                 }
-                if self.session.may_release() {
+                if self.session.may_release() && !self.holds(link, connection, cx) {
                     return Poll::Ready(Event::Release);
                 }
                 self.note_pins(link);
@@ -971,6 +993,9 @@ impl Client {
             if link.client_rest == 0 && !wait {
                 wants_more = self.gather().map_err(Event::Stop)?;
                 if self.segment.complete {
+                    if !self.goes_on(link, connection, cx) {
+                        return Err(Event::Release);
+                    }
                     moved |= self.send_segment(link, connection)?;
                 }
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::relay::Link;
 use super::shared::{Activity, ClientHandle, Shared};
 use super::task::Client;
 use crate::clock;
@@ -164,9 +165,10 @@ impl Client {
     }
 
     /// Why it keeps its server.
-    pub(super) fn pin_reports(&self) -> Vec<PinReport> {
+    pub(super) fn pin_reports(&self, link: &Link) -> Vec<PinReport> {
         let report = |pin: &Pin| PinReport { reason: pin.reason.as_str(), statement: self.pinning_text(pin) };
-        self.session.pins().iter().map(report).collect()
+        let held = link.held_for().map(|facts| Pin::for_sequences(facts.cloned()));
+        self.session.pins().iter().chain(&held).map(report).collect()
     }
 
     /// The statement that made state, or its kind.

@@ -22,6 +22,7 @@ use crate::client::popular;
 use crate::client::relay::shortcut::Shortcut;
 use crate::client::scatter::spread::Spread;
 use crate::client::segment::Segment;
+use crate::client::sequences;
 use crate::client::shared::{Activity, ClientHandle, Order, Registered};
 use crate::client::suspend;
 use crate::client::token;
@@ -73,6 +74,8 @@ pub struct Client {
     registered: Registered,
     generation: u64,
     last_write: Stamp,
+    /// Where its values of sequences are.
+    pub(super) values: sequences::Values,
     /// Where its statements go that say nothing themselves.
     pub(super) route: RouteHint,
     /// How long it may take for what; as of that generation.
@@ -134,6 +137,7 @@ impl Client {
             registered,
             generation,
             last_write: Stamp::default(),
+            values: sequences::Values::default(),
             leaves_unnamed: false,
             settings_refused: false,
             skipping: false,
@@ -381,6 +385,11 @@ impl Client {
             self.adopt_pools()?;
         }
         Ok(())
+    }
+
+    /// Whether there has been a reload, or another login, that it has not followed yet.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.pools.is_replaced() || self.cx.shared.generation.load(Ordering::Acquire) != self.generation
     }
 
     /// Follows a reload while nothing of a segment has been sent, if that lies where it did.
@@ -690,6 +699,7 @@ impl Client {
                 begin_read_only: false,
                 changes_catalog: false,
                 asks_sequences: false,
+                asks_own_values: false,
                 wrote: false,
                 plan,
             };

@@ -9,7 +9,7 @@ use super::tls::{Curve, Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
 use super::{
     AuthType, Consistency, Facility, Fallback, Host, LoadBalance, LogFormat, OnSessionState, PoolMode, ReadBalance,
-    address, tls,
+    SequenceValues, address, tls,
 };
 use crate::shard::map::CrossShardWrites;
 use crate::sql::facts::RouteHint;
@@ -82,6 +82,8 @@ pub(super) enum Field<'a> {
     Fallback(&'a mut Fallback),
     /// What becomes of state that only a server has.
     State(&'a mut OnSessionState),
+    /// [`SequenceValues`].
+    Sequences(&'a mut SequenceValues),
     /// Which replica gets a read.
     Reads(&'a mut ReadBalance),
     /// When TLS is spoken.
@@ -160,6 +162,11 @@ const FALLBACKS: [(&str, Fallback); 2] =
     [(Fallback::Primary.as_str(), Fallback::Primary), (Fallback::Error.as_str(), Fallback::Error)];
 const ON_STATE: [(&str, OnSessionState); 2] =
     [(OnSessionState::Pin.as_str(), OnSessionState::Pin), (OnSessionState::Error.as_str(), OnSessionState::Error)];
+const SEQUENCES: [(&str, SequenceValues); 3] = [
+    (SequenceValues::Learn.as_str(), SequenceValues::Learn),
+    (SequenceValues::Keep.as_str(), SequenceValues::Keep),
+    (SequenceValues::Release.as_str(), SequenceValues::Release),
+];
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Field<'_> {
@@ -221,6 +228,7 @@ impl Field<'_> {
             Self::Fallback(place) => *place = word(node, &FALLBACKS)?,
             Self::Reads(place) => *place = word(node, &READ_BALANCES)?,
             Self::State(place) => *place = word(node, &ON_STATE)?,
+            Self::Sequences(place) => *place = word(node, &SEQUENCES)?,
             Self::Ssl(place) => *place = word(node, &tls::SSL_MODES)?,
             Self::Protocols(place) => *place = tls::protocols(&names(node)?.join(","))?,
             Self::Ciphers(place) => *place = tls::ciphers(&names(node)?.join(","))?,
@@ -292,6 +300,7 @@ impl Field<'_> {
             Self::Fallback(what) => name_of(**what, &FALLBACKS),
             Self::Reads(balance) => name_of(**balance, &READ_BALANCES),
             Self::State(state) => name_of(**state, &ON_STATE),
+            Self::Sequences(values) => name_of(**values, &SEQUENCES),
             Self::Ssl(mode) => mode.as_str().to_owned(),
             Self::Protocols(protocols) => protocols.as_str().to_owned(),
             Self::Ciphers13(ciphers) if ciphers.is_empty() => String::new(),

@@ -464,6 +464,14 @@ pub(super) static PINNING: &[Setting<Pinning>] = &[
     row("pinned_idle_timeout", "How long a client that keeps a server may ask for nothing; 0: for ever.", |p| {
         Field::Time(&mut p.pinned_idle_timeout)
     }),
+    row(
+        "sequence_values",
+        "Behind which statements a session may keep its server, for currval() and lastval(): those that such questions follow (learn), all that may take a value (keep), none (release).",
+        |p| Field::Sequences(&mut p.sequence_values),
+    ),
+    row("sequence_hold", "For how long at most it does so while others wait for a server.", |p| {
+        Field::TimeFrom(&mut p.sequence_hold, Duration::from_millis(1))
+    }),
 ];
 
 /// `[databases.NAME]`, without [`HEALTH`], [`PINNING`] and the servers.

@@ -249,6 +249,8 @@ patroni_interval = "8s"
 on_session_state = "error"
 max_pinned_connections = 4
 pinned_idle_timeout = "8s"
+sequence_values = "keep"
+sequence_hold = "9ms"
 [databases.app]
 host = "h"
 {USERS}"#
@@ -384,6 +386,8 @@ host = "h"
             on_session_state: OnSessionState::Error,
             max_pinned_connections: 4,
             pinned_idle_timeout: seconds(8),
+            sequence_values: SequenceValues::Keep,
+            sequence_hold: Duration::from_millis(9),
         },
     };
     assert_eq!(general, expected);

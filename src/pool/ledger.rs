@@ -313,6 +313,27 @@ impl Ledger {
         Some(slot)
     }
 
+    /// The same for a client that wants this connection and no other; whether it has it.
+    pub fn acquire_this(&mut self, slot: SlotId, now: Instant) -> bool {
+        let rests = self.slots.get(&slot).is_some_and(|slot| slot.state == SlotState::Idle);
+        if self.paused || !rests {
+            return false;
+        }
+        self.idle.retain(|idle| *idle != slot);
+        self.set(slot, SlotState::Active, now);
+        true
+    }
+
+    /// Whether somebody would be better off if this connection, which does nothing, were given back.
+    #[must_use]
+    pub fn wants_back(&self, slot: SlotId) -> bool {
+        !self.waiters.is_empty()
+            || self.paused
+            || self.slots.len() > self.limits.most()
+            || self.is_condemned(slot)
+            || self.quotas.iter().any(|quota| quota.is_short())
+    }
+
     /// A connection that [`Ledger::acquire_at_once`] has just given was not wanted: it is the next again.
     pub fn put_back(&mut self, slot: SlotId, now: Instant) {
         self.set(slot, SlotState::Idle, now);

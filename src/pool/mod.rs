@@ -363,6 +363,28 @@ impl Pool {
         }
     }
 
+    /// This connection and no other, if it rests.
+    pub fn ask_for(self: &Arc<Self>, slot: SlotId, worker: WorkerId) -> Option<Checkout> {
+        let now = clock::moment();
+        let mut inner = self.inner.lock();
+        if !inner.ledger.acquire_this(slot, now) {
+            return None;
+        }
+        let connection = inner.idle.remove(&slot);
+        let worn = inner.ledger.is_worn(slot, self.settings().lifetime, now);
+        drop(inner);
+        let Some(connection) = connection else {
+            self.discard(slot, LOST);
+            return None;
+        };
+        Checkout::new(Arc::clone(self), slot, connection).prepare(worker, worn)
+    }
+
+    /// Whether somebody would be better off if this connection, which is lent and does nothing, were given back.
+    pub fn wants_back(&self, slot: SlotId) -> bool {
+        self.inner.lock().ledger.wants_back(slot)
+    }
+
     /// A connection that rests on `worker` and `fits`, if the next one to be lent does. Nothing changes if it does not, but that it has
     /// rested from now on. Whether it is still usable has not been looked at: see [`Checkout::prepare`].
     pub fn lend_at_once(

@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod popular;
 pub mod prepared;
 pub mod reading;
+pub mod sequences;
 pub mod server_state;
 pub mod settings;
 pub mod signals;
@@ -104,6 +105,15 @@ pub struct Pin {
     presumed: bool,
     /// It has not been asked for since.
     unasked: bool,
+}
+
+impl Pin {
+    /// For the values of sequences that a statement has taken.
+    #[must_use]
+    pub fn for_sequences(facts: Option<Arc<QueryFacts>>) -> Self {
+        let reason = PinReason::SequenceState;
+        Self { reason, facts, number: 0, first: 0, presumed: true, unasked: false }
+    }
 }
 
 /// The server sent what no request explains: nothing it says can be trusted to be this client's.

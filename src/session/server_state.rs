@@ -2,6 +2,7 @@
 
 use crate::id::StatementId;
 use crate::session::prepared::ServerStatements;
+use crate::session::sequences::Told;
 use crate::session::settings::{ServerSettings, is_reported};
 use crate::sql::facts::SessionEffect;
 use crate::sql::parse;
@@ -17,8 +18,8 @@ pub struct ServerState {
     pub settings: ServerSettings,
     /// Named statements sent to it that nobody has counted yet.
     pub parses: u64,
-    /// Others than the client that has it may have used sequences on it: it would tell their values.
-    pub stale_sequences: bool,
+    /// Whose values of sequences it tells.
+    pub sequences: Told,
     /// It was reset, so that temporary tables may have been used on it: it takes no other `temp_buffers` any more.
     /// See <https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-TEMP-BUFFERS>.
     pub was_reset: bool,
@@ -33,7 +34,7 @@ impl ServerState {
             unnamed: None,
             settings: ServerSettings::default(),
             parses: 0,
-            stale_sequences: false,
+            sequences: Told::Nobodys,
             was_reset: false,
         }
     }
@@ -66,6 +67,6 @@ impl ServerState {
         self.statements.clear();
         self.unnamed = None;
         self.settings.discard_all();
-        self.stale_sequences = false;
+        self.sequences = Told::Nobodys;
     }
 }

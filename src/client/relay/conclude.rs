@@ -1,5 +1,6 @@
 //! The end of a relay: what is counted, and what becomes of the server and of the client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cause, Ended, Event, Link};
@@ -35,7 +36,10 @@ impl Client {
     pub(super) fn account(&mut self, link: &mut Link, goes_on: bool) {
         self.note_catalog_change(link);
         if !goes_on {
-            link.counts.xact_time = micros(clock::moment().saturating_duration_since(link.since));
+            let now = clock::moment();
+            let rested =
+                link.rests_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)) + link.rested;
+            link.counts.xact_time = micros(now.saturating_duration_since(link.since).saturating_sub(rested));
         }
         if let Some(connection) = link.checkout.as_mut() {
             link.counts.server_parse_count += std::mem::take(&mut connection.state.parses);
@@ -191,9 +195,12 @@ impl Client {
     }
 
     /// In what state the server is given back.
-    fn verdict(&self, link: &mut Link, leaves_state: bool) -> Verdict {
-        if let Some(connection) = link.checkout.as_mut() {
-            connection.state.stale_sequences |= link.has_written;
+    fn verdict(&mut self, link: &mut Link, leaves_state: bool) -> Verdict {
+        if link.has_written || link.judged.may_have_written() {
+            let (pool, slot) = (Arc::clone(link.checkout.pool()), link.checkout.slot());
+            if let Some(connection) = link.checkout.as_mut() {
+                self.takes_values(&mut connection.state.sequences, &pool, slot);
+            }
         }
         if self.session.spoils_server() {
             return Verdict::Spoilt;
@@ -223,7 +230,8 @@ impl Client {
             }
         }
         self.settle_hidden(&mut link.judged, link.shard);
-        let verdict = self.verdict(&mut link, self.session.leaves_state());
+        let leaves_state = self.session.leaves_state();
+        let verdict = self.verdict(&mut link, leaves_state);
         // Whatever it has changed was rolled back or is told of already.
         link.judged.ended();
         link.checkout.release(verdict);

@@ -90,7 +90,7 @@ impl Client {
             doing,
             since: since.map(wall),
             text,
-            pins: self.pin_reports(),
+            pins: self.pin_reports(link),
             pinned_since: link.kept.since().map(wall),
         };
         self.cx.shared.reports.tell(self.handle(), report);

@@ -7,6 +7,7 @@ use crate::client::hidden::Place;
 use crate::client::plan::Need;
 use crate::client::scatter;
 use crate::client::scatter::spread::{self, Back, Means};
+use crate::client::sequences;
 use crate::client::task::Client;
 use crate::client::token;
 use crate::clock;
@@ -15,6 +16,7 @@ use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 use crate::server::Connection;
 use crate::session::Intake;
+use crate::session::sequences::Past;
 use crate::shard::plan::{PlanKind, ShardPlan};
 use crate::sql::facts::{Access, RouteHint, TransactionEffect};
 use crate::wire::message::TransactionStatus;
@@ -161,9 +163,13 @@ impl Client {
                 let unsure = need.access < Access::Write && self.may_write_unseen(link);
                 link.wrote |= need.access == Access::Write || unsure;
                 link.changes_catalog |= need.changes_catalog;
-                if need.asks_sequences && connection.state.stale_sequences {
+                let told = connection.state.sequences;
+                if need.asks_sequences && told.is_foreign_to(self.values.past()) {
                     self.cx.shared.count_refusal("stale_sequences");
                     self.replace_by_refusal(stale_sequences());
+                } else if need.asks_own_values && self.values.past() != Past::None && !self.values.are_told(told) {
+                    self.cx.shared.count_refusal(sequences::LOST);
+                    self.replace_by_refusal(sequences::lost());
                 }
                 link.has_written |= need.wrote || unsure;
                 let in_block = self.session.status() == TransactionStatus::InTransaction;
@@ -406,6 +412,8 @@ impl Client {
         self.expects_commit();
         let place = Place { shard: link.shard, replica: link.role == Role::Replica, pid: connection.pid };
         self.look_for_hidden(&mut link.judged, place);
+        let asks_unseen = link.judged.take_asks();
+        self.note_use(link, asks_unseen);
         let goes_on = self.session.is_mid_exchange();
         link.only_prepared = self.segment.only_prepares() && (link.only_prepared || !goes_on);
         let mut segment = self.segment.take();

@@ -26,6 +26,7 @@ use crate::client::catalog::Planned;
 use crate::client::hidden::Judged;
 use crate::client::plan::Need;
 use crate::client::segment::Segment;
+use crate::client::sequences;
 use crate::client::silence::Silence;
 use crate::client::task::{Client, End, lost, micros};
 use crate::clock::{self, Stamp};
@@ -204,6 +205,15 @@ impl Client {
             return None;
         }
         let single = Single::of(&self.segment).filter(|single| single.facts.is_ordinary())?;
+        if single.facts.access() == Access::Write && self.expects_questions() {
+            let kind = sequences::kind(single.facts);
+            self.values.last = Some(kind);
+            if self.expects_question_behind(kind) {
+                // The server is held behind it.
+                return None;
+            }
+        }
+        let single = Single::of(&self.segment)?;
         // The server may read backslashes otherwise: see `Session::may_misread`.
         let text = self.segment.items.first().and_then(|(_, len)| self.input.bytes().get(5..*len)).unwrap_or_default();
         if single.parses() && memchr::memchr(b'\\', text).is_some() {
@@ -272,9 +282,8 @@ impl Client {
 
     /// Whether a statement may go to this server as it is.
     fn suits(&self, single: &Single<'_>, shard: ShardIndex, connection: &mut Connection) -> bool {
-        let minds_sequences = || self.database.hidden.minds_sequences(shard);
         connection.state.settings.plainly_agrees(self.session.settings())
-            && !(connection.state.stale_sequences && minds_sequences())
+            && !self.must_forget(&connection.state, shard)
             && single.is_known_to(connection)
     }
 
@@ -501,9 +510,12 @@ impl Client {
         self.session.has_passed(self.segment.items.len());
         self.segment.clear();
         self.input.consume(received);
+        let (pool, slot) = (Arc::clone(checkout.pool()), checkout.slot());
         if let Some(connection) = checkout.as_mut() {
             connection.state.unnamed = unnamed.unwrap_or(connection.state.unnamed);
-            connection.state.stale_sequences |= writes;
+            if writes {
+                self.takes_values(&mut connection.state.sequences, &pool, slot);
+            }
         }
         let now = clock::moment();
         let took = now.saturating_duration_since(since);

@@ -14,6 +14,7 @@
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY>
 
 use crate::session::pipeline::{Hidden, Kind, Request};
+use crate::session::sequences::Told;
 use crate::session::{Desync, ServerState, Session};
 use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
@@ -78,7 +79,9 @@ impl Session {
                     *failed = true;
                 } else {
                     server.settings.caught_up(&self.settings);
-                    server.stale_sequences &= !forgets;
+                    if forgets {
+                        server.sequences = Told::Nobodys;
+                    }
                 }
             }
             (Kind::Guard { described, .. }, b't') => *described = true,

@@ -284,7 +284,9 @@ impl Client {
     /// The session forgets what it had there.
     pub(super) fn forget(&mut self, leg: &mut Leg, has_written: bool) {
         if let Some(connection) = leg.connection() {
-            connection.state.stale_sequences |= has_written;
+            if has_written {
+                self.values.scatter(&mut connection.state.sequences);
+            }
             self.session.on_server_lost(&mut connection.state);
         }
     }

@@ -392,6 +392,7 @@ impl Client {
             begin_read_only: false,
             changes_catalog: false,
             asks_sequences: false,
+            asks_own_values: false,
             wrote: false,
             plan: ShardPlan::AnyShard { why: "within a block of several shards" },
         }

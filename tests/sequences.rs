@@ -1,0 +1,421 @@
+//! currval() and lastval() in another transaction than the nextval(): PostgreSQL's answer, or an error, and never another client's value.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::cluster::Cluster;
+use common::eventually;
+use common::raw::RawClient;
+use common::weir::{Builder, Weir};
+use common::wire::show;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn over(port: u16, database: &str, size: u32, settings: &str) -> Builder {
+    let server = format!("primary = \"postgres://127.0.0.1:{port}/{database}\"");
+    Weir::builder().database(&format!("[databases.app]\n{server}\npool_size = {size}\n{settings}"))
+}
+
+/// Tables whose rows take values, in several ways.
+const TABLES: &str = "CREATE SEQUENCE s;
+    CREATE TABLE t (id serial, v text);
+    CREATE TABLE u (id int GENERATED ALWAYS AS IDENTITY, v text);
+    CREATE TABLE other (id serial, v text);
+    CREATE TABLE audit (id serial, of text);
+    CREATE TABLE watched (id int, v text);
+    CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN INSERT INTO audit (of) VALUES (TG_OP); RETURN NEW; END$$;
+    CREATE TRIGGER watch BEFORE INSERT OR UPDATE ON watched FOR EACH ROW EXECUTE FUNCTION watch();
+    CREATE FUNCTION newest(text) RETURNS bigint LANGUAGE plpgsql AS
+        $$BEGIN RETURN currval(pg_get_serial_sequence($1, 'id')); END$$;
+    CREATE VIEW takes AS SELECT nextval('s') AS v;
+    DO $$BEGIN CREATE ROLE writer; EXCEPTION WHEN duplicate_object THEN NULL; END$$;
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO writer;
+    GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO writer;";
+
+/// The answer by the extended protocol.
+fn extended(client: &mut RawClient, sql: &str) -> String {
+    client.parse("", sql, &[]);
+    client.bind("", "", &[]);
+    client.describe_portal("");
+    client.execute("", 0);
+    client.sync();
+    show(&client.read_until_ready())
+}
+
+fn run(client: &mut RawClient, sql: &str, by_extended: bool) -> String {
+    if by_extended { extended(client, sql) } else { client.run(sql) }
+}
+
+/// A question in another transaction has been asked once, so that such are expected.
+fn learn(client: &mut RawClient) {
+    assert!(client.run("SELECT nextval('s')").contains("C(SELECT 1) Z(I)"));
+    client.value("SELECT lastval()");
+}
+
+/// What a session does that takes values and asks for them; each line is a transaction or a part of one.
+const SCRIPT: &[&str] = &[
+    "SELECT lastval()",
+    "SELECT currval('t_id_seq')",
+    "SELECT currval('nosuch')",
+    "INSERT INTO t (v) VALUES ('a')",
+    "SELECT currval('t_id_seq')",
+    "SELECT lastval()",
+    "SELECT 1",
+    "SELECT count(*) FROM t",
+    "SELECT lastval()",
+    "SELECT currval('u_id_seq')",
+    "INSERT INTO u (v) VALUES ('a'), ('b'), ('c')",
+    "SELECT currval('u_id_seq'), lastval(), currval('t_id_seq')",
+    "INSERT INTO t (v) SELECT v FROM u",
+    "SELECT currval(pg_get_serial_sequence('t', 'id'))",
+    "SELECT newest('t')",
+    "SELECT newest('u')",
+    "UPDATE t SET v = 'z'",
+    "SELECT lastval()",
+    // A sequence is not rolled back.
+    "BEGIN",
+    "INSERT INTO t (v) VALUES ('b')",
+    "SAVEPOINT x",
+    "INSERT INTO u (v) VALUES ('d')",
+    "ROLLBACK TO x",
+    "SELECT lastval()",
+    "ROLLBACK",
+    "SELECT lastval(), currval('t_id_seq')",
+    "BEGIN",
+    "SELECT lastval()",
+    "SELECT nextval('s')",
+    "SELECT 1 / 0",
+    "SELECT lastval()",
+    "ROLLBACK",
+    "SELECT lastval(), currval('s')",
+    "SELECT setval('s', 100)",
+    "SELECT currval('s')",
+    "SELECT setval('s', 200, false)",
+    "SELECT currval('s')",
+    // By triggers, and by what another role may do.
+    "INSERT INTO watched VALUES (1, 'a')",
+    "SELECT lastval(), currval('audit_id_seq')",
+    "UPDATE watched SET v = 'b'",
+    "SELECT lastval(), currval('audit_id_seq')",
+    "SET ROLE writer",
+    "INSERT INTO t (v) VALUES ('c')",
+    "SELECT lastval()",
+    "RESET ROLE",
+    "SELECT currval('t_id_seq')",
+    "SELECT v > 0 FROM takes",
+    "SELECT lastval()",
+    "WITH x AS (INSERT INTO t (v) VALUES ('w') RETURNING id) SELECT count(*) FROM x",
+    "SELECT lastval()",
+    "DO $$BEGIN PERFORM nextval('s'); END$$",
+    "SELECT currval('s')",
+    "TRUNCATE t RESTART IDENTITY",
+    "SELECT currval('t_id_seq')",
+    "INSERT INTO nosuch VALUES (1)",
+    "SELECT lastval()",
+    "DISCARD SEQUENCES",
+    "SELECT lastval()",
+    "SELECT currval('t_id_seq')",
+    "INSERT INTO t (v) VALUES ('d')",
+    "SELECT lastval()",
+    "SELECT currval('u_id_seq')",
+    "DISCARD ALL",
+    "SELECT lastval()",
+    "SELECT nextval('s'); SELECT currval('s')",
+    "SELECT lastval()",
+];
+
+/// A session beside another that takes values all the time is told what it would be told alone.
+#[test]
+fn values_are_told_as_by_a_server_of_its_own() {
+    let cluster = Cluster::start();
+    let mut number = 0;
+    for (settings, size) in [("sequence_values = \"keep\"", 2), ("", 2), ("", 3)] {
+        for by_extended in [false, true] {
+            let [direct, pooled] = [0, 1].map(|part| format!("d{}", number + part));
+            number += 2;
+            for name in [&direct, &pooled] {
+                cluster.sql(&format!("CREATE DATABASE {name}"));
+                cluster.sql_in(name, TABLES);
+            }
+            let weir = over(cluster.port(), &pooled, size, settings).start();
+            let (mut beside, mut own) = (weir.client("app"), cluster.client(&direct));
+            if settings.is_empty() {
+                beside.run("INSERT INTO other (v) VALUES ('x')");
+                beside.value("SELECT lastval()");
+            }
+            let mut client = weir.client("app");
+            for sql in SCRIPT {
+                let one = !by_extended || !sql.contains("; ");
+                let by_extended = by_extended && one;
+                let (heard, meant) = (run(&mut client, sql, by_extended), run(&mut own, sql, by_extended));
+                assert_eq!(heard, meant, "{sql} over {size} with {settings:?}, extended: {by_extended}");
+                assert!(beside.run("INSERT INTO other (v) VALUES ('x')").contains("C(INSERT 0 1) Z(I)"));
+                if sql.contains("lastval()") {
+                    assert!(!beside.run("SELECT lastval() = max(id) FROM other").contains("D(f)"));
+                }
+            }
+        }
+    }
+}
+
+/// COPY takes values as well, and function calls of the fast path.
+#[test]
+fn copied_rows_take_values() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 2, "").start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&mut a);
+    a.query("COPY t (v) FROM STDIN");
+    a.read_until(b'G');
+    a.copy_data(b"a\nb\n");
+    a.copy_done();
+    a.read_until_ready();
+    b.run("INSERT INTO t (v) VALUES ('c')");
+    assert_eq!(a.value("SELECT currval('t_id_seq')"), "2");
+    assert_eq!(b.value("SELECT currval('t_id_seq')"), "3");
+}
+
+/// Nobody is told of another's, whoever has the server; and the first question is answered where nobody has used it since.
+#[test]
+fn the_first_question_is_answered_where_nobody_was_since() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 1, "").start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("INSERT INTO t (v) VALUES ('a')");
+    assert_eq!(a.value("SELECT lastval()"), "1");
+    drop(a);
+    assert_eq!(b.run("SELECT lastval()"), "T(lastval:20) E(55000) Z(I)", "it has none");
+    // Others come in between.
+    let weir = over(cluster.port(), "postgres", 1, "").start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    a.run("INSERT INTO t (v) VALUES ('a')");
+    b.run("INSERT INTO t (v) VALUES ('b')");
+    assert_eq!(a.run("SELECT lastval()"), "E(55000) Z(I)");
+    assert!(weir.http_get("/metrics").1.contains("sequence_values"), "it is counted");
+    a.run("INSERT INTO t (v) VALUES ('a')");
+    assert_eq!(a.value("SELECT lastval()"), "4");
+}
+
+/// What a view takes is taken.
+#[test]
+fn what_reads_take_is_not_told_to_others() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 1, "").start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for _ in 0..3 {
+        assert!(a.run("SELECT v FROM takes").contains("C(SELECT 1) Z(I)"));
+        std::thread::sleep(Duration::from_millis(300));
+        b.run("BEGIN");
+        b.run("UPDATE t SET v = 'b'");
+        let heard = b.run("SELECT lastval()");
+        assert!(heard.contains("E(55000)") && !heard.contains("D("), "{heard}");
+        b.run("ROLLBACK");
+    }
+}
+
+/// Who may be asked about keeps its server while nobody needs it, and is seen to.
+#[test]
+fn a_server_is_held_until_others_need_it() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 1, "").start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&mut a);
+    a.run("INSERT INTO t (v) VALUES ('a')");
+    let pins = weir.admin_table("SHOW PINS");
+    assert_eq!(pins.len(), 1, "{pins:?}");
+    assert_eq!(pins[0]["reason"], "sequence_state");
+    let began = Instant::now();
+    assert_eq!(b.value("SELECT 1"), "1");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(weir.admin("SHOW PINS").is_empty());
+    // It is answered even so: nobody has taken values there since. (b's read has the server forget them, so that it is an error.)
+    let heard = a.run("SELECT lastval()");
+    assert!(heard.contains("E(55000)") || heard.contains("D(2)"), "{heard}");
+    // So the operator gets it.
+    a.run("INSERT INTO t (v) VALUES ('a')");
+    a.value("SELECT lastval()");
+    let began = Instant::now();
+    weir.admin("PAUSE app");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    weir.admin("RESUME app");
+    assert_eq!(a.value("SELECT 1"), "1");
+}
+
+/// When the server ends while it is held, its client notices nothing but that its values are lost.
+#[test]
+fn a_server_that_is_held_may_end() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 1, "").start();
+    let mut a = weir.client("app");
+    learn(&mut a);
+    for _ in 0..3 {
+        a.run("INSERT INTO t (v) VALUES ('a')");
+        cluster.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'");
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(a.value("SELECT 1"), "1");
+        let heard = a.run("SELECT lastval()");
+        assert!(heard.contains("E(55000)") && !heard.contains("D("), "{heard}");
+    }
+}
+
+/// A statement that nobody asks about keeps no server for long.
+#[test]
+fn what_nobody_asks_about_is_learned() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 2, "").start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    for _ in 0..3 {
+        b.run("INSERT INTO other (v) VALUES ('x')");
+        assert!(weir.admin("SHOW PINS").is_empty(), "nobody has asked yet");
+    }
+    learn(&mut a);
+    a.run("DISCARD ALL");
+    for _ in 0..20 {
+        b.run("INSERT INTO other (v) VALUES ('x')");
+    }
+    drop(b);
+    let mut b = weir.client("app");
+    eventually("nothing is kept", SOON, || weir.admin("SHOW PINS").is_empty().then_some(()));
+    b.run("INSERT INTO other (v) VALUES ('x')");
+    assert!(weir.admin("SHOW PINS").is_empty(), "no question has followed so many");
+    // Until one does.
+    b.value("SELECT lastval()");
+    b.run("DISCARD ALL");
+    b.run("INSERT INTO other (v) VALUES ('x')");
+    assert_eq!(weir.admin("SHOW PINS").len(), 1);
+}
+
+/// The operator's word.
+#[test]
+fn servers_are_held_only_where_that_is_allowed() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    for settings in ["sequence_values = \"release\"", "on_session_state = \"error\""] {
+        let weir = over(cluster.port(), "postgres", 1, settings).start();
+        let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+        learn(&mut a);
+        for _ in 0..3 {
+            a.run("INSERT INTO t (v) VALUES ('a')");
+            assert!(weir.admin("SHOW PINS").is_empty());
+            b.run("INSERT INTO t (v) VALUES ('b')");
+            assert_eq!(a.run("SELECT lastval()"), "E(55000) Z(I)", "{settings}");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Insert(usize),
+    Next,
+    Read,
+    Current(usize),
+    Last,
+    Block,
+    Discard,
+    Leave,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..2_usize).prop_map(Step::Insert),
+        2 => Just(Step::Next),
+        2 => Just(Step::Read),
+        4 => (0..2_usize).prop_map(Step::Current),
+        4 => Just(Step::Last),
+        1 => Just(Step::Block),
+        1 => Just(Step::Discard),
+        1 => Just(Step::Leave),
+    ]
+}
+
+/// What a session knows.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    of: [Option<String>; 2],
+    last: Option<String>,
+}
+
+/// Sessions that come, take values, ask and leave, over fewer servers: each is told its own newest value or an error; over as many as there
+/// are sessions, its own newest value.
+#[test]
+fn nobody_is_told_anything_but_its_own_newest_value() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    for (size, sessions) in [(1, 2), (2, 3), (3, 3)] {
+        let weir =
+            over(cluster.port(), "postgres", size, "sequence_values = \"keep\"\nsequence_hold = \"5ms\"").start();
+        let steps = prop::collection::vec((0..sessions, step(), any::<bool>()), 1..40);
+        let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(24) });
+        runner
+            .run(&steps, |steps| {
+                let mut clients: Vec<_> = (0..sessions).map(|_| weir.client("app")).collect();
+                let mut known = vec![Known::default(); sessions];
+                for (who, step, by_extended) in steps {
+                    let told = check(&weir, &mut clients[who], &mut known[who], step, by_extended);
+                    if let Some((told, meant)) = told {
+                        let error = told.contains("E(55000)") && !told.contains("D(");
+                        let right = meant.as_ref().is_some_and(|meant| told.contains(&format!("D({meant}) ")));
+                        let must = size as usize >= sessions && meant.is_some();
+                        prop_assert!(right || (error && !must), "{step:?} of {who}: {told}, {meant:?} is meant");
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+}
+
+/// Takes a step; what was told and what was meant.
+fn check(
+    weir: &Weir,
+    client: &mut RawClient,
+    known: &mut Known,
+    step: Step,
+    by_extended: bool,
+) -> Option<(String, Option<String>)> {
+    const TABLE: [&str; 2] = ["t", "u"];
+    let value =
+        |heard: &str| heard.split_once("D(").and_then(|(_, rest)| rest.split_once(')')).map(|(v, _)| v.to_owned());
+    match step {
+        Step::Insert(table) => {
+            let heard =
+                run(client, &format!("INSERT INTO {} (v) VALUES ('x') RETURNING id", TABLE[table]), by_extended);
+            known.last = value(&heard);
+            known.of[table] = value(&heard);
+        }
+        Step::Next => known.last = value(&run(client, "SELECT nextval('s')", by_extended)),
+        Step::Read => drop(run(client, "SELECT 1", by_extended)),
+        Step::Current(table) => {
+            let heard = run(client, &format!("SELECT currval('{}_id_seq')", TABLE[table]), by_extended);
+            return Some((heard, known.of[table].clone()));
+        }
+        Step::Last => return Some((run(client, "SELECT lastval()", by_extended), known.last.clone())),
+        Step::Block => {
+            client.run("BEGIN");
+            let heard = client.run("SELECT lastval()");
+            client.run("ROLLBACK");
+            return Some((heard, known.last.clone()));
+        }
+        Step::Discard => {
+            client.run("DISCARD SEQUENCES");
+            *known = Known::default();
+        }
+        Step::Leave => {
+            *client = weir.client("app");
+            *known = Known::default();
+        }
+    }
+    None
+}
