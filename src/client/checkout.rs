@@ -236,8 +236,14 @@ impl Client {
             let claim = self.claim.take().filter(|claim| claim.is_of(pool));
             let queued_since = claim.as_ref().map_or_else(clock::moment, |claim| claim.since());
             let own = match self.values.past() {
-                Past::At(_) if attempt.asks_own_values => Some(self.server_of_values(pool)?),
-                Past::At(_) if claim.is_none() && self.expects_questions() => self.server_of_values(pool).ok(),
+                Past::At(_) if attempt.asks_own_values => {
+                    let own = self.server_of_values(pool);
+                    if own.is_none() {
+                        self.cx.shared.count_refusal(sequences::LOST);
+                    }
+                    Some(own.ok_or_else(|| Stopped::Refused(sequences::lost()))?)
+                }
+                Past::At(_) if claim.is_none() && self.expects_questions() => self.server_of_values(pool),
                 _ => None,
             };
             let asked = match (own, claim) {
@@ -335,18 +341,18 @@ impl Client {
     }
 
     /// The server where the client's values of sequences are, all of them and nobody else's, if it rests.
-    fn server_of_values(&self, pool: &Arc<Pool>) -> Result<Checkout, Stopped> {
+    fn server_of_values(&self, pool: &Arc<Pool>) -> Option<Checkout> {
         let slot = self.values.place_in(pool);
         let checkout = slot.and_then(|slot| pool.ask_for(slot, self.cx.id));
         let told =
             checkout.as_ref().and_then(|checkout| checkout.as_ref()).map(|connection| connection.state.sequences);
         match checkout {
-            Some(checkout) if told.is_some_and(|told| self.values.are_told(told)) => Ok(checkout),
+            Some(checkout) if told.is_some_and(|told| self.values.are_told(told)) => Some(checkout),
             other => {
                 if let Some(checkout) = other {
                     checkout.release(Verdict::Clean);
                 }
-                Err(Stopped::Refused(sequences::lost()))
+                None
             }
         }
     }

@@ -120,6 +120,11 @@ impl Values {
         }
     }
 
+    /// It has none any more.
+    pub(super) fn forget(&mut self) {
+        self.past = Past::None;
+    }
+
     /// It has perhaps taken some where they are not followed.
     pub(super) fn scatter(&mut self, told: &mut Told) {
         (self.past, *told) = (Past::Scattered, Told::Several);

@@ -8,7 +8,7 @@ use crate::server::catalog::literal;
 use crate::server::login::{self, LoginSettings};
 use crate::server::shadows::FIRST_OWN;
 use crate::server::{Connection, Target};
-use crate::sql::hidden::{Row, Runner, Traces};
+use crate::sql::hidden::{Row, Runner, TAKES_VALUES, Traces};
 use crate::sql::settings::names_temp;
 
 /// Asks the server.
@@ -190,7 +190,11 @@ fn query() -> String {
            FROM pg_inherits AS i JOIN pg_class AS a ON a.oid = i.inhparent JOIN pg_class AS b ON b.oid = i.inhrelid \
          UNION ALL SELECT 'runs f', p.proname::text, 'setseed', NULL, NULL, NULL \
            FROM pg_proc AS p WHERE EXISTS (SELECT FROM unnest(p.proconfig) AS s (setting) WHERE lower(s.setting) LIKE 'seed=%') \
+         UNION ALL SELECT DISTINCT 'runs ' || p.kind, p.owner, k.proname::text, NULL, NULL, NULL \
+           FROM part AS p JOIN pg_proc AS k ON k.oid = p.oid \
+           WHERE p.kind = 'r' AND p.what = 'funcid' AND k.oid < {FIRST_OWN} AND k.proname IN ({sequences}) \
          {settings}{types}{path}",
+        sequences = TAKES_VALUES.map(literal).join(", "),
         settings = of_settings(),
         path = of_path(),
         types = of_types()

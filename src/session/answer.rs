@@ -31,6 +31,7 @@ impl Session {
     /// When no request explains it.
     pub fn on_server(&mut self, tag: u8, body: &[u8], server: &mut ServerState) -> Result<Action, Desync> {
         let desync = Err(Desync { tag });
+        self.follow_sequences(tag, body, server);
         match tag {
             b'N' | b'A' => return Ok(Action::Forward),
             b'S' => return Ok(self.on_parameter_status(body, server)),

@@ -202,6 +202,8 @@ pub struct Session {
     /// What statements that have completed are to do to sessions.
     #[expect(clippy::box_collection, reason = "hardly ever, and every client has one of these")]
     signals: Option<Box<Vec<Signal>>>,
+    /// The server has forgotten what its session did to sequences, and nothing has been done since that may do something to them.
+    forgot_sequences: bool,
     /// The client's Sync behind a COPY FROM STDIN, until it is known whether the server would pass over it.
     held_sync: bool,
 }
@@ -255,6 +257,7 @@ impl Session {
             portal_names: Naming::None,
             listening: None,
             signals: None,
+            forgot_sequences: false,
             held_sync: false,
         }
     }
@@ -491,6 +494,7 @@ impl Session {
     /// So many messages were sent and answered while it was at ease, and have left nothing.
     pub fn has_passed(&mut self, messages: usize) {
         self.sent = self.sent.wrapping_add(messages as u64);
+        self.forgot_sequences = false;
     }
 
     /// Whether the server has names of the client's that nobody else may find there.

@@ -12,6 +12,8 @@
 //!                                                               ▲──────(where they are nobody's)─────────┘
 //! ```
 
+use super::{ServerState, Session};
+
 /// A session's time on a server: no other session takes values there meanwhile, and this one takes them nowhere else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stay {
@@ -73,6 +75,25 @@ impl Past {
                 false
             }
         }
+    }
+}
+
+impl Session {
+    /// A statement, or a part of one, is done.
+    pub(super) fn follow_sequences(&mut self, tag: u8, body: &[u8], server: &mut ServerState) {
+        if !matches!(tag, b'C' | b'I' | b's' | b'V' | b'E') {
+            return;
+        }
+        let forgot = |what: &[u8]| tag == b'C' && body.starts_with(what);
+        self.forgot_sequences = forgot(b"DISCARD SEQUENCES") || forgot(b"DISCARD ALL");
+        if self.forgot_sequences {
+            server.sequences = Told::Nobodys;
+        }
+    }
+
+    /// Whether the session's values were forgotten on its server, and it has done nothing since that may take some. It is about to leave it.
+    pub fn take_forgot_sequences(&mut self) -> bool {
+        std::mem::take(&mut self.forgot_sequences)
     }
 }
 

@@ -209,6 +209,9 @@ pub struct Census {
     temp_in_path: bool,
 }
 
+/// Functions of PostgreSQL's own that take a value of a sequence: what reads a view that calls them writes.
+pub const TAKES_VALUES: [&str; 2] = ["nextval", "setval"];
+
 /// Extensions whose code in C makes no state that others could meet. Others may: dblink's connections, tablefunc runs texts.
 const HARMLESS: &[&str] = &[
     "amcheck",

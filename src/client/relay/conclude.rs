@@ -196,7 +196,10 @@ impl Client {
 
     /// In what state the server is given back.
     fn verdict(&mut self, link: &mut Link, leaves_state: bool) -> Verdict {
-        if link.has_written || link.judged.may_have_written() {
+        let unseen = link.judged.may_have_written();
+        if self.session.take_forgot_sequences() {
+            self.values.forget();
+        } else if link.has_written || unseen {
             let (pool, slot) = (Arc::clone(link.checkout.pool()), link.checkout.slot());
             if let Some(connection) = link.checkout.as_mut() {
                 self.takes_values(&mut connection.state.sequences, &pool, slot);

@@ -30,6 +30,9 @@ use crate::sql::facts::{Access, QueryFacts};
 /// Who has asked, and may ask once more, finds its server for so long, when others wait for one.
 const AGAIN: Duration = Duration::from_millis(10);
 
+/// Of `sequence_hold`, for so much a client holds a server that others wait for, however often it asks.
+const ENDLESS: u32 = 20;
+
 /// What a segment has to do with sequences.
 #[derive(Debug)]
 pub(super) enum Use {
@@ -173,16 +176,18 @@ impl Client {
         let texts = || self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
         let asks = texts().any(|facts| facts.asks_sequences() || self.asks_unseen(facts, link.shard));
         let awaited = hold.awaits.take();
+        let limit = self.database.config.pinning.sequence_hold;
+        let held = clock::now().saturating_duration_since(hold.since);
+        let wanted = || link.checkout.pool().wants_back(link.checkout.slot());
         let stays = if asks {
-            true
+            // Who asks on and on leaves something for others as well.
+            held < limit.saturating_mul(ENDLESS) || !wanted()
         } else {
             if let Some(kind) = awaited {
                 questions.did_not_follow(kind);
             }
-            let limit = self.database.config.pinning.sequence_hold;
-            let long = clock::now().saturating_duration_since(hold.since) >= limit;
             let reads = self.has_several(link.shard) && texts().all(|facts| facts.access() < Access::Write);
-            !reads && !self.is_outdated() && !(long && link.checkout.pool().wants_back(link.checkout.slot()))
+            !reads && !self.is_outdated() && (held < limit || !wanted())
         };
         // Whether it has ended is the pool's to find out.
         let stays = stays && connection.input.is_empty() && !connection.stream.poll_readable(cx);

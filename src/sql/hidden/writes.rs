@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::catalog::is_unexplained;
 use super::super::facts::StatementFacts;
-use super::{HARMLESS, Row, Runner};
+use super::{HARMLESS, Row, Runner, TAKES_VALUES};
 
 /// Operators that a statement may use without writing them: `IN`, `BETWEEN`, `CASE x WHEN`, `JOIN ... USING`.
 const UNWRITTEN: [&str; 4] = ["=", "<>", "<=", ">="];
@@ -107,6 +107,10 @@ impl Draft {
             }
             Row::Field(name) => self.fields.push(name.clone()),
             Row::Runs(runner, name) => {
+                // PostgreSQL's own are told of only where they stand behind what is read.
+                if TAKES_VALUES.contains(&&**name) && !matches!(runner, Runner::Write(_)) {
+                    self.functions.insert(name.clone(), true);
+                }
                 let from = match runner {
                     Runner::Function(name) => Source::Aggregate(name.clone()),
                     Runner::Operator(name) => Source::Operator(name.clone()),

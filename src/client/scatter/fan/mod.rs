@@ -92,6 +92,11 @@ impl Client {
             }
             Err(Stopped::End(end)) => return Err(end),
         };
+        if !fan.reads() {
+            // What is written there may take values of sequences, of which nobody keeps account.
+            let connections = legs.iter_mut().filter_map(Leg::connection);
+            connections.for_each(|connection| self.values.scatter(&mut connection.state.sequences));
+        }
         if let Parts::CopyOut(layout) = &fan.parts {
             return Box::pin(self.copy_out((fan, layout), asked, legs, (since, verdict))).await;
         }
