@@ -57,6 +57,7 @@ impl Need {
 
 /// What planning depends on.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each tells another thing that decides")]
 pub struct Planner<'a> {
     /// The database's map.
     pub map: &'a ShardMap,
@@ -168,8 +169,12 @@ impl Planner<'_> {
                 }
                 need.asks_own_values = true;
             }
-            // What asks may take one as well.
-            need.wrote |= asks || statement.access == Access::Write || statement.why == "DISCARD";
+            // What asks may take one as well, but not if it does nothing else.
+            let only_asks = asks
+                && statement.functions.is_empty()
+                && statement.touch.one_place.is_none()
+                && statement.shape.tables().is_empty();
+            need.wrote |= !only_asks && (statement.access == Access::Write || statement.why == "DISCARD");
         }
         Ok(())
     }

@@ -324,10 +324,10 @@ impl Ledger {
         true
     }
 
-    /// Whether somebody would be better off if this connection, which does nothing, were given back.
+    /// Whether somebody would be better off if this connection, which does nothing, were given back. Who waits for one that is being made would not.
     #[must_use]
     pub fn wants_back(&self, slot: SlotId) -> bool {
-        !self.waiters.is_empty()
+        self.waiters.len() > self.dialing()
             || self.paused
             || self.slots.len() > self.limits.most()
             || self.is_condemned(slot)
@@ -755,6 +755,29 @@ mod tests {
         assert!(l.cancel_wait(WaiterId(3)));
         assert_eq!(l.release(slot, now), Freed::Idle);
         assert_eq!(l.acquire(WaiterId(4), W, now), Acquire::Reuse(slot));
+    }
+
+    #[test]
+    fn a_connection_is_wanted_back_by_who_gets_no_other() {
+        let now = start();
+        let mut l = ledger(2);
+        let Acquire::Queued(Some(held)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        assert_eq!(l.login_done(held, now), Freed::Give(WaiterId(1)));
+        assert!(!l.wants_back(held));
+        let Acquire::Queued(Some(other)) = l.acquire(WaiterId(2), W, now) else { panic!() };
+        assert!(!l.wants_back(held), "another is being made");
+        assert_eq!(l.login_done(other, now), Freed::Give(WaiterId(2)));
+        assert_eq!(l.acquire(WaiterId(3), W, now), Acquire::Queued(None));
+        assert!(l.wants_back(held));
+        assert!(l.cancel_wait(WaiterId(3)) && !l.wants_back(held));
+        assert_eq!(l.release(held, now), Freed::Idle);
+        assert!(!l.acquire_this(other, now) && l.acquire_this(held, now), "none but one that rests");
+        assert_eq!(l.acquire_at_once(W, now), None);
+        l.pause();
+        assert!(l.wants_back(held));
+        l.resume(now);
+        l.condemn(held);
+        assert!(l.wants_back(held) && !l.wants_back(other));
     }
 
     #[test]
