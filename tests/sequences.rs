@@ -4,13 +4,14 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::cluster::Cluster;
 use common::eventually;
 use common::raw::RawClient;
 use common::weir::{Builder, Weir};
 use common::wire::show;
+use pgweir::clock;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -234,7 +235,7 @@ fn a_server_is_held_until_others_need_it() {
     let pins = weir.admin_table("SHOW PINS");
     assert_eq!(pins.len(), 1, "{pins:?}");
     assert_eq!(pins[0]["reason"], "sequence_state");
-    let began = Instant::now();
+    let began = clock::now();
     assert_eq!(b.value("SELECT 1"), "1");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(weir.admin("SHOW PINS").is_empty());
@@ -244,7 +245,7 @@ fn a_server_is_held_until_others_need_it() {
     // So the operator gets it.
     a.run("INSERT INTO t (v) VALUES ('a')");
     a.value("SELECT lastval()");
-    let began = Instant::now();
+    let began = clock::now();
     weir.admin("PAUSE app");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     weir.admin("RESUME app");
