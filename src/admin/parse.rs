@@ -20,12 +20,12 @@ pub enum Command {
     Show(Show),
     /// SHOW of a setting of PostgreSQL's.
     ShowParameter(Parameter),
-    /// `SHOW SLOT FOR [database] 'table' 'key'`.
+    /// `SHOW SLOT FOR [database] 'table' 'key' ...`.
     ShowSlot {
         /// The table, as it is listed: with its schema unless that is `public`.
         table: String,
-        /// The key as a text.
-        key: String,
+        /// The values of the key's columns, as texts.
+        values: Vec<String>,
         /// The database; see [`super::explain::database`].
         database: Option<String>,
     },
@@ -354,7 +354,7 @@ fn show(arguments: Arguments<'_>) -> Option<Command> {
     show_named(what).map(Command::Show).or_else(|| parameter().copied().map(Command::ShowParameter))
 }
 
-/// `SHOW SLOT FOR [database] 'table' 'key'`; none if it is not about a slot.
+/// `SHOW SLOT FOR [database] 'table' 'key' ...`; none if it is not about a slot.
 fn show_slot(arguments: Arguments<'_>) -> Option<Result<Command>> {
     let (first, rest) = arguments.0.split_first()?;
     if first.keyword()? != "slot" {
@@ -364,16 +364,20 @@ fn show_slot(arguments: Arguments<'_>) -> Option<Result<Command>> {
         Some((word, rest)) if word.keyword().as_deref() == Some("for") => rest,
         _ => &[],
     };
-    let command = |table: &str, key: &str, database| {
-        Ok(Command::ShowSlot { table: table.to_owned(), key: key.to_owned(), database })
+    let (database, rest) = match rest {
+        [Token::Word(name) | Token::Name(name), rest @ ..] => (Some(name.clone()), rest),
+        rest => (None, rest),
     };
-    Some(match rest {
-        [Token::Text(table), Token::Text(key)] => command(table, key, None),
-        [Token::Word(name) | Token::Name(name), Token::Text(table), Token::Text(key)] => {
-            command(table, key, Some(name.clone()))
-        }
-        _ => Err(syntax("SHOW SLOT takes a table and a key, each in single quotes".to_owned())
-            .hint("Write SHOW SLOT FOR [database] 'table' 'key'; a number is quoted as well.")),
+    let texts = rest.iter().map(|token| match token {
+        Token::Text(text) => Some(text.clone()),
+        Token::Word(_) | Token::Name(_) | Token::Symbol(_) => None,
+    });
+    let mut texts = texts.collect::<Option<Vec<String>>>().unwrap_or_default().into_iter();
+    Some(match (texts.next(), texts.collect::<Vec<_>>()) {
+        (Some(table), values) if !values.is_empty() => Ok(Command::ShowSlot { table, values, database }),
+        _ => Err(syntax("SHOW SLOT takes a table and a key, each in single quotes".to_owned()).hint(
+            "Write SHOW SLOT FOR [database] 'table' 'key', with a value for each column of the key; a number is quoted as well.",
+        )),
     })
 }
 

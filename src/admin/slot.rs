@@ -3,26 +3,43 @@
 use super::parse::nearest;
 use super::show::{Column, INT4, INT8, TEXT, Table};
 use crate::error::{Error, Result, SqlState};
+use crate::shard::hash;
 use crate::shard::key::{Key, KeyError};
-use crate::shard::map::{self, DEFAULT_SCHEMA, KeyType, ShardMap};
+use crate::shard::map::{self, DEFAULT_SCHEMA, ShardMap};
+use crate::shard::table_key::{KeyColumn, TableKey, slot_of_columns};
 
 /// A relation that is not there.
 const UNDEFINED_TABLE: SqlState = SqlState(*b"42P01");
 
-/// The answer to `SHOW SLOT FOR database 'table' 'key'`. `utf8`: the servers' own encoding is UTF8, as far as is known.
+/// The answer to `SHOW SLOT FOR database 'table' 'key' ...`, with a value for each column of the key. The hash is that of the column, of several
+/// what `hash_combine64` makes of theirs. `utf8`: the servers' own encoding is UTF8, as far as is known.
 ///
 /// # Errors
 /// 0A000 for a database that is not sharded, 42P01 for a table that is not listed, with the nearest; 22023 for a reference table; what
-/// PostgreSQL says of a key that is none of its type.
-pub fn slot(database: &str, map: &ShardMap, table: &str, key: &str, utf8: bool) -> Result<Table> {
+/// PostgreSQL says of a key that is none of its type; 22023 for other numbers of values than the key has columns.
+pub fn slot(database: &str, map: &ShardMap, table: &str, values: &[String], utf8: bool) -> Result<Table> {
     if !map.is_sharded() {
         let message = format!("database \"{database}\" is not sharded: all rows lie on its one shard");
         return Err(Error::client(SqlState::FEATURE_NOT_SUPPORTED, message)
             .hint("SHOW SHARDS shows the shards of all databases; name another one with SHOW SLOT FOR database 'table' 'key'."));
     }
-    let (name, key_type) = key_of(map, table)?;
-    let read = Key::from_text(key.as_bytes(), key_type, utf8).map_err(|error| unreadable(error, table, name))?;
-    let (hash, slot) = (read.hash(), read.slot());
+    let key = key_of(map, table)?;
+    if key.width() != values.len() {
+        let message = format!("the sharding key of \"{table}\" has {} columns, not {}", key.width(), values.len());
+        return Err(Error::client(SqlState::INVALID_PARAMETER_VALUE, message)
+            .hint(format!("Give a value each for \"{}\", in this order.", key.quoted())));
+    }
+    let read = |(value, column): (&String, &KeyColumn)| {
+        let read = Key::from_text(value.as_bytes(), column.key_type, utf8);
+        read.map(|key| key.hash()).map_err(|error| unreadable(error, table, &column.name))
+    };
+    let hashes = values.iter().zip(key.columns()).map(read).collect::<Result<Vec<u64>>>()?;
+    let slot = slot_of_columns(hashes.iter().copied());
+    let hash = match hashes.as_slice() {
+        [hash] => *hash,
+        several => several.iter().copied().fold(0, hash::combine),
+    };
+    let (names, types) = key.shown();
     let columns = [
         ("database", TEXT),
         ("table", TEXT),
@@ -35,8 +52,8 @@ pub fn slot(database: &str, map: &ShardMap, table: &str, key: &str, utf8: bool) 
     let row = [
         database.to_owned(),
         table.to_owned(),
-        name.to_owned(),
-        key_type.shown().to_owned(),
+        names,
+        types,
         hash.cast_signed().to_string(),
         slot.to_string(),
         map.name(map.owner(slot)).to_owned(),
@@ -47,13 +64,13 @@ pub fn slot(database: &str, map: &ShardMap, table: &str, key: &str, utf8: bool) 
     })
 }
 
-/// The key column of a table and its type.
-fn key_of<'a>(map: &'a ShardMap, table: &str) -> Result<(&'a str, KeyType)> {
+/// The key of a table.
+fn key_of<'a>(map: &'a ShardMap, table: &str) -> Result<&'a TableKey> {
     let (schema, name) = table.split_once('.').map_or((None, table), |(schema, name)| (Some(schema), name));
     // A name may have a dot in it.
     let listed = map.table(None, table).or_else(|| map.table(schema, name));
     match listed {
-        Some(map::Table::Sharded { key, key_type }) => Ok((key, *key_type)),
+        Some(map::Table::Sharded { key }) => Ok(key),
         Some(map::Table::Reference) => Err(Error::client(
             SqlState::INVALID_PARAMETER_VALUE,
             format!("\"{table}\" is a reference table, of which every shard has all rows"),
@@ -100,10 +117,11 @@ mod tests {
 
     use super::*;
     use crate::id::ShardIndex;
+    use crate::shard::map::KeyType;
 
     fn map() -> ShardMap {
         let listed = |schema: &str, name: &str, table| ((schema.to_owned(), name.to_owned()), table);
-        let sharded = |key_type| map::Table::Sharded { key: "k".to_owned(), key_type };
+        let sharded = |key_type| map::Table::sharded("k", key_type);
         let tables = BTreeMap::from([
             listed("public", "orders", sharded(KeyType::Integer { width: 8 })),
             listed("crm", "notes", sharded(KeyType::Text)),
@@ -115,7 +133,7 @@ mod tests {
     }
 
     fn cells(table: &str, key: &str) -> Vec<String> {
-        let answer = slot("shop", &map(), table, key, true).unwrap();
+        let answer = slot("shop", &map(), table, &[key.to_owned()], true).unwrap();
         answer.rows[0].iter().map(|cell| cell.clone().unwrap()).skip(3).collect()
     }
 
@@ -133,7 +151,7 @@ mod tests {
     #[test]
     fn what_has_no_slot_is_refused_with_what_to_do() {
         let error = |table: &str, key: &str| {
-            let error = slot("shop", &map(), table, key, true).unwrap_err();
+            let error = slot("shop", &map(), table, &[key.to_owned()], true).unwrap_err();
             (error.sqlstate.to_string(), error.hint.unwrap_or_default())
         };
         let (state, hint) = error("oders", "1");
@@ -143,9 +161,9 @@ mod tests {
         assert_eq!(error("countries", "1").0, "22023");
         assert_eq!(error("orders", "one"), ("22P02".to_owned(), "The key of \"orders\" is \"k\".".to_owned()));
         assert_eq!(error("orders", "9223372036854775808").0, "22003");
-        let beyond = slot("shop", &map(), "crm.notes", "żółć", false).unwrap_err();
+        let beyond = slot("shop", &map(), "crm.notes", &["żółć".to_owned()], false).unwrap_err();
         assert_eq!(beyond.sqlstate, SqlState::FEATURE_NOT_SUPPORTED);
-        let whole = slot("logs", &ShardMap::single(), "t", "1", true).unwrap_err();
+        let whole = slot("logs", &ShardMap::single(), "t", &["1".to_owned()], true).unwrap_err();
         assert_eq!(whole.sqlstate, SqlState::FEATURE_NOT_SUPPORTED);
     }
 }

@@ -120,10 +120,10 @@ impl Answerer {
                     );
                 }
             },
-            Command::ShowSlot { table: name, key, database } => {
+            Command::ShowSlot { table: name, values, database } => {
                 let database = self.meant(database.as_deref())?;
                 let utf8 = !database.distrust.load().beyond_ascii;
-                table(&mut out, &slot::slot(&database.config.name, &database.config.map, name, key, utf8)?);
+                table(&mut out, &slot::slot(&database.config.name, &database.config.map, name, values, utf8)?);
             }
             Command::ExplainRoute { sql, database } => {
                 let database = self.meant(database.as_deref())?;

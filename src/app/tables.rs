@@ -15,8 +15,8 @@ use crate::shard::map::Table;
 /// Schema and name.
 type Name = (String, String);
 
-/// How a table is spread, and the key with its type.
-type Kind = (TableKind, Option<(String, &'static str)>);
+/// How a table is spread, and the columns of the key with their types.
+type Kind = (TableKind, Option<(String, String)>);
 
 /// What a shard has, and whether it is a table and no view.
 type Found = BTreeMap<Name, bool>;
@@ -66,7 +66,7 @@ fn compare(database: &LiveDatabase, found: &[Option<Found>]) -> Vec<TableSnapsho
     }
     for (name, table) in &map.tables {
         let kind = match table {
-            Table::Sharded { key, key_type } => (TableKind::Sharded, Some((key.clone(), key_type.shown()))),
+            Table::Sharded { key } => (TableKind::Sharded, Some(key.shown())),
             Table::Reference => (TableKind::Reference, None),
         };
         kinds.insert(name.clone(), kind);

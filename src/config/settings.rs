@@ -567,8 +567,8 @@ pub(super) static REPLICA: &[(&str, &str)] = &[
 
 /// Keys of a table of `[databases.NAME.tables]`.
 pub(super) static TABLE: &[(&str, &str)] = &[
-    ("key", "The sharding key: a column."),
-    ("type", "The column's type."),
+    ("key", "The sharding key: a column, or a list of columns."),
+    ("type", "The column's type, or a list of the columns' types."),
     ("tag", "true: of a text key only the part within braces is hashed, as Redis Cluster does it."),
     ("reference", "true: a full copy on every shard, no key."),
 ];

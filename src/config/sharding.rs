@@ -9,6 +9,7 @@ use super::{Database, Shard, settings};
 use crate::id::ShardIndex;
 use crate::shard::commit::gid;
 use crate::shard::map::{CrossShardWrites, KeyType, MapError, SLOTS, ShardMap, Table};
+use crate::shard::table_key::{KeyColumn, TableKey};
 
 /// Names of key types, with their aliases: <https://www.postgresql.org/docs/current/datatype.html>.
 const KEY_TYPES: [(&str, KeyType); 11] = [
@@ -237,7 +238,8 @@ fn flag(entry: Option<&Entry>, mistakes: &mut Mistakes) -> Option<bool> {
     Some(value)
 }
 
-/// `{ key = "id", type = "bigint" }`, with `tag = true` for a text key, or `{ reference = true }`.
+/// `{ key = "id", type = "bigint" }`, with `tag = true` for a text key, `{ key = ["a", "b"], type = ["bigint", "text"] }`, or
+/// `{ reference = true }`.
 fn table(whose: &str, entry: &Entry, mistakes: &mut Mistakes) -> Option<Table> {
     let keys = mistakes.table(whose, &entry.value)?;
     for entry in keys.iter().filter(|entry| !settings::TABLE.iter().any(|(key, _)| *key == entry.key)) {
@@ -265,29 +267,89 @@ fn table(whose: &str, entry: &Entry, mistakes: &mut Mistakes) -> Option<Table> {
         }
         (Some(key), Some(key_type), false) => (key, key_type),
     };
-    if let Node::List(_) = key.value.node {
-        mistakes.add(key.value.line, format!("{whose}: keys of more than one column are not supported yet"));
+    let (names, types) = (texts("key", key, mistakes), texts("type", key_type, mistakes));
+    let (names, types) = (columns(whose, names?, mistakes), key_types(whose, types?, mistakes));
+    let (names, mut types) = (names?, types?);
+    if names.len() != types.len() {
+        let message = format!(
+            "{whose}: key has {}, but type has {}: give the type of each column, in the same order",
+            counted(names.len(), "column"),
+            counted(types.len(), "type")
+        );
+        mistakes.add(key_type.value.line, message);
         return None;
     }
-    let column = mistakes.text("key", &key.value);
-    if column == Some("") {
-        mistakes.add(key.value.line, format!("{whose}: key is empty"));
+    if let (Some(tag), true) = (find("tag"), tag) {
+        match types.as_mut_slice() {
+            [only @ KeyType::Text] => *only = KeyType::Tagged,
+            [other] => {
+                let message = format!("{whose}: tag = true is for keys of type text or varchar, not {}", other.name());
+                mistakes.add(tag.line, message);
+                return None;
+            }
+            _ => {
+                let message =
+                    format!("{whose}: tag = true is for keys of one column: make what they share a column of its own");
+                mistakes.add(tag.line, message);
+                return None;
+            }
+        }
     }
-    let text = mistakes.text("type", &key_type.value)?;
-    let found = KEY_TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
-    if found.is_none() {
-        let near = expected(text, KEY_TYPES.iter().map(|(name, _)| *name));
-        mistakes.add(key_type.value.line, format!("{whose}: type = {text:?} cannot be a sharding key{near}"));
+    let columns = names.into_iter().zip(types).map(|(name, key_type)| KeyColumn { name, key_type });
+    TableKey::new(columns.collect()).map(|key| Table::Sharded { key })
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A string, or a list of strings, each with its line.
+fn texts<'v>(what: &str, entry: &'v Entry, mistakes: &mut Mistakes) -> Option<Vec<(usize, &'v str)>> {
+    let Node::List(items) = &entry.value.node else {
+        return mistakes.text(what, &entry.value).map(|text| vec![(entry.value.line, text)]);
+    };
+    if items.is_empty() {
+        mistakes.add(entry.value.line, format!("{what} is an empty list: a sharding key has at least one column"));
+        return None;
     }
-    let key_type = match (found?.1, tag) {
-        (KeyType::Text, true) => KeyType::Tagged,
-        (other, true) => {
-            let line = find("tag").map_or(entry.line, |entry| entry.line);
-            let message = format!("{whose}: tag = true is for keys of type text or varchar, not {}", other.name());
-            mistakes.add(line, message);
+    let read: Vec<_> = items
+        .iter()
+        .map(|item| mistakes.text(&format!("each item of {what}"), item).map(|text| (item.line, text)))
+        .collect();
+    read.into_iter().collect()
+}
+
+/// The names of a key's columns.
+fn columns(whose: &str, names: Vec<(usize, &str)>, mistakes: &mut Mistakes) -> Option<Vec<String>> {
+    let mut known: Vec<String> = Vec::new();
+    let mut good = true;
+    for (line, name) in names {
+        if name.is_empty() {
+            mistakes.add(line, format!("{whose}: key is empty"));
+            good = false;
+        } else if known.iter().any(|other| other == name) {
+            mistakes.add(line, format!("{whose}: column {name:?} is in the key twice"));
+            good = false;
+        } else if known.len() == TableKey::MAX_COLUMNS {
+            mistakes.add(line, format!("{whose}: a key has at most {} columns", TableKey::MAX_COLUMNS));
             return None;
         }
-        (key_type, false) => key_type,
+        known.push(name.to_owned());
+    }
+    good.then_some(known)
+}
+
+/// The types of a key's columns.
+fn key_types(whose: &str, names: Vec<(usize, &str)>, mistakes: &mut Mistakes) -> Option<Vec<KeyType>> {
+    let mut read = |(line, text): (usize, &str)| {
+        let found = KEY_TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        if found.is_none() {
+            let near = expected(text, KEY_TYPES.iter().map(|(name, _)| *name));
+            mistakes.add(line, format!("{whose}: type = {text:?} cannot be a sharding key{near}"));
+        }
+        found.map(|(_, key_type)| *key_type)
     };
-    Some(Table::Sharded { key: column?.to_owned(), key_type })
+    // Every mistake is told, not only the first.
+    let types: Vec<Option<KeyType>> = names.into_iter().map(&mut read).collect();
+    types.into_iter().collect()
 }

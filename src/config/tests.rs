@@ -457,7 +457,9 @@ fn a_sharded_database_is_read() {
     let config = read(&format!(
         "{BIG}tables.sales.refunds = {{ key = \"id\", type = \"uuid\" }}\n\
          tables.carts = {{ key = \"k\", type = \"varchar\", tag = true }}\n\
-         tables.notes = {{ key = \"k\", type = \"text\", tag = false }}\n{USERS}"
+         tables.notes = {{ key = \"k\", type = \"text\", tag = false }}\n\
+         tables.lines = {{ key = [\"tenant\", \"line\"], type = [\"int\", \"varchar\"] }}\n\
+         tables.one = {{ key = [\"k\"], type = [\"uuid\"] }}\n{USERS}"
     ));
     let big = &config.databases["big"];
     assert_eq!(big.map.names, ["s0", "s1"]);
@@ -465,12 +467,15 @@ fn a_sharded_database_is_read() {
     assert_eq!(big.map.default_shard, ShardIndex(1));
     assert_eq!(big.shards[1].servers.len(), 2);
     let table = |schema: &str, name: &str| big.map.tables.get(&(schema.to_owned(), name.to_owned())).cloned();
-    let key = |key: &str, key_type| Some(Table::Sharded { key: key.to_owned(), key_type });
+    let key = |key: &str, key_type| Some(Table::sharded(key, key_type));
     assert_eq!(table("public", "orders"), key("customer_id", KeyType::Integer { width: 8 }));
     assert_eq!(table("sales", "items"), key("sku", KeyType::Text));
     assert_eq!(table("sales", "refunds"), key("id", KeyType::Uuid));
     assert_eq!(table("public", "carts"), key("k", KeyType::Tagged));
     assert_eq!(table("public", "notes"), key("k", KeyType::Text));
+    assert_eq!(table("public", "one"), key("k", KeyType::Uuid));
+    let lines = table("public", "lines").and_then(|table| table.key().map(crate::shard::table_key::TableKey::shown));
+    assert_eq!(lines, Some(("tenant,line".to_owned(), "integer,text".to_owned())));
     assert_eq!(table("public", "countries"), Some(Table::Reference));
 }
 
@@ -845,7 +850,34 @@ fn wrong_shards_are_refused() {
         (
             "\"customer_id\"",
             "[\"a\", \"b\"]",
-            "12: table orders of [databases.big]: keys of more than one column are not supported yet",
+            "12: table orders of [databases.big]: key has 2 columns, but type has 1 type: give the type of each column, in the same order",
+        ),
+        (
+            "\"bigint\"",
+            "[\"bigint\", \"text\"]",
+            "12: table orders of [databases.big]: key has 1 column, but type has 2 types: give the type of each column, in the same order",
+        ),
+        ("\"customer_id\"", "[]", "12: key is an empty list: a sharding key has at least one column"),
+        ("\"customer_id\"", "[1]", "12: each item of key must be a string, not a number"),
+        (
+            "\"customer_id\", type = \"bigint\"",
+            "[\"a\", \"a\"], type = [\"bigint\", \"int\"]",
+            "12: table orders of [databases.big]: column \"a\" is in the key twice",
+        ),
+        (
+            "\"customer_id\", type = \"bigint\"",
+            "[\"a\", \"\"], type = [\"bigint\", \"int\"]",
+            "12: table orders of [databases.big]: key is empty",
+        ),
+        (
+            "\"customer_id\", type = \"bigint\"",
+            "[\"a\", \"b\"], type = [\"bigint\", \"txet\"]",
+            "12: table orders of [databases.big]: type = \"txet\" cannot be a sharding key; expected \"bigint\", \"int8\", \"integer\", \"int\", \"int4\", \"smallint\", \"int2\", \"text\", \"varchar\", \"character varying\" or \"uuid\"; did you mean \"text\"?",
+        ),
+        (
+            "\"customer_id\", type = \"bigint\"",
+            "[\"a\", \"b\"], type = [\"bigint\", \"text\"], tag = true",
+            "12: table orders of [databases.big]: tag = true is for keys of one column: make what they share a column of its own",
         ),
         ("\"customer_id\"", "\"\"", "12: table orders of [databases.big]: key is empty"),
         ("sales.items", ".items", "14: table \".items\" of [databases.big]: the name must be TABLE or SCHEMA.TABLE"),

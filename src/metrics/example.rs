@@ -107,7 +107,7 @@ pub(crate) fn snapshot() -> Snapshot {
             schema: "public".to_owned(),
             name: "orders".to_owned(),
             kind: TableKind::Sharded,
-            key: Some(("customer_id".to_owned(), "bigint")),
+            key: Some(("customer_id".to_owned(), "bigint".to_owned())),
             found_on: vec!["s0".to_owned(), "s1".to_owned()],
             missing_on: vec!["s2".to_owned()],
             not_asked: Vec::new(),

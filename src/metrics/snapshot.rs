@@ -754,8 +754,8 @@ pub struct TableSnapshot {
     pub name: String,
     /// How it is spread.
     pub kind: TableKind,
-    /// Its key column and that column's type, as they are configured; none for what is not sharded.
-    pub key: Option<(String, &'static str)>,
+    /// The columns of its key and their types, as they are configured; none for what is not sharded.
+    pub key: Option<(String, String)>,
     /// The shards whose primary has it.
     pub found_on: Vec<String>,
     /// The shards whose primary should have it and has not.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::check::{Effect, Finding};
 use super::map::{KeyType, ShardMap, Table};
+use super::table_key::TableKey;
 use crate::sql::catalog::tables_by_text;
 use crate::sql::hidden::{assign, body};
 
@@ -63,8 +64,8 @@ struct Reader<'a> {
     functions: BTreeMap<&'a str, Vec<(&'a str, &'a str)>>,
     unlisted: BTreeSet<&'a str>,
     sharded: BTreeSet<&'a str>,
-    /// The sharded ones, with whether their keys are hashed by a tag.
-    by_tag: BTreeSet<(&'a str, bool)>,
+    /// The keys of the sharded ones, by name.
+    keys: Vec<(&'a str, &'a TableKey)>,
     reference: BTreeSet<&'a str>,
 }
 
@@ -84,12 +85,8 @@ impl<'a> Reader<'a> {
             let tables = map.tables.iter().filter(move |(_, table)| matches!(table, Table::Reference) == reference);
             tables.map(|((_, name), _)| name.as_str()).collect()
         };
-        let by_tag = map.tables.iter().filter_map(|((_, name), table)| match table {
-            Table::Sharded { key_type, .. } => Some((name.as_str(), *key_type == KeyType::Tagged)),
-            Table::Reference => None,
-        });
-        let (unlisted, by_tag) = (unlisted.collect(), by_tag.collect());
-        Self { functions, unlisted, sharded: of(false), by_tag, reference: of(true) }
+        let keys = map.tables.iter().filter_map(|((_, name), table)| Some((name.as_str(), table.key()?)));
+        Self { functions, unlisted: unlisted.collect(), sharded: of(false), keys: keys.collect(), reference: of(true) }
     }
 
     /// What a text names, with the functions that it may call.
@@ -132,11 +129,24 @@ impl<'a> Reader<'a> {
 
     /// Why code beside a table may look for rows of the same key where they are not.
     fn hashes_otherwise(&self, code: &Code, table: Option<&Table>) -> Option<String> {
-        let Some(Table::Sharded { key_type, .. }) = table else { return None };
-        let other = *key_type != KeyType::Tagged;
-        let name = code.names.iter().find(|name| self.by_tag.contains(&(name.as_str(), other)))?;
+        let own = table?.key()?;
+        let named = || self.keys.iter().filter(|(name, _)| code.names.contains(*name));
+        if let Some((name, _)) = named().find(|(_, key)| key.width() != own.width()) {
+            return Some(format!(
+                "names sharded table \"{name}\", whose rows lie elsewhere: its sharding key has not as many columns"
+            ));
+        }
+        if let Some((name, _)) = named().find(|(_, key)| tags(key) != tags(own)) {
+            return Some(format!(
+                "names sharded table \"{name}\", whose equal keys lie elsewhere: only one of the two goes by a tag"
+            ));
+        }
+        // By a part of its key rows of several shards are meant.
+        let partly = |key: &TableKey| key.names().find(|column| !code.names.contains(*column)).map(str::to_owned);
+        let (name, column) =
+            named().filter(|(_, key)| key.width() > 1).find_map(|(name, key)| Some((name, partly(key)?)))?;
         Some(format!(
-            "names sharded table \"{name}\", whose equal keys lie elsewhere: only one of the two goes by a tag"
+            "names sharded table \"{name}\" but not \"{column}\" of its sharding key: rows with only a part of a key lie on several shards"
         ))
     }
 
@@ -199,8 +209,10 @@ impl<'a> Reader<'a> {
         let code = self.code(language, text);
         let listed = map.table(Some(schema), table);
         let why = match listed {
-            Some(Table::Sharded { key, .. }) if changes == "t" && assign::may_assign(text, key) => {
-                Some(format!("may change the sharding key \"{key}\" of rows before they are written"))
+            Some(Table::Sharded { key }) if changes == "t" => {
+                let changed = key.names().find(|column| assign::may_assign(text, column));
+                changed
+                    .map(|column| format!("may change the sharding key \"{column}\" of rows before they are written"))
             }
             _ => None,
         };
@@ -215,17 +227,20 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Which columns of a key are hashed by a tag.
+fn tags(key: &TableKey) -> Vec<bool> {
+    key.columns().iter().map(|column| column.key_type == KeyType::Tagged).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::ShardIndex;
 
     fn map() -> ShardMap {
-        let sharded = |name: &str| {
-            (("public".to_owned(), name.to_owned()), Table::Sharded { key: "k".into(), key_type: KeyType::Text })
-        };
+        let sharded = |name: &str| (("public".to_owned(), name.to_owned()), Table::sharded("k", KeyType::Text));
         let reference = (("public".to_owned(), "ref".to_owned()), Table::Reference);
-        let by_tag = Table::Sharded { key: "k".into(), key_type: KeyType::Tagged };
+        let by_tag = Table::sharded("k", KeyType::Tagged);
         let tagged = (("public".to_owned(), "tagged".to_owned()), by_tag);
         ShardMap::new(
             vec!["a".into(), "b".into()],

@@ -93,7 +93,7 @@ pub fn judge(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
             keys.iter().filter(|key| key.to == *place).flat_map(|key| &key.referenced).collect();
         for column in columns {
             // The key of a table is not changed by statements.
-            let is_key = matches!(graph.table(place), Some(Table::Sharded { key, .. }) if key == column);
+            let is_key = graph.table(place).and_then(Table::key).is_some_and(|key| key.has(column));
             let start = Step { root: place, at: place, what: What::Changed(column) };
             if let Some(why) = graph.follow(start).filter(|_| !is_key) {
                 findings.push(Finding {
@@ -183,12 +183,11 @@ impl<'a> Graph<'a> {
                             key.of.1
                         ));
                     }
-                    if let (Some(Table::Sharded { key: column, .. }), What::Changed(changed)) =
-                        (self.table(&key.of), what)
-                        && changed == column
+                    if let (Some(of), What::Changed(changed)) = (self.table(&key.of).and_then(Table::key), what)
+                        && of.has(changed)
                     {
                         return Some(format!(
-                            "changes by a foreign key the sharding key \"{column}\" of rows of table \"{}\", which then lie on the wrong shard",
+                            "changes by a foreign key the sharding key \"{changed}\" of rows of table \"{}\", which then lie on the wrong shard",
                             key.of.1
                         ));
                     }
@@ -228,9 +227,8 @@ mod tests {
 
     /// `x` by id, `y` and `u` by k, `c` and `d` everywhere.
     fn map() -> ShardMap {
-        let sharded = |name: &str, key: &str| {
-            (("public".to_owned(), name.to_owned()), Table::Sharded { key: key.into(), key_type: KeyType::Text })
-        };
+        let sharded =
+            |name: &str, key: &str| (("public".to_owned(), name.to_owned()), Table::sharded(key, KeyType::Text));
         let reference = |name: &str| (("public".to_owned(), name.to_owned()), Table::Reference);
         ShardMap::new(
             vec!["a".into(), "b".into()],

@@ -9,6 +9,7 @@ use std::fmt;
 use super::hash;
 use super::key::type_of_oid;
 use super::map::{DEFAULT_SCHEMA, KeyType, ShardMap, Table};
+use super::table_key::{KeyColumn, TableKey};
 
 /// What is wrong with a shard's server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,11 +227,9 @@ pub fn judge_encoding(map: &ShardMap, encoding: &str) -> Option<Finding> {
 #[must_use]
 pub fn key_types(map: &ShardMap) -> Vec<KeyType> {
     let mut types = Vec::new();
-    for table in map.tables.values() {
-        if let Table::Sharded { key_type, .. } = table
-            && !types.contains(&key_type.column())
-        {
-            types.push(key_type.column());
+    for column in map.tables.values().filter_map(Table::key).flat_map(TableKey::columns) {
+        if !types.contains(&column.key_type.column()) {
+            types.push(column.key_type.column());
         }
     }
     types
@@ -254,20 +253,26 @@ pub fn judge_hash(key_type: KeyType, utf8: bool, rows: &[Vec<Option<String>>]) -
 /// What to do about a schema of a role's name, which comes before the default one for that role.
 const HIDES: &str = "Drop or rename what hides the table, or make it on every shard.";
 
+/// The listed tables, each once for every column of its key; a reference table once, without one.
+fn lines(map: &ShardMap) -> impl Iterator<Item = (&(String, String), Option<(usize, &KeyColumn)>)> {
+    map.tables.iter().flat_map(|(place, table)| {
+        let columns = table.key().map(TableKey::columns).unwrap_or_default();
+        let none = columns.is_empty().then_some((place, None));
+        none.into_iter().chain(columns.iter().enumerate().map(move |column| (place, Some(column))))
+    })
+}
+
 /// Asks of all listed tables whether they are there, of what type and collation their keys are, and which schemas of roles hide them: see
 /// [`judge_tables`].
 /// None for a map without tables.
 #[must_use]
 pub fn tables_sql(map: &ShardMap) -> Option<String> {
     let literal = |text: &str| format!("E'{}'::pg_catalog.text", text.replace('\\', "\\\\").replace('\'', "''"));
-    let row = |(number, ((schema, name), table)): (usize, (&(String, String), &Table))| {
-        let key = match table {
-            Table::Sharded { key, .. } => literal(key),
-            Table::Reference => "NULL".to_owned(),
-        };
+    let row = |(number, ((schema, name), column)): (usize, (&(String, String), Option<(usize, &KeyColumn)>))| {
+        let key = column.map_or_else(|| "NULL".to_owned(), |(_, column)| literal(&column.name));
         format!("({number}, {}, {}, {key})", literal(schema), literal(name))
     };
-    let rows: Vec<String> = map.tables.iter().enumerate().map(row).collect();
+    let rows: Vec<String> = lines(map).enumerate().map(row).collect();
     (!rows.is_empty()).then(|| {
         format!(
             "SELECT a.n, c.oid, CASE WHEN t.typbasetype <> 0 THEN t.typbasetype ELSE t.oid END, \
@@ -301,13 +306,11 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
 #[must_use]
 pub fn unique_sql(map: &ShardMap) -> Option<String> {
     let literal = |text: &str| format!("E'{}'::pg_catalog.text", text.replace('\\', "\\\\").replace('\'', "''"));
-    let row = |(number, ((schema, name), table)): (usize, (&(String, String), &Table))| match table {
-        Table::Sharded { key, .. } => {
-            Some(format!("({number}, {}, {}, {})", literal(schema), literal(name), literal(key)))
-        }
-        Table::Reference => None,
+    let row = |(number, ((schema, name), column)): (usize, (&(String, String), Option<(usize, &KeyColumn)>))| {
+        let (_, column) = column?;
+        Some(format!("({number}, {}, {}, {})", literal(schema), literal(name), literal(&column.name)))
     };
-    let rows: Vec<String> = map.tables.iter().enumerate().filter_map(row).collect();
+    let rows: Vec<String> = lines(map).enumerate().filter_map(row).collect();
     (!rows.is_empty()).then(|| {
         format!(
             "SELECT a.n, x.relname, i.indisexclusion, p.place IS NOT NULL \
@@ -337,7 +340,7 @@ pub fn unique_sql(map: &ShardMap) -> Option<String> {
 pub fn judge_unique(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
     let finding = |row: &Vec<Option<String>>| {
         let number: usize = row.first()?.as_deref()?.parse().ok()?;
-        let (schema, name) = map.tables.keys().nth(number)?;
+        let ((schema, name), _) = lines(map).nth(number)?;
         let index = row.get(1)?.as_deref()?;
         let is = |at: usize| row.get(at).is_some_and(|cell| cell.as_deref() == Some("t"));
         let kind = if is(2) { "exclusion constraint" } else { "unique index" };
@@ -357,19 +360,30 @@ pub fn judge_unique(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding
             advice: "Add the sharding key to the columns that it compares, or do not rely on it.",
         })
     };
-    rows.iter().filter_map(finding).collect()
+    let mut findings: Vec<Finding> = Vec::new();
+    for found in rows.iter().filter_map(finding) {
+        // Each column of a key that an index lacks says the same.
+        if !findings.contains(&found) {
+            findings.push(found);
+        }
+    }
+    findings
 }
 
 /// What the answer to [`tables_sql`] means.
 #[must_use]
 pub fn judge_tables(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
-    let judge = |((place, table), row): (_, &Vec<_>)| [judge_table(place, table, row), judge_null(place, table, row)];
-    map.tables.iter().zip(rows).flat_map(judge).flatten().collect()
+    let judge = |((place, column), row): (_, &Vec<_>)| [judge_line(place, column, row), judge_null(place, column, row)];
+    lines(map).zip(rows).flat_map(judge).flatten().collect()
 }
 
-/// Whether the key of a table may be NULL, which is no key.
-fn judge_null((schema, name): &(String, String), table: &Table, row: &[Option<String>]) -> Option<Finding> {
-    let Table::Sharded { key, .. } = table else { return None };
+/// Whether a column of the key of a table may be NULL, which is no key.
+fn judge_null(
+    (schema, name): &(String, String),
+    column: Option<(usize, &KeyColumn)>,
+    row: &[Option<String>],
+) -> Option<Finding> {
+    let key = &column?.1.name;
     row.get(7).and_then(Option::as_deref).filter(|nullable| *nullable == "t").map(|_| Finding {
         effect: Effect::Warning,
         message: format!(
@@ -379,13 +393,21 @@ fn judge_null((schema, name): &(String, String), table: &Table, row: &[Option<St
     })
 }
 
-fn judge_table((schema, name): &(String, String), table: &Table, row: &[Option<String>]) -> Option<Finding> {
+fn judge_line(
+    (schema, name): &(String, String),
+    column: Option<(usize, &KeyColumn)>,
+    row: &[Option<String>],
+) -> Option<Finding> {
     let cell = |at: usize| row.get(at).and_then(Option::as_deref);
     let warning = |message: String, advice| Some(Finding { effect: Effect::Warning, message, advice });
     let distrusted = |message: String, advice| {
         Some(Finding { effect: Effect::NotByKeyOf(schema.clone(), name.clone()), message, advice })
     };
     let shown = format!("table \"{schema}.{name}\"");
+    let is_first = column.is_none_or(|(place, _)| place == 0);
+    if cell(1).is_none() && !is_first {
+        return None;
+    }
     if cell(1).is_none() {
         // What is made later may be of any make: it is asked about again first.
         return distrusted(
@@ -393,13 +415,13 @@ fn judge_table((schema, name): &(String, String), table: &Table, row: &[Option<S
             "Create it on every shard, or take it out of the configuration.",
         );
     }
-    if let Some(schemas) = cell(5) {
+    if let Some(schemas) = cell(5).filter(|_| is_first) {
         return distrusted(
             format!("{shown} is hidden by another of its name from the roles that have a schema of theirs: {schemas}"),
             HIDES,
         );
     }
-    let Table::Sharded { key, key_type } = table else { return None };
+    let KeyColumn { name: key, key_type } = column?.1;
     let Some(oid) = cell(2) else {
         return distrusted(
             format!("{shown} has no column \"{key}\""),
@@ -445,7 +467,7 @@ mod tests {
     const INT8: KeyType = KeyType::Integer { width: 8 };
 
     fn map() -> ShardMap {
-        let sharded = |key: &str, key_type| Table::Sharded { key: key.into(), key_type };
+        let sharded = |key: &str, key_type| Table::sharded(key, key_type);
         let tables = [("codes", sharded("c", KeyType::Text)), ("orders", sharded("k", INT8)), ("r", Table::Reference)];
         ShardMap::new(
             vec!["s0".into(), "s1".into()],

@@ -5,6 +5,7 @@
 //! integer key. Whatever would make PostgreSQL convert in a way that is not reproduced here is refused, never guessed.
 
 pub(in crate::shard) mod array;
+pub(in crate::shard) mod row;
 
 use crate::error::{Error, SqlState};
 use crate::id::Slot;

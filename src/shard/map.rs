@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::table_key::TableKey;
 use crate::id::{ShardIndex, Slot};
 
 /// Number of slots.
@@ -91,13 +92,28 @@ impl KeyType {
 pub enum Table {
     /// Rows live where the key's slot says.
     Sharded {
-        /// The key column.
-        key: String,
-        /// Its type.
-        key_type: KeyType,
+        /// The key.
+        key: TableKey,
     },
     /// A full copy on every shard.
     Reference,
+}
+
+impl Table {
+    /// A table with a key of one column.
+    #[must_use]
+    pub fn sharded(key: impl Into<String>, key_type: KeyType) -> Self {
+        Self::Sharded { key: TableKey::of(key, key_type) }
+    }
+
+    /// Its key; none of a reference table.
+    #[must_use]
+    pub fn key(&self) -> Option<&TableKey> {
+        match self {
+            Self::Sharded { key } => Some(key),
+            Self::Reference => None,
+        }
+    }
 }
 
 /// What becomes of a statement that writes on several shards (`cross_shard_writes`).

@@ -4,7 +4,7 @@
 //! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
 //! conjuncts, or given in every row of VALUES.
 //!
-//! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `ddl` tells what all shards have and what one; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `params` whether a
+//! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `ddl` tells what all shards have and what one; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `tuples` counts out the keys of several columns, `params` tells whether a
 //! parameter's type is known; `levels` proves that all queries of a statement ask one shard; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
 //! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
@@ -19,6 +19,7 @@ mod proof;
 mod refusal;
 mod relations;
 pub mod scatter;
+mod tuples;
 mod unseen;
 pub mod write;
 
@@ -28,8 +29,9 @@ use crate::error::Error;
 use crate::id::{ShardIndex, Slot};
 use crate::shard::check::Distrust;
 pub use crate::shard::key::BoundParams;
-use crate::shard::key::Key;
+use crate::shard::key::{Key, row};
 use crate::shard::map::{KeyType, ShardMap, Table};
+use crate::shard::table_key::{TableKey, slot_of_columns};
 use crate::sql::catalog::CatalogView;
 use crate::sql::facts::{
     Access, ConfigArg, PinReason, QueryFacts, SessionEffect, ShardShape, StatementFacts, TableRef, TransactionEffect,
@@ -364,14 +366,9 @@ fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Opt
     let Some(text) = cx.sharding_key.filter(|text| !text.is_empty()) else {
         return Ok(by_name.map(|shard| Chosen { shard, slot: None }));
     };
-    let key_type = relations.map_or(Ok(None), Relations::key_type)?;
-    let key_type = key_type.or_else(|| relations::common_key_type(cx.map)).ok_or_else(refusal::untyped_key_setting)?;
-    // The column's width is no matter: a key beyond it is in no row.
-    let key_type = if let KeyType::Integer { .. } = key_type { KeyType::Integer { width: 8 } } else { key_type };
-    let slot = match Key::from_text(text.as_bytes(), key_type, cx.utf8) {
-        Ok(key) => key.slot(),
-        Err(error) => return Err(refusal::bad_key_setting(error)),
-    };
+    let key = relations.map_or(Ok(None), Relations::key)?;
+    let key = key.or_else(|| relations::common_key(cx.map)).ok_or_else(refusal::untyped_key_setting)?;
+    let slot = slot_of_setting(text, key, cx)?;
     if let Some(why) = &cx.distrust.keys {
         return Err(refusal::keys_distrusted(why));
     }
@@ -380,6 +377,28 @@ fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Opt
         Some(named) if named != shard => Err(refusal::contradicts_shard(cx.map.name(named), cx.map.name(shard))),
         _ => Ok(Some(Chosen { shard, slot: Some(slot) })),
     }
+}
+
+/// The slot of the key that a setting gives: a value, of several columns a row as PostgreSQL writes it, `(1,a)`.
+fn slot_of_setting(text: &str, key: &TableKey, cx: &PlanContext<'_>) -> Result<Slot, Error> {
+    let hash = |value: &str, key_type: KeyType| {
+        // The column's width is no matter: a key beyond it is in no row.
+        let key_type = if let KeyType::Integer { .. } = key_type { KeyType::Integer { width: 8 } } else { key_type };
+        Key::from_text(value.as_bytes(), key_type, cx.utf8).map(|key| key.hash()).map_err(refusal::bad_key_setting)
+    };
+    let hashes = match key.columns() {
+        [only] => vec![hash(text, only.key_type)?],
+        several => {
+            let values = row::fields(text).filter(|values| values.len() == several.len());
+            let values = values.ok_or_else(|| refusal::no_row_setting(key))?;
+            let each = several
+                .iter()
+                .zip(values)
+                .map(|(column, value)| hash(&value.ok_or_else(|| refusal::no_row_setting(key))?, column.key_type));
+            each.collect::<Result<_, _>>()?
+        }
+    };
+    Ok(slot_of_columns(hashes))
 }
 
 /// Whether the key of a table may decide, and any shard speak for a reference table: the servers are as the configuration says, as far

@@ -86,8 +86,8 @@ pub enum Operand {
     Array(KeyValue),
     /// Another column.
     Column(ColumnRef),
-    /// A row of the only column of a query: its number.
-    Query(usize),
+    /// A value of a query's column: the query's number, and the column's place.
+    Query(usize, usize),
 }
 
 /// A column that a join makes one of two.
@@ -225,7 +225,7 @@ impl Levels {
             let equals = level.conditions.iter_mut().flat_map(|condition| match &mut condition.equals {
                 Operand::Values(values) => values.iter_mut().collect::<Vec<_>>(),
                 Operand::Array(value) => vec![value],
-                Operand::Column(_) | Operand::Query(_) => Vec::new(),
+                Operand::Column(_) | Operand::Query(..) => Vec::new(),
             });
             equals.chain(level.write.iter_mut().flat_map(Write::values))
         });

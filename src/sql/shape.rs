@@ -6,7 +6,7 @@
 use pg_raw_parse::{ConstValue, Node, nodes, raw};
 
 use super::facts::{ColumnRef, KeyValue, LiteralKind, ShardShape, TableRef, Verb};
-use super::touch::Touch;
+use super::touch::{RowList, Touch};
 use super::walk::{Found, Seen, join_barrier, set_operation};
 
 /// The shape of a statement that is neither DML nor SELECT: every table it names.
@@ -125,6 +125,7 @@ fn is_bare_values(select: &nodes::SelectStmt) -> bool {
 
 fn filtered(verb: Verb, seen: Seen<'_>, conjuncts: Conjuncts, assigned: Vec<String>, touch: &mut Touch) -> ShardShape {
     (touch.lists, touch.merged, touch.arrays) = (conjuncts.lists, conjuncts.merged, conjuncts.arrays);
+    touch.row_lists = conjuncts.row_lists;
     let nested = seen.tables.iter().find_map(|f| f.nested);
     let top = seen.tables.iter().filter(|f| f.nested.is_none()).map(|f| f.table.clone()).collect();
     let equalities = conjuncts.constants;
@@ -153,6 +154,8 @@ struct Conjuncts {
     constants: Vec<(ColumnRef, KeyValue)>,
     /// What IN says.
     lists: Vec<(ColumnRef, Vec<KeyValue>)>,
+    /// What IN says of rows.
+    row_lists: Vec<RowList>,
     /// Those of columns that may be merged ones.
     merged: Vec<(ColumnRef, KeyValue)>,
     /// A column is compared with the elements of an array that is one value.
@@ -202,6 +205,11 @@ impl Conjuncts {
                     let values = values.iter().filter(|_| column.qualifier.is_empty());
                     self.merged.extend(values.map(|value| (column.clone(), value.clone())));
                 }
+                for column in self.row_lists.iter_mut().flat_map(|list| &mut list.columns) {
+                    if column.as_ref().is_some_and(|column| column.qualifier.is_empty()) {
+                        *column = None;
+                    }
+                }
                 return self.lists.retain(|(column, _)| !column.qualifier.is_empty());
             }
             stack.extend([join.larg(), join.rarg()]);
@@ -209,6 +217,7 @@ impl Conjuncts {
     }
 
     fn add_comparison(&mut self, expr: &nodes::A_Expr) {
+        self.row_lists.extend(row_list(expr));
         for (left, equals) in equalities(expr) {
             match equals {
                 Equals::One(right) => match (column(left), column(right)) {
@@ -283,6 +292,18 @@ pub(super) fn equalities(expr: &nodes::A_Expr) -> Vec<(Node<'_>, Equals<'_>)> {
         }],
         _ => Vec::new(),
     }
+}
+
+/// What an IN of rows says of its columns together, where there are several rows.
+pub(super) fn row_list(expr: &nodes::A_Expr) -> Option<RowList> {
+    if expr.kind != raw::A_Expr_Kind::AEXPR_IN || !is_operator(expr, "=") {
+        return None;
+    }
+    let left = row(expr.lexpr())?;
+    let values = expr.rexpr().as_node_list().filter(|list| list.len() > 1)?;
+    let rows: Option<Vec<_>> = values.iter().map(|value| row(value).filter(|row| row.len() == left.len())).collect();
+    let rows = rows?.into_iter().map(|row| row.into_iter().map(key_value).collect()).collect();
+    Some(RowList { columns: left.into_iter().map(column).collect(), rows })
 }
 
 fn one_of(values: Vec<Node<'_>>) -> Equals<'_> {

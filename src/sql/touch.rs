@@ -64,6 +64,15 @@ pub enum About {
 /// The tables of a SELECT below the top level, and what their columns must be equal to.
 pub type Inner = (Vec<TableRef>, Vec<(ColumnRef, KeyValue)>);
 
+/// Columns, of which IN says that together they are one of some rows: `(a, b) IN ((1, 2), (3, 4))`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowList {
+    /// The columns; none where a row has something else there.
+    pub columns: Vec<Option<ColumnRef>>,
+    /// The rows, each with as many values.
+    pub rows: Vec<Vec<KeyValue>>,
+}
+
 /// What a statement touches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
@@ -96,6 +105,8 @@ pub struct Touch {
     pub conflict: Conflict,
     /// The columns of the top level that must be equal to one of several values, by IN.
     pub lists: Vec<(ColumnRef, Vec<KeyValue>)>,
+    /// The columns of the top level that must together be one of several rows; `lists` has what follows for each.
+    pub row_lists: Vec<RowList>,
     /// It is a SELECT of constants, and of `set_config()` for the transaction by constants: it says and does the same wherever it runs.
     pub constant: bool,
     /// A column of the top level is compared with the elements of an array that is one value: `= ANY ($1)`.
@@ -131,6 +142,9 @@ impl Touch {
         let inner = self.inner.iter().map(|(tables, equal)| tables.len().saturating_add(equal.len()).saturating_add(1));
         let lists = inner.fold(lists, usize::saturating_add);
         let levels = self.levels.as_ref().map_or(0, |levels| levels.items());
+        let rows =
+            self.row_lists.iter().map(|list| list.columns.len().saturating_mul(list.rows.len().saturating_add(1)));
+        let lists = rows.fold(lists, usize::saturating_add);
         let others =
             [self.targets.len(), self.locks.len(), self.sizes_of.len(), self.merged.len(), self.given.len(), levels];
         let lists = lists.saturating_add(self.made_of.len());
@@ -140,8 +154,10 @@ impl Touch {
     /// Every value of a key in it.
     pub fn values(&mut self) -> impl Iterator<Item = &mut KeyValue> {
         let lists = self.lists.iter_mut().flat_map(|(_, values)| values);
+        let rows = self.row_lists.iter_mut().flat_map(|list| list.rows.iter_mut().flatten());
         let inner = self.inner.iter_mut().flat_map(|(_, equal)| equal.iter_mut().map(|(_, value)| value));
         lists
+            .chain(rows)
             .chain(inner)
             .chain(self.merged.iter_mut().map(|(_, value)| value))
             .chain(self.given.iter_mut().map(|(_, value)| value))

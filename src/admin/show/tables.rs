@@ -10,7 +10,7 @@ pub(super) fn tables(s: &Snapshot) -> Table {
         ("table", TEXT, |r| text(&r.name)),
         ("kind", TEXT, |r| text(r.kind.as_str())),
         ("key", TEXT, |r| r.key.as_ref().map(|(name, _)| name.clone())),
-        ("type", TEXT, |r| r.key.as_ref().map(|(_, key_type)| (*key_type).to_owned())),
+        ("type", TEXT, |r| r.key.as_ref().map(|(_, key_type)| key_type.clone())),
         ("found_on", TEXT, |r| text(r.found_on.join(","))),
         ("missing_on", TEXT, |r| text(r.missing_on.join(","))),
         ("not_asked", TEXT, |r| text(r.not_asked.join(","))),

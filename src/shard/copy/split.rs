@@ -6,6 +6,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::id::Slot;
 use crate::shard::key::{Key, KeyError};
 use crate::shard::map::KeyType;
+use crate::shard::table_key::slot_of_columns;
 use crate::sql::scatter::is_present;
 
 /// The first bytes of a binary stream.
@@ -45,9 +46,8 @@ pub struct Splitter {
     layout: Layout,
     /// In place of a key: columns in which nothing may be of the present, by their places. All rows go everywhere.
     watched: Option<Vec<usize>>,
-    /// The place of the key among the columns of the data, counted from 0.
-    place: usize,
-    key_type: KeyType,
+    /// The columns of the key: their places among the columns of the data, counted from 0, and their types.
+    key: Vec<(usize, KeyType)>,
     utf8: bool,
     lines: Lines,
     /// The beginning of a row whose end has not come.
@@ -72,6 +72,14 @@ impl Splitter {
     /// # Errors
     /// 0A000 in text and csv unless `utf8`.
     pub fn new(layout: Layout, place: usize, key_type: KeyType, utf8: bool) -> Result<Self> {
+        Self::by_columns(layout, vec![(place, key_type)], utf8)
+    }
+
+    /// The same for a key of several columns, in the order in which they are hashed: their places among those of the data, and their types.
+    ///
+    /// # Errors
+    /// As of [`Splitter::new`].
+    pub fn by_columns(layout: Layout, key: Vec<(usize, KeyType)>, utf8: bool) -> Result<Self> {
         if !utf8 && layout != Layout::Binary {
             let message = "COPY into a sharded table is supported in encoding UTF8 only";
             return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message)
@@ -79,7 +87,7 @@ impl Splitter {
         }
         let state = if layout.has_header() || layout == Layout::Binary { State::Header } else { State::Rows };
         let lines = Lines::new(&layout);
-        Ok(Self { layout, watched: None, place, key_type, utf8, lines, rest: Vec::new(), state, rows: 0 })
+        Ok(Self { layout, watched: None, key, utf8, lines, rest: Vec::new(), state, rows: 0 })
     }
 
     /// For data whose rows all go to every shard, if none has a value of the present (`now`, `today`) in the columns of these places, which
@@ -88,7 +96,7 @@ impl Splitter {
     /// # Errors
     /// As of [`Splitter::new`].
     pub fn watching(layout: Layout, watched: Vec<usize>, utf8: bool) -> Result<Self> {
-        Ok(Self { watched: Some(watched), ..Self::new(layout, 0, KeyType::Text, utf8)? })
+        Ok(Self { watched: Some(watched), ..Self::by_columns(layout, Vec::new(), utf8)? })
     }
 
     /// Takes a piece; `sink` is given whole rows, in their order.
@@ -179,8 +187,12 @@ impl Splitter {
             sink(Target::All, line);
             return Ok(Some(length));
         }
-        let value = fields::field(&line[..length - ending], self.place, &self.layout)?;
-        let slot = self.slot(value.as_deref(), false)?;
+        let mut hashes = Vec::with_capacity(self.key.len());
+        for (place, key_type) in &self.key {
+            let value = fields::field(&line[..length - ending], *place, &self.layout)?;
+            hashes.push(self.hash(value.as_deref(), *key_type, false)?);
+        }
+        let slot = slot_of_columns(hashes);
         self.rows += 1;
         sink(Target::Slot(slot), line);
         Ok(Some(length))
@@ -213,7 +225,7 @@ impl Splitter {
             return Ok(Some(TRAILER.len()));
         }
         let count = usize::try_from(i16::from_be_bytes(*count)).map_err(|_| bad_data("row field count is negative"))?;
-        let (mut at, mut key) = (2, None);
+        let (mut at, mut values) = (2, vec![None; self.key.len()]);
         for field in 0..count {
             let Some(length) = number(at) else { return Ok(None) };
             at += 4;
@@ -226,18 +238,23 @@ impl Splitter {
                 Err(_) => return Err(bad_data("invalid field size")),
             };
             at += value.map_or(0, <[u8]>::len);
-            if field == self.place {
-                key = Some(value);
+            for (known, _) in values.iter_mut().zip(&self.key).filter(|(_, (place, _))| *place == field) {
+                *known = Some(value);
             }
         }
-        let key = key.ok_or_else(|| bad_data("a row of COPY ends before the column of its sharding key"))?;
-        let slot = self.slot(key, true)?;
+        let mut hashes = Vec::with_capacity(self.key.len());
+        for (value, (_, key_type)) in values.into_iter().zip(&self.key) {
+            let value = value.ok_or_else(|| bad_data("a row of COPY ends before the column of its sharding key"))?;
+            hashes.push(self.hash(value, *key_type, true)?);
+        }
+        let slot = slot_of_columns(hashes);
         self.rows += 1;
         sink(Target::Slot(slot), &bytes[..at]);
         Ok(Some(at))
     }
 
-    fn slot(&self, value: Option<&[u8]>, binary: bool) -> Result<Slot> {
+    /// The hash of a value of a key column.
+    fn hash(&self, value: Option<&[u8]>, key_type: KeyType, binary: bool) -> Result<u64> {
         let at_row = |error: Error| error.detail(format!("This is the sharding key of row {} of COPY.", self.rows + 1));
         let refused = |what: &str, hint: &str| {
             at_row(
@@ -246,7 +263,7 @@ impl Splitter {
             )
         };
         let Some(bytes) = value else { return Err(refused("NULL", "Leave rows without a key out.")) };
-        if self.key_type.is_text() {
+        if key_type.is_text() {
             if bytes.ends_with(b" ") {
                 return Err(refused(
                     "a text that ends in a space, which varchar(n) may cut",
@@ -259,12 +276,12 @@ impl Splitter {
             }
         }
         let key = if binary {
-            Key::from_binary_column(bytes, self.key_type, self.utf8)
+            Key::from_binary_column(bytes, key_type, self.utf8)
         } else {
-            Key::from_text(bytes, self.key_type, self.utf8)
+            Key::from_text(bytes, key_type, self.utf8)
         };
         match key {
-            Ok(key) => Ok(key.slot()),
+            Ok(key) => Ok(key.hash()),
             Err(KeyError::Invalid(error)) => Err(at_row(error)),
             Err(KeyError::NotConstant(what)) => Err(refused(what, "Set client_encoding to UTF8.")),
             Err(_) => Err(refused("not readable", "Insert the row by itself.")),

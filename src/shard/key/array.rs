@@ -1,23 +1,22 @@
-//! The slots of the keys in an array: `key = ANY ('{1,2}')`, `key = ANY ($1)`.
+//! The hashes of the keys in an array: `key = ANY ('{1,2}')`, `key = ANY ($1)`.
 //!
 //! Read as PostgreSQL's `array_in` and `array_recv` read a plain list. Anything else (more dimensions, other bounds, a value that is no
 //! key) tells nothing, which is no error: all shards are asked then, and the server says what is wrong.
 
 use super::{BoundParams, Key, format_of, type_of_name, type_of_oid};
-use crate::id::Slot;
 use crate::shard::map::KeyType;
 use crate::sql::facts::{KeyValue, LiteralKind};
 
 /// Elements of an array that are looked at.
 const MAX_ELEMENTS: usize = 10_000;
 
-/// The slots of all elements but NULL, which nothing is equal to; none if they cannot be told. The cast of `value` is that of the elements.
-pub(in crate::shard) fn slots(
+/// The hashes of all elements but NULL, which nothing is equal to; none if they cannot be told. The cast of `value` is that of the elements.
+pub(in crate::shard) fn hashes(
     value: &KeyValue,
     key_type: KeyType,
     bound: Option<BoundParams<'_>>,
     utf8: bool,
-) -> Option<Vec<Slot>> {
+) -> Option<Vec<u64>> {
     let element = |cast: Option<&str>| match cast.map(type_of_name) {
         None => Some(key_type),
         Some(to) => of_key(to?, key_type),
@@ -66,17 +65,17 @@ fn element_of(array: u32) -> Option<u32> {
     })
 }
 
-fn slot(text: &str, element: KeyType, utf8: bool) -> Option<Slot> {
-    Key::from_text(text.as_bytes(), element, utf8).ok().map(|key| key.slot())
+fn hash(text: &str, element: KeyType, utf8: bool) -> Option<u64> {
+    Key::from_text(text.as_bytes(), element, utf8).ok().map(|key| key.hash())
 }
 
 /// See <https://www.postgresql.org/docs/current/arrays.html#ARRAYS-INPUT>.
-fn of_text(text: &str, element: KeyType, utf8: bool) -> Option<Vec<Slot>> {
+fn of_text(text: &str, element: KeyType, utf8: bool) -> Option<Vec<u64>> {
     let space = |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c');
     let mut rest = text.trim_matches(space).strip_prefix('{')?.strip_suffix('}')?.trim_matches(space);
-    let mut slots = Vec::new();
+    let mut hashes = Vec::new();
     while !rest.is_empty() {
-        if slots.len() >= MAX_ELEMENTS {
+        if hashes.len() >= MAX_ELEMENTS {
             return None;
         }
         if let Some(quoted) = rest.strip_prefix('"') {
@@ -89,7 +88,7 @@ fn of_text(text: &str, element: KeyType, utf8: bool) -> Option<Vec<Slot>> {
                     (_, c) => value.push(c),
                 }
             };
-            slots.push(slot(&value, element, utf8)?);
+            hashes.push(hash(&value, element, utf8)?);
             rest = quoted.get(end..)?.trim_start_matches(space);
         } else {
             let end = rest.find(',').unwrap_or(rest.len());
@@ -98,7 +97,7 @@ fn of_text(text: &str, element: KeyType, utf8: bool) -> Option<Vec<Slot>> {
                 return None;
             }
             if !value.eq_ignore_ascii_case("null") {
-                slots.push(slot(value, element, utf8)?);
+                hashes.push(hash(value, element, utf8)?);
             } else if element.is_text() {
                 // By the setting array_nulls it may be a text.
                 return None;
@@ -113,12 +112,12 @@ fn of_text(text: &str, element: KeyType, utf8: bool) -> Option<Vec<Slot>> {
             return None;
         }
     }
-    Some(slots)
+    Some(hashes)
 }
 
 /// `array_send`: dimensions, whether there are NULLs, the type of the elements; for each dimension its length and first index; then the
 /// elements with their lengths.
-fn of_binary(bytes: &[u8], key_type: KeyType, utf8: bool) -> Option<Vec<Slot>> {
+fn of_binary(bytes: &[u8], key_type: KeyType, utf8: bool) -> Option<Vec<u64>> {
     let mut rest = bytes;
     let mut int = || {
         let (head, tail) = rest.split_first_chunk::<4>()?;
@@ -133,16 +132,16 @@ fn of_binary(bytes: &[u8], key_type: KeyType, utf8: bool) -> Option<Vec<Slot>> {
     }
     let count = usize::try_from(int()?).ok().filter(|count| dimensions == 1 && *count <= MAX_ELEMENTS)?;
     int()?;
-    let mut slots = Vec::new();
+    let mut hashes = Vec::new();
     for _ in 0..count {
         let (length, tail) = rest.split_first_chunk::<4>()?;
         rest = tail;
         let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else { continue };
         let (value, tail) = rest.split_at_checked(length)?;
         rest = tail;
-        slots.push(Key::from_binary_column(value, element, utf8).ok()?.slot());
+        hashes.push(Key::from_binary_column(value, element, utf8).ok()?.hash());
     }
-    rest.is_empty().then_some(slots)
+    rest.is_empty().then_some(hashes)
 }
 
 #[cfg(test)]
@@ -151,12 +150,12 @@ mod tests {
 
     const BIGINT: KeyType = KeyType::Integer { width: 8 };
 
-    fn of(keys: &[i64]) -> Option<Vec<Slot>> {
-        Some(keys.iter().map(|key| Key::Integer(*key).slot()).collect())
+    fn of(keys: &[i64]) -> Option<Vec<u64>> {
+        Some(keys.iter().map(|key| Key::Integer(*key).hash()).collect())
     }
 
-    fn texts(keys: &[&str]) -> Option<Vec<Slot>> {
-        Some(keys.iter().map(|key| Key::Text(key.as_bytes()).slot()).collect())
+    fn texts(keys: &[&str]) -> Option<Vec<u64>> {
+        Some(keys.iter().map(|key| Key::Text(key.as_bytes()).hash()).collect())
     }
 
     #[test]
@@ -194,7 +193,7 @@ mod tests {
         }
         assert_eq!(of_text("{ż}", KeyType::Text, false), None);
         // Of a tag alone, whatever the elements are declared or cast to be.
-        let tagged = Some(vec![Key::Text(b"b").slot(), Key::Text(b"x").slot()]);
+        let tagged = Some(vec![Key::Text(b"b").hash(), Key::Text(b"x").hash()]);
         assert_eq!(of_text("{a{b},x}", KeyType::Tagged, true), None, "braces must be quoted");
         assert_eq!(of_text("{\"a{b}\",x}", KeyType::Tagged, true), tagged);
         for (cast, types) in
@@ -203,7 +202,7 @@ mod tests {
             let values: [Option<&[u8]>; 1] = [Some(b"{\"a{b}\",x}")];
             let bound = BoundParams { values: &values, formats: &[], types: &types };
             let value = KeyValue::Param { number: 1, cast: cast.map(str::to_owned) };
-            assert_eq!(slots(&value, KeyType::Tagged, Some(bound), true), tagged, "{cast:?} {types:?}");
+            assert_eq!(hashes(&value, KeyType::Tagged, Some(bound), true), tagged, "{cast:?} {types:?}");
         }
         assert_eq!(of_binary(&binary(25, &[Some(b"a{b}"), Some(b"x")]), KeyType::Tagged, true), tagged);
     }
@@ -246,7 +245,7 @@ mod tests {
         let value = |cast: Option<&str>| KeyValue::Param { number: 1, cast: cast.map(str::to_owned) };
         let read = |cast, types: &[u32], key_type| {
             let bound = BoundParams { values: &[Some(b"{1,2}")], formats: &[], types };
-            slots(&value(cast), key_type, Some(bound), true)
+            hashes(&value(cast), key_type, Some(bound), true)
         };
         assert_eq!(read(None, &[], BIGINT), of(&[1, 2]));
         assert_eq!(read(None, &[1007], BIGINT), of(&[1, 2]));
@@ -256,7 +255,7 @@ mod tests {
         assert_eq!(read(None, &[], KeyType::Text), texts(&["1", "2"]));
         assert_eq!(read(None, &[1016], KeyType::Text), None);
         let null = BoundParams { values: &[None], formats: &[], types: &[] };
-        assert_eq!(slots(&value(None), BIGINT, Some(null), true), of(&[]));
-        assert_eq!(slots(&value(None), BIGINT, None, true), None);
+        assert_eq!(hashes(&value(None), BIGINT, Some(null), true), of(&[]));
+        assert_eq!(hashes(&value(None), BIGINT, None, true), None);
     }
 }

@@ -6,6 +6,7 @@
 use super::relations::{self, Home};
 use super::{Own, PlanContext, ShardPlan, StatementFacts, Stop, TableRef, Why, refusal, write};
 use crate::shard::map::{KeyType, Table};
+use crate::shard::table_key::{KeyColumn, TableKey};
 use crate::sql::catalog::is_unexplained;
 use crate::sql::scatter::{Altered, columns};
 use crate::sql::touch::About;
@@ -257,26 +258,19 @@ fn place(table: &TableRef, what: &str, cx: &PlanContext<'_>) -> Result<Place, St
 /// The table and its key, if a text may give rows another key than they lie by.
 pub(super) fn rekeyed(text: &str, cx: &PlanContext<'_>) -> Option<(String, String)> {
     columns(text).into_iter().find_map(|column| {
-        let keys: Vec<(&str, KeyType)> = match relations::home(&column.table, cx.map) {
-            Home::Sharded { key, key_type } => vec![(key, key_type)],
+        let keys: Vec<&KeyColumn> = match relations::home(&column.table, cx.map) {
+            Home::Sharded { key } => key.columns().iter().collect(),
             Home::Reference => Vec::new(),
             // A partition or a parent of any of them.
-            Home::Unlisted => cx.map.tables.values().filter_map(key_of).collect(),
+            Home::Unlisted => cx.map.tables.values().filter_map(Table::key).flat_map(TableKey::columns).collect(),
         };
         let moves = |key_type: KeyType| match &column.altered {
             Altered::Cast(types) => types.iter().any(|name| !hashes_alike(name, key_type)),
             Altered::Computed | Altered::Renamed | Altered::Dropped => true,
         };
-        let found = keys.into_iter().find(|(key, key_type)| *key == column.name && moves(*key_type));
-        found.map(|(key, _)| (column.table.name.clone(), key.to_owned()))
+        let found = keys.into_iter().find(|key| key.name == column.name && moves(key.key_type));
+        found.map(|key| (column.table.name.clone(), key.name.clone()))
     })
-}
-
-fn key_of(table: &Table) -> Option<(&str, KeyType)> {
-    match table {
-        Table::Sharded { key, key_type } => Some((key, *key_type)),
-        Table::Reference => None,
-    }
 }
 
 /// Whether a key that is cast to this type hashes as it did.

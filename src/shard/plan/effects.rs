@@ -8,6 +8,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::shard::map::Table;
+use crate::shard::table_key::TableKey;
 use crate::sql::facts::Access;
 use crate::sql::touch::{Conflict, Dml};
 
@@ -129,16 +130,16 @@ pub(super) fn rows_are_checked(statement: &StatementFacts, cx: &PlanContext<'_>)
 pub(super) fn conflict_is_by_key(
     conflict: &Conflict,
     table: &TableRef,
-    key: &str,
+    key: &TableKey,
     cx: &PlanContext<'_>,
 ) -> Result<(), Error> {
     let is_in = |tables: &BTreeSet<(String, String)>| !tables.is_empty() && tables.contains(&relations::placed(table));
     let by_key = match conflict {
         Conflict::None => true,
-        Conflict::Columns(columns) => columns.iter().any(|column| column == key) && !is_in(&cx.distrust.loose_keys),
+        Conflict::Columns(columns) => key.missing_in(columns).is_none() && !is_in(&cx.distrust.loose_keys),
         Conflict::Any => !is_in(&cx.distrust.loose) && !is_in(&cx.distrust.loose_keys),
     };
-    if by_key { Ok(()) } else { Err(refusal::conflict_not_by_key(&table.name, key)) }
+    if by_key { Ok(()) } else { Err(refusal::conflict_not_by_key(&table.name, &key.quoted())) }
 }
 
 /// Whether it locks no row of a reference table, of which each shard has one.

@@ -68,22 +68,45 @@ impl Filtered<'_> {
     /// At least one table of it is sharded.
     pub(super) fn plan(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
         let chosen = chosen(cx, Some(relations))?;
-        let Some(given) = self.key_given(cx)? else {
+        let given = self.key_given(cx)?;
+        if given.is_empty() {
             return match chosen {
                 Some(chosen) => self.plan_chosen(chosen, cx),
                 None => self.plan_by_key(relations, cx),
             };
-        };
+        }
         // The key that rows are given must be on the shard where their keys say that they are: it is one more that they have.
         let mut equalities = self.equalities.to_vec();
-        equalities.push(given);
+        equalities.extend(given);
         let whole = Filtered { equalities: &equalities, ..*self };
-        match chosen {
-            Some(chosen) => whole.plan_chosen(chosen, cx),
-            None => match self.plan_one_shard(relations, cx).and_then(|_| whole.plan_moved(relations, cx)) {
+        match (chosen, self.target().map(|target| (target, relations::home(target, cx.map)))) {
+            // What is given of a key of several columns says nothing of the shard without the others.
+            (Some(_), Some((target, Home::Sharded { key }))) if key.width() > 1 => {
+                Err(refusal::key_assigned(&target.name, &key.quoted()).into())
+            }
+            (Some(chosen), _) => whole.plan_chosen(chosen, cx),
+            (None, _) => match self.plan_given(&whole, relations, cx) {
                 Err(Stop::Untied(refusal)) => levels::plan(self.statement, cx)?.ok_or(Stop::Untied(refusal)),
                 planned => planned,
             },
+        }
+    }
+
+    /// Plans it by its conditions and, as `whole`, by the key that its rows are given as well: both must be on one shard.
+    fn plan_given(&self, whole: &Self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+        let before = self.plan_one_shard(relations, cx)?;
+        let after = whole.plan_moved(relations, cx)?;
+        match (&before, &after, self.target()) {
+            (ShardPlan::Single { shard, .. }, ShardPlan::Single { shard: other, .. }, Some(target))
+                if shard != other =>
+            {
+                let key = match relations::home(target, cx.map) {
+                    Home::Sharded { key } => key.quoted(),
+                    Home::Reference | Home::Unlisted => String::new(),
+                };
+                Err(Stop::Untied(refusal::key_assigned(&target.name, &key)))
+            }
+            _ => Ok(after),
         }
     }
 
@@ -93,32 +116,38 @@ impl Filtered<'_> {
             self.plan_one_shard(relations, cx),
             self.target().map(|target| (target, relations::home(target, cx.map))),
         ) {
-            (Err(Stop::Untied(_)), Some((target, Home::Sharded { key, .. }))) => {
-                Err(Stop::Untied(refusal::key_assigned(&target.name, key)))
+            (Err(Stop::Untied(_)), Some((target, Home::Sharded { key }))) => {
+                Err(Stop::Untied(refusal::key_assigned(&target.name, &key.quoted())))
             }
             (planned, _) => planned,
         }
     }
 
-    /// The key that an UPDATE gives all of its rows, as a condition.
+    /// The columns of the key that an UPDATE gives all of its rows, as conditions; none if it leaves the key as it is.
     ///
     /// # Errors
     /// It gives them another than can be read here.
-    fn key_given(&self, cx: &PlanContext<'_>) -> Result<Option<(ColumnRef, KeyValue)>, Stop> {
-        let Some(target) = self.target() else { return Ok(None) };
-        let Home::Sharded { key, .. } = relations::home(target, cx.map) else { return Ok(None) };
-        if !self.assigned.iter().any(|column| column == key) {
-            return Ok(None);
+    fn key_given(&self, cx: &PlanContext<'_>) -> Result<Vec<(ColumnRef, KeyValue)>, Stop> {
+        let Some(target) = self.target() else { return Ok(Vec::new()) };
+        let Home::Sharded { key } = relations::home(target, cx.map) else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for name in key.names().filter(|name| self.assigned.iter().any(|column| column == name)) {
+            all.push(self.column_given(target, name, cx)?);
         }
-        let refusal = || Stop::Refuse(refusal::key_assigned(&target.name, key));
-        let mut values = self.statement.touch.given.iter().filter(|(column, _)| column == key);
+        Ok(all)
+    }
+
+    fn column_given(&self, target: &TableRef, name: &str, cx: &PlanContext<'_>) -> Result<(ColumnRef, KeyValue), Stop> {
+        let refusal = || Stop::Refuse(refusal::key_assigned(&target.name, name));
+        let mut values = self.statement.touch.given.iter().filter(|(column, _)| column == name);
         let (Some((_, value)), None) = (values.next(), values.next()) else { return Err(refusal()) };
-        let column = proof::qualified(&ColumnRef { qualifier: Vec::new(), column: key.to_owned() }, target);
+        let column = proof::qualified(&ColumnRef { qualifier: Vec::new(), column: name.to_owned() }, target);
         let given = (column, value.clone());
-        match proof::keys(self.top, std::slice::from_ref(&given), &self.statement.repeated, cx).next() {
+        let read = proof::keys(self.top, std::slice::from_ref(&given), &self.statement.repeated, cx).next();
+        match read.map(|compared| compared.key) {
             // Its column may cut a space.
             Some(Ok(key)) if key.ends_in_space() => Err(refusal()),
-            Some(Ok(_)) => Ok(Some(given.clone())),
+            Some(Ok(_)) => Ok(given.clone()),
             Some(Err(KeyError::Unbound(number))) => Err(Stop::Unbound(number)),
             Some(Err(_)) | None => Err(refusal()),
         }
@@ -143,19 +172,11 @@ impl Filtered<'_> {
         let merged: Vec<(ColumnRef, &KeyValue)> = merged.collect();
         let all = equal.chain(listed).chain(merged.iter().map(|(column, value)| (column, *value)));
         let all: Vec<(ColumnRef, KeyValue)> = all.map(|(column, value)| (column.clone(), value.clone())).collect();
-        let inner = touch.inner.iter().flat_map(|(tables, equal)| proof::keys(tables, equal, repeated, cx));
-        for key in proof::keys(self.top, &all, repeated, cx).chain(inner) {
-            match key {
-                Ok(key) => chosen.check(key.slot(), cx.map)?,
-                Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
-                // It proves nothing, and nothing needs proof.
-                Err(
-                    KeyError::Null
-                    | KeyError::Default
-                    | KeyError::NotConstant(_)
-                    | KeyError::Undecided(_)
-                    | KeyError::Invalid(_),
-                ) => {}
+        let inner = touch.inner.iter().map(|(tables, equal)| (tables.as_slice(), equal.as_slice()));
+        for (tables, equal) in std::iter::once((self.top, all.as_slice())).chain(inner) {
+            let slots = proof::spoken_of(tables, equal, repeated, cx)?;
+            for slot in slots.ok_or_else(refusal::very_many_keys)? {
+                chosen.check(slot, cx.map)?;
             }
         }
         Ok(chosen.plan())
@@ -226,8 +247,10 @@ impl Filtered<'_> {
         match proof::slot(self.top, self.equalities, repeated, cx) {
             Ok(slot) => Ok(ShardPlan::single(cx.map.owner(slot), Why::Key(slot))),
             Err(Stop::Untied(refusal)) if self.verb != Verb::Select => {
-                let listed = proof::listed(self.top, &self.statement.touch.lists, repeated, cx)?;
-                listed.map(|(shard, count)| ShardPlan::single(shard, Why::Keys(count))).ok_or(Stop::Untied(refusal))
+                let touch = &self.statement.touch;
+                let listed = proof::Listed { lists: &touch.lists, rows: &touch.row_lists };
+                let found = proof::listed(self.top, self.equalities, &listed, repeated, cx)?;
+                found.map(|(shard, count)| ShardPlan::single(shard, Why::Keys(count))).ok_or(Stop::Untied(refusal))
             }
             Err(stop) => Err(stop),
         }

@@ -1,6 +1,6 @@
 //! INSERT ... VALUES: where the keys of its rows send it.
 
-use super::params::Params;
+use super::params::Families;
 use super::relations::{self, Home, Relations};
 use super::{
     Chosen, PlanContext, ShardPlan, StatementFacts, Stop, TableRef, Why, believe, chosen, effects, levels, refusal,
@@ -9,7 +9,7 @@ use super::{
 use crate::error::{Error, SqlState};
 use crate::id::{ShardIndex, Slot};
 use crate::shard::key::{Key, KeyError};
-use crate::shard::map::KeyType;
+use crate::shard::table_key::{KeyColumn, TableKey, slot_of_columns};
 use crate::sql::facts::{KeyValue, ParamUse};
 use crate::sql::touch::Conflict;
 
@@ -47,10 +47,10 @@ impl Insert<'_> {
             return Err(refusal::insert_reads_others(&target.name).into());
         }
         match home {
-            Home::Sharded { key, key_type } => {
+            Home::Sharded { key } => {
                 believe(target, cx)?;
                 effects::conflict_is_by_key(self.conflict, target, key, cx)?;
-                self.plan_rows(target, key, key_type, chosen, cx)
+                self.plan_rows(target, key, chosen, cx)
             }
             Home::Reference => match chosen {
                 Some(chosen) => Ok(chosen.plan()),
@@ -81,32 +81,22 @@ impl Insert<'_> {
     fn plan_rows(
         &self,
         target: &TableRef,
-        key: &str,
-        key_type: KeyType,
+        key: &TableKey,
         chosen: Option<Chosen>,
         cx: &PlanContext<'_>,
     ) -> Result<ShardPlan, Stop> {
         let table = target.name.as_str();
-        if self.assigned.iter().any(|column| column == key) {
-            return Err(refusal::key_assigned(table, key).into());
+        if let Some(name) = key.names().find(|name| self.assigned.iter().any(|column| column == name)) {
+            return Err(refusal::key_assigned(table, name).into());
         }
-        let columns =
-            relations::columns(self.columns, target, cx).ok_or_else(|| refusal::no_column_list(table, key))?;
-        let place = columns.iter().position(|column| column == key).ok_or_else(|| refusal::no_key_given(table, key))?;
-        let params = Params::of(self.repeated, self.rows.iter().filter_map(|row| row.get(place)));
+        let places = self.places(target, key, cx)?;
+        let each =
+            self.rows.iter().flat_map(|row| places.iter().filter_map(|(c, at)| Some((c.key_type, row.get(*at)?))));
+        let params = Families::of(self.repeated, each);
         let mut found: Option<(Slot, ShardIndex)> = None;
         let mut shards = Vec::with_capacity(self.rows.len());
         for row in self.rows {
-            let value = row.get(place).ok_or_else(|| refusal::key_by_default(table, key))?;
-            let decided = params.check(value, key_type, cx.bound);
-            let read = decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8));
-            let key_value = match read {
-                Ok(read) if read.ends_in_space() => return Err(refusal::trailing_space(table, key).into()),
-                Ok(key_value) => key_value,
-                Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
-                Err(error) => return Err(refusal::bad_key(table, key, error).into()),
-            };
-            let slot = key_value.slot();
+            let slot = slot_of_row(table, row, &places, &params, cx)?;
             let shard = cx.map.owner(slot);
             if let Some(chosen) = chosen {
                 chosen.check(slot, cx.map)?;
@@ -114,7 +104,7 @@ impl Insert<'_> {
             found.get_or_insert((slot, shard));
             shards.push(shard);
         }
-        let (slot, shard) = found.ok_or_else(|| refusal::no_key_given(table, key))?;
+        let (slot, shard) = found.ok_or_else(|| refusal::no_key_given(table, &key.quoted()))?;
         if let Some(other) = shards.iter().find(|other| **other != shard) {
             let disagree = refusal::rows_disagree(table, cx.map.name(shard), cx.map.name(*other));
             return write::insert(&shards, key, disagree, cx);
@@ -122,4 +112,43 @@ impl Insert<'_> {
         let why = if self.rows.len() == 1 { Why::Key(slot) } else { Why::Rows(self.rows.len()) };
         Ok(ShardPlan::single(shard, why))
     }
+
+    /// The columns of the key, each with its place among the values of a row.
+    fn places<'k>(
+        &self,
+        target: &TableRef,
+        key: &'k TableKey,
+        cx: &PlanContext<'_>,
+    ) -> Result<Vec<(&'k KeyColumn, usize)>, Stop> {
+        let table = target.name.as_str();
+        let columns = relations::columns(self.columns, target, cx)
+            .ok_or_else(|| refusal::no_column_list(table, &key.quoted()))?;
+        let place = |of: &'k KeyColumn| {
+            let place = columns.iter().position(|column| *column == of.name);
+            place.map(|place| (of, place)).ok_or_else(|| Stop::from(refusal::no_key_given(table, &of.name)))
+        };
+        key.columns().iter().map(place).collect()
+    }
+}
+
+/// The slot of a row, whose key stands at these places.
+fn slot_of_row(
+    table: &str,
+    row: &[KeyValue],
+    places: &[(&KeyColumn, usize)],
+    params: &Families,
+    cx: &PlanContext<'_>,
+) -> Result<Slot, Stop> {
+    let mut hashes = Vec::with_capacity(places.len());
+    for (KeyColumn { name, key_type }, place) in places {
+        let value = row.get(*place).ok_or_else(|| refusal::key_by_default(table, name))?;
+        let decided = params.check(value, *key_type, cx.bound);
+        match decided.and_then(|()| Key::from_value(value, *key_type, cx.bound, cx.utf8)) {
+            Ok(read) if read.ends_in_space() => return Err(refusal::trailing_space(table, name).into()),
+            Ok(read) => hashes.push(read.hash()),
+            Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
+            Err(error) => return Err(refusal::bad_key(table, name, error).into()),
+        }
+    }
+    Ok(slot_of_columns(hashes))
 }

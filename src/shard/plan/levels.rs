@@ -12,13 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::params::Params;
 use super::relations::{self, Home};
+use super::tuples::Tuples;
 use super::{PlanContext, ShardPlan, StatementFacts, Stop, TableRef, Why, believe, effects, refusal};
 use crate::id::{ShardIndex, Slot};
 use crate::shard::key::{EXPRESSION, Key, KeyError, array};
 use crate::shard::map::KeyType;
+use crate::shard::table_key::{KeyColumn, TableKey};
 use crate::sql::facts::{ColumnRef, KeyValue};
 use crate::sql::levels::{Items, Level, Levels, Operand, Source, Using, Write};
-use names::{At, Leaf, Leaves, Names};
+use names::{At, KeyPart, Leaf, Leaves, Names};
 
 /// Where a table's rows are that matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,36 @@ enum Settled {
     On(ShardIndex),
     /// Where this parameter says, which is not bound yet.
     Unbound(u16),
+}
+
+/// What a column of a key has in the rows that matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fact {
+    /// Nothing: it would have to be equal to NULL.
+    Nothing,
+    /// One of the values with these hashes.
+    OneOf(BTreeSet<u64>),
+    /// What this parameter says, which is not bound yet.
+    Unbound(u16),
+}
+
+impl Fact {
+    fn hash(hash: u64) -> Self {
+        Self::OneOf(BTreeSet::from([hash]))
+    }
+
+    /// What this or the other says.
+    fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, other) | (other, Self::Nothing) => other,
+            (Self::OneOf(mut a), Self::OneOf(b)) => {
+                a.extend(b);
+                Self::OneOf(a)
+            }
+            // It shows when it is bound.
+            (Self::Unbound(number), _) | (_, Self::Unbound(number)) => Self::Unbound(number),
+        }
+    }
 }
 
 /// Plans a statement whose sharded tables are all settled on one shard; none if they are not.
@@ -70,7 +102,8 @@ struct Proof<'a> {
     /// By family of keys.
     params: Vec<(KeyType, Params)>,
     statement: &'a StatementFacts,
-    settled: BTreeMap<At, Settled>,
+    /// What is known of the columns of keys.
+    facts: BTreeMap<KeyPart, Fact>,
     /// Where rows belong that MERGE inserts and UPDATE moves.
     given: Vec<Settled>,
     /// The slots of the constants by which tables are settled.
@@ -78,7 +111,7 @@ struct Proof<'a> {
     /// A text key ends in a space, which the column of another table may cut.
     spaced: bool,
     /// Why a key cannot be read, and whose it is.
-    failed: Option<(At, KeyError)>,
+    failed: Option<(KeyPart, KeyError)>,
 }
 
 impl<'a> Proof<'a> {
@@ -89,7 +122,7 @@ impl<'a> Proof<'a> {
             cx,
             params: Vec::new(),
             statement,
-            settled: BTreeMap::new(),
+            facts: BTreeMap::new(),
             given: Vec::new(),
             slots: BTreeSet::new(),
             spaced: false,
@@ -122,21 +155,24 @@ impl<'a> Proof<'a> {
                     add(key_type, values.iter().collect());
                 }
             }
-            let Some((key, key_type)) = self.names.key((number, 0)) else { continue };
-            match &level.write {
-                Some(Write::Update(given)) => {
-                    add(key_type, given.iter().filter(|(name, _)| name == key).map(|(_, value)| value).collect());
+            let Some(key) = self.names.key((number, 0)) else { continue };
+            for KeyColumn { name: key, key_type } in key.columns() {
+                match &level.write {
+                    Some(Write::Update(given)) => {
+                        add(*key_type, given.iter().filter(|(name, _)| name == key).map(|(_, value)| value).collect());
+                    }
+                    Some(Write::Insert { columns, rows: Some(rows), .. }) => {
+                        let place = self.place(columns.as_deref(), (number, 0), key);
+                        let leaves = place.and_then(|p| self.names.leaves_of(*rows, p));
+                        let values =
+                            leaves.into_iter().flat_map(|leaves| leaves.leaves).filter_map(|leaf| match leaf {
+                                Leaf::Value(value) => Some(value),
+                                Leaf::Key(_) => None,
+                            });
+                        add(*key_type, values.collect());
+                    }
+                    Some(Write::Insert { .. } | Write::Delete | Write::Merge { .. }) | None => {}
                 }
-                Some(Write::Insert { columns, rows: Some(rows), .. }) => {
-                    let leaves =
-                        self.place(columns.as_deref(), (number, 0)).and_then(|p| self.names.leaves_of(*rows, p));
-                    let values = leaves.into_iter().flat_map(|leaves| leaves.leaves).filter_map(|leaf| match leaf {
-                        Leaf::Value(value) => Some(value),
-                        Leaf::Key(_) => None,
-                    });
-                    add(key_type, values.collect());
-                }
-                Some(Write::Insert { .. } | Write::Delete | Write::Merge { .. }) | None => {}
             }
         }
         keys.into_iter()
@@ -160,7 +196,7 @@ impl<'a> Proof<'a> {
     /// The type of the key that a column is.
     fn key_type(&self, level: usize, sees: &Items, column: &ColumnRef) -> Option<KeyType> {
         let at = *self.names.resolve(level, sees, column)?.first()?;
-        self.names.key(at).filter(|(key, _)| *key == column.column).map(|(_, key_type)| key_type)
+        self.names.key_part(at, &column.column).and_then(|part| self.names.part_type(part))
     }
 
     /// Whether no reference table is written, which would reach one of its copies.
@@ -175,25 +211,27 @@ impl<'a> Proof<'a> {
         Ok(())
     }
 
-    /// Looks at all conditions once; whether a table was settled by one.
+    /// Looks at all conditions once; whether something was found out of a key by one.
     fn round(&mut self) -> Result<bool, Stop> {
-        let before = self.settled.len();
+        let before = self.facts.len();
         for (number, level) in self.names.levels.levels.iter().enumerate() {
             for condition in &level.conditions {
                 let Some(found) = self.names.resolve(number, &condition.sees, &condition.column) else { continue };
                 for at in found {
-                    let Some(key_type) = self.open(at, number, &condition.binds, &condition.column.column) else {
+                    let Some((part, key_type)) = self.open(at, number, &condition.binds, &condition.column.column)
+                    else {
                         continue;
                     };
-                    let settled = match &condition.equals {
-                        Operand::Values(values) => self.by_values(at, values.iter(), key_type),
+                    let fact = match &condition.equals {
+                        Operand::Values(values) => self.by_values(part, values.iter(), key_type),
                         Operand::Array(array) => self.by_array(array, key_type),
-                        Operand::Column(column) => self.by_column(at, number, &condition.sees, column, key_type),
-                        Operand::Query(query) => {
-                            self.names.leaves_of(*query, 0).and_then(|leaves| self.by_leaves(at, &leaves, key_type))
-                        }
+                        Operand::Column(column) => self.by_column(part, number, &condition.sees, column, key_type),
+                        Operand::Query(query, place) => self
+                            .names
+                            .leaves_of(*query, *place)
+                            .and_then(|leaves| self.by_leaves(part, &leaves, key_type)),
                     };
-                    self.settled.extend(settled.map(|settled| (at, settled)));
+                    self.learn(part, fact);
                 }
             }
             for using in &level.merged {
@@ -203,42 +241,66 @@ impl<'a> Proof<'a> {
                 self.insert(number, level)?;
             }
         }
-        Ok(self.settled.len() > before)
+        Ok(self.facts.len() > before)
     }
 
-    /// The type of the key of a table, if that is the column, the condition binds its rows, and it is not settled yet.
-    fn open(&self, at: At, level: usize, binds: &Items, column: &str) -> Option<KeyType> {
-        let (key, key_type) = self.names.key(at)?;
-        let bound = at.0 == level && binds.contains(&at.1) && key == column;
-        (bound && !self.settled.contains_key(&at)).then_some(key_type)
+    /// Takes in what is known of a column. Of a key of one column it is only of use if one shard owns all of it.
+    fn learn(&mut self, part: KeyPart, fact: Option<Fact>) {
+        let Some(fact) = fact else { return };
+        let alone = self.names.key(part.0).is_none_or(|key| key.width() == 1);
+        if !alone || self.lies(&[fact.clone()]).is_some() {
+            self.facts.insert(part, fact);
+        }
     }
 
-    /// By constants, of which its key is equal to one.
+    /// Where the keys are whose columns have these facts; none if they are on several shards, or very many.
+    fn lies(&self, facts: &[Fact]) -> Option<Settled> {
+        if facts.contains(&Fact::Nothing) {
+            return Some(Settled::Nowhere);
+        }
+        if let Some(number) = facts.iter().find_map(Fact::unbound) {
+            return Some(Settled::Unbound(number));
+        }
+        let slots = slots_of(facts)?;
+        let mut owners = slots.iter().map(|slot| self.cx.map.owner(*slot));
+        let Some(first) = owners.next() else { return Some(Settled::Nowhere) };
+        owners.all(|owner| owner == first).then_some(Settled::On(first))
+    }
+
+    /// The column of a key and its type, if it is one, the condition binds its table's rows, and nothing is known of it yet.
+    fn open(&self, at: At, level: usize, binds: &Items, column: &str) -> Option<(KeyPart, KeyType)> {
+        let part = self.names.key_part(at, column)?;
+        let bound = at.0 == level && binds.contains(&at.1);
+        let key_type = self.names.part_type(part)?;
+        (bound && !self.facts.contains_key(&part)).then_some((part, key_type))
+    }
+
+    /// By constants, of which it is equal to one.
     fn by_values<'v>(
         &mut self,
-        at: At,
+        part: KeyPart,
         values: impl ExactSizeIterator<Item = &'v KeyValue>,
         key_type: KeyType,
-    ) -> Option<Settled> {
+    ) -> Option<Fact> {
         let alone = values.len() == 1;
-        let mut whole = Settled::Nowhere;
+        let mut whole = Fact::Nothing;
         for value in values {
-            let settled = match self.read(value, key_type) {
-                Ok(slot) => Settled::On(self.cx.map.owner(slot)),
-                Err(KeyError::Unbound(number)) => Settled::Unbound(number),
+            let fact = match self.read(value, key_type) {
+                Ok(hash) => Fact::hash(hash),
+                Err(KeyError::Unbound(number)) => Fact::Unbound(number),
                 // No row is equal to it. (A NULL that is written may be taken for IS NULL, and one of a list may give it its type.)
-                Err(KeyError::Null) if alone && matches!(value, KeyValue::Param { .. }) => Settled::Nowhere,
+                Err(KeyError::Null) if alone && matches!(value, KeyValue::Param { .. }) => Fact::Nothing,
                 Err(error) => {
-                    self.failed.get_or_insert((at, error));
+                    self.failed.get_or_insert((part, error));
                     return None;
                 }
             };
-            whole = join(whole, settled)?;
+            whole = whole.or(fact);
         }
         Some(whole)
     }
 
-    fn read(&mut self, value: &KeyValue, key_type: KeyType) -> Result<Slot, KeyError> {
+    fn read(&mut self, value: &KeyValue, key_type: KeyType) -> Result<u64, KeyError> {
         if let Some((_, params)) = self.params.iter().find(|(family, _)| family.reads_as(key_type)) {
             params.check(value, key_type, self.cx.bound)?;
         } else {
@@ -246,61 +308,56 @@ impl<'a> Proof<'a> {
         }
         let key = Key::from_value(value, key_type, self.cx.bound, self.cx.utf8)?;
         self.spaced |= key.ends_in_space();
-        self.slots.insert(key.slot());
-        Ok(key.slot())
+        Ok(key.hash())
     }
 
-    fn by_array(&mut self, array: &KeyValue, key_type: KeyType) -> Option<Settled> {
+    fn by_array(&mut self, array: &KeyValue, key_type: KeyType) -> Option<Fact> {
         if let KeyValue::Param { number, .. } = array {
-            let Some(bound) = self.cx.bound else { return Some(Settled::Unbound(*number)) };
+            let Some(bound) = self.cx.bound else { return Some(Fact::Unbound(*number)) };
             // Its type is that of the use which the server comes to first.
             if bound.declared(*number).is_none() && self.statement.repeated.iter().any(|used| used.number == *number) {
                 return None;
             }
         }
-        let slots = array::slots(array, key_type, self.cx.bound, self.cx.utf8)?;
-        let whole = slots
-            .iter()
-            .try_fold(Settled::Nowhere, |whole, slot| join(whole, Settled::On(self.cx.map.owner(*slot))))?;
-        self.slots.extend(slots);
+        let hashes = array::hashes(array, key_type, self.cx.bound, self.cx.utf8)?;
         // It may hold keys that end in one.
         self.spaced |= key_type.is_text();
-        Some(whole)
+        Some(if hashes.is_empty() { Fact::Nothing } else { Fact::OneOf(hashes.into_iter().collect()) })
     }
 
     fn by_column(
         &mut self,
-        at: At,
+        part: KeyPart,
         level: usize,
         sees: &Items,
         column: &ColumnRef,
         key_type: KeyType,
-    ) -> Option<Settled> {
+    ) -> Option<Fact> {
         // One of several that a join has made one: they are equal.
         let found = self.names.resolve(level, sees, column)?;
         found.into_iter().find_map(|other| {
             let leaves = self.names.leaves(other, &column.column)?;
-            self.by_leaves(at, &leaves, key_type)
+            self.by_leaves(part, &leaves, key_type)
         })
     }
 
-    /// By what its key is equal to one of.
-    fn by_leaves(&mut self, at: At, leaves: &Leaves<'a>, key_type: KeyType) -> Option<Settled> {
-        let mut whole = Settled::Nowhere;
+    /// By what it is equal to one of.
+    fn by_leaves(&mut self, part: KeyPart, leaves: &Leaves<'a>, key_type: KeyType) -> Option<Fact> {
+        let mut whole = Fact::Nothing;
         for leaf in &leaves.leaves {
-            let settled = match leaf {
+            let fact = match leaf {
                 Leaf::Key(other) => {
-                    let (_, other_type) = self.names.key(*other)?;
-                    // What is not settled yet says nothing; a table's own key least.
-                    self.settled.get(other).filter(|_| *other != at && other_type.same_family(key_type))?.clone()
+                    let other_type = self.names.part_type(*other)?;
+                    // Of what nothing is known yet it says nothing; a column of itself least.
+                    self.facts.get(other).filter(|_| *other != part && other_type.same_family(key_type))?.clone()
                 }
                 Leaf::Value(value) => match self.read(value, key_type) {
-                    Ok(slot) => Settled::On(self.cx.map.owner(slot)),
-                    Err(KeyError::Unbound(number)) => Settled::Unbound(number),
+                    Ok(hash) => Fact::hash(hash),
+                    Err(KeyError::Unbound(number)) => Fact::Unbound(number),
                     Err(_) => return None,
                 },
             };
-            whole = join(whole, settled)?;
+            whole = whole.or(fact);
         }
         (!leaves.leaves.is_empty()).then_some(whole)
     }
@@ -314,12 +371,12 @@ impl<'a> Proof<'a> {
                 continue;
             };
             for at in found {
-                let Some(key_type) = self.open(at, level, &using.binds, &using.name) else { continue };
-                let settled = others.iter().find_map(|other| {
+                let Some((part, key_type)) = self.open(at, level, &using.binds, &using.name) else { continue };
+                let fact = others.iter().find_map(|other| {
                     let leaves = self.names.leaves(*other, &using.name)?;
-                    self.by_leaves(at, &leaves, key_type)
+                    self.by_leaves(part, &leaves, key_type)
                 });
-                self.settled.extend(settled.map(|settled| (at, settled)));
+                self.learn(part, fact);
             }
         }
     }
@@ -330,149 +387,172 @@ impl<'a> Proof<'a> {
         (!found.is_empty()).then_some(found)
     }
 
-    /// The place of the key among the values of an INSERT.
-    fn place(&self, columns: Option<&[String]>, target: At) -> Option<usize> {
-        let (key, _) = self.names.key(target)?;
+    /// The place of a column of the key among the values of an INSERT.
+    fn place(&self, columns: Option<&[String]>, target: At, name: &str) -> Option<usize> {
         let Source::Table(table) = &self.names.item(target)?.source else { return None };
-        relations::columns(columns, table, self.cx)?.iter().position(|column| column == key)
+        relations::columns(columns, table, self.cx)?.iter().position(|column| column == name)
     }
 
     fn insert(&mut self, number: usize, level: &'a Level) -> Result<(), Stop> {
         let at = (number, 0);
         let Some(Write::Insert { columns, rows, conflict, changed }) = &level.write else { return Ok(()) };
-        let (Some(table), Some((key, key_type)), false) =
-            (target(level), self.names.key(at), self.settled.contains_key(&at))
+        let (Some(table), Some(key), false) = (target(level), self.names.key(at), self.facts.contains_key(&(at, 0)))
         else {
             return Ok(());
         };
-        if changed.iter().any(|column| column == key) {
-            return Err(refusal::key_assigned(&table.name, key).into());
+        if let Some(name) = key.names().find(|name| changed.iter().any(|column| column == name)) {
+            return Err(refusal::key_assigned(&table.name, name).into());
         }
         effects::conflict_is_by_key(conflict, table, key, self.cx)?;
-        let Some(place) = self.place(columns.as_deref(), at) else {
-            let refusal = if columns.is_none() {
-                refusal::no_column_list(&table.name, key)
-            } else {
-                refusal::no_key_given(&table.name, key)
+        let mut facts = Vec::with_capacity(key.width());
+        for (place, KeyColumn { name, key_type }) in key.columns().iter().enumerate() {
+            let Some(among) = self.place(columns.as_deref(), at, name) else {
+                let refusal = if columns.is_none() {
+                    refusal::no_column_list(&table.name, name)
+                } else {
+                    refusal::no_key_given(&table.name, name)
+                };
+                return Err(refusal.into());
             };
-            return Err(refusal.into());
-        };
-        let rows = rows.ok_or_else(|| refusal::no_key_given(&table.name, key))?;
-        if let Some(leaves) = self.names.leaves_of(rows, place) {
-            let settled = self.stored(at, table, &leaves, key_type)?;
-            self.settled.extend(settled.map(|settled| (at, settled)));
+            let rows = rows.ok_or_else(|| refusal::no_key_given(&table.name, name))?;
+            let leaves = self.names.leaves_of(rows, among);
+            facts.push(leaves.and_then(|leaves| self.stored((at, place), &leaves, *key_type)));
         }
+        let Some(facts) = facts.into_iter().collect::<Option<Vec<Fact>>>() else { return Ok(()) };
+        if self.lies(&facts).is_none() {
+            return Err(refusal::rows_differ(&table.name).into());
+        }
+        self.facts.extend(facts.into_iter().enumerate().map(|(place, fact)| ((at, place), fact)));
         Ok(())
     }
 
-    /// Where a row belongs whose key comes from there.
-    fn stored(
-        &mut self,
-        at: At,
-        table: &TableRef,
-        leaves: &Leaves<'a>,
-        key_type: KeyType,
-    ) -> Result<Option<Settled>, Stop> {
+    /// What a column of a key gets that comes from there; none if that is not known.
+    fn stored(&mut self, part: KeyPart, leaves: &Leaves<'a>, key_type: KeyType) -> Option<Fact> {
         let mut whole = None;
         for leaf in &leaves.leaves {
-            let settled = match leaf {
+            let fact = match leaf {
                 // NULL is nowhere at home.
-                Leaf::Key(_) if leaves.nullable => None,
-                Leaf::Key(other) => self
-                    .names
-                    .key(*other)
-                    .filter(|(_, other_type)| other_type.same_family(key_type))
-                    .and_then(|_| self.settled.get(other).cloned()),
+                Leaf::Key(_) if leaves.nullable => return None,
+                Leaf::Key(other) => {
+                    self.names.part_type(*other).filter(|other_type| other_type.same_family(key_type))?;
+                    self.facts.get(other)?.clone()
+                }
                 Leaf::Value(value) => match self.read(value, key_type) {
-                    Ok(slot) => Some(Settled::On(self.cx.map.owner(slot))),
-                    Err(KeyError::Unbound(parameter)) => Some(Settled::Unbound(parameter)),
+                    Ok(hash) => Fact::hash(hash),
+                    Err(KeyError::Unbound(parameter)) => Fact::Unbound(parameter),
                     Err(error) => {
-                        self.failed.get_or_insert((at, error));
-                        None
+                        self.failed.get_or_insert((part, error));
+                        return None;
                     }
                 },
             };
-            let Some(settled) = settled else { return Ok(None) };
-            whole = match whole {
-                None => Some(settled),
-                Some(whole) => match join(whole, settled) {
-                    Some(both) => Some(both),
-                    None => return Err(refusal::rows_differ(&table.name).into()),
-                },
-            };
+            whole = Some(match whole {
+                None => fact,
+                Some(whole) => fact.or(whole),
+            });
         }
-        Ok(whole)
+        whole
     }
 
     /// What UPDATE and MERGE give the keys of their targets.
     fn given(&mut self) -> Result<(), Stop> {
         for (number, level) in self.names.levels.levels.iter().enumerate() {
             let at = (number, 0);
-            let (Some(table), Some((key, key_type))) = (target(level), self.names.key(at)) else { continue };
+            let (Some(table), Some(key)) = (target(level), self.names.key(at)) else { continue };
             match &level.write {
-                Some(Write::Update(given)) => {
-                    for (_, value) in given.iter().filter(|(column, _)| column == key) {
-                        match self.read(value, key_type) {
-                            Ok(slot) => self.given.push(Settled::On(self.cx.map.owner(slot))),
-                            Err(KeyError::Unbound(parameter)) => self.given.push(Settled::Unbound(parameter)),
-                            Err(_) => return Err(refusal::key_assigned(&table.name, key).into()),
-                        }
-                        self.spaces(table, key, key_type)?;
-                    }
-                }
+                Some(Write::Update(given)) => self.moved(at, table, key, given)?,
                 Some(Write::Merge { inserts, changed }) => {
-                    if changed.iter().any(|column| column == key) {
-                        return Err(refusal::key_assigned(&table.name, key).into());
+                    if let Some(name) = key.names().find(|name| changed.iter().any(|column| column == name)) {
+                        return Err(refusal::key_assigned(&table.name, name).into());
                     }
                     for (columns, values) in inserts {
-                        let place = self.place(columns.as_deref(), at);
-                        let value = place.and_then(|place| values.get(place));
-                        // There is no row of the target: its names are not seen.
-                        let sees = 1..level.items.len();
-                        let leaves = value.and_then(|value| self.names.leaves_of_value(number, &sees, value));
-                        let settled = match leaves {
-                            Some(leaves) => self.stored(at, table, &leaves, key_type)?,
-                            None => None,
-                        };
-                        self.given.push(settled.ok_or_else(|| refusal::no_key_given(&table.name, key))?);
-                        self.spaces(table, key, key_type)?;
+                        let mut facts = Vec::with_capacity(key.width());
+                        for (place, KeyColumn { name, key_type }) in key.columns().iter().enumerate() {
+                            let among = self.place(columns.as_deref(), at, name);
+                            let value = among.and_then(|among| values.get(among));
+                            // There is no row of the target: its names are not seen.
+                            let sees = 1..level.items.len();
+                            let leaves = value.and_then(|value| self.names.leaves_of_value(number, &sees, value));
+                            let fact = leaves.and_then(|leaves| self.stored((at, place), &leaves, *key_type));
+                            facts.push(fact.ok_or_else(|| refusal::no_key_given(&table.name, name))?);
+                        }
+                        let settled = self.lies(&facts).ok_or_else(|| refusal::rows_differ(&table.name))?;
+                        self.given.push(settled);
+                        self.spaces(table, key)?;
                     }
                 }
-                Some(Write::Insert { .. }) => self.spaces(table, key, key_type)?,
+                Some(Write::Insert { .. }) => self.spaces(table, key)?,
                 Some(Write::Delete) | None => {}
             }
         }
         Ok(())
     }
 
-    /// A key that is stored may be cut, and be another then.
-    fn spaces(&self, table: &TableRef, key: &str, key_type: KeyType) -> Result<(), Stop> {
-        if self.spaced && key_type.is_text() {
-            return Err(refusal::trailing_space(&table.name, key).into());
+    /// Where the rows of an UPDATE belong afterwards, if it gives a column of their key.
+    fn moved(&mut self, at: At, table: &TableRef, key: &TableKey, given: &[(String, KeyValue)]) -> Result<(), Stop> {
+        if !given.iter().any(|(column, _)| key.has(column)) {
+            return Ok(());
         }
-        Ok(())
+        let mut facts = Vec::with_capacity(key.width());
+        for (place, KeyColumn { name, key_type }) in key.columns().iter().enumerate() {
+            let refusal = || refusal::key_assigned(&table.name, name);
+            let mut values = given.iter().filter(|(column, _)| column == name);
+            let fact = match (values.next(), values.next()) {
+                (None, _) => self.facts.get(&(at, place)).cloned().ok_or_else(refusal)?,
+                (Some((_, value)), None) => match self.read(value, *key_type) {
+                    Ok(hash) => Fact::hash(hash),
+                    Err(KeyError::Unbound(parameter)) => Fact::Unbound(parameter),
+                    Err(_) => return Err(refusal().into()),
+                },
+                (Some(_), Some(_)) => return Err(refusal().into()),
+            };
+            facts.push(fact);
+        }
+        let settled = self.lies(&facts).ok_or_else(|| refusal::key_assigned(&table.name, &key.quoted()))?;
+        self.given.push(settled);
+        self.spaces(table, key)
+    }
+
+    /// A key that is stored may be cut, and be another then.
+    fn spaces(&self, table: &TableRef, key: &TableKey) -> Result<(), Stop> {
+        match key.columns().iter().find(|column| column.key_type.is_text()) {
+            Some(column) if self.spaced => Err(refusal::trailing_space(&table.name, &column.name).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a sharded table's rows are, as far as they matter.
+    ///
+    /// # Errors
+    /// Not all columns of its key are known, or they are on several shards: then [`Stop::Untied`] if a column's value cannot be read.
+    fn settle(&mut self, at: At, table: &TableRef, key: &TableKey) -> Result<Option<Settled>, Stop> {
+        let facts: Option<Vec<Fact>> = (0..key.width()).map(|place| self.facts.get(&(at, place)).cloned()).collect();
+        let Some(facts) = facts else {
+            return match &self.failed {
+                Some(((failed, place), error)) if *failed == at && !is_computed(error) => {
+                    let name = key.columns().get(*place).map_or("", |column| column.name.as_str());
+                    Err(Stop::Untied(refusal::bad_key(&table.name, name, error.clone())))
+                }
+                _ => Ok(None),
+            };
+        };
+        self.slots.extend(slots_of(&facts).unwrap_or_default());
+        Ok(self.lies(&facts))
     }
 
     fn conclude(mut self) -> Result<Option<ShardPlan>, Stop> {
+        let mut all = Vec::new();
         for (number, level) in self.names.levels.levels.iter().enumerate() {
             for (item, source) in level.items.iter().enumerate() {
                 let Source::Table(table) = &source.source else { continue };
-                let at = (number, item);
-                let Home::Sharded { key, .. } = relations::home(table, self.cx.map) else { continue };
-                if self.settled.contains_key(&at) {
-                    continue;
-                }
-                return match self.failed {
-                    Some((failed, error)) if failed == at && !is_computed(&error) => {
-                        Err(Stop::Untied(refusal::bad_key(&table.name, key, error)))
-                    }
-                    _ => Ok(None),
-                };
+                let Home::Sharded { key } = relations::home(table, self.cx.map) else { continue };
+                let Some(settled) = self.settle((number, item), table, key)? else { return Ok(None) };
+                all.push(settled);
             }
         }
         self.given()?;
         let mut whole = Settled::Nowhere;
-        for settled in self.settled.into_values().chain(self.given) {
+        for settled in all.into_iter().chain(std::mem::take(&mut self.given)) {
             let (one, other) = (whole.clone(), settled.clone());
             whole = match (join(whole, settled), one, other) {
                 (Some(whole), ..) => whole,
@@ -491,6 +571,26 @@ impl<'a> Proof<'a> {
             (Settled::On(shard), ..) => ShardPlan::single(shard, Why::Keys(self.slots.len())),
         }))
     }
+}
+
+impl Fact {
+    fn unbound(&self) -> Option<u16> {
+        match self {
+            Self::Unbound(number) => Some(*number),
+            Self::Nothing | Self::OneOf(_) => None,
+        }
+    }
+}
+
+/// The slots of the keys whose columns have these facts; none if there are very many, or not all are known.
+fn slots_of(facts: &[Fact]) -> Option<BTreeSet<Slot>> {
+    let mut tuples = Tuples::new(facts.len());
+    for (place, fact) in facts.iter().enumerate() {
+        if let Fact::OneOf(hashes) = fact {
+            tuples.narrow(place, hashes.iter().copied());
+        }
+    }
+    tuples.slots()
 }
 
 /// Whether a key that is no constant may be one of several shards' all the same.

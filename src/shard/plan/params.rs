@@ -77,6 +77,43 @@ impl Params {
     }
 }
 
+/// The same of values that give keys of several families of types: a key of several columns, or keys of several tables.
+#[derive(Debug, Default)]
+pub(super) struct Families(Vec<(KeyType, Params)>);
+
+impl Families {
+    /// `keys`: the values that give keys, each with the type of its column.
+    pub(super) fn of<'v>(repeated: &[ParamUse], keys: impl Iterator<Item = (KeyType, &'v KeyValue)> + Clone) -> Self {
+        let mut families: Vec<(KeyType, Params)> = Vec::new();
+        if repeated.is_empty() {
+            return Self(families);
+        }
+        for (key_type, _) in keys.clone() {
+            if !families.iter().any(|(family, _)| family.reads_as(key_type)) {
+                let alike = keys.clone().filter(|(other, _)| other.reads_as(key_type)).map(|(_, value)| value);
+                families.push((key_type, Params::of(repeated, alike)));
+            }
+        }
+        Self(families)
+    }
+
+    /// Checks a value that gives a key column of `key_type`.
+    ///
+    /// # Errors
+    /// As of [`Params::check`].
+    pub(super) fn check(
+        &self,
+        value: &KeyValue,
+        key_type: KeyType,
+        bound: Option<BoundParams<'_>>,
+    ) -> Result<(), KeyError> {
+        match self.0.iter().find(|(family, _)| family.reads_as(key_type)) {
+            Some((_, params)) => params.check(value, key_type, bound),
+            None => Ok(()),
+        }
+    }
+}
+
 fn is_integer(key_type: KeyType) -> bool {
     matches!(key_type, KeyType::Integer { .. })
 }

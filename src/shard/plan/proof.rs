@@ -1,12 +1,28 @@
 //! Finds the keys that a statement's equalities tie its sharded tables to.
 
-use super::params::Params;
+use std::collections::BTreeMap;
+
+use super::params::Families;
 use super::relations::{self, Home};
+use super::tuples::{Rows, Tuples};
 use super::{PlanContext, Slot, Stop, TableRef, refusal};
 use crate::id::ShardIndex;
+use crate::shard::hash;
 use crate::shard::key::{EXPRESSION, Key, KeyError};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
+use crate::shard::table_key::{TableKey, slot_of_columns};
 use crate::sql::facts::{ColumnRef, KeyValue, ParamUse};
+use crate::sql::touch::RowList;
+
+/// A value that a column of a key must be equal to.
+pub(super) struct Compared<'a> {
+    /// The number of the table in `top`.
+    pub(super) table: usize,
+    /// The place of the column in its key.
+    pub(super) place: usize,
+    /// The value.
+    pub(super) key: Result<Key<'a>, KeyError>,
+}
 
 /// The equalities that speak of the key of one of the sharded tables in `top`, read as keys. A column without a qualifier is
 /// taken for a table's only if there is no other table.
@@ -15,22 +31,29 @@ pub(super) fn keys<'a>(
     equalities: &'a [(ColumnRef, KeyValue)],
     repeated: &'a [ParamUse],
     cx: &PlanContext<'a>,
-) -> impl Iterator<Item = Result<Key<'a>, KeyError>> {
-    // Keys of another family than the first are not counted: their parameters are then undecided.
-    let of_keys = || equalities.iter().filter_map(|(c, value)| Some((key_type_of(c, top, cx)?, value)));
-    let first = of_keys().next().map(|(key_type, _)| key_type);
-    let alike = of_keys().filter(|(key_type, _)| first.is_some_and(|first| first.reads_as(*key_type)));
-    let params = Params::of(repeated, alike.map(|(_, value)| value));
-    equalities.iter().filter_map(move |(column, value)| {
-        let key_type = key_type_of(column, top, cx)?;
-        let decided = params.check(value, key_type, cx.bound);
-        Some(decided.and_then(|()| Key::from_value(value, key_type, cx.bound, cx.utf8)))
+) -> impl Iterator<Item = Compared<'a>> {
+    let of_keys = || equalities.iter().filter_map(|(c, value)| Some((key_column(c, top, cx)?, value)));
+    let params = Families::of(repeated, of_keys().map(|(column, value)| (column.key_type, value)));
+    let (bound, utf8) = (cx.bound, cx.utf8);
+    of_keys().collect::<Vec<_>>().into_iter().map(move |(OfKey { table, place, key_type }, value)| {
+        let decided = params.check(value, key_type, bound);
+        let key = decided.and_then(|()| Key::from_value(value, key_type, bound, utf8));
+        Compared { table, place, key }
+    })
+}
+
+/// The only sharded table of `top`, and its key.
+fn only_sharded<'a>(top: &'a [TableRef], cx: &PlanContext<'a>) -> Option<(&'a TableRef, &'a TableKey)> {
+    top.iter().find_map(|table| match relations::home(table, cx.map) {
+        Home::Sharded { key } => Some((table, key)),
+        Home::Reference | Home::Unlisted => None,
     })
 }
 
 /// The slot that the only sharded table of `top` is tied to.
 ///
-/// One constant is proof enough, whatever else is said of the key: rows that pass a conjunction pass each of its terms.
+/// One constant for each column of its key is proof enough, whatever else is said of it: rows that pass a conjunction pass each of its
+/// terms.
 ///
 /// # Errors
 /// There is no constant, or two that differ.
@@ -40,43 +63,46 @@ pub(super) fn slot(
     repeated: &[ParamUse],
     cx: &PlanContext<'_>,
 ) -> Result<Slot, Stop> {
-    let mut proven: Option<Slot> = None;
+    let Some((table, key)) = only_sharded(top, cx) else { return Err(refusal::lost().into()) };
+    let mut proven: Vec<Option<u64>> = vec![None; key.width()];
+    let mut failed: Vec<Option<KeyError>> = vec![None; key.width()];
     let mut unbound: Option<u16> = None;
-    let mut failed: Option<KeyError> = None;
-    for key in keys(top, equalities, repeated, cx) {
+    // Of one column other keys of the same slot are as good.
+    let same = |a: u64, b: u64| a == b || (key.width() == 1 && hash::slot_of(a) == hash::slot_of(b));
+    for Compared { place, key, .. } in keys(top, equalities, repeated, cx) {
+        let (Some(proven), Some(failed)) = (proven.get_mut(place), failed.get_mut(place)) else { continue };
         match key {
             Ok(key) => {
-                let slot = key.slot();
-                if proven.is_some_and(|before| before != slot) {
+                if proven.is_some_and(|before| !same(before, key.hash())) {
                     return Err(Stop::Untied(refusal::contradictory()));
                 }
-                proven = Some(slot);
+                *proven = Some(key.hash());
             }
             Err(KeyError::Unbound(number)) => unbound = Some(number),
-            Err(error) => failed = Some(error),
+            Err(error) => *failed = Some(error),
         }
     }
     if let Some(number) = unbound {
         // It may turn out to contradict what is proven.
         return Err(Stop::Unbound(number));
     }
-    if let Some(slot) = proven {
-        return Ok(slot);
+    if let Some(hashes) = proven.iter().copied().collect::<Option<Vec<u64>>>() {
+        return Ok(slot_of_columns(hashes));
     }
-    let (table, key) = top
-        .iter()
-        .find_map(|table| match relations::home(table, cx.map) {
-            Home::Sharded { key, .. } => Some((table.name.as_str(), key)),
-            Home::Reference | Home::Unlisted => None,
-        })
-        .unwrap_or(("?", "?"));
-    if let Some(error) = failed {
+    // What is wrong with a value says more than that another column has none.
+    let columns = || key.columns().iter().zip(&proven).zip(&failed).filter(|((_, proven), _)| proven.is_none());
+    if let Some((column, error)) = columns().find_map(|((column, _), failed)| Some((column, failed.clone()?))) {
         let computed = matches!(error, KeyError::Null | KeyError::NotConstant(EXPRESSION));
-        let refusal = refusal::bad_key(table, key, error);
+        let refusal = refusal::bad_key(&table.name, &column.name, error);
         return Err(if computed { Stop::Untied(refusal) } else { refusal.into() });
     }
-    let unqualified = equalities.iter().any(|(column, _)| column.qualifier.is_empty() && column.column == key);
-    Err(Stop::Untied(if unqualified { refusal::ambiguous(table, key) } else { refusal::no_key(table, key) }))
+    let missing: Vec<&str> = columns().map(|((column, _), _)| column.name.as_str()).collect();
+    let is_missing = |column: &ColumnRef| missing.contains(&column.column.as_str());
+    let unqualified = equalities.iter().find(|(column, _)| column.qualifier.is_empty() && is_missing(column));
+    Err(Stop::Untied(match unqualified {
+        Some((column, _)) => refusal::ambiguous(&table.name, &column.column),
+        None => refusal::no_key(&table.name, &missing.join("\", \"")),
+    }))
 }
 
 /// Whether a key must be equal to a parameter that is NULL, so that there is no row. (A NULL that is written may be taken for IS NULL, by
@@ -89,14 +115,37 @@ pub(super) fn is_null(
 ) -> bool {
     let is_param = |(_, value): &&(ColumnRef, KeyValue)| matches!(value, KeyValue::Param { .. });
     let of_params: Vec<_> = equalities.iter().filter(is_param).cloned().collect();
-    keys(top, &of_params, repeated, cx).any(|key| key == Err(KeyError::Null))
+    keys(top, &of_params, repeated, cx).any(|compared| compared.key == Err(KeyError::Null))
 }
 
-/// The shard to which all keys of a list belong, and how many they are.
+/// What a statement says of the keys of its tables beside single constants.
+pub(super) struct Listed<'a> {
+    /// What IN says of columns.
+    pub(super) lists: &'a [(ColumnRef, Vec<KeyValue>)],
+    /// What IN says of rows of columns.
+    pub(super) rows: &'a [RowList],
+}
+
+/// The shard to which all keys belong that the lists allow, and how many lists' values or keys they are.
 ///
 /// # Errors
 /// A parameter of a list must be known first.
 pub(super) fn listed(
+    top: &[TableRef],
+    equalities: &[(ColumnRef, KeyValue)],
+    listed: &Listed<'_>,
+    repeated: &[ParamUse],
+    cx: &PlanContext<'_>,
+) -> Result<Option<(ShardIndex, usize)>, Stop> {
+    match only_sharded(top, cx) {
+        Some((_, key)) if key.width() > 1 => listed_of_several(top, key, equalities, listed, repeated, cx),
+        Some(_) => listed_of_one(top, listed.lists, repeated, cx),
+        None => Ok(None),
+    }
+}
+
+/// Of a key of one column: by a list of its own.
+fn listed_of_one(
     top: &[TableRef],
     lists: &[(ColumnRef, Vec<KeyValue>)],
     repeated: &[ParamUse],
@@ -105,7 +154,7 @@ pub(super) fn listed(
     let mut unbound = None;
     for (column, values) in lists {
         let each: Vec<_> = values.iter().map(|value| (column.clone(), value.clone())).collect();
-        let read: Vec<_> = keys(top, &each, repeated, cx).collect();
+        let read: Vec<_> = keys(top, &each, repeated, cx).map(|compared| compared.key).collect();
         for key in &read {
             if let Err(KeyError::Unbound(number)) = key {
                 unbound.get_or_insert(*number);
@@ -121,6 +170,148 @@ pub(super) fn listed(
     unbound.map_or(Ok(None), |number| Err(Stop::Unbound(number)))
 }
 
+/// Of a key of several columns: by all that is said of each, and of several together.
+fn listed_of_several(
+    top: &[TableRef],
+    key: &TableKey,
+    equalities: &[(ColumnRef, KeyValue)],
+    listed: &Listed<'_>,
+    repeated: &[ParamUse],
+    cx: &PlanContext<'_>,
+) -> Result<Option<(ShardIndex, usize)>, Stop> {
+    let mut tuples = Tuples::new(key.width());
+    let mut unbound = None;
+    let single = equalities.iter().map(|(column, value)| (column, std::slice::from_ref(value)));
+    let lists = single.chain(listed.lists.iter().map(|(column, values)| (column, values.as_slice())));
+    let lists: Vec<(&ColumnRef, &[KeyValue])> = lists.collect();
+    let mut read = Reading::new(top, &lists, repeated, cx);
+    for (column, values) in lists {
+        if let Some((place, hashes)) = read.list(column, values, &mut unbound) {
+            tuples.narrow(place, hashes);
+        }
+    }
+    for list in listed.rows {
+        if let Some(rows) = read.rows(list, &mut unbound) {
+            tuples.narrow_to_rows(rows);
+        }
+    }
+    if let Some(number) = unbound {
+        return Err(Stop::Unbound(number));
+    }
+    let Some(slots) = tuples.slots() else { return Ok(None) };
+    let mut shards = slots.iter().map(|slot| cx.map.owner(*slot));
+    let first = shards.next();
+    Ok(first.filter(|first| shards.all(|shard| shard == *first)).map(|shard| (shard, slots.len())))
+}
+
+/// Reads lists of values for columns of keys.
+pub(super) struct Reading<'a> {
+    top: &'a [TableRef],
+    params: Families,
+    cx: &'a PlanContext<'a>,
+}
+
+impl<'a> Reading<'a> {
+    /// `lists`: all in which parameters give keys, each use once. (What is said of rows is among them, column by column.)
+    pub(super) fn new(
+        top: &'a [TableRef],
+        lists: &[(&ColumnRef, &[KeyValue])],
+        repeated: &[ParamUse],
+        cx: &'a PlanContext<'a>,
+    ) -> Self {
+        let mut values: Vec<(KeyType, &KeyValue)> = Vec::new();
+        for (column, list) in lists {
+            if let Some(of) = key_column(column, top, cx) {
+                values.extend(list.iter().map(|value| (of.key_type, value)));
+            }
+        }
+        let params = Families::of(repeated, values.iter().copied());
+        Self { top, params, cx }
+    }
+
+    /// The place of the column in a key, and the hashes of a list's values; none if the column is none of a key, or a value cannot be told.
+    pub(super) fn list(
+        &mut self,
+        column: &ColumnRef,
+        values: &[KeyValue],
+        unbound: &mut Option<u16>,
+    ) -> Option<(usize, Vec<u64>)> {
+        let of = key_column(column, self.top, self.cx)?;
+        let hashes: Vec<Option<u64>> = values.iter().map(|value| self.hash(value, of.key_type, unbound)).collect();
+        Some((of.place, hashes.into_iter().collect::<Option<_>>()?))
+    }
+
+    /// The same of rows; of the columns those that are of a key.
+    pub(super) fn rows(&mut self, list: &RowList, unbound: &mut Option<u16>) -> Option<Rows> {
+        let of = |column: &Option<ColumnRef>| key_column(column.as_ref()?, self.top, self.cx);
+        let columns: Vec<(usize, OfKey)> =
+            list.columns.iter().enumerate().filter_map(|(at, column)| Some((at, of(column)?))).collect();
+        // Of two tables they are no row of one key.
+        let table = columns.first()?.1.table;
+        if columns.iter().any(|(_, of)| of.table != table) {
+            return None;
+        }
+        let mut read = Vec::with_capacity(list.rows.len());
+        for row in &list.rows {
+            let hashes = columns.iter().map(|(at, of)| self.hash(row.get(*at)?, of.key_type, unbound));
+            read.push(hashes.collect::<Vec<Option<u64>>>());
+        }
+        let hashes = read.into_iter().map(|row| row.into_iter().collect()).collect::<Option<Vec<Vec<u64>>>>()?;
+        Some(Rows { places: columns.iter().map(|(_, of)| of.place).collect(), hashes })
+    }
+
+    fn hash(&self, value: &KeyValue, key_type: KeyType, unbound: &mut Option<u16>) -> Option<u64> {
+        let decided = self.params.check(value, key_type, self.cx.bound);
+        match decided.and_then(|()| Key::from_value(value, key_type, self.cx.bound, self.cx.utf8)) {
+            Ok(key) => Some(key.hash()),
+            Err(KeyError::Unbound(number)) => {
+                unbound.get_or_insert(number);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// The slots of the keys that a statement speaks of, for each table by itself: of a key of one column every value's, of several every key
+/// that can be made of the values of its columns. None: they are very many.
+///
+/// # Errors
+/// A parameter must be known first.
+pub(super) fn spoken_of(
+    top: &[TableRef],
+    equalities: &[(ColumnRef, KeyValue)],
+    repeated: &[ParamUse],
+    cx: &PlanContext<'_>,
+) -> Result<Option<Vec<Slot>>, Stop> {
+    let mut tables: BTreeMap<usize, Tuples> = BTreeMap::new();
+    for Compared { table, place, key } in keys(top, equalities, repeated, cx) {
+        let Some(Home::Sharded { key: of }) = top.get(table).map(|table| relations::home(table, cx.map)) else {
+            continue;
+        };
+        match key {
+            Ok(key) => tables.entry(table).or_insert_with(|| Tuples::new(of.width())).widen(place, key.hash()),
+            Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
+            // It proves nothing, and nothing needs proof.
+            Err(
+                KeyError::Null
+                | KeyError::Default
+                | KeyError::NotConstant(_)
+                | KeyError::Undecided(_)
+                | KeyError::Invalid(_),
+            ) => {}
+        }
+    }
+    let mut all = Vec::new();
+    for tuples in tables.values().filter(|tuples| tuples.unknown().is_none()) {
+        match tuples.slots() {
+            Some(slots) => all.extend(slots),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(all))
+}
+
 /// A merged column, as if it were this table's: it is equal to it.
 pub(super) fn qualified(column: &ColumnRef, table: &TableRef) -> ColumnRef {
     let qualifier = match (&table.alias, &table.schema) {
@@ -130,16 +321,30 @@ pub(super) fn qualified(column: &ColumnRef, table: &TableRef) -> ColumnRef {
     ColumnRef { qualifier, column: column.column.clone() }
 }
 
-/// The type of the key that a column is, if it is one.
-pub(super) fn key_type_of(column: &ColumnRef, top: &[TableRef], cx: &PlanContext<'_>) -> Option<KeyType> {
-    let mut spoken_of = top.iter().filter(|table| speaks_of(&column.qualifier, table, top));
-    let table = spoken_of.next()?;
+/// A column of a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OfKey {
+    /// The number of the table in `top`.
+    pub(super) table: usize,
+    /// The place of the column in the key.
+    pub(super) place: usize,
+    /// Its type.
+    pub(super) key_type: KeyType,
+}
+
+/// Which column of a key a column is, if it is one.
+pub(super) fn key_column(column: &ColumnRef, top: &[TableRef], cx: &PlanContext<'_>) -> Option<OfKey> {
+    let mut spoken_of = top.iter().enumerate().filter(|(_, table)| speaks_of(&column.qualifier, table, top));
+    let (number, table) = spoken_of.next()?;
     if spoken_of.next().is_some() {
         return None;
     }
     match relations::home(table, cx.map) {
-        Home::Sharded { key, key_type } if key == column.column => Some(key_type),
-        Home::Sharded { .. } | Home::Reference | Home::Unlisted => None,
+        Home::Sharded { key } => {
+            let place = key.place(&column.column)?;
+            Some(OfKey { table: number, place, key_type: key.columns().get(place)?.key_type })
+        }
+        Home::Reference | Home::Unlisted => None,
     }
 }
 

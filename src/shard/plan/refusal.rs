@@ -3,6 +3,7 @@
 use super::{ShardMap, Slot};
 use crate::error::{Error, SqlState};
 use crate::shard::key::KeyError;
+use crate::shard::table_key::TableKey;
 
 /// Most refusals: pgweir cannot do it.
 fn refuse(message: String, hint: &str) -> Error {
@@ -55,6 +56,28 @@ pub(super) fn key_types_differ() -> Error {
         "Send one statement for each table.",
     )
     .because("key_types")
+}
+
+/// The statement names so many keys that they are not held against the chosen shard.
+pub(super) fn very_many_keys() -> Error {
+    refuse(
+        "the statement names too many sharding keys to hold them all against the chosen shard".to_owned(),
+        "Name fewer at a time.",
+    )
+    .because("key_setting")
+}
+
+/// `pgweir.sharding_key` is no row of as many values as the key has columns.
+pub(super) fn no_row_setting(key: &TableKey) -> Error {
+    refuse(
+        format!(
+            "pgweir.sharding_key must be a row of {} values, for the sharding key has the columns \"{}\"",
+            key.width(),
+            key.quoted()
+        ),
+        "Write it as PostgreSQL writes a row, without NULL: SET pgweir.sharding_key = '(1,abc)'; in a comment in single quotes, sharding_key='(1,abc)'.",
+    )
+    .because("key_setting")
 }
 
 pub(super) fn bad_key_setting(error: KeyError) -> Error {

@@ -1,14 +1,15 @@
 //! Where the tables of a statement live.
 
-use super::{KeyType, PlanContext, ShardMap, Stop, Table, TableRef, refusal};
+use super::{PlanContext, ShardMap, Stop, Table, TableRef, refusal};
 use crate::error::Error;
 use crate::shard::map::DEFAULT_SCHEMA;
+use crate::shard::table_key::TableKey;
 
 /// Where a table lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Home<'m> {
     /// By the slot of its key.
-    Sharded { key: &'m str, key_type: KeyType },
+    Sharded { key: &'m TableKey },
     /// On every shard, in full.
     Reference,
     /// On the default shard.
@@ -23,7 +24,7 @@ pub(super) fn placed(table: &TableRef) -> (String, String) {
 /// Where one table lives.
 pub(super) fn home<'m>(table: &TableRef, map: &'m ShardMap) -> Home<'m> {
     match map.table(table.schema.as_deref(), &table.name) {
-        Some(Table::Sharded { key, key_type }) => Home::Sharded { key, key_type: *key_type },
+        Some(Table::Sharded { key }) => Home::Sharded { key },
         Some(Table::Reference) => Home::Reference,
         None => Home::Unlisted,
     }
@@ -45,14 +46,11 @@ pub(super) fn columns<'a>(list: Option<&'a [String]>, table: &TableRef, cx: &Pla
     list.or_else(|| cx.distrust.columns.get(&placed(table)).map(Vec::as_slice))
 }
 
-/// The family of key types that all sharded tables of the map share; none if they differ or there are none.
-pub(super) fn common_key_type(map: &ShardMap) -> Option<KeyType> {
-    let mut types = map.tables.values().filter_map(|table| match table {
-        Table::Sharded { key_type, .. } => Some(*key_type),
-        Table::Reference => None,
-    });
-    let first = types.next()?;
-    types.all(|key_type| key_type.same_family(first)).then_some(first)
+/// A key like those of all sharded tables of the map; none if they differ or there are none.
+pub(super) fn common_key(map: &ShardMap) -> Option<&TableKey> {
+    let mut keys = map.tables.values().filter_map(Table::key);
+    let first = keys.next()?;
+    keys.all(|key| key.same_family(first)).then_some(first)
 }
 
 /// The tables of a statement, counted by where they live; a table named twice counts twice.
@@ -61,8 +59,8 @@ pub(super) struct Relations<'a> {
     sharded: Group<'a>,
     reference: Group<'a>,
     unlisted: Group<'a>,
-    key_type: Option<KeyType>,
-    key_types_differ: bool,
+    key: Option<&'a TableKey>,
+    keys_differ: bool,
 }
 
 #[derive(Debug, Default)]
@@ -83,16 +81,16 @@ impl<'a> Relations<'a> {
     ///
     /// # Errors
     /// A name without a schema that may or may not be a listed table, as search_path was changed.
-    pub(super) fn of(tables: &'a [TableRef], cx: &PlanContext<'_>) -> Result<Self, Error> {
+    pub(super) fn of(tables: &'a [TableRef], cx: &PlanContext<'a>) -> Result<Self, Error> {
         let mut relations = Self::default();
         for table in tables {
             if !cx.default_search_path && table.schema.is_none() && cx.map.lists_name(&table.name) {
                 return Err(refusal::search_path(&table.name));
             }
             match home(table, cx.map) {
-                Home::Sharded { key_type, .. } => {
-                    let first = *relations.key_type.get_or_insert(key_type);
-                    relations.key_types_differ |= !first.same_family(key_type);
+                Home::Sharded { key } => {
+                    let first = *relations.key.get_or_insert(key);
+                    relations.keys_differ |= !first.same_family(key);
                     relations.sharded.add(table);
                 }
                 Home::Reference => relations.reference.add(table),
@@ -127,12 +125,12 @@ impl<'a> Relations<'a> {
         self.sharded.first.or(self.reference.first)
     }
 
-    /// The type of the sharded tables' keys; none without sharded tables.
+    /// A key like those of the sharded tables; none without sharded tables.
     ///
     /// # Errors
     /// They differ, so one sharding key cannot speak of all.
-    pub(super) fn key_type(&self) -> Result<Option<KeyType>, Error> {
-        if self.key_types_differ { Err(refusal::key_types_differ()) } else { Ok(self.key_type) }
+    pub(super) fn key(&self) -> Result<Option<&'a TableKey>, Error> {
+        if self.keys_differ { Err(refusal::key_types_differ()) } else { Ok(self.key) }
     }
 
     /// The one sharded table, beside which there are only reference tables.

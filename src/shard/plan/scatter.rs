@@ -14,12 +14,16 @@ use std::collections::BTreeSet;
 
 use super::effects::FIRST_OWN_OID;
 use super::params::Params;
+use super::proof;
 use super::relations::{self, Home};
+use super::tuples::Tuples;
 use super::{PlanContext, ShardPlan, StatementFacts, Stop, Why, believe, refusal};
 use crate::error::Error;
 use crate::id::ShardIndex;
+use crate::shard::hash::slot_of;
 use crate::shard::key::{Key, KeyError, array};
 use crate::shard::map::KeyType;
+use crate::shard::table_key::TableKey;
 use crate::sql::facts::{Access, ColumnRef, KeyValue, TableRef};
 use crate::sql::scatter::{Bound, Distinct, Explain, Place, Reading, Select, Unfit, Values, is_present, read};
 pub use finished::Last;
@@ -208,14 +212,15 @@ fn refuse(unfit: Unfit) -> Stop {
 
 fn place(table: &TableRef, cx: &PlanContext<'_>) -> Place {
     match relations::home(table, cx.map) {
-        Home::Sharded { key, key_type } => {
-            let family = match key_type {
+        Home::Sharded { key } => {
+            let family = |key_type: KeyType| match key_type {
                 KeyType::Integer { .. } => 0,
                 KeyType::Text => 1,
                 KeyType::Uuid => 2,
                 KeyType::Tagged => 3,
             };
-            Place::Sharded { key: key.to_owned(), family }
+            let columns = key.columns().iter().map(|column| (column.name.clone(), family(column.key_type)));
+            Place::Sharded { key: columns.collect() }
         }
         Home::Reference => Place::Reference,
         Home::Unlisted => Place::Elsewhere,
@@ -242,15 +247,14 @@ impl Narrowed {
             (0..cx.map.names.len()).filter_map(|i| u16::try_from(i).ok()).map(ShardIndex).collect();
         let owners: BTreeSet<ShardIndex> = cx.map.owners.iter().copied().collect();
         let every = all.into_iter().filter(|shard| owners.contains(shard));
-        let mut narrowed: Option<(BTreeSet<ShardIndex>, usize)> = None;
-        for (column, values) in &reading.lists {
-            let Some(key_type) = key_type(column, tables, cx) else { continue };
-            let Some(found) = shards_of(values, key_type, statement, cx)? else { continue };
-            narrowed = Some(match narrowed {
-                None => found,
-                Some((shards, count)) => (shards.intersection(&found.0).copied().collect(), count.min(found.1)),
-            });
-        }
+        let key = tables.iter().find_map(|table| match relations::home(table, cx.map) {
+            Home::Sharded { key } => Some(key),
+            Home::Reference | Home::Unlisted => None,
+        });
+        let narrowed = match key {
+            Some(key) if key.width() > 1 => of_several(reading, key, tables, statement, cx),
+            _ => of_one(reading, tables, statement, cx)?,
+        };
         Ok(match narrowed {
             Some((shards, count)) if !shards.is_empty() => {
                 let proof = format!("{count} sharding keys that it asks for lie there");
@@ -269,9 +273,66 @@ impl Narrowed {
     }
 }
 
-/// The type of the key that a column is, if it is one.
-fn key_type(column: &ColumnRef, tables: &[TableRef], cx: &PlanContext<'_>) -> Option<KeyType> {
-    super::proof::key_type_of(column, tables, cx)
+/// The shards of keys of one column, and how many keys they are: by each list; none without one.
+fn of_one(
+    reading: &Reading,
+    tables: &[TableRef],
+    statement: &StatementFacts,
+    cx: &PlanContext<'_>,
+) -> Result<Option<(BTreeSet<ShardIndex>, usize)>, Stop> {
+    let mut narrowed: Option<(BTreeSet<ShardIndex>, usize)> = None;
+    for (column, values) in &reading.lists {
+        let Some(of) = proof::key_column(column, tables, cx) else { continue };
+        let Some(found) = shards_of(values, of.key_type, statement, cx)? else { continue };
+        narrowed = Some(match narrowed {
+            None => found,
+            Some((shards, count)) => (shards.intersection(&found.0).copied().collect(), count.min(found.1)),
+        });
+    }
+    Ok(narrowed)
+}
+
+/// The shards of keys of several columns, and how many keys they are: by all lists together. The sharded tables in one row of the result
+/// have one key, so that what is said of a column of one is said of all.
+fn of_several(
+    reading: &Reading,
+    key: &TableKey,
+    tables: &[TableRef],
+    statement: &StatementFacts,
+    cx: &PlanContext<'_>,
+) -> Option<(BTreeSet<ShardIndex>, usize)> {
+    if cx.distrust.keys.is_some() {
+        return None;
+    }
+    let each = reading.lists.iter().filter_map(|(column, values)| match values {
+        Values::Each(values) => Some((column, values.as_slice())),
+        Values::Array(_) => None,
+    });
+    let each: Vec<(&ColumnRef, &[KeyValue])> = each.collect();
+    let mut read = proof::Reading::new(tables, &each, &statement.repeated, cx);
+    let mut tuples = Tuples::new(key.width());
+    // What is not bound yet narrows nothing: the statement is planned again.
+    let mut unbound = None;
+    for (column, values) in each {
+        if let Some((place, hashes)) = read.list(column, values, &mut unbound) {
+            tuples.narrow(place, hashes);
+        }
+    }
+    for (column, values) in &reading.lists {
+        if let Values::Array(value) = values
+            && let Some(of) = proof::key_column(column, tables, cx)
+            && let Some(hashes) = hashes_of_array(value, of.key_type, statement, cx)
+        {
+            tuples.narrow(of.place, hashes);
+        }
+    }
+    for list in &reading.row_lists {
+        if let Some(rows) = read.rows(list, &mut unbound) {
+            tuples.narrow_to_rows(rows);
+        }
+    }
+    let slots = tuples.slots()?;
+    Some((slots.iter().map(|slot| cx.map.owner(*slot)).collect(), slots.len()))
 }
 
 /// The shards of a list of keys, and how many they are; none if one of them cannot be told.
@@ -307,19 +368,29 @@ fn shards_of(
     Ok(Some((shards, values.len())))
 }
 
-/// The same of an array. The type of a parameter that is used more than once is that of the use that the server comes to first.
+/// The same of an array.
 fn shards_of_array(
     value: &KeyValue,
     key_type: KeyType,
     statement: &StatementFacts,
     cx: &PlanContext<'_>,
 ) -> Option<(BTreeSet<ShardIndex>, usize)> {
+    let hashes = hashes_of_array(value, key_type, statement, cx)?;
+    Some((hashes.iter().map(|hash| cx.map.owner(slot_of(*hash))).collect(), hashes.len()))
+}
+
+/// The hashes of an array's elements. The type of a parameter that is used more than once is that of the use that the server comes to first.
+fn hashes_of_array(
+    value: &KeyValue,
+    key_type: KeyType,
+    statement: &StatementFacts,
+    cx: &PlanContext<'_>,
+) -> Option<Vec<u64>> {
     if let (KeyValue::Param { number, .. }, Some(bound)) = (value, cx.bound)
         && bound.declared(*number).is_none()
         && statement.repeated.iter().any(|used| used.number == *number)
     {
         return None;
     }
-    let slots = array::slots(value, key_type, cx.bound, cx.utf8)?;
-    Some((slots.iter().map(|slot| cx.map.owner(*slot)).collect(), slots.len()))
+    array::hashes(value, key_type, cx.bound, cx.utf8)
 }

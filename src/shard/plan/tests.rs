@@ -6,6 +6,7 @@ mod columns;
 mod ddl;
 mod doubts;
 mod levels;
+mod several;
 
 use super::*;
 use crate::error::SqlState;
@@ -16,7 +17,7 @@ use crate::sql::touch::Touch;
 /// keys used below: 1 is 4024 (s0), 2 is 8570 (s1), 42 is 6754 (s0), -1 is 12197 (s1), 'abc' is 2725, 'abcd' is 6481,
 /// 'abcdefgh' is 15253 (s1).
 fn map() -> ShardMap {
-    let sharded = |key: &str, key_type| Table::Sharded { key: key.into(), key_type };
+    let sharded = |key: &str, key_type| Table::sharded(key, key_type);
     let int8 = KeyType::Integer { width: 8 };
     let tables = [
         ("public", "orders", sharded("customer_id", int8)),
@@ -576,9 +577,9 @@ fn a_chosen_key_is_held_against_the_keys() {
     check(&both, vec![("both, agreeing", select("orders", &[]), "s1")]);
     // Where all keys are of one family, it needs no table.
     let mut alike = map.clone();
-    alike.tables.retain(|_, table| {
-        !matches!(table, Table::Sharded { key_type: KeyType::Text | KeyType::Tagged | KeyType::Uuid, .. })
-    });
+    alike
+        .tables
+        .retain(|_, table| table.key().is_none_or(|key| matches!(key.columns()[0].key_type, KeyType::Integer { .. })));
     let cx = PlanContext { sharding_key: Some("2"), ..context(&alike) };
     let plan = plan_statement(&no_tables(Access::Read), &cx);
     assert_eq!(plan, ShardPlan::Single { shard: ShardIndex(1), why: Why::KeySetting(Slot(8570)) });

@@ -11,7 +11,8 @@ use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 use crate::shard::commit::Mode;
 use crate::shard::copy::Layout;
-use crate::shard::map::{CrossShardWrites, KeyType};
+use crate::shard::map::CrossShardWrites;
+use crate::shard::table_key::TableKey;
 use crate::sql::facts::TableRef;
 use crate::sql::scatter::{
     Condition, CopyFormat, CopyIn, Parted, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, parted, reference,
@@ -74,7 +75,7 @@ pub struct CopyRows {
     /// Schema and name of the table.
     pub table: (String, String),
     /// Its key; none: every shard gets all.
-    pub key: Option<(String, KeyType)>,
+    pub key: Option<TableKey>,
     /// The columns of the data; none: those of the table.
     pub columns: Option<Vec<String>>,
     /// How rows are written.
@@ -279,7 +280,7 @@ pub(super) fn mode(refusal: Error, cx: &PlanContext<'_>) -> Result<Mode, Stop> {
 /// It is not split.
 pub(super) fn insert(
     shard_of: &[ShardIndex],
-    key: &str,
+    key: &TableKey,
     refusal: Error,
     cx: &PlanContext<'_>,
 ) -> Result<ShardPlan, Stop> {
@@ -288,7 +289,8 @@ pub(super) fn insert(
     if cx.changed_role && cx.catalog.is_none() {
         return Err(refusal.into());
     }
-    let insert = rows(text, key).map_err(refuse)?;
+    let key: Vec<&str> = key.names().collect();
+    let insert = rows(text, &key).map_err(refuse)?;
     if insert.len() != shard_of.len() {
         return Err(refuse(Unfit::new("syntax", "whose rows cannot be told apart")));
     }
@@ -466,9 +468,9 @@ pub(super) fn copy(table: &TableRef, home: Home<'_>, refusal: Error, cx: &PlanCo
     let read = copy_in(text).map_err(refuse)?;
     let place = relations::placed(table);
     let key = match home {
-        Home::Sharded { key, key_type } => {
+        Home::Sharded { key } => {
             believe(table, cx)?;
-            Some((key.to_owned(), key_type))
+            Some(key.clone())
         }
         Home::Reference if read.condition == Some(Condition::Draws) => return Err(refuse(drawn())),
         Home::Reference => None,
@@ -481,7 +483,7 @@ pub(super) fn copy(table: &TableRef, home: Home<'_>, refusal: Error, cx: &PlanCo
         .is_none()
         .then(|| Copies { table: place.clone(), given: read.columns.clone().map_or(Given::All, Given::These) });
     let proof = match &key {
-        Some((key, _)) => format!("each row goes to the shard of its \"{key}\""),
+        Some(key) => format!("each row goes to the shard of its \"{}\"", key.quoted()),
         None => "every shard has a copy of its table, and gets all rows".to_owned(),
     };
     let layout = layout(&read);

@@ -412,7 +412,7 @@ impl Build {
         Some(())
     }
 
-    /// `column IN (SELECT ...)`.
+    /// `column IN (SELECT ...)`, `(column, column) IN (SELECT ...)`.
     fn in_query<'a>(
         &mut self,
         link: &'a nodes::SubLink,
@@ -424,9 +424,13 @@ impl Build {
         let operator = link.oper_name().iter().map(Node::as_str).collect::<Vec<_>>();
         let is_equal = matches!(operator.as_slice(), [] | [Some("=")] | [Some("pg_catalog"), Some("=")]);
         let any = link.sub_link_type == raw::SubLinkType::ANY_SUBLINK && is_equal;
-        Some(
-            column(link.testexpr()).filter(|_| any).map(|column| (column, Operand::Query(query))).into_iter().collect(),
-        )
+        let columns: Vec<Node<'_>> = match link.testexpr() {
+            Node::RowExpr(row) if row.args().iter().any(spreads) => Vec::new(),
+            Node::RowExpr(row) => row.args().iter().collect(),
+            test => vec![test],
+        };
+        let columns = columns.into_iter().enumerate().filter(|_| any);
+        Some(columns.filter_map(|(place, test)| Some((column(test)?, Operand::Query(query, place)))).collect())
     }
 
     /// The queries in an expression.

@@ -109,7 +109,7 @@ fn visit(node: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Resu
                 return Err(Unfit::new("window", "with a window that has a name")
                     .hint("Write OVER (PARTITION BY the sharding key ...)."));
             }
-            if window.partition_clause().iter().any(|node| from.is_key(node)) {
+            if from.has_key(window.partition_clause().iter()) {
                 Ok(())
             } else {
                 Err(Unfit::new("window", "with a window function whose PARTITION BY does not contain the sharding key"))

@@ -8,7 +8,8 @@ use pg_raw_parse::{Node, nodes, raw};
 
 use super::{Place, Unfit, Values};
 use crate::sql::facts::{ColumnRef, TableRef};
-use crate::sql::shape::{Equals, array_value, column, equalities, key_value};
+use crate::sql::shape::{Equals, array_value, column, equalities, key_value, row_list};
+use crate::sql::touch::RowList;
 use crate::sql::walk::{set_operation, table_ref};
 
 /// Tables in one statement.
@@ -22,6 +23,8 @@ pub(super) struct From {
     tables: Vec<Joined>,
     /// Keys are tied that are not of one family.
     unlike: bool,
+    /// Numbers that groups have been given.
+    numbered: usize,
 }
 
 #[derive(Debug)]
@@ -30,12 +33,19 @@ struct Joined {
     place: Place,
     /// Its columns may be NULL because nothing matched.
     nullable: bool,
-    /// The first table that its key is tied to; itself at the start.
-    group: usize,
+    /// Of each column of its key, what is equal to it has the same number; at the start nothing has.
+    groups: Vec<usize>,
     /// The columns by which joins above it have made one of several.
     merged: Vec<String>,
     /// A NATURAL JOIN above it has done so with columns that are not known.
     natural: bool,
+}
+
+/// A column of a key: the number of its table, and its place in the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct KeyPart {
+    table: usize,
+    place: usize,
 }
 
 /// The tables of one part of the tree of joins, which follow one another.
@@ -94,15 +104,15 @@ pub(super) fn read(select: &nodes::SelectStmt, place: &dyn Fn(&TableRef) -> Plac
 impl From {
     /// What is known by these names, and has no key.
     pub(super) fn named(names: Vec<String>) -> Self {
-        let joined = |(group, name)| Joined {
+        let joined = |name| Joined {
             table: TableRef { schema: None, name, alias: None },
             place: Place::Reference,
             nullable: false,
-            group,
+            groups: Vec::new(),
             merged: Vec::new(),
             natural: false,
         };
-        Self { tables: names.into_iter().enumerate().map(joined).collect(), unlike: false }
+        Self { tables: names.into_iter().map(joined).collect(), ..Self::default() }
     }
 
     /// How many tables there are.
@@ -120,27 +130,38 @@ impl From {
         self.tables.len() == 1
     }
 
-    /// Whether rows with different values of an expression, NULL among them, may lie on one shard, but rows with the same value never on
-    /// several: it is a sharding key.
-    pub(super) fn is_key(&self, node: Node<'_>) -> bool {
-        let Some(at) = column(node).and_then(|c| self.keyed(&c)) else { return false };
-        self.tables.get(at).is_some_and(|t| !t.nullable)
+    /// Whether rows with different values of some expressions, NULL among them, may lie on one shard, but rows with the same values never
+    /// on several: they have a sharding key among them, all of its columns.
+    pub(super) fn has_key<'n>(&self, nodes: impl Iterator<Item = Node<'n>>) -> bool {
+        let found: Vec<KeyPart> = nodes.filter_map(|node| self.keyed(&column(node)?)).collect();
+        self.tables.iter().enumerate().any(|(at, table)| {
+            let is_among = |place: usize| found.iter().any(|part| part.table == at && part.place == place);
+            !table.nullable && table.width() > 0 && (0..table.width()).all(is_among)
+        })
+    }
+
+    /// Whether an expression is a column of a sharding key.
+    pub(super) fn is_of_key(&self, node: Node<'_>) -> bool {
+        let Some(part) = column(node).and_then(|c| self.keyed(&c)) else { return false };
+        self.tables.get(part.table).is_some_and(|t| !t.nullable)
     }
 
     /// What the columns must be equal to.
     pub(super) fn lists(&self, select: &nodes::SelectStmt) -> Vec<(ColumnRef, Values)> {
         let mut lists = Vec::new();
-        conjuncts(select.where_clause(), &mut |node| lists.extend(self::lists(node)));
-        let mut stack: Vec<Node<'_>> = select.from_clause().iter().collect();
-        while let Some(node) = stack.pop() {
-            if let Node::JoinExpr(join) = node
-                && join.jointype == raw::JoinType::JOIN_INNER
-            {
-                conjuncts(join.quals(), &mut |node| lists.extend(self::lists(node)));
-                stack.push(join.larg());
-                stack.push(join.rarg());
+        conditions(select, &mut |node| lists.extend(self::lists(node)));
+        lists
+    }
+
+    /// The rows that several columns together must be equal to one of. A name without a qualifier may be another column where there are
+    /// several tables, which is found out as it is of lists.
+    pub(super) fn row_lists(&self, select: &nodes::SelectStmt) -> Vec<RowList> {
+        let mut lists = Vec::new();
+        conditions(select, &mut |node| {
+            if let Node::A_Expr(expr) = node {
+                lists.extend(row_list(expr));
             }
-        }
+        });
         lists
     }
 
@@ -157,7 +178,7 @@ impl From {
     /// Whether the keys of all sharded tables in a part are tied to each other.
     fn is_together(&self, part: Part) -> bool {
         let tables = self.tables.get(part.first..part.end).unwrap_or_default();
-        let mut groups = tables.iter().filter(|t| matches!(t.place, Place::Sharded { .. })).map(|t| t.group);
+        let mut groups = tables.iter().filter(|t| matches!(t.place, Place::Sharded { .. })).map(|t| &t.groups);
         let first = groups.next();
         groups.all(|group| Some(group) == first)
     }
@@ -250,7 +271,7 @@ impl From {
     /// Whether one column is of a table on the left, and the other of one on the right.
     fn cross(&self, a: &ColumnRef, b: &ColumnRef, left: Part, right: Part) -> bool {
         let (Some(a), Some(b)) = (self.keyed(a), self.keyed(b)) else { return false };
-        let is_in = |part: Part, at: usize| (part.first..part.end).contains(&at);
+        let is_in = |part: Part, at: KeyPart| (part.first..part.end).contains(&at.table);
         (is_in(left, a) && is_in(right, b)) || (is_in(left, b) && is_in(right, a))
     }
 
@@ -264,21 +285,21 @@ impl From {
             return Err(joins("with a table that lives on one shard only"));
         }
         let first = self.tables.len();
-        self.tables.push(Joined { table, place, nullable: false, group: first, merged: Vec::new(), natural: false });
+        let columns = if let Place::Sharded { key } = &place { key.len() } else { 0 };
+        let groups = (self.numbered..).take(columns).collect();
+        self.numbered += columns;
+        self.tables.push(Joined { table, place, nullable: false, groups, merged: Vec::new(), natural: false });
         Ok(Part { first, end: first + 1, outer: false })
     }
 
-    /// The sharded table whose key a column is.
-    fn keyed(&self, column: &ColumnRef) -> Option<usize> {
+    /// The sharded table of whose key a column is.
+    fn keyed(&self, column: &ColumnRef) -> Option<KeyPart> {
         let mut spoken_of = (0..self.tables.len()).filter(|at| self.speaks_of(&column.qualifier, *at));
         let at = spoken_of.next()?;
         if spoken_of.next().is_some() {
             return None;
         }
-        match &self.tables.get(at)?.place {
-            Place::Sharded { key, .. } if *key == column.column => Some(at),
-            _ => None,
-        }
+        self.tables.get(at)?.part(at, &column.column)
     }
 
     /// Whether a column so qualified is one of the table.
@@ -300,15 +321,15 @@ impl From {
     }
 
     fn tie_by_name(&mut self, left: Part, right: Part, name: &str) {
-        let is_key = |table: &Joined| matches!(&table.place, Place::Sharded { key, .. } if key == name);
-        let keyed = |part: Part| -> Option<usize> {
+        let is_key = |table: &Joined| table.part(0, name).is_some();
+        let keyed = |part: Part| -> Option<KeyPart> {
             let tables = self.tables.get(part.first..part.end)?;
             // The column may be that of any table which takes part, of another type, by which different keys are equal.
             let takes_part = |table: &Joined| table.natural || table.merged.iter().any(|merged| merged == name);
             if tables.iter().any(|table| takes_part(table) && !is_key(table)) {
                 return None;
             }
-            (part.first..part.end).find(|at| self.tables.get(*at).is_some_and(is_key))
+            (part.first..part.end).find_map(|at| self.tables.get(at)?.part(at, name))
         };
         if let (Some(a), Some(b)) = (keyed(left), keyed(right)) {
             self.bring_together(a, b);
@@ -319,13 +340,16 @@ impl From {
     /// name; what others have in common is not known.
     fn join_naturally(&mut self, left: Part, right: Part) {
         let key = |part: Part| match self.tables.get(part.first..part.end).unwrap_or_default() {
-            [Joined { place: Place::Sharded { key, .. }, .. }] => Some(key.clone()),
+            [Joined { place: Place::Sharded { key }, .. }] => Some(key.clone()),
             _ => None,
         };
-        if let (Some(a), Some(b)) = (key(left), key(right))
-            && a == b
-        {
-            self.bring_together(left.first, right.first);
+        if let (Some(a), Some(b)) = (key(left), key(right)) {
+            for (place, (name, _)) in a.iter().enumerate() {
+                if let Some(other) = b.iter().position(|(other, _)| other == name) {
+                    let part = |table, place| KeyPart { table, place };
+                    self.bring_together(part(left.first, place), part(right.first, other));
+                }
+            }
         }
         for table in self.tables.get_mut(left.first..right.end).unwrap_or_default() {
             table.natural = true;
@@ -339,16 +363,47 @@ impl From {
         }
     }
 
-    fn bring_together(&mut self, a: usize, b: usize) {
-        let of = |at: usize| self.tables.get(at).map(|t| (t.group, t.place.clone()));
-        let (Some((a, Place::Sharded { family: x, .. })), Some((b, Place::Sharded { family: y, .. }))) = (of(a), of(b))
-        else {
-            return;
+    /// Two columns of keys are equal.
+    fn bring_together(&mut self, a: KeyPart, b: KeyPart) {
+        let of = |part: KeyPart| {
+            let table = self.tables.get(part.table)?;
+            let Place::Sharded { key } = &table.place else { return None };
+            Some((*table.groups.get(part.place)?, key.get(part.place)?.1))
         };
+        let (Some((a, x)), Some((b, y))) = (of(a), of(b)) else { return };
         if x == y {
-            self.tables.iter_mut().filter(|t| t.group == b).for_each(|t| t.group = a);
+            let groups = self.tables.iter_mut().flat_map(|table| &mut table.groups);
+            groups.filter(|group| **group == b).for_each(|group| *group = a);
         } else {
             self.unlike = true;
+        }
+    }
+}
+
+impl Joined {
+    /// How many columns its key has; 0 without one.
+    fn width(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The column of its key of that name; `at`: the number of the table.
+    fn part(&self, at: usize, name: &str) -> Option<KeyPart> {
+        let Place::Sharded { key } = &self.place else { return None };
+        key.iter().position(|(column, _)| column == name).map(|place| KeyPart { table: at, place })
+    }
+}
+
+/// Calls `each` for every term that must hold for a row of the result: of WHERE, and of ON of inner joins that are not below others.
+fn conditions<'a>(select: &'a nodes::SelectStmt, each: &mut dyn FnMut(Node<'a>)) {
+    conjuncts(select.where_clause(), each);
+    let mut stack: Vec<Node<'_>> = select.from_clause().iter().collect();
+    while let Some(node) = stack.pop() {
+        if let Node::JoinExpr(join) = node
+            && join.jointype == raw::JoinType::JOIN_INNER
+        {
+            conjuncts(join.quals(), each);
+            stack.push(join.larg());
+            stack.push(join.rarg());
         }
     }
 }

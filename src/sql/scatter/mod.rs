@@ -25,6 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pg_raw_parse::Node;
 
 use super::facts::{ColumnRef, KeyValue, TableRef};
+use super::touch::RowList;
 pub use alike::{reference, unkeyed};
 pub use copy::{Condition, CopyFormat, CopyIn, copied_query, copy_in, copy_out};
 pub use explain::Explain;
@@ -42,10 +43,9 @@ const MAX_BYTES: usize = 64 * 1024;
 pub enum Place {
     /// By its key, as all tables of the database that have keys of this family.
     Sharded {
-        /// The key column.
-        key: String,
-        /// Tables whose numbers are equal have keys that are equal on the same shard.
-        family: u8,
+        /// The columns of the key in their order, each with its family: tables whose numbers are equal one by one have keys that are
+        /// equal on the same shard.
+        key: Vec<(String, u8)>,
     },
     /// On every shard in full.
     Reference,
@@ -89,6 +89,8 @@ pub enum Values {
 pub struct Reading {
     /// The columns that must be equal to one of some values in every row of the result, by the conjuncts of WHERE and of inner joins.
     pub lists: Vec<(ColumnRef, Values)>,
+    /// The columns that together must be one of several rows; `lists` has what follows for each.
+    pub row_lists: Vec<RowList>,
     /// How many tables it names in FROM; any more are in sub-queries.
     pub tables: usize,
     /// How many of them are sharded: they are joined by their keys.
@@ -132,10 +134,10 @@ fn read_tree(text: &str, place: &dyn Fn(&TableRef) -> Place) -> Result<Reading, 
         _ => return Err(Unfit::new("statement", "that is not one plain SELECT")),
     };
     let from = from::read(select, place)?;
-    let lists = from.lists(select);
+    let (lists, row_lists) = (from.lists(select), from.row_lists(select));
     let shown_params = select::shown_params(select);
     let select = select::read(select, &from).map(Box::new);
-    Ok(Reading { lists, tables: from.len(), joined: from.sharded(), shown_params, explain, select })
+    Ok(Reading { lists, row_lists, tables: from.len(), joined: from.sharded(), shown_params, explain, select })
 }
 
 #[cfg(test)]

@@ -60,17 +60,17 @@ impl Rows {
     }
 }
 
-/// Reads a text that is one INSERT ... VALUES into a table whose key is the column `key`.
+/// Reads a text that is one INSERT ... VALUES into a table whose key is these columns.
 ///
 /// # Errors
 /// Why its rows cannot go to several shards.
-pub fn rows(text: &str, key: &str) -> Result<Rows, Unfit> {
+pub fn rows(text: &str, key: &[&str]) -> Result<Rows, Unfit> {
     // As in `parse`: what the bindings believe of the tree may prove wrong.
     catch_unwind(AssertUnwindSafe(|| read(text, key)))
         .unwrap_or_else(|_| Err(Unfit::new("syntax", "on which the parser failed")))
 }
 
-fn read(text: &str, key: &str) -> Result<Rows, Unfit> {
+fn read(text: &str, key: &[&str]) -> Result<Rows, Unfit> {
     let other = || Unfit::new("statement", "that is not one plain INSERT of VALUES");
     let tree = pg_raw_parse::parse(text).map_err(|_| Unfit::new("syntax", "that cannot be parsed"))?;
     let mut statements = tree.stmts();
@@ -155,15 +155,18 @@ pub(super) fn random() -> Unfit {
 }
 
 /// Reads ON CONFLICT; whether rows may be left out.
-fn conflict(insert: &nodes::InsertStmt, key: &str, params: &mut Vec<u16>) -> Result<bool, Unfit> {
+fn conflict(insert: &nodes::InsertStmt, key: &[&str], params: &mut Vec<u16>) -> Result<bool, Unfit> {
     let Some(conflict) = insert.on_conflict_clause() else { return Ok(false) };
     let has_key = conflict.infer().is_some_and(|infer| {
-        infer.index_elems().iter().any(|element| match element {
-            Node::IndexElem(element) => {
-                element.name() == Some(key) && element.collation().is_empty() && element.opclass().is_empty()
-            }
-            _ => false,
-        }) && matches!(infer.where_clause(), Node::None)
+        let names = |column: &&str| {
+            infer.index_elems().iter().any(|element| match element {
+                Node::IndexElem(element) => {
+                    element.name() == Some(*column) && element.collation().is_empty() && element.opclass().is_empty()
+                }
+                _ => false,
+            })
+        };
+        key.iter().all(|column| names(&column)) && matches!(infer.where_clause(), Node::None)
     });
     if !has_key {
         return Err(Unfit::new("conflict", "with ON CONFLICT whose target does not contain the sharding key")
@@ -207,9 +210,9 @@ mod tests {
     fn a_part_is_the_text_without_the_other_rows() {
         let text = "INSERT INTO t -- VALUES (0)\n AS \"values\" (k, v)\nVALUES (1, '),('), /* (9) */ ($1, $$)($$),(ARRAY[3], f($2::int)) RETURNING k + $3;";
         // A function that nobody knows is not the same everywhere.
-        assert_eq!(rows(text, "k").unwrap_err().construct, "function");
+        assert_eq!(rows(text, &["k"]).unwrap_err().construct, "function");
         let text = text.replace("f($2::int)", "abs($2::int)");
-        let read = rows(&text, "k").unwrap();
+        let read = rows(&text, &["k"]).unwrap();
         assert_eq!((read.len(), read.returning, read.skips), (3, true, false));
         let head = "INSERT INTO t -- VALUES (0)\n AS \"values\" (k, v)\nVALUES ";
         assert_eq!(read.part(&text, &[0, 2]), format!("{head}(1, '),('), (ARRAY[3], abs($2::int)) RETURNING k + $3;"));
@@ -233,10 +236,10 @@ mod tests {
             ("INSERT INTO t (k) VALUES (1), (2) RETURNING ctid", "system_column"),
             ("INSERT INTO t (k) VALUES ('now'), ('b')", "clock"),
         ] {
-            assert_eq!(rows(text, "k").unwrap_err().construct, construct, "{text}");
+            assert_eq!(rows(text, &["k"]).unwrap_err().construct, construct, "{text}");
         }
         assert!(
-            rows("INSERT INTO t VALUES (1), (2) ON CONFLICT (a, k) DO UPDATE SET v = excluded.v WHERE t.v > 1", "k")
+            rows("INSERT INTO t VALUES (1), (2) ON CONFLICT (a, k) DO UPDATE SET v = excluded.v WHERE t.v > 1", &["k"])
                 .unwrap()
                 .skips
         );

@@ -215,7 +215,7 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
             return Err(Unfit::new("draws", "that shows and sorts by functions that draw another value each time"));
         }
     }
-    let grouped_by_key = keys.iter().any(|key| from.is_key(key.node));
+    let grouped_by_key = from.has_key(keys.iter().map(|key| key.node));
     let brings_together = (grouped || found.aggregates || has_having) && !grouped_by_key;
     let (limit, offset) = (bound(select.limit_count())?, bound(select.limit_offset())?);
     let distinct = names.distinct(select)?;
@@ -452,7 +452,7 @@ impl<'a> Names<'_, 'a> {
             },
             node => {
                 let Some(name) = bare_name(node) else { return Ok(itself) };
-                if self.from.is_key(node) {
+                if self.from.is_of_key(node) {
                     return Ok(itself);
                 }
                 match self.by_name(name)? {
@@ -643,7 +643,7 @@ fn aggregate(call: &nodes::FuncCall, from: &From) -> Result<Aggregate, Unfit> {
         Unfit::new(construct, format!("with {name}{what} over rows of several shards"))
             .hint("Group by the sharding key, or tie the statement to one shard by its sharding key.")
     };
-    let of_key = name == "count" && call.args().len() == 1 && call.args().iter().all(|argument| from.is_key(argument));
+    let of_key = name == "count" && call.args().len() == 1 && from.has_key(call.args().iter());
     if call.agg_distinct && !of_key {
         return Err(refuse("aggregate_distinct", "(DISTINCT ...)"));
     }

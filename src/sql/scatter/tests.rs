@@ -1,7 +1,7 @@
 use super::*;
 
 fn place(table: &TableRef) -> Place {
-    let sharded = |key: &str, family| Place::Sharded { key: key.to_owned(), family };
+    let sharded = |key: &str, family| Place::Sharded { key: vec![(key.to_owned(), family)] };
     match table.name.as_str() {
         "t" | "u" => sharded("k", 0),
         "o" => sharded("id", 0),

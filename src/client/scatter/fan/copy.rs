@@ -25,6 +25,7 @@ use crate::shard::commit::recovery;
 use crate::shard::copy::{Layout, Splitter, Target};
 use crate::shard::plan::Fan;
 use crate::shard::plan::write::CopyRows;
+use crate::shard::table_key::KeyColumn;
 use crate::wire::message::TransactionStatus;
 use crate::wire::{encode, frame};
 
@@ -277,7 +278,7 @@ impl Client {
         if let Some(copies) = &copy.copies {
             self.stay_alike(legs, copies).await?;
         }
-        let Some((key, key_type)) = &copy.key else { return self.watcher(legs, copy).await };
+        let Some(key) = &copy.key else { return self.watcher(legs, copy).await };
         let names = match &copy.columns {
             Some(columns) => columns.clone(),
             None => {
@@ -294,9 +295,14 @@ impl Client {
                 self.attend_to(asking).await?
             }
         };
-        let place = names.iter().position(|name| name == key);
-        let place = place.ok_or_else(|| Stopped::Refused(no_key(&copy.table.1, key)))?;
-        Splitter::new(copy.layout.clone(), place, *key_type, copy.utf8).map(Some).map_err(Stopped::Refused)
+        let place = |column: &KeyColumn| {
+            let place = names.iter().position(|name| *name == column.name);
+            place
+                .map(|place| (place, column.key_type))
+                .ok_or_else(|| Stopped::Refused(no_key(&copy.table.1, &column.name)))
+        };
+        let places = key.columns().iter().map(place).collect::<Result<_, _>>()?;
+        Splitter::by_columns(copy.layout.clone(), places, copy.utf8).map(Some).map_err(Stopped::Refused)
     }
 
     /// What looks at the rows that every shard gets; none: nothing in them can mean the present.

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use super::super::PlanContext;
 use super::super::relations::{self, Home};
 use crate::shard::map::{DEFAULT_SCHEMA, KeyType};
+use crate::shard::table_key::TableKey;
 use crate::sql::facts::{ColumnRef, KeyValue};
 use crate::sql::levels::{Body, Condition, Item, Items, Level, Levels, Operand, Output, Shows, Source, Using, Value};
 
@@ -23,11 +24,14 @@ const SYSTEM_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "
 /// An item, by its level and its number there.
 pub(super) type At = (usize, usize);
 
+/// A column of the key of an item, by its place there.
+pub(super) type KeyPart = (At, usize);
+
 /// Where a value comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Leaf<'a> {
-    /// The key of this table.
-    Key(At),
+    /// The column of the key of this table, by its place there.
+    Key(KeyPart),
     /// A constant.
     Value(&'a KeyValue),
 }
@@ -74,22 +78,27 @@ impl<'a> Names<'a> {
         self.levels.levels.get(level)?.items.get(item)
     }
 
-    /// The key of a table and its type, if an item is a sharded table whose columns go by their names.
-    pub(super) fn key(&self, at: At) -> Option<(&'a str, KeyType)> {
+    /// The key of a table, if an item is a sharded table whose columns go by their names.
+    pub(super) fn key(&self, at: At) -> Option<&'a TableKey> {
         let item = self.item(at)?;
         let Source::Table(table) = &item.source else { return None };
         match relations::home(table, self.cx.map) {
-            Home::Sharded { key, key_type } if item.renamed.is_empty() => Some((key, key_type)),
+            Home::Sharded { key } if item.renamed.is_empty() => Some(key),
             Home::Sharded { .. } | Home::Reference | Home::Unlisted => None,
         }
     }
 
-    /// Whether a column is the key of this item.
-    pub(super) fn is_key(&self, at: At, name: &str) -> bool {
-        self.key(at).is_some_and(|(key, _)| key == name)
+    /// Which column of the key of this item a column is.
+    pub(super) fn key_part(&self, at: At, name: &str) -> Option<KeyPart> {
+        self.key(at)?.place(name).map(|place| (at, place))
     }
 
-    /// The items that a column may be of: several, which are all sharded tables with that key, where joins have made one of theirs. None:
+    /// The type of a column of a key.
+    pub(super) fn part_type(&self, (at, place): KeyPart) -> Option<KeyType> {
+        self.key(at)?.columns().get(place).map(|column| column.key_type)
+    }
+
+    /// The items that a column may be of: several, which are all sharded tables with that column in their key, where joins have made one of theirs. None:
     /// it is not known.
     pub(super) fn resolve(&self, level: usize, sees: &Items, column: &ColumnRef) -> Option<Vec<At>> {
         let mut place = Some((level, sees.clone()));
@@ -161,7 +170,7 @@ impl<'a> Names<'a> {
     fn family(&self, at: At, name: &str) -> Option<KeyType> {
         let leaves = self.leaves(at, name)?;
         let mut types = leaves.leaves.iter().map(|leaf| match leaf {
-            Leaf::Key(at) => self.key(*at).map(|(_, key_type)| key_type),
+            Leaf::Key(part) => self.part_type(*part),
             Leaf::Value(_) => None,
         });
         let first = types.next()??;
@@ -171,7 +180,7 @@ impl<'a> Names<'a> {
     fn has(&self, at: At, name: &str, depth: usize) -> Has {
         let Some(item) = self.item(at) else { return Has::Maybe };
         match &item.source {
-            Source::Table(_) if self.is_key(at, name) => Has::Yes,
+            Source::Table(_) if self.key_part(at, name).is_some() => Has::Yes,
             Source::Table(table) if item.renamed.is_empty() => match relations::columns(None, table, self.cx) {
                 Some(columns) if columns.iter().any(|column| column == name) => Has::Yes,
                 // Each has columns of PostgreSQL's own as well.
@@ -277,8 +286,8 @@ impl<'a> Names<'a> {
         let item = self.item(at).filter(|_| depth <= MAX_DEPTH)?;
         into.nullable |= item.nullable;
         match &item.source {
-            Source::Table(_) if self.is_key(at, name) => into.leaves.push(Leaf::Key(at)),
-            Source::Table(_) | Source::Other => return None,
+            Source::Table(_) => into.leaves.push(Leaf::Key(self.key_part(at, name)?)),
+            Source::Other => return None,
             Source::Query(query) => match self.find(*query, &item.renamed, name, depth) {
                 Found::Place(place) => self.gather_place(*query, place?, into, depth + 1)?,
                 Found::Through(inner) => self.gather(inner, name, into, depth + 1)?,
@@ -339,7 +348,7 @@ impl<'a> Names<'a> {
                 && resolved(other)
                     .is_some_and(|found| matches!(found[..], [own] if self.is_own(own, query, &other.column, place)))
         };
-        let is_key = at.0 == *number && self.is_key(at, &shown.column);
+        let is_key = at.0 == *number && self.key_part(at, &shown.column).is_some();
         (is_key && level.conditions.iter().any(|condition| is_tied(&condition))).then_some(nullable)
     }
 

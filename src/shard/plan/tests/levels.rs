@@ -609,3 +609,12 @@ fn made_up_statements_end() {
     let plan = planned(&format!("{with} SELECT * FROM x24 JOIN customers c ON c.id = x24.customer_id"), Some(&[]));
     assert_eq!(word(&plan), NO);
 }
+
+#[test]
+fn a_key_that_is_given_must_be_where_the_rows_of_a_list_are() {
+    all(&[
+        ("UPDATE orders SET customer_id = 1 WHERE customer_id IN (1, 42)", "s0"),
+        // 2 is on the other shard: no row would be found there.
+        ("UPDATE orders SET customer_id = 2 WHERE customer_id IN (1, 42)", NO),
+    ]);
+}

@@ -204,7 +204,7 @@ fn no_place_is_forgotten() {
             let text = put(place);
             assert!(pg_raw_parse::parse(&text).is_ok(), "{text}");
             assert!(reference(&text).is_err(), "{text}");
-            assert!(super::super::rows(&text, "k").is_err(), "{text}");
+            assert!(super::super::rows(&text, &["k"]).is_err(), "{text}");
         }
     }
     // And with what is the same everywhere the places that are looked at are allowed.
