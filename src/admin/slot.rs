@@ -149,6 +149,29 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_several_columns_is_told_by_all_of_them() {
+        let columns = [("a", KeyType::Integer { width: 8 }), ("b", KeyType::Text)]
+            .map(|(name, key_type)| KeyColumn { name: name.to_owned(), key_type });
+        let mut map = map();
+        let pairs = map::Table::Sharded { key: TableKey::new(columns.to_vec()).unwrap() };
+        map.tables.insert(("public".to_owned(), "pairs".to_owned()), pairs);
+        let told = |values: &[&str]| {
+            let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+            slot("shop", &map, "pairs", &values, true)
+        };
+        let row: Vec<String> = told(&["1", "a"]).unwrap().rows[0].iter().flatten().cloned().collect();
+        assert_eq!(
+            (row[2].as_str(), row[3].as_str(), row[5].as_str(), row[6].as_str()),
+            ("a,b", "bigint,text", "11205", "s1")
+        );
+        for values in [&["1"] as &[_], &["1", "a", "b"]] {
+            let error = told(values).unwrap_err();
+            assert_eq!((error.sqlstate.to_string().as_str(), error.hint.is_some()), ("22023", true), "{values:?}");
+        }
+        assert_eq!(told(&["x", "a"]).unwrap_err().sqlstate.to_string(), "22P02");
+    }
+
+    #[test]
     fn what_has_no_slot_is_refused_with_what_to_do() {
         let error = |table: &str, key: &str| {
             let error = slot("shop", &map(), table, &[key.to_owned()], true).unwrap_err();

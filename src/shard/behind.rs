@@ -236,16 +236,22 @@ fn tags(key: &TableKey) -> Vec<bool> {
 mod tests {
     use super::*;
     use crate::id::ShardIndex;
+    use crate::shard::table_key::KeyColumn;
 
     fn map() -> ShardMap {
         let sharded = |name: &str| (("public".to_owned(), name.to_owned()), Table::sharded("k", KeyType::Text));
         let reference = (("public".to_owned(), "ref".to_owned()), Table::Reference);
         let by_tag = Table::sharded("k", KeyType::Tagged);
         let tagged = (("public".to_owned(), "tagged".to_owned()), by_tag);
+        let pair = |name: &str| {
+            let column = |name: &str| KeyColumn { name: name.to_owned(), key_type: KeyType::Text };
+            let key = TableKey::new(vec![column("a"), column("b")]).unwrap();
+            (("public".to_owned(), name.to_owned()), Table::Sharded { key })
+        };
         ShardMap::new(
             vec!["a".into(), "b".into()],
             vec![vec![(0, 1)], vec![(2, 16383)]],
-            [sharded("orders"), reference, sharded("sums"), tagged].into(),
+            [sharded("orders"), reference, sharded("sums"), tagged, pair("pairs"), pair("rows")].into(),
             ShardIndex(0),
         )
         .unwrap()
@@ -273,6 +279,28 @@ mod tests {
             assert_eq!(finding.effect, Effect::NoWriteOf("public".into(), table.into()));
             finding.message
         })
+    }
+
+    #[test]
+    fn triggers_name_keys_of_several_columns_whole() {
+        for (table, before, text, expected) in [
+            ("pairs", false, "BEGIN INSERT INTO rows (a, b) VALUES (NEW.a, NEW.b); RETURN NULL; END", None),
+            ("pairs", true, "BEGIN NEW.n := 1; RETURN NEW; END", None),
+            ("pairs", false, "BEGIN PERFORM 1 FROM rows WHERE a = NEW.a; RETURN NULL; END", Some("but not \"b\"")),
+            ("pairs", false, "BEGIN DELETE FROM pairs WHERE b = OLD.b; RETURN NULL; END", Some("but not \"a\"")),
+            ("pairs", false, "BEGIN INSERT INTO sums VALUES (NEW.a, NEW.b); RETURN NULL; END", Some("as many columns")),
+            (
+                "orders",
+                false,
+                "BEGIN INSERT INTO rows (a, b) VALUES (1, NEW.k); RETURN NULL; END",
+                Some("as many columns"),
+            ),
+            ("pairs", true, "BEGIN NEW.b := 'x'; RETURN NEW; END", Some("may change the sharding key \"b\"")),
+        ] {
+            let found = trigger(table, before, "plpgsql", text);
+            assert_eq!(found.is_some(), expected.is_some(), "{text}: {found:?}");
+            assert!(expected.is_none_or(|part| found.unwrap().contains(part)), "{text}");
+        }
     }
 
     #[test]

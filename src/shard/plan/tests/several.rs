@@ -62,7 +62,8 @@ fn every_column_must_be_tied() {
         ("SELECT * FROM items WHERE (tenant, item) = (1, 'e')", "s0"),
         ("SELECT * FROM items i WHERE (i.item, tenant) = ('a', 2) AND n > 3", "s1"),
         ("SELECT * FROM items WHERE (tenant, item) IN ((1, 'e'))", "s0"),
-        ("SELECT count(*) FROM turned WHERE tenant = 1 AND item = 'a'", "s1"),
+        // In the other order the columns hash otherwise.
+        ("SELECT count(*) FROM turned WHERE tenant = 1 AND item = 'a'", "s0"),
         ("DELETE FROM items WHERE tenant = 1 AND item = 'a'", "s1"),
         ("UPDATE items SET n = 1 WHERE tenant = 2 AND item = 'c'", "s0"),
         // One column says nothing.
@@ -307,13 +308,13 @@ fn groups_lie_on_one_shard_only_by_all_columns() {
     assert_eq!(by_key("SELECT tenant, count(*) FROM items GROUP BY tenant"), Some(false));
     assert_eq!(by_key("SELECT item, sum(n) FROM items GROUP BY item"), Some(false));
     for sql in [
-        "SELECT tenant, array_agg(v) FROM items GROUP BY tenant",
+        "SELECT tenant, count(DISTINCT v) FROM items GROUP BY tenant",
         "SELECT tenant, count(DISTINCT item) FROM items GROUP BY tenant",
         "SELECT count(DISTINCT tenant) FROM items",
         "SELECT count(DISTINCT item) FROM items",
         "SELECT row_number() OVER (PARTITION BY tenant ORDER BY n) FROM items",
         "SELECT row_number() OVER (PARTITION BY item ORDER BY n) FROM items",
-        "SELECT s.t, s.i, array_agg(i.n) FROM items i LEFT JOIN stock s ON (s.t, s.i) = (i.tenant, i.item) GROUP BY s.t, s.i",
+        "SELECT s.t, s.i, count(DISTINCT i.n) FROM items i LEFT JOIN stock s ON (s.t, s.i) = (i.tenant, i.item) GROUP BY s.t, s.i",
     ] {
         assert_eq!(word(&planned(sql, Some(&[]))), NO, "{sql}");
     }
