@@ -63,7 +63,9 @@ async fn exchange(connection: &mut Connection, map: &ShardMap) -> io::Result<Res
     if let Some(sql) = check::unique_sql(map) {
         findings.extend(check::judge_unique(map, &rows!(&sql)));
     }
-    let followed = cascades::judge(map, &rows!(cascades::SQL));
+    let foreign_keys = rows!(cascades::SQL);
+    let followed = cascades::judge(map, &foreign_keys);
+    findings.extend(cascades::judge_places(map, &foreign_keys));
     let behind = Behind {
         rules: match behind::rules_sql(map) {
             Some(sql) => rows!(&sql),

@@ -1,6 +1,7 @@
-//! Foreign keys whose actions write other rows than a statement does: ON UPDATE and ON DELETE with CASCADE, SET NULL and SET DEFAULT.
+//! Foreign keys: those whose actions write other rows than a statement does (ON UPDATE and ON DELETE with CASCADE, SET NULL and SET
+//! DEFAULT), and those to rows that lie elsewhere.
 //!
-//! The server carries them out on the shard of the row that is written. They must not give rows of a sharded table another key than they
+//! The server carries actions out on the shard of the row that is written. They must not give rows of a sharded table another key than they
 //! lie by, nor change a copy of a reference table on one shard alone. See
 //! <https://www.postgresql.org/docs/current/ddl-constraints.html#DDL-CONSTRAINTS-FK>.
 
@@ -8,11 +9,12 @@ use std::collections::BTreeSet;
 
 use super::check::{Effect, Finding};
 use super::map::{ShardMap, Table};
+use super::table_key::KeyColumn;
 use crate::sql::hidden::assign;
 
-/// Asks for the foreign keys with such actions: schema and table that have it, schema and table that it is to, what is done ON UPDATE and ON DELETE
-/// (letters of `pg_constraint`), its columns, those that it is to in the same order, and those that ON DELETE sets; columns stand apart by
-/// `APART`. Partitions stand under the name of their table.
+/// Asks for the foreign keys: schema and table that have it, schema and table that it is to, what is done ON UPDATE and ON DELETE
+/// (letters of `pg_constraint`), its columns, those that it is to in the same order, those that ON DELETE sets, and the name; columns stand
+/// apart by `APART`. Partitions stand under the name of their table.
 pub const SQL: &str = "SELECT n.nspname, c.relname, m.nspname, p.relname, k.confupdtype, k.confdeltype, \
       (SELECT pg_catalog.string_agg(a.attname::pg_catalog.text, E'\\x1f' ORDER BY u.ord) \
         FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (num, ord) \
@@ -23,14 +25,15 @@ pub const SQL: &str = "SELECT n.nspname, c.relname, m.nspname, p.relname, k.conf
       (SELECT pg_catalog.string_agg(a.attname::pg_catalog.text, E'\\x1f' ORDER BY u.ord) \
         FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (num, ord) \
         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.num \
-        WHERE COALESCE(j.cols, 'null') IN ('null', '[]') OR j.cols OPERATOR(pg_catalog.@>) pg_catalog.to_jsonb(u.num)) \
+        WHERE COALESCE(j.cols, 'null') IN ('null', '[]') OR j.cols OPERATOR(pg_catalog.@>) pg_catalog.to_jsonb(u.num)), \
+      k.conname \
     FROM pg_catalog.pg_constraint AS k \
     CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(k) OPERATOR(pg_catalog.->) 'confdelsetcols') AS j (cols) \
     JOIN pg_catalog.pg_class AS c ON c.oid = COALESCE(pg_catalog.pg_partition_root(k.conrelid)::pg_catalog.oid, k.conrelid) \
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
     JOIN pg_catalog.pg_class AS p ON p.oid = COALESCE(pg_catalog.pg_partition_root(k.confrelid)::pg_catalog.oid, k.confrelid) \
     JOIN pg_catalog.pg_namespace AS m ON m.oid = p.relnamespace \
-    WHERE k.contype = 'f' AND k.conparentid = 0 AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd')) \
+    WHERE k.contype = 'f' AND k.conparentid = 0 \
     ORDER BY n.nspname, c.relname, k.conname";
 
 /// Stands between the columns.
@@ -49,6 +52,7 @@ struct ForeignKey {
     referenced: Vec<String>,
     /// The columns that ON DELETE sets.
     sets: Vec<String>,
+    name: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,6 +81,7 @@ impl ForeignKey {
             columns: list(6)?,
             referenced: list(7)?,
             sets: list(8).unwrap_or_default(),
+            name: cell(9).unwrap_or_default(),
         })
     }
 }
@@ -112,6 +117,31 @@ pub fn judge(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The foreign keys from one sharded table to another that do not carry the whole sharding key of both, column by column: the rows that they
+/// are to may lie on other shards, where the server does not find them.
+#[must_use]
+pub fn judge_places(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
+    let sharded = |place: &Place| map.table(Some(&place.0), &place.1).and_then(Table::key);
+    let judged = |key: ForeignKey| {
+        let (own, other) = (sharded(&key.of)?, sharded(&key.to)?);
+        let carried = |(a, b): (&KeyColumn, &KeyColumn)| {
+            key.columns.iter().zip(&key.referenced).any(|(column, to)| *column == a.name && *to == b.name)
+        };
+        if own.same_family(other) && own.columns().iter().zip(other.columns()).all(carried) {
+            return None;
+        }
+        Some(Finding {
+            effect: Effect::Warning,
+            message: format!(
+                "foreign key \"{}\" of table \"{}.{}\" does not carry the sharding key to table \"{}.{}\": rows are refused whose row there is on another shard",
+                key.name, key.of.0, key.of.1, key.to.0, key.to.1
+            ),
+            advice: "Make the foreign key of all columns of the sharding key, each to the one in the same place, or drop it.",
+        })
+    };
+    rows.iter().filter_map(|row| ForeignKey::of(row)).filter_map(judged).collect()
 }
 
 /// What triggers (rows as in [`Behind::triggers`](super::behind::Behind::triggers)) make of that: one that may change such a column does so
@@ -276,6 +306,32 @@ mod tests {
         assert_eq!(found("x", "f", "plpgsql", moves), 0, "it comes after the row");
         assert_eq!(found("y", "t", "plpgsql", moves), 0);
         assert_eq!(found("x", "t", "plpgsql", "BEGIN NEW.n := 5; RETURN NEW; END"), 0);
+    }
+
+    #[test]
+    fn foreign_keys_carry_the_whole_key_in_its_order() {
+        use crate::shard::table_key::TableKey;
+        let mut map = map();
+        for (name, columns) in [("p", ["a", "b"]), ("q", ["c", "d"])] {
+            let columns = columns.map(|name| KeyColumn { name: name.to_owned(), key_type: KeyType::Text });
+            let table = Table::Sharded { key: TableKey::new(columns.to_vec()).unwrap() };
+            map.tables.insert(("public".to_owned(), name.to_owned()), table);
+        }
+        for (of, columns, to, referenced, good) in [
+            ("q", "c\x1fd", "p", "a\x1fb", true),
+            ("q", "n\x1fd\x1fc", "p", "m\x1fb\x1fa", true),
+            ("q", "d\x1fc", "p", "a\x1fb", false),
+            ("q", "c", "p", "a", false),
+            ("q", "c", "y", "k", false),
+            ("y", "k", "x", "id", true),
+            ("y", "n", "x", "id", false),
+            ("y", "n", "c", "code", true),
+            ("plain", "n", "x", "id", true),
+        ] {
+            let row = ["public", of, "public", to, "a", "a", columns, referenced, columns, "f"];
+            let row: Vec<Option<String>> = row.iter().map(|cell| Some((*cell).to_owned())).collect();
+            assert_eq!(judge_places(&map, &[row]).is_empty(), good, "{of} {columns} > {to} {referenced}");
+        }
     }
 
     #[test]

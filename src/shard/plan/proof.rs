@@ -184,7 +184,7 @@ fn listed_of_several(
     let single = equalities.iter().map(|(column, value)| (column, std::slice::from_ref(value)));
     let lists = single.chain(listed.lists.iter().map(|(column, values)| (column, values.as_slice())));
     let lists: Vec<(&ColumnRef, &[KeyValue])> = lists.collect();
-    let mut read = Reading::new(top, &lists, repeated, cx);
+    let read = Reading::new(top, &lists, repeated, cx);
     for (column, values) in lists {
         if let Some((place, hashes)) = read.list(column, values, &mut unbound) {
             tuples.narrow(place, hashes);
@@ -231,7 +231,7 @@ impl<'a> Reading<'a> {
 
     /// The place of the column in a key, and the hashes of a list's values; none if the column is none of a key, or a value cannot be told.
     pub(super) fn list(
-        &mut self,
+        &self,
         column: &ColumnRef,
         values: &[KeyValue],
         unbound: &mut Option<u16>,
@@ -242,7 +242,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The same of rows; of the columns those that are of a key.
-    pub(super) fn rows(&mut self, list: &RowList, unbound: &mut Option<u16>) -> Option<Rows> {
+    pub(super) fn rows(&self, list: &RowList, unbound: &mut Option<u16>) -> Option<Rows> {
         let of = |column: &Option<ColumnRef>| key_column(column.as_ref()?, self.top, self.cx);
         let columns: Vec<(usize, OfKey)> =
             list.columns.iter().enumerate().filter_map(|(at, column)| Some((at, of(column)?))).collect();

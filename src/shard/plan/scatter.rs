@@ -309,7 +309,7 @@ fn of_several(
         Values::Array(_) => None,
     });
     let each: Vec<(&ColumnRef, &[KeyValue])> = each.collect();
-    let mut read = proof::Reading::new(tables, &each, &statement.repeated, cx);
+    let read = proof::Reading::new(tables, &each, &statement.repeated, cx);
     let mut tuples = Tuples::new(key.width());
     // What is not bound yet narrows nothing: the statement is planned again.
     let mut unbound = None;
