@@ -253,8 +253,11 @@ pub fn judge_hash(key_type: KeyType, utf8: bool, rows: &[Vec<Option<String>>]) -
 /// What to do about a schema of a role's name, which comes before the default one for that role.
 const HIDES: &str = "Drop or rename what hides the table, or make it on every shard.";
 
+/// Schema and name of a table, and a column of its key with its place there.
+type Line<'a> = (&'a (String, String), Option<(usize, &'a KeyColumn)>);
+
 /// The listed tables, each once for every column of its key; a reference table once, without one.
-fn lines(map: &ShardMap) -> impl Iterator<Item = (&(String, String), Option<(usize, &KeyColumn)>)> {
+fn lines(map: &ShardMap) -> impl Iterator<Item = Line<'_>> {
     map.tables.iter().flat_map(|(place, table)| {
         let columns = table.key().map(TableKey::columns).unwrap_or_default();
         let none = columns.is_empty().then_some((place, None));
@@ -268,7 +271,7 @@ fn lines(map: &ShardMap) -> impl Iterator<Item = (&(String, String), Option<(usi
 #[must_use]
 pub fn tables_sql(map: &ShardMap) -> Option<String> {
     let literal = |text: &str| format!("E'{}'::pg_catalog.text", text.replace('\\', "\\\\").replace('\'', "''"));
-    let row = |(number, ((schema, name), column)): (usize, (&(String, String), Option<(usize, &KeyColumn)>))| {
+    let row = |(number, ((schema, name), column)): (usize, Line<'_>)| {
         let key = column.map_or_else(|| "NULL".to_owned(), |(_, column)| literal(&column.name));
         format!("({number}, {}, {}, {key})", literal(schema), literal(name))
     };
@@ -306,7 +309,7 @@ pub fn tables_sql(map: &ShardMap) -> Option<String> {
 #[must_use]
 pub fn unique_sql(map: &ShardMap) -> Option<String> {
     let literal = |text: &str| format!("E'{}'::pg_catalog.text", text.replace('\\', "\\\\").replace('\'', "''"));
-    let row = |(number, ((schema, name), column)): (usize, (&(String, String), Option<(usize, &KeyColumn)>))| {
+    let row = |(number, ((schema, name), column)): (usize, Line<'_>)| {
         let (_, column) = column?;
         Some(format!("({number}, {}, {}, {})", literal(schema), literal(name), literal(&column.name)))
     };

@@ -248,7 +248,7 @@ impl<'a> Proof<'a> {
     fn learn(&mut self, part: KeyPart, fact: Option<Fact>) {
         let Some(fact) = fact else { return };
         let alone = self.names.key(part.0).is_none_or(|key| key.width() == 1);
-        if !alone || self.lies(&[fact.clone()]).is_some() {
+        if !alone || self.lies(std::slice::from_ref(&fact)).is_some() {
             self.facts.insert(part, fact);
         }
     }

@@ -158,7 +158,7 @@ pub(super) fn random() -> Unfit {
 fn conflict(insert: &nodes::InsertStmt, key: &[&str], params: &mut Vec<u16>) -> Result<bool, Unfit> {
     let Some(conflict) = insert.on_conflict_clause() else { return Ok(false) };
     let has_key = conflict.infer().is_some_and(|infer| {
-        let names = |column: &&str| {
+        let is_named = |column: &&str| {
             infer.index_elems().iter().any(|element| match element {
                 Node::IndexElem(element) => {
                     element.name() == Some(*column) && element.collation().is_empty() && element.opclass().is_empty()
@@ -166,7 +166,7 @@ fn conflict(insert: &nodes::InsertStmt, key: &[&str], params: &mut Vec<u16>) -> 
                 _ => false,
             })
         };
-        key.iter().all(|column| names(&column)) && matches!(infer.where_clause(), Node::None)
+        key.iter().all(is_named) && matches!(infer.where_clause(), Node::None)
     });
     if !has_key {
         return Err(Unfit::new("conflict", "with ON CONFLICT whose target does not contain the sharding key")
