@@ -251,7 +251,7 @@ mod tests {
         ShardMap::new(
             vec!["a".into(), "b".into()],
             vec![vec![(0, 1)], vec![(2, 16383)]],
-            [sharded("orders"), reference, sharded("sums"), tagged, pair("pairs"), pair("rows")].into(),
+            [sharded("orders"), reference, sharded("sums"), tagged, pair("twins"), pair("twos")].into(),
             ShardIndex(0),
         )
         .unwrap()
@@ -284,18 +284,18 @@ mod tests {
     #[test]
     fn triggers_name_keys_of_several_columns_whole() {
         for (table, before, text, expected) in [
-            ("pairs", false, "BEGIN INSERT INTO rows (a, b) VALUES (NEW.a, NEW.b); RETURN NULL; END", None),
-            ("pairs", true, "BEGIN NEW.n := 1; RETURN NEW; END", None),
-            ("pairs", false, "BEGIN PERFORM 1 FROM rows WHERE a = NEW.a; RETURN NULL; END", Some("but not \"b\"")),
-            ("pairs", false, "BEGIN DELETE FROM pairs WHERE b = OLD.b; RETURN NULL; END", Some("but not \"a\"")),
-            ("pairs", false, "BEGIN INSERT INTO sums VALUES (NEW.a, NEW.b); RETURN NULL; END", Some("as many columns")),
+            ("twins", false, "BEGIN INSERT INTO twos (a, b) VALUES (NEW.a, NEW.b); RETURN NULL; END", None),
+            ("twins", true, "BEGIN NEW.n := 1; RETURN NEW; END", None),
+            ("twins", false, "BEGIN PERFORM 1 FROM twos WHERE a = NEW.a; RETURN NULL; END", Some("but not \"b\"")),
+            ("twins", false, "BEGIN DELETE FROM twins WHERE b = OLD.b; RETURN NULL; END", Some("but not \"a\"")),
+            ("twins", false, "BEGIN INSERT INTO sums VALUES (NEW.a, NEW.b); RETURN NULL; END", Some("as many columns")),
             (
                 "orders",
                 false,
-                "BEGIN INSERT INTO rows (a, b) VALUES (1, NEW.k); RETURN NULL; END",
+                "BEGIN INSERT INTO twos (a, b) VALUES (1, NEW.k); RETURN NULL; END",
                 Some("as many columns"),
             ),
-            ("pairs", true, "BEGIN NEW.b := 'x'; RETURN NEW; END", Some("may change the sharding key \"b\"")),
+            ("twins", true, "BEGIN NEW.b := 'x'; RETURN NEW; END", Some("may change the sharding key \"b\"")),
         ] {
             let found = trigger(table, before, "plpgsql", text);
             assert_eq!(found.is_some(), expected.is_some(), "{text}: {found:?}");
