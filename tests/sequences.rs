@@ -270,6 +270,30 @@ fn a_server_that_is_held_may_end() {
     }
 }
 
+/// RESET leads back to what startup gave, on a server that is held too.
+#[test]
+fn a_reset_on_a_server_that_is_held_leads_to_what_startup_gave() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 2, "sequence_values = \"keep\"").start();
+    for by_extended in [false, true] {
+        for (name, startup, other) in [("datestyle", "German, DMY", "ISO, YMD"), ("work_mem", "5MB", "6MB")] {
+            let mut a = weir.login("postgres", "app").param(name, startup).connect().unwrap();
+            for reset in [format!("RESET {name}"), "RESET ALL".to_owned(), "DISCARD ALL".to_owned()] {
+                a.run("INSERT INTO t (v) VALUES ('a')");
+                run(&mut a, &format!("SET {name} = '{}'", other.replace(", ", "', '")), by_extended);
+                a.run("INSERT INTO t (v) VALUES ('a')");
+                assert_eq!(a.value(&format!("SHOW {name}")), other);
+                run(&mut a, &reset, by_extended);
+                assert_eq!(a.value(&format!("SHOW {name}")), startup, "{reset}, extended: {by_extended}");
+                a.run("INSERT INTO t (v) VALUES ('a')");
+                assert_eq!(a.value(&format!("SHOW {name}")), startup, "{reset}, extended: {by_extended}");
+                assert_eq!(a.value("SELECT lastval() = max(id) FROM t"), "t");
+            }
+        }
+    }
+}
+
 /// A statement that nobody asks about keeps no server for long.
 #[test]
 fn what_nobody_asks_about_is_learned() {

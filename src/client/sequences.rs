@@ -84,50 +84,66 @@ pub(super) fn kind(facts: &QueryFacts) -> Kind {
     hasher.finish()
 }
 
-/// Where a client's values are.
+/// Where a client's values are. A word for who has never taken one.
 #[derive(Debug, Default)]
-pub(super) struct Values {
+pub(super) struct Values(Option<Box<Places>>);
+
+#[derive(Debug, Default)]
+struct Places {
     past: Past,
     /// How often it has come to stay somewhere.
     stays: u32,
     /// Where it stays: the pool, by its address, and the connection. Whether that is still so, the connection tells.
     place: Option<(usize, SlotId)>,
     /// The kind of its last statement that may have taken one, where that matters.
-    pub(super) last: Option<Kind>,
+    last: Option<Kind>,
 }
 
 impl Values {
+    fn places(&mut self) -> &mut Places {
+        self.0.get_or_insert_default()
+    }
+
     /// Where they are.
     pub(super) fn past(&self) -> Past {
-        self.past
+        self.0.as_ref().map_or(Past::None, |places| places.past)
     }
 
     /// Their connection, if it is one of this pool.
     pub(super) fn place_in(&self, pool: &Arc<Pool>) -> Option<SlotId> {
         let here = |(of, slot): (usize, SlotId)| (of == address(pool)).then_some(slot);
-        self.place.filter(|_| matches!(self.past, Past::At(_))).and_then(here)
+        let places = self.0.as_ref().filter(|places| matches!(places.past, Past::At(_)))?;
+        places.place.and_then(here)
     }
 
     /// Whether they are on the server that tells these, all of them.
     pub(super) fn are_told(&self, told: Told) -> bool {
-        matches!(told, Told::Of(stay) if self.past == Past::At(stay))
+        matches!(told, Told::Of(stay) if self.past() == Past::At(stay))
     }
 
     /// The client, of that number, has perhaps taken some on this connection.
     pub(super) fn take(&mut self, told: &mut Told, client: u64, pool: &Arc<Pool>, slot: SlotId) {
-        if self.past.takes(told, client, &mut self.stays) {
-            self.place = Some((address(pool), slot));
+        let Places { past, stays, place, .. } = self.places();
+        if past.takes(told, client, stays) {
+            *place = Some((address(pool), slot));
         }
+    }
+
+    /// The kind of a statement that may take some, and is the last of these.
+    pub(super) fn note(&mut self, kind: Kind) {
+        self.places().last = Some(kind);
     }
 
     /// It has none any more.
     pub(super) fn forget(&mut self) {
-        self.past = Past::None;
+        if let Some(places) = &mut self.0 {
+            places.past = Past::None;
+        }
     }
 
     /// It has perhaps taken some where they are not followed.
     pub(super) fn scatter(&mut self, told: &mut Told) {
-        (self.past, *told) = (Past::Scattered, Told::Several);
+        (self.places().past, *told) = (Past::Scattered, Told::Several);
     }
 }
 
@@ -165,7 +181,7 @@ impl Client {
 
     /// The client asks in another transaction than the one in which it took its last value.
     pub(super) fn learns_question(&self) {
-        self.database.hidden.questions().followed(self.values.last);
+        self.database.hidden.questions().followed(self.values.0.as_ref().and_then(|places| places.last));
     }
 
     /// What a client has perhaps taken on a connection is its own, as long as nobody else does.

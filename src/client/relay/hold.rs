@@ -80,7 +80,7 @@ impl Client {
         let transaction = link.counts.xact_count;
         match &used {
             Use::Took(kind, _) => {
-                self.values.last = Some(*kind);
+                self.values.note(*kind);
                 link.took_in = Some(transaction);
             }
             Use::Asked(_) if link.took_in != Some(transaction) => self.learns_question(),
@@ -126,6 +126,11 @@ impl Client {
             Some(Use::Took(kind, facts)) if self.expects_question_behind(kind) => self.hold(link, Some(kind), facts),
             Some(Use::Asked(facts)) if self.expects_questions() => self.hold(link, None, facts),
             _ => {}
+        }
+        if self.session.settings().lacks_anything() {
+            // A RESET has taken from it what startup gave, which it gets when it is lent.
+            link.hold = None;
+            return false;
         }
         let limit = self.database.config.pinning.sequence_hold;
         let Some(hold) = &mut link.hold else { return false };

@@ -207,7 +207,7 @@ impl Client {
         let single = Single::of(&self.segment).filter(|single| single.facts.is_ordinary())?;
         if single.facts.access() == Access::Write && self.expects_questions() {
             let kind = sequences::kind(single.facts);
-            self.values.last = Some(kind);
+            self.values.note(kind);
             if self.expects_question_behind(kind) {
                 // The server is held behind it.
                 return None;

@@ -614,7 +614,8 @@ impl ClientSettings {
     }
 
     /// Whether there is anything of that kind.
-    fn lacks_anything(&self) -> bool {
+    #[must_use]
+    pub fn lacks_anything(&self) -> bool {
         let lacks = |changes: &Changes| changes.reset != 0 || (changes.have.is_some() && !self.missing().is_empty());
         self.changes.as_deref().is_some_and(lacks)
     }
