@@ -80,14 +80,16 @@ fn unknown_word(word: &str) -> String {
     }
 }
 
-/// Splits at commas outside of single quotes.
+/// Splits at commas outside of single quotes, and of the row that a value is: `sharding_key=(1,a)`.
 fn split(words: &str) -> Result<Vec<&str>, String> {
     let mut items = Vec::new();
-    let (mut from, mut quoted) = (0, false);
+    let (mut from, mut quoted, mut in_row) = (0, false, false);
     for (at, c) in words.char_indices() {
         match c {
             '\'' => quoted = !quoted,
-            ',' if !quoted => {
+            '(' if !quoted => in_row |= words[from..at].trim_end().ends_with('='),
+            ')' if !quoted => in_row = false,
+            ',' if !quoted && !in_row => {
                 items.push(&words[from..at]);
                 from = at + 1;
             }
@@ -96,6 +98,9 @@ fn split(words: &str) -> Result<Vec<&str>, String> {
     }
     if quoted {
         return Err("a quote in a pgweir hint is not closed".to_owned());
+    }
+    if in_row {
+        return Err("a parenthesis in a pgweir hint is not closed".to_owned());
     }
     items.push(&words[from..]);
     Ok(items)
@@ -127,6 +132,11 @@ mod tests {
         assert_eq!(hints.error, None);
         let hints = read(b"/*PGWEIR:sharding_key='a, ''b'' = c'*/");
         assert_eq!(hints.sharding_key.as_deref(), Some("a, 'b' = c"));
+        for text in ["/* pgweir: sharding_key=(1,a b), primary */", "/* pgweir: primary, sharding_key = '(1,a b)' */"] {
+            let hints = read(text.as_bytes());
+            assert_eq!((hints.sharding_key.as_deref(), hints.error), (Some("(1,a b)"), None), "{text}");
+            assert_eq!(hints.route, Some(RouteHint::Primary), "{text}");
+        }
         let hints = read(b"/* pgweir: primary */ SELECT /* pgweir: shard=s1 */ 1");
         assert_eq!((hints.route, hints.shard.as_deref()), (Some(RouteHint::Primary), Some("s1")));
         assert_eq!(read(b"/* a comment */ SELECT 1 /* pgweir is nice */"), Hints::default());
@@ -189,6 +199,7 @@ mod tests {
             ("/* pgweir: shard */", "needs a value"),
             ("/* pgweir: shard= */", "needs a value"),
             ("/* pgweir: shard='a */", "not closed"),
+            ("/* pgweir: sharding_key=(1,a */", "not closed"),
             ("/* pgweir: primary, replica */", "contradict"),
             ("/* pgweir: shard=a */ /* pgweir: shard=b */", "contradict"),
         ] {

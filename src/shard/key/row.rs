@@ -2,7 +2,8 @@
 //!
 //! See <https://www.postgresql.org/docs/current/rowtypes.html#ROWTYPES-IO-SYNTAX>.
 
-/// The values, of which none is NULL; none if the text is no row.
+/// The values, of which none is NULL; none if the text is no row. A single quote must stand between double ones: whoever writes `(1,'a')`
+/// does not mean it to be a part of the value, as it would be.
 pub(in crate::shard) fn fields(text: &str) -> Option<Vec<Option<String>>> {
     let space = |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c');
     let inner = text.trim_matches(space).strip_prefix('(')?;
@@ -15,6 +16,7 @@ pub(in crate::shard) fn fields(text: &str) -> Option<Vec<Option<String>>> {
                 end @ (',' | ')') if !quoted => break end,
                 '"' if quoted && chars.next_if_eq(&'"').is_some() => value.push('"'),
                 '"' => quoted = !quoted,
+                '\'' if !quoted => return None,
                 '\\' => value.push(chars.next()?),
                 c => value.push(c),
             }
@@ -42,6 +44,8 @@ mod tests {
             ("(1,)", Some(vec![Some("1".to_owned()), None])),
             ("(1,2", None),
             ("1,2)", None),
+            ("(1,'a')", None),
+            ("(1,\"'a'\")", values(&["1", "'a'"])),
             ("(1,2) x", None),
             ("(\"1,2)", None),
             ("(1,2\\", None),

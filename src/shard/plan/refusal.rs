@@ -75,7 +75,7 @@ pub(super) fn no_row_setting(key: &TableKey) -> Error {
             key.width(),
             key.quoted()
         ),
-        "Write it as PostgreSQL writes a row, without NULL: SET pgweir.sharding_key = '(1,abc)'; in a comment in single quotes, sharding_key='(1,abc)'.",
+        "Write it as PostgreSQL writes a row, texts without quotes or in double ones, and no NULL: SET pgweir.sharding_key = '(1,abc)', in a comment sharding_key=(1,abc).",
     )
     .because("key_setting")
 }

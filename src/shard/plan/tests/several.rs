@@ -367,8 +367,13 @@ fn a_key_is_chosen_as_a_row() {
         assert_ne!(chosen(bad, "SELECT * FROM items"), "s1", "{bad}");
         assert!(matches!(chosen(bad, "SELECT * FROM items").as_str(), NO | "22P02"), "{bad}");
     }
-    let hint = "/* pgweir: sharding_key='(1,a)' */ SELECT * FROM items";
-    assert_eq!(word(&planned(hint, Some(&[]))), "s1");
+    for hint in [
+        "/* pgweir: sharding_key='(1,a)' */ SELECT * FROM items",
+        "SELECT 1 FROM items /* pgweir: sharding_key=(1,a) */",
+    ] {
+        assert_eq!(word(&planned(hint, Some(&[]))), "s1");
+    }
+    assert_eq!(word(&planned("/* pgweir: sharding_key=(1,'a') */ SELECT * FROM items", Some(&[]))), NO);
     let named =
         planned_as("UPDATE items SET n = 1 WHERE tenant = 1 AND item = 'a'", Some(&[]), |cx| cx.shard = Some("s0"));
     assert_eq!(word(&named), NO);
