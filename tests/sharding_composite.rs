@@ -609,7 +609,7 @@ impl Generator {
     }
 }
 
-/// What differs is either an error of the proxy's or a mistake: every statement has the answer of one server, or is refused and does nothing.
+/// Every statement has the answer of one server, or is refused and does nothing. `PGWEIR_COMPOSITE_STATEMENTS` says how many there are.
 #[test]
 fn generated_statements_are_equal_or_refused() {
     let rounds: usize = std::env::var("PGWEIR_COMPOSITE_STATEMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(500);
