@@ -186,15 +186,75 @@ fn explain_shows_the_route_and_each_shards_plan() {
     // By the extended protocol.
     let reply = ask(&mut client, "EXPLAIN SELECT n FROM t WHERE n = $1", &[Some("1")]);
     assert!(show(&reply).starts_with("1 2 T(QUERY PLAN:25) D(Several shards: s0, s1)"), "{}", show(&reply));
-    // One shard's plan is as that shard gives it.
+    // One shard's plan is as that shard gives it, behind the route.
     let key = &cluster.sql_in("s1", "SELECT min(k) FROM t")[0][0];
-    assert!(!plan(&mut client, &format!("EXPLAIN SELECT n FROM t WHERE k = {key}"))[0].starts_with("Several"));
+    let of_one = format!("EXPLAIN (COSTS off) SELECT n FROM t WHERE k = {key}");
+    let own: Vec<String> = cluster.sql_in("s1", &of_one).into_iter().map(|row| row[0].clone()).collect();
+    for before in ["SELECT 1", "BEGIN", "SELECT count(*) FROM t", "ROLLBACK", "BEGIN"] {
+        client.run(before);
+        client.query(&of_one);
+        let reply = client.read_until_ready();
+        let lines: Vec<String> = reply.iter().filter_map(Message::row).map(|row| row[0].clone().unwrap()).collect();
+        assert_eq!(lines[0], "One shard: s1", "{before}");
+        assert!(lines[1].starts_with("  Why: its sharding key is in slot "), "{lines:?}");
+        assert_eq!(lines[2..], own, "{before}");
+    }
+    // What follows an EXPLAIN that has failed is no EXPLAIN.
+    assert_eq!(client.run(&format!("EXPLAIN SELECT nothing FROM t WHERE k = {key}")), "E(42703) Z(E)");
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(client.value(&format!("SELECT k FROM t WHERE k = {key}")), *key);
     for (sql, state) in [
-        ("EXPLAIN (FORMAT json) SELECT n FROM t", "0A000"),
+        ("EXPLAIN (FORMAT nothing) SELECT n FROM t", "0A000"),
         ("EXPLAIN SELECT rank() OVER (ORDER BY n) FROM t", "0A000"),
         ("EXPLAIN SELECT nothing FROM t", "42703"),
     ] {
         assert_eq!(client.run(sql), format!("E({state}) Z(I)"), "{sql}");
     }
     assert_eq!(client.run("SELECT count(*) FROM t"), "T(count:20) D(120000) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn explain_in_other_formats_is_one_value_with_the_route_in_it() {
+    let (cluster, weir) = start();
+    let mut client = weir.client("app");
+    let key = &cluster.sql_in("s1", "SELECT min(k) FROM t")[0][0];
+    let value = |reply: &[Message], type_oid: u32| -> String {
+        let told = show(reply);
+        assert!(told.contains(&format!("T(QUERY PLAN:{type_oid})")) && told.ends_with("C(EXPLAIN) Z(I)"), "{told}");
+        let mut rows = reply.iter().filter(|message| message.tag == b'D');
+        // Behind the numbers of columns and of bytes.
+        let value = String::from_utf8(rows.next().unwrap().body[6..].to_vec()).unwrap();
+        assert!(rows.next().is_none());
+        value
+    };
+    // A plan that is longer than what is read at once.
+    let list: Vec<String> = (0..30_000).map(|n| n.to_string()).collect();
+    let long = format!("t WHERE k = {key} AND n IN ({})", list.join(", "));
+    for (from, shards) in [
+        (format!("t WHERE k = {key}"), &["s1"][..]),
+        ("t WHERE n = 3 ORDER BY k LIMIT 2".to_owned(), &["s0", "s1"]),
+        ("(SELECT 1) x".to_owned(), &["s0"]),
+        (long, &["s1"]),
+    ] {
+        let mut explain = |format: &str, type_oid: u32| {
+            client.query(&format!("EXPLAIN (FORMAT {format}) SELECT 1 FROM {from}"));
+            value(&client.read_until_ready(), type_oid)
+        };
+        let json: serde_json::Value = serde_json::from_str(&explain("json", 114)).unwrap();
+        let queries = json.as_array().unwrap();
+        assert_eq!(queries.iter().map(|query| query["Shard"].as_str().unwrap()).collect::<Vec<_>>(), shards);
+        assert!(queries.iter().all(|query| query["Plan"]["Node Type"].is_string() && query["Route"].is_string()));
+        let xml = explain("xml", 142);
+        assert_eq!(cluster.value(&format!("SELECT ($xml${xml}$xml$)::xml IS DOCUMENT")), "t");
+        assert_eq!(xml.matches("<Query>").count(), shards.len());
+        let yaml = explain("yaml", 25);
+        for shard in shards {
+            assert!(xml.contains(&format!("<Shard>{shard}</Shard>")), "{xml}");
+            assert!(yaml.lines().any(|line| line == format!("- Shard: \"{shard}\"")), "{yaml}");
+        }
+        assert_eq!(yaml.lines().filter(|line| line.starts_with("  Plan:")).count(), shards.len());
+    }
+    let reply = ask(&mut client, "EXPLAIN (ANALYZE, FORMAT json) SELECT n FROM t WHERE k = $1", &[Some(key)]);
+    let json: serde_json::Value = serde_json::from_str(&value(&reply, 114)).unwrap();
+    assert_eq!((&json[0]["Shard"], json[0]["Plan"]["Actual Rows"].is_number()), (&"s1".into(), true));
 }

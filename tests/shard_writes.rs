@@ -299,6 +299,144 @@ fn copied_rows_of_a_reference_table_mean_the_same_everywhere() {
 }
 
 #[test]
+fn explain_of_a_write_shows_the_route_and_each_shards_plan_and_writes_nothing() {
+    let sharded = Sharded::start(3, "cross_shard_writes = \"two_phase\"\nunkeyed_writes = true");
+    let mut client = sharded.client();
+    assert_eq!(client.run(&insert(20, "")), "C(INSERT 0 20) Z(I)");
+    let lines = |reply: &[Message]| -> Vec<String> {
+        assert!(show(reply).contains("C(EXPLAIN) Z"), "{}", show(reply));
+        reply.iter().filter_map(Message::row).map(|row| row[0].clone().unwrap()).collect()
+    };
+    for (sql, plan) in [
+        (insert(60, "ON CONFLICT (k) DO NOTHING"), "  Insert on t"),
+        ("UPDATE t SET n = n + 1".to_owned(), "  Update on t"),
+        ("DELETE FROM t WHERE n = 3".to_owned(), "  Delete on t"),
+        ("INSERT INTO r (code, name, at) VALUES (1, 'a', '2024-01-01')".to_owned(), "  Insert on r"),
+        ("UPDATE r SET name = 'x'".to_owned(), "  Update on r"),
+    ] {
+        let told = lines(&ask(&mut client, &format!("EXPLAIN (COSTS off) {sql}")));
+        assert_eq!(told[0], "Several shards: s0, s1, s2", "{sql}");
+        assert!(
+            told.iter().any(|line| line.starts_with("  Proof: "))
+                && told.iter().any(|line| line.starts_with("  Step: "))
+        );
+        for shard in 0..3 {
+            let at = told.iter().position(|line| *line == format!("Shard s{shard}:")).unwrap();
+            assert_eq!(told[at + 1], plan, "{told:?}");
+        }
+        let reply = ask(&mut client, &format!("EXPLAIN (FORMAT json) {sql}"));
+        // Behind the numbers of columns and of bytes.
+        let row = &reply.iter().find(|message| message.tag == b'D').unwrap().body[6..];
+        let json: serde_json::Value = serde_json::from_slice(row).unwrap();
+        let shards: Vec<&str> = json.as_array().unwrap().iter().map(|query| query["Shard"].as_str().unwrap()).collect();
+        assert_eq!(shards, ["s0", "s1", "s2"]);
+        assert!((0..3).all(|at| json[at]["Plan"]["Operation"].is_string()), "{json}");
+        let (code, message, hint) = error(&ask(&mut client, &format!("EXPLAIN ANALYZE {sql}")));
+        assert!(code == "0A000" && message.contains("EXPLAIN ANALYZE") && !hint.is_empty(), "{sql}: {code} {message}");
+    }
+    // By the extended protocol, each shard by the rows that are its own.
+    let two = "EXPLAIN INSERT INTO t (k, n) VALUES ($1, $2), ($3, $4), ($5, $6), ($7, $8), ($9, $10), ($11, $12)";
+    let values: Vec<String> = (0..12).map(|n| (1000 + n).to_string()).collect();
+    let values: Vec<Option<&str>> = values.iter().map(|value| Some(value.as_str())).collect();
+    let reply = extended(&mut client, two, &[], &values);
+    assert!(show(&reply).starts_with("1 2 T(QUERY PLAN:25) D(Several shards: s"), "{}", show(&reply));
+    // What is refused is refused under EXPLAIN, and what the servers refuse too.
+    for (sql, wanted) in [
+        ("EXPLAIN UPDATE r SET name = random()::text", "0A000"),
+        ("EXPLAIN INSERT INTO t (k, n) VALUES (1, random()), (2, 1), (3, 1)", "0A000"),
+        ("EXPLAIN UPDATE t SET nothing = 1", "42703"),
+    ] {
+        assert_eq!(error(&ask(&mut client, sql)).0, wanted, "{sql}");
+    }
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    let (code, _, hint) = error(&ask(&mut client, "EXPLAIN UPDATE t SET n = 1"));
+    assert!(code == "0A000" && !hint.is_empty());
+    assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(client.value("SELECT count(*) FROM t WHERE n < 7"), "20");
+    assert_eq!(sharded.counts("r"), [0, 0, 0]);
+    // On one shard it is run, once and in its transaction.
+    let once = "EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) UPDATE t SET n = n + 1 WHERE k = 1 RETURNING n";
+    for (block, n) in [(true, "2"), (false, "2")] {
+        if block {
+            assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        }
+        let told = lines(&ask(&mut client, once));
+        assert!(told[0].starts_with("One shard: s") && told[2].starts_with("Update on t"), "{told:?}");
+        assert_eq!(client.value("SELECT n FROM t WHERE k = 1"), n);
+        if block {
+            assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+            assert_eq!(client.value("SELECT n FROM t WHERE k = 1"), "1");
+        }
+    }
+    sharded.nothing_prepared();
+}
+
+/// Each shard has a clock of its own.
+#[test]
+fn a_parameter_that_means_the_present_is_the_same_on_every_shard() {
+    let sharded = Sharded::start(3, "cross_shard_writes = \"two_phase\"\nunkeyed_writes = true");
+    let mut client = sharded.client();
+    assert!(client.run("ALTER TABLE t ADD at timestamptz, ADD d date, ADD p tstzrange").ends_with("Z(I)"));
+    const TIMESTAMPTZ: u32 = 1184;
+    let clocks = |keys: &str| {
+        let sql =
+            format!("SELECT DISTINCT at, d, now() - at BETWEEN '0' AND '1min' FROM t WHERE {keys} AND at IS NOT NULL");
+        let mut found = sharded.all(&sql);
+        found.dedup();
+        found
+    };
+    let rows = |from: usize| -> Vec<String> { (from..from + 12).map(|k| k.to_string()).collect() };
+    for (from, block, oids) in [(100, false, &[][..]), (200, true, &[]), (300, false, &[0, TIMESTAMPTZ, 0, 25])] {
+        let keys = rows(from);
+        let (mut values, mut places) = (Vec::new(), Vec::new());
+        for (at, key) in keys.iter().enumerate() {
+            // A text may be any word.
+            values.extend([
+                Some(key.as_str()),
+                Some(if at == 0 { "NOW" } else { "now" }),
+                Some("today"),
+                Some("Today now"),
+            ]);
+            let first = 4 * at + 1;
+            places.push(format!("(${first}, ${}, ${}, ${})", first + 1, first + 2, first + 3));
+        }
+        let sql = format!("INSERT INTO t (k, at, d, v) VALUES {}", places.join(", "));
+        let oids: Vec<u32> = oids.iter().copied().cycle().take(if oids.is_empty() { 0 } else { 48 }).collect();
+        if block {
+            assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        }
+        let told = show(&extended(&mut client, &sql, &oids, &values));
+        assert!(told.contains("C(INSERT 0 12)"), "{told}");
+        if block {
+            assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+        }
+        let found = clocks(&format!("k BETWEEN {from} AND {}", from + 99));
+        assert!(found.len() == 1 && found[0][2] == "t", "{found:?}");
+        let counts = |n: usize| sharded.on(n, &format!("SELECT count(*) FROM t WHERE v = 'Today now' AND k >= {from}"));
+        assert!((0..3).filter(|n| counts(*n) != "0").count() > 1);
+    }
+    // Where all shards do the same, and within other values.
+    let told = show(&extended(&mut client, "UPDATE t SET at = $1::timestamptz, d = NULL", &[], &[Some("now")]));
+    assert!(told.contains("C(UPDATE 36)"), "{told}");
+    assert_eq!(clocks("true").len(), 1);
+    let told = show(&extended(&mut client, "UPDATE t SET p = $1", &[], &[Some("[now,tomorrow)")]));
+    assert!(told.contains("C(UPDATE 36)"), "{told}");
+    let mut periods = sharded.all("SELECT DISTINCT p::text FROM t");
+    periods.dedup();
+    assert_eq!(periods.len(), 1, "{periods:?}");
+    // What it is no value of, and what becomes the present only when it is computed.
+    let two = "INSERT INTO t (k, at) VALUES ($1, $2), ($3, $4), ($5, $6)";
+    let wrong = [Some("1"), Some("now and then"), Some("2"), Some("now"), Some("3"), None];
+    assert_eq!(error(&extended(&mut client, two, &[], &wrong)).0, "22007");
+    let cast = "INSERT INTO t (k, at) VALUES ($1, $2::text::timestamptz), ($3, NULL), ($4, NULL)";
+    let (code, message, hint) =
+        error(&extended(&mut client, cast, &[], &[Some("1"), Some("now"), Some("2"), Some("3")]));
+    assert!(code == "0A000" && message.contains("present") && !hint.is_empty(), "{code} {message}");
+    assert_eq!(sharded.all("SELECT count(*) FROM t WHERE k < 100"), [["0"], ["0"], ["0"]]);
+    sharded.nothing_prepared();
+}
+
+#[test]
 fn a_cancel_request_that_a_shard_passes_over_counts_all_the_same() {
     let sharded = Sharded::start(2, "cross_shard_writes = \"two_phase\"");
     // What the first shard runs takes no notice, as a shard does that has just answered.
@@ -395,7 +533,8 @@ fn what_a_reference_table_does_by_itself_makes_no_copies_differ() {
     }
     refused(&mut client, "ALTER TABLE r ADD n serial", "sequence");
     let present = extended(&mut client, "UPDATE r SET at = $1 WHERE code = 7", &[], &[Some("now")]);
-    assert_eq!(error(&present).0, "0A000", "{}", show(&present));
+    assert!(show(&present).contains("C(UPDATE 1)"), "{}", show(&present));
+    assert_eq!(sharded.on(0, "SELECT at FROM r WHERE code = 7"), sharded.on(1, "SELECT at FROM r WHERE code = 7"));
     let named = extended(&mut client, "UPDATE r SET name = $1 WHERE code = 7", &[25], &[Some("now")]);
     assert!(show(&named).contains("C(UPDATE 1)"), "{}", show(&named));
     everywhere(

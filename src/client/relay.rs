@@ -6,6 +6,7 @@
 mod ahead;
 mod conclude;
 mod errand;
+mod explain;
 mod forward;
 mod hold;
 mod refusal;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use self::ahead::CatchUp;
 use self::ahead::Sending;
+use self::explain::Route;
 pub(super) use self::forward::lock_on_replica;
 use self::hold::{Hold, Use};
 use self::refusal::Refusal;
@@ -160,6 +162,8 @@ pub(super) struct Link {
     replay: Option<Replay>,
     /// What goes ahead of the first segment.
     ahead: Sending,
+    /// What the first row of the answer is to tell as well.
+    route: Option<Box<Route>>,
     /// It was treated as a write: reads that follow must see it.
     wrote: bool,
     /// It is the primary of several servers, where it matters what looks like a read and writes: others read elsewhere, and may be asked
@@ -294,6 +298,7 @@ impl Link {
             counts: Counts::default(),
             replay: None,
             ahead: Sending::Nothing,
+            route: None,
             wrote: false,
             several: false,
             has_written: false,
@@ -471,6 +476,7 @@ impl Client {
         };
         link.changes_catalog |= need.changes_catalog;
         link.has_written |= need.wrote || unsure;
+        link.route = self.told_route(need, link.shard);
         let event = self.relay_until(&mut link).await;
         self.end_relay(link, event).await
     }
@@ -827,7 +833,8 @@ impl Client {
         {
             let end = at.saturating_add(header.len);
             let here = end.min(bytes.len());
-            if here < end && (!matches!(header.tag, b'D' | b'd') || self.session.reads_rows()) {
+            let whole = link.route.is_some() || self.session.reads_rows();
+            if here < end && (whole || !matches!(header.tag, b'D' | b'd')) {
                 break;
             }
             let body = bytes.get(at.saturating_add(frame::HEADER_LEN)..here).unwrap_or_default();
@@ -874,6 +881,13 @@ impl Client {
                 && let Some(own) = own_notification(body, connection.pid, self.handle().pid)
             {
                 action = Action::Replace(own);
+            }
+            if matches!(header.tag, b'D' | b'E')
+                && action != Action::Swallow
+                && let Some(route) = link.route.take()
+                && let Some(told) = route.onto(body).filter(|_| header.tag == b'D')
+            {
+                action = Action::Replace(told);
             }
             if matches!(header.tag, b'C' | b's')
                 && let Some(error) = self.send_signals()

@@ -11,6 +11,7 @@
 mod copied;
 mod ddl;
 mod effects;
+mod explained;
 mod filtered;
 mod insert;
 mod levels;
@@ -268,7 +269,13 @@ pub fn plan_statement(statement: &StatementFacts, cx: &PlanContext<'_>) -> Shard
     if !cx.map.is_sharded() {
         return ShardPlan::single(cx.map.default_shard, Why::Unsharded);
     }
-    effects::settle(plan_sharded(statement, cx).unwrap_or_else(Into::into), statement, cx)
+    let planned = match plan_sharded(statement, cx) {
+        Err(stop @ (Stop::Refuse(_) | Stop::Untied(_))) if statement.touch.explains.is_some() => {
+            explained::plan(stop, statement, cx)
+        }
+        planned => planned,
+    };
+    effects::settle(planned.unwrap_or_else(Into::into), statement, cx)
 }
 
 /// The plan of two statements that travel together: those of a pipeline.

@@ -14,7 +14,7 @@ use super::facts::{
 };
 use super::functions::{Unknown, call, is_local_relation};
 use super::hidden::body::{self, Body};
-use super::touch::{self, About, Dml, Touch};
+use super::touch::{self, About, Dml, Explains, Touch};
 use super::walk::{Seen, walk};
 use super::{levels, settings, shape};
 use super::{listens, pids, utility};
@@ -629,7 +629,12 @@ fn set(stmt: &nodes::VariableSetStmt) -> Draft {
 
 /// EXPLAIN runs its statement only with ANALYZE; without it, even a write is only planned, which a standby can do.
 fn explain(stmt: &nodes::ExplainStmt) -> Draft {
-    let inner = draft(stmt.query());
+    let mut inner = draft(stmt.query());
+    let named = stmt.options().iter().rfind(|o| o.defname() == Some("format"));
+    // What is not known is an error.
+    inner.touch.explains = named.map_or(Some(Explains::Text), |option| option.arg().as_str().and_then(Explains::named));
+    // Nobody keeps the plan of a statement that is explained.
+    inner.plan = Plan::None;
     let analyze = stmt.options().iter().any(|o| o.defname() == Some("analyze") && is_on(o.arg()));
     if analyze || matches!(stmt.query(), Node::ExecuteStmt(_)) {
         return inner;

@@ -73,6 +73,28 @@ pub struct RowList {
     pub rows: Vec<Vec<KeyValue>>,
 }
 
+/// The formats of EXPLAIN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Explains {
+    /// Lines.
+    Text,
+    /// JSON.
+    Json,
+    /// XML.
+    Xml,
+    /// YAML.
+    Yaml,
+}
+
+impl Explains {
+    /// The format that FORMAT names.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let formats = [("text", Self::Text), ("json", Self::Json), ("xml", Self::Xml), ("yaml", Self::Yaml)];
+        formats.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|(_, format)| format)
+    }
+}
+
 /// What a statement touches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is another fact")]
@@ -120,6 +142,8 @@ pub struct Touch {
     /// Its queries, one within another, if there are several, or tables, or arrays of keys that a write asks for. None as well where it has
     /// something that is not understood.
     pub levels: Option<Box<Levels>>,
+    /// It is EXPLAIN of what the rest says, and answers in this format.
+    pub explains: Option<Explains>,
 }
 
 impl Touch {

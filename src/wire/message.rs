@@ -196,6 +196,18 @@ pub struct Parameters<'a> {
     pub values: Vec<Option<&'a [u8]>>,
 }
 
+impl Parameters<'_> {
+    /// Whether the value with this place, counted from 0, is a text.
+    #[must_use]
+    pub fn is_text(&self, at: usize) -> bool {
+        match self.formats.as_slice() {
+            [] => true,
+            [all] => *all == 0,
+            each => each.get(at).is_none_or(|format| *format == 0),
+        }
+    }
+}
+
 impl<'a> Bind<'a> {
     /// The formats that the result's columns are to come in, 0 text and 1 binary: none, one for all, or one each; `None` if the message
     /// is malformed.

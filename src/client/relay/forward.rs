@@ -197,6 +197,9 @@ impl Client {
                     };
                     self.replace_by_refusal(error);
                 }
+                if self.session.is_drained() && same_shard {
+                    link.route = self.told_route(&need, link.shard);
+                }
                 self.count_plan(need.plan.kind());
             }
             Planned::Refused(error) if error.severity == crate::error::Severity::Fatal => {

@@ -121,8 +121,9 @@ impl Client {
             }
         };
         if let Some(explain) = &scatter.explain {
-            let (about, extended) = ((explain, prepared), asked.extended.as_ref());
-            return Box::pin(self.explain(legs, scatter, about, extended, (verdict, since))).await;
+            let request = explain::request_plan(explain, &prepared);
+            let about = (explain::Route::of(scatter, explain), vec![request; legs.len()]);
+            return Box::pin(self.explain(legs, about, asked.extended.as_ref(), (verdict, since))).await;
         }
         let handle = Arc::clone(self.handle());
         let segment = self.segment.take();

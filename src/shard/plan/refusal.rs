@@ -163,6 +163,14 @@ pub(super) fn copies_writes() -> Error {
     .because("copy_writes")
 }
 
+pub(super) fn analyzes_writes() -> Error {
+    refuse(
+        "EXPLAIN ANALYZE of a write on several shards is not supported: it would write".to_owned(),
+        "Leave ANALYZE out, or tie the statement to one shard by its sharding key.",
+    )
+    .because("explain_analyze")
+}
+
 pub(super) fn rows_unproven(what: &str, table: &str) -> Error {
     let hint = match what {
         "MERGE" => {

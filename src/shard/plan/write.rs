@@ -15,8 +15,8 @@ use crate::shard::map::CrossShardWrites;
 use crate::shard::table_key::TableKey;
 use crate::sql::facts::TableRef;
 use crate::sql::scatter::{
-    Condition, CopyFormat, CopyIn, Parted, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, parted, reference,
-    renamed_schema, rows, runs, unkeyed,
+    Condition, CopyFormat, CopyIn, Explain, Parted, Rows, Runs, Unfit, copy_in, copy_out, keeps_copies, parted,
+    reference, renamed_schema, rows, runs, unkeyed,
 };
 
 /// A write on several shards.
@@ -57,6 +57,13 @@ pub enum Parts {
         answer: Answer,
         /// Of a reference table: what is to be asked before.
         copies: Option<Copies>,
+    },
+    /// Each explains its part, and none is done.
+    Explain {
+        /// The EXPLAIN.
+        explain: Explain,
+        /// The parts of what it explains.
+        of: Box<Self>,
     },
     /// Each the whole statement, which is COPY TO STDOUT: their rows make one stream.
     CopyOut(Layout),
@@ -218,14 +225,18 @@ impl Fan {
     /// Whether it writes nothing.
     #[must_use]
     pub fn reads(&self) -> bool {
-        matches!(self.parts, Parts::CopyOut(_))
+        matches!(self.parts, Parts::CopyOut(_) | Parts::Explain { .. })
     }
 
     /// What is done, in words.
     #[must_use]
     pub fn steps(&self) -> Vec<String> {
         let mut steps = Vec::new();
-        match &self.parts {
+        let parts = match &self.parts {
+            Parts::Explain { of, .. } => of,
+            parts => parts,
+        };
+        match parts {
             Parts::Rows { of, .. } => {
                 let counts: Vec<String> = of.iter().map(|rows| rows.len().to_string()).collect();
                 steps.push(format!("each shard is sent its own rows, in a transaction: {}", counts.join(", ")));
@@ -243,7 +254,7 @@ impl Fan {
             Parts::Copy(_) => {
                 steps.push("each shard is sent its own rows as they come, in a transaction".to_owned());
             }
-            Parts::Whole { .. } => {
+            Parts::Whole { .. } | Parts::Explain { .. } => {
                 steps.push("the statement is sent to each shard as it stands, in a transaction".to_owned())
             }
             Parts::Each { .. } => {

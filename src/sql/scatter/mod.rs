@@ -8,6 +8,7 @@
 //! deparser, and what it writes is read again and must be the same tree.
 
 mod alike;
+mod computed;
 mod copy;
 mod explain;
 mod expression;
@@ -27,8 +28,9 @@ use pg_raw_parse::Node;
 use super::facts::{ColumnRef, KeyValue, TableRef};
 use super::touch::RowList;
 pub use alike::{reference, unkeyed};
+pub use computed::casts_what_is_computed;
 pub use copy::{Condition, CopyFormat, CopyIn, copied_query, copy_in, copy_out};
-pub use explain::Explain;
+pub use explain::{Explain, explained};
 pub use finish::{Finish, column};
 pub use rekey::{Altered, Column, columns};
 pub use rows::{Rows, rows};

@@ -2,13 +2,14 @@
 //!
 //! One after the other the shards are sent BEGIN, their part, and the question whether they have written, in one message. An error of one is the
 //! statement's, and all are rolled back. `reply` reads what a shard says, `copy` is COPY FROM STDIN
-//! (`batch` puts its rows together), `copy_out` COPY TO STDOUT, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
+//! (`batch` puts its rows together), `copy_out` COPY TO STDOUT, `present` is about parameters like `now`, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
 //! told to the client before the outcome is known.
 
 mod batch;
 pub(super) mod commit;
 mod copy;
 mod copy_out;
+mod present;
 pub(super) mod reply;
 
 use std::future::{Future, poll_fn};
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::explain::Route;
 use super::leg::{Leg, State};
 use super::{Asked, Extended, run, writes};
 use crate::client::hidden::{Judged, NewCode, Place};
@@ -27,14 +29,14 @@ use crate::client::shared::{Activity, Links};
 use crate::client::task::{Client, End, Stopped, cancelled};
 use crate::clock;
 use crate::error::{Error, SqlState};
-use crate::pool::Pool;
 use crate::pool::ledger::SlotId;
+use crate::pool::{Pool, Verdict};
 use crate::session::Intake;
 use crate::shard::commit::recovery;
 use crate::shard::plan::Fan;
 use crate::shard::plan::write::{Answer, Copies, Differs, Parts};
 use crate::sql::facts::StatementFacts;
-use crate::sql::scatter::{Rows, is_present};
+use crate::sql::scatter::{Explain, Rows};
 use crate::wire::message::{self, TransactionStatus};
 use crate::wire::{encode, frame};
 use reply::Reply;
@@ -51,6 +53,13 @@ enum Told {
     Done { columns: Option<Vec<u8>>, rows: Vec<Vec<u8>>, tag: String },
     /// An ErrorResponse.
     Failed(Vec<u8>),
+}
+
+/// A statement that one of the shards is to do.
+struct Piece {
+    text: Vec<u8>,
+    types: Vec<u8>,
+    bound: Vec<u8>,
 }
 
 /// How far the protocol came on the shards, for what is said before an error.
@@ -102,6 +111,9 @@ impl Client {
         }
         if let Parts::Copy(copy) = &fan.parts {
             return Box::pin(self.copy_in((need, fan, copy), asked, legs, (since, verdict))).await;
+        }
+        if let Parts::Explain { explain, of } = &fan.parts {
+            return Box::pin(self.explain_parts((fan, explain, of), asked, legs, (since, verdict))).await;
         }
         let requests = match self.requests(&mut legs, fan, &asked, false).await {
             Ok(requests) => requests,
@@ -186,7 +198,7 @@ impl Client {
         match &fan.parts {
             Parts::CopyOut(layout) => return Box::pin(self.copy_out_within(legs, (fan, layout), asked)).await,
             Parts::Copy(copy) => return Box::pin(self.copy_in_within(legs, (fan, copy), asked)).await,
-            Parts::Rows { .. } | Parts::Whole { .. } | Parts::Each { .. } => {}
+            Parts::Rows { .. } | Parts::Whole { .. } | Parts::Each { .. } | Parts::Explain { .. } => {}
         }
         let since = clock::now();
         let requests = self.requests(legs, fan, asked, true).await?;
@@ -243,32 +255,79 @@ impl Client {
         asked: &Asked,
         in_block: bool,
     ) -> Result<Vec<Vec<u8>>, Stopped> {
-        let text = std::str::from_utf8(&asked.text).map_err(|_| Stopped::Refused(not_utf8()))?;
         match &fan.parts {
-            Parts::Whole { copies, .. } => {
-                no_present(asked).map_err(Stopped::Refused)?;
-                if let Some(copies) = copies {
-                    self.stay_alike(legs, copies).await?;
-                }
+            Parts::Whole { .. } | Parts::Rows { .. } => {
                 let before = before(&fan.parts, in_block);
-                Ok(legs.iter().map(|_| request(before, &asked.text, &asked.types, &asked.bound)).collect())
+                let pieces = self.pieces(legs, &fan.parts, asked).await?;
+                Ok(pieces.iter().map(|piece| request(before, &piece.text, &piece.types, &piece.bound)).collect())
             }
-            // A COPY is another conversation.
-            Parts::Each { .. } | Parts::Copy(_) | Parts::CopyOut(_) => {
-                let mut query = Vec::with_capacity(text.len() + 8);
+            // A COPY is another conversation, and so is EXPLAIN.
+            Parts::Each { .. } | Parts::Copy(_) | Parts::CopyOut(_) | Parts::Explain { .. } => {
+                let mut query = Vec::with_capacity(asked.text.len() + 8);
                 encode::query(&mut query, &asked.text);
                 Ok(legs.iter().map(|_| query.clone()).collect())
             }
+        }
+    }
+
+    /// What each shard is to do of a statement by the extended protocol.
+    async fn pieces(&mut self, legs: &mut [Leg], parts: &Parts, asked: &Asked) -> Result<Vec<Piece>, Stopped> {
+        let text = std::str::from_utf8(&asked.text).map_err(|_| Stopped::Refused(not_utf8()))?;
+        let settled = self.settle_present(legs, asked).await?;
+        let asked = settled.as_ref().unwrap_or(asked);
+        let whole =
+            |_: &Leg| Piece { text: asked.text.clone(), types: asked.types.clone(), bound: asked.bound.clone() };
+        match parts {
             Parts::Rows { insert, of } => {
                 let known = self.types_of_parameters(legs, asked).await?;
                 let part = |rows: &Vec<usize>| {
                     let (types, bound) =
                         values(asked, &known, insert, rows).ok_or_else(|| Stopped::Refused(malformed()))?;
-                    Ok(request(before(&fan.parts, in_block), insert.part(text, rows).as_bytes(), &types, &bound))
+                    Ok(Piece { text: insert.part(text, rows).into_bytes(), types, bound })
                 };
                 of.iter().map(part).collect()
             }
+            Parts::Whole { copies: Some(copies), .. } => {
+                self.stay_alike(legs, copies).await?;
+                Ok(legs.iter().map(whole).collect())
+            }
+            Parts::Whole { .. } | Parts::Each { .. } | Parts::Copy(_) | Parts::CopyOut(_) | Parts::Explain { .. } => {
+                Ok(legs.iter().map(whole).collect())
+            }
         }
+    }
+
+    /// Answers EXPLAIN of such a statement: each shard explains its part.
+    async fn explain_parts(
+        &mut self,
+        (fan, explain, parts): (&Fan, &Explain, &Parts),
+        asked: Asked,
+        mut legs: Vec<Leg>,
+        (since, verdict): (Instant, Verdict),
+    ) -> Result<(), End> {
+        let Asked { types, bound, extended, .. } = asked;
+        if extended.as_ref().is_some_and(|extended| extended.most > 0) {
+            legs.into_iter().for_each(|leg| leg.finish(verdict));
+            return self.refuse(super::row_limit()).await;
+        }
+        let asked = Asked { text: explain.statement.clone().into_bytes(), types, bound, extended: None };
+        let pieces = match self.pieces(&mut legs, parts, &asked).await {
+            Ok(pieces) => pieces,
+            Err(stopped) => {
+                legs.into_iter().for_each(|leg| leg.abandon(verdict));
+                return match stopped {
+                    Stopped::Refused(error) => self.refuse(error).await,
+                    Stopped::End(end) => Err(end),
+                };
+            }
+        };
+        let request = |piece: &Piece| {
+            let bound = super::prepare::with_formats(&piece.bound, &[]).unwrap_or_default();
+            super::request(&[explain.prefix.as_bytes(), &piece.text].concat(), &piece.types, &bound)
+        };
+        let requests = pieces.iter().map(request).collect();
+        let route = Route { shards: &fan.shards, proof: &fan.proof, steps: fan.steps(), format: explain.format };
+        self.explain(legs, (route, requests), extended.as_ref(), (verdict, since)).await
     }
 
     /// Asks every shard whether the copies of a reference table stay alike.
@@ -415,7 +474,11 @@ impl Client {
             Parts::Rows { of, .. } => (in_order(of, replies).map_err(|error| run::encoded(&error))?, sum(replies)),
             Parts::Copy(copy) if copy.key.is_some() => (Vec::new(), sum(replies)),
             Parts::Whole { answer: Answer::Sum, .. } => (all(), sum(replies)),
-            Parts::Whole { answer: Answer::Same, .. } | Parts::Each { .. } | Parts::Copy(_) | Parts::CopyOut(_) => {
+            Parts::Whole { answer: Answer::Same, .. }
+            | Parts::Each { .. }
+            | Parts::Copy(_)
+            | Parts::CopyOut(_)
+            | Parts::Explain { .. } => {
                 let first = replies.first();
                 (first.map(|reply| reply.rows.clone()).unwrap_or_default(), same(replies))
             }
@@ -765,33 +828,6 @@ fn copies_differ(table: &str, why: &Differs) -> Error {
         ),
     };
     Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).hint(hint).because(construct)
-}
-
-/// Refuses parameters that a date or a time would take for the present.
-fn no_present(asked: &Asked) -> Result<(), Error> {
-    /// text, varchar, character, name, json and jsonb have no such values.
-    const TEXTS: [u32; 6] = [25, 1043, 1042, 19, 114, 3802];
-    let bind = message::Bind { portal: b"", statement: b"", rest: &asked.bound };
-    let declared = message::Parse { name: b"", sql: b"", types: &asked.types }.oids();
-    let parameters = bind.parameters().ok_or_else(malformed)?;
-    let is_text = |at: usize| match parameters.formats.as_slice() {
-        [] => true,
-        [all] => *all == 0,
-        each => each.get(at).is_none_or(|format| *format == 0),
-    };
-    for (at, value) in parameters.values.iter().enumerate() {
-        let plain = declared.get(at).is_some_and(|oid| TEXTS.contains(oid));
-        if !plain && is_text(at) && value.is_some_and(|value| value.len() < 64 && is_present(value)) {
-            let message = format!(
-                "parameter ${} of a write on several shards may mean the present, which each shard would take for itself",
-                at.saturating_add(1)
-            );
-            return Err(Error::us(SqlState::FEATURE_NOT_SUPPORTED, message)
-                .hint("Give the date or the time, or declare the parameter's type as text.")
-                .because("present"));
-        }
-    }
-    Ok(())
 }
 
 /// Too much was returned.

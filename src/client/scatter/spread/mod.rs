@@ -558,6 +558,7 @@ impl Client {
         let fan = within.as_ref().unwrap_or(fan);
         let asked = match self.asked() {
             Ok(_) if matches!(fan.parts, Parts::Each { .. }) => return self.fail_spread(alone()).await,
+            Ok(_) if matches!(fan.parts, Parts::Explain { .. }) => return self.fail_spread(explains()).await,
             Ok(_) if self.may_make_temp() => return self.fail_spread(temp_on_several()).await,
             Ok(asked) => asked,
             Err(error) if fan.reads() => return self.fail_spread(error).await,
