@@ -5,7 +5,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
 use crate::compare::Query;
-use crate::writer::Writer;
+use crate::writer::{About, Writer};
 
 /// `@` and a word: see [`Writer::fill`]. `ROWS` are several rows of `a`, `BROWS` of `b`, `REFROWS` of `ref`.
 const STATEMENTS: [(&str, &str); 92] = [
@@ -160,8 +160,8 @@ const STATEMENTS: [(&str, &str); 92] = [
     ("truncate", "TRUNCATE @b"),
 ];
 
-/// A statement that writes.
-pub(crate) fn generate(rng: &mut SmallRng) -> Query {
+/// A statement that writes; all of it about one key, if one is given.
+pub(crate) fn generate(rng: &mut SmallRng, about: Option<&About>) -> Query {
     let (construct, template) = loop {
         let chosen = *STATEMENTS.choose(rng).unwrap();
         // What empties a table leaves little to compare.
@@ -169,7 +169,7 @@ pub(crate) fn generate(rng: &mut SmallRng) -> Query {
             break chosen;
         }
     };
-    let mut writer = Writer::new(rng);
+    let mut writer = Writer::about(rng, about);
     let (before, row, behind) = ["REFROWS", "BROWS", "ROWS"]
         .iter()
         .find_map(|rows| template.split_once(rows).map(|(before, behind)| (before, *rows, behind)))

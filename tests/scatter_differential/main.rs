@@ -49,8 +49,11 @@ fn equal_or_refused() {
                     let mut rng = SmallRng::seed_from_u64(seed_of(thread));
                     let mut found = Found::default();
                     for _ in 0..tries.div_ceil(threads) {
-                        let query =
-                            if rng.random_bool(0.5) { typed::generate(&mut rng) } else { queries::generate(&mut rng) };
+                        let query = if rng.random_bool(0.5) {
+                            typed::generate(&mut rng, None)
+                        } else {
+                            queries::generate(&mut rng)
+                        };
                         clients.compare(&query, &mut found);
                         for (count, client) in &mut clients.sharded {
                             partitions::compare(client, *count, &mut rng, &mut found);

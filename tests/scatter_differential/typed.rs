@@ -4,7 +4,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
 use crate::compare::Query;
-use crate::writer::Writer;
+use crate::writer::{About, Writer};
 
 /// `@` and a word: see [`Writer::fill`].
 const STATEMENTS: [(&str, &str); 55] = [
@@ -68,10 +68,10 @@ const STATEMENTS: [(&str, &str); 55] = [
     ("typed_lock", "SELECT k, g FROM @a WHERE k = @val FOR UPDATE"),
 ];
 
-/// A statement about tables of one type of key.
-pub(crate) fn generate(rng: &mut SmallRng) -> Query {
+/// A statement about tables of one type of key; about one key, if one is given.
+pub(crate) fn generate(rng: &mut SmallRng, about: Option<&About>) -> Query {
     let (construct, template) = *STATEMENTS.choose(rng).unwrap();
-    let mut writer = Writer::new(rng);
+    let mut writer = Writer::about(rng, about);
     let sql = writer.fill(template);
     let ordered = template.contains("ORDER BY") && !template.contains("OVER");
     Query { construct, sql, ordered, params: writer.params }

@@ -14,6 +14,21 @@ pub(crate) struct Writer<'a> {
     kind: &'static Kind,
     /// Another kind whose keys may be compared with those of this one.
     like: &'static Kind,
+    /// The only key that it writes.
+    only: Option<String>,
+}
+
+/// One key of one kind, which several statements are about.
+pub(crate) struct About {
+    kind: &'static Kind,
+    key: &'static str,
+}
+
+impl About {
+    pub(crate) fn choose(rng: &mut SmallRng) -> Self {
+        let kind = KINDS.choose(rng).unwrap();
+        Self { kind, key: kind.keys.choose(rng).unwrap() }
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -21,7 +36,16 @@ impl<'a> Writer<'a> {
         let kind = KINDS.choose(rng).unwrap();
         let like: Vec<&Kind> = KINDS.iter().filter(|other| other.is_like(kind)).collect();
         let like = like.choose(rng).copied().unwrap_or(kind);
-        Self { rng, params: Vec::new(), kind, like }
+        Self { rng, params: Vec::new(), kind, like, only: None }
+    }
+
+    /// Writes of this key alone, if there is one.
+    pub(crate) fn about(rng: &'a mut SmallRng, about: Option<&About>) -> Self {
+        let writer = Self::new(rng);
+        match about {
+            Some(About { kind, key }) => Self { kind, like: kind, only: Some((*key).to_owned()), ..writer },
+            None => writer,
+        }
     }
 
     pub(crate) fn pick(&mut self, from: &[&str]) -> String {
@@ -97,6 +121,9 @@ impl<'a> Writer<'a> {
 
     /// A key: mostly one of those that may be there.
     fn key(&mut self) -> String {
+        if let Some(only) = &self.only {
+            return only.clone();
+        }
         if self.rng.random_bool(0.95) {
             return (*self.kind.keys.choose(self.rng).unwrap()).to_owned();
         }
@@ -281,12 +308,11 @@ impl<'a> Writer<'a> {
             return None;
         }
         if !array {
-            loop {
+            // Not every key is a value of every type.
+            return (0..20).find_map(|_| {
                 let key = self.key();
-                if let Some(binary) = binary(sent, &key) {
-                    return Some(Value { text: key, binary });
-                }
-            }
+                binary(sent, &key).map(|binary| Value { text: key, binary })
+            });
         }
         let count = self.rng.random_range(0..5);
         let mut keys: Vec<Option<String>> = (0..count).map(|_| Some(self.key())).collect();
@@ -419,6 +445,7 @@ impl<'a> Writer<'a> {
                 let (v, w) = (self.value(), self.value());
                 shape
                     .replace("COL", "\u{1}")
+                    .replace("\u{1}LATE", "COLLATE")
                     .replace('V', "\u{2}")
                     .replace('W', "\u{3}")
                     .replace("\u{2}ALUES", "VALUES")

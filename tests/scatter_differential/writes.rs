@@ -11,6 +11,7 @@ use crate::common::wire::Message;
 use crate::compare::{Found, Query, Way, answer, is_refused, normal, send, send_together, told};
 use crate::data;
 use crate::keys::KINDS;
+use crate::writer::About;
 use crate::{dml, typed};
 
 /// `oneN`, and `appN` with its shards.
@@ -99,10 +100,18 @@ impl<'a> Pair<'a> {
         assert_eq!(self.compare_tables(), Ok(()));
     }
 
+    /// A statement that writes, with this likelihood, or one that reads.
+    fn generate(&mut self, writes: f64, about: Option<&About>) -> Query {
+        if self.rng.random_bool(writes) {
+            dml::generate(&mut self.rng, about)
+        } else {
+            typed::generate(&mut self.rng, about)
+        }
+    }
+
     /// A statement outside of a transaction.
     fn alone(&mut self) -> u64 {
-        let query =
-            if self.rng.random_bool(0.9) { dml::generate(&mut self.rng) } else { typed::generate(&mut self.rng) };
+        let query = self.generate(0.9, None);
         if matches!(self.ask(&query), Outcome::Wrong) {
             self.begin_anew();
         }
@@ -112,16 +121,9 @@ impl<'a> Pair<'a> {
     /// A few statements in one text, or before one Sync: all or none.
     fn together(&mut self) -> u64 {
         let count = self.rng.random_range(2..4);
-        let queries: Vec<Query> =
-            (0..count)
-                .map(|_| {
-                    if self.rng.random_bool(0.8) {
-                        dml::generate(&mut self.rng)
-                    } else {
-                        typed::generate(&mut self.rng)
-                    }
-                })
-                .collect();
+        // What several shards are asked in one is refused.
+        let about = self.rng.random_bool(0.8).then(|| About::choose(&mut self.rng));
+        let queries: Vec<Query> = (0..count).map(|_| self.generate(0.8, about.as_ref())).collect();
         let simple = self.rng.random_bool(0.5);
         let (construct, way) =
             if simple { ("several_in_a_text", Way::Simple) } else { ("several_in_a_pipeline", Way::Text) };
@@ -144,12 +146,12 @@ impl<'a> Pair<'a> {
             return 1;
         }
         let mut savepoint = false;
+        let about = self.rng.random_bool(0.3).then(|| About::choose(&mut self.rng));
         for _ in 0..count {
             if self.rng.random_bool(0.2) && !self.control("savepoint", "SAVEPOINT s", &mut savepoint) {
                 return count;
             }
-            let query =
-                if self.rng.random_bool(0.7) { dml::generate(&mut self.rng) } else { typed::generate(&mut self.rng) };
+            let query = self.generate(0.7, about.as_ref());
             match self.ask(&query) {
                 Outcome::Wrong => {
                     self.begin_anew();
