@@ -38,9 +38,6 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(60);
 /// So many users are tried in one round, when a part is of a role that nobody is known to log in as.
 const TRIED_USERS: usize = 8;
 
-/// There is no such table.
-const UNDEFINED_TABLE: SqlState = SqlState(*b"42P01");
-
 /// The tasks that run; dropping it stops them.
 #[derive(Debug, Default)]
 pub(super) struct Janitors {
@@ -123,7 +120,9 @@ impl Janitor {
         let name = self.database.config.name.clone();
         let mut decided: Vec<(ShardIndex, Rows)> = Vec::new();
         for shard in self.shards() {
-            if let Some(rows) = self.ask(shard, &recovery::decisions_sql(&name)).await {
+            if self.may_decide(shard).await
+                && let Some(rows) = self.ask(shard, &recovery::decisions_sql(&name)).await
+            {
                 decided.push((shard, rows));
             }
         }
@@ -176,9 +175,22 @@ impl Janitor {
         }
     }
 
+    /// Whether the shard can be asked what it has decided. Where transactions are committed by two phases, that the table is not there is an
+    /// error, which the log is told.
+    async fn may_decide(&mut self, shard: ShardIndex) -> bool {
+        if self.lasting {
+            return true;
+        }
+        let rows = self.ask(shard, recovery::DECIDES_SQL).await.unwrap_or_default();
+        rows.first().and_then(|row| row.first()).is_some_and(|there| there.as_deref() == Some("t"))
+    }
+
     /// Whether it was decided to commit; none if the shard cannot be asked, or whoever commits is still about it.
     async fn decision(&mut self, decides: ShardIndex, part: &Found) -> Option<bool> {
         let (gid, owner) = (&part.gid, Owner::Name(&part.owner));
+        if !self.may_decide(decides).await {
+            return None;
+        }
         let rows = self.ask(decides, &recovery::decision_sql(gid)).await?;
         if let Some(commits) = recovery::commits(&rows, owner) {
             return Some(commits);
@@ -234,7 +246,7 @@ impl Janitor {
         pools.map(|pool| (pool.target.clone(), pool.login_settings())).collect()
     }
 
-    /// The rows that a shard answers; none, and a word to the log, if it does not. Without the table of decisions there are none of it.
+    /// The rows that a shard answers; none, and a word to the log, if it does not.
     async fn ask(&mut self, shard: ShardIndex, sql: &str) -> Option<Rows> {
         let link = match self.link(shard).await {
             Ok(link) => link,
@@ -248,7 +260,6 @@ impl Janitor {
                 self.said.remove(&shard);
                 return Some(rows);
             }
-            Ok(Err(error)) if error.sqlstate == UNDEFINED_TABLE && !self.lasting => return Some(Vec::new()),
             Ok(Err(error)) => error.message,
             Err(why) => self.broken(shard, why),
         };

@@ -436,6 +436,8 @@ impl Client {
                     judged.dirty |= !is_large_object(frame);
                     continue;
                 }
+                // The server passes over what follows.
+                Intake::Refuse { .. } => break,
                 _ => continue,
             };
             // And what SQL runs that was prepared before.

@@ -95,7 +95,7 @@ impl Client {
                 // In a failed block COMMIT is ROLLBACK.
                 self.answer_exit(Ok("ROLLBACK"));
             }
-            Some(lost) if self.prepares_exit() || self.asks_nothing() => {
+            Some(lost) if self.prepares_exit() || self.asks_nothing() || self.only_closes() => {
                 self.hold_again(Some(Block::lost(lost)));
                 let status = self.idle_status();
                 self.answer_as(Ok(""), status);
@@ -157,6 +157,14 @@ impl Client {
             self.segment.items.as_slice(),
             [(Intake::Query(facts), _)] if facts.statements.is_empty() && facts.unparsed.is_none()
         )
+    }
+
+    /// Whether it closes and no more, which PostgreSQL does in a failed block as well. There is no portal any more.
+    fn only_closes(&self) -> bool {
+        let closes = |intake: &Intake| {
+            matches!(intake, Intake::CloseStatement { .. } | Intake::ClosePortal { .. } | Intake::Sync | Intake::Flush)
+        };
+        self.segment.items.iter().all(|(intake, _)| closes(intake))
     }
 
     /// Answers a segment that ends a block: by a command tag, or by an ErrorResponse.

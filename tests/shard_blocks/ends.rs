@@ -292,3 +292,89 @@ fn what_asks_nothing_is_answered_whatever_has_failed() {
     assert_eq!(answers[1], answers[0]);
     sharded.is_whole();
 }
+
+/// Sync and Close ask for nothing that could fail, and have one answer each, whatever has become of the block.
+#[test]
+fn what_asks_for_nothing_is_answered_once() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let [a, b, c] = [0, 1, 2].map(|shard| sharded.key(shard));
+    let read = |client: &mut RawClient, syncs: usize| {
+        (0..syncs).map(|_| show(&client.read_until_ready())).collect::<Vec<_>>().join(" | ")
+    };
+    let idles = |client: &mut RawClient, told: &mut Vec<String>| {
+        client.sync();
+        told.push(read(client, 1));
+        for _ in 0..3 {
+            client.sync();
+        }
+        told.push(read(client, 3));
+        client.flush();
+        client.sync();
+        told.push(read(client, 1));
+        client.close_statement("nothing");
+        client.flush();
+        client.close_statement("");
+        client.sync();
+        client.close_portal("nothing");
+        client.sync();
+        client.flush();
+        client.close_portal("");
+        client.close_statement("nothing");
+        client.sync();
+        client.sync();
+        told.push(read(client, 4));
+    };
+    let in_parts = |client: &mut RawClient, sql: &str| {
+        client.parse("", sql, &[]);
+        client.bind("", "", &[]);
+        client.describe_portal("");
+        for most in [2, 2, 0] {
+            client.execute("", most);
+        }
+        client.sync();
+        told(&client.read_until_ready()).join(" ")
+    };
+    // On the shard where the block began, on another, on none, and on several.
+    let failures = [
+        "SELECT FROM FROM t".to_owned(),
+        format!("UPDATE t SET (n, v) = (1) WHERE k = {a}"),
+        format!("UPDATE t SET (n, v) = (1) WHERE k = {b} RETURNING k"),
+        format!("INSERT INTO t VALUES ({c}, 'v') RETURNING k, n"),
+        format!("SELECT 1 / 0 FROM t WHERE k = {c}"),
+        "SELECT nothing".to_owned(),
+        "SELECT 1 / (n - n) FROM t".to_owned(),
+    ];
+    let mut answers = Vec::new();
+    for mut client in [sharded.cluster.client("whole"), sharded.client()] {
+        let mut told_all = Vec::new();
+        for (number, fails) in failures.iter().enumerate() {
+            let mut all = vec![fails.clone()];
+            let set = format!("UPDATE t SET n = n WHERE k IN ({a}, {b}, {c})");
+            for sql in ["BEGIN", &set, "SAVEPOINT s", &format!("SELECT n FROM t WHERE k = {b}")] {
+                all.push(told(&simple(&mut client, sql)).join(" "));
+                idles(&mut client, &mut all);
+            }
+            // Several shards give no rows in parts behind one another, and have all rolled back.
+            let of_one = number + 1 < failures.len();
+            all.push(if of_one { in_parts(&mut client, fails) } else { told(&simple(&mut client, fails)).join(" ") });
+            idles(&mut client, &mut all);
+            if of_one {
+                all.push(told(&simple(&mut client, "ROLLBACK TO s")).join(" "));
+                idles(&mut client, &mut all);
+                all.push(told(&simple(&mut client, &format!("SELECT v FROM t WHERE k = {c}"))).join(" "));
+                idles(&mut client, &mut all);
+                all.push(told(&simple(&mut client, "SELECT count(*) FROM t")).join(" "));
+            }
+            idles(&mut client, &mut all);
+            all.push(told(&simple(&mut client, "ROLLBACK")).join(" "));
+            idles(&mut client, &mut all);
+            told_all.push(all);
+        }
+        answers.push(told_all);
+    }
+    let (ours, theirs) = (answers.pop().unwrap(), answers.pop().unwrap());
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs);
+    }
+    sharded.is_whole();
+}

@@ -230,6 +230,8 @@ impl Client {
             let of_all = means != Means::Plain;
             let others = || self.may_leave_exchange(link) || self.others_may_have_written();
             return match self.session.status() {
+                // It asks for nothing that could fail.
+                _ if !self.segment.needs_server() => false,
                 _ if self.is_apart() => true,
                 TransactionStatus::Failed => matches!(means, Means::Exit(_) | Means::Control(_, Back::First)),
                 _ if self.touches_portals() || self.is_unlimited() => true,

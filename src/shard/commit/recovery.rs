@@ -30,6 +30,9 @@ pub const READY_SQL: &str = "SELECT pg_catalog.current_setting('max_prepared_tra
        AND attname IN ('gid', 'outcome', 'participants', 'owner', 'xid', 'at') AND NOT attisdropped), \
     pg_catalog.has_table_privilege(pg_catalog.to_regclass('pgweir.dtx')::pg_catalog.oid, 'DELETE')";
 
+/// Asks whether there is a table of decisions: one row, `t` or `f`.
+pub const DECIDES_SQL: &str = "SELECT pg_catalog.to_regclass('pgweir.dtx') IS NOT NULL";
+
 /// Asks whether the transaction has written, `t` or `f`, and for the user whose it is, as [`decision_sql`] tells of who decided: one row.
 ///
 /// The bytes of the name are in hexadecimal digits: the client may speak another encoding than who asks later.

@@ -261,6 +261,9 @@ impl Client {
 
     /// Serves a segment within a block of several shards.
     pub(in crate::client) async fn serve_spread(&mut self) -> Result<(), End> {
+        if !self.segment.needs_server() && self.answer_locally() {
+            return Ok(());
+        }
         let failed = self.session.status() == TransactionStatus::Failed;
         if self.is_apart() {
             return self.end_apart(failed).await;
