@@ -38,6 +38,8 @@ const WRITES: [&str; 6] = ["copy", "delete", "insert", "merge", "truncate", "upd
 #[derive(Debug, Default)]
 struct Code {
     names: BTreeSet<String>,
+    /// Those that are not only columns of the row that a trigger runs for.
+    apart: BTreeSet<String>,
     /// It may do anything: its language is not read, or it runs a text that it makes.
     unknown: bool,
 }
@@ -99,7 +101,9 @@ impl<'a> Reader<'a> {
                 code.unknown = true;
                 continue;
             }
-            for name in body::read(&language, &text).names {
+            let body = body::read(&language, &text);
+            code.apart.extend(body.apart);
+            for name in body.names {
                 if seen.insert(name.clone()) {
                     let called = self.functions.get(name.as_str()).into_iter().flatten();
                     todo.extend(called.map(|(language, text)| ((*language).to_owned(), (*text).to_owned())));
@@ -141,8 +145,17 @@ impl<'a> Reader<'a> {
                 "names sharded table \"{name}\", whose equal keys lie elsewhere: only one of the two goes by a tag"
             ));
         }
-        // By a part of its key rows of several shards are meant.
-        let partly = |key: &TableKey| key.names().find(|column| !code.names.contains(*column)).map(str::to_owned);
+        let turned = |key: &TableKey| {
+            let elsewhere = |(place, name): (usize, &str)| own.place(name).is_some_and(|other| other != place);
+            key.names().enumerate().any(elsewhere)
+        };
+        if let Some((name, _)) = named().find(|(_, key)| own.width() > 1 && (!own.same_family(key) || turned(key))) {
+            return Some(format!(
+                "names sharded table \"{name}\", whose equal keys lie elsewhere: its sharding key has the columns in another order or of other types"
+            ));
+        }
+        // By a part of its key rows of several shards are meant. What the row has that the trigger runs for ties no other.
+        let partly = |key: &TableKey| key.names().find(|column| !code.apart.contains(*column)).map(str::to_owned);
         let (name, column) =
             named().filter(|(_, key)| key.width() > 1).find_map(|(name, key)| Some((name, partly(key)?)))?;
         Some(format!(
@@ -243,15 +256,27 @@ mod tests {
         let reference = (("public".to_owned(), "ref".to_owned()), Table::Reference);
         let by_tag = Table::sharded("k", KeyType::Tagged);
         let tagged = (("public".to_owned(), "tagged".to_owned()), by_tag);
-        let pair = |name: &str| {
-            let column = |name: &str| KeyColumn { name: name.to_owned(), key_type: KeyType::Text };
-            let key = TableKey::new(vec![column("a"), column("b")]).unwrap();
+        let pair = |name: &str, columns: [&str; 2], second: KeyType| {
+            let types = [KeyType::Text, second];
+            let column = |(name, key_type): (&str, KeyType)| KeyColumn { name: name.to_owned(), key_type };
+            let key = TableKey::new(columns.into_iter().zip(types).map(column).collect()).unwrap();
             (("public".to_owned(), name.to_owned()), Table::Sharded { key })
         };
         ShardMap::new(
             vec!["a".into(), "b".into()],
             vec![vec![(0, 1)], vec![(2, 16383)]],
-            [sharded("orders"), reference, sharded("sums"), tagged, pair("twins"), pair("twos")].into(),
+            [
+                sharded("orders"),
+                reference,
+                sharded("sums"),
+                tagged,
+                pair("twins", ["a", "b"], KeyType::Text),
+                pair("twos", ["a", "b"], KeyType::Text),
+                pair("turned", ["b", "a"], KeyType::Text),
+                pair("typed", ["a", "b"], KeyType::Integer { width: 8 }),
+                pair("unlike", ["x", "y"], KeyType::Text),
+            ]
+            .into(),
             ShardIndex(0),
         )
         .unwrap()
@@ -286,6 +311,26 @@ mod tests {
         for (table, before, text, expected) in [
             ("twins", false, "BEGIN INSERT INTO twos (a, b) VALUES (NEW.a, NEW.b); RETURN NULL; END", None),
             ("twins", true, "BEGIN NEW.n := 1; RETURN NEW; END", None),
+            ("twins", false, "BEGIN INSERT INTO unlike (x, y) VALUES (NEW.a, NEW.b); RETURN NULL; END", None),
+            ("twins", false, "BEGIN DELETE FROM twos WHERE (a, twos.b) = (OLD.a, OLD.b); RETURN NULL; END", None),
+            (
+                "twins",
+                false,
+                "BEGIN INSERT INTO turned (a, b) VALUES (NEW.a, NEW.b); RETURN NULL; END",
+                Some("in another order"),
+            ),
+            (
+                "twins",
+                false,
+                "BEGIN INSERT INTO typed (a, b) VALUES (NEW.a, 1); RETURN NULL; END",
+                Some("of other types"),
+            ),
+            (
+                "twins",
+                true,
+                "BEGIN IF (SELECT count(*) FROM twins WHERE a = NEW.a) > 9 THEN RAISE 'no %', NEW.b; END IF; RETURN NEW; END",
+                Some("but not \"b\""),
+            ),
             ("twins", false, "BEGIN PERFORM 1 FROM twos WHERE a = NEW.a; RETURN NULL; END", Some("but not \"b\"")),
             ("twins", false, "BEGIN DELETE FROM twins WHERE b = OLD.b; RETURN NULL; END", Some("but not \"a\"")),
             ("twins", false, "BEGIN INSERT INTO sums VALUES (NEW.a, NEW.b); RETURN NULL; END", Some("as many columns")),

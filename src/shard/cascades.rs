@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::check::{Effect, Finding};
 use super::map::{ShardMap, Table};
-use super::table_key::KeyColumn;
+use super::table_key::{KeyColumn, TableKey};
 use crate::sql::hidden::assign;
 
 /// Asks for the foreign keys: schema and table that have it, schema and table that it is to, what is done ON UPDATE and ON DELETE
@@ -97,10 +97,10 @@ pub fn judge(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
         let columns: BTreeSet<&String> =
             keys.iter().filter(|key| key.to == *place).flat_map(|key| &key.referenced).collect();
         for column in columns {
-            // The key of a table is not changed by statements.
-            let is_key = graph.table(place).and_then(Table::key).is_some_and(|key| key.has(column));
-            let start = Step { root: place, at: place, what: What::Changed(column) };
-            if let Some(why) = graph.follow(start).filter(|_| !is_key) {
+            // A statement that changes a key has been held against the shard where the rows are: those that keep to the key keep to it.
+            let kept = graph.table(place).and_then(Table::key).is_some_and(|key| key.has(column));
+            let start = Step { root: place, at: place, what: What::Changed(column), kept };
+            if let Some(why) = graph.follow(start) {
                 findings.push(Finding {
                     effect: Effect::NoUpdateOf(place.0.clone(), place.1.clone(), column.clone()),
                     message: format!("UPDATE of column \"{column}\" of table \"{}.{}\" {why}", place.0, place.1),
@@ -108,7 +108,7 @@ pub fn judge(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
                 });
             }
         }
-        if let Some(why) = graph.follow(Step { root: place, at: place, what: What::Deleted }) {
+        if let Some(why) = graph.follow(Step { root: place, at: place, what: What::Deleted, kept: false }) {
             findings.push(Finding {
                 effect: Effect::NoDeleteOf(place.0.clone(), place.1.clone()),
                 message: format!("DELETE from table \"{}.{}\" {why}", place.0, place.1),
@@ -123,13 +123,9 @@ pub fn judge(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
 /// are to may lie on other shards, where the server does not find them.
 #[must_use]
 pub fn judge_places(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding> {
-    let sharded = |place: &Place| map.table(Some(&place.0), &place.1).and_then(Table::key);
     let judged = |key: ForeignKey| {
-        let (own, other) = (sharded(&key.of)?, sharded(&key.to)?);
-        let carried = |(a, b): (&KeyColumn, &KeyColumn)| {
-            key.columns.iter().zip(&key.referenced).any(|(column, to)| *column == a.name && *to == b.name)
-        };
-        if own.same_family(other) && own.columns().iter().zip(other.columns()).all(carried) {
+        let (own, other) = (sharded(map, &key.of)?, sharded(map, &key.to)?);
+        if key.carries(own, other) {
             return None;
         }
         Some(Finding {
@@ -138,10 +134,19 @@ pub fn judge_places(map: &ShardMap, rows: &[Vec<Option<String>>]) -> Vec<Finding
                 "foreign key \"{}\" of table \"{}.{}\" does not carry the sharding key to table \"{}.{}\": rows are refused whose row there is on another shard",
                 key.name, key.of.0, key.of.1, key.to.0, key.to.1
             ),
-            advice: "Make the foreign key of all columns of the sharding key, each to the one in the same place, or drop it.",
+            advice: if own.same_family(other) {
+                "Make the foreign key of all columns of the sharding key, each to the one in the same place, or drop it."
+            } else {
+                "Give both tables sharding keys of as many columns, of like types in the same order, and the foreign key these columns; or drop it."
+            },
         })
     };
     rows.iter().filter_map(|row| ForeignKey::of(row)).filter_map(judged).collect()
+}
+
+/// The sharding key of a table, if it has one.
+fn sharded<'a>(map: &'a ShardMap, place: &Place) -> Option<&'a TableKey> {
+    map.table(Some(&place.0), &place.1).and_then(Table::key)
 }
 
 /// What triggers (rows as in [`Behind::triggers`](super::behind::Behind::triggers)) make of that: one that may change such a column does so
@@ -193,6 +198,8 @@ struct Step<'a> {
     root: &'a Place,
     at: &'a Place,
     what: What<'a>,
+    /// What is changed is of the key of `at`, whose rows have then whole keys of the shard on which they are.
+    kept: bool,
 }
 
 impl<'a> Graph<'a> {
@@ -213,16 +220,21 @@ impl<'a> Graph<'a> {
                             key.of.1
                         ));
                     }
-                    if let (Some(of), What::Changed(changed)) = (self.table(&key.of).and_then(Table::key), what)
+                    let mut kept = false;
+                    if let (Some(of), What::Changed(changed)) = (sharded(self.map, &key.of), what)
                         && of.has(changed)
                     {
-                        return Some(format!(
-                            "changes by a foreign key the sharding key \"{changed}\" of rows of table \"{}\", which then lie on the wrong shard",
-                            key.of.1
-                        ));
+                        let carried = || sharded(self.map, &key.to).is_some_and(|to| key.carries(of, to));
+                        kept = step.kept && key.on_update == Action::Cascade && carried();
+                        if !kept {
+                            return Some(format!(
+                                "changes by a foreign key the sharding key \"{changed}\" of rows of table \"{}\", which then lie on the wrong shard",
+                                key.of.1
+                            ));
+                        }
                     }
-                    if seen.insert((&key.of, what)) {
-                        todo.push(Step { root: step.root, at: &key.of, what });
+                    if seen.insert((&key.of, what, kept)) {
+                        todo.push(Step { root: step.root, at: &key.of, what, kept });
                     }
                 }
             }
@@ -232,6 +244,14 @@ impl<'a> Graph<'a> {
 }
 
 impl ForeignKey {
+    /// Whether it carries the whole key of the table that has it to the whole key of the other, column by column.
+    fn carries(&self, own: &TableKey, other: &TableKey) -> bool {
+        let carried = |(a, b): (&KeyColumn, &KeyColumn)| {
+            self.columns.iter().zip(&self.referenced).any(|(column, to)| *column == a.name && *to == b.name)
+        };
+        own.same_family(other) && own.columns().iter().zip(other.columns()).all(carried)
+    }
+
     /// What it does to the rows that have it when rows that it is to are changed or deleted.
     fn does(&self, what: What<'_>) -> Vec<What<'_>> {
         match (what, self.on_update, self.on_delete) {
@@ -255,15 +275,29 @@ mod tests {
     use crate::id::ShardIndex;
     use crate::shard::map::KeyType;
 
-    /// `x` by id, `y` and `u` by k, `c` and `d` everywhere.
+    /// `x` by id, `y` and `u` by k, `p` by a and b, `q` by c and d; tables `c` and `d` everywhere.
     fn map() -> ShardMap {
+        let pair = |name: &str, columns: [&str; 2]| {
+            let columns = columns.map(|name| KeyColumn { name: name.to_owned(), key_type: KeyType::Text });
+            let key = TableKey::new(columns.to_vec()).unwrap();
+            (("public".to_owned(), name.to_owned()), Table::Sharded { key })
+        };
         let sharded =
             |name: &str, key: &str| (("public".to_owned(), name.to_owned()), Table::sharded(key, KeyType::Text));
         let reference = |name: &str| (("public".to_owned(), name.to_owned()), Table::Reference);
         ShardMap::new(
             vec!["a".into(), "b".into()],
             vec![vec![(0, 1)], vec![(2, 16383)]],
-            [sharded("x", "id"), sharded("y", "k"), sharded("u", "k"), reference("c"), reference("d")].into(),
+            [
+                sharded("x", "id"),
+                sharded("y", "k"),
+                sharded("u", "k"),
+                reference("c"),
+                reference("d"),
+                pair("p", ["a", "b"]),
+                pair("q", ["c", "d"]),
+            ]
+            .into(),
             ShardIndex(0),
         )
         .unwrap()
@@ -310,13 +344,7 @@ mod tests {
 
     #[test]
     fn foreign_keys_carry_the_whole_key_in_its_order() {
-        use crate::shard::table_key::TableKey;
-        let mut map = map();
-        for (name, columns) in [("p", ["a", "b"]), ("q", ["c", "d"])] {
-            let columns = columns.map(|name| KeyColumn { name: name.to_owned(), key_type: KeyType::Text });
-            let table = Table::Sharded { key: TableKey::new(columns.to_vec()).unwrap() };
-            map.tables.insert(("public".to_owned(), name.to_owned()), table);
-        }
+        let map = map();
         for (of, columns, to, referenced, good) in [
             ("q", "c\x1fd", "p", "a\x1fb", true),
             ("q", "n\x1fd\x1fc", "p", "m\x1fb\x1fa", true),
@@ -345,12 +373,21 @@ mod tests {
             (&["u k > c code, a, c"], ""),
             (&["u v > c code, c, n"], ""),
             (&["y k > x ext, c, a"], "update x.ext"),
-            // The key that it follows is not changed.
+            // Its key follows the whole key, which keeps to its shard.
             (&["y k > x id, c, c"], ""),
+            (&["y k > x id, c, a", "u k > y k, c, a"], ""),
+            (&["y k > x id, n, a"], "update x.id"),
+            (&["y v > x id, c, a", "u k > y v, c, a"], "update x.id; update y.v"),
+            // A part of one, all of one, and one in another order.
+            (&["y k > p b, c, a"], "update p.b"),
+            (&["q c+d > p a+b, c, a"], ""),
+            (&["q d+c > p a+b, c, a"], "update p.a; update p.b"),
+            (&["q c+d > p a+b, n, a"], "update p.a; update p.b"),
+            (&["q n+d > p a+b, c, a"], "update p.b"),
             (&["y k > plain id, c, a"], "update plain.id"),
             // Of several columns.
             (&["y k+v > x id+ext, c, a"], ""),
-            (&["y k+v > x id+ext, n, a"], "update x.ext"),
+            (&["y k+v > x id+ext, n, a"], "update x.ext; update x.id"),
             (&["y k+v > x id+ext, a, n, v"], ""),
             (&["y k+v > x id+ext, a, n"], "delete x"),
             // Through others.

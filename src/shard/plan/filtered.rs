@@ -1,10 +1,14 @@
 //! SELECT, UPDATE and DELETE: where their conditions send them.
 
+use std::collections::BTreeSet;
+
 use super::relations::{self, Home, Relations};
 use super::{
     Chosen, PlanContext, ShardPlan, StatementFacts, Stop, TableRef, Verb, Why, access, believe, believe_table, chosen,
     effects, levels, proof, refusal, scatter, write,
 };
+use crate::error::Error;
+use crate::id::Slot;
 use crate::shard::key::KeyError;
 use crate::sql::facts::{Access, ColumnRef, KeyValue};
 
@@ -75,51 +79,55 @@ impl Filtered<'_> {
                 None => self.plan_by_key(relations, cx),
             };
         }
-        // The key that rows are given must be on the shard where their keys say that they are: it is one more that they have.
-        let mut equalities = self.equalities.to_vec();
-        equalities.extend(given);
-        let whole = Filtered { equalities: &equalities, ..*self };
-        match (chosen, self.target().map(|target| (target, relations::home(target, cx.map)))) {
-            // What is given of a key of several columns says nothing of the shard without the others.
-            (Some(_), Some((target, Home::Sharded { key }))) if key.width() > 1 => {
-                Err(refusal::key_assigned(&target.name, &key.quoted()).into())
+        let Some(target) = self.target() else { return Err(refusal::lost().into()) };
+        let Home::Sharded { key } = relations::home(target, cx.map) else { return Err(refusal::lost().into()) };
+        let refusal = || refusal::key_assigned(&target.name, &key.quoted());
+        match chosen {
+            // What its rows are given is one more key that it speaks of; of several columns, with those that it leaves.
+            Some(chosen) => {
+                for slot in self.slots_given(&given, cx)?.ok_or_else(refusal)? {
+                    chosen.check(slot, cx.map)?;
+                }
+                self.plan_chosen(chosen, cx)
             }
-            (Some(chosen), _) => whole.plan_chosen(chosen, cx),
-            (None, _) => match self.plan_given(&whole, relations, cx) {
+            None => match self.plan_given(&given, refusal, relations, cx) {
                 Err(Stop::Untied(refusal)) => levels::plan(self.statement, cx)?.ok_or(Stop::Untied(refusal)),
                 planned => planned,
             },
         }
     }
 
-    /// Plans it by its conditions and, as `whole`, by the key that its rows are given as well: both must be on one shard.
-    fn plan_given(&self, whole: &Self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        let before = self.plan_one_shard(relations, cx)?;
-        let after = whole.plan_moved(relations, cx)?;
-        match (&before, &after, self.target()) {
-            (ShardPlan::Single { shard, .. }, ShardPlan::Single { shard: other, .. }, Some(target))
-                if shard != other =>
-            {
-                let key = match relations::home(target, cx.map) {
-                    Home::Sharded { key } => key.quoted(),
-                    Home::Reference | Home::Unlisted => String::new(),
-                };
-                Err(Stop::Untied(refusal::key_assigned(&target.name, &key)))
-            }
-            _ => Ok(after),
-        }
+    /// The slots of the keys that rows have when they are `given` these columns; none if they are not known.
+    fn slots_given(
+        &self,
+        given: &[(ColumnRef, KeyValue)],
+        cx: &PlanContext<'_>,
+    ) -> Result<Option<BTreeSet<Slot>>, Stop> {
+        let touch = &self.statement.touch;
+        let listed = proof::Listed { lists: &touch.lists, rows: &touch.row_lists };
+        let said = proof::Said { equalities: self.equalities, listed: &listed, given };
+        proof::moved(self.top, said, &self.statement.repeated, cx)
     }
 
-    /// Plans with the key that its rows are given among their own.
-    fn plan_moved(&self, relations: &Relations<'_>, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
-        match (
-            self.plan_one_shard(relations, cx),
-            self.target().map(|target| (target, relations::home(target, cx.map))),
-        ) {
-            (Err(Stop::Untied(_)), Some((target, Home::Sharded { key }))) => {
-                Err(Stop::Untied(refusal::key_assigned(&target.name, &key.quoted())))
-            }
-            (planned, _) => planned,
+    /// Plans it by its conditions: the keys that its rows are given must belong where they are. A single key may only be given itself, or
+    /// one of its slot.
+    fn plan_given(
+        &self,
+        given: &[(ColumnRef, KeyValue)],
+        refusal: impl Fn() -> Error,
+        relations: &Relations<'_>,
+        cx: &PlanContext<'_>,
+    ) -> Result<ShardPlan, Stop> {
+        let planned = self.plan_one_shard(relations, cx)?;
+        let ShardPlan::Single { shard, why } = &planned else { return Err(Stop::Untied(refusal())) };
+        let stays = |slot: &Slot| match why {
+            Why::NoRow => true,
+            Why::Key(before) => slot == before,
+            _ => cx.map.owner(*slot) == *shard,
+        };
+        match self.slots_given(given, cx)? {
+            Some(slots) if slots.iter().all(stays) => Ok(planned),
+            _ => Err(Stop::Untied(refusal())),
         }
     }
 
@@ -172,9 +180,10 @@ impl Filtered<'_> {
         let merged: Vec<(ColumnRef, &KeyValue)> = merged.collect();
         let all = equal.chain(listed).chain(merged.iter().map(|(column, value)| (column, *value)));
         let all: Vec<(ColumnRef, KeyValue)> = all.map(|(column, value)| (column.clone(), value.clone())).collect();
-        let inner = touch.inner.iter().map(|(tables, equal)| (tables.as_slice(), equal.as_slice()));
-        for (tables, equal) in std::iter::once((self.top, all.as_slice())).chain(inner) {
-            let slots = proof::spoken_of(tables, equal, repeated, cx)?;
+        let inner = touch.inner.iter().map(|(tables, equal)| (tables.as_slice(), equal.as_slice(), [].as_slice()));
+        let top = (self.top, all.as_slice(), touch.row_lists.as_slice());
+        for (tables, equal, row_lists) in std::iter::once(top).chain(inner) {
+            let slots = proof::spoken_of(tables, equal, row_lists, repeated, cx)?;
             for slot in slots.ok_or_else(refusal::very_many_keys)? {
                 chosen.check(slot, cx.map)?;
             }

@@ -1,6 +1,6 @@
 //! Finds the keys that a statement's equalities tie its sharded tables to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::params::Families;
 use super::relations::{self, Home};
@@ -42,7 +42,7 @@ pub(super) fn keys<'a>(
     })
 }
 
-/// The only sharded table of `top`, and its key.
+/// The first sharded table of `top`, which is the only one or the one that is written, and its key.
 fn only_sharded<'a>(top: &'a [TableRef], cx: &PlanContext<'a>) -> Option<(&'a TableRef, &'a TableKey)> {
     top.iter().find_map(|table| match relations::home(table, cx.map) {
         Home::Sharded { key } => Some((table, key)),
@@ -138,7 +138,7 @@ pub(super) fn listed(
     cx: &PlanContext<'_>,
 ) -> Result<Option<(ShardIndex, usize)>, Stop> {
     match only_sharded(top, cx) {
-        Some((_, key)) if key.width() > 1 => listed_of_several(top, key, equalities, listed, repeated, cx),
+        Some((table, key)) if key.width() > 1 => listed_of_several(top, (table, key), equalities, listed, repeated, cx),
         Some(_) => listed_of_one(top, listed.lists, repeated, cx),
         None => Ok(None),
     }
@@ -173,35 +173,86 @@ fn listed_of_one(
 /// Of a key of several columns: by all that is said of each, and of several together.
 fn listed_of_several(
     top: &[TableRef],
-    key: &TableKey,
+    (table, key): (&TableRef, &TableKey),
     equalities: &[(ColumnRef, KeyValue)],
     listed: &Listed<'_>,
     repeated: &[ParamUse],
     cx: &PlanContext<'_>,
 ) -> Result<Option<(ShardIndex, usize)>, Stop> {
+    let (tuples, _) = known(top, (table, key), Said { equalities, listed, given: &[] }, repeated, cx)?;
+    let Some(slots) = tuples.slots() else { return Ok(None) };
+    let mut shards = slots.iter().map(|slot| cx.map.owner(*slot));
+    let first = shards.next();
+    Ok(first.filter(|first| shards.all(|shard| shard == *first)).map(|shard| (shard, slots.len())))
+}
+
+/// What a statement says of a key.
+#[derive(Clone, Copy)]
+pub(super) struct Said<'a> {
+    pub(super) equalities: &'a [(ColumnRef, KeyValue)],
+    pub(super) listed: &'a Listed<'a>,
+    /// What it gives the columns of the key of its rows.
+    pub(super) given: &'a [(ColumnRef, KeyValue)],
+}
+
+/// The slots of the keys that rows have when their columns are given other values; none if they are not known, or very many.
+///
+/// # Errors
+/// A parameter must be known first.
+pub(super) fn moved(
+    top: &[TableRef],
+    said: Said<'_>,
+    repeated: &[ParamUse],
+    cx: &PlanContext<'_>,
+) -> Result<Option<BTreeSet<Slot>>, Stop> {
+    let Some(of) = only_sharded(top, cx) else { return Ok(None) };
+    let (tuples, given) = known(top, of, said, repeated, cx)?;
+    Ok(given.and_then(|given| tuples.slots_with(&given)))
+}
+
+/// Each value as a list of its own.
+fn one_by_one(pairs: &[(ColumnRef, KeyValue)]) -> impl Iterator<Item = (&ColumnRef, &[KeyValue])> {
+    pairs.iter().map(|(column, value)| (column, std::slice::from_ref(value)))
+}
+
+/// What is known of a key, and the hashes of what its columns are given, by their places; none if one of these cannot be told.
+fn known(
+    top: &[TableRef],
+    (table, key): (&TableRef, &TableKey),
+    said: Said<'_>,
+    repeated: &[ParamUse],
+    cx: &PlanContext<'_>,
+) -> Result<(Tuples, Option<Vec<(usize, u64)>>), Stop> {
+    let Said { equalities, listed, given } = said;
+    let lists = one_by_one(equalities).chain(listed.lists.iter().map(|(column, values)| (column, values.as_slice())));
+    let lists: Vec<(&ColumnRef, &[KeyValue])> = lists.collect();
+    let uses: Vec<(&ColumnRef, &[KeyValue])> = lists.iter().copied().chain(one_by_one(given)).collect();
+    let read = Reading::new(top, &uses, repeated, cx);
     let mut tuples = Tuples::new(key.width());
     let mut unbound = None;
-    let single = equalities.iter().map(|(column, value)| (column, std::slice::from_ref(value)));
-    let lists = single.chain(listed.lists.iter().map(|(column, values)| (column, values.as_slice())));
-    let lists: Vec<(&ColumnRef, &[KeyValue])> = lists.collect();
-    let read = Reading::new(top, &lists, repeated, cx);
-    for (column, values) in lists {
+    let is_own = |number: usize| top.get(number).is_some_and(|other| std::ptr::eq(other, table));
+    let of_own = |column: &ColumnRef| key_column(column, top, cx).is_some_and(|of| is_own(of.table));
+    for (column, values) in lists.into_iter().filter(|(column, _)| of_own(column)) {
         if let Some((place, hashes)) = read.list(column, values, &mut unbound) {
             tuples.narrow(place, hashes);
         }
     }
     for list in listed.rows {
-        if let Some(rows) = read.rows(list, &mut unbound) {
+        if let Some((number, rows)) = read.rows(list, &mut unbound)
+            && is_own(number)
+        {
             tuples.narrow_to_rows(rows);
         }
     }
-    if let Some(number) = unbound {
-        return Err(Stop::Unbound(number));
+    let mut one = |column, value| {
+        let (place, hashes) = read.list(column, std::slice::from_ref(value), &mut unbound)?;
+        Some((place, *hashes.first()?))
+    };
+    let given = given.iter().map(|(column, value)| one(column, value)).collect();
+    match unbound {
+        Some(number) => Err(Stop::Unbound(number)),
+        None => Ok((tuples, given)),
     }
-    let Some(slots) = tuples.slots() else { return Ok(None) };
-    let mut shards = slots.iter().map(|slot| cx.map.owner(*slot));
-    let first = shards.next();
-    Ok(first.filter(|first| shards.all(|shard| shard == *first)).map(|shard| (shard, slots.len())))
 }
 
 /// Reads lists of values for columns of keys.
@@ -230,6 +281,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The place of the column in a key, and the hashes of a list's values; none if the column is none of a key, or a value cannot be told.
+    /// Of several values a NULL that is written is left out: nothing is equal to it. (Alone it may be taken for IS NULL.)
     pub(super) fn list(
         &self,
         column: &ColumnRef,
@@ -237,12 +289,14 @@ impl<'a> Reading<'a> {
         unbound: &mut Option<u16>,
     ) -> Option<(usize, Vec<u64>)> {
         let of = key_column(column, self.top, self.cx)?;
-        let hashes: Vec<Option<u64>> = values.iter().map(|value| self.hash(value, of.key_type, unbound)).collect();
+        let alone = values.len() == 1;
+        let values = values.iter().filter(|value| alone || !matches!(value, KeyValue::Null));
+        let hashes: Vec<Option<u64>> = values.map(|value| self.hash(value, of.key_type, unbound)).collect();
         Some((of.place, hashes.into_iter().collect::<Option<_>>()?))
     }
 
-    /// The same of rows; of the columns those that are of a key.
-    pub(super) fn rows(&self, list: &RowList, unbound: &mut Option<u16>) -> Option<Rows> {
+    /// The same of rows, and the number of the table; of the columns those that are of a key.
+    pub(super) fn rows(&self, list: &RowList, unbound: &mut Option<u16>) -> Option<(usize, Rows)> {
         let of = |column: &Option<ColumnRef>| key_column(column.as_ref()?, self.top, self.cx);
         let columns: Vec<(usize, OfKey)> =
             list.columns.iter().enumerate().filter_map(|(at, column)| Some((at, of(column)?))).collect();
@@ -253,11 +307,14 @@ impl<'a> Reading<'a> {
         }
         let mut read = Vec::with_capacity(list.rows.len());
         for row in &list.rows {
+            if list.rows.len() > 1 && columns.iter().any(|(at, _)| row.get(*at) == Some(&KeyValue::Null)) {
+                continue;
+            }
             let hashes = columns.iter().map(|(at, of)| self.hash(row.get(*at)?, of.key_type, unbound));
             read.push(hashes.collect::<Vec<Option<u64>>>());
         }
         let hashes = read.into_iter().map(|row| row.into_iter().collect()).collect::<Option<Vec<Vec<u64>>>>()?;
-        Some(Rows { places: columns.iter().map(|(_, of)| of.place).collect(), hashes })
+        Some((table, Rows { places: columns.iter().map(|(_, of)| of.place).collect(), hashes }))
     }
 
     fn hash(&self, value: &KeyValue, key_type: KeyType, unbound: &mut Option<u16>) -> Option<u64> {
@@ -274,13 +331,14 @@ impl<'a> Reading<'a> {
 }
 
 /// The slots of the keys that a statement speaks of, for each table by itself: of a key of one column every value's, of several every key
-/// that can be made of the values of its columns. None: they are very many.
+/// that can be made of the values of its columns, or of those rows of them that are listed. None: they are very many.
 ///
 /// # Errors
 /// A parameter must be known first.
 pub(super) fn spoken_of(
     top: &[TableRef],
     equalities: &[(ColumnRef, KeyValue)],
+    row_lists: &[RowList],
     repeated: &[ParamUse],
     cx: &PlanContext<'_>,
 ) -> Result<Option<Vec<Slot>>, Stop> {
@@ -300,6 +358,15 @@ pub(super) fn spoken_of(
                 | KeyError::Undecided(_)
                 | KeyError::Invalid(_),
             ) => {}
+        }
+    }
+    let read = Reading::new(top, &one_by_one(equalities).collect::<Vec<_>>(), repeated, cx);
+    for list in row_lists {
+        let mut unbound = None;
+        if let Some((table, rows)) = read.rows(list, &mut unbound)
+            && let Some(tuples) = tables.get_mut(&table)
+        {
+            tuples.narrow_to_rows(rows);
         }
     }
     let mut all = Vec::new();

@@ -327,7 +327,7 @@ fn of_several(
         }
     }
     for list in &reading.row_lists {
-        if let Some(rows) = read.rows(list, &mut unbound) {
+        if let Some((_, rows)) = read.rows(list, &mut unbound) {
             tuples.narrow_to_rows(rows);
         }
     }

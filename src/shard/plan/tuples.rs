@@ -3,12 +3,12 @@
 //! What is counted out are hashes of values: the values that a row of the result, or a row that is written, may have at most. All keys
 //! that can be made of them are looked at, so that what follows for all of these slots follows for the rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::Slot;
 use crate::shard::table_key::slot_of_columns;
 
-/// Keys that are counted out; of more nothing is known.
+/// Keys that are made of several lists and counted out; of more nothing is known.
 const MAX_KEYS: usize = 10_000;
 
 /// What is known of a key.
@@ -64,49 +64,100 @@ impl Tuples {
     /// The slots of all keys that there may be: of none where what is known excludes all. None: not all columns are known, or there are
     /// very many.
     pub(super) fn slots(&self) -> Option<BTreeSet<Slot>> {
-        let mut keys: Vec<Vec<Option<u64>>> = vec![vec![None; self.columns.len()]];
+        self.slots_with(&[])
+    }
+
+    /// The same of the keys that come of them when some columns are given other values, by their places: these need not be known.
+    pub(super) fn slots_with(&self, given: &[(usize, u64)]) -> Option<BTreeSet<Slot>> {
+        let slot = |mut key: Partial| {
+            for (place, hash) in given {
+                *key.get_mut(*place)? = Some(*hash);
+            }
+            Some(slot_of_columns(key.into_iter().collect::<Option<Vec<u64>>>()?))
+        };
+        self.keys()?.into_iter().map(slot).collect()
+    }
+
+    /// All keys that there may be, as far as they are known: all of them in the same columns.
+    fn keys(&self) -> Option<Vec<Partial>> {
+        // What is written is no product, however long it is.
+        let columns = self.columns.iter().flatten().map(BTreeSet::len);
+        let most = columns.chain(self.rows.iter().map(|rows| rows.hashes.len())).fold(MAX_KEYS, usize::max);
+        let mut keys: Vec<Partial> = vec![vec![None; self.columns.len()]];
         for rows in &self.rows {
-            keys = extended(&keys, &rows.places, rows.hashes.iter().map(Vec::as_slice))?;
+            keys = joined(&keys, rows, most)?;
         }
         for (place, known) in self.columns.iter().enumerate() {
             if let Some(known) = known {
-                keys = extended(&keys, &[place], known.iter().map(std::slice::from_ref))?;
+                keys = crossed(keys, place, known, most)?;
             }
         }
-        keys.into_iter().map(|key| key.into_iter().collect::<Option<Vec<u64>>>().map(slot_of_columns)).collect()
+        Some(keys)
     }
 }
 
-/// Every key with every row that agrees with it.
-fn extended<'a>(
-    keys: &[Vec<Option<u64>>],
-    places: &[usize],
-    rows: impl Iterator<Item = &'a [u64]> + Clone,
-) -> Option<Vec<Vec<Option<u64>>>> {
+/// A key of which some columns are known.
+type Partial = Vec<Option<u64>>;
+
+/// Every key with every row that agrees with it; none if they are more than `most`.
+fn joined(keys: &[Partial], rows: &Rows, most: usize) -> Option<Vec<Partial>> {
+    let Some(first) = keys.first() else { return Some(Vec::new()) };
+    let shared: Vec<usize> =
+        rows.places.iter().copied().filter(|place| first.get(*place).is_some_and(Option::is_some)).collect();
+    // By what they have in common with the keys, so that those which do not agree cost nothing.
+    let mut alike: BTreeMap<Partial, Vec<Partial>> = BTreeMap::new();
+    for row in rows.hashes.iter().collect::<BTreeSet<_>>() {
+        if let Some(row) = filled(&vec![None; first.len()], &rows.places, row) {
+            alike.entry(at(&row, &shared)).or_default().push(row);
+        }
+    }
     let mut all = Vec::new();
     for key in keys {
-        for row in rows.clone() {
-            let mut whole = key.clone();
-            let agree = places.iter().zip(row).all(|(place, hash)| match whole.get_mut(*place) {
-                Some(known) => known.replace(*hash).is_none_or(|before| before == *hash),
-                None => false,
-            });
-            if agree {
-                all.push(whole);
-            }
-            if all.len() > MAX_KEYS {
+        for row in alike.get(&at(key, &shared)).into_iter().flatten() {
+            if all.len() >= most {
                 return None;
             }
+            all.push(key.iter().zip(row).map(|(of_key, of_row)| of_key.or(*of_row)).collect());
         }
     }
     Some(all)
+}
+
+/// What a key has in these places.
+fn at(key: &Partial, places: &[usize]) -> Partial {
+    places.iter().map(|place| key.get(*place).copied().flatten()).collect()
+}
+
+/// A key with a row's values; none if the row gives one column two.
+fn filled(key: &Partial, places: &[usize], row: &[u64]) -> Option<Partial> {
+    let mut whole = key.clone();
+    for (place, hash) in places.iter().zip(row) {
+        if whole.get_mut(*place)?.replace(*hash).is_some_and(|before| before != *hash) {
+            return None;
+        }
+    }
+    Some(whole)
+}
+
+/// Every key with every value of a column that agrees with it; none if they are more than `most`.
+fn crossed(mut keys: Vec<Partial>, place: usize, values: &BTreeSet<u64>, most: usize) -> Option<Vec<Partial>> {
+    let is_known = |key: &Partial| key.get(place).copied().flatten();
+    if keys.first().is_some_and(|key| is_known(key).is_some()) {
+        keys.retain(|key| is_known(key).is_some_and(|hash| values.contains(&hash)));
+        return Some(keys);
+    }
+    if keys.len().saturating_mul(values.len()) > most {
+        return None;
+    }
+    let each = keys.iter().flat_map(|key| values.iter().filter_map(|hash| filled(key, &[place], &[*hash])));
+    Some(each.collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn slots(keys: &[[u64; 2]]) -> Option<BTreeSet<Slot>> {
+    fn slots_of(keys: &[[u64; 2]]) -> Option<BTreeSet<Slot>> {
         Some(keys.iter().map(|key| slot_of_columns(*key)).collect())
     }
 
@@ -118,11 +169,11 @@ mod tests {
         assert_eq!((tuples.unknown(), tuples.slots()), (Some(1), None));
         tuples.narrow(1, [7, 8]);
         tuples.narrow(0, [3, 1, 5]);
-        assert_eq!((tuples.unknown(), tuples.slots()), (None, slots(&[[1, 7], [1, 8], [3, 7], [3, 8]])));
+        assert_eq!((tuples.unknown(), tuples.slots()), (None, slots_of(&[[1, 7], [1, 8], [3, 7], [3, 8]])));
         tuples.narrow_to_rows(Rows { places: vec![1, 0], hashes: vec![vec![7, 1], vec![8, 2], vec![8, 3]] });
-        assert_eq!(tuples.slots(), slots(&[[1, 7], [3, 8]]));
+        assert_eq!(tuples.slots(), slots_of(&[[1, 7], [3, 8]]));
         tuples.narrow(0, [9]);
-        assert_eq!(tuples.slots(), slots(&[]));
+        assert_eq!(tuples.slots(), slots_of(&[]));
     }
 
     #[test]
@@ -132,7 +183,7 @@ mod tests {
         assert_eq!((tuples.unknown(), tuples.slots()), (Some(0), None));
         tuples.widen(0, 1);
         tuples.widen(0, 2);
-        assert_eq!(tuples.slots(), slots(&[[1, 7], [2, 7]]));
+        assert_eq!(tuples.slots(), slots_of(&[[1, 7], [2, 7]]));
         let mut many = Tuples::new(2);
         many.narrow(0, 0..101);
         many.narrow(1, 0..99);
@@ -141,5 +192,39 @@ mod tests {
         more.narrow(0, 0..101);
         more.narrow(1, 0..100);
         assert_eq!((more.unknown(), more.slots()), (None, None));
+    }
+
+    #[test]
+    fn what_is_written_is_counted_out_however_long_it_is() {
+        let many = 40_000_u64;
+        let mut one = Tuples::new(1);
+        one.narrow(0, 0..many);
+        assert!(one.slots().is_some_and(|slots| slots.len() > 10_000));
+        // A list of rows narrows each column as well; and twice the same says no more.
+        let rows = Rows { places: vec![0, 1], hashes: (0..many).map(|n| vec![n, n]).collect() };
+        let mut listed = Tuples::new(2);
+        listed.narrow_to_rows(rows.clone());
+        listed.narrow_to_rows(rows);
+        listed.narrow(0, 0..many);
+        listed.narrow(1, 5..many);
+        let from = std::time::Instant::now();
+        let slots = listed.slots();
+        assert!(from.elapsed().as_secs() < 20, "it looks at every key with every value");
+        assert_eq!(slots, Some((5..many).map(|n| slot_of_columns([n, n])).collect()));
+        let mut torn = Tuples::new(2);
+        torn.narrow_to_rows(Rows { places: vec![0, 0, 1], hashes: vec![vec![1, 2, 7], vec![1, 1, 8]] });
+        assert_eq!(torn.slots(), slots_of(&[[1, 8]]));
+    }
+
+    #[test]
+    fn values_are_given_to_the_keys_that_there_are() {
+        let mut tuples = Tuples::new(2);
+        tuples.narrow_to_rows(Rows { places: vec![0, 1], hashes: vec![vec![1, 7], vec![2, 8]] });
+        assert_eq!(tuples.slots_with(&[(1, 8)]), slots_of(&[[1, 8], [2, 8]]));
+        assert_eq!(tuples.slots_with(&[(0, 3), (1, 9)]), slots_of(&[[3, 9]]));
+        let mut partly = Tuples::new(2);
+        partly.narrow(0, [1, 2]);
+        assert_eq!((partly.slots(), partly.slots_with(&[(0, 5)])), (None, None));
+        assert_eq!(partly.slots_with(&[(1, 8)]), slots_of(&[[1, 8], [2, 8]]));
     }
 }

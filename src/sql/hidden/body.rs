@@ -24,6 +24,8 @@ pub struct Body {
     pub traces: Traces,
     /// All names in it, which may be those of functions and relations.
     pub names: BTreeSet<String>,
+    /// Those that stand somewhere without `NEW.` or `OLD.` before them: other than as columns of the row that a trigger runs for.
+    pub apart: BTreeSet<String>,
     /// Runs of characters of operators: what is an operator in it depends on which there are.
     pub operators: BTreeSet<String>,
 }
@@ -115,6 +117,14 @@ fn statements(facts: &QueryFacts) -> Traces {
     traces
 }
 
+/// Whether `NEW.` or `OLD.` stands before a name.
+fn is_of_trigger_row(tokens: &[Token], at: usize) -> bool {
+    let before = |back: usize| at.checked_sub(back).and_then(|at| tokens.get(at));
+    let is_row =
+        |token: &Token| matches!(token, Token::Word(name) | Token::Quoted(name) if name == "new" || name == "old");
+    before(1).is_some_and(|token| token.is_symbol(b'.')) && before(2).is_some_and(is_row)
+}
+
 /// All names, and what they show by themselves.
 fn names(tokens: &[Token]) -> Body {
     let mut body = Body { operators: operators(tokens), ..Body::default() };
@@ -134,6 +144,9 @@ fn names(tokens: &[Token]) -> Body {
         }
         if !body.names.contains(name) {
             body.names.insert(name.clone());
+        }
+        if !body.apart.contains(name) && !is_of_trigger_row(tokens, at) {
+            body.apart.insert(name.clone());
         }
     }
     body
@@ -758,6 +771,9 @@ mod tests {
         let body = read("plpgsql", "BEGIN PERFORM App.F(\"B\"\"x\", 'no', $x$no$x$) /* no */; END");
         let names: Vec<_> = body.names.iter().map(String::as_str).collect();
         assert_eq!(names, ["B\"x", "app", "begin", "end", "f", "perform"]);
+        let body = read("plpgsql", "BEGIN PERFORM NEW.a, \"old\" . b, NEW.c, x.d; PERFORM c; END");
+        let apart: Vec<_> = body.apart.iter().map(String::as_str).collect();
+        assert_eq!(apart, ["begin", "c", "d", "end", "new", "old", "perform", "x"]);
         let long = "é".repeat(40);
         let body = read("plpgsql", &format!("BEGIN PERFORM ÄF(); PERFORM x{long}; PERFORM \"{long}\"; END"));
         let cut = "é".repeat(31);

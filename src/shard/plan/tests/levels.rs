@@ -616,5 +616,6 @@ fn a_key_that_is_given_must_be_where_the_rows_of_a_list_are() {
         ("UPDATE orders SET customer_id = 1 WHERE customer_id IN (1, 42)", "s0"),
         // 2 is on the other shard: no row would be found there.
         ("UPDATE orders SET customer_id = 2 WHERE customer_id IN (1, 42)", NO),
+        ("UPDATE orders SET customer_id = 2 WHERE customer_id = 1 AND customer_id IN (1, 42)", NO),
     ]);
 }

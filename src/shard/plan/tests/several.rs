@@ -87,6 +87,10 @@ fn lists_are_multiplied_and_rows_are_not() {
     all(&[
         ("SELECT * FROM items WHERE tenant = 1 AND item IN ('a', 'b')", "s1"),
         ("SELECT * FROM items WHERE tenant = 1 AND item IN ('a', 'e')", "s0+s1"),
+        // Nothing is equal to NULL.
+        ("SELECT * FROM items WHERE tenant = 1 AND item IN ('a', NULL)", "s1"),
+        ("SELECT * FROM items WHERE (tenant, item) IN ((1, 'e'), (NULL, 'a'))", "s0"),
+        ("SELECT * FROM items WHERE tenant = 1 AND item = NULL", "s0+s1"),
         ("SELECT * FROM items WHERE tenant IN (1, 2) AND item IN ('a')", "s1"),
         ("SELECT * FROM items WHERE tenant IN (1, 2) AND item = ANY ('{a}')", "s1"),
         ("SELECT * FROM items WHERE tenant = ANY (ARRAY[1, 2]) AND item = 'e'", "s0"),
@@ -224,6 +228,14 @@ fn rows_are_written_where_all_columns_say() {
         ),
         ("UPDATE items SET tenant = 1, item = 'a', n = 7 WHERE tenant = 1 AND item = 'a'", "s1"),
         ("UPDATE items SET item = 'a' WHERE tenant = 1 AND item = 'a'", "s1"),
+        // Every row that is listed gets what is given, beside what it keeps. (1,c) is on s1, (1,g) and (2,e) on s0.
+        ("UPDATE items SET item = 'c' WHERE (tenant, item) IN ((1, 'e'), (2, 'c'))", NO),
+        ("UPDATE items SET tenant = 1 WHERE (tenant, item) IN ((1, 'e'), (2, 'c'))", NO),
+        ("UPDATE items SET item = 'e' WHERE (tenant, item) IN ((1, 'e'), (2, 'c'))", "s0"),
+        ("UPDATE items SET tenant = 1, item = 'e' WHERE (tenant, item) IN ((1, 'e'), (2, 'c'))", "s0"),
+        ("UPDATE items SET tenant = 1, item = 'a' WHERE (tenant, item) IN ((1, 'e'), (2, 'c'))", NO),
+        ("UPDATE items SET item = 'c' WHERE (tenant, item) IN ((1, 'e'), (2, 'c')) AND tenant = 2", "s0"),
+        ("UPDATE items SET item = 'b' WHERE tenant = 1 AND item IN ('a', 'b')", "s1"),
         (
             "UPDATE items i SET n = s.n FROM stock s WHERE (s.t, s.i) = (i.tenant, i.item) AND i.tenant = 1 AND s.i = 'a'",
             "s1",
@@ -362,6 +374,9 @@ fn a_key_is_chosen_as_a_row() {
     assert_eq!(chosen("(1,a)", "SELECT * FROM items WHERE tenant = 1 AND item IN ('a', 'e')"), NO);
     assert_eq!(chosen("(1,a)", "INSERT INTO items (tenant, item) VALUES (1, 'e')"), NO);
     assert_eq!(chosen("(1,a)", "UPDATE items SET item = 'e' WHERE n = 5"), NO);
+    assert_eq!(chosen("(1,a)", "UPDATE items SET tenant = 1, item = 'a', n = 7 WHERE tenant = 1 AND item = 'a'"), "s1");
+    assert_eq!(chosen("(1,a)", "UPDATE items SET tenant = 1, item = 'a' WHERE n = 5"), "s1");
+    assert_eq!(chosen("(1,a)", "UPDATE items SET tenant = 1, item = 'b' WHERE n = 5"), NO);
     assert_eq!(chosen("(1,a)", "UPDATE items SET n = 1"), "s1");
     for bad in ["1", "(1)", "(1,a,b)", "(1,)", "(,a)", "(x,a)"] {
         assert_ne!(chosen(bad, "SELECT * FROM items"), "s1", "{bad}");
@@ -377,6 +392,35 @@ fn a_key_is_chosen_as_a_row() {
     let named =
         planned_as("UPDATE items SET n = 1 WHERE tenant = 1 AND item = 'a'", Some(&[]), |cx| cx.shard = Some("s0"));
     assert_eq!(word(&named), NO);
+}
+
+#[test]
+fn a_chosen_shard_is_held_against_the_rows_that_are_listed() {
+    let chosen = |shard: &'static str, sql: &str| word(&planned_as(sql, Some(&[]), |cx| cx.shard = Some(shard)));
+    let listed = "SELECT * FROM items WHERE (tenant, item) IN ((1, 'e'), (2, 'c'))";
+    assert_eq!((chosen("s0", listed), chosen("s1", listed)), ("s0".to_owned(), NO.to_owned()));
+    assert_eq!(chosen("s0", "SELECT * FROM items WHERE (tenant, item) IN ((1, 'e'), (1, 'a'))"), NO);
+    assert_eq!(chosen("s1", "UPDATE items SET item = 'b', n = 1 WHERE tenant = 1 AND item IN ('a', 'b')"), "s1");
+    assert_eq!(chosen("s1", "UPDATE items SET item = 'e' WHERE tenant = 1 AND item IN ('a', 'b')"), NO);
+    // What is said of another table says nothing of what the rows keep.
+    assert_eq!(chosen("s1", "UPDATE items SET item = 'b' FROM stock WHERE t = 1 AND i = 'a'"), NO);
+    // Very many, of one column: all of one shard.
+    let of_s0 = (0_i64..).filter(|n| map().owner(slot_of_columns([Key::Integer(*n).hash()])) == ShardIndex(0));
+    let many = of_s0.take(10_100).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+    assert_eq!(chosen("s0", &format!("DELETE FROM tenants WHERE tenant IN ({many})")), "s0");
+    assert_eq!(chosen("s1", &format!("DELETE FROM tenants WHERE tenant IN ({many})")), NO);
+    assert_eq!(
+        word(&planned(&format!("SELECT EXISTS (SELECT 1 FROM tenants WHERE tenant IN ({many}))"), Some(&[]))),
+        "s0"
+    );
+}
+
+#[test]
+fn very_many_rows_are_looked_at_once() {
+    let rows = (0..9_000).map(|n| format!("({n}, 'x{n}')")).collect::<Vec<_>>().join(", ");
+    let from = std::time::Instant::now();
+    assert_eq!(word(&planned(&format!("DELETE FROM items WHERE (tenant, item) IN ({rows})"), Some(&[]))), NO);
+    assert!(from.elapsed().as_secs() < 20, "{:?}", from.elapsed());
 }
 
 proptest! {
