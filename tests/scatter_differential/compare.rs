@@ -31,9 +31,10 @@ pub(crate) struct Param {
 
 impl Param {
     /// As it stands in a statement without parameters.
-    fn literal(&self) -> String {
-        let value =
-            self.values[0].as_ref().map_or("NULL".to_owned(), |value| format!("'{}'", value.text.replace('\'', "''")));
+    fn literal(&self, round: usize) -> String {
+        let value = self.values[round]
+            .as_ref()
+            .map_or("NULL".to_owned(), |value| format!("'{}'", value.text.replace('\'', "''")));
         let cast = match self.oid {
             19 => "::name",
             20 => "::int8",
@@ -59,18 +60,22 @@ pub(crate) struct Query {
     /// Its rows come in one order only.
     pub(crate) ordered: bool,
     pub(crate) params: Vec<Param>,
+    /// What COPY FROM STDIN gets.
+    pub(crate) data: Option<String>,
 }
 
 impl Query {
     pub(crate) fn new(construct: &'static str, sql: String, ordered: bool) -> Self {
-        Self { construct, sql, ordered, params: Vec::new() }
+        Self { construct, sql, ordered, params: Vec::new(), data: None }
     }
 
-    /// With its parameters' first values in it.
-    fn written(&self) -> String {
+    /// With its parameters' values in it.
+    pub(crate) fn written(&self, way: Way) -> String {
         // From the last, as `$1` begins `$10`.
         let params = self.params.iter().enumerate().rev();
-        params.fold(self.sql.clone(), |sql, (place, param)| sql.replace(&format!("${}", place + 1), &param.literal()))
+        params.fold(self.sql.clone(), |sql, (place, param)| {
+            sql.replace(&format!("${}", place + 1), &param.literal(way.round()))
+        })
     }
 
     /// For who reads of a difference.
@@ -84,7 +89,8 @@ impl Query {
                 format!("{} (then {}) of type {}", shown(&param.values[0]), shown(&param.values[1]), param.oid)
             })
             .collect();
-        if params.is_empty() { self.sql.clone() } else { format!("{}   with {}", self.sql, params.join(", ")) }
+        let data = self.data.iter().map(|data| format!("   {data:?}")).collect::<String>();
+        if params.is_empty() { self.sql.clone() + &data } else { format!("{}   with {}", self.sql, params.join(", ")) }
     }
 }
 
@@ -104,17 +110,28 @@ pub(crate) enum Way {
 
 impl Way {
     pub(crate) const FIRST: [Self; 5] = [Self::Simple, Self::Text, Self::Binary, Self::Parts, Self::Prepared];
+
+    /// Which of its values a parameter has.
+    fn round(self) -> usize {
+        usize::from(self == Self::Again)
+    }
 }
 
 /// Sends the statement; [`answer`] reads what comes.
 pub(crate) fn send(client: &mut RawClient, query: &Query, way: Way) {
     let oids: Vec<u32> = query.params.iter().map(|param| param.oid).collect();
-    let round = usize::from(way == Way::Again);
+    let round = way.round();
     let values = || query.params.iter().map(|param| param.values[round].as_ref());
     let texts: Vec<Option<&str>> = values().map(|value| value.map(|value| value.text.as_str())).collect();
     let binaries: Vec<Option<&[u8]>> = values().map(|value| value.map(|value| &value.binary[..])).collect();
     match way {
-        Way::Simple => client.query(&query.written()),
+        Way::Simple => {
+            client.query(&query.written(way));
+            if let Some(data) = &query.data {
+                client.copy_data(data.as_bytes());
+                client.copy_done();
+            }
+        }
         Way::Text | Way::Binary | Way::Parts => {
             client.parse("", &query.sql, &oids);
             if way == Way::Binary {
@@ -150,7 +167,7 @@ pub(crate) fn send(client: &mut RawClient, query: &Query, way: Way) {
 /// Sends several in one: as one text, or one after the other before one Sync. They are one transaction.
 pub(crate) fn send_together(client: &mut RawClient, queries: &[Query], simple: bool) {
     if simple {
-        let texts: Vec<String> = queries.iter().map(Query::written).collect();
+        let texts: Vec<String> = queries.iter().map(|query| query.written(Way::Simple)).collect();
         return client.query(&texts.join("; "));
     }
     for query in queries {
@@ -187,25 +204,42 @@ fn until_ready(client: &mut RawClient) -> Result<Vec<Message>, String> {
     }
 }
 
-/// What is compared: columns without the numbers of their tables, tags, SQLSTATE classes, rows.
+/// What is compared: columns without the numbers of their tables, tags, SQLSTATEs, rows. Of statements that fail, what came before it of
+/// others that were sent with them.
 pub(crate) fn normal(messages: &[Message], ordered: bool) -> Vec<String> {
-    let (mut frame, mut rows) = (Vec::new(), Vec::new());
-    let error = messages.iter().filter(|message| message.tag == b'E').find_map(Message::error);
-    if let Some(error) = error {
-        let class: String = error.code.chars().take(2).collect();
-        return vec![format!("E {class}"), messages.last().map(ToString::to_string).unwrap_or_default()];
-    }
+    let Some(at) = messages.iter().position(|message| message.tag == b'E') else { return in_frame(messages, ordered) };
+    // How far the one that fails has come is chance.
+    let done = messages[..at].iter().rposition(|message| message.tag == b'C').map_or(0, |last| last + 1);
+    let code = messages[at].error().map(|error| error.code).unwrap_or_default();
+    let mut all = in_frame(&messages[..done], ordered);
+    all.extend([format!("E {code}"), messages.last().map(ToString::to_string).unwrap_or_default()]);
+    all
+}
+
+/// Of each statement what frames its rows, how many came in each part, and the rows.
+fn in_frame(messages: &[Message], ordered: bool) -> Vec<String> {
+    let (mut frame, mut rows, mut in_part) = (Vec::new(), Vec::new(), 0);
     for message in messages {
         match message.tag {
-            b'D' => rows.push(format!("{:?}", message.body)),
+            b'D' | b'd' => {
+                rows.push(format!("{:?}", message.body));
+                in_part += 1;
+            }
             b'T' => frame.push(format!("T {:?}", columns(&message.body))),
+            b's' => frame.push(format!("s behind {}", std::mem::take(&mut in_part))),
+            b'C' => {
+                if !ordered {
+                    rows.sort();
+                }
+                in_part = 0;
+                frame.append(&mut rows);
+                frame.push(message.to_string());
+            }
             _ => frame.push(message.to_string()),
         }
     }
-    if !ordered {
-        rows.sort();
-    }
-    frame.into_iter().chain(rows).collect()
+    frame.append(&mut rows);
+    frame
 }
 
 /// Name, type, size, modifier and format of each column.
@@ -261,8 +295,8 @@ impl fmt::Display for Tally {
 /// What a run has found.
 #[derive(Default)]
 pub(crate) struct Found {
-    /// Of several shards, by construct.
-    seen: BTreeMap<&'static str, Tally>,
+    /// Of several shards, by construct and their number.
+    seen: BTreeMap<(&'static str, usize), Tally>,
     /// By the number of shards and the protocol.
     ways: BTreeMap<(usize, Way), Tally>,
     /// What differed.
@@ -277,13 +311,13 @@ impl Found {
         let tally = Tally { asked: 1, refused: u64::from(refused), failed: u64::from(failed) };
         self.ways.entry((shards, way)).or_default().add(tally);
         if shards > 1 {
-            self.seen.entry(construct).or_default().add(tally);
+            self.seen.entry((construct, shards)).or_default().add(tally);
         }
     }
 
     pub(crate) fn add(&mut self, other: Self) {
-        for (construct, tally) in other.seen {
-            self.seen.entry(construct).or_default().add(tally);
+        for (of, tally) in other.seen {
+            self.seen.entry(of).or_default().add(tally);
         }
         for (way, tally) in other.ways {
             self.ways.entry(way).or_default().add(tally);
@@ -291,10 +325,12 @@ impl Found {
         self.wrong.extend(other.wrong);
     }
 
-    /// Prints what was asked and refused; panics with what differed.
+    /// Prints what was asked and refused; panics with what differed, and where too little was answered.
     #[allow(clippy::print_stdout, reason = "what a long run is for")]
-    pub(crate) fn close(self, what: &str) {
-        for (construct, tally) in &self.seen {
+    pub(crate) fn close(self, what: &str, floor: &Floor) {
+        let mut by_construct = BTreeMap::<&str, Tally>::new();
+        self.seen.iter().for_each(|((construct, _), tally)| by_construct.entry(construct).or_default().add(*tally));
+        for (construct, tally) in &by_construct {
             println!("{what}: {construct:26} {tally}");
         }
         for ((shards, way), tally) in &self.ways {
@@ -307,6 +343,42 @@ impl Found {
         let wrong: Vec<String> =
             self.wrong.iter().take(usize::try_from(shown).unwrap()).map(|w| w.chars().take(3000).collect()).collect();
         assert!(wrong.is_empty(), "{} of {} wrong:\n{}", self.wrong.len(), sum.asked, wrong.join("\n"));
+        floor.holds(&self, what);
+    }
+}
+
+/// How much must be answered: where all is refused, nothing differs.
+pub(crate) struct Floor {
+    /// Constructs of which some are answered, once so many were asked.
+    pub(crate) answered: &'static [(&'static str, u64)],
+    /// Of a hundred statements over a number of shards, so many at most are refused.
+    pub(crate) refused: u64,
+}
+
+impl Floor {
+    fn holds(&self, found: &Found, what: &str) {
+        // The ways to commit on several shards, each.
+        for counts in [&[2, 7][..], &[3]] {
+            for (construct, once_asked) in self.answered {
+                let mut of_construct = Tally::default();
+                counts
+                    .iter()
+                    .filter_map(|count| found.seen.get(&(*construct, *count)))
+                    .for_each(|t| of_construct.add(*t));
+                let Tally { asked, refused, failed } = of_construct;
+                assert!(
+                    asked < *once_asked || asked > refused + failed,
+                    "{what}: no {construct} is answered over {counts:?} shards: {of_construct}"
+                );
+            }
+        }
+        for shards in COUNTS {
+            let mut of_shards = Tally::default();
+            let ways = found.ways.iter().filter(|((count, _), _)| *count == shards);
+            ways.for_each(|(_, tally)| of_shards.add(*tally));
+            let most = if shards == 1 { 0 } else { self.refused };
+            assert!(of_shards.refused * 100 <= of_shards.asked * most, "{what}: over {shards} shards {of_shards}");
+        }
     }
 }
 

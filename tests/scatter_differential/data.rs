@@ -4,6 +4,7 @@ use crate::common::cluster::Cluster;
 use crate::common::eventually;
 use crate::common::weir::Weir;
 use crate::keys::KINDS;
+use crate::pairs;
 
 use std::time::Duration;
 
@@ -60,13 +61,15 @@ fn fill_to_read(home: &str) -> String {
 pub(crate) fn refill(number: usize, count: usize) -> String {
     let names: Vec<String> = KINDS.iter().map(|kind| format!("a_{0}, b_{0}", kind.name)).collect();
     let rows: String = KINDS.iter().map(|kind| kind.fill(&home(number, count))).collect();
-    format!("TRUNCATE {}, ref; {FILL_REFERENCE} {rows}", names.join(", "))
+    let pairs = pairs::fill(&home(number, count));
+    format!("TRUNCATE {}, {}, ref; {FILL_REFERENCE} {rows} {pairs}", names.join(", "), pairs::NAMES.join(", "))
 }
 
 /// Databases `one` and `oneN` without shards, `appN` over the N databases `sN_0` and so on.
 pub(crate) fn start() -> (Cluster, Weir) {
     let cluster = Cluster::with_config(&[("max_connections", "300"), ("max_prepared_transactions", "60")]);
-    let tables: String = KINDS.iter().map(|kind| kind.tables()).chain([REFERENCE.to_owned()]).collect();
+    let tables: String =
+        KINDS.iter().map(|kind| kind.tables()).chain([REFERENCE.to_owned(), pairs::TABLES.to_owned()]).collect();
     let make = |name: &str, number: usize, count: usize| {
         cluster.sql(&format!("CREATE DATABASE {name}"));
         cluster.sql_in(name, &format!("{}; {tables} {}", fill_to_read(&home(number, count)), refill(number, count)));
@@ -91,6 +94,7 @@ pub(crate) fn start() -> (Cluster, Weir) {
         toml += &format!(
             "[databases.app{count}.tables]\nt = {{ key = \"k\", type = \"bigint\" }}\no = {{ key = \"k\", type = \"bigint\" }}\nr = {{ reference = true }}\nref = {{ reference = true }}\n"
         );
+        toml += pairs::CONFIGURED;
         for kind in &KINDS {
             for table in ["a", "b"] {
                 toml += &format!("{table}_{} = {{ key = \"k\", {} }}\n", kind.name, kind.configured);

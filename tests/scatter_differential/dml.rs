@@ -170,6 +170,10 @@ pub(crate) fn generate(rng: &mut SmallRng, about: Option<&About>) -> Query {
         }
     };
     let mut writer = Writer::about(rng, about);
+    // Its data comes by itself.
+    if about.is_none() && writer.rng.random_bool(0.05) {
+        return copy(writer);
+    }
     let (before, row, behind) = ["REFROWS", "BROWS", "ROWS"]
         .iter()
         .find_map(|rows| template.split_once(rows).map(|(before, behind)| (before, *rows, behind)))
@@ -188,5 +192,31 @@ pub(crate) fn generate(rng: &mut SmallRng, about: Option<&About>) -> Query {
     sql += &writer.fill(behind);
     // Rows come back as they were given.
     let ordered = construct == "insert_rows";
-    Query { construct, sql, ordered, params: writer.params }
+    Query { construct, sql, ordered, params: writer.params, data: None }
+}
+
+/// Rows for a table by COPY.
+fn copy(mut writer: Writer<'_>) -> Query {
+    let (sql, columns) = match writer.rng.random_range(0..5) {
+        0 => (writer.fill("COPY @b FROM STDIN"), "kiit"),
+        1 => (writer.fill("COPY @b (note, k, id) FROM STDIN"), "tki"),
+        2 => ("COPY ref FROM STDIN".to_owned(), "iti"),
+        3 => (writer.fill("COPY @a FROM STDIN"), "kitn"),
+        _ => (writer.fill("COPY @a (g, k) FROM STDIN WHERE g > 0"), "ik"),
+    };
+    let escaped = |text: &str| text.replace('\\', "\\\\").replace('\t', "\\t");
+    let mut data = String::new();
+    for _ in 0..writer.rng.random_range(0..6) {
+        let values: Vec<String> = columns
+            .chars()
+            .map(|column| match column {
+                'k' => escaped(&writer.key()),
+                'i' => writer.rng.random_range(0..9).to_string(),
+                'n' => writer.pick(&["1.5", "-3", "\\N", "1000"]),
+                _ => writer.pick(&["a", "", "ä", "\\N", "x\\ty"]),
+            })
+            .collect();
+        data += &(values.join("\t") + "\n");
+    }
+    Query { data: Some(data), ..Query::new("copy_from", sql, false) }
 }

@@ -49,21 +49,25 @@ fn condition(rng: &mut SmallRng) -> (String, String) {
     (table, condition + &more)
 }
 
-/// Asks for the parts and for the whole; nothing is compared where a part is refused or an error.
+/// Asks for the parts and for the whole; nothing is compared where a part is refused, or an error in all of its forms.
 pub(crate) fn compare(client: &mut RawClient, shards: usize, rng: &mut SmallRng, found: &mut Found) {
     let (table, condition) = condition(rng);
     let (list, behind, whole) = *SHAPES.choose(rng).unwrap();
     let construct = "parts_of_the_whole";
-    let mut parts = Vec::new();
+    let (mut parts, mut codes) = (Vec::new(), Vec::new());
     for part in ["", "WHERE (P)", "WHERE NOT (P)", "WHERE (P) IS NULL"] {
         let sql = format!("SELECT {list} FROM {table} {}{behind}", part.replace('P', &condition));
         client.query(&sql);
         let messages = answer(client, Way::Simple).unwrap_or_else(|end| panic!("{sql}: {end}"));
         found.count(construct, shards, Way::Simple, &messages);
-        if messages.iter().any(|message| message.tag == b'E') {
-            return;
-        }
+        codes.push(messages.iter().filter(|message| message.tag == b'E').find_map(Message::error).map(|e| e.code));
         parts.push((sql, messages));
+    }
+    if codes.iter().any(Option::is_some) {
+        if !may_fail(&codes) {
+            found.wrong.push(format!("{} ({shards} shards), and with its parts: {codes:?}", parts[1].0));
+        }
+        return;
     }
     let rows = |messages: &[Message]| messages.iter().filter_map(Message::row).collect::<Vec<_>>();
     let (all, parts) = parts.split_first().unwrap();
@@ -81,6 +85,19 @@ pub(crate) fn compare(client: &mut RawClient, shards: usize, rng: &mut SmallRng,
             parts.join("\n")
         ));
     }
+}
+
+/// Whether the whole and its three parts may end so: refused, or by what the condition is or does. What it is, it is in each of them; to what
+/// it does not every form comes.
+fn may_fail(codes: &[Option<String>]) -> bool {
+    let (whole, parts) = codes.split_first().unwrap();
+    let is_refused = |code: &Option<String>| code.as_deref() == Some("0A000");
+    let is_its_own = |code: &Option<String>| code.as_deref().is_none_or(|code| matches!(&code[..2], "22" | "42"));
+    let is_meant = |code: &Option<String>| code.as_deref().is_some_and(|code| code.starts_with("42"));
+    let meant = parts.iter().find(|code| is_meant(code));
+    let alike = meant.is_none_or(|meant| parts.iter().all(|code| is_refused(code) || code == meant));
+    let known = whole.is_none() || is_refused(whole);
+    known && alike && parts.iter().all(|code| is_refused(code) || is_its_own(code))
 }
 
 type Row = Vec<Option<String>>;

@@ -198,7 +198,7 @@ pub(crate) fn generate(rng: &mut SmallRng) -> Query {
                     sql += &format!(" OFFSET {}", rng.random_range(0..9));
                 }
             }
-            Query { construct: if ordered { "order_by" } else { "rows" }, sql, ordered, params }
+            Query { construct: if ordered { "order_by" } else { "rows" }, sql, ordered, params, data: None }
         }
         4 => {
             let mut sql = format!("SELECT DISTINCT {} FROM t{condition}", list.join(", "));
@@ -209,7 +209,13 @@ pub(crate) fn generate(rng: &mut SmallRng) -> Query {
                 let keys: Vec<String> = (1..=list.len()).map(|number| number.to_string()).collect();
                 sql += &format!(" ORDER BY {first}{}, {}", direction(rng), keys.join(", "));
             }
-            Query { construct: if ordered { "distinct_order_by" } else { "distinct" }, sql, ordered, params }
+            Query {
+                construct: if ordered { "distinct_order_by" } else { "distinct" },
+                sql,
+                ordered,
+                params,
+                data: None,
+            }
         }
         5 | 6 => {
             let grouped = rng.random_bool(0.75);
@@ -249,7 +255,7 @@ pub(crate) fn generate(rng: &mut SmallRng) -> Query {
                 (false, true) => "computed_order_by",
                 (false, false) => "computed",
             };
-            Query { construct, sql, ordered, params }
+            Query { construct, sql, ordered, params, data: None }
         }
         7..=9 => {
             let grouped = rng.random_bool(0.7);
@@ -270,7 +276,7 @@ pub(crate) fn generate(rng: &mut SmallRng) -> Query {
                     sql += &format!(" LIMIT {}", rng.random_range(0..5));
                 }
             }
-            Query { construct: if grouped { "group_by" } else { "aggregate" }, sql, ordered, params }
+            Query { construct: if grouped { "group_by" } else { "aggregate" }, sql, ordered, params, data: None }
         }
         _ => {
             let (construct, sql) = OTHERS.choose(rng).unwrap();

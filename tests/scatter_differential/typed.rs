@@ -74,5 +74,5 @@ pub(crate) fn generate(rng: &mut SmallRng, about: Option<&About>) -> Query {
     let mut writer = Writer::about(rng, about);
     let sql = writer.fill(template);
     let ordered = template.contains("ORDER BY") && !template.contains("OVER");
-    Query { construct, sql, ordered, params: writer.params }
+    Query { construct, sql, ordered, params: writer.params, data: None }
 }

@@ -120,7 +120,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A key: mostly one of those that may be there.
-    fn key(&mut self) -> String {
+    pub(crate) fn key(&mut self) -> String {
         if let Some(only) = &self.only {
             return only.clone();
         }
@@ -300,6 +300,13 @@ impl<'a> Writer<'a> {
     fn add(&mut self, oid: u32, sent: &'static str, array: bool) -> String {
         let values = [self.sendable(sent, array), self.sendable(sent, array)];
         self.params.push(Param { oid, values });
+        format!("${}", self.params.len())
+    }
+
+    /// Counts a parameter of the type `sent` with this value.
+    pub(crate) fn bind(&mut self, oid: u32, sent: &str, value: &str) -> String {
+        let value = binary(sent, value).map(|binary| Value { text: value.to_owned(), binary });
+        self.params.push(Param { oid, values: [value.clone(), value] });
         format!("${}", self.params.len())
     }
 

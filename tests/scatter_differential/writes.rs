@@ -1,18 +1,21 @@
 //! Writes on one server and over shards, by themselves and in blocks; after each of them the tables are the same, and every row lies
 //! where its key's hash says.
 
+use std::time::Duration;
+
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::common::cluster::Cluster;
+use crate::common::eventually;
 use crate::common::raw::RawClient;
 use crate::common::weir::Weir;
-use crate::common::wire::Message;
+use crate::common::wire::{Message, ServerError};
 use crate::compare::{Found, Query, Way, answer, is_refused, normal, send, send_together, told};
 use crate::data;
 use crate::keys::KINDS;
 use crate::writer::About;
-use crate::{dml, typed};
+use crate::{dml, pairs, typed};
 
 /// `oneN`, and `appN` with its shards.
 pub(crate) struct Pair<'a> {
@@ -27,6 +30,16 @@ pub(crate) struct Pair<'a> {
     found: Found,
     /// What was done since the tables were last found equal.
     done: Vec<String>,
+    /// Why the block has failed, if it has.
+    failed: Option<Failed>,
+}
+
+/// Why a block has failed.
+enum Failed {
+    /// What pgweir refuses ends a block of several shards.
+    Refused,
+    /// This statement did, with an error that the one server has as well.
+    Statement(String),
 }
 
 /// What came of a statement.
@@ -45,7 +58,7 @@ impl<'a> Pair<'a> {
         looks.extend((0..shards).map(|n| (cluster.client(&format!("s{shards}_{n}")), look(n, shards))));
         let (one, app) = (cluster.client(&format!("one{shards}")), weir.client(&format!("app{shards}")));
         let rng = SmallRng::seed_from_u64(seed);
-        Self { cluster, weir, shards, one, app, looks, rng, found: Found::default(), done: Vec::new() }
+        Self { cluster, weir, shards, one, app, looks, rng, found: Found::default(), done: Vec::new(), failed: None }
     }
 
     /// Runs about this many statements.
@@ -66,7 +79,21 @@ impl<'a> Pair<'a> {
             }
             self.done.clear();
         }
+        self.leaves_nothing_open();
         self.found
+    }
+
+    /// The clients that have read all their answers have no transaction open, anywhere.
+    fn leaves_nothing_open(&self) {
+        let databases = format!("datname = 'one{0}' OR datname LIKE 's{0}\\_%'", self.shards);
+        let open = format!(
+            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE ({databases}) AND state LIKE 'idle in transaction%')
+                 + (SELECT count(*) FROM pg_prepared_xacts WHERE {})",
+            databases.replace("datname", "database")
+        );
+        eventually("no transaction is open or prepared", Duration::from_secs(20), || {
+            (self.cluster.value(&open) == "0").then_some(())
+        });
     }
 
     /// What would be wrong is found: a row that differs, one on the wrong shard, a copy that differs.
@@ -102,11 +129,18 @@ impl<'a> Pair<'a> {
 
     /// A statement that writes, with this likelihood, or one that reads.
     fn generate(&mut self, writes: f64, about: Option<&About>) -> Query {
-        if self.rng.random_bool(writes) {
-            dml::generate(&mut self.rng, about)
-        } else {
-            typed::generate(&mut self.rng, about)
+        let writes = self.rng.random_bool(writes);
+        if about.is_none() && self.rng.random_bool(0.2) {
+            return pairs::generate(&mut self.rng, writes);
         }
+        if writes {
+            return dml::generate(&mut self.rng, about);
+        }
+        let query = typed::generate(&mut self.rng, about);
+        if about.is_some() || self.rng.random_bool(0.8) {
+            return query;
+        }
+        Query::new("copy_to", format!("COPY ({}) TO STDOUT", query.written(Way::Simple)), query.ordered)
     }
 
     /// A statement outside of a transaction.
@@ -123,7 +157,14 @@ impl<'a> Pair<'a> {
         let count = self.rng.random_range(2..4);
         // What several shards are asked in one is refused.
         let about = self.rng.random_bool(0.8).then(|| About::choose(&mut self.rng));
-        let queries: Vec<Query> = (0..count).map(|_| self.generate(0.8, about.as_ref())).collect();
+        let mut queries = Vec::new();
+        while queries.len() < count {
+            let query = self.generate(0.8, about.as_ref());
+            // COPY is not for pipelines.
+            if !query.construct.starts_with("copy") {
+                queries.push(query);
+            }
+        }
         let simple = self.rng.random_bool(0.5);
         let (construct, way) =
             if simple { ("several_in_a_text", Way::Simple) } else { ("several_in_a_pipeline", Way::Text) };
@@ -136,16 +177,17 @@ impl<'a> Pair<'a> {
         if matches!(self.compare_answers(&query, way, one), Outcome::Wrong) {
             self.begin_anew();
         }
-        count
+        count as u64
     }
 
     /// A transaction of a few statements, which ends in one way or the other.
     fn block(&mut self) -> u64 {
         let count = self.rng.random_range(1..6);
+        self.failed = None;
         if !self.both("BEGIN") {
             return 1;
         }
-        let mut savepoint = false;
+        let (mut savepoint, mut refused) = (false, false);
         let about = self.rng.random_bool(0.3).then(|| About::choose(&mut self.rng));
         for _ in 0..count {
             if self.rng.random_bool(0.2) && !self.control("savepoint", "SAVEPOINT s", &mut savepoint) {
@@ -161,7 +203,8 @@ impl<'a> Pair<'a> {
                     // The one server's block is to fail as well.
                     self.one.run("SELECT 1 / 0");
                 }
-                Outcome::Equal | Outcome::Refused => {}
+                Outcome::Refused => refused = true,
+                Outcome::Equal => {}
             }
             let back = if self.status() == "E" { 0.5 } else { 0.1 };
             if savepoint && self.rng.random_bool(back) {
@@ -175,8 +218,9 @@ impl<'a> Pair<'a> {
                 break;
             }
         }
-        let end = if self.rng.random_bool(0.7) { "COMMIT" } else { "ROLLBACK" };
-        self.both(end);
+        // That what is refused has done nothing is seen in what is committed.
+        let commits = self.rng.random_bool(0.7) || (refused && self.status() == "T");
+        self.both(if commits { "COMMIT" } else { "ROLLBACK" });
         count
     }
 
@@ -185,6 +229,9 @@ impl<'a> Pair<'a> {
         match self.ask_by(&Query::new(construct, sql.to_owned(), false), Way::Simple) {
             Outcome::Equal => {
                 *savepoint = construct != "release";
+                if construct == "rollback_to" {
+                    self.failed = None;
+                }
                 true
             }
             Outcome::Refused => {
@@ -220,12 +267,23 @@ impl<'a> Pair<'a> {
     /// `I`, `T` or `E` of pgweir's client.
     fn status(&mut self) -> String {
         self.app.sync();
-        let ready = self.app.read_message();
-        String::from_utf8_lossy(&ready.body).into_owned()
+        let answer = self.app.read_until_ready();
+        if answer.len() != 1 {
+            let done = self.done.join("\n    ");
+            self.found.wrong.push(format!(
+                "Sync ({} shards)\n    ours:   {}\n    after {done}",
+                self.shards,
+                told(&answer)
+            ));
+        }
+        answer.last().map(|ready| String::from_utf8_lossy(&ready.body).into_owned()).unwrap_or_default()
     }
 
     fn ask(&mut self, query: &Query) -> Outcome {
         let mut way = Way::FIRST[self.rng.random_range(0..Way::FIRST.len())];
+        if query.construct.starts_with("copy") {
+            way = Way::Simple;
+        }
         if way == Way::Parts && !query.construct.starts_with("typed") && !query.sql.contains("RETURNING") {
             // What gives no rows is not asked for in parts.
             way = Way::Text;
@@ -262,13 +320,15 @@ impl<'a> Pair<'a> {
             Err(end) => return self.wrong(query, way, &end, "nothing yet"),
         };
         self.found.count(query.construct, self.shards, way, &ours);
-        // A block over several shards has rolled back on all of them when a statement fails, and goes back no further.
-        let is_over = query.construct == "rollback_to" && class(&ours).as_deref() == Some("25");
-        if is_refused(&ours) || is_over {
+        if is_refused(&ours) || (query.construct == "rollback_to" && self.is_over(&ours)) {
+            self.failed.get_or_insert(Failed::Refused);
             if let Some(last) = self.done.last_mut() {
                 *last += " (refused)";
             }
             return Outcome::Refused;
+        }
+        if ours.iter().any(|message| message.tag == b'E') {
+            self.failed.get_or_insert_with(|| Failed::Statement(query.written(way)));
         }
         ask(&mut self.one);
         let theirs = answer(&mut self.one, way).unwrap_or_else(|end| panic!("{}: {end}", query.shown()));
@@ -278,6 +338,27 @@ impl<'a> Pair<'a> {
             return Outcome::Equal;
         }
         self.wrong(query, way, &told(&ours), &told(&theirs))
+    }
+
+    /// Whether ROLLBACK TO may be answered so: a block over several shards has rolled back on all of them when a statement of several fails, or
+    /// is refused, and goes back no further. After the failure of one shard's statement it does.
+    fn is_over(&self, ours: &[Message]) -> bool {
+        let is_lost = |error: ServerError| {
+            error.code == "25P02" && error.fields.get(&'D').is_some_and(|detail| detail.contains("several shards"))
+        };
+        if !ours.iter().filter_map(Message::error).any(is_lost) {
+            return false;
+        }
+        match &self.failed {
+            None => false,
+            Some(Failed::Refused) => true,
+            Some(Failed::Statement(sql)) => {
+                let asked = format!("EXPLAIN ROUTE FOR app{} $route${sql}$route$", self.shards);
+                let rows = self.weir.admin_table(&asked);
+                let plan = rows.iter().find(|row| row["item"] == "plan").map(|row| row["value"].clone());
+                plan.is_some_and(|plan| !plan.starts_with("one shard") && !plan.starts_with("any shard"))
+            }
+        }
     }
 
     fn wrong(&mut self, query: &Query, way: Way, ours: &str, theirs: &str) -> Outcome {
@@ -365,10 +446,11 @@ impl<'a> Pair<'a> {
 
 /// Which of several rows fails first, and so with what, is nobody's promise.
 fn is_fault_of_other_row(query: &Query, ours: &[Message], theirs: &[Message]) -> bool {
-    let of_rows = matches!(query.construct, "insert_rows" | "conflict_nothing" | "conflict_update" | "reference")
-        || query.construct.starts_with("several");
+    let of_rows =
+        matches!(query.construct, "insert_rows" | "conflict_nothing" | "conflict_update" | "copy_from" | "pair_insert");
+    let rows = query.data.as_ref().map_or(query.sql.matches("), (").count() + 1, |data| data.lines().count());
     let is_of_a_row = |messages: &[Message]| class(messages).is_some_and(|class| matches!(&*class, "21" | "22" | "23"));
-    of_rows && is_of_a_row(ours) && is_of_a_row(theirs) && ours.last() == theirs.last()
+    of_rows && rows > 1 && is_of_a_row(ours) && is_of_a_row(theirs) && ours.last() == theirs.last()
 }
 
 /// The class of the SQLSTATE of an error.
@@ -386,6 +468,7 @@ fn look(number: usize, count: usize) -> String {
         )
     };
     let mut parts = vec![of("ref", "false")];
+    parts.extend(pairs::NAMES.map(|table| of(table, &format!("{} NOT BETWEEN {first} AND {last}", pairs::slot()))));
     for kind in &KINDS {
         let stray = format!("{} NOT BETWEEN {first} AND {last}", kind.slot());
         parts.extend(["a", "b"].map(|table| of(&format!("{table}_{}", kind.name), &stray)));
