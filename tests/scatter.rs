@@ -174,6 +174,12 @@ fn rows_of_all_shards_by_both_protocols() {
         ("SELECT v FROM t WHERE k + 1 = 5", 1),
         ("SELECT k, count(*), sum(amount) FROM o GROUP BY k HAVING count(*) > 1", 100),
         ("SELECT k, id, row_number() OVER (PARTITION BY k ORDER BY id) FROM o", 200),
+        // What is asked of a text's collation does not know the select list's numbers and names.
+        ("SELECT k, v FROM t GROUP BY 1, 2 ORDER BY v, 1", 300),
+        ("SELECT 1, k, lower(v) AS w, count(*) FROM t GROUP BY 1, k, w ORDER BY w DESC LIMIT 5", 5),
+        ("SELECT k, max(v) FROM t GROUP BY 1 HAVING count(*) = 1 ORDER BY max(v), 1", 300),
+        // Dates are written as the servers write them by default.
+        ("SELECT min('2024-01-01'::date + n), max(v COLLATE \"C\") FROM t", 1),
         ("SELECT FROM t", 300),
         ("SELECT v FROM t WHERE k = 1 AND k = 2", 0),
         ("SELECT v FROM t WHERE false", 0),

@@ -64,10 +64,10 @@ impl Client {
             return Ok(Prepared { sql, types, bound, gather: None });
         }
         let shards = legs.len();
+        let rules = self.text_rules(legs);
         let first = legs.first_mut().ok_or_else(|| Stopped::Refused(fault()))?;
         let home = first.shard == self.database.config.map.default_shard;
         let silence = first.watch();
-        let rules = self.text_rules();
         let in_block = self.spread.is_some();
         let memory = Memory::of(&self.database, &self.pools, self.session.settings());
         // What the block has made of tables, or of names, nobody else knows.
@@ -113,10 +113,16 @@ impl Client {
         }
     }
 
-    /// How texts are written by the session's settings, and those of its transaction. `extra_float_digits` is taken for what it is since PostgreSQL 12, unless it is set.
-    fn text_rules(&self) -> TextRules {
+    /// How the shards write texts by the session's settings and those of its transaction, and by their own where it has none.
+    fn text_rules(&self, legs: &mut [Leg]) -> TextRules {
         let settings = self.session.settings();
-        let iso_dates = settings.get("datestyle").is_some_and(|style| style.to_ascii_lowercase().starts_with("iso"));
+        let is_iso = |style: &str| style.to_ascii_lowercase().starts_with("iso");
+        let mut iso_by_default = || {
+            legs.iter_mut().all(|leg| {
+                leg.connection().is_some_and(|c| c.state.settings.default_of("datestyle").is_some_and(is_iso))
+            })
+        };
+        let iso_dates = settings.get("datestyle").map_or_else(&mut iso_by_default, is_iso);
         let digits = settings.get("extra_float_digits");
         let local = self.spread.as_ref().is_some_and(|spread| spread.may_name("extra_float_digits"));
         let exact = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits > 0);
@@ -273,10 +279,8 @@ async fn collations(
     scatter: &Scatter,
     parameters: &[u32],
 ) -> Result<Vec<(usize, Collation)>, Error> {
-    let select = &scatter.select;
     // Of groups the arguments of aggregates are asked about, which are values of rows.
-    let source = if select.groups.is_some() { &select.source } else { &select.tail };
-    let Some(question) = pushed.collated(columns, source) else { return Ok(Vec::new()) };
+    let Some(question) = pushed.collated(columns, &scatter.select.values) else { return Ok(Vec::new()) };
     let cells = asker.row(&question.sql, parameters).await?;
     let collation = |cell: Option<String>| match cell.as_deref() {
         Some("b") => Collation::Bytes,

@@ -81,7 +81,8 @@ impl ServerSettings {
     }
 
     /// What it had of a reported setting at login.
-    pub(super) fn default_of(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn default_of(&self, name: &str) -> Option<&str> {
         self.defaults.get(name).map(String::as_str)
     }
 

@@ -25,6 +25,9 @@ pub struct Select {
     pub tail: String,
     /// FROM and WHERE alone.
     pub source: String,
+    /// Those, and GROUP BY where the shards have whole groups, without numbers or names of the select list: what is asked of single values
+    /// stands before this.
+    pub values: String,
     /// Its groups, where rows of several shards may belong to one.
     pub groups: Option<Groups>,
     /// How the rest is computed of whole groups, where it can be.
@@ -228,6 +231,7 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
         distinct,
         tail: String::new(),
         source: String::new(),
+        values: String::new(),
         groups: None,
         finish: None,
         sort: Vec::new(),
@@ -265,6 +269,13 @@ pub(super) fn read(select: &nodes::SelectStmt, from: &From) -> Result<Select, Un
         // Names and numbers would mean other things beside another select list.
         Some(groups) => format!("{} GROUP BY ({})", parts.source, groups.keys.join("), (")),
     };
+    parts.values = parts.source.clone();
+    if parts.grouped_by_key {
+        // A constant would be a number of the select list.
+        let keys = keys.iter().filter(|key| !matches!(key.node, Node::A_Const(_)));
+        let keys = keys.map(|key| write::expression(key.node)).collect::<Result<Vec<_>, _>>()?;
+        parts.values.push_str(&format!(" GROUP BY ({})", keys.join("), (")));
+    }
     parts.order_by = write::order_by(select)?;
     Ok(parts)
 }

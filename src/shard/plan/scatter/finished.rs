@@ -100,12 +100,11 @@ impl Pushed {
                 (0..shown).map(|_| None).chain(select.sort.iter().map(|key| Some(key.sql.as_str()))).collect()
             }
         };
-        let source = if select.groups.is_some() { &select.source } else { &select.tail };
         let (mut places, mut list) = (Vec::new(), Vec::new());
         for (place, (type_oid, expression)) in types.iter().zip(expressions).enumerate() {
             if let Some(expression) = expression.filter(|_| is_text(*type_oid)) {
                 places.push(place);
-                list.push(format!("pg_catalog.pg_collation_for((SELECT ({expression}){source} LIMIT 0))"));
+                list.push(format!("pg_catalog.pg_collation_for((SELECT ({expression}){} LIMIT 0))", select.values));
             }
         }
         (!places.is_empty()).then(|| Collated { sql: format!("SELECT {}", list.join(", ")), places })
