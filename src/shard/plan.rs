@@ -5,7 +5,8 @@
 //! conjuncts, or given in every row of VALUES.
 //!
 //! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `ddl` tells what all shards have and what one; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `tuples` counts out the keys of several columns, `params` tells whether a
-//! parameter's type is known; `levels` proves that all queries of a statement ask one shard; `unseen` looks for tables that the text does not show. What no key ties to one shard may be a read of
+//! parameter's type is known; `levels` proves that all queries of a statement ask one shard; `unseen` looks for tables that the text does not show;
+//! `copied` plans COPY of a query by the query. What no key ties to one shard may be a read of
 //! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
 mod copied;
@@ -525,7 +526,13 @@ fn plan_other(
     relations: &Relations<'_>,
     cx: &PlanContext<'_>,
 ) -> Result<ShardPlan, Stop> {
+    let of_query = what == "COPY" && !matches!(statement.why, "COPY TO" | "COPY FROM");
     if let Some(chosen) = chosen(cx, Some(relations))? {
+        if let Some(table) = relations.first_sharded().filter(|_| of_query || what == "DECLARE CURSOR")
+            && let Some(plan) = copied::plan_chosen(statement, (what, &table.name), cx)?
+        {
+            return Ok(plan);
+        }
         effects::rows_are_checked(statement, cx)?;
         let adds_rows = what.starts_with("COPY") || is_told_by_rows(what);
         return match relations.first_sharded() {
@@ -545,8 +552,7 @@ fn plan_other(
         // A chosen shard would not do either.
         return Err(refusal::rows_unproven(what, &table.name).into());
     }
-    let of_table = matches!(statement.why, "COPY TO" | "COPY FROM");
-    if let Some(table) = relations.first_listed().filter(|_| what == "COPY" && !of_table) {
+    if let Some(table) = relations.first_listed().filter(|_| of_query) {
         return copied::plan(statement, &table.name, cx);
     }
     let is_plain = statement.effects.is_empty();

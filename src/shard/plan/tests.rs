@@ -519,7 +519,7 @@ fn a_chosen_shard_is_held_against_the_keys() {
             ("DDL on several", other("TRUNCATE", "orders, codes"), "s1"),
             ("INSERT ... SELECT", other("INSERT ... SELECT", "orders"), NO),
             ("COPY FROM", other("COPY", "orders"), NO),
-            ("COPY TO", StatementFacts { access: Access::Read, ..other("COPY", "orders") }, "s1"),
+            ("COPY TO", StatementFacts { access: Access::Read, why: "COPY TO", ..other("COPY", "orders") }, "s1"),
             ("COPY FROM into a reference", other("COPY", "countries"), "s1"),
             ("SELECT 1", no_tables(Access::Read), "s1"),
             ("nextval", no_tables(Access::Write), "s1"),

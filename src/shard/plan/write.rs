@@ -314,6 +314,10 @@ pub(super) fn insert(
     Ok(ShardPlan::Fan(Box::new(Fan { shards, parts: Parts::Rows { insert, of }, mode, proof })))
 }
 
+/// What allows a write that no key ties to shards.
+const UNKEYED: &str =
+    "Or set unkeyed_writes = true, and cross_shard_writes, for the database in pgweir's configuration.";
+
 /// Plans UPDATE or DELETE of a sharded table that no key ties to one shard; `refusal` says so.
 ///
 /// # Errors
@@ -321,9 +325,7 @@ pub(super) fn insert(
 pub(super) fn unkeyed_rows(tables: &[TableRef], refusal: Error, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
     if !cx.map.writes.unkeyed {
         let hint = refusal.hint.clone().unwrap_or_default();
-        let setting =
-            "Or set unkeyed_writes = true, and cross_shard_writes, for the database in pgweir's configuration.";
-        return Err(Stop::Refuse(refusal.hint(format!("{hint} {setting}").trim().to_owned())));
+        return Err(Stop::Refuse(refusal.hint(format!("{hint} {UNKEYED}").trim().to_owned())));
     }
     let mode = mode(refusal.clone(), cx)?;
     let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
@@ -583,6 +585,12 @@ fn with_setting(error: Error) -> Error {
     let setting =
         "Or set cross_shard_writes = \"two_phase\" or \"best_effort\" for the database in pgweir's configuration.";
     error.hint(format!("{hint} {setting}").trim().to_owned()).because("cross_shard_write")
+}
+
+/// Whether it is refused for no more than a setting, or for what the setting wants.
+pub(super) fn wants_setting(error: &Error) -> bool {
+    matches!(error.reason, Some("cross_shard_write" | "no_two_phase"))
+        || error.hint.as_ref().is_some_and(|hint| hint.ends_with(UNKEYED))
 }
 
 pub(super) fn alone(error: Error) -> Error {

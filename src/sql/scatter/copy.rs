@@ -90,11 +90,24 @@ pub fn copied_query(text: &str) -> Result<(CopyIn, String), Unfit> {
     })
 }
 
+/// The query of a text that is one COPY, to STDOUT or to a file, or DECLARE CURSOR; none: it is a COPY of a table.
+///
+/// # Errors
+/// It is neither, or the query cannot be written by itself.
+pub fn inner_query(text: &str) -> Result<Option<String>, Unfit> {
+    sole_statement(text, |statement| match statement {
+        Node::CopyStmt(copy) => match copy.query() {
+            Node::None => Ok(None),
+            query => write::statement(query).map(Some),
+        },
+        Node::DeclareCursorStmt(cursor) => write::statement(cursor.query()).map(Some),
+        _ => Err(Unfit::new("statement", "that is neither a plain COPY nor DECLARE CURSOR")),
+    })
+}
+
 fn to_stdout<T>(text: &str, read: impl FnOnce(&nodes::CopyStmt) -> Result<T, Unfit>) -> Result<T, Unfit> {
-    catch_unwind(AssertUnwindSafe(|| {
-        let tree = pg_raw_parse::parse(text).map_err(|_| Unfit::new("syntax", "that cannot be parsed"))?;
-        let mut statements = tree.stmts();
-        let (Some(Node::CopyStmt(copy)), None) = (statements.next(), statements.next()) else {
+    sole_statement(text, |statement| {
+        let Node::CopyStmt(copy) = statement else {
             return Err(Unfit::new("statement", "that is not one plain COPY TO STDOUT"));
         };
         if copy.is_from || copy.is_program || copy.filename().is_some() {
@@ -102,6 +115,17 @@ fn to_stdout<T>(text: &str, read: impl FnOnce(&nodes::CopyStmt) -> Result<T, Unf
                 .hint("Take the rows by COPY TO STDOUT and write the file in the client."));
         }
         read(copy)
+    })
+}
+
+fn sole_statement<T>(text: &str, read: impl FnOnce(Node<'_>) -> Result<T, Unfit>) -> Result<T, Unfit> {
+    catch_unwind(AssertUnwindSafe(|| {
+        let tree = pg_raw_parse::parse(text).map_err(|_| Unfit::new("syntax", "that cannot be parsed"))?;
+        let mut statements = tree.stmts();
+        match (statements.next(), statements.next()) {
+            (Some(statement), None) => read(statement),
+            _ => Err(Unfit::new("statement", "that is not one plain statement")),
+        }
     }))
     .unwrap_or_else(|_| Err(Unfit::new("syntax", "on which the parser failed")))
 }

@@ -29,7 +29,7 @@ use super::facts::{ColumnRef, KeyValue, TableRef};
 use super::touch::RowList;
 pub use alike::{reference, unkeyed};
 pub use computed::casts_what_is_computed;
-pub use copy::{Condition, CopyFormat, CopyIn, copied_query, copy_in, copy_out};
+pub use copy::{Condition, CopyFormat, CopyIn, copied_query, copy_in, copy_out, inner_query};
 pub use explain::{Explain, explained};
 pub use finish::{Finish, column};
 pub use rekey::{Altered, Column, columns};

@@ -541,6 +541,52 @@ fn writes_that_are_not_proven_are_refused() {
     assert_eq!(word(&planned("INSERT INTO notes (a, b, c) VALUES (('(7,1)'::pair).*, 2)", Some(&[]))), "s0");
 }
 
+/// The query of a COPY or a cursor is held against the shard that the user has chosen.
+#[test]
+fn what_has_a_query_is_held_against_the_choice() {
+    let map = map();
+    let chosen = |sql: &str, key: Option<&'static str>, shard: Option<&'static str>| {
+        let cx = PlanContext { text: Some(sql), sharding_key: key, shard, ..context(&map) };
+        word(&plan_query(&facts(sql.as_bytes()), &cx))
+    };
+    for (query, by_key, by_shard) in [
+        ("SELECT * FROM orders", "s1", "s1"),
+        ("SELECT * FROM orders WHERE customer_id = 2", "s1", "s1"),
+        ("SELECT * FROM orders WHERE customer_id = -1", NO, "s1"),
+        ("SELECT * FROM orders WHERE customer_id = 1", NO, NO),
+        ("SELECT count(*) FROM orders WHERE customer_id IN (1, 2)", NO, NO),
+        ("SELECT count(*) FROM orders o JOIN customers c ON c.id = o.customer_id WHERE c.id = 1", NO, NO),
+        ("SELECT * FROM countries", "s1", "s1"),
+        ("SELECT * FROM orders ORDER BY 1 LIMIT 3", "s1", "s1"),
+    ] {
+        for sql in [
+            query.to_owned(),
+            format!("COPY ({query}) TO STDOUT (FORMAT csv)"),
+            format!("COPY ({query}) TO '/tmp/x'"),
+            format!("DECLARE c CURSOR FOR {query}"),
+        ] {
+            assert_eq!(chosen(&sql, Some("2"), None), by_key, "{sql}");
+            assert_eq!(chosen(&sql, None, Some("s1")), by_shard, "{sql}");
+            let hinted = format!("/* pgweir: shard=s1 */ {sql}");
+            assert_eq!(chosen(&hinted, None, None), by_shard, "{hinted}");
+        }
+    }
+    for (written, expected) in [
+        ("UPDATE orders SET n = 1 WHERE customer_id = 2 RETURNING n", "s1"),
+        ("DELETE FROM orders WHERE customer_id = 2 RETURNING n", "s1"),
+        ("INSERT INTO orders (customer_id) VALUES (2) RETURNING n", "s1"),
+        ("UPDATE orders SET n = 1 WHERE customer_id = 1 RETURNING n", NO),
+        ("INSERT INTO orders (customer_id) VALUES (1) RETURNING n", NO),
+    ] {
+        let sql = format!("COPY ({written}) TO STDOUT");
+        assert_eq!(chosen(&sql, Some("2"), None), expected, "{sql}");
+    }
+    // Whose query cannot be read, for another statement is sent with it.
+    assert_eq!(chosen("COPY (SELECT * FROM orders WHERE customer_id = 1) TO STDOUT; SELECT 1", None, Some("s1")), NO);
+    assert_eq!(chosen("COPY orders TO '/tmp/x'", None, Some("s1")), "s1");
+    assert_eq!(chosen("COPY orders FROM '/tmp/x'", None, Some("s1")), NO);
+}
+
 #[test]
 fn cursors_go_where_their_query_does() {
     all(&[
