@@ -97,7 +97,8 @@ fn route(database: &LiveDatabase, need: &Need, lines: &mut Vec<(&'static str, St
             return several(database, (kind, &scatter.shards), &scatter.proof, scatter.steps(), lines);
         }
         ShardPlan::Fan(fan) => {
-            return several(database, ("several shards, which write", &fan.shards), &fan.proof, fan.steps(), lines);
+            let kind = if fan.reads() { "several shards, which are read" } else { "several shards, which write" };
+            return several(database, (kind, &fan.shards), &fan.proof, fan.steps(), lines);
         }
         // The planner has turned it into an error.
         ShardPlan::Reject(error) => (None, error.message.clone()),

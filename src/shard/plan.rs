@@ -197,6 +197,7 @@ impl ShardPlan {
             Self::Single { .. } => PlanKind::Single,
             Self::AnyShard { .. } | Self::NeedsParameter { .. } => PlanKind::AnyShard,
             Self::Scatter(_) => PlanKind::Scatter,
+            Self::Fan(fan) if fan.reads() => PlanKind::Scatter,
             Self::Fan(_) => PlanKind::Fan,
             Self::Reject(_) => PlanKind::Refused,
         }
