@@ -63,7 +63,21 @@ impl Silence {
     }
 
     /// The outcome of `work`, or none if the server falls silent first.
-    pub(super) async fn or<T>(mut self, handle: &ClientHandle, work: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn or<T>(self, handle: &ClientHandle, work: impl Future<Output = T>) -> Option<T> {
+        self.unless(|find| find != Find::Answers, handle, work).await
+    }
+
+    /// The same of what cannot be asked again: none if the server is given up first.
+    pub(super) async fn or_gone<T>(self, handle: &ClientHandle, work: impl Future<Output = T>) -> Option<T> {
+        self.unless(|find| find == Find::Gone, handle, work).await
+    }
+
+    async fn unless<T>(
+        mut self,
+        leaves: impl Fn(Find) -> bool,
+        handle: &ClientHandle,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut work = pin!(work);
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -71,7 +85,7 @@ impl Silence {
             }
             // What it rings for is looked at below.
             handle.bell.has_rung(cx);
-            if self.find() == Find::Answers { Poll::Pending } else { Poll::Ready(None) }
+            if leaves(self.find()) { Poll::Ready(None) } else { Poll::Pending }
         })
         .await
     }

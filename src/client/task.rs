@@ -716,8 +716,9 @@ impl Client {
         let simple = segment.items.last().is_some_and(|(intake, _)| intake.is_simple());
         let synced = segment.ends_with_sync();
         let mut items = segment.items.into_iter().peekable();
-        // What it closes first is closed: a name must not go on to mean what it did.
-        while items.next_if(|(intake, _)| matches!(intake, Intake::CloseStatement { .. })).is_some() {
+        // What it closes first is closed: a name must not go on to mean what it did. Portals have ended with the transaction.
+        let closes = |intake: &Intake| matches!(intake, Intake::CloseStatement { .. } | Intake::ClosePortal { .. });
+        while items.next_if(|(intake, _)| closes(intake)).is_some() {
             self.output.extend(encode::CLOSE_COMPLETE);
         }
         let refused = items.next();

@@ -48,14 +48,36 @@ fn send(client: &mut RawClient, pieces: &[String], extended: bool) -> Vec<Messag
     client.read_until_ready()
 }
 
-/// COPY TO STDOUT: its rows, sorted, and what else was told.
+/// COPY TO STDOUT: its messages, the rows sorted behind the header line where nothing says their order, and what else was told.
 fn out(client: &mut RawClient, sql: &str, extended: bool) -> (Vec<Vec<u8>>, Vec<String>) {
     begin(client, sql, extended);
     let (data, rest): (Vec<Message>, Vec<Message>) =
         client.read_until_ready().into_iter().partition(|message| message.tag == b'd');
     let mut data: Vec<Vec<u8>> = data.into_iter().map(|message| message.body).collect();
-    data.sort();
+    if !sql.contains("ORDER BY") && !sql.contains("binary") {
+        let rows = data.get_mut(usize::from(sql.contains("HEADER"))..).unwrap_or_default();
+        rows.sort();
+    }
     (data, told_of_part(&rest))
+}
+
+/// How many rows a binary stream has, which is one from its signature to its end.
+fn rows_of_stream(stream: &[u8]) -> usize {
+    let rest = stream.strip_prefix(b"PGCOPY\n\xff\r\n\0").unwrap();
+    let (mut rest, mut rows) = (&rest[8..], 0);
+    loop {
+        let (count, mut fields) = rest.split_at(2);
+        if count == [255, 255] {
+            assert!(fields.is_empty(), "{} bytes behind the end", fields.len());
+            return rows;
+        }
+        for _ in 0..i16::from_be_bytes(count.try_into().unwrap()) {
+            let (len, value) = fields.split_at(4);
+            let len = i32::from_be_bytes(len.try_into().unwrap());
+            fields = &value[usize::try_from(len).unwrap_or(0)..];
+        }
+        (rest, rows) = (fields, rows + 1);
+    }
 }
 
 impl Sharded {
@@ -137,10 +159,9 @@ fn many_rows_and_other_formats_come_in_a_block() {
     let (binary, rest) = out(&mut client, "COPY t TO STDOUT (FORMAT binary)", true);
     assert_eq!(rest.last().map(String::as_str), Some("Z(T)"));
     assert!(rest.contains(&"C(COPY 20060)".to_owned()), "{rest:?}");
-    // A header, a row in each message, and the end.
-    assert!(binary.iter().any(|piece| piece.starts_with(b"PGCOPY\n")), "{} pieces", binary.len());
+    assert_eq!(rows_of_stream(&binary.concat()), 20_060);
     let (csv, _) = out(&mut client, "COPY t TO STDOUT (FORMAT csv, HEADER)", false);
-    assert_eq!(csv.iter().filter(|line| **line == b"k,v,n\n").count(), 1);
+    assert!(csv[0] == b"k,v,n\n" && csv.iter().filter(|line| **line == b"k,v,n\n").count() == 1);
     assert_eq!(csv.len(), 20_061);
     assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
     let total: usize = (0..SHARDS).map(|n| sharded.on(n, "SELECT count(*) FROM t").parse::<usize>().unwrap()).sum();
@@ -286,8 +307,19 @@ fn copies_that_a_block_cannot_do_are_refused() {
     // What may not be written on several shards is not; it is read all the same.
     let sharded = Sharded::start("");
     let mut client = sharded.client();
-    refuses(&mut client, &["BEGIN"], "COPY t FROM STDIN", "COPY");
     let a = sharded.key(2);
+    let wrote = format!("UPDATE t SET v = v WHERE k = {a}");
+    for before in [&["BEGIN"] as &[&str], &["BEGIN", &wrote]] {
+        before.iter().for_each(|sql| assert!(client.run(sql).ends_with("Z(T)"), "{sql}"));
+        let (code, _, hint) = error(&simple(&mut client, "COPY t FROM STDIN"));
+        assert!(code == "0A000" && hint.contains("cross_shard_writes ="), "{code} {hint}");
+        assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    }
+    // No setting would let these through.
+    for written in ["INSERT INTO t (k) VALUES (1), (2), (3), (4)", "UPDATE t SET v = 'x'", "DELETE FROM t"] {
+        let (_, message, hint) = error(&simple(&mut client, &format!("COPY ({written} RETURNING k) TO STDOUT")));
+        assert!(message.contains("writes on several shards") && !hint.contains("_writes"), "{message} {hint}");
+    }
     assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
     assert_eq!(client.run(&format!("UPDATE t SET v = 'mine' WHERE k = {a}")), "C(UPDATE 1) Z(T)");
     let (rows, _) = out(&mut client, "COPY t TO STDOUT", false);
@@ -344,4 +376,121 @@ fn a_copy_of_a_query_goes_where_the_query_does() {
         }
     }
     sharded.is_whole();
+}
+
+/// Waits until somebody waits for a lock of the first shard.
+fn waits_for_lock(sharded: &Sharded) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = 's0' AND wait_event_type = 'Lock'";
+    eventually("somebody waits for a lock", SOON, || (sharded.cluster.value(waiting) != "0").then_some(()));
+}
+
+/// A server does not notice that a connection is closed while it waits for a lock: it would go on, and keep its own locks.
+#[test]
+fn a_copy_that_waits_for_a_lock_is_cancelled_on_its_shard() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let mut other = sharded.cluster.client("s0");
+    // At its end, and in the middle of it.
+    for (last, is_done) in [(150, true), (9000, false)] {
+        for block in [false, true] {
+            for vanishes in [false, true] {
+                assert_eq!(other.run("BEGIN"), "C(BEGIN) Z(T)");
+                assert_eq!(other.run("INSERT INTO t SELECT generate_series(100, 149)"), "C(INSERT 0 50) Z(T)");
+                let mut client = sharded.client();
+                if block {
+                    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+                }
+                begin(&mut client, "COPY t FROM STDIN", false);
+                client.read_until(b'G');
+                client.copy_data(rows(100..last).concat().as_bytes());
+                if is_done {
+                    client.copy_done();
+                }
+                waits_for_lock(&sharded);
+                let since = pgweir::clock::now();
+                if !vanishes {
+                    client.cancel();
+                    let told = client.read_until_ready();
+                    assert_eq!(error(&told).0, "57014");
+                    assert!(show(&told).ends_with(if block { "Z(E)" } else { "Z(I)" }), "{}", show(&told));
+                }
+                drop(client);
+                // Long before `lock_timeout`.
+                let open = "SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 's_' AND pid <> pg_backend_pid() \
+                            AND xact_start IS NOT NULL AND query NOT LIKE 'INSERT INTO t SELECT%'";
+                let soon = Duration::from_secs(5);
+                eventually("nobody waits", soon, || (sharded.cluster.value(open) == "0").then_some(()));
+                assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
+                assert_eq!(other.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+            }
+        }
+    }
+    sharded.is_whole();
+}
+
+/// How long one waits for a server says nothing of how long a table may be locked.
+#[test]
+fn a_copy_waits_for_a_lock_as_other_statements_do() {
+    let mut sharded = Sharded::start(TWO_PHASE);
+    let weir = configured(TWO_PHASE, [0, 1, 2], &sharded.cluster, None);
+    sharded.weir = weir.general("query_wait_timeout = \"500ms\"").start();
+    let mut client = sharded.client();
+    eventually("two-phase commit", SOON, || client.run("UPDATE t SET v = v").starts_with("C(UPDATE 60)").then_some(()));
+    for sql in ["COPY t TO STDOUT", "COPY (SELECT k FROM t) TO STDOUT", "COPY t FROM STDIN"] {
+        for block in [false, true] {
+            let mut other = sharded.cluster.client("s0");
+            assert!(other.run("BEGIN; LOCK TABLE t").ends_with("Z(T)"));
+            if block {
+                assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+            }
+            begin(&mut client, sql, false);
+            waits_for_lock(&sharded);
+            std::thread::sleep(Duration::from_millis(1200));
+            assert_eq!(other.run("COMMIT"), "C(COMMIT) Z(I)");
+            let told =
+                if sql.contains("FROM STDIN") { send(&mut client, &[], false) } else { client.read_until_ready() };
+            let tag = if sql.contains("FROM STDIN") { "C(COPY 0)" } else { "C(COPY 60)" };
+            let status = if block { "Z(T)" } else { "Z(I)" };
+            assert!(show(&told).ends_with(&format!("{tag} {status}")), "{sql}: {}", show(&told));
+            if block {
+                assert_eq!(client.run("COMMIT"), "C(COMMIT) Z(I)");
+            }
+        }
+    }
+    sharded.is_whole();
+}
+
+#[test]
+fn a_copy_of_columns_that_are_not_alike_is_refused() {
+    let sharded = Sharded::start(TWO_PHASE);
+    let mut client = sharded.client();
+    for n in 0..SHARDS {
+        let order = if n == 0 { "ADD a int, ADD b int" } else { "ADD b int, ADD a int" };
+        sharded.cluster.sql_in(&format!("s{n}"), &format!("ALTER TABLE t {order}, ADD c int{}", 4 + 4 * (n % 2)));
+    }
+    for block in [false, true] {
+        for (sql, refused) in [
+            ("COPY t (k, a, b) TO STDOUT", false),
+            ("COPY (SELECT k, a, b FROM t) TO STDOUT (FORMAT csv)", false),
+            ("COPY t TO STDOUT", true),
+            ("COPY t (k, c) TO STDOUT (FORMAT binary)", true),
+            ("COPY (SELECT * FROM t) TO STDOUT (FORMAT csv, HEADER)", true),
+            ("COPY (SELECT c FROM t) TO STDOUT (FORMAT binary)", true),
+        ] {
+            if block {
+                assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+            }
+            begin(&mut client, sql, block);
+            let told = client.read_until_ready();
+            if refused {
+                let (code, message, _) = error(&told);
+                assert!(code == "0A000" && message.contains("columns"), "{sql}: {code} {message}");
+            } else {
+                assert!(show(&told).contains("C(COPY 60)"), "{sql}: {}", show(&told));
+            }
+            if block {
+                assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
+            }
+        }
+    }
+    sharded.nothing_open();
 }

@@ -4,7 +4,7 @@
 //! Where several shards answer the query and nothing is left to do with their rows, each writes its own, and these make one stream. What
 //! must be brought together (an order, a limit, groups) comes as rows, which no COPY takes.
 
-use super::write::{self, Fan, Parts};
+use super::write::{self, Copied, CopyRead, Fan, Parts};
 use super::{PlanContext, ShardPlan, StatementFacts, Stop, plan_statement, refusal};
 use crate::error::Error;
 use crate::shard::commit::Mode;
@@ -21,7 +21,8 @@ pub(super) fn plan(statement: &StatementFacts, table: &str, cx: &PlanContext<'_>
     let (read, query) = copied_query(text).map_err(|unfit| unread(&unfit))?;
     match plan_query(&query, statement, cx).ok_or_else(refuse)? {
         ShardPlan::Scatter(scatter) if scatter.select.plain => {
-            let (parts, mode) = (Parts::CopyOut(write::layout(&read)), Mode::BestEffort);
+            let read = CopyRead { layout: write::layout(&read), of: Copied::Query(query) };
+            let (parts, mode) = (Parts::CopyOut(read), Mode::BestEffort);
             Ok(ShardPlan::Fan(Box::new(Fan { shards: scatter.shards, parts, mode, proof: scatter.proof })))
         }
         ShardPlan::Scatter(_) => Err(refusal::copies_merged().into()),

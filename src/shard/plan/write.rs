@@ -66,7 +66,7 @@ pub enum Parts {
         of: Box<Self>,
     },
     /// Each the whole statement, which is COPY TO STDOUT: their rows make one stream.
-    CopyOut(Layout),
+    CopyOut(CopyRead),
     /// Rows of COPY FROM STDIN, as they come.
     Copy(CopyRows),
     /// Each the whole statement, which runs outside of transactions; what fails on one shard is done on the others.
@@ -74,6 +74,54 @@ pub enum Parts {
         /// In a block each runs it within its transaction.
         in_block: bool,
     },
+}
+
+/// A COPY TO STDOUT of rows that several shards have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyRead {
+    /// How rows are written.
+    pub layout: Layout,
+    /// Whose they are.
+    pub of: Copied,
+}
+
+/// What is copied, and by what each shard is asked in the same transaction whether its rows have the columns of the others'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Copied {
+    /// A table.
+    Table {
+        /// A statement that names it, so that it stays as it is.
+        named: String,
+        /// What asks for its columns.
+        columns: String,
+    },
+    /// A query, which is described.
+    Query(String),
+}
+
+impl Copied {
+    /// A table, or these columns of it. Types of one's own have other numbers on other shards, which are only in binary rows.
+    fn table((schema, name): &(String, String), columns: Option<&[String]>, layout: &Layout) -> Self {
+        let number = if *layout == Layout::Binary { "a.atttypid" } else { "0" };
+        let (which, order) = match columns {
+            Some(names) => {
+                let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
+                (format!("a.attname IN ({})", names.join(", ")), "a.attname")
+            }
+            None => ("a.attgenerated = ''".to_owned(), "a.attnum"),
+        };
+        let columns = format!(
+            "SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), {number} \
+             FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid \
+             JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace WHERE s.nspname = {} AND c.relname = {} \
+               AND a.attnum > 0 AND NOT a.attisdropped AND {which} ORDER BY {order}",
+            literal(schema),
+            literal(name)
+        );
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let named = format!("SELECT FROM {}.{}", quoted(schema), quoted(name));
+        Self::Table { named, columns }
+    }
 }
 
 /// A COPY FROM STDIN into a table that all shards have.
@@ -524,9 +572,11 @@ pub(super) fn copy_to(
     if let Some(why) = cx.distrust.scatter.as_ref().or_else(|| cx.distrust.scatter_of.get(&place)) {
         return Err(refusal::scatter_distrusted(why).into());
     }
-    let layout = layout(&copy_out(text).map_err(refuse)?);
+    let read = copy_out(text).map_err(refuse)?;
+    let layout = layout(&read);
+    let of = Copied::table(&place, read.columns.as_deref(), &layout);
     let proof = vec!["each row is on one shard".to_owned()];
-    let (parts, mode) = (Parts::CopyOut(layout), Mode::BestEffort);
+    let (parts, mode) = (Parts::CopyOut(CopyRead { layout, of }), Mode::BestEffort);
     Ok(ShardPlan::Fan(Box::new(Fan { shards: all(cx), parts, mode, proof })))
 }
 

@@ -68,7 +68,8 @@ pub fn copy_in(text: &str) -> Result<CopyIn, Unfit> {
     .unwrap_or_else(|_| Err(Unfit::new("syntax", "on which the parser failed")))
 }
 
-/// Reads a text that is one COPY TO STDOUT of a table. Only its format and whether there is a header line are of interest.
+/// Reads a text that is one COPY TO STDOUT of a table. Only its columns, its format and whether there is a header line are
+/// of interest.
 ///
 /// # Errors
 /// Why its rows cannot come of several shards.
@@ -131,7 +132,8 @@ fn sole_statement<T>(text: &str, read: impl FnOnce(Node<'_>) -> Result<T, Unfit>
 }
 
 fn read_out(copy: &nodes::CopyStmt) -> Result<CopyIn, Unfit> {
-    let mut read = CopyIn::default();
+    let names: Vec<String> = copy.attlist().iter().filter_map(|name| name.as_str()).map(str::to_owned).collect();
+    let mut read = CopyIn { columns: (!names.is_empty()).then_some(names), ..CopyIn::default() };
     for option in copy.options() {
         match (option.defname().unwrap_or_default(), option.arg().as_str()) {
             ("format", Some("csv")) => read.format = CopyFormat::Csv,

@@ -5,7 +5,9 @@
 //! but what a socket has not taken: the client is not read from while a shard has too much to take.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,13 +15,14 @@ use super::super::leg::{Leg, State};
 use super::super::run;
 use super::batch::Batches;
 use super::reply::{self, Failure, Reply};
-use super::{Asked, Reached, SETTLE, Told, Work, columns, commit, join_all};
+use super::{Asked, Extended, Reached, SETTLE, Told, Work, columns, commit, join_all};
 use crate::client::limits::Timer;
 use crate::client::plan::Need;
-use crate::client::shared::{Activity, Order};
+use crate::client::shared::{Activity, ClientHandle, Order};
 use crate::client::task::{Client, End, HIGH_WATER, Stopped, cancelled, terminated_as};
 use crate::clock;
 use crate::error::{Error, SqlState};
+use crate::net::Buffer;
 use crate::pool::Verdict;
 use crate::shard::commit::recovery;
 use crate::shard::copy::{Layout, Splitter, Target};
@@ -31,6 +34,9 @@ use crate::wire::{encode, frame};
 
 /// How long a few rows wait for more, so that a client that sends row by row does not have each written by itself.
 const MORE: Duration = Duration::from_millis(2);
+
+/// After what time a shard is cancelled that does not give its COPY up; then after twice that, and so on.
+const CANCELLED_AFTER: Duration = Duration::from_millis(250);
 
 /// The statement was taken before it failed.
 const BOUND: Reached = Reached { parsed: true, bound: true };
@@ -46,6 +52,14 @@ enum Around {
 
 /// The body of CopyInResponse, or which shard has failed.
 type Begun = Result<Vec<u8>, (usize, Failure)>;
+
+/// A COPY that the shards have begun.
+struct Rows {
+    /// What tells rows apart; none: every shard gets all.
+    splitter: Option<Splitter>,
+    /// The body of CopyInResponse.
+    header: Vec<u8>,
+}
 
 /// How the client's data ended.
 enum Ended {
@@ -74,7 +88,11 @@ impl Client {
         mut legs: Vec<Leg>,
         (since, verdict): (Instant, Verdict),
     ) -> Result<(), End> {
-        let (mut splitter, begun) = match self.begin_rows(&mut legs, copy, &asked.text, Around::Nothing).await {
+        if let Some(error) = asked.extended.as_ref().and_then(closes) {
+            legs.into_iter().for_each(|leg| leg.finish(verdict));
+            return self.refuse(error).await;
+        }
+        let begun = match self.begin_rows(&mut legs, copy, &asked.text, (Around::Nothing, since)).await {
             Ok(begun) => begun,
             Err(stopped) => {
                 legs.into_iter().for_each(|leg| leg.abandon(verdict));
@@ -86,8 +104,8 @@ impl Client {
         };
         let segment = self.segment.take();
         self.input.consume(segment.len);
-        let header = match begun {
-            Ok(header) => header,
+        let Rows { mut splitter, header } = match begun {
+            Ok(rows) => rows,
             Err((at, failure)) => {
                 let error = self.error_of_part(fan, at, failure);
                 stop(&mut legs, Around::Nothing).await;
@@ -109,8 +127,10 @@ impl Client {
                     commit::roll_back(&mut legs).await;
                     (Told::Failed(error), None)
                 }
-                Err(Stopped::Refused(error)) => (Told::Failed(run::encoded(&error)), None),
-                Err(Stopped::End(end)) => (Told::Failed(Vec::new()), Some(end)),
+                Err(end) => {
+                    commit::roll_back(&mut legs).await;
+                    (Told::Failed(Vec::new()), Some(end))
+                }
             },
             Ended::Failed(failed) => {
                 stop(&mut legs, Around::Nothing).await;
@@ -146,12 +166,15 @@ impl Client {
         asked: &Asked,
     ) -> Result<bool, Stopped> {
         let since = clock::now();
-        let (mut splitter, begun) = self.begin_rows(legs, copy, &asked.text, Around::Block).await?;
+        if let Some(error) = asked.extended.as_ref().and_then(closes) {
+            return Err(Stopped::Refused(error));
+        }
+        let begun = self.begin_rows(legs, copy, &asked.text, (Around::Block, since)).await?;
         let segment = self.segment.take();
         self.input.consume(segment.len);
         super::super::count_segment(legs, &segment);
-        let header = match begun {
-            Ok(header) => header,
+        let Rows { mut splitter, header } = match begun {
+            Ok(rows) => rows,
             Err((at, failure)) => {
                 let error = self.error_of_part(fan, at, failure);
                 stop(legs, Around::Block).await;
@@ -167,9 +190,10 @@ impl Client {
                     legs.iter_mut().for_each(Leg::is_ready_within);
                     told
                 }
-                // The client waits for an answer, which the segment that is over no longer tells of.
-                Err(Stopped::Refused(error)) => Err(run::encoded(&error)),
-                Err(Stopped::End(end)) => return Err(Stopped::End(end)),
+                Err(end) => {
+                    legs.iter_mut().for_each(Leg::is_ready_within);
+                    return Err(Stopped::End(end));
+                }
             },
             Ended::Failed(failed) => {
                 stop(legs, Around::Block).await;
@@ -187,58 +211,74 @@ impl Client {
         Ok(goes_on)
     }
 
-    /// Has the shards begin; what tells rows apart, and the body of CopyInResponse or who failed.
+    /// Has the shards begin; what tells rows apart with the body of CopyInResponse, or who failed.
     ///
     /// # Errors
-    /// It was refused, or the client has gone. Those that may wait for data are given up.
+    /// It was refused, or the client has gone; those that had begun have ended.
     async fn begin_rows(
         &mut self,
         legs: &mut [Leg],
         copy: &CopyRows,
         text: &[u8],
-        around: Around,
-    ) -> Result<(Option<Splitter>, Begun), Stopped> {
+        (around, since): (Around, Instant),
+    ) -> Result<Result<Rows, (usize, Failure)>, Stopped> {
         let splitter = self.splitter(legs, copy).await?;
-        match self.attend_to(begin(legs, text, around)).await {
-            Ok(begun) => Ok((splitter, begun)),
-            Err(stopped) => {
-                // Who waits for data goes with its connection.
-                legs.iter_mut().filter(|leg| leg.is_asked()).for_each(|leg| leg.state = State::Lost);
-                Err(stopped)
+        let handle = Arc::clone(self.handle());
+        let (ends, links) = (AtomicBool::new(false), legs.iter().map(Leg::link).collect());
+        let mut notices = Vec::new();
+        let beginning = begin(legs, text, around, (&handle, &ends, &mut notices));
+        let (begun, end) = match self.see_through(links, &ends, since, beginning).await {
+            Ok(begun) => begun,
+            Err(end) => {
+                // They do not answer: closing their connections ends their transactions.
+                legs.iter_mut().for_each(|leg| leg.state = State::Lost);
+                return Err(Stopped::End(end));
             }
+        };
+        self.output.extend(&notices);
+        if let Some(end) = end {
+            stop(legs, around).await;
+            return Err(Stopped::End(end));
         }
+        Ok(begun.map(|header| Rows { splitter, header }))
     }
 
     /// The data are whole: the shards end their COPY. What each has said, and the answer or the ErrorResponse of all together.
     ///
     /// # Errors
-    /// The client cancels it, has gone, or has taken too long; the connections are given up, and with them their transactions.
+    /// The client has gone, or it has taken too long: what went on was cancelled, and the transactions are to be rolled back; of what does not
+    /// answer even to that the connections are given up.
     async fn end_rows(
         &mut self,
         legs: &mut [Leg],
         fan: &Fan,
         since: Instant,
         around: Around,
-    ) -> Result<(Vec<Reply>, Result<Told, Vec<u8>>), Stopped> {
-        let works = legs.iter_mut().map(|leg| -> Work<'_, Reply> { Box::pin(end(leg, around)) }).collect();
-        let limit = self.limits.statement(since, self.begun_at());
-        let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
-        self.handle().set_activity(Activity::Waiting);
-        let replies = self.attend(join_all(works), rest.min(Duration::from_secs(86_400))).await;
-        self.handle().cancel_is_done();
-        self.handle().set_activity(Activity::Idle);
-        let stopped = match (replies, limit) {
-            (Ok(Some(replies)), _) => {
-                let answer = self.answer_of(fan, &replies);
-                return Ok((replies, answer));
+    ) -> Result<(Vec<Reply>, Result<Told, Vec<u8>>), End> {
+        let handle = Arc::clone(self.handle());
+        let cancels = handle.cancels_sent.load(Ordering::Acquire);
+        let links = legs.iter().map(Leg::link).collect();
+        let works = legs.iter_mut().map(|leg| -> Work<'_, Reply> { Box::pin(end(leg, around, &handle)) }).collect();
+        let (mut replies, ended) = match self.see_through(links, &AtomicBool::new(false), since, join_all(works)).await
+        {
+            Ok(done) => done,
+            Err(end) => {
+                legs.iter_mut().for_each(|leg| leg.state = State::Lost);
+                return Err(end);
             }
-            (Ok(None), Some((_, overdue))) => Stopped::End(End::Told(self.time_is_up(overdue))),
-            (Ok(None), None) => Stopped::Refused(cancelled()),
-            (Err(stopped), _) => stopped,
         };
-        // They are in the middle of it: their connections are closed, and with them their transactions.
-        legs.iter_mut().for_each(|leg| leg.state = State::Lost);
-        Err(stopped)
+        if let Some(end) = ended {
+            return Err(end);
+        }
+        if let Some(first) = replies.first_mut().filter(|_| handle.cancels_sent.load(Ordering::Acquire) != cancels) {
+            // It may have come when they had answered: nothing is committed so far.
+            first.fail(Failure::Ours(cancelled()));
+        }
+        for notice in replies.iter().flat_map(|reply| &reply.notices) {
+            self.output.extend(notice);
+        }
+        let answer = self.answer_of(fan, &replies);
+        Ok((replies, answer))
     }
 
     /// Tells the client how it has ended: by the extended protocol its Sync is still to come.
@@ -325,7 +365,7 @@ impl Client {
     }
 
     /// Tells the client that it may send, or will be sent rows.
-    pub(super) fn begin_copy(&mut self, extended: Option<&super::Extended>, tag: u8, header: &[u8]) {
+    pub(super) fn begin_copy(&mut self, extended: Option<&Extended>, tag: u8, header: &[u8]) {
         let out = self.output.tail();
         if let Some(extended) = extended {
             extended.tell_closed(out);
@@ -366,11 +406,12 @@ impl Client {
             {
                 return Poll::Ready(Ended::Client(End::Told(self.time_is_up(overdue))));
             }
-            if let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx) {
-                return Poll::Ready(Ended::Client(End::Gone));
-            }
             loop {
-                match poll_legs(legs, cx) {
+                let waits = poll_legs(legs, &mut self.output, cx);
+                if let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.stream, cx) {
+                    return Poll::Ready(Ended::Client(End::Gone));
+                }
+                match waits {
                     Ok(waits) if waits >= HIGH_WATER => return Poll::Pending,
                     Ok(_) => {}
                     Err(ended) => return Poll::Ready(ended),
@@ -379,7 +420,7 @@ impl Client {
                 let worth_it = batches.has_large() || taken.is_err();
                 if worth_it || until.is_some_and(|at| timer.passed(at, cx)) {
                     until = None;
-                    if let Err(ended) = write(legs, &mut batches, cx) {
+                    if let Err(ended) = write(legs, &mut batches, &mut self.output, cx) {
                         return Poll::Ready(ended);
                     }
                 }
@@ -404,6 +445,11 @@ impl Client {
         .await;
         handle.cancel_is_done();
         handle.set_activity(Activity::Idle);
+        if let Ended::Failed(Failed::Shard(at, Failure::Lost(why))) = &ended
+            && let Some(leg) = legs.get_mut(*at)
+        {
+            leg.lost(why);
+        }
         ended
     }
 
@@ -453,12 +499,12 @@ fn take_message(tag: u8, body: &[u8], batches: &mut Batches<'_>, splitter: Optio
 }
 
 /// Writes to the shards what waits for them.
-fn write(legs: &mut [Leg], batches: &mut Batches<'_>, cx: &mut Context<'_>) -> Result<(), Ended> {
+fn write(legs: &mut [Leg], batches: &mut Batches<'_>, told: &mut Buffer, cx: &mut Context<'_>) -> Result<(), Ended> {
     for (at, batch) in batches.waiting() {
         if let Some(connection) = legs.get_mut(at).and_then(Leg::connection) {
             // The server may have said why it takes no more.
             if batch.write(&mut connection.output, &mut connection.stream, cx).is_err() {
-                return Err(poll_leg(&mut legs[at], cx).map_or_else(
+                return Err(poll_leg(&mut legs[at], told, cx).map_or_else(
                     |failure| Ended::Failed(Failed::Shard(at, failure)),
                     |_| failed(at, "it takes no more"),
                 ));
@@ -468,21 +514,21 @@ fn write(legs: &mut [Leg], batches: &mut Batches<'_>, cx: &mut Context<'_>) -> R
     Ok(())
 }
 
-/// Moves what waits for the shards, and looks whether one has failed; how much the slowest still has to take.
-fn poll_legs(legs: &mut [Leg], cx: &mut Context<'_>) -> Result<usize, Ended> {
+/// Moves what waits for the shards, and looks whether one has failed; how much the slowest still has to take. Notices go to `told`.
+fn poll_legs(legs: &mut [Leg], told: &mut Buffer, cx: &mut Context<'_>) -> Result<usize, Ended> {
     let mut most = 0;
     for (at, leg) in legs.iter_mut().enumerate() {
         if leg.is_silent() {
-            return Err(failed(at, "it answers nothing any more, probes neither"));
+            return Err(failed(at, reply::SILENT));
         }
-        let waits = poll_leg(leg, cx).map_err(|failure| Ended::Failed(Failed::Shard(at, failure)))?;
+        let waits = poll_leg(leg, told, cx).map_err(|failure| Ended::Failed(Failed::Shard(at, failure)))?;
         most = most.max(waits);
     }
     Ok(most)
 }
 
 /// Writes to a shard, and looks whether it has failed; how much it still has to take.
-fn poll_leg(leg: &mut Leg, cx: &mut Context<'_>) -> Result<usize, Failure> {
+fn poll_leg(leg: &mut Leg, told: &mut Buffer, cx: &mut Context<'_>) -> Result<usize, Failure> {
     let Some(connection) = leg.connection() else { return Err(Failure::Lost("its connection is gone".to_owned())) };
     let unwritable = matches!(connection.output.poll_flush(&mut connection.stream, cx), Poll::Ready(Err(_)));
     loop {
@@ -500,7 +546,7 @@ fn poll_leg(leg: &mut Leg, cx: &mut Context<'_>) -> Result<usize, Failure> {
         match tag {
             b'E' => return Err(Failure::Said(body)),
             b'S' => connection.report(&body),
-            // Notices of triggers are for who reads them on the shard.
+            b'N' => encode::frame(told.tail(), b'N', |b| b.extend_from_slice(&body)),
             _ => {}
         }
     }
@@ -511,30 +557,47 @@ fn failed(at: usize, why: &str) -> Ended {
     Ended::Failed(Failed::Shard(at, Failure::Lost(why.to_owned())))
 }
 
-/// Begins the COPY on every shard, one after the other; the body of CopyInResponse, or who failed.
-async fn begin(legs: &mut [Leg], text: &[u8], around: Around) -> Result<Begun, Error> {
+/// Begins the COPY on every shard, one after the other, until `ends` says that it is for nobody; the body of CopyInResponse, or who failed.
+async fn begin(
+    legs: &mut [Leg],
+    text: &[u8],
+    around: Around,
+    (handle, ends, notices): (&ClientHandle, &AtomicBool, &mut Vec<u8>),
+) -> Begun {
+    let cancels = handle.cancels_sent.load(Ordering::Acquire);
     let mut header: Option<Vec<u8>> = None;
     for (at, leg) in legs.iter_mut().enumerate() {
-        match begin_one(leg, text, around).await {
-            Ok(Ok(body)) => match &header {
-                Some(first) if *first != body => return Ok(Err((at, Failure::Ours(run::columns_differ())))),
-                _ => header = Some(body),
-            },
-            Ok(Err(failure)) => return Ok(Err((at, failure))),
+        let begun = reply::unless_gone(leg, handle, async |leg| begin_one(leg, text, around, notices).await).await;
+        let body = match begun {
+            Ok(begun) => begun.map_err(|failure| (at, failure))?,
             Err(error) => {
                 leg.lost(&error.to_string());
-                return Ok(Err((at, Failure::Lost(error.to_string()))));
+                return Err((at, Failure::Lost(error.to_string())));
             }
+        };
+        if header.as_ref().is_some_and(|first| *first != body) {
+            return Err((at, Failure::Ours(run::columns_differ())));
+        }
+        header = Some(body);
+        // Who waits for data does not hear of it.
+        if ends.load(Ordering::Relaxed) || handle.cancels_sent.load(Ordering::Acquire) != cancels {
+            return Err((at, Failure::Ours(cancelled())));
         }
     }
-    Ok(Ok(header.unwrap_or_default()))
+    Ok(header.unwrap_or_default())
 }
 
-async fn begin_one(leg: &mut Leg, text: &[u8], around: Around) -> std::io::Result<Result<Vec<u8>, Failure>> {
+/// The body of CopyInResponse, or why there is none: the shard's ReadyForQuery is still to come then.
+async fn begin_one(
+    leg: &mut Leg,
+    text: &[u8],
+    around: Around,
+    notices: &mut Vec<u8>,
+) -> io::Result<Result<Vec<u8>, Failure>> {
     let mut request = Vec::new();
-    let mut failure = None;
     // A block has begun, and waits for no lock without end either.
     if around == Around::Nothing {
+        let mut failure = None;
         encode::query(&mut request, format!("BEGIN; {}", reply::LIMIT_SQL).as_bytes());
         leg.ask(&request);
         reply::exchange(leg, |_, tag, body| {
@@ -544,6 +607,8 @@ async fn begin_one(leg: &mut Leg, text: &[u8], around: Around) -> std::io::Resul
         })
         .await?;
         if let Some(failure) = failure {
+            // A server that begins nothing is of no use.
+            leg.state = State::Lost;
             return Ok(Err(failure));
         }
         request.clear();
@@ -553,32 +618,34 @@ async fn begin_one(leg: &mut Leg, text: &[u8], around: Around) -> std::io::Resul
     loop {
         match reply::next(leg).await? {
             (b'G', body) => return Ok(Ok(body)),
-            (b'E', body) => failure = Some(Failure::Said(body)),
-            (b'Z', _) => return Ok(Err(failure.unwrap_or_else(|| Failure::Ours(run::columns_differ())))),
+            (b'E', body) => return Ok(Err(Failure::Said(body))),
+            (b'N', body) => encode::frame(notices, b'N', |b| b.extend_from_slice(&body)),
+            (b'Z', _) => return Err(io::Error::other("it did not begin a COPY")),
             _ => {}
         }
     }
 }
 
 /// Ends a shard's COPY, and asks whether it has written; at the end of a block all are asked.
-async fn end(leg: &mut Leg, around: Around) -> Reply {
+async fn end(leg: &mut Leg, around: Around, handle: &ClientHandle) -> Reply {
     let mut reply = Reply { stage: 1, parsed: true, bound: true, ..Reply::default() };
-    let mut request = Vec::new();
-    encode::frame(&mut request, b'c', |_| {});
-    if let Some(connection) = leg.connection() {
-        connection.output.extend(&request);
-    }
-    let ended = reply::exchange(leg, |_, tag, body| reply.take(tag, body)).await;
-    let asked = match ended {
-        Ok(TransactionStatus::InTransaction) if reply.error.is_none() && around == Around::Nothing => {
+    let ended = reply::unless_gone(leg, handle, async |leg| {
+        let mut request = Vec::new();
+        encode::frame(&mut request, b'c', |_| {});
+        if let Some(connection) = leg.connection() {
+            connection.output.extend(&request);
+        }
+        let status = reply::read(leg, &mut reply).await?;
+        if status == TransactionStatus::InTransaction && reply.error.is_none() && around == Around::Nothing {
             request.clear();
             encode::query(&mut request, recovery::WROTE_SQL.as_bytes());
             leg.ask(&request);
-            reply::exchange(leg, |_, tag, body| reply.take(tag, body)).await
+            reply::read(leg, &mut reply).await?;
         }
-        ended => ended,
-    };
-    if let Err(error) = asked {
+        Ok(())
+    })
+    .await;
+    if let Err(error) = ended {
         leg.lost(&error.to_string());
         reply.fail(Failure::Lost(error.to_string()));
     }
@@ -587,31 +654,46 @@ async fn end(leg: &mut Leg, around: Around) -> Reply {
 
 /// Makes the shards give their COPY up, and rolls back; the transaction of a block has failed then on all, and is ended with it.
 async fn stop(legs: &mut [Leg], around: Around) {
-    let works = legs.iter_mut().filter(|leg| leg.state == State::Asked && leg.is_asked()).map(|leg| -> Work<'_, ()> {
-        Box::pin(async move {
-            let mut request = Vec::new();
-            // One that is not in COPY passes over it.
-            encode::frame(&mut request, b'f', |b| b.extend_from_slice(b"it failed on another shard\0"));
-            // The answer to this is the last.
-            encode::query(&mut request, if around == Around::Nothing { b"ROLLBACK" } else { b"" });
-            if let Some(connection) = leg.connection() {
-                connection.output.extend(&request);
-            }
-            let mut over = false;
-            while !over {
-                let answering = reply::exchange(leg, |_, tag, _| over |= tag == b'I');
-                match tokio::time::timeout(SETTLE, answering).await {
-                    Ok(Ok(status)) => over |= status == TransactionStatus::Idle,
-                    Ok(Err(error)) => return leg.lost(&error.to_string()),
-                    Err(_) => return leg.lost("it did not give up a COPY"),
-                }
-            }
-            if around == Around::Nothing { leg.is_ready() } else { leg.is_ready_within() }
-        })
-    });
-    join_all(works.collect()).await;
     // Those that were not asked have begun nothing.
-    legs.iter_mut().filter(|leg| leg.state == State::Asked).for_each(|leg| leg.state = State::Ready);
+    legs.iter_mut().filter(|leg| leg.state == State::Asked && !leg.is_asked()).for_each(|leg| leg.state = State::Ready);
+    let asked = legs.iter_mut().filter(|leg| leg.state == State::Asked);
+    join_all(asked.map(|leg| -> Work<'_, ()> { Box::pin(give_up(leg)) }).collect()).await;
+    match around {
+        Around::Nothing => commit::roll_back(legs).await,
+        Around::Block => {
+            legs.iter_mut().filter(|leg| leg.state == State::Asked).for_each(Leg::is_ready_within);
+        }
+    }
+}
+
+/// Makes a shard give its COPY up: one that waits for data hears of it, one that works or waits for a lock is cancelled before long. Nobody
+/// else would do that: a server goes on, and keeps its locks, when its connection is closed.
+async fn give_up(leg: &mut Leg) {
+    let mut request = Vec::new();
+    // One that has failed passes over it.
+    encode::frame(&mut request, b'f', |b| b.extend_from_slice(b"it failed on another shard\0"));
+    if let Some(connection) = leg.connection() {
+        connection.output.extend(&request);
+    }
+    let (until, mut patience) = (clock::now() + SETTLE, CANCELLED_AFTER);
+    loop {
+        match tokio::time::timeout(patience, reply::exchange(leg, |_, _, _| {})).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => return leg.lost(&error.to_string()),
+            Err(_) if clock::now() >= until => return leg.lost("it did not give up a COPY"),
+            Err(_) => {
+                super::cancel(&[leg.link()]).await;
+                // A server that had not begun yet took the request for nothing.
+                patience *= 2;
+            }
+        }
+    }
+}
+
+/// A Close behind the Execute, which a server meets in the middle of its COPY.
+fn closes(extended: &Extended) -> Option<Error> {
+    let error = || Error::client(SqlState::PROTOCOL_VIOLATION, "unexpected message type 0x43 during COPY from stdin");
+    extended.close.then(error)
 }
 
 fn tables_differ(table: &str) -> Error {

@@ -1,25 +1,28 @@
-//! COPY TO STDOUT of a table that several shards have: one stream of the rows of all, in any order.
+//! COPY TO STDOUT of what several shards have, a table or a query: one stream of the rows of all, in any order.
 //!
-//! A shard is not read from while the client has too much to take.
+//! Each shard says in the same transaction what its columns are, which must be those of the others. A shard is not read from while the client has too much to take.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::super::leg::{Leg, State};
 use super::super::run;
+use super::super::{NO_TYPES, NOTHING_BOUND};
 use super::reply::{self, Failure};
 use super::{Asked, Reached, Told, next_message};
-use crate::client::shared::{Activity, Links, Order};
-use crate::client::task::{Client, End, HIGH_WATER, Stopped, terminated_as};
+use crate::client::shared::{Activity, ClientHandle, Links, Order};
+use crate::client::task::{Client, End, HIGH_WATER, Stopped, cancelled, terminated_as};
 use crate::clock;
-use crate::error::Error;
 use crate::pool::Verdict;
-use crate::shard::copy::{Joiner, Layout};
+use crate::shard::copy::Joiner;
 use crate::shard::plan::Fan;
+use crate::shard::plan::write::{Copied, CopyRead};
 use crate::wire::encode;
-use crate::wire::message::TransactionStatus;
+use crate::wire::message::{self, TransactionStatus};
 
 /// The body of CopyOutResponse, or which shard has failed.
 type Begun = Result<Vec<u8>, (usize, Failure)>;
@@ -32,25 +35,22 @@ enum Ended {
 }
 
 impl Client {
-    /// Answers the segment, which is a COPY TO STDOUT of such a table.
+    /// Answers the segment, which is a COPY TO STDOUT of what several shards have.
     pub(super) async fn copy_out(
         &mut self,
-        (fan, layout): (&Fan, &Layout),
+        (fan, read): (&Fan, &CopyRead),
         asked: Asked,
         mut legs: Vec<Leg>,
         (since, verdict): (Instant, Verdict),
     ) -> Result<(), End> {
-        let begun = match self.attend_to(begin(&mut legs, &asked.text)).await {
+        let begun = match self.begin_stream(&mut legs, read, &asked.text, since).await {
             Ok(begun) => begun,
-            Err(stopped) => {
+            Err(end) => {
                 legs.into_iter().for_each(|leg| leg.finish(verdict));
-                return match stopped {
-                    Stopped::Refused(error) => self.refuse(error).await,
-                    Stopped::End(end) => Err(end),
-                };
+                return Err(end);
             }
         };
-        let copied = self.pass_rows((fan, layout), &asked, &mut legs, (begun, since), None).await;
+        let copied = self.pass_rows((fan, read), &asked, &mut legs, (begun, since), None).await;
         legs.into_iter().for_each(|leg| leg.finish(verdict));
         copied.map(|_| ())
     }
@@ -63,19 +63,49 @@ impl Client {
     pub(super) async fn copy_out_within(
         &mut self,
         legs: &mut [Leg],
-        (fan, layout): (&Fan, &Layout),
+        (fan, read): (&Fan, &CopyRead),
         asked: &Asked,
     ) -> Result<bool, Stopped> {
         let since = clock::now();
-        let begun = self.attend_to(begin(legs, &asked.text)).await?;
+        let begun = self.begin_stream(legs, read, &asked.text, since).await.map_err(Stopped::End)?;
         let block = Some(TransactionStatus::InTransaction);
-        self.pass_rows((fan, layout), asked, legs, (begun, since), block).await.map_err(Stopped::End)
+        self.pass_rows((fan, read), asked, legs, (begun, since), block).await.map_err(Stopped::End)
+    }
+
+    /// Has the shards begin.
+    ///
+    /// # Errors
+    /// The client has gone, or it has taken too long; what has begun is to be cancelled.
+    async fn begin_stream(
+        &mut self,
+        legs: &mut [Leg],
+        read: &CopyRead,
+        text: &[u8],
+        since: Instant,
+    ) -> Result<Begun, End> {
+        let handle = Arc::clone(self.handle());
+        let (ends, links) = (AtomicBool::new(false), legs.iter().map(Leg::link).collect());
+        let mut notices = Vec::new();
+        let request = Request::of(read, text);
+        let beginning = begin(legs, &request, (&handle, &ends, &mut notices));
+        match self.see_through(links, &ends, since, beginning).await {
+            Ok((begun, None)) => {
+                self.output.extend(&notices);
+                Ok(begun)
+            }
+            Ok((_, Some(end))) => Err(end),
+            Err(end) => {
+                // They do not answer: closing their connections ends their transactions.
+                legs.iter_mut().for_each(|leg| leg.state = State::Lost);
+                Err(end)
+            }
+        }
     }
 
     /// Gives the client the rows, when the shards have begun; whether all have come. `block`: the status of the block that it is in.
     async fn pass_rows(
         &mut self,
-        (fan, layout): (&Fan, &Layout),
+        (fan, read): (&Fan, &CopyRead),
         asked: &Asked,
         legs: &mut [Leg],
         (begun, since): (Begun, Instant),
@@ -96,7 +126,7 @@ impl Client {
         };
         super::super::count_segment(legs, &segment);
         self.begin_copy(asked.extended.as_ref(), b'H', &header);
-        let mut joiner = Joiner::new(layout, legs.len());
+        let mut joiner = Joiner::new(&read.layout, legs.len());
         let links = legs.iter().map(Leg::link).collect();
         self.handle().set_links(Links::Several(Box::new(links)));
         let ended = self.join(legs, &mut joiner, since, block.is_some()).await;
@@ -245,11 +275,71 @@ impl Client {
     }
 }
 
-/// Begins the COPY on every shard; the body of CopyOutResponse, or who failed.
-async fn begin(legs: &mut [Leg], text: &[u8]) -> Result<Begun, Error> {
-    let mut request = Vec::new();
-    encode::query(&mut request, text);
-    let mut header: Option<Vec<u8>> = None;
+/// What a shard is sent: the question for the columns, and the COPY, in one transaction.
+struct Request {
+    bytes: Vec<u8>,
+    /// How many statements the question is.
+    before: usize,
+}
+
+impl Request {
+    fn of(read: &CopyRead, text: &[u8]) -> Self {
+        let mut bytes = Vec::new();
+        let parse = |bytes: &mut Vec<u8>, text: &[u8]| encode::parse(bytes, b"", text, &NO_TYPES);
+        let run = |bytes: &mut Vec<u8>, text: &[u8]| {
+            parse(bytes, text);
+            encode::bind(bytes, b"", b"", &NOTHING_BOUND);
+            encode::execute(bytes);
+        };
+        let before = match &read.of {
+            Copied::Table { named, columns } => {
+                parse(&mut bytes, named.as_bytes());
+                run(&mut bytes, columns.as_bytes());
+                2
+            }
+            Copied::Query(query) => {
+                parse(&mut bytes, query.as_bytes());
+                encode::describe_statement(&mut bytes, b"");
+                1
+            }
+        };
+        run(&mut bytes, text);
+        encode::sync(&mut bytes);
+        Self { bytes, before }
+    }
+}
+
+/// What a shard says as it begins.
+#[derive(Default)]
+struct Start {
+    /// The body of CopyOutResponse.
+    header: Vec<u8>,
+    /// That of RowDescription.
+    columns: Option<Vec<u8>>,
+    /// Those of the rows about columns.
+    rows: Vec<Vec<u8>>,
+}
+
+impl Start {
+    /// Whether its rows have the same columns.
+    fn is_like(&self, other: &Self) -> bool {
+        let alike = match (&self.columns, &other.columns) {
+            (Some(a), Some(b)) => run::same_columns(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        alike && self.header == other.header && self.rows == other.rows
+    }
+}
+
+/// Begins the COPY on every shard, until `ends` says that it is for nobody; the body of CopyOutResponse, or who failed.
+async fn begin(
+    legs: &mut [Leg],
+    request: &Request,
+    (handle, ends, notices): (&ClientHandle, &AtomicBool, &mut Vec<u8>),
+) -> Begun {
+    let cancels = handle.cancels_sent.load(Ordering::Acquire);
+    let mut first: Option<Start> = None;
     let mut failed = None;
     for (at, leg) in legs.iter_mut().enumerate() {
         if failed.is_some() {
@@ -257,34 +347,59 @@ async fn begin(legs: &mut [Leg], text: &[u8]) -> Result<Begun, Error> {
             leg.state = State::Ready;
             continue;
         }
-        match begin_one(leg, &request).await {
-            Ok(body) if header.as_ref().is_some_and(|first| *first != body) => {
+        let begun = reply::unless_gone(leg, handle, async |leg| begin_one(leg, request, notices).await).await;
+        match begun {
+            Ok(Ok(start)) if first.as_ref().is_some_and(|first| !first.is_like(&start)) => {
                 failed = Some((at, Failure::Ours(run::columns_differ())));
             }
-            Ok(body) => header = Some(body),
-            Err(failure) => failed = Some((at, failure)),
-        }
-    }
-    Ok(failed.map_or_else(|| Ok(header.unwrap_or_default()), Err))
-}
-
-async fn begin_one(leg: &mut Leg, request: &[u8]) -> Result<Vec<u8>, Failure> {
-    leg.ask(request);
-    loop {
-        match reply::next(leg).await {
-            Ok((b'H', body)) => {
-                leg.state = State::Described;
-                return Ok(body);
+            // It may have come when this shard had begun, or had not been asked yet.
+            Ok(Ok(_)) if ends.load(Ordering::Relaxed) || handle.cancels_sent.load(Ordering::Acquire) != cancels => {
+                failed = Some((at, Failure::Ours(cancelled())));
             }
-            Ok((b'E', body)) => {
-                leg.state = State::Failed;
-                return Err(Failure::Said(body));
-            }
-            Ok(_) => {}
+            Ok(Ok(start)) => first = Some(start),
+            Ok(Err(failure)) => failed = Some((at, failure)),
             Err(error) => {
                 leg.lost(&error.to_string());
-                return Err(Failure::Lost(error.to_string()));
+                failed = Some((at, Failure::Lost(error.to_string())));
             }
         }
     }
+    failed.map_or_else(|| Ok(first.unwrap_or_default().header), Err)
+}
+
+async fn begin_one(leg: &mut Leg, request: &Request, notices: &mut Vec<u8>) -> io::Result<Result<Start, Failure>> {
+    leg.ask(&request.bytes);
+    let (mut start, mut parsed) = (Start::default(), 0_usize);
+    loop {
+        match reply::next(leg).await? {
+            (b'H', header) => {
+                leg.state = State::Described;
+                return Ok(Ok(Start { header, ..start }));
+            }
+            (b'E', body) => {
+                leg.state = State::Failed;
+                // A place in our question is none in the client's text.
+                let body = if parsed <= request.before { without_place(&body) } else { body };
+                return Ok(Err(Failure::Said(body)));
+            }
+            (b'1', _) => parsed = parsed.saturating_add(1),
+            (b'T', body) => start.columns = Some(body),
+            (b'D', body) => start.rows.push(body),
+            (b'N', body) => encode::frame(notices, b'N', |b| b.extend_from_slice(&body)),
+            (b'Z', _) => return Err(io::Error::other("it did not begin a COPY")),
+            _ => {}
+        }
+    }
+}
+
+/// The body of an ErrorResponse that does not say where in the text.
+fn without_place(body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len());
+    for (kind, value) in message::error_fields(body).filter(|(kind, _)| *kind != b'P') {
+        out.push(kind);
+        out.extend_from_slice(value);
+        out.push(0);
+    }
+    out.push(0);
+    out
 }

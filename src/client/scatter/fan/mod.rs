@@ -1,4 +1,4 @@
-//! A statement that several shards write: each begins a transaction and does its part, and then all commit, or none.
+//! A statement that several shards write, or a COPY of them: each begins a transaction and does its part, and then all commit, or none.
 //!
 //! One after the other the shards are sent BEGIN, their part, and the question whether they have written, in one message. An error of one is the
 //! statement's, and all are rolled back. `reply` reads what a shard says, `copy` is COPY FROM STDIN
@@ -106,8 +106,8 @@ impl Client {
             let connections = legs.iter_mut().filter_map(Leg::connection);
             connections.for_each(|connection| self.values.scatter(&mut connection.state.sequences));
         }
-        if let Parts::CopyOut(layout) = &fan.parts {
-            return Box::pin(self.copy_out((fan, layout), asked, legs, (since, verdict))).await;
+        if let Parts::CopyOut(read) = &fan.parts {
+            return Box::pin(self.copy_out((fan, read), asked, legs, (since, verdict))).await;
         }
         if let Parts::Copy(copy) = &fan.parts {
             return Box::pin(self.copy_in((need, fan, copy), asked, legs, (since, verdict))).await;
@@ -196,7 +196,7 @@ impl Client {
     /// transaction, or lost.
     pub(super) async fn fan_within(&mut self, legs: &mut [Leg], fan: &Fan, asked: &Asked) -> Result<bool, Stopped> {
         match &fan.parts {
-            Parts::CopyOut(layout) => return Box::pin(self.copy_out_within(legs, (fan, layout), asked)).await,
+            Parts::CopyOut(read) => return Box::pin(self.copy_out_within(legs, (fan, read), asked)).await,
             Parts::Copy(copy) => return Box::pin(self.copy_in_within(legs, (fan, copy), asked)).await,
             Parts::Rows { .. } | Parts::Whole { .. } | Parts::Each { .. } | Parts::Explain { .. } => {}
         }
@@ -384,8 +384,6 @@ impl Client {
     ) -> Result<(Vec<Reply>, Option<End>), End> {
         let handle = Arc::clone(self.handle());
         let links: Vec<(Arc<Pool>, SlotId)> = legs.iter().map(Leg::link).collect();
-        handle.set_links(Links::Several(Box::new(links.clone())));
-        handle.set_activity(Activity::Active);
         let each = matches!(fan.parts, Parts::Each { .. });
         let stages = match &fan.parts {
             Parts::Each { .. } => reply::ALONE,
@@ -397,7 +395,7 @@ impl Client {
         let (watcher, ending) = (&handle, &ends);
         let cancels = handle.cancels_sent.load(Ordering::Acquire);
         // One after the other, in the order of the shards, which all writers of several keep: nobody waits in a circle for locks.
-        let mut working = pin!(async move {
+        let working = async move {
             let mut replies: Vec<Reply> = Vec::with_capacity(requests.len());
             for (leg, request) in legs.iter_mut().zip(requests) {
                 let stops = !each && replies.iter().any(|reply| reply.error.is_some());
@@ -415,16 +413,35 @@ impl Client {
                 }
             }
             replies
-        });
+        };
+        self.see_through(links, &ends, since, working).await
+    }
+
+    /// Waits for what the shards do on these connections, where a cancel request of the client goes; the client's end, if it came meanwhile:
+    /// `ends` is set then, and what is under way is cancelled.
+    ///
+    /// # Errors
+    /// The same, when the shards do not answer even to that.
+    async fn see_through<T>(
+        &mut self,
+        links: Vec<(Arc<Pool>, SlotId)>,
+        ends: &AtomicBool,
+        since: Instant,
+        working: impl Future<Output = T>,
+    ) -> Result<(T, Option<End>), End> {
+        let handle = Arc::clone(self.handle());
+        handle.set_links(Links::Several(Box::new(links.clone())));
+        handle.set_activity(Activity::Active);
+        let mut working = pin!(working);
         let limit = self.limits.statement(since, self.begun_at());
         let rest = limit.map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(clock::now()));
         let rest = rest.min(Duration::from_secs(86_400 * 365));
         let attended = self.attend(working.as_mut(), rest).await;
         handle.set_links(Links::None);
         let ended = match attended {
-            Ok(Some(replies)) => {
+            Ok(Some(done)) => {
                 handle.set_activity(Activity::Idle);
-                return Ok((replies, None));
+                return Ok((done, None));
             }
             Ok(None) => match limit {
                 Some((_, overdue)) => End::Told(self.time_is_up(overdue)),
@@ -439,7 +456,7 @@ impl Client {
         let settled = tokio::time::timeout(SETTLE, working).await;
         handle.set_activity(Activity::Idle);
         match settled {
-            Ok(replies) => Ok((replies, Some(ended))),
+            Ok(done) => Ok((done, Some(ended))),
             Err(_) => Err(ended),
         }
     }

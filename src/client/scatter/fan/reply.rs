@@ -13,6 +13,7 @@ use crate::clock;
 use crate::error::{Error, SqlState};
 use crate::health::breaker::FailureKind;
 use crate::session::is_fatal;
+use crate::wire::encode;
 use crate::wire::message::{self, TransactionStatus};
 
 /// Bytes of rows that a shard may return: they are held until the transaction is committed.
@@ -32,6 +33,9 @@ pub(super) const ALONE: Stages = (1, 2, 0);
 /// once, or strong ones, may wait in a circle that no server sees.
 pub(in crate::client::scatter) const LIMIT_SQL: &str = "SELECT pg_catalog.set_config('lock_timeout', '10s', true) \
     WHERE pg_catalog.current_setting('lock_timeout') = '0'";
+
+/// Why a server is given up that is watched.
+pub(super) const SILENT: &str = "it answers nothing any more, probes neither";
 
 /// What a shard has answered to BEGIN, its part and the question whether it wrote.
 #[derive(Debug, Default)]
@@ -94,7 +98,7 @@ impl Reply {
         match &self.error {
             Some(Failure::Said(body)) if message::error_field(body, b'C') == Some(&b"55P03"[..]) => {
                 let error = message::server_error(body).detail(format!("Shard \"{shard}\" has waited for a lock."));
-                run::encoded(&error.hint("Send it again. Another statement may have waited for this one on another shard; lock_timeout says how long it waits; if it is 0, 10 s for COPY and DDL on several shards, and for every statement of a transaction block of several shards."))
+                run::encoded(&error.hint("Send it again. Another statement may have waited for this one on another shard; lock_timeout says how long it waits; if it is 0, 10 s for COPY FROM and DDL on several shards, and for every statement of a transaction block of several shards."))
             }
             Some(Failure::Said(body)) => run::error_of_shard(body, shard),
             Some(Failure::Ours(error)) => run::encoded(error),
@@ -154,18 +158,18 @@ pub(super) async fn ask(leg: &mut Leg, request: &[u8], stages: Stages, handle: &
         None => Some(answering.await),
     };
     match outcome {
-        Some(Ok(())) if reply.error.is_none() && reply.stage < stages.1 => {
+        Some(Ok(_)) if reply.error.is_none() && reply.stage < stages.1 => {
             leg.lost("it has not answered all that it was asked");
             reply.fail(Failure::Lost("it has not answered all that it was asked".to_owned()));
         }
-        Some(Ok(())) => {}
+        Some(Ok(_)) => {}
         Some(Err(error)) => {
             leg.lost(&error.to_string());
             reply.fail(Failure::Lost(error.to_string()));
         }
         None => {
-            leg.lost("it answers nothing any more, probes neither");
-            reply.fail(Failure::Lost("it answers nothing any more, probes neither".to_owned()));
+            leg.lost(SILENT);
+            reply.fail(Failure::Lost(SILENT.to_owned()));
         }
     }
     (leg.parsed, leg.bound) = (reply.parsed, reply.bound);
@@ -173,12 +177,27 @@ pub(super) async fn ask(leg: &mut Leg, request: &[u8], stages: Stages, handle: &
     reply
 }
 
+/// The outcome of a part of a conversation, unless the server is given up first, for it answers nothing any more.
+///
+/// # Errors
+/// Of the connection, after which it cannot be used.
+pub(super) async fn unless_gone<T>(
+    leg: &mut Leg,
+    handle: &ClientHandle,
+    work: impl AsyncFnOnce(&mut Leg) -> io::Result<T>,
+) -> io::Result<T> {
+    match leg.watch() {
+        Some(silence) => silence.or_gone(handle, work(leg)).await.unwrap_or_else(|| Err(io::Error::other(SILENT))),
+        None => work(leg).await,
+    }
+}
+
 /// Writes what waits and reads up to ReadyForQuery.
-async fn read(leg: &mut Leg, reply: &mut Reply) -> io::Result<()> {
+pub(super) async fn read(leg: &mut Leg, reply: &mut Reply) -> io::Result<TransactionStatus> {
     exchange(leg, |leg, tag, body| match tag {
         b'N' => {
             let mut notice = Vec::new();
-            crate::wire::encode::frame(&mut notice, b'N', |b| b.extend_from_slice(&body));
+            encode::frame(&mut notice, b'N', |b| b.extend_from_slice(&body));
             reply.notices.push(notice);
         }
         b'E' => {
@@ -188,7 +207,6 @@ async fn read(leg: &mut Leg, reply: &mut Reply) -> io::Result<()> {
         tag => reply.take(tag, body),
     })
     .await
-    .map(|_| ())
 }
 
 /// A server that goes is avoided from now on.
