@@ -25,7 +25,8 @@ pub fn slot(database: &str, map: &ShardMap, table: &str, values: &[String], utf8
     }
     let key = key_of(map, table)?;
     if key.width() != values.len() {
-        let message = format!("the sharding key of \"{table}\" has {} columns, not {}", key.width(), values.len());
+        let columns = if key.width() == 1 { "column" } else { "columns" };
+        let message = format!("the sharding key of \"{table}\" has {} {columns}, not {}", key.width(), values.len());
         return Err(Error::client(SqlState::INVALID_PARAMETER_VALUE, message)
             .hint(format!("Give a value each for \"{}\", in this order.", key.quoted())));
     }

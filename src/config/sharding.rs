@@ -267,7 +267,8 @@ fn table(whose: &str, entry: &Entry, mistakes: &mut Mistakes) -> Option<Table> {
         }
         (Some(key), Some(key_type), false) => (key, key_type),
     };
-    let (names, types) = (texts("key", key, mistakes), texts("type", key_type, mistakes));
+    let named = |name: &str| format!("{whose}: {name}");
+    let (names, types) = (texts(&named("key"), key, mistakes), texts(&named("type"), key_type, mistakes));
     let (names, types) = (columns(whose, names?, mistakes), key_types(whose, types?, mistakes));
     let (names, mut types) = (names?, types?);
     if names.len() != types.len() {
@@ -314,7 +315,7 @@ fn texts<'v>(what: &str, entry: &'v Entry, mistakes: &mut Mistakes) -> Option<Ve
     }
     let read: Vec<_> = items
         .iter()
-        .map(|item| mistakes.text(&format!("each item of {what}"), item).map(|text| (item.line, text)))
+        .map(|item| mistakes.text(&format!("{what}, each item"), item).map(|text| (item.line, text)))
         .collect();
     read.into_iter().collect()
 }

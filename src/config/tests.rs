@@ -857,8 +857,16 @@ fn wrong_shards_are_refused() {
             "[\"bigint\", \"text\"]",
             "12: table orders of [databases.big]: key has 1 column, but type has 2 types: give the type of each column, in the same order",
         ),
-        ("\"customer_id\"", "[]", "12: key is an empty list: a sharding key has at least one column"),
-        ("\"customer_id\"", "[1]", "12: each item of key must be a string, not a number"),
+        (
+            "\"customer_id\"",
+            "[]",
+            "12: table orders of [databases.big]: key is an empty list: a sharding key has at least one column",
+        ),
+        (
+            "\"customer_id\"",
+            "[1]",
+            "12: table orders of [databases.big]: key, each item must be a string, not a number",
+        ),
         (
             "\"customer_id\", type = \"bigint\"",
             "[\"a\", \"a\"], type = [\"bigint\", \"int\"]",

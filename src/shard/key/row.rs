@@ -2,7 +2,7 @@
 //!
 //! See <https://www.postgresql.org/docs/current/rowtypes.html#ROWTYPES-IO-SYNTAX>.
 
-/// The values, of which none is NULL; none if the text is no row. A single quote must stand between double ones: whoever writes `(1,'a')`
+/// The values, NULL where nothing stands; none if the text is no row. A single quote must stand between double ones: whoever writes `(1,'a')`
 /// does not mean it to be a part of the value, as it would be.
 pub(in crate::shard) fn fields(text: &str) -> Option<Vec<Option<String>>> {
     let space = |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c');

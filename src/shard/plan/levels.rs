@@ -48,6 +48,16 @@ impl Fact {
         Self::OneOf(BTreeSet::from([hash]))
     }
 
+    /// What this and the other say together.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, _) | (_, Self::Nothing) => Self::Nothing,
+            // It shows when it is bound.
+            (Self::Unbound(number), _) | (_, Self::Unbound(number)) => Self::Unbound(number),
+            (Self::OneOf(a), Self::OneOf(b)) => Self::OneOf(a.intersection(&b).copied().collect()),
+        }
+    }
+
     /// What this or the other says.
     fn or(self, other: Self) -> Self {
         match (self, other) {
@@ -79,12 +89,17 @@ pub(super) fn plan(statement: &StatementFacts, cx: &PlanContext<'_>) -> Result<O
     effects::locks_no_copy(statement, cx)?;
     let mut proof = Proof::new(levels, statement, cx);
     proof.writes_no_copy()?;
-    while proof.round()? {}
+    let mut rounds = 0;
+    while proof.round(rounds < MAX_NARROWING)? {
+        rounds += 1;
+    }
     proof.conclude()
 }
 
 /// Tables in one statement.
 const MAX_TABLES: usize = 64;
+/// Rounds in which what is known becomes less: only made-up statements need more.
+const MAX_NARROWING: usize = 2 * MAX_TABLES;
 
 /// Whether the queries have the tables that the statement names, and no others.
 fn same_tables(levels: &Levels, named: &[TableRef]) -> bool {
@@ -104,6 +119,8 @@ struct Proof<'a> {
     statement: &'a StatementFacts,
     /// What is known of the columns of keys.
     facts: BTreeMap<KeyPart, Fact>,
+    /// Less is left of a fact since the round began.
+    narrowed: bool,
     /// Where rows belong that MERGE inserts and UPDATE moves.
     given: Vec<Settled>,
     /// The slots of the constants by which tables are settled.
@@ -123,6 +140,7 @@ impl<'a> Proof<'a> {
             params: Vec::new(),
             statement,
             facts: BTreeMap::new(),
+            narrowed: false,
             given: Vec::new(),
             slots: BTreeSet::new(),
             spaced: false,
@@ -211,9 +229,10 @@ impl<'a> Proof<'a> {
         Ok(())
     }
 
-    /// Looks at all conditions once; whether something was found out of a key by one.
-    fn round(&mut self) -> Result<bool, Stop> {
+    /// Looks at all conditions once; whether something was found out of a key by one, or less is left of what was (if `narrowing` counts).
+    fn round(&mut self, narrowing: bool) -> Result<bool, Stop> {
         let before = self.facts.len();
+        self.narrowed = false;
         for (number, level) in self.names.levels.levels.iter().enumerate() {
             for condition in &level.conditions {
                 let Some(found) = self.names.resolve(number, &condition.sees, &condition.column) else { continue };
@@ -241,16 +260,30 @@ impl<'a> Proof<'a> {
                 self.insert(number, level)?;
             }
         }
-        Ok(self.facts.len() > before)
+        Ok(self.facts.len() > before || (self.narrowed && narrowing))
     }
 
-    /// Takes in what is known of a column. Of a key of one column it is only of use if one shard owns all of it.
+    /// Takes in what is known of a column. Of a key of one column it is only of use if one shard owns all of it; of several, all that is
+    /// said of a column counts.
     fn learn(&mut self, part: KeyPart, fact: Option<Fact>) {
         let Some(fact) = fact else { return };
-        let alone = self.names.key(part.0).is_none_or(|key| key.width() == 1);
-        if !alone || self.lies(std::slice::from_ref(&fact)).is_some() {
-            self.facts.insert(part, fact);
+        if self.is_alone(part.0) && self.lies(std::slice::from_ref(&fact)).is_none() {
+            return;
         }
+        let Some(known) = self.facts.get(&part) else {
+            self.facts.insert(part, fact);
+            return;
+        };
+        let both = known.clone().and(fact);
+        if both != *known {
+            self.narrowed = true;
+            self.facts.insert(part, both);
+        }
+    }
+
+    /// Whether the key of an item is one column.
+    fn is_alone(&self, at: At) -> bool {
+        self.names.key(at).is_none_or(|key| key.width() == 1)
     }
 
     /// Where the keys are whose columns have these facts; none if they are on several shards, or very many.
@@ -267,12 +300,16 @@ impl<'a> Proof<'a> {
         owners.all(|owner| owner == first).then_some(Settled::On(first))
     }
 
-    /// The column of a key and its type, if it is one, the condition binds its table's rows, and nothing is known of it yet.
+    /// The column of a key and its type, if it is one, the condition binds its table's rows, and there is something to be learnt of it: of
+    /// a key of one column once, and of rows that are inserted only what they are given.
     fn open(&self, at: At, level: usize, binds: &Items, column: &str) -> Option<(KeyPart, KeyType)> {
         let part = self.names.key_part(at, column)?;
         let bound = at.0 == level && binds.contains(&at.1);
         let key_type = self.names.part_type(part)?;
-        (bound && !self.facts.contains_key(&part)).then_some((part, key_type))
+        let inserts =
+            || matches!(self.names.levels.levels.get(level).and_then(|l| l.write.as_ref()), Some(Write::Insert { .. }));
+        let narrows = !self.is_alone(at) && !(at.1 == 0 && inserts());
+        (bound && (narrows || !self.facts.contains_key(&part))).then_some((part, key_type))
     }
 
     /// By constants, of which it is equal to one.

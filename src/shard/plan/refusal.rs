@@ -43,7 +43,7 @@ pub(super) fn no_such_shard(name: &str, map: &ShardMap) -> Error {
 
 pub(super) fn untyped_key_setting() -> Error {
     refuse(
-        "pgweir.sharding_key has no type here: the statement names no sharded table, and the database's differ in the type of their keys or in being hashed by a tag".to_owned(),
+        "pgweir.sharding_key has no type here: the statement names no sharded table, and the keys of the database's differ in their types, in the number of their columns, or in being hashed by a tag".to_owned(),
         "RESET pgweir.sharding_key for this statement, or use pgweir.shard.",
     )
     .because("key_setting")
@@ -51,7 +51,7 @@ pub(super) fn untyped_key_setting() -> Error {
 
 pub(super) fn key_types_differ() -> Error {
     refuse(
-        "the sharded tables of the statement have keys of different types, or only some of them are hashed by a tag"
+        "the sharded tables of the statement have keys of different types or of different numbers of columns, or only some of them are hashed by a tag"
             .to_owned(),
         "Send one statement for each table.",
     )
@@ -553,8 +553,8 @@ pub(super) fn rows_disagree(table: &str, one: &str, other: &str) -> Error {
 
 pub(super) fn rows_differ(table: &str) -> Error {
     refuse(
-        format!("the rows of an INSERT or MERGE into \"{table}\" belong to different shards"),
-        "Send one statement for each row or shard.",
+        format!("the rows of an INSERT or MERGE into \"{table}\" belong to different shards, or may: within other queries every value that a column gets counts with every one of another"),
+        "Send one statement for each row or shard, or a plain INSERT, which is looked at row by row.",
     )
     .because("shards_disagree")
 }

@@ -124,13 +124,13 @@ fn joined(keys: &[Partial], rows: &Rows, most: usize) -> Option<Vec<Partial>> {
 }
 
 /// What a key has in these places.
-fn at(key: &Partial, places: &[usize]) -> Partial {
+fn at(key: &[Option<u64>], places: &[usize]) -> Partial {
     places.iter().map(|place| key.get(*place).copied().flatten()).collect()
 }
 
 /// A key with a row's values; none if the row gives one column two.
-fn filled(key: &Partial, places: &[usize], row: &[u64]) -> Option<Partial> {
-    let mut whole = key.clone();
+fn filled(key: &[Option<u64>], places: &[usize], row: &[u64]) -> Option<Partial> {
+    let mut whole = key.to_vec();
     for (place, hash) in places.iter().zip(row) {
         if whole.get_mut(*place)?.replace(*hash).is_some_and(|before| before != *hash) {
             return None;
@@ -141,7 +141,7 @@ fn filled(key: &Partial, places: &[usize], row: &[u64]) -> Option<Partial> {
 
 /// Every key with every value of a column that agrees with it; none if they are more than `most`.
 fn crossed(mut keys: Vec<Partial>, place: usize, values: &BTreeSet<u64>, most: usize) -> Option<Vec<Partial>> {
-    let is_known = |key: &Partial| key.get(place).copied().flatten();
+    let is_known = |key: &[Option<u64>]| key.get(place).copied().flatten();
     if keys.first().is_some_and(|key| is_known(key).is_some()) {
         keys.retain(|key| is_known(key).is_some_and(|hash| values.contains(&hash)));
         return Some(keys);
