@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::client::failover::Waiting;
-use crate::client::plan::Need;
+use crate::client::plan::{Need, Question};
 use crate::client::relay::{Cause, Ended};
 use crate::client::shared::Activity;
 use crate::client::task::{Client, End, Stopped, cancelled, lost};
@@ -45,8 +45,8 @@ pub(super) struct Attempt {
     pub(super) stays: Stays,
     /// The client's settings may go to the server with what it asks for, rather than before.
     pub(super) ahead: bool,
-    /// See [`Need::asks_own_values`].
-    pub(super) asks_own_values: bool,
+    /// See [`Need::question`].
+    pub(super) question: Question,
 }
 
 /// What is done where there is no primary, and one may come.
@@ -84,7 +84,7 @@ impl Attempt {
             place: None,
             stays,
             ahead: false,
-            asks_own_values: false,
+            question: Question::None,
         }
     }
 }
@@ -92,8 +92,8 @@ impl Attempt {
 impl Client {
     /// Gets a server and relays; again on another where that is certain to be unnoticed.
     pub(super) async fn execute(&mut self, need: Need) -> Result<(), End> {
-        let asks_own_values = need.asks_own_values;
-        let attempt = Attempt { ahead: self.may_follow_settings(), asks_own_values, ..Attempt::new() };
+        let question = need.question;
+        let attempt = Attempt { ahead: self.may_follow_settings(), question, ..Attempt::new() };
         self.execute_from(need, attempt, None).await
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::client::database::{LiveDatabase, UserPools};
-use crate::client::plan::{Need, Planner};
+use crate::client::plan::{Need, Planner, Question};
 use crate::client::sequences;
 use crate::client::task::Client;
 use crate::clock;
@@ -61,12 +61,17 @@ impl Client {
     /// may have changed its catalog, which nobody else sees yet; `wrote`: and the client has written there.
     pub(super) fn plan(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
         let planned = self.plan_segment(linked, changed, wrote);
-        let asks_own_values = match &planned {
-            Planned::Need(need) => need.asks_own_values,
+        let asks_values = match &planned {
+            Planned::Need(need) => {
+                if need.asks_sequences {
+                    self.database.hidden.note_asks();
+                }
+                need.question != Question::None
+            }
             Planned::Refused(error) => error.reason == Some(sequences::LOST),
             Planned::Ask(_) | Planned::Weigh(_) => false,
         };
-        if asks_own_values {
+        if asks_values {
             self.learns_question();
         }
         planned

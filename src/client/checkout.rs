@@ -11,7 +11,7 @@ use crate::client::attempt::{Attempt, Stays, crashed};
 use crate::client::failover;
 use crate::client::fresh::{self, Seen};
 use crate::client::limits::Overdue;
-use crate::client::plan::Need;
+use crate::client::plan::{Need, Question};
 use crate::client::relay::{CatchUp, Link};
 use crate::client::sequences;
 use crate::client::shared::Activity;
@@ -24,7 +24,7 @@ use crate::error::{Error, Severity, SqlState};
 use crate::health::server::{InFlight, ServerHealth};
 use crate::health::view::ServerView;
 use crate::id::ShardIndex;
-use crate::pool::{self, Asked, Checkout, Pool, Ticket, Verdict};
+use crate::pool::{self, Asked, AskedFor, Checkout, Pool, Ticket, Verdict};
 use crate::route::decide::{self, Freshness, Request, Route, Why};
 use crate::session::sequences::{Past, Told};
 use crate::session::settings::TEMP_BUFFERS;
@@ -35,6 +35,8 @@ use crate::wire::encode;
 
 /// Connections that may fail `server_check_query` before the client is told.
 const CHECKS: u32 = 100;
+/// Who waits for one server and no other looks so often whether it is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Connections that may fail to become a client's because of what others left on them.
 const INHERITED: u32 = 3;
 
@@ -235,16 +237,18 @@ impl Client {
         loop {
             let claim = self.claim.take().filter(|claim| claim.is_of(pool));
             let queued_since = claim.as_ref().map_or_else(clock::moment, |claim| claim.since());
-            let own = match self.values.past() {
-                Past::At(_) if attempt.asks_own_values => {
-                    let own = self.server_of_values(pool);
-                    if own.is_none() {
+            let own = match (self.values.past(), attempt.question) {
+                (Past::At(_), Question::None) if claim.is_some() || !self.expects_questions() => None,
+                (Past::At(_), Question::None) => self.server_of_values(pool).here(),
+                (Past::At(_), question) => {
+                    let own = Box::pin(self.await_server_of_values(pool, silence)).await?;
+                    if own.is_none() && question == Question::Alone {
                         self.cx.shared.count_refusal(sequences::LOST);
+                        return Err(Stopped::Refused(sequences::lost()));
                     }
-                    Some(own.ok_or_else(|| Stopped::Refused(sequences::lost()))?)
+                    own
                 }
-                Past::At(_) if claim.is_none() && self.expects_questions() => self.server_of_values(pool),
-                _ => None,
+                (Past::None | Past::Scattered, _) => None,
             };
             let asked = match (own, claim) {
                 (Some(checkout), _) => Ok(Asked::Now(checkout)),
@@ -340,19 +344,38 @@ impl Client {
         }
     }
 
-    /// The server where the client's values of sequences are, all of them and nobody else's, if it rests.
-    fn server_of_values(&self, pool: &Arc<Pool>) -> Option<Checkout> {
-        let slot = self.values.place_in(pool);
-        let checkout = slot.and_then(|slot| pool.ask_for(slot, self.cx.id));
-        let told =
-            checkout.as_ref().and_then(|checkout| checkout.as_ref()).map(|connection| connection.state.sequences);
-        match checkout {
-            Some(checkout) if told.is_some_and(|told| self.values.are_told(told)) => Some(checkout),
-            other => {
-                if let Some(checkout) = other {
-                    checkout.release(Verdict::Clean);
+    /// The server where the client's values of sequences are, all of them and nobody else's.
+    fn server_of_values(&self, pool: &Arc<Pool>) -> AskedFor {
+        let Some(slot) = self.values.place_in(pool) else { return AskedFor::Gone };
+        match pool.ask_for(slot, self.cx.id) {
+            AskedFor::Here(checkout) => {
+                let told = checkout.as_ref().map(|connection| connection.state.sequences);
+                if told.is_some_and(|told| self.values.are_told(told)) {
+                    return AskedFor::Here(checkout);
                 }
-                None
+                checkout.release(Verdict::Clean);
+                AskedFor::Gone
+            }
+            other => other,
+        }
+    }
+
+    /// The same, which may be lent to another for a moment: that is waited for, for `sequence_hold` at most.
+    async fn await_server_of_values(
+        &mut self,
+        pool: &Arc<Pool>,
+        silence: &dyn Fn() -> Option<Silence>,
+    ) -> Result<Option<Checkout>, Stopped> {
+        let limit = self.database.config.pinning.sequence_hold;
+        let began = clock::now();
+        loop {
+            match self.server_of_values(pool) {
+                AskedFor::Here(checkout) => return Ok(Some(checkout)),
+                AskedFor::Gone => return Ok(None),
+                AskedFor::Later if clock::now().saturating_duration_since(began) >= limit => return Ok(None),
+                AskedFor::Later => {
+                    Box::pin(self.aside(tokio::time::sleep(LOOK_AGAIN.min(limit)), silence())).await?;
+                }
             }
         }
     }

@@ -27,7 +27,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::client::catalog::primary_pool;
+use crate::client::catalog::{LookUp, primary_pool};
 use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::identity::is_same;
 use crate::client::sequences::Questions;
@@ -192,11 +192,18 @@ impl Hidden {
         &self.changes.questions
     }
 
-    /// Whether a server on which others have used sequences must forget that before a client gets it.
+    /// Whether a server on which others have used sequences must forget that before a client gets it: some ask, or code may that nobody has
+    /// read.
     #[must_use]
     pub fn minds_sequences(&self, shard: ShardIndex) -> bool {
-        let known = || self.shards.get(usize::from(shard.0)).is_some_and(|s| s.known.load().is_some());
-        self.changes.asks_sequences.load(Ordering::Acquire) || !known()
+        self.changes.asks_sequences.load(Ordering::Acquire) || !self.is_known(shard)
+    }
+
+    /// Whether a census of the shard counts now.
+    fn is_known(&self, shard: ShardIndex) -> bool {
+        let (begun, now) = (self.changes.begun.load(Ordering::Acquire), clock::now());
+        let of_shard = self.shards.get(usize::from(shard.0));
+        of_shard.is_some_and(|shard| shard.known.load().as_ref().is_some_and(|known| known.counts(begun, now)))
     }
 }
 
@@ -290,6 +297,17 @@ impl Default for Place {
     fn default() -> Self {
         Self { shard: ShardIndex(0), replica: false, pid: 0 }
     }
+}
+
+/// Whether code that is run asks for values of sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum AsksUnseen {
+    /// None does.
+    No,
+    /// It is not known now.
+    Unknown,
+    /// Some does.
+    Yes,
 }
 
 /// What is known of a link's statements.
@@ -564,6 +582,58 @@ impl Client {
         known.is_some_and(|known| known.of_text(facts, false, false, clock::now()).asks_sequences())
     }
 
+    /// Whether code that the segment runs on the shard's primary asks for values of sequences.
+    pub(super) fn segment_asks_unseen(&self, shard: ShardIndex) -> AsksUnseen {
+        let hidden = &self.database.hidden;
+        let (begun, now) = (hidden.changes.begun.load(Ordering::Acquire), clock::now());
+        let known = hidden.shards.get(usize::from(shard.0)).and_then(|shard| shard.known.load_full());
+        let known = known.filter(|known| known.counts(begun, now));
+        if known.is_some() && !hidden.changes.asks_sequences.load(Ordering::Acquire) {
+            return AsksUnseen::No;
+        }
+        let of_text = |facts: &QueryFacts, own_types: bool| match &known {
+            _ if hidden::is_plain_text(facts) && !own_types => AsksUnseen::No,
+            Some(known) if !known.of_text(facts, own_types, false, now).asks_sequences() => AsksUnseen::No,
+            Some(_) => AsksUnseen::Yes,
+            None => AsksUnseen::Unknown,
+        };
+        let of_one = |intake: &Intake| match intake {
+            Intake::Query(facts) => {
+                let executed = self.session.runs(facts).map(|facts| of_text(facts, false));
+                executed.chain([of_text(facts, false)]).max()
+            }
+            Intake::Bind { statement: Some(statement), .. } => {
+                let executed = self.session.runs(&statement.facts).map(|facts| of_text(facts, false));
+                executed.chain([of_text(&statement.facts, statement.has_foreign_types())]).max()
+            }
+            Intake::Bind { statement: None, named: Some(name), .. } => {
+                self.session.may_stand_for(name).map(|facts| of_text(facts, false)).max()
+            }
+            _ => None,
+        };
+        self.segment.items.iter().filter_map(|(intake, _)| of_one(intake)).max().unwrap_or(AsksUnseen::No)
+    }
+
+    /// Ends when a census of the shard counts.
+    ///
+    /// # Errors
+    /// `otherwise`, if none does soon.
+    pub(super) fn knows_code(&self, shard: ShardIndex, otherwise: Error) -> LookUp {
+        self.learn_hidden(&[shard]);
+        let (database, pools, worker) = (Arc::clone(&self.database), Arc::clone(&self.pools), self.cx.id);
+        Box::pin(async move {
+            let began = clock::now();
+            while !database.hidden.is_known(shard) {
+                if clock::now().saturating_duration_since(began) >= LONGEST {
+                    return Err(otherwise);
+                }
+                tokio::time::sleep(PAUSE / 5).await;
+                learn(&database, &pools, worker, shard);
+            }
+            Ok(())
+        })
+    }
+
     /// Whether there have been changes of code since there were so many, if that matters.
     pub(super) fn has_other_code(&self, stamp: Option<u64>) -> bool {
         stamp.is_some_and(|stamp| self.database.hidden.changes.begun.load(Ordering::Acquire) != stamp)
@@ -626,17 +696,7 @@ impl Client {
 
     /// Has the code of shards learned that is not known.
     pub(super) fn learn_hidden(&self, shards: &[ShardIndex]) {
-        let hidden = &self.database.hidden;
-        for shard in shards {
-            let Some(of_shard) = hidden.shards.get(usize::from(shard.0)) else { continue };
-            let begun = hidden.changes.begun.load(Ordering::Acquire);
-            let counts = of_shard.known.load().as_ref().is_some_and(|k| k.stamp == begun && clock::now() < k.until);
-            if !counts && !of_shard.asking.swap(true, Ordering::AcqRel) {
-                let asking = Asking { database: Arc::clone(&self.database), shard: *shard };
-                let (pools, worker) = (Arc::clone(&self.pools), self.cx.id);
-                tokio::task::spawn_local(async move { asking.learn(&pools, worker).await });
-            }
-        }
+        shards.iter().for_each(|shard| learn(&self.database, &self.pools, self.cx.id, *shard));
     }
 
     /// `temp`: it may have made temporary objects, by what `search_path` is where nobody has set it.
@@ -711,6 +771,19 @@ impl Client {
     }
 }
 
+/// Has the code of a shard learned, if it is not known and nobody does already.
+fn learn(database: &Arc<LiveDatabase>, pools: &Arc<UserPools>, worker: WorkerId, shard: ShardIndex) {
+    let hidden = &database.hidden;
+    let Some(of_shard) = hidden.shards.get(usize::from(shard.0)) else { return };
+    let begun = hidden.changes.begun.load(Ordering::Acquire);
+    let counts = of_shard.known.load().as_ref().is_some_and(|k| k.stamp == begun && clock::now() < k.until);
+    if !counts && !of_shard.asking.swap(true, Ordering::AcqRel) {
+        let asking = Asking { database: Arc::clone(database), shard };
+        let pools = Arc::clone(pools);
+        tokio::task::spawn_local(async move { asking.learn(&pools, worker).await });
+    }
+}
+
 /// Ends when the shard is known as it is now, or nobody asks.
 async fn next_census(database: Arc<LiveDatabase>, shard: ShardIndex) {
     let hidden = &database.hidden;
@@ -726,7 +799,7 @@ async fn next_census(database: Arc<LiveDatabase>, shard: ShardIndex) {
 }
 
 /// Whether a FunctionCall is of a function for large objects.
-fn is_large_object(frame: &[u8]) -> bool {
+pub(super) fn is_large_object(frame: &[u8]) -> bool {
     let oid = frame.get(5..9).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
     oid.is_some_and(|oid| LARGE_OBJECTS.contains(&oid))
 }
@@ -875,6 +948,25 @@ mod tests {
         assert_eq!(counts(), [1, 1]);
         old.note_asks();
         assert!(new.minds_sequences(ShardIndex(0)) && new.shards.len() == 3 && new.id != old.id);
+    }
+
+    #[test]
+    fn servers_are_made_to_forget_where_nobody_knows_what_code_asks() {
+        let hidden = Arc::new(Hidden::new(1));
+        let minds = || hidden.minds_sequences(ShardIndex(0));
+        assert!(minds(), "nothing is known");
+        let census = known(0, clock::now(), "BEGIN END");
+        hidden.shards[0].known.store(Some(Arc::new(census)));
+        assert!(!minds());
+        drop(hidden.change());
+        assert!(minds(), "the code is another now");
+        let old = Known { until: clock::now().checked_sub(GRACE).unwrap(), ..known(1, clock::now(), "BEGIN END") };
+        hidden.shards[0].known.store(Some(Arc::new(old)));
+        assert!(minds(), "it may have changed unseen");
+        hidden.shards[0].known.store(Some(Arc::new(known(1, clock::now(), "BEGIN END"))));
+        assert!(!minds());
+        hidden.note_asks();
+        assert!(minds());
     }
 
     #[test]

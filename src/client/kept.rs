@@ -138,8 +138,10 @@ impl Client {
         if new.is_empty() {
             return;
         }
-        // What showed only when it had happened may be one too many: it is there.
-        link.take_seat(u32::MAX);
+        // What showed only when it had happened may be one too many: it is there. What is only held goes when others need it.
+        if new.iter().any(|pin| pin.reason != PinReason::SequenceState) {
+            link.take_seat(u32::MAX);
+        }
         for pin in new {
             let bit = 1 << (pin.reason as u32);
             if self.database.pins_told.fetch_or(bit, Ordering::Relaxed) & bit == 0 {

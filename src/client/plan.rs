@@ -1,5 +1,6 @@
 //! What a segment needs: which shard, and the primary or a replica.
 
+use crate::client::hidden::is_large_object;
 use crate::client::own;
 use crate::client::segment::Segment;
 use crate::client::sequences;
@@ -16,6 +17,18 @@ use crate::sql::facts::{Access, ConfigArg, QueryFacts, RouteHint, SessionEffect,
 use crate::sql::shadows;
 use crate::wire::message;
 
+/// Whether values of sequences are asked for that the client has taken in another transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Question {
+    /// They are not.
+    None,
+    /// By a statement that may take some itself before it asks. Where the client's values are it is answered in any case; a server that knows
+    /// none answers it rightly or not at all.
+    Beside,
+    /// By a statement that does nothing else: it is to be the server where the client's values are, or one that knows none if it has none.
+    Alone,
+}
+
 /// What a segment needs.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each tells another thing that the segment does")]
@@ -30,8 +43,8 @@ pub struct Need {
     pub changes_catalog: bool,
     /// It asks for values of sequences that only this session's server knows.
     pub asks_sequences: bool,
-    /// And that before it has written in this transaction: it is to be the server where the client's values are, or one that knows none.
-    pub asks_own_values: bool,
+    /// And that before it has written in this transaction.
+    pub question: Question,
     /// The client has written on the server when it is done, other than by BEGIN.
     pub wrote: bool,
     /// Its shard.
@@ -48,7 +61,7 @@ impl Need {
             begin_read_only: false,
             changes_catalog: false,
             asks_sequences: false,
-            asks_own_values: false,
+            question: Question::None,
             wrote: false,
             plan: ShardPlan::Single { shard, why: Why::Unsharded },
         }
@@ -95,7 +108,7 @@ impl Planner<'_> {
             begin_read_only: false,
             changes_catalog: false,
             asks_sequences: false,
-            asks_own_values: false,
+            question: Question::None,
             wrote: self.wrote,
             plan: ShardPlan::AnyShard { why: "nothing in it belongs to a shard" },
         };
@@ -115,6 +128,8 @@ impl Planner<'_> {
                 Intake::FunctionCall => {
                     need.access = Access::Write;
                     need.wrote = true;
+                    // Which function it is, its number tells only the server.
+                    need.asks_sequences |= !is_large_object(frame);
                     if self.map.is_sharded() {
                         return Err(Error::us(
                             SqlState::FEATURE_NOT_SUPPORTED,
@@ -162,19 +177,21 @@ impl Planner<'_> {
     /// Refuses currval() and lastval() where no server can say anything of this client's: what it said would be of another's doing.
     fn own_sequences(&self, facts: &QueryFacts, need: &mut Need) -> Result<(), Error> {
         for statement in &facts.statements {
-            let asks = matches!(statement.why, "calls currval()" | "calls lastval()");
-            if asks && !need.wrote {
+            let alone = statement.asks_sequences_first();
+            if alone && !need.wrote {
                 if !self.knows_its_values {
                     return Err(sequences::lost());
                 }
-                need.asks_own_values = true;
+                need.question = Question::Alone;
+            } else if statement.asks_sequences() && !need.wrote {
+                need.question = need.question.max(Question::Beside);
             }
             // What asks may take one as well, but not if it does nothing else.
-            let only_asks = asks
+            let only_asks = alone
                 && statement.functions.is_empty()
                 && statement.touch.one_place.is_none()
                 && statement.shape.tables().is_empty();
-            need.wrote |= !only_asks && (statement.access == Access::Write || statement.why == "DISCARD");
+            need.wrote |= !only_asks && (statement.access == Access::Write || statement.discards_sequences());
         }
         Ok(())
     }

@@ -660,8 +660,8 @@ impl Client {
             // While it is kept for nothing but a census, what comes is not this client's: the pool looks at it.
             // The same while it is held.
             let rests = (link.judged.waits() || link.hold.is_some()) && self.session.may_release();
-            if !rests && self.output.len() < HIGH_WATER {
-                match self.pump_server(link, connection, cx) {
+            if self.output.len() < HIGH_WATER {
+                match if rests { Ok(false) } else { self.pump_server(link, connection, cx) } {
                     Ok(more) => moved |= more,
                     Err(event) => return Poll::Ready(event),
                 }

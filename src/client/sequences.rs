@@ -84,6 +84,13 @@ pub(super) fn kind(facts: &QueryFacts) -> Kind {
     hasher.finish()
 }
 
+/// The kind of a call by the fast path: the function's number.
+pub(super) fn function_kind(frame: &[u8]) -> Kind {
+    let mut hasher = FxHasher::default();
+    frame.get(5..9).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Where a client's values are. A word for who has never taken one.
 #[derive(Debug, Default)]
 pub(super) struct Values(Option<Box<Places>>);
@@ -197,12 +204,11 @@ impl Client {
 
 /// Nobody can tell the client's values any more.
 pub(super) fn lost() -> Error {
-    let message =
-        "currval() and lastval() cannot be told: others may have used this session's server for sequences since";
+    let message = "currval() and lastval() cannot be told: the server where this session took its values is not at hand, or others have used it for sequences since";
     Error::us(SqlState::OBJECT_NOT_IN_STATE, message)
         .because(LOST)
-        .detail("What a server tells hangs on who took values there last, and it serves other clients between transactions.")
-        .hint("Ask right behind the statement that takes the value, or within its transaction; better use INSERT ... RETURNING.")
+        .detail("Only the server that gave a value tells it, to whoever has it; between transactions it serves other clients, or is closed.")
+        .hint("Ask right behind the statement that takes the value, or within its transaction; better use INSERT ... RETURNING. sequence_values = \"keep\" has servers kept behind all statements that take values.")
 }
 
 #[cfg(test)]

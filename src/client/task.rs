@@ -17,7 +17,7 @@ use crate::client::limits::{Limits, Overdue, Timer};
 use crate::client::listen::Listener;
 use crate::client::lost::Lost;
 use crate::client::own;
-use crate::client::plan::Need;
+use crate::client::plan::{Need, Question};
 use crate::client::popular;
 use crate::client::relay::shortcut::Shortcut;
 use crate::client::scatter::spread::Spread;
@@ -699,7 +699,7 @@ impl Client {
                 begin_read_only: false,
                 changes_catalog: false,
                 asks_sequences: false,
-                asks_own_values: false,
+                question: Question::None,
                 wrote: false,
                 plan,
             };

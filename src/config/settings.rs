@@ -469,9 +469,11 @@ pub(super) static PINNING: &[Setting<Pinning>] = &[
         "Behind which statements a session may keep its server, for currval() and lastval(): those that such questions follow (learn), all that may take a value (keep), none (release).",
         |p| Field::Sequences(&mut p.sequence_values),
     ),
-    row("sequence_hold", "For how long at most it does so while others wait for a server.", |p| {
-        Field::TimeFrom(&mut p.sequence_hold, Duration::from_millis(1))
-    }),
+    row(
+        "sequence_hold",
+        "For how long it does so behind a statement while others wait for a server; for 20 times as long at most if it goes on asking.",
+        |p| Field::TimeFrom(&mut p.sequence_hold, Duration::from_millis(1)),
+    ),
 ];
 
 /// `[databases.NAME]`, without [`HEALTH`], [`PINNING`] and the servers.

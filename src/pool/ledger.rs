@@ -56,6 +56,8 @@ struct Slot {
     condemned: bool,
     /// It is never lent: see [`super::standing`].
     standing: bool,
+    /// Its client, who could keep it, is about to give it back to who waits.
+    leaving: bool,
 }
 
 /// Limits of a pool.
@@ -85,6 +87,28 @@ pub enum Acquire {
     Queued(Option<SlotId>),
     /// The last login failed not long ago and there is no other connection: fail at once with that error.
     Refused,
+}
+
+/// Answer to [`Ledger::acquire_this`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum This {
+    /// It is yours.
+    Yours,
+    /// It is somebody else's now, or nothing is lent.
+    Later,
+    /// It is no more.
+    Gone,
+}
+
+/// Whether somebody needs a connection that its client has but does not use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nobody.
+    No,
+    /// Somebody does if the logins that are under way take long.
+    Perhaps,
+    /// Yes.
+    Yes,
 }
 
 /// What becomes of a connection that was given back.
@@ -147,6 +171,9 @@ pub struct Ledger {
     /// Which of them has nothing left for someone in the queue; that one knows it.
     starved: Option<usize>,
 }
+
+/// A login that takes longer is not waited for where there is a connection that is not used.
+pub const PROMPT: Duration = Duration::from_millis(200);
 
 /// At most so many places of the queue are looked through for somebody of the connection's own worker.
 const NEAR: usize = 8;
@@ -313,25 +340,48 @@ impl Ledger {
         Some(slot)
     }
 
-    /// The same for a client that wants this connection and no other; whether it has it.
-    pub fn acquire_this(&mut self, slot: SlotId, now: Instant) -> bool {
-        let rests = self.slots.get(&slot).is_some_and(|slot| slot.state == SlotState::Idle);
-        if self.paused || !rests {
-            return false;
+    /// The same for a client that wants this connection and no other.
+    pub fn acquire_this(&mut self, slot: SlotId, now: Instant) -> This {
+        match self.slots.get(&slot).map(|slot| slot.state) {
+            None => return This::Gone,
+            Some(SlotState::Idle) if !self.paused => {}
+            Some(_) => return This::Later,
         }
         self.idle.retain(|idle| *idle != slot);
         self.set(slot, SlotState::Active, now);
-        true
+        This::Yours
     }
 
-    /// Whether somebody would be better off if this connection, which does nothing, were given back. Who waits for one that is being made would not.
+    /// Whether somebody would be better off if this connection, which does nothing, were given back. Who waits for one that is being made, or
+    /// about to be given back, would not.
     #[must_use]
-    pub fn wants_back(&self, slot: SlotId) -> bool {
-        self.waiters.len() > self.dialing()
-            || self.paused
+    pub fn wants_back(&self, slot: SlotId, now: Instant) -> Wanted {
+        if self.paused
             || self.slots.len() > self.limits.most()
             || self.is_condemned(slot)
             || self.quotas.iter().any(|quota| quota.is_short())
+        {
+            return Wanted::Yes;
+        }
+        if self.waiters.is_empty() {
+            return Wanted::No;
+        }
+        let mut coming = self.slots.values().filter(|slot| slot.leaving).count();
+        if self.waiters.len() <= coming {
+            return Wanted::No;
+        }
+        let logins = self.slots.values().filter(|slot| slot.state == SlotState::Login);
+        coming += logins.filter(|slot| now.saturating_duration_since(slot.since) < PROMPT).count();
+        if self.waiters.len() <= coming { Wanted::Perhaps } else { Wanted::Yes }
+    }
+
+    /// The client of this connection, who does nothing with it, gives it back if somebody needs it; whether somebody does.
+    pub fn gives_way(&mut self, slot: SlotId, now: Instant) -> bool {
+        let wanted = self.wants_back(slot, now) == Wanted::Yes;
+        if let Some(slot) = self.slots.get_mut(&slot).filter(|_| wanted) {
+            slot.leaving = true;
+        }
+        wanted
     }
 
     /// A connection that [`Ledger::acquire_at_once`] has just given was not wanted: it is the next again.
@@ -663,6 +713,7 @@ impl Ledger {
             created: now,
             condemned: false,
             standing: false,
+            leaving: false,
         };
         self.next += 1;
         self.slots.insert(SlotId(self.next), slot);
@@ -706,6 +757,7 @@ impl Ledger {
         if let Some(s) = self.slots.get_mut(&slot) {
             s.state = state;
             s.since = now;
+            s.leaving = false;
         }
     }
 
@@ -744,6 +796,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_used_is_wanted_by_who_waits_for_nothing_better() {
+        let now = start();
+        let mut l = ledger(3);
+        let Acquire::Queued(Some(first)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        assert_eq!(l.login_done(first, now), Freed::Give(WaiterId(1)));
+        let Acquire::Queued(Some(second)) = l.acquire(WaiterId(2), W, now) else { panic!() };
+        assert_eq!(l.login_done(second, now), Freed::Give(WaiterId(2)));
+        assert_eq!(l.wants_back(first, now), Wanted::No);
+        // One is being made, unless that takes long.
+        assert!(matches!(l.acquire(WaiterId(3), W, now), Acquire::Queued(Some(_))));
+        assert_eq!(l.wants_back(first, now), Wanted::Perhaps);
+        assert!(!l.gives_way(first, now));
+        assert_eq!(l.wants_back(first, now + PROMPT), Wanted::Yes);
+        // One that gives way is enough for one who waits.
+        assert!(l.gives_way(first, now + PROMPT));
+        assert_eq!(l.wants_back(second, now + PROMPT), Wanted::No);
+        assert_eq!(l.acquire(WaiterId(4), W, now), Acquire::Queued(None));
+        assert_eq!(l.wants_back(second, now + PROMPT), Wanted::Yes);
+        assert_eq!(l.release(first, now), Freed::Give(WaiterId(3)));
+        assert_eq!(l.acquire_this(first, now), This::Later);
+        assert_eq!(l.wants_back(second, now), Wanted::Perhaps);
+        l.pause();
+        assert_eq!(l.wants_back(second, now), Wanted::Yes);
+        l.resume(now);
+        l.condemn(first);
+        assert_eq!([first, second].map(|slot| l.wants_back(slot, now)), [Wanted::Yes, Wanted::Perhaps]);
+    }
+
+    #[test]
+    fn none_is_given_to_who_wants_this_one_but_one_that_rests() {
+        let now = start();
+        let mut l = ledger(2);
+        let Acquire::Queued(Some(slot)) = l.acquire(WaiterId(1), W, now) else { panic!() };
+        assert_eq!(l.acquire_this(slot, now), This::Later);
+        assert_eq!(l.login_done(slot, now), Freed::Give(WaiterId(1)));
+        assert_eq!(l.acquire_this(slot, now), This::Later);
+        assert_eq!(l.release(slot, now), Freed::Idle);
+        assert_eq!(l.acquire_this(slot, now), This::Yours);
+        assert_eq!(l.acquire_at_once(W, now), None);
+        assert_eq!(l.discard(slot, now), None);
+        assert_eq!(l.acquire_this(slot, now), This::Gone);
+    }
+
+    #[test]
     fn the_first_to_wait_is_the_first_served() {
         let now = start();
         let mut l = ledger(1);
@@ -755,29 +851,6 @@ mod tests {
         assert!(l.cancel_wait(WaiterId(3)));
         assert_eq!(l.release(slot, now), Freed::Idle);
         assert_eq!(l.acquire(WaiterId(4), W, now), Acquire::Reuse(slot));
-    }
-
-    #[test]
-    fn a_connection_is_wanted_back_by_who_gets_no_other() {
-        let now = start();
-        let mut l = ledger(2);
-        let Acquire::Queued(Some(held)) = l.acquire(WaiterId(1), W, now) else { panic!() };
-        assert_eq!(l.login_done(held, now), Freed::Give(WaiterId(1)));
-        assert!(!l.wants_back(held));
-        let Acquire::Queued(Some(other)) = l.acquire(WaiterId(2), W, now) else { panic!() };
-        assert!(!l.wants_back(held), "another is being made");
-        assert_eq!(l.login_done(other, now), Freed::Give(WaiterId(2)));
-        assert_eq!(l.acquire(WaiterId(3), W, now), Acquire::Queued(None));
-        assert!(l.wants_back(held));
-        assert!(l.cancel_wait(WaiterId(3)) && !l.wants_back(held));
-        assert_eq!(l.release(held, now), Freed::Idle);
-        assert!(!l.acquire_this(other, now) && l.acquire_this(held, now), "none but one that rests");
-        assert_eq!(l.acquire_at_once(W, now), None);
-        l.pause();
-        assert!(l.wants_back(held));
-        l.resume(now);
-        l.condemn(held);
-        assert!(l.wants_back(held) && !l.wants_back(other));
     }
 
     #[test]

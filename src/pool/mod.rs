@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -38,9 +39,9 @@ use crate::server::{Address, Connection, Target};
 use crate::session::settings::REPORTED;
 pub use checkout::{Checkout, Verdict};
 use counters::{CountedCancel, PoolCounters};
-use ledger::{Acquire, Backoff, Counts, Freed, Ledger, Limits, SlotId, SlotState, WaiterId};
+use ledger::{Acquire, Backoff, Counts, Freed, Ledger, Limits, SlotId, SlotState, This, WaiterId, Wanted};
 pub use share::{Logs, Share, Shares};
-pub use ticket::{Asked, Claim, Ticket};
+pub use ticket::{Asked, AskedFor, Claim, Ticket};
 
 /// Time to the second attempt when a server cannot be reached.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
@@ -226,6 +227,8 @@ struct Inner {
     last_error: Option<Error>,
     /// When the last login failed, as long as none has succeeded since.
     failed_at: Option<Instant>,
+    /// Those who keep a connection that they do not use, until somebody needs it.
+    holders: FxHashMap<SlotId, Waker>,
 }
 
 /// The connections to one server as one user.
@@ -256,6 +259,11 @@ impl Inner {
     fn take_condemned(&mut self) -> Vec<Gone> {
         let slots = self.ledger.expire(Duration::ZERO, Duration::ZERO, 0, clock::now());
         slots.into_iter().map(|slot| (self.known.remove(&slot), self.idle.remove(&slot))).collect()
+    }
+
+    /// Whether somebody needs this connection, or it has served long enough.
+    fn wants_back(&self, slot: SlotId, lifetime: Duration, now: Instant) -> Wanted {
+        if self.ledger.is_worn(slot, lifetime, now) { Wanted::Yes } else { self.ledger.wants_back(slot, now) }
     }
 
     /// Why there is no connection, after a login has failed, and when the next is tried.
@@ -294,6 +302,7 @@ impl Pool {
             waiting: HashMap::new(),
             last_error: None,
             failed_at: None,
+            holders: FxHashMap::default(),
         };
         let (inner, next_waiter, counters) = (Mutex::new(inner), AtomicU64::new(1), PoolCounters::default());
         let (turn, kept) = (AtomicUsize::new(0), AtomicU32::new(0));
@@ -318,6 +327,7 @@ impl Pool {
     pub fn follow(&self, settings: PoolSettings) {
         self.inner.lock().ledger.set_limits(settings.limits);
         self.settings.store(Arc::new(settings));
+        Self::call_holders(self.inner.lock());
     }
 
     /// Asks for a connection for a client on `worker`.
@@ -347,7 +357,7 @@ impl Pool {
                     let (sender, receiver) = oneshot::channel();
                     inner.waiting.insert(waiter, sender);
                     let starved = inner.ledger.starved_of().is_some();
-                    drop(inner);
+                    Self::call_holders(inner);
                     self.dial(dial);
                     if starved {
                         self.make_room();
@@ -363,26 +373,54 @@ impl Pool {
         }
     }
 
-    /// This connection and no other, if it rests.
-    pub fn ask_for(self: &Arc<Self>, slot: SlotId, worker: WorkerId) -> Option<Checkout> {
+    /// This connection and no other.
+    pub fn ask_for(self: &Arc<Self>, slot: SlotId, worker: WorkerId) -> AskedFor {
         let now = clock::moment();
         let mut inner = self.inner.lock();
-        if !inner.ledger.acquire_this(slot, now) {
-            return None;
+        match inner.ledger.acquire_this(slot, now) {
+            This::Yours => {}
+            This::Later => return AskedFor::Later,
+            This::Gone => return AskedFor::Gone,
         }
         let connection = inner.idle.remove(&slot);
         let worn = inner.ledger.is_worn(slot, self.settings().lifetime, now);
         drop(inner);
         let Some(connection) = connection else {
             self.discard(slot, LOST);
-            return None;
+            return AskedFor::Gone;
         };
-        Checkout::new(Arc::clone(self), slot, connection).prepare(worker, worn)
+        let checkout = Checkout::new(Arc::clone(self), slot, connection).prepare(worker, worn);
+        checkout.map_or(AskedFor::Gone, AskedFor::Here)
     }
 
-    /// Whether somebody would be better off if this connection, which is lent and does nothing, were given back.
-    pub fn wants_back(&self, slot: SlotId) -> bool {
-        self.inner.lock().ledger.wants_back(slot)
+    /// Whether somebody would be better off if this connection, which is lent and does nothing, were given back. If not, `waker` is called as
+    /// soon as that may be otherwise.
+    pub fn wants_back(&self, slot: SlotId, waker: Option<&Waker>) -> Wanted {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let wanted = inner.wants_back(slot, self.settings().lifetime, now);
+        if let Some(waker) = waker.filter(|_| wanted != Wanted::Yes) {
+            match inner.holders.get_mut(&slot) {
+                Some(known) => known.clone_from(waker),
+                None => drop(inner.holders.insert(slot, waker.clone())),
+            }
+        }
+        wanted
+    }
+
+    /// This connection, which is lent and does nothing, is given back now if somebody needs it; whether somebody does.
+    pub fn gives_way(&self, slot: SlotId) -> bool {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let worn = inner.ledger.is_worn(slot, self.settings().lifetime, now);
+        worn || inner.ledger.gives_way(slot, now)
+    }
+
+    /// Has those look whether they are needed who keep connections that they do not use.
+    fn call_holders(mut inner: parking_lot::MutexGuard<'_, Inner>) {
+        let holders = std::mem::take(&mut inner.holders);
+        drop(inner);
+        holders.into_values().for_each(Waker::wake);
     }
 
     /// A connection that rests on `worker` and `fits`, if the next one to be lent does. Nothing changes if it does not, but that it has
@@ -523,7 +561,7 @@ impl Pool {
         let first = if unreachable { FIRST_RETRY.min(most) } else { most };
         let told = inner.ledger.login_failed(slot, Backoff { first, most }, now);
         let senders: Vec<_> = told.iter().filter_map(|w| inner.waiting.remove(w)).collect();
-        drop(inner);
+        Self::call_holders(inner);
         self.leave_room();
         for sender in senders {
             // A waiter that has left needs no answer.
@@ -697,7 +735,16 @@ impl Pool {
         if warm {
             dials.extend(inner.ledger.warm(settings.min_size, worker, now));
         }
-        drop(inner);
+        let mut holders = std::mem::take(&mut inner.holders);
+        holders.retain(|slot, _| inner.ledger.state(*slot).is_some_and(|(state, _)| state == SlotState::Active));
+        let needed = holders.keys().any(|slot| inner.wants_back(*slot, settings.lifetime, now) != Wanted::No);
+        inner.holders = holders;
+        if needed {
+            // What no event has told them: it has served long enough, or what pools share has run short.
+            Self::call_holders(inner);
+        } else {
+            drop(inner);
+        }
         for ((known, connection), reason) in closed {
             drop(connection);
             self.log_closed(known, reason);
@@ -711,7 +758,9 @@ impl Pool {
 
     /// Nothing is lent any more until [`Pool::resume`].
     pub fn pause(&self) {
-        self.inner.lock().ledger.pause();
+        let mut inner = self.inner.lock();
+        inner.ledger.pause();
+        Self::call_holders(inner);
     }
 
     /// Lending goes on. To be called on a worker, which logs in for those who wait.
@@ -733,7 +782,7 @@ impl Pool {
         let mut inner = self.inner.lock();
         inner.ledger.condemn_all();
         let closed = inner.take_condemned();
-        drop(inner);
+        Self::call_holders(inner);
         self.close(closed, GIVEN_UP);
         self.leave_room_at_home();
     }
@@ -752,7 +801,7 @@ impl Pool {
         let moved: Vec<SlotId> = inner.known.iter().filter(|(_, k)| k.has_moved(&dns)).map(|(slot, _)| *slot).collect();
         moved.iter().for_each(|slot| inner.ledger.condemn(*slot));
         let closed = if moved.is_empty() { Vec::new() } else { inner.take_condemned() };
-        drop(inner);
+        Self::call_holders(inner);
         self.close(closed, "the name of its host leads elsewhere");
         self.leave_room_at_home();
     }

@@ -132,7 +132,10 @@ impl Pool {
             let Some(at) = self.inner.lock().ledger.starved_of() else { return };
             let Some(share) = self.shares.get(at) else { return };
             let resting = share.others(self).into_iter().filter_map(|other| Some((other.rests_since()?, other)));
-            let Some((_, other)) = resting.min_by_key(|(since, _)| *since) else { return };
+            let Some((_, other)) = resting.min_by_key(|(since, _)| *since) else {
+                share.others(self).iter().for_each(|other| Self::call_holders(other.inner.lock()));
+                return;
+            };
             other.close_resting();
         }
     }

@@ -25,6 +25,28 @@ pub enum Asked {
     Later(Ticket),
 }
 
+/// The connection that was asked for and no other, or what stands in its way.
+#[derive(Debug)]
+pub enum AskedFor {
+    /// Here it is.
+    Here(Checkout),
+    /// Another client has it, or nothing is lent now.
+    Later,
+    /// It is no more.
+    Gone,
+}
+
+impl AskedFor {
+    /// The connection, if it is there.
+    #[must_use]
+    pub fn here(self) -> Option<Checkout> {
+        match self {
+            Self::Here(checkout) => Some(checkout),
+            Self::Later | Self::Gone => None,
+        }
+    }
+}
+
 /// A place in the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub struct Ticket {

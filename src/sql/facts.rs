@@ -477,6 +477,25 @@ pub struct StatementFacts {
 }
 
 impl StatementFacts {
+    /// Whether it asks for values of sequences: by itself, or by the block that it is.
+    #[must_use]
+    pub fn asks_sequences(&self) -> bool {
+        let asks = |effect: &SessionEffect| *effect == SessionEffect::Pin(PinReason::SequenceState);
+        self.effects.iter().any(asks) || self.block.as_ref().is_some_and(|block| block.traces.asks_sequences())
+    }
+
+    /// Whether that is the first that it does which counts as a write: it takes none before.
+    #[must_use]
+    pub fn asks_sequences_first(&self) -> bool {
+        matches!(self.why, "calls currval()" | "calls lastval()")
+    }
+
+    /// Whether it has the server forget them: DISCARD SEQUENCES, DISCARD ALL.
+    #[must_use]
+    pub fn discards_sequences(&self) -> bool {
+        self.why == "DISCARD"
+    }
+
     /// Whether it plainly gives a setting a value that stays with the session; the name in lower case.
     #[must_use]
     pub fn sets(&self, name: &str) -> bool {
@@ -699,9 +718,7 @@ impl QueryFacts {
     /// Whether it asks what this session did to sequences: currval, lastval.
     #[must_use]
     pub fn asks_sequences(&self) -> bool {
-        let asks = |effect: &SessionEffect| *effect == SessionEffect::Pin(PinReason::SequenceState);
-        let asks_within = |s: &StatementFacts| s.block.as_ref().is_some_and(|block| block.traces.asks_sequences());
-        self.statements.iter().any(|s| s.effects.iter().any(asks) || asks_within(s))
+        self.statements.iter().any(StatementFacts::asks_sequences)
     }
 
     /// Whether it takes an advisory lock.

@@ -233,7 +233,14 @@ fn draft(node: Node<'_>) -> Draft {
         Node::FetchStmt(stmt) => Draft::new(Access::Neutral, if stmt.ismove { "MOVE" } else { "FETCH" }),
         Node::ClosePortalStmt(_) => Draft::new(Access::Neutral, "CLOSE"),
         Node::DiscardStmt(stmt) => {
-            let mut draft = Draft::new(Access::Neutral, "DISCARD");
+            let mut draft = Draft::new(
+                Access::Neutral,
+                match stmt.target {
+                    raw::DiscardMode::DISCARD_PLANS => "DISCARD PLANS",
+                    raw::DiscardMode::DISCARD_TEMP => "DISCARD TEMP",
+                    _ => "DISCARD",
+                },
+            );
             if stmt.target == raw::DiscardMode::DISCARD_ALL {
                 draft.effect(SessionEffect::DiscardAll);
             }

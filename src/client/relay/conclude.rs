@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cause, Ended, Event, Link};
+use crate::client::failover::is_standby;
+use crate::client::hidden::Judged;
 use crate::client::task::{Client, End, lost, micros};
 use crate::clock;
-use crate::config::Consistency;
+use crate::config::{Consistency, Role};
 use crate::pool::Verdict;
+use crate::server::Connection;
 use crate::wire::message::TransactionStatus;
 
 /// How long a client's open transaction may take to roll back after it has gone.
@@ -94,8 +97,9 @@ impl Client {
             }
             Event::PassedOver { refused, quiet } => {
                 self.settings_refused |= refused;
-                // Nothing of the segment has run.
+                // Nothing of the segment has run, and the link has seen no other.
                 link.judged.ended();
+                (link.has_written, link.judged) = (false, Judged::default());
                 self.give_back_unheard(link, quiet, true);
                 Ended::PassedOver { refused }
             }
@@ -200,8 +204,10 @@ impl Client {
         if self.session.take_forgot_sequences() {
             self.values.forget();
         } else if link.has_written || unseen {
-            let (pool, slot) = (Arc::clone(link.checkout.pool()), link.checkout.slot());
-            if let Some(connection) = link.checkout.as_mut() {
+            let (pool, slot, role) = (Arc::clone(link.checkout.pool()), link.checkout.slot(), link.role);
+            // A standby has none to give.
+            let gives = |connection: &Connection| role == Role::Primary || is_standby(connection) != Some(true);
+            if let Some(connection) = link.checkout.as_mut().filter(|connection| gives(connection)) {
                 self.takes_values(&mut connection.state.sequences, &pool, slot);
             }
         }

@@ -3,8 +3,8 @@
 use super::{Cause, Event, Link, Opening};
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::Planned;
-use crate::client::hidden::Place;
-use crate::client::plan::Need;
+use crate::client::hidden::{AsksUnseen, Place};
+use crate::client::plan::{Need, Question};
 use crate::client::scatter;
 use crate::client::scatter::spread::{self, Back, Means};
 use crate::client::sequences;
@@ -164,10 +164,23 @@ impl Client {
                 link.wrote |= need.access == Access::Write || unsure;
                 link.changes_catalog |= need.changes_catalog;
                 let told = connection.state.sequences;
-                if need.asks_sequences && told.is_foreign_to(self.values.past()) {
+                let foreign = told.is_foreign_to(self.values.past());
+                let unseen = if foreign && self.pools.mode != PoolMode::Session {
+                    self.segment_asks_unseen(link.shard)
+                } else {
+                    AsksUnseen::No
+                };
+                if unseen == AsksUnseen::Unknown && !need.asks_sequences {
+                    link.look_up = Some(self.knows_code(link.shard, stale_sequences()));
+                    return Ok(true);
+                }
+                if foreign && (need.asks_sequences || unseen == AsksUnseen::Yes) {
                     self.cx.shared.count_refusal("stale_sequences");
                     self.replace_by_refusal(stale_sequences());
-                } else if need.asks_own_values && self.values.past() != Past::None && !self.values.are_told(told) {
+                } else if need.question == Question::Alone
+                    && self.values.past() != Past::None
+                    && !self.values.are_told(told)
+                {
                     self.cx.shared.count_refusal(sequences::LOST);
                     self.replace_by_refusal(sequences::lost());
                 }

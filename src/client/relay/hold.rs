@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use super::Link;
-use crate::client::sequences::{Kind, kind};
+use crate::client::hidden::is_large_object;
+use crate::client::sequences::{Kind, function_kind, kind};
 use crate::client::task::Client;
 use crate::clock;
 use crate::config::{PoolMode, Role};
+use crate::pool::ledger::{PROMPT, Wanted};
 use crate::server::Connection;
 use crate::session::Intake;
 use crate::sql::facts::{Access, QueryFacts};
@@ -47,7 +49,8 @@ pub(super) enum Use {
 /// A server that is held.
 #[derive(Debug)]
 pub(super) struct Hold {
-    since: Instant,
+    /// Since when others have needed it, if they do.
+    wanted: Option<Instant>,
     /// When a value was taken or asked for last.
     last: Instant,
     /// What was asked is answered, and nothing was taken since.
@@ -56,14 +59,28 @@ pub(super) struct Hold {
     awaits: Option<Kind>,
     /// The statement for which it is held.
     facts: Option<Arc<QueryFacts>>,
-    /// When it is looked again whether others wait.
-    look: Pin<Box<Sleep>>,
+    /// When it is looked again whether others need it, if nobody else tells.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Hold {
     /// The statement for which it is held.
     pub(super) fn facts(&self) -> Option<&Arc<QueryFacts>> {
         self.facts.as_ref()
+    }
+
+    /// For how long others have needed it, if they do.
+    fn wanted_for(&mut self, wanted: Wanted, now: Instant) -> Option<Duration> {
+        self.wanted = (wanted == Wanted::Yes).then(|| self.wanted.unwrap_or(now));
+        self.wanted.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// Whether it is `at`; if not, the task is woken then.
+    fn is_at(&mut self, at: Option<Instant>, now: Instant, cx: &mut Context<'_>) -> bool {
+        let at = at.unwrap_or(now).into();
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        look.as_mut().reset(at);
+        look.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -76,46 +93,52 @@ impl Client {
         {
             return;
         }
-        let Some(used) = self.use_of_segment(asks_unseen) else { return };
         let transaction = link.counts.xact_count;
-        match &used {
-            Use::Took(kind, _) => {
-                self.values.note(*kind);
-                link.took_in = Some(transaction);
-            }
-            Use::Asked(_) if link.took_in != Some(transaction) => self.learns_question(),
-            Use::Asked(_) | Use::Forgot => {}
+        let (asks, used) = self.use_of_segment(asks_unseen);
+        if asks && link.took_in != Some(transaction) {
+            self.learns_question();
+        }
+        let Some(used) = used else { return };
+        if let Use::Took(kind, _) = &used {
+            self.values.note(*kind);
+            link.took_in = Some(transaction);
         }
         link.used = Some(used);
     }
 
-    /// The last thing that it has to do with them.
-    fn use_of_segment(&self, asks_unseen: bool) -> Option<Use> {
-        let mut used = None;
-        for (intake, _) in &self.segment.items {
+    /// Whether it asks for values before it may take any, and the last thing that it has to do with them.
+    fn use_of_segment(&self, asks_unseen: bool) -> (bool, Option<Use>) {
+        let (mut asks, mut used, mut at) = (false, None, 0_usize);
+        for (intake, len) in &self.segment.items {
+            let frame = self.input.bytes().get(at..at.saturating_add(*len)).unwrap_or_default();
+            at = at.saturating_add(*len);
             let facts = match intake {
                 Intake::Query(facts) => facts,
                 Intake::Bind { statement: Some(statement), .. } => &statement.facts,
-                Intake::FunctionCall => {
-                    used = Some(Use::Took(0, None));
+                Intake::FunctionCall if !is_large_object(frame) => {
+                    used = Some(Use::Took(function_kind(frame), None));
                     continue;
                 }
                 _ => continue,
             };
             for facts in std::iter::once(facts).chain(self.session.runs(facts)) {
-                if facts.statements.iter().any(|statement| statement.why == "DISCARD") {
-                    used = Some(Use::Forgot);
-                } else if facts.asks_sequences() {
-                    used = Some(Use::Asked(Some(Arc::clone(facts))));
-                } else if facts.statements.iter().any(|statement| statement.access == Access::Write) {
-                    used = Some(Use::Took(kind(facts), Some(Arc::clone(facts))));
+                for statement in &facts.statements {
+                    let asks_here = statement.asks_sequences();
+                    asks |= asks_here && !matches!(used, Some(Use::Took(..)));
+                    if statement.discards_sequences() {
+                        used = Some(Use::Forgot);
+                    } else if statement.access == Access::Write && !statement.asks_sequences_first() {
+                        used = Some(Use::Took(kind(facts), Some(Arc::clone(facts))));
+                    } else if asks_here {
+                        used = Some(Use::Asked(Some(Arc::clone(facts))));
+                    }
                 }
             }
         }
         match used {
-            Some(Use::Took(_, facts)) if asks_unseen => Some(Use::Asked(facts)),
-            None if asks_unseen => Some(Use::Asked(None)),
-            used => used,
+            Some(Use::Took(_, facts)) if asks_unseen => (true, Some(Use::Asked(facts))),
+            None if asks_unseen => (true, Some(Use::Asked(None))),
+            used => (asks, used),
         }
     }
 
@@ -123,6 +146,8 @@ impl Client {
     pub(super) fn holds(&mut self, link: &mut Link, connection: &Connection, cx: &mut Context<'_>) -> bool {
         match link.used.take() {
             Some(Use::Forgot) => link.hold = None,
+            // What others have taken there would be told as well.
+            Some(_) if connection.state.sequences.is_foreign_to(self.values.past()) => link.hold = None,
             Some(Use::Took(kind, facts)) if self.expects_question_behind(kind) => self.hold(link, Some(kind), facts),
             Some(Use::Asked(facts)) if self.expects_questions() => self.hold(link, None, facts),
             _ => {}
@@ -134,23 +159,34 @@ impl Client {
         }
         let limit = self.database.config.pinning.sequence_hold;
         let Some(hold) = &mut link.hold else { return false };
-        let limit = if hold.answered { limit.min(AGAIN) } else { limit };
-        let pool = link.checkout.pool();
+        let least = limit.min(AGAIN);
+        let limit = if hold.answered { least } else { limit };
+        let (pool, slot) = (link.checkout.pool(), link.checkout.slot());
         loop {
             let now = clock::now();
-            let wanted = pool.wants_back(link.checkout.slot());
-            let over = wanted && now.saturating_duration_since(hold.last) >= limit;
-            // What came unasked the pool looks at.
-            if over || self.is_outdated() || !connection.input.is_empty() {
+            let wanted = pool.wants_back(slot, Some(cx.waker()));
+            let wanted_for = hold.wanted_for(wanted, now);
+            let since_last = now.saturating_duration_since(hold.last);
+            // Who waits for a moment only needs no server of others.
+            let over = wanted_for.is_some_and(|time| time >= least) && since_last >= limit;
+            // What comes unasked the pool looks at, the server's end as well.
+            let speaks = !connection.input.is_empty() || connection.stream.poll_readable(cx);
+            if speaks || self.is_outdated() || (over && pool.gives_way(slot)) {
                 if let Some(kind) = hold.awaits {
                     self.database.hidden.questions().did_not_follow(kind);
                 }
                 link.hold = None;
                 return false;
             }
-            let at = if wanted { hold.last.checked_add(limit) } else { now.checked_add(limit) };
-            hold.look.as_mut().reset(at.unwrap_or(now).into());
-            if hold.look.as_mut().poll(cx).is_pending() {
+            let passed = match wanted {
+                Wanted::No => false,
+                Wanted::Perhaps => hold.is_at(now.checked_add(PROMPT), now, cx),
+                Wanted::Yes => {
+                    let left = least.saturating_sub(wanted_for.unwrap_or_default());
+                    hold.is_at(now.checked_add(left.max(limit.saturating_sub(since_last))), now, cx)
+                }
+            };
+            if !passed {
                 link.rests_since.get_or_insert(now);
                 return true;
             }
@@ -164,13 +200,8 @@ impl Client {
             (hold.last, hold.answered, hold.awaits) = (now, awaits.is_none(), awaits);
             return;
         }
-        let most = self.database.config.pinning.max_pinned_connections;
-        if most > 0 && !link.take_seat(most) {
-            return;
-        }
-        let look = Box::pin(tokio::time::sleep_until(now.into()));
-        let (since, last, answered) = (now, now, awaits.is_none());
-        link.hold = Some(Box::new(Hold { since, last, answered, awaits, facts, look }));
+        let (wanted, last, answered) = (None, now, awaits.is_none());
+        link.hold = Some(Box::new(Hold { wanted, last, answered, awaits, facts, look: None }));
         self.note_pins(link);
     }
 
@@ -180,19 +211,25 @@ impl Client {
         let questions = self.database.hidden.questions();
         let texts = || self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
         let asks = texts().any(|facts| facts.asks_sequences() || self.asks_unseen(facts, link.shard));
-        let awaited = hold.awaits.take();
+        let calls = self.segment.items.iter().any(|(intake, _)| matches!(intake, Intake::FunctionCall));
+        let access =
+            if calls { Access::Write } else { texts().map(|facts| facts.access()).max().unwrap_or(Access::Neutral) };
         let limit = self.database.config.pinning.sequence_hold;
-        let held = clock::now().saturating_duration_since(hold.since);
-        let wanted = || link.checkout.pool().wants_back(link.checkout.slot());
+        let wanted = link.checkout.pool().wants_back(link.checkout.slot(), None);
+        let wanted_for = hold.wanted_for(wanted, clock::now()).unwrap_or_default();
         let stays = if asks {
+            hold.awaits = None;
             // Who asks on and on leaves something for others as well.
-            held < limit.saturating_mul(ENDLESS) || !wanted()
+            wanted_for < limit.saturating_mul(ENDLESS)
         } else {
-            if let Some(kind) = awaited {
+            // What is no statement about data tells nothing of what follows.
+            if access > Access::Neutral
+                && let Some(kind) = hold.awaits.take()
+            {
                 questions.did_not_follow(kind);
             }
-            let reads = self.has_several(link.shard) && texts().all(|facts| facts.access() < Access::Write);
-            !reads && !self.is_outdated() && (held < limit || !wanted())
+            let reads = self.has_several(link.shard) && matches!(access, Access::Read | Access::Local);
+            !reads && !self.is_outdated() && wanted_for < limit
         };
         // Whether it has ended is the pool's to find out.
         let stays = stays && connection.input.is_empty() && !connection.stream.poll_readable(cx);

@@ -283,7 +283,8 @@ impl Client {
     /// Whether a statement may go to this server as it is.
     fn suits(&self, single: &Single<'_>, shard: ShardIndex, connection: &mut Connection) -> bool {
         connection.state.settings.plainly_agrees(self.session.settings())
-            && !self.must_forget(&connection.state, shard)
+            // What plainly reads asks for none, and takes none.
+            && (single.facts.access() < Access::Write || !self.must_forget(&connection.state, shard))
             && single.is_known_to(connection)
     }
 

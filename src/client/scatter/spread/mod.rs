@@ -30,7 +30,7 @@ use super::leg::Leg;
 use super::run::{Outcome, Run};
 use crate::client::catalog::Planned;
 use crate::client::hidden::{Judged, Place};
-use crate::client::plan::Need;
+use crate::client::plan::{Need, Question};
 use crate::client::relay::{Ended, Link, lock_on_replica};
 use crate::client::segment::Segment;
 use crate::client::shared::{Activity, Links};
@@ -395,7 +395,7 @@ impl Client {
             begin_read_only: false,
             changes_catalog: false,
             asks_sequences: false,
-            asks_own_values: false,
+            question: Question::None,
             wrote: false,
             plan: ShardPlan::AnyShard { why: "within a block of several shards" },
         }
