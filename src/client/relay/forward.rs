@@ -165,11 +165,9 @@ impl Client {
                 link.changes_catalog |= need.changes_catalog;
                 let told = connection.state.sequences;
                 let foreign = told.is_foreign_to(self.values.past());
-                let unseen = if foreign && self.pools.mode != PoolMode::Session {
-                    self.segment_asks_unseen(link.shard)
-                } else {
-                    AsksUnseen::No
-                };
+                // Who is pinned has no other server to ask: what code of its asks unseen is told as it is there.
+                let may_ask = foreign && self.pools.mode != PoolMode::Session && self.session.pins().is_empty();
+                let unseen = if may_ask { self.segment_asks_unseen(link.shard) } else { AsksUnseen::No };
                 if unseen == AsksUnseen::Unknown && !need.asks_sequences {
                     link.look_up = Some(self.knows_code(link.shard, stale_sequences()));
                     return Ok(true);

@@ -308,7 +308,7 @@ impl<'a> Proof<'a> {
         let key_type = self.names.part_type(part)?;
         let inserts =
             || matches!(self.names.levels.levels.get(level).and_then(|l| l.write.as_ref()), Some(Write::Insert { .. }));
-        let narrows = !self.is_alone(at) && !(at.1 == 0 && inserts());
+        let narrows = !(self.is_alone(at) || at.1 == 0 && inserts());
         (bound && (narrows || !self.facts.contains_key(&part))).then_some((part, key_type))
     }
 

@@ -215,6 +215,9 @@ fn one_by_one(pairs: &[(ColumnRef, KeyValue)]) -> impl Iterator<Item = (&ColumnR
     pairs.iter().map(|(column, value)| (column, std::slice::from_ref(value)))
 }
 
+/// The hashes of what the columns of a key are given, by their places.
+type Given = Vec<(usize, u64)>;
+
 /// What is known of a key, and the hashes of what its columns are given, by their places; none if one of these cannot be told.
 fn known(
     top: &[TableRef],
@@ -222,7 +225,7 @@ fn known(
     said: Said<'_>,
     repeated: &[ParamUse],
     cx: &PlanContext<'_>,
-) -> Result<(Tuples, Option<Vec<(usize, u64)>>), Stop> {
+) -> Result<(Tuples, Option<Given>), Stop> {
     let Said { equalities, listed, given } = said;
     let lists = one_by_one(equalities).chain(listed.lists.iter().map(|(column, values)| (column, values.as_slice())));
     let lists: Vec<(&ColumnRef, &[KeyValue])> = lists.collect();
