@@ -416,7 +416,8 @@ fn a_chosen_shard_is_held_against_the_rows_that_are_listed() {
     // What is said of another table says nothing of what the rows keep.
     assert_eq!(chosen("s1", "UPDATE items SET item = 'b' FROM stock WHERE t = 1 AND i = 'a'"), NO);
     // Very many, of one column: all of one shard.
-    let of_s0 = (0_i64..).filter(|n| map().owner(slot_of_columns([Key::Integer(*n).hash()])) == ShardIndex(0));
+    let shards = map();
+    let of_s0 = (0_i64..).filter(|n| shards.owner(slot_of_columns([Key::Integer(*n).hash()])) == ShardIndex(0));
     let many = of_s0.take(10_100).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
     assert_eq!(chosen("s0", &format!("DELETE FROM tenants WHERE tenant IN ({many})")), "s0");
     assert_eq!(chosen("s1", &format!("DELETE FROM tenants WHERE tenant IN ({many})")), NO);
