@@ -243,8 +243,7 @@ impl Session {
         match self.status {
             TransactionStatus::Idle => (self.watch.transaction, self.watch.part) = (here, here),
             TransactionStatus::InTransaction if self.watch.part == Number::NONE => self.watch.part = here,
-            TransactionStatus::InTransaction => {}
-            TransactionStatus::Failed => {}
+            TransactionStatus::InTransaction | TransactionStatus::Failed => {}
         }
     }
 

@@ -4,10 +4,11 @@
 //! ([`ShardShape`]), not SQL, and believes only what a shape guarantees: a key compared for equality among the top-level AND
 //! conjuncts, or given in every row of VALUES.
 //!
-//! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `ddl` tells what all shards have and what one; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement live; `proof` finds the key, `tuples` counts out the keys of several columns, `params` tells whether a
-//! parameter's type is known; `levels` proves that all queries of a statement ask one shard; `unseen` looks for tables that the text does not show;
-//! `copied` plans COPY of a query by the query. What no key ties to one shard may be a read of
-//! several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
+//! `filtered` and `insert` plan the kinds of statements that keys may send to one shard. `refusal` words the refusals; `ddl` tells what all
+//! shards have and what one; `effects` holds plans against what else a statement does; `relations` says where the tables of a statement
+//! live; `proof` finds the key, `tuples` counts out the keys of several columns, `params` tells whether a parameter's type is known;
+//! `levels` proves that all queries of a statement ask one shard; `unseen` looks for tables that the text does not show; `copied` plans COPY
+//! of a query by the query, `explained` EXPLAIN of a write. What no key ties to one shard may be a read of several: `scatter` proves that their rows, or parts of groups, make the answer; `write` is about writes on several.
 
 mod copied;
 mod ddl;

@@ -2,7 +2,7 @@
 
 use super::{Cause, Event, Link, Opening};
 use crate::client::block::{self, Block, Portable};
-use crate::client::catalog::Planned;
+use crate::client::catalog::{LookUp, Planned};
 use crate::client::hidden::{AsksUnseen, Place};
 use crate::client::plan::{Need, Question};
 use crate::client::scatter;
@@ -16,7 +16,7 @@ use crate::error::{Error, SqlState};
 use crate::id::ShardIndex;
 use crate::server::Connection;
 use crate::session::Intake;
-use crate::session::sequences::Past;
+use crate::session::sequences::{Past, Told};
 use crate::shard::plan::{PlanKind, ShardPlan};
 use crate::sql::facts::{Access, RouteHint, TransactionEffect};
 use crate::wire::message::TransactionStatus;
@@ -54,6 +54,26 @@ impl Client {
         }
         self.forward_segment(link, connection);
         Ok(())
+    }
+
+    /// Refuses the segment where it may ask for values of sequences that are not its client's to be told: `told` is whose the server tells.
+    /// What it waits for first, if it is not known whether it asks.
+    fn judge_question(&mut self, need: &Need, shard: ShardIndex, told: Told) -> Option<LookUp> {
+        let foreign = told.is_foreign_to(self.values.past());
+        // Who is pinned has no other server to ask: what code of its asks unseen is told as it is there.
+        let may_ask = foreign && self.pools.mode != PoolMode::Session && self.session.pins().is_empty();
+        let unseen = if may_ask { self.segment_asks_unseen(shard) } else { AsksUnseen::No };
+        if unseen == AsksUnseen::Unknown && !need.asks_sequences {
+            return Some(self.knows_code(shard, stale_sequences()));
+        }
+        if foreign && (need.asks_sequences || unseen == AsksUnseen::Yes) {
+            self.cx.shared.count_refusal("stale_sequences");
+            self.replace_by_refusal(stale_sequences());
+        } else if need.question == Question::Alone && self.values.past() != Past::None && !self.values.are_told(told) {
+            self.cx.shared.count_refusal(sequences::LOST);
+            self.replace_by_refusal(sequences::lost());
+        }
+        None
     }
 
     /// Sends the complete segment if it may go to the linked server; whether it was sent.
@@ -163,24 +183,9 @@ impl Client {
                 let unsure = need.access < Access::Write && self.may_write_unseen(link);
                 link.wrote |= need.access == Access::Write || unsure;
                 link.changes_catalog |= need.changes_catalog;
-                let told = connection.state.sequences;
-                let foreign = told.is_foreign_to(self.values.past());
-                // Who is pinned has no other server to ask: what code of its asks unseen is told as it is there.
-                let may_ask = foreign && self.pools.mode != PoolMode::Session && self.session.pins().is_empty();
-                let unseen = if may_ask { self.segment_asks_unseen(link.shard) } else { AsksUnseen::No };
-                if unseen == AsksUnseen::Unknown && !need.asks_sequences {
-                    link.look_up = Some(self.knows_code(link.shard, stale_sequences()));
+                if let Some(waits) = self.judge_question(&need, link.shard, connection.state.sequences) {
+                    link.look_up = Some(waits);
                     return Ok(true);
-                }
-                if foreign && (need.asks_sequences || unseen == AsksUnseen::Yes) {
-                    self.cx.shared.count_refusal("stale_sequences");
-                    self.replace_by_refusal(stale_sequences());
-                } else if need.question == Question::Alone
-                    && self.values.past() != Past::None
-                    && !self.values.are_told(told)
-                {
-                    self.cx.shared.count_refusal(sequences::LOST);
-                    self.replace_by_refusal(sequences::lost());
                 }
                 link.has_written |= need.wrote || unsure;
                 let in_block = self.session.status() == TransactionStatus::InTransaction;

@@ -213,7 +213,6 @@ impl Client {
                 return None;
             }
         }
-        let single = Single::of(&self.segment)?;
         // The server may read backslashes otherwise: see `Session::may_misread`.
         let text = self.segment.items.first().and_then(|(_, len)| self.input.bytes().get(5..*len)).unwrap_or_default();
         if single.parses() && memchr::memchr(b'\\', text).is_some() {

@@ -1,6 +1,7 @@
 //! COPY TO STDOUT of what several shards have, a table or a query: one stream of the rows of all, in any order.
 //!
-//! Each shard says in the same transaction what its columns are, which must be those of the others. A shard is not read from while the client has too much to take.
+//! Each shard says in the same transaction what its columns are, which must be those of the others. A shard is not read from while the
+//! client has too much to take.
 
 use std::future::poll_fn;
 use std::io;
@@ -185,7 +186,7 @@ impl Client {
                         continue;
                     }
                     let outcome = if leg.is_silent() {
-                        Err(Failure::Lost("it answers nothing any more, probes neither".to_owned()))
+                        Err(Failure::Lost(reply::SILENT.to_owned()))
                     } else {
                         self.read_copy(at, leg, joiner, in_block, cx)
                     };

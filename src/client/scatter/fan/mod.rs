@@ -2,8 +2,8 @@
 //!
 //! One after the other the shards are sent BEGIN, their part, and the question whether they have written, in one message. An error of one is the
 //! statement's, and all are rolled back. `reply` reads what a shard says, `copy` is COPY FROM STDIN
-//! (`batch` puts its rows together), `copy_out` COPY TO STDOUT, `present` is about parameters like `now`, `commit` carries out what [`crate::shard::commit`] orders. Nothing is
-//! told to the client before the outcome is known.
+//! (`batch` puts its rows together), `copy_out` COPY TO STDOUT, `present` is about parameters like `now`, `commit` carries out what
+//! [`crate::shard::commit`] orders. Nothing is told to the client before the outcome is known.
 
 mod batch;
 pub(super) mod commit;

@@ -98,8 +98,8 @@ impl<'a> Names<'a> {
         self.key(at)?.columns().get(place).map(|column| column.key_type)
     }
 
-    /// The items that a column may be of: several, which are all sharded tables with that column in their key, where joins have made one of theirs. None:
-    /// it is not known.
+    /// The items that a column may be of: several, which are all sharded tables with that column in their key, where joins have made one of
+    /// theirs. None: it is not known.
     pub(super) fn resolve(&self, level: usize, sees: &Items, column: &ColumnRef) -> Option<Vec<At>> {
         let mut place = Some((level, sees.clone()));
         while let Some((number, sees)) = place {
