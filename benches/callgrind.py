@@ -17,6 +17,8 @@ class Profile:
     # Of the lines of a source file, wherever the compiler has put them.
     by_file: Counter = field(default_factory=Counter)
     calls: Counter = field(default_factory=Counter)
+    # By caller and called.
+    callers: Counter = field(default_factory=Counter)
 
     def __sub__(self, other):
         def less(name):
@@ -24,7 +26,7 @@ class Profile:
             left.subtract(right)
             return left
 
-        return Profile(self.total - other.total, *(less(name) for name in ("own", "inclusive", "by_file", "calls")))
+        return Profile(self.total - other.total, *(less(name) for name in ("own", "inclusive", "by_file", "calls", "callers")))
 
 
 def read(path):
@@ -54,6 +56,7 @@ def read(path):
                     called = name
             elif equals and kind == "calls":
                 profile.calls[called] += int(rest.split()[0])
+                profile.callers[function, called] += int(rest.split()[0])
                 calling = True
             elif line[:1].isdigit() or line[:1] in "+-*":
                 fields = line.split()

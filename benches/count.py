@@ -5,7 +5,7 @@ Unlike CPU time these counts come out alike on a busy machine: to 1 % with one c
 of them one wait serves. They say nothing of what the kernel does, and nothing of cold caches. Two runs of different length are
 counted, and the difference is what is told, so that logging in does not count; what the proxy does at rest meanwhile does.
 
-    benches/count.py [--program FILE] [--pgbouncer] [--modes simple,extended,prepared] [--clients 1,16] [--pool 20] [--before one|split|shards] [--top 40] [--json FILE]
+    benches/count.py [--program FILE] [--pgbouncer] [--modes simple,extended,prepared] [--clients 1,16] [--pool 20] [--before one|split|shards] [--top 40] [--callers NAME] [--json FILE]
 """
 
 import argparse
@@ -78,6 +78,7 @@ def main():
     parser.add_argument("--pool", type=int, default=rigs.POOL_SIZE, help="server connections; with fewer than clients, they wait for each other (default: %(default)s)")
     parser.add_argument("--before", choices=["one", "split", "shards"], default="one", help="what pgweir stands before: a server, one with a replica, two shards")
     parser.add_argument("--top", type=int, default=0, help="so many functions and files of each load")
+    parser.add_argument("--callers", default="", help="of functions whose name contains this, who calls them how often")
     parser.add_argument("--json", type=Path, help="where the totals are written to as well")
     options = parser.parse_args()
     name = "pgbouncer" if options.pgbouncer else "pgweir"
@@ -99,6 +100,10 @@ def main():
                 calls = {call: sum(n for f, n in profile.calls.items() if f.split("@")[0].split("'")[0] in (call, f"__{call}", f"__libc_{call}")) for call in CALLS}
                 told = ", ".join(f"{call} {n / per:.2f}" for call, n in calls.items() if n)
                 print(f"{mode:9} {clients:3} clients: {profile.total / per:8.0f} instructions per transaction; calls: {told}", flush=True)
+                if options.callers:
+                    for (caller, called), calls in profile.callers.most_common():
+                        if options.callers in called and calls > 0:
+                            print(f"{calls / per:>10.2f}  {called[:40]} by {caller[:160]}")
                 if options.top:
                     tell("with what they call", profile.inclusive, per, options.top, profile.total)
                     tell("functions", profile.own, per, options.top, profile.total)

@@ -48,6 +48,9 @@ impl Client {
         let owed = self.session.owed();
         self.session.tell_settings_before(self.output.tail());
         link.forget(&mut self.session);
+        if link.may_have_taken_values() {
+            self.values.lose();
+        }
         let nothing_owed = owed.readies == 0 && !owed.open;
         if nothing_owed && let Some(begun) = link.take_begun() {
             return self.hold_again(Some(begun));

@@ -176,6 +176,8 @@ impl Planner<'_> {
 
     /// Refuses currval() and lastval() where no server can say anything of this client's: what it said would be of another's doing.
     fn own_sequences(&self, facts: &QueryFacts, need: &mut Need) -> Result<(), Error> {
+        // What has not been read may take some.
+        need.wrote |= facts.unparsed.is_some();
         for statement in &facts.statements {
             let alone = statement.asks_sequences_first();
             if alone && !need.wrote {

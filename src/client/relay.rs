@@ -405,6 +405,11 @@ impl Link {
         self.hold.as_ref().map(|hold| hold.facts())
     }
 
+    /// Whether values of sequences may have been taken there.
+    pub(super) fn may_have_taken_values(&self) -> bool {
+        self.has_written || self.judged.may_have_written()
+    }
+
     /// Whether it was treated as a write, or may have been one.
     pub(super) fn wrote(&self) -> bool {
         self.wrote || self.wrote_unseen()

@@ -148,6 +148,11 @@ impl Values {
         }
     }
 
+    /// The server where it has perhaps taken some is lost.
+    pub(super) fn lose(&mut self) {
+        self.places().past = Past::Scattered;
+    }
+
     /// It has perhaps taken some where they are not followed.
     pub(super) fn scatter(&mut self, told: &mut Told) {
         (self.places().past, *told) = (Past::Scattered, Told::Several);

@@ -107,7 +107,7 @@ impl Check {
     /// Whether a connection that has rested since `since` is asked.
     #[must_use]
     pub fn is_due(&self, since: Instant) -> bool {
-        clock::now().saturating_duration_since(since) >= self.after
+        clock::moment().saturating_duration_since(since) >= self.after
     }
 
     /// Whether also a connection that is new is asked.

@@ -379,7 +379,7 @@ impl Session {
         if let Some(Request { kind: Kind::Hidden(Hidden::ReadBack(_) | Hidden::Restore(_)), .. }) = self.pipeline.head()
         {
             // Outside of a block it has changed nothing.
-            if self.status != TransactionStatus::Idle || !self.settings.sends_again() {
+            if self.status != TransactionStatus::Idle || !self.settings.sends_again(cancelled) {
                 self.stays_in_doubt();
             }
         }

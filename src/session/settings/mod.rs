@@ -78,6 +78,10 @@ fn decides(name: &str) -> bool {
 /// How many entries the points of a transaction may have. They share what has not changed between them, which is not counted upon.
 const MAX_KEPT: usize = 50_000;
 
+/// How many cancel requests may hit, one after the other, what is told to a server behind the client's back, before that is given up: a
+/// `statement_timeout` that it cannot keep is told by the same error.
+const MAX_CANCELLED: u8 = 8;
+
 /// Settings by name in lower case.
 pub type Values = BTreeMap<String, String>;
 
@@ -132,8 +136,9 @@ struct Changes {
     unsettled: bool,
     /// So many points were kept that ROLLBACK TO is not followed any more: what the transaction has changed is in doubt.
     unfollowed: bool,
-    /// A question about what is in doubt has failed, or what gives a setting back has, and was sent once more.
-    sent_again: bool,
+    /// How often a question about what is in doubt has failed, or what gives a setting back has, and was sent once more: cancelled, or
+    /// otherwise.
+    sent_again: (u8, bool),
     /// Entries of the points that are kept.
     kept: usize,
     /// A statement has perhaps committed what came before it, although more follows in the same transaction: what had changed by then.
@@ -643,9 +648,17 @@ impl ClientSettings {
         self.has_doubts() || self.changes.as_ref().is_some_and(|changes| changes.halfway.is_some())
     }
 
-    /// Whether what is asked or told, and has failed, is sent once more: a late cancel request may have hit it, or a timeout.
-    fn sends_again(&mut self) -> bool {
-        self.changes.as_mut().is_some_and(|changes| !std::mem::replace(&mut changes.sent_again, true))
+    /// Whether what is asked or told, and has failed, is sent once more. Late cancel requests may have hit it, and several may come for one
+    /// statement: such a failure says nothing of the setting.
+    fn sends_again(&mut self, cancelled: bool) -> bool {
+        let Some(changes) = &mut self.changes else { return false };
+        let (cancels, failed) = &mut changes.sent_again;
+        if cancelled {
+            *cancels = cancels.saturating_add(1);
+            *cancels <= MAX_CANCELLED
+        } else {
+            !std::mem::replace(failed, true)
+        }
     }
 
     /// Nothing more is asked or told.
@@ -668,6 +681,7 @@ impl ClientSettings {
             return;
         }
         self.begin();
+        self.changes().sent_again = (0, false);
         for (name, value) in given {
             let changes = self.changes();
             changes.reset &= !bit(name);
