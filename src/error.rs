@@ -31,6 +31,10 @@ states! {
     FEATURE_NOT_SUPPORTED = b"0A000";
     /// A value has the wrong form for its parameter.
     INVALID_PARAMETER_VALUE = b"22023";
+    /// LIMIT is negative.
+    INVALID_ROW_COUNT_IN_LIMIT = b"2201W";
+    /// OFFSET is negative.
+    INVALID_ROW_COUNT_IN_OFFSET = b"2201X";
     /// No such user, or no such user may log in.
     INVALID_AUTHORIZATION = b"28000";
     /// Wrong password.

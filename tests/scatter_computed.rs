@@ -69,6 +69,61 @@ fn groups_are_computed_with_the_clients_parameters() {
 }
 
 #[test]
+fn a_parameter_in_several_places_has_the_type_that_the_statement_gives_it() {
+    let (_cluster, weir) = start();
+    let mut client = weir.client("app");
+    // PostgreSQL comes to WHERE before ORDER BY: it is a bigint, as Describe says, though it is subtracted from a float8.
+    for (order, rows) in [("k", ["12", "19", "26"]), ("v, k", ["40", "110", "180"])] {
+        let sql = format!("SELECT k FROM t WHERE k > $1 ORDER BY abs(n::float8 - $1), {order} LIMIT 3");
+        client.parse("", &sql, &[]);
+        client.describe_statement("");
+        client.sync();
+        let described = client.read_until_ready();
+        let types = described.iter().find(|message| message.tag == b't').unwrap();
+        assert_eq!(types.body, [0, 1, 0, 0, 0, 20], "{}", show(&described));
+        client.parse("", &sql, &[]);
+        client.bind_binary("", "", &[Some(&5_i64.to_be_bytes())]);
+        client.execute("", 0);
+        client.sync();
+        let reply = client.read_until_ready();
+        let of_row = |m: &Message| i64::from_be_bytes(m.body[6..14].try_into().unwrap()).to_string();
+        let found: Vec<String> = reply.iter().filter(|m| m.tag == b'D').map(of_row).collect();
+        assert_eq!(found, rows, "{}", show(&reply));
+        // The same in an EXPLAIN: the shards are sent the value as what it is.
+        let explained = ask(&mut client, &format!("EXPLAIN (ANALYZE, COSTS off) {sql}"), &[Some("5")]);
+        assert!(show(&explained).contains("k > '5'::bigint"), "{}", show(&explained));
+    }
+    // What the shards are sent does not name it at all.
+    let reply = ask(&mut client, "SELECT k FROM t WHERE k < 20 ORDER BY k LIMIT $1 OFFSET $1", &[Some("2")]);
+    assert_eq!(show(&reply), "1 2 T(k:20) D(3) D(4) C(SELECT 2) Z(I)");
+}
+
+#[test]
+fn limits_that_are_none_are_refused_as_postgresql_refuses_them() {
+    let (_cluster, weir) = start();
+    let mut client = weir.client("app");
+    assert_eq!(client.run("SELECT k FROM t LIMIT -1"), "E(2201W) Z(I)");
+    assert_eq!(client.run("SELECT k FROM t ORDER BY k OFFSET -1"), "E(2201X) Z(I)");
+    for (value, code) in [("-1", "2201W"), ("ten", "22P02")] {
+        let reply = show(&ask(&mut client, "SELECT k FROM t ORDER BY k LIMIT $1", &[Some(value)]));
+        assert!(reply.ends_with(&format!("E({code}) Z(I)")), "{value}: {reply}");
+    }
+    let reply = ask(&mut client, "SELECT k FROM t ORDER BY k LIMIT $1", &[Some(" 1 ")]);
+    assert_eq!(show(&reply), "1 2 T(k:20) D(1) C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn a_cast_column_keeps_its_name_in_order_by() {
+    let (_cluster, weir) = start();
+    let mut client = weir.client("app");
+    // It is the text that is sorted by, as in PostgreSQL: the select list goes before the tables.
+    assert_eq!(client.run("SELECT k::text FROM t ORDER BY k LIMIT 3"), "T(k:25) D(1) D(10) D(100) C(SELECT 3) Z(I)");
+    // By GROUP BY the column is meant.
+    let grouped = client.run("SELECT n::text, count(*) FROM t GROUP BY n ORDER BY n LIMIT 1");
+    assert_eq!(grouped, "T(n:25,count:20) D(0|17142) C(SELECT 1) Z(I)");
+}
+
+#[test]
 fn an_error_of_the_last_statement_is_the_statements_and_the_session_goes_on() {
     let (_cluster, weir) = start();
     let mut client = weir.client("app");

@@ -159,7 +159,10 @@ async fn gather(
     let mut known = Known { scatter, asked, text, shards, home, types, shown: None, parameters: Vec::new() };
     let mut arguments = Vec::new();
     match scatter.needs() {
-        None if scatter.hides_error() => drop(asker.describe(&asked.text, &asked.types).await?),
+        None if scatter.hides_error() || repeats_untyped(asked, scatter) => {
+            let original = asker.describe(&asked.text, &asked.types).await?;
+            known.types = self::types(asked, scatter, &original.parameters);
+        }
         None => {}
         Some(needs) => {
             // The statement itself says what its columns are called, and what is wrong with it.
@@ -359,6 +362,13 @@ fn types(asked: &Asked, scatter: &Scatter, known: &[u32]) -> Vec<u8> {
     let mut out = u16::try_from(oids.len()).unwrap_or(0).to_be_bytes().to_vec();
     oids.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
     out
+}
+
+/// Whether the text itself decides the type of a parameter that stands in several places.
+fn repeats_untyped(asked: &Asked, scatter: &Scatter) -> bool {
+    let declared = Parse { name: b"", sql: b"", types: &asked.types }.oids();
+    let is_untyped = |number: &u16| declared.get(usize::from(*number).saturating_sub(1)).is_none_or(|oid| *oid == 0);
+    scatter.repeated.iter().any(is_untyped)
 }
 
 pub(super) fn fault() -> Error {

@@ -732,6 +732,13 @@ pub(super) fn fan_shares(what: &str) -> Error {
     .because("pipeline")
 }
 
+/// As PostgreSQL says it.
+pub(super) fn negative_bound(what: &str) -> Error {
+    let sqlstate =
+        if what == "LIMIT" { SqlState::INVALID_ROW_COUNT_IN_LIMIT } else { SqlState::INVALID_ROW_COUNT_IN_OFFSET };
+    Error::client(sqlstate, format!("{what} must not be negative"))
+}
+
 pub(super) fn bad_bound(what: &str) -> Error {
     refuse(
         format!("the parameter of {what} cannot be read"),

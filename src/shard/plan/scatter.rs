@@ -44,6 +44,9 @@ pub struct Scatter {
     pub offset: u64,
     /// Parameters that LIMIT and OFFSET alone use, with their types: what the shards are sent does not name them.
     pub spent: Vec<(u16, u32)>,
+    /// Parameters that it names more than once. PostgreSQL takes the type of the use that it comes to first, which need not be the first in
+    /// what the shards are sent: the statement as it came decides.
+    pub repeated: BTreeSet<u16>,
     /// Why the shards' answers together are the answer.
     pub proof: Vec<String>,
 }
@@ -104,30 +107,39 @@ fn bound(
     let (number, most) = match bound {
         Bound::None => return Ok(None),
         Bound::Rows(rows) => return Ok(Some(rows)),
+        Bound::Negative => return Err(refusal::negative_bound(name).into()),
         Bound::Param(number, most) => (number, most),
     };
     // It is only parsed, or explained.
     let Some(params) = cx.bound else { return Ok(None) };
-    let bad = || Stop::Refuse(refusal::bad_bound(name));
-    let place = usize::from(number).saturating_sub(1);
-    let value = params.values.get(place).copied().flatten();
-    let (rows, type_oid) = match (value, params.text(number)) {
-        (None, _) => (None, 20),
-        (Some(_), Some(text)) => {
-            let text = std::str::from_utf8(text).ok().map(str::trim);
-            (Some(text.and_then(|text| text.parse::<i64>().ok()).ok_or_else(bad)?), 20)
-        }
-        (Some(&[a, b]), None) => (Some(i64::from(i16::from_be_bytes([a, b]))), 21),
-        (Some(&[a, b, c, d]), None) => (Some(i64::from(i32::from_be_bytes([a, b, c, d]))), 23),
-        (Some(bytes), None) => (Some(i64::from_be_bytes(bytes.try_into().map_err(|_| bad())?)), 20),
-    };
-    if params.declared(number).is_some_and(|oid| !matches!(oid, 20 | 21 | 23)) {
-        return Err(bad());
-    }
+    let value = params.values.get(usize::from(number).saturating_sub(1)).copied().flatten();
+    let in_binary = value.filter(|_| params.text(number).is_none()).map(<[u8]>::len);
     if !statement.repeated.iter().any(|used| used.number == number) {
-        spent.push((number, type_oid));
+        spent.push((number, in_binary.map_or(20, type_of_width)));
     }
-    rows.map(|rows| u64::try_from(rows).ok().filter(|rows| *rows <= most).ok_or_else(bad)).transpose()
+    // It is read as a value that is compared with a column of the type of its cast would be.
+    let (width, cast) = if most == u64::from(i16::MAX.unsigned_abs()) {
+        (2, Some("int2".to_owned()))
+    } else if most == u64::from(i32::MAX.unsigned_abs()) {
+        (4, Some("int4".to_owned()))
+    } else {
+        (8, None)
+    };
+    match Key::from_value(&KeyValue::Param { number, cast }, KeyType::Integer { width }, cx.bound, cx.utf8) {
+        Ok(Key::Integer(rows)) => u64::try_from(rows).map(Some).map_err(|_| refusal::negative_bound(name).into()),
+        Err(KeyError::Null) => Ok(None),
+        Err(KeyError::Invalid(error)) => Err(error.into()),
+        Ok(_) | Err(_) => Err(refusal::bad_bound(name).into()),
+    }
+}
+
+/// The integer type whose binary values are so long.
+fn type_of_width(bytes: usize) -> u32 {
+    match bytes {
+        2 => 21,
+        4 => 23,
+        _ => 20,
+    }
 }
 
 /// Plans a SELECT that no key ties to one shard; `refusal` says why.
@@ -173,9 +185,12 @@ pub(super) fn plan(statement: &StatementFacts, refusal: Error, cx: &PlanContext<
         proof.push("each group lies on one shard, for it is grouped by the sharding key".to_owned());
     }
     let mut spent = Vec::new();
-    let limit = bound(select.limit, "LIMIT", statement, cx, &mut spent)?;
+    // In the order in which PostgreSQL looks at them.
     let offset = bound(select.offset, "OFFSET", statement, cx, &mut spent)?.unwrap_or(0);
-    Ok(ShardPlan::Scatter(Box::new(Scatter { shards: shards.shards, explain, select, limit, offset, spent, proof })))
+    let limit = bound(select.limit, "LIMIT", statement, cx, &mut spent)?;
+    let repeated = statement.repeated.iter().map(|used| used.number).collect();
+    let shards = shards.shards;
+    Ok(ShardPlan::Scatter(Box::new(Scatter { shards, explain, select, limit, offset, spent, repeated, proof })))
 }
 
 /// Why the shards may not have the same make of the statement's tables, as far as they were checked.

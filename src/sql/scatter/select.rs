@@ -146,8 +146,16 @@ pub enum Bound {
     None,
     /// So many rows.
     Rows(u64),
+    /// Fewer than none, which PostgreSQL refuses when the statement runs.
+    Negative,
     /// What the parameter of this number says, and the most that its cast has room for.
     Param(u16, u64),
+}
+
+impl Bound {
+    fn of(rows: i64) -> Self {
+        u64::try_from(rows).map_or(Self::Negative, Self::Rows)
+    }
 }
 
 /// An output expression, whatever shows it.
@@ -348,6 +356,8 @@ fn bound(node: Node<'_>) -> Result<Bound, Unfit> {
     let most = integer_room(cast.type_name()).ok_or_else(not_a_number)?;
     match plain_bound(cast.arg())? {
         Bound::Rows(rows) if rows > most => Err(not_a_number()),
+        // It may be out of the type's range as well.
+        Bound::Negative => Err(not_a_number()),
         Bound::Param(number, _) => Ok(Bound::Param(number, most)),
         bound => Ok(bound),
     }
@@ -358,10 +368,8 @@ fn plain_bound(node: Node<'_>) -> Result<Bound, Unfit> {
         Node::None => Ok(Bound::None),
         Node::A_Const(constant) => match constant.val() {
             None => Ok(Bound::None),
-            Some(ConstValue::Integer(rows)) if rows >= 0 => Ok(Bound::Rows(u64::from(rows.unsigned_abs()))),
-            Some(ConstValue::Float(digits)) if digits.parse::<i64>().is_ok_and(|rows| rows >= 0) => {
-                Ok(Bound::Rows(digits.parse().unwrap_or_default()))
-            }
+            Some(ConstValue::Integer(rows)) => Ok(Bound::of(rows.into())),
+            Some(ConstValue::Float(digits)) => digits.parse().map(Bound::of).map_err(|_| not_a_number()),
             _ => Err(not_a_number()),
         },
         Node::ParamRef(param) => match u16::try_from(param.number) {
@@ -414,29 +422,21 @@ impl<'a> Names<'_, 'a> {
         }
     }
 
-    /// The entries of the select list that may be called `name`.
+    /// The entry of the select list that is called `name`.
     fn by_name(&self, name: &str) -> Result<Option<Node<'a>>, Unfit> {
-        let mut sure: Option<Node<'a>> = None;
+        let mut found: Option<Node<'a>> = None;
         for output in self.outputs.iter().filter(|output| !output.star) {
-            let (is, may_be) = match output.node.name() {
-                Some(given) => (given == name, false),
-                None => {
-                    let mut possible = Vec::new();
-                    figure(output.node.val(), &mut possible);
-                    let is = possible.as_slice() == [name];
-                    (is, !is && possible.contains(&name))
-                }
-            };
-            let differs = || sure.is_some_and(|other| write::tree(other) != write::tree(output.node.val()));
-            if may_be || (is && differs()) {
+            let node = output.node.val();
+            if output.node.name().unwrap_or_else(|| figure(node).1) != name {
+                continue;
+            }
+            if found.is_some_and(|other| write::tree(other) != write::tree(node)) {
                 return Err(Unfit::new("alias", format!("where \"{name}\" may mean several things"))
                     .hint("Give the columns names of their own with AS."));
             }
-            if is {
-                sure = Some(output.node.val());
-            }
+            found = Some(node);
         }
-        Ok(sure)
+        Ok(found)
     }
 
     /// ORDER BY and DISTINCT ON: a bare name is first one of the select list's.
@@ -469,6 +469,8 @@ impl<'a> Names<'_, 'a> {
                 match self.by_name(name)? {
                     // Then it is that column either way.
                     Some(output) if last_name(output) == Some(name) => Ok(Resolved { node: output, ..itself }),
+                    // What is cast is that column.
+                    Some(output) if last_name(uncast(output)) == Some(name) => Ok(itself),
                     Some(output) => Ok(Resolved { node: output, unless_column: Some(name) }),
                     None => Ok(itself),
                 }
@@ -705,50 +707,61 @@ fn last_name(node: Node<'_>) -> Option<&str> {
     column.fields().iter().next_back().and_then(Node::as_str)
 }
 
-/// The names that PostgreSQL may give to a column that has none (`FigureColname`): one if that is certain.
-fn figure<'a>(node: Node<'a>, names: &mut Vec<&'a str>) {
-    let mut node = node;
+/// What stands below casts and COLLATE.
+fn uncast(mut node: Node<'_>) -> Node<'_> {
     loop {
-        match node {
-            Node::ColumnRef(_) => return names.extend(last_name(node)),
-            Node::A_Indirection(indirection) => {
-                match indirection.indirection().iter().filter_map(Node::as_str).next_back() {
-                    Some(name) => return names.push(name),
-                    None => node = indirection.arg(),
-                }
-            }
-            Node::FuncCall(call) => return names.extend(call.funcname().iter().filter_map(Node::as_str).next_back()),
-            Node::CollateClause(collate) => node = collate.arg(),
-            Node::TypeCast(cast) => {
-                names
-                    .extend(cast.type_name().and_then(|name| name.names().iter().filter_map(|n| n.sval()).next_back()));
-                node = cast.arg();
-            }
-            Node::CaseExpr(case) => {
-                names.push("case");
-                node = case.defresult();
-            }
-            Node::A_Expr(expr) if expr.kind == raw::A_Expr_Kind::AEXPR_NULLIF => return names.push("nullif"),
-            Node::A_ArrayExpr(_) => return names.push("array"),
-            Node::RowExpr(_) => return names.push("row"),
-            Node::CoalesceExpr(_) => return names.push("coalesce"),
-            Node::MinMaxExpr(_) => return names.extend(["greatest", "least"]),
-            Node::SQLValueFunction(_) => return names.extend(VALUE_FUNCTIONS),
-            _ => return,
+        node = match node {
+            Node::TypeCast(cast) => cast.arg(),
+            Node::CollateClause(collate) => collate.arg(),
+            node => return node,
         }
     }
 }
 
-/// What `CURRENT_DATE` and its kin are called as columns.
-const VALUE_FUNCTIONS: [&str; 10] = [
-    "current_catalog",
-    "current_date",
-    "current_role",
-    "current_schema",
-    "current_time",
-    "current_timestamp",
-    "current_user",
-    "localtime",
-    "localtimestamp",
-    "session_user",
-];
+/// How sure PostgreSQL is of a name that it finds for a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Strength {
+    /// There is none.
+    None,
+    /// That of a type, or CASE: anything below it has a better one.
+    Weak,
+    /// That of a column, a field or a function.
+    Good,
+}
+
+/// The name of what stands below, if that is a good one.
+fn unless_good<'a>(below: Node<'a>, name: &'a str) -> (Strength, &'a str) {
+    match figure(below) {
+        (Strength::Good, name) => (Strength::Good, name),
+        _ => (Strength::Weak, name),
+    }
+}
+
+/// The name that PostgreSQL gives to a column without AS (`FigureColname`).
+fn figure(node: Node<'_>) -> (Strength, &str) {
+    let good = |name| (Strength::Good, name);
+    let found = match node {
+        Node::ColumnRef(_) => last_name(node).map(good),
+        Node::A_Indirection(indirection) => {
+            let fields = indirection.indirection().iter();
+            Some(fields.filter_map(Node::as_str).next_back().map_or_else(|| figure(indirection.arg()), good))
+        }
+        Node::FuncCall(call) => call.funcname().iter().filter_map(Node::as_str).next_back().map(good),
+        Node::CollateClause(collate) => Some(figure(collate.arg())),
+        Node::TypeCast(cast) => {
+            let names = cast.type_name().map(|name| name.names());
+            let name = names.and_then(|names| names.iter().filter_map(|name| name.sval()).next_back());
+            name.map(|name| unless_good(cast.arg(), name))
+        }
+        Node::CaseExpr(case) => Some(unless_good(case.defresult(), "case")),
+        Node::A_Expr(expr) if expr.kind == raw::A_Expr_Kind::AEXPR_NULLIF => Some(good("nullif")),
+        Node::A_ArrayExpr(_) => Some(good("array")),
+        Node::RowExpr(_) => Some(good("row")),
+        Node::CoalesceExpr(_) => Some(good("coalesce")),
+        Node::MinMaxExpr(least) if least.op == raw::MinMaxOp::IS_LEAST => Some(good("least")),
+        Node::MinMaxExpr(_) => Some(good("greatest")),
+        // CURRENT_DATE and its kin, sub-queries and the like are in no select list that gets here.
+        _ => None,
+    };
+    found.unwrap_or((Strength::None, "?column?"))
+}

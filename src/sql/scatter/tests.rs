@@ -196,7 +196,7 @@ fn what_is_refused() {
         ("SELECT count(*) + 1 FROM t ORDER BY 'x'", "constant"),
         ("SELECT a FROM t ORDER BY a FETCH FIRST 2 ROWS WITH TIES", "with_ties"),
         ("SELECT a FROM t LIMIT 2 + 3", "limit"),
-        ("SELECT a FROM t LIMIT -1", "limit"),
+        ("SELECT a FROM t LIMIT (-1)::int4", "limit"),
         ("SELECT a FROM t LIMIT 1.5", "limit"),
         ("SELECT a FROM t LIMIT 32768::int2", "limit"),
         ("SELECT a FROM t OFFSET 2147483648::int4", "limit"),
@@ -211,7 +211,7 @@ fn what_is_refused() {
         ("SELECT k, random() FROM t ORDER BY 1, 2 LIMIT 3", "draws"),
         ("SELECT a, sum(random()) AS s FROM t GROUP BY a ORDER BY s", "draws"),
         ("SELECT random() AS r, count(*) FROM t GROUP BY r", "draws"),
-        ("SELECT upper(a)::text FROM t ORDER BY text", "alias"),
+        ("SELECT upper(a)::text, upper(b) FROM t ORDER BY upper", "alias"),
     ] {
         let select = selected(sql);
         assert_eq!(select.as_ref().err().map(|unfit| unfit.construct), Some(construct), "{sql}: {select:?}");
@@ -235,6 +235,21 @@ fn clauses_are_taken_apart() {
         [key("lower(a)", false, false), key("b", false, false)]
     );
     assert_eq!(sorts("SELECT upper(b) FROM t ORDER BY upper"), [key("upper(b)", false, false)]);
+    // A type names a column only where nothing that is cast does; `text` is a column of the table.
+    assert_eq!(sorts("SELECT k, c::date FROM t ORDER BY c"), [key("c::date", false, false)]);
+    assert_eq!(sorts("SELECT upper(b)::text FROM t ORDER BY text"), [key("text", false, false)]);
+    assert_eq!(sorts("SELECT upper(b)::text FROM t ORDER BY upper"), [key("upper(b)::text", false, false)]);
+    assert_eq!(sorts("SELECT (b || 'x')::varchar FROM t ORDER BY varchar"), [key("(b || 'x')::varchar", false, false)]);
+    assert_eq!(
+        sorts("SELECT CASE WHEN a THEN 1 ELSE b END, CASE WHEN a THEN 1 END FROM t ORDER BY b, \"case\""),
+        [key("CASE WHEN a THEN 1 ELSE b END", false, false), key("CASE WHEN a THEN 1 END", false, false)]
+    );
+    assert_eq!(sorts("SELECT least(a, b) FROM t ORDER BY greatest"), [key("\"greatest\"", false, false)]);
+    assert_eq!(
+        sorts("SELECT (c).f::int4 FROM t ORDER BY f, c"),
+        [key("(c).f::int4", false, false), key("c", false, false)]
+    );
+    assert_eq!(sorts("SELECT a + 1 FROM t ORDER BY \"?column?\""), [key("a + 1", false, false)]);
     assert_eq!(sorts("SELECT *, b FROM t ORDER BY a COLLATE \"C\""), [key("a COLLATE \"C\"", false, false)]);
     assert_eq!(sorts("SELECT a FROM t ORDER BY random()"), [key("random()", false, false)]);
     assert_eq!(sorts("SELECT random(), a FROM t ORDER BY 2"), [key("a", false, false)]);
@@ -265,6 +280,11 @@ fn clauses_are_taken_apart() {
     assert_eq!(aggregates.iter().map(|aggregate| aggregate.distinct).collect::<Vec<_>>(), [true, true, false]);
     let groups = selected("SELECT lower(b) AS x, max(a) FROM t GROUP BY x").unwrap().groups.unwrap();
     assert_eq!((groups.keys, groups.not_columns), (vec!["lower(b)".to_owned()], vec!["x".to_owned()]));
+    // A cast column is grouped by as itself.
+    let groups = selected("SELECT b::date, max(a) FROM t GROUP BY b").unwrap().groups.unwrap();
+    assert_eq!((groups.keys, groups.not_columns), (vec!["b".to_owned()], Vec::new()));
+    let bounds = |sql: &str| selected(sql).map(|select| (select.limit, select.offset)).unwrap();
+    assert_eq!(bounds("SELECT a FROM t LIMIT -1 OFFSET -99999999999"), (Bound::Negative, Bound::Negative));
     let nullable = selected("SELECT u.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY u.k").unwrap();
     assert!(nullable.groups.is_some(), "the group of NULL lies on every shard");
     assert!(selected("SELECT t.k, count(*) FROM t LEFT JOIN u ON t.k = u.k GROUP BY t.k").unwrap().plain);
