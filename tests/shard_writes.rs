@@ -479,6 +479,8 @@ fn reference_tables_stay_alike_on_all_shards() {
         "UPDATE r SET name = 'x' WHERE code = 77".to_owned(),
         format!("INSERT INTO r (code, name, at) VALUES (2, 'again', {at})"),
         "DELETE FROM r WHERE code = 2".to_owned(),
+        // A default that is one constant.
+        "UPDATE r SET name = DEFAULT WHERE code = 1 RETURNING name".to_owned(),
     ] {
         assert_eq!(client.run(&sql), whole.run(&sql), "{sql}");
     }
@@ -495,6 +497,11 @@ fn reference_tables_stay_alike_on_all_shards() {
         // Without a list of columns it is not known which are given.
         ("INSERT INTO r VALUES (5, 'e')", "default"),
         ("INSERT INTO r (code, at) VALUES (5, DEFAULT)", "default"),
+        ("UPDATE r SET at = DEFAULT WHERE code = 1", "default"),
+        (
+            "INSERT INTO r (code, name, at) VALUES (1, 'a', '2024-01-02 03:04:05+00') ON CONFLICT (code) DO UPDATE SET at = DEFAULT",
+            "default",
+        ),
         ("INSERT INTO r (code, at) VALUES (5, now())", "time of its server"),
         ("UPDATE r SET name = random()::text", "another value on each shard"),
         ("DELETE FROM r WHERE at < now()", "time of its server"),

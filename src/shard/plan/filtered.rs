@@ -49,7 +49,7 @@ impl Filtered<'_> {
                     write::reference_table(
                         self.statement.shape.tables(),
                         refusal,
-                        write::Copies { table: relations::placed(reference), given: write::Given::All },
+                        (relations::placed(reference), write::Given::All),
                         cx,
                     )
                 } else {

@@ -50,31 +50,32 @@ impl Insert<'_> {
             Home::Sharded { key } => {
                 believe(target, cx)?;
                 effects::conflict_is_by_key(self.conflict, target, key, cx)?;
-                self.plan_rows(target, key, chosen, cx)
+                self.plan_rows(target, key, chosen.as_ref(), cx)
             }
             Home::Reference => match chosen {
                 Some(chosen) => Ok(chosen.plan()),
                 None => {
-                    write::reference_table(self.tables, refusal::reference_write(&target.name), self.copies(target), cx)
+                    let refusal = refusal::reference_write(&target.name);
+                    write::reference_table(self.tables, refusal, (relations::placed(target), self.given()), cx)
                 }
             },
             Home::Unlisted => {
-                Ok(chosen.map_or_else(|| ShardPlan::single(cx.map.default_shard, Why::Unlisted), Chosen::plan))
+                let default = || ShardPlan::single(cx.map.default_shard, Why::Unlisted);
+                Ok(chosen.map_or_else(default, |chosen| chosen.plan()))
             }
         }
     }
 
-    /// What is asked before it is done to all copies.
-    fn copies(&self, target: &TableRef) -> write::Copies {
+    /// The columns that every row gives a value.
+    fn given(&self) -> write::Given {
         let has_value = |place: usize| {
             let value = |row: &Vec<KeyValue>| row.get(place).is_some_and(|value| *value != KeyValue::Default);
             self.rows.iter().all(value)
         };
-        let given = self.columns.map_or(write::Given::Unknown, |columns| {
+        self.columns.map_or(write::Given::Unknown, |columns| {
             let named = columns.iter().enumerate().filter(|(place, _)| has_value(*place));
             write::Given::These(named.map(|(_, column)| column.clone()).collect())
-        });
-        write::Copies { table: relations::placed(target), given }
+        })
     }
 
     /// Every row must say its key, and all must belong to one shard.
@@ -82,7 +83,7 @@ impl Insert<'_> {
         &self,
         target: &TableRef,
         key: &TableKey,
-        chosen: Option<Chosen>,
+        chosen: Option<&Chosen>,
         cx: &PlanContext<'_>,
     ) -> Result<ShardPlan, Stop> {
         let table = target.name.as_str();

@@ -192,6 +192,8 @@ pub struct Copies {
     pub table: (String, String),
     /// The columns that have a value in every row.
     pub given: Given,
+    /// Those that are set to their defaults all the same: SET column = DEFAULT.
+    pub defaults: Vec<String>,
 }
 
 /// Columns that take no default.
@@ -242,6 +244,7 @@ impl Copies {
     #[must_use]
     pub fn differ(&self, shards: &[Vec<String>]) -> Option<Differs> {
         let is_given = |column: &String| match &self.given {
+            _ if self.defaults.contains(column) => false,
             Given::All => true,
             Given::These(columns) => columns.contains(column),
             Given::Unknown => false,
@@ -390,12 +393,12 @@ pub(super) fn unkeyed_rows(tables: &[TableRef], refusal: Error, cx: &PlanContext
 pub(super) fn reference_table(
     tables: &[TableRef],
     refusal: Error,
-    copies: Copies,
+    (table, given): ((String, String), Given),
     cx: &PlanContext<'_>,
 ) -> Result<ShardPlan, Stop> {
     let mode = mode(refusal.clone(), cx)?;
     let Some(text) = cx.text else { return Err(Stop::Refuse(alone(refusal))) };
-    reference(text).map_err(refuse)?;
+    let copies = Copies { table, given, defaults: reference(text).map_err(refuse)? };
     are_alike(tables, cx)?;
     let proof = "every shard has a copy of its table, and does the same to it".to_owned();
     Ok(whole(Answer::Same, Some(copies), mode, proof, cx))
@@ -540,9 +543,8 @@ pub(super) fn copy(table: &TableRef, home: Home<'_>, refusal: Error, cx: &PlanCo
     if key.is_none() || read.condition.is_some() {
         are_alike([table], cx)?;
     }
-    let copies = key
-        .is_none()
-        .then(|| Copies { table: place.clone(), given: read.columns.clone().map_or(Given::All, Given::These) });
+    let given = || read.columns.clone().map_or(Given::All, Given::These);
+    let copies = key.is_none().then(|| Copies { table: place.clone(), given: given(), defaults: Vec::new() });
     let proof = match &key {
         Some(key) => format!("each row goes to the shard of its \"{}\"", key.quoted()),
         None => "every shard has a copy of its table, and gets all rows".to_owned(),

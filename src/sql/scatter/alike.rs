@@ -29,11 +29,12 @@ pub fn unkeyed(text: &str) -> Result<(), Unfit> {
     })
 }
 
-/// Whether INSERT of VALUES, UPDATE or DELETE of a reference table does the same on every shard.
+/// Whether INSERT of VALUES, UPDATE or DELETE of a reference table does the same on every shard, as far as the text tells; the columns that it
+/// sets to their defaults, which are the table's to tell.
 ///
 /// # Errors
 /// Why not.
-pub fn reference(text: &str) -> Result<(), Unfit> {
+pub fn reference(text: &str) -> Result<Vec<String>, Unfit> {
     read(text, |node| {
         let places = Places::of(node)?;
         if let Some(table) = &places.table {
@@ -45,7 +46,7 @@ pub fn reference(text: &str) -> Result<(), Unfit> {
                 "where several rows of VALUES may change one row of a reference table, and which does it is not told".to_owned(),
             )
             .hint("Tie a column of VALUES that has another whole number in each row to one of the table, both with their tables' names: WHERE t.id = v.id. Or write SET column = CASE id WHEN ... END.")),
-            _ => Ok(()),
+            _ => Ok(places.defaults),
         }
     })
 }
@@ -68,6 +69,8 @@ struct Derived<'a> {
 #[derive(Default)]
 struct Places<'a> {
     all: Vec<(Node<'a>, Clause)>,
+    /// The columns that SET gives their defaults.
+    defaults: Vec<String>,
     returning: Option<&'a nodes::ReturningClause>,
     /// A table beside the one that is written.
     table: Option<String>,
@@ -130,6 +133,9 @@ impl<'a> Places<'a> {
     /// What is assigned, and the subscripts of what it is assigned to.
     fn assigned(&mut self, targets: impl Iterator<Item = &'a nodes::ResTarget>) {
         for target in targets {
+            if matches!(target.val(), Node::SetToDefault(_)) {
+                self.defaults.extend(target.name().map(str::to_owned));
+            }
             self.all.push((target.val(), Clause::Output));
             self.all.extend(target.indirection().iter().map(|node| (node, Clause::Output)));
         }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn construct(checked: &Result<(), Unfit>) -> &'static str {
+fn construct<T>(checked: &Result<T, Unfit>) -> &'static str {
     checked.as_ref().err().map_or("", |unfit| unfit.construct)
 }
 
@@ -29,6 +29,22 @@ fn what_differs_between_shards_is_not_for_all() {
         assert_eq!(construct(&unkeyed(text)), of_rows, "{text}");
         assert_eq!(construct(&reference(text)), of_reference, "{text}");
     }
+}
+
+#[test]
+fn columns_that_are_set_to_their_defaults_are_told() {
+    for (text, columns) in [
+        ("UPDATE t SET at = DEFAULT, n = 1, v = DEFAULT WHERE n = 2", &["at", "v"][..]),
+        ("UPDATE t SET n = 1", &[]),
+        ("INSERT INTO t (a, at) VALUES (1, '2024-01-02') ON CONFLICT (a) DO UPDATE SET b = 1, at = DEFAULT", &["at"]),
+        // What VALUES give is counted by rows.
+        ("INSERT INTO t (a, at) VALUES (1, DEFAULT)", &[]),
+        ("DELETE FROM t", &[]),
+    ] {
+        assert_eq!(reference(text).unwrap(), columns, "{text}");
+    }
+    // Among several at once it is not looked for.
+    assert!(reference("UPDATE t SET (at, n) = (DEFAULT, 1)").is_err());
 }
 
 #[test]
