@@ -25,11 +25,29 @@ pub struct Levels {
 /// Items of a level that follow one another.
 pub type Items = Range<usize>;
 
+/// From where names are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outer {
+    /// The level.
+    pub level: usize,
+    /// Those of its items that are seen.
+    pub sees: Items,
+    /// The row of its target is seen as it was written: from RETURNING.
+    pub written: bool,
+}
+
+impl Outer {
+    /// These items of a level, as its rows are before it writes.
+    fn of(level: usize, sees: Items) -> Self {
+        Self { level, sees, written: false }
+    }
+}
+
 /// One SELECT, INSERT, UPDATE, DELETE or MERGE.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Level {
-    /// Where names are looked for that nothing here has: a level, and those of its items that are seen from here.
-    pub outer: Option<(usize, Items)>,
+    /// Where names are looked for that nothing here has.
+    pub outer: Option<Outer>,
     /// What it takes rows from. A target comes first.
     pub items: Vec<Item>,
     /// What holds for its rows.
@@ -195,6 +213,20 @@ pub enum Write {
         /// The columns that it updates.
         changed: Vec<String>,
     },
+}
+
+impl Level {
+    /// Whether a row of its target has another value in this column once it is written.
+    #[must_use]
+    pub fn changes(&self, column: &str) -> bool {
+        match &self.write {
+            Some(Write::Update(given)) => given.iter().any(|(name, _)| name == column),
+            Some(Write::Insert { changed, .. } | Write::Merge { changed, .. }) => {
+                changed.iter().any(|name| name == column)
+            }
+            Some(Write::Delete) | None => false,
+        }
+    }
 }
 
 impl Levels {

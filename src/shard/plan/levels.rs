@@ -430,12 +430,22 @@ impl<'a> Proof<'a> {
         relations::columns(columns, table, self.cx)?.iter().position(|column| column == name)
     }
 
+    /// Settles the rows of an INSERT where the keys belong that they are given, once one shard owns all of these.
     fn insert(&mut self, number: usize, level: &'a Level) -> Result<(), Stop> {
+        if let Some(facts) = self.inserted(number, level)?.filter(|facts| self.lies(facts).is_some()) {
+            let parts = facts.into_iter().enumerate().map(|(place, fact)| (((number, 0), place), fact));
+            self.facts.extend(parts);
+        }
+        Ok(())
+    }
+
+    /// What the columns of the key get of the rows of an INSERT that is not settled; none if that is not known.
+    fn inserted(&mut self, number: usize, level: &'a Level) -> Result<Option<Vec<Fact>>, Stop> {
         let at = (number, 0);
-        let Some(Write::Insert { columns, rows, conflict, changed }) = &level.write else { return Ok(()) };
+        let Some(Write::Insert { columns, rows, conflict, changed }) = &level.write else { return Ok(None) };
         let (Some(table), Some(key), false) = (target(level), self.names.key(at), self.facts.contains_key(&(at, 0)))
         else {
-            return Ok(());
+            return Ok(None);
         };
         if let Some(name) = key.names().find(|name| changed.iter().any(|column| column == name)) {
             return Err(refusal::key_assigned(&table.name, name).into());
@@ -455,12 +465,7 @@ impl<'a> Proof<'a> {
             let leaves = self.names.leaves_of(rows, among);
             facts.push(leaves.and_then(|leaves| self.stored((at, place), &leaves, *key_type)));
         }
-        let Some(facts) = facts.into_iter().collect::<Option<Vec<Fact>>>() else { return Ok(()) };
-        if self.lies(&facts).is_none() {
-            return Err(refusal::rows_differ(&table.name).into());
-        }
-        self.facts.extend(facts.into_iter().enumerate().map(|(place, fact)| ((at, place), fact)));
-        Ok(())
+        Ok(facts.into_iter().collect())
     }
 
     /// What a column of a key gets that comes from there; none if that is not known.
@@ -579,6 +584,12 @@ impl<'a> Proof<'a> {
 
     fn conclude(mut self) -> Result<Option<ShardPlan>, Stop> {
         let mut all = Vec::new();
+        for (number, level) in self.names.levels.levels.iter().enumerate() {
+            // All is said of its rows that will be.
+            if let (Some(_), Some(table)) = (self.inserted(number, level)?, target(level)) {
+                return Err(refusal::rows_differ(&table.name).into());
+            }
+        }
         for (number, level) in self.names.levels.levels.iter().enumerate() {
             for (item, source) in level.items.iter().enumerate() {
                 let Source::Table(table) = &source.source else { continue };

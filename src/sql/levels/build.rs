@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use pg_raw_parse::{Node, nodes, raw};
 
-use super::{Body, Condition, Item, Items, Level, Levels, Operand, Output, Query, Shows, Source, Using, Value, Write};
+use super::{
+    Body, Condition, Item, Items, Level, Levels, Operand, Outer, Output, Query, Shows, Source, Using, Value, Write,
+};
 use crate::sql::facts::{ColumnRef, KeyValue, TableRef};
 use crate::sql::shape::{Equals, array_value, column, conflict_assigned, equalities, key_value, spreads};
 use crate::sql::touch::conflict;
@@ -56,8 +58,8 @@ fn in_scope(scope: &Scopes<'_>, name: &str) -> Option<usize> {
     None
 }
 
-/// From where names are looked for: a level, and those of its items that can be seen.
-type Place = Option<(usize, Items)>;
+/// From where names are looked for, if there is anything further out.
+type Place = Option<Outer>;
 
 #[derive(Default)]
 struct Build {
@@ -153,8 +155,8 @@ impl Build {
         for item in select.from_clause() {
             self.from(item, level, scope, 0)?;
         }
-        let at = (level, self.all(level));
-        self.conjuncts(select.where_clause(), &at, at.1.clone(), scope)?;
+        let at = Outer::of(level, self.all(level));
+        self.conjuncts(select.where_clause(), &at, at.sees.clone(), scope)?;
         for target in select.target_list() {
             self.expression(target.into(), &at, scope)?;
         }
@@ -178,7 +180,7 @@ impl Build {
 
     /// The clauses of a SELECT that say nothing of where its rows lie.
     fn rest<'a>(&mut self, select: &'a nodes::SelectStmt, level: usize, scope: &Scopes<'a>) -> Option<()> {
-        let at = (level, self.all(level));
+        let at = Outer::of(level, self.all(level));
         let lists = [select.distinct_clause(), select.group_clause(), select.window_clause()];
         let nodes = lists.into_iter().flatten().chain(select.sort_clause().iter().map(Into::into));
         let single = [select.having_clause(), select.limit_offset(), select.limit_count()];
@@ -214,7 +216,7 @@ impl Build {
         let mut changed = Vec::new();
         if let Some(clause) = insert.on_conflict_clause() {
             self.item(level, Some("excluded".to_owned()), Source::Other, Vec::new())?;
-            self.expression(Node::OnConflictClause(clause), &(level, self.all(level)), scope)?;
+            self.expression(Node::OnConflictClause(clause), &Outer::of(level, self.all(level)), scope)?;
             changed = conflict_assigned(clause);
         }
         let columns: Vec<String> = names_of_targets(insert.cols().iter())?;
@@ -231,8 +233,8 @@ impl Build {
         for item in update.from_clause() {
             self.from(item, level, scope, 0)?;
         }
-        let at = (level, self.all(level));
-        self.conjuncts(update.where_clause(), &at, at.1.clone(), scope)?;
+        let at = Outer::of(level, self.all(level));
+        self.conjuncts(update.where_clause(), &at, at.sees.clone(), scope)?;
         let mut given = Vec::new();
         for target in update.target_list() {
             self.expression(target.into(), &at, scope)?;
@@ -241,7 +243,7 @@ impl Build {
             given.push((target.name()?.to_owned(), value));
         }
         self.levels.levels.get_mut(level)?.write = Some(Write::Update(given));
-        self.returning(level, at.1, update.returning_clause(), scope)
+        self.returning(level, at.sees, update.returning_clause(), scope)
     }
 
     fn delete<'a>(&mut self, delete: &'a nodes::DeleteStmt, outer: Place, scope: &Scopes<'a>) -> Option<Body> {
@@ -251,10 +253,10 @@ impl Build {
         for item in delete.using_clause() {
             self.from(item, level, scope, 0)?;
         }
-        let at = (level, self.all(level));
-        self.conjuncts(delete.where_clause(), &at, at.1.clone(), scope)?;
+        let at = Outer::of(level, self.all(level));
+        self.conjuncts(delete.where_clause(), &at, at.sees.clone(), scope)?;
         self.levels.levels.get_mut(level)?.write = Some(Write::Delete);
-        self.returning(level, at.1, delete.returning_clause(), scope)
+        self.returning(level, at.sees, delete.returning_clause(), scope)
     }
 
     /// The source's rows are kept whether a row of the target is found or not: what they are joined by says something of the target alone.
@@ -264,7 +266,7 @@ impl Build {
         self.target(level, merge.relation())?;
         let target = self.all(level);
         self.from(merge.source_relation(), level, scope, 0)?;
-        let at = (level, self.all(level));
+        let at = Outer::of(level, self.all(level));
         self.conjuncts(merge.join_condition(), &at, target.clone(), scope)?;
         let (mut inserts, mut changed) = (Vec::new(), Vec::new());
         for when in merge.merge_when_clauses() {
@@ -274,7 +276,8 @@ impl Build {
             }
             // Where there is no row of the target, its names mean nothing; they may be the source's or those of functions.
             let not_there = raw::MergeMatchKind::MERGE_WHEN_NOT_MATCHED_BY_TARGET;
-            let sees = if when.match_kind == not_there { (level, target.end..at.1.end) } else { at.clone() };
+            let source = Outer::of(level, target.end..at.sees.end);
+            let sees = if when.match_kind == not_there { source } else { at.clone() };
             self.expression(when.condition(), &sees, scope)?;
             for node in when.target_list().iter().chain(when.values()) {
                 self.expression(node, &sees, scope)?;
@@ -294,7 +297,7 @@ impl Build {
             }
         }
         self.levels.levels.get_mut(level)?.write = Some(Write::Merge { inserts, changed });
-        self.returning(level, at.1, merge.returning_clause(), scope)?;
+        self.returning(level, at.sees, merge.returning_clause(), scope)?;
         // It may show of each row whether it is of the source or of the target.
         Some(Body::Unknown)
     }
@@ -308,7 +311,8 @@ impl Build {
     ) -> Option<Body> {
         let mut outputs = Vec::new();
         for node in clause.into_iter().flat_map(|clause| clause.exprs()) {
-            self.expression(node, &(level, sees.clone()), scope)?;
+            let written = Outer { written: true, ..Outer::of(level, sees.clone()) };
+            self.expression(node, &written, scope)?;
             let Node::ResTarget(target) = node else { return None };
             outputs.push(output(target)?);
         }
@@ -325,7 +329,7 @@ impl Build {
         }
         let first = self.all(level).end;
         // LATERAL sees what stands before it.
-        let before = (level, 0..first);
+        let before = Outer::of(level, 0..first);
         match node {
             Node::JoinExpr(join) => return self.join(join, level, scope, depth),
             Node::RangeVar(var) => {
@@ -373,7 +377,7 @@ impl Build {
         for item in self.levels.levels.get_mut(level)?.items.get_mut(nullable)? {
             item.nullable = true;
         }
-        self.conjuncts(join.quals(), &(level, both.clone()), binds.clone(), scope)?;
+        self.conjuncts(join.quals(), &Outer::of(level, both.clone()), binds.clone(), scope)?;
         for name in join.using_clause() {
             let name = name.sval()?.to_owned();
             let using = Using { name, left: left.clone(), right: right.clone(), binds: binds.clone(), shows };
@@ -383,13 +387,7 @@ impl Build {
     }
 
     /// The terms of a condition that rows of `binds` must meet.
-    fn conjuncts<'a>(
-        &mut self,
-        condition: Node<'a>,
-        at: &(usize, Items),
-        binds: Items,
-        scope: &Scopes<'a>,
-    ) -> Option<()> {
+    fn conjuncts<'a>(&mut self, condition: Node<'a>, at: &Outer, binds: Items, scope: &Scopes<'a>) -> Option<()> {
         let mut stack = vec![condition];
         while let Some(node) = stack.pop() {
             let found = match node {
@@ -405,8 +403,8 @@ impl Build {
             };
             for (column, equals) in found {
                 self.part()?;
-                let condition = Condition { binds: binds.clone(), sees: at.1.clone(), column, equals };
-                self.levels.levels.get_mut(at.0)?.conditions.push(condition);
+                let condition = Condition { binds: binds.clone(), sees: at.sees.clone(), column, equals };
+                self.levels.levels.get_mut(at.level)?.conditions.push(condition);
             }
         }
         Some(())
@@ -416,7 +414,7 @@ impl Build {
     fn in_query<'a>(
         &mut self,
         link: &'a nodes::SubLink,
-        at: &(usize, Items),
+        at: &Outer,
         scope: &Scopes<'a>,
     ) -> Option<Vec<(ColumnRef, Operand)>> {
         self.expression(link.testexpr(), at, scope)?;
@@ -434,7 +432,7 @@ impl Build {
     }
 
     /// The queries in an expression.
-    fn expression<'a>(&mut self, node: Node<'a>, at: &(usize, Items), scope: &Scopes<'a>) -> Option<()> {
+    fn expression<'a>(&mut self, node: Node<'a>, at: &Outer, scope: &Scopes<'a>) -> Option<()> {
         let mut stack = vec![node];
         while let Some(node) = stack.pop() {
             match node {

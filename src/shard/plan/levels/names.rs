@@ -101,22 +101,32 @@ impl<'a> Names<'a> {
     /// The items that a column may be of: several, which are all sharded tables with that column in their key, where joins have made one of
     /// theirs. None: it is not known.
     pub(super) fn resolve(&self, level: usize, sees: &Items, column: &ColumnRef) -> Option<Vec<At>> {
-        let mut place = Some((level, sees.clone()));
-        while let Some((number, sees)) = place {
+        let (mut number, mut sees, mut written) = (level, sees, false);
+        loop {
             self.step()?;
             let level = self.levels.levels.get(number)?;
             let found = if column.qualifier.is_empty() {
-                self.bare(number, level, &sees, &column.column)
+                self.bare(number, level, sees, &column.column)
             } else {
-                qualified(number, level, &sees, &column.qualifier)
+                qualified(number, level, sees, &column.qualifier)
             };
             match found {
-                Named::Here(items) => return Some(items),
+                Named::Here(items) => {
+                    let changed = written && items.iter().any(|at| self.is_changed(*at, &column.column));
+                    return (!changed).then_some(items);
+                }
                 Named::Unknown => return None,
-                Named::Further => place = level.outer.clone(),
+                Named::Further => {
+                    let outer = level.outer.as_ref()?;
+                    (number, sees, written) = (outer.level, &outer.sees, outer.written);
+                }
             }
         }
-        None
+    }
+
+    /// Whether RETURNING shows another value of a column than the item's rows had: the level writes it.
+    fn is_changed(&self, (level, item): At, name: &str) -> bool {
+        item == 0 && self.levels.levels.get(level).is_none_or(|level| level.changes(name))
     }
 
     /// The items of a level among `sees` that a bare name means there; none if that is not known.
@@ -290,6 +300,7 @@ impl<'a> Names<'a> {
             Source::Other => return None,
             Source::Query(query) => match self.find(*query, &item.renamed, name, depth) {
                 Found::Place(place) => self.gather_place(*query, place?, into, depth + 1)?,
+                Found::Through(inner) if self.is_changed(inner, name) => return None,
                 Found::Through(inner) => self.gather(inner, name, into, depth + 1)?,
                 Found::No | Found::Maybe => return None,
             },
@@ -358,7 +369,8 @@ impl<'a> Names<'a> {
         *own == query && matches!(self.find(query, renamed, name, 0), Found::Place(Some(found)) if found == place)
     }
 
-    /// Where a value in a level comes from, whose names may mean the items that it sees.
+    /// Where a value in a level comes from, whose names may mean the items that it sees: in a write it is one of RETURNING, or of what it
+    /// inserts, which is no value of its target.
     pub(super) fn leaves_of_value(&self, level: usize, sees: &Items, value: &'a Value) -> Option<Leaves<'a>> {
         let mut leaves = Leaves::default();
         self.gather_value(level, sees, value, &mut leaves, 0)?;
@@ -377,6 +389,9 @@ impl<'a> Names<'a> {
             Value::Constant(value) => into.leaves.push(Leaf::Value(value)),
             Value::Column(column) => {
                 for at in self.resolve(level, sees, column)? {
+                    if at.0 == level && self.is_changed(at, &column.column) {
+                        return None;
+                    }
                     self.gather(at, &column.column, into, depth + 1)?;
                 }
             }

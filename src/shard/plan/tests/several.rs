@@ -446,3 +446,47 @@ proptest! {
         prop_assert_eq!(found, insert);
     }
 }
+
+#[test]
+fn returning_shows_what_the_update_has_written() {
+    let insert = |update: &str, item: &str| {
+        format!("WITH u AS ({update}) INSERT INTO lines (tenant, item) SELECT tenant, {item} FROM u")
+    };
+    let moves = "UPDATE items SET tenant = 2 WHERE tenant = 1 AND item = 'a'";
+    for (sql, wanted) in [
+        // (1,a), (1,b), (2,a) are on s1, (2,c) is not.
+        (insert(&format!("{moves} RETURNING tenant"), "'c'"), NO),
+        (insert(&format!("{moves} RETURNING *"), "'c'"), NO),
+        (insert(&format!("{moves} RETURNING items.*"), "'c'"), NO),
+        (insert(&format!("{moves} RETURNING (SELECT items.tenant) AS tenant"), "'c'"), NO),
+        (insert(&format!("{moves} RETURNING (SELECT (SELECT items.tenant)) AS tenant"), "'c'"), NO),
+        (format!("{moves} RETURNING (SELECT count(*) FROM lines l WHERE l.tenant = items.tenant AND l.item = 'c')"), NO),
+        // What it leaves as it was.
+        (insert("UPDATE items SET n = 2 WHERE tenant = 1 AND item = 'a' RETURNING tenant", "'b'"), "s1"),
+        (insert("UPDATE items SET n = 2 WHERE tenant = 1 AND item = 'a' RETURNING *", "item"), "s1"),
+        ("WITH u AS (UPDATE items SET tenant = 2 WHERE tenant = 1 AND item = 'a' RETURNING item) INSERT INTO lines (tenant, item) SELECT 1, item FROM u".to_owned(), "s1"),
+        // A condition speaks of the row as it was.
+        ("UPDATE items SET tenant = 2 FROM lines l WHERE items.tenant = 1 AND items.item = 'a' AND l.tenant = items.tenant AND l.item = 'b'".to_owned(), "s1"),
+        ("UPDATE items SET tenant = 2 WHERE tenant = 1 AND item = 'a' AND EXISTS (SELECT FROM lines l WHERE l.tenant = items.tenant AND l.item = items.item)".to_owned(), "s1"),
+    ] {
+        assert_eq!(word(&planned(&sql, Some(&[]))), wanted, "{sql}");
+    }
+}
+
+#[test]
+fn what_is_inserted_may_become_known_by_later_conditions() {
+    all(&[
+        // (1,2) and (1,1) are on s1, (1,3) is on s0.
+        (
+            "INSERT INTO pairs (a, b) SELECT x.a, y.b FROM pairs x JOIN pairs y ON x.a = y.a AND x.b = y.b WHERE x.a = 1 AND y.b IN (2, 3) AND x.b = 2",
+            "s1",
+        ),
+        (
+            "INSERT INTO pairs (a, b) SELECT x.a, y.b FROM pairs x JOIN pairs y ON x.a = y.a AND x.b = y.b WHERE x.a = 1 AND y.b IN (2, 3)",
+            NO,
+        ),
+    ]);
+    let differ =
+        message(planned("INSERT INTO pairs (a, b) SELECT a, b FROM pairs WHERE a = 1 AND b IN (2, 3)", Some(&[])));
+    assert!(differ.contains("rows"), "{differ}");
+}
