@@ -463,6 +463,9 @@ fn a_key_is_chosen_as_a_row_and_shown_by_the_console() {
     client.run("SET pgweir.sharding_key = '(3,\"item 5\")'");
     assert_eq!(client.value("SELECT count(*) FROM items"), there);
     refused(&mut client, "SELECT * FROM items WHERE tenant = 1 AND item IN ('item 1', 'item 2', 'item 3')");
+    // One column is enough to contradict it.
+    refused(&mut client, "SELECT count(*) FROM items WHERE tenant = 1");
+    refused(&mut client, "DELETE FROM items WHERE item = 'item 1'");
     client.run("RESET pgweir.sharding_key");
     assert_eq!(client.value("/* pgweir: sharding_key='(3,\"item 5\")' */ SELECT count(*) FROM items"), there);
     assert!(

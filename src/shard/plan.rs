@@ -337,25 +337,37 @@ fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
 }
 
 /// The shard that the user has chosen by `pgweir.shard` or `pgweir.sharding_key`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Chosen {
     shard: ShardIndex,
-    /// The slot of `pgweir.sharding_key`, if that is what was set.
-    slot: Option<Slot>,
+    /// The hashes of the columns of `pgweir.sharding_key`, if that is what was set.
+    key: Option<Vec<u64>>,
 }
 
 impl Chosen {
-    fn plan(self) -> ShardPlan {
-        ShardPlan::single(self.shard, self.slot.map_or(Why::ShardSetting, Why::KeySetting))
+    fn slot(&self) -> Option<Slot> {
+        self.key.as_ref().map(|hashes| slot_of_columns(hashes.iter().copied()))
+    }
+
+    fn plan(&self) -> ShardPlan {
+        ShardPlan::single(self.shard, self.slot().map_or(Why::ShardSetting, Why::KeySetting))
     }
 
     /// Holds a key found in the statement against the choice.
-    fn check(self, slot: Slot, map: &ShardMap) -> Result<(), Error> {
-        match self.slot {
+    fn check(&self, slot: Slot, map: &ShardMap) -> Result<(), Error> {
+        match self.slot() {
             Some(chosen) if chosen != slot => Err(refusal::contradicts_key(chosen, slot)),
             _ if map.owner(slot) != self.shard => {
                 Err(refusal::contradicts_shard(map.name(self.shard), map.name(map.owner(slot))))
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds what the statement says of one column of a key against the choice. Equal values have equal hashes.
+    fn check_part(&self, part: &proof::Part<'_>) -> Result<(), Error> {
+        match self.key.as_ref().and_then(|hashes| hashes.get(part.place)) {
+            Some(hash) if !part.hashes.contains(hash) => Err(refusal::contradicts_column(part.column)),
             _ => Ok(()),
         }
     }
@@ -374,30 +386,30 @@ fn chosen(cx: &PlanContext<'_>, relations: Option<&Relations<'_>>) -> Result<Opt
         Some(name) => Some(cx.map.shard_by_name(name).ok_or_else(|| refusal::no_such_shard(name, cx.map))?),
     };
     let Some(text) = cx.sharding_key.filter(|text| !text.is_empty()) else {
-        return Ok(by_name.map(|shard| Chosen { shard, slot: None }));
+        return Ok(by_name.map(|shard| Chosen { shard, key: None }));
     };
     let key = relations.map_or(Ok(None), Relations::key)?;
     let key = key.or_else(|| relations::common_key(cx.map)).ok_or_else(refusal::untyped_key_setting)?;
-    let slot = slot_of_setting(text, key, cx)?;
+    let hashes = read_setting(text, key, cx)?;
     if let Some(why) = &cx.distrust.keys {
         return Err(refusal::keys_distrusted(why));
     }
-    let shard = cx.map.owner(slot);
+    let shard = cx.map.owner(slot_of_columns(hashes.iter().copied()));
     match by_name {
         Some(named) if named != shard => Err(refusal::contradicts_shard(cx.map.name(named), cx.map.name(shard))),
-        _ => Ok(Some(Chosen { shard, slot: Some(slot) })),
+        _ => Ok(Some(Chosen { shard, key: Some(hashes) })),
     }
 }
 
-/// The slot of the key that a setting gives: a value, of several columns a row as PostgreSQL writes it, `(1,a)`.
-fn slot_of_setting(text: &str, key: &TableKey, cx: &PlanContext<'_>) -> Result<Slot, Error> {
+/// The hashes of the columns of the key that a setting gives: a value, of several columns a row as PostgreSQL writes it, `(1,a)`.
+fn read_setting(text: &str, key: &TableKey, cx: &PlanContext<'_>) -> Result<Vec<u64>, Error> {
     let hash = |value: &str, key_type: KeyType| {
         // The column's width is no matter: a key beyond it is in no row.
         let key_type = if let KeyType::Integer { .. } = key_type { KeyType::Integer { width: 8 } } else { key_type };
         Key::from_text(value.as_bytes(), key_type, cx.utf8).map(|key| key.hash()).map_err(refusal::bad_key_setting)
     };
-    let hashes = match key.columns() {
-        [only] => vec![hash(text, only.key_type)?],
+    match key.columns() {
+        [only] => Ok(vec![hash(text, only.key_type)?]),
         several => {
             let values = row::fields(text).filter(|values| values.len() == several.len());
             let values = values.ok_or_else(|| refusal::no_row_setting(key))?;
@@ -405,10 +417,9 @@ fn slot_of_setting(text: &str, key: &TableKey, cx: &PlanContext<'_>) -> Result<S
                 .iter()
                 .zip(values)
                 .map(|(column, value)| hash(&value.ok_or_else(|| refusal::no_row_setting(key))?, column.key_type));
-            each.collect::<Result<_, _>>()?
+            each.collect()
         }
-    };
-    Ok(slot_of_columns(hashes))
+    }
 }
 
 /// Whether the key of a table may decide, and any shard speak for a reference table: the servers are as the configuration says, as far

@@ -75,7 +75,7 @@ impl Filtered<'_> {
         let given = self.key_given(cx)?;
         if given.is_empty() {
             return match chosen {
-                Some(chosen) => self.plan_chosen(chosen, cx),
+                Some(chosen) => self.plan_chosen(&chosen, cx),
                 None => self.plan_by_key(relations, cx),
             };
         }
@@ -88,7 +88,7 @@ impl Filtered<'_> {
                 for slot in self.slots_given(&given, cx)?.ok_or_else(refusal)? {
                     chosen.check(slot, cx.map)?;
                 }
-                self.plan_chosen(chosen, cx)
+                self.plan_chosen(&chosen, cx)
             }
             None => match self.plan_given(&given, refusal, relations, cx) {
                 Err(Stop::Untied(refusal)) => levels::plan(self.statement, cx)?.ok_or(Stop::Untied(refusal)),
@@ -162,7 +162,7 @@ impl Filtered<'_> {
     }
 
     /// The user has chosen the shard: the statement means the rows of that shard, unless its keys say otherwise.
-    fn plan_chosen(&self, chosen: Chosen, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
+    fn plan_chosen(&self, chosen: &Chosen, cx: &PlanContext<'_>) -> Result<ShardPlan, Stop> {
         if let Some(nested) = self.nested
             && access(self.statement, cx) == Access::Write
         {
@@ -183,10 +183,10 @@ impl Filtered<'_> {
         let inner = touch.inner.iter().map(|(tables, equal)| (tables.as_slice(), equal.as_slice(), [].as_slice()));
         let top = (self.top, all.as_slice(), touch.row_lists.as_slice());
         for (tables, equal, row_lists) in std::iter::once(top).chain(inner) {
-            let slots = proof::spoken_of(tables, equal, row_lists, repeated, cx)?;
-            for slot in slots.ok_or_else(refusal::very_many_keys)? {
-                chosen.check(slot, cx.map)?;
-            }
+            let spoken = proof::spoken_of(tables, equal, row_lists, repeated, cx)?;
+            let spoken = spoken.ok_or_else(refusal::very_many_keys)?;
+            spoken.slots.iter().try_for_each(|slot| chosen.check(*slot, cx.map))?;
+            spoken.parts.iter().try_for_each(|part| chosen.check_part(part))?;
         }
         Ok(chosen.plan())
     }

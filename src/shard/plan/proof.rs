@@ -333,25 +333,47 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The slots of the keys that a statement speaks of, for each table by itself: of a key of one column every value's, of several every key
+/// The keys that a statement speaks of.
+#[derive(Debug, Default)]
+pub(super) struct Spoken<'a> {
+    /// The slots of those that it names whole.
+    pub(super) slots: Vec<Slot>,
+    /// What it says of columns of others.
+    pub(super) parts: Vec<Part<'a>>,
+}
+
+/// What a statement says of a column of a key of which it does not name all columns.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    pub(super) column: &'a str,
+    /// Its place in the key.
+    pub(super) place: usize,
+    /// The hashes of the values that it may have.
+    pub(super) hashes: BTreeSet<u64>,
+}
+
+/// The keys that a statement speaks of, for each table by itself: of a key of one column every value's, of several every key
 /// that can be made of the values of its columns, or of those rows of them that are listed. None: they are very many.
 ///
 /// # Errors
 /// A parameter must be known first.
-pub(super) fn spoken_of(
+pub(super) fn spoken_of<'a>(
     top: &[TableRef],
     equalities: &[(ColumnRef, KeyValue)],
     row_lists: &[RowList],
     repeated: &[ParamUse],
-    cx: &PlanContext<'_>,
-) -> Result<Option<Vec<Slot>>, Stop> {
-    let mut tables: BTreeMap<usize, Tuples> = BTreeMap::new();
+    cx: &PlanContext<'a>,
+) -> Result<Option<Spoken<'a>>, Stop> {
+    let mut tables: BTreeMap<usize, (&TableKey, Tuples)> = BTreeMap::new();
     for Compared { table, place, key } in keys(top, equalities, repeated, cx) {
         let Some(Home::Sharded { key: of }) = top.get(table).map(|table| relations::home(table, cx.map)) else {
             continue;
         };
         match key {
-            Ok(key) => tables.entry(table).or_insert_with(|| Tuples::new(of.width())).widen(place, key.hash()),
+            Ok(key) => {
+                let (_, tuples) = tables.entry(table).or_insert_with(|| (of, Tuples::new(of.width())));
+                tuples.widen(place, key.hash());
+            }
             Err(KeyError::Unbound(number)) => return Err(Stop::Unbound(number)),
             // It proves nothing, and nothing needs proof.
             Err(
@@ -367,19 +389,25 @@ pub(super) fn spoken_of(
     for list in row_lists {
         let mut unbound = None;
         if let Some((table, rows)) = read.rows(list, &mut unbound)
-            && let Some(tuples) = tables.get_mut(&table)
+            && let Some((_, tuples)) = tables.get_mut(&table)
         {
             tuples.narrow_to_rows(rows);
         }
     }
-    let mut all = Vec::new();
-    for tuples in tables.values().filter(|tuples| tuples.unknown().is_none()) {
+    let mut spoken = Spoken::default();
+    for (of, tuples) in tables.into_values() {
+        if tuples.unknown().is_some() {
+            let parts = tuples.into_columns().zip(of.names()).enumerate();
+            let part = |(place, (hashes, column))| Some(Part { column, place, hashes: hashes? });
+            spoken.parts.extend(parts.filter_map(part));
+            continue;
+        }
         match tuples.slots() {
-            Some(slots) => all.extend(slots),
+            Some(slots) => spoken.slots.extend(slots),
             None => return Ok(None),
         }
     }
-    Ok(Some(all))
+    Ok(Some(spoken))
 }
 
 /// A merged column, as if it were this table's: it is equal to it.

@@ -106,6 +106,14 @@ pub(super) fn contradicts_key(chosen: Slot, derived: Slot) -> Error {
     .because("contradiction")
 }
 
+pub(super) fn contradicts_column(column: &str) -> Error {
+    refuse(
+        format!("pgweir.sharding_key has another value of \"{column}\" than the statement asks for"),
+        "RESET pgweir.sharding_key, or drop the hint, and the statement's own key decides.",
+    )
+    .because("contradiction")
+}
+
 pub(super) fn finish_prepared() -> Error {
     refuse(
         "cannot tell which shard holds the prepared transaction".to_owned(),

@@ -61,6 +61,11 @@ impl Tuples {
         (0..self.columns.len()).find(|place| self.columns.get(*place).is_none_or(Option::is_none) && !of_rows(place))
     }
 
+    /// What is known of each column by itself.
+    pub(super) fn into_columns(self) -> impl Iterator<Item = Option<BTreeSet<u64>>> {
+        self.columns.into_iter()
+    }
+
     /// The slots of all keys that there may be: of none where what is known excludes all. None: not all columns are known, or there are
     /// very many.
     pub(super) fn slots(&self) -> Option<BTreeSet<Slot>> {

@@ -389,6 +389,25 @@ fn a_key_is_chosen_as_a_row() {
     assert_eq!(chosen("(1,a)", "UPDATE items SET tenant = 1, item = 'a' WHERE n = 5"), "s1");
     assert_eq!(chosen("(1,a)", "UPDATE items SET tenant = 1, item = 'b' WHERE n = 5"), NO);
     assert_eq!(chosen("(1,a)", "UPDATE items SET n = 1"), "s1");
+    // What is said of one column contradicts it as well.
+    for (sql, wanted) in [
+        ("UPDATE items SET n = 1 WHERE tenant = 1", "s1"),
+        ("UPDATE items SET n = 1 WHERE tenant = 2", NO),
+        ("UPDATE items SET n = 1 WHERE item = 'b'", NO),
+        ("SELECT * FROM items WHERE tenant = 2", NO),
+        ("SELECT * FROM items WHERE tenant IN (1, 2)", "s1"),
+        ("SELECT * FROM items WHERE tenant IN (2, 3)", NO),
+        ("SELECT * FROM items WHERE (tenant, n) IN ((2, 5), (3, 5))", NO),
+        ("SELECT * FROM items i JOIN lines l USING (tenant, item) WHERE l.tenant = 2", NO),
+        ("SELECT EXISTS (SELECT FROM items WHERE tenant = 2)", NO),
+        ("DELETE FROM items WHERE tenant = 2 AND n > 4", NO),
+        ("SELECT * FROM items WHERE tenant > 1", "s1"),
+    ] {
+        assert_eq!(chosen("(1,a)", sql), wanted, "{sql}");
+    }
+    // A shard has keys of all tenants.
+    let by_name = planned_as("UPDATE items SET n = 1 WHERE tenant = 2", Some(&[]), |cx| cx.shard = Some("s1"));
+    assert_eq!(word(&by_name), "s1");
     for bad in ["1", "(1)", "(1,a,b)", "(1,)", "(,a)", "(x,a)"] {
         assert_ne!(chosen(bad, "SELECT * FROM items"), "s1", "{bad}");
         assert!(matches!(chosen(bad, "SELECT * FROM items").as_str(), NO | "22P02"), "{bad}");
