@@ -219,6 +219,37 @@ const WRITES: [(&str, bool); 42] = [
 ];
 
 #[test]
+fn copies_are_read_by_cursors_and_into_tables_of_the_default_shard() {
+    let rig = Rig::start("");
+    for database in ["one", "s0"] {
+        rig.cluster.sql_in(database, "CREATE TABLE notes (code int4, name text)");
+    }
+    let (mut ours, mut theirs) = rig.clients();
+    for sql in [
+        "BEGIN",
+        "DECLARE c CURSOR FOR SELECT code FROM r ORDER BY code",
+        "FETCH 2 FROM c",
+        // Other shards meanwhile.
+        "SELECT v FROM t WHERE k = 1",
+        "SELECT v FROM t WHERE k = 2",
+        "SELECT v FROM t WHERE k = 3",
+        "FETCH 2 FROM c",
+        "COMMIT",
+        "BEGIN",
+        "SELECT v FROM t WHERE k = 3",
+        "DECLARE c CURSOR FOR SELECT code FROM r ORDER BY code",
+        "FETCH ALL FROM c",
+        "COMMIT",
+        "INSERT INTO notes SELECT code, name FROM r",
+        "SELECT * FROM notes ORDER BY code",
+        "MERGE INTO notes USING r ON r.code = notes.code WHEN MATCHED AND r.code > 2 THEN DELETE",
+        "SELECT count(*) FROM notes",
+    ] {
+        assert_eq!(ours.run(sql), theirs.run(sql), "{sql}");
+    }
+}
+
+#[test]
 fn writes_that_are_tried_next() {
     let rig = Rig::start("cross_shard_writes = \"two_phase\"\nunkeyed_writes = true");
     let (mut ours, mut theirs) = rig.clients();

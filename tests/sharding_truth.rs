@@ -614,6 +614,26 @@ fn a_search_path_on_its_way_is_not_overtaken() {
     let mut client = sharded.client();
     let reason = assert_refused(&mut client, "SELECT set_config('search_path', 'other', false)");
     assert!(reason.contains("set_config"), "{reason}");
+    // What the transaction alone has decides as well.
+    for local in [
+        "SET LOCAL client_encoding = 'LATIN1'",
+        "SET LOCAL standard_conforming_strings = off",
+        "SELECT set_config('client_encoding', 'LATIN1', true)",
+    ] {
+        let mut client = sharded.client();
+        assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+        run(&mut client, local);
+        run(&mut client, select);
+        client.sync();
+        assert!(show(&client.read_until_ready()).ends_with("E(0A000) Z(E)"), "{local}");
+    }
+    let mut client = sharded.client();
+    assert_eq!(client.run("BEGIN"), "C(BEGIN) Z(T)");
+    client.query("SET LOCAL standard_conforming_strings = off");
+    client.query(select);
+    assert_eq!(show(&client.read_until_ready()), "C(SET) S(standard_conforming_strings=off) Z(T)");
+    assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(E)");
+    let mut client = sharded.client();
     // What decides nothing is not in the way, nor what waits for its answer.
     run(&mut client, "SET work_mem = '4MB'");
     run(&mut client, "SELECT set_config('my.own', '1', true)");

@@ -158,7 +158,8 @@ impl Planner<'_> {
             }
             let plan = self.shard(intake, facts, frame, local_role)?;
             if matches!(intake, Intake::Query(_) | Intake::Bind { .. }) {
-                in_doubt |= self.map.is_sharded() && facts.statements.iter().any(|s| s.local_search_path);
+                let local = |s: &StatementFacts| s.local_search_path || s.sets_local_reading_of_keys();
+                in_doubt |= self.map.is_sharded() && facts.statements.iter().any(local);
                 local_role |= facts.statements.iter().any(StatementFacts::sets_local_role);
             }
             let so_far = std::mem::replace(&mut need.plan, ShardPlan::AnyShard { why: "" });
@@ -238,6 +239,7 @@ impl Planner<'_> {
                 name.eq_ignore_ascii_case("search_path")
             }
             SessionEffect::SetByParams { .. } => true,
+            SessionEffect::ResetAll => self.session.settings().get("search_path").is_some(),
             _ => false,
         };
         if self.map.is_sharded() && self.in_block && facts.statements.iter().any(|s| s.effects.iter().any(changes_path))
@@ -303,6 +305,7 @@ impl Planner<'_> {
                 && settings.get("client_encoding").is_some_and(|e| e.eq_ignore_ascii_case("utf8")),
             default_search_path: settings.get("search_path").is_none_or(is_plain_path)
                 && !self.session.has_local_path(),
+            own_search_path: settings.get("search_path").is_some(),
             distrust: self.distrust,
             changed_role: settings.is_someone_else() || local_role,
             catalog: self.catalog,

@@ -241,6 +241,7 @@ impl Marks {
         for statement in facts.into_iter().chain(executed).flat_map(|f| &f.statements) {
             marks.reading |= !statement.locals.is_empty() || statement.effects.iter().any(decides_reading);
             marks.settings |= statement.local_search_path || statement.sets_local_role();
+            marks.settings |= statement.sets_local_reading_of_keys();
             marks.catalog |= statement.changes_types();
             marks.ends |= matches!(
                 statement.transaction,
@@ -401,8 +402,10 @@ impl Pipeline {
             Kind::Query { facts, .. } | Kind::Execute(Some(facts)) => Some(Arc::clone(facts)),
             _ => None,
         };
-        self.marked.settings > 0
-            && self.queue.iter().filter_map(facts).any(|f| f.statements.iter().flat_map(|s| &s.effects).any(sets))
+        let may = |statement: &StatementFacts| {
+            statement.effects.iter().any(sets) || statement.locals.iter().any(|set| set.may_be(name))
+        };
+        self.marked.settings > 0 && self.queue.iter().filter_map(facts).any(|f| f.statements.iter().any(may))
     }
 
     /// Whether a request is under way that may change how texts are read that are parsed behind it.

@@ -65,6 +65,8 @@ pub struct PlanContext<'a> {
     /// Whether search_path is as the server starts with, or as good as that ([`is_plain_path`]), in the transaction at hand as well. If not, an unqualified name that is also a
     /// listed table's is refused.
     pub default_search_path: bool,
+    /// Whether the session has given search_path a value of its own, so that RESET changes it.
+    pub own_search_path: bool,
     /// What the checks of the shards have found.
     pub distrust: &'a Distrust,
     /// Whether the session, or its transaction, may have another role than at its login: SET ROLE, SET LOCAL ROLE.
@@ -302,8 +304,8 @@ fn join(a: ShardPlan, b: ShardPlan, what: &str) -> ShardPlan {
     }
 }
 
-/// Follows a setting of the text itself to the statements after it. What search_path a reset goes back to is not known here,
-/// so a changed one stays changed.
+/// Follows a setting of the text itself to the statements after it. What search_path a reset goes back to is not known here: a changed one
+/// stays changed, and one that the session has given is changed by it.
 fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
     match effect {
         SessionEffect::Set { name, value } => match name.as_str() {
@@ -324,9 +326,13 @@ fn follow<'a>(effect: &'a SessionEffect, cx: &mut PlanContext<'a>) {
         SessionEffect::Reset { name } => match name.as_str() {
             "pgweir.shard" => cx.shard = None,
             "pgweir.sharding_key" => cx.sharding_key = None,
+            "search_path" => cx.default_search_path &= !cx.own_search_path,
             _ => {}
         },
-        SessionEffect::ResetAll | SessionEffect::DiscardAll => (cx.shard, cx.sharding_key) = (None, None),
+        SessionEffect::ResetAll | SessionEffect::DiscardAll => {
+            (cx.shard, cx.sharding_key) = (None, None);
+            cx.default_search_path &= !cx.own_search_path;
+        }
         // It may have been search_path.
         SessionEffect::Pin(PinReason::Setting) => cx.default_search_path = false,
         SessionEffect::Local { .. }
@@ -568,6 +574,9 @@ fn plan_other(
     if let Some(table) = relations.first_listed().filter(|_| of_query) {
         return copied::plan(statement, &table.name, cx);
     }
+    if let Some(plan) = plan_readers_of_copies(statement, what, relations, cx)? {
+        return Ok(plan);
+    }
     let is_plain = statement.effects.is_empty();
     if let Some(about) = statement.touch.about.filter(|_| ddl::decides(statement)) {
         return ddl::plan(statement, what, about, cx);
@@ -602,6 +611,35 @@ fn plan_other(
         None if statement.touch.cascades => Err(refusal::cascades().into()),
         None => Ok(ShardPlan::single(cx.map.default_shard, Why::Unlisted)),
     }
+}
+
+/// A cursor, or a write to tables that the default shard alone has, which reads copies of reference tables; none if it is something else.
+fn plan_readers_of_copies(
+    statement: &StatementFacts,
+    what: &str,
+    relations: &Relations<'_>,
+    cx: &PlanContext<'_>,
+) -> Result<Option<ShardPlan>, Stop> {
+    let is_unlisted = |table: &TableRef| relations::home(table, cx.map) == Home::Unlisted;
+    let mut targets = statement.touch.targets.iter();
+    let writes = ["INSERT", "MERGE"].iter().any(|word| what.starts_with(word));
+    let is_reader = match what {
+        "DECLARE CURSOR" => statement.touch.targets.is_empty(),
+        _ => writes && relations.unlisted() > 0 && targets.all(|(_, table)| is_unlisted(table)),
+    };
+    if !is_reader || relations.sharded() > 0 || relations.first_reference().is_none() {
+        return Ok(None);
+    }
+    effects::locks_no_copy(statement, cx)?;
+    for table in statement.shape.tables() {
+        believe_table(table, cx)?;
+    }
+    Ok(Some(match access(statement, cx) {
+        _ if relations.unlisted() > 0 => ShardPlan::single(cx.map.default_shard, Why::Unlisted),
+        // It calls what has effects, or stays when its transaction is over.
+        Access::Write => ShardPlan::single(cx.map.default_shard, Why::ShardsDiffer),
+        Access::Read | Access::Local | Access::Neutral => ShardPlan::AnyShard { why: "it reads only reference tables" },
+    }))
 }
 
 #[cfg(test)]

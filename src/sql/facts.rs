@@ -189,6 +189,17 @@ pub struct LocalSet {
     pub value: Option<ConfigArg>,
 }
 
+impl LocalSet {
+    /// Whether it is, or may be, of the setting of this name.
+    #[must_use]
+    pub fn may_be(&self, setting: &str) -> bool {
+        match &self.name {
+            Some(ConfigArg::Literal(name)) => name == setting,
+            Some(ConfigArg::Null | ConfigArg::Param(_)) | None => true,
+        }
+    }
+}
+
 /// An argument of set_config().
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ConfigArg {
@@ -521,10 +532,13 @@ impl StatementFacts {
     /// Whether it may give its transaction a role or a session's user of its own.
     #[must_use]
     pub fn sets_local_role(&self) -> bool {
-        self.locals.iter().any(|set| match &set.name {
-            Some(ConfigArg::Literal(name)) => matches!(name.as_str(), "role" | "session_authorization"),
-            Some(ConfigArg::Null | ConfigArg::Param(_)) | None => true,
-        })
+        self.locals.iter().any(|set| set.may_be("role") || set.may_be("session_authorization"))
+    }
+
+    /// Whether it may give its transaction another encoding, or another reading of quoted texts, than the session's: by these a key is read.
+    #[must_use]
+    pub fn sets_local_reading_of_keys(&self) -> bool {
+        self.locals.iter().any(|set| set.may_be("client_encoding") || set.may_be("standard_conforming_strings"))
     }
 
     /// Whether it may change what names in texts stand for, and of what type that is. A procedure that does so is not told from one that does not.

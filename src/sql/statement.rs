@@ -335,6 +335,7 @@ fn draft(node: Node<'_>) -> Draft {
                 draft.pin(PinReason::Setting);
             }
             (draft.touch.cascades, draft.touch.about) = (found.cascades, found.about);
+            draft.touch.fleeting = found.fleeting;
             (draft.touch.made_of, draft.touch.becomes) = (found.made_of, found.becomes);
             let computed = utility::computed(node);
             if !computed.is_empty() {
@@ -746,6 +747,7 @@ fn create_table_as(stmt: &nodes::CreateTableAsStmt) -> Draft {
         if utility::makes_temp(into.rel(), into.on_commit) {
             inner.pin(PinReason::TempObject);
         }
+        inner.touch.fleeting = utility::is_fleeting(into.rel(), into.on_commit);
     }
     inner.shape = ShardShape::Other { tables, what };
     inner

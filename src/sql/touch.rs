@@ -115,6 +115,8 @@ pub struct Touch {
     pub sizes_of: Vec<String>,
     /// It sets a setting of pgweir's by SET LOCAL or `set_config()`, which nobody follows.
     pub sets_own: bool,
+    /// The relation that it makes is temporary and goes with its transaction: ON COMMIT DROP.
+    pub fleeting: bool,
     /// TRUNCATE ... CASCADE: it empties tables that it does not name.
     pub cascades: bool,
     /// Of a utility statement: what its relations are to it.

@@ -21,6 +21,8 @@ pub(super) struct Utility {
     pub(super) is_plain: bool,
     /// It makes a relation that nobody else sees, with code in it.
     pub(super) own_code: bool,
+    /// It makes a table that goes with its transaction.
+    pub(super) fleeting: bool,
     /// It empties tables that it does not name.
     pub(super) cascades: bool,
     /// What its tables are to it; none where it is no matter which shards have them.
@@ -40,6 +42,7 @@ impl Utility {
             tableless: false,
             is_plain: false,
             own_code: false,
+            fleeting: false,
             cascades: false,
             about: None,
             made_of: Vec::new(),
@@ -131,6 +134,11 @@ pub(super) fn is_temp_schema(schema: Option<&str>) -> bool {
 /// Whether a new table lives in the session and outlives the transaction.
 pub(super) fn makes_temp(var: Option<&nodes::RangeVar>, on_commit: raw::OnCommitAction::Type) -> bool {
     on_commit != raw::OnCommitAction::ONCOMMIT_DROP && var.is_some_and(is_temp)
+}
+
+/// Whether what is made is temporary and goes with its transaction.
+pub(super) fn is_fleeting(var: Option<&nodes::RangeVar>, on_commit: raw::OnCommitAction::Type) -> bool {
+    on_commit == raw::OnCommitAction::ONCOMMIT_DROP && var.is_some_and(is_temp)
 }
 
 fn is_temp(var: &nodes::RangeVar) -> bool {
@@ -363,6 +371,7 @@ fn create_table(stmt: &nodes::CreateStmt) -> Utility {
     found.pin = makes_temp(stmt.relation(), stmt.oncommit).then_some(PinReason::TempObject);
     let (temp, plain) = (stmt.relation().is_some_and(is_temp), plain::table(stmt));
     (found.is_plain, found.own_code) = (temp || plain, temp && !plain);
+    found.fleeting = is_fleeting(stmt.relation(), stmt.oncommit);
     let parents = stmt.inh_relations();
     found.about = Some(if parents.is_empty() { About::New } else { About::Made });
     found.made_of = range_vars(parents.iter()).map(table_ref).collect();

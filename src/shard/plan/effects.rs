@@ -17,6 +17,13 @@ pub(super) const FIRST_OWN_OID: u32 = 16384;
 
 /// Holds a plan against what the shards may read or answer otherwise than the default one.
 pub(super) fn settle(plan: ShardPlan, statement: &StatementFacts, cx: &PlanContext<'_>) -> ShardPlan {
+    if let (ShardPlan::Single { .. }, true, Some(made)) =
+        (&plan, statement.touch.fleeting, statement.shape.tables().first())
+        && cx.map.lists_name(&made.name)
+    {
+        // The session keeps no server for it, so that the transaction may go on with shards where the name means the listed table.
+        return ShardPlan::Reject(refusal::hides_listed(&made.name));
+    }
     let own_type = cx.bound.is_some_and(|bound| bound.types.iter().any(|oid| *oid >= FIRST_OWN_OID));
     match plan {
         ShardPlan::Single { shard, .. } if shard != cx.map.default_shard => {

@@ -122,6 +122,14 @@ pub(super) fn finish_prepared() -> Error {
     .because("prepared_transaction")
 }
 
+pub(super) fn hides_listed(table: &str) -> Error {
+    refuse(
+        format!("a temporary table \"{table}\" would stand before the listed table of that name, on one shard and until its transaction ends"),
+        "Give it another name, or leave out ON COMMIT DROP: then the session keeps its server, and that shard, while the table is there.",
+    )
+    .because("temporary_name")
+}
+
 pub(super) fn search_path(table: &str) -> Error {
     refuse(
         format!("search_path was changed, so \"{table}\" may or may not be the sharded table of that name"),

@@ -62,6 +62,7 @@ fn context(map: &ShardMap) -> PlanContext<'_> {
         shard: None,
         utf8: true,
         default_search_path: true,
+        own_search_path: false,
         distrust: &TRUST,
         changed_role: false,
         catalog: None,

@@ -361,3 +361,84 @@ fn no_row_has_the_key_null() {
         assert_eq!(bound(sql, None, 20), expected, "{sql}");
     }
 }
+
+#[test]
+fn what_a_reset_makes_of_search_path_is_not_known() {
+    for sql in [
+        "RESET search_path; SELECT * FROM orders WHERE customer_id = 2",
+        "RESET ALL; SELECT * FROM orders WHERE customer_id = 2",
+        "SET search_path TO DEFAULT; SELECT * FROM orders WHERE customer_id = 2",
+    ] {
+        assert_eq!(planned(sql, |cx| cx.own_search_path = true), NO, "{sql}");
+        assert_eq!(planned(sql, |_| ()), "s1", "nothing is changed by it: {sql}");
+    }
+    let qualified = "RESET ALL; SELECT * FROM public.orders WHERE customer_id = 2";
+    assert_eq!(planned(qualified, |cx| cx.own_search_path = true), "s1");
+}
+
+#[test]
+fn no_temporary_table_hides_a_listed_one_until_its_transaction_ends() {
+    for (sql, wanted) in [
+        ("CREATE TABLE pg_temp.orders (customer_id bigint, n int) ON COMMIT DROP", NO),
+        ("CREATE TABLE pg_temp.orders ON COMMIT DROP AS SELECT 1 AS customer_id", NO),
+        ("CREATE TABLE pg_temp.countries (code int) ON COMMIT DROP", NO),
+        ("CREATE TABLE pg_temp.others (customer_id bigint) ON COMMIT DROP", "s0"),
+        ("CREATE TEMP TABLE others ON COMMIT DROP AS SELECT 1", "s0"),
+        // The session keeps its server.
+        ("CREATE TABLE pg_temp.orders (customer_id bigint, n int)", "s0"),
+    ] {
+        assert_eq!(planned(sql, |_| ()), wanted, "{sql}");
+    }
+    assert_eq!(chosen("CREATE TEMP TABLE orders (customer_id bigint) ON COMMIT DROP", "s1"), NO);
+    assert_eq!(chosen("CREATE TEMP TABLE orders ON COMMIT DROP AS SELECT 1", "s1"), NO);
+}
+
+#[test]
+fn copies_are_read_where_the_statement_goes() {
+    for (sql, wanted) in [
+        ("DECLARE c CURSOR FOR SELECT * FROM countries", "any"),
+        ("DECLARE c CURSOR FOR SELECT * FROM countries a JOIN countries b USING (code)", "any"),
+        ("DECLARE c CURSOR WITH HOLD FOR SELECT * FROM countries", "s0"),
+        ("DECLARE c CURSOR FOR SELECT * FROM countries, notes", "s0"),
+        ("DECLARE c CURSOR FOR SELECT * FROM countries FOR UPDATE", NO),
+        ("DECLARE c CURSOR FOR SELECT * FROM countries, orders", NO),
+        ("DECLARE c CURSOR FOR SELECT * FROM countries, orders WHERE customer_id = 2", "s1"),
+        ("INSERT INTO notes SELECT name FROM countries", "s0"),
+        ("INSERT INTO notes SELECT name FROM countries FOR UPDATE", NO),
+        ("INSERT INTO notes SELECT name FROM countries, orders", NO),
+        ("INSERT INTO countries SELECT name FROM notes", NO),
+        ("WITH d AS (DELETE FROM countries RETURNING name) INSERT INTO notes SELECT name FROM d", NO),
+        ("MERGE INTO notes USING countries c ON c.code = notes.code WHEN MATCHED THEN DELETE", "s0"),
+        ("MERGE INTO countries c USING notes ON c.code = notes.code WHEN MATCHED THEN DELETE", NO),
+    ] {
+        assert_eq!(planned(sql, |_| ()), wanted, "{sql}");
+    }
+}
+
+#[test]
+fn limits_are_refused_as_postgresql_refuses_them() {
+    for (sql, wanted) in [
+        ("SELECT v FROM orders LIMIT -1", "2201W"),
+        ("SELECT v FROM orders OFFSET -1", "2201X"),
+        ("SELECT v FROM orders LIMIT -1 OFFSET -1", "2201X"),
+        ("SELECT v FROM orders LIMIT 1 + 1", NO),
+    ] {
+        assert_eq!(planned(sql, |_| ()), wanted, "{sql}");
+    }
+    for (sql, value, oid, wanted) in [
+        ("SELECT v FROM orders LIMIT $1", "-1", 0, "2201W"),
+        ("SELECT v FROM orders OFFSET $1", "-1", 20, "2201X"),
+        ("SELECT v FROM orders LIMIT $1", "ten", 0, "22P02"),
+        ("SELECT v FROM orders LIMIT $1", "99999999999999999999", 0, "22003"),
+        ("SELECT v FROM orders LIMIT $1", " 3 ", 0, "s0+s1"),
+        ("SELECT v FROM orders LIMIT $1::int2", "70000", 0, "22003"),
+        ("SELECT v FROM orders LIMIT $1::int2", "70000", 23, "22003"),
+        ("SELECT v FROM orders LIMIT $1::int4", "3", 20, "s0+s1"),
+        ("SELECT v FROM orders LIMIT $1", "3", 21, "s0+s1"),
+        // What PostgreSQL makes of other types is not computed here.
+        ("SELECT v FROM orders LIMIT $1", "3", 1700, NO),
+    ] {
+        assert_eq!(bound(sql, Some(value.as_bytes()), oid), wanted, "{sql} {value}");
+    }
+    assert_eq!(bound("SELECT v FROM orders LIMIT $1", None, 0), "s0+s1");
+}
