@@ -238,7 +238,7 @@ fn what_cannot_be_done_is_refused() {
         let error = messages.iter().find_map(Message::error).unwrap();
         assert!(error.fields.get(&'H').is_some_and(|hint| !hint.is_empty()), "{sql}: {error:?}");
     }
-    // Within a transaction whose beginning no other shard can be told, and in a pipeline.
+    // Within a transaction whose beginning no other shard can be told, and in a pipeline in which another portal comes between.
     for begin in ["BEGIN; SELECT v FROM t WHERE k = 1", "BEGIN ISOLATION LEVEL REPEATABLE READ"] {
         client.run(begin);
         assert_eq!(client.run("SELECT k FROM t"), "E(0A000) Z(E)", "{begin}");
@@ -246,10 +246,12 @@ fn what_cannot_be_done_is_refused() {
         assert_eq!(client.run("ROLLBACK"), "C(ROLLBACK) Z(I)");
     }
     client.parse("", "SELECT k FROM t", &[]);
-    client.bind("", "", &[]);
-    client.execute("", 0);
-    client.bind("", "", &[]);
-    client.execute("", 0);
+    for portal in ["one", "two"] {
+        client.bind(portal, "", &[]);
+    }
+    for portal in ["one", "two"] {
+        client.execute(portal, 0);
+    }
     client.sync();
     assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(I)");
     client.parse("", "SELECT k FROM t", &[]);

@@ -54,7 +54,7 @@ pub fn explain(database: &LiveDatabase, sql: &str) -> Vec<(&'static str, String)
         catalog: None,
         own: Own::None,
     };
-    match planner.plan(&segment, &bytes) {
+    match planner.plan(segment.whole(&bytes)) {
         Ok(need) => route(database, &need, &mut lines),
         Err(error) => {
             lines.push(("plan", "refused".to_owned()));

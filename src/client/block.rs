@@ -113,7 +113,9 @@ impl Client {
     /// On a sharded database a BEGIN of the extended protocol is answered here as one of the simple is, also where a driver sends it with
     /// the first statement, which shows the shard.
     pub(super) fn hold_leading_begin(&mut self) {
-        let waits = self.holds_block() || self.pools.mode != PoolMode::Transaction || self.segment.is_cut();
+        let waits = self.holds_block()
+            || self.pools.mode != PoolMode::Transaction
+            || self.segment.is_cut() && !self.has_pieces();
         if waits || !self.database.config.map.is_sharded() {
             return;
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::client::database::{LiveDatabase, UserPools};
 use crate::client::plan::{Need, Planner, Question};
+use crate::client::segment::Stretch;
 use crate::client::sequences;
 use crate::client::task::Client;
 use crate::clock;
@@ -60,7 +61,7 @@ impl Client {
     /// Plans the segment by what is known of the catalog. `linked`: a server is lent already; `changed`: and the transaction there
     /// may have changed its catalog, which nobody else sees yet; `wrote`: and the client has written there.
     pub(super) fn plan(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
-        let planned = self.plan_segment(linked, changed, wrote);
+        let planned = self.plan_stretch(self.segment.whole(self.input.bytes()), linked, changed, wrote);
         let asks_values = match &planned {
             Planned::Need(need) => {
                 if need.asks_sequences {
@@ -77,7 +78,8 @@ impl Client {
         planned
     }
 
-    fn plan_segment(&self, linked: bool, changed: bool, wrote: bool) -> Planned {
+    /// The same of these messages.
+    pub(super) fn plan_stretch(&self, stretch: Stretch<'_>, linked: bool, changed: bool, wrote: bool) -> Planned {
         let columns_are_known = self.database.columns_are_known();
         let distrust = self.database.distrust.load();
         let planner = Planner {
@@ -94,7 +96,7 @@ impl Client {
             own: Own::None,
         };
         let map = &self.database.config.map;
-        let texts = || self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+        let texts = || stretch.items.iter().filter_map(|(intake, _)| intake.facts());
         if texts().any(|facts| facts.asks_sequences()) {
             self.database.hidden.note_asks();
         }
@@ -115,7 +117,7 @@ impl Client {
             !linked && self.pools.mode != PoolMode::Session && self.has_replicas() && texts().any(|f| calls(f))
         };
         if !matters {
-            return self.plan_by(&planner, columns);
+            return self.plan_by(&planner, stretch, columns);
         }
         let mut catalog = self.pools.catalog.lock();
         catalog.follow(self.database.catalog_epoch.load(Ordering::Acquire));
@@ -159,12 +161,12 @@ impl Client {
             (true, false) => Own::OnOne,
             (true, true) => Own::OnSeveral,
         };
-        self.plan_by(&Planner { catalog: Some(view), own, ..planner }, columns)
+        self.plan_by(&Planner { catalog: Some(view), own, ..planner }, stretch, columns)
     }
 
     /// Plans without the columns that may be others now. What needs them waits for the checks, where these can tell.
-    fn plan_by(&self, planner: &Planner<'_>, columns: Columns) -> Planned {
-        let plan = |planner: &Planner<'_>| planner.plan(&self.segment, self.input.bytes());
+    fn plan_by(&self, planner: &Planner<'_>, stretch: Stretch<'_>, columns: Columns) -> Planned {
+        let plan = |planner: &Planner<'_>| planner.plan(stretch);
         if columns == Columns::Known {
             return finish(plan(planner));
         }

@@ -47,11 +47,14 @@ impl Client {
     pub(super) fn go_on_without(&mut self, mut link: Box<Link>, why: &Error) {
         let owed = self.session.owed();
         self.session.tell_settings_before(self.output.tail());
+        let nothing_owed = owed.readies == 0 && !owed.open;
+        if !nothing_owed {
+            self.pass_over_pieces(self.segment.len);
+        }
         link.forget(&mut self.session);
         if link.may_have_taken_values() {
             self.values.lose();
         }
-        let nothing_owed = owed.readies == 0 && !owed.open;
         if nothing_owed && let Some(begun) = link.take_begun() {
             return self.hold_again(Some(begun));
         }
@@ -186,6 +189,11 @@ impl Client {
         };
         // What comes behind an error has not happened, up to Sync.
         let (mut fails, mut behind) = (false, Vec::new());
+        let goes_on = segment.goes_on();
+        if let (Err(error), [(Intake::Sync, _)]) = (told, segment.items.as_slice()) {
+            // It was the end of a block of ours.
+            self.output.extend(error);
+        }
         for (intake, _) in segment.items {
             if fails && !matches!(intake, Intake::Sync) {
                 behind.push(intake);
@@ -212,7 +220,7 @@ impl Client {
                 Intake::CloseStatement { .. } | Intake::ClosePortal { .. } => {
                     out.extend_from_slice(encode::CLOSE_COMPLETE)
                 }
-                Intake::Sync => encode::ready_for_query(out, status),
+                Intake::Sync if !goes_on => encode::ready_for_query(out, status),
                 _ => {}
             }
         }

@@ -27,6 +27,7 @@ mod mark;
 pub mod own;
 mod patience;
 pub mod peers;
+mod pieces;
 pub mod plan;
 mod popular;
 mod predecessors;

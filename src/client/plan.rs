@@ -2,7 +2,7 @@
 
 use crate::client::hidden::is_large_object;
 use crate::client::own;
-use crate::client::segment::Segment;
+use crate::client::segment::Stretch;
 use crate::client::sequences;
 use crate::config::PoolMode;
 use crate::error::{Error, SqlState};
@@ -97,13 +97,13 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Plans a segment whose messages stand at the front of `bytes`.
+    /// Plans a segment, or messages of it.
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn plan(&self, segment: &Segment, bytes: &[u8]) -> Result<Need, Error> {
+    pub fn plan(&self, stretch: Stretch<'_>) -> Result<Need, Error> {
         let mut need = Need {
-            access: if segment.is_cut() { Access::Write } else { Access::Neutral },
+            access: if stretch.cut { Access::Write } else { Access::Neutral },
             hint: self.hint()?,
             begin_read_only: false,
             changes_catalog: false,
@@ -116,8 +116,8 @@ impl Planner<'_> {
         let mut local_role = self.session.has_local_role();
         let (mut at, mut server_before) = (0_usize, false);
         need.wrote |= self.mode == PoolMode::Session;
-        for (intake, len) in &segment.items {
-            let frame = bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
+        for (intake, len) in stretch.items {
+            let frame = stretch.bytes.get(at..at.saturating_add(*len)).unwrap_or_default();
             at = at.saturating_add(*len);
             let reaches_server = server_before;
             server_before |= intake.needs_server() || matches!(intake, Intake::CloseStatement { .. });
@@ -165,7 +165,7 @@ impl Planner<'_> {
             let so_far = std::mem::replace(&mut need.plan, ShardPlan::AnyShard { why: "" });
             need.plan = combine(so_far, plan);
         }
-        if segment.is_continued() && need.hint == RouteHint::Auto {
+        if stretch.is_continued() && need.hint == RouteHint::Auto {
             // A write may follow in the same implicit transaction.
             need.hint = RouteHint::Primary;
         }

@@ -865,6 +865,9 @@ impl Client {
             if header.tag == b'E' && link.role == Role::Replica && link.replay.is_none() {
                 self.note_refusal(body);
             }
+            if header.tag == b'E' && self.session.answers_client() {
+                self.pass_over_pieces(self.segment.len);
+            }
             let mut action = self.session.on_server(header.tag, body, &mut connection.state).map_err(|desync| {
                 tracing::error!(pool = %link.checkout.pool().name(), tag = %char::from(desync.tag), "unexpected message of the server");
                 Event::ServerLost(lost("the server sent a message that nobody asked for"))
@@ -1008,7 +1011,10 @@ impl Client {
         if link.replay.is_none() && link.opening == Opening::Over {
             moved |= self.stream_copy_data(link, connection);
             // Before the Sync the server may hold its answers back, so there is nothing to wait for.
-            let wait = (self.session.names_in_doubt() && !self.session.is_mid_exchange()) || self.session.holds_sync();
+            // A piece of what it has sent waits for what comes of the one before.
+            let piece = self.is_in_pieces() && !self.session.is_drained();
+            let names = self.session.names_in_doubt() && !self.session.is_mid_exchange();
+            let wait = piece || names || self.session.holds_sync();
             if link.client_rest == 0 && !wait {
                 wants_more = self.gather().map_err(Event::Stop)?;
                 if self.segment.complete {

@@ -37,6 +37,26 @@ pub struct Segment {
     originals: ThinVec<Original>,
 }
 
+/// Messages of a segment, with their bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Stretch<'a> {
+    /// The messages, each with its length in bytes.
+    pub items: &'a [(Intake, usize)],
+    /// Where they stand, and perhaps what comes behind them.
+    pub bytes: &'a [u8],
+    /// Whether they are cut off before their end.
+    pub cut: bool,
+}
+
+impl Stretch<'_> {
+    /// Whether it runs something that what follows may belong to: it ends with Flush.
+    #[must_use]
+    pub fn is_continued(&self) -> bool {
+        matches!(self.items.last(), Some((Intake::Flush, _)))
+            && self.items.iter().any(|(i, _)| matches!(i, Intake::Execute { .. }))
+    }
+}
+
 /// A message as the client has sent it: where another stands in its place among the segment's bytes.
 #[derive(Debug)]
 struct Original {
@@ -54,6 +74,12 @@ impl Segment {
         self.len += len;
         self.complete = intake.ends_segment() || self.len > MAX_HELD;
         self.items.push((intake, len));
+    }
+
+    /// All of it, `bytes` being those that stand in the input.
+    #[must_use]
+    pub fn whole<'a>(&'a self, bytes: &'a [u8]) -> Stretch<'a> {
+        Stretch { items: &self.items, bytes, cut: self.is_cut() }
     }
 
     /// In the place of the message that is added next, `len` bytes of ours stand in the input from now on; `frame`: what came.
@@ -150,13 +176,6 @@ impl Segment {
         })
     }
 
-    /// Whether it runs something that what follows may belong to: it ends with Flush.
-    #[must_use]
-    pub fn is_continued(&self) -> bool {
-        matches!(self.items.last(), Some((Intake::Flush, _)))
-            && self.items.iter().any(|(i, _)| matches!(i, Intake::Execute { .. }))
-    }
-
     /// Whether it says what the unnamed statement is.
     #[must_use]
     pub fn gives_unnamed(&self) -> bool {
@@ -169,6 +188,18 @@ impl Segment {
     #[must_use]
     pub fn ends_with_sync(&self) -> bool {
         matches!(self.items.last(), Some((Intake::Sync, _)))
+    }
+
+    /// Whether it ends with a Sync of ours: what the client has sent goes on behind it, and it is not told that this is over.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        self.items.last().is_some_and(is_our_sync)
+    }
+
+    /// Whether it has a message that came as another.
+    #[must_use]
+    pub fn has_originals(&self) -> bool {
+        !self.originals.is_empty()
     }
 
     /// Whether the client waits for its end: it ends with Sync, or is a Query.
@@ -204,6 +235,12 @@ impl Segment {
     pub fn take(&mut self) -> Self {
         std::mem::take(self)
     }
+}
+
+/// Whether a message is a Sync of ours, for which nothing stands in the input: see [`crate::client::pieces`].
+#[must_use]
+pub fn is_our_sync((intake, len): &(Intake, usize)) -> bool {
+    matches!(intake, Intake::Sync) && *len == 0
 }
 
 /// Whether a text is one query that leaves nothing behind but in the database's tables.

@@ -57,7 +57,7 @@ impl Client {
                     encode::data_row(out, &[Some(value)]);
                     encode::command_complete(out, "SHOW");
                 }
-                Intake::Sync => encode::ready_for_query(out, status),
+                Intake::Sync if !segment.goes_on() => encode::ready_for_query(out, status),
                 _ => {}
             }
         }

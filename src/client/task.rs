@@ -17,6 +17,7 @@ use crate::client::limits::{Limits, Overdue, Timer};
 use crate::client::listen::Listener;
 use crate::client::lost::Lost;
 use crate::client::own;
+use crate::client::pieces::{self, Pieces};
 use crate::client::plan::{Need, Question};
 use crate::client::popular;
 use crate::client::relay::shortcut::Shortcut;
@@ -96,6 +97,8 @@ pub struct Client {
     pub(super) spread: Option<Box<Spread>>,
     /// A block that was answered for but begins only when the first statement shows the shard.
     pub(super) held_begin: Option<Box<Block>>,
+    /// What is left of a pipeline that is taken piece by piece.
+    pub(super) pieces: Option<Box<Pieces>>,
     /// Where ordinary statements of its go.
     pub(super) shortcut: Shortcut,
     /// What the statement that is served was given on the short way, before it came to the long one.
@@ -144,6 +147,7 @@ impl Client {
             listener: None,
             spread: None,
             held_begin: None,
+            pieces: None,
             shortcut: Shortcut::Unknown,
             claim: None,
         }
@@ -298,6 +302,10 @@ impl Client {
     /// Reads messages from the input into the segment, as far as they are whole and the segment goes. Whether it wants more bytes; else
     /// it waits for an answer.
     pub(super) fn gather(&mut self) -> Result<bool, Error> {
+        if self.is_in_pieces() && self.segment.items.is_empty() {
+            self.take_piece();
+        }
+        let implicit = self.is_implicit();
         let max = self.live.config.general.max_packet_size as usize;
         while !self.segment.complete {
             let bytes = self.input.bytes().get(self.segment.len..).unwrap_or_default();
@@ -317,6 +325,15 @@ impl Client {
             }
             if frame.tag == b'Q' && self.live.config.general.disable_pqexec {
                 return Err(pqexec_disabled());
+            }
+            match frame.tag {
+                // It is a piece by itself: it ends the transaction.
+                b'S' if implicit && !self.segment.items.is_empty() => {
+                    self.segment.push(Intake::Sync, 0);
+                    break;
+                }
+                b'Q' | b'F' if implicit => return Err(pieces::no_sync()),
+                _ => {}
             }
             let len = frame.bytes.len();
             let (cx, sharded) = (&self.cx, self.database.config.map.is_sharded());
@@ -345,6 +362,7 @@ impl Client {
                 self.segment.push(Intake::Flush, 0);
             }
         }
+        self.comes_to_sync();
         Ok(false)
     }
 
@@ -428,8 +446,11 @@ impl Client {
         if matches!(self.segment.items.last(), Some((Intake::Terminate, _))) {
             return Err(End::Gone);
         }
+        if self.ends_implicit() {
+            return Box::pin(self.end_implicit()).await;
+        }
         if self.skipping {
-            self.skip();
+            self.skip(self.idle_status());
             return Ok(());
         }
         if self.claim.is_none() {
@@ -462,7 +483,11 @@ impl Client {
         }
         let mut checks_are_fresh = false;
         let need = loop {
-            let looking_up = match self.weigh(self.plan(false, false, false)) {
+            let planned = self.weigh(self.plan(false, false, false));
+            if self.may_go_in_pieces(&planned) && Box::pin(self.goes_in_pieces(&planned)).await? {
+                return Ok(());
+            }
+            let looking_up = match planned {
                 Planned::Need(need) => break need,
                 Planned::Refused(error)
                     if reason(&error) == "distrust"
@@ -511,17 +536,16 @@ impl Client {
         }
     }
 
-    /// Passes over a segment after a refusal.
-    fn skip(&mut self) {
+    /// Passes over a segment after a refusal; the client is in `status`.
+    pub(super) fn skip(&mut self, status: TransactionStatus) {
         let segment = self.segment.take();
-        let synced = segment.ends_with_sync();
+        let synced = segment.ends_with_sync() && !segment.goes_on();
         self.input.consume(segment.len);
         for (intake, _) in segment.items.into_iter().rev() {
             self.session.withdraw(intake);
         }
         if synced {
             self.skipping = false;
-            let status = self.idle_status();
             encode::ready_for_query(self.output.tail(), status);
         }
     }
@@ -606,6 +630,7 @@ impl Client {
         }
         let segment = self.segment.take();
         self.input.consume(segment.len);
+        let goes_on = segment.goes_on();
         for (intake, _) in segment.items {
             match intake {
                 // Another server of the same pools has it; the one that gets the first Bind is sent it then.
@@ -614,7 +639,7 @@ impl Client {
                     self.output.extend(encode::PARSE_COMPLETE);
                 }
                 Intake::CloseStatement { .. } => self.output.extend(encode::CLOSE_COMPLETE),
-                Intake::Sync => encode::ready_for_query(self.output.tail(), status),
+                Intake::Sync if !goes_on => encode::ready_for_query(self.output.tail(), status),
                 // PostgreSQL ignores these outside of a COPY.
                 _ => {}
             }
@@ -713,8 +738,9 @@ impl Client {
     pub(super) fn refuse_here(&mut self, error: &Error) {
         let segment = self.segment.take();
         self.input.consume(segment.len);
+        self.pass_over_pieces(0);
         let simple = segment.items.last().is_some_and(|(intake, _)| intake.is_simple());
-        let synced = segment.ends_with_sync();
+        let synced = segment.ends_with_sync() && !segment.goes_on();
         let mut items = segment.items.into_iter().peekable();
         // What it closes first is closed: a name must not go on to mean what it did. Portals have ended with the transaction.
         let closes = |intake: &Intake| matches!(intake, Intake::CloseStatement { .. } | Intake::ClosePortal { .. });
@@ -740,6 +766,7 @@ impl Client {
 
     /// Puts a refusal in the place of the segment's first message that asks for something; the rest is skipped by the server.
     pub(super) fn replace_by_refusal(&mut self, error: Error) {
+        self.pass_over_pieces(self.segment.len);
         let mut error = Some(Box::new(error));
         for (intake, _) in &mut self.segment.items {
             let simple = intake.is_simple();

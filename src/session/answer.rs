@@ -312,6 +312,12 @@ impl Session {
         self.tried.clear();
     }
 
+    /// A block has begun on servers in its name.
+    pub fn on_begun(&mut self) {
+        self.status = TransactionStatus::InTransaction;
+        self.course = Course::new(self.status);
+    }
+
     /// A Sync of ours has been answered.
     pub fn on_synced(&mut self) {
         self.unsynced = false;

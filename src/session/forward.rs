@@ -32,7 +32,8 @@ impl Session {
         let number = self.sent;
         self.sent = number.wrapping_add(1);
         // What was taken in before them has been sent with them.
-        let ends = matches!(intake, Intake::Sync | Intake::Query(_) | Intake::Flush);
+        let ours = frame.is_empty();
+        let ends = matches!(intake, Intake::Query(_) | Intake::Flush) || matches!(intake, Intake::Sync if !ours);
         if ends && !self.apart.is_empty() {
             self.apart = ThinVec::new();
         }
@@ -176,6 +177,16 @@ impl Session {
                 self.held_sync = true;
                 encode::flush(out);
             }
+            // One of ours: the client's own comes later.
+            Intake::Sync if ours => {
+                self.unsynced = false;
+                self.close_tried(out);
+                let mut request = Request::swallow(Kind::Sync);
+                request.number = number;
+                self.pipeline.push(request);
+                encode::sync(out);
+                self.take_back_names(out);
+            }
             Intake::Sync => {
                 // While COPY data is awaited the server passes over Sync: what runs is not ended by it.
                 self.unsynced &= self.pipeline.copy_in();
@@ -185,7 +196,7 @@ impl Session {
             }
             Intake::CopyEnd => self.plain(Kind::CopyEnd, frame, out),
             // One of ours, for what follows hangs on the answers.
-            Intake::Flush if frame.is_empty() => encode::flush(out),
+            Intake::Flush if ours => encode::flush(out),
             Intake::Flush | Intake::CopyData => out.extend_from_slice(frame),
             Intake::Terminate => {}
         }

@@ -133,9 +133,14 @@ impl Session {
         let copies = self.pipeline.copy_in() || self.pipeline.may_copy_in() || self.held_sync;
         let mut course = Course { left: false, ..self.course };
         let mut readies = 0;
+        // What has a Sync of ours behind it is open to the client.
+        let mut open = false;
         for request in self.pipeline.requests() {
             let ready = matches!(request.kind, Kind::Query { .. } | Kind::Sync | Kind::FunctionCall { .. });
-            readies += usize::from(ready && request.answer == Answer::Forward);
+            if request.answer == Answer::Forward {
+                readies += usize::from(ready);
+                open = !ready;
+            }
             match &request.kind {
                 Kind::Query { facts, done } => course.take_text(facts, *done),
                 Kind::Execute(Some(facts)) => course.take_text(facts, 0),
@@ -146,7 +151,7 @@ impl Session {
         }
         Owed {
             readies,
-            open: self.unsynced,
+            open: self.unsynced || open,
             skipping: self.skipping,
             status: self.course.status,
             ends_block: course.left,

@@ -19,6 +19,7 @@ pub(crate) struct Writer<'a> {
 }
 
 /// One key of one kind, which several statements are about.
+#[derive(Clone, Copy)]
 pub(crate) struct About {
     kind: &'static Kind,
     key: &'static str,

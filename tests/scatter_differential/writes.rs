@@ -154,9 +154,20 @@ impl<'a> Pair<'a> {
 
     /// A few statements in one text, or before one Sync: all or none.
     fn together(&mut self) -> u64 {
-        let count = self.rng.random_range(2..4);
-        // What several shards are asked in one is refused.
-        let about = self.rng.random_bool(0.8).then(|| About::choose(&mut self.rng));
+        let simple = self.rng.random_bool(0.5);
+        // What several shards are asked in one text is refused.
+        let same = if simple { 0.8 } else { 0.3 };
+        let about = self.rng.random_bool(same).then(|| About::choose(&mut self.rng));
+        let (count, outcome) = self.several(simple, about);
+        if matches!(outcome, Outcome::Wrong) {
+            self.begin_anew();
+        }
+        count
+    }
+
+    /// So many statements at once, and what came of them.
+    fn several(&mut self, simple: bool, about: Option<About>) -> (u64, Outcome) {
+        let count = self.rng.random_range(2..if simple { 4 } else { 7 });
         let mut queries = Vec::new();
         while queries.len() < count {
             let query = self.generate(0.8, about.as_ref());
@@ -165,7 +176,6 @@ impl<'a> Pair<'a> {
                 queries.push(query);
             }
         }
-        let simple = self.rng.random_bool(0.5);
         let (construct, way) =
             if simple { ("several_in_a_text", Way::Simple) } else { ("several_in_a_pipeline", Way::Text) };
         let shown: Vec<String> = queries.iter().map(Query::shown).collect();
@@ -173,11 +183,8 @@ impl<'a> Pair<'a> {
         let query = Query::new(construct, shown.join("; "), false);
         self.done.push(format!("{construct}: {}", query.sql));
         send_together(&mut self.app, &queries, simple);
-        let one = |client: &mut RawClient| send_together(client, &queries, simple);
-        if matches!(self.compare_answers(&query, way, one), Outcome::Wrong) {
-            self.begin_anew();
-        }
-        count as u64
+        let outcome = self.compare_answers(&query, way, |one| send_together(one, &queries, simple));
+        (count as u64, outcome)
     }
 
     /// A transaction of a few statements, which ends in one way or the other.
@@ -193,8 +200,13 @@ impl<'a> Pair<'a> {
             if self.rng.random_bool(0.2) && !self.control("savepoint", "SAVEPOINT s", &mut savepoint) {
                 return count;
             }
-            let query = self.generate(0.7, about.as_ref());
-            match self.ask(&query) {
+            let outcome = if self.rng.random_bool(0.15) {
+                self.several(false, about).1
+            } else {
+                let query = self.generate(0.7, about.as_ref());
+                self.ask(&query)
+            };
+            match outcome {
                 Outcome::Wrong => {
                     self.begin_anew();
                     return count;

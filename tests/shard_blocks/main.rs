@@ -8,6 +8,7 @@ mod copies;
 mod data;
 mod ends;
 mod limits;
+mod pipelines;
 mod portals;
 mod settings;
 mod truth;

@@ -176,6 +176,8 @@ impl Client {
         if lost && let Some(connection) = link.checkout.as_mut() {
             self.session.on_server_lost(&mut connection.state);
         }
+        // What is behind the segment first; its bytes are read again as well.
+        self.withdraw_pieces();
         let behind = self.segment.take();
         let unsent = behind.as_it_came(self.input.bytes());
         self.input.replace(0, behind.len, &unsent);

@@ -4,6 +4,7 @@ use super::{Cause, Event, Link, Opening};
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::{LookUp, Planned};
 use crate::client::hidden::{AsksUnseen, Place};
+use crate::client::pieces::is_of_pipeline;
 use crate::client::plan::{Need, Question};
 use crate::client::scatter;
 use crate::client::scatter::spread::{self, Back, Means};
@@ -85,6 +86,11 @@ impl Client {
             // What it means to the other shards depends on what comes of what is under way.
             return Ok(false);
         }
+        if self.skipping && !self.ends_implicit() {
+            // All was answered before the next piece was taken.
+            self.skip(self.session.status());
+            return Ok(true);
+        }
         let shown = self.sole_show();
         if (shown.is_some() || self.changes_own())
             && !self.session.is_mid_exchange()
@@ -119,6 +125,9 @@ impl Client {
         // As long as it can go elsewhere.
         if link.role == Role::Replica && (self.session.status() == TransactionStatus::Idle || link.begun.is_some()) {
             planned = self.weigh(planned);
+        }
+        if let Some(cut) = self.cut_here(link, &planned)? {
+            return Ok(cut);
         }
         match planned {
             Planned::Weigh(names) => {
@@ -227,7 +236,8 @@ impl Client {
                 // No server looks at the values of what a failed block passes over.
                 let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
                 let simple = self.segment.items.last().is_some_and(|(intake, _)| intake.is_simple());
-                let passed_over = failed && !simple && error.sqlstate.class() == "22";
+                let about_all = is_of_pipeline(&error) && self.begins_plainly();
+                let passed_over = failed && !simple && (error.sqlstate.class() == "22" || about_all);
                 self.replace_by_refusal(if passed_over { aborted() } else { error });
             }
         }
@@ -236,8 +246,37 @@ impl Client {
         Ok(true)
     }
 
+    /// Cuts the segment into pieces, if it can only be served so; whether that is done, or waits for what is under way. None: it is not.
+    fn cut_here(&mut self, link: &Link, planned: &Planned) -> Result<Option<bool>, Event> {
+        let status = self.session.status();
+        let in_block = status == TransactionStatus::InTransaction;
+        if status == TransactionStatus::Failed || !(self.wants_pieces(planned) || in_block && self.ends_open()) {
+            return Ok(None);
+        }
+        if in_block && link.is_part.is_none() && !self.may_spread(link.prologue.is_some()) {
+            return Ok(None);
+        }
+        if !self.session.is_drained() {
+            let waits = link.only_prepared || !self.session.is_mid_exchange();
+            return Ok(waits.then_some(false));
+        }
+        match status {
+            // They are cut where no server is linked.
+            TransactionStatus::Idle if self.can_move(link) => Err(Event::Move),
+            TransactionStatus::Idle if self.session.may_release() => Err(Event::Release),
+            TransactionStatus::InTransaction if self.may_leave_exchange(link) => {
+                Ok(self.cut(planned, (link.changes_catalog, link.has_written)).then_some(true))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Whether the block goes on with other shards, for the sake of the segment.
     fn leaves_for_others(&self, link: &Link, need: &Need) -> bool {
+        if self.ends_implicit() {
+            // It is ended where blocks of several shards are.
+            return true;
+        }
         let plan = &need.plan;
         let elsewhere = is_elsewhere(plan, link.shard);
         if link.is_part.is_some() {

@@ -157,13 +157,14 @@ impl Client {
         outcome: Outcome,
         status: TransactionStatus,
     ) -> Result<(), End> {
-        let parsed = run.is_parsed();
+        let (parsed, goes_on) = (run.is_parsed(), segment.goes_on());
         let tag = format!("SELECT {}", run.rows());
         let extended = run.extended();
         let (parses, closes) = (extended.is_some_and(|e| e.parse), extended.is_some_and(|e| e.close));
         let mut before = Vec::new();
         if matches!(outcome, Outcome::Failed(_)) {
             run.before_error(&mut before);
+            self.pass_over_pieces(0);
         }
         if run.is_outdated() {
             // What was known of the tables is so no more.
@@ -195,7 +196,9 @@ impl Client {
             }
             Outcome::Ended(end) => return Err(end),
         }
-        encode::ready_for_query(self.output.tail(), status);
+        if !goes_on {
+            encode::ready_for_query(self.output.tail(), status);
+        }
         Ok(())
     }
 

@@ -538,6 +538,10 @@ impl Client {
         segment: Segment,
         (told, status): (Told, TransactionStatus),
     ) -> bool {
+        let goes_on = segment.goes_on();
+        if matches!(told, Told::Failed(_)) {
+            self.pass_over_pieces(0);
+        }
         if extended.is_some_and(|e| e.parse) && !reached.parsed {
             // What was closed before stays so.
             let withdrawn = segment.items.into_iter().rev().map(|(intake, _)| intake);
@@ -584,7 +588,9 @@ impl Client {
         if done && extended.is_some_and(|e| e.close) {
             out.extend_from_slice(encode::CLOSE_COMPLETE);
         }
-        encode::ready_for_query(out, status);
+        if !goes_on {
+            encode::ready_for_query(out, status);
+        }
         suspended
     }
 }

@@ -40,16 +40,19 @@ impl Client {
         let need = self.need_of_any();
         let (since, limit) = (clock::now(), self.may_wait_for(&missing));
         let due = self.limits.statement(since, self.begun_at());
-        let deadline = due.map_or(since + limit, |(at, _)| at.min(since + limit));
-        let acquired = Box::pin(self.acquire_until(Some(deadline), &missing, &need, None)).await;
+        let deadline = limit.map(|limit| since + limit);
+        let deadline = due.map(|(at, _)| deadline.map_or(at, |deadline| at.min(deadline))).or(deadline);
+        let acquired = Box::pin(self.acquire_until(deadline, &missing, &need, None)).await;
         self.handle().cancel_is_done();
         self.handle().set_activity(Activity::Idle);
         let legs = match (acquired?, due) {
             (Some(legs), _) => legs,
-            (None, Some((at, overdue))) if at <= deadline => {
+            (None, Some((at, overdue))) if Some(at) == deadline => {
                 return Err(Stopped::End(End::Told(self.time_is_up(overdue))));
             }
-            (None, _) => return Err(Stopped::Refused(never_came(&self.names(&missing), limit))),
+            (None, _) => {
+                return Err(Stopped::Refused(never_came(&self.names(&missing), limit.unwrap_or_default())));
+            }
         };
         let Some(spread) = &self.spread else { return Err(Stopped::Refused(fault())) };
         let texts = spread.prologue.texts();
@@ -65,11 +68,11 @@ impl Client {
         begun
     }
 
-    /// How long the block may wait for connections to these shards, while it holds others.
-    fn may_wait_for(&self, missing: &[ShardIndex]) -> Duration {
-        let held = self.spread.iter().flat_map(|spread| &spread.parts).map(|part| part.shard).max();
-        let backwards = missing.first().zip(held).is_some_and(|(first, held)| *first < held);
-        if backwards || !self.pools.turns().is_empty() { BACKWARDS_WITHIN } else { ENLISTED_WITHIN }
+    /// How long the block may wait for connections to these shards, while it holds others; as long as anybody, if it holds none.
+    fn may_wait_for(&self, missing: &[ShardIndex]) -> Option<Duration> {
+        let held = self.spread.iter().flat_map(|spread| &spread.parts).map(|part| part.shard).max()?;
+        let backwards = missing.first().is_some_and(|first| *first < held);
+        Some(if backwards || !self.pools.turns().is_empty() { BACKWARDS_WITHIN } else { ENLISTED_WITHIN })
     }
 
     /// Begins the block on one more shard.

@@ -113,6 +113,11 @@ pub(in crate::client) fn has_savepoints<'a>(statements: impl Iterator<Item = &'a
     true
 }
 
+/// Whether a text leaves nothing in its transaction but what it does to data.
+pub(in crate::client) fn is_plain(text: &[u8], facts: &QueryFacts) -> bool {
+    of_text(text, facts) == Kind::Plain
+}
+
 /// What a text does to a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {

@@ -16,6 +16,7 @@
 
 mod end;
 mod enlist;
+mod implicit;
 mod means;
 mod portals;
 mod prologue;
@@ -47,10 +48,10 @@ use crate::shard::plan::{Fan, PlanKind, Scatter, ShardPlan};
 use crate::sql::facts::{Access, RouteHint, StatementFacts, TransactionEffect};
 use crate::wire::encode;
 use crate::wire::message::TransactionStatus;
-pub(in crate::client) use means::{Back, Means, has_savepoints};
+pub(in crate::client) use means::{Back, Means, has_savepoints, is_plain};
 use portals::Portal;
 pub(in crate::client) use prologue::Prologue;
-pub(in crate::client) use refusal::{aborted, code_unknown, pipelined, stays};
+pub(in crate::client) use refusal::{aborted, code_unknown, no_two_phase, pipelined, stays};
 use refusal::{alone, apart, cursor_elsewhere, explains, fault, lost, mixed, sequences, too_long};
 
 /// A shard's part of a block.
@@ -116,6 +117,22 @@ enum Telling {
 }
 
 impl Spread {
+    fn new(parts: Vec<Part>, prologue: Prologue, home: ShardIndex, since: Instant) -> Self {
+        Self {
+            parts,
+            prologue,
+            home,
+            since,
+            sees_commits: false,
+            unlimited: false,
+            portals: Vec::new(),
+            curtailed: Vec::new(),
+            bound: Vec::new(),
+            telling: Telling::Nothing,
+            apart: false,
+        }
+    }
+
     /// Whether it may have changed what the catalog says.
     pub(super) fn changes_catalog(&self) -> bool {
         self.parts.iter().any(|part| part.changes_catalog)
@@ -226,22 +243,7 @@ impl Client {
         let (part, prologue) = link.into_part(within);
         match (&mut self.spread, prologue) {
             (Some(spread), _) => spread.put(part),
-            (none, Some(prologue)) => {
-                let parts = vec![part];
-                *none = Some(Box::new(Spread {
-                    parts,
-                    prologue,
-                    home: shard,
-                    since,
-                    sees_commits: false,
-                    unlimited: false,
-                    portals: Vec::new(),
-                    curtailed: Vec::new(),
-                    bound: Vec::new(),
-                    telling: Telling::Nothing,
-                    apart: false,
-                }));
-            }
+            (none, Some(prologue)) => *none = Some(Box::new(Spread::new(vec![part], prologue, shard, since))),
             // Never: without a prologue it does not leave.
             (None, None) => drop(part.leg.map(|leg| leg.undo(Verdict::Dirty, part.judged))),
         }
@@ -296,14 +298,14 @@ impl Client {
                 let text = text.to_vec();
                 // What it sets may decide where statements go, and is refused then.
                 return match Box::pin(self.plan_within()).await {
-                    Ok(_) => Box::pin(self.tell_all(&text, back)).await,
+                    Ok(None) => Ok(()),
+                    Ok(Some(_)) => Box::pin(self.tell_all(&text, back)).await,
                     Err(Stopped::Refused(error)) => self.fail_spread(error).await,
                     Err(Stopped::End(end)) => Err(end),
                 };
             }
             Means::Mixed if failed => return self.fail_spread(aborted()).await,
-            Means::Mixed if self.asks_sequences() => return self.fail_spread(sequences()).await,
-            Means::Mixed => return self.fail_spread(mixed()).await,
+            Means::Mixed => return self.serve_mixed().await,
             Means::Control(..) | Means::Plain => {}
         }
         if failed {
@@ -322,7 +324,8 @@ impl Client {
             Err(Stopped::End(end)) => return Err(end),
         }
         let need = match Box::pin(self.plan_within()).await {
-            Ok(need) => need,
+            Ok(Some(need)) => need,
+            Ok(None) => return Ok(()),
             Err(Stopped::Refused(error)) => return self.fail_spread(error).await,
             Err(Stopped::End(end)) => return Err(end),
         };
@@ -353,13 +356,30 @@ impl Client {
         }
     }
 
-    /// What the segment needs.
-    async fn plan_within(&mut self) -> Result<Need, Stopped> {
-        let (changes, wrote) =
-            self.spread.as_ref().map_or((false, false), |spread| (spread.changes_catalog(), spread.has_written()));
+    /// Serves what is for all shards and cannot be told them as it stands: piece by piece, if it is a pipeline.
+    async fn serve_mixed(&mut self) -> Result<(), End> {
+        if self.cut_up(self.block_has_done()) {
+            return Ok(());
+        }
+        let error = if self.asks_sequences() { sequences() } else { mixed() };
+        self.fail_spread(error).await
+    }
+
+    /// Whether the block may have changed the catalog, and has written.
+    fn block_has_done(&self) -> (bool, bool) {
+        self.spread.as_ref().map_or((false, false), |spread| (spread.changes_catalog(), spread.has_written()))
+    }
+
+    /// What the segment needs. None: it has been cut, and is its first piece now.
+    async fn plan_within(&mut self) -> Result<Option<Need>, Stopped> {
+        let (changes, wrote) = self.block_has_done();
         loop {
-            let looking_up = match self.plan(true, changes, wrote) {
-                Planned::Need(need) => return Ok(need),
+            let planned = self.plan(true, changes, wrote);
+            if self.cut(&planned, (changes, wrote)) {
+                return Ok(None);
+            }
+            let looking_up = match planned {
+                Planned::Need(need) => return Ok(Some(need)),
                 Planned::Refused(error) => {
                     self.count_plan(PlanKind::Refused);
                     return Err(Stopped::Refused(error));

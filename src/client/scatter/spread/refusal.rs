@@ -65,7 +65,7 @@ pub(super) fn second_writer(first: &str, others: &str) -> Error {
     )
 }
 
-pub(super) fn no_two_phase(why: &str) -> Error {
+pub(in crate::client) fn no_two_phase(why: &str) -> Error {
     Error::us(
         SqlState::FEATURE_NOT_SUPPORTED,
         format!("a transaction cannot write on several shards: two-phase commit is not possible, as {why}"),
