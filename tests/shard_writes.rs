@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod common;
+#[path = "shard_writes/connections.rs"]
+mod connections;
 
 use std::time::Duration;
 

@@ -57,6 +57,8 @@ impl Client {
         let mut plans = Vec::with_capacity(legs.len());
         for (leg, request) in legs.iter_mut().zip(&requests) {
             let silence = leg.watch();
+            // With ANALYZE the statement runs, and its code, also if it fails later.
+            leg.is_used();
             let asked = self.within_limits(silence, ask(leg, request), since).await;
             match asked.and_then(|plan| plan.map_err(Stopped::Refused)) {
                 Ok(plan) => plans.push(plan),

@@ -79,6 +79,8 @@ pub(in crate::client) struct Leg {
     request: usize,
     /// It is asked something before the statement, and has not answered.
     asks: bool,
+    /// It was sent the statement, or a part of it: code of the client's may have run there.
+    used: bool,
 }
 
 impl Leg {
@@ -100,6 +102,7 @@ impl Leg {
             asked: None,
             request: 0,
             asks: false,
+            used: false,
         }
     }
 
@@ -125,6 +128,7 @@ impl Leg {
             asked: None,
             request: 0,
             asks: false,
+            used: true,
         }
     }
 
@@ -157,6 +161,7 @@ impl Leg {
         }
         self.request = request.len();
         self.asked = Some(clock::now());
+        self.used = true;
     }
 
     /// What comes next is about another statement.
@@ -285,16 +290,9 @@ impl Leg {
         self.checkout.release(Verdict::Clean);
     }
 
-    /// The same when nobody waits any more for what was asked before the statement, which is cancelled if it goes on: closing the
-    /// connection would not end it, and the server would have one session more than the pool knows of.
-    pub(super) fn abandon(self, verdict: Verdict) {
-        match self.state {
-            State::Lost => {}
-            _ if self.asks => {
-                drop(tokio::task::spawn_local(self.cancel(Unsent::Nothing, verdict)));
-            }
-            _ => self.checkout.release(Verdict::Clean),
-        }
+    /// What is asked from here on is the statement, though it is asked as something before it.
+    pub(super) fn is_used(&mut self) {
+        self.used = true;
     }
 
     /// Asks the server something before the statement.
@@ -327,14 +325,24 @@ impl Leg {
         Ok(found)
     }
 
-    /// Gives it back, or cancels what nobody waits for any more first.
+    /// Gives it back, or cancels what nobody waits for any more first. `verdict` is that of code that has run there; where none has, it is clean.
     pub(super) fn finish(mut self, verdict: Verdict) {
         self.counts.xact_time = micros(clock::now().saturating_duration_since(self.since));
+        self.abandon(verdict);
+    }
+
+    /// The same of a statement that was refused: it is no transaction of the pool's.
+    pub(super) fn abandon(mut self, verdict: Verdict) {
         self.checkout.pool().counters.totals.add(&self.counts);
+        let verdict = if self.used { verdict } else { Verdict::Clean };
         match self.state {
-            State::Ready => self.checkout.release(verdict),
             // Dropping it closes the connection.
             State::Lost => {}
+            State::Ready => self.checkout.release(verdict),
+            // Closing the connection would not end what goes on, and the server would have one session more than the pool knows of.
+            _ if self.asks => drop(tokio::task::spawn_local(self.cancel(Unsent::Nothing, verdict))),
+            // Nothing is under way whose end could be waited for.
+            _ if self.asked.is_none() => self.checkout.release(verdict),
             State::Complete | State::Failed => drop(tokio::task::spawn_local(self.settle(verdict))),
             State::Asked | State::Described => match self.unsent() {
                 Unsent::All => self.checkout.release(verdict),

@@ -88,10 +88,6 @@ impl Client {
         mut legs: Vec<Leg>,
         (since, verdict): (Instant, Verdict),
     ) -> Result<(), End> {
-        if let Some(error) = asked.extended.as_ref().and_then(closes) {
-            legs.into_iter().for_each(|leg| leg.finish(verdict));
-            return self.refuse(error).await;
-        }
         let begun = match self.begin_rows(&mut legs, copy, &asked.text, (Around::Nothing, since)).await {
             Ok(begun) => begun,
             Err(stopped) => {
@@ -691,7 +687,7 @@ async fn give_up(leg: &mut Leg) {
 }
 
 /// A Close behind the Execute, which a server meets in the middle of its COPY.
-fn closes(extended: &Extended) -> Option<Error> {
+pub(super) fn closes(extended: &Extended) -> Option<Error> {
     let error = || Error::client(SqlState::PROTOCOL_VIOLATION, "unexpected message type 0x43 during COPY from stdin");
     extended.close.then(error)
 }

@@ -91,6 +91,9 @@ impl Client {
         if self.may_make_temp() {
             return self.refuse(temp_on_several()).await;
         }
+        if let Some(error) = asked.extended.as_ref().and_then(|extended| unable(&fan.parts, extended)) {
+            return self.refuse(error).await;
+        }
         let verdict = self.verdict_behind(&fan.shards);
         self.learn_hidden(&fan.shards);
         let mut legs = match self.acquire(&fan.shards, need, None).await {
@@ -306,10 +309,6 @@ impl Client {
         (since, verdict): (Instant, Verdict),
     ) -> Result<(), End> {
         let Asked { types, bound, extended, .. } = asked;
-        if extended.as_ref().is_some_and(|extended| extended.most > 0) {
-            legs.into_iter().for_each(|leg| leg.finish(verdict));
-            return self.refuse(super::row_limit()).await;
-        }
         let asked = Asked { text: explain.statement.clone().into_bytes(), types, bound, extended: None };
         let pieces = match self.pieces(&mut legs, parts, &asked).await {
             Ok(pieces) => pieces,
@@ -630,6 +629,15 @@ async fn parameters(leg: &mut Leg, text: &[u8], types: &[u8]) -> Result<Vec<u32>
         }
     }
     Ok(found)
+}
+
+/// What the extended protocol may want of a statement, and does not get.
+fn unable(parts: &Parts, extended: &Extended) -> Option<Error> {
+    match parts {
+        Parts::Explain { .. } => (extended.most > 0).then(super::row_limit),
+        Parts::Copy(_) => copy::closes(extended),
+        Parts::Rows { .. } | Parts::Whole { .. } | Parts::CopyOut(_) | Parts::Each { .. } => None,
+    }
 }
 
 /// Whether it is about what is on every shard, and no rows.
