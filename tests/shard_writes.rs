@@ -5,6 +5,8 @@
 mod common;
 #[path = "shard_writes/connections.rs"]
 mod connections;
+#[path = "shard_writes/present.rs"]
+mod present;
 
 use std::time::Duration;
 

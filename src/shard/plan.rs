@@ -18,6 +18,7 @@ mod filtered;
 mod insert;
 mod levels;
 mod params;
+pub mod present;
 mod proof;
 mod refusal;
 mod relations;

@@ -179,7 +179,7 @@ impl Splitter {
             for place in watched {
                 // What is no row the server refuses.
                 let value = fields::field(&line[..length - ending], *place, &self.layout).ok().flatten();
-                if value.is_some_and(|value| value.len() < 64 && is_present(&value)) {
+                if value.is_some_and(|value| is_present(&value)) {
                     return Err(of_the_present(self.rows + 1));
                 }
             }

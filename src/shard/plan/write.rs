@@ -155,24 +155,7 @@ impl CopyRows {
     }
 }
 
-impl CopyRows {
-    /// Asks for the columns of the data, in two cells each: the name, and `t` if a text may mean the present there, for it is neither a number, a
-    /// string nor the like.
-    #[must_use]
-    pub fn times_sql(&self) -> String {
-        format!(
-            "SELECT a.attname, t.typcategory NOT IN ('N', 'S', 'B') \
-               AND t.oid NOT IN ('pg_catalog.uuid'::regtype, 'pg_catalog.bytea'::regtype, 'pg_catalog.json'::regtype, 'pg_catalog.jsonb'::regtype) \
-             FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid \
-             JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace \
-             WHERE s.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
-            literal(&self.table.0),
-            literal(&self.table.1)
-        )
-    }
-}
-
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

@@ -10,6 +10,7 @@ use pg_raw_parse::{ConstValue, Node, nodes, raw};
 use super::Unfit;
 use super::expression::{self, Clause, Found};
 use super::from::From;
+use super::literals;
 use super::rows::{random, returned};
 use super::whole::{other, read};
 use crate::sql::shape::{self, Equals, cast_name, column, equalities};
@@ -71,6 +72,8 @@ struct Places<'a> {
     all: Vec<(Node<'a>, Clause)>,
     /// The columns that SET gives their defaults.
     defaults: Vec<String>,
+    /// Literals that stand for their columns and may mean the present: whoever runs the statement asks what they mean.
+    literals: Vec<Node<'a>>,
     returning: Option<&'a nodes::ReturningClause>,
     /// A table beside the one that is written.
     table: Option<String>,
@@ -112,8 +115,14 @@ impl<'a> Places<'a> {
                 self.all.extend(column.indirection().iter().map(|node| (node, Clause::Output)));
             }
         }
-        let rows = select.values_lists().iter().filter_map(|row| row.as_node_list());
-        self.all.extend(rows.flat_map(|row| row.iter()).map(|value| (value, Clause::Output)));
+        for row in select.values_lists().iter().filter_map(|row| row.as_node_list()) {
+            for (at, value) in row.iter().enumerate() {
+                match literals::of_row(insert, at, value) {
+                    Some(_) => self.literals.push(value),
+                    None => self.all.push((value, Clause::Output)),
+                }
+            }
+        }
         if let Some(conflict) = insert.on_conflict_clause() {
             if let Some(infer) = conflict.infer() {
                 for element in infer.index_elems() {
@@ -136,7 +145,10 @@ impl<'a> Places<'a> {
             if matches!(target.val(), Node::SetToDefault(_)) {
                 self.defaults.extend(target.name().map(str::to_owned));
             }
-            self.all.push((target.val(), Clause::Output));
+            match literals::of_target(target) {
+                Some(_) => self.literals.push(target.val()),
+                None => self.all.push((target.val(), Clause::Output)),
+            }
             self.all.extend(target.indirection().iter().map(|node| (node, Clause::Output)));
         }
     }
@@ -201,7 +213,7 @@ impl<'a> Places<'a> {
         if found.draws && (strict || !self.names.is_empty()) {
             return Err(random());
         }
-        is_all(node, self.all.iter().map(|(place, _)| *place).chain(shown))
+        is_all(node, self.all.iter().map(|(place, _)| *place).chain(self.literals.iter().copied()).chain(shown))
     }
 
     /// Whether at most one row of FROM belongs to each row of the table: what is assigned would be that of any of them otherwise.

@@ -36,7 +36,7 @@ const SUB_QUERY: &str = "Ask in two statements, the second with the value of the
 /// Columns of every table that say where a row lies.
 const SYSTEM_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
 /// Texts that dates and times take for the present.
-const PRESENT: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+const PRESENT: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
 
 /// Looks through `root`.
 ///
@@ -88,7 +88,7 @@ fn visit(node: Node<'_>, clause: Clause, from: &From, found: &mut Found) -> Resu
         Node::RowExpr(_) => Ok(()),
         Node::A_Star(_) => Err(row("with * in an expression")),
         Node::A_Const(constant) => match constant.val() {
-            Some(ConstValue::String(text)) if clause == Clause::Output && is_present(text) => {
+            Some(ConstValue::String(text)) if clause == Clause::Output && is_present(text.as_bytes()) => {
                 Err(clock("that may show the time of its server, which differs between shards"))
             }
             _ => Ok(()),
@@ -153,10 +153,26 @@ fn tells_time(function: raw::SQLValueFunctionOp::Type) -> bool {
     )
 }
 
-/// Whether a date or a time of this text would be of the present.
-pub(super) fn is_present(text: &str) -> bool {
-    let mut words = text.split(|c: char| !c.is_ascii_alphabetic());
-    words.any(|word| PRESENT.iter().any(|present| word.eq_ignore_ascii_case(present)))
+/// Whether a date or a time of this text would be of the present, or one within an array, a range or a row, where words may have quotes and
+/// backslashes in them.
+pub(super) fn is_present(text: &[u8]) -> bool {
+    let mut words = text.split(|byte| !byte.is_ascii_alphabetic() && !matches!(byte, b'"' | b'\\'));
+    words.any(|word| {
+        let letters = || word.iter().filter(|byte| byte.is_ascii_alphabetic());
+        word.len() >= 3
+            && PRESENT.iter().any(|present| letters().map(u8::to_ascii_lowercase).eq(present.iter().copied()))
+    })
+}
+
+/// Whether it has one of the words anywhere, as values in binary may: how long a text is stands right before it.
+pub(super) fn has_present(value: &[u8]) -> bool {
+    let begins =
+        |rest: &[u8], word: &[u8]| rest.get(..word.len()).is_some_and(|first| first.eq_ignore_ascii_case(word));
+    (0..value.len()).any(|at| {
+        let rest = value.get(at..).unwrap_or_default();
+        let may = rest.first().is_some_and(|first| matches!(first.to_ascii_lowercase(), b'n' | b't' | b'y'));
+        may && PRESENT.iter().any(|word| begins(rest, word))
+    })
 }
 
 fn row_aggregate(name: &str) -> Unfit {

@@ -4,7 +4,7 @@
 //! as far as it is understood in full: every node of its tree is of a kind that is known here, or it is [`Unfit`].
 //!
 //! `from` proves that the rows that are joined lie on one shard, `expression` looks through the expressions, `names` says what
-//! functions are, `alike` looks at writes that all shards do as they stand, `select` sorts the parts of the statement, `finish` what is computed of whole groups, `explain` reads EXPLAIN, and `write` turns parts of the tree into SQL again: by the parser's own
+//! functions are, `alike` looks at writes that all shards do as they stand, `select` sorts the parts of the statement, `finish` what is computed of whole groups, `explain` reads EXPLAIN, `computed` and `literals` find texts that may become a time, and `write` turns parts of the tree into SQL again: by the parser's own
 //! deparser, and what it writes is read again and must be the same tree.
 
 mod alike;
@@ -14,6 +14,7 @@ mod explain;
 mod expression;
 mod finish;
 mod from;
+mod literals;
 mod names;
 mod rekey;
 mod rows;
@@ -28,10 +29,11 @@ use pg_raw_parse::Node;
 use super::facts::{ColumnRef, KeyValue, TableRef};
 use super::touch::RowList;
 pub use alike::{reference, unkeyed};
-pub use computed::casts_what_is_computed;
+pub use computed::Casts;
 pub use copy::{Condition, CopyFormat, CopyIn, copied_query, copy_in, copy_out, inner_query};
 pub use explain::{Explain, explained};
 pub use finish::{Finish, column};
+pub use literals::{Literals, OfColumn, literals};
 pub use rekey::{Altered, Column, columns};
 pub use rows::{Rows, rows};
 pub use select::{Aggregate, Bound, Distinct, Groups, Select, Sort, Target, What};
@@ -105,10 +107,16 @@ pub struct Reading {
     pub select: Result<Box<Select>, Unfit>,
 }
 
-/// Whether a parameter's value is a text that dates and times take for the present, which each shard's clock would tell.
+/// Whether a value is a text that dates and times take for the present, which each shard's clock would tell, or has such texts in it.
 #[must_use]
 pub fn is_present(value: &[u8]) -> bool {
-    expression::is_present(&String::from_utf8_lossy(value))
+    expression::is_present(value)
+}
+
+/// The same of a value in binary, where what stands before a text may be anything.
+#[must_use]
+pub fn has_present(value: &[u8]) -> bool {
+    expression::has_present(value)
 }
 
 /// Reads a text that is one SELECT on sharded tables.

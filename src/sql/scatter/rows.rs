@@ -13,6 +13,7 @@ use super::Unfit;
 use super::alike;
 use super::expression::{self, Clause, Found};
 use super::from::From;
+use super::literals;
 use crate::sql::scan::Lexer;
 
 /// An INSERT of several rows.
@@ -92,8 +93,9 @@ fn read(text: &str, key: &[&str]) -> Result<Rows, Unfit> {
             return Err(other());
         }
         let mut numbers = Vec::new();
-        for value in list.iter() {
-            if !matches!(value, Node::SetToDefault(_)) {
+        for (at, value) in list.iter().enumerate() {
+            // What a literal means that stands for its column, whoever runs the statement asks.
+            if !matches!(value, Node::SetToDefault(_)) && literals::of_row(insert, at, value).is_none() {
                 same_everywhere(value)?;
             }
             expression::params(value, &mut numbers);
@@ -173,7 +175,9 @@ fn conflict(insert: &nodes::InsertStmt, key: &[&str], params: &mut Vec<u16>) -> 
             .hint("Name the columns of a unique index with the sharding key: ON CONFLICT (key, ...)."));
     }
     for target in conflict.target_list() {
-        same_everywhere(target.val())?;
+        if literals::of_target(target).is_none() {
+            same_everywhere(target.val())?;
+        }
         expression::params(target.val(), params);
     }
     same_everywhere(conflict.where_clause())?;
@@ -234,7 +238,9 @@ mod tests {
             ("INSERT INTO t (k) VALUES (1), (2) ON CONFLICT ON CONSTRAINT c DO NOTHING", "conflict"),
             ("INSERT INTO t (k) VALUES (1), (2) ON CONFLICT (k) DO UPDATE SET v = now()", "clock"),
             ("INSERT INTO t (k) VALUES (1), (2) RETURNING ctid", "system_column"),
-            ("INSERT INTO t (k) VALUES ('now'), ('b')", "clock"),
+            ("INSERT INTO t (k) VALUES ('now'::text), ('b')", "clock"),
+            ("INSERT INTO t (k, v[1]) VALUES (1, 'now'), (2, 'b')", "clock"),
+            ("INSERT INTO t (k) VALUES (1), (2) ON CONFLICT (k) DO UPDATE SET v = upper('now')", "clock"),
         ] {
             assert_eq!(rows(text, &["k"]).unwrap_err().construct, construct, "{text}");
         }

@@ -27,6 +27,7 @@ use crate::pool::Verdict;
 use crate::shard::commit::recovery;
 use crate::shard::copy::{Layout, Splitter, Target};
 use crate::shard::plan::Fan;
+use crate::shard::plan::present;
 use crate::shard::plan::write::CopyRows;
 use crate::shard::table_key::KeyColumn;
 use crate::wire::message::TransactionStatus;
@@ -344,9 +345,14 @@ impl Client {
     /// What looks at the rows that every shard gets; none: nothing in them can mean the present.
     async fn watcher(&mut self, legs: &mut [Leg], copy: &CopyRows) -> Result<Option<Splitter>, Stopped> {
         let Some(first) = legs.first_mut().filter(|_| copy.layout != Layout::Binary) else { return Ok(None) };
-        let cells = self.attend_to(columns(first, &copy.times_sql())).await?;
-        let all: Vec<(&String, bool)> =
-            cells.chunks(2).filter_map(|row| Some((row.first()?, row.get(1)? == "t"))).collect();
+        let cells = self.attend_to(columns(first, &present::columns_of_sql(&copy.table))).await?;
+        let all: Vec<(&String, bool)> = cells
+            .chunks(3)
+            .filter_map(|row| match row {
+                [name, present, computed] if computed == "f" => Some((name, present == "t")),
+                _ => None,
+            })
+            .collect();
         let is_time = |name: &String| all.iter().any(|(of, time)| *of == name && *time);
         let names: Vec<&String> = match &copy.columns {
             Some(columns) => columns.iter().collect(),

@@ -1,65 +1,126 @@
-//! Parameters that a date or a time takes for the present (`now`, `today`): each shard would take its own. One of them is asked what they
-//! mean, and all get that.
+//! Parameters and literals that a date or a time takes for the present (`now`, `today`): each shard would take its own. Of parameters one of
+//! the shards is asked what they mean, and all get that; literals are refused, unless their columns are of types without times.
+//!
+//! A text stays a text, unless the statement casts it.
 
 use super::super::leg::Leg;
 use super::reply;
-use super::{Asked, malformed, parameters};
+use super::{Asked, columns, declared, malformed, parameters};
 use crate::client::task::{Client, Stopped};
 use crate::error::{Error, SqlState};
-use crate::sql::scatter::{casts_what_is_computed, is_present};
+use crate::shard::plan::present::{self, FIRST_OWN_OID};
+use crate::sql::scatter::{Casts, Literals, OfColumn, has_present, is_present, literals};
 use crate::wire::encode;
 use crate::wire::message::{self, Reader};
 
-/// text, varchar, character, name, json and jsonb have no such values.
-const TEXTS: [u32; 6] = [25, 1043, 1042, 19, 114, 3802];
-/// The first number of a type that is not PostgreSQL's own.
-const FIRST_OWN_OID: u32 = 16384;
+/// Types that have no times, but may be cast to what has: bytea, name, text, json, xml, char, varchar, jsonb, and arrays of these.
+const TEXTS: [u32; 17] = [17, 18, 19, 25, 114, 142, 143, 199, 1001, 1002, 1003, 1009, 1014, 1015, 1042, 1043, 3802];
+/// The array of jsonb.
+const JSONBS: u32 = 3807;
 /// The format of texts, and of binary values.
 const TEXT: i16 = 0;
 const BINARY: i16 = 1;
+
+/// A parameter whose value speaks of the present.
+#[derive(Debug, Clone, Copy)]
+struct Spoken {
+    /// Its place, counted from 0.
+    at: usize,
+    /// Whether it comes as a text.
+    is_text: bool,
+}
 
 impl Client {
     /// What is asked, with what its parameters mean that speak of the present; none: as it is.
     ///
     /// # Errors
-    /// What they mean is not known, or is no value of their types.
+    /// What they mean is not known, or is no value of their types; or a literal may mean it.
     pub(super) async fn settle_present(&mut self, legs: &mut [Leg], asked: &Asked) -> Result<Option<Asked>, Stopped> {
         let spoken = spoken(asked).map_err(Stopped::Refused)?;
-        let Some(first) = legs.first_mut().filter(|_| !spoken.is_empty()) else { return Ok(None) };
-        self.attend_to(settle(first, asked, &spoken)).await
+        let Some(first) = legs.first_mut() else { return Ok(None) };
+        if let Some(literals) = written(&asked.text).map_err(Stopped::Refused)? {
+            self.attend_to(mean_no_time(first, literals)).await?;
+        }
+        if spoken.is_empty() {
+            return Ok(None);
+        }
+        self.attend_to(settle(first, asked, spoken)).await
     }
 }
 
-/// The places of parameters whose texts speak of the present.
-fn spoken(asked: &Asked) -> Result<Vec<usize>, Error> {
+/// The literals of a statement that stand for their columns and speak of the present.
+fn written(text: &[u8]) -> Result<Option<Literals>, Error> {
+    if !is_present(text) {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(text).map_err(|_| malformed())?;
+    literals(text).map_err(|_| malformed())
+}
+
+/// Whether none of them is of a type that has times.
+///
+/// # Errors
+/// One is, or may be.
+async fn mean_no_time(leg: &mut Leg, literals: Literals) -> Result<(), Error> {
+    let cells = columns(leg, &present::columns_sql(&literals.table)).await?;
+    let all: Vec<(&str, bool)> =
+        cells.chunks(3).filter_map(|row| Some((row.first()?.as_str(), row.get(1)? != "f"))).collect();
+    for column in &literals.columns {
+        let found = match column {
+            OfColumn::Named(name) => all.iter().find(|(of, _)| of == name),
+            OfColumn::At(at) => all.get(*at),
+        };
+        match found {
+            Some((name, true)) => return Err(literal(name)),
+            // The server says what is wrong with it.
+            Some((_, false)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// The parameters whose values speak of the present.
+fn spoken(asked: &Asked) -> Result<Vec<Spoken>, Error> {
     let parameters = bind(asked).parameters().ok_or_else(malformed)?;
     let speaks = |(at, value): (usize, &Option<&[u8]>)| {
-        let text = parameters.is_text(at);
-        value.filter(|value| text && is_present(value)).map(|_| at)
+        let is_text = parameters.is_text(at);
+        let speaks = |value: &&[u8]| if is_text { is_present(value) } else { has_present(value) };
+        value.filter(speaks).map(|_| Spoken { at, is_text })
     };
     Ok(parameters.values.iter().enumerate().filter_map(speaks).collect())
 }
 
-async fn settle(leg: &mut Leg, asked: &Asked, spoken: &[usize]) -> Result<Option<Asked>, Error> {
-    let mut types = message::Parse { name: b"", sql: b"", types: &asked.types }.oids();
-    let is_declared = |at: &usize| types.get(*at).is_some_and(|oid| *oid != 0);
+async fn settle(leg: &mut Leg, asked: &Asked, mut spoken: Vec<Spoken>) -> Result<Option<Asked>, Error> {
+    let casts = std::str::from_utf8(&asked.text).map_or(Casts::UNKNOWN, Casts::of);
+    // In binary a time is a moment, but a text may still be cast to one.
+    spoken.retain(|spoken| spoken.is_text || casts.reach(spoken.at));
+    if spoken.is_empty() {
+        return Ok(None);
+    }
+    let mut types = declared(&asked.types);
+    let is_declared = |spoken: &Spoken| types.get(spoken.at).is_some_and(|oid| *oid != 0);
     let known =
         if spoken.iter().all(is_declared) { types.clone() } else { parameters(leg, &asked.text, &asked.types).await? };
-    let type_of = |at: usize| known.get(at).copied().unwrap_or(0);
-    let (texts, times): (Vec<usize>, Vec<usize>) = spoken.iter().partition(|at| TEXTS.contains(&type_of(**at)));
-    if let Some(at) = texts.first()
-        && std::str::from_utf8(&asked.text).map_or(true, casts_what_is_computed)
-    {
-        // A text that is cast may become the present after all.
-        return Err(present(*at));
-    }
-    if let Some(at) = times.iter().find(|at| !(1..FIRST_OWN_OID).contains(&type_of(**at))) {
-        return Err(present(*at));
+    let type_of = |spoken: &Spoken| known.get(spoken.at).copied().unwrap_or(0);
+    let timed = own_with_times(leg, spoken.iter().map(type_of)).await?;
+    let mut times: Vec<(usize, u32)> = Vec::new();
+    for spoken in &spoken {
+        let type_oid = type_of(spoken);
+        let is_own = type_oid >= FIRST_OWN_OID;
+        if type_oid == 0 || (is_own && timed.contains(&type_oid)) {
+            return Err(of_unknown_type(spoken.at));
+        }
+        if is_own || TEXTS.contains(&type_oid) || type_oid == JSONBS {
+            if casts.reach(spoken.at) {
+                return Err(cast(spoken.at));
+            }
+        } else if spoken.is_text {
+            times.push((spoken.at, type_oid));
+        }
     }
     if times.is_empty() {
         return Ok(None);
     }
-    let times: Vec<(usize, u32)> = times.into_iter().map(|at| (at, type_of(at))).collect();
     let values = meant(leg, asked, &times).await?;
     types.resize(types.len().max(known.len()), 0);
     for (at, type_oid) in &times {
@@ -71,6 +132,18 @@ async fn settle(leg: &mut Leg, asked: &Asked, spoken: &[usize]) -> Result<Option
     let bound = with_values(asked, &values).ok_or_else(malformed)?;
     let types = of_types(&types).ok_or_else(malformed)?;
     Ok(Some(Asked { text: asked.text.clone(), types, bound, extended: None }))
+}
+
+/// Those of these types that are not PostgreSQL's own and of which a text may mean the present.
+async fn own_with_times(leg: &mut Leg, types: impl Iterator<Item = u32>) -> Result<Vec<u32>, Error> {
+    let mut own: Vec<u32> = types.filter(|oid| *oid >= FIRST_OWN_OID).collect();
+    own.sort_unstable();
+    own.dedup();
+    if own.is_empty() {
+        return Ok(own);
+    }
+    let cells = columns(leg, &present::types_sql(&own)).await?;
+    Ok(cells.iter().filter_map(|cell| cell.parse().ok()).collect())
 }
 
 /// What a shard takes these parameters for, in binary.
@@ -154,12 +227,25 @@ fn bind(asked: &Asked) -> message::Bind<'_> {
     message::Bind { portal: b"", statement: b"", rest: &asked.bound }
 }
 
-fn present(at: usize) -> Error {
-    let message = format!(
-        "parameter ${} of a write on several shards may mean the present, which each shard would take for itself",
-        at.saturating_add(1)
-    );
-    Error::us(SqlState::FEATURE_NOT_SUPPORTED, message)
-        .hint("Give the date or the time, or have the parameter be of a type of PostgreSQL's own, without casts of what is computed.")
-        .because("present")
+fn may_mean(what: &str) -> Error {
+    let message =
+        format!("{what} of a write on several shards may mean the present, which each shard would take for itself");
+    Error::us(SqlState::FEATURE_NOT_SUPPORTED, message).because("present")
+}
+
+fn parameter(at: usize) -> Error {
+    may_mean(&format!("parameter ${}", at.saturating_add(1)))
+}
+
+fn of_unknown_type(at: usize) -> Error {
+    parameter(at).hint("Give the date or the time, or cast the parameter to a type of PostgreSQL's own.")
+}
+
+fn cast(at: usize) -> Error {
+    parameter(at)
+        .hint("It is a text that is cast. Give the date or the time; or leave the type of the parameter to PostgreSQL, and cast it at once: $1::timestamptz.")
+}
+
+fn literal(column: &str) -> Error {
+    may_mean(&format!("the text for column \"{column}\"")).hint("Give the date or the time, or a parameter.")
 }
