@@ -296,6 +296,7 @@ impl Planner<'_> {
         let mut cx = PlanContext {
             map: self.map,
             text: text.and_then(|text| std::str::from_utf8(text).ok()),
+            among: None,
             bound: None,
             sharding_key: settings.get("pgweir.sharding_key"),
             shard: settings.get("pgweir.shard"),

@@ -55,6 +55,8 @@ pub struct PlanContext<'a> {
     pub map: &'a ShardMap,
     /// The text, where it is one statement; without it no statement goes to several shards.
     pub text: Option<&'a str>,
+    /// The whole text and the number of the statement in it, where it is one of several.
+    pub among: Option<(&'a str, usize)>,
     /// The parameters; none while they are not known: Parse without Bind, EXPLAIN ROUTE of a text with `$1`.
     pub bound: Option<BoundParams<'a>>,
     /// `SET pgweir.sharding_key`; a hint of the text takes its place. Empty is as good as none.
@@ -250,6 +252,7 @@ pub fn plan_query(facts: &QueryFacts, cx: &PlanContext<'_>) -> ShardPlan {
         return ShardPlan::Reject(refusal::unparsed(message, *position));
     }
     let hints = &facts.hints;
+    let several = cx.text.filter(|_| facts.statements.len() > 1);
     let mut cx = PlanContext {
         shard: hints.shard.as_deref().or(cx.shard),
         sharding_key: hints.sharding_key.as_deref().or(cx.sharding_key),
@@ -257,7 +260,8 @@ pub fn plan_query(facts: &QueryFacts, cx: &PlanContext<'_>) -> ShardPlan {
         ..*cx
     };
     let mut whole = ShardPlan::AnyShard { why: "there is no statement" };
-    for statement in &facts.statements {
+    for (at, statement) in facts.statements.iter().enumerate() {
+        cx.among = several.map(|text| (text, at));
         whole = join(whole, plan_statement(statement, &cx), "statements of one text");
         if matches!(whole, ShardPlan::Reject(_)) {
             break;

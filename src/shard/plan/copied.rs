@@ -45,8 +45,10 @@ pub(super) fn plan_chosen(
     cx: &PlanContext<'_>,
 ) -> Result<Option<ShardPlan>, Stop> {
     let refuse = || refusal::other(what, table);
-    let Some(text) = cx.text else { return Err(write::alone(refuse()).into()) };
-    let Some(query) = inner_query(text).map_err(|unfit| unread(&unfit))? else { return Ok(None) };
+    let Some((text, at)) = cx.text.map(|text| (text, 0)).or(cx.among) else {
+        return Err(write::alone(refuse()).into());
+    };
+    let Some(query) = inner_query(text, at).map_err(|unfit| unread(&unfit))? else { return Ok(None) };
     match plan_query(&query, statement, cx).ok_or_else(refuse)? {
         ShardPlan::Reject(error) => Err(error.into()),
         plan => Ok(Some(plan)),
@@ -60,7 +62,7 @@ fn plan_query(query: &str, statement: &StatementFacts, cx: &PlanContext<'_>) -> 
     if asked.shape.tables() != statement.shape.tables() {
         return None;
     }
-    Some(plan_statement(asked, &PlanContext { text: Some(query), ..*cx }))
+    Some(plan_statement(asked, &PlanContext { text: Some(query), among: None, ..*cx }))
 }
 
 fn unread(unfit: &Unfit) -> Error {

@@ -57,6 +57,7 @@ fn context(map: &ShardMap) -> PlanContext<'_> {
     PlanContext {
         map,
         text: None,
+        among: None,
         bound: None,
         sharding_key: None,
         shard: None,

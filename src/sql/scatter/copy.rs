@@ -91,12 +91,12 @@ pub fn copied_query(text: &str) -> Result<(CopyIn, String), Unfit> {
     })
 }
 
-/// The query of a text that is one COPY, to STDOUT or to a file, or DECLARE CURSOR; none: it is a COPY of a table.
+/// The query of a statement of a text, counted from 0, that is a COPY, to STDOUT or to a file, or DECLARE CURSOR; none: it is a COPY of a table.
 ///
 /// # Errors
 /// It is neither, or the query cannot be written by itself.
-pub fn inner_query(text: &str) -> Result<Option<String>, Unfit> {
-    sole_statement(text, |statement| match statement {
+pub fn inner_query(text: &str, at: usize) -> Result<Option<String>, Unfit> {
+    nth_statement(text, at, |statement, _| match statement {
         Node::CopyStmt(copy) => match copy.query() {
             Node::None => Ok(None),
             query => write::statement(query).map(Some),
@@ -120,13 +120,19 @@ fn to_stdout<T>(text: &str, read: impl FnOnce(&nodes::CopyStmt) -> Result<T, Unf
 }
 
 fn sole_statement<T>(text: &str, read: impl FnOnce(Node<'_>) -> Result<T, Unfit>) -> Result<T, Unfit> {
+    nth_statement(text, 0, |statement, others| if others { Err(not_one()) } else { read(statement) })
+}
+
+fn not_one() -> Unfit {
+    Unfit::new("statement", "that is not one plain statement")
+}
+
+/// Reads the statement of this number, counted from 0; `read` is told whether there are others.
+fn nth_statement<T>(text: &str, at: usize, read: impl FnOnce(Node<'_>, bool) -> Result<T, Unfit>) -> Result<T, Unfit> {
     catch_unwind(AssertUnwindSafe(|| {
         let tree = pg_raw_parse::parse(text).map_err(|_| Unfit::new("syntax", "that cannot be parsed"))?;
-        let mut statements = tree.stmts();
-        match (statements.next(), statements.next()) {
-            (Some(statement), None) => read(statement),
-            _ => Err(Unfit::new("statement", "that is not one plain statement")),
-        }
+        let others = tree.stmts().count() > 1;
+        read(tree.stmts().nth(at).ok_or_else(not_one)?, others)
     }))
     .unwrap_or_else(|_| Err(Unfit::new("syntax", "on which the parser failed")))
 }

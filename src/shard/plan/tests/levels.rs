@@ -580,8 +580,19 @@ fn what_has_a_query_is_held_against_the_choice() {
         let sql = format!("COPY ({written}) TO STDOUT");
         assert_eq!(chosen(&sql, Some("2"), None), expected, "{sql}");
     }
-    // Whose query cannot be read, for another statement is sent with it.
-    assert_eq!(chosen("COPY (SELECT * FROM orders WHERE customer_id = 1) TO STDOUT; SELECT 1", None, Some("s1")), NO);
+    // Beside others in one text.
+    for (key, expected) in [("2", "s1"), ("-1", "s1"), ("1", NO)] {
+        let query = format!("SELECT * FROM orders WHERE customer_id = {key}");
+        for sql in [
+            format!("COPY ({query}) TO STDOUT; SELECT 1"),
+            format!("SET LOCAL statement_timeout = 0; COPY ({query}) TO STDOUT"),
+            format!("BEGIN; DECLARE c CURSOR FOR {query}; FETCH ALL FROM c; COMMIT"),
+            format!("BEGIN; DECLARE a CURSOR FOR SELECT * FROM orders; DECLARE c CURSOR FOR {query}"),
+        ] {
+            assert_eq!(chosen(&sql, None, Some("s1")), expected, "{sql}");
+        }
+    }
+    assert_eq!(chosen("COPY (SELECT * FROM orders WHERE customer_id = 2) TO STDOUT; SELECT 1", None, None), NO);
     assert_eq!(chosen("COPY orders TO '/tmp/x'", None, Some("s1")), NO);
     assert_eq!(chosen("COPY orders FROM '/tmp/x'", None, Some("s1")), NO);
 }
