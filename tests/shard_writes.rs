@@ -7,6 +7,8 @@ mod common;
 mod connections;
 #[path = "shard_writes/present.rs"]
 mod present;
+#[path = "shard_writes/told.rs"]
+mod told;
 
 use std::time::Duration;
 

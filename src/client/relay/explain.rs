@@ -7,7 +7,7 @@ use crate::session::Intake;
 use crate::shard::explain;
 use crate::shard::plan::ShardPlan;
 use crate::sql::touch::Explains;
-use crate::wire::{encode, message};
+use crate::wire::{encode, frame, message};
 
 /// Where the statement goes that is explained.
 #[derive(Debug)]
@@ -32,6 +32,10 @@ impl Client {
         let (Some(facts), None) = (runs.next(), runs.next()) else { return None };
         let [statement] = facts.statements.as_slice() else { return None };
         let format = statement.touch.explains?;
+        // Lines of ours would be more rows than were asked for.
+        if format == Explains::Text && self.has_row_limit() {
+            return None;
+        }
         let why = match &need.plan {
             ShardPlan::Single { why, .. } => why.to_string(),
             ShardPlan::AnyShard { why } => format!("any shard would do, for {why}"),
@@ -40,6 +44,20 @@ impl Client {
             }
         };
         Some(Box::new(Route { format, shard: map.name(shard).to_owned(), why }))
+    }
+
+    /// Whether the segment asks for so many rows at most.
+    fn has_row_limit(&self) -> bool {
+        let mut at = 0_usize;
+        for (intake, len) in &self.segment.items {
+            let end = at.saturating_add(*len);
+            if matches!(intake, Intake::Execute { .. }) {
+                let body = self.input.bytes().get(at..end).and_then(|message| message.get(frame::HEADER_LEN..));
+                return body.and_then(message::execute).is_none_or(|execute| execute.max_rows > 0);
+            }
+            at = end;
+        }
+        false
     }
 }
 

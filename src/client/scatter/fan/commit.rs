@@ -33,6 +33,10 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 const ENDED_AGAIN: u32 = 3;
 /// The end of another proxy's or our own recovery: the decision is there already.
 const UNIQUE_VIOLATION: SqlState = SqlState(*b"23505");
+/// There is no table of decisions.
+const UNDEFINED_TABLE: SqlState = SqlState(*b"42P01");
+/// Its name.
+const DECISIONS: &[u8] = b"pgweir.dtx";
 
 /// A step that was carried out.
 struct Step {
@@ -135,6 +139,9 @@ impl Client {
             Some(Outcome::RolledBack { by }) => Err(match error(*by) {
                 Some(Ok(body)) if is_unique_violation(body) && commit.is_two_phase() && *by == commit.decides() => {
                     run::encoded(&given_up())
+                }
+                Some(Ok(body)) if commit.is_two_phase() && *by == commit.decides() && lacks_table(body) => {
+                    run::encoded(&no_table(name(*by)))
                 }
                 Some(Ok(body)) => run::error_of_shard(body, name(*by)),
                 Some(Err(why)) => run::encoded(&lost(name(*by), why, commit.is_two_phase())),
@@ -328,6 +335,22 @@ fn code(body: &[u8]) -> SqlState {
 fn is_unique_violation(body: &[u8]) -> bool {
     let is = |field, text: &[u8]| message::error_field(body, field) == Some(text);
     code(body) == UNIQUE_VIOLATION && is(b's', b"pgweir") && is(b't', b"dtx")
+}
+
+/// Whether it says that there is no table of decisions.
+fn lacks_table(body: &[u8]) -> bool {
+    let names = |text: &[u8]| text.windows(DECISIONS.len()).any(|part| part == DECISIONS);
+    code(body) == UNDEFINED_TABLE && message::error_field(body, b'M').is_some_and(names)
+}
+
+/// Nobody has looked at the shard yet, or somebody has dropped it since.
+fn no_table(shard: &str) -> Error {
+    Error::us(
+        SqlState::OBJECT_NOT_IN_STATE,
+        format!("shard \"{shard}\" does not have table pgweir.dtx yet, which two-phase commit needs; nothing was changed"),
+    )
+    .hint("pgweir makes it when it has checked the shard, which takes seconds: send the statement again. SHOW SHARDS on the console tells what keeps it from that; RELOAD has the shards checked at once.")
+    .because("no_two_phase")
 }
 
 /// While it was being committed.

@@ -147,9 +147,7 @@ impl Client {
         } else {
             Reached::of(&replies)
         };
-        for reply in &replies {
-            reply.notices.iter().for_each(|notice| self.output.extend(notice));
-        }
+        notices(fan, &replies).for_each(|notice| self.output.extend(notice));
         let answer = match self.answer_of(fan, &replies) {
             Ok(_) if ended.is_some() => Err(Vec::new()),
             answer => answer,
@@ -212,9 +210,7 @@ impl Client {
             return Err(Stopped::End(end));
         }
         let reached = Reached::of(&replies);
-        for reply in &replies {
-            reply.notices.iter().for_each(|notice| self.output.extend(notice));
-        }
+        notices(fan, &replies).for_each(|notice| self.output.extend(notice));
         let told = self.answer_of(fan, &replies);
         let goes_on = told.is_ok();
         self.has_written(clock::now());
@@ -735,6 +731,16 @@ fn values(asked: &Asked, known: &[u32], insert: &Rows, rows: &[usize]) -> Option
     bound.extend_from_slice(&u16::try_from(formats.len()).ok()?.to_be_bytes());
     formats.iter().for_each(|format| bound.extend_from_slice(&format.to_be_bytes()));
     Some((types, bound))
+}
+
+/// What shards have said beside their answers. Where all do the same, what each says is told once.
+fn notices<'a>(fan: &Fan, replies: &'a [Reply]) -> impl Iterator<Item = &'a Vec<u8>> {
+    let alike = matches!(fan.parts, Parts::Whole { answer: Answer::Same, .. } | Parts::Each { .. });
+    let of_all = move |notice: &Vec<u8>| alike && replies.iter().all(|reply| reply.notices.contains(notice));
+    replies
+        .iter()
+        .enumerate()
+        .flat_map(move |(at, reply)| reply.notices.iter().filter(move |notice| at == 0 || !of_all(notice)))
 }
 
 /// The rows that were returned, in the order of the statement's.
