@@ -632,7 +632,7 @@ fn a_search_path_on_its_way_is_not_overtaken() {
     client.query("SET LOCAL standard_conforming_strings = off");
     client.query(select);
     assert_eq!(show(&client.read_until_ready()), "C(SET) S(standard_conforming_strings=off) Z(T)");
-    assert_eq!(show(&client.read_until_ready()), "E(0A000) Z(E)");
+    assert_eq!(show(&client.read_until_ready()), "E(0A000) S(standard_conforming_strings=on) Z(E)");
     let mut client = sharded.client();
     // What decides nothing is not in the way, nor what waits for its answer.
     run(&mut client, "SET work_mem = '4MB'");
