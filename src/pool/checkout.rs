@@ -42,12 +42,12 @@ impl Checkout {
         Self { pool, slot, connection: Some(connection), lent: true, closed_for: ABANDONED }
     }
 
-    /// Makes it usable on `worker`; `None` if it is not (it is closed then).
+    /// Makes it usable on `worker`; `None` if it is not (it is closed then). `over`: why it is to be closed in any case.
     #[must_use]
-    pub fn prepare(mut self, worker: WorkerId, worn: bool) -> Option<Self> {
+    pub fn prepare(mut self, worker: WorkerId, over: Option<&'static str>) -> Option<Self> {
         let mut connection = self.connection.take()?;
-        if worn || !connection.is_usable() {
-            self.closed_for = if worn { super::WORN } else { "the server has closed it or said what nobody asked for" };
+        if over.is_some() || !connection.is_usable() {
+            self.closed_for = over.unwrap_or("the server has closed it or said what nobody asked for");
             return None;
         }
         if connection.worker != worker {

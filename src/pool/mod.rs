@@ -261,6 +261,12 @@ impl Inner {
         slots.into_iter().map(|slot| (self.known.remove(&slot), self.idle.remove(&slot))).collect()
     }
 
+    /// Why this connection is closed rather than handed on, if it is.
+    fn over(&self, slot: SlotId, lifetime: Duration, now: Instant) -> Option<&'static str> {
+        let reason = if self.ledger.is_condemned(slot) { GIVEN_UP } else { WORN };
+        self.ledger.is_worn(slot, lifetime, now).then_some(reason)
+    }
+
     /// Whether somebody needs this connection, or it has served long enough.
     fn wants_back(&self, slot: SlotId, lifetime: Duration, now: Instant) -> Wanted {
         if self.ledger.is_worn(slot, lifetime, now) { Wanted::Yes } else { self.ledger.wants_back(slot, now) }
@@ -342,14 +348,14 @@ impl Pool {
             match inner.ledger.acquire(waiter, worker, now) {
                 Acquire::Reuse(slot) => {
                     let connection = inner.idle.remove(&slot);
-                    let worn = inner.ledger.is_worn(slot, self.settings().lifetime, now);
+                    let over = inner.over(slot, self.settings().lifetime, now);
                     drop(inner);
                     let Some(connection) = connection else {
                         self.discard(slot, LOST);
                         continue;
                     };
                     let checkout = Checkout::new(Arc::clone(self), slot, connection);
-                    if let Some(checkout) = checkout.prepare(worker, worn) {
+                    if let Some(checkout) = checkout.prepare(worker, over) {
                         return Ok(Asked::Now(checkout));
                     }
                 }
@@ -383,13 +389,13 @@ impl Pool {
             This::Gone => return AskedFor::Gone,
         }
         let connection = inner.idle.remove(&slot);
-        let worn = inner.ledger.is_worn(slot, self.settings().lifetime, now);
+        let over = inner.over(slot, self.settings().lifetime, now);
         drop(inner);
         let Some(connection) = connection else {
             self.discard(slot, LOST);
             return AskedFor::Gone;
         };
-        let checkout = Checkout::new(Arc::clone(self), slot, connection).prepare(worker, worn);
+        let checkout = Checkout::new(Arc::clone(self), slot, connection).prepare(worker, over);
         checkout.map_or(AskedFor::Gone, AskedFor::Here)
     }
 
@@ -619,12 +625,11 @@ impl Pool {
         let now = clock::moment();
         connection.heard = now;
         let mut inner = self.inner.lock();
-        let worn = inner.ledger.is_worn(slot, self.settings().lifetime, now);
-        if worn {
+        if let Some(reason) = inner.over(slot, self.settings().lifetime, now) {
             let known = inner.known.remove(&slot);
             let dial = inner.ledger.discard(slot, now);
             drop(inner);
-            self.log_closed(known, WORN);
+            self.log_closed(known, reason);
             return self.dial(dial);
         }
         let freed = inner.ledger.release(slot, now);

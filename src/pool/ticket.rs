@@ -89,7 +89,7 @@ impl Ticket {
             let called = ready!(Pin::new(&mut self.receiver).poll(cx)).map_err(|_| closed())?;
             self.called = true;
             // A connection that was just given back by another client has been vetted by that.
-            if let Some(checkout) = called?.prepare(worker, false) {
+            if let Some(checkout) = called?.prepare(worker, None) {
                 return Poll::Ready(Ok(checkout));
             }
             // It has ended since, which is nobody's here: another will do.

@@ -447,7 +447,7 @@ impl Client {
         let claim = flight.and_then(|flight| {
             let Flight { course, checkout, .. } = flight;
             let pool = Arc::clone(checkout.pool());
-            let checkout = checkout.prepare(self.cx.id, false)?;
+            let checkout = checkout.prepare(self.cx.id, None)?;
             Some(Claim::new(pool, course.asked, Ok(Asked::Now(checkout))))
         });
         Flown::Back(claim)
