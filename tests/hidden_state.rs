@@ -8,17 +8,21 @@ mod common;
 use std::time::Duration;
 
 use common::cluster::Cluster;
-use common::eventually;
 use common::raw::RawClient;
 use common::weir::Weir;
 use common::wire::show;
+use common::{SERVER_PID, eventually};
 
 const SOON: Duration = Duration::from_secs(15);
 
 fn over(cluster: &Cluster, size: u32) -> Weir {
+    over_with(cluster, size, "")
+}
+
+fn over_with(cluster: &Cluster, size: u32, settings: &str) -> Weir {
     let port = cluster.port();
-    let database = format!("[databases.app]\nprimary = \"postgres://127.0.0.1:{port}/postgres\"\npool_size = {size}");
-    Weir::builder().database(&database).start()
+    let server = format!("primary = \"postgres://127.0.0.1:{port}/postgres\"");
+    Weir::builder().database(&format!("[databases.app]\n{server}\npool_size = {size}\n{settings}")).start()
 }
 
 /// How often servers of the pool were reset.
@@ -474,16 +478,16 @@ fn what_no_reset_ends_ends_with_the_connection() {
     for make in ["SELECT setseed(0.5)", "SELECT seeds()", "LOAD 'auto_explain'", block] {
         let mut a = weir.client("app");
         assert!(!a.run(make).contains("E("), "{make}");
-        let server = a.value(common::SERVER_PID);
+        let server = a.value(SERVER_PID);
         drop(a);
-        assert_ne!(b.value(common::SERVER_PID), server, "{make}");
+        assert_ne!(b.value(SERVER_PID), server, "{make}");
     }
     // Also when its client says that it is done.
     let mut a = weir.client("app");
     assert!(!a.run("SELECT setseed(0.5)").contains("E("));
-    let server = a.value(common::SERVER_PID);
+    let server = a.value(SERVER_PID);
     assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
-    assert_ne!(b.value(common::SERVER_PID), server);
+    assert_ne!(b.value(SERVER_PID), server);
 }
 
 /// No client is told a sequence value that another's statement took, whoever asks and however.
@@ -545,4 +549,127 @@ fn discard_all_sets_free_of_what_came_before_it() {
     assert_eq!(a.run("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
     b.read_until_ready();
     assert_eq!(b.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
+}
+
+/// Code of another language, by PL/pgSQL's own handler: the catalog says no more of those that are not installed here.
+const OTHER: &str = "
+CREATE LANGUAGE other HANDLER plpgsql_call_handler INLINE plpgsql_inline_handler VALIDATOR plpgsql_validator;
+CREATE FUNCTION other() RETURNS int LANGUAGE other AS 'BEGIN RETURN 1; END';
+CREATE FUNCTION other_stable() RETURNS int LANGUAGE other STABLE AS 'BEGIN RETURN 1; END';
+CREATE FUNCTION other_immutable() RETURNS int LANGUAGE other IMMUTABLE AS 'BEGIN RETURN 1; END';
+CREATE FUNCTION calls_other() RETURNS int LANGUAGE plpgsql AS $$BEGIN RETURN other(); END$$;
+CREATE FUNCTION other_trigger() RETURNS trigger LANGUAGE other AS 'BEGIN RETURN NEW; END';
+CREATE TABLE watched (id int);
+CREATE TRIGGER w BEFORE INSERT ON watched FOR EACH ROW EXECUTE FUNCTION other_trigger();
+CREATE VIEW shows_other AS SELECT other() AS v;
+";
+
+/// What may run it, by itself or by code that nobody can read.
+const RUNS_OTHER: &[&str] = &[
+    "SELECT other()",
+    "SELECT other_stable()",
+    "SELECT calls_other()",
+    "INSERT INTO watched VALUES (1)",
+    "SELECT * FROM shows_other",
+    "DO LANGUAGE other 'BEGIN END'",
+    "SELECT dynamic('SELECT other()')",
+    "DO $$BEGIN EXECUTE 'SELECT ' || 'other()'; END$$",
+    "SELECT query_to_xml('SELECT other()', true, true, '')",
+    "EXPLAIN ANALYZE SELECT other()",
+];
+
+/// Variables of the process are met by nobody: the server is closed behind its client, and not before.
+#[test]
+fn what_other_languages_keep_ends_with_the_server() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    cluster.sql(OTHER);
+    let weir = over(&cluster, 1);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut b);
+    let mut server = b.value(SERVER_PID);
+    let mut has_changed = |b: &mut RawClient| {
+        let before = std::mem::replace(&mut server, b.value(SERVER_PID));
+        server != before
+    };
+    for runs in RUNS_OTHER {
+        both_ways(&mut a, runs);
+        assert!(has_changed(&mut b), "{runs}");
+        // Undone it is as well, or left in the middle.
+        a.run("BEGIN");
+        assert!(!a.run(runs).contains("E("), "{runs}");
+        a.run("ROLLBACK");
+        assert!(has_changed(&mut b), "{runs}");
+        a.run("BEGIN");
+        a.run(runs);
+        drop(std::mem::replace(&mut a, weir.client("app")));
+        assert!(has_changed(&mut b), "{runs}");
+    }
+    // What changes code, as DO may, and was left in the middle, is over when its server is known to be gone.
+    eventually("the code is known", SOON, || {
+        a.run("SELECT neutral()");
+        (!has_changed(&mut b)).then_some(())
+    });
+    for leaves_none in ["SELECT neutral()", "SELECT 1 FROM watched", "SELECT other_immutable()"] {
+        both_ways(&mut a, leaves_none);
+        assert!(!has_changed(&mut b), "{leaves_none}");
+    }
+    // Made by the transaction that runs it.
+    a.run("BEGIN");
+    a.run("CREATE FUNCTION made() RETURNS int LANGUAGE other AS 'BEGIN RETURN 1; END'");
+    assert_eq!(a.value("SELECT made()"), "1");
+    a.run("ROLLBACK");
+    assert!(has_changed(&mut b), "what was made");
+    // Within one transaction, or by a session that keeps its server, it is one server.
+    a.run("BEGIN");
+    let own = a.value(SERVER_PID);
+    assert_eq!(a.value("SELECT other()"), "1");
+    assert_eq!(a.value(SERVER_PID), own);
+    a.run("COMMIT");
+    a.run("SELECT pg_advisory_lock(7)");
+    let own = a.value(SERVER_PID);
+    assert_eq!(a.value("SELECT other()"), "1");
+    assert_eq!(a.value(SERVER_PID), own);
+    a.run("SELECT pg_advisory_unlock(7)");
+    assert!(has_changed(&mut b), "what was pinned");
+    assert!(weir.log_text().contains("its client left what no reset ends"));
+}
+
+/// Where the code is known to keep nothing, a reset will do.
+#[test]
+fn servers_that_ran_other_languages_are_reset_where_that_is_enough() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    cluster.sql(OTHER);
+    let weir = over_with(&cluster, 1, "language_state = \"reset\"");
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut b);
+    let server = b.value(SERVER_PID);
+    for runs in RUNS_OTHER {
+        let before = resets(&weir);
+        both_ways(&mut a, runs);
+        assert_eq!(b.value(SERVER_PID), server, "{runs}");
+        assert!(resets(&weir) > before, "{runs}");
+    }
+}
+
+/// A language without functions changes nothing for other code, until there is one.
+#[test]
+fn a_language_that_nobody_uses_closes_no_server() {
+    let cluster = Cluster::start();
+    cluster.sql(CODE);
+    cluster.sql("CREATE LANGUAGE other HANDLER plpgsql_call_handler INLINE plpgsql_inline_handler");
+    let weir = over(&cluster, 1);
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&weir, &mut b);
+    let server = b.value(SERVER_PID);
+    both_ways(&mut a, "SELECT dynamic('SELECT 1')");
+    assert_eq!(b.value(SERVER_PID), server);
+    a.run("DO LANGUAGE other 'BEGIN END'");
+    assert_ne!(b.value(SERVER_PID), server);
+    // From the moment on that it is made, before it is known what it is.
+    assert!(a.run("CREATE FUNCTION other() RETURNS int LANGUAGE other AS 'BEGIN RETURN 1; END'").contains("C("));
+    let server = b.value(SERVER_PID);
+    assert_eq!(a.value("SELECT other()"), "1");
+    assert_ne!(b.value(SERVER_PID), server);
 }

@@ -14,6 +14,9 @@
 //! number when the server is to be given back, what was judged may have been replaced before it ran.
 
 mod sets;
+mod spoilt;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use std::future::Future;
@@ -325,6 +328,8 @@ pub(super) struct Judged {
     database: Option<Arc<LiveDatabase>>,
     /// The server is to be cleaned.
     dirty: bool,
+    /// Nothing cleans it.
+    spoilt: bool,
     /// The transaction at hand has changed code, which only it sees yet.
     changes: bool,
     /// It has made code in relations of its session's own.
@@ -350,14 +355,18 @@ impl Judged {
         Self { stamp, ..Self::default() }
     }
 
-    /// Whether the server is to be cleaned before another client gets it.
-    pub(super) fn is_dirty(&self) -> bool {
-        self.dirty
+    /// In what state the server is given back at best.
+    pub(super) fn least(&self) -> Verdict {
+        match (self.spoilt, self.dirty) {
+            (true, _) => Verdict::Spoilt,
+            (false, true) => Verdict::Dirty,
+            (false, false) => Verdict::Clean,
+        }
     }
 
     /// In what state a server is given back that serves one transaction of several shards.
     pub(super) fn verdict(&self) -> Verdict {
-        if self.dirty || self.may_have_left() { Verdict::Dirty } else { Verdict::Clean }
+        self.least().max(if self.may_have_left() { Verdict::Dirty } else { Verdict::Clean })
     }
 
     /// Whether code has sent a notification in this transaction, as far as is known of it.
@@ -451,7 +460,9 @@ impl Client {
                     continue;
                 }
                 Intake::FunctionCall => {
-                    judged.dirty |= !is_large_object(frame);
+                    if !is_large_object(frame) {
+                        self.doubt(judged, known.as_deref());
+                    }
                     continue;
                 }
                 // The server passes over what follows.
@@ -481,6 +492,7 @@ impl Client {
         }
         let (begun, now, place) = (database.hidden.changes.begun.load(Ordering::Acquire), clock::now(), judged.place);
         judged.stamp.get_or_insert(begun);
+        let lately = known;
         let known = known.filter(|known| known.counts(begun, now));
         let traces = known.map(|known| known.of_text(facts, own_types, place.replica, now));
         let finishes = facts.finishes_prepared() && database.hidden.changes.prepared.load(Ordering::Acquire);
@@ -488,7 +500,9 @@ impl Client {
         // What this transaction has made is seen by what comes after it in this transaction alone.
         let makes_own = facts.changes_code() || facts.makes_own_code();
         let sees_own = judged.changes || judged.own_code || (makes_own && facts.statements.len() > 1);
-        judged.dirty |= sees_own && !hidden::is_plain_text(facts);
+        if sees_own && !hidden::is_plain_text(facts) {
+            self.doubt(judged, lately);
+        }
         judged.follow_sets(facts, own_types, sees_own, known);
         judged.changes |= changes;
         judged.own_code |= facts.makes_own_code();
@@ -503,6 +517,7 @@ impl Client {
         match traces {
             Some(traces) => {
                 judged.dirty |= traces.is_unknown();
+                judged.spoilt |= self.is_spoilt_by(traces);
                 judged.notifies |= traces.notifies();
                 judged.asks |= traces.asks_sequences();
                 let messages = self.segment.items.len();
@@ -521,7 +536,8 @@ impl Client {
                     *number = u64::MAX;
                 } else if judged.undecided.len() >= UNDECIDED {
                     // So many are not looked at one by one.
-                    (judged.dirty, judged.writes, judged.sets) = (true, true, true);
+                    (judged.writes, judged.sets) = (true, true);
+                    self.doubt(judged, lately);
                 } else {
                     let number = self.session.number_ahead(self.segment.items.len());
                     judged.undecided.push((Arc::clone(facts), own_types, number));
@@ -666,9 +682,11 @@ impl Client {
             let known = hidden.shards.get(usize::from(shard.0)).and_then(|shard| shard.known.load_full());
             // It may be run on replicas. An old census tells of what no reset ends, and so does the text.
             let traces = known.as_ref().map_or_else(|| hidden::of_any(facts), |k| k.of_text(facts, true, true, now));
-            if traces.kinds().any(PinReason::outlives_discard) {
+            if traces.kinds().any(PinReason::outlives_discard) || self.is_spoilt_by(traces) {
                 Verdict::Spoilt
-            } else if known.is_some_and(|known| known.counts(begun, now)) && traces.is_none() {
+            } else if !known.as_ref().is_some_and(|known| known.counts(begun, now)) {
+                self.verdict_in_doubt(known.as_deref())
+            } else if traces.is_none() {
                 Verdict::Clean
             } else {
                 Verdict::Dirty
@@ -702,6 +720,7 @@ impl Client {
     /// `temp`: it may have made temporary objects, by what `search_path` is where nobody has set it.
     fn apply(&mut self, (traces, temp): (Traces, bool), (facts, number): (&Arc<QueryFacts>, u64), judged: &mut Judged) {
         judged.dirty |= traces.is_unknown();
+        judged.spoilt |= self.is_spoilt_by(traces);
         judged.notifies |= traces.notifies();
         let temp = temp || (traces.is_unknown() && self.session.may_make_temp_unseen());
         let temp = temp.then_some(PinReason::TempObject);
@@ -743,15 +762,18 @@ impl Client {
     pub(super) fn settle_hidden(&mut self, judged: &mut Judged, shard: ShardIndex) {
         let Some(stamp) = judged.stamp else { return };
         let hidden = &self.database.hidden;
-        if hidden.changes.begun.load(Ordering::Acquire) != stamp {
-            judged.dirty = true;
+        let changed = hidden.changes.begun.load(Ordering::Acquire) != stamp;
+        if !changed && judged.undecided.is_empty() {
+            return;
+        }
+        let (known, now) = (hidden.shards.get(usize::from(shard.0)).and_then(|s| s.known.load_full()), clock::now());
+        if changed || known.as_ref().is_none_or(|k| !k.counts(stamp, now)) {
+            self.doubt(judged, known.as_deref());
         }
         if judged.undecided.is_empty() {
             return;
         }
         judged.writes |= judged.may_have_written();
-        let (known, now) = (hidden.shards.get(usize::from(shard.0)).and_then(|s| s.known.load_full()), clock::now());
-        judged.dirty |= known.as_ref().is_none_or(|k| !k.counts(stamp, now));
         let mut changes = false;
         for (facts, own_types, number) in std::mem::take(&mut judged.undecided) {
             // An old census tells of what no reset ends, and so does the text.
@@ -766,7 +788,7 @@ impl Client {
         if changes {
             // It has, by now; what was known of it counts no more.
             Change::begin(&self.database, shard, judged.place.pid).0.end();
-            judged.dirty = true;
+            self.doubt(judged, known.as_deref());
         }
     }
 }
@@ -908,77 +930,5 @@ impl Drop for Asking {
             shard.asking.store(false, Ordering::Release);
             shard.over.notify_waiters();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sql::hidden::Row;
-    use crate::sql::parse;
-
-    fn known(stamp: u64, now: Instant, text: &str) -> Known {
-        let row = Row::Function {
-            name: "f".to_owned(),
-            language: "plpgsql".to_owned(),
-            volatile: true,
-            text: text.to_owned(),
-            extension: String::new(),
-        };
-        Known { census: Arc::new(Census::of([row])), stamp, until: now + KEPT, before: Vec::new() }
-    }
-
-    #[test]
-    fn a_census_counts_for_its_time_and_its_state() {
-        let now = clock::now();
-        let known = known(7, now, "BEGIN END");
-        assert!(known.counts(7, now) && known.counts(7, now + KEPT));
-        assert!(!known.counts(8, now));
-        assert!(!known.counts(7, now + KEPT + GRACE), "an old one is as none");
-    }
-
-    #[test]
-    fn changes_count_for_the_database_that_takes_the_place_of_another() {
-        let old = Arc::new(Hidden::new(2));
-        let new = Hidden::after(&old, 3);
-        let counts = || [&new.changes.begun, &new.changes.ended].map(|count| count.load(Ordering::Acquire));
-        let changing = old.change();
-        assert_eq!(counts(), [1, 0], "nothing is learned meanwhile");
-        drop(changing);
-        assert_eq!(counts(), [1, 1]);
-        old.note_asks();
-        assert!(new.minds_sequences(ShardIndex(0)) && new.shards.len() == 3 && new.id != old.id);
-    }
-
-    #[test]
-    fn servers_are_made_to_forget_where_nobody_knows_what_code_asks() {
-        let hidden = Arc::new(Hidden::new(1));
-        let minds = || hidden.minds_sequences(ShardIndex(0));
-        assert!(minds(), "nothing is known");
-        let census = known(0, clock::now(), "BEGIN END");
-        hidden.shards[0].known.store(Some(Arc::new(census)));
-        assert!(!minds());
-        drop(hidden.change());
-        assert!(minds(), "the code is another now");
-        let old = Known { until: clock::now().checked_sub(GRACE).unwrap(), ..known(1, clock::now(), "BEGIN END") };
-        hidden.shards[0].known.store(Some(Arc::new(old)));
-        assert!(minds(), "it may have changed unseen");
-        hidden.shards[0].known.store(Some(Arc::new(known(1, clock::now(), "BEGIN END"))));
-        assert!(!minds());
-        hidden.note_asks();
-        assert!(minds());
-    }
-
-    #[test]
-    fn replicas_may_run_what_was_before() {
-        let (now, facts) = (clock::now(), parse::facts(b"SELECT f()"));
-        let first = known(1, now, "BEGIN PERFORM set_config('a.b', 'c', false); END");
-        let second = known(2, now, "BEGIN END").after(Some(&first), now);
-        let of = |known: &Known, replica, at| known.of_text(&facts, false, replica, at).is_none();
-        assert!(of(&second, false, now) && !of(&second, true, now));
-        assert!(of(&second, true, now + REPLAYED));
-        // It stays known through censuses that find nothing new.
-        let third = known(2, now, "BEGIN END").after(Some(&second), now + KEPT);
-        assert!(!of(&third, true, now + KEPT) && third.before.len() == 1);
     }
 }

@@ -8,8 +8,8 @@ use super::raw::{Node, expected};
 use super::tls::{Curve, Protocols, SslMode, Suite};
 use super::units::{format_duration, format_seconds, format_size, parse_duration, parse_size};
 use super::{
-    AuthType, Consistency, Facility, Fallback, Host, LoadBalance, LogFormat, OnSessionState, PoolMode, ReadBalance,
-    SequenceValues, address, tls,
+    AuthType, Consistency, Facility, Fallback, Host, LanguageState, LoadBalance, LogFormat, OnSessionState, PoolMode,
+    ReadBalance, SequenceValues, address, tls,
 };
 use crate::shard::map::CrossShardWrites;
 use crate::sql::facts::RouteHint;
@@ -84,6 +84,8 @@ pub(super) enum Field<'a> {
     State(&'a mut OnSessionState),
     /// [`SequenceValues`].
     Sequences(&'a mut SequenceValues),
+    /// [`LanguageState`].
+    Languages(&'a mut LanguageState),
     /// Which replica gets a read.
     Reads(&'a mut ReadBalance),
     /// When TLS is spoken.
@@ -167,6 +169,8 @@ const SEQUENCES: [(&str, SequenceValues); 3] = [
     (SequenceValues::Keep.as_str(), SequenceValues::Keep),
     (SequenceValues::Release.as_str(), SequenceValues::Release),
 ];
+const LANGUAGES: [(&str, LanguageState); 2] =
+    [(LanguageState::Close.as_str(), LanguageState::Close), (LanguageState::Reset.as_str(), LanguageState::Reset)];
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Field<'_> {
@@ -229,6 +233,7 @@ impl Field<'_> {
             Self::Reads(place) => *place = word(node, &READ_BALANCES)?,
             Self::State(place) => *place = word(node, &ON_STATE)?,
             Self::Sequences(place) => *place = word(node, &SEQUENCES)?,
+            Self::Languages(place) => *place = word(node, &LANGUAGES)?,
             Self::Ssl(place) => *place = word(node, &tls::SSL_MODES)?,
             Self::Protocols(place) => *place = tls::protocols(&names(node)?.join(","))?,
             Self::Ciphers(place) => *place = tls::ciphers(&names(node)?.join(","))?,
@@ -301,6 +306,7 @@ impl Field<'_> {
             Self::Reads(balance) => name_of(**balance, &READ_BALANCES),
             Self::State(state) => name_of(**state, &ON_STATE),
             Self::Sequences(values) => name_of(**values, &SEQUENCES),
+            Self::Languages(state) => name_of(**state, &LANGUAGES),
             Self::Ssl(mode) => mode.as_str().to_owned(),
             Self::Protocols(protocols) => protocols.as_str().to_owned(),
             Self::Ciphers13(ciphers) if ciphers.is_empty() => String::new(),

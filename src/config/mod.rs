@@ -25,7 +25,7 @@ pub mod units;
 pub(crate) use address::decode as percent_decode;
 pub use check::Dialect;
 pub use ini::table::document as pgbouncer_settings;
-pub use pinning::{OnSessionState, Pinning, SequenceValues};
+pub use pinning::{LanguageState, OnSessionState, Pinning, SequenceValues};
 pub use places::Places;
 pub(crate) use raw::expected;
 pub use settings::is_usual_auth_query;

@@ -15,6 +15,8 @@ pub struct Pinning {
     pub sequence_values: SequenceValues,
     /// For how long, when others wait for a server (`sequence_hold`, default 100 ms).
     pub sequence_hold: Duration,
+    /// What becomes of a server that has run code of another language than SQL and PL/pgSQL (`language_state`, default `close`).
+    pub language_state: LanguageState,
 }
 
 impl Default for Pinning {
@@ -25,6 +27,7 @@ impl Default for Pinning {
             pinned_idle_timeout: Duration::ZERO,
             sequence_values: SequenceValues::default(),
             sequence_hold: Duration::from_millis(100),
+            language_state: LanguageState::default(),
         }
     }
 }
@@ -70,6 +73,28 @@ impl SequenceValues {
             Self::Learn => "learn",
             Self::Keep => "keep",
             Self::Release => "release",
+        }
+    }
+}
+
+/// What becomes of a server, before another client has it, on which code of a language may have run that keeps variables in the server's
+/// process, where no reset finds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LanguageState {
+    /// It is closed.
+    #[default]
+    Close,
+    /// It is reset: the code is known to keep nothing.
+    Reset,
+}
+
+impl LanguageState {
+    /// The word of the setting.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::Reset => "reset",
         }
     }
 }

@@ -474,6 +474,11 @@ pub(super) static PINNING: &[Setting<Pinning>] = &[
         "For how long it does so behind a statement while others wait for a server; for 20 times as long at most if it goes on asking.",
         |p| Field::TimeFrom(&mut p.sequence_hold, Duration::from_millis(1)),
     ),
+    row(
+        "language_state",
+        "What becomes of a server that has run code of another language than SQL and PL/pgSQL, which may keep variables that no reset takes away: close, or reset.",
+        |p| Field::Languages(&mut p.language_state),
+    ),
 ];
 
 /// `[databases.NAME]`, without [`HEALTH`], [`PINNING`] and the servers.

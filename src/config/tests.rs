@@ -251,6 +251,7 @@ max_pinned_connections = 4
 pinned_idle_timeout = "8s"
 sequence_values = "keep"
 sequence_hold = "9ms"
+language_state = "reset"
 [databases.app]
 host = "h"
 {USERS}"#
@@ -388,6 +389,7 @@ host = "h"
             pinned_idle_timeout: seconds(8),
             sequence_values: SequenceValues::Keep,
             sequence_hold: Duration::from_millis(9),
+            language_state: LanguageState::Reset,
         },
     };
     assert_eq!(general, expected);

@@ -8,7 +8,7 @@ use crate::server::catalog::literal;
 use crate::server::login::{self, LoginSettings};
 use crate::server::shadows::FIRST_OWN;
 use crate::server::{Connection, Target};
-use crate::sql::hidden::{Row, Runner, TAKES_VALUES, Traces};
+use crate::sql::hidden::{Row, Runner, TAKES_VALUES, Traces, Volatility};
 use crate::sql::settings::names_temp;
 
 /// Asks the server.
@@ -85,7 +85,12 @@ fn take(row: &[Option<String>]) -> Option<Row> {
     let (owner, other) = (cell(1), cell(2));
     Some(match cell(0).as_str() {
         "function" => {
-            Row::Function { name: owner, language: other, volatile: cell(3) == "v", text: cell(4), extension: cell(5) }
+            let volatility = match cell(3).as_str() {
+                "i" => Volatility::Immutable,
+                "s" => Volatility::Stable,
+                _ => Volatility::Volatile,
+            };
+            Row::Function { name: owner, language: other, volatility, text: cell(4), extension: cell(5) }
         }
         "cascade" => Row::Cascades(owner, other),
         "runs f" => Row::Runs(Runner::Function(owner), other),
@@ -102,6 +107,7 @@ fn take(row: &[Option<String>]) -> Option<Row> {
         "has" => Row::Has(owner, other),
         "makes" => Row::Makes(owner, other),
         "temporary" => Row::TempInPath,
+        "language" => Row::Language,
         _ => return None,
     })
 }
@@ -193,6 +199,8 @@ fn query() -> String {
          UNION ALL SELECT DISTINCT 'runs ' || p.kind, p.owner, k.proname::text, NULL, NULL, NULL \
            FROM part AS p JOIN pg_proc AS k ON k.oid = p.oid \
            WHERE p.kind = 'r' AND p.what = 'funcid' AND k.oid < {FIRST_OWN} AND k.proname IN ({sequences}) \
+         UNION ALL SELECT 'language', NULL, NULL, NULL, NULL, NULL \
+           WHERE EXISTS (SELECT FROM pg_language WHERE lanispl AND lanname <> 'plpgsql') \
          {settings}{types}{path}",
         sequences = TAKES_VALUES.map(literal).join(", "),
         settings = of_settings(),

@@ -13,7 +13,7 @@ pub mod body;
 pub mod sets;
 mod writes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{BitOr, BitOrAssign};
 
 use super::catalog::is_unexplained;
@@ -38,11 +38,14 @@ pub struct Traces {
     sets: bool,
     /// It sends a notification when its transaction is committed, which is no trace either.
     notifies: bool,
+    /// It may keep something in variables of the server's process, where no reset finds it.
+    globals: bool,
 }
 
 impl Traces {
-    const NONE: Self = Self { kinds: 0, unknown: false, asks: false, changes: false, sets: false, notifies: false };
-    /// Anything may be left.
+    const NONE: Self =
+        Self { kinds: 0, unknown: false, asks: false, changes: false, sets: false, notifies: false, globals: false };
+    /// Anything may be left that a reset takes away.
     pub const UNKNOWN: Self = Self { unknown: true, ..Self::NONE };
     /// It asks for the session's sequence values.
     pub const ASKS: Self = Self { asks: true, ..Self::NONE };
@@ -50,6 +53,9 @@ impl Traces {
     pub const CHANGES: Self = Self { unknown: true, changes: true, ..Self::NONE };
     /// Something is set for the transaction, and nothing is left behind it.
     pub const SETS: Self = Self { sets: true, ..Self::NONE };
+
+    /// Anything may be left, in variables of the server's process as well.
+    pub const GLOBALS: Self = Self { globals: true, ..Self::UNKNOWN };
 
     /// A notification is sent, and nothing is left behind it.
     pub const NOTIFIES: Self = Self { notifies: true, ..Self::NONE };
@@ -89,6 +95,12 @@ impl Traces {
     #[must_use]
     pub fn is_unknown(self) -> bool {
         self.unknown
+    }
+
+    /// Whether it may leave something that is there until the server's process ends.
+    #[must_use]
+    pub fn keeps_globals(self) -> bool {
+        self.globals
     }
 
     /// Whether it asks what the session did to sequences.
@@ -135,6 +147,7 @@ impl BitOr for Traces {
             changes: self.changes || other.changes,
             sets: self.sets || other.sets,
             notifies: self.notifies || other.notifies,
+            globals: self.globals || other.globals,
         }
     }
 }
@@ -162,6 +175,18 @@ pub enum Runner {
     Ddl,
 }
 
+/// What a function is declared, by `pg_proc.provolatile`.
+/// See <https://www.postgresql.org/docs/current/xfunc-volatility.html>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volatility {
+    /// Its result hangs on its arguments alone.
+    Immutable,
+    /// It changes nothing in the database.
+    Stable,
+    /// It promises nothing.
+    Volatile,
+}
+
 /// One thing that the catalog says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Row {
@@ -171,8 +196,8 @@ pub enum Row {
         name: String,
         /// Its language.
         language: String,
-        /// It is declared VOLATILE.
-        volatile: bool,
+        /// What it is declared.
+        volatility: Volatility,
         /// Its text, where that is SQL or PL/pgSQL.
         text: String,
         /// The extension that it belongs to, or nothing.
@@ -194,6 +219,8 @@ pub enum Row {
     Makes(String, String),
     /// A session may have the schema of temporary objects in its `search_path` without having asked for it.
     TempInPath,
+    /// There is another procedural language than PL/pgSQL.
+    Language,
 }
 
 /// What running which name leaves. Names that leave nothing are not listed.
@@ -207,6 +234,9 @@ pub struct Census {
     ddl: Traces,
     writers: Writers,
     temp_in_path: bool,
+    /// There are other procedural languages than PL/pgSQL; and functions in them that may keep something in the process.
+    languages: bool,
+    globals: bool,
 }
 
 /// Functions of PostgreSQL's own that take a value of a sequence: what reads a view that calls them writes.
@@ -269,17 +299,21 @@ const HARMLESS: &[&str] = &[
 const SETS: &[&str] = &["set_limit", "postgres_fdw_disconnect", "postgres_fdw_disconnect_all"];
 
 /// What a function leaves by itself, as far as its text does not say.
-fn by_origin(name: &str, language: &str, volatile: bool, extension: &str) -> Traces {
+fn by_origin(name: &str, language: &str, volatility: Volatility, extension: &str) -> Traces {
     if name.starts_with("dblink") {
         return Traces::of_builtin(name) | Traces::UNKNOWN;
     }
     match language {
         // Who makes such a function is a superuser, and promises what it does: see
         // <https://www.postgresql.org/docs/current/xfunc-volatility.html>.
-        "c" | "internal" if !volatile => Traces::default(),
+        "c" | "internal" if volatility != Volatility::Volatile => Traces::default(),
         "c" if SETS.contains(&name) => Traces::of(PinReason::Setting),
         "c" if HARMLESS.contains(&extension) => Traces::default(),
-        _ => Traces::UNKNOWN,
+        "c" | "internal" => Traces::UNKNOWN,
+        // Whoever meets what such a one has kept is told nothing by it that its arguments do not tell. One that is STABLE may remember what it
+        // has read for its caller, by whose rights and settings it read that.
+        _ if volatility == Volatility::Immutable => Traces::UNKNOWN,
+        _ => Traces::GLOBALS,
     }
 }
 
@@ -291,6 +325,9 @@ struct Draft {
     edges: Vec<(Runner, Target)>,
     writes: writes::Draft,
     temp_in_path: bool,
+    languages: bool,
+    /// What may run any other code for all that is known.
+    unread: BTreeSet<String>,
 }
 
 enum Target {
@@ -338,6 +375,18 @@ impl Census {
         all.chain([&self.anybody, &self.ddl]).any(|traces| traces.asks)
     }
 
+    /// Whether a text may run code that is not understood.
+    #[must_use]
+    pub fn runs_unread(&self, facts: &QueryFacts) -> bool {
+        is_unread(facts) || facts.statements.iter().any(|s| self.of_statement(s).is_unknown())
+    }
+
+    /// Whether code that is made later may be in a language that keeps variables in the server's process.
+    #[must_use]
+    pub fn has_languages(&self) -> bool {
+        self.languages
+    }
+
     /// Whether a text that looks like a read may write by what it reaches. `own_types`: it has parameters of types that are not
     /// PostgreSQL's own.
     #[must_use]
@@ -356,17 +405,24 @@ impl Census {
     #[must_use]
     pub fn of_text(&self, facts: &QueryFacts) -> Traces {
         let all = facts.statements.iter().map(|s| self.of_statement(s));
-        all.fold(of_any(facts), BitOr::bitor)
+        let by_text = if is_unread(facts) { self.of_unread() } else { Traces::default() };
+        all.fold(of_any(facts) | by_text, BitOr::bitor)
+    }
+
+    /// What is left by code that is not understood: it may run any other.
+    fn of_unread(&self) -> Traces {
+        if self.globals { Traces::GLOBALS } else { Traces::UNKNOWN }
     }
 
     fn of_statement(&self, statement: &StatementFacts) -> Traces {
         let traces = self.of_named(statement);
         if statement.why == "EXPLAIN" && !traces.is_none() {
             // What it would do it does not, but some of it may be computed for the plan.
-            return Traces::UNKNOWN;
+            return Traces { globals: traces.globals, ..Traces::UNKNOWN };
         }
         let leaves = || self.functions.values().any(|traces| !traces.is_none());
-        if runs_unseen(statement) && leaves() { traces | Traces::UNKNOWN } else { traces }
+        // Of DO the text is read.
+        if runs_unseen(statement) && statement.block.is_none() && leaves() { traces | self.of_unread() } else { traces }
     }
 
     /// What running what the statement names leaves.
@@ -420,6 +476,15 @@ pub fn of_any(facts: &QueryFacts) -> Traces {
     if unknown { traces | Traces::UNKNOWN } else { traces }
 }
 
+/// Whether a text has code in it, or runs texts, that nobody can read.
+#[must_use]
+pub fn is_unread(facts: &QueryFacts) -> bool {
+    let unread = |s: &StatementFacts| {
+        s.block.as_ref().is_some_and(|block| block.traces.is_unknown()) || s.functions.iter().any(|f| f.runs_text)
+    };
+    facts.unparsed.is_some() || facts.statements.iter().any(unread)
+}
+
 /// Whether nobody's code can run in the text, whatever the catalog says.
 #[must_use]
 pub fn is_plain_text(facts: &QueryFacts) -> bool {
@@ -437,24 +502,33 @@ fn is_plain(statement: &StatementFacts) -> bool {
 impl Draft {
     fn take(&mut self, row: Row) {
         match row {
-            Row::Function { name, language, volatile, text, extension } => {
+            Row::Function { name, language, volatility, text, extension } => {
                 let read = match language.as_str() {
                     // The body of one in SQL may be a tree instead: its calls come as rows of their own.
                     "sql" if text.is_empty() => Body::default(),
                     "sql" | "plpgsql" => body::read(&language, &text),
                     _ => {
-                        let traces = by_origin(&name, &language, volatile, &extension);
+                        let traces = by_origin(&name, &language, volatility, &extension);
                         Body { traces, ..Body::default() }
                     }
                 };
+                // What is IMMUTABLE promises more than can be read.
+                let promises = !matches!(language.as_str(), "sql" | "plpgsql") && volatility == Volatility::Immutable;
+                if read.traces.unknown && !promises {
+                    self.unread.insert(name.clone());
+                }
                 let known = self.functions.entry(name).or_default();
                 known.traces |= read.traces;
                 known.names.extend(read.names);
                 known.operators.extend(read.operators);
             }
             Row::Runs(Runner::Function(name), called) => {
+                let traces = Traces::of_builtin(&called);
+                if traces.unknown {
+                    self.unread.insert(name.clone());
+                }
                 let known = self.functions.entry(name).or_default();
-                known.traces |= Traces::of_builtin(&called);
+                known.traces |= traces;
                 known.names.insert(called);
             }
             Row::Reaches(Runner::Function(name), relation) => {
@@ -464,13 +538,24 @@ impl Draft {
             Row::Reaches(runner, relation) => self.edges.push((runner, Target::Relation(relation))),
             Row::Cascades(from, to) => self.edges.push((Runner::Write(from), Target::Write(to))),
             Row::TempInPath => self.temp_in_path = true,
+            Row::Language => self.languages = true,
             Row::Field(_) | Row::Casts(..) | Row::Has(..) | Row::Makes(..) => {}
         }
     }
 
     fn finish(mut self) -> Census {
         let writers = std::mem::take(&mut self.writes).finish();
-        let mut census = Census { writers, temp_in_path: self.temp_in_path, ..Census::default() };
+        let (temp_in_path, languages) = (self.temp_in_path, self.languages);
+        if !languages {
+            // What names one names PL/pgSQL.
+            self.functions.values_mut().for_each(|body| body.traces.globals = false);
+        }
+        let globals = self.functions.values().any(|body| body.traces.globals);
+        if globals {
+            let unread = self.unread.iter();
+            unread.for_each(|name| self.functions.entry(name.clone()).or_default().traces.globals = true);
+        }
+        let mut census = Census { writers, temp_in_path, languages, globals, ..Census::default() };
         for (name, body) in &self.functions {
             note(&mut census.functions, name, body.traces);
         }
@@ -488,7 +573,9 @@ impl Draft {
         for (runner, target) in &self.edges {
             let (read, write) = match target {
                 Target::Function(name) => {
-                    let traces = found(&census.functions, name) | Traces::of_builtin(name);
+                    let builtin = Traces::of_builtin(name);
+                    let builtin = Traces { globals: builtin.unknown && census.globals, ..builtin };
+                    let traces = found(&census.functions, name) | builtin;
                     (traces, traces)
                 }
                 Target::Relation(name) => (found(&census.reads, name), found(&census.writes, name)),
@@ -550,7 +637,7 @@ mod tests {
 
     fn function(name: &str, language: &str, text: &str) -> Row {
         let (name, language, text) = (name.to_owned(), language.to_owned(), text.to_owned());
-        Row::Function { name, language, volatile: true, text, extension: String::new() }
+        Row::Function { name, language, volatility: Volatility::Volatile, text, extension: String::new() }
     }
 
     fn runs(runner: Runner, name: &str) -> Row {
@@ -652,15 +739,69 @@ mod tests {
 
     #[test]
     fn code_in_c_is_what_its_maker_promises() {
-        let of = |name, volatile, extension| by_origin(name, "c", volatile, extension);
-        assert_eq!(of("f", false, ""), Traces::default());
-        assert_eq!(of("f", true, ""), Traces::UNKNOWN);
-        assert_eq!(of("gen_random_bytes", true, "pgcrypto"), Traces::default());
-        assert_eq!(of("set_limit", true, "pg_trgm"), SETTING());
-        assert!(of("dblink_connect", true, "dblink").kinds().eq([PinReason::Handle]));
-        assert_eq!(by_origin("f", "plperl", false, ""), Traces::UNKNOWN);
-        assert_eq!(by_origin("f", "internal", true, ""), Traces::UNKNOWN);
+        use Volatility::{Immutable, Stable, Volatile};
+        let of = |name, volatility, extension| by_origin(name, "c", volatility, extension);
+        assert_eq!(of("f", Stable, ""), Traces::default());
+        assert_eq!(of("f", Volatile, ""), Traces::UNKNOWN);
+        assert_eq!(of("gen_random_bytes", Volatile, "pgcrypto"), Traces::default());
+        assert_eq!(of("set_limit", Volatile, "pg_trgm"), SETTING());
+        assert!(of("dblink_connect", Volatile, "dblink").kinds().eq([PinReason::Handle]));
+        assert_eq!(by_origin("f", "internal", Volatile, ""), Traces::UNKNOWN);
+        for (volatility, traces) in
+            [(Immutable, Traces::UNKNOWN), (Stable, Traces::GLOBALS), (Volatile, Traces::GLOBALS)]
+        {
+            assert_eq!(by_origin("f", "plperl", volatility, ""), traces);
+        }
         assert!(HARMLESS.is_sorted());
+    }
+
+    #[test]
+    fn what_is_not_understood_may_run_what_keeps_variables() {
+        let plain = || {
+            vec![
+                function("dynamic", "plpgsql", "BEGIN EXECUTE x; END"),
+                function("calls", "sql", "SELECT dynamic()"),
+                function("clean", "sql", "SELECT 1"),
+                runs(Runner::Read("view".to_owned()), "query_to_xml"),
+                Row::Function {
+                    name: "pure".to_owned(),
+                    language: "plperl".to_owned(),
+                    volatility: Volatility::Immutable,
+                    text: String::new(),
+                    extension: String::new(),
+                },
+            ]
+        };
+        let defines = || function("defines", "plpgsql", "BEGIN EXECUTE 'CREATE FUNCTION f() .. LANGUAGE sql'; END");
+        let sole = Census::of([defines()]);
+        assert!(!sole.has_languages() && !of(&sole, "SELECT defines()").keeps_globals());
+        assert!(of(&Census::of([defines(), Row::Language]), "SELECT defines()").keeps_globals());
+        let dynamic = "DO 'BEGIN EXECUTE x; END'";
+        let unread =
+            ["SELECT dynamic()", "SELECT calls()", dynamic, "SELECT query_to_xml('', true, true, '')", "NO SQL"];
+        let without = Census::of(plain().into_iter().chain([Row::Language]));
+        for text in unread {
+            assert_eq!(of(&without, text), Traces::UNKNOWN, "{text}: nothing there keeps any");
+            assert!(without.runs_unread(&facts(text.as_bytes())), "{text}");
+        }
+        assert!(without.has_languages());
+        let with = Census::of(plain().into_iter().chain([function("perl", "plperl", ""), Row::Language]));
+        for text in unread.into_iter().chain(["EXPLAIN SELECT perl()", "DO 'BEGIN PERFORM perl(); END'"]) {
+            assert_eq!(of(&with, text), Traces::GLOBALS, "{text}");
+        }
+        for (text, read) in [
+            ("DO 'BEGIN PERFORM clean(); END'", true),
+            ("SELECT clean(), now()", true),
+            ("SELECT perl()", false),
+            ("SELECT * FROM view", false),
+        ] {
+            assert_eq!(of(&with, text).keeps_globals(), !read, "{text}");
+            assert_eq!(with.runs_unread(&facts(text.as_bytes())), !read, "{text}");
+        }
+        assert_eq!(of(&with, "SELECT pure()"), Traces::UNKNOWN);
+        assert_eq!(of(&without, "DO LANGUAGE plperl ''"), Traces::GLOBALS);
+        let nothing = Census::of([function("clean", "sql", "SELECT 1")]);
+        assert!(!nothing.has_languages() && !nothing.runs_unread(&facts(b"SELECT clean()")));
     }
 
     #[test]

@@ -129,7 +129,9 @@ impl Client {
         let Some(known) = known.filter(|known| judged.is_undecided() && known.counts(begun, now)) else { return };
         judged.writes |= judged.may_have_written();
         // Other code may have run than was read.
-        judged.dirty |= judged.stamp != Some(begun);
+        if judged.stamp != Some(begun) {
+            self.doubt(judged, Some(&known));
+        }
         for (facts, own_types, number) in std::mem::take(&mut judged.undecided) {
             let traces = known.of_text(&facts, own_types, judged.place.replica, now);
             // Others see it when the block is committed.

@@ -216,11 +216,8 @@ impl Client {
         if self.session.spoils_server() {
             return Verdict::Spoilt;
         }
-        let dirty = leaves_state
-            || self.session.was_pinned()
-            || link.judged.is_dirty()
-            || self.live.config.general.server_reset_query_always;
-        link.leaves.max(if dirty { Verdict::Dirty } else { Verdict::Clean })
+        let dirty = leaves_state || self.session.was_pinned() || self.live.config.general.server_reset_query_always;
+        link.leaves.max(link.judged.least()).max(if dirty { Verdict::Dirty } else { Verdict::Clean })
     }
 
     /// The client has gone: its transaction is rolled back and the server given back, if nothing else is under way.

@@ -35,7 +35,7 @@ use crate::health::server::InFlight;
 use crate::id::{ServerIndex, ShardIndex, StatementId};
 use crate::metrics::counters::Counts;
 use crate::net::buffer::with_scratch;
-use crate::pool::{Asked, Checkout, Claim, Pool, Verdict};
+use crate::pool::{Asked, Checkout, Claim, Pool};
 use crate::route::decide::{Route, Why};
 use crate::server::Connection;
 use crate::session::Intake;
@@ -503,7 +503,7 @@ impl Client {
         self.count_flight(&flight);
         let waited = flight.waited();
         let Flight { course, mut checkout, since, .. } = flight;
-        let Course { in_flight, stamp, unnamed, access, expected, .. } = course;
+        let Course { in_flight, stamp, unnamed, access, expected, shard, .. } = course;
         let writes = access == Access::Write;
         let sent = self.output.write_through(bytes, &mut self.stream, cx);
         let received = self.segment.len;
@@ -541,7 +541,7 @@ impl Client {
         }
         self.hides_links();
         if self.has_other_code(stamp) {
-            checkout.release(Verdict::Dirty);
+            checkout.release(self.verdict_of_other_code(shard));
         } else {
             checkout.rest();
         }

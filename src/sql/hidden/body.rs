@@ -60,7 +60,8 @@ pub fn read(language: &str, text: &str) -> Body {
     match language {
         "sql" => sql(text),
         "plpgsql" => plpgsql(text),
-        _ => not_understood(),
+        // Of those of C nobody asks: they have no text.
+        _ => Body { traces: Traces::GLOBALS, ..Body::default() },
     }
 }
 
@@ -109,6 +110,9 @@ fn statements(facts: &QueryFacts) -> Traces {
         }
         if statement.changes_code {
             traces |= Traces::CHANGES;
+        }
+        if let Some(block) = &statement.block {
+            traces |= block.traces;
         }
         if statement.changes_catalog || !(query || locks || plain || pins) {
             traces |= Traces::UNKNOWN;
@@ -301,7 +305,19 @@ fn plpgsql(text: &str) -> Body {
     if defines && tokens.iter().any(is_code) {
         body.traces |= Traces::CHANGES;
     }
+    if body.traces.is_unknown() && names_language(&tokens) {
+        body.traces |= Traces::GLOBALS;
+    }
     body
+}
+
+/// Whether DO, or a function that is made, may name its language, in a text that is run as well.
+fn names_language(tokens: &[Token]) -> bool {
+    let here = |token: &Token| token.is_word("language");
+    tokens.iter().any(|token| match token {
+        Token::Text(text) => self::tokens(text).iter().any(here),
+        token => here(token),
+    })
 }
 
 /// What a CREATE or ALTER must name to change what code runs, and for whom: tables alone are made in many a trigger, for every month.
@@ -762,7 +778,13 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(read("sql", text).traces, expected, "{text}");
         }
-        assert_eq!(read("plpython3u", "pass").traces, Traces::UNKNOWN);
+        assert_eq!(read("plpython3u", "pass").traces, Traces::GLOBALS);
+        for text in ["DO LANGUAGE plperl ''", "EXECUTE 'DO LANGUAGE plperl $x$$x$'", "EXECUTE x || ' language plperl'"]
+        {
+            assert!(read("plpgsql", &format!("BEGIN {text}; END")).traces.keeps_globals(), "{text}");
+        }
+        assert_eq!(read("plpgsql", "BEGIN language := 1; END").traces, Traces::default());
+        assert!(read("sql", "DO LANGUAGE plperl ''").traces.keeps_globals());
         assert_eq!(read("sql", &" ".repeat(LONGEST + 1)).traces, Traces::UNKNOWN);
     }
 

@@ -82,13 +82,13 @@ pub fn may_define(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Row, Runner};
+    use super::super::{Row, Runner, Volatility};
     use super::*;
     use crate::sql::parse::facts;
 
     fn function(name: &str, text: &str) -> Row {
         let (name, language, text) = (name.to_owned(), "plpgsql".to_owned(), text.to_owned());
-        Row::Function { name, language, volatile: true, text, extension: String::new() }
+        Row::Function { name, language, volatility: Volatility::Volatile, text, extension: String::new() }
     }
 
     #[test]

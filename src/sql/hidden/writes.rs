@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::catalog::is_unexplained;
 use super::super::facts::StatementFacts;
-use super::{HARMLESS, Row, Runner, TAKES_VALUES};
+use super::{HARMLESS, Row, Runner, TAKES_VALUES, Volatility};
 
 /// Operators that a statement may use without writing them: `IN`, `BETWEEN`, `CASE x WHEN`, `JOIN ... USING`.
 const UNWRITTEN: [&str; 4] = ["=", "<>", "<=", ">="];
@@ -100,10 +100,10 @@ pub(super) struct Draft {
 impl Draft {
     pub(super) fn note(&mut self, row: &Row) {
         match row {
-            Row::Function { name, language, volatile, extension, .. } => {
+            Row::Function { name, language, volatility, extension, .. } => {
                 // Superusers answer for those, and they are known.
                 let is_known = matches!(&**language, "c" | "internal") && HARMLESS.contains(&&**extension);
-                *self.functions.entry(name.clone()).or_default() |= *volatile && !is_known;
+                *self.functions.entry(name.clone()).or_default() |= *volatility == Volatility::Volatile && !is_known;
             }
             Row::Field(name) => self.fields.push(name.clone()),
             Row::Runs(runner, name) => {
@@ -130,7 +130,7 @@ impl Draft {
             Row::Makes(relation, made) => {
                 self.edges.push((Source::Read(relation.clone()), Target::Type(made.clone())));
             }
-            Row::Reaches(..) | Row::Cascades(..) | Row::TempInPath => {}
+            Row::Reaches(..) | Row::Cascades(..) | Row::TempInPath | Row::Language => {}
         }
     }
 
@@ -182,7 +182,8 @@ mod tests {
 
     fn function(name: &str, volatile: bool, language: &str, extension: &str) -> Row {
         let (name, language) = (name.to_owned(), language.to_owned());
-        Row::Function { name, language, volatile, text: String::new(), extension: extension.to_owned() }
+        let volatility = if volatile { Volatility::Volatile } else { Volatility::Stable };
+        Row::Function { name, language, volatility, text: String::new(), extension: extension.to_owned() }
     }
 
     fn census() -> Census {

@@ -241,7 +241,8 @@ impl Client {
         let made_state = self.made_state();
         let mut legs = Vec::with_capacity(spread.parts.len());
         for part in spread.parts {
-            let verdict = part.leaves.max(if made_state { Verdict::Dirty } else { part.judged.verdict() });
+            let least = if made_state { Verdict::Dirty } else { Verdict::Clean };
+            let verdict = part.leaves.max(part.judged.verdict()).max(least);
             let Some(mut leg) = part.leg else { continue };
             self.forget(&mut leg, part.has_written);
             legs.push((leg, verdict, part.judged));

@@ -254,7 +254,7 @@ impl Client {
         let Some(mut spread) = self.spread.take() else { return };
         self.settle_ended(&mut spread);
         for part in spread.parts {
-            let verdict = part.leaves.max(Verdict::Dirty);
+            let verdict = part.leaves.max(part.judged.least()).max(Verdict::Dirty);
             let Some(mut leg) = part.leg else { continue };
             self.forget(&mut leg, part.has_written);
             drop(leg.undo(verdict, part.judged));
