@@ -297,7 +297,9 @@ impl Client {
                     return Err(Stopped::Refused(failover::is_a_standby(&pool.name())));
                 }
             }
-            let forgets = self.must_forget(&connection.state, pool.key.shard);
+            let shard = pool.key.shard;
+            let foreign = connection.state.sequences.is_foreign_to(self.values.past());
+            let forgets = foreign && (self.must_forget(&connection.state, shard) || self.forgets_ahead(shard));
             let sql = match (
                 connection.state.settings.catch_up(of_block.as_ref().unwrap_or(self.session.settings())),
                 forgets,

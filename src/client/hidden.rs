@@ -17,6 +17,7 @@ mod sets;
 mod spoilt;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod writes;
 
 use std::future::Future;
@@ -99,6 +100,8 @@ struct Changes {
     asks_sequences: AtomicBool,
     /// Behind which statements they do.
     questions: Questions,
+    /// Clients call code that nobody can read, which may ask for them as well.
+    unread: AtomicBool,
 }
 
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ use crate::client::task::Client;
 use crate::clock;
 use crate::config::{OnSessionState, PoolMode};
 use crate::error::{Error, SqlState};
+use crate::id::ShardIndex;
 use crate::pool::Pool;
 use crate::session::{Intake, Pin};
 use crate::sql::facts::PinReason;
@@ -95,7 +96,8 @@ impl Client {
         if self.pools.mode == PoolMode::Session || (most == 0 && !refuses) {
             return;
         }
-        let Some(reason) = self.would_pin(link) else { return };
+        let replica = link.role() == crate::config::Role::Replica;
+        let Some(reason) = self.would_pin(link.shard(), replica) else { return };
         let error = if refuses {
             not_here(reason)
         } else if link.take_seat(most) {
@@ -108,15 +110,14 @@ impl Client {
     }
 
     /// Why the server would be kept after the segment, as far as it is known before it is run.
-    fn would_pin(&self, link: &Link) -> Option<PinReason> {
-        let replica = link.role() == crate::config::Role::Replica;
+    pub(super) fn would_pin(&self, shard: ShardIndex, replica: bool) -> Option<PinReason> {
         self.segment.items.iter().find_map(|(intake, _)| {
             let (facts, own_types) = match intake {
                 Intake::Query(facts) => (facts, false),
                 Intake::Bind { statement: Some(statement), .. } => (&statement.facts, statement.has_foreign_types()),
                 _ => return None,
             };
-            self.session.would_pin(facts).or_else(|| self.hidden_pin(facts, own_types, link.shard(), replica))
+            self.session.would_pin(facts).or_else(|| self.hidden_pin(facts, own_types, shard, replica))
         })
     }
 

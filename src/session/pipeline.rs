@@ -87,6 +87,8 @@ pub enum Hidden {
     Restore(Values),
     /// It asks which of these reasons to keep the server are still there; of what was made by messages before that number.
     Pins(Vec<PinReason>, u64),
+    /// It has the server forget values of sequences.
+    Forget,
     /// It brings the server to what the client wants; a [`Kind::Guard`] follows.
     CatchUp {
         /// It has the server forget values of sequences.

@@ -12,6 +12,7 @@
 //!                                                               ▲──────(where they are nobody's)─────────┘
 //! ```
 
+use super::pipeline::{Hidden, Kind, Request};
 use super::{ServerState, Session};
 
 /// A session's time on a server: no other session takes values there meanwhile, and this one takes them nowhere else.
@@ -85,10 +86,20 @@ impl Session {
             return;
         }
         let forgot = |what: &[u8]| tag == b'C' && body.starts_with(what);
-        self.forgot_sequences = forgot(b"DISCARD SEQUENCES") || forgot(b"DISCARD ALL");
-        if self.forgot_sequences {
+        let forgot = forgot(b"DISCARD SEQUENCES") || forgot(b"DISCARD ALL");
+        if forgot {
             server.sequences = Told::Nobodys;
         }
+        // What is asked unseen takes none; and the session's are elsewhere, if it has the server forget others' values.
+        if !matches!(self.pipeline.head(), Some(Request { kind: Kind::Hidden(_), .. })) {
+            self.forgot_sequences = forgot;
+        }
+    }
+
+    /// Has the server forget what was done to sequences there, unseen by the client. To be sent while nothing is under way; whether it
+    /// has, [`ServerState::sequences`] tells when it is answered.
+    pub fn forget_others(&mut self, server: &mut ServerState, out: &mut Vec<u8>) {
+        self.send_query(Hidden::Forget, "DISCARD SEQUENCES", server, out);
     }
 
     /// Whether the session's values were forgotten on its server, and it has done nothing since that may take some. It is about to leave it.
@@ -104,6 +115,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::session::settings::ClientSettings;
+    use crate::session::{Action, Keep};
+
+    /// What others did is forgotten unseen, whatever the client has had forgotten before; where that fails, nothing is.
+    #[test]
+    fn what_others_did_is_forgotten_without_a_word() {
+        for (answers, told) in [
+            (&[(b'C', &b"DISCARD SEQUENCES\0"[..]), (b'Z', b"I")][..], Told::Nobodys),
+            (&[(b'E', b"SERROR\0C57014\0\0"), (b'Z', b"I")], Told::Several),
+        ] {
+            let mut session = Session::new(Keep::Transaction, true, ClientSettings::default());
+            let (mut server, mut out) = (ServerState::new(10), Vec::new());
+            (server.sequences, session.forgot_sequences) = (Told::Several, true);
+            session.forget_others(&mut server, &mut out);
+            assert!(out.starts_with(b"Q") && !session.is_drained());
+            for (tag, body) in answers {
+                assert_eq!(session.on_server(*tag, body, &mut server), Ok(Action::Swallow));
+            }
+            assert!(session.is_drained());
+            assert_eq!((server.sequences, session.take_forgot_sequences()), (told, true));
+        }
+    }
 
     /// A session of PostgreSQL's: what each sequence gave there last, and which gave something last.
     #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -61,7 +61,7 @@ impl Client {
     /// What it waits for first, if it is not known whether it asks.
     fn judge_question(&mut self, need: &Need, shard: ShardIndex, told: Told) -> Option<LookUp> {
         let foreign = told.is_foreign_to(self.values.past());
-        // Who is pinned has no other server to ask: what code of its asks unseen is told as it is there.
+        // Who is pinned has no other server to ask: see `forgets_first`.
         let may_ask = foreign && self.pools.mode != PoolMode::Session && self.session.pins().is_empty();
         let unseen = if may_ask { self.segment_asks_unseen(shard) } else { AsksUnseen::No };
         if unseen == AsksUnseen::Unknown && !need.asks_sequences {
@@ -75,6 +75,50 @@ impl Client {
             self.replace_by_refusal(sequences::lost());
         }
         None
+    }
+
+    /// Has the server forget what others did to sequences there, before it gets a segment that runs code which may ask for it unseen, or that
+    /// takes values of its own where such code may follow. None: the segment goes on; else it waits, and whether anything was sent.
+    fn forgets_first(&mut self, need: &Need, link: &Link, connection: &mut Connection) -> Option<bool> {
+        let told = connection.state.sequences;
+        let is_refused = |(intake, _): &(Intake, usize)| matches!(intake, Intake::Refuse { .. });
+        if self.pools.mode == PoolMode::Session || link.role != Role::Primary || !told.is_foreign_to(self.values.past())
+        {
+            return None;
+        }
+        if self.segment.items.iter().any(is_refused) {
+            return None;
+        }
+        let takes = || {
+            let stays = self.session.status() == TransactionStatus::InTransaction || !self.session.pins().is_empty();
+            stays && !link.may_have_taken_values() && need.access == Access::Write && self.database.hidden.runs_unread()
+        };
+        let unread = self.segment_runs_unread(link.shard, Some(&link.judged));
+        if !unread && !takes() {
+            return None;
+        }
+        let controls = |intake: &Intake| {
+            let mut statements = intake.facts().into_iter().flat_map(|facts| &facts.statements);
+            statements.any(|statement| statement.transaction != TransactionEffect::None)
+        };
+        let failed = self.session.status() == TransactionStatus::Failed && self.session.is_drained();
+        if failed && !self.segment.items.iter().any(|(intake, _)| controls(intake)) {
+            // The server does nothing of it.
+            return None;
+        }
+        if failed || self.session.is_mid_exchange() {
+            // Nothing can be sent in between.
+            if unread {
+                self.cx.shared.count_refusal("stale_sequences");
+                self.replace_by_refusal(stale_sequences());
+            }
+            return None;
+        }
+        let rests = self.session.is_drained();
+        if rests {
+            self.session.forget_others(&mut connection.state, connection.output.tail());
+        }
+        Some(rests)
     }
 
     /// Sends the complete segment if it may go to the linked server; whether it was sent.
@@ -195,6 +239,9 @@ impl Client {
                 if let Some(waits) = self.judge_question(&need, link.shard, connection.state.sequences) {
                     link.look_up = Some(waits);
                     return Ok(true);
+                }
+                if let Some(sent) = self.forgets_first(&need, link, connection) {
+                    return Ok(sent);
                 }
                 link.has_written |= need.wrote || unsure;
                 let in_block = self.session.status() == TransactionStatus::InTransaction;

@@ -330,7 +330,13 @@ impl Session {
         self.send_query(Hidden::Restore(missing), &sql, server, out);
     }
 
-    fn send_query(&mut self, what: Hidden, sql: &str, server: &mut ServerState, out: &mut Vec<u8>) {
+    pub(in crate::session) fn send_query(
+        &mut self,
+        what: Hidden,
+        sql: &str,
+        server: &mut ServerState,
+        out: &mut Vec<u8>,
+    ) {
         server.unnamed = None;
         self.pipeline.push(Request::swallow(Kind::Hidden(what)));
         encode::query(out, sql.as_bytes());
@@ -371,7 +377,13 @@ impl Session {
     pub(in crate::session) fn hidden_failed(&mut self, body: &[u8]) {
         if self.status != TransactionStatus::Idle {
             let error = message::server_error(body);
-            let message = format!("a setting of the session could not be applied: {}", error.message);
+            let forgets = matches!(self.pipeline.head(), Some(Request { kind: Kind::Hidden(Hidden::Forget), .. }));
+            let what = if forgets {
+                "what others did to sequences could not be taken away"
+            } else {
+                "a setting of the session could not be applied"
+            };
+            let message = format!("{what}: {}", error.message);
             self.hidden_error = Some(Box::new(Error { message, ..error }));
         }
         let cancelled = message::error_field(body, b'C') == Some(&SqlState::QUERY_CANCELED.0);
