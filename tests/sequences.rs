@@ -7,10 +7,10 @@ mod common;
 use std::time::Duration;
 
 use common::cluster::Cluster;
-use common::eventually;
 use common::raw::RawClient;
 use common::weir::{Builder, Weir};
 use common::wire::show;
+use common::{SERVER_PID, eventually};
 use pgweir::clock;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -547,6 +547,273 @@ fn servers_are_held_only_where_that_is_allowed() {
             assert!(weir.admin("SHOW PINS").is_empty());
             b.run("INSERT INTO t (v) VALUES ('b')");
             assert_eq!(a.run("SELECT lastval()"), "E(55000) Z(I)", "{settings}");
+        }
+    }
+}
+
+/// Code that asks, and does not say so.
+const UNREAD: &str = "CREATE FUNCTION asks() RETURNS bigint LANGUAGE plpgsql AS
+    $$DECLARE v bigint; BEGIN EXECUTE 'SELECT last' || 'val()' INTO v; RETURN v; END$$";
+
+/// Two clients over one database that has nothing but a table, and `code`, all of which is known.
+fn two_over(cluster: &Cluster, size: u32, code: &str) -> (Weir, [RawClient; 2]) {
+    cluster.sql("DROP TABLE IF EXISTS t; DROP FUNCTION IF EXISTS asks(); CREATE TABLE t (id serial, v text)");
+    if !code.is_empty() {
+        cluster.sql(code);
+    }
+    let weir = over(cluster.port(), "postgres", size, "").start();
+    let clients = [weir.client("app"), weir.client("app")];
+    (weir, clients)
+}
+
+/// A statement that takes a value, on a database whose code is known after the first.
+fn take(client: &mut RawClient) {
+    client.run("INSERT INTO t (v) VALUES ('a')");
+    std::thread::sleep(Duration::from_millis(400));
+    client.run("INSERT INTO t (v) VALUES ('a')");
+}
+
+fn is_undefined(heard: &str) -> bool {
+    heard.contains("E(55000)") && !heard.contains("D(") && !heard.contains("N(")
+}
+
+/// Whoever calls code that nobody can read is told what a server of its own would tell: its own values, or that there are none.
+#[test]
+fn code_that_nobody_can_read_is_told_nothing_of_others() {
+    const BLOCK: &str =
+        "DO $$DECLARE v bigint; BEGIN EXECUTE 'SELECT last' || 'val()' INTO v; RAISE NOTICE '%', v; END$$";
+    const XML: &str = "SELECT query_to_xml('SELECT last' || 'val()', true, true, '')";
+    let cluster = Cluster::start();
+    for by_extended in [false, true] {
+        for (code, asks) in [(UNREAD, "SELECT asks()"), ("", BLOCK), ("", XML)] {
+            for before in
+                [&[][..], &["BEGIN"], &["BEGIN", "SELECT 1 FROM t"], &["BEGIN", "UPDATE t SET v = 'b' WHERE id < 0"]]
+            {
+                let (_weir, [mut a, mut b]) = two_over(&cluster, 1, code);
+                take(&mut a);
+                before.iter().for_each(|sql| assert!(!run(&mut b, sql, by_extended).contains("E("), "{sql}"));
+                let heard = run(&mut b, asks, by_extended);
+                assert!(is_undefined(&heard), "{asks} behind {before:?}: {heard}");
+                b.run("ROLLBACK");
+                // Once more, when it is known that such texts are run.
+                a.run("INSERT INTO t (v) VALUES ('a')");
+                before.iter().for_each(|sql| assert!(!run(&mut b, sql, by_extended).contains("E("), "{sql}"));
+                let heard = run(&mut b, asks, by_extended);
+                assert!(is_undefined(&heard), "{asks} behind {before:?}: {heard}");
+                b.run("ROLLBACK");
+            }
+        }
+    }
+}
+
+/// The same where the session keeps its server, and its own values it is told of.
+#[test]
+fn who_keeps_its_server_is_told_its_own_by_code_that_nobody_can_read() {
+    let cluster = Cluster::start();
+    let (_weir, [mut a, mut b]) = two_over(&cluster, 1, UNREAD);
+    take(&mut a);
+    b.run("SELECT pg_advisory_lock(1)");
+    assert!(is_undefined(&b.run("SELECT asks()")));
+    for _ in 0..2 {
+        b.run("INSERT INTO t (v) VALUES ('b')");
+        b.run("UPDATE t SET v = 'c' WHERE id < 0");
+        assert_eq!(b.value("SELECT asks() = max(id) FROM t"), "t");
+    }
+    b.run("SELECT pg_advisory_unlock(1)");
+    // A transaction is told its own, too, and keeps what it has.
+    take(&mut a);
+    b.run("BEGIN");
+    b.run("INSERT INTO t (v) VALUES ('b')");
+    assert_eq!(b.value("SELECT asks() = max(id) FROM t"), "t");
+    b.run("SELECT pg_advisory_lock(1)");
+    b.run("COMMIT");
+    assert_eq!(b.value("SELECT asks() = max(id) FROM t"), "t");
+    b.run("DISCARD ALL");
+    // And whoever took the last one here.
+    a.run("INSERT INTO t (v) VALUES ('a')");
+    assert_eq!(a.value("SELECT asks() = max(id) FROM t"), "t");
+}
+
+/// Code that is made when a session keeps a server already where others have taken values.
+#[test]
+fn code_that_is_made_later_tells_who_keeps_its_server_nothing_of_others() {
+    let cluster = Cluster::start();
+    for (takes, code) in [
+        ("UPDATE t SET v = 'b' WHERE id < 0", UNREAD),
+        ("SELECT 1", UNREAD),
+        ("SELECT 1", "CREATE FUNCTION asks() RETURNS bigint LANGUAGE sql AS 'SELECT lastval()'"),
+    ] {
+        let (weir, [mut a, mut b]) = two_over(&cluster, 2, "");
+        take(&mut a);
+        b.run("BEGIN");
+        b.run(takes);
+        b.run("SELECT pg_advisory_lock(1)");
+        b.run("COMMIT");
+        let mut c = weir.client("app");
+        c.run(code);
+        let heard = b.run("SELECT asks()");
+        assert!(is_undefined(&heard), "{takes}, {code}: {heard}");
+        b.run("INSERT INTO t (v) VALUES ('b')");
+        assert_eq!(b.value("SELECT asks() = max(id) FROM t"), "t", "{takes}, {code}");
+    }
+}
+
+/// A session's server is held on through a reload, or its values are found where they are.
+#[test]
+fn a_reload_takes_no_values_away() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let mut weir = over(cluster.port(), "postgres", 1, "sequence_values = \"keep\"").start();
+    let mut a = weir.client("app");
+    for size in [2, 3] {
+        a.run("INSERT INTO t (v) VALUES ('a')");
+        eventually("it is held", SOON, || (weir.admin("SHOW PINS").len() == 1).then_some(()));
+        let server = a.value(SERVER_PID);
+        weir.reconfigure(|_| over(cluster.port(), "postgres", size, "sequence_values = \"keep\""));
+        weir.admin("RELOAD");
+        assert_eq!(a.value("SELECT lastval() = max(id) FROM t"), "t");
+        assert_eq!(a.value(SERVER_PID), server);
+    }
+    // Another database of that name is another server.
+    cluster.sql("CREATE DATABASE elsewhere");
+    a.run("INSERT INTO t (v) VALUES ('a')");
+    weir.reconfigure(|_| over(cluster.port(), "elsewhere", 1, "sequence_values = \"keep\""));
+    weir.admin("RELOAD");
+    let heard = a.run("SELECT lastval()");
+    assert!(is_undefined(&heard), "{heard}");
+    assert_eq!(a.value("SELECT current_database()"), "elsewhere");
+}
+
+/// The operator's commands have servers that are held closed at once, and the log says why.
+#[test]
+fn a_server_that_is_held_is_the_operators() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 2, "sequence_values = \"keep\"").start();
+    let mut a = weir.client("app");
+    for command in ["RECONNECT app", "PAUSE app", "KILL app"] {
+        a.run("INSERT INTO t (v) VALUES ('a')");
+        let server = a.value(SERVER_PID);
+        eventually("it is held", SOON, || (weir.admin("SHOW PINS").len() == 1).then_some(()));
+        let began = clock::now();
+        weir.admin(command);
+        let closed = || {
+            let log = weir.log_text();
+            let line = log.lines().find(|line| line.contains("server connection closed") && line.contains(&server));
+            line.map(str::to_owned)
+        };
+        let line = eventually("it is closed", SOON, closed);
+        assert!(line.contains("it was to be closed when free") || command == "KILL app", "{command}: {line}");
+        assert!(!line.contains("served long enough"), "{command}: {line}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{command}: {:?}", began.elapsed());
+        if command != "RECONNECT app" {
+            weir.admin("RESUME app");
+        }
+        if command == "KILL app" {
+            a = weir.client("app");
+        }
+        let heard = a.run("SELECT lastval()");
+        assert!(is_undefined(&heard), "{command}: {heard}");
+        assert_ne!(a.value(SERVER_PID), server);
+    }
+}
+
+/// What stands in one pipeline belongs together, and what comes behind it is told of it; under their own names, too.
+#[test]
+fn pipelines_and_named_statements_are_told_their_own() {
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    let weir = over(cluster.port(), "postgres", 1, "").start();
+    let (mut a, mut b) = (weir.client("app"), weir.client("app"));
+    learn(&mut a);
+    let inserts = "INSERT INTO t (v) VALUES ('a')";
+    let bind = |client: &mut RawClient, name: &str| {
+        client.bind("", name, &[]);
+        client.execute("", 0);
+    };
+    for (name, sql) in
+        [("ins", inserts), ("ask", "SELECT lastval()"), ("cur", "SELECT currval('t_id_seq')"), ("one", "SELECT 1")]
+    {
+        a.parse(name, sql, &[]);
+    }
+    a.sync();
+    a.read_until_ready();
+    let mut newest = 0;
+    for round in 0..3 {
+        // Others wait, and take values of their own in between.
+        b.run("INSERT INTO other (v) VALUES ('b')");
+        for name in ["ins", "ask", "ins", "one", "cur"] {
+            bind(&mut a, name);
+        }
+        b.query("SELECT 1");
+        a.sync();
+        newest += 2;
+        let told = format!(
+            "2 C(INSERT 0 1) 2 D({}) C(SELECT 1) 2 C(INSERT 0 1) 2 D(1) C(SELECT 1) 2 D({newest}) C(SELECT 1) Z(I)",
+            newest - 1
+        );
+        assert_eq!(show(&a.read_until_ready()), told, "{round}");
+        // In the next two pipelines, sent at once.
+        for name in ["ask", "cur"] {
+            bind(&mut a, name);
+            a.sync();
+        }
+        for _ in 0..2 {
+            assert_eq!(show(&a.read_until_ready()), format!("2 D({newest}) C(SELECT 1) Z(I)"), "{round}");
+        }
+        b.read_until_ready();
+    }
+    // A question before the statement, and an error between them.
+    bind(&mut a, "ask");
+    bind(&mut a, "ins");
+    a.sync();
+    newest += 1;
+    assert_eq!(show(&a.read_until_ready()), format!("2 D({}) C(SELECT 1) 2 C(INSERT 0 1) Z(I)", newest - 1));
+    bind(&mut a, "ins");
+    a.parse("", "SELECT 1 / 0", &[]);
+    bind(&mut a, "");
+    bind(&mut a, "ask");
+    a.sync();
+    newest += 1;
+    assert!(show(&a.read_until_ready()).contains("E(22012)"));
+    bind(&mut a, "cur");
+    a.sync();
+    assert_eq!(show(&a.read_until_ready()), format!("2 D({newest}) C(SELECT 1) Z(I)"), "a sequence is not rolled back");
+}
+
+/// Who asks nothing of a server at that moment does not notice that it ends, whether it is held or rests.
+#[test]
+fn servers_that_are_ended_while_nobody_has_them_are_missed_by_nobody() {
+    const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    let cluster = Cluster::start();
+    cluster.sql(TABLES);
+    for (settings, sqls) in [
+        ("", &["SELECT 1", "SELECT count(*) FROM u", "UPDATE u SET v = 'x' WHERE id < 0", "BEGIN"][..]),
+        (
+            "sequence_values = \"keep\"",
+            &["INSERT INTO t (v) VALUES ('a')", "SELECT 1", "SELECT count(*) FROM u", "BEGIN"],
+        ),
+    ] {
+        let weir = over(cluster.port(), "postgres", 4, settings).start();
+        let mut clients = [0; 4].map(|_| weir.client("app"));
+        let mut operator = cluster.client("postgres");
+        for by_extended in [false, true] {
+            for sql in sqls {
+                for round in 0..15 {
+                    for client in &mut clients {
+                        client.run("SELECT 1");
+                        client.run(if settings.is_empty() { "SELECT 2" } else { "INSERT INTO t (v) VALUES ('b')" });
+                    }
+                    operator.run(END);
+                    // Some before it has happened, and some after.
+                    std::thread::sleep(Duration::from_micros(100 * round));
+                    for client in &mut clients {
+                        let heard = run(client, sql, by_extended);
+                        assert!(!heard.contains("E("), "{sql} with {settings:?}: {heard}");
+                        client.run("ROLLBACK");
+                    }
+                }
+            }
         }
     }
 }

@@ -22,6 +22,10 @@ use crate::sql::facts::{Access, QueryFacts};
 const MOST_FAILURES: u32 = 16;
 /// How long a server that loses one process may take to die altogether.
 const DYING: Duration = Duration::from_millis(100);
+/// How often a statement may come to a session that ends.
+const MOST_ENDED: u32 = 6;
+/// How long sessions of a server take to end that are told to.
+const ENDING: Duration = Duration::from_millis(10);
 /// How long a server may take to answer a startup message, when the question is whether it is there.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -153,7 +157,9 @@ impl Client {
                 Ended::Retry(cause) => {
                     self.gather_again(leaves_unnamed)?;
                     attempt.failures += 1;
-                    attempt.excluded.push(server);
+                    if cause != Cause::Rested {
+                        attempt.excluded.push(server);
+                    }
                     match cause {
                         Cause::NeedsPrimary { writes } => {
                             attempt.primary = true;
@@ -180,11 +186,23 @@ impl Client {
                             Err(Stopped::Refused(error)) => return self.give_up(&error, &error),
                             Err(Stopped::End(end)) => return Err(end),
                         },
+                        Cause::Rested if attempt.failures > MOST_ENDED => {
+                            return Err(End::Told(lost("its sessions are ended as soon as they are asked anything")));
+                        }
+                        // Others are told to end with it: their time to do that is waited for.
+                        Cause::Rested => match self.attend(tokio::time::sleep(ENDING), ENDING * 2).await {
+                            Ok(_) => {}
+                            Err(Stopped::Refused(error)) => return self.give_up(&error, &error),
+                            Err(Stopped::End(end)) => return Err(end),
+                        },
                         Cause::Broken { sent: false } | Cause::Leaves => {}
                     }
                     tracing::info!(client = %self.handle().id, ?role, ?cause, "statement is retried on another server");
-                    let primary = matches!(cause, Cause::NeedsPrimary { .. });
-                    self.cx.shared.count_retry(if primary { "needs_primary" } else { "elsewhere" });
+                    self.cx.shared.count_retry(match cause {
+                        Cause::NeedsPrimary { .. } => "needs_primary",
+                        Cause::Rested => "ended",
+                        Cause::Leaves | Cause::Terminated | Cause::Broken { .. } => "elsewhere",
+                    });
                     if attempt.failures > MOST_FAILURES {
                         return Err(End::Told(lost("too many servers failed")));
                     }

@@ -9,6 +9,7 @@ mod errand;
 mod explain;
 mod forward;
 mod hold;
+mod judge;
 mod refusal;
 pub(super) mod shortcut;
 
@@ -23,23 +24,21 @@ use self::ahead::Sending;
 use self::explain::Route;
 pub(super) use self::forward::lock_on_replica;
 use self::hold::{Hold, Use};
-use self::refusal::Refusal;
+use self::judge::{judge, silenced};
 use crate::client::block::{self, Block, Portable};
 use crate::client::catalog::LookUp;
 use crate::client::hidden::Judged;
 use crate::client::kept::Kept;
 use crate::client::limits::{Doing, Overdue, Watch};
 use crate::client::plan::Need;
-use crate::client::popular;
 use crate::client::scatter::leg::Leg;
 use crate::client::scatter::spread::{Part, Prologue};
 use crate::client::shared::{Activity, Links, Order};
-use crate::client::silence::{Find, Silence};
+use crate::client::silence::Silence;
 use crate::client::task::{Client, End, HIGH_WATER, lost, micros, terminated_as};
 use crate::clock;
 use crate::config::{PoolMode, Role};
-use crate::error::{Error, SqlState};
-use crate::health::breaker::FailureKind;
+use crate::error::Error;
 use crate::health::server::InFlight;
 use crate::id::{ServerIndex, ShardIndex};
 use crate::metrics::counters::Counts;
@@ -48,10 +47,10 @@ use crate::pool::{Checkout, Verdict};
 use crate::server::Connection;
 use crate::session::pipeline::Undo;
 use crate::session::prepared::Statement;
-use crate::session::{Action, Session, is_fatal};
+use crate::session::{Action, Session};
 use crate::shard::plan::ShardPlan;
 use crate::sql::facts::{Access, QueryFacts};
-use crate::wire::message::{self, TransactionStatus};
+use crate::wire::message::TransactionStatus;
 use crate::wire::{encode, frame};
 
 /// Longest message of a server that is collected; rows and COPY data are passed on in pieces instead.
@@ -89,6 +88,8 @@ pub(super) enum Cause {
     Leaves,
     /// The server has ended the session that ran the write before that was done, perhaps because it goes.
     Terminated,
+    /// The server had been told to end the session before it was lent.
+    Rested,
     /// The connection broke without a word, which is held against the server.
     Broken {
         /// It may have been the segment's doing: it was sent.
@@ -101,6 +102,8 @@ pub(super) enum Cause {
 pub(super) enum Leave {
     /// Never.
     Never,
+    /// To another connection, when the server ends the session (57P01, 57P05) at once: it was to end while nobody had it, and nothing was done.
+    IfRested,
     /// When the server says goodbye (57P01) before it has answered the one statement, which then was not done: PostgreSQL lets nobody end
     /// a session while it commits, and says nothing more to one that it ends in the wait for a standby.
     IfUndone,
@@ -455,6 +458,21 @@ impl Client {
         link.several && !self.segment.plainly_reads()
     }
 
+    /// Whether the segment is kept until its answer begins, for the case that the server's session has been told to end while it rested: it begins
+    /// a transaction, does nothing that cannot be undone, and nothing stands behind it.
+    pub(super) fn may_meet_an_end(&self) -> bool {
+        let begins = || matches!(block::portable(&self.segment, self.input.bytes()), Portable::Again(_));
+        // What ends sessions may have ended its own.
+        let mut texts = self.segment.items.iter().filter_map(|(intake, _)| intake.facts());
+        self.pools.mode != PoolMode::Session
+            && self.output.is_empty()
+            && !self.is_in_pieces()
+            && self.input.len() == self.segment.len
+            && self.segment.len <= ahead::LONGEST
+            && !texts.any(|facts| facts.pids)
+            && (self.segment.plainly_reads() || self.segment.is_one_write() || begins())
+    }
+
     /// Relays the segment and what follows it, until the server is given back or something breaks. Also tells whether the client wrote.
     pub(super) async fn relay(&mut self, mut link: Box<Link>, need: &Need) -> (Ended, bool) {
         self.shows_link(&link.checkout);
@@ -477,6 +495,7 @@ impl Client {
                 Leave::Always
             }
             _ if link.outlived && self.segment.is_one_write() => Leave::IfUndone,
+            _ if self.may_meet_an_end() => Leave::IfRested,
             _ => Leave::Never,
         };
         link.changes_catalog |= need.changes_catalog;
@@ -1021,6 +1040,10 @@ impl Client {
                     if !self.goes_on(link, connection, cx) {
                         return Err(Event::Release);
                     }
+                    if link.hold.is_some() && self.session.may_release() && self.may_meet_an_end() {
+                        link.leave = Leave::IfRested;
+                        link.replay = Some(self.replay(link.leave));
+                    }
                     moved |= self.send_segment(link, connection)?;
                 }
             }
@@ -1056,25 +1079,6 @@ impl Client {
     }
 }
 
-/// Whether the server has fallen silent, after all that it had sent was read.
-fn silenced(link: &mut Link) -> Option<Event> {
-    let found = link.silence.as_mut()?.find();
-    if found == Find::Answers {
-        return None;
-    }
-    // What the probes found is held against it already.
-    if let Some(event) = link.leaves_for(Cause::Leaves) {
-        return Some(event);
-    }
-    match found {
-        Find::Gone if link.in_flight.server().is_fenced() => {
-            Some(Event::ServerLost(lost("another server is the primary now")))
-        }
-        Find::Gone => Some(Event::ServerLost(lost("it answers nothing any more, probes neither"))),
-        Find::Answers | Find::Doubtful => None,
-    }
-}
-
 /// A notification that the client itself has sent, by the process id that it knows as its own: clients tell theirs from others' by that.
 fn own_notification(body: &[u8], server_pid: u32, client_pid: u32) -> Option<Vec<u8>> {
     let (sender, rest) = body.split_first_chunk::<4>()?;
@@ -1086,74 +1090,4 @@ fn own_notification(body: &[u8], server_pid: u32, client_pid: u32) -> Option<Vec
         });
         out
     })
-}
-
-/// Looks at a message for what it says about the server, and whether the segment should be tried elsewhere.
-fn judge(link: &mut Link, tag: u8, body: &[u8]) -> Option<Event> {
-    match tag {
-        // Say nothing of how it will end.
-        b'2' => {
-            if let Some(replay) = &mut link.replay {
-                replay.bound = true;
-            }
-            return None;
-        }
-        b'1' | b'3' | b't' | b'T' | b'n' | b'N' | b'S' => return None,
-        b'Z' if link.held().is_some() => return None,
-        b'E' => {
-            let state = SqlState::from_bytes(message::error_field(body, b'C').unwrap_or_default());
-            let fatal = is_fatal(body);
-            if fatal && FailureKind::of_sqlstate(state).is_some() {
-                let text = message::error_field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
-                link.in_flight.server().on_admin_shutdown(&text, clock::now());
-            }
-            if fatal && link.opening != Opening::Over {
-                return Some(Event::Retry(Cause::Leaves));
-            }
-            if let Some(replay) = link.replay.as_mut().filter(|replay| !fatal && !replay.popular.is_empty())
-                && popular::is_stale(body, replay.bound)
-            {
-                replay.held = Some(Held::Renounced);
-                return None;
-            }
-            if fatal && let Some(event) = link.leaves_for(Cause::Leaves) {
-                // Its farewell has been judged above.
-                return Some(event);
-            }
-            // Said so by PostgreSQL, nothing was committed; of a proxy that says it nobody knows.
-            let undone = || message::error_field(body, b'R') == Some(b"ProcessInterrupts");
-            if fatal && state == SqlState::ADMIN_SHUTDOWN && link.leave() == Leave::IfUndone && undone() {
-                return Some(Event::Retry(Cause::Terminated));
-            }
-            if link.role == Role::Replica
-                && let Some(replay) = link.replay.as_mut().filter(|replay| replay.leave > Leave::Never)
-            {
-                let always = replay.leave == Leave::Always;
-                let writes = match refusal::of(body) {
-                    Some(Refusal::Writes) => Some(true),
-                    Some(Refusal::OnlyThere) => Some(false),
-                    // The primary says the same if it is about something else, and what reads can be asked twice.
-                    Some(Refusal::Perhaps) => always.then_some(false),
-                    // It says nothing against the server.
-                    Some(Refusal::Conflict) if always => return Some(Event::Retry(Cause::Leaves)),
-                    Some(Refusal::Conflict) | None => None,
-                };
-                if let Some(writes) = writes {
-                    if !replay.ends {
-                        // There is no end to be waited for.
-                        return Some(Event::Retry(Cause::NeedsPrimary { writes }));
-                    }
-                    replay.held = Some(Held::Refused { writes });
-                    return None;
-                }
-            }
-            if fatal && link.outlived {
-                return Some(Event::ServerLost(message::server_error(body)));
-            }
-            link.farewell |= fatal;
-        }
-        _ => {}
-    }
-    link.replay = None;
-    None
 }

@@ -79,7 +79,7 @@ impl Client {
             let begins = |effect: &TransactionEffect| matches!(effect, TransactionEffect::Begin { .. });
             self.held_begin.is_some()
                 || self.spread.is_some()
-                || self.segment.is_continued()
+                || self.segment.whole(self.input.bytes()).is_continued()
                 || texts.any(|facts| facts.statements.iter().any(|statement| begins(&statement.transaction)))
         };
         let stays = || begins() || self.would_pin(shard, false).is_some();

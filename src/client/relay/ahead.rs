@@ -16,7 +16,7 @@ use crate::sql::facts::QueryFacts;
 use crate::wire::message;
 
 /// A longer segment, in bytes, is not kept to be sent again: beside it a round trip is nothing.
-const LONGEST: usize = 64 * 1024;
+pub(super) const LONGEST: usize = 64 * 1024;
 
 /// The text that brings a server to its client's settings.
 #[derive(Debug, PartialEq, Eq)]

@@ -82,6 +82,13 @@ impl Client {
                     link.in_flight.server().on_io_error("the connection was lost during a read", clock::now());
                 }
                 self.bring_back(&mut link, true);
+                if cause == Cause::Rested && link.hold.is_some() {
+                    // The transactions before it are over, and it is planned by itself.
+                    if link.may_have_taken_values() {
+                        self.values.lose();
+                    }
+                    return Ended::Released;
+                }
                 Ended::Retry(cause)
             }
             Event::Refused { writes, quiet } => {

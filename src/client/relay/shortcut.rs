@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use self::queue::Queued;
-use super::{Ended, Event, Link};
+use super::{Cause, Ended, Event, Leave, Link};
 use crate::client::attempt::{Attempt, Tried};
 use crate::client::catalog::Planned;
 use crate::client::hidden::Judged;
@@ -391,7 +391,8 @@ impl Client {
             self.has_written(clock::now());
         }
         match ended {
-            Ended::Released => Ok(()),
+            // It is in the input once more.
+            Ended::Released | Ended::Retry(Cause::Rested) => Ok(()),
             Ended::Client(end) => Err(end),
             // Nothing is kept that could be tried again, and it belongs to one shard.
             Ended::Retry(_) | Ended::Again | Ended::PassedOver { .. } | Ended::Spread(_) => {
@@ -582,6 +583,9 @@ impl Client {
         if route.role == Role::Replica {
             link.outlived = self.replicated(shard).is_some();
             link.replay = self.output.is_empty().then(|| self.replay(link.leave));
+        } else if self.may_meet_an_end() {
+            link.leave = Leave::IfRested;
+            link.replay = Some(self.replay(link.leave));
         }
         link.counts.server_assignment_count = 1;
         link.counts.wait_time = micros(waited);
