@@ -745,7 +745,15 @@ fn a_question_that_is_cancelled_is_asked_once_more() {
         |answer: Vec<u8>| vec![Step::ExpectText(b'Q', "current_setting('a.x'".to_owned()), Step::Send(answer)];
     let cancelled = [backend::error("ERROR", "57014", "canceling statement"), backend::ready(b'I')].concat();
     let told = backend::one_value("encode", "76");
-    for (answers, pins) in [(vec![cancelled.clone(), told], 0), (vec![cancelled.clone(), cancelled], 1)] {
+    let failed = [backend::error("ERROR", "53200", "out of memory"), backend::ready(b'I')].concat();
+    for (answers, pins) in [
+        (vec![cancelled.clone(), told.clone()], 0),
+        (vec![failed.clone(), failed.clone()], 1),
+        // A cancel request says nothing of the setting, however many come.
+        (vec![cancelled.clone(), cancelled.clone(), failed, told], 0),
+        (vec![cancelled; 9], 1),
+    ] {
+        let asked = 1 + answers.len();
         let set = [backend::complete("SET"), backend::ready(b'I')].concat();
         let server = FakeServer::serve(move |_| {
             let set = vec![Step::ExpectText(b'Q', "FROM CURRENT".to_owned()), Step::Send(set.clone())];
@@ -759,7 +767,7 @@ fn a_question_that_is_cancelled_is_asked_once_more() {
         let mut client = weir.client("app");
         assert_eq!(client.run("SET a.x FROM CURRENT"), "C(SET) Z(I)");
         // Else what it asks next may come between the two.
-        eventually("both are asked", Duration::from_secs(15), || (server.received(0).len() >= 3).then_some(()));
+        eventually("all are asked", Duration::from_secs(15), || (server.received(0).len() >= asked).then_some(()));
         assert_eq!(client.value("SELECT 1"), "1");
         assert_eq!(weir.admin_table("SHOW PINS").len(), pins);
         drop((client, weir));

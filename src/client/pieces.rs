@@ -225,8 +225,9 @@ impl Client {
                     Belongs::Alone
                 }
                 Planned::Refused(error) => {
-                    // What no server would take is refused where it stands.
-                    if !items.iter().any(|(intake, _)| matches!(intake, Intake::Refuse { .. })) {
+                    // What PostgreSQL would not take either fails where it stands, behind the answers to what comes before it.
+                    let is_ours = error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED;
+                    if is_ours && !items.iter().any(|(intake, _)| matches!(intake, Intake::Refuse { .. })) {
                         outlook.refused.get_or_insert(error);
                     }
                     Belongs::Alone

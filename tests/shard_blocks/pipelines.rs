@@ -148,24 +148,6 @@ fn an_error_in_the_middle_undoes_the_whole() {
             vec![ask(client, &steps), client.run("ROLLBACK"), client.run(count)]
         });
     }
-    // At once behind the Sync, and what was prepared behind the error is not there.
-    sharded.is_answered_alike("what comes behind", |client| {
-        client.parse("first", INSERT, &[]);
-        for k in &new[..2] {
-            client.bind("", "first", &[Some(&k.to_string()), Some("x"), Some("1")]);
-            client.execute("", 0);
-        }
-        client.bind("", "nothing", &[]);
-        client.execute("", 0);
-        client.parse("second", INSERT, &[]);
-        client.close_statement("first");
-        client.sync();
-        for name in ["first", "second"] {
-            client.describe_statement(name);
-            client.sync();
-        }
-        (0..3).map(|_| show(&client.read_until_ready())).collect()
-    });
 }
 
 /// What is checked at the end fails behind the answers, before ReadyForQuery.
