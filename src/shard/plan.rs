@@ -50,6 +50,7 @@ pub use write::Fan;
 
 /// What a plan depends on beside the statement.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of a session")]
 pub struct PlanContext<'a> {
     /// The database's map.
     pub map: &'a ShardMap,

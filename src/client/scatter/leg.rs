@@ -61,6 +61,7 @@ enum Unsent {
 }
 
 /// A shard's connection.
+#[allow(clippy::struct_excessive_bools, reason = "independent marks of a connection")]
 pub(in crate::client) struct Leg {
     checkout: Checkout,
     pub(super) in_flight: InFlight,

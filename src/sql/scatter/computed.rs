@@ -150,9 +150,10 @@ impl Written {
 /// Whether the type is of PostgreSQL's own, or an array of it, and no time is in its values.
 fn is_timeless(name: &nodes::TypeName) -> bool {
     let mut parts = name.names().iter().filter_map(|part| part.sval());
-    let last = match (parts.next(), parts.next(), parts.next()) {
-        (Some(last), None, None) | (Some("pg_catalog"), Some(last), None) => last,
-        _ => return false,
+    let ((Some(last), None, None) | (Some("pg_catalog"), Some(last), None)) =
+        (parts.next(), parts.next(), parts.next())
+    else {
+        return false;
     };
     !name.pct_type && TIMELESS.binary_search(&last).is_ok()
 }

@@ -70,10 +70,9 @@ async fn mean_no_time(leg: &mut Leg, literals: Literals) -> Result<(), Error> {
             OfColumn::Named(name) => all.iter().find(|(of, _)| of == name),
             OfColumn::At(at) => all.get(*at),
         };
-        match found {
-            Some((name, true)) => return Err(literal(name)),
-            // The server says what is wrong with it.
-            Some((_, false)) | None => {}
+        // Of what is not found the server says what is wrong with it.
+        if let Some((name, true)) = found {
+            return Err(literal(name));
         }
     }
     Ok(())
