@@ -259,7 +259,7 @@ fn rows_of_copy_are_looked_through_however_long_they_are() {
         client.read_until_ready()
     };
     let spaces = " ".repeat(61);
-    let moments = vec!["2024-01-02"; 12].join(",");
+    let moments = ["2024-01-02"; 12].join(",");
     for row in [
         format!("1\ta\tnow{spaces}\t\\N\n"),
         format!("1\ta\t\\N\t{{{moments},now}}\n"),
