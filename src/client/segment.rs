@@ -237,7 +237,7 @@ impl Segment {
     }
 }
 
-/// Whether a message is a Sync of ours, for which nothing stands in the input: see [`crate::client::pieces`].
+/// Whether a message is a Sync of ours, for which nothing stands in the input: see `client/pieces.rs`.
 #[must_use]
 pub fn is_our_sync((intake, len): &(Intake, usize)) -> bool {
     matches!(intake, Intake::Sync) && *len == 0
