@@ -88,6 +88,37 @@ fn boom(client: &mut RawClient) -> Vec<Message> {
 
 // Servers.
 
+/// A session that had been told to end before it was lent says so at once: what it was asked has not been done, and is asked of another one.
+/// PostgreSQL says so in one place, and only then is it certain.
+#[test]
+fn what_comes_to_a_session_that_ends_is_asked_of_another() {
+    let fatal = |code: &str, routine: &str| {
+        let error = backend::error("FATAL", code, "terminating connection");
+        let fields = error[5..error.len() - 1].iter().copied();
+        let body: Vec<u8> = fields.chain(*b"R").chain(routine.bytes()).chain(*b"\0\0").collect();
+        wire::frame(b'E', &body)
+    };
+    for (code, routine, pause, passes) in [
+        ("57P01", "ProcessInterrupts", 0, true),
+        ("57P05", "ProcessInterrupts", 0, true),
+        ("57P01", "somewhere_else", 0, false),
+        ("57P03", "ProcessInterrupts", 0, false),
+        // Somebody may have meant what runs.
+        ("57P01", "ProcessInterrupts", 900, false),
+    ] {
+        let end = vec![Step::Sleep(Duration::from_millis(pause)), Step::Send(fatal(code, routine)), Step::Close];
+        let bed = Bed::new(after_login(end));
+        let mut client = bed.weir.client("bad");
+        client.query("INSERT INTO t VALUES ('boom')");
+        let told: Vec<Message> =
+            std::iter::from_fn(|| client.try_read_message().ok().flatten().filter(|m| m.tag != b'Z')).collect();
+        let fresh = show(&told).contains("fresh");
+        assert_eq!(fresh, passes, "{code} of {routine} after {pause} ms: {}", show(&told));
+        drop(client);
+        bed.assert_well();
+    }
+}
+
 #[test]
 fn a_server_that_breaks_the_protocol_is_one_clear_error() {
     let row = backend::data_row(&[Some("half of this")]);

@@ -56,6 +56,22 @@ struct Asked {
     extended: Option<Extended>,
 }
 
+impl Asked {
+    /// The types that the client has declared; 0: it leaves one to the server.
+    fn declared(&self) -> Vec<u32> {
+        /// The number of type unknown, which says no more.
+        const UNKNOWN: u32 = 705;
+        let oids = message::Parse { name: b"", sql: b"", types: &self.types }.oids();
+        oids.into_iter().map(|oid| if oid == UNKNOWN { 0 } else { oid }).collect()
+    }
+
+    /// Whether one of these parameters, by their numbers, has a type that the text decides.
+    fn leaves_type_of(&self, mut numbers: impl Iterator<Item = u16>) -> bool {
+        let declared = self.declared();
+        numbers.any(|number| declared.get(usize::from(number).saturating_sub(1)).is_none_or(|oid| *oid == 0))
+    }
+}
+
 /// Messages of the extended protocol that want an answer.
 #[derive(Debug, Default)]
 struct Extended {

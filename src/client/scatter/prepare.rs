@@ -17,7 +17,7 @@ use crate::error::{Error, Origin, SqlState};
 use crate::shard::merge::{Collation, Format, Merge, TextRules};
 use crate::shard::plan::Scatter;
 use crate::shard::plan::scatter::{Pushed, Seen};
-use crate::wire::message::{self, Parse, Reader};
+use crate::wire::message::{self, Reader};
 
 /// The statement, ready to be sent.
 pub(super) struct Prepared {
@@ -159,7 +159,7 @@ async fn gather(
     let mut known = Known { scatter, asked, text, shards, home, types, shown: None, parameters: Vec::new() };
     let mut arguments = Vec::new();
     match scatter.needs() {
-        None if scatter.hides_error() || repeats_untyped(asked, scatter) => {
+        None if scatter.hides_error() || asked.leaves_type_of(scatter.repeated.iter().copied()) => {
             let original = asker.describe(&asked.text, &asked.types).await?;
             known.types = self::types(asked, scatter, &original.parameters);
         }
@@ -345,7 +345,7 @@ pub(super) fn with_formats(bound: &[u8], formats: &[i16]) -> Option<Vec<u8>> {
 
 /// The types of the parameters, those of LIMIT and OFFSET among them, which no shard could find out; `known`: what one has found out.
 fn types(asked: &Asked, scatter: &Scatter, known: &[u32]) -> Vec<u8> {
-    let mut oids = Parse { name: b"", sql: b"", types: &asked.types }.oids();
+    let mut oids = asked.declared();
     oids.resize(oids.len().max(known.len()), 0);
     for (number, type_oid) in &scatter.spent {
         let place = usize::from(*number).saturating_sub(1);
@@ -362,13 +362,6 @@ fn types(asked: &Asked, scatter: &Scatter, known: &[u32]) -> Vec<u8> {
     let mut out = u16::try_from(oids.len()).unwrap_or(0).to_be_bytes().to_vec();
     oids.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
     out
-}
-
-/// Whether the text itself decides the type of a parameter that stands in several places.
-fn repeats_untyped(asked: &Asked, scatter: &Scatter) -> bool {
-    let declared = Parse { name: b"", sql: b"", types: &asked.types }.oids();
-    let is_untyped = |number: &u16| declared.get(usize::from(*number).saturating_sub(1)).is_none_or(|oid| *oid == 0);
-    scatter.repeated.iter().any(is_untyped)
 }
 
 pub(super) fn fault() -> Error {

@@ -13,7 +13,7 @@ use crate::sql::facts::Access;
 use crate::sql::touch::{Conflict, Dml};
 
 /// The first number of an object that is not PostgreSQL's own.
-pub(super) const FIRST_OWN_OID: u32 = 16384;
+pub const FIRST_OWN_OID: u32 = 16384;
 
 /// Holds a plan against what the shards may read or answer otherwise than the default one.
 pub(super) fn settle(plan: ShardPlan, statement: &StatementFacts, cx: &PlanContext<'_>) -> ShardPlan {

@@ -1,5 +1,6 @@
 //! What shards are asked about columns and types where a text may mean the present (`now`, `today`), which each would take for itself.
 
+pub use super::effects::FIRST_OWN_OID;
 use super::write::literal;
 use crate::sql::facts::TableRef;
 
@@ -8,9 +9,6 @@ const TIMELESS: &str = "'S', 'N', 'B', 'E', 'V', 'I', 'G', 'T'";
 
 /// Extensions whose types have no times either.
 const EXTENSIONS: &str = "'cube', 'hstore', 'isn', 'ltree', 'postgis', 'seg', 'vector'";
-
-/// The first number of a type that is not PostgreSQL's own.
-pub const FIRST_OWN_OID: u32 = 16384;
 
 /// Asks whether a text may mean the present as a value of the type of this number, which is SQL as well. Arrays are looked through, and domains.
 fn may_be_present(oid: &str) -> String {

@@ -342,13 +342,12 @@ impl Client {
     /// The types of the parameters, where the whole statement decides them: one that stands in several places has that of the first,
     /// which need not be in each part.
     async fn types_of_parameters(&mut self, legs: &mut [Leg], asked: &Asked) -> Result<Vec<u32>, Stopped> {
-        let declared = declared(&asked.types);
         let facts = self.segment.items.iter().find_map(|(intake, _)| intake.facts());
         let repeated = facts.is_some_and(|facts| {
-            let mut repeated = facts.statements.iter().flat_map(|statement| &statement.repeated);
-            repeated.any(|used| declared.get(usize::from(used.number).saturating_sub(1)).is_none_or(|oid| *oid == 0))
+            let repeated = facts.statements.iter().flat_map(|statement| &statement.repeated);
+            asked.leaves_type_of(repeated.map(|used| used.number))
         });
-        let Some(first) = legs.first_mut().filter(|_| repeated) else { return Ok(declared) };
+        let Some(first) = legs.first_mut().filter(|_| repeated) else { return Ok(asked.declared()) };
         self.attend_to(parameters(first, &asked.text, &asked.types)).await
     }
 
@@ -603,14 +602,6 @@ async fn columns(leg: &mut Leg, sql: &str) -> Result<Vec<String>, Error> {
         }
     }
     Ok(found)
-}
-
-/// The types that a client has declared; 0: it leaves one to the server.
-fn declared(types: &[u8]) -> Vec<u32> {
-    /// The number of type unknown, which says no more.
-    const UNKNOWN: u32 = 705;
-    let oids = message::Parse { name: b"", sql: b"", types }.oids();
-    oids.into_iter().map(|oid| if oid == UNKNOWN { 0 } else { oid }).collect()
 }
 
 /// The types that a shard finds the parameters of a statement to have.

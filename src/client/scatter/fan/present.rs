@@ -5,7 +5,7 @@
 
 use super::super::leg::Leg;
 use super::reply;
-use super::{Asked, columns, declared, malformed, parameters};
+use super::{Asked, columns, malformed, parameters};
 use crate::client::task::{Client, Stopped};
 use crate::error::{Error, SqlState};
 use crate::shard::plan::present::{self, FIRST_OWN_OID};
@@ -96,7 +96,7 @@ async fn settle(leg: &mut Leg, asked: &Asked, mut spoken: Vec<Spoken>) -> Result
     if spoken.is_empty() {
         return Ok(None);
     }
-    let mut types = declared(&asked.types);
+    let mut types = asked.declared();
     let is_declared = |spoken: &Spoken| types.get(spoken.at).is_some_and(|oid| *oid != 0);
     let known =
         if spoken.iter().all(is_declared) { types.clone() } else { parameters(leg, &asked.text, &asked.types).await? };
